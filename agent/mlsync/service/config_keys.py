@@ -1,0 +1,184 @@
+"""Every key of the configuration: what it may be, its default, and why one would set it.
+
+One table feeds the reader, its error messages and the file that ``mlsync init`` writes, so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlsync.errors import RunNameInvalid
+from mlsync.service.durations import ALLOWED as DURATION
+from mlsync.service.durations import parse_duration
+from mlsync.service.every import parse_every
+from mlsync.service.run_name import check_run_name
+
+Parse = Callable[[Any, Path], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key: *parse* gives its value or raises ``ValueError`` with what is allowed; *shown* is its default in TOML."""
+
+    parse: Parse
+    field: str
+    shown: str
+    why: str
+
+
+def text(value: Any, _base: Path) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError("a string that is not empty")
+    return value
+
+
+def path(value: Any, base: Path) -> Path:
+    """An absolute path; a relative one is counted from the configuration file, ``~`` is the user's home."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("a path in quotes")
+    return Path(os.path.normpath(base / os.path.expanduser(value)))
+
+
+def flag(value: Any, _base: Path) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")  # noqa: TRY004 - it becomes ConfigInvalid, whatever was wrong
+    return value
+
+
+def duration(value: Any, _base: Path) -> float:
+    """Seconds."""
+    if not isinstance(value, str):
+        raise ValueError(DURATION)  # noqa: TRY004 - it becomes ConfigInvalid, whatever was wrong
+    return parse_duration(value)
+
+
+def duration_above_zero(value: Any, base: Path) -> float:
+    """Seconds, more than none."""
+    seconds = duration(value, base)
+    if seconds <= 0:
+        raise ValueError(f"{DURATION}, above zero")
+    return seconds
+
+
+def one_of(*choices: str) -> Parse:
+    """One of a few words."""
+    allowed = "one of " + ", ".join(f'"{choice}"' for choice in choices)
+
+    def parse(value: Any, _base: Path) -> str:
+        if value not in choices:
+            raise ValueError(allowed)
+        return str(value)
+
+    return parse
+
+
+def number(lowest: int, highest: int) -> Parse:
+    """A whole number within bounds."""
+
+    def parse(value: Any, _base: Path) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+            raise ValueError(f"a whole number from {lowest} to {highest}")
+        return value
+
+    return parse
+
+
+def texts(value: Any, _base: Path) -> tuple[str, ...]:
+    """A list of strings, none empty."""
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError('a list of strings like ["*.tmp", "cache/"]')
+    return tuple(value)
+
+
+def schedule(value: Any, base: Path) -> Any:
+    """A length of time, a cron line or never."""
+    return parse_every(text(value, base))
+
+
+def run_name(value: Any, base: Path) -> str:
+    """A name that can stand in paths and messages."""
+    try:
+        return check_run_name(text(value, base))
+    except RunNameInvalid as error:
+        raise ValueError(f"a run's name; {error.where}") from None
+
+
+def repository_url(value: Any, base: Path) -> str:
+    """A URL that names a place and holds no secret."""
+    url = text(value, base)
+    if url.startswith("/"):
+        raise ValueError(f'a URL; for a directory write "file://{url}"')
+    scheme, _, rest = url.partition("://")
+    if scheme == "file" and rest.startswith("/"):
+        return url
+    if scheme == "s3" and rest.split("/")[0]:
+        if "@" in rest.split("/")[0]:
+            # URLs are shown in messages and kept in files that others read.
+            raise ValueError("a URL without credentials in it; they belong into an AWS profile or the environment")
+        return url
+    raise ValueError('"file:///directory" or "s3://bucket/prefix"')
+
+
+TOP: Mapping[str, Key] = {
+    "repository": Key(repository_url, "repository", '"file:///srv/mlsync"', "where the versions are kept"),
+    "state_directory": Key(
+        path,
+        "state_directory",
+        '"~/.local/state/mlsync"',
+        "locks, caches and the agent's status; may be deleted, costs one full read then (root: /var/lib/mlsync)",
+    ),
+}
+S3: Mapping[str, Key] = {
+    "endpoint_url": Key(text, "endpoint_url", '"https://minio.example:9000"', "MinIO, OSS, Ceph; leave out for AWS"),
+    "region": Key(text, "region", '"us-east-1"', "the bucket's region, if the AWS profile does not say it"),
+    "profile": Key(text, "profile", '"default"', "profile in ~/.aws whose credentials are used"),
+    "addressing": Key(
+        one_of("auto", "path", "virtual"), "addressing", '"auto"', "bucket in the path or the host name; MinIO: path"
+    ),
+    "ca_file": Key(path, "ca_file", '"/etc/ssl/certs/minio.pem"', "certificate authority of a private endpoint"),
+    "payload_signing": Key(
+        flag, "payload_signing", "false", "sign each body too: thrice the CPU, for stores that refuse unsigned bodies"
+    ),
+}
+KEY: Mapping[str, Key] = {
+    "passphrase_file": Key(
+        path, "passphrase_file", '"/etc/mlsync/passphrase"', "mode 0600; or MLSYNC_PASSPHRASE, or a systemd credential"
+    ),
+    "key_file": Key(path, "key_file", '"/etc/mlsync/key"', "mode 0600; instead of a passphrase"),
+}
+WATCH: Mapping[str, Key] = {
+    "directory": Key(path, "directory", '"/data/runs/yolo"', "the training directory; it may appear later"),
+    "run": Key(run_name, "run", '"yolo"', "the run's name in the repository; default: the directory's name"),
+    "exclude": Key(texts, "exclude", "[]", 'patterns of files that no version needs, like ["*.tmp", "cache/"]'),
+}
+AGENT: Mapping[str, Key] = {
+    "every": Key(schedule, "every", '"1h"', 'back up at least so often: "30m", "1d", a cron line "0 * * * *", "never"'),
+    "on_change": Key(flag, "on_change", "true", "back up when files changed, not only by the clock"),
+    "settle": Key(duration, "settle_s", '"2s"', "quiet time after the last change before a backup begins"),
+    "settle_max": Key(duration, "settle_max_s", '"60s"', "back up after so long although files keep changing"),
+    "rescan": Key(
+        duration_above_zero, "rescan_s", '"60s"', "look at all files so often, since a kernel may lose change events"
+    ),
+    "stop_within": Key(duration, "stop_within_s", '"25s"', "time to save the place on SIGTERM; below TimeoutStopSec"),
+}
+PROOF: Mapping[str, Key] = {
+    "device": Key(
+        one_of("auto", "cuda", "cpu", "none"), "device", '"auto"', "where checkpoints are loaded to prove them"
+    ),
+    "python": Key(path, "python", '"/opt/conda/bin/python"', "the Python that has torch: the trainer's own, say"),
+    "require": Key(
+        number(0, 4),
+        "require",
+        "2",
+        "refuse to commit checkpoints proved to a lower level; default: take what can be had",
+    ),
+    "timeout": Key(duration_above_zero, "timeout_s", '"10m"', "give a proof up after so long"),
+    "refuse_nan": Key(flag, "refuse_nan", "false", "count a checkpoint with NaN or infinity in its tensors as broken"),
+}
+TABLES: Mapping[str, Mapping[str, Key]] = {"s3": S3, "key": KEY, "watch": WATCH, "agent": AGENT, "proof": PROOF}

@@ -1,0 +1,97 @@
+"""One process on this machine works on a run: a lock that dies with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mlsync.errors import RunLocked, StateDamaged
+
+_CONTENT_BYTES_MAX = 4096
+
+
+class RunLock:
+    """Holds the lock of *run* while its context is open; ``RunLocked`` names the holder if there is another one.
+
+    The lock is the kernel's (``flock``): a killed holder leaves nothing behind that blocks. The file's content only
+    tells the next one who holds it, and the file is never removed, for a lock on a removed file guards nothing.
+    """
+
+    def __init__(
+        self, state_directory: Path, repository_id: str, run: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        # A digest, for a run's name may be longer, or stranger, than a file's name can be.
+        name = blake2b(run.encode(), digest_size=12).hexdigest() + ".lock"
+        self.path = state_directory / repository_id / name
+        self._run = run
+        self._clock = clock
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """The lock is held, and the file says by whom."""
+        assert self._descriptor is None, "the lock is held already"
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Closed on exec, as Python's files are: a child that lives longer does not keep the lock.
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StateDamaged(
+                f"the lock of run {self._run} cannot be made: {error.strerror}", where=str(self.path)
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._write_holder(descriptor)
+        except BlockingIOError:
+            held_by = _describe(os.pread(descriptor, _CONTENT_BYTES_MAX, 0))
+            os.close(descriptor)
+            raise RunLocked(
+                f"another mlsync works on run {self._run}",
+                where=held_by,
+                advice="one at a time; stop the other one first",
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise StateDamaged(
+                f"the lock of run {self._run} cannot be had: {error.strerror}", where=str(self.path)
+            ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """The lock is free; nothing happens if it was not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _write_holder(self, descriptor: int) -> None:
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": int(self._clock()), "run": self._run}
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+
+    def __enter__(self) -> Self:
+        """The lock is held from here."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """The lock is free from here."""
+        self.release()
+
+
+def _describe(content: bytes) -> str:
+    """The holder in words; the content is a courtesy and may be anything."""
+    try:
+        holder = json.loads(content)
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(int(holder["since_s"])))
+        return f"process {int(holder['pid'])} on {holder['host']}, since {since}"
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
+        return "a process that has not written its name yet"
