@@ -1,0 +1,48 @@
+"""All keys that come of the master key, each with a purpose of its own (HKDF-SHA-256, RFC 5869).
+
+Two purposes never share a key: a name can be shown to the store while the key that seals stays apart from it, and a
+fault in one use does not reach another. The repository's id is the salt, so that one master key used by mistake in two
+repositories still yields different keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+MASTER_KEY_BYTES: Final = 32
+KEY_BYTES: Final = 32
+
+Purpose = Literal["chunk name", "run id", "pack", "manifest"]
+
+# Part of the format: changing one of them makes every repository unreadable.
+_INFO: Final[dict[Purpose, bytes]] = {
+    "chunk name": b"mlsync 1 chunk name",
+    "run id": b"mlsync 1 run id",
+    "pack": b"mlsync 1 pack",
+    "manifest": b"mlsync 1 manifest",
+}
+
+
+def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
+    """Return 32 bytes that say nothing about *secret* nor about what other *info* gives."""
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(secret)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """The keys of one repository; the repr shows none of them."""
+
+    master: bytes
+    repository_id: bytes
+
+    def __repr__(self) -> str:
+        """Show which repository, and no secret."""
+        return f"Keys(repository_id={self.repository_id.hex()})"
+
+    def of(self, purpose: Purpose, context: bytes = b"") -> bytes:
+        """Return the key for *purpose*; a *context* (a pack's id, a manifest's salt) makes it that one object's own."""
+        return derive(self.master, self.repository_id, _INFO[purpose] + context)

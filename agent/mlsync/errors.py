@@ -1,0 +1,337 @@
+"""Every error that mlsync raises on purpose, each leaf with an exit status of its own.
+
+::
+
+    Error                          1   base; shown as one line, no traceback
+    |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
+    |- RepositoryError
+    |  |- RepositoryMissing       10   no repository at that place
+    |  |- RepositoryExists        11   init refuses a place that is taken
+    |  |- FormatUnsupported       12   written by a newer mlsync
+    |  |- RunLocked               13   another agent or backup works on this run
+    |  |- RunMissing              14   no such run in the repository
+    |  |- VersionMissing          15   no such version in the run
+    |  |- HistoryRolledBack       16   the store shows an older history than was seen before
+    |  |- VersionTaken            17   another writer committed this version number
+    |  `- RunNameInvalid          18   a name that could not stand in paths and messages
+    |- KeyProblem
+    |  |- PassphraseMissing       20   nobody gave a passphrase or key file
+    |  |- WrongPassphrase         21   no key slot opens with what was given
+    |  `- KeySlotDamaged          22   a key slot does not parse
+    |- Damage
+    |  |- ObjectMissing           30   an object that a version needs is not there
+    |  |- ObjectDamaged           31   an object does not authenticate or is cut short
+    |  |- ManifestDamaged         32   a manifest does not authenticate or contradicts itself
+    |  `- ProblemsFound           33   check ended with problems, all of them listed
+    |- SourceError
+    |  |- SourceMissing           40   the watched directory is not there
+    |  |- SourceUnreadable        41   a file or directory cannot be read
+    |  |- ChangedWhileReading     42   a file would not hold still
+    |  `- SourceEmptied           43   the directory became empty; the last version stands
+    |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept
+    |- ProofUnavailable
+    |  |- DeviceMissing           51   the device that was asked for is not there
+    |  |- TorchMissing            52   the proof's Python has no torch
+    |  |- ProofTimedOut           53   the proof's deadline passed
+    |  |- ProofOutOfMemory        54   host or device memory ran out
+    |  `- ProofCrashed            55   the proof's process died or broke its protocol
+    |- TargetError
+    |  |- TargetBlocked           60   something in the way at the restore target
+    |  `- TargetFull              61   no room at the restore target
+    |- StoreError
+    |  |- NotFound                70   no object of that name
+    |  |- AlreadyExists           71   an object of that name exists; nothing was overwritten
+    |  |- StoreDenied             72   credentials refused
+    |  |- StoreUnavailable        73   away, or still failing after the last retry
+    |  |- StoreFull               74   no room in the store
+    |  |- StoreLocationInvalid    75   a URL that names no store
+    |  `- StoreBroken             76   the store answered something that cannot be
+    `- StateError
+       |- StateFull               80   no room for the local state
+       `- StateDamaged            81   the local state does not open; it may be deleted
+
+Anything that is not an :class:`Error` is a bug and is shown with its traceback.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """Base of all errors that mlsync raises on purpose."""
+
+    exit_code: int = 1
+
+    def __init__(self, what: str, *, where: str | None = None, advice: str | None = None) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.advice = advice
+
+    def __str__(self) -> str:
+        """Say what went wrong, where, and what to do, on one line."""
+        text = self.what
+        if self.where is not None:
+            text += f": {self.where}"
+        if self.advice is not None:
+            text += f" ({self.advice})"
+        return text
+
+
+class ConfigInvalid(Error):
+    """The configuration or an argument is wrong."""
+
+    exit_code = 2
+
+
+class RepositoryError(Error):
+    """Something about the repository as a whole."""
+
+
+class RepositoryMissing(RepositoryError):
+    """There is no repository at that place."""
+
+    exit_code = 10
+
+
+class RepositoryExists(RepositoryError):
+    """There is a repository already; nothing was changed."""
+
+    exit_code = 11
+
+
+class FormatUnsupported(RepositoryError):
+    """An object was written in a format that this mlsync does not know."""
+
+    exit_code = 12
+
+
+class RunLocked(RepositoryError):
+    """Another process on this machine works on the run."""
+
+    exit_code = 13
+
+
+class RunMissing(RepositoryError):
+    """The repository holds no run of that name."""
+
+    exit_code = 14
+
+
+class VersionMissing(RepositoryError):
+    """The run holds no such version."""
+
+    exit_code = 15
+
+
+class HistoryRolledBack(RepositoryError):
+    """The store shows less, or something else, than it showed before."""
+
+    exit_code = 16
+
+
+class VersionTaken(RepositoryError):
+    """Another writer committed the version number first."""
+
+    exit_code = 17
+
+
+class RunNameInvalid(RepositoryError):
+    """A run name that could not stand in paths and messages."""
+
+    exit_code = 18
+
+
+class KeyProblem(Error):
+    """The master key cannot be had."""
+
+
+class PassphraseMissing(KeyProblem):
+    """Neither passphrase nor key file was given."""
+
+    exit_code = 20
+
+
+class WrongPassphrase(KeyProblem):
+    """No key slot opens with what was given."""
+
+    exit_code = 21
+
+
+class KeySlotDamaged(KeyProblem):
+    """A key slot does not parse."""
+
+    exit_code = 22
+
+
+class Damage(Error):
+    """The store gives back something else than was written."""
+
+
+class ObjectMissing(Damage):
+    """An object that a version needs is not there."""
+
+    exit_code = 30
+
+
+class ObjectDamaged(Damage):
+    """An object, or a part of it, does not authenticate."""
+
+    exit_code = 31
+
+
+class ManifestDamaged(Damage):
+    """A manifest does not authenticate, does not parse, or contradicts itself."""
+
+    exit_code = 32
+
+
+class ProblemsFound(Damage):
+    """A check went through to its end and found problems."""
+
+    exit_code = 33
+
+
+class SourceError(Error):
+    """Something about the watched directory; never about the store."""
+
+
+class SourceMissing(SourceError):
+    """The watched directory is not there."""
+
+    exit_code = 40
+
+
+class SourceUnreadable(SourceError):
+    """A file or directory of the source cannot be read."""
+
+    exit_code = 41
+
+
+class ChangedWhileReading(SourceError):
+    """A file changed each time that it was read."""
+
+    exit_code = 42
+
+
+class SourceEmptied(SourceError):
+    """The directory is empty while its last version was not."""
+
+    exit_code = 43
+
+
+class CheckpointBroken(Error):
+    """A checkpoint does not load; the version keeps its last good content."""
+
+    exit_code = 50
+
+
+class ProofUnavailable(Error):
+    """The proof could not be had, which says nothing against the checkpoint."""
+
+
+class DeviceMissing(ProofUnavailable):
+    """The device that was asked for is not there."""
+
+    exit_code = 51
+
+
+class TorchMissing(ProofUnavailable):
+    """The Python that is to prove has no torch."""
+
+    exit_code = 52
+
+
+class ProofTimedOut(ProofUnavailable):
+    """The proof ran into its deadline."""
+
+    exit_code = 53
+
+
+class ProofOutOfMemory(ProofUnavailable):
+    """Host or device memory ran out during the proof."""
+
+    exit_code = 54
+
+
+class ProofCrashed(ProofUnavailable):
+    """The proof's process died or broke its protocol."""
+
+    exit_code = 55
+
+
+class TargetError(Error):
+    """Something about the place that a restore writes to."""
+
+
+class TargetBlocked(TargetError):
+    """Something stands in the way at the restore target."""
+
+    exit_code = 60
+
+
+class TargetFull(TargetError):
+    """There is no room at the restore target."""
+
+    exit_code = 61
+
+
+class StoreError(Error):
+    """Something about the store; never about the source."""
+
+
+class NotFound(StoreError):
+    """The store has no object of that name."""
+
+    exit_code = 70
+
+
+class AlreadyExists(StoreError):
+    """The store has an object of that name; it was left as it was."""
+
+    exit_code = 71
+
+
+class StoreDenied(StoreError):
+    """The store refuses the credentials or the permission."""
+
+    exit_code = 72
+
+
+class StoreUnavailable(StoreError):
+    """The store is away, or still failed after the last retry."""
+
+    exit_code = 73
+
+
+class StoreFull(StoreError):
+    """The store has no room left."""
+
+    exit_code = 74
+
+
+class StoreLocationInvalid(StoreError):
+    """The URL names no store that mlsync knows."""
+
+    exit_code = 75
+
+
+class StoreBroken(StoreError):
+    """The store gave an answer that cannot be: a short body, a listing that contradicts itself."""
+
+    exit_code = 76
+
+
+class StateError(Error):
+    """Something about the local state."""
+
+
+class StateFull(StateError):
+    """There is no room for the local state."""
+
+    exit_code = 80
+
+
+class StateDamaged(StateError):
+    """The local state does not open; it is a hint and may be deleted."""
+
+    exit_code = 81

@@ -1,0 +1,90 @@
+"""What the parsers of checkpoint containers say of a file: where its pieces lie, and what they mean.
+
+Everything here is read from untrusted bytes: parsers bound what they read, allocate and loop over, and raise
+``ContainerBroken`` with the place of the fault; nothing else escapes them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+Fact: TypeAlias = str | int | float | bool
+
+
+class ByteSource(Protocol):
+    """Random access to a file, on disk or in a repository, whose length is known."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's length."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The *length* bytes at *offset*, all of them, or an error; *length* is small (at most some MiB)."""
+
+
+class ContainerBroken(Exception):
+    """The bytes are not what the container's format asks for."""
+
+    def __init__(self, reason: str, *, record: str | None = None, offset: int | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.record = record
+        self.offset = offset
+
+    def __str__(self) -> str:
+        """Say the reason, the record and the offset on one line."""
+        place = [f"record {self.record!r}"] if self.record is not None else []
+        place += [f"offset {self.offset}"] if self.offset is not None else []
+        return self.reason + (f" ({', '.join(place)})" if place else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The bytes of one record or tensor inside the file; *crc32* is ``None`` where the format computed none."""
+
+    name: str
+    offset: int
+    length: int
+    crc32: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file."""
+
+    container: str  # "torch-zip", "safetensors", "npz", "zip"
+    size_bytes: int
+    extents: tuple[Extent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A block of tensor bytes: what a device copies and digests. *dtype* is torch's name without ``torch.``."""
+
+    name: str
+    offset: int
+    length: int
+    dtype: str
+    item_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view on a storage; *stride* and *first* in elements of its own *dtype*."""
+
+    name: str
+    storage: str
+    dtype: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...)."""
+
+    storages: tuple[Storage, ...]
+    tensors: tuple[Tensor, ...]
+    facts: dict[str, Fact] = field(default_factory=dict)

@@ -1,0 +1,324 @@
+"""A version as a value: entries, the chunks that they are made of, how they were proved, what went wrong.
+
+These are the structs that stand in stored objects as MessagePack arrays; the order of the fields is the format
+(docs/format.md, "Manifest"). Only the encoded form counts; the classes are for reading it with types.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from mlsync.codec.compression import Coding
+from mlsync.codec.digest import FILE_DIGEST_BYTES, NAME_BYTES, OBJECT_DIGEST_BYTES
+from mlsync.codec.sealing import TAG_BYTES
+from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PACK_ID_BYTES
+from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+
+PATH_BYTES_MAX: Final = 64 << 10
+
+Fact: TypeAlias = str | int | float | bool
+T = TypeVar("T")
+
+
+class ChunkRef(msgspec.Struct, frozen=True, gc=False):
+    """Where a chunk lies and how it is opened; all that a restore needs to know of it."""
+
+    name: bytes
+    pack: bytes
+    place: int
+    offset: int
+    stored_bytes: int
+    plain_bytes: int
+    coding: Coding
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Something that a proof found: at which level, how grave, what, and where in the file."""
+
+    level: int
+    severity: Severity
+    what: str
+    record: str | None = None
+    offset: int | None = None
+
+
+class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What was checked of a checkpoint: *level* is the highest that it passed, on *device* with *torch*."""
+
+    level: int
+    container: str
+    device: str
+    torch: str
+    proved_ns: int
+    seconds: float
+    tensor_count: int
+    tensor_bytes: int
+    facts: dict[str, Fact]
+    findings: list[Finding]
+    shortfall: str = ""  # why a higher level could not be had: no torch, no device, out of memory ...
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A file, directory, symbolic link or hard link of the tree.
+
+    *target* is a symbolic link's text or, for a hard link, the path of the entry that it is the same file as.
+    *holes* are (offset, length) pairs; *chunks* fill what is left of *size_bytes*, in order.
+    """
+
+    path: bytes
+    kind: EntryKind
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size_bytes: int = 0
+    target: bytes = b""
+    digest: bytes = b""
+    holes: tuple[tuple[int, int], ...] = ()
+    chunks: tuple[ChunkRef, ...] = ()
+    proof: Proof | None = None
+
+
+class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A file that is not in this version as the source held it: *kept* is the version whose content stands, or 0."""
+
+    path: bytes
+    kind: TroubleKind
+    text: str
+    kept: int = 0
+
+
+class Previous(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The manifest before this one, by number and SHA-256 of its stored bytes."""
+
+    number: int
+    digest: bytes
+
+
+class Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a listing shows without reading the entries."""
+
+    file_count: int
+    size_bytes: int
+    new_bytes: int
+    stored_bytes: int
+    checkpoint_count: int
+    proved_count: int
+    lowest_level: int
+    device: str
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """A version, committed or candidate: everything but the entries themselves, which are read apart."""
+
+    run: str
+    number: int
+    created_ns: int
+    previous: Previous | None
+    writer: str
+    host: str
+    directory: bytes
+    required_level: int
+    summary: Summary
+    troubles: tuple[Trouble, ...]
+    entries: tuple[Entry, ...]
+
+
+# ---------------------------------------------------------------- as it is stored
+
+
+class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A chunk reference whose *pack* is an index into the table beside it."""
+
+    name: bytes
+    pack: int
+    place: int
+    offset: int
+    stored_bytes: int
+    plain_bytes: int
+    coding: int
+    base: None = None
+
+
+class PackedEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An entry whose chunks refer to a table of packs."""
+
+    path: bytes
+    kind: EntryKind
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size_bytes: int
+    target: bytes
+    digest: bytes
+    holes: tuple[tuple[int, int], ...]
+    chunks: list[PackedRef]
+    proof: Proof | None
+
+
+class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A stretch of entries in path order with the packs that they need: complete by itself."""
+
+    packs: list[bytes]
+    entries: list[PackedEntry]
+
+
+class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Where a segment stands: its bytes right here, or the chunks that they are cut into."""
+
+    first_path: bytes
+    entry_count: int
+    inline: bytes | None
+    chunks: list[PackedRef]
+
+
+class Root(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The sealed body of a manifest object."""
+
+    run: str
+    number: int
+    created_ns: int
+    previous: Previous | None
+    writer: str
+    host: str
+    directory: bytes
+    required_level: int
+    summary: Summary
+    troubles: list[Trouble]
+    packs: list[bytes]
+    segments: list[SegmentRef]
+
+
+class PackTable:
+    """Turns pack ids into small numbers while encoding."""
+
+    def __init__(self) -> None:
+        self.packs: list[bytes] = []
+        self._index: dict[bytes, int] = {}
+
+    def refer(self, ref: ChunkRef) -> PackedRef:
+        """Return *ref* with its pack as an index into ``packs``."""
+        index = self._index.get(ref.pack)
+        if index is None:
+            index = self._index[ref.pack] = len(self.packs)
+            self.packs.append(ref.pack)
+        return PackedRef(ref.name, index, ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
+
+
+def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
+    """Return the bytes of a segment: equal entries give equal bytes, whatever stands around them."""
+    table = PackTable()
+    packed = [
+        PackedEntry(
+            entry.path,
+            entry.kind,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            entry.mtime_ns,
+            entry.size_bytes,
+            entry.target,
+            entry.digest,
+            entry.holes,
+            [table.refer(ref) for ref in entry.chunks],
+            entry.proof,
+        )
+        for entry in entries
+    ]
+    return msgspec.msgpack.encode(Segment(table.packs, packed))
+
+
+def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
+    """Return a segment's entries, each checked; or raise ``ManifestDamaged``."""
+    segment = decode_as(body, Segment, where)
+    refs = unpack_refs
+    entries = [
+        Entry(
+            packed.path,
+            packed.kind,
+            packed.mode,
+            packed.uid,
+            packed.gid,
+            packed.mtime_ns,
+            packed.size_bytes,
+            packed.target,
+            packed.digest,
+            packed.holes,
+            refs(packed.chunks, segment.packs, where),
+            packed.proof,
+        )
+        for packed in segment.entries
+    ]
+    for entry in entries:
+        check_entry(entry, where)
+    return entries
+
+
+def decode_as(body: bytes | memoryview, kind: type[T], where: str) -> T:
+    """Return *body* decoded as *kind*, strictly; or raise ``ManifestDamaged``."""
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
+
+
+def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
+    """Return references with whole pack ids, each within the format's bounds."""
+    refs = []
+    for ref in packed:
+        if not 0 <= ref.pack < len(packs) or len(packs[ref.pack]) != PACK_ID_BYTES:
+            raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
+        try:
+            coding = Coding(ref.coding)
+        except ValueError:
+            raise FormatUnsupported(
+                f"coding {ref.coding} is not known here", where=where, advice="upgrade mlsync"
+            ) from None
+        sound = (
+            len(ref.name) == NAME_BYTES
+            and 0 <= ref.plain_bytes <= CHUNK_BYTES_MAX
+            and TAG_BYTES <= ref.stored_bytes <= CHUNK_BYTES_MAX + TAG_BYTES
+            and ref.offset >= HEADER_BYTES
+            and ref.place >= 0
+        )
+        if not sound:
+            raise ManifestDamaged("a chunk's numbers cannot be", where=where)
+        refs.append(
+            ChunkRef(ref.name, packs[ref.pack], ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
+        )
+    return tuple(refs)
+
+
+def check_entry(entry: Entry, where: str) -> None:
+    """Refuse what no writer of ours makes: a path out of the tree, lengths that do not add up."""
+    if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
+        raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
+    if entry.kind is not EntryKind.FILE:
+        if entry.chunks or entry.holes:
+            raise ManifestDamaged("an entry that is no file has content", where=where)
+        return
+    end = 0
+    for offset, length in entry.holes:
+        if offset < end or length <= 0:
+            raise ManifestDamaged("an entry's holes overlap", where=where)
+        end = offset + length
+    filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + sum(length for _, length in entry.holes)
+    if end > entry.size_bytes or filled_bytes != entry.size_bytes or len(entry.digest) != FILE_DIGEST_BYTES:
+        raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
+
+
+def is_safe_path(path: bytes) -> bool:
+    """Whether *path* stays in the tree that it is relative to: the writer of a manifest may have been taken over."""
+    if not 0 < len(path) <= PATH_BYTES_MAX or b"\0" in path:
+        return False
+    return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
+
+
+def check_previous(previous: Previous | None, number: int, where: str) -> None:
+    """Refuse a link backwards that does not lead backwards."""
+    if previous is not None and (previous.number >= number or len(previous.digest) != OBJECT_DIGEST_BYTES):
+        raise ManifestDamaged("the link to the previous version cannot be", where=where)

@@ -1,0 +1,60 @@
+"""A manifest as an object: a small header, then one sealed and compressed body. See docs/format.md, "Manifest".
+
+The header and the object's own name are bound by the seal, so a manifest that was moved under another number, run or
+repository does not open.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Final
+
+from mlsync.codec.compression import Coding, CodingBroken, decode, encode
+from mlsync.codec.keys import Keys
+from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
+from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.repository.header import check_format
+from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_MANIFEST
+
+MANIFEST_BYTES_MAX: Final = 512 << 20
+SALT_BYTES: Final = 32
+
+_HEADER = struct.Struct("<8sHBBI32s")
+HEADER_BYTES: Final = _HEADER.size
+# The key is this object's own (its salt is random), so its one nonce may be zero.
+_NONCE: Final = bytes(NONCE_BYTES)
+
+
+def seal(keys: Keys, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
+    """Return the object that holds *plain* under the name *key*; a *salt* is given by nobody but the tests."""
+    salt = os.urandom(SALT_BYTES) if salt is None else salt
+    coding, coded = encode(memoryview(plain))
+    header = _HEADER.pack(MAGIC_MANIFEST, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), salt)
+    sealed = Seal(keys.of("manifest", salt)).seal(_NONCE, coded, header + key.encode())
+    return header + sealed
+
+
+def open_(keys: Keys, key: str, body: bytes) -> bytes:
+    """Return what the object *key* holds, or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+    if len(body) < HEADER_BYTES + TAG_BYTES:
+        raise ManifestDamaged("the manifest is cut short", where=key)
+    header, sealed = body[:HEADER_BYTES], memoryview(body)[HEADER_BYTES:]
+    magic, version, key_kind, coding, plain_bytes, salt = _HEADER.unpack(header)
+    if magic != MAGIC_MANIFEST:
+        raise ManifestDamaged("this is no manifest", where=key)
+    check_format(version, key)
+    if key_kind != KEY_DERIVED:
+        raise FormatUnsupported(f"key kind {key_kind} is not known here", where=key, advice="upgrade mlsync")
+    try:
+        coded = Seal(keys.of("manifest", salt)).open(_NONCE, sealed, header + key.encode())
+    except SealBroken:
+        what = "the manifest does not authenticate: changed, swapped, or of another repository"
+        raise ManifestDamaged(what, where=key) from None
+    # Only now is anything of it believed, the length to allocate included.
+    if plain_bytes > MANIFEST_BYTES_MAX:
+        raise ManifestDamaged("the manifest is larger than any of ours", where=key)
+    try:
+        return bytes(decode(Coding(coding), coded, plain_bytes))
+    except (CodingBroken, ValueError) as error:
+        raise ManifestDamaged(f"the manifest does not decode: {error}", where=key) from None

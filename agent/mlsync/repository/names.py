@@ -1,0 +1,63 @@
+"""The names of a repository's objects. They hold random or keyed hexadecimal only: no run, no path, no user."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+HEADER: Final = "repository"
+KEY_SLOTS: Final = "keys/"
+PACKS: Final = "packs/"
+VERSIONS: Final = "versions/"
+TOMBSTONES: Final = "tombstones/"
+
+VERSION_DIGITS: Final = 10
+VERSION_MAX: Final = 10**VERSION_DIGITS - 1
+
+_PACK = re.compile(rf"{PACKS}([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})")
+_VERSION = re.compile(rf"{VERSIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
+_TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
+
+
+def key_slot(slot_id: bytes) -> str:
+    """Name a key slot."""
+    return f"{KEY_SLOTS}{slot_id.hex()}"
+
+
+def pack(pack_id: bytes) -> str:
+    """Name a pack; the first byte makes 256 folders, so that a directory store stays quick."""
+    digits = pack_id.hex()
+    return f"{PACKS}{digits[:2]}/{digits}"
+
+
+def run_prefix(run_id: bytes) -> str:
+    """Name what all versions of a run begin with."""
+    return f"{VERSIONS}{run_id.hex()}/"
+
+
+def version(run_id: bytes, number: int) -> str:
+    """Name a version's manifest; the digits are padded so that key order is the order of versions."""
+    return f"{run_prefix(run_id)}{number:0{VERSION_DIGITS}d}"
+
+
+def tombstone(pack_id: bytes) -> str:
+    """Name the mark that a pack is about to be deleted."""
+    return f"{TOMBSTONES}{pack_id.hex()}"
+
+
+def parse_pack(key: str) -> bytes | None:
+    """Return the pack's id if *key* names a pack."""
+    match = _PACK.fullmatch(key)
+    return bytes.fromhex(match[2]) if match else None
+
+
+def parse_version(key: str) -> tuple[bytes, int] | None:
+    """Return the run's id and the version's number if *key* names a manifest."""
+    match = _VERSION.fullmatch(key)
+    return (bytes.fromhex(match[1]), int(match[2])) if match else None
+
+
+def parse_tombstone(key: str) -> bytes | None:
+    """Return the pack's id if *key* names a tombstone."""
+    match = _TOMBSTONE.fullmatch(key)
+    return bytes.fromhex(match[1]) if match else None

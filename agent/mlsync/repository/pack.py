@@ -1,0 +1,136 @@
+"""A pack's bytes: header, sealed chunks, sealed footer, trailer. See docs/format.md, "Pack".
+
+A pack describes itself: with the master key and this one object, every chunk in it can be found, opened and checked.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from mlsync.codec.compression import Coding
+from mlsync.codec.digest import NAME_BYTES
+from mlsync.codec.keys import Keys
+from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
+from mlsync.errors import FormatUnsupported, ObjectDamaged
+from mlsync.repository import names
+from mlsync.repository.header import check_format
+from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END
+
+PACK_ID_BYTES: Final = 16
+CHUNK_BYTES_MAX: Final = 16 << 20
+FOOTER_BYTES_MAX: Final = 256 << 20
+
+_HEADER = struct.Struct("<8sHBBI16s16s")
+HEADER_BYTES: Final = _HEADER.size
+_TRAILER = struct.Struct("<II8s")
+TRAILER_BYTES: Final = _TRAILER.size
+_CHUNK_BOUND = struct.Struct("<IIB32s")
+
+# Domains of the nonce: a chunk's place can never be the footer's nonce.
+_CHUNK_NONCE = struct.Struct(">IQ")
+_FOOTER_NONCE: Final = _CHUNK_NONCE.pack(1, 0)
+
+
+class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A chunk as the footer lists it; its place is its index. *base* is room for chunks stored as a difference."""
+
+    name: bytes
+    offset: int
+    stored_bytes: int
+    plain_bytes: int
+    coding: int
+    base: None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackHead:
+    """What a pack's header says."""
+
+    pack_id: bytes
+    repository_id: bytes
+
+    def encode(self) -> bytes:
+        """Return the header's bytes."""
+        return _HEADER.pack(MAGIC_PACK, FORMAT_VERSION, KEY_DERIVED, 0, 0, self.pack_id, self.repository_id)
+
+
+class PackSeal:
+    """Seals and opens what stands in one pack. One writer, one life: a pack id is never written to a second time."""
+
+    def __init__(self, keys: Keys, pack_id: bytes) -> None:
+        self.header = PackHead(pack_id, keys.repository_id).encode()
+        self._seal = Seal(keys.of("pack", pack_id))
+
+    def seal_chunk(
+        self, place: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
+    ) -> int:
+        """Seal a chunk for *place* to the start of *into*; return its stored length."""
+        return self._seal.seal_into(self._nonce(place), coded, self._bound(place, name, coding, plain_bytes), into)
+
+    def open_chunk(
+        self, place: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview | bytes, into: memoryview
+    ) -> None:
+        """Open the chunk of *place*; ``SealBroken`` unless place, name, coding and length are what was sealed."""
+        self._seal.open_into(self._nonce(place), sealed, self._bound(place, name, coding, plain_bytes), into)
+
+    def seal_end(self, records: Sequence[ChunkRecord]) -> bytes:
+        """Return the sealed footer and the trailer."""
+        plain = msgspec.msgpack.encode(records)
+        trailer = _TRAILER.pack(len(plain) + TAG_BYTES, len(records), MAGIC_PACK_END)
+        return self._seal.seal(_FOOTER_NONCE, plain, self.header + trailer) + trailer
+
+    def open_footer(self, sealed: bytes, trailer: bytes) -> list[ChunkRecord]:
+        """Return what the footer lists, or raise ``SealBroken``."""
+        plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
+        try:
+            return msgspec.msgpack.decode(plain, type=list[ChunkRecord])
+        except msgspec.MsgspecError as error:
+            raise SealBroken(f"the footer does not parse: {error}") from None
+
+    @staticmethod
+    def _nonce(place: int) -> bytes:
+        return _CHUNK_NONCE.pack(0, place)
+
+    def _bound(self, place: int, name: bytes, coding: Coding, plain_bytes: int) -> bytes:
+        return self.header + _CHUNK_BOUND.pack(place, plain_bytes, coding, name)
+
+
+def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
+    """Check that a pack's first bytes are those of the pack *pack_id* of this repository."""
+    where = names.pack(pack_id)
+    if len(body) != HEADER_BYTES:
+        raise ObjectDamaged("the pack is shorter than its header", where=where)
+    magic, version, key_kind, _, _, found_id, repository_id = _HEADER.unpack(body)
+    if magic != MAGIC_PACK:
+        raise ObjectDamaged("this is no pack", where=where)
+    check_format(version, where)
+    if key_kind != KEY_DERIVED:
+        raise FormatUnsupported(f"key kind {key_kind} is not known here", where=where, advice="upgrade mlsync")
+    if found_id != pack_id or repository_id != keys.repository_id:
+        raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
+
+
+def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
+    """Return the sealed footer's length, or raise ``ObjectDamaged`` where it cannot be."""
+    footer_bytes, _, magic = _TRAILER.unpack(body)
+    room_bytes = pack_bytes - HEADER_BYTES - TRAILER_BYTES
+    if magic != MAGIC_PACK_END or not TAG_BYTES < footer_bytes <= min(room_bytes, FOOTER_BYTES_MAX):
+        raise ObjectDamaged("the pack has no trailer: it is cut short or overwritten", where=where)
+    return int(footer_bytes)
+
+
+def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
+    """Whether the chunks lie one behind the other from header to footer, each within its bounds."""
+    offset = HEADER_BYTES
+    for record in records:
+        if record.offset != offset or not TAG_BYTES <= record.stored_bytes <= CHUNK_BYTES_MAX + TAG_BYTES:
+            return False
+        if len(record.name) != NAME_BYTES or not 0 <= record.plain_bytes <= CHUNK_BYTES_MAX:
+            return False
+        offset += record.stored_bytes
+    return offset == footer_offset

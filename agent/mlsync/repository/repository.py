@@ -1,0 +1,282 @@
+"""A repository as the flows see it: runs and their versions, chunks in and out, and the one way to commit.
+
+Commit order, whatever crashes between: packs durable, then the candidate is proved (by the flow), then the packs of the
+manifest's own body, then the manifest, whose creation is conditional and is the version's beginning.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from mlsync.codec.digest import object_digest, run_id
+from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
+from mlsync.errors import (
+    AlreadyExists,
+    KeySlotDamaged,
+    ManifestDamaged,
+    NotFound,
+    ObjectMissing,
+    RepositoryExists,
+    RepositoryMissing,
+    VersionMissing,
+    VersionTaken,
+)
+from mlsync.repository import header, keyslot, manifest_object, names, segments
+from mlsync.repository.keyslot import Stretching, Unlock
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.writer import Known, PackWriter, Placed
+from mlsync.store.base import ObjectInfo, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest's root as it was read, with the digest that the next version will carry."""
+
+    root: Root
+    digest: bytes
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit made: the manifest's digest, and the chunks that its own body stands in."""
+
+    digest: bytes
+    body_refs: tuple[ChunkRef, ...]
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as listings show it."""
+
+    name: str
+    numbers: tuple[int, ...]
+
+
+class Repository:
+    """The objects of one store under one master key."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self.store = store
+        self.keys = keys
+        self._run_key = keys.of("run id")
+
+    # ------------------------------------------------------------ beginning
+
+    @classmethod
+    def create(
+        cls, store: Store, unlock: Unlock, *, stretching: Stretching | None = None, conditional_create: bool = True
+    ) -> Repository:
+        """Make a repository with one key slot; ``RepositoryExists``, and nothing changed, if there is one."""
+        _refuse_existing(store)
+        repository_id, master = os.urandom(header.ID_BYTES), os.urandom(MASTER_KEY_BYTES)
+        salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(header.ID_BYTES)
+        slot = keyslot.make(unlock, master, repository_id, salt, stretching or Stretching())
+        # The slot first: a header without a slot would be a repository that nobody can ever open.
+        store.put(names.key_slot(slot_id), slot)
+        try:
+            store.put(names.HEADER, header.encode(repository_id, conditional_create=conditional_create))
+        except AlreadyExists:
+            store.delete(names.key_slot(slot_id))
+            raise RepositoryExists("another init was quicker", where=store.url) from None
+        return cls(store, Keys(master, repository_id))
+
+    @classmethod
+    def open(cls, store: Store, unlock: Unlock) -> Repository:
+        """Open with a passphrase or key file, or raise what is missing or wrong."""
+        try:
+            body = store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
+        except NotFound:
+            raise RepositoryMissing(
+                "there is no repository", where=store.url, advice="make one with: mlsync init"
+            ) from None
+        repository_id = header.decode(body, store.url).repository_id
+        slots = [info.key for info in store.list(names.KEY_SLOTS)]
+        if not slots:
+            raise ObjectMissing("the repository has no key slot", where=store.url)
+        damaged = None
+        for key in slots:
+            # One slot's damage must not lock out those who hold another.
+            try:
+                slot = keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")
+                master = keyslot.unwrap(slot, unlock)
+            except KeySlotDamaged as error:
+                damaged = error
+                continue
+            if master is not None:
+                return cls(store, Keys(master, repository_id))
+        raise damaged or keyslot.wrong_unlock(unlock, store.url)
+
+    @property
+    def repository_id(self) -> bytes:
+        """The repository's id."""
+        return self.keys.repository_id
+
+    def close(self) -> None:
+        """Give back the store's connections."""
+        self.store.close()
+
+    # ------------------------------------------------------------ reading
+
+    def numbers(self, run: str, *, after: int = 0) -> list[int]:
+        """Return the numbers of the run's versions above *after*, rising: one listing, from there on."""
+        run_key = self._run_id(run)
+        last = names.version(run_key, after) if after > 0 else ""
+        found = [names.parse_version(info.key) for info in self.store.list(names.run_prefix(run_key), after=last)]
+        return [number for item in found if item is not None for number in item[1:]]
+
+    def runs(self) -> list[Run]:
+        """Return every run with the numbers of its versions, by name."""
+        by_id: dict[bytes, list[int]] = {}
+        for info in self.store.list(names.VERSIONS):
+            parsed = names.parse_version(info.key)
+            if parsed is not None:
+                by_id.setdefault(parsed[0], []).append(parsed[1])
+        # The name stands sealed in each manifest; any one of them will do.
+        runs = [
+            Run(self._read_root(names.version(run_key, numbers[-1])).root.run, tuple(numbers))
+            for run_key, numbers in by_id.items()
+        ]
+        return sorted(runs, key=lambda run: run.name)
+
+    def stored(self, run: str, number: int) -> Stored:
+        """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""
+        key = names.version(self._run_id(run), number)
+        try:
+            stored = self._read_root(key)
+        except NotFound:
+            raise VersionMissing(f"run {run!r} has no version {number}", where=self.store.url) from None
+        if stored.root.run != run or stored.root.number != number:
+            raise ManifestDamaged("the manifest is another version's", where=key)
+        return stored
+
+    def entries(self, stored: Stored) -> tuple[Entry, ...]:
+        """Return all entries of a version."""
+        with self.reader() as reader:
+            return segments.read_entries(stored.root, reader.stream, stored.key)
+
+    def manifest(self, stored: Stored) -> Manifest:
+        """Return a version whole."""
+        root = stored.root
+        return Manifest(
+            root.run,
+            root.number,
+            root.created_ns,
+            root.previous,
+            root.writer,
+            root.host,
+            root.directory,
+            root.required_level,
+            root.summary,
+            tuple(root.troubles),
+            self.entries(stored),
+        )
+
+    def reader(self) -> ChunkReader:
+        """Return a reader of chunks; close it after use."""
+        return ChunkReader(self.store, self.keys)
+
+    def has_version(self, run: str, number: int) -> bool:
+        """Whether the version's manifest is in the store: one stat."""
+        try:
+            self.store.stat(names.version(self._run_id(run), number))
+        except NotFound:
+            return False
+        return True
+
+    def has_pack(self, pack_id: bytes) -> bool:
+        """Whether the pack is in the store: one stat."""
+        try:
+            self.store.stat(names.pack(pack_id))
+        except NotFound:
+            return False
+        return True
+
+    def packs(self) -> Iterator[tuple[bytes, ObjectInfo]]:
+        """Yield every pack of the store."""
+        for info in self.store.list(names.PACKS):
+            pack_id = names.parse_pack(info.key)
+            if pack_id is not None:
+                yield pack_id, info
+
+    def tombstones(self) -> set[bytes]:
+        """Return the packs that are about to be deleted: no new version may rely on one of them."""
+        found = (names.parse_tombstone(info.key) for info in self.store.list(names.TOMBSTONES))
+        return {pack_id for pack_id in found if pack_id is not None}
+
+    # ------------------------------------------------------------ writing
+
+    def writer(self, known: Known, *, lanes: int = 2) -> PackWriter:
+        """Return a writer of chunks; *known* says where a chunk already lies."""
+        return PackWriter(self.store, self.keys, known, lanes=lanes)
+
+    def commit(self, manifest: Manifest, known: Known) -> Committed:
+        """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken."""
+        writer = self.writer(known, lanes=1)
+
+        def put(piece: bytes) -> Placed:
+            return writer.put(memoryview(piece), _keep)
+
+        try:
+            body = segments.Body(manifest.entries, put)
+            stats = writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+        packs, segment_refs = body.encode()
+        root = Root(
+            manifest.run,
+            manifest.number,
+            manifest.created_ns,
+            manifest.previous,
+            manifest.writer,
+            manifest.host,
+            manifest.directory,
+            manifest.required_level,
+            manifest.summary,
+            list(manifest.troubles),
+            packs,
+            segment_refs,
+        )
+        key = names.version(self._run_id(manifest.run), manifest.number)
+        sealed = manifest_object.seal(self.keys, key, msgspec.msgpack.encode(root))
+        try:
+            self.store.put(key, sealed)
+        except AlreadyExists:
+            what = f"version {manifest.number} of run {manifest.run!r} was committed by another writer"
+            raise VersionTaken(what, where=self.store.url, advice="one run is backed up from one place") from None
+        return Committed(object_digest(sealed), tuple(body.refs()), stats.stored_bytes + len(sealed))
+
+    # ------------------------------------------------------------ inside
+
+    def _run_id(self, run: str) -> bytes:
+        return run_id(self._run_key, run)
+
+    def _read_root(self, key: str) -> Stored:
+        body = self.store.get(key, limit_bytes=manifest_object.MANIFEST_BYTES_MAX)
+        root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
+        check_previous(root.previous, root.number, key)
+        return Stored(root, object_digest(body), key)
+
+
+def _keep() -> None:
+    """Stand in for giving back a buffer where the piece is the caller's own bytes."""
+
+
+def _refuse_existing(store: Store) -> None:
+    try:
+        store.stat(names.HEADER)
+    except NotFound:
+        pass
+    else:
+        raise RepositoryExists("there is a repository already", where=store.url, advice="nothing was changed")
+    # A place with packs but no header is a repository that lost its header: a new one would bury it.
+    if next(iter(store.list(names.PACKS)), None) is not None:
+        what = "there are packs of a repository whose header is missing"
+        raise RepositoryExists(what, where=store.url, advice="nothing was changed")

@@ -1,0 +1,108 @@
+"""How a version's entries become the body of its manifest: stretches that stay the same where the tree did.
+
+A segment ends after an entry whose path hashes low, the more likely the more bytes the entry takes: the cut depends on
+that entry alone, so a file that comes or goes changes its own segment and no other, and a version of 100,000 files that
+differ in one stores one segment anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
+from typing import Final
+
+import xxhash
+
+from mlsync.errors import ManifestDamaged
+from mlsync.repository.manifest import (
+    ChunkRef,
+    Entry,
+    PackTable,
+    Root,
+    SegmentRef,
+    decode_entries,
+    encode_entries,
+    unpack_refs,
+)
+from mlsync.repository.pack import CHUNK_BYTES_MAX
+from mlsync.repository.writer import Placed
+
+# A body up to this stands in the manifest itself: one object less for most runs.
+INLINE_BYTES_MAX: Final = 64 << 10
+SEGMENT_BYTES: Final = 64 << 10
+
+Put = Callable[[bytes], Placed]
+
+
+class Body:
+    """A manifest's body on its way: segments whose chunks are placed once the writer has finished."""
+
+    def __init__(self, entries: tuple[Entry, ...], put: Put) -> None:
+        self._inline: bytes | None = None
+        self._segments: list[tuple[bytes, int, list[Placed]]] = []
+        parts = list(_split(entries))
+        if sum(len(encoded) for _, _, encoded in parts) <= INLINE_BYTES_MAX:
+            self._inline = encode_entries(entries)
+            self._first = entries[0].path if entries else b""
+            self._count = len(entries)
+            return
+        for first_path, count, encoded in parts:
+            pieces = [encoded[at : at + CHUNK_BYTES_MAX] for at in range(0, len(encoded), CHUNK_BYTES_MAX)]
+            self._segments.append((first_path, count, [put(piece) for piece in pieces]))
+
+    def refs(self) -> list[ChunkRef]:
+        """Return the chunks that the body stands in."""
+        return [placed.ref for _, _, placed_list in self._segments for placed in placed_list]
+
+    def encode(self) -> tuple[list[bytes], list[SegmentRef]]:
+        """Return the root's table of packs and list of segments."""
+        if self._inline is not None:
+            return [], [SegmentRef(self._first, self._count, self._inline, [])]
+        table = PackTable()
+        segments = [
+            SegmentRef(first_path, count, None, [table.refer(placed.ref) for placed in placed_list])
+            for first_path, count, placed_list in self._segments
+        ]
+        return table.packs, segments
+
+
+def read_entries(
+    root: Root, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
+) -> tuple[Entry, ...]:
+    """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
+    refs = [unpack_refs(segment.chunks, root.packs, where) for segment in root.segments]
+    chunks = stream(ref for segment_refs in refs for ref in segment_refs)
+    entries: list[Entry] = []
+    for segment, segment_refs in zip(root.segments, refs, strict=True):
+        body = segment.inline if segment.inline is not None else b"".join(next(chunks) for _ in segment_refs)
+        found = decode_entries(body, where)
+        if len(found) != segment.entry_count:
+            raise ManifestDamaged("a segment holds another number of entries than it says", where=where)
+        entries += found
+    _check_order(entries, where)
+    return tuple(entries)
+
+
+def segment_refs(root: Root, where: str) -> tuple[ChunkRef, ...]:
+    """Return the chunks that a version's own body stands in."""
+    return tuple(ref for segment in root.segments for ref in unpack_refs(segment.chunks, root.packs, where))
+
+
+def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
+    start = 0
+    for position, entry in enumerate(entries):
+        if position + 1 == len(entries) or _ends_segment(entry):
+            part = entries[start : position + 1]
+            yield part[0].path, len(part), encode_entries(part)
+            start = position + 1
+
+
+def _ends_segment(entry: Entry) -> bool:
+    cost_bytes = 60 + len(entry.path) + 64 * len(entry.chunks) + (400 if entry.proof else 0)
+    return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
+
+
+def _check_order(entries: list[Entry], where: str) -> None:
+    for before, after in pairwise(entries):
+        if before.path >= after.path:
+            raise ManifestDamaged(f"entries out of order at {after.path!r}", where=where)

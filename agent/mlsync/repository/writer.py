@@ -1,0 +1,216 @@
+"""Writing chunks: each lane names, compresses, seals and packs one piece at a time; lanes share nothing but a ledger.
+
+``put`` returns at once with a ``Placed`` whose ``ref`` is known after ``finish``, the only barrier: when it returns,
+every chunk that was put lies durable in the store. A lane owns its pack from first byte to last, so places and offsets
+need no lock. Memory is the caller's buffers plus, for each lane, one part of an upload and one chunk.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlsync.codec.digest import chunk_name
+from mlsync.codec.keys import Keys
+from mlsync.errors import Error
+from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.pack import PACK_ID_BYTES
+from mlsync.repository.pack_builder import PackBuilder, buffer_bytes
+from mlsync.store.base import Store
+
+PACK_BYTES: Final = 128 << 20
+LANES: Final = 2
+QUEUE_PIECES: Final = 64
+
+Known = Callable[[bytes], ChunkRef | None]
+Release = Callable[[], None]
+
+
+@dataclass(slots=True)
+class Placed:
+    """A chunk on its way: *is_new* says whether it was stored now; a *twin* is the same chunk, put before."""
+
+    own_ref: ChunkRef | None = None
+    twin: Placed | None = None
+    is_new: bool = False
+
+    @property
+    def ref(self) -> ChunkRef:
+        """Where the chunk lies; known after the writer's ``finish``."""
+        ref = self.own_ref if self.twin is None else self.twin.ref
+        assert ref is not None, "asked before finish"
+        return ref
+
+
+@dataclass(slots=True)
+class WriteStats:
+    """What a writer did."""
+
+    chunk_count: int = 0
+    new_chunk_count: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+    packs: list[bytes] = field(default_factory=list)
+
+
+class _Ledger:
+    """What the lanes know together: which chunk is stored or being stored, what was done, the first fault."""
+
+    def __init__(self, known: Known) -> None:
+        self.stats = WriteStats()
+        self.fault: BaseException | None = None
+        self._known = known
+        self._seen: dict[bytes, Placed] = {}
+        self._lock = threading.Lock()
+
+    def claim(self, name: bytes, placed: Placed) -> bool:
+        """Whether the caller is to store this chunk; if not, *placed* says where it lies."""
+        with self._lock:
+            self.stats.chunk_count += 1
+            twin = self._seen.get(name)
+            if twin is not None:
+                placed.twin = twin
+                return False
+            placed.own_ref = self._known(name)
+            self._seen[name] = placed
+            return placed.own_ref is None
+
+    def chunk_stored(self, plain_bytes: int) -> None:
+        """Count a chunk that went into a pack."""
+        with self._lock:
+            self.stats.new_chunk_count += 1
+            self.stats.new_bytes += plain_bytes
+
+    def pack_stored(self, pack_id: bytes, size_bytes: int) -> None:
+        """Count a pack that is durable."""
+        with self._lock:
+            self.stats.packs.append(pack_id)
+            self.stats.stored_bytes += size_bytes
+
+    def fail(self, error: BaseException) -> None:
+        """Keep the first fault: what follows it is mostly its consequence."""
+        with self._lock:
+            self.fault = self.fault or error
+
+
+class PackWriter:
+    """Stores pieces as chunks, each only once; see the module's docstring."""
+
+    def __init__(
+        self, store: Store, keys: Keys, known: Known, *, lanes: int = LANES, pack_bytes: int = PACK_BYTES
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._pack_bytes = pack_bytes
+        self._ledger = _Ledger(known)
+        self._queue: queue.Queue[tuple[memoryview, Release, Placed] | None] = queue.Queue(QUEUE_PIECES)
+        self._threads = [
+            threading.Thread(target=self._lane, name=f"mlsync-lane-{n}", daemon=True) for n in range(lanes)
+        ]
+        self._started = False
+
+    def put(self, plain: memoryview, release: Release) -> Placed:
+        """Take *plain* (1 byte to 16 MiB) to be stored; *release* is called when its buffer may be used again."""
+        if not self._started:
+            # Late: a backup that finds nothing new costs no thread and no buffer.
+            self._started = True
+            for thread in self._threads:
+                thread.start()
+        self._raise_fault()
+        placed = Placed()
+        self._queue.put((plain, release, placed))
+        return placed
+
+    def finish(self) -> WriteStats:
+        """Return when every chunk is durable in the store; raise what went wrong in a lane."""
+        self._join()
+        self._raise_fault()
+        return self._ledger.stats
+
+    def abort(self) -> None:
+        """End the lanes; what was stored by then lies in packs that no manifest names."""
+        self._ledger.fail(_Aborted("the backup was given up"))
+        self._join()
+
+    def _join(self) -> None:
+        if self._started:
+            for _ in self._threads:
+                self._queue.put(None)
+            for thread in self._threads:
+                thread.join()
+            self._started = False
+
+    def _raise_fault(self) -> None:
+        if self._ledger.fault is not None:
+            raise self._ledger.fault
+
+    def _lane(self) -> None:
+        with mmap.mmap(-1, buffer_bytes(self._store)) as memory, memoryview(memory) as buffer:
+            lane = _Lane(self._store, self._keys, self._ledger, buffer, self._pack_bytes)
+            while (job := self._queue.get()) is not None:
+                lane.take(*job)
+            lane.end()
+
+
+class _Aborted(Error):
+    """The writer's owner gave up."""
+
+
+class _Lane:
+    """What one thread of a writer does; faults go to the ledger, whence put and finish raise them."""
+
+    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, buffer: memoryview, pack_bytes: int) -> None:
+        self._store = store
+        self._keys = keys
+        self._name_key = keys.of("chunk name")
+        self._ledger = ledger
+        self._buffer = buffer
+        self._pack_bytes = pack_bytes
+        self._builder: PackBuilder | None = None
+
+    def take(self, plain: memoryview, release: Release, placed: Placed) -> None:
+        """Store the piece and give its buffer back."""
+        try:
+            # After a fault the lane only empties the queue, so that nobody waits for a buffer for ever.
+            if self._ledger.fault is None:
+                self._store_piece(plain, placed)
+        except BaseException as error:  # noqa: BLE001 - kept whole and raised by the writer's owner
+            self._ledger.fail(error)
+        finally:
+            plain.release()
+            release()
+
+    def end(self) -> None:
+        """Make the last pack durable, or after a fault leave nothing of it."""
+        try:
+            self._close_pack()
+        except BaseException as error:  # noqa: BLE001 - as above
+            self._ledger.fail(error)
+
+    def _store_piece(self, plain: memoryview, placed: Placed) -> None:
+        name = chunk_name(self._name_key, plain)
+        if not self._ledger.claim(name, placed):
+            return
+        if self._builder is None:
+            self._builder = PackBuilder(self._store, self._keys, self._buffer, os.urandom(PACK_ID_BYTES))
+        placed.own_ref = self._builder.add(name, plain)
+        placed.is_new = True
+        self._ledger.chunk_stored(len(plain))
+        if self._builder.size_bytes >= self._pack_bytes:
+            self._close_pack()
+
+    def _close_pack(self) -> None:
+        builder, self._builder = self._builder, None
+        if builder is None:
+            return
+        try:
+            if self._ledger.fault is None:
+                self._ledger.pack_stored(builder.pack_id, builder.finish())
+        finally:
+            # Does nothing after a finish that went well.
+            builder.abort()

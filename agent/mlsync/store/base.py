@@ -1,0 +1,127 @@
+"""What a store is: named objects, created once, read in ranges, listed, deleted. Nothing else is asked of one.
+
+The contract, which ``tests/store/test_store_contract.py`` runs over every store and wrapper:
+
+- A key is lower-case ASCII letters, digits, ``-``, ``.`` and ``/``; no empty part, no part ``.`` or ``..``; at most
+  512 bytes; the first part is not ``tmp``, which a directory keeps for what is not finished. No key goes on with a
+  ``/`` where another ends (a file system cannot hold both). Keys are our own and never hold a user's words.
+- An object comes into being whole or not at all, and never changes. ``put`` and ``Upload.finish`` return only when it
+  is durable: what they said is there after a power cut. If the key is taken they raise ``AlreadyExists`` and leave
+  the object as it was.
+- ``list`` gives every object under the prefix in key order or raises; it never gives a short answer as a whole one.
+- An object that was made is seen by the next ``stat``, ``read`` and ``list`` (S3 since 2020, every file system).
+- Every error is a ``mlsync.errors.StoreError``. Which of them are worth another try is said by ``is_transient``, which
+  is asked by ``RetryingStore`` alone; no store retries by itself.
+- Methods are called from several threads at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+KEY_BYTES_MAX = 512
+_KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object as a listing or a stat shows it; *modified_s* is the store's clock, seconds since 1970."""
+
+    key: str
+    size_bytes: int
+    modified_s: float
+
+
+class Upload(Protocol):
+    """A large object on its way, in parts; nothing is visible before ``finish``.
+
+    Parts are ``Store.part_bytes`` long except the last, and may be written in any order, from several threads, and
+    again (the same bytes) after a failure.
+    """
+
+    def write(self, offset: int, part: Buffer) -> None:
+        """Send the part that begins at *offset*, a multiple of ``part_bytes``; *part* may be reused on return."""
+
+    def finish(self, size_bytes: int) -> None:
+        """Make the object appear, whole and durable; raise ``AlreadyExists`` if the key was taken meanwhile."""
+
+    def abort(self) -> None:
+        """Forget the parts; never raises, and is allowed after ``finish``, where it does nothing."""
+
+
+class Store(Protocol):
+    """Named objects in one place."""
+
+    @property
+    def url(self) -> str:
+        """The place in words that may be shown: never with a secret in it."""
+
+    @property
+    def part_bytes(self) -> int:
+        """The length of an upload's parts."""
+
+    def put(self, key: str, body: Buffer) -> None:
+        """Create the object *key*; the whole of *body* is there, durable, or nothing is."""
+
+    def upload(self, key: str) -> Upload:
+        """Begin an object that is too large, or not ready, to be put at once."""
+
+    def read(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill *into* with the object's bytes from *offset*; ``StoreBroken`` if the object ends before that.
+
+        An empty *into* is full already: the store may not even look whether the object is there.
+        """
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """The whole of a small object; ``StoreBroken`` if it is longer than *limit_bytes*."""
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object's size and time; ``NotFound`` if it is not there."""
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object whose key begins with *prefix* and sorts after *after*, in key order."""
+
+    def delete(self, key: str) -> None:
+        """The object is gone afterwards; one that was not there is no error."""
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the same call may well succeed later."""
+
+    def close(self) -> None:
+        """Give back connections and files; the store is not used afterwards."""
+
+
+def check_key(key: str) -> str:
+    """Give *key* back, or raise ``ValueError``: a wrong key is a bug of ours, never a user's."""
+    parts = key.split("/")
+    if len(key) > KEY_BYTES_MAX or not _KEY.fullmatch(key) or parts[0] == "tmp" or not {".", ".."}.isdisjoint(parts):
+        msg = f"not an object key: {key!r}"
+        raise ValueError(msg)
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Whether *text* could be one of our objects; what else lies in the place is somebody else's and not shown."""
+    try:
+        check_key(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_prefix(prefix: str) -> str:
+    """Give *prefix* back, or raise ``ValueError`` if no key can begin so."""
+    if prefix and not is_key(prefix + "x"):
+        msg = f"not the beginning of an object key: {prefix!r}"
+        raise ValueError(msg)
+    return prefix
+
+
+def view_of(body: Buffer) -> memoryview:
+    """*body* as plain bytes without a copy, whatever the shape and item type that it had."""
+    return memoryview(body).cast("B")
