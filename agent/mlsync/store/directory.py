@@ -1,0 +1,285 @@
+"""A store in a directory: each object is a file that was written elsewhere, synced, and linked into its place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlsync import errors
+from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
+from mlsync.store.directory_upload import DirectoryUpload
+from mlsync.store.os_errors import is_transient, translated, translating
+from mlsync.store.unfinished import DIRECTORY_MODE, UnfinishedFile, remove_orphans
+
+PART_BYTES = 8 << 20
+
+_NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class DirectoryStore:
+    """Objects as files below *root*; other files and the ``tmp`` directory there are not objects and not shown.
+
+    The root is held open and every path is relative to it: if the disk is unmounted or the root replaced while the
+    store is open, nothing is ever read from or written to what is then found under the root's name.
+    """
+
+    def __init__(self, root: Path, *, create: bool = False) -> None:
+        self._root = root
+        with translating(str(root)):
+            if create:
+                _make_root(root)
+            self._root_fd = _open_root(root)
+        self._durable_directories: set[str] = set()
+        remove_orphans(self._root_fd)
+
+    @property
+    def url(self) -> str:
+        """The place as a URL."""
+        return self._root.as_uri()
+
+    @property
+    def part_bytes(self) -> int:
+        """The length of an upload's parts."""
+        return PART_BYTES
+
+    def put(self, key: str, body: Buffer) -> None:
+        """Create the object *key*: written, synced, linked, its directory synced."""
+        check_key(key)
+        with self._creating(key):
+            file = UnfinishedFile(self._root_fd)
+            try:
+                file.write(0, body)
+                file.sync()
+                self._publish(file, key)
+            finally:
+                file.discard()
+
+    def upload(self, key: str) -> Upload:
+        """Begin an object in parts, in a file of its own."""
+        check_key(key)
+        with self._creating(key):
+            file = UnfinishedFile(self._root_fd)
+        return DirectoryUpload(
+            file,
+            part_bytes=PART_BYTES,
+            where=self._where(key),
+            translating=lambda: self._creating(key),
+            publish=lambda: self._publish(file, key),
+        )
+
+    def read(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill *into* with the object's bytes from *offset*."""
+        rest = view_of(into)
+        with self._opened(key) as fd:
+            while rest:
+                count = os.preadv(fd, [rest], offset)
+                if count == 0:
+                    raise errors.StoreBroken("The object ends before what was to be read", where=self._where(key))
+                rest = rest[count:]
+                offset += count
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """The whole of a small object."""
+        with self._opened(key) as fd:
+            size_bytes = os.fstat(fd).st_size
+            if size_bytes > limit_bytes:
+                what = f"The object is longer than {limit_bytes} bytes"
+                raise errors.StoreBroken(what, where=self._where(key))
+            content = bytearray(size_bytes)
+            got_bytes = os.preadv(fd, [content], 0)
+            while 0 < got_bytes < size_bytes:
+                more_bytes = os.preadv(fd, [memoryview(content)[got_bytes:]], got_bytes)
+                if more_bytes == 0:
+                    break
+                got_bytes += more_bytes
+        if got_bytes != size_bytes:
+            raise errors.StoreBroken("The object ends before its size", where=self._where(key))
+        return bytes(content)
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object's size and time."""
+        check_key(key)
+        with self._looking(key):
+            found = os.stat(key, dir_fd=self._root_fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise errors.StoreBroken("Something that is no file stands where an object should", where=self._where(key))
+        return ObjectInfo(key, found.st_size, found.st_mtime)
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object under *prefix* after *after*; memory holds the names of one directory per level."""
+        check_prefix(prefix)
+        self._check_root()
+        start = prefix[: prefix.rfind("/") + 1]
+        yield from self._walk(start, prefix, after)
+        # A root that was removed under our feet looks like an empty one.
+        self._check_root()
+
+    def delete(self, key: str) -> None:
+        """The object is gone; after a power cut it may be back, which prune expects of any store."""
+        check_key(key)
+        with translating(self._where(key)), contextlib.suppress(FileNotFoundError):
+            os.unlink(key, dir_fd=self._root_fd)
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the operating system's error behind *error* may pass."""
+        return is_transient(error)
+
+    def close(self) -> None:
+        """Give the root back, so that its disk can be unmounted."""
+        fd, self._root_fd = self._root_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _walk(self, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        """The objects below *directory* (empty, or ending in ``/``) in key order."""
+        for sort_name in self._names(directory):
+            path = directory + sort_name
+            if not path.endswith("/"):
+                if path.startswith(prefix) and path > after:
+                    yield from self._info_unless_deleted(path)
+                continue
+            # Everything below sorts before *after* unless it begins with the same path.
+            is_done = path < after and not after.startswith(path)
+            if not is_done and (path.startswith(prefix) or prefix.startswith(path)):
+                yield from self._walk(path, prefix, after)
+
+    def _names(self, directory: str) -> Iterable[str]:
+        """The names in *directory*, directories with a ``/`` at the end: so ``a-b`` < ``a/x`` < ``a0``, as in S3."""
+        where = self._where(directory)
+        with translating(where):
+            try:
+                fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
+            except FileNotFoundError:
+                self._check_deleted(directory.rstrip("/"))
+                return []
+            try:
+                with os.scandir(fd) as entries:
+                    names = (f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
+                    return sorted(name for name in names if is_key(directory + name.rstrip("/")))
+            finally:
+                os.close(fd)
+
+    def _info_unless_deleted(self, path: str) -> Iterator[ObjectInfo]:
+        with translating(self._where(path)):
+            try:
+                found = os.stat(path, dir_fd=self._root_fd)
+            except FileNotFoundError:
+                self._check_deleted(path)
+                return
+        if stat.S_ISREG(found.st_mode):
+            yield ObjectInfo(path, found.st_size, found.st_mtime)
+
+    def _check_deleted(self, path: str) -> None:
+        """Raise unless nothing at all stands at *path*: what cannot be reached is not the same as what is gone."""
+        try:
+            os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        raise errors.StoreBroken("A symbolic link in the repository leads nowhere", where=self._where(path))
+
+    def _publish(self, file: UnfinishedFile, key: str) -> None:
+        """*file* is the object *key*, and stays it after a power cut."""
+        directory = os.path.dirname(key)
+        self._make_directories(directory)
+        try:
+            file.become(key)
+        except FileNotFoundError:  # somebody removed the empty directory
+            self._durable_directories.clear()
+            self._make_directories(directory)
+            file.become(key)
+        finally:
+            # Even if the object was there: whoever is told so may rely on it, and the one who made it may be dead.
+            self._sync_directory(directory)
+
+    def _make_directories(self, directory: str) -> None:
+        """*directory* is there and stays there after a power cut; synced once per store, whoever made it."""
+        if not directory or directory in self._durable_directories:
+            return
+        parent = os.path.dirname(directory)
+        self._make_directories(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, DIRECTORY_MODE, dir_fd=self._root_fd)
+        self._sync_directory(parent)
+        self._durable_directories.add(directory)
+
+    def _sync_directory(self, directory: str) -> None:
+        _sync_directory(directory or ".", self._root_fd)
+
+    def _check_root(self) -> None:
+        with translating(str(self._root)):
+            if os.fstat(self._root_fd).st_nlink == 0:
+                raise errors.StoreUnavailable("The repository's directory was removed", where=str(self._root))
+
+    @contextmanager
+    def _opened(self, key: str) -> Iterator[int]:
+        check_key(key)
+        with self._looking(key):
+            fd = os.open(key, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root_fd)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    @contextmanager
+    def _looking(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._check_root()
+            raise errors.NotFound("No such object", where=self._where(key)) from error
+        except OSError as error:
+            raise translated(error, self._where(key)) from error
+
+    @contextmanager
+    def _creating(self, key: str) -> Iterator[None]:
+        """Translate; that something of our own is not there is no ``NotFound`` while an object is made."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._check_root()
+            what = "A file or directory of the repository vanished in the middle of a write"
+            raise errors.StoreUnavailable(what, where=self._where(key)) from error
+        except OSError as error:
+            raise translated(error, self._where(key)) from error
+
+    def _where(self, key: str) -> str:
+        return str(self._root / key)
+
+
+def _open_root(root: Path) -> int:
+    try:
+        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        advice = "Check the path and whether its disk is mounted, or make a repository with: mlsync init"
+        raise errors.RepositoryMissing("No such directory", where=str(root), advice=advice) from error
+    except NotADirectoryError as error:
+        raise errors.StoreLocationInvalid("Not a directory", where=str(root)) from error
+
+
+def _make_root(root: Path) -> None:
+    """*root* and its missing parents are there and stay there after a power cut."""
+    missing = [path for path in (root, *root.parents) if not path.exists()]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, DIRECTORY_MODE)
+        _sync_directory(str(path.parent))
+
+
+def _sync_directory(directory: str, root_fd: int | None = None) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # CIFS and some FUSE file systems have no such call; what they promise of names they promise without it.
+        if error.errno not in _NO_DIRECTORY_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+_CONFORMS: type[Store] = DirectoryStore

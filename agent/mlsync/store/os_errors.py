@@ -1,0 +1,80 @@
+"""What an operating system's error means for a store: one table, read by the directory store alone."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlsync import errors
+
+_FULL = {
+    errno.ENOSPC: "Free some room, or prune old versions",
+    errno.EDQUOT: "The quota is used up; have it raised, or prune old versions",
+    errno.EFBIG: "The file system or a limit of this process does not allow files of that size",
+}
+_DENIED = {
+    errno.EACCES: "Check who owns the directory, and its modes",
+    errno.EPERM: "Check who owns the directory, and whether its files were made immutable",
+    errno.EROFS: "The file system is mounted read-only",
+}
+_IMPOSSIBLE = {
+    errno.ENOTDIR: "A file stands where the repository has a directory",
+    errno.EISDIR: "A directory stands where the repository has an object",
+    errno.ELOOP: "A symbolic link in the repository leads into itself",
+    errno.ENAMETOOLONG: "The file system does not allow names as long as the repository's",
+    errno.EXDEV: "The repository lies on several file systems; its tmp directory must be on the same as the rest",
+}
+
+_TRANSIENT = {
+    errno.ENOENT: "somebody tidied up in tmp, or removed an empty directory, in the middle of a write",
+    errno.EIO: "a disk on the network or on USB that comes back says so once; a broken one says so each time",
+    errno.ESTALE: "the NFS server has restarted; the next look-up finds the file again",
+    errno.ETIMEDOUT: "a soft-mounted network file system gave up waiting",
+    errno.EHOSTDOWN: "the server restarts",
+    errno.EHOSTUNREACH: "the network is away",
+    errno.ENETUNREACH: "the network is away",
+    errno.ECONNRESET: "the server restarts",
+    errno.ENOTCONN: "a FUSE file system is being mounted again",
+    errno.EREMOTEIO: "the server had a fault",
+    errno.EAGAIN: "out of a resource for a moment",
+    errno.EBUSY: "another process holds it for a moment",
+    errno.EINTR: "a signal came in between",
+    errno.ENOMEM: "out of memory for a moment",
+    errno.EMFILE: "this process has too many files open for a moment",
+    errno.ENFILE: "the machine has too many files open for a moment",
+    errno.ENOLCK: "the NFS lock service restarts",
+}
+
+
+def translated(error: OSError, where: str) -> errors.StoreError:
+    """The error of ours that *error* is; raise it ``from`` the original, which :func:`is_transient` looks at."""
+    number = error.errno or 0
+    text = (error.strerror or str(error)).lower()
+    if number == errno.ENOENT:
+        return errors.NotFound("No such object", where=where)
+    if number == errno.EEXIST:
+        return errors.AlreadyExists("The object exists already", where=where)
+    if number in _FULL:
+        return errors.StoreFull(f"The store is full: {text}", where=where, advice=_FULL[number])
+    if number in _DENIED:
+        return errors.StoreDenied(f"The store refuses: {text}", where=where, advice=_DENIED[number])
+    if number in _IMPOSSIBLE:
+        return errors.StoreBroken(f"The store is not as it was made: {text}", where=where, advice=_IMPOSSIBLE[number])
+    advice = "Check that the disk or the network file system is there and sound"
+    return errors.StoreUnavailable(f"The store does not work: {text}", where=where, advice=advice)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the error of the operating system behind *error* may pass."""
+    cause = error.__cause__
+    return isinstance(error, errors.StoreUnavailable) and isinstance(cause, OSError) and cause.errno in _TRANSIENT
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Let no ``OSError`` out: the border of the directory store."""
+    try:
+        yield
+    except OSError as error:
+        raise translated(error, where) from error

@@ -1,0 +1,41 @@
+"""Which parts an upload has: the bookkeeping that every store's upload shares, so that no hole is ever finished."""
+
+from __future__ import annotations
+
+import threading
+
+
+class PartLedger:
+    """Says whether a part may stand where it is put, and whether the parts make up the whole.
+
+    A wrong part is a bug of the caller and a ``ValueError``: nothing of the store is at fault.
+    """
+
+    def __init__(self, part_bytes: int) -> None:
+        self._part_bytes = part_bytes
+        self._length_at: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def check(self, offset: int, length: int) -> None:
+        """Raise unless a part of *length* may begin at *offset*."""
+        if offset < 0 or offset % self._part_bytes or not 0 < length <= self._part_bytes:
+            msg = f"a part of {length} bytes at {offset} does not fit parts of {self._part_bytes} bytes"
+            raise ValueError(msg)
+
+    def add(self, offset: int, length: int) -> None:
+        """Note that the part is in the store; the same part may come again."""
+        with self._lock:
+            self._length_at[offset] = length
+
+    def check_whole(self, size_bytes: int) -> None:
+        """Raise unless the parts are exactly the bytes from 0 to *size_bytes*."""
+        with self._lock:
+            parts = sorted(self._length_at.items())
+        end = 0
+        for offset, length in parts:
+            if offset != end:
+                break
+            end += length
+        if end != size_bytes or sum(length for _, length in parts) != size_bytes:
+            msg = f"the parts do not make up {size_bytes} bytes: {len(parts)} parts, whole up to {end}"
+            raise ValueError(msg)
