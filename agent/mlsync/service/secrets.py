@@ -29,7 +29,7 @@ def find_secret(
     prompt: Prompt | None = None,
     confirm: bool = False,
 ) -> Passphrase | KeyFile:
-    """The secret from the first place that has one: *asked* (options), the environment, *configured*, systemd, a person.
+    """The secret from the first place that has one: *asked* (options), environment, *configured*, systemd, a person.
 
     The environment's passphrase is gone afterwards whichever is taken, so that no child process inherits it. A person
     is asked only at a terminal (or through *prompt*), twice with *confirm*.

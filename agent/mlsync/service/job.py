@@ -1,0 +1,99 @@
+"""What the agent runs: a job per run, what comes out of it, and its sign of life."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mlsync.monitor import Monitor, Severity, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
+
+    *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
+    content stands, a file that would not settle. *proved* says whether every checkpoint of the version was.
+    """
+
+    run: str
+    version: int | None
+    proved: bool
+    troubles: tuple[str, ...]
+    summary: str
+
+
+class RunJob(Protocol):
+    """Backs one run up whenever it is told to; called from one thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+
+    @property
+    def directory(self) -> Path:
+        """The directory that is watched for it."""
+
+    @property
+    def pulse(self) -> Pulse:
+        """Beats while a pass makes progress."""
+
+    def run(self, stop: threading.Event) -> Outcome:
+        """Make a version if anything changed; end at the next safe point when *stop* is set.
+
+        Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if it should be tried again.
+        """
+
+
+class Pulse:
+    """When something last went forward."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last_s = clock()
+
+    def beat(self) -> None:
+        """Something went forward just now."""
+        self._last_s = self._clock()
+
+    @property
+    def age_s(self) -> float:
+        """How long nothing has gone forward."""
+        return self._clock() - self._last_s
+
+
+class PulsingMonitor:
+    """Hands everything on to another monitor, and beats with each sign of progress."""
+
+    def __init__(self, inner: Monitor, pulse: Pulse) -> None:
+        self._inner = inner
+        self._pulse = pulse
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
+        """The other monitor's task, which beats as it advances."""
+        self._pulse.beat()
+        with self._inner.task(name, total, unit) as task:
+            yield _PulsingTask(task, self._pulse)
+        self._pulse.beat()
+
+    def notice(self, severity: Severity, text: str) -> None:
+        """Hand it on."""
+        self._pulse.beat()
+        self._inner.notice(severity, text)
+
+
+class _PulsingTask:
+    def __init__(self, inner: Task, pulse: Pulse) -> None:
+        self._inner = inner
+        self._pulse = pulse
+
+    def advance(self, amount: int) -> None:
+        """Hand it on."""
+        self._pulse.beat()
+        self._inner.advance(amount)

@@ -1,0 +1,99 @@
+"""Calls by the clock, as ``every`` says, whatever happens to the clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from mlsync.service.every import Cron, Every, Never
+
+CLOCK_STEP_S = 5.0
+_JOB = "every"
+
+
+class Schedule:
+    """Calls *action* when *every* says, from a thread of its own.
+
+    Missed calls (a suspended machine, a clock set forward) become one call. A clock set back would put the next call
+    off by as much, so ``check_clock``, called now and then, plans it anew.
+    """
+
+    def __init__(
+        self,
+        every: Every,
+        action: Callable[[], None],
+        *,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._every = every
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset_s = wall() - monotonic()
+        # The library reports each call, and each late one, which is nothing that a person should know.
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._scheduler: Any = BackgroundScheduler(
+            timezone=UTC,
+            daemon=True,
+            executors={"default": ThreadPoolExecutor(max_workers=1)},
+            job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1},
+        )
+        if not isinstance(every, Never):
+            self._scheduler.add_job(action, self._trigger(), id=_JOB)
+
+    def start(self) -> None:
+        """Calls come from now on."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """No call comes any longer."""
+        self._scheduler.shutdown(wait=False)
+
+    def next_call(self) -> datetime | None:
+        """When the next call is due by the wall clock; none if never."""
+        job = self._scheduler.get_job(_JOB)
+        return job.next_run_time if job is not None else None
+
+    def check_clock(self) -> None:
+        """After a step of the wall clock the next call is again at most one period away."""
+        offset_s = self._wall() - self._monotonic()
+        step_s, self._offset_s = offset_s - self._offset_s, offset_s
+        if isinstance(self._every, Never) or abs(step_s) < CLOCK_STEP_S:
+            return
+        if step_s < 0:
+            self._scheduler.reschedule_job(_JOB, trigger=self._trigger())
+        else:
+            # What became due in the skipped time is called now, once.
+            self._scheduler.wakeup()
+
+    def _trigger(self) -> Any:
+        if isinstance(self._every, Cron):
+            return CronTrigger(
+                minute=self._every.minute,
+                hour=self._every.hour,
+                day=self._every.day,
+                month=self._every.month,
+                day_of_week=self._every.weekdays,
+                timezone=local_timezone(),
+            )
+        assert not isinstance(self._every, Never)
+        return IntervalTrigger(seconds=self._every.seconds, timezone=UTC)
+
+
+def local_timezone() -> tzinfo:
+    """The machine's time zone; its present offset where the machine contradicts itself about the name."""
+    from tzlocal import get_localzone  # late: only a cron line needs it
+
+    try:
+        return get_localzone()
+    except (LookupError, ValueError, OSError):
+        zone = datetime.now().astimezone().tzinfo
+        return zone or UTC

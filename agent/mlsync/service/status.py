@@ -1,0 +1,110 @@
+"""The agent's status, as a file for people and programs and as a line for systemd: how old the last version is."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlsync.service.durations import format_age
+from mlsync.service.worker import RunState
+
+FILE_NAME = "status.json"
+FORMAT = 1
+# What a restarted agent takes over, so that it can tell its last version before it has made a new one.
+_KEPT = ("last_version", "last_version_s", "last_proved_version", "last_proved_s", "last_pass_s")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """One run's part of the status; *next_try_s* is by the wall clock, none if no pass is planned."""
+
+    run: str
+    directory: Path
+    watched: bool
+    state: RunState
+    next_try_s: float | None
+
+
+def as_line(runs: Sequence[RunStatus], now_s: float) -> str:
+    """What ``systemctl status`` shows."""
+    parts = [f"{len(runs)} run" + ("" if len(runs) == 1 else "s")]
+    newest = max(runs, key=lambda run: run.state.last_version_s or 0.0, default=None)
+    if newest is None or newest.state.last_version_s is None:
+        parts.append("no version yet")
+    else:
+        state = newest.state
+        how = "proved" if state.last_proved_version == state.last_version else "not proved, made"
+        parts.append(
+            f"last version {newest.run}/{state.last_version} {how} {format_age(now_s - newest.state.last_version_s)}"
+        )
+    failing = [run.run for run in runs if run.state.last_error is not None]
+    if failing:
+        parts.append("failing: " + ", ".join(failing))
+    return ", ".join(parts)
+
+
+def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s: float) -> dict[str, Any]:
+    """What stands in the status file; times are seconds since 1970."""
+    return {
+        "format": FORMAT,
+        "repository": repository,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "started_s": started_s,
+        "written_s": now_s,
+        "runs": [_run_as_json(run) for run in runs],
+    }
+
+
+def write_status(file: Path, content: Mapping[str, Any]) -> None:
+    """The file holds *content*, the whole of it, readable by its owner alone; ``OSError`` if it cannot be written."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".status-", dir=file.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            json.dump(content, stream, indent=1)
+            stream.write("\n")
+        # Not fsynced: after a power cut the agent writes it anew, and it is only a hint until then.
+        os.replace(temporary, file)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def recall(file: Path, repository: str) -> dict[str, RunState]:
+    """What an earlier agent on the same repository left for each run; nothing if the file does not say it."""
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] != FORMAT or content["repository"] != repository:
+            return {}
+        return {str(run["run"]): RunState(**{name: _number(run[name]) for name in _KEPT}) for run in content["runs"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _number(value: object) -> Any:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(value)
+    return value
+
+
+def _run_as_json(run: RunStatus) -> dict[str, Any]:
+    state = run.state
+    return {
+        "run": run.run,
+        # A path may hold bytes that are no text; the status shows it, nothing is done by it.
+        "directory": os.fsencode(run.directory).decode("utf-8", "replace"),
+        "watched": run.watched,
+        "phase": state.phase,
+        **{name: getattr(state, name) for name in _KEPT},
+        "last_error": state.last_error,
+        "troubles": list(state.troubles),
+        "failures": state.failures,
+        "next_try_s": run.next_try_s,
+    }
