@@ -1,0 +1,171 @@
+"""Read a file once, from front to back, and give it out in pieces: views of pool buffers, nothing copied per piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import xxhash
+from pyfastcdc import FastCDC
+
+from mlsync.buffers import Buffer, BufferPool
+from mlsync.formats.layout import Layout
+from mlsync.source.crc import RecordChecks
+from mlsync.source.plan import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_edges
+from mlsync.source.reading import SourceFile
+
+__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "plan_edges", "read_pieces"]
+
+# While the unfinished end of one buffer is carried over, the reader holds two.
+_BUFFER_COUNT_MIN: Final = 2
+
+
+@dataclass(slots=True)
+class Piece:
+    """A piece of a file and its seeded xxh3-128; whoever gets it releases it."""
+
+    offset: int
+    length: int
+    view: memoryview
+    digest: bytes
+    buffer: Buffer
+
+    def release(self) -> None:
+        """Give back the view and the hold on its buffer; a second call does nothing."""
+        self.view.release()
+        self.buffer.release()
+
+
+class WholeDigest:
+    """The xxh3-128, with seed 0, of the data extents' bytes in file order: holes are left out, not taken as zeros."""
+
+    def __init__(self) -> None:
+        self._hash = xxhash.xxh3_128()
+
+    def update(self, view: memoryview) -> None:
+        """Take in the next bytes."""
+        self._hash.update(view)
+
+    def digest(self) -> bytes:
+        """Give the digest of everything taken in so far."""
+        return self._hash.digest()
+
+
+def read_pieces(
+    file: SourceFile,
+    layout: Layout | None,
+    extents: Sequence[tuple[int, int]],
+    pool: BufferPool,
+    seed: int,
+    whole: WholeDigest | None = None,
+) -> Iterator[Piece]:
+    """Give the pieces of the data *extents*, in file order; every byte is read once.
+
+    Raises ``ChangedWhileReading`` where the file ends too early and where a record does not match its CRC; the pieces
+    given before that are of no use then. What *file* says at ``confirm`` is the caller's to ask. *whole*, if given,
+    has taken in all the bytes when the last piece is out.
+
+    Several pieces may lie in one buffer, so that a piece held for long keeps up to a buffer's worth of memory.
+    """
+    if pool.size_bytes < PIECE_BYTES_MAX or pool.count < _BUFFER_COUNT_MIN:
+        msg = f"pieces need {_BUFFER_COUNT_MIN} buffers of {PIECE_BYTES_MAX} bytes at least"
+        raise ValueError(msg)
+    reader = _Reader(file, pool, seed, RecordChecks(layout.extents if layout is not None else (), file.where), whole)
+    for batch in _batches(plan_edges(layout, file.size_bytes, extents), pool.size_bytes):
+        if batch[0].cut == "whole":
+            yield from reader.whole_spans(batch)
+        else:
+            yield from reader.cut_span(batch[0])
+    reader.checks.finish()
+
+
+def _batches(spans: Iterable[Span], room_bytes: int) -> Iterator[list[Span]]:
+    """Put whole spans together that lie side by side and fit into a buffer; a span to be cut stays alone."""
+    batch: list[Span] = []
+    for span in spans:
+        fits = bool(batch) and (
+            span.cut == batch[-1].cut == "whole"
+            and span.offset == batch[-1].offset + batch[-1].length
+            and span.offset + span.length - batch[0].offset <= room_bytes
+        )
+        if batch and not fits:
+            yield batch
+            batch = []
+        batch.append(span)
+    if batch:
+        yield batch
+
+
+@dataclass
+class _Reader:
+    file: SourceFile
+    pool: BufferPool
+    seed: int
+    checks: RecordChecks
+    whole: WholeDigest | None
+
+    def whole_spans(self, spans: Sequence[Span]) -> Iterator[Piece]:
+        """Read spans that lie side by side with one call, and give each as a piece."""
+        first, last = spans[0].offset, spans[-1].offset + spans[-1].length
+        with self.pool.acquire() as buffer:
+            self._read(first, buffer.view[: last - first])
+            for span in spans:
+                yield self._piece(buffer, first, span.offset, span.length)
+
+    def cut_span(self, span: Span) -> Iterator[Piece]:
+        """Read a span buffer by buffer and cut it as if it had been in memory as a whole.
+
+        A cut depends only on the bytes since the cut before it, so the end of a buffer that has no cut in it is put
+        before the next bytes and is looked at again.
+        """
+        end = span.offset + span.length
+        start = reached = span.offset  # of the buffer's first byte; of the next byte to read
+        buffer = self.pool.acquire()
+        try:
+            while True:
+                upto = min(end, start + self.pool.size_bytes)
+                self._read(reached, buffer.view[reached - start : upto - start])
+                reached = upto
+                cut = start
+                for length in _cuts(span.cut, buffer.view[: upto - start], is_last=upto == end):
+                    yield self._piece(buffer, start, cut, length)
+                    cut += length
+                if upto == end:
+                    return
+                following = self.pool.acquire()
+                following.view[: upto - cut] = buffer.view[cut - start : upto - start]
+                buffer.release()
+                buffer, start = following, cut
+        finally:
+            buffer.release()
+
+    def _read(self, offset: int, view: memoryview) -> None:
+        self.file.read_into(offset, view)
+        self.checks.update(offset, view)
+        if self.whole is not None:
+            self.whole.update(view)
+
+    def _piece(self, buffer: Buffer, start: int, offset: int, length: int) -> Piece:
+        view = buffer.view[offset - start : offset - start + length]
+        digest = xxhash.xxh3_128_digest(view, self.seed)
+        return Piece(offset, length, view, digest, buffer.share())
+
+
+def _cuts(cut: Cut, view: memoryview, *, is_last: bool) -> Iterator[int]:
+    """Give the lengths of the pieces of *view* that more bytes behind it would not change."""
+    max_bytes = CHUNKINGS[cut].max_bytes
+    reached = 0
+    for chunk in _chunker(cut).cut_buf(view):
+        length: int = chunk.length
+        reached += length
+        if reached == len(view) and length < max_bytes and not is_last:
+            return
+        yield length
+
+
+@cache
+def _chunker(cut: Cut) -> FastCDC:
+    sizes = CHUNKINGS[cut]
+    return FastCDC(avg_size=sizes.average_bytes, min_size=sizes.min_bytes, max_size=sizes.max_bytes)

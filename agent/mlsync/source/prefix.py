@@ -1,0 +1,43 @@
+"""Accept what was read of a log that is being written: the part that was there, if it still is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from mlsync.errors import ChangedWhileReading
+from mlsync.source.cutting import WholeDigest
+from mlsync.source.reading import SourceFile
+
+_WINDOW_BYTES: Final = 1024 * 1024
+
+
+def prefix_unchanged(
+    file: SourceFile, length: int, digest_of_whole: bytes, extents: Sequence[tuple[int, int]] | None = None
+) -> bool:
+    """Say whether the first *length* bytes of *file*, which was written meanwhile, are still those read before.
+
+    *digest_of_whole* is the ``WholeDigest`` of the first reading, *extents* the data extents that it was over (all of
+    the *length* if not given). False too if the file became shorter, or another one has its name now. To be asked of
+    files that only grow: two readings that agree do not make a checkpoint whole.
+    """
+    data = [(0, length)] if extents is None else extents
+    try:
+        current, named = file.current_stat(), file.named_stat()
+        if (current.device, current.inode) != (named.device, named.inode) or current.size_bytes < length:
+            return False
+        # A hole that got data, whatever data, counts as a change.
+        return _digest(file, data) == digest_of_whole and (extents is None or list(extents) == file.data_extents())
+    except ChangedWhileReading:
+        return False
+
+
+def _digest(file: SourceFile, extents: Sequence[tuple[int, int]]) -> bytes:
+    whole = WholeDigest()
+    window = memoryview(bytearray(_WINDOW_BYTES))
+    for offset, length in extents:
+        for start in range(offset, offset + length, _WINDOW_BYTES):
+            view = window[: min(_WINDOW_BYTES, offset + length - start)]
+            file.read_into(start, view)
+            whole.update(view)
+    return whole.digest()

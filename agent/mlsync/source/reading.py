@@ -1,0 +1,186 @@
+"""Read one file of the source and know, at the end, whether it held still meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import Final, Self
+
+from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
+from mlsync.source.paths import display, joined
+from mlsync.source.racy import is_racy, newest_ns, window_ns
+from mlsync.source.scan import VANISHED, FileStat, Found
+
+# O_NONBLOCK: should a pipe stand there now, opening it must not hang.
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Smaller holes are read as the zeros that they are, and a file with more extents than this is taken as dense from
+# there on: holes save work, but lists of them must stay short.
+_HOLE_BYTES_MIN: Final = 64 * 1024
+_EXTENT_COUNT_MAX: Final = 65_536
+_STAT_BLOCK_BYTES: Final = 512
+
+
+class SourceFile:
+    """An open file of the source: a ``formats.layout.ByteSource`` of the length that it had when it was opened.
+
+    *stat* is of the moment of opening, *opened_ns* (wall clock) is not later than that moment.
+    """
+
+    def __init__(self, descriptor: int, path: bytes, opened: os.stat_result, opened_ns: int) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        self._blocks_bytes = opened.st_blocks * _STAT_BLOCK_BYTES
+        self.stat = FileStat.of(opened)
+        self.opened_ns = opened_ns
+        self.where = display(path)
+
+    @classmethod
+    def open(cls, root: bytes, found: Found) -> Self:
+        """Open the regular file that the scan found, and no other; to be closed, or used as a context.
+
+        If the file was written a moment ago this waits until the clock of its file system has gone on, so that
+        ``confirm`` can see the next write.
+        """
+        path = joined(root, found.path)
+        try:
+            descriptor = _open(path)
+        except OSError as error:
+            raise _translated(error, display(path)) from error
+        try:
+            opened, opened_ns = _stat_past_tick(descriptor)
+            if not stat.S_ISREG(opened.st_mode) or (opened.st_dev, opened.st_ino) != (
+                found.stat.device,
+                found.stat.inode,
+            ):
+                what = "another file took its place before it was read"
+                raise ChangedWhileReading(what, where=display(path))
+            return cls(descriptor, path, opened, opened_ns)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    @property
+    def size_bytes(self) -> int:
+        """The length at the moment of opening."""
+        return self.stat.size_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Give the *length* bytes at *offset*, all of them."""
+        content = bytearray(length)
+        self.read_into(offset, memoryview(content))
+        return bytes(content)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill *view* with the bytes from *offset* on; raise if the file ends before."""
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            except OSError as error:
+                raise _translated(error, self.where) from error
+            if count == 0:
+                what = f"became shorter while it was read: ends at {offset + done}"
+                raise ChangedWhileReading(what, where=self.where)
+            done += count
+
+    def data_extents(self) -> list[tuple[int, int]]:
+        """Give (offset, length) of what is not a hole, in order; a file without holes is one extent."""
+        if self.size_bytes == 0:
+            return []
+        if self._blocks_bytes >= self.size_bytes:
+            return [(0, self.size_bytes)]
+        try:
+            return self._seek_extents()
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that does not know its holes
+                return [(0, self.size_bytes)]
+            raise _translated(error, self.where) from error
+
+    def _seek_extents(self) -> list[tuple[int, int]]:
+        extents: list[tuple[int, int]] = []
+        end = 0
+        while (start := self._seek_data(end)) < self.size_bytes:
+            end = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), self.size_bytes)
+            if len(extents) >= _EXTENT_COUNT_MAX:
+                end = self.size_bytes
+            if extents and start - sum(extents[-1]) < _HOLE_BYTES_MIN:
+                start = extents.pop()[0]
+            extents.append((start, end - start))
+        return extents
+
+    def _seek_data(self, offset: int) -> int:
+        try:
+            return os.lseek(self._descriptor, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                return self.size_bytes
+            raise
+
+    def current_stat(self) -> FileStat:
+        """Give the open file's stat as it is now, whatever its name may be."""
+        try:
+            return FileStat.of(os.fstat(self._descriptor))
+        except OSError as error:
+            raise _translated(error, self.where) from error
+
+    def named_stat(self) -> FileStat:
+        """Give the stat of what now has the name that was opened."""
+        try:
+            return FileStat.of(os.lstat(self._path))
+        except OSError as error:
+            raise _translated(error, self.where) from error
+
+    def confirm(self) -> None:
+        """Return only if the file is, as far as stats can tell, the one that was opened, unchanged since then."""
+        if newest_ns(self.stat) <= self.opened_ns and is_racy(self.stat, self.opened_ns):
+            what = "was being written when it was opened"
+            raise ChangedWhileReading(what, where=self.where)
+        if not self.current_stat().same_content(self.stat):
+            what = "was written while it was read"
+            raise ChangedWhileReading(what, where=self.where)
+        if not self.named_stat().same_content(self.stat):
+            what = "was replaced while it was read"
+            raise ChangedWhileReading(what, where=self.where)
+
+    def close(self) -> None:
+        """Give back the descriptor; a second call does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _open(path: bytes) -> int:
+    try:
+        return os.open(path, _OPEN_FLAGS | os.O_NOATIME)
+    except PermissionError:  # only a file's owner may ask not to touch its access time
+        return os.open(path, _OPEN_FLAGS)
+
+
+def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:
+    """Stat the file, after a wait if its last write is so recent that the next one might not show in its times.
+
+    One wait is enough for a file at rest; one that is written all the time stays racy, and ``confirm`` says so.
+    """
+    now_ns = time.time_ns()
+    opened = os.fstat(descriptor)
+    wait_ns = newest_ns(FileStat.of(opened)) + window_ns(FileStat.of(opened)) - now_ns
+    # A time in the future (a clock set back) is not waited for.
+    if 0 < wait_ns <= window_ns(FileStat.of(opened)):
+        time.sleep(wait_ns / 1e9)
+        now_ns = time.time_ns()
+        opened = os.fstat(descriptor)
+    return opened, now_ns
+
+
+def _translated(error: OSError, where: str) -> SourceError:
+    if error.errno in VANISHED:
+        return ChangedWhileReading("deleted while it was read", where=where)
+    return SourceUnreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}", where=where)

@@ -1,0 +1,255 @@
+"""What this machine remembers of its runs: hints that spare work, in an SQLite file that may be deleted any time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+from mlsync.errors import StateDamaged, StateError, StateFull
+from mlsync.source.paths import display
+from mlsync.source.remembered import Remembered, RememberedPiece, is_unchanged
+
+__all__ = ["Head", "Remembered", "RememberedPiece", "State", "is_unchanged"]
+
+_APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
+_SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = (
+    "CREATE TABLE seed (value BLOB NOT NULL)",
+    # The newest version that was seen of a run: a store that shows less was rolled back.
+    "CREATE TABLE heads (run TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL)",
+    "CREATE TABLE runs (id INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE)",
+    """CREATE TABLE files (run_id INTEGER NOT NULL, path BLOB NOT NULL, stat BLOB NOT NULL, entry BLOB NOT NULL,
+       pieces BLOB NOT NULL, UNIQUE (run_id, path))""",
+    # Where a chunk lies in the store.
+    "CREATE TABLE chunks (name BLOB PRIMARY KEY, pack BLOB NOT NULL, location BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX chunks_by_pack ON chunks (pack)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+_BUSY_TIMEOUT_S: Final = 10.0
+_UNREADABLE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_ADVICE: Final = "the file only holds hints and may be deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest version of a run that this machine saw, with its manifest's digest."""
+
+    number: int
+    digest: bytes
+
+
+class State:
+    """The local state, open. Safe to call from several threads; a call that changes something does all of it or none.
+
+    Errors are ``StateFull``, ``StateDamaged`` (the file was then put aside, and the next ``open`` begins a new one,
+    or it cannot be opened at all) and ``StateError`` (another process holds it).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._is_aside = False
+        with self._translating():
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._translating():
+                self._prepare()
+                self.seed = self._read_seed()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the state at *path*, or begin one.
+
+        A file that is no state, is damaged or has another schema is renamed to ``<name>.damaged-N`` and a new one is
+        begun. Only this user can read the file, and the directory if it was made here.
+        """
+        _make_private(path)
+        try:
+            return cls(path)
+        except _PutAside:
+            _make_private(path)
+            return cls(path)
+
+    def head(self, run: str) -> Head | None:
+        """Give what ``set_head`` set last."""
+        for number, digest in self._query("SELECT number, digest FROM heads WHERE run = ?", run):
+            return Head(number, digest)
+        return None
+
+    def set_head(self, run: str, head: Head) -> None:
+        """Remember the newest version of *run*."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (run, head.number, head.digest))
+
+    def remembered(self, run: str) -> dict[bytes, Remembered]:
+        """Give everything remembered of the run's files, by path."""
+        rows = self._query(
+            "SELECT path, stat, entry, pieces FROM files WHERE run_id = (SELECT id FROM runs WHERE run = ?)", run
+        )
+        with self._translating():
+            try:
+                return {path: Remembered.unpacked(stat, entry, pieces) for path, stat, entry, pieces in rows}
+            except ValueError as error:
+                raise _Unknown from error
+
+    def replace_files(self, run: str, changed: Mapping[bytes, Remembered], removed: Iterable[bytes]) -> None:
+        """Remember *changed* anew and forget *removed*."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (run,))
+            ((run_id,),) = connection.execute("SELECT id FROM runs WHERE run = ?", (run,))
+            connection.executemany("DELETE FROM files WHERE run_id = ? AND path = ?", ((run_id, p) for p in removed))
+            connection.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+                ((run_id, p, r.packed_stat(), r.entry, r.packed_pieces()) for p, r in changed.items()),
+            )
+
+    def chunk(self, name: bytes) -> bytes | None:
+        """Give the location of a chunk, if one is remembered; whether it still holds is the caller's to check."""
+        for (location,) in self._query("SELECT location FROM chunks WHERE name = ?", name):
+            return cast("bytes", location)
+        return None
+
+    def add_chunks(self, items: Iterable[tuple[bytes, bytes, bytes]]) -> None:
+        """Remember (name, pack, location) of each chunk; a name known before gets the new location."""
+        with self._transaction() as connection:
+            connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", items)
+
+    def forget_packs(self, packs: Iterable[bytes]) -> None:
+        """Forget every chunk that lies in one of the *packs*."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        # With WAL and NORMAL a power cut may undo the last commits but damages nothing: enough for hints.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        # One transaction: two processes may begin at once, and one that dies here leaves an empty file.
+        with self._transaction():
+            ((application_id,),) = connection.execute("PRAGMA application_id")
+            ((schema_version,),) = connection.execute("PRAGMA user_version")
+            ((table_count,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
+            if (application_id, schema_version, table_count) == (0, 0, 0):
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
+            elif (application_id, schema_version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+                raise _Unknown
+
+    def _read_seed(self) -> int:
+        """Give the seed of this state's xxh3 digests: random, so that nobody can prepare pieces that collide."""
+        rows = self._connection.execute("SELECT value FROM seed").fetchall()
+        if len(rows) != 1 or not isinstance(rows[0][0], bytes):
+            raise _Unknown
+        return int.from_bytes(rows[0][0], "little")
+
+    def _query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._translating():
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translating():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        where = display(os.fsencode(self._path))
+        try:
+            yield
+        except _Unknown as error:
+            raise self._put_aside(where) from error
+        except sqlite3.ProgrammingError as error:
+            # Another thread found the damage and closed the file; else it is a bug of ours.
+            if not self._is_aside:
+                raise
+            raise StateDamaged("the local state is damaged and was put aside", where=where) from error
+        except sqlite3.Error as error:
+            extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            code = extended & 0xFF
+            if code in _UNREADABLE_CODES:
+                raise self._put_aside(where) from error
+            # The shared-memory file beside the database cannot grow: that too is a full disk.
+            if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+                raise StateFull("no room for the local state", where=where) from error
+            if code in _BUSY_CODES:
+                raise StateError("the local state is in use by another process", where=where) from error
+            raise StateDamaged(f"the local state cannot be used: {error}", where=where, advice=_ADVICE) from error
+
+    def _put_aside(self, where: str) -> StateDamaged:
+        """Close and rename the file, so that the next ``open`` finds none."""
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        self._is_aside = True
+        aside = _free_name(self._path)
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                source = f"{self._path}{suffix}"
+                if os.path.lexists(source):
+                    os.rename(source, f"{aside}{suffix}")
+        except OSError as error:
+            return StateDamaged(f"the local state is damaged: {error.strerror}", where=where, advice=_ADVICE)
+        return _PutAside("the local state is damaged and was put aside", where=display(os.fsencode(aside)))
+
+
+class _Unknown(Exception):
+    """The file is a database, but none of ours."""
+
+
+class _PutAside(StateDamaged):
+    """The file was damaged and has another name now; opening again begins a new one."""
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        where = display(os.fsencode(path))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StateFull("no room for the local state", where=where) from error
+        raise StateDamaged(f"the local state cannot be opened: {error.strerror}", where=where) from error
+
+
+def _free_name(path: Path) -> str:
+    number = 1
+    while os.path.lexists(f"{path}.damaged-{number}"):
+        number += 1
+    return f"{path}.damaged-{number}"
