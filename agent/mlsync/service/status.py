@@ -40,16 +40,15 @@ def as_line(runs: Sequence[RunStatus], now_s: float) -> str:
     else:
         state = newest.state
         how = "proved" if state.last_proved_version == state.last_version else "not proved, made"
-        parts.append(
-            f"last version {newest.run}/{state.last_version} {how} {format_age(now_s - newest.state.last_version_s)}"
-        )
+        age = format_age(now_s - newest.state.last_version_s)
+        parts.append(f"last version {newest.run}/{state.last_version} {how} {age}")
     failing = [run.run for run in runs if run.state.last_error is not None]
     if failing:
         parts.append("failing: " + ", ".join(failing))
     return ", ".join(parts)
 
 
-def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s: float) -> dict[str, Any]:
+def as_json(runs: Sequence[RunStatus], repository: str, started_s: float) -> dict[str, Any]:
     """What stands in the status file; times are seconds since 1970."""
     return {
         "format": FORMAT,
@@ -57,7 +56,6 @@ def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started_s": started_s,
-        "written_s": now_s,
         "runs": [_run_as_json(run) for run in runs],
     }
 
@@ -106,5 +104,5 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "last_error": state.last_error,
         "troubles": list(state.troubles),
         "failures": state.failures,
-        "next_try_s": run.next_try_s,
+        "next_try_s": None if run.next_try_s is None else round(run.next_try_s),
     }

@@ -51,6 +51,7 @@ _LIMITS = {
 _VANISHED = (errno.ENOENT, errno.ENOTDIR)
 POLL_S = 2.0
 RETRY_S = 300.0
+FIRST_LOOK_S = 3.0
 
 Identity = tuple[int, int]
 
@@ -68,21 +69,23 @@ class Watcher:
         self._began_s = 0.0
         self._told: set[str] = set()
         self._stop = threading.Event()
+        self._looked = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Directories that exist are watched on return, the others soon after they appear."""
+        """Directories that exist are watched on return (unless one of them hangs), others soon after they appear."""
         # The library's own warnings (lost events, say) are told by us, once, with what they mean.
         logging.getLogger("watchdog").setLevel(logging.CRITICAL)
-        self.look()
         self._keeper.start()
+        # Not for ever: a directory on a server that is away would keep the whole agent from beginning.
+        self._looked.wait(FIRST_LOOK_S)
 
     def stop(self) -> None:
         """Nothing is watched any longer."""
         self._stop.set()
-        if self._keeper.is_alive():
-            self._keeper.join()
-        self._drop_observer()
+        self._keeper.join(FIRST_LOOK_S)
+        if not self._keeper.is_alive():
+            self._drop_observer()
 
     def watched(self, directory: Path) -> bool:
         """Whether changes in *directory* are told at once, and not only found by the next look at all files."""
@@ -99,8 +102,10 @@ class Watcher:
             self._tell_refusal(self._observer.queue.refused)
 
     def _keep(self) -> None:
-        while not self._stop.wait(self._poll_s):
+        while not self._stop.is_set():
             self.look()
+            self._looked.set()
+            self._stop.wait(self._poll_s)
 
     def _renew_observer(self) -> None:
         """Drop an observer that broke, or that found no room some time ago, so that all is watched anew."""

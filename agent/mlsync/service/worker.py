@@ -78,6 +78,7 @@ class Worker:
 
     def start(self) -> None:
         """The run is cared for from now on."""
+        self.state.next_try_s = self._clock()
         self.thread.start()
 
     def stop(self) -> None:
@@ -115,19 +116,23 @@ class Worker:
             self._enter("running")
             self.job.pulse.beat()
             self._pass()
-            self._enter("waiting" if self.state.failures == 0 else "retrying")
+            self._enter(self._rest())
         self._enter("stopped")
 
     def _plan(self, pending: Pending | None, asked: bool) -> float:
-        self.state.next_try_s = self.due(pending, asked)
-        return self.state.next_try_s
+        due_s = self.due(pending, asked)
+        self.state.next_try_s = max(due_s, self._clock())
+        return due_s
 
     def _enter(self, phase: str) -> None:
-        if self.state.locked is not None and phase == "retrying":
-            phase = "locked"
         self.state.phase = phase
-        self.state.next_try_s = self.due(self.changes.pending, False)
+        self._plan(self.changes.pending, asked=False)
         self._told()
+
+    def _rest(self) -> str:
+        if self.state.locked is not None:
+            return "locked"
+        return "retrying" if self.state.failures else "waiting"
 
     def _pass(self) -> None:
         """One pass; whatever comes of it, the next one is planned: only here does the service survive a failure."""
@@ -140,8 +145,7 @@ class Worker:
                 self.state.locked = error
         except Error as error:
             self._failed(error, None)
-        except Exception as error:
-            # A bug, which must not end the care for this run or any other one.
+        except Exception as error:  # noqa: BLE001 - a bug must not end the care for this run or any other one
             _LOG.exception("%s: unexpected error", self.job.name)
             self._failed(error, None)
         else:
@@ -149,6 +153,9 @@ class Worker:
 
     def _succeeded(self, outcome: Outcome, began_s: float) -> None:
         state = self.state
+        if self._stop.is_set() and outcome.version is None:
+            # Cut short: that it made no version does not say that nothing had changed.
+            return
         if state.failures:
             self._monitor.notice("info", f"{self.job.name}: works again after {state.failures} failed tries")
         self._had_lock = True
