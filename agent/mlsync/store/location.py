@@ -1,0 +1,99 @@
+"""From the URL that a user gives to an open store: the one place that knows which kinds there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlsync import errors
+from mlsync.store.base import Store
+from mlsync.store.directory import DirectoryStore
+from mlsync.store.options import StoreOptions
+
+__all__ = ["StoreOptions", "open_store"]
+
+_EXAMPLES = "Give file:///backups/training, /backups/training, or s3://bucket/prefix"
+_NO_SECRETS = "Give keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in a profile"
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+_PREFIX = re.compile(r"(?:[A-Za-z0-9!_.*'()=+@,-]+(?:/[A-Za-z0-9!_.*'()=+@,-]+)*)?")
+
+
+def open_store(url: str, options: StoreOptions, *, create: bool = False) -> Store:
+    """The store at *url*, which may be an absolute path too.
+
+    With *create* a directory is made if it is missing, and an S3 server is asked, by writing, what it can do; it
+    takes the bare store, so the caller wraps it.
+    """
+    if url.startswith("s3:"):
+        return _open_s3(url, options, create=create)
+    return DirectoryStore(_directory_of(url), create=create)
+
+
+def _directory_of(url: str) -> Path:
+    if url.startswith("file:"):
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise errors.StoreLocationInvalid("Not a file URL of this machine", where=_shown(url), advice=_EXAMPLES)
+        text = unquote(parts.path, errors="surrogateescape")
+    elif url.startswith("~"):
+        text = _without_tilde(url)
+    else:
+        text = url
+    if not text.startswith("/") or "\0" in text:
+        raise errors.StoreLocationInvalid("Not the place of a repository", where=_shown(url), advice=_EXAMPLES)
+    return Path(text)
+
+
+def _without_tilde(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise errors.StoreLocationInvalid("No such user's home", where=path, advice=_EXAMPLES) from error
+
+
+def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
+    bucket, prefix = _bucket_and_prefix(url)
+    _check_endpoint(options.endpoint_url)
+    from mlsync.store.s3 import S3Store
+
+    store = S3Store(bucket, prefix, options)
+    if create:
+        store.probe()
+    return store
+
+
+def _bucket_and_prefix(url: str) -> tuple[str, str]:
+    place = url.removeprefix("s3://")
+    if "@" in place.partition("/")[0]:
+        raise errors.StoreLocationInvalid("The URL holds credentials", where=_shown(url), advice=_NO_SECRETS)
+    bucket, _, prefix = place.partition("/")
+    prefix = prefix.rstrip("/")
+    if place == url or not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
+        raise errors.StoreLocationInvalid("Not a bucket and prefix", where=_shown(url), advice=_EXAMPLES)
+    return bucket, prefix
+
+
+def _is_prefix(prefix: str) -> bool:
+    # Without the parts that some servers resolve as in a file system, and the characters that some rewrite.
+    return bool(_PREFIX.fullmatch(prefix)) and {".", ".."}.isdisjoint(prefix.split("/"))
+
+
+def _check_endpoint(endpoint_url: str | None) -> None:
+    if endpoint_url is None:
+        return
+    try:
+        parts = urlsplit(endpoint_url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, an address in brackets that is none
+        is_url = False
+    if "@" in endpoint_url is not None or parts.password is not None:
+        raise errors.StoreLocationInvalid("The endpoint holds credentials", advice=_NO_SECRETS)
+    if not is_url:
+        advice = "Give it as https://host or http://host:port"
+        raise errors.StoreLocationInvalid("The endpoint is no URL", where=endpoint_url, advice=advice)
+
+
+def _shown(url: str) -> str:
+    """*url* without what may be a secret: anything before an ``@``."""
+    return re.sub(r"(?<=//)[^/]*@|^[^/]*@", "…@", url)

@@ -1,0 +1,26 @@
+"""How to reach a store: what a URL does not say, and never a secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Settings for S3; a directory needs none.
+
+    Keys come from where AWS's own tools look (environment, profile files, instance role) and are never an option.
+
+    *payload_signing*: ``auto`` and ``never`` send ``UNSIGNED-PAYLOAD`` without checksum, over https and http alike. Our
+    bytes are sealed, so whoever changes them on the way is found out, and hashing them again costs two thirds of an
+    upload's CPU. ``always`` signs and sums each body: for buckets whose policy or object lock demands it. (``auto``
+    is the one that may choose better in a later release; ``never`` stays as it is.)
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing: Literal["auto", "path", "virtual"] = "auto"
+    ca_file: str | None = None
+    payload_signing: Literal["auto", "always", "never"] = "auto"

@@ -1,0 +1,276 @@
+"""A store in an S3 bucket, through boto3; imported only when a URL asks for it: boto3 takes a third of a second."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from mlsync import errors
+from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
+from mlsync.store.options import StoreOptions
+from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
+from mlsync.store.s3_transfer import SeekableBody, fill
+from mlsync.store.s3_upload import S3Upload
+
+PART_BYTES = 16 << 20
+PROBE_KEY = "probe"
+
+_CONNECT_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 60
+_CONNECTIONS_MAX = 32
+_DEFAULT_REGION = "us-east-1"
+
+# What servers answer that have no conditional create and say so.
+_NO_CONDITION = {"NotImplemented", "InvalidArgument", "UnsupportedHeader", "InvalidHeader"}
+_CONFLICTS = {"ConditionalRequestConflict", "OperationAborted"}
+
+
+class S3Store:
+    """Objects of one bucket below one prefix.
+
+    *conditional_create* says whether the server refuses to overwrite when it is asked to (``If-None-Match: *``). It
+    is believed to until it says otherwise or :meth:`probe` finds otherwise; then a look comes before each create,
+    which leaves a moment in which two writers can both win.
+    """
+
+    def __init__(self, bucket: str, prefix: str, options: StoreOptions) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._signs_payload = options.payload_signing == "always"
+        self._place = f"s3://{bucket}/{self._prefix}"
+        self.conditional_create = True
+        with translating(self._place):
+            self._client: Any = _client(options, self._place)
+        self._endpoint = urlsplit(self._client.meta.endpoint_url).netloc
+
+    @property
+    def url(self) -> str:
+        """The place as a URL."""
+        return self._place.rstrip("/")
+
+    @property
+    def part_bytes(self) -> int:
+        """The length of an upload's parts."""
+        return PART_BYTES
+
+    def probe(self) -> bool:
+        """Find out by two puts whether conditional create works; needs the right to write, so ``init`` asks, once.
+
+        The object may stay if the credentials cannot delete; being always the same one, it stays once.
+        """
+        self.conditional_create = True
+        for _ in range(2):
+            with contextlib.suppress(errors.AlreadyExists):
+                self.put(PROBE_KEY, secrets.token_bytes(8))
+                continue
+            break
+        else:
+            self.conditional_create = False
+        with contextlib.suppress(errors.StoreDenied):
+            self.delete(PROBE_KEY)
+        return self.conditional_create
+
+    def put(self, key: str, body: Buffer) -> None:
+        """Create the object *key*."""
+        arguments = {**self._names(key), "Body": self._body(body)}
+        self._create(key, self._client.put_object, arguments)
+
+    def upload(self, key: str) -> Upload:
+        """Begin an object in parts; the server hears of it when the first part is sent."""
+        return S3Upload(self, check_key(key))
+
+    def read(self, key: str, offset: int, into: memoryview) -> None:
+        """Fill *into* with the object's bytes from *offset*."""
+        if len(into) == 0:
+            return
+        where = self._where(key)
+        wanted = f"bytes={offset}-{offset + len(into) - 1}"
+        with translating(where):
+            answer = self._client.get_object(**self._names(key), Range=wanted)
+            with contextlib.closing(answer["Body"]) as stream:
+                fill(into, offset, answer, stream, where)
+
+    def get(self, key: str, *, limit_bytes: int) -> bytes:
+        """The whole of a small object."""
+        where = self._where(key)
+        with translating(where):
+            answer = self._client.get_object(**self._names(key))
+            with contextlib.closing(answer["Body"]) as stream:
+                if answer["ContentLength"] > limit_bytes:
+                    raise errors.StoreBroken(f"The object is longer than {limit_bytes} bytes", where=where)
+                content: bytes = stream.read()
+        if len(content) != answer["ContentLength"]:
+            raise errors.StoreBroken("The store sent another length than it announced", where=where)
+        return content
+
+    def stat(self, key: str) -> ObjectInfo:
+        """The object's size and time."""
+        with translating(self._where(key)):
+            answer = self._client.head_object(**self._names(key))
+        return ObjectInfo(key, answer["ContentLength"], answer["LastModified"].timestamp())
+
+    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """Every object under *prefix* after *after*, page by page."""
+        check_prefix(prefix)
+        where = self._where(prefix)
+        last = self._prefix + after if after else ""
+        for page in self._pages(prefix, after):
+            for entry in page:
+                name = entry["Key"]
+                # A server that does not sort may skip at a page's end, and what is skipped would be pruned as gone.
+                if name <= last or not name.startswith(self._prefix + prefix):
+                    advice = "This store cannot hold a repository: its listings are not in order"
+                    raise errors.StoreBroken(f"The listing gave {name!r} out of order", where=where, advice=advice)
+                last = name
+                key = name[len(self._prefix) :]
+                if is_key(key):
+                    yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp())
+
+    def delete(self, key: str) -> None:
+        """The object is gone."""
+        with translating(self._where(key)), contextlib.suppress(self._client.exceptions.NoSuchKey):
+            self._client.delete_object(**self._names(key))
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether botocore's error behind *error* may pass."""
+        return is_transient(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def begin_multipart(self, key: str) -> str:
+        """Give the id of a new multipart upload."""
+        with translating(self._where(key)):
+            upload_id: str = self._client.create_multipart_upload(**self._names(key))["UploadId"]
+        return upload_id
+
+    def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> str:
+        """Give the server's tag of the part that it now has."""
+        body = self._body(part)
+        with translating(self._where(key)):
+            answer = self._client.upload_part(**self._names(key), UploadId=upload_id, PartNumber=number, Body=body)
+        tag: str = answer["ETag"]
+        return tag
+
+    def complete_multipart(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
+        """Make the object of its parts appear, unless the key is taken."""
+        parts = [{"PartNumber": number, "ETag": tags[number]} for number in sorted(tags)]
+        arguments = {**self._names(key), "UploadId": upload_id, "MultipartUpload": {"Parts": parts}}
+        self._create(key, self._client.complete_multipart_upload, arguments)
+
+    def abort_multipart(self, key: str, upload_id: str) -> None:
+        """The upload's parts are gone, or soon will be; never raises."""
+        with contextlib.suppress(BotoCoreError, ClientError):
+            self._client.abort_multipart_upload(**self._names(key), UploadId=upload_id)
+
+    def _create(self, key: str, call: Any, arguments: dict[str, Any]) -> None:
+        where = self._where(key)
+        if self.conditional_create:
+            try:
+                call(**arguments, IfNoneMatch="*")
+            except ClientError as error:
+                if not _lacks_condition(error):
+                    raise self._create_error(key, error) from error
+                self.conditional_create = False
+            except BotoCoreError as error:
+                raise translated(error, where) from error
+            else:
+                return
+        self._raise_if_taken(key)
+        with translating(where):
+            call(**arguments)
+
+    def _create_error(self, key: str, error: ClientError) -> errors.StoreError:
+        """What a refused create means; in a conflict of two creates the winner is there, or the next try will tell."""
+        if code_of(error) in _CONFLICTS:
+            with contextlib.suppress(errors.NotFound):
+                self.stat(key)
+                return errors.AlreadyExists("The object exists already", where=self._where(key))
+        return translated(error, self._where(key))
+
+    def _raise_if_taken(self, key: str) -> None:
+        with contextlib.suppress(errors.NotFound):
+            self.stat(key)
+            raise errors.AlreadyExists("The object exists already", where=self._where(key))
+
+    def _pages(self, prefix: str, after: str) -> Iterator[Iterable[dict[str, Any]]]:
+        """The pages of a listing, none missing: whether there is another is told alike by flag and token."""
+        where = self._where(prefix)
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        if after:
+            arguments["StartAfter"] = self._prefix + after
+        token: str | None = None
+        while True:
+            with translating(where):
+                page = self._client.list_objects_v2(**arguments)
+            entries = page.get("Contents", [])
+            if page.get("KeyCount", len(entries)) != len(entries):
+                raise errors.StoreBroken("A listing's page holds fewer objects than it says", where=where)
+            yield entries
+            next_token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated"):
+                return
+            if not next_token or next_token == token:
+                raise errors.StoreBroken("A listing says that it goes on but not how", where=where)
+            arguments["ContinuationToken"] = token = next_token
+
+    def _names(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
+
+    def _body(self, body: Buffer) -> object:
+        """*body* as botocore sends it without a copy.
+
+        Plain memory goes to the socket as it is. Signing and summing want a file, which they read in pieces.
+        """
+        return SeekableBody(view_of(body)) if self._signs_payload else view_of(body)
+
+    def _where(self, key: str) -> str:
+        return f"{self._place}{key} at {self._endpoint}"
+
+
+def _lacks_condition(error: ClientError) -> bool:
+    return status_of(error) in (400, 501) and code_of(error) in _NO_CONDITION
+
+
+def _client(options: StoreOptions, place: str) -> Any:
+    """A client that tries once, does not wait for ever, and hashes bodies only if it was told to."""
+    signs_payload = options.payload_signing == "always"
+    sums: Literal["when_supported", "when_required"] = "when_supported" if signs_payload else "when_required"
+    session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
+    config = Config(
+        # One layer retries, and it is RetryingStore.
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        max_pool_connections=_CONNECTIONS_MAX,
+        tcp_keepalive=True,
+        request_checksum_calculation=sums,
+        response_checksum_validation="when_required",
+        # botocore would refuse a memoryview as a body, though everything below it takes one.
+        parameter_validation=False,
+        s3={
+            "addressing_style": options.addressing,
+            "payload_signing_enabled": signs_payload,
+        },
+    )
+    try:
+        return session.client(
+            "s3",
+            region_name=session.region_name or _DEFAULT_REGION,
+            endpoint_url=options.endpoint_url,
+            verify=options.ca_file,
+            config=config,
+        )
+    except ValueError as error:
+        raise errors.StoreLocationInvalid(f"The endpoint is no URL: {options.endpoint_url}", where=place) from error
+
+
+_CONFORMS: type[Store] = S3Store

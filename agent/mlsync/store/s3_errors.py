@@ -1,0 +1,201 @@
+"""What botocore's errors mean for a store: the one table, with a reason for each line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from botocore import exceptions as aws
+from botocore.parsers import ResponseParserError
+
+from mlsync import errors
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What an error is to us: its class, whether another try may help, and what a person can do."""
+
+    kind: type[errors.StoreError]
+    is_transient: bool
+    advice: str | None = None
+
+
+_AWAY = "Check the network and the endpoint; nothing was lost"
+_BUSY = Meaning(errors.StoreUnavailable, True, "The store asks for fewer requests; try later")
+_FAULT = Meaning(errors.StoreUnavailable, True, "The store has a fault of its own; see its status page or log")
+_DAMAGED_ON_THE_WAY = Meaning(errors.StoreUnavailable, True, "The network damages what is sent; check it")
+_CONFLICT = Meaning(errors.StoreUnavailable, True, "Another writer makes the same object; see that only one runs")
+_TAKEN = Meaning(errors.AlreadyExists, False)
+_MISSING = Meaning(errors.NotFound, False)
+_BAD_KEYS = Meaning(
+    errors.StoreDenied, False, "Check the access key and the secret key, and that they are this store's"
+)
+_EXPIRED = Meaning(errors.StoreDenied, False, "Get new temporary credentials, or use a profile that renews them")
+_FORBIDDEN = Meaning(
+    errors.StoreDenied, False, "Check that the credentials allow GetObject, PutObject and ListBucket there"
+)
+_CLOCK = Meaning(errors.StoreDenied, False, "Set this machine's clock: it differs too much from the store's")
+_REGION = Meaning(errors.StoreLocationInvalid, False, "Set the bucket's own region")
+_FULL = Meaning(errors.StoreFull, False, "Free some room, have the quota raised, or prune old versions")
+_NO_BUCKET = Meaning(errors.StoreLocationInvalid, False, "Make the bucket first, or check its name and the endpoint")
+_NEEDS_CHECKSUM = "If the bucket demands checksums or signed bodies, set payload_signing = always"
+_UNKNOWN_ANSWER = Meaning(errors.StoreBroken, False, "Check that the endpoint speaks S3")
+
+# By the code in the answer's body.
+_BY_CODE: dict[str, Meaning] = {
+    "InternalError": _FAULT,  # AWS asks for another try
+    "ServiceUnavailable": _BUSY,
+    "SlowDown": _BUSY,
+    "Throttling": _BUSY,
+    "ThrottlingException": _BUSY,
+    "TooManyRequests": _BUSY,
+    "RequestLimitExceeded": _BUSY,
+    "BandwidthLimitExceeded": _BUSY,
+    "SlowDownRead": _BUSY,  # MinIO's names for it
+    "SlowDownWrite": _BUSY,
+    "RequestTimeout": _FAULT,  # our bytes came too slowly; a 400, yet it passes
+    "PriorRequestNotComplete": _FAULT,
+    "IncompleteBody": _DAMAGED_ON_THE_WAY,  # the connection was cut in the middle of a body
+    "BadDigest": _DAMAGED_ON_THE_WAY,  # the body differs from its checksum: not ours, it was summed as it was sent
+    "XAmzContentSHA256Mismatch": _DAMAGED_ON_THE_WAY,
+    "ConditionalRequestConflict": _CONFLICT,  # two conditional creates at once; who won is not known yet
+    "OperationAborted": _CONFLICT,
+    "PreconditionFailed": _TAKEN,  # If-None-Match: * was not met
+    "ObjectAlreadyExists": _TAKEN,
+    "FileAlreadyExists": _TAKEN,  # Aliyun OSS
+    "NoSuchKey": _MISSING,
+    "NoSuchUpload": _MISSING,  # aborted, or completed by a try whose answer was lost
+    "NoSuchBucket": _NO_BUCKET,
+    "InvalidBucketName": _NO_BUCKET,
+    "InvalidAccessKeyId": _BAD_KEYS,
+    "SignatureDoesNotMatch": _BAD_KEYS,
+    "AuthorizationHeaderMalformed": _REGION,  # signed for another region
+    "PermanentRedirect": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "ExpiredToken": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "InvalidToken": _EXPIRED,
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
+    "AccessDenied": _FORBIDDEN,
+    "AllAccessDisabled": _FORBIDDEN,
+    "AccountProblem": _FORBIDDEN,
+    "MethodNotAllowed": Meaning(errors.StoreDenied, False, "The store or an object lock does not allow this"),
+    "InvalidObjectState": Meaning(
+        errors.StoreDenied, False, "The object is in cold storage; restore it to a class that can be read"
+    ),
+    "QuotaExceeded": _FULL,
+    "InsufficientStorage": _FULL,
+    "XMinioStorageFull": _FULL,
+    "XMinioAdminBucketQuotaExceeded": _FULL,
+    "InvalidRange": Meaning(errors.StoreBroken, False, "The object is shorter than what was written"),
+    "InvalidPart": Meaning(errors.StoreBroken, False, "The store lost a part of an upload; begin it again"),
+    "InvalidRequest": Meaning(errors.StoreBroken, False, _NEEDS_CHECKSUM),
+    "MissingContentLength": Meaning(errors.StoreBroken, False, "Something on the way drops Content-Length"),
+}
+
+# By the answer's status, where the code says nothing: HEAD has no body, and proxies have words of their own.
+_BY_STATUS: dict[int, Meaning] = {
+    401: _BAD_KEYS,
+    403: _FORBIDDEN,
+    404: _MISSING,
+    408: _FAULT,
+    409: _CONFLICT,
+    412: _TAKEN,
+    429: _BUSY,
+    500: _FAULT,
+    502: Meaning(errors.StoreUnavailable, True, "Something between here and the store does not reach it"),
+    503: _BUSY,
+    504: Meaning(errors.StoreUnavailable, True, "Something between here and the store does not reach it"),
+    507: _FULL,
+    509: _BUSY,
+}
+
+# By class, the first that fits: the special before the general.
+_BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
+    (aws.NoCredentialsError, Meaning(errors.StoreDenied, False, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+                                     "or name a profile")),
+    (aws.PartialCredentialsError, Meaning(errors.StoreDenied, False, "Give the access key and the secret key")),
+    # Instance roles and single sign-on ask a service, which may be away for a moment.
+    (aws.CredentialRetrievalError, Meaning(errors.StoreDenied, True, "Check the profile or the instance's role")),
+    (aws.MetadataRetrievalError, Meaning(errors.StoreDenied, True, "Check the instance's role")),
+    (aws.TokenRetrievalError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
+    (aws.SSOError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
+    (aws.ProfileNotFound, Meaning(errors.StoreLocationInvalid, False, "Name a profile of your AWS configuration")),
+    (aws.NoRegionError, _REGION),
+    (aws.InvalidRegionError, _REGION),
+    (aws.ParamValidationError, _NO_BUCKET),
+    (aws.ConnectionError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # no name, no route, refused, too slow
+    (aws.HTTPClientError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # reset, silent, cut in the middle
+    (aws.IncompleteReadError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # fewer bytes than were announced
+    # An error page of a proxy in place of XML.
+    (ResponseParserError, Meaning(errors.StoreUnavailable, True, _UNKNOWN_ANSWER.advice)),
+    # A redirect to the bucket's region after a body was sent: the region is known now and the next try goes there.
+    (aws.UnseekableStreamError, Meaning(errors.StoreUnavailable, True)),
+)  # fmt: skip
+
+_CERTIFICATE = Meaning(errors.StoreUnavailable, False, "Name the authority that signed its certificate: ca_file")
+
+
+def meaning(error: BaseException | None) -> Meaning | None:
+    """What *error* means, or None if it is not botocore's."""
+    if isinstance(error, aws.ClientError):
+        return _meaning_of_answer(error)
+    # The same class stands for a connection that broke while TLS began, which passes.
+    if isinstance(error, aws.SSLError) and "CERTIFICATE" in str(error).upper():
+        return _CERTIFICATE
+    for kind, result in _BY_CLASS:
+        if isinstance(error, kind):
+            return result
+    return _UNKNOWN_ANSWER if isinstance(error, aws.BotoCoreError) else None
+
+
+def code_of(error: aws.ClientError) -> str:
+    """The code in the answer's body; for a HEAD its status in digits."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: aws.ClientError) -> int:
+    """The answer's HTTP status."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the error of botocore behind *error* may pass."""
+    found = meaning(error.__cause__)
+    return found is not None and found.is_transient
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Let no error of botocore out: the border of the S3 store."""
+    try:
+        yield
+    except (aws.BotoCoreError, aws.ClientError, ResponseParserError) as error:
+        raise translated(error, where) from error
+
+
+def translated(error: Exception, where: str) -> errors.StoreError:
+    """The error of ours that *error* is; raise it ``from`` the original, which :func:`is_transient` looks at."""
+    found = meaning(error) or _UNKNOWN_ANSWER
+    return found.kind(_text(error, found), where=where, advice=found.advice)
+
+
+def _meaning_of_answer(error: aws.ClientError) -> Meaning:
+    found = _BY_CODE.get(code_of(error)) or _BY_STATUS.get(status_of(error))
+    if found is not None:
+        return found
+    # 3xx that botocore could not follow, 4xx that no table knows, 501: the same request gets the same answer.
+    return _REGION if 300 <= status_of(error) < 400 else _UNKNOWN_ANSWER  # noqa: PLR2004  the redirects of HTTP
+
+
+def _text(error: Exception, found: Meaning) -> str:
+    if found.kind is errors.NotFound:
+        return "No such object"
+    if found.kind is errors.AlreadyExists:
+        return "The object exists already"
+    if isinstance(error, aws.ClientError):
+        message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+        return f"The store answered {code_of(error) or status_of(error)}" + (f": {message}" if message else "")
+    return f"The store did not answer: {error}".rstrip(".")

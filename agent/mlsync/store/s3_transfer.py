@@ -1,0 +1,95 @@
+"""Bytes to and from S3 without copies that cost: a body that is a view, and a stream read into a view."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Protocol
+
+from mlsync import errors
+
+# Large enough that Python's share vanishes, small enough that the piece is still in the cache when it is copied.
+PIECE_BYTES = 256 << 10
+# Reading past a few bytes that nobody asked for is cheaper than giving up a store over them.
+_SKIP_BYTES_MAX = 8 << 20
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+
+
+class Stream(Protocol):
+    """The body of an answer."""
+
+    def readinto(self, b: memoryview, /) -> int:
+        """Fill at most *b* and say how much of it; 0 at the end."""
+
+
+class SeekableBody:
+    """A view as a file that can be read again from its beginning, for those who want to hash it first."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def read(self, size: int | None = -1) -> memoryview:
+        """The next *size* bytes, or all the rest."""
+        end = len(self._view) if size is None or size < 0 else self._position + size
+        piece = self._view[self._position : end]
+        self._position += len(piece)
+        return piece
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to *offset*."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
+        self._position = min(max(base + offset, 0), len(self._view))
+        return self._position
+
+    def tell(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+
+def fill(into: memoryview, offset: int, answer: dict[str, object], stream: Stream, where: str) -> None:
+    """*into* holds the object's bytes from *offset*, and the server said that they are these and no others."""
+    skip_bytes = _bytes_before(into, offset, answer, where)
+    scratch = memoryview(bytearray(min(skip_bytes, PIECE_BYTES)))
+    while skip_bytes:
+        count = _read(stream, scratch[: min(skip_bytes, PIECE_BYTES)], where)
+        skip_bytes -= count
+    rest = into.cast("B")
+    while rest:
+        count = _read(stream, rest[:PIECE_BYTES], where)
+        rest = rest[count:]
+
+
+def _bytes_before(into: memoryview, offset: int, answer: dict[str, object], where: str) -> int:
+    """How much of the answer comes before what was asked for."""
+    content_range = answer.get("ContentRange")
+    if content_range is None:
+        return _bytes_before_in_whole(into, offset, answer, where)
+    match = _CONTENT_RANGE.fullmatch(str(content_range))
+    end = offset + into.nbytes
+    if match is None or int(match[1]) != offset or int(match[2]) >= end:
+        raise errors.StoreBroken(f"The store sent another range than it was asked for: {content_range}", where=where)
+    if int(match[2]) + 1 < end or answer.get("ContentLength") != into.nbytes:
+        raise errors.StoreBroken("The object ends before what was to be read", where=where)
+    return 0
+
+
+def _bytes_before_in_whole(into: memoryview, offset: int, answer: dict[str, object], where: str) -> int:
+    """The store knows no ranges and sends the whole object: good enough for a small one."""
+    size_bytes = answer.get("ContentLength")
+    if not isinstance(size_bytes, int) or size_bytes < offset + into.nbytes:
+        raise errors.StoreBroken("The object ends before what was to be read", where=where)
+    if size_bytes - into.nbytes > _SKIP_BYTES_MAX:
+        advice = "Every small read would transfer a whole pack; use a store that answers range requests"
+        raise errors.StoreBroken("The store ignores ranges and sends whole objects", where=where, advice=advice)
+    return offset
+
+
+def _read(stream: Stream, into: memoryview, where: str) -> int:
+    count = stream.readinto(into)
+    if count == 0:
+        raise errors.StoreBroken("The store sent fewer bytes than it announced", where=where)
+    return count

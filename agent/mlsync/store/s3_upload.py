@@ -1,0 +1,98 @@
+"""An upload to S3: a multipart upload, or one put if a single short part turns out to be all."""
+
+from __future__ import annotations
+
+import threading
+from typing import Protocol
+
+from mlsync import errors
+from mlsync.store.base import Buffer, Upload, view_of
+from mlsync.store.parts import PartLedger
+
+
+class Multipart(Protocol):
+    """What an upload needs of its store."""
+
+    @property
+    def part_bytes(self) -> int:
+        """The length of parts."""
+
+    def put(self, key: str, body: Buffer) -> None:
+        """Create a whole object."""
+
+    def begin_multipart(self, key: str) -> str:
+        """Give the id of a new multipart upload."""
+
+    def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> str:
+        """Give the tag of a part that the server now has."""
+
+    def complete_multipart(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
+        """Make the object appear."""
+
+    def abort_multipart(self, key: str, upload_id: str) -> None:
+        """Forget the parts; never raises."""
+
+
+class S3Upload:
+    """Sends parts as they come; only a first part that is short, and so surely the last, is kept back for a put."""
+
+    def __init__(self, store: Multipart, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._ledger = PartLedger(store.part_bytes)
+        self._tags: dict[int, str] = {}
+        self._only_part: bytes | None = None
+        self._upload_id: str | None = None
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def write(self, offset: int, part: Buffer) -> None:
+        """Send the part that begins at *offset*."""
+        view = view_of(part)
+        self._ledger.check(offset, len(view))
+        if offset == 0 and len(view) < self._store.part_bytes:
+            self._only_part = bytes(view)  # three requests become one; the caller's buffer is free on return
+        else:
+            number = offset // self._store.part_bytes + 1
+            self._tags[number] = self._store.send_part(self._key, self._begun(), number, view)
+        self._ledger.add(offset, len(view))
+
+    def finish(self, size_bytes: int) -> None:
+        """Make the object appear; after a failure it may be asked again."""
+        self._ledger.check_whole(size_bytes)
+        if self._is_over:
+            raise errors.StoreUnavailable("This upload is over; it has to be begun again", where=self._key)
+        if self._upload_id is None:
+            self._store.put(self._key, self._only_part or b"")
+        else:
+            self._complete(self._upload_id)
+        self._only_part = None
+        self._is_over = True
+
+    def abort(self) -> None:
+        """Forget the parts; after ``finish`` there are none."""
+        with self._lock:
+            is_begun = not self._is_over and self._upload_id is not None
+            self._is_over = True
+            self._only_part = None
+        if is_begun and self._upload_id is not None:
+            self._store.abort_multipart(self._key, self._upload_id)
+
+    def _complete(self, upload_id: str) -> None:
+        try:
+            self._store.complete_multipart(self._key, upload_id, self._tags)
+        except errors.AlreadyExists:
+            # The parts are of no more use, and are paid for until they are aborted.
+            self._store.abort_multipart(self._key, upload_id)
+            raise
+
+    def _begun(self) -> str:
+        with self._lock:
+            if self._is_over:
+                raise errors.StoreUnavailable("This upload is over; it has to be begun again", where=self._key)
+            if self._upload_id is None:
+                self._upload_id = self._store.begin_multipart(self._key)
+            return self._upload_id
+
+
+_CONFORMS: type[Upload] = S3Upload
