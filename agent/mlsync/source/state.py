@@ -147,20 +147,27 @@ class State:
 
     def _prepare(self) -> None:
         connection = self._connection
+        self._is_new()  # before anything is written: it may be another program's database
         # With WAL and NORMAL a power cut may undo the last commits but damages nothing: enough for hints.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         # One transaction: two processes may begin at once, and one that dies here leaves an empty file.
         with self._transaction():
-            ((application_id,),) = connection.execute("PRAGMA application_id")
-            ((schema_version,),) = connection.execute("PRAGMA user_version")
-            ((table_count,),) = connection.execute("SELECT count(*) FROM sqlite_schema")
-            if (application_id, schema_version, table_count) == (0, 0, 0):
+            if self._is_new():
                 for statement in _SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
-            elif (application_id, schema_version) != (_APPLICATION_ID, _SCHEMA_VERSION):
-                raise _Unknown
+
+    def _is_new(self) -> bool:
+        """Say whether the database is still empty; raise if it is neither that nor one of ours."""
+        ((application_id,),) = self._connection.execute("PRAGMA application_id")
+        ((schema_version,),) = self._connection.execute("PRAGMA user_version")
+        ((table_count,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema")
+        if (application_id, schema_version, table_count) == (0, 0, 0):
+            return True
+        if (application_id, schema_version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+            raise _Unknown
+        return False
 
     def _read_seed(self) -> int:
         """Give the seed of this state's xxh3 digests: random, so that nobody can prepare pieces that collide."""

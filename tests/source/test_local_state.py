@@ -1,0 +1,279 @@
+import os
+import sqlite3
+import stat
+import threading
+from dataclasses import replace
+
+import pytest
+
+from mlsync.errors import StateDamaged, StateError, StateFull
+from mlsync.source import state as state_module
+from mlsync.source.scan import FileStat
+from mlsync.source.state import Head, Remembered, RememberedPiece, State, is_unchanged
+
+STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
+
+
+def remembered(number=0, pieces=2):
+    return Remembered(
+        replace(STAT, inode=number),
+        10**18 + 10**10,
+        b"entry %d" % number,
+        [RememberedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16) for n in range(pieces)],
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Where the state lies; the directory is not there yet."""
+    return tmp_path / "deep" / "state.sqlite"
+
+
+@pytest.fixture
+def state(path):
+    """A fresh state, open."""
+    with State.open(path) as state:
+        yield state
+
+
+def test_what_is_remembered_comes_back(path):
+    """Heads, files and chunks are there after reopening, with every field, large inodes included."""
+    files = {b"a/\xff\n": Remembered(STAT, 5, b"e", []), b"b": remembered(1, pieces=300)}
+    with State.open(path) as state:
+        seed = state.seed
+        state.set_head("run", Head(3, b"digest"))
+        state.replace_files("run", files, [])
+        state.add_chunks([(b"name", b"pack", b"location")])
+    with State.open(path) as state:
+        assert state.seed == seed
+        assert state.head("run") == Head(3, b"digest")
+        assert state.remembered("run") == files
+        assert state.chunk(b"name") == b"location"
+        assert (state.head("other"), state.remembered("other"), state.chunk(b"other")) == (None, {}, None)
+
+
+def test_every_state_has_a_seed_of_its_own(tmp_path):
+    """Nobody who knows one state's digests knows another's."""
+    seeds = set()
+    for number in range(3):
+        with State.open(tmp_path / str(number)) as state:
+            seeds.add(state.seed)
+    assert len(seeds) == 3
+    assert all(0 <= seed < 1 << 64 for seed in seeds)
+
+
+def test_files_are_replaced_and_removed_within_their_run(state):
+    """A replacement touches the paths that it names, of its run only."""
+    state.replace_files("one", {b"a": remembered(1), b"b": remembered(2)}, [])
+    state.replace_files("two", {b"a": remembered(3)}, [])
+    state.replace_files("one", {b"b": remembered(4)}, [b"a", b"unknown"])
+    assert state.remembered("one") == {b"b": remembered(4)}
+    assert state.remembered("two") == {b"a": remembered(3)}
+
+
+def test_a_replacement_that_fails_changes_nothing(state):
+    """Files change all together or not at all, and the state is usable afterwards."""
+    state.replace_files("run", {b"a": remembered(1)}, [])
+
+    def removed():
+        yield b"a"
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        state.replace_files("run", {b"b": remembered(2)}, removed())
+    assert state.remembered("run") == {b"a": remembered(1)}
+    state.replace_files("run", {b"b": remembered(2)}, [b"a"])
+    assert state.remembered("run") == {b"b": remembered(2)}
+
+
+def test_chunks_are_forgotten_by_pack(state):
+    """Forgetting packs forgets the chunks that lie in them, also those that lay elsewhere before."""
+    state.add_chunks([(b"1", b"p", b"x"), (b"2", b"q", b"y"), (b"3", b"q", b"z")])
+    state.add_chunks([(b"3", b"p", b"moved")])
+    state.forget_packs([b"p", b"unknown"])
+    assert [state.chunk(name) for name in (b"1", b"2", b"3")] == [None, b"y", None]
+
+
+def test_a_hundred_thousand_files_are_remembered(state):
+    """A large run comes back whole, and pieces are taken apart for those files only that ask."""
+    blob = remembered(0, pieces=3).packed_pieces()
+    files = {b"dir/%d" % n: Remembered(STAT, n, b"entry", blob) for n in range(100_000)}
+    state.replace_files("run", files, [])
+    back = state.remembered("run")
+    assert back.keys() == files.keys()
+    assert all(isinstance(row._pieces, bytes) for row in back.values())
+    assert back[b"dir/99999"].pieces == remembered(0, pieces=3).pieces
+
+
+def test_only_the_user_can_read_it(path):
+    """The directory is made with mode 0700, and each file of the state has 0600, also if it was wider before."""
+    path.parent.mkdir(mode=0o700)
+    path.touch(mode=0o644)
+    os.chmod(path, 0o644)
+    with State.open(path) as state:
+        state.set_head("run", Head(1, b""))
+        modes = {name: stat.S_IMODE(os.stat(path.parent / name).st_mode) for name in os.listdir(path.parent)}
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_directory_that_is_made_is_private(state, path):
+    """Nobody else may look into a directory that was made for the state."""
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def foreign_database(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE something (else_)")
+    connection.close()
+
+
+def newer_schema(path):
+    State.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def without_seed(path):
+    State.open(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM seed")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(b"this is no database" * 1000),
+        lambda path: path.write_bytes(b"SQLite format 3\0" + os.urandom(4080)),
+        foreign_database,
+        newer_schema,
+        without_seed,
+    ],
+)
+def test_what_is_no_state_is_put_aside(path, damage):
+    """A file that cannot be used is kept under another name, and a fresh state begins."""
+    path.parent.mkdir()
+    damage(path)
+    before = path.read_bytes()
+    with State.open(path) as state:
+        state.set_head("run", Head(1, b"d"))
+        assert state.head("run") == Head(1, b"d")
+    assert path.with_name(path.name + ".damaged-1").read_bytes() == before
+
+
+def test_a_second_damaged_file_takes_the_next_number(path):
+    """No damaged file overwrites another."""
+    path.parent.mkdir()
+    for number in (1, 2):
+        path.write_bytes(b"damage %d" % number)
+        State.open(path).close()
+    for number in (1, 2):
+        assert path.with_name(f"{path.name}.damaged-{number}").read_bytes() == b"damage %d" % number
+
+
+def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
+    """A damaged page raises StateDamaged when it is met, the file is put aside, and opening again works."""
+    with State.open(path) as state:
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [])
+    content = bytearray(path.read_bytes())
+    content[10 * 4096 :] = os.urandom(len(content) - 10 * 4096)
+    path.write_bytes(content)
+    with State.open(path) as state:
+        with pytest.raises(StateDamaged, match="put aside"):
+            state.remembered("run")
+        with pytest.raises(StateDamaged):
+            state.head("run")
+    assert path.with_name(path.name + ".damaged-1").exists()
+    with State.open(path) as state:
+        assert state.remembered("run") == {}
+
+
+def test_rows_that_do_not_parse_are_damage(path):
+    """A row of the wrong length is damage, not a crash."""
+    with State.open(path) as state:
+        state.replace_files("run", {b"a": remembered(1)}, [])
+        state._connection.execute("UPDATE files SET stat = x'00'")
+        with pytest.raises(StateDamaged):
+            state.remembered("run")
+
+
+def test_a_full_disk_is_said_and_the_state_stays_whole(state):
+    """When SQLite gets no more room the change is undone and StateFull is raised."""
+    state.replace_files("run", {b"a": remembered(1)}, [])
+    [(pages,)] = state._connection.execute("PRAGMA page_count")
+    state._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(StateFull):
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [b"a"])
+    assert state.remembered("run") == {b"a": remembered(1)}
+
+
+def test_a_place_that_cannot_be_opened_is_said(tmp_path):
+    """Where no file can be made, the error names the place."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StateDamaged, match="file/state"):
+        State.open(tmp_path / "file" / "state")
+
+
+def test_a_state_held_by_another_process_is_said(monkeypatch, path):
+    """A writer that does not let go is an error of its own, and nothing is put aside."""
+    monkeypatch.setattr(state_module, "_BUSY_TIMEOUT_S", 0.01)
+    with State.open(path) as state:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StateError, match="another process"):
+            state.set_head("run", Head(1, b""))
+        other.close()
+    assert not path.with_name(path.name + ".damaged-1").exists()
+
+
+def test_two_processes_may_begin_one_state(path):
+    """Opened by many at once, one state comes into being, with one seed."""
+    seeds, failures = set(), []
+
+    def begin():
+        try:
+            with State.open(path) as state:
+                seeds.add(state.seed)
+        except StateError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(seeds) == 1
+
+
+def test_threads_share_a_state(state):
+    """Several threads change and read it at once, and nothing is lost."""
+
+    def work(run):
+        for number in range(20):
+            state.replace_files(run, {b"%d" % number: remembered(number)}, [])
+            state.add_chunks([(run.encode() + bytes([number]), b"p", b"l")])
+
+    threads = [threading.Thread(target=work, args=(f"run {n}",)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(state.remembered(f"run {n}")) == 20 for n in range(4))
+
+
+@pytest.mark.parametrize("name", ["device", "inode", "size_bytes", "mtime_ns", "ctime_ns"])
+def test_a_file_with_any_other_stat_is_not_unchanged(name):
+    """Each of the five fields counts alone."""
+    known = Remembered(STAT, 10**18 + 10**10, b"", [])
+    assert is_unchanged(known, STAT)
+    assert is_unchanged(known, replace(STAT, mode=0o100600, uid=5, link_count=2))
+    assert not is_unchanged(known, replace(STAT, **{name: 1}))
+
+
+def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
+    """Equal stats prove nothing for a file that was read right after it was written, or before a clock was set back."""
+    assert not is_unchanged(Remembered(STAT, STAT.ctime_ns + 1000, b"", []), STAT)
+    assert not is_unchanged(Remembered(STAT, STAT.ctime_ns - 10**12, b"", []), STAT)

@@ -1,0 +1,211 @@
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
+from mlsync.source.paths import display
+from mlsync.source.scan import FileStat, Found, _Walk, scan
+
+
+def names(root, exclude=()):
+    return [entry.path for entry in scan(os.fsencode(root), exclude).found]
+
+
+def make(root, *paths):
+    for path in paths:
+        target = Path(root, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(b"x")
+
+
+def test_everything_is_found_in_path_order(root):
+    """Files, directories and symlinks come sorted by path bytes, with their kind and stat."""
+    make(root, "b", "a/z", "a.txt")
+    (root / "link").symlink_to("nowhere/at all")
+    found = scan(os.fsencode(root)).found
+    assert [(entry.path, entry.kind) for entry in found] == [
+        (b"a", "directory"),
+        (b"a.txt", "file"),
+        (b"a/z", "file"),
+        (b"b", "file"),
+        (b"link", "symlink"),
+    ]
+    assert found[4].target == b"nowhere/at all"
+    assert found[3].stat == FileStat.of(os.lstat(root / "b"))
+
+
+def test_symlinks_are_not_followed(root, tmp_path):
+    """A symlink to a directory is an entry, and nothing behind it is."""
+    make(tmp_path, "elsewhere/secret")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    assert names(root) == [b"link"]
+
+
+def test_the_root_may_be_a_symlink(root, tmp_path):
+    """The root itself is followed, as people put runs on other disks."""
+    make(root, "a")
+    (tmp_path / "alias").symlink_to(root)
+    assert names(tmp_path / "alias") == [b"a"]
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe no utf-8", b"n" * 255, b"*", b"\x1b[31m"])
+def test_any_name_works(root, name):
+    """A name is any bytes that the kernel allows."""
+    path = os.fsencode(root) + b"/" + name
+    os.mkdir(path)
+    os.close(os.open(path + b"/" + name, os.O_CREAT))
+    assert names(root) == [name, name + b"/" + name]
+
+
+def test_hard_links_name_the_first_path(root):
+    """Each further name of a file points to its first one in path order."""
+    make(root, "m")
+    os.link(root / "m", root / "z")
+    os.link(root / "m", root / "a")
+    assert [(entry.path, entry.link_to) for entry in scan(os.fsencode(root)).found] == [
+        (b"a", None),
+        (b"m", b"a"),
+        (b"z", b"a"),
+    ]
+
+
+def test_special_files_are_counted_and_left_out(root):
+    """A pipe and a socket are no files to back up."""
+    os.mkfifo(root / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = os.getcwd()
+        os.chdir(root)  # a socket's path may not be long
+        try:
+            listener.bind("socket")
+        finally:
+            os.chdir(here)
+        result = scan(os.fsencode(root))
+    assert (result.found, result.problems, result.skipped_special) == ([], [], 2)
+
+
+def test_temporary_names_are_left_out(root):
+    """What writers have not finished, and all below it, is not found."""
+    make(root, "last.pt", ".tmpAb12", "3.orbax-checkpoint-tmp-7/d/a", "x/tmp-checkpoint-9/model", "x/.metadata.tmp")
+    assert names(root) == [b"last.pt", b"x"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("*.log", ["a/b/k.pt", "a/k.pt", "cache/f", "k.pt", "é.pt"]),
+        ("k.pt", ["a/b/x.log", "cache/f", "x.log", "é.pt"]),
+        ("/k.pt", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "x.log", "é.pt"]),
+        ("a/*.pt", ["a/b/k.pt", "a/b/x.log", "cache/f", "k.pt", "x.log", "é.pt"]),
+        ("a/**/k.pt", ["a/b/x.log", "cache/f", "k.pt", "x.log", "é.pt"]),
+        ("a/**", ["cache/f", "k.pt", "x.log", "é.pt"]),
+        ("**/b", ["a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
+        ("cache/", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "k.pt", "x.log", "é.pt"]),
+        ("x.log/", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
+        ("?.pt", ["a/b/x.log", "cache/f", "x.log"]),
+        ("[!k].pt", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log"]),
+        ("\\*.log", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
+    ],
+)
+def test_excludes_are_as_in_gitignore(root, pattern, left):
+    """Each pattern takes away just what git would ignore by it."""
+    make(root, "k.pt", "x.log", "é.pt", "a/k.pt", "a/b/k.pt", "a/b/x.log", "cache/f")
+    found = scan(os.fsencode(root), [pattern]).found
+    assert [os.fsdecode(entry.path) for entry in found if entry.kind == "file"] == left
+
+
+@pytest.mark.parametrize("pattern", ["", "/", "!keep", "[z-a]"])
+def test_a_pattern_that_means_nothing_is_refused(root, pattern):
+    """An exclude that cannot be what the user meant is an error of the configuration."""
+    with pytest.raises(ConfigInvalid):
+        scan(os.fsencode(root), [pattern])
+
+
+def test_a_missing_root_raises(tmp_path):
+    """A watched directory that is not there is not an empty one."""
+    with pytest.raises(SourceMissing):
+        scan(os.fsencode(tmp_path / "gone"))
+    make(tmp_path, "file")
+    with pytest.raises(SourceMissing):
+        scan(os.fsencode(tmp_path / "file"))
+
+
+def test_an_unreadable_directory_is_a_problem_and_the_rest_is_found(open_to_all, unprivileged):
+    """The scan goes on beside a directory that it may not read, and names it."""
+    make(open_to_all, "a/1", "b/2", "c/3")
+    os.chmod(f"{open_to_all}/b", 0)
+    with unprivileged():
+        result = scan(os.fsencode(open_to_all))
+    os.chmod(f"{open_to_all}/b", 0o700)
+    assert [entry.path for entry in result.found] == [b"a", b"a/1", b"b", b"c", b"c/3"]
+    [(path, problem)] = result.problems
+    assert path == b"b"
+    assert isinstance(problem, SourceUnreadable)
+    assert "Permission denied" in str(problem)
+
+
+def test_an_unreadable_root_raises(open_to_all, unprivileged):
+    """A root that may not be read is not an empty one."""
+    os.chmod(open_to_all, 0)
+    with unprivileged(), pytest.raises(SourceUnreadable):
+        scan(os.fsencode(open_to_all))
+    os.chmod(open_to_all, 0o755)
+
+
+def test_entries_may_vanish_during_the_scan(root):
+    """While another thread makes and deletes files and directories, what stays is found and nothing is a problem."""
+    make(root, *(f"stays/{number}" for number in range(50)))
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            make(root, "comes/and/goes", "comes/too")
+            os.unlink(root / "comes/and/goes")
+            os.rmdir(root / "comes/and")
+            os.unlink(root / "comes/too")
+            os.rmdir(root / "comes")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(100):
+            result = scan(os.fsencode(root))
+            assert result.problems == []
+            assert sum(entry.path.startswith(b"stays/") for entry in result.found) == 50
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("swap", ["symlink", "directory"])
+def test_a_directory_swapped_after_it_was_seen_is_left_out(root, tmp_path, swap):
+    """Nothing is listed below a path whose directory is not the one any more that its parent showed."""
+    make(tmp_path, "secret/key")
+    make(root, "d/x")
+    seen = Found(b"d", "directory", FileStat.of(os.lstat(root / "d")))
+    os.rename(root / "d", tmp_path / "moved")
+    if swap == "symlink":
+        (root / "d").symlink_to(tmp_path / "secret")
+    else:
+        make(root, "d/other")
+    walk = _Walk(os.fsencode(root), scan.__globals__["Excludes"](()))
+    walk.enter(seen)
+    assert (walk.found, walk.problems) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"runs/exp 1/last.pt", "runs/exp 1/last.pt"),
+        ("é".encode(), "é"),
+        (b"\xff\n\x1b[31m", "\\xff\\u000a\\u001b[31m"),
+        (b"a\\x", "a\\\\x"),
+        ("\u202egnp.exe".encode(), "\\u202egnp.exe"),
+        ("\U000e0001".encode(), "\\U000e0001"),
+    ],
+)
+def test_display_shows_nothing_that_a_terminal_obeys(path, shown):
+    """Control characters, direction marks and stray bytes are shown as escapes, one path never like another."""
+    assert display(path) == shown
