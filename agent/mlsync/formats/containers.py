@@ -1,0 +1,33 @@
+"""The two questions that callers ask of a container: where do its pieces lie, and what do they mean."""
+
+from __future__ import annotations
+
+from mlsync.formats.facts import with_counts
+from mlsync.formats.layout import ByteSource, Content, Layout
+from mlsync.formats.npz import read_npz_content
+from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.torch_content import read_torch_content
+from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
+
+#: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it.
+NOT_UNDERSTOOD = frozenset({"torch-legacy", "gguf", "dcp", "pickle"})
+
+
+def read_layout(source: ByteSource, container: str) -> Layout:
+    """Level 1 of a file that ``identify`` called *container*; raises ``ContainerBroken``."""
+    if container in NOT_UNDERSTOOD:
+        return Layout(container, source.size_bytes, ())
+    if container == "safetensors":
+        return read_safetensors_layout(source)
+    return read_zip_layout(source, container)
+
+
+def read_content(source: ByteSource, layout: Layout) -> Content | None:
+    """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
+    if layout.container == "safetensors":
+        return with_counts(read_safetensors_content(source, layout))
+    if isinstance(layout, ZipLayout) and layout.container == "torch-zip":
+        return with_counts(read_torch_content(source, layout))
+    if isinstance(layout, ZipLayout) and layout.container == "npz":
+        return with_counts(read_npz_content(source, layout))
+    return None

@@ -1,0 +1,74 @@
+"""Which checkpoint container a file is: by its content where that speaks, else by what its name promises."""
+
+from __future__ import annotations
+
+import re
+
+from mlsync.formats.layout import ByteSource, ContainerBroken
+from mlsync.formats.zipfile_layout import first_record_name, read_directory
+
+_HEAD_BYTES = 16
+_SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
+# PROTO 2 and the long 0x1950a86a20f9469cfc6c: the first of the three pickles of torch before 1.6
+_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
+_PROMISED_BY_NAME = (
+    (re.compile(rb".*\.(pt|pth|ckpt)", re.IGNORECASE | re.DOTALL), "torch-zip"),
+    (re.compile(rb"((diffusion_)?pytorch_model.*|adapter_model|optimizer|scheduler|training_args)\.bin", re.DOTALL), "torch-zip"),
+    (re.compile(rb".*\.safetensors", re.IGNORECASE | re.DOTALL), "safetensors"),
+    (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
+)
+
+
+def identify(source: ByteSource, path: bytes) -> str | None:
+    """The container's name, or ``None`` for a file that is no checkpoint.
+
+    A file that is named like a checkpoint always has one: what its name promises is then what it is held to.
+    """
+    if path.endswith(b".distcp"):
+        return "dcp"  # several zips in a row: looks like one damaged zip, and is none
+    promised = _promised(path)
+    head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _which_zip(source, promised)
+    if head.startswith(_LEGACY_TORCH):
+        return "torch-legacy"
+    if head[:4] == b"GGUF":
+        return "gguf"
+    if _begins_safetensors(head, source.size_bytes):
+        return "safetensors"
+    if promised == "torch-zip" and _PICKLE.match(head):
+        return "pickle"
+    return promised
+
+
+def is_checkpoint_name(path: bytes) -> bool:
+    """Whether a file of this name is taken for a checkpoint whatever it holds."""
+    return _promised(path) is not None
+
+
+def _promised(path: bytes) -> str | None:
+    name = path.rsplit(b"/", 1)[-1]
+    return next((container for pattern, container in _PROMISED_BY_NAME if pattern.fullmatch(name)), None)
+
+
+def _which_zip(source: ByteSource, promised: str | None) -> str | None:
+    """A zip that is neither torch's nor numpy's is a checkpoint only if it is named like one."""
+    try:
+        names = [entry.name for entry in read_directory(source).entries]
+    except ContainerBroken:
+        first = first_record_name(source) or ""
+        if _TORCH_RECORD.fullmatch(first):
+            return "torch-zip"
+        return "npz" if first.endswith(".npy") else promised
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch-zip"
+    if names and all(name.endswith(".npy") for name in names):
+        return "npz"
+    return "npz" if promised == "npz" else promised and "zip"
+
+
+def _begins_safetensors(head: bytes, size_bytes: int) -> bool:
+    header_bytes = int.from_bytes(head[:8], "little")
+    return head[8:9] == b"{" and header_bytes <= min(_SAFETENSORS_HEADER_BYTES_MAX, size_bytes - 8)

@@ -1,0 +1,262 @@
+"""Where a zip file's records lie: end record, central directory and local headers, with nothing unpacked.
+
+Python's ``zipfile`` is not used: it guesses around damage (data before or after the archive, a shifted directory),
+and a guess is what this check must not make.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from mlsync.formats.faults import NotChecked, read_bounded
+from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
+
+RECORDS_MAX = 1_000_000
+DIRECTORY_BYTES_MAX = 256 << 20
+
+_END = struct.Struct("<4s4H2LH")
+_END64_LOCATOR = struct.Struct("<4sLQL")
+_END64 = struct.Struct("<4sQ2H2L4Q")
+_CENTRAL = struct.Struct("<4s6H3L5H2L")
+_LOCAL = struct.Struct("<4s5H3L2H")
+_COMMENT_BYTES_MAX = 0xFFFF
+_ZIP64_FIELD = 1
+_ENCRYPTED = 0x1
+_UTF8 = 0x800
+_STORED = 0
+_DEFLATED = 8
+_U16 = 0xFFFF
+_U32 = 0xFFFFFFFF
+# Local headers that lie closer than this are read together: a checkpoint has a thousand records below one KiB.
+_GATHER_BYTES = 64 << 10
+_HEADER_GUESS_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record as the central directory tells it; *stored_bytes* is its length in the file."""
+
+    name: str
+    raw_name: bytes
+    method: int
+    crc32: int
+    stored_bytes: int
+    header_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """The records in file order, and where the central directory begins."""
+
+    entries: tuple[Entry, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ZipLayout(Layout):
+    """A zip's layout; the bytes of the records in *packed* are compressed, all others are there as they are."""
+
+    packed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What the end records say of the central directory; *at* is where the first of them begins."""
+
+    at: int
+    offset: int
+    length: int
+    count: int
+
+
+def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
+    """Level 1 of a zip file: every record is where the directory says, none overlap, all lie before the directory."""
+    directory = read_directory(source)
+    extents: list[Extent] = []
+    packed: set[str] = set()
+    free_from = 0
+    for entry, offset in _data_offsets(source, directory):
+        if entry.header_offset < free_from:
+            msg = "records overlap"
+            raise ContainerBroken(msg, record=entry.name, offset=entry.header_offset)
+        free_from = offset + entry.stored_bytes
+        if free_from > directory.offset:
+            msg = "record runs into the central directory"
+            raise ContainerBroken(msg, record=entry.name, offset=offset)
+        if entry.method != _STORED:
+            packed.add(entry.name)
+        extents.append(Extent(entry.name, offset, entry.stored_bytes, _checksum(entry)))
+    return ZipLayout(container, source.size_bytes, tuple(extents), frozenset(packed))
+
+
+def read_directory(source: ByteSource) -> Directory:
+    """The central directory, whole and consistent, without a look at the records themselves."""
+    end = _find_end(source)
+    if end.count > RECORDS_MAX or end.length > DIRECTORY_BYTES_MAX:
+        msg = f"zip directory of {end.count} records is larger than is checked"
+        raise NotChecked(msg, offset=end.offset)
+    if end.offset + end.length != end.at:
+        msg = "central directory does not end where the end record begins"
+        raise ContainerBroken(msg, offset=end.offset)
+    raw = read_bounded(source, end.offset, end.length, "central directory")
+    entries = sorted(_parse_entries(raw, end), key=lambda entry: entry.header_offset)
+    if len({entry.name for entry in entries}) != len(entries):
+        msg = "two records have the same name"
+        raise ContainerBroken(msg, offset=end.offset)
+    return Directory(tuple(entries), end.offset)
+
+
+def first_record_name(source: ByteSource) -> str | None:
+    """The name in the local header at offset 0, for files whose directory is not there (yet)."""
+    head = source.read_at(0, min(source.size_bytes, _HEADER_GUESS_BYTES))
+    if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
+        return None
+    name_bytes = _LOCAL.unpack_from(head)[9]
+    return head[_LOCAL.size : _LOCAL.size + name_bytes].decode("utf-8", "replace")
+
+
+def _checksum(entry: Entry) -> int | None:
+    """A CRC that says something of the bytes in the file: not of packed ones, and 0 means "not computed"."""
+    if entry.method != _STORED or (entry.crc32 == 0 and entry.stored_bytes > 0):
+        return None
+    return entry.crc32
+
+
+def _find_end(source: ByteSource) -> _End:
+    """The end record, which must end where the file ends, and its 64-bit twin where there is one."""
+    size = source.size_bytes
+    tail_bytes = min(size, _END.size + _COMMENT_BYTES_MAX)
+    tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
+    at = tail.rfind(b"PK\x05\x06")
+    while at >= 0 and (at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail)):
+        at = tail.rfind(b"PK\x05\x06", 0, at)
+    if at < 0:
+        msg = "zip has no end record: cut short, still being written, or followed by other bytes"
+        raise ContainerBroken(msg, offset=size)
+    _, disk, directory_disk, count_here, count, length, offset, _ = _END.unpack_from(tail, at)
+    begins = size - tail_bytes + at
+    if _U16 in (count, count_here) or _U32 in (length, offset) or _has_locator(tail, at):
+        return _find_end64(source, begins)
+    _refuse_split(disk, directory_disk, count_here, count, begins)
+    return _End(begins, offset, length, count)
+
+
+def _has_locator(tail: bytes, at: int) -> bool:
+    return tail[max(0, at - _END64_LOCATOR.size) : at][:4] == b"PK\x06\x07"
+
+
+def _find_end64(source: ByteSource, end_at: int) -> _End:
+    """The zip64 end record, which lies right before its locator, which lies right before the end record."""
+    locator_at = end_at - _END64_LOCATOR.size
+    locator = _END64_LOCATOR.unpack(read_bounded(source, locator_at, _END64_LOCATOR.size, "zip64 locator"))
+    signature, _, at, disks = locator
+    if signature != b"PK\x06\x07" or disks > 1:
+        msg = "zip64 locator missing"
+        raise ContainerBroken(msg, offset=locator_at)
+    fields = _END64.unpack(read_bounded(source, at, _END64.size, "zip64 end record"))
+    signature, record_bytes, _, _, disk, directory_disk, count_here, count, length, offset = fields
+    if signature != b"PK\x06\x06" or at + 12 + record_bytes != locator_at:
+        msg = "zip64 end record damaged"
+        raise ContainerBroken(msg, offset=at)
+    _refuse_split(disk, directory_disk, count_here, count, at)
+    return _End(at, offset, length, count)
+
+
+def _refuse_split(disk: int, directory_disk: int, count_here: int, count: int, at: int) -> None:
+    if disk or directory_disk or count_here != count:
+        msg = "zip is split over several files"
+        raise ContainerBroken(msg, offset=at)
+
+
+def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
+    """The directory's entries; together they fill it exactly."""
+    at = 0
+    for _ in range(end.count):
+        if at + _CENTRAL.size > len(raw) or raw[at : at + 4] != b"PK\x01\x02":
+            msg = "central directory entry damaged"
+            raise ContainerBroken(msg, offset=end.offset + at)
+        fields = _CENTRAL.unpack_from(raw, at)
+        name_bytes, extra_bytes, comment_bytes = fields[10:13]
+        names_at = at + _CENTRAL.size
+        extra_at = names_at + name_bytes
+        following = extra_at + extra_bytes + comment_bytes
+        if following > len(raw):
+            msg = "central directory entry cut short"
+            raise ContainerBroken(msg, offset=end.offset + at)
+        extra = raw[extra_at : extra_at + extra_bytes]
+        yield _entry(fields, raw[names_at:extra_at], extra, end.offset + at)
+        at = following
+    if at != len(raw):
+        msg = "central directory holds more than its records"
+        raise ContainerBroken(msg, offset=end.offset + at)
+
+
+def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
+    flags, method, crc32 = fields[3], fields[4], fields[7]
+    stored_bytes, plain_bytes, disk, header_offset = fields[8], fields[9], fields[13], fields[16]
+    name = raw_name.decode("utf-8", "replace") if flags & _UTF8 else raw_name.decode("cp437")
+    wanted = [field for field in (plain_bytes, stored_bytes, header_offset) if field == _U32]
+    if wanted:
+        wide = _zip64_values(extra, len(wanted), name, at)
+        plain_bytes = wide.pop(0) if plain_bytes == _U32 else plain_bytes
+        stored_bytes = wide.pop(0) if stored_bytes == _U32 else stored_bytes
+        header_offset = wide.pop(0) if header_offset == _U32 else header_offset
+    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED) or disk not in (0, _U16):
+        msg = "zip record is encrypted, split, or compressed in a way that is not checked"
+        raise NotChecked(msg, record=name, offset=at)
+    if method == _STORED and stored_bytes != plain_bytes:
+        msg = "stored record has two different lengths"
+        raise ContainerBroken(msg, record=name, offset=at)
+    return Entry(name, raw_name, method, crc32, stored_bytes, header_offset)
+
+
+def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
+    """The first *count* numbers of the zip64 extra field."""
+    place = 0
+    while place + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2H", extra, place)
+        if kind == _ZIP64_FIELD and length >= 8 * count and place + 4 + length <= len(extra):
+            return list(struct.unpack_from(f"<{count}Q", extra, place + 4))
+        place += 4 + length
+    msg = "zip64 sizes missing"
+    raise ContainerBroken(msg, record=name, offset=at)
+
+
+def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
+    """Each entry with the offset of its first byte, which only its local header tells."""
+    for group in _gather(directory.entries):
+        first = group[0].header_offset
+        length = min(group[-1].header_offset + _HEADER_GUESS_BYTES, directory.offset) - first
+        window = read_bounded(source, first, max(length, 0), "local header")
+        for entry in group:
+            yield entry, _data_offset(source, entry, window[entry.header_offset - first :][:_HEADER_GUESS_BYTES])
+
+
+def _gather(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Neighbours whose headers fit in one read."""
+    group: list[Entry] = []
+    for entry in entries:
+        if group and entry.header_offset - group[0].header_offset > _GATHER_BYTES:
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
+
+
+def _data_offset(source: ByteSource, entry: Entry, head: bytes) -> int:
+    at = entry.header_offset
+    if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
+        msg = "local header missing"
+        raise ContainerBroken(msg, record=entry.name, offset=at)
+    fields = _LOCAL.unpack_from(head)
+    method, name_bytes, extra_bytes = fields[3], fields[9], fields[10]
+    name_end = _LOCAL.size + name_bytes
+    if name_end > len(head):
+        head = read_bounded(source, at, name_end, "local header")
+    if head[_LOCAL.size : name_end] != entry.raw_name or method != entry.method:
+        msg = "local header and central directory differ"
+        raise ContainerBroken(msg, record=entry.name, offset=at)
+    return int(at + name_end + extra_bytes)

@@ -1,0 +1,317 @@
+"""Does a checkpoint that came back from the store load? Levels 0 to 4 of one file after another, with one child."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from mlsync.errors import DeviceMissing, ProofUnavailable, TorchMissing
+from mlsync.formats.layout import ByteSource, Content, Fact, Storage
+from mlsync.proof.child import Child, DeviceInfo
+from mlsync.proof.inspection import Inspection, inspect
+from mlsync.proof.numbers import number_facts, number_findings
+from mlsync.proof.spans import ExtentChecksums, SpanCursor
+from mlsync.proof.verdict import (
+    LEVEL_BYTES,
+    LEVEL_CONTAINER,
+    LEVEL_DEVICE,
+    LEVEL_MEANING,
+    LEVEL_NUMBERS,
+    Finding,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from mlsync.proof.digest import WindowDigest
+    from mlsync.proof.windows import Counts, WindowSender
+
+_SLOWEST_BYTES_PER_S = 20_000_000
+
+
+class ProofSource(ByteSource, Protocol):
+    """A file as it comes back from the store."""
+
+    def stream(self) -> Iterator[memoryview]:
+        """The whole file in order, its digests checked (level 0); a view is valid until the next is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOptions:
+    """How far to prove, on what, and for how long at most.
+
+    *python* is an interpreter that has torch, this one if ``None``. *timeout_s* is how long to wait for the child in
+    all for one file, beyond the time that its bytes need at 20 MB/s.
+    """
+
+    device: Literal["auto", "cuda", "cpu", "none"] = "auto"
+    python: str | None = None
+    level: int = LEVEL_NUMBERS
+    timeout_s: float = 120.0
+    start_timeout_s: float = 180.0
+    memory_bytes: int = 512 << 20
+    threads: int = 1
+    refuse_nan: bool = False
+
+
+class Prover:
+    """Proves files one at a time, from one thread; owns the child, which starts when first needed.
+
+    Damage found by the source goes through untouched; so does ``DeviceMissing`` if a CUDA device was asked for by name.
+    """
+
+    def __init__(self, options: ProofOptions) -> None:
+        self._options = options
+        self._engine: _Engine | None = None
+        self._lasting_error: ProofUnavailable | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> DeviceInfo | None:
+        """Start the child now and tell its device, or raise why it cannot be had; ``None`` if none is wanted."""
+        if self._options.device == "none" or self._options.level < LEVEL_DEVICE:
+            return None
+        return self._ready_engine().info
+
+    def close(self) -> None:
+        """End the child; the next file would start another."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def prove(self, source: ProofSource, path: bytes) -> Verdict:
+        """Prove one file; *path* is its name, for what it promises."""
+        began = time.monotonic()
+        try:
+            verdict = self._prove(source, path)
+        except BaseException:
+            self.close()  # the child may be in the middle of the file
+            raise
+        return replace(verdict, seconds=time.monotonic() - began)
+
+    def _prove(self, source: ProofSource, path: bytes) -> Verdict:
+        inspection = inspect(source, path, self._options.level)
+        if inspection.finding is not None and inspection.finding.severity == "refuse":
+            return _refused(inspection, [inspection.finding])
+        transfer = self._begin_transfer(source.size_bytes, inspection.content)
+        faults = _read_through(source, inspection, transfer)
+        if transfer.error is not None:
+            self.close()
+            if isinstance(transfer.error, DeviceMissing) and self._options.device == "cuda":
+                raise transfer.error
+        if faults:
+            return _refused(inspection, faults)
+        return self._verdict(inspection, transfer)
+
+    def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
+        """The way of the tensors to the device; it leads nowhere if there is none to send or none is wanted."""
+        wanted = self._options.device != "none" and self._options.level >= LEVEL_DEVICE
+        if content is None or not wanted or not any(storage.length for storage in content.storages):
+            return _Transfer(())
+        storages = _storages_to_send(content)
+        try:
+            engine = self._ready_engine()
+            patience_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
+            return _Transfer(storages, engine, engine.begin(storages, patience_s))
+        except ProofUnavailable as error:
+            return _Transfer((), error=error)
+
+    def _ready_engine(self) -> _Engine:
+        """The child, alive; what will not change by trying again is not tried again."""
+        if self._engine is not None and not self._engine.is_alive():
+            self.close()
+        if self._lasting_error is not None:
+            raise self._lasting_error
+        if self._engine is None:
+            try:
+                self._engine = _Engine(self._options)
+            except (TorchMissing, DeviceMissing) as error:
+                self._lasting_error = error
+                raise
+        return self._engine
+
+    def _verdict(self, inspection: Inspection, transfer: _Transfer) -> Verdict:
+        """The verdict on a file that nothing was found against."""
+        content = inspection.content
+        findings = [inspection.finding] if inspection.finding is not None else []
+        level = _level_without_device(inspection)
+        facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
+        if content is not None and transfer.error is None and self._options.device != "none":
+            level = min(self._options.level, LEVEL_NUMBERS)
+            findings += number_findings(content, transfer.counts(), refuse_nan=self._options.refuse_nan)
+            facts |= number_facts(transfer.counts())
+        info = transfer.info()
+        if info is not None and info.note:
+            findings.append(Finding(LEVEL_DEVICE, "note", f"proved on the CPU: {info.note}"))
+        verdict = _described(inspection, findings, facts)
+        if any(finding.severity == "refuse" for finding in findings):
+            return replace(verdict, status="broken", level=LEVEL_DEVICE, **_on_device(info))
+        if transfer.error is not None:
+            return replace(verdict, status="unavailable", level=level, error=transfer.error)
+        is_known = level >= min(self._options.level, LEVEL_MEANING)
+        return replace(verdict, status="proved" if is_known else "unknown", level=level, **_on_device(info))
+
+
+class _Engine:
+    """A child that is ready, with the key and the window that it shares with this side."""
+
+    def __init__(self, options: ProofOptions) -> None:
+        # numpy comes with this import; the idle agent does without
+        from mlsync.proof.digest import WindowDigest
+
+        self._child = Child(options.python or sys.executable, options.device)
+        try:
+            self.info = self._open(options)
+        except BaseException:
+            self._child.close()
+            raise
+        self._digest: WindowDigest = WindowDigest(self._seed, self.info.window_bytes)
+        self._window = memoryview(bytearray(self.info.window_bytes))
+
+    def _open(self, options: ProofOptions) -> DeviceInfo:
+        self._seed = os.urandom(32)
+        self._child.set_patience(options.start_timeout_s)
+        self._child.send(
+            {
+                "device": options.device,
+                "seed": self._seed.hex(),
+                "memory_bytes": options.memory_bytes,
+                "threads": options.threads,
+            }
+        )
+        answer = self._child.wait_answer()
+        window_bytes = answer.get("window_bytes")
+        if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
+            self._child.disbelieve("an answer that does not parse")
+        texts = {key: str(answer.get(key, ""))[:300] for key in ("device", "torch", "cuda", "driver", "note")}
+        return DeviceInfo(window_bytes=window_bytes, **texts)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def is_alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._child.is_alive()
+
+    def begin(self, storages: Sequence[Storage], patience_s: float) -> WindowSender:
+        """Begin a file."""
+        from mlsync.proof.windows import WindowSender
+
+        self._child.set_patience(patience_s)
+        self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
+        return WindowSender(self._child, self._digest, self._window, storages)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+
+
+class _Transfer:
+    """One file's tensors on their way to the device; an ``error`` on it stops it and leaves the pass over the file be."""
+
+    def __init__(
+        self,
+        storages: Sequence[Storage],
+        engine: _Engine | None = None,
+        sender: WindowSender | None = None,
+        error: ProofUnavailable | None = None,
+    ) -> None:
+        self.error = error
+        self._engine = engine
+        self._sender = sender
+        self._cursor = SpanCursor(storages)
+
+    def feed(self, offset: int, block: memoryview) -> None:
+        """Send what *block* holds of the storages."""
+        if self._sender is None or self.error is not None:
+            return
+        try:
+            for index, piece, ends in self._cursor.pieces(offset, block):
+                self._sender.add(index, piece)
+                if ends:
+                    self._sender.close_storage()
+        except ProofUnavailable as error:
+            self.error = error
+
+    def finish(self) -> None:
+        """Wait for the device's last answer."""
+        if self._sender is None or self.error is not None:
+            return
+        try:
+            self._sender.finish()
+        except ProofUnavailable as error:
+            self.error = error
+
+    def counts(self) -> dict[int, Counts]:
+        """What the device counted, by storage."""
+        return self._sender.counts if self._sender is not None else {}
+
+    def info(self) -> DeviceInfo | None:
+        """The device, if one was used."""
+        return self._engine.info if self._engine is not None else None
+
+
+def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer) -> list[Finding]:
+    """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
+    checksums = ExtentChecksums(inspection.layout.extents if inspection.layout is not None else ())
+    offset = 0
+    for view in source.stream():
+        block = view.cast("B")
+        checksums.feed(offset, block)
+        transfer.feed(offset, block)
+        offset += len(block)
+    transfer.finish()
+    if offset != source.size_bytes:
+        what = f"{offset} bytes came back of {source.size_bytes}"
+        return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
+    return checksums.faults
+
+
+def _storages_to_send(content: Content) -> Sequence[Storage]:
+    """The storages; those of the other byte order are digested as bytes, for their numbers would be read wrongly."""
+    if content.facts.get("byteorder") != "big":
+        return content.storages
+    return [replace(storage, dtype="bytes") for storage in content.storages]
+
+
+def _level_without_device(inspection: Inspection) -> int:
+    if inspection.content is not None:
+        return LEVEL_MEANING
+    return LEVEL_CONTAINER if inspection.layout is not None else LEVEL_BYTES
+
+
+def _on_device(info: DeviceInfo | None) -> dict[str, str]:
+    return {"device": info.device, "torch": info.torch} if info is not None else {}
+
+
+def _described(inspection: Inspection, findings: Sequence[Finding], facts: dict[str, Fact]) -> Verdict:
+    """A verdict that says what the file is, its outcome still open."""
+    content = inspection.content
+    return Verdict(
+        status="unknown",
+        level=LEVEL_BYTES,
+        container=inspection.container,
+        findings=tuple(findings),
+        facts=facts,
+        tensor_count=len(content.tensors) if content is not None else 0,
+        tensor_bytes=sum(storage.length for storage in content.storages) if content is not None else 0,
+    )
+
+
+def _refused(inspection: Inspection, findings: Sequence[Finding]) -> Verdict:
+    """The verdict on a file that does not hold at the level of its worst finding."""
+    facts: dict[str, Fact] = dict(inspection.content.facts) if inspection.content is not None else {}
+    level = max(min(finding.level for finding in findings) - 1, LEVEL_BYTES)
+    return replace(_described(inspection, findings, facts), status="broken", level=level)

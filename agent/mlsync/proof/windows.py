@@ -1,0 +1,139 @@
+"""Tensor bytes gathered into windows, sent to the child, and its answers held against what was sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlsync.formats.layout import Storage
+from mlsync.proof.child import Child
+from mlsync.proof.digest import UNIT_BYTES, WindowDigest
+
+# Keeps a window's message small when it is full of tiny storages
+SEGMENTS_MAX = 4096
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the device counted in one storage; *low* and *high* are ``None`` where nothing finite bounds it."""
+
+    nan: int = 0
+    infinite: int = 0
+    zero: int = 0
+    saturated: int = 0
+    low: float | None = None
+    high: float | None = None
+    counted_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A window on its way: what its answer must say."""
+
+    index: int
+    digest: int
+    segments: list[tuple[int, str, int, int]]
+
+
+class WindowSender:
+    """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole."""
+
+    def __init__(self, child: Child, digest: WindowDigest, window: memoryview, storages: Sequence[Storage]) -> None:
+        self.counts: dict[int, Counts] = {}
+        self._child = child
+        self._digest = digest
+        self._window = window
+        self._storages = storages
+        self._used = 0
+        self._segments: list[tuple[int, str, int, int]] = []
+        self._sent: deque[_Sent] = deque()
+        self._index = 0
+
+    def add(self, storage: int, piece: memoryview) -> None:
+        """Send the next bytes of the *storage*-th storage."""
+        while piece:
+            room = len(self._window) - self._used
+            count = min(room, len(piece))
+            self._window[self._used : self._used + count] = piece[:count]
+            self._note(storage, count)
+            self._used += count
+            piece = piece[count:]
+            if self._used == len(self._window):
+                self._flush()
+
+    def close_storage(self) -> None:
+        """Bring the window to where the next storage may begin."""
+        padding = -self._used % UNIT_BYTES
+        self._window[self._used : self._used + padding] = bytes(padding)
+        self._used += padding
+        if self._used == len(self._window) or len(self._segments) >= SEGMENTS_MAX:
+            self._flush()
+
+    def finish(self) -> None:
+        """Send what is left and wait until the device has answered for all."""
+        self._flush()
+        self._child.send({"end": self._index})
+        while self._sent:
+            self._check(self._child.wait_answer())
+        if self._child.wait_answer() != {"ended": self._index}:
+            self._child.disbelieve("an answer to a question that was not asked")
+
+    def _note(self, storage: int, count: int) -> None:
+        """Make the bytes part of the storage's segment in this window."""
+        if self._segments and self._segments[-1][0] == storage:
+            _, dtype, start, length = self._segments[-1]
+            self._segments[-1] = (storage, dtype, start, length + count)
+        else:
+            self._segments.append((storage, self._storages[storage].dtype, self._used, count))
+
+    def _flush(self) -> None:
+        if not self._used:
+            return
+        payload = self._window[: self._used]
+        self._sent.append(_Sent(self._index, self._digest.digest(payload, self._index), self._segments))
+        header = {"window": self._index, "length": self._used, "segments": self._segments}
+        self._child.send(header, payload)
+        self._index += 1
+        self._used = 0
+        self._segments = []
+        while (answer := self._child.take_answer()) is not None:
+            self._check(answer)
+
+    def _check(self, answer: dict[str, Any]) -> None:
+        """Hold an answer against the oldest window that waits for one."""
+        if not self._sent or answer.get("window") != self._sent[0].index:
+            self._child.disbelieve("an answer to a question that was not asked")
+        sent = self._sent.popleft()
+        if answer.get("digest") != sent.digest:
+            self._child.disbelieve("another digest than that of the bytes it was sent: the device or the way to it is at fault")
+        counts = answer.get("counts")
+        if not isinstance(counts, list) or len(counts) != len(sent.segments):
+            self._child.disbelieve("counts of other tensors than it was sent")
+        for (storage, _, _, length), row in zip(sent.segments, counts, strict=True):
+            if row is not None:
+                self._add_counts(storage, length, row)
+
+    def _add_counts(self, storage: int, length: int, row: object) -> None:
+        match row:
+            case [int() as nan, int() as infinite, int() as zero, int() as saturated, low, high]:
+                pass
+            case _:
+                self._child.disbelieve("counts that are no numbers")
+        known = storage in self.counts
+        counts = self.counts.setdefault(storage, Counts())
+        counts.nan += nan
+        counts.infinite += infinite
+        counts.zero += zero
+        counts.saturated += saturated
+        counts.low = _bound(counts.low, low, known=known, choose=min)
+        counts.high = _bound(counts.high, high, known=known, choose=max)
+        counts.counted_bytes += length
+
+
+def _bound(old: float | None, new: object, *, known: bool, choose: Any) -> float | None:
+    """The lower or higher of two bounds; no bound wins over any."""
+    if not isinstance(new, (int, float)) or (known and old is None):
+        return None
+    return float(new) if not known else float(choose(old, new))
