@@ -1,0 +1,300 @@
+"""Real inotify, real directories, real writers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+from mlsync.monitor import RecordingMonitor
+from mlsync.service.changes import Changes
+from mlsync.service.watch import Watcher, _Queue
+
+PATIENCE_S = 20.0
+
+
+class Seen(Changes):
+    """Changes that a test can wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.noted = threading.Event()
+
+    def note(self):
+        super().note()
+        self.noted.set()
+
+    def within(self, seconds=PATIENCE_S):
+        """Whether something was noted, or is within *seconds*; then it is forgotten."""
+        seen = self.noted.wait(seconds)
+        self.noted.clear()
+        return seen
+
+
+@pytest.fixture
+def watched(tmp_path):
+    watchers = []
+
+    def start(*directories, poll_s=0.05):
+        seen = [Seen() for _ in directories]
+        monitor = RecordingMonitor()
+        watcher = Watcher({place: [one] for place, one in zip(directories, seen, strict=True)}, monitor, poll_s=poll_s)
+        watcher.start()
+        watchers.append(watcher)
+        for one in seen:
+            one.within(0)
+        return watcher, monitor, *seen
+
+    yield start
+    for watcher in watchers:
+        watcher.stop()
+
+
+def test_a_file_is_noted_when_its_writer_closes_it(tmp_path, watched):
+    """A write under way is not noted, its end is."""
+    _, _, seen = watched(tmp_path)
+    with (tmp_path / "last.pt").open("wb") as stream:
+        for _ in range(5):
+            stream.write(bytes(100_000))
+            stream.flush()
+        assert not seen.within(0.3)
+    assert seen.within()
+
+
+def test_another_process_is_noted(tmp_path, watched):
+    """A trainer in its own process, which writes in place, is noted."""
+    (tmp_path / "last.pt").write_bytes(b"old")
+    _, _, seen = watched(tmp_path)
+    code = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(b'new')"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "last.pt")], check=True)
+    assert seen.within()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: os.rename(d / "a", d / "b"),
+        lambda d: os.rename(d.parent / "outside", d / "in"),
+        lambda d: os.rename(d / "a", d.parent / "out"),
+        lambda d: os.unlink(d / "a"),
+        lambda d: os.mkdir(d / "new"),
+        lambda d: os.symlink("a", d / "latest"),
+        lambda d: os.link(d / "a", d / "hard"),
+        lambda d: os.rmdir(d / "sub/empty"),
+    ],
+    ids=["rename", "move in", "move out", "delete", "mkdir", "symlink", "hard link", "rmdir"],
+)
+def test_each_kind_of_change_is_noted(change, tmp_path, watched):
+    """Renames, deletions, directories and links are noted, not only writes."""
+    directory = tmp_path / "run"
+    (directory / "sub/empty").mkdir(parents=True)
+    (directory / "a").write_text("a")
+    (tmp_path / "outside").write_text("o")
+    _, _, seen = watched(directory)
+    change(directory)
+    assert seen.within()
+
+
+def test_new_directories_are_watched_to_the_ground(tmp_path, watched):
+    """A file in a directory that was made a moment ago is noted."""
+    _, _, seen = watched(tmp_path)
+    deep = tmp_path / "a/b/c"
+    deep.mkdir(parents=True)
+    while seen.within(0.3):
+        pass
+    (deep / "file").write_text("x")
+    assert seen.within()
+
+
+def test_reading_is_no_change(tmp_path, watched):
+    """The agent's own reading of files does not wake it again."""
+    (tmp_path / "a").write_text("a")
+    _, _, seen = watched(tmp_path)
+    (tmp_path / "a").read_text()
+    os.listdir(tmp_path)
+    assert not seen.within(0.3)
+
+
+def test_links_are_not_followed_out(tmp_path, watched):
+    """What changes behind a link in the directory is not watched; a directory named through a link is."""
+    real, outside = tmp_path / "real", tmp_path / "outside"
+    real.mkdir()
+    outside.mkdir()
+    (real / "link").symlink_to(outside)
+    (tmp_path / "name").symlink_to(real)
+    _, _, seen = watched(tmp_path / "name")
+    (outside / "file").write_text("x")
+    assert not seen.within(0.3)
+    (real / "file").write_text("x")
+    assert seen.within()
+
+
+def test_a_directory_may_come_later(tmp_path, watched):
+    """A directory that is not there yet is watched as soon as it is, and its coming is a change."""
+    directory = tmp_path / "later"
+    watcher, monitor, seen = watched(directory)
+    assert not watcher.watched(directory)
+    directory.mkdir()
+    assert seen.within()
+    while not watcher.watched(directory):
+        seen.within(0.02)
+    seen.within(0)
+    (directory / "file").write_text("x")
+    assert seen.within()
+    assert monitor.notices == []
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_a_directory_may_go_and_come_again(round_, tmp_path, watched):
+    """A directory that was deleted and made again, perhaps under the same inode number, is watched again."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    watcher, _, seen = watched(directory)
+    shutil.rmtree(directory)
+    directory.mkdir()
+    assert seen.within()
+    while seen.within(0.3) or not watcher.watched(directory):
+        pass
+    (directory / "file").write_text("x")
+    assert seen.within()
+
+
+def test_a_directory_that_is_moved_away_is_not_watched_any_longer(tmp_path, watched):
+    """After a move another directory lies under the name, and only that one counts."""
+    directory = tmp_path / "run"
+    directory.mkdir()
+    watcher, _, seen = watched(directory)
+    directory.rename(tmp_path / "old")
+    directory.mkdir()
+    assert seen.within()
+    while seen.within(0.3) or not watcher.watched(directory):
+        pass
+    (tmp_path / "old/file").write_text("x")
+    assert not seen.within(0.3)
+    (directory / "file").write_text("x")
+    assert seen.within()
+
+
+def test_one_directory_wakes_only_its_own_run(tmp_path, watched):
+    """A change in one directory is not noted for another one."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    _, _, a, b = watched(tmp_path / "a", tmp_path / "b")
+    (tmp_path / "a/file").write_text("x")
+    assert a.within()
+    assert not b.within(0.2)
+
+
+def test_a_kernel_without_room_is_told_and_survived(tmp_path, watched, monkeypatch):
+    """When a directory below cannot be watched, that is told once with the sysctl, and the rest is watched."""
+    (tmp_path / "full").mkdir()
+    real = _Queue.__mro__[1].add_callback
+
+    def refuse(self, path, *rest):
+        if path.endswith(b"full"):
+            raise OSError(errno.ENOSPC, "inotify watch limit reached")
+        return real(self, path, *rest)
+
+    monkeypatch.setattr(_Queue.__mro__[1], "add_callback", refuse)
+    watcher, monitor, seen = watched(tmp_path)
+    assert not watcher.watched(tmp_path)
+    (tmp_path / "file").write_text("x")
+    assert seen.within()
+    watcher.look()
+    assert monitor.notices == [
+        (
+            "warning",
+            "the kernel has no room for more watches: some changes are seen only by the next rescan "
+            "(sysctl fs.inotify.max_user_watches=1048576)",
+        )
+    ]
+
+
+def test_no_inotify_at_all_is_told_and_survived(tmp_path, watched, monkeypatch):
+    """When the kernel gives no inotify instance the watcher says so and keeps trying."""
+
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "inotify instance limit reached")
+
+    monkeypatch.setattr(_Queue, "_create_inotify_fd", refuse)
+    watcher, monitor, seen = watched(tmp_path)
+    assert not watcher.watched(tmp_path)
+    assert monitor.notices[0][1].endswith("(sysctl fs.inotify.max_user_instances=1024)")
+    monkeypatch.undo()
+    while not watcher.watched(tmp_path):
+        seen.within(0.02)
+    seen.within(0)
+    (tmp_path / "file").write_text("x")
+    assert seen.within()
+
+
+AS_SOMEBODY = """
+import ctypes, errno, os, pathlib, sys
+from mlsync.monitor import RecordingMonitor
+from mlsync.service.changes import Changes
+from mlsync.service.watch import Watcher
+# Another user: its inotify instances are not those of the other tests, and it may not read everything.
+os.setgroups([])
+os.setresgid(54321, 54321, 54321)
+os.setresuid(54321, 54321, 54321)
+libc = ctypes.CDLL(None, use_errno=True)
+"""
+WATCH = """
+monitor, place = RecordingMonitor(), pathlib.Path(sys.argv[1])
+watcher = Watcher({place: [Changes()]}, monitor, poll_s=0.01)
+watcher.start()
+print(watcher.watched(place), monitor.notices)
+watcher.stop()
+"""
+
+
+@pytest.fixture
+def watched_by_somebody():
+    """What is told when a user of its own watches a directory, as a process."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+
+    def watch(directory, before=""):
+        code = AS_SOMEBODY + before + WATCH
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code, str(directory)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return watch
+
+
+def test_the_real_limit_of_instances_is_survived(watched_by_somebody):
+    """With every inotify instance of the user taken, the kernel's real refusal is told with the sysctl."""
+    told = watched_by_somebody("/proc/self", "while libc.inotify_init() >= 0: pass\n")
+    assert told.startswith("False [('warning', 'the kernel gives no more inotify instances")
+
+
+def test_an_unreadable_directory_is_told(tmp_path, watched_by_somebody):
+    """A directory that may not be read is told, not taken for watched."""
+    (tmp_path / "mine").mkdir(mode=0o700)
+    for directory in tmp_path.parents[:3]:
+        directory.chmod(directory.stat().st_mode | 0o005)
+    tmp_path.chmod(0o755)
+    assert watched_by_somebody(tmp_path).startswith("False [('warning', 'watching failed: Permission denied")
+
+
+def test_dropped_events_count_as_changes(tmp_path, watched):
+    """When the kernel says that it had to drop events, every run counts as changed, and it is told once."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    watcher, monitor, a, b = watched(tmp_path / "a", tmp_path / "b")
+    from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent
+
+    for _ in range(2):
+        watcher._observer.queue.handle_event(InotifyEvent(-1, InotifyConstants.IN_Q_OVERFLOW, 0, b""))
+        assert a.within()
+        assert b.within()
+    assert [text for _, text in monitor.notices] == ["the kernel had to drop change events, so all files are looked at"]
+    (tmp_path / "a/file").write_text("x")
+    assert a.within()

@@ -1,0 +1,219 @@
+"""When a run is backed up, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import math
+import threading
+from pathlib import Path
+
+import pytest
+from mlsync.errors import RunLocked, StoreUnavailable
+from mlsync.monitor import RecordingMonitor
+from mlsync.service.changes import Pending
+from mlsync.service.job import Outcome, Pulse, PulsingMonitor
+from mlsync.service.worker import Timing, Worker
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 1000.0
+
+    def __call__(self):
+        return self.now_s
+
+
+class Job:
+    """A job whose passes end as the test's list says."""
+
+    name = "yolo"
+    directory = Path("/nowhere")
+
+    def __init__(self, clock, ends):
+        self.pulse = Pulse(clock)
+        self._ends = iter(ends)
+
+    def run(self, stop):
+        end = next(self._ends)
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+
+def outcome(version=None, *troubles, proved=True):
+    return Outcome("yolo", version, proved, troubles, f"version {version}")
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def make(clock):
+    def make(*ends, uniform=lambda _low, high: high, **timing):
+        monitor = RecordingMonitor()
+        worker = Worker(
+            Job(clock, ends), Timing(**timing), monitor, lambda: None, clock=clock, wall=lambda: 5000.0, uniform=uniform
+        )
+        return worker, monitor
+
+    return make
+
+
+def test_the_first_pass_comes_at_once(make):
+    """A fresh agent catches up with what changed while none ran, even if it goes by the clock only."""
+    assert make()[0].due(None, False) == -math.inf
+    assert make(on_change=False)[0].due(None, False) == -math.inf
+
+
+def test_changes_settle_first(make, clock):
+    """A pass begins when files were quiet for so long, or kept changing for so long."""
+    worker, _ = make(outcome(1), settle_s=2.0, settle_max_s=60.0, rescan_s=300.0)
+    worker._pass()
+    assert worker.due(None, False) == 1300.0
+    assert worker.due(Pending(1000.0, 1000.0), False) == 1002.0
+    assert worker.due(Pending(1000.0, 1030.0), False) == 1032.0
+    assert worker.due(Pending(1000.0, 1059.5), False) == 1060.0
+    assert worker.due(Pending(1000.0, 1059.5), True) == -math.inf
+
+
+def test_without_on_change_only_requests_count(make):
+    """An agent that goes by the clock takes no notice of changes."""
+    worker, _ = make(outcome(1), on_change=False)
+    worker._pass()
+    assert worker.due(Pending(1.0, 1.0), False) == math.inf
+    assert worker.due(None, True) == -math.inf
+
+
+def test_failures_are_retried_later_and_later(make, clock):
+    """The wait doubles from five seconds to ten minutes, and the notice tells it."""
+    worker, monitor = make(*[StoreUnavailable("the store is away")] * 10)
+    waits = []
+    for _ in range(10):
+        worker._pass()
+        waits.append(worker.due(None, False) - clock.now_s)
+    assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]
+    assert monitor.notices[0] == ("error", "yolo: the store is away; next try in 5 s")
+    assert worker.state.failures == 10
+
+
+def test_retries_are_spread(make):
+    """Two agents whose store went away together do not come back together, and none sooner than five seconds."""
+    worker, _ = make(*[StoreUnavailable("away")] * 40, uniform=lambda low, high: low)
+    delays = []
+    for _ in range(40):
+        worker._pass()
+        delays.append(worker.due(None, False) - 1000.0)
+    assert delays[:4] == [5, 5, 10, 20]
+    assert delays[-1] == 300
+
+
+def test_changes_do_not_hasten_a_retry_but_requests_do(make):
+    """A store that is away is not asked with every file that is saved; a person who asks is heard."""
+    worker, _ = make(StoreUnavailable("away"))
+    worker._pass()
+    assert worker.due(Pending(0.0, 0.0), False) == 1005.0
+    assert worker.due(Pending(0.0, 0.0), True) == -math.inf
+
+
+def test_success_ends_the_retries(make):
+    """After a success failures are forgotten, and a person is told that it works again."""
+    worker, monitor = make(StoreUnavailable("away"), outcome(7), StoreUnavailable("away"))
+    worker._pass()
+    worker._pass()
+    assert (worker.state.failures, worker.state.last_error, worker.state.last_version) == (0, None, 7)
+    assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed tries"), ("info", "yolo: version 7")]
+    worker._pass()
+    assert worker.due(None, False) == 1005.0
+
+
+@pytest.mark.expected_warnings("yolo: unexpected error")
+def test_bugs_are_logged_and_retried(make, caplog):
+    """An exception that nobody expected leaves its traceback in the log and is retried like a failure."""
+    worker, _ = make(ZeroDivisionError("a bug"), outcome(1))
+    worker._pass()
+    assert caplog.records[0].exc_info[0] is ZeroDivisionError
+    assert worker.due(None, False) == 1005.0
+    worker._pass()
+    assert worker.state.failures == 0
+
+
+def test_a_version_that_was_not_proved_is_not_counted_as_proved(make):
+    """The last proved version stays when a later one was not proved."""
+    worker, _ = make(outcome(1), outcome(2, proved=False), outcome(None))
+    for _ in range(3):
+        worker._pass()
+    assert (worker.state.last_version, worker.state.last_proved_version) == (2, 1)
+
+
+def test_a_trouble_is_told_when_it_begins(make):
+    """A checkpoint that stays broken is told once, and again only if it was whole in between."""
+    worker, monitor = make(outcome(1, "a.pt is broken"), outcome(None, "a.pt is broken"), outcome(2), outcome(3, "a.pt is broken"))
+    for _ in range(4):
+        worker._pass()
+    assert [text for severity, text in monitor.notices if severity == "warning"] == ["yolo: a.pt is broken"] * 2
+
+
+def test_a_run_of_another_agent_is_given_up(make):
+    """A run whose lock was never ours is given up, and looked at again only every ten minutes."""
+    worker, _ = make(StoreUnavailable("away"), RunLocked("another mlsync works on run yolo"), outcome(1))
+    worker._pass()
+    assert worker.state.locked is None
+    worker._pass()
+    assert worker.state.locked is not None
+    assert worker.due(Pending(0.0, 0.0), False) == 1600.0
+    worker._pass()
+    assert worker.state.locked is None
+
+
+def test_a_run_that_was_ours_is_not_given_up(make):
+    """A lock that a backup by hand holds for a while delays the run like any failure."""
+    worker, _ = make(outcome(1), RunLocked("another mlsync works on run yolo"))
+    worker._pass()
+    worker._pass()
+    assert worker.state.locked is None
+    assert worker.due(None, False) == 1005.0
+
+
+def test_a_pass_cut_short_says_nothing(make):
+    """A pass that was told to stop counts neither as success nor as failure."""
+    worker, monitor = make(outcome(None), StoreUnavailable("cut"))
+    worker.stop()
+    worker._pass()
+    worker._pass()
+    assert (worker.state.last_pass_s, worker.state.failures, monitor.notices) == (None, 0, [])
+
+
+def test_a_hung_worker_is_known(make, clock):
+    """A pass without progress hangs; one that goes forward, however slowly, does not."""
+    worker, _ = make()
+    worker.thread = threading.main_thread()
+    worker.state.phase = "running"
+    worker.job.pulse.beat()
+    clock.now_s += 100
+    assert worker.hung(60)
+    PulsingMonitor(RecordingMonitor(), worker.job.pulse).notice("info", "x")
+    assert not worker.hung(60)
+    clock.now_s += 50
+    with PulsingMonitor(RecordingMonitor(), worker.job.pulse).task("copy", 10) as task:
+        clock.now_s += 50
+        task.advance(1)
+        clock.now_s += 50
+        assert not worker.hung(60)
+
+
+def test_a_sleeping_worker_does_not_hang_unless_it_oversleeps(make, clock):
+    """A worker that waits for its next pass is well until long after that was due; a dead one never is."""
+    worker, _ = make()
+    worker.thread = threading.main_thread()
+    worker.state.next_try_s = clock.now_s + 1000
+    assert not worker.hung(60)
+    clock.now_s += 1059
+    assert not worker.hung(60)
+    clock.now_s += 2
+    assert worker.hung(60)
+    worker.thread = threading.Thread()
+    clock.now_s -= 2000
+    assert worker.hung(60)
+    worker.stop()
+    assert not worker.hung(60)
