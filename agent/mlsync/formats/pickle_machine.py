@@ -214,7 +214,7 @@ class _Machine:
 
     def op_string_text(self) -> None:
         text = self.line()
-        if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"'\"":
+        if len(text) < len("''") or text[:1] != text[-1:] or text[:1] not in b"'\"":
             self.fail("string without quotes")
         self.stack.append(text[1:-1].decode("latin-1"))
 

@@ -54,7 +54,9 @@ def read_safetensors_layout(source: ByteSource) -> Layout:
             _refuse("tensors overlap or leave a gap", extent.name, extent.offset)
         covered += extent.length
     if covered != source.size_bytes:
-        _refuse(f"header tells of {covered} bytes, the file has {source.size_bytes}", None, min(covered, source.size_bytes))
+        _refuse(
+            f"header tells of {covered} bytes, the file has {source.size_bytes}", None, min(covered, source.size_bytes)
+        )
     return Layout("safetensors", source.size_bytes, tuple(extents))
 
 
@@ -70,7 +72,11 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
             _refuse("tensor without a type", extent.name, extent.offset)
         dtype, bits = _DTYPES.get(token, (f"unknown:{token[:32]}", 0))
         if bits and prod(shape) * bits != extent.length * 8:
-            _refuse(f"shape and type need {prod(shape) * bits // 8} bytes, there are {extent.length}", extent.name, extent.offset)
+            _refuse(
+                f"shape and type need {prod(shape) * bits // 8} bytes, there are {extent.length}",
+                extent.name,
+                extent.offset,
+            )
         storages.append(Storage(extent.name, extent.offset, extent.length, dtype, max(bits // 8, 1)))
         tensors.append(Tensor(extent.name, extent.name, dtype, shape, _dense_stride(shape), 0))
     facts: dict[str, Fact] = {"framework": "safetensors"}
@@ -120,10 +126,12 @@ def _check_metadata(metadata: object) -> None:
 
 
 def _span(name: str, entry: dict[str, object]) -> tuple[int, int]:
-    match entry.get("data_offsets"):
-        case [begin, end] if _is_count(begin) and _is_count(end) and begin <= end:
+    offsets = entry.get("data_offsets")
+    if isinstance(offsets, list) and len(offsets) == len(("begin", "end")) and all(map(_is_count, offsets)):
+        begin, end = offsets
+        if begin <= end:
             return begin, end
-    _refuse("tensor without a place in the file", name, _LENGTH_BYTES)
+    raise ContainerBroken("tensor without a place in the file", record=name, offset=_LENGTH_BYTES)
 
 
 def _shape(name: str, entry: dict[str, object]) -> tuple[int, ...]:

@@ -15,7 +15,10 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
 _PROMISED_BY_NAME = (
     (re.compile(rb".*\.(pt|pth|ckpt)", re.IGNORECASE | re.DOTALL), "torch-zip"),
-    (re.compile(rb"((diffusion_)?pytorch_model.*|adapter_model|optimizer|scheduler|training_args)\.bin", re.DOTALL), "torch-zip"),
+    (
+        re.compile(rb"((diffusion_)?pytorch_model.*|adapter_model|optimizer|scheduler|training_args)\.bin", re.DOTALL),
+        "torch-zip",
+    ),
     (re.compile(rb".*\.safetensors", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
 )
@@ -32,15 +35,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised)
-    if head.startswith(_LEGACY_TORCH):
-        return "torch-legacy"
-    if head[:4] == b"GGUF":
-        return "gguf"
-    if _begins_safetensors(head, source.size_bytes):
-        return "safetensors"
-    if promised == "torch-zip" and _PICKLE.match(head):
-        return "pickle"
-    return promised
+    return _by_head(head, source.size_bytes, promised) or promised
 
 
 def is_checkpoint_name(path: bytes) -> bool:
@@ -67,6 +62,18 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     return "npz" if promised == "npz" else promised and "zip"
+
+
+def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
+    """The container that the file's first bytes show."""
+    if head.startswith(_LEGACY_TORCH):
+        return "torch-legacy"
+    if head[:4] == b"GGUF":
+        return "gguf"
+    if _begins_safetensors(head, size_bytes):
+        return "safetensors"
+    # A bare pickle says nothing by itself; under torch's name it is what torch.load would try
+    return "pickle" if promised == "torch-zip" and _PICKLE.match(head) else None
 
 
 def _begins_safetensors(head: bytes, size_bytes: int) -> bool:

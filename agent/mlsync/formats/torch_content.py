@@ -1,6 +1,7 @@
 """What a ``torch.save`` file holds: its pickle's graph read for storages, tensors and facts, with torch nowhere near.
 
-The graph is hostile: it may share, repeat and contain itself. It is walked once per node, by identity, without recursion.
+The graph is hostile: it may share, repeat and contain itself. It is walked by identity, each node once, with no
+recursion.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from isal.isal_zlib import crc32
 
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Tensor
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Pairs, Persistent, read_pickle
 from mlsync.formats.torch_tensors import StorageTable, is_parameter_call, is_tensor_call, rebuilt_call, tensor_view
 from mlsync.formats.zipfile_layout import ZipLayout
 
 DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024
+_BYTEORDER_BYTES_MAX = 16
 _KEY_CHARS_MAX = 200
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
 _TRANSPARENT = frozenset({"_parameters", "_buffers", "_modules"})
@@ -60,7 +62,7 @@ def _read_record(source: ByteSource, layout: ZipLayout, extent: Extent) -> bytes
 
 def _byteorder(source: ByteSource, layout: ZipLayout, prefix: str) -> bytes:
     for extent in layout.extents:
-        if extent.name == f"{prefix}byteorder" and extent.length <= 16:
+        if extent.name == f"{prefix}byteorder" and extent.length <= _BYTEORDER_BYTES_MAX:
             return read_bounded(source, extent.offset, extent.length, "byteorder")
     return b""
 
@@ -100,7 +102,9 @@ def _children(node: object) -> list[tuple[object, object]]:
     if not isinstance(node, Call):
         return []
     # What a Parameter wraps is the parameter; other calls number what they were given
-    parts: list[tuple[object, object]] = [("" if is_parameter_call(node) else i, arg) for i, arg in enumerate(node.args)]
+    parts: list[tuple[object, object]] = [
+        ("" if is_parameter_call(node) else i, arg) for i, arg in enumerate(node.args)
+    ]
     parts += [("", node.kwargs)] if node.kwargs is not None else []
     parts += enumerate(node.items or [])
     parts += node.pairs or []
@@ -122,5 +126,3 @@ def _name(path: _Path) -> str:
             keys.append(text)
             chars += len(text) + 1
     return ".".join(reversed(keys))
-
-

@@ -61,6 +61,8 @@ _STORAGE_TYPES = {
 _UNTYPED = "UntypedStorage"
 _STRIDED = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
 _REBUILD_MODULES = frozenset({"torch._utils", "torch._tensor"})
+_STRIDED_ARGUMENTS = 4  # storage, place, shape, strides
+_ID_PARTS = 5  # "storage", type, key, location, number of elements
 _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its own
 
 
@@ -148,7 +150,7 @@ def rebuilt_call(call: Call) -> Call:
 def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     """The tensor that the call would make, known to lie inside of its storage."""
     args = call.args
-    if len(args) < 4 or not isinstance(args[0], Persistent):
+    if len(args) < _STRIDED_ARGUMENTS or not isinstance(args[0], Persistent):
         _refuse(f"tensor {name!r} is described in too few words")
     extent, storage_dtype = table.add(args[0])
     dtype = _own_dtype(call) or storage_dtype or "uint8"
@@ -179,10 +181,12 @@ def _own_dtype(call: Call) -> str:
 
 def _parse_id(persistent_id: object) -> tuple[str, str, int]:
     """Storage type, record key and number of elements."""
-    match persistent_id:
-        case ("storage", Global() as kind, str() as key, _, int() as count, *_) if 0 <= count < _COUNT_MAX:
+    if isinstance(persistent_id, tuple) and len(persistent_id) >= _ID_PARTS:
+        tag, kind, key, _, count = persistent_id[:_ID_PARTS]
+        is_one = tag == "storage" and isinstance(kind, Global) and isinstance(key, str)
+        if is_one and type(count) is int and 0 <= count < _COUNT_MAX:
             return kind.name, key, count
-    _refuse("persistent id that is no storage")
+    raise ContainerBroken("persistent id that is no storage")
 
 
 def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
@@ -197,4 +201,6 @@ def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
 
 
 def _refuse(reason: str, extent: Extent | None = None) -> NoReturn:
-    raise ContainerBroken(reason, record=extent and extent.name, offset=extent and extent.offset)
+    if extent is None:
+        raise ContainerBroken(reason)
+    raise ContainerBroken(reason, record=extent.name, offset=extent.offset)

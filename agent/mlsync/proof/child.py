@@ -22,6 +22,7 @@ _ANSWER_BYTES_MAX = 32 << 20
 _STDERR_BYTES_KEPT = 2000
 _PIPE_BYTES = 1 << 20
 _READ_BYTES = 64 << 10
+_LENGTH_BYTES = 4
 _POLL_S_MAX = 3600.0
 _KEPT_VARIABLES = frozenset({"PATH", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"})
 _KEPT_PREFIXES = ("CUDA_",)
@@ -42,9 +43,7 @@ class DeviceInfo:
 def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, str]:
     """What of *environment* the child may see: how to find libraries and GPUs, and nothing that opens a door."""
     kept = {
-        name: value
-        for name, value in environment.items()
-        if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
+        name: value for name, value in environment.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
     kept |= {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "CUDA_CACHE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
     if device == "cpu":
@@ -67,7 +66,14 @@ class Child:
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
-                command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, cwd="/", bufsize=0, start_new_session=True
+                command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=environment,
+                cwd="/",
+                bufsize=0,
+                start_new_session=True,
             )
         except OSError as error:
             msg = f"The proof's Python does not start: {error.strerror}"
@@ -96,7 +102,7 @@ class Child:
     def send(self, message: dict[str, Any], payload: memoryview | None = None) -> None:
         """Write a message and its bytes, taking in whatever answers come meanwhile."""
         text = json.dumps(message).encode()
-        self._write(memoryview(len(text).to_bytes(4, "big") + text))
+        self._write(memoryview(len(text).to_bytes(_LENGTH_BYTES, "big") + text))
         if payload is not None:
             self._write(payload)
 
@@ -166,14 +172,14 @@ class Child:
         if not data:
             self._died()
         self._received += data
-        while len(self._received) >= 4:
-            length = int.from_bytes(self._received[:4], "big")
+        while len(self._received) >= _LENGTH_BYTES:
+            length = int.from_bytes(self._received[:_LENGTH_BYTES], "big")
             if length > _ANSWER_BYTES_MAX:
                 self.disbelieve(f"an answer of {length} bytes")
-            if len(self._received) < 4 + length:
+            if len(self._received) < _LENGTH_BYTES + length:
                 return
-            self._parse(bytes(self._received[4 : 4 + length]))
-            del self._received[: 4 + length]
+            self._parse(bytes(self._received[_LENGTH_BYTES : _LENGTH_BYTES + length]))
+            del self._received[: _LENGTH_BYTES + length]
 
     def _parse(self, text: bytes) -> None:
         try:
@@ -213,7 +219,9 @@ def _failure(kind: str, text: str, python: str) -> ProofUnavailable:
     """The error for what the child says that it failed of."""
     if kind == "torch":
         msg = f"No torch for the proof: {text}"
-        return TorchMissing(msg, where=python, advice="install mlsync[torch], or set proof.python to the trainer's Python")
+        return TorchMissing(
+            msg, where=python, advice="install mlsync[torch], or set proof.python to the trainer's Python"
+        )
     if kind == "device":
         return DeviceMissing(f"No CUDA device for the proof: {text}", where=python)
     if kind == "memory":

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import sys
+from typing import Any
 
 KEY_SLIDES = 64
 UNIT_BYTES = 16
@@ -47,7 +48,7 @@ COUNTED_AS = {
 class Unavailable(Exception):
     """Why there can be no proof here; *kind* is what the parent tells apart."""
 
-    def __init__(self, kind, text):
+    def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
         self.kind = kind
         self.text = text
@@ -56,7 +57,7 @@ class Unavailable(Exception):
 class Channel:
     """The pipes to the parent, out of reach of anything that prints."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._in = os.dup(0)
         self._out = os.dup(1)
         os.dup2(2, 1)
@@ -65,7 +66,7 @@ class Channel:
         os.close(null)
         self._length = bytearray(4)
 
-    def read(self):
+    def read(self) -> dict[str, Any]:
         """The next message's JSON object; ends the process if the parent closed the pipe."""
         self.fill(memoryview(self._length))
         length = int.from_bytes(self._length, "big")
@@ -73,9 +74,10 @@ class Channel:
             raise SystemExit(3)
         text = bytearray(length)
         self.fill(memoryview(text))
-        return json.loads(text)
+        message: dict[str, Any] = json.loads(text)
+        return message
 
-    def fill(self, view):
+    def fill(self, view: memoryview) -> None:
         """Fill *view* from the pipe."""
         at = 0
         while at < len(view):
@@ -84,7 +86,7 @@ class Channel:
                 raise SystemExit(0)
             at += count
 
-    def write(self, message):
+    def write(self, message: dict[str, Any]) -> None:
         """Send one answer."""
         text = json.dumps(message, allow_nan=False).encode()
         left = memoryview(len(text).to_bytes(4, "big") + text)
@@ -95,17 +97,17 @@ class Channel:
 class Device:
     """The device that was chosen, what can be said of it, and how much memory may be used on it."""
 
-    def __init__(self, torch, wanted, memory_bytes):
+    def __init__(self, torch: Any, wanted: str, memory_bytes: int) -> None:
         self.torch = torch
-        self.index = None
+        self.index: int | None = None
         self.note = ""
         if wanted in ("auto", "cuda"):
             self._look_for_cuda(wanted, memory_bytes)
         self.is_cuda = self.index is not None
-        self.name = "cuda:%d" % self.index if self.is_cuda else "cpu"
+        self.name = f"cuda:{self.index}" if self.is_cuda else "cpu"
         self.window_bytes = CUDA_WINDOW_BYTES if self.is_cuda else CPU_WINDOW_BYTES
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """What the parent records of the device."""
         torch = self.torch
         about = {"device": self.name, "torch": torch.__version__, "window_bytes": self.window_bytes, "note": self.note}
@@ -116,7 +118,7 @@ class Device:
             about["free_bytes"] = torch.cuda.mem_get_info(self.index)[0]
         return about
 
-    def _look_for_cuda(self, wanted, memory_bytes):
+    def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
         """Take the first GPU with room; none is looked at before there is need, for a look costs a context."""
         torch = self.torch
         if not torch.cuda.is_available():
@@ -134,7 +136,7 @@ class Device:
                     return
             except RuntimeError as error:
                 self.note = str(error).splitlines()[0][:200]
-        self.note = self.note or "no GPU has %d MiB free" % ((memory_bytes + CUDA_SPARE_BYTES) >> 20)
+        self.note = self.note or f"no GPU has {(memory_bytes + CUDA_SPARE_BYTES) >> 20} MiB free"
         if wanted == "cuda":
             raise Unavailable("memory", self.note)
 
@@ -142,19 +144,19 @@ class Device:
 class Slot:
     """A window: memory on the host that the pipe is read into, and, on a GPU, its twin on the device."""
 
-    def __init__(self, torch, device):
+    def __init__(self, torch: Any, device: Device) -> None:
         size = device.window_bytes
         self.host = torch.empty(size, dtype=torch.uint8, pin_memory=device.is_cuda)
         self.view = memoryview((ctypes.c_ubyte * size).from_address(self.host.data_ptr())).cast("B")
         self.there = torch.empty(size, dtype=torch.uint8, device=device.name) if device.is_cuda else self.host
-        self.event = torch.cuda.Event() if device.is_cuda else None
-        self.pending = None
+        self.event: Any = torch.cuda.Event() if device.is_cuda else None
+        self.pending: Any = None
 
 
 class Prover:
     """Takes windows in turn and answers each one, in order, when its digest and counts are there."""
 
-    def __init__(self, torch, device, seed, channel):
+    def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel) -> None:
         self.torch = torch
         self.channel = channel
         self.device = device
@@ -167,7 +169,7 @@ class Prover:
         self._right = torch.empty(words // 2, dtype=torch.int64, device=device.name)
         self._next = 0
 
-    def take(self, header):
+    def take(self, header: dict[str, Any]) -> None:
         """Read one window and set the device to work on it."""
         slot = self.slots[self._next % len(self.slots)]
         self._next += 1
@@ -185,13 +187,13 @@ class Prover:
             self._launch(slot, header, used)
             slot.event.record(self.stream)
 
-    def finish_all(self):
+    def finish_all(self) -> None:
         """Answer what is still under way, oldest first, and begin anew."""
         for place in range(len(self.slots)):
             self.finish(self.slots[(self._next + place) % len(self.slots)])
         self._next = 0
 
-    def finish(self, slot):
+    def finish(self, slot: Slot) -> None:
         """Wait for the slot's window, if it has one, and answer it."""
         if slot.pending is None:
             return
@@ -200,16 +202,16 @@ class Prover:
         if slot.event is not None:
             slot.event.synchronize()
         digest = (total.item() + used * LENGTH_FACTOR) % (1 << 64)
-        counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]
+        counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
-    def _make_key(self, seed):
+    def _make_key(self, seed: bytes) -> None:
         torch, size = self.torch, self.device.window_bytes
         key = bytearray(hashlib.shake_256(seed).digest(size + KEY_SLIDES * UNIT_BYTES))
         self._key = torch.frombuffer(key, dtype=torch.int32).to(self.device.name)
         self._second = size // 8
 
-    def _launch(self, slot, header, used):
+    def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
         """Queue the digest of the whole window and the extremes of each segment."""
         total = self._digest(slot.there[:used].view(self.torch.int32), header["window"])
         segments = header["segments"]
@@ -223,7 +225,7 @@ class Prover:
                 rows[place, 2] = values.numel() - self.torch.count_nonzero(values)
         slot.pending = (header, used, total, rows)
 
-    def _digest(self, words, index):
+    def _digest(self, words: Any, index: int) -> Any:
         """NH of the words, as mlsync/proof/digest.py has it."""
         torch = self.torch
         half = words.numel() // 2
@@ -234,7 +236,7 @@ class Prover:
         right.copy_(torch.add(words[half:], self._key[at : at + half], out=scratch))
         return left.mul_(right).sum()
 
-    def _values(self, slot, segment):
+    def _values(self, slot: Slot, segment: list[Any]) -> Any:
         """The segment's elements as floats, or None where there is nothing to count."""
         _, dtype, start, length = segment
         seen_as = getattr(self.torch, COUNTED_AS.get(dtype, "-"), None)
@@ -243,7 +245,7 @@ class Prover:
         values = slot.there[start : start + length].view(seen_as)
         return values.to(self.torch.float32) if dtype.startswith("float8") else values
 
-    def _counts(self, slot, segment, row):
+    def _counts(self, slot: Slot, segment: list[Any], row: list[float]) -> list[Any] | None:
         """[NaN, infinite, zero, at float16's limit, lowest, highest] of a segment; None if not counted."""
         values = self._values(slot, segment)
         if values is None:
@@ -253,14 +255,14 @@ class Prover:
         if not (math.isfinite(low) and math.isfinite(high)):
             nan_count = int(self.torch.isnan(values).sum())
             infinite_count = int(self.torch.isinf(values).sum())
-        if segment[1] in ("float16", "complex32"):
-            if nan_count or infinite_count or FLOAT16_MAX in (high, -low):
-                saturated_count = int((values.abs() == FLOAT16_MAX).sum())
+        is_odd = nan_count or infinite_count or FLOAT16_MAX in (high, -low)
+        if is_odd and segment[1] in ("float16", "complex32"):
+            saturated_count = int((values.abs() == FLOAT16_MAX).sum())
         bounds = [bound if math.isfinite(bound) else None for bound in (low, high)]
-        return [nan_count, infinite_count, int(zero_count), saturated_count] + bounds
+        return [nan_count, infinite_count, int(zero_count), saturated_count, *bounds]
 
 
-def _driver_version():
+def _driver_version() -> str:
     """The NVIDIA driver's version as the kernel module tells it, or nothing."""
     try:
         with open("/proc/driver/nvidia/version", encoding="ascii", errors="replace") as file:
@@ -270,7 +272,7 @@ def _driver_version():
     return next((word for word in words if word[:1].isdigit() and "." in word), "")
 
 
-def _tie_to_parent(parent_pid):
+def _tie_to_parent(parent_pid: int) -> None:
     """Die with the parent, gain no rights, leave no core, stand behind the trainer."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -281,8 +283,8 @@ def _tie_to_parent(parent_pid):
     os.nice(10)
 
 
-def _limit(device):
-    """No file can grow any more, and on the CPU memory has an end; CUDA reserves more addresses than one could allow."""
+def _limit(device: Device) -> None:
+    """No file can grow any more, and on the CPU memory has an end; CUDA's address space is too large for a limit."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if device.is_cuda:
         return
@@ -291,7 +293,7 @@ def _limit(device):
     resource.setrlimit(resource.RLIMIT_AS, (used + CPU_SPARE_BYTES, used + CPU_SPARE_BYTES))
 
 
-def _allow_cpu(seconds):
+def _allow_cpu(seconds: int) -> None:
     """Let this process use *seconds* more of a processor, then be killed."""
     times = os.times()
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
@@ -299,12 +301,12 @@ def _allow_cpu(seconds):
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
-def _open(channel, opening):
+def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
     """Import torch, choose the device, and say so."""
     try:
         import torch
-    except Exception as error:  # whatever a broken installation raises
-        raise Unavailable("torch", "%s: %s" % (type(error).__name__, error)) from None
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
+        raise Unavailable("torch", f"{type(error).__name__}: {error}") from None
     torch.set_num_threads(opening["threads"])
     device = Device(torch, opening["device"], opening["memory_bytes"])
     prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel)
@@ -313,7 +315,7 @@ def _open(channel, opening):
     return prover
 
 
-def _serve(channel):
+def _serve(channel: Channel) -> None:
     opening = channel.read()
     prover = _open(channel, opening)
     with prover.torch.no_grad():
@@ -328,14 +330,14 @@ def _serve(channel):
                 channel.write({"ended": header["end"]})
 
 
-def _kind(error):
+def _kind(error: Exception) -> str:
     """Whether memory ran out; torch says so in several ways."""
     text = str(error).lower()
     is_memory = isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
     return "memory" if is_memory else "error"
 
 
-def main():
+def main() -> None:
     """Serve the parent until it closes the pipe."""
     channel = Channel()
     _tie_to_parent(int(sys.argv[1]))
@@ -343,8 +345,8 @@ def main():
         _serve(channel)
     except Unavailable as error:
         channel.write({"failed": error.kind, "text": error.text[:500]})
-    except Exception as error:
-        text = "%s: %s" % (type(error).__name__, error)
+    except Exception as error:  # noqa: BLE001 - the parent decides what it means
+        text = f"{type(error).__name__}: {error}"
         channel.write({"failed": _kind(error), "text": text[:500]})
 
 

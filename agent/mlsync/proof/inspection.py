@@ -43,4 +43,6 @@ def inspect(source: ByteSource, path: bytes, level: int) -> Inspection:
 def _finding(fault: ContainerBroken, level: int) -> Finding:
     if isinstance(fault, RecordDamaged):
         level = LEVEL_CONTAINER
-    return Finding(level, "note" if isinstance(fault, NotChecked) else "refuse", fault.reason, fault.record, fault.offset)
+    return Finding(
+        level, "note" if isinstance(fault, NotChecked) else "refuse", fault.reason, fault.record, fault.offset
+    )

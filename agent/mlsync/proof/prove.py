@@ -154,12 +154,14 @@ class Prover:
         if info is not None and info.note:
             findings.append(Finding(LEVEL_DEVICE, "note", f"proved on the CPU: {info.note}"))
         verdict = _described(inspection, findings, facts)
+        if info is not None and transfer.error is None:
+            verdict = replace(verdict, device=info.device, torch=info.torch)
         if any(finding.severity == "refuse" for finding in findings):
-            return replace(verdict, status="broken", level=LEVEL_DEVICE, **_on_device(info))
+            return replace(verdict, status="broken", level=LEVEL_DEVICE)
         if transfer.error is not None:
             return replace(verdict, status="unavailable", level=level, error=transfer.error)
         is_known = level >= min(self._options.level, LEVEL_MEANING)
-        return replace(verdict, status="proved" if is_known else "unknown", level=level, **_on_device(info))
+        return replace(verdict, status="proved" if is_known else "unknown", level=level)
 
 
 class _Engine:
@@ -219,7 +221,7 @@ class _Engine:
 
 
 class _Transfer:
-    """One file's tensors on their way to the device; an ``error`` on it stops it and leaves the pass over the file be."""
+    """One file's tensors on their way to the device; an ``error`` stops them and leaves the pass over the file be."""
 
     def __init__(
         self,
@@ -290,10 +292,6 @@ def _level_without_device(inspection: Inspection) -> int:
     if inspection.content is not None:
         return LEVEL_MEANING
     return LEVEL_CONTAINER if inspection.layout is not None else LEVEL_BYTES
-
-
-def _on_device(info: DeviceInfo | None) -> dict[str, str]:
-    return {"device": info.device, "torch": info.torch} if info is not None else {}
 
 
 def _described(inspection: Inspection, findings: Sequence[Finding], facts: dict[str, Fact]) -> Verdict:

@@ -107,7 +107,9 @@ class WindowSender:
             self._child.disbelieve("an answer to a question that was not asked")
         sent = self._sent.popleft()
         if answer.get("digest") != sent.digest:
-            self._child.disbelieve("another digest than that of the bytes it was sent: the device or the way to it is at fault")
+            self._child.disbelieve(
+                "another digest than that of the bytes it was sent: the device or the way to it is at fault"
+            )
         counts = answer.get("counts")
         if not isinstance(counts, list) or len(counts) != len(sent.segments):
             self._child.disbelieve("counts of other tensors than it was sent")
