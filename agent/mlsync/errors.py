@@ -4,6 +4,7 @@
 
     Error                          1   base; shown as one line, no traceback
     |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
+    |- Stopped                     3   asked to stop; what was uploaded by then is used by the next backup
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -13,7 +14,8 @@
     |  |- VersionMissing          15   no such version in the run
     |  |- HistoryRolledBack       16   the store shows an older history than was seen before
     |  |- VersionTaken            17   another writer committed this version number
-    |  `- RunNameInvalid          18   a name that could not stand in paths and messages
+    |  |- RunNameInvalid          18   a name that could not stand in paths and messages
+    |  `- PathMissing             19   the version holds nothing at a path that was asked for
     |- KeyProblem
     |  |- PassphraseMissing       20   nobody gave a passphrase or key file
     |  |- WrongPassphrase         21   no key slot opens with what was given
@@ -83,6 +85,12 @@ class ConfigInvalid(Error):
     exit_code = 2
 
 
+class Stopped(Error):
+    """The work was asked to stop, and did at a safe point."""
+
+    exit_code = 3
+
+
 class RepositoryError(Error):
     """Something about the repository as a whole."""
 
@@ -139,6 +147,12 @@ class RunNameInvalid(RepositoryError):
     """A run name that could not stand in paths and messages."""
 
     exit_code = 18
+
+
+class PathMissing(RepositoryError):
+    """The version holds nothing at that path."""
+
+    exit_code = 19
 
 
 class KeyProblem(Error):

@@ -1,1 +1,1 @@
-"""What happens in which order: backup, restore, verify, check. Imports source, proof and repository; decides no WHEN."""
+"""What happens in which order: backup, restore, verify, check. Imports source, proof, repository; decides no WHEN."""

@@ -23,7 +23,7 @@ Fact: TypeAlias = str | int | float | bool
 T = TypeVar("T")
 
 
-class ChunkRef(msgspec.Struct, frozen=True, gc=False):
+class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where a chunk lies and how it is opened; all that a restore needs to know of it."""
 
     name: bytes
@@ -106,7 +106,6 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     new_bytes: int
     stored_bytes: int
     checkpoint_count: int
-    proved_count: int
     lowest_level: int
     device: str
 

@@ -6,7 +6,7 @@ bytes, so what comes out is what was put in, or a ``Damage`` that names the pack
 
 from __future__ import annotations
 
-import mmap
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,6 +41,7 @@ class ChunkReader:
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
         self._seals: dict[bytes, PackSeal] = {}
+        self._local = threading.local()
         self.read_bytes = 0
 
     def __enter__(self) -> Self:
@@ -89,7 +90,7 @@ class ChunkReader:
         start = group[0].offset
         size_bytes = group[-1].offset + group[-1].stored_bytes - start
         pack = group[0].pack
-        with mmap.mmap(-1, size_bytes) as memory, memoryview(memory) as sealed:
+        with memoryview(self._buffer(size_bytes))[:size_bytes] as sealed:
             try:
                 self._store.read(names.pack(pack), start, sealed)
             except NotFound:
@@ -101,6 +102,13 @@ class ChunkReader:
                 begin = ref.offset - start
                 with sealed[begin : begin + ref.stored_bytes] as piece:
                     plains[pack, ref.place] = self._open(ref, piece)
+
+    def _buffer(self, size_bytes: int) -> bytearray:
+        """Return this thread's buffer for sealed bytes: fresh memory would cost more than opening what is in it."""
+        buffer: bytearray | None = getattr(self._local, "buffer", None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = self._local.buffer = bytearray(size_bytes)
+        return buffer
 
     def _open(self, ref: ChunkRef, sealed: memoryview) -> Plain:
         coded = bytearray(ref.stored_bytes - TAG_BYTES)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mlsync.codec.digest import object_digest, run_id
+from mlsync.codec.digest import Buffer, is_named, object_digest, run_id
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.errors import (
     AlreadyExists,
@@ -25,7 +25,7 @@ from mlsync.errors import (
     VersionMissing,
     VersionTaken,
 )
-from mlsync.repository import header, keyslot, manifest_object, names, segments
+from mlsync.repository import header, keyslot, manifest_object, names, pack_footer, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
 from mlsync.repository.reader import ChunkReader
@@ -48,6 +48,7 @@ class Committed:
 
     digest: bytes
     body_refs: tuple[ChunkRef, ...]
+    packs: tuple[bytes, ...]
     stored_bytes: int
 
 
@@ -66,6 +67,7 @@ class Repository:
         self.store = store
         self.keys = keys
         self._run_key = keys.of("run id")
+        self._name_key = keys.of("chunk name")
 
     # ------------------------------------------------------------ beginning
 
@@ -140,21 +142,32 @@ class Repository:
                 by_id.setdefault(parsed[0], []).append(parsed[1])
         # The name stands sealed in each manifest; any one of them will do.
         runs = [
-            Run(self._read_root(names.version(run_key, numbers[-1])).root.run, tuple(numbers))
+            Run(self.open_version(names.version(run_key, numbers[-1])).root.run, tuple(numbers))
             for run_key, numbers in by_id.items()
         ]
         return sorted(runs, key=lambda run: run.name)
 
     def stored(self, run: str, number: int) -> Stored:
         """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""
-        key = names.version(self._run_id(run), number)
+        key = self.version_key(run, number)
         try:
-            stored = self._read_root(key)
+            stored = self.open_version(key)
         except NotFound:
             raise VersionMissing(f"run {run!r} has no version {number}", where=self.store.url) from None
         if stored.root.run != run or stored.root.number != number:
             raise ManifestDamaged("the manifest is another version's", where=key)
         return stored
+
+    def open_version(self, key: str) -> Stored:
+        """Return the root that stands under the name *key*, whatever it says that it is; ``NotFound`` if none does."""
+        body = self.store.get(key, limit_bytes=manifest_object.MANIFEST_BYTES_MAX)
+        root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
+        check_previous(root.previous, root.number, key)
+        return Stored(root, object_digest(body), key)
+
+    def version_key(self, run: str, number: int) -> str:
+        """Return the name of a version's manifest."""
+        return names.version(self._run_id(run), number)
 
     def entries(self, stored: Stored) -> tuple[Entry, ...]:
         """Return all entries of a version."""
@@ -182,10 +195,14 @@ class Repository:
         """Return a reader of chunks; close it after use."""
         return ChunkReader(self.store, self.keys)
 
+    def is_chunk(self, plain: Buffer, name: bytes) -> bool:
+        """Whether *plain* is the chunk *name*: how a restore knows what it need not fetch."""
+        return is_named(self._name_key, plain, name)
+
     def has_version(self, run: str, number: int) -> bool:
         """Whether the version's manifest is in the store: one stat."""
         try:
-            self.store.stat(names.version(self._run_id(run), number))
+            self.store.stat(self.version_key(run, number))
         except NotFound:
             return False
         return True
@@ -204,6 +221,10 @@ class Repository:
             pack_id = names.parse_pack(info.key)
             if pack_id is not None:
                 yield pack_id, info
+
+    def pack_refs(self, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
+        """Return the chunks of a pack as its own footer lists them, or raise ``ObjectDamaged``."""
+        return pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes)
 
     def tombstones(self) -> set[bytes]:
         """Return the packs that are about to be deleted: no new version may rely on one of them."""
@@ -244,25 +265,21 @@ class Repository:
             packs,
             segment_refs,
         )
-        key = names.version(self._run_id(manifest.run), manifest.number)
+        key = self.version_key(manifest.run, manifest.number)
         sealed = manifest_object.seal(self.keys, key, msgspec.msgpack.encode(root))
         try:
             self.store.put(key, sealed)
         except AlreadyExists:
             what = f"version {manifest.number} of run {manifest.run!r} was committed by another writer"
             raise VersionTaken(what, where=self.store.url, advice="one run is backed up from one place") from None
-        return Committed(object_digest(sealed), tuple(body.refs()), stats.stored_bytes + len(sealed))
+        return Committed(
+            object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stats.stored_bytes + len(sealed)
+        )
 
     # ------------------------------------------------------------ inside
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
-
-    def _read_root(self, key: str) -> Stored:
-        body = self.store.get(key, limit_bytes=manifest_object.MANIFEST_BYTES_MAX)
-        root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
-        check_previous(root.previous, root.number, key)
-        return Stored(root, object_digest(body), key)
 
 
 def _keep() -> None:

@@ -31,7 +31,7 @@ class EntryKind(IntEnum):
 class TroubleKind(IntEnum):
     """Why a file's content in a version is not what the source held at that moment."""
 
-    CHANGED = 1  # would not hold still, or ended in the middle
+    TORN = 1  # would not hold still, or ended in the middle
     BROKEN = 2  # a checkpoint that the proof refused
     UNREADABLE = 3  # the source gave an error
 

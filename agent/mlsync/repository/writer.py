@@ -63,6 +63,7 @@ class _Ledger:
 
     def __init__(self, known: Known) -> None:
         self.stats = WriteStats()
+        self.new_refs: list[ChunkRef] = []
         self.fault: BaseException | None = None
         self._known = known
         self._seen: dict[bytes, Placed] = {}
@@ -80,11 +81,12 @@ class _Ledger:
             self._seen[name] = placed
             return placed.own_ref is None
 
-    def chunk_stored(self, plain_bytes: int) -> None:
+    def chunk_stored(self, ref: ChunkRef) -> None:
         """Count a chunk that went into a pack."""
         with self._lock:
             self.stats.new_chunk_count += 1
-            self.stats.new_bytes += plain_bytes
+            self.stats.new_bytes += ref.plain_bytes
+            self.new_refs.append(ref)
 
     def pack_stored(self, pack_id: bytes, size_bytes: int) -> None:
         """Count a pack that is durable."""
@@ -132,10 +134,12 @@ class PackWriter:
         self._raise_fault()
         return self._ledger.stats
 
-    def abort(self) -> None:
-        """End the lanes; what was stored by then lies in packs that no manifest names."""
+    def abort(self) -> list[ChunkRef]:
+        """End the lanes; return the chunks that lie in durable packs by then, though no manifest names them."""
         self._ledger.fail(_Aborted("the backup was given up"))
         self._join()
+        durable = set(self._ledger.stats.packs)
+        return [ref for ref in self._ledger.new_refs if ref.pack in durable]
 
     def _join(self) -> None:
         if self._started:
@@ -150,7 +154,9 @@ class PackWriter:
             raise self._ledger.fault
 
     def _lane(self) -> None:
-        with mmap.mmap(-1, buffer_bytes(self._store)) as memory, memoryview(memory) as buffer:
+        # Private, not the default shared: shared anonymous memory counts as tmpfs.
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        with mmap.mmap(-1, buffer_bytes(self._store), flags=private) as memory, memoryview(memory) as buffer:
             lane = _Lane(self._store, self._keys, self._ledger, buffer, self._pack_bytes)
             while (job := self._queue.get()) is not None:
                 lane.take(*job)
@@ -200,7 +206,7 @@ class _Lane:
             self._builder = PackBuilder(self._store, self._keys, self._buffer, os.urandom(PACK_ID_BYTES))
         placed.own_ref = self._builder.add(name, plain)
         placed.is_new = True
-        self._ledger.chunk_stored(len(plain))
+        self._ledger.chunk_stored(placed.own_ref)
         if self._builder.size_bytes >= self._pack_bytes:
             self._close_pack()
 

@@ -1,0 +1,260 @@
+"""A version in the making: for each path the entry that stands for it, and what went wrong with the file.
+
+A file that would not settle, cannot be read or was refused by the proof keeps the content of the last version; one that
+no version had yet stays out. Either way it is named.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from enum import Enum
+
+import msgspec
+
+from mlsync.errors import ChangedWhileReading, SourceError
+from mlsync.flows.history import Base
+from mlsync.flows.intake import Intake, Taken, Unsound
+from mlsync.flows.known import Known, refs_of
+from mlsync.flows.proving import Judged
+from mlsync.flows.recall import Recalled, recall
+from mlsync.monitor import Monitor
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble
+from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.source.paths import display
+from mlsync.source.scan import FileStat, Found, Scan
+from mlsync.source.state import Remembered
+
+
+class Change(Enum):
+    """Whether a candidate differs from the last version."""
+
+    NOTHING = "nothing"
+    SOMETHING = "something"
+
+
+class Candidate:
+    """Gathers entries and troubles; the steps of a backup call its methods in the order in which they stand here."""
+
+    def __init__(
+        self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base, known: Known, monitor: Monitor
+    ) -> None:
+        self.base = base
+        self.known = known
+        self._tree = tree
+        self._rows = rows
+        self._monitor = monitor
+        self._taken: dict[bytes, Taken] = {}
+        self._unsound: dict[bytes, Unsound] = {}
+        self._gone: set[bytes] = set()
+        self._entries: dict[bytes, Entry] = {}
+        self._troubles: dict[bytes, Trouble] = {}
+
+    def take(self, found: Found, intake: Intake) -> None:
+        """Read a file, or note why it could not be taken."""
+        try:
+            taken = intake.take(found)
+        except Unsound as unsound:
+            self._unsound[found.path] = unsound
+            self._trouble(found.path, unsound.kind, unsound.text)
+        except ChangedWhileReading as error:
+            self._trouble(found.path, TroubleKind.TORN, error.what)
+        except SourceError as error:
+            self._trouble(found.path, TroubleKind.UNREADABLE, error.what)
+        else:
+            if taken is None:
+                self._gone.add(found.path)
+            else:
+                self._taken[found.path] = taken
+
+    def settle(self, fresh_packs: Iterable[bytes]) -> None:
+        """Give every path its entry, now that all chunks have their place."""
+        self.known.wrote(fresh_packs)
+        for found in self._tree.found:
+            entry = None if found.path in self._gone else self._entry_of(found)
+            if entry is not None:
+                self._entries[found.path] = entry
+        for path, error in self._tree.problems:
+            self._trouble(path, TroubleKind.UNREADABLE, error.what)
+            self._keep_below(path)
+        self._mend_links()
+
+    def unproved(self) -> list[tuple[Entry, bool]]:
+        """Return the files whose content is new, or that are checkpoints without proof; each with whether it is one."""
+        return [
+            (entry, taken.is_checkpoint)
+            for path, taken in self._taken.items()
+            if (entry := self._entries.get(path)) is not None
+            and (not _same_content(entry, self.base.entries.get(path)) or (taken.is_checkpoint and entry.proof is None))
+        ]
+
+    def judged(self, entry: Entry, judged: Judged) -> None:
+        """Take in a verdict: the proof goes into the entry, or the last good content takes its place."""
+        if judged.refused is None:
+            self._entries[entry.path] = msgspec.structs.replace(entry, proof=judged.proof)
+            return
+        self._trouble(entry.path, TroubleKind.BROKEN, judged.refused)
+        kept = self._kept(entry.path)
+        if kept is None:
+            del self._entries[entry.path]
+            self._mend_links()
+        else:
+            self._entries[entry.path] = kept
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the version's entries in path order."""
+        return tuple(self._entries[path] for path in sorted(self._entries))
+
+    def troubles(self) -> tuple[Trouble, ...]:
+        """Return what is not as the source has it, in path order."""
+        return tuple(self._troubles[path] for path in sorted(self._troubles))
+
+    def change(self) -> Change:
+        """Say whether this is worth a version: content, kind, owner or mode of anything, or a refusal not yet told."""
+        old, new = self.base.entries, self._entries
+        if not self.base.number and not any(entry.kind is EntryKind.FILE for entry in new.values()):
+            return Change.NOTHING
+        if old.keys() != new.keys() or any(not _same(entry, old[path]) for path, entry in new.items()):
+            return Change.SOMETHING
+        told = {(trouble.path, trouble.text) for trouble in self.base.troubles.values()}
+        refused = [trouble for trouble in self._troubles.values() if trouble.kind is TroubleKind.BROKEN]
+        return Change.SOMETHING if any((t.path, t.text) not in told for t in refused) else Change.NOTHING
+
+    def refs(self) -> Iterable[ChunkRef]:
+        """Return the chunks that the local state may not know yet."""
+        if not self.base.is_remembered:
+            return refs_of(self._entries.values())
+        return (placed.ref for taken in self._taken.values() for placed in taken.placed)
+
+    def rows(self) -> tuple[dict[bytes, Remembered], list[bytes]]:
+        """Return what the local state is to keep of each path that was looked at, and the paths to forget."""
+        changed = {}
+        for found in self._tree.found:
+            row = self._row_of(found)
+            if row is not None:
+                changed[found.path] = row
+        present = {found.path for found in self._tree.found} - self._gone
+        return changed, [path for path in self._rows if path not in present]
+
+    # ------------------------------------------------------------ inside
+
+    def _entry_of(self, found: Found) -> Entry | None:
+        if found.kind == "directory":
+            return _bare(found, EntryKind.DIRECTORY)
+        if found.kind == "symlink":
+            return _bare(found, EntryKind.SYMLINK, found.target)
+        if found.link_to is not None:
+            return _bare(found, EntryKind.HARD_LINK, found.link_to)
+        return self._file_entry_of(found)
+
+    def _file_entry_of(self, found: Found) -> Entry | None:
+        taken = self._taken.get(found.path)
+        if taken is not None:
+            return self._with_proof(taken.entry())
+        if found.path in self._troubles:
+            return self._kept(found.path)
+        recalled = recall(self._rows[found.path].entry) if found.path in self._rows else None
+        if recalled is None:
+            return self._kept(found.path)
+        if recalled.trouble is not None:
+            self._troubles[found.path] = recalled.trouble
+        return recalled.entry
+
+    def _with_proof(self, entry: Entry) -> Entry:
+        """Carry the proof over where the content is the one that was proved."""
+        before = self.base.entries.get(entry.path)
+        if before is None or before.proof is None or not _same_content(entry, before):
+            return entry
+        return msgspec.structs.replace(entry, proof=before.proof)
+
+    def _kept(self, path: bytes) -> Entry | None:
+        """Return the last version's content for *path*, as a file of its own."""
+        before = self.base.entries.get(path)
+        if before is not None and before.kind is EntryKind.HARD_LINK:
+            before = self.base.entries.get(before.target)
+        if before is None or before.kind is not EntryKind.FILE:
+            return None
+        return msgspec.structs.replace(before, path=path)
+
+    def _keep_below(self, path: bytes) -> None:
+        for kept_path, entry in self.base.entries.items():
+            if kept_path == path or kept_path.startswith(path + b"/"):
+                self._entries.setdefault(kept_path, entry)
+
+    def _mend_links(self) -> None:
+        """A hard link to a file that did not get in keeps its own last content, or stays out too."""
+        for path, entry in list(self._entries.items()):
+            if entry.kind is not EntryKind.HARD_LINK:
+                continue
+            target = self._entries.get(entry.target)
+            if target is not None and target.kind is EntryKind.FILE:
+                continue
+            kept = self._kept(path)
+            self._trouble(path, TroubleKind.TORN, f"a hard link to {display(entry.target)}, which could not be taken")
+            if kept is None:
+                del self._entries[path]
+            else:
+                self._entries[path] = kept
+
+    def _trouble(self, path: bytes, kind: TroubleKind, text: str) -> None:
+        kept = 0
+        if self._kept(path) is not None:
+            # The content may be older than the last version, if the file was in trouble then already.
+            before = self.base.troubles.get(path)
+            kept = before.kept if before is not None and before.kept else self.base.number
+        self._troubles[path] = Trouble(path, kind, text, kept)
+        consequence = f"version {kept}'s content is kept" if kept else "no earlier content, left out"
+        self._monitor.notice("warning", f"{display(path)}: {text}; {consequence}")
+
+    def _row_of(self, found: Found) -> Remembered | None:
+        trouble = self._troubles.get(found.path)
+        recalled = Recalled(self._entries.get(found.path), trouble)
+        taken = self._taken.get(found.path)
+        if taken is not None:
+            row = taken.remembered(recalled.encode())
+            # Pieces belong to the content that was read; where another one stands, they say nothing.
+            return row if trouble is None else Remembered(row.stat, row.checked_ns, row.entry, ())
+        unsound = self._unsound.get(found.path)
+        if unsound is not None:
+            return Remembered(unsound.stat, unsound.checked_ns, recalled.encode(), ())
+        if found.kind == "file" and found.link_to is None:
+            return None
+        return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
+
+
+# Directories and links have no content apart from their stat: there is no moment of reading that could be too early.
+_TRUSTED_NS = 0
+
+
+def is_same_row(row: Remembered, found: Found) -> bool:
+    """Whether a directory or link is the one that the local state knows."""
+    old, new = row.stat, found.stat
+    return dataclasses.astuple(_timeless(old)) == dataclasses.astuple(_timeless(new)) and old.mtime_ns == new.mtime_ns
+
+
+def _timeless(stat: FileStat) -> FileStat:
+    return dataclasses.replace(stat, mtime_ns=0, ctime_ns=0, link_count=0, size_bytes=0)
+
+
+def _bare(found: Found, kind: EntryKind, target: bytes = b"") -> Entry:
+    stat = found.stat
+    return Entry(found.path, kind, stat.mode & 0o7777, stat.uid, stat.gid, stat.mtime_ns, target=target)
+
+
+def _same_content(entry: Entry, other: Entry | None) -> bool:
+    if other is None or other.kind is not entry.kind:
+        return False
+    names = [ref.name for ref in entry.chunks]
+    return (
+        entry.size_bytes == other.size_bytes
+        and entry.holes == other.holes
+        and (names == [ref.name for ref in other.chunks])
+    )
+
+
+def _same(entry: Entry, other: Entry) -> bool:
+    """Whether nothing but times differs: a touched file is no new version."""
+    plain = (entry.kind, entry.mode, entry.uid, entry.gid, entry.target, entry.digest)
+    return plain == (other.kind, other.mode, other.uid, other.gid, other.target, other.digest) and _same_content(
+        entry, other
+    )

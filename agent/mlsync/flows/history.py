@@ -1,0 +1,93 @@
+"""The version that a new one follows, and whether the store still shows the history that was seen before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlsync.errors import HistoryRolledBack
+from mlsync.flows.recall import recall
+from mlsync.repository.manifest import ChunkRef, Entry, Previous, Trouble
+from mlsync.repository.repository import Repository, Stored
+from mlsync.source.state import Head, Remembered, State
+
+
+@dataclass(slots=True)
+class Base:
+    """A run's last version: *number* 0 and no entries before the first one.
+
+    *is_remembered* says that the local state is of this very version, so that its rows may stand for the entries.
+    """
+
+    number: int
+    digest: bytes
+    is_remembered: bool
+    created_ns: int = 0
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+    troubles: dict[bytes, Trouble] = field(default_factory=dict)
+
+    @property
+    def previous(self) -> Previous | None:
+        """What the next manifest says of this one."""
+        return Previous(self.number, self.digest) if self.number else None
+
+    def refs(self) -> dict[bytes, ChunkRef]:
+        """Return every chunk of the version by name."""
+        return {ref.name: ref for entry in self.entries.values() for ref in entry.chunks}
+
+
+def find_base(repository: Repository, state: State, run: str) -> Base:
+    """Return the run's last version without its entries: one listing, and none of its objects, if nothing moved."""
+    head = state.head(run)
+    if head is None:
+        numbers = repository.numbers(run)
+        return _unremembered(repository.stored(run, numbers[-1])) if numbers else Base(0, b"", is_remembered=True)
+    # From the one before the head, so that the listing shows the head itself too.
+    numbers = repository.numbers(run, after=head.number - 1)
+    if head.number not in numbers:
+        raise _rolled_back(run, head, repository.store.url)
+    if numbers[-1] == head.number:
+        return Base(head.number, head.digest, is_remembered=True)
+    return _follow(repository, run, head, numbers)
+
+
+def load_entries(base: Base, repository: Repository, run: str, rows: Mapping[bytes, Remembered]) -> None:
+    """Fill in what the last version holds: from the local state if it is of this version, else from the store.
+
+    The manifest itself is read either way: what the next one will say of it must be true of what the store has now.
+    """
+    if not base.number:
+        return
+    stored = repository.stored(run, base.number)
+    if stored.digest != base.digest:
+        raise _rolled_back(run, Head(base.number, base.digest), repository.store.url)
+    base.created_ns = stored.root.created_ns
+    recalled = {path: recall(row.entry) for path, row in rows.items()} if base.is_remembered else {}
+    if recalled and all(recalled.values()):
+        base.entries = {path: one.entry for path, one in recalled.items() if one and one.entry}
+        base.troubles = {path: one.trouble for path, one in recalled.items() if one and one.trouble}
+    else:
+        base.entries = {entry.path: entry for entry in repository.entries(stored)}
+        base.troubles = {trouble.path: trouble for trouble in stored.root.troubles}
+
+
+def _follow(repository: Repository, run: str, head: Head, numbers: list[int]) -> Base:
+    """Return the newest version after walking to it from the one that was seen last, link by link."""
+    digest = head.digest
+    number = head.number
+    for newer in numbers[numbers.index(head.number) + 1 :]:
+        stored = repository.stored(run, newer)
+        if stored.root.previous != Previous(number, digest):
+            raise _rolled_back(run, head, repository.store.url)
+        number, digest = newer, stored.digest
+    return Base(number, digest, is_remembered=False)
+
+
+def _unremembered(stored: Stored) -> Base:
+    return Base(stored.root.number, stored.digest, is_remembered=False)
+
+
+def _rolled_back(run: str, head: Head, url: str) -> HistoryRolledBack:
+    what = f"the store no longer shows version {head.number} of run {run!r} as it was seen before"
+    advice = "find out who changed the store; to take its word, delete the local state"
+    return HistoryRolledBack(what, where=url, advice=advice)

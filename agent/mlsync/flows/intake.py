@@ -1,0 +1,214 @@
+"""Take in the source's files: read each once while it holds still, and hand its pieces to the writer."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlsync.buffers import BufferPool
+from mlsync.errors import ChangedWhileReading, SourceError
+from mlsync.flows.recall import recall
+from mlsync.formats.containers import read_layout
+from mlsync.formats.layout import ContainerBroken, Layout
+from mlsync.formats.sniff import identify
+from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.repository.writer import PackWriter, Placed
+from mlsync.source.cutting import PIECE_BYTES_MAX, Piece, WholeDigest, read_pieces
+from mlsync.source.paths import joined
+from mlsync.source.prefix import prefix_unchanged
+from mlsync.source.reading import SourceFile
+from mlsync.source.scan import FileStat, Found
+from mlsync.source.state import Remembered, RememberedPiece
+
+BUFFER_COUNT: Final = 8
+# A trainer writes a checkpoint in seconds; who writes for longer is asked again by the next backup.
+ATTEMPT_WAITS_S: Final = (0.2, 0.8)
+
+Same = Mapping[tuple[int, bytes], ChunkRef]
+
+
+class Unsound(Exception):
+    """A checkpoint that holds still and yet is not one: cut short, or damaged where it lies."""
+
+    def __init__(self, kind: TroubleKind, text: str, stat: FileStat, checked_ns: int) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.stat = stat
+        self.checked_ns = checked_ns
+
+
+@dataclass(slots=True)
+class Taken:
+    """A file that was read: its chunks have their place when the writer has finished."""
+
+    found: Found
+    stat: FileStat
+    checked_ns: int
+    is_checkpoint: bool
+    size_bytes: int = 0
+    digest: bytes = b""
+    holes: tuple[tuple[int, int], ...] = ()
+    placed: list[Placed] = field(default_factory=list)
+    pieces: list[RememberedPiece] = field(default_factory=list)
+
+    def entry(self) -> Entry:
+        """Return the file's entry; asked after the writer's ``finish``."""
+        return Entry(
+            path=self.found.path,
+            kind=EntryKind.FILE,
+            mode=self.stat.mode & 0o7777,
+            uid=self.stat.uid,
+            gid=self.stat.gid,
+            mtime_ns=self.stat.mtime_ns,
+            size_bytes=self.size_bytes,
+            digest=self.digest,
+            holes=self.holes,
+            chunks=tuple(placed.ref for placed in self.placed),
+        )
+
+    def remembered(self, body: bytes) -> Remembered:
+        """Return the row by which the next backup knows the file again."""
+        return Remembered(self.stat, self.checked_ns, body, tuple(self.pieces))
+
+
+class Intake:
+    """Reads files for one backup; counts what it read."""
+
+    def __init__(
+        self,
+        root: bytes,
+        rows: Mapping[bytes, Remembered],
+        seed: int,
+        writer: PackWriter,
+        *,
+        advance: Callable[[int], None],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self.read_bytes = 0
+        self._root = root
+        self._rows = rows
+        self._seed = seed
+        self._writer = writer
+        self._advance = advance
+        self._sleep = sleep
+        self._pool: BufferPool | None = None
+        self._last_path = b""
+        self._last_same: Same = {}
+
+    def close(self) -> None:
+        """Give the buffers' memory back; the writer has finished or was aborted by then."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def take(self, found: Found) -> Taken | None:
+        """Read a file; ``None`` if it is gone by now.
+
+        Raises ``ChangedWhileReading`` if it would not hold still, ``Unsound`` if it holds still and is no whole
+        checkpoint, ``SourceUnreadable`` if the source gives an error.
+        """
+        for wait_s in (*ATTEMPT_WAITS_S, None):
+            try:
+                return self._read(found)
+            except ChangedWhileReading:
+                again = _look_again(self._root, found)
+                if again is None:
+                    return None
+                if wait_s is None:
+                    raise
+                found = again
+                self._sleep(wait_s)
+        raise AssertionError
+
+    def _read(self, found: Found) -> Taken:
+        with SourceFile.open(self._root, found) as file:
+            container = identify(file, found.path)
+            layout = _layout(file, container)
+            taken = Taken(found, file.stat, file.opened_ns, container is not None, file.size_bytes)
+            whole = WholeDigest()
+            extents = file.data_extents()
+            try:
+                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole):
+                    self._hand_on(piece, taken)
+            except ChangedWhileReading as error:
+                # If the file did hold still, what does not fit is damage at rest and reading again will not help.
+                file.confirm()
+                raise Unsound(TroubleKind.BROKEN, error.what, file.stat, file.opened_ns) from error
+            taken.digest = whole.digest()
+            taken.holes = _holes(extents, file.size_bytes)
+            self._confirm(file, taken, extents)
+            return taken
+
+    def _confirm(self, file: SourceFile, taken: Taken, extents: list[tuple[int, int]]) -> None:
+        try:
+            file.confirm()
+        except ChangedWhileReading:
+            # A log that grew is good for the part that was there; a checkpoint must have held still as a whole.
+            if taken.is_checkpoint or not prefix_unchanged(file, taken.size_bytes, taken.digest, extents):
+                raise
+
+    def _hand_on(self, piece: Piece, taken: Taken) -> None:
+        taken.pieces.append(RememberedPiece(piece.offset, piece.length, piece.digest))
+        self.read_bytes += piece.length
+        self._advance(piece.length)
+        ref = self._same(taken.found.path).get((piece.length, piece.digest))
+        if ref is not None:
+            taken.placed.append(Placed(own_ref=ref))
+            piece.release()
+        else:
+            taken.placed.append(self._writer.put(piece.view, piece.release))
+
+    def _same(self, path: bytes) -> Same:
+        """Return the chunks that the file had when it was read last, by length and digest of the piece."""
+        if self._last_path != path:
+            self._last_path, self._last_same = path, _pieces_of(self._rows.get(path))
+        return self._last_same
+
+    def _buffers(self) -> BufferPool:
+        if self._pool is None:
+            self._pool = BufferPool(BUFFER_COUNT, PIECE_BYTES_MAX)
+        return self._pool
+
+
+def _pieces_of(row: Remembered | None) -> Same:
+    if row is None:
+        return {}
+    recalled = recall(row.entry)
+    if recalled is None or recalled.entry is None or len(recalled.entry.chunks) != len(row.pieces):
+        return {}
+    pairs = zip(row.pieces, recalled.entry.chunks, strict=True)
+    return {(piece.length, piece.digest): ref for piece, ref in pairs if piece.length == ref.plain_bytes}
+
+
+def _layout(file: SourceFile, container: str | None) -> Layout | None:
+    if container is None:
+        return None
+    try:
+        return read_layout(file, container)
+    except ContainerBroken as error:
+        # Only a file that holds still is judged; one that is being written is asked again.
+        file.confirm()
+        raise Unsound(TroubleKind.TORN, str(error), file.stat, file.opened_ns) from error
+
+
+def _look_again(root: bytes, found: Found) -> Found | None:
+    try:
+        return dataclasses.replace(found, stat=FileStat.of(os.lstat(joined(root, found.path))))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SourceError(f"cannot be looked at: {error.strerror}", where=repr(found.path)) from error
+
+
+def _holes(extents: list[tuple[int, int]], size_bytes: int) -> tuple[tuple[int, int], ...]:
+    holes = []
+    end = 0
+    for offset, length in [*extents, (size_bytes, 0)]:
+        if offset > end:
+            holes.append((end, offset - end))
+        end = offset + length
+    return tuple(holes)

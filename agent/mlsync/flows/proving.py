@@ -1,0 +1,104 @@
+"""Prove what a version would hold: every new file comes back from the store, and every new checkpoint loads."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.errors import ProofUnavailable
+from mlsync.flows.restored_file import RestoredFile
+from mlsync.proof.prove import Prover
+from mlsync.proof.verdict import Verdict
+from mlsync.repository.manifest import Entry, Finding, Proof
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.tokens import EntryKind, Severity
+
+_SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Severity.REFUSE}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of one file: its *proof* if it is a checkpoint, and why it is *refused*, if it is."""
+
+    proof: Proof | None
+    refused: str | None = None
+    unavailable: ProofUnavailable | None = None
+
+
+class Proving:
+    """Judges files of a candidate; files of the same content are judged once."""
+
+    def __init__(self, reader: ChunkReader, prover: Prover, known: Iterable[Entry] = ()) -> None:
+        self._reader = reader
+        self._prover = prover
+        self._judged = {_content(entry): Judged(entry.proof) for entry in known if entry.proof is not None}
+
+    @property
+    def read_bytes(self) -> int:
+        """How many bytes came back from the store."""
+        return self._reader.read_bytes
+
+    def judge(self, entry: Entry, *, is_checkpoint: bool) -> Judged:
+        """Read a file back and prove it if it is a checkpoint; raises ``Damage`` if it does not come back whole."""
+        if not is_checkpoint:
+            for _ in RestoredFile(self._reader, entry).stream():
+                pass
+            return Judged(None)
+        content = _content(entry)
+        judged = self._judged.get(content)
+        if judged is None:
+            verdict = self._prover.prove(RestoredFile(self._reader, entry), entry.path)
+            judged = self._judged[content] = _judged(verdict)
+        return judged
+
+
+def is_file(entry: Entry) -> bool:
+    """Whether an entry has content of its own."""
+    return entry.kind is EntryKind.FILE
+
+
+def _content(entry: Entry) -> bytes:
+    """Return what two files of the same bytes, cut alike, have in common."""
+    digest = hashlib.sha256(repr(entry.holes).encode())
+    for ref in entry.chunks:
+        digest.update(ref.name)
+    return digest.digest()
+
+
+def _judged(verdict: Verdict) -> Judged:
+    if verdict.status == "broken":
+        return Judged(None, refused=_why(verdict))
+    return Judged(_proof(verdict), unavailable=verdict.error)
+
+
+def _why(verdict: Verdict) -> str:
+    refusals = [finding for finding in verdict.findings if finding.severity == "refuse"]
+    parts = []
+    for finding in refusals:
+        place = f" in record {finding.record!r}" if finding.record is not None else ""
+        place += f" at offset {finding.offset}" if finding.offset is not None else ""
+        parts.append(f"level {finding.level}: {finding.what}{place}")
+    return "; ".join(parts) or "refused"
+
+
+def _proof(verdict: Verdict) -> Proof:
+    findings = [
+        Finding(finding.level, _SEVERITY[finding.severity], finding.what, finding.record, finding.offset)
+        for finding in verdict.findings
+    ]
+    return Proof(
+        level=verdict.level,
+        container=verdict.container or "",
+        device=verdict.device,
+        torch=verdict.torch,
+        proved_ns=time.time_ns(),
+        seconds=round(verdict.seconds, 6),
+        tensor_count=verdict.tensor_count,
+        tensor_bytes=verdict.tensor_bytes,
+        facts=dict(verdict.facts),
+        findings=findings,
+        shortfall="" if verdict.error is None else str(verdict.error),
+    )

@@ -1,0 +1,53 @@
+"""What a backup keeps of each path in the local state, so that the next one need not look at the file again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from mlsync.errors import ManifestDamaged
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble, decode_entries, encode_entries
+
+_WHERE = "local state"
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    entry: bytes | None
+    trouble: Trouble | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The entry that stands for a path in the last version, and what was wrong with the file, if anything was."""
+
+    entry: Entry | None
+    trouble: Trouble | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes that the local state keeps."""
+        entry = None if self.entry is None else encode_entries([self.entry])
+        return msgspec.msgpack.encode(_Row(entry, self.trouble))
+
+
+def recall(body: bytes) -> Recalled | None:
+    """Return what the local state kept, or ``None`` if it cannot be read: it is a hint, and the file is still there."""
+    try:
+        row = msgspec.msgpack.decode(body, type=_Row)
+        entry = None if row.entry is None else decode_entries(row.entry, _WHERE)[0]
+    except (msgspec.MsgspecError, ManifestDamaged, IndexError):
+        return None
+    return Recalled(entry, row.trouble)
+
+
+def encode_location(ref: ChunkRef) -> bytes:
+    """Return the bytes by which the local state finds a chunk."""
+    return msgspec.msgpack.encode(ref)
+
+
+def decode_location(body: bytes) -> ChunkRef | None:
+    """Return where the local state says that a chunk lies, or ``None`` if it cannot be read."""
+    try:
+        return msgspec.msgpack.decode(body, type=ChunkRef)
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,104 @@
+"""A file of a version, read from the store: what a restore writes and what a proof looks at are the same bytes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.codec.digest import file_digester
+from mlsync.errors import ManifestDamaged, ObjectDamaged
+from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.reader import ChunkReader
+
+_ZEROS: Final = memoryview(bytes(1 << 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a file: a chunk, or a hole where *ref* is ``None``."""
+
+    offset: int
+    length: int
+    ref: ChunkRef | None
+
+
+def parts_of(entry: Entry) -> list[Part]:
+    """Return the stretches of a file in order; they cover it exactly."""
+    parts: list[Part] = []
+    offset = 0
+    holes = iter((*entry.holes, (entry.size_bytes, 0)))
+    hole_offset, hole_length = next(holes)
+    for ref in entry.chunks:
+        while offset == hole_offset and hole_length:
+            parts.append(Part(offset, hole_length, None))
+            offset += hole_length
+            hole_offset, hole_length = next(holes)
+        if offset + ref.plain_bytes > hole_offset:
+            raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}")
+        parts.append(Part(offset, ref.plain_bytes, ref))
+        offset += ref.plain_bytes
+    if hole_length:
+        parts.append(Part(offset, hole_length, None))
+        offset += hole_length
+    if offset != entry.size_bytes:
+        raise ManifestDamaged(f"chunks and holes do not cover the file: {entry.path!r}")
+    return parts
+
+
+class RestoredFile:
+    """Random and sequential access to a file of a version; never holds more than a few chunks."""
+
+    def __init__(self, reader: ChunkReader, entry: Entry) -> None:
+        self._reader = reader
+        self._entry = entry
+        self._parts = parts_of(entry)
+        self._offsets = [part.offset for part in self._parts]
+        self._held: tuple[int, bytes] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's length."""
+        return self._entry.size_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at *offset*: the headers and directories of a container."""
+        if offset < 0 or length < 0 or offset + length > self.size_bytes:
+            raise ValueError("read outside of the file")
+        taken = bytearray()
+        while len(taken) < length:
+            at = offset + len(taken)
+            index = bisect_right(self._offsets, at) - 1
+            part = self._parts[index]
+            begin = at - part.offset
+            end = min(part.length, begin + length - len(taken))
+            taken += bytes(end - begin) if part.ref is None else self._chunk(index, part.ref)[begin:end]
+        return bytes(taken)
+
+    def stream(self) -> Iterator[memoryview]:
+        """Yield the whole file in order; after the last byte the whole-file digest is compared."""
+        digester = file_digester()
+        chunks = self._reader.stream(part.ref for part in self._parts if part.ref is not None)
+        for part in self._parts:
+            if part.ref is None:
+                yield from _zeros(part.length)
+                continue
+            with memoryview(next(chunks)) as view:
+                digester.update(view)
+                yield view
+        if digester.digest() != self._entry.digest:
+            # Every chunk was the right one by its name: the manifest puts them together wrongly.
+            raise ObjectDamaged("a file's chunks do not make the file", where=repr(self._entry.path))
+
+    def _chunk(self, index: int, ref: ChunkRef) -> bytes:
+        if self._held is None or self._held[0] != index:
+            self._held = (index, self._reader.one(ref))
+        return self._held[1]
+
+
+def _zeros(length: int) -> Iterator[memoryview]:
+    while length > 0:
+        piece = _ZEROS[: min(length, len(_ZEROS))]
+        yield piece
+        length -= len(piece)

@@ -1,0 +1,69 @@
+"""Find the version that a person means: a number, ``latest``, or a moment in time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from datetime import datetime
+
+from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
+from mlsync.repository.repository import Repository, Stored
+
+LATEST = "latest"
+
+
+def find_run(repository: Repository, run: str | None) -> str:
+    """Return *run*, or the only run if none was named; raises ``RunMissing`` with the runs that there are."""
+    if run is not None:
+        if repository.numbers(run):
+            return run
+        raise _missing(f"no run named {run!r}", [item.name for item in repository.runs()], repository)
+    names = [item.name for item in repository.runs()]
+    if len(names) == 1:
+        return names[0]
+    what = "which run? name one with --run" if names else "the repository holds no version yet"
+    raise _missing(what, names, repository)
+
+
+def find_version(repository: Repository, run: str, text: str) -> Stored:
+    """Return the version of *run* that *text* means, or raise ``VersionMissing`` with those that there are."""
+    numbers = repository.numbers(run)
+    if not numbers:
+        raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
+    if text == LATEST:
+        return repository.stored(run, numbers[-1])
+    if text.isdecimal():
+        if int(text) not in numbers:
+            raise VersionMissing(
+                f"run {run!r} has no version {text}, only {_span(numbers)}", where=repository.store.url
+            )
+        return repository.stored(run, int(text))
+    return _at(repository, run, numbers, _parse_time(text))
+
+
+def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:
+    """Return the last version that was made at *moment* or before: a few manifests are read, not all."""
+    moment_ns = int(moment.timestamp() * 1e9)
+    position = bisect_right(numbers, moment_ns, key=lambda number: repository.stored(run, number).root.created_ns)
+    if position == 0:
+        what = f"run {run!r} has no version as old as {moment.isoformat(sep=' ')}"
+        raise VersionMissing(what, where=repository.store.url)
+    return repository.stored(run, numbers[position - 1])
+
+
+def _parse_time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        what = f"not a version: {text!r}"
+        advice = "give a number, latest, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
+        raise ConfigInvalid(what, advice=advice) from None
+
+
+def _span(numbers: list[int]) -> str:
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return ", ".join(map(str, numbers[-20:]))
+
+
+def _missing(what: str, names: list[str], repository: Repository) -> RunMissing:
+    return RunMissing(what, where=repository.store.url, advice=f"there are: {', '.join(names)}" if names else None)

@@ -1,0 +1,60 @@
+"""Read a version back from the store, whole, and prove its checkpoints again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mlsync.flows.proving import Judged, Proving, is_file
+from mlsync.monitor import Monitor
+from mlsync.proof.prove import Prover
+from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedFile:
+    """A checkpoint of the version and what became of it."""
+
+    entry: Entry
+    judged: Judged
+
+
+@dataclass(slots=True)
+class VerifyResult:
+    """What a verification found; damage is raised, never a result."""
+
+    run: str
+    version: int
+    file_count: int = 0
+    read_bytes: int = 0
+    seconds: float = 0.0
+    checkpoints: list[VerifiedFile] = field(default_factory=list)
+
+    @property
+    def refused(self) -> list[VerifiedFile]:
+        """The checkpoints that do not load."""
+        return [file for file in self.checkpoints if file.judged.refused is not None]
+
+    @property
+    def lowest_level(self) -> int:
+        """The least level that any checkpoint reached."""
+        return min((file.judged.proof.level for file in self.checkpoints if file.judged.proof), default=0)
+
+
+def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: Monitor) -> VerifyResult:
+    """Return what every checkpoint of the version reached; raises ``Damage`` if a byte does not come back."""
+    started_s = time.monotonic()
+    result = VerifyResult(manifest.run, manifest.number)
+    files = [entry for entry in manifest.entries if is_file(entry)]
+    task_name = f"{manifest.run} version {manifest.number}: verifying"
+    with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
+        proving = Proving(reader, prover)
+        for entry in files:
+            judged = proving.judge(entry, is_checkpoint=entry.proof is not None)
+            if entry.proof is not None:
+                result.checkpoints.append(VerifiedFile(entry, judged))
+            task.advance(entry.size_bytes)
+        result.file_count, result.read_bytes = len(files), proving.read_bytes
+    result.seconds = time.monotonic() - started_s
+    return result
