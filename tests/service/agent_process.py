@@ -85,7 +85,11 @@ def main():
         kind, _, directory = rest.partition(":")
         jobs.append(FakeJob(name, kind, directory, state, report))
     log_to(sys.stderr)
-    number = {name: float(os.environ[name]) for name in ("SETTLE", "RESCAN", "STOP_WITHIN", "HUNG", "RETRY") if name in os.environ}
+    number = {
+        name: float(os.environ[name])
+        for name in ("SETTLE", "RESCAN", "STOP_WITHIN", "HUNG", "RETRY")
+        if name in os.environ
+    }
     timing = Timing(
         settle_s=number.get("SETTLE", 0.05),
         settle_max_s=1.0,

@@ -48,8 +48,16 @@ MISTAKES = {
         3,
         'device in [proof] must be one of "auto", "cuda", "cpu", "none", not "gpu": FILE:3',
     ),
-    "flag as level": ("[proof]\nrequire = true\n", 3, "require in [proof] must be a whole number from 0 to 4, not true: FILE:3"),
-    "text as flag": ('[agent]\non_change = "yes"\n', 3, 'on_change in [agent] must be true or false, not "yes": FILE:3'),
+    "flag as level": (
+        "[proof]\nrequire = true\n",
+        3,
+        "require in [proof] must be a whole number from 0 to 4, not true: FILE:3",
+    ),
+    "text as flag": (
+        '[agent]\non_change = "yes"\n',
+        3,
+        'on_change in [agent] must be true or false, not "yes": FILE:3',
+    ),
     "inline table": (
         's3 = { addressing = "host" }\n',
         2,
@@ -82,7 +90,11 @@ MISTAKES = {
         4,
         "both passphrase_file and key_file in [key]: FILE:4 (keep one of them)",
     ),
-    "watch as a table": ('[watch]\ndirectory = "/a"\n', 2, "watch must be a list of tables: FILE:2 (write [[watch]] above each directory)"),
+    "watch as a table": (
+        '[watch]\ndirectory = "/a"\n',
+        2,
+        "watch must be a list of tables: FILE:2 (write [[watch]] above each directory)",
+    ),
     "settling longer than allowed": (
         '[agent]\nsettle = "5m"\nsettle_max = "1m"\n',
         4,
@@ -183,7 +195,9 @@ def test_the_template_reads_back(write):
     """The file that init writes says what was given to it, and nothing else."""
     strange = Path('/data/a "b"\x7f\n\\')
     text = template(
-        "s3://bucket/x", [(strange, "named"), (Path("/data/c"), None)], s3={"endpoint_url": "https://m", "payload_signing": True}
+        "s3://bucket/x",
+        [(strange, "named"), (Path("/data/c"), None)],
+        s3={"endpoint_url": "https://m", "payload_signing": True},
     )
     config = load(write(text))
     assert config.repository == "s3://bucket/x"
@@ -250,7 +264,9 @@ def test_the_state_has_its_usual_places():
     assert default_state_directory({"STATE_DIRECTORY": "/var/lib/mlsync:/x"}, uid=5) == Path("/var/lib/mlsync")
     assert default_state_directory({}, uid=0) == Path("/var/lib/mlsync")
     assert default_state_directory({"HOME": "/home/u"}, uid=5) == Path("/home/u/.local/state/mlsync")
-    assert default_state_directory({"HOME": "/home/u", "XDG_STATE_HOME": "rel"}, uid=5) == Path("/home/u/.local/state/mlsync")
+    assert default_state_directory({"HOME": "/home/u", "XDG_STATE_HOME": "rel"}, uid=5) == Path(
+        "/home/u/.local/state/mlsync"
+    )
     assert default_state_directory({"XDG_STATE_HOME": "/s"}, uid=5) == Path("/s/mlsync")
 
 
@@ -271,7 +287,9 @@ def test_every_is_understood(text, every):
     assert parse_every(text) == every
 
 
-@pytest.mark.parametrize("text", ["", "5", "h", "0s", "-1h", "1h x", "* * * *", "0 0 1 * 1", "0 0 * * 5-3", "0 0 * * 8"])
+@pytest.mark.parametrize(
+    "text", ["", "5", "h", "0s", "-1h", "1h x", "* * * *", "0 0 1 * 1", "0 0 * * 5-3", "0 0 * * 8"]
+)
 def test_nonsense_is_no_schedule(text):
     """What is neither a length of time nor a cron line is refused."""
     with pytest.raises(ValueError, match="."):
@@ -285,7 +303,25 @@ def test_printable_names_are_run_names(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "x" * 129, "a/b", "/", ".", "..", ".a", "-a", "a\n", "a\0", " a", "a ", "gro\u0308ße", "\x1b[2J", "\u202eabc", "\udcff"]
+    "name",
+    [
+        "",
+        "x" * 129,
+        "a/b",
+        "/",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "a\n",
+        "a\0",
+        " a",
+        "a ",
+        "gro\u0308ße",
+        "\x1b[2J",
+        "\u202eabc",
+        "\udcff",
+    ],
 )
 def test_names_that_mislead_are_refused(name):
     """Names that could be paths, options, or something else than they look like are refused with a printable message."""

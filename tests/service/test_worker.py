@@ -148,7 +148,9 @@ def test_a_version_that_was_not_proved_is_not_counted_as_proved(make):
 
 def test_a_trouble_is_told_when_it_begins(make):
     """A checkpoint that stays broken is told once, and again only if it was whole in between."""
-    worker, monitor = make(outcome(1, "a.pt is broken"), outcome(None, "a.pt is broken"), outcome(2), outcome(3, "a.pt is broken"))
+    worker, monitor = make(
+        outcome(1, "a.pt is broken"), outcome(None, "a.pt is broken"), outcome(2), outcome(3, "a.pt is broken")
+    )
     for _ in range(4):
         worker._pass()
     assert [text for severity, text in monitor.notices if severity == "warning"] == ["yolo: a.pt is broken"] * 2

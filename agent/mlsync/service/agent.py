@@ -85,6 +85,7 @@ class Agent:
         ]
         self._watched: Callable[[Path], bool] = lambda _: False
         self._hung: set[str] = set()
+        self._started_s = wall()
         self._status_failed = False
         self._status: dict[str, Any] = {}
 
@@ -114,7 +115,6 @@ class Agent:
 
     def _serve(self, check_clock: Callable[[], None]) -> None:
         """Hear, look after the workers, tell; until told to stop."""
-        started_s = self._wall()
         while True:
             heard = self._hear(self._tick_s())
             if _STOP in heard:
@@ -123,7 +123,7 @@ class Agent:
                 self._ask_all()
             check_clock()
             self._look_after_workers()
-            self._tell(started_s)
+            self._tell()
             self._give_up_if_locked()
 
     def _tick_s(self) -> float:
@@ -153,11 +153,11 @@ class Agent:
             assert first is not None
             raise RunLocked(first.what, where=first.where, advice=first.advice)
 
-    def _tell(self, started_s: float) -> None:
+    def _tell(self) -> None:
         runs = [self._run_status(worker) for worker in self._workers]
         now_s = self._wall()
         self._notifier.status(status.as_line(runs, now_s))
-        content = status.as_json(runs, self._options.repository, started_s)
+        content = status.as_json(runs, self._options.repository, self._started_s)
         if content == self._status:
             return
         try:
@@ -198,7 +198,7 @@ class Agent:
                 self._monitor.notice(
                     "warning", f"{worker.job.name}: cut short; the next pass goes on from what is stored"
                 )
-        self._tell(self._wall())
+        self._tell()
 
     def _say(self, word: bytes) -> None:
         # A full pipe means that the main thread has plenty to hear already, and a closed one that it is gone.

@@ -65,8 +65,8 @@ def _checked(cron: Cron) -> Cron:
 
     try:
         CronTrigger(minute=cron.minute, hour=cron.hour, day=cron.day, month=cron.month, day_of_week=cron.weekdays)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{ALLOWED}; {error}") from None
+    except (ValueError, TypeError):
+        raise ValueError(ALLOWED) from None
     return cron
 
 

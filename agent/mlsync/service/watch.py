@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class Watcher:
         """Directories that exist are watched on return (unless one of them hangs), others soon after they appear."""
         # The library's own warnings (lost events, say) are told by us, once, with what they mean.
         logging.getLogger("watchdog").setLevel(logging.CRITICAL)
+        # It finds a new directory by its event and by its parent's walk, and warns of its own second registration.
+        warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
         self._keeper.start()
         # Not for ever: a directory on a server that is away would keep the whole agent from beginning.
         self._looked.wait(FIRST_LOOK_S)
