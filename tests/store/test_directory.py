@@ -1,0 +1,316 @@
+"""What only a directory store can do wrong: leftovers, full disks, vanished roots, file systems without links."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mlsync import errors
+from mlsync.store import unfinished
+from mlsync.store.directory import DirectoryStore
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Where the store of this test lies."""
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def store(root):
+    """An open store in an empty directory."""
+    store = DirectoryStore(root, create=True)
+    yield store
+    store.close()
+
+
+def leftovers(root):
+    """The names in the store's directory of unfinished files."""
+    return sorted(path.name for path in (root / "tmp").iterdir())
+
+
+def test_missing_root_is_no_repository(root):
+    """Opening does not make a directory unless it was asked to."""
+    with pytest.raises(errors.RepositoryMissing):
+        DirectoryStore(root)
+    assert not root.exists()
+
+
+def test_file_as_root_is_refused(root):
+    """A file is no place for a repository."""
+    root.write_bytes(b"")
+    with pytest.raises(errors.StoreLocationInvalid):
+        DirectoryStore(root)
+
+
+def test_modes_keep_other_users_out(store, root):
+    """Files are 0600 and directories 0700, the root and its new parents included."""
+    store.put("packs/ab/x", b"x")
+    deep = DirectoryStore(root / "new" / "deep", create=True)
+    deep.close()
+    assert (root / "packs/ab/x").stat().st_mode & 0o777 == 0o600
+    for path in (root, root / "packs", root / "packs/ab", root / "tmp", root / "new", root / "new/deep"):
+        assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_put_leaves_no_unfinished_file(store, root):
+    """After a put that was taken or refused there is nothing in tmp."""
+    store.put("a", b"x")
+    with pytest.raises(errors.AlreadyExists):
+        store.put("a", b"x")
+    assert leftovers(root) == []
+
+
+CRASHING = """
+import os, signal, sys
+from pathlib import Path
+from mlsync.store.directory import DirectoryStore
+store = DirectoryStore(Path(sys.argv[1]), create=True)
+upload = store.upload("packs/ab/crashed")
+upload.write(0, bytes(1000))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_writer_leaves_an_unfinished_file_only(root):
+    """After SIGKILL in an upload there is no object; the leftover goes an hour later and not before."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.run([sys.executable, "-c", CRASHING, str(root)], env=environment, check=False)
+    assert process.returncode == -9
+    store = DirectoryStore(root)
+    assert list(store.list("")) == []
+    assert len(leftovers(root)) == 1
+    assert unfinished.remove_orphans(store._root_fd, now_s=time.time() + 3500) == 0
+    assert unfinished.remove_orphans(store._root_fd, now_s=time.time() + 3700) == 1
+    assert leftovers(root) == []
+    store.close()
+
+
+def test_opening_removes_old_leftovers_that_nobody_holds(store, root):
+    """An old file goes when the store is opened; a young one and one that is being written stay."""
+    upload = store.upload("packs/ab/slow")
+    (held,) = leftovers(root)
+    (root / "tmp/old").write_bytes(b"x")
+    (root / "tmp/young").write_bytes(b"x")
+    long_ago_s = time.time() - 2 * 3600
+    os.utime(root / "tmp/old", (long_ago_s, long_ago_s))
+    os.utime(root / "tmp" / held, (long_ago_s, long_ago_s))
+    DirectoryStore(root).close()
+    assert leftovers(root) == sorted([held, "young"])
+    upload.write(0, b"done")
+    upload.finish(4)
+    assert store.get("packs/ab/slow", limit_bytes=4) == b"done"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"only root can mount a small disk here: {done.stderr.strip()}")
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+def test_full_disk_is_told_and_leaves_nothing(small_disk):
+    """A put and an upload that do not fit raise StoreFull, at once give the room back, and smaller ones succeed."""
+    store = DirectoryStore(small_disk / "repository", create=True)
+    with pytest.raises(errors.StoreFull) as caught:
+        store.put("packs/ab/large", bytes(2 << 20))
+    assert not store.is_transient(caught.value)
+    upload = store.upload("packs/ab/larger")
+    with pytest.raises(errors.StoreFull):
+        upload.write(0, bytes(2 << 20))
+    assert leftovers(small_disk / "repository") == []
+    with pytest.raises(errors.StoreUnavailable):
+        upload.finish(0)
+    store.put("packs/ab/small", bytes(500 << 10))
+    assert [info.key for info in store.list("")] == ["packs/ab/small"]
+    store.close()
+
+
+def test_foreign_files_are_not_objects(store, root):
+    """What could not be a key, what is no file, and tmp itself are not listed."""
+    store.put("packs/ab/x", b"x")
+    (root / "lost+found").mkdir()
+    (root / "lost+found/#123").write_bytes(b"")
+    (root / "packs/README.txt").write_bytes(b"")
+    os.mkfifo(root / "packs/fifo")
+    (root / "tmp/unfinished").write_bytes(b"")
+    assert [info.key for info in store.list("")] == ["packs/ab/x"]
+
+
+def test_dangling_link_is_no_deleted_object(store, root):
+    """A pack behind a link that leads nowhere makes the listing fail instead of short."""
+    store.put("packs/ab/x", b"x")
+    (root / "packs/cd").symlink_to("/nowhere/at/all")
+    with pytest.raises(errors.StoreBroken):
+        list(store.list(""))
+
+
+def test_directory_behind_a_link_is_part_of_the_store(store, root, tmp_path):
+    """Packs that were moved to another disk and linked are still there."""
+    store.put("packs/ab/x", b"x")
+    (root / "packs").rename(tmp_path / "elsewhere")
+    (root / "packs").symlink_to(tmp_path / "elsewhere")
+    assert [info.key for info in store.list("packs/")] == ["packs/ab/x"]
+    assert store.get("packs/ab/x", limit_bytes=1) == b"x"
+
+
+def test_object_that_is_deleted_during_a_listing_is_left_out(store):
+    """What is truly gone by its turn is not listed, and the listing goes on."""
+    for key in ("a/1", "a/2", "b/1", "c"):
+        store.put(key, b"")
+    listing = store.list("")
+    assert next(listing).key == "a/1"
+    store.delete("a/2")
+    store.delete("b/1")
+    assert [info.key for info in listing] == ["c"]
+
+
+def test_removed_root_is_an_error_and_not_an_empty_store(store, root):
+    """A store whose directory is gone lists nothing as a whole, and makes no object under the old name."""
+    store.put("a", b"x")
+    (root / "a").unlink()
+    (root / "tmp").rmdir()
+    root.rmdir()
+    root.mkdir()
+    for call in (lambda: list(store.list("")), lambda: store.stat("a"), lambda: store.put("b", b"x")):
+        with pytest.raises(errors.StoreUnavailable):
+            call()
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EACCES, errors.StoreDenied), (errno.EIO, errors.StoreUnavailable)])
+def test_unreadable_directory_fails_the_listing(store, monkeypatch, number, kind):
+    """A directory that cannot be read raises, and is not taken for an empty one."""
+    store.put("packs/ab/x", b"x")
+
+    def unreadable(_fd):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "scandir", unreadable)
+    with pytest.raises(kind):
+        list(store.list("packs/"))
+
+
+def test_write_to_a_removed_directory_makes_it_again(store, root):
+    """A directory that somebody tidied away is no obstacle."""
+    store.put("packs/ab/x", b"x")
+    store.delete("packs/ab/x")
+    (root / "packs/ab").rmdir()
+    store.put("packs/ab/y", b"y")
+    assert [info.key for info in store.list("")] == ["packs/ab/y"]
+
+
+def refuse_links(number):
+    """An ``os.link`` of a file system that has none and says so with *number*."""
+
+    def link(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    return link
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+@pytest.mark.parametrize("has_rename", [True, False])
+def test_file_system_without_hard_links_is_create_only_too(store, root, monkeypatch, number, has_rename):
+    """Where links are refused a rename takes their place that overwrites nothing."""
+    monkeypatch.setattr(os, "link", refuse_links(number))
+    if not has_rename:
+        monkeypatch.setattr(unfinished, "_renameat2", lambda: None)
+    store.put("packs/ab/x", b"first")
+    with pytest.raises(errors.AlreadyExists):
+        store.put("packs/ab/x", b"second")
+    assert store.get("packs/ab/x", limit_bytes=10) == b"first"
+    assert set(leftovers(root)) <= {"create-lock"}
+
+
+def test_lost_bytes_are_not_forgotten_by_a_second_finish(store, root, monkeypatch):
+    """After a sync that failed an upload stays lost, whatever the next sync says."""
+    upload = store.upload("packs/ab/x")
+    upload.write(0, b"x")
+    real_fsync = os.fsync
+
+    def broken(fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(errors.StoreUnavailable):
+        upload.finish(1)
+    monkeypatch.setattr(os, "fsync", real_fsync)
+    with pytest.raises(errors.StoreUnavailable, match="were lost") as caught:
+        upload.finish(1)
+    assert not store.is_transient(caught.value)
+    upload.abort()
+    assert list(store.list("")) == []
+    assert leftovers(root) == []
+
+
+def test_object_is_synced_before_its_name_and_its_name_before_put_returns(store, monkeypatch):
+    """Bytes are synced, then linked, then the directory, and a new directory's parent, are synced."""
+    events = []
+    real_fsync, real_link = os.fsync, os.link
+
+    def fsync(fd):
+        events.append("sync " + Path(os.readlink(f"/proc/self/fd/{fd}")).parent.name)
+        real_fsync(fd)
+
+    def link(*arguments, **options):
+        events.append("link")
+        real_link(*arguments, **options)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    store.put("ab/x", b"x")
+    (root_parent,) = {Path(store._root).parent.name}
+    assert events == ["sync tmp", f"sync {root_parent}", "link", "sync repository"]
+
+
+def test_unfinished_file_is_locked_while_it_is_written(store, root):
+    """Another process sees by the lock that the file is in use."""
+    upload = store.upload("a")
+    (name,) = leftovers(root)
+    with (root / "tmp" / name).open("r+b") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    upload.abort()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "is_transient"),
+    [
+        (errno.ENOSPC, errors.StoreFull, False),
+        (errno.EDQUOT, errors.StoreFull, False),
+        (errno.EACCES, errors.StoreDenied, False),
+        (errno.EPERM, errors.StoreDenied, False),
+        (errno.EROFS, errors.StoreDenied, False),
+        (errno.EIO, errors.StoreUnavailable, True),
+        (errno.ESTALE, errors.StoreUnavailable, True),
+        (errno.ENODEV, errors.StoreUnavailable, False),
+        (errno.ENOTDIR, errors.StoreBroken, False),
+    ],
+)
+def test_error_of_the_system_becomes_one_of_ours(store, root, monkeypatch, number, kind, is_transient):
+    """Each errno has its class, names the object, and is worth another try or not."""
+
+    def broken(*_arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", broken)
+    with pytest.raises(kind) as caught:
+        store.put("packs/ab/x", b"x")
+    assert type(caught.value) is kind
+    assert "packs/ab/x" in str(caught.value)
+    assert store.is_transient(caught.value) is is_transient
+    assert leftovers(root) == []

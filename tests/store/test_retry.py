@@ -1,0 +1,179 @@
+"""How often, how long and on what the retrying store tries again."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlsync import errors
+from mlsync.store.counting import CountingStore
+from mlsync.store.faulty import Fault, FaultyStore
+from mlsync.store.memory import MemoryStore
+from mlsync.store.retry import TRIES_MAX, RetryingStore
+
+
+class Sleeper:
+    """A clock that only sleeping moves."""
+
+    def __init__(self):
+        self.waits_s = []
+
+    def sleep(self, wait_s):
+        """Move the clock."""
+        self.waits_s.append(wait_s)
+
+    def clock(self):
+        """The time slept."""
+        return sum(self.waits_s)
+
+
+def retrying(*faults, inner=None, **options):
+    """A retrying store over a faulty one, that one, and the sleeper between them."""
+    sleeper = Sleeper()
+    faulty = FaultyStore(inner or MemoryStore(part_bytes=4), *faults)
+    return RetryingStore(faulty, sleep=sleeper.sleep, clock=sleeper.clock, **options), faulty, sleeper
+
+
+def calls_of(faulty, method):
+    """How often *method* reached the faulty store."""
+    return [name for name, _ in faulty.calls].count(method)
+
+
+CALLS = {
+    "put": lambda store: store.put("new", b"body"),
+    "get": lambda store: store.get("old", limit_bytes=9),
+    "read": lambda store: store.read("old", 0, memoryview(bytearray(4))),
+    "stat": lambda store: store.stat("old"),
+    "list": lambda store: list(store.list("")),
+    "delete": lambda store: store.delete("old"),
+    "upload": lambda store: store.upload("new"),
+    "upload.write": lambda store: store.upload("new").write(0, b"body"),
+    "upload.finish": lambda store: store.upload("new").finish(0),
+}
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_transient_error_is_tried_again_until_it_passes(method):
+    """Two failures and a success are three calls of the store below, and two waits."""
+    inner = MemoryStore(part_bytes=4)
+    inner.put("old", b"body")
+    faults = [Fault("before", nth=1, method=method), Fault("before", nth=2, method=method)]
+    store, faulty, sleeper = retrying(*faults, inner=inner)
+    CALLS[method](store)
+    assert calls_of(faulty, method) - (method == "list") == 3
+    assert len(sleeper.waits_s) == 2
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_error_that_stays_is_told_after_the_last_try(method):
+    """After the last try StoreUnavailable names how many there were, the call, and the last error."""
+    inner = MemoryStore(part_bytes=4)
+    inner.put("old", b"body")
+    store, faulty, sleeper = retrying(Fault("before", method=method, lasts=True), inner=inner, budget_s=1e9)
+    with pytest.raises(
+        errors.StoreUnavailable, match=f"{TRIES_MAX} tries of {method}: A fault was asked for"
+    ) as caught:
+        CALLS[method](store)
+    assert calls_of(faulty, method) == TRIES_MAX
+    assert len(sleeper.waits_s) == TRIES_MAX - 1
+    assert store.is_transient(caught.value)
+
+
+def test_budget_ends_the_tries():
+    """No wait is begun that would end after the budget."""
+    store, faulty, sleeper = retrying(Fault("before", lasts=True), budget_s=2.0, tries_max=10_000)
+    with pytest.raises(errors.StoreUnavailable):
+        store.stat("a")
+    assert sum(sleeper.waits_s) <= 2.0
+    assert calls_of(faulty, "stat") == len(sleeper.waits_s) + 1
+
+
+def test_lasting_error_is_not_tried_again():
+    """An error that the store below does not call transient goes up as it is, at once."""
+    denied = errors.StoreDenied("no")
+    store, faulty, sleeper = retrying(Fault("before", error=denied, is_transient=False))
+    with pytest.raises(errors.StoreDenied) as caught:
+        store.put("a", b"")
+    assert caught.value is denied
+    assert (calls_of(faulty, "put"), sleeper.waits_s) == (1, [])
+
+
+def test_bug_is_not_tried_again():
+    """What is no error of the store goes up at once."""
+    store, _, sleeper = retrying()
+    with pytest.raises(ValueError, match="not an object key"):
+        store.put("/", b"")
+    assert sleeper.waits_s == []
+
+
+def test_each_wait_is_told():
+    """The caller hears of call, error and seconds before each wait."""
+    told = []
+    store, _, sleeper = retrying(Fault("before"), on_wait=lambda *event: told.append(event))
+    store.put("a", b"")
+    ((what, error, wait_s),) = told
+    assert what == "put"
+    assert isinstance(error, errors.StoreUnavailable)
+    assert [wait_s] == sleeper.waits_s
+
+
+def test_put_whose_answer_was_lost_has_succeeded():
+    """The second try finds our own object and says so."""
+    store, faulty, _ = retrying(Fault("after", method="put"))
+    store.put("a", b"body")
+    assert calls_of(faulty, "put") == 2
+    assert store.get("a", limit_bytes=4) == b"body"
+
+
+@pytest.mark.parametrize("theirs", [b"else", b"longer than ours", b""])
+def test_put_that_lost_a_race_after_a_failure_is_refused(theirs):
+    """After a failure another's object is still another's."""
+    inner = MemoryStore()
+    inner.put("a", theirs)
+    store, _, _ = retrying(Fault("before", method="put"), inner=inner)
+    with pytest.raises(errors.AlreadyExists):
+        store.put("a", b"body")
+    assert inner.get("a", limit_bytes=99) == theirs
+
+
+def test_put_that_was_refused_at_once_is_refused_even_for_the_same_bytes():
+    """Without a failure before it, a taken key is taken: the other writer may be somebody else."""
+    store, faulty, _ = retrying()
+    store.put("a", b"body")
+    with pytest.raises(errors.AlreadyExists):
+        store.put("a", b"body")
+    assert calls_of(faulty, "get") == 0
+
+
+def test_finish_whose_answer_was_lost_has_succeeded():
+    """The upload's object is there once, and finish says so."""
+    store, faulty, _ = retrying(Fault("after", method="upload.finish"))
+    upload = store.upload("a")
+    upload.write(0, b"body")
+    upload.finish(4)
+    upload.abort()
+    assert calls_of(faulty, "upload.finish") == 2
+    assert store.get("a", limit_bytes=4) == b"body"
+
+
+def test_finish_of_an_upload_that_is_gone_and_left_nothing_is_refused():
+    """That an upload is not found after a failure is no success if there is no object either."""
+    gone = errors.NotFound("No such upload")
+    faults = [Fault("before", nth=1, method="upload.finish"),
+              Fault("before", nth=2, method="upload.finish", error=gone, is_transient=False)]  # fmt: skip
+    store, _, _ = retrying(*faults)
+    upload = store.upload("a")
+    with pytest.raises(errors.NotFound):
+        upload.finish(0)
+
+
+def test_listing_goes_on_where_it_broke():
+    """A listing that breaks in the middle, twice, gives each object once, in order."""
+    inner = MemoryStore()
+    keys = [f"k{number:04}" for number in range(2500)]
+    for key in keys:
+        inner.put(key, b"")
+    counting = CountingStore(inner)
+    faults = [Fault("after", nth=1, method="list"), Fault("after", nth=3, method="list")]
+    store, _, _ = retrying(*faults, inner=counting)
+    assert [info.key for info in store.list("k")] == keys
+    assert counting.calls["list"] >= 3
