@@ -1,0 +1,58 @@
+"""The systemd units say what the code does, and systemd understands them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from mlsync import errors
+from mlsync.service import secrets
+from mlsync.service.config import AgentSettings
+
+UNITS = Path(__file__).parents[2] / "systemd"
+NAMES = ("mlsync-agent.service", "mlsync-agent-user.service")
+
+
+def value(name, key):
+    return re.search(rf"^{key}=(.*)$", (UNITS / name).read_text(), re.MULTILINE)[1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_understands_the_unit(name, tmp_path):
+    """``systemd-analyze verify`` has nothing to say against the unit."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", (UNITS / name).read_text(), flags=re.MULTILINE)
+    (tmp_path / name).write_text(text)
+    manager = ["--user"] if "user" in name else []
+    done = subprocess.run(
+        ["systemd-analyze", "verify", *manager, str(tmp_path / name)],
+        env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_restarts_stop_at_errors_that_need_a_person(name):
+    """The exit statuses that are not tried again are those of the errors that the unit's comment names."""
+    needs_a_person = (errors.ConfigInvalid, errors.FormatUnsupported, errors.PassphraseMissing, errors.WrongPassphrase)
+    assert value(name, "RestartPreventExitStatus") == " ".join(str(error.exit_code) for error in needs_a_person)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_systemd_waits_longer_than_the_agent(name):
+    """systemd kills later than the agent gives up by itself."""
+    assert float(value(name, "TimeoutStopSec").removesuffix("s")) > AgentSettings().stop_within_s
+
+
+def test_credentials_are_called_what_the_agent_looks_for():
+    """The unit's and the README's credentials have the names that are looked up."""
+    for text in ((UNITS / NAMES[0]).read_text(), (UNITS / "README.md").read_text()):
+        named = set(re.findall(r"mlsync-(?:passphrase|key)\b", text))
+        assert named == {secrets.CREDENTIAL_PASSPHRASE, secrets.CREDENTIAL_KEY}
