@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mlsync.errors import ChangedWhileReading, SourceUnreadable
+from mlsync.source import reading
 from mlsync.source.cutting import read_pieces
 from mlsync.source.racy import COARSE_NS, FINE_NS, is_racy, newest_ns, window_ns
 from mlsync.source.reading import SourceFile, _translated
@@ -36,6 +37,14 @@ def test_a_read_past_the_end_raises(root, opened):
     (root / "a").write_bytes(b"0123456789")
     with opened("a") as file, pytest.raises(ChangedWhileReading, match="shorter"):
         file.read_at(8, 3)
+
+
+def test_a_file_that_is_written_during_the_wait_is_not_confirmed(monkeypatch, root, opened):
+    """A file whose last write is too fresh even after the wait could change unseen, and is refused."""
+    (root / "a").write_bytes(b"x" * 100)
+    monkeypatch.setattr(reading.time, "sleep", lambda _: write(root / "a"))
+    with opened("a") as file, pytest.raises(ChangedWhileReading, match="being written"):
+        file.confirm()
 
 
 def write(path):

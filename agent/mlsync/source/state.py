@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -103,7 +104,7 @@ class State:
         )
         with self._translating():
             try:
-                return {path: Remembered.unpacked(stat, entry, pieces) for path, stat, entry, pieces in rows}
+                return {path: Remembered.unpacked(packed, entry, pieces) for path, packed, entry, pieces in rows}
             except ValueError as error:
                 raise _Unknown from error
 
@@ -147,9 +148,16 @@ class State:
 
     def _prepare(self) -> None:
         connection = self._connection
-        self._is_new()  # before anything is written: it may be another program's database
+        # Looked at before anything is written, since it may be another program's database.
+        with self._transaction("BEGIN"):
+            self._is_new()
         # With WAL and NORMAL a power cut may undo the last commits but damages nothing: enough for hints.
-        connection.execute("PRAGMA journal_mode = WAL")
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here. Who holds the file either makes it a WAL one now, or the next open will.
+            if error.sqlite_errorcode & 0xFF not in _BUSY_CODES:
+                raise
         connection.execute("PRAGMA synchronous = NORMAL")
         # One transaction: two processes may begin at once, and one that dies here leaves an empty file.
         with self._transaction():
@@ -159,7 +167,7 @@ class State:
                 connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
 
     def _is_new(self) -> bool:
-        """Say whether the database is still empty; raise if it is neither that nor one of ours."""
+        """Say whether the database is still empty; raise if it is neither that nor ours. Asked within a transaction."""
         ((application_id,),) = self._connection.execute("PRAGMA application_id")
         ((schema_version,),) = self._connection.execute("PRAGMA user_version")
         ((table_count,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema")
@@ -181,9 +189,9 @@ class State:
             return self._connection.execute(statement, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
         with self._lock, self._translating():
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(begin)
             try:
                 yield self._connection
                 self._connection.execute("COMMIT")
@@ -243,11 +251,11 @@ class _PutAside(StateDamaged):
 def _make_private(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.fchmod(descriptor, 0o600)
-        finally:
-            os.close(descriptor)
+            # Made without being opened: closing a descriptor would drop the locks of another State in this process.
+            os.mknod(path, 0o600 | stat.S_IFREG)
+        except FileExistsError:
+            os.chmod(path, 0o600)
     except OSError as error:
         where = display(os.fsencode(path))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
