@@ -22,6 +22,8 @@ from mlsync.service.worker import Timing
 
 
 class FakeJob:
+    """A job of one of the kinds."""
+
     def __init__(self, name, kind, directory, state, report):
         self.name = name
         self.directory = Path(directory)
@@ -34,10 +36,12 @@ class FakeJob:
         self._seen = None
 
     def say(self, text):
+        """The report has one line more."""
         with self._report.open("a") as stream:
             stream.write(f"{self.name} {text}\n")
 
     def run(self, stop):
+        """One pass, as the kind says."""
         self.say("begins")
         if self._kind == "lock" and not self._locked:
             try:
@@ -59,6 +63,7 @@ class FakeJob:
         return self.count()
 
     def count(self):
+        """A version if the listing changed."""
         seen = sorted((entry.path, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in files(self.directory))
         if seen == self._seen:
             self.say("unchanged")
@@ -107,7 +112,7 @@ def main():
     try:
         Agent(jobs, options, LogMonitor()).run()
     except RunLocked as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import RecordingMonitor
 from mlsync.service.agent import Agent, AgentOptions
@@ -36,9 +37,11 @@ class Running:
         self.state = state
 
     def lines(self):
+        """What was reported so far."""
         return self.report.read_text().splitlines() if self.report.exists() else []
 
     def wait_for(self, line, times=1):
+        """*line* was reported so often."""
         deadline = time.monotonic() + PATIENCE_S
         while self.lines().count(line) < times:
             assert time.monotonic() < deadline, (line, self.lines())
@@ -63,6 +66,7 @@ class Running:
         return self.wait()
 
     def wait(self):
+        """Exit status and log."""
         _, log = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, log
 
@@ -246,7 +250,10 @@ def test_an_idle_agent_is_small(agent, runs):
     running.status("a", phase="waiting")
     maps = Path(f"/proc/{running.process.pid}/maps").read_text()
     assert not re.search("torch|numpy|boto", maps)
-    code = f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import agent_process; import mlsync.service.schedule; import mlsync.service.watch; print(*sys.modules)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(PROGRAM.parent)!r}); import agent_process\n"
+        "import mlsync.service.schedule, mlsync.service.watch; print(*sys.modules)"
+    )
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "boto3", "botocore", "rich", "zstandard"} & set(modules)
 
@@ -308,6 +315,7 @@ class Counting:
         self.passes = threading.Semaphore(0)
 
     def run(self, stop):
+        """One pass, counted."""
         self.passes.release()
         return Outcome(self.name, 1, True, (), "version 1")
 

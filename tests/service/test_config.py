@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.service.config import Config, KeySettings, WatchSettings, default_state_directory, find_config, load
 from mlsync.service.config_keys import TABLES, TOP
@@ -40,8 +41,10 @@ MISTAKES = {
     "bad cron": (
         '[agent]\nevery = "61 * * * *"\n',
         3,
-        'every in [agent] must be a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", or "never", '
-        'not "61 * * * *": FILE:3',
+        (
+            'every in [agent] must be a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", or "never", '
+            'not "61 * * * *": FILE:3'
+        ),
     ),
     "bad choice": (
         '[proof]\ndevice = "gpu"\n',
@@ -153,7 +156,7 @@ def test_a_file_without_repository_is_refused(write):
 
 def test_broken_toml_names_the_line(write):
     """What TOML's own parser refuses is told with its line."""
-    with pytest.raises(ConfigInvalid, match="not TOML.*line 2"):
+    with pytest.raises(ConfigInvalid, match=r"not TOML.*line 2"):
         load(write(GOOD + "[agent\n"))
 
 
@@ -219,8 +222,8 @@ def test_the_template_shows_every_key():
 def test_the_template_shows_true_defaults(write):
     """With every # before a key of [agent] taken away the configuration stays the same."""
     text = template("file:///r").replace("# [[watch]]", "")
-    before, _, agent = text.partition("[agent]\n")
-    agent, _, after = agent.partition("[proof]")
+    agent = text.partition("[agent]\n")[2]
+    agent = agent.partition("[proof]")[0]
     keys = "\n".join(line.removeprefix("# ") for line in agent.splitlines() if " = " in line and line.startswith("# "))
     keys = "\n".join(line for line in keys.splitlines() if line.split(" = ")[0] in TABLES["agent"])
     assert load(write(f'repository = "file:///r"\n[agent]\n{keys}\n')).agent == Config.for_repository("file:///r").agent
@@ -260,7 +263,7 @@ def test_a_named_file_is_never_replaced_by_another(tmp_path):
 
 
 def test_the_state_has_its_usual_places():
-    """systemd's directory wins, then root's, then the user's."""
+    """The directory of systemd wins, then root's, then the user's."""
     assert default_state_directory({"STATE_DIRECTORY": "/var/lib/mlsync:/x"}, uid=5) == Path("/var/lib/mlsync")
     assert default_state_directory({}, uid=0) == Path("/var/lib/mlsync")
     assert default_state_directory({"HOME": "/home/u"}, uid=5) == Path("/home/u/.local/state/mlsync")
@@ -292,7 +295,7 @@ def test_every_is_understood(text, every):
 )
 def test_nonsense_is_no_schedule(text):
     """What is neither a length of time nor a cron line is refused."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"\w"):
         parse_every(text)
 
 
@@ -324,7 +327,7 @@ def test_printable_names_are_run_names(name):
     ],
 )
 def test_names_that_mislead_are_refused(name):
-    """Names that could be paths, options, or something else than they look like are refused with a printable message."""
+    """Names that could be paths, options, or mislead the eye are refused with a printable message."""
     with pytest.raises(RunNameInvalid) as raised:
         check_run_name(name)
     assert str(raised.value).isprintable()

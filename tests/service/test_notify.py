@@ -9,6 +9,7 @@ import socket
 import sys
 
 import pytest
+
 from mlsync.service.notify import JournalFormatter, LogMonitor, Notifier, is_journal, log_to
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+
 from mlsync.errors import RunLocked, StateDamaged
 from mlsync.service.runlock import RunLock
 

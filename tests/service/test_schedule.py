@@ -7,7 +7,8 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from mlsync.service.every import Cron, Interval, Never
+
+from mlsync.service.every import Cron, Interval, Never, parse_every
 from mlsync.service.schedule import Schedule
 
 
@@ -18,6 +19,7 @@ class Clocks:
         self.set_by_s = 0.0
 
     def wall(self):
+        """The wall clock's time."""
         return time.monotonic() + 1_700_000_000 + self.set_by_s
 
 
@@ -66,8 +68,6 @@ def test_a_cron_line_is_local_time(scheduled):
 
 def test_sunday_is_sunday(scheduled):
     """The weekday that cron calls 0 is a Sunday here too."""
-    from mlsync.service.every import parse_every
-
     schedule, _ = scheduled(parse_every("0 3 * * 0"))
     assert schedule.next_call().strftime("%A %H:%M") == "Sunday 03:00"
 
@@ -117,6 +117,7 @@ def test_small_corrections_change_nothing(scheduled):
 def test_a_machine_that_contradicts_itself_has_a_time_zone(monkeypatch):
     """Where the time zone's name cannot be had its offset is used."""
     import tzlocal
+
     from mlsync.service.schedule import local_timezone
 
     def contradict():

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from mlsync.errors import ConfigInvalid, PassphraseMissing
 from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.service.config import KeySettings

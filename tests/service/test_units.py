@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from mlsync import errors
 from mlsync.service import secrets
 from mlsync.service.config import AgentSettings
@@ -47,7 +48,7 @@ def test_restarts_stop_at_errors_that_need_a_person(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_systemd_waits_longer_than_the_agent(name):
-    """systemd kills later than the agent gives up by itself."""
+    """SIGKILL comes later than the agent's own end."""
     assert float(value(name, "TimeoutStopSec").removesuffix("s")) > AgentSettings().stop_within_s
 
 

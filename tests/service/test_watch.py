@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+
 from mlsync.monitor import RecordingMonitor
 from mlsync.service.changes import Changes
 from mlsync.service.watch import Watcher, _Queue
@@ -25,6 +26,7 @@ class Seen(Changes):
         self.noted = threading.Event()
 
     def note(self):
+        """Note it, and let the test go on."""
         super().note()
         self.noted.set()
 
@@ -208,8 +210,10 @@ def test_a_kernel_without_room_is_told_and_survived(tmp_path, watched, monkeypat
     assert monitor.notices == [
         (
             "warning",
-            "the kernel has no room for more watches: some changes are seen only by the next rescan "
-            "(sysctl fs.inotify.max_user_watches=1048576)",
+            (
+                "the kernel has no room for more watches: some changes are seen only by the next rescan "
+                "(sysctl fs.inotify.max_user_watches=1048576)"
+            ),
         )
     ]
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from mlsync.errors import RunLocked, StoreUnavailable
 from mlsync.monitor import RecordingMonitor
 from mlsync.service.changes import Pending
@@ -15,10 +16,13 @@ from mlsync.service.worker import Timing, Worker
 
 
 class Clock:
+    """Stands until it is set."""
+
     def __init__(self):
         self.now_s = 1000.0
 
     def __call__(self):
+        """The time."""
         return self.now_s
 
 
@@ -33,6 +37,7 @@ class Job:
         self._ends = iter(ends)
 
     def run(self, stop):
+        """The next end."""
         end = next(self._ends)
         if isinstance(end, Exception):
             raise end
