@@ -13,12 +13,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from seaweed import S3Server, Seaweed  # noqa: E402  the folder is on the path only now
+from seaweed import S3Server, Seaweed
 
 _AT_START = dict(os.environ)
 # Test knobs stay; all else of these families would make a test depend on whose machine it runs on.
 _KEPT = re.compile(r"MLSYNC_TEST_")
-_WIPED = re.compile(r"MLSYNC_|AWS_|BOTO|(?:https?|all|no)_proxy$|NOTIFY_SOCKET$|WATCHDOG_|CREDENTIALS_DIRECTORY$", re.I)
+_WIPED = re.compile(
+    r"MLSYNC_|AWS_|BOTO|(?:https?|all|no)_proxy$|NOTIFY_SOCKET$|WATCHDOG_|CREDENTIALS_DIRECTORY$", re.IGNORECASE
+)
 _HOMES = {
     "HOME": "home",
     "XDG_CONFIG_HOME": "home/.config",

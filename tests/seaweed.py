@@ -85,7 +85,7 @@ class Seaweed:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "GOMEMLIMIT": GO_MEMORY_LIMIT},
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  one system call, no lock, no Python of others
             )
         try:
             self._wait_until_ready(ports[0])

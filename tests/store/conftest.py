@@ -46,7 +46,7 @@ def s3_url(s3_bucket):
 
 @pytest.fixture(scope="session")
 def s3_client_cache():
-    """botocore's clients by their options: making one takes half a second, and hundreds of tests want the same."""
+    """Clients of botocore by their options: making one takes half a second, and hundreds of tests want the same."""
     from mlsync.store import s3
 
     return functools.cache(s3._client)

@@ -59,7 +59,7 @@ def test_transient_error_is_tried_again_until_it_passes(method):
     faults = [Fault("before", nth=1, method=method), Fault("before", nth=2, method=method)]
     store, faulty, sleeper = retrying(*faults, inner=inner)
     CALLS[method](store)
-    assert calls_of(faulty, method) - (method == "list") == 3
+    assert calls_of(faulty, method) == 3
     assert len(sleeper.waits_s) == 2
 
 
@@ -173,7 +173,7 @@ def test_listing_goes_on_where_it_broke():
     for key in keys:
         inner.put(key, b"")
     counting = CountingStore(inner)
-    faults = [Fault("after", nth=1, method="list"), Fault("after", nth=3, method="list")]
+    faults = [Fault("after", nth=1, method="list"), Fault("after", nth=2, method="list")]
     store, _, _ = retrying(*faults, inner=counting)
     assert [info.key for info in store.list("k")] == keys
-    assert counting.calls["list"] >= 3
+    assert counting.calls["list"] == 3

@@ -322,11 +322,11 @@ def test_wrong_key_is_a_bug_of_the_caller(store):
     for key in WRONG_KEYS:
         for call in (
             lambda key: store.put(key, b""),
-            lambda key: store.upload(key),
-            lambda key: store.stat(key),
+            store.upload,
+            store.stat,
             lambda key: store.get(key, limit_bytes=1),
             lambda key: store.read(key, 0, memoryview(bytearray(1))),
-            lambda key: store.delete(key),
+            store.delete,
         ):
             with pytest.raises(ValueError, match="not an object key"):
                 call(key)

@@ -164,7 +164,8 @@ def status_of(error: aws.ClientError) -> int:
 def is_transient(error: Exception) -> bool:
     """Whether the error of botocore behind *error* may pass."""
     found = meaning(error.__cause__)
-    return found is not None and found.is_transient
+    # A conflict that a look has settled since is AlreadyExists, though its cause alone would be worth another try.
+    return found is not None and found.is_transient and isinstance(error, found.kind)
 
 
 @contextmanager
