@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
 Severity = Literal["info", "warning", "error"]
@@ -24,14 +24,6 @@ class Monitor(Protocol):
 
     def notice(self, severity: Severity, text: str) -> None:
         """Tell something that a person should know, in one line without trailing period."""
-
-
-class TaskContext(Protocol):
-    """What ``with monitor.task(...) as task`` needs."""
-
-    def __enter__(self) -> Task: ...
-
-    def __exit__(self, *exc: object) -> None: ...
 
 
 class _SilentTask:

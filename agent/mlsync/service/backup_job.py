@@ -62,22 +62,21 @@ def outcome(result: BackupResult) -> Outcome:
 
 
 def summary(result: BackupResult) -> str:
-    """Return one line on what a backup did."""
+    """Return one line on what a backup did, without the run's name."""
     if not result.version:
-        return (
-            f"{result.run}: nothing changed since version {result.previous}"
-            if result.previous
-            else (f"{result.run}: nothing to back up yet")
-        )
-    text = f"{result.run}: version {result.version} in {result.seconds:.1f} s"
-    text += f", {result.changed_count} of {result.scanned_count} entries read"
-    text += f", {_mib(result.new_bytes)} new, {_mib(result.stored_bytes)} stored"
+        return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
+    parts = [
+        f"version {result.version} in {result.seconds:.1f} s",
+        f"{result.changed_count} files read",
+        f"{_mib(result.new_bytes)} new",
+        f"{_mib(result.stored_bytes)} stored",
+    ]
     if result.checkpoint_count:
-        proved = f"proved to L{result.lowest_level}"
-        text += f", {result.checkpoint_count} checkpoints {proved}" + (f" on {result.device}" if result.device else "")
+        on_device = f" on {result.device}" if result.device else ""
+        parts.append(f"{result.checkpoint_count} checkpoints at L{result.lowest_level} or above{on_device}")
     if result.pending:
-        text += f", {len(result.pending)} of them pending"
-    return text
+        parts.append(f"{len(result.pending)} of them pending")
+    return ", ".join(parts)
 
 
 def _mib(count_bytes: int) -> str:

@@ -1,0 +1,5 @@
+"""``python -m mlsync`` is the command ``mlsync``."""
+
+from mlsync.cli.main import main
+
+main()

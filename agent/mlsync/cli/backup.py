@@ -1,0 +1,104 @@
+"""``mlsync backup``: one version of each watched run, now."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.options import Common, common_options, pick_watches
+from mlsync.errors import ChangedWhileReading, CheckpointBroken, Error, SourceUnreadable
+from mlsync.flows.backup import BackupResult
+from mlsync.repository.manifest import Trouble
+from mlsync.repository.tokens import TroubleKind
+from mlsync.service.backup_job import back_up, run_lock, summary
+
+_STATUS: dict[TroubleKind, type[Error]] = {
+    TroubleKind.BROKEN: CheckpointBroken,
+    TroubleKind.TORN: ChangedWhileReading,
+    TroubleKind.UNREADABLE: SourceUnreadable,
+}
+
+
+@click.command("backup", short_help="Make a version of each run that changed, now.")
+@click.argument("run", required=False)
+@common_options
+def backup_command(common: Common, run: str | None) -> None:
+    """Make a version of each watched run that changed, or of RUN alone, now.
+
+    The version exists when this ends: its checkpoints came back from the store and were proved. Where nothing
+    changed, no version is made. A file that would not hold still, or a checkpoint that does not load, keeps the
+    content of the version before and is named; the exit status then is 42, 50 or 41 although the rest is saved.
+    """
+    config = common.watching_configuration()
+    watches = pick_watches(config, run)
+    monitor = common.monitor()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    results: list[BackupResult] = []
+    failed: Error | None = None
+    with common.session(config, monitor) as session:
+        for watch in watches:
+            try:
+                with run_lock(session, watch.run):
+                    results.append(back_up(session, watch, monitor, stop))
+            except Error as error:
+                # One run that cannot be backed up must not cost the others their version.
+                if len(watches) == 1 or stop.is_set():
+                    raise
+                monitor.notice("error", f"{watch.run}: {error}")
+                failed = failed or error
+    _show(common, results)
+    _leave(failed, [trouble for result in results for trouble in result.troubles])
+
+
+def _show(common: Common, results: list[BackupResult]) -> None:
+    if common.as_json:
+        output.emit({"runs": [as_json(result) for result in results]})
+    elif not common.quiet:
+        for result in results:
+            click.echo(f"{result.run}: {summary(result)}")
+
+
+def _leave(failed: Error | None, troubles: list[Trouble]) -> None:
+    if failed is not None:
+        raise click.exceptions.Exit(failed.exit_code)
+    # The gravest first.
+    for kind, error in _STATUS.items():
+        if any(trouble.kind is kind for trouble in troubles):
+            raise click.exceptions.Exit(error.exit_code)
+
+
+def as_json(result: BackupResult) -> dict[str, object]:
+    """Return a backup's result as docs/json.md describes it."""
+    return {
+        "run": result.run,
+        "version": result.version or None,
+        "previous": result.previous or None,
+        "scanned_count": result.scanned_count,
+        "changed_count": result.changed_count,
+        "size_bytes": result.size_bytes,
+        "read_bytes": result.read_bytes,
+        "new_bytes": result.new_bytes,
+        "stored_bytes": result.stored_bytes,
+        "read_back_bytes": result.read_back_bytes,
+        "checkpoint_count": result.checkpoint_count,
+        "lowest_level": result.lowest_level if result.checkpoint_count else None,
+        "device": result.device or None,
+        "pending": list(result.pending),
+        "troubles": [trouble_json(trouble) for trouble in result.troubles],
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def trouble_json(trouble: Trouble) -> dict[str, object]:
+    """Return a trouble as docs/json.md describes it."""
+    return {
+        "path": output.path(trouble.path),
+        "kind": trouble.kind.name.lower(),
+        "text": trouble.text,
+        "kept_version": trouble.kept or None,
+    }

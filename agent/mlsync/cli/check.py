@@ -1,0 +1,76 @@
+"""``mlsync check``: look at every object and reference of the repository."""
+
+from __future__ import annotations
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.options import Common, common_options
+from mlsync.errors import ProblemsFound
+from mlsync.flows.check import CheckResult, Problem, check
+
+_VERSIONS_SHOWN = 8
+
+
+@click.command("check", short_help="Check every object of the repository.")
+@click.option("--read-data", is_flag=True, help="Read and open every byte of every pack too, not only what names them.")
+@common_options
+def check_command(common: Common, read_data: bool) -> None:
+    """Check the repository: every version, every link between versions, every pack that they need.
+
+    Goes on after each problem and names them all, with the versions that each touches; then ends with 33. Changes
+    nothing. Packs that no version needs are left by backups that were cut short; they are counted and are no problem.
+    """
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session:
+        result = check(session.repository, monitor, read_data=read_data)
+    if common.as_json:
+        output.emit(as_json(result, read_data=read_data))
+    else:
+        _print(result, quiet=common.quiet)
+    if result.problems:
+        raise ProblemsFound(f"{len(result.problems)} problems found", where=session.repository.store.url)
+
+
+def _print(result: CheckResult, *, quiet: bool) -> None:
+    for problem in result.problems:
+        click.echo(f"{problem.key}: {problem.text}{_touches(problem)}")
+    if quiet:
+        return
+    read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
+    unused = f", {result.unused_packs} packs unused" if result.unused_packs else ""
+    verdict = "no problem" if not result.problems else f"{len(result.problems)} problems"
+    click.echo(
+        f"{result.run_count} runs, {result.version_count} versions, {result.pack_count} packs "
+        f"({output.size(result.pack_bytes)}), {result.chunk_count} chunks{read}{unused}: {verdict}"
+    )
+
+
+def _touches(problem: Problem) -> str:
+    if not problem.versions:
+        return ""
+    shown = [f"{run}/{number}" for run, number in problem.versions[:_VERSIONS_SHOWN]]
+    more = len(problem.versions) - len(shown)
+    return f" (touches {', '.join(shown)}{f' and {more} more' if more else ''})"
+
+
+def as_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
+    """Return a check's result as docs/json.md describes it."""
+    return {
+        "run_count": result.run_count,
+        "version_count": result.version_count,
+        "pack_count": result.pack_count,
+        "pack_bytes": result.pack_bytes,
+        "chunk_count": result.chunk_count,
+        "unused_pack_count": result.unused_packs,
+        "read_data": read_data,
+        "read_bytes": result.read_bytes,
+        "problems": [
+            {
+                "object": problem.key,
+                "text": problem.text,
+                "versions": [{"run": run, "version": number} for run, number in problem.versions],
+            }
+            for problem in result.problems
+        ],
+    }

@@ -1,0 +1,100 @@
+"""The command ``mlsync``: the list of commands, and how any of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+import mlsync
+from mlsync.cli.agent import agent_command
+from mlsync.cli.backup import backup_command
+from mlsync.cli.check import check_command
+from mlsync.cli.demo import demo_command
+from mlsync.cli.init import init_command
+from mlsync.cli.restore import restore_command
+from mlsync.cli.show import show_command
+from mlsync.cli.verify import verify_command
+from mlsync.cli.versions import versions_command
+from mlsync.errors import Error
+
+_EPILOG = """\b
+Exit status: 0 done; 1 a bug or an error without a number of its own; 2 wrong
+arguments or configuration; 10-19 repository, run or version; 20-22 passphrase
+and keys; 30-33 damage; 40-43 the watched directory; 50 a checkpoint does not
+load; 51-55 the proof could not be had; 60-61 the restore's target; 70-76 the
+store; 80-81 the local state. docs/errors.md lists them one by one.
+"""
+
+
+class _InOrder(click.Group):
+    """Lists the commands in the order in which one meets them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names as they were added."""
+        del ctx
+        return list(self.commands)
+
+
+@click.group(
+    cls=_InOrder,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    no_args_is_help=True,
+)
+@click.version_option(mlsync.__version__, prog_name="mlsync", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
+
+    A version of a run is listed only after its checkpoints came back from the store and loaded. Begin with
+    "mlsync init", which writes a configuration; then "mlsync agent" keeps watch, and "mlsync restore" brings a
+    version back. "mlsync demo" shows all of it in a minute, without a server and without a configuration.
+    """
+
+
+for command in (
+    demo_command,
+    init_command,
+    backup_command,
+    agent_command,
+    versions_command,
+    show_command,
+    restore_command,
+    verify_command,
+    check_command,
+):
+    cli.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: with 0, an error's own status, or a traceback for what is a bug."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        status = leaving.exit_code
+    except click.Abort:
+        click.echo("mlsync: interrupted", err=True)
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except BrokenPipeError:
+        # A reader that went away ("| head") is no fault; what is still to be written goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except Error as error:
+        status = _tell(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _tell(error: Error) -> int:
+    """Show an error on one line, and as JSON on stdout where JSON was asked for."""
+    if "--json" in sys.argv:
+        fields = {"what": error.what, "where": error.where, "advice": error.advice}
+        body = {"error": {"kind": type(error).__name__, "exit_status": error.exit_code, **fields}}
+        click.echo(json.dumps(body))
+    click.echo(f"mlsync: {error}", err=True)
+    return error.exit_code

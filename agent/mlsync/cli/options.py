@@ -1,0 +1,142 @@
+"""Options that all commands take, and what they open."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from mlsync.cli.progress import TerminalMonitor
+from mlsync.errors import ConfigInvalid
+from mlsync.monitor import Monitor
+from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
+from mlsync.service.secrets import find_secret
+from mlsync.service.session import Session, open_missing
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What stands on every command line."""
+
+    config: Path | None
+    repo: str | None
+    endpoint_url: str | None
+    region: str | None
+    profile: str | None
+    passphrase_file: Path | None
+    key_file: Path | None
+    as_json: bool
+    quiet: bool
+    verbose: bool
+
+    @property
+    def asked_key(self) -> KeySettings:
+        """The secret's place as the command line says it."""
+        return KeySettings(self.passphrase_file, self.key_file)
+
+    def monitor(self) -> TerminalMonitor:
+        """Return where progress and notices go."""
+        return TerminalMonitor(quiet=self.quiet, verbose=self.verbose)
+
+    def configuration(self) -> Config:
+        """Return the configuration: the file's, with what the command line says above it."""
+        # A repository on the command line needs no file: a fresh machine has none.
+        if self.repo is not None and self.config is None:
+            config = Config.for_repository(self.repo)
+        else:
+            config = load(find_config(self.config))
+            if self.repo is not None:
+                named = Config.for_repository(self.repo)
+                config = dataclasses.replace(config, repository=named.repository)
+        return dataclasses.replace(config, s3=self._s3(config.s3))
+
+    def watching_configuration(self) -> Config:
+        """Return the configuration of commands that need watched directories, which only a file can name."""
+        config = load(find_config(self.config))
+        if self.repo is not None:
+            config = dataclasses.replace(config, repository=Config.for_repository(self.repo).repository)
+        if not config.watches:
+            what = "the configuration watches no directory"
+            raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
+        return dataclasses.replace(config, s3=self._s3(config.s3))
+
+    @contextmanager
+    def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
+        """Open the repository; who must type a passphrase does so only if there is one."""
+        open_missing(config, monitor)
+        unlock = find_secret(config.key, self.asked_key)
+        with Session.open(config, unlock, monitor) as session:
+            yield session
+
+    def s3(self) -> S3Settings:
+        """Return what the command line says of S3."""
+        return self._s3(S3Settings())
+
+    def _s3(self, base: S3Settings) -> S3Settings:
+        return dataclasses.replace(
+            base,
+            endpoint_url=self.endpoint_url or base.endpoint_url,
+            region=self.region or base.region,
+            profile=self.profile or base.profile,
+        )
+
+
+def common_options(function: F) -> F:
+    """Give a command the options that all have; it gets them as one ``Common``."""
+    command: Callable[..., Any] = _gathered(function)
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return cast("F", command)
+
+
+def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
+    """Return the watched directories of *run*, or all of them."""
+    watches = tuple(watch for watch in config.watches if run is None or watch.run == run)
+    if not watches:
+        runs = ", ".join(watch.run for watch in config.watches)
+        raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=f"there are: {runs}")
+    return watches
+
+
+def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(**given: Any) -> Any:
+        fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Common)}
+        return function(Common(**fields), **given)
+
+    return call
+
+
+_OPTIONS = [
+    click.option(
+        "--config",
+        type=_PATH,
+        metavar="FILE",
+        help="Configuration file; else MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
+    ),
+    click.option(
+        "--repo", metavar="URL", help="Repository: file:///path or s3://bucket/prefix; needs no configuration file."
+    ),
+    click.option("--endpoint-url", metavar="URL", help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...)."),
+    click.option("--region", metavar="NAME", help="S3 region."),
+    click.option("--profile", metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option(
+        "--passphrase-file",
+        type=_PATH,
+        metavar="FILE",
+        help="File with the passphrase; else MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
+    ),
+    click.option("--key-file", type=_PATH, metavar="FILE", help="File with the key, instead of a passphrase."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout."),
+    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, help="Print more on what is done."),
+]

@@ -1,0 +1,90 @@
+"""``mlsync restore``: bring a version back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.options import Common, common_options
+from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
+from mlsync.flows.select import LATEST, find_run, find_version
+
+
+@click.command("restore", short_help="Bring a version back.")
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "--version",
+    "version",
+    default=LATEST,
+    show_default=True,
+    metavar="N|latest|TIME",
+    help="Which version: its number, the last one, or the last one made by that time.",
+)
+@click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+@click.option(
+    "--to",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to; else the directory that the version was made from.",
+)
+@click.option("--delete", is_flag=True, help="Delete files in DIR that the version does not hold.")
+@common_options
+def restore_command(
+    common: Common, paths: tuple[str, ...], version: str, run: str | None, target: Path | None, delete: bool
+) -> None:
+    r"""Bring a version back, whole or only PATHs (relative to the run's directory).
+
+    Over an existing directory, files that are right are left alone, others are replaced in one step each: under its
+    name stands the old file or the whole new one. A restore that was killed goes on when it is run again. On a fresh
+    machine --repo URL and the passphrase are all that it needs.
+
+    \b
+    mlsync restore --repo s3://bucket/runs --to ~/runs/train
+    mlsync restore --version 12 weights/last.pt --to /tmp/look
+    mlsync restore --version 2026-11-23T14:00 --run yolo
+    """
+    monitor = common.monitor()
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with common.session(common.configuration(), monitor) as session:
+        stored = find_version(session.repository, find_run(session.repository, run), version)
+        manifest = session.repository.manifest(stored)
+        directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
+        options = RestoreOptions(tuple(os.fsencode(path) for path in paths), delete, stop.is_set)
+        result = restore(session.repository, manifest, directory, options, monitor)
+    if common.as_json:
+        output.emit(as_json(result))
+    elif not common.quiet:
+        click.echo(_text(result))
+
+
+def _text(result: RestoreResult) -> str:
+    place = output.path(result.directory)
+    text = f"{result.run}: version {result.version} restored to {place} in {result.seconds:.1f} s: "
+    text += f"{result.written_count} files written ({output.size(result.written_bytes)} fetched), "
+    text += f"{result.unchanged_count} were right already"
+    return text + (f", {result.deleted_count} deleted" if result.deleted_count else "")
+
+
+def as_json(result: RestoreResult) -> dict[str, object]:
+    """Return a restore's result as docs/json.md describes it."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "directory": output.path(result.directory),
+        "file_count": result.file_count,
+        "written_count": result.written_count,
+        "unchanged_count": result.unchanged_count,
+        "deleted_count": result.deleted_count,
+        "size_bytes": result.size_bytes,
+        "written_bytes": result.written_bytes,
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }

@@ -1,0 +1,95 @@
+"""``mlsync verify``: read a version back and prove it again."""
+
+from __future__ import annotations
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.show import proof_json
+from mlsync.errors import CheckpointBroken
+from mlsync.flows.select import LATEST, find_run, find_version
+from mlsync.flows.verify import VerifyResult, verify
+
+
+@click.command("verify", short_help="Read a version back and prove it again.")
+@click.option(
+    "--version",
+    "version",
+    default=LATEST,
+    show_default=True,
+    metavar="N|latest|TIME",
+    help="Which version: its number, the last one, or the last one made by that time.",
+)
+@click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where checkpoints are loaded; auto takes a GPU if there is one.",
+)
+@common_options
+def verify_command(common: Common, version: str, run: str | None, device: str) -> None:
+    """Read every file of a version back from the store and prove its checkpoints again.
+
+    Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
+    level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
+    something, 51-55 if the proof could not be had that far (no torch, no GPU ...).
+    """
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session:
+        stored = find_version(session.repository, find_run(session.repository, run), version)
+        manifest = session.repository.manifest(stored)
+        with session.prover(device) as prover:
+            if device == "cuda":
+                prover.open()
+            result = verify(session.repository, manifest, prover, monitor)
+    if common.as_json:
+        output.emit(as_json(result))
+    elif not common.quiet:
+        _print(result)
+    if result.refused:
+        raise CheckpointBroken(f"{len(result.refused)} checkpoints do not load", where=f"version {result.version}")
+    for file in result.checkpoints:
+        before, now = file.entry.proof, file.judged
+        if (
+            now.unavailable is not None
+            and before is not None
+            and now.proof is not None
+            and now.proof.level < before.level
+        ):
+            raise now.unavailable
+
+
+def _print(result: VerifyResult) -> None:
+    rows = []
+    for file in result.checkpoints:
+        proof = file.judged.proof
+        reached = f"L{proof.level} {proof.device}".rstrip() if proof is not None else "broken"
+        rows.append((reached, output.path(file.entry.path), file.judged.refused or ""))
+    output.table(("PROOF", "PATH", ""), rows)
+    click.echo(
+        f"{result.run}: version {result.version}: {result.file_count} files read back "
+        f"({output.size(result.read_bytes)}), {len(result.checkpoints)} checkpoints proved, {result.seconds:.1f} s"
+    )
+
+
+def as_json(result: VerifyResult) -> dict[str, object]:
+    """Return a verification's result as docs/json.md describes it."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "file_count": result.file_count,
+        "read_bytes": result.read_bytes,
+        "lowest_level": result.lowest_level if result.checkpoints else None,
+        "checkpoints": [
+            {
+                "path": output.path(file.entry.path),
+                "refused": file.judged.refused,
+                "proof": proof_json(file.judged.proof) if file.judged.proof else None,
+            }
+            for file in result.checkpoints
+        ],
+        "seconds": round(result.seconds, 3),
+    }
