@@ -18,6 +18,7 @@ from mlsync.source.crc import RecordChecks
 from mlsync.source.cutting import PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, WholeDigest, read_pieces
 from mlsync.source.plan import Chunking, Span, plan_edges
 from mlsync.source.reading import SourceFile
+from mlsync.source.scan import scan
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -170,8 +171,6 @@ class Counting(SourceFile):
 @pytest.mark.parametrize("structured", [True, False])
 def test_every_byte_is_read_once(root, pool, structured):
     """Digests, CRCs and cuts take no second reading."""
-    from mlsync.source.scan import scan
-
     content = os.urandom(9 * MIB)
     (root / "a").write_bytes(content)
     layout = Layout("zip", len(content), (Extent("w", 500, 5 * MIB, zlib.crc32(content[500 : 500 + 5 * MIB])),))
@@ -251,6 +250,18 @@ def test_holes_give_no_pieces_and_count_as_zeros_in_crcs(root, opened, pool):
         rebuilt[offset : offset + len(data)] = data
     assert bytes(rebuilt) == content
     assert sum(len(data) for _, data, _ in pieces) < 2 * MIB
+
+
+def test_a_hole_inside_a_tensor_is_not_read(root, pool):
+    """Two stretches of data in one tensor, close enough for one buffer, are two pieces, and the hole stays unread."""
+    (root / "a").write_bytes(random.Random(4).randbytes(MIB))
+    layout = Layout("zip", MIB, (Extent("w", 0, MIB, None),))
+    [found] = scan(os.fsencode(root)).found
+    with Counting.open(os.fsencode(root), found) as file:
+        extents = [(0, 128 * KIB), (512 * KIB, 128 * KIB)]
+        edges = [(offset, len(data)) for offset, data, _ in pieces_of(file, layout, pool, extents=extents)]
+        assert edges == extents
+        assert file.read_bytes == 256 * KIB
 
 
 @pytest.mark.parametrize("name", ["all hole", "tail"])

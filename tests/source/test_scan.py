@@ -106,6 +106,7 @@ def test_temporary_names_are_left_out(root):
         ("x.log/", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
         ("?.pt", ["a/b/x.log", "cache/f", "x.log"]),
         ("[!k].pt", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log"]),
+        ("/a[!x]k.pt", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
         ("\\*.log", ["a/b/k.pt", "a/b/x.log", "a/k.pt", "cache/f", "k.pt", "x.log", "é.pt"]),
     ],
 )
