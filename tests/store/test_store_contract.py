@@ -169,6 +169,9 @@ def test_upload_with_a_hole_is_never_finished(store):
     upload.write(store.part_bytes, b"second")
     with pytest.raises(ValueError, match="do not make up"):
         upload.finish(store.part_bytes + 6)
+    upload.write(0, b"first")
+    with pytest.raises(ValueError, match="do not make up"):
+        upload.finish(11)
     for offset, length in [(1, 1), (-store.part_bytes, 1), (0, store.part_bytes + 1), (0, 0)]:
         with pytest.raises(ValueError, match="does not fit"):
             upload.write(offset, bytes(length))
