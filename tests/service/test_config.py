@@ -42,8 +42,8 @@ MISTAKES = {
         '[agent]\nevery = "61 * * * *"\n',
         3,
         (
-            'every in [agent] must be a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", or "never", '
-            'not "61 * * * *": FILE:3'
+            'every in [agent] must be a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", '
+            'or "never", not "61 * * * *": FILE:3'
         ),
     ),
     "bad choice": (

@@ -95,7 +95,7 @@ def test_a_clock_set_forward_calls_once(scheduled):
 
     schedule, clocks = scheduled(Interval(3600.0), action)
     # As the library sees it: its next call, and each after it, lies a day back.
-    schedule._scheduler.modify_job("every", next_run_time=datetime.now(UTC) - timedelta(days=1))
+    schedule._scheduler.modify_job("every", next_run_time=datetime.now(UTC) - timedelta(days=1, minutes=30))
     clocks.set_by_s = 86_400.0
     schedule.check_clock()
     assert called.wait(20)

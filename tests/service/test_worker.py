@@ -127,6 +127,7 @@ def test_success_ends_the_retries(make):
     worker._pass()
     worker._pass()
     assert (worker.state.failures, worker.state.last_error, worker.state.last_version) == (0, None, 7)
+    assert worker.due(Pending(1000.0, 1000.0), False) == 1002.0
     assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed tries"), ("info", "yolo: version 7")]
     worker._pass()
     assert worker.due(None, False) == 1005.0
