@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Common, as_url, common_options
 from mlsync.errors import ConfigInvalid
 from mlsync.service.config import Config, usual_places
 from mlsync.service.config_template import template
@@ -44,7 +44,7 @@ def init_command(common: Common, url: str, watches: tuple[Path, ...]) -> None:
     mlsync init s3://bucket/runs --endpoint-url https://minio.example:9000 --watch ~/runs
     """
     monitor = common.monitor()
-    config = dataclasses.replace(Config.for_repository(url), s3=common.s3())
+    config = dataclasses.replace(Config.for_repository(as_url(url)), s3=common.s3())
     place = common.config or _usual_place()
     if place.exists():
         raise ConfigInvalid("there is a configuration already", where=str(place), advice="nothing was changed")

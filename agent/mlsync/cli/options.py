@@ -51,11 +51,11 @@ class Common:
         """Return the configuration: the file's, with what the command line says above it."""
         # A repository on the command line needs no file: a fresh machine has none.
         if self.repo is not None and self.config is None:
-            config = Config.for_repository(self.repo)
+            config = Config.for_repository(as_url(self.repo))
         else:
             config = load(find_config(self.config))
             if self.repo is not None:
-                named = Config.for_repository(self.repo)
+                named = Config.for_repository(as_url(self.repo))
                 config = dataclasses.replace(config, repository=named.repository)
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
@@ -63,7 +63,7 @@ class Common:
         """Return the configuration of commands that need watched directories, which only a file can name."""
         config = load(find_config(self.config))
         if self.repo is not None:
-            config = dataclasses.replace(config, repository=Config.for_repository(self.repo).repository)
+            config = dataclasses.replace(config, repository=Config.for_repository(as_url(self.repo)).repository)
         if not config.watches:
             what = "the configuration watches no directory"
             raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
@@ -96,6 +96,11 @@ def common_options(function: F) -> F:
     for option in reversed(_OPTIONS):
         command = option(command)
     return cast("F", command)
+
+
+def as_url(place: str) -> str:
+    """Return a directory's path as the URL that the configuration wants; anything else as it is."""
+    return Path(place).expanduser().as_uri() if place.startswith(("/", "~")) else place
 
 
 def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:

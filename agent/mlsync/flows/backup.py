@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import mlsync
-from mlsync.errors import Error, ObjectDamaged, ObjectMissing, ProofUnavailable, SourceEmptied, Stopped
+from mlsync.errors import Error, ObjectDamaged, ObjectMissing, SourceEmptied, Stopped
 from mlsync.flows.candidate import Candidate, Change, is_same_row
 from mlsync.flows.history import Base, find_base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
-from mlsync.flows.proving import Proving
+from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.recall import encode_location
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
@@ -197,16 +197,18 @@ class _Backup:
                 for entry, is_checkpoint in new:
                     self._obey_stop()
                     judged = proving.judge(entry, is_checkpoint=is_checkpoint)
-                    self._wait_if_asked(judged.unavailable)
+                    self._wait_if_asked(judged)
                     candidate.judged(entry, judged)
                     task.advance(entry.size_bytes)
             result.read_back_bytes = proving.read_bytes
         result.troubles = candidate.troubles()
         return candidate.change()
 
-    def _wait_if_asked(self, unavailable: ProofUnavailable | None) -> None:
-        if unavailable is not None and self._options.wait_for_proof:
-            raise unavailable
+    def _wait_if_asked(self, judged: Judged) -> None:
+        """Make no version where the proof is to be had some other time; what was stored is used then."""
+        short = judged.proof is not None and judged.proof.level < self._options.required_level
+        if short and judged.unavailable is not None and self._options.wait_for_proof:
+            raise judged.unavailable
 
     # ------------------------------------------------------------ commit
 

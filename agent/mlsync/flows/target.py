@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from mlsync.codec.digest import Buffer, file_digester
@@ -73,8 +74,8 @@ class Target:
             mode = os.lstat(path).st_mode
             if not stat.S_ISDIR(mode):
                 raise _blocked(path, "a directory is to be made and something else stands there") from None
-            if mode & 0o700 != 0o700:
-                os.chmod(path, stat.S_IMODE(mode) | 0o700)
+            if mode & stat.S_IRWXU != stat.S_IRWXU:
+                os.chmod(path, stat.S_IMODE(mode) | stat.S_IRWXU)
 
     def finish_directories(self, entries: Iterable[Entry]) -> None:
         """Give the directories their modes and times, the deepest first: writing into one changes its time."""
@@ -144,10 +145,9 @@ class Target:
         """Make symbolic and hard links, each in one step."""
         for entry in entries:
             if entry.kind is EntryKind.SYMLINK:
-                self._link(entry, lambda name, target=entry.target: os.symlink(target, name))
+                self._link(entry, partial(os.symlink, entry.target))
             elif entry.kind is EntryKind.HARD_LINK:
-                source = self._place(entry.target)
-                self._link(entry, lambda name, source=source: os.link(source, name, follow_symlinks=False))
+                self._link(entry, partial(os.link, self._place(entry.target), follow_symlinks=False))
 
     def _link(self, entry: Entry, make: Callable[[bytes], None]) -> None:
         path = self._place(entry.path)
@@ -294,7 +294,7 @@ def _data(descriptor: int, offset: int, length: int, buffer: memoryview) -> Iter
 
 
 def _digest(descriptor: int, entry: Entry) -> bytes:
-    """Return the digest of the file as it stands, its holes left out: read again, since what counts is what is there."""
+    """Return the digest of the file as it stands, its holes left out: what counts is what is there."""
     digester = file_digester()
     buffer = memoryview(bytearray(min(_COPY_BYTES, max(entry.size_bytes, 1))))
     offset = 0
@@ -332,7 +332,7 @@ def _blocked(path: bytes, what: str) -> TargetBlocked:
 
 @contextlib.contextmanager
 def _translated(path: bytes, temporary: bytes | None = None) -> Iterator[None]:
-    """Turn the system's errors into ours; a temporary file that has no room left is taken away, so that there is some."""
+    """Turn the system's errors into ours; a temporary file that has no room left is taken away."""
     try:
         yield
     except OSError as error:

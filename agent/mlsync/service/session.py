@@ -85,9 +85,11 @@ class Session:
         return Prover(proof_options(self.config, device))
 
     def backup_options(self) -> BackupOptions:
-        """Return how backups are done by the configuration."""
+        """Return how backups are done by the configuration: who names a level would rather wait than have less."""
         required = self.config.proof.require
-        return BackupOptions(required_level=REQUIRED_LEVEL if required is None else required)
+        if required is None:
+            return BackupOptions(required_level=REQUIRED_LEVEL)
+        return BackupOptions(required_level=required, wait_for_proof=True)
 
 
 def open_missing(config: Config, monitor: Monitor) -> None:
