@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_files import MemorySource, parts_of, with_pickle, yolo_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from checkpoint_files import MemorySource, parts_of, with_pickle, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickle_machine import read_pickle

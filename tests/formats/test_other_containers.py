@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, weights_bytes, yolo_bytes
 
+from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import collections
-import datetime
+import datetime as dt
 import os
 import pickle
 import sys
 import tracemalloc
 
 import pytest
-from checkpoint_files import MemorySource, with_pickle
 
+from checkpoint_files import MemorySource, with_pickle
 from mlsync.formats import pickle_machine
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
@@ -62,7 +62,7 @@ def test_plain_values_are_read_as_pickle_reads_them(value, protocol):
 @pytest.mark.parametrize("protocol", range(6))
 def test_objects_become_inert_calls(protocol):
     """Classes, reductions and states are kept as what they say, and nothing is made of them."""
-    value = [collections.OrderedDict(a=1), datetime.date(2026, 1, 2), os.path.join, ValueError("x")]
+    value = [collections.OrderedDict(a=1), dt.date(2026, 1, 2), os.path.join, ValueError("x")]
     nodes, _ = read_pickle(pickle.dumps(value, protocol))
     assert isinstance(nodes, list)
     ordered, date, function, error = nodes

@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes, with_pickle, yolo_bytes
 
+from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes, with_pickle, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content
@@ -180,7 +180,7 @@ def test_a_missing_storage_is_refused_by_name():
     """A pickle that names a record which is not there does not load."""
     parts = parts_of(torch_bytes({"a": torch.ones(3), "b": torch.ones(4)}))
     del parts["archive/data/1"]
-    with pytest.raises(ContainerBroken, match="storage has no record.*archive/data/1"):
+    with pytest.raises(ContainerBroken, match=r"storage has no record.*archive/data/1"):
         content_of(rezipped(parts))
 
 

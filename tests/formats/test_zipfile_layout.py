@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 import torch
-from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, torch_bytes, weights_bytes, yolo_bytes
 
+from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.formats import zipfile_layout
 from mlsync.formats.containers import read_layout
 from mlsync.formats.faults import NotChecked
@@ -121,7 +121,7 @@ def test_overlapping_records_are_refused():
     first = records(bytes(data))["archive/data/0"]
     entry = data.rindex(b"PK\x01\x02", 0, data.rindex(b"archive/data/0"))
     struct.pack_into("<2L", data, entry + 20, first[1] + 200, first[1] + 200)
-    with pytest.raises(ContainerBroken, match="overlap|differ"):
+    with pytest.raises(ContainerBroken, match=r"overlap|differ"):
         layout_of(bytes(data))
 
 

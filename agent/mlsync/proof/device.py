@@ -168,6 +168,8 @@ class Prover:
         self._left = torch.empty(words // 2, dtype=torch.int64, device=device.name)
         self._right = torch.empty(words // 2, dtype=torch.int64, device=device.name)
         self._next = 0
+        if device.is_cuda:
+            torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
 
     def take(self, header: dict[str, Any]) -> None:
         """Read one window and set the device to work on it."""

@@ -73,6 +73,7 @@ class WindowSender:
 
     def finish(self) -> None:
         """Send what is left and wait until the device has answered for all."""
+        self.close_storage()  # the stream may have ended in the middle of one
         self._flush()
         self._child.send({"end": self._index})
         while self._sent:

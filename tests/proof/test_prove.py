@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from checkpoint_files import (
+    MemorySource,
+    flipped,
+    network,
+    parts_of,
+    records,
+    rezipped,
+    torch_bytes,
+    weights_bytes,
+    with_pickle,
+    yolo_bytes,
+    zeroed,
+)
+from mlsync.errors import ObjectDamaged
+from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.verdict import Verdict
+
+CPU = ProofOptions(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prover() -> Iterator[Prover]:
+    """A prover on the CPU, whose child serves all tests of this file."""
+    with Prover(CPU) as prover:
+        yield prover
+
+
+def refusals(verdict: Verdict) -> list[tuple[int, str | None]]:
+    return [(finding.level, finding.record) for finding in verdict.findings if finding.severity == "refuse"]
+
+
+def npz_bytes() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, a=np.arange(1000.0), b=np.ones(3, dtype="f2"))
+    return file.getvalue()
+
+
+def safetensors_bytes() -> bytes:
+    return safetensors.torch.save({"a": torch.randn(300, 30), "b": torch.zeros(0), "c": torch.ones(7).bfloat16()})
+
+
+SOUND = {
+    "yolo": (yolo_bytes(), b"last.pt", "torch-zip"),
+    "weights over several windows": (weights_bytes(), b"w.pth", "torch-zip"),
+    "safetensors": (safetensors_bytes(), b"model.safetensors", "safetensors"),
+    "npz": (npz_bytes(), b"a.npz", "npz"),
+    "no tensors": (torch_bytes({"epoch": 3, "lr": 0.1}), b"scheduler.pt", "torch-zip"),
+    "many types": (
+        torch_bytes(
+            [
+                torch.randn(77).to(dtype)
+                for dtype in (
+                    torch.half,
+                    torch.bfloat16,
+                    torch.double,
+                    torch.cfloat,
+                    torch.cdouble,
+                    torch.float8_e4m3fn,
+                )
+            ]
+            + [torch.arange(77).to(dtype) for dtype in (torch.bool, torch.int8, torch.uint8, torch.int16, torch.int32)]
+        ),
+        b"types.pt",
+        "torch-zip",
+    ),
+    "views": (torch_bytes({"a": torch.randn(9, 9)[::2, 1:4], "z": torch.zeros(0, 3)}), b"views.pt", "torch-zip"),
+    "optimizer": (torch_bytes(torch.optim.AdamW(network().parameters()).state_dict()), b"optimizer.pt", "torch-zip"),
+}
+
+
+@pytest.mark.parametrize(("data", "path", "container"), SOUND.values(), ids=SOUND.keys())
+def test_a_sound_checkpoint_is_proved_to_level_4(prover, data, path, container):
+    """Files of real libraries are proved, and nothing is held against them."""
+    verdict = prover.prove(MemorySource(data), path)
+    assert (verdict.status, verdict.level, verdict.container) == ("proved", 4, container)
+    assert [finding for finding in verdict.findings if finding.severity != "note"] == []
+    assert verdict.error is None
+
+
+def test_what_was_proved_is_described(prover):
+    """Device, torch, counts and facts are told."""
+    verdict = prover.prove(MemorySource(yolo_bytes()), b"last.pt")
+    assert (verdict.device, verdict.torch) == ("cpu", torch.__version__)
+    assert verdict.facts["framework"] == "ultralytics"
+    assert verdict.facts["nan_count"] == 0
+    assert verdict.tensor_bytes == sum(n for name, (_, n) in records(yolo_bytes()).items() if "/data/" in name)
+    assert verdict.tensor_count == 27
+    assert verdict.seconds > 0
+
+
+def test_bytes_are_read_once(prover):
+    """One pass over the file serves checksums and device; only headers and the pickle are read besides."""
+    source = MemorySource(weights_bytes())
+    prover.prove(source, b"w.pt")
+    assert source.streamed_bytes == len(source.data)
+    assert source.random_bytes < 200_000
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7, 4096])
+def test_blocks_may_be_of_any_length(prover, block_bytes):
+    """Where the stream's blocks end makes no difference."""
+    data = torch_bytes({"a": torch.randn(50), "b": torch.ones(3)})
+    assert prover.prove(MemorySource(data, block_bytes), b"x.pt").status == "proved"
+
+
+DATA = yolo_bytes()
+PLACES = records(DATA)
+BIGGEST = max((name for name in PLACES if "/data/" in name), key=lambda name: PLACES[name][1])
+
+
+def bytes_of(name: str) -> bytes:
+    at, length = PLACES[name]
+    return DATA[at : at + length]
+
+
+# Two tensors of one length: moments of the same parameter
+LEFT, RIGHT = next(
+    (a, b)
+    for a, b in itertools.combinations([name for name in PLACES if "/data/" in name], 2)
+    if PLACES[a][1] == PLACES[b][1] >= 100 and bytes_of(a) != bytes_of(b)
+)
+
+
+def swapped() -> bytes:
+    """The two tensors' bytes changed places inside the file."""
+    data = bytearray(DATA)
+    for here, there in ((LEFT, RIGHT), (RIGHT, LEFT)):
+        at, length = PLACES[here]
+        data[at : at + length] = bytes_of(there)
+    return bytes(data)
+
+
+DAMAGE = {
+    "flip in a tensor": (flipped(DATA, PLACES[BIGGEST][0] + 100), [(1, BIGGEST)]),
+    "flip in the last bit": (flipped(DATA, sum(PLACES[BIGGEST]) - 1, 7), [(1, BIGGEST)]),
+    "flip in the pickle": (flipped(DATA, PLACES["archive/data.pkl"][0] + 900), [(1, "archive/data.pkl")]),
+    "hole in a tensor": (zeroed(DATA, PLACES[BIGGEST][0] + 64, 512), [(1, BIGGEST)]),
+    "two tensors swapped": (swapped(), [(1, LEFT), (1, RIGHT)]),
+    "cut short": (DATA[:-1], [(1, None)]),
+    "cut in half": (DATA[: len(DATA) // 2], [(1, None)]),
+    "empty": (b"", [(1, None)]),
+    "all zeros": (bytes(len(DATA)), [(1, None)]),
+    "extended": (DATA + b"\0", [(1, None)]),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_refused_at_its_level_and_named(prover, data, expected):
+    """Damage to the bytes is found by level 1, with the record that it hit."""
+    verdict = prover.prove(MemorySource(data), b"last.pt")
+    assert verdict.status == "broken"
+    assert verdict.level == 0
+    assert refusals(verdict) == expected
+
+
+def test_damage_to_the_meaning_is_refused_at_level_2(prover):
+    """Tensors that changed places under right checksums are found by what the pickle asks for."""
+    parts = parts_of(torch_bytes({"a": torch.ones(3), "b": torch.ones(4)}))
+    parts["archive/data/0"], parts["archive/data/1"] = parts["archive/data/1"], parts["archive/data/0"]
+    verdict = prover.prove(MemorySource(rezipped(parts)), b"last.pt")
+    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 1, [(2, "archive/data/0")])
+
+
+def test_a_hostile_pickle_is_read_and_not_run(prover, tmp_path):
+    """A pickle that would run a command is proved for what it holds; the command is not run."""
+    trace = tmp_path / "trace"
+    command = f"touch {trace}"
+    pickle = b"\x80\x02cposix\nsystem\nX" + len(command).to_bytes(4, "little") + command.encode() + b"\x85R."
+    assert prover.prove(MemorySource(with_pickle(pickle)), b"last.pt").status == "proved"
+    assert not trace.exists()
+
+
+def test_a_bomb_is_unknown_and_not_broken(prover):
+    """What is beyond the parsers' bounds is recorded as not looked into."""
+    verdict = prover.prove(MemorySource(with_pickle(b"\x80\x02)" + b"\x85" * 5000 + b".")), b"last.pt")
+    assert (verdict.status, verdict.level) == ("unknown", 1)
+    assert [finding.severity for finding in verdict.findings] == ["note"]
+
+
+def test_damaged_safetensors_bytes_are_for_level_0_to_find(prover):
+    """Safetensors has no checksums: the parsers pass a flipped tensor bit, which the store's digests do not."""
+    data = safetensors_bytes()
+    assert prover.prove(MemorySource(flipped(data, len(data) - 50)), b"m.safetensors").status == "proved"
+
+
+NUMBERS = {
+    "nan": (torch.tensor([1.0, float("nan"), 2.0, float("inf")]), "1 NaN and 1 infinite numbers in bad"),
+    "half inf": (torch.tensor([1.0, float("-inf")]).half(), "0 NaN and 1 infinite numbers in bad"),
+    "bfloat16 nan": (torch.full((3,), float("nan")).bfloat16(), "3 NaN and 0 infinite numbers in bad"),
+    "complex nan": (torch.tensor([complex(0, float("nan"))]), "1 NaN and 0 infinite numbers in bad"),
+    "float8 nan": (torch.tensor([float("nan"), 1.0]).to(torch.float8_e4m3fn), "1 NaN and 0 infinite numbers in bad"),
+    "saturated": (torch.tensor([65504.0, -65504.0, 3.0]).half(), "2 numbers at the limit of float16 in bad"),
+}
+
+
+@pytest.mark.parametrize(("tensor", "what"), NUMBERS.values(), ids=NUMBERS.keys())
+def test_numbers_that_are_none_are_told(prover, tensor, what):
+    """NaN, infinity and saturation are counted on the device and told with the tensor's name."""
+    data = torch_bytes({"good": torch.randn(9), "bad": tensor})
+    verdict = prover.prove(MemorySource(data), b"last.pt")
+    told = [(finding.level, finding.severity, finding.what, finding.record) for finding in verdict.findings]
+    assert told == [(4, "warn", what, "archive/data/1")]
+    assert verdict.status == "proved"
+
+
+def test_numbers_are_counted_over_windows(prover):
+    """Counts of a tensor that spans several windows are sums, and its bounds are those of the whole."""
+    tensor = torch.ones(3 << 18)
+    tensor[:5] = 0
+    tensor[-7:] = float("nan")
+    verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
+    assert (verdict.facts["zero_count"], verdict.facts["nan_count"]) == (5, 7)
+    assert [finding.severity for finding in verdict.findings] == ["warn"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [(torch.zeros(99_999), "all numbers are 0 in x"), (torch.ones(99_999), "all numbers are 1 in x")],
+)
+def test_a_large_constant_tensor_is_noted(prover, tensor, what):
+    """A tensor in which all is alike is worth a note and no more."""
+    verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
+    assert [(finding.severity, finding.what) for finding in verdict.findings] == [("note", what)]
+    assert verdict.status == "proved"
+
+
+def test_nan_is_refused_where_the_policy_says_so():
+    """With ``refuse_nan`` a checkpoint with NaN is broken at level 4."""
+    data = torch_bytes({"x": torch.full((3,), float("nan"))})
+    with Prover(ProofOptions(device="cpu", refuse_nan=True)) as strict:
+        verdict = strict.prove(MemorySource(data), b"last.pt")
+    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 3, [(4, "archive/data/0")])
+
+
+def test_other_byte_order_is_digested_and_not_counted(prover):
+    """Numbers of a big-endian file would be read wrongly, so only its bytes are proved."""
+    parts = parts_of(torch_bytes({"x": torch.full((3,), float("nan"))}))
+    parts["archive/byteorder"] = b"big"
+    verdict = prover.prove(MemorySource(rezipped(parts)), b"last.pt")
+    assert (verdict.status, verdict.facts["nan_count"]) == ("proved", 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "path", "level"),
+    [
+        (torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False), b"old.pt", 0),
+        (b"GGUF" + bytes(100), b"m.gguf", 0),
+        (b"a,b\n1,2\n", b"results.csv", 0),
+        (rezipped({"a.txt": b"x"}), b"odd.pt", 1),
+    ],
+)
+def test_what_is_not_understood_is_unknown_and_read_to_its_end(prover, data, path, level):
+    """A file of another kind is neither proved nor broken; its bytes came back."""
+    source = MemorySource(data)
+    verdict = prover.prove(source, path)
+    assert (verdict.status, verdict.level, source.streamed_bytes) == ("unknown", level, len(data))
+
+
+@pytest.mark.parametrize(
+    ("options", "level"), [(ProofOptions(device="none"), 2), (ProofOptions(level=2), 2), (ProofOptions(level=1), 1)]
+)
+def test_without_a_device_no_child_is_started(options, level):
+    """Where level 2 is all that is wanted, no process is made."""
+    with Prover(options) as prover:
+        assert prover.open() is None
+        verdict = prover.prove(MemorySource(yolo_bytes()), b"last.pt")
+        assert prover._engine is None
+    assert (verdict.status, verdict.level, verdict.device) == ("proved", level, "")
+
+
+class FailingSource(MemorySource):
+    """Comes back damaged in the middle."""
+
+    def stream(self) -> Iterator[memoryview]:
+        """The first blocks, then an error."""
+        for place, block in enumerate(super().stream()):
+            if place == 2:
+                raise ObjectDamaged("Pack damaged", where="packs/aa")
+            yield block
+
+
+def test_damage_in_the_store_passes_through(prover):
+    """What the store's reader raises is not the proof's to judge, and the next file is proved as if nothing was."""
+    with pytest.raises(ObjectDamaged):
+        prover.prove(FailingSource(weights_bytes()), b"w.pt")
+    assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+
+
+class ShortSource(MemorySource):
+    """Gives less than it promised."""
+
+    def stream(self) -> Iterator[memoryview]:
+        """All bytes but the last."""
+        yield memoryview(self.data)[:-1]
+
+
+def test_a_stream_of_another_length_is_refused(prover):
+    """All bytes came, or the file is not proved."""
+    verdict = prover.prove(ShortSource(safetensors_bytes()), b"m.safetensors")
+    assert (verdict.status, refusals(verdict)) == ("broken", [(0, None)])
+    assert prover.prove(MemorySource(safetensors_bytes()), b"m.safetensors").status == "proved"
