@@ -167,16 +167,15 @@ def test_a_deaf_pass_does_not_hold_the_end_up(agent, runs):
     assert "WARNING a: cut short" in log
 
 
-def test_a_second_signal_ends_at_once(agent, runs):
+def test_a_second_signal_ends_at_once(agent, runs, manager):
     """Whoever signals twice does not want to wait for stop_within."""
-    running = agent(f"a=deaf:{runs[0]}", STOP_WITHIN="3600")
+    address, listening = manager
+    running = agent(f"a=deaf:{runs[0]}", STOP_WITHIN="3600", NOTIFY_SOCKET=address)
     running.wait_for("a begins")
     running.process.send_signal(signal.SIGINT)
-    while running.process.poll() is None:
-        # Two signals at once are one signal to the kernel, so it is said until it is heard.
-        running.process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
-    assert running.wait()[0] == 0
+    # Two signals at once are one signal to the kernel: the second one only when the first one was heard.
+    hear(listening, "STOPPING=1")
+    assert running.end(signal.SIGINT)[0] == 0
 
 
 def test_sighup_backs_all_runs_up(agent, runs):
