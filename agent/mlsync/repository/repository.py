@@ -63,8 +63,9 @@ class Run:
 class Repository:
     """The objects of one store under one master key."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, *, conditional_create: bool = True) -> None:
         self.store = store
+        self.conditional_create = conditional_create
         self.keys = keys
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
@@ -76,7 +77,7 @@ class Repository:
         cls, store: Store, unlock: Unlock, *, stretching: Stretching | None = None, conditional_create: bool = True
     ) -> Repository:
         """Make a repository with one key slot; ``RepositoryExists``, and nothing changed, if there is one."""
-        _refuse_existing(store)
+        cls.refuse_existing(store)
         repository_id, master = os.urandom(header.ID_BYTES), os.urandom(MASTER_KEY_BYTES)
         salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(header.ID_BYTES)
         slot = keyslot.make(unlock, master, repository_id, salt, stretching or Stretching())
@@ -87,7 +88,26 @@ class Repository:
         except AlreadyExists:
             store.delete(names.key_slot(slot_id))
             raise RepositoryExists("another init was quicker", where=store.url) from None
-        return cls(store, Keys(master, repository_id))
+        return cls(store, Keys(master, repository_id), conditional_create=conditional_create)
+
+    @staticmethod
+    def exists(store: Store) -> bool:
+        """Whether there is a repository, as far as that shows without a key."""
+        try:
+            store.stat(names.HEADER)
+        except NotFound:
+            return False
+        return True
+
+    @classmethod
+    def refuse_existing(cls, store: Store) -> None:
+        """Raise ``RepositoryExists`` where a repository is, or was."""
+        if cls.exists(store):
+            raise RepositoryExists("there is a repository already", where=store.url, advice="nothing was changed")
+        # A place with packs but no header is a repository that lost its header: a new one would bury it.
+        if next(iter(store.list(names.PACKS)), None) is not None:
+            what = "there are packs of a repository whose header is missing"
+            raise RepositoryExists(what, where=store.url, advice="nothing was changed")
 
     @classmethod
     def open(cls, store: Store, unlock: Unlock) -> Repository:
@@ -98,7 +118,7 @@ class Repository:
             raise RepositoryMissing(
                 "there is no repository", where=store.url, advice="make one with: mlsync init"
             ) from None
-        repository_id = header.decode(body, store.url).repository_id
+        found = header.decode(body, store.url)
         slots = [info.key for info in store.list(names.KEY_SLOTS)]
         if not slots:
             raise ObjectMissing("the repository has no key slot", where=store.url)
@@ -112,7 +132,7 @@ class Repository:
                 damaged = error
                 continue
             if master is not None:
-                return cls(store, Keys(master, repository_id))
+                return cls(store, Keys(master, found.repository_id), conditional_create=found.conditional_create)
         raise damaged or keyslot.wrong_unlock(unlock, store.url)
 
     @property
@@ -284,16 +304,3 @@ class Repository:
 
 def _keep() -> None:
     """Stand in for giving back a buffer where the piece is the caller's own bytes."""
-
-
-def _refuse_existing(store: Store) -> None:
-    try:
-        store.stat(names.HEADER)
-    except NotFound:
-        pass
-    else:
-        raise RepositoryExists("there is a repository already", where=store.url, advice="nothing was changed")
-    # A place with packs but no header is a repository that lost its header: a new one would bury it.
-    if next(iter(store.list(names.PACKS)), None) is not None:
-        what = "there are packs of a repository whose header is missing"
-        raise RepositoryExists(what, where=store.url, advice="nothing was changed")

@@ -37,9 +37,14 @@ class Session:
     @classmethod
     def open(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
         """Open the repository that *config* names."""
-        counted, store = _wrapped(open_store(config.repository, store_options(config)), monitor)
+        inner = open_store(config.repository, store_options(config))
+        counted, store = _wrapped(inner, monitor)
         try:
-            return cls(config, counted, Repository.open(store, unlock))
+            repository = Repository.open(store, unlock)
+            if not repository.conditional_create and hasattr(inner, "conditional_create"):
+                # Found out at init, by writing: a server that ignores the condition gives no sign of it later.
+                inner.conditional_create = False
+            return cls(config, counted, repository)
         except BaseException:
             store.close()
             raise
