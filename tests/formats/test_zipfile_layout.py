@@ -98,6 +98,14 @@ def test_a_shifted_file_is_refused():
         layout_of(b"x" + yolo_bytes())
 
 
+def test_bytes_between_directory_and_end_are_refused():
+    """Nothing lies between the central directory and the end record."""
+    data = yolo_bytes()
+    at = data.rindex(b"PK\x05\x06")
+    with pytest.raises(ContainerBroken, match="does not end where"):
+        layout_of(data[:at] + bytes(8) + data[at:])
+
+
 def test_every_bit_of_the_directory_matters_or_harms_nothing():
     """A flip in directory or end record is refused, or leaves every record's place and length as they were."""
     data = torch_bytes({"a": torch.ones(5)})

@@ -279,7 +279,7 @@ def test_the_child_ends_with_the_prover():
 
 
 def test_the_child_ends_with_a_parent_that_is_killed():
-    """A parent that dies without a word takes its child along."""
+    """A parent that dies without a word takes its child along, even one that would not notice by itself."""
     code = """
         import time
         from mlsync.proof.prove import ProofOptions, Prover
@@ -293,6 +293,7 @@ def test_the_child_ends_with_a_parent_that_is_killed():
     )
     try:
         pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)
     finally:
         parent.kill()
         parent.wait()
