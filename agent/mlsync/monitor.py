@@ -19,7 +19,7 @@ class Task(Protocol):
 class Monitor(Protocol):
     """Where progress and notices go; called from several threads at once."""
 
-    def task(self, name: str, total: int | None, unit: str = "B") -> TaskContext:
+    def task(self, name: str, total: int | None, unit: str = "B") -> AbstractContextManager[Task, bool | None]:
         """Open a task of *total* units, or of unknown length; closed when the context ends."""
 
     def notice(self, severity: Severity, text: str) -> None:

@@ -7,9 +7,12 @@ import sys
 import click
 
 from mlsync.cli.options import Common, common_options
+from mlsync.errors import StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob
 from mlsync.service.notify import LogMonitor, log_to
+from mlsync.service.secrets import find_secret
+from mlsync.service.session import SessionOpener
 
 
 @click.command("agent", short_help="Keep watch over all runs (the service).")
@@ -24,10 +27,16 @@ def agent_command(common: Common) -> None:
     config = common.watching_configuration()
     log_to(sys.stderr, verbose=common.verbose)
     monitor = LogMonitor()
-    with common.session(config, monitor) as session:
-        jobs = [BackupJob(session, watch, monitor) for watch in config.watches]
-        try:
-            Agent(jobs, AgentOptions.of(config), monitor).run()
-        finally:
-            for job in jobs:
-                job.close()
+    opener = SessionOpener(config, find_secret(config.key, common.asked_key), monitor)
+    try:
+        # What will not mend itself ends the agent at once: no repository, wrong passphrase.
+        opener.session()
+    except StoreUnavailable as error:
+        monitor.notice("warning", f"{error}; waiting for it")
+    jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
+    try:
+        Agent(jobs, AgentOptions.of(config), monitor).run()
+    finally:
+        for job in jobs:
+            job.close()
+        opener.close()

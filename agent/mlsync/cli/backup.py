@@ -13,7 +13,7 @@ from mlsync.errors import ChangedWhileReading, CheckpointBroken, Error, SourceUn
 from mlsync.flows.backup import BackupResult
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
-from mlsync.service.backup_job import back_up, run_lock, summary
+from mlsync.service.backup_job import back_up, run_lock, summary, trouble_text
 
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -61,6 +61,9 @@ def _show(common: Common, results: list[BackupResult]) -> None:
     elif not common.quiet:
         for result in results:
             click.echo(f"{result.run}: {summary(result)}")
+    for result in results:
+        for trouble in result.troubles:
+            click.echo(f"warning: {result.run}: {trouble_text(trouble)}", err=True)
 
 
 def _leave(failed: Error | None, troubles: list[Trouble]) -> None:

@@ -156,7 +156,7 @@ class _Backup:
             intake = Intake(
                 self._source.directory, rows, self._state.seed, writer, advance=task.advance, sleep=self._options.sleep
             )
-            candidate = Candidate(tree, rows, base, known, self._monitor)
+            candidate = Candidate(tree, rows, base, known)
             try:
                 for found in changed:
                     self._obey_stop()

@@ -18,7 +18,6 @@ from mlsync.flows.intake import Intake, Taken, Unsound
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.proving import Judged
 from mlsync.flows.recall import Recalled, recall
-from mlsync.monitor import Monitor
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.paths import display
@@ -36,14 +35,11 @@ class Change(Enum):
 class Candidate:
     """Gathers entries and troubles; the steps of a backup call its methods in the order in which they stand here."""
 
-    def __init__(
-        self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base, known: Known, monitor: Monitor
-    ) -> None:
+    def __init__(self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base, known: Known) -> None:
         self.base = base
         self.known = known
         self._tree = tree
         self._rows = rows
-        self._monitor = monitor
         self._taken: dict[bytes, Taken] = {}
         self._unsound: dict[bytes, Unsound] = {}
         self._gone: set[bytes] = set()
@@ -203,8 +199,6 @@ class Candidate:
             before = self.base.troubles.get(path)
             kept = before.kept if before is not None and before.kept else self.base.number
         self._troubles[path] = Trouble(path, kind, text, kept)
-        consequence = f"version {kept}'s content is kept" if kept else "no earlier content, left out"
-        self._monitor.notice("warning", f"{display(path)}: {text}; {consequence}")
 
     def _row_of(self, found: Found) -> Remembered | None:
         trouble = self._troubles.get(found.path)

@@ -8,38 +8,40 @@ from pathlib import Path
 
 from mlsync.flows.backup import BackupResult, backup
 from mlsync.monitor import Monitor
+from mlsync.repository.manifest import Trouble
 from mlsync.service.config import WatchSettings
 from mlsync.service.job import Outcome, Pulse, PulsingMonitor
 from mlsync.service.runlock import RunLock
-from mlsync.service.session import Session, source_of
+from mlsync.service.session import Session, SessionOpener, source_of
 from mlsync.source.paths import display
 
 
 class BackupJob:
     """Backs one run up; holds the run's lock from its first pass to ``close``."""
 
-    def __init__(self, session: Session, watch: WatchSettings, monitor: Monitor) -> None:
+    def __init__(self, opener: SessionOpener, watch: WatchSettings, monitor: Monitor) -> None:
         self.name = watch.run
         self.directory = watch.directory
         self.pulse = Pulse()
-        self._session = session
+        self._opener = opener
         self._watch = watch
         self._monitor = PulsingMonitor(monitor, self.pulse)
-        self._lock = run_lock(session, watch.run)
-        self._is_locked = False
+        self._lock: RunLock | None = None
 
     def run(self, stop: threading.Event) -> Outcome:
         """Make a version if anything changed."""
-        if not self._is_locked:
-            self._lock.acquire()
-            self._is_locked = True
-        return outcome(back_up(self._session, self._watch, self._monitor, stop))
+        session = self._opener.session()
+        if self._lock is None:
+            lock = run_lock(session, self._watch.run)
+            lock.acquire()
+            self._lock = lock
+        return outcome(back_up(session, self._watch, self._monitor, stop))
 
     def close(self) -> None:
         """Let the run go."""
-        if self._is_locked:
+        if self._lock is not None:
             self._lock.release()
-            self._is_locked = False
+            self._lock = None
 
 
 def run_lock(session: Session, run: str) -> RunLock:
@@ -57,8 +59,14 @@ def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: thre
 
 def outcome(result: BackupResult) -> Outcome:
     """Return what a backup came to, in the agent's terms."""
-    troubles = tuple(f"{display(trouble.path)}: {trouble.text}" for trouble in result.troubles)
+    troubles = tuple(map(trouble_text, result.troubles))
     return Outcome(result.run, result.version or None, not result.pending, troubles, summary(result))
+
+
+def trouble_text(trouble: Trouble) -> str:
+    """Return one line on a file that is not in the version as the source has it."""
+    kept = f"version {trouble.kept}'s content is kept" if trouble.kept else "no earlier content, left out"
+    return f"{display(trouble.path)}: {trouble.kind.name.lower()}: {trouble.text}; {kept}"
 
 
 def summary(result: BackupResult) -> str:

@@ -176,7 +176,7 @@ PROOF: Mapping[str, Key] = {
         number(0, 4),
         "require",
         "2",
-        "refuse to commit checkpoints proved to a lower level; default: take what can be had",
+        "make no version below this level, wait; without it L3 is wanted, and less is committed as pending",
     ),
     "timeout": Key(duration_above_zero, "timeout_s", '"10m"', "give a proof up after so long"),
     "refuse_nan": Key(flag, "refuse_nan", "false", "count a checkpoint with NaN or infinity in its tensors as broken"),

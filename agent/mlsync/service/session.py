@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -33,6 +34,7 @@ class Session:
         self.repository = repository
         self.counted = counted
         self._state: State | None = None
+        self._state_lock = threading.Lock()
 
     @classmethod
     def open(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
@@ -69,6 +71,10 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close everything."""
+        self.close()
+
+    def close(self) -> None:
+        """Close state and store; the session is not used afterwards."""
         if self._state is not None:
             self._state.close()
         self.repository.close()
@@ -81,9 +87,10 @@ class Session:
     @property
     def state(self) -> State:
         """The local state, opened when first asked for: a restore on a fresh machine needs none."""
-        if self._state is None:
-            self._state = State.open(self.state_directory / STATE_FILE)
-        return self._state
+        with self._state_lock:
+            if self._state is None:
+                self._state = State.open(self.state_directory / STATE_FILE)
+            return self._state
 
     def prover(self, device: str | None = None) -> Prover:
         """Return a prover by the configuration; *device* stands above it."""
@@ -95,6 +102,31 @@ class Session:
         if required is None:
             return BackupOptions(required_level=REQUIRED_LEVEL)
         return BackupOptions(required_level=required, wait_for_proof=True)
+
+
+class SessionOpener:
+    """Opens a session once, whenever that works: an agent that starts while its store is away waits for it."""
+
+    def __init__(self, config: Config, unlock: Unlock, monitor: Monitor) -> None:
+        self._config = config
+        self._unlock = unlock
+        self._monitor = monitor
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+
+    def session(self) -> Session:
+        """Return the session, opened now if it is not yet."""
+        with self._lock:
+            if self._session is None:
+                self._session = Session.open(self._config, self._unlock, self._monitor)
+            return self._session
+
+    def close(self) -> None:
+        """Close the session if there is one."""
+        with self._lock:
+            if self._session is not None:
+                self._session.close()
+                self._session = None
 
 
 def open_missing(config: Config, monitor: Monitor) -> None:
