@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MASTER_KEY_BYTES: Final = 32
 KEY_BYTES: Final = 32
 
-Purpose = Literal["chunk name", "run id", "pack", "manifest"]
+Purpose = Literal["header", "chunk name", "run id", "pack", "manifest"]
 
 # Part of the format: changing one of them makes every repository unreadable.
 _INFO: Final[dict[Purpose, bytes]] = {
+    "header": b"mlsync 1 header",
     "chunk name": b"mlsync 1 chunk name",
     "run id": b"mlsync 1 run id",
     "pack": b"mlsync 1 pack",

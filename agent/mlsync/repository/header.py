@@ -1,13 +1,16 @@
 """The object ``repository``: which format, which repository. Plain JSON, so that a person who finds a bucket knows it.
 
-It is not sealed and needs no seal: the id goes into every key (a changed id opens nothing), and a changed format
-number is refused by name.
+It can be read without a key, so it is not sealed; its ``check`` is made with the master key over all else that it says,
+so that whoever has opened a key slot finds out a changed header, and a key that is not this repository's.
 """
 
 from __future__ import annotations
 
+import hmac
+
 import msgspec
 
+from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ObjectDamaged
 from mlsync.repository import names, tokens
 
@@ -16,17 +19,26 @@ ID_BYTES = 16
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the header says."""
+    """What the header says; *check* in hexadecimal."""
 
     mlsync: str
     format: int
     id: str
     conditional_create: bool
+    check: str
 
     @property
     def repository_id(self) -> bytes:
         """The repository's id."""
         return bytes.fromhex(self.id)
+
+    def bound(self) -> bytes:
+        """All of the header but the check: what the check is made over, as JSON without blanks."""
+        return msgspec.json.encode(msgspec.structs.replace(self, check=""))
+
+    def is_of(self, keys: Keys) -> bool:
+        """Whether these are the repository's keys and the header is as it was written."""
+        return hmac.compare_digest(self.check.encode(), _check(self, keys).encode())
 
 
 class _Claim(msgspec.Struct):
@@ -36,10 +48,10 @@ class _Claim(msgspec.Struct):
     format: int
 
 
-def encode(repository_id: bytes, *, conditional_create: bool) -> bytes:
+def encode(keys: Keys, *, conditional_create: bool) -> bytes:
     """Return the header's bytes."""
-    header = Header("repository", tokens.FORMAT_VERSION, repository_id.hex(), conditional_create)
-    return msgspec.json.format(msgspec.json.encode(header), indent=2) + b"\n"
+    header = Header("repository", tokens.FORMAT_VERSION, keys.repository_id.hex(), conditional_create, "")
+    return _write(msgspec.structs.replace(header, check=_check(header, keys)))
 
 
 def decode(body: bytes, where: str) -> Header:
@@ -50,9 +62,9 @@ def decode(body: bytes, where: str) -> Header:
             raise ObjectDamaged("the header is not a repository's", where=f"{where} {names.HEADER}")
         check_format(claim.format, f"{where} {names.HEADER}")
         header = msgspec.json.decode(body, type=Header)
-        if len(header.repository_id) != ID_BYTES:
-            raise ValueError("id of a wrong length")
-    except (msgspec.MsgspecError, ValueError) as error:
+        if len(header.repository_id) != ID_BYTES or _write(header) != body:
+            raise ValueError("not written so by any mlsync")
+    except (ValueError, RecursionError) as error:
         advice = "restore this small object from a copy; all else depends on its id"
         raise ObjectDamaged(
             f"the header does not parse: {error}", where=f"{where} {names.HEADER}", advice=advice
@@ -65,3 +77,11 @@ def check_format(version: int, where: str) -> None:
     if version != tokens.FORMAT_VERSION:
         known = f"this mlsync reads format {tokens.FORMAT_VERSION}"
         raise FormatUnsupported(f"format {version} is not known here, {known}", where=where, advice="upgrade mlsync")
+
+
+def _check(header: Header, keys: Keys) -> str:
+    return keys.of("header", header.bound()).hex()
+
+
+def _write(header: Header) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(header), indent=2) + b"\n"

@@ -8,22 +8,22 @@ is used once and its nonce may be zero.
 from __future__ import annotations
 
 import base64
-import binascii
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from mlsync.codec.keys import KEY_BYTES, MASTER_KEY_BYTES, derive
-from mlsync.codec.sealing import NONCE_BYTES, Seal, SealBroken
-from mlsync.errors import ConfigInvalid, KeySlotDamaged, WrongPassphrase
+from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
+from mlsync.errors import ConfigInvalid, FormatUnsupported, KeySlotDamaged, WrongPassphrase
 from mlsync.repository.header import check_format
 from mlsync.repository.tokens import FORMAT_VERSION
 
 SLOT_BYTES_MAX: Final = 4096
 SALT_BYTES: Final = 16
 KEY_FILE_BYTES_MIN: Final = 32
+_SEALED_BYTES: Final = MASTER_KEY_BYTES + TAG_BYTES
 _ZERO_NONCE: Final = bytes(NONCE_BYTES)
 _KEY_FILE_INFO: Final = b"mlsync 1 key file"
 
@@ -67,13 +67,16 @@ class Stretching:
     lanes: int = 4
 
 
+Kind = Literal["passphrase", "key-file"]
+
+
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A key slot as it is stored; *salt* and *sealed* in base64, the Argon2id numbers zero for a key file."""
 
     mlsync: str
     format: int
     repository: str
-    kind: Literal["passphrase", "key-file"]
+    kind: Kind
     salt: str
     memory_kib: int
     iterations: int
@@ -88,13 +91,14 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Claim(msgspec.Struct):
     mlsync: str
     format: int
+    kind: str = ""
 
 
 def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stretching: Stretching) -> bytes:
     """Return the bytes of a slot that gives *master* to whoever has *unlock*."""
     if isinstance(unlock, KeyFile):
         check_key_file(unlock)
-        kind: Literal["passphrase", "key-file"] = "key-file"
+        kind: Kind = "key-file"
         cost = Stretching(0, 0, 0)
     else:
         kind, cost = "passphrase", stretching
@@ -112,7 +116,7 @@ def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stret
     )
     sealed = Seal(_wrapping_key(slot, unlock, salt)).seal(_ZERO_NONCE, master, slot.bound())
     slot = msgspec.structs.replace(slot, sealed=base64.b64encode(sealed).decode())
-    return msgspec.json.format(msgspec.json.encode(slot), indent=2) + b"\n"
+    return _write(slot)
 
 
 def parse(body: bytes, where: str) -> Slot:
@@ -122,12 +126,19 @@ def parse(body: bytes, where: str) -> Slot:
         if claim.mlsync != "key-slot":
             raise KeySlotDamaged("not a key slot", where=where)
         check_format(claim.format, where)
+        if claim.kind not in get_args(Kind):
+            # A kind to come (a key of a cloud's key service): whoever holds another slot is not kept out by it.
+            what = f"key slots of kind {claim.kind!r} are not known here"
+            raise FormatUnsupported(what, where=where, advice="upgrade mlsync")
         slot = msgspec.json.decode(body, type=Slot)
-        base64.b64decode(slot.salt, validate=True)
-        base64.b64decode(slot.sealed, validate=True)
-    except (msgspec.MsgspecError, binascii.Error, UnicodeDecodeError) as error:
+        lengths = len(base64.b64decode(slot.salt)), len(base64.b64decode(slot.sealed))
+        if lengths != (SALT_BYTES, _SEALED_BYTES) or _write(slot) != body:
+            raise ValueError("not written so by any mlsync")
+    except (ValueError, RecursionError) as error:
         raise KeySlotDamaged(f"the key slot does not parse: {error}", where=where) from None
-    if slot.memory_kib > _MEMORY_KIB_MAX or slot.iterations > _ITERATIONS_MAX or slot.lanes > _LANES_MAX:
+    numbers = (slot.memory_kib, slot.iterations, slot.lanes)
+    bounds = (_MEMORY_KIB_MAX, _ITERATIONS_MAX, _LANES_MAX)
+    if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):
         raise KeySlotDamaged("the key slot asks for more memory or time than any slot of ours", where=where)
     return slot
 
@@ -155,6 +166,10 @@ def wrong_unlock(unlock: Unlock, where: str) -> WrongPassphrase:
     """Return the error that says that no slot opened."""
     what = "the key file opens no key slot" if isinstance(unlock, KeyFile) else "the passphrase opens no key slot"
     return WrongPassphrase(what, where=where)
+
+
+def _write(slot: Slot) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(slot), indent=2) + b"\n"
 
 
 def _wrapping_key(slot: Slot, unlock: Unlock, salt: bytes) -> bytes:

@@ -6,18 +6,23 @@ These are the structs that stand in stored objects as MessagePack arrays; the or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
 from mlsync.codec.compression import Coding
-from mlsync.codec.digest import FILE_DIGEST_BYTES, NAME_BYTES, OBJECT_DIGEST_BYTES
-from mlsync.codec.sealing import TAG_BYTES
+from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PACK_ID_BYTES
+from mlsync.repository.pack import PACK_ID_BYTES, is_sound
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 
 PATH_BYTES_MAX: Final = 64 << 10
+# What a file system keeps; larger numbers would only trip the calls that they are handed to.
+FILE_BYTES_MAX: Final = (1 << 63) - 1
+MODE_MAX: Final = 0o7777
+OWNER_MAX: Final = (1 << 32) - 2
+TIME_NS_MAX: Final = (1 << 63) - 1
 
 Fact: TypeAlias = str | int | float | bool
 T = TypeVar("T")
@@ -261,7 +266,7 @@ def decode_as(body: bytes | memoryview, kind: type[T], where: str) -> T:
     """Return *body* decoded as *kind*, strictly; or raise ``ManifestDamaged``."""
     try:
         return msgspec.msgpack.decode(body, type=kind)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:
         raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
 
 
@@ -277,14 +282,7 @@ def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tupl
             raise FormatUnsupported(
                 f"coding {ref.coding} is not known here", where=where, advice="upgrade mlsync"
             ) from None
-        sound = (
-            len(ref.name) == NAME_BYTES
-            and 0 <= ref.plain_bytes <= CHUNK_BYTES_MAX
-            and TAG_BYTES <= ref.stored_bytes <= CHUNK_BYTES_MAX + TAG_BYTES
-            and ref.offset >= HEADER_BYTES
-            and ref.place >= 0
-        )
-        if not sound:
+        if not is_sound(ref.name, ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes):
             raise ManifestDamaged("a chunk's numbers cannot be", where=where)
         refs.append(
             ChunkRef(ref.name, packs[ref.pack], ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
@@ -296,10 +294,25 @@ def check_entry(entry: Entry, where: str) -> None:
     """Refuse what no writer of ours makes: a path out of the tree, lengths that do not add up."""
     if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
         raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
-    if entry.kind is not EntryKind.FILE:
-        if entry.chunks or entry.holes:
-            raise ManifestDamaged("an entry that is no file has content", where=where)
-        return
+    numbers_are_sound = (
+        0 <= entry.mode <= MODE_MAX
+        and 0 <= entry.uid <= OWNER_MAX
+        and 0 <= entry.gid <= OWNER_MAX
+        and -TIME_NS_MAX <= entry.mtime_ns <= TIME_NS_MAX
+        and 0 <= entry.size_bytes <= FILE_BYTES_MAX
+    )
+    if not numbers_are_sound:
+        raise ManifestDamaged(f"an entry's numbers cannot be: {entry.path!r}", where=where)
+    is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
+    if is_link == (entry.target == b"") or b"\0" in entry.target:
+        raise ManifestDamaged(f"an entry leads nowhere, or somewhere though it is no link: {entry.path!r}", where=where)
+    if entry.kind is EntryKind.FILE:
+        _check_content(entry, where)
+    elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
+        raise ManifestDamaged(f"an entry that is no file has content: {entry.path!r}", where=where)
+
+
+def _check_content(entry: Entry, where: str) -> None:
     end = 0
     for offset, length in entry.holes:
         if offset < end or length <= 0:
@@ -308,6 +321,25 @@ def check_entry(entry: Entry, where: str) -> None:
     filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + sum(length for _, length in entry.holes)
     if end > entry.size_bytes or filled_bytes != entry.size_bytes or len(entry.digest) != FILE_DIGEST_BYTES:
         raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
+
+
+def check_tree(entries: Sequence[Entry], where: str) -> None:
+    """Refuse entries that make no tree: out of order, below what is no directory, hard links to what is no file."""
+    before, directories, files = b"", {b""}, set()
+    for entry in entries:
+        if entry.path <= before:
+            raise ManifestDamaged(f"entries out of order at {entry.path!r}", where=where)
+        # A symbolic link must not be a step on the way to a file: it could lead anywhere.
+        if entry.path.rpartition(b"/")[0] not in directories:
+            raise ManifestDamaged(f"an entry whose directory is not in the version: {entry.path!r}", where=where)
+        before = entry.path
+        if entry.kind is EntryKind.DIRECTORY:
+            directories.add(entry.path)
+        elif entry.kind is EntryKind.FILE:
+            files.add(entry.path)
+    for entry in entries:
+        if entry.kind is EntryKind.HARD_LINK and entry.target not in files:
+            raise ManifestDamaged(f"a hard link to no file of the version: {entry.path!r}", where=where)
 
 
 def is_safe_path(path: bytes) -> bool:
@@ -319,5 +351,5 @@ def is_safe_path(path: bytes) -> bool:
 
 def check_previous(previous: Previous | None, number: int, where: str) -> None:
     """Refuse a link backwards that does not lead backwards."""
-    if previous is not None and (previous.number >= number or len(previous.digest) != OBJECT_DIGEST_BYTES):
+    if previous is not None and (not 0 < previous.number < number or len(previous.digest) != OBJECT_DIGEST_BYTES):
         raise ManifestDamaged("the link to the previous version cannot be", where=where)

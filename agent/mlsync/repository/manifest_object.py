@@ -17,17 +17,21 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.header import check_format
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_MANIFEST
 
-MANIFEST_BYTES_MAX: Final = 512 << 20
+# The list of files stands in chunks of its own once it is long, so what is left is short.
+MANIFEST_BYTES_MAX: Final = 64 << 20
 SALT_BYTES: Final = 32
 
 _HEADER = struct.Struct("<8sHBBI32s")
 HEADER_BYTES: Final = _HEADER.size
+OBJECT_BYTES_MAX: Final = HEADER_BYTES + MANIFEST_BYTES_MAX + TAG_BYTES
 # The key is this object's own (its salt is random), so its one nonce may be zero.
 _NONCE: Final = bytes(NONCE_BYTES)
 
 
 def seal(keys: Keys, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
     """Return the object that holds *plain* under the name *key*; a *salt* is given by nobody but the tests."""
+    if len(plain) > MANIFEST_BYTES_MAX:
+        raise ManifestDamaged("the manifest would be larger than any reader takes", where=key)
     salt = os.urandom(SALT_BYTES) if salt is None else salt
     coding, coded = encode(memoryview(plain))
     header = _HEADER.pack(MAGIC_MANIFEST, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), salt)
@@ -54,7 +58,9 @@ def open_(keys: Keys, key: str, body: bytes) -> bytes:
     # Only now is anything of it believed, the length to allocate included.
     if plain_bytes > MANIFEST_BYTES_MAX:
         raise ManifestDamaged("the manifest is larger than any of ours", where=key)
+    if coding not in iter(Coding):
+        raise FormatUnsupported(f"coding {coding} is not known here", where=key, advice="upgrade mlsync")
     try:
         return bytes(decode(Coding(coding), coded, plain_bytes))
-    except (CodingBroken, ValueError) as error:
+    except CodingBroken as error:
         raise ManifestDamaged(f"the manifest does not decode: {error}", where=key) from None

@@ -11,6 +11,7 @@ PACKS: Final = "packs/"
 VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
 
+SLOT_ID_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 

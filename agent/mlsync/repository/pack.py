@@ -23,7 +23,11 @@ from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MA
 
 PACK_ID_BYTES: Final = 16
 CHUNK_BYTES_MAX: Final = 16 << 20
-FOOTER_BYTES_MAX: Final = 256 << 20
+# Bounds what a footer takes to read and to keep while a pack is written; some tree may be all tiny files.
+PACK_CHUNKS_MAX: Final = 1 << 16
+FOOTER_BYTES_MAX: Final = 8 << 20
+# What a store takes as one object, and far less than a number of 64 bits.
+PACK_BYTES_MAX: Final = 1 << 40
 
 _HEADER = struct.Struct("<8sHBBI16s16s")
 HEADER_BYTES: Final = _HEADER.size
@@ -81,6 +85,7 @@ class PackSeal:
     def seal_end(self, records: Sequence[ChunkRecord]) -> bytes:
         """Return the sealed footer and the trailer."""
         plain = msgspec.msgpack.encode(records)
+        assert len(plain) + TAG_BYTES <= FOOTER_BYTES_MAX, "a footer that no reader takes"
         trailer = _TRAILER.pack(len(plain) + TAG_BYTES, len(records), MAGIC_PACK_END)
         return self._seal.seal(_FOOTER_NONCE, plain, self.header + trailer) + trailer
 
@@ -88,9 +93,12 @@ class PackSeal:
         """Return what the footer lists, or raise ``SealBroken``."""
         plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
         try:
-            return msgspec.msgpack.decode(plain, type=list[ChunkRecord])
-        except msgspec.MsgspecError as error:
+            records = msgspec.msgpack.decode(plain, type=list[ChunkRecord])
+        except ValueError as error:
             raise SealBroken(f"the footer does not parse: {error}") from None
+        if len(records) != _TRAILER.unpack(trailer)[1]:
+            raise SealBroken("the footer lists another number of chunks than the trailer says")
+        return records
 
     @staticmethod
     def _nonce(place: int) -> bytes:
@@ -113,24 +121,40 @@ def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
         raise FormatUnsupported(f"key kind {key_kind} is not known here", where=where, advice="upgrade mlsync")
     if found_id != pack_id or repository_id != keys.repository_id:
         raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
+    # What is left are the bytes kept free: nothing of a pack may be changed unseen.
+    if body != PackHead(pack_id, keys.repository_id).encode():
+        raise ObjectDamaged("the pack's header is damaged", where=where)
 
 
 def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
     """Return the sealed footer's length, or raise ``ObjectDamaged`` where it cannot be."""
-    footer_bytes, _, magic = _TRAILER.unpack(body)
+    footer_bytes, chunk_count, magic = _TRAILER.unpack(body)
+    if magic != MAGIC_PACK_END:
+        raise ObjectDamaged("the pack has no trailer: it is cut short, longer, or overwritten", where=where)
     room_bytes = pack_bytes - HEADER_BYTES - TRAILER_BYTES
-    if magic != MAGIC_PACK_END or not TAG_BYTES < footer_bytes <= min(room_bytes, FOOTER_BYTES_MAX):
-        raise ObjectDamaged("the pack has no trailer: it is cut short or overwritten", where=where)
+    if not TAG_BYTES < footer_bytes <= min(room_bytes, FOOTER_BYTES_MAX) or chunk_count > PACK_CHUNKS_MAX:
+        raise ObjectDamaged("the pack's trailer is damaged: its numbers cannot be", where=where)
     return int(footer_bytes)
+
+
+def is_sound(name: bytes, place: int, offset: int, stored_bytes: int, plain_bytes: int) -> bool:
+    """Whether a chunk's numbers are within the format's bounds, whoever names it: a footer or a manifest."""
+    return (
+        len(name) == NAME_BYTES
+        and 0 <= place < PACK_CHUNKS_MAX
+        and HEADER_BYTES <= offset <= PACK_BYTES_MAX
+        and 0 < plain_bytes <= CHUNK_BYTES_MAX
+        # Stored raw at worst: what would be longer when coded is not coded.
+        and TAG_BYTES < stored_bytes <= plain_bytes + TAG_BYTES
+    )
 
 
 def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
     """Whether the chunks lie one behind the other from header to footer, each within its bounds."""
     offset = HEADER_BYTES
-    for record in records:
-        if record.offset != offset or not TAG_BYTES <= record.stored_bytes <= CHUNK_BYTES_MAX + TAG_BYTES:
-            return False
-        if len(record.name) != NAME_BYTES or not 0 <= record.plain_bytes <= CHUNK_BYTES_MAX:
+    for place, record in enumerate(records):
+        numbers = (record.offset, record.stored_bytes, record.plain_bytes)
+        if record.offset != offset or not is_sound(record.name, place, *numbers):
             return False
         offset += record.stored_bytes
     return offset == footer_offset

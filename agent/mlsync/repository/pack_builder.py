@@ -7,7 +7,7 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import CHUNK_BYTES_MAX, ChunkRecord, PackSeal
+from mlsync.repository.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
 from mlsync.store.base import Store, Upload
 
 
@@ -31,8 +31,15 @@ class PackBuilder:
         self._records: list[ChunkRecord] = []
         self._append(self._seal.header)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the pack holds as many chunks as a pack may."""
+        return len(self._records) >= PACK_CHUNKS_MAX
+
     def add(self, name: bytes, plain: memoryview) -> ChunkRef:
         """Store a chunk at the next place."""
+        if not 0 < len(plain) <= CHUNK_BYTES_MAX:
+            raise ValueError(f"a chunk of {len(plain)} bytes")
         coding, coded = encode(plain)
         place, offset = len(self._records), self.size_bytes
         self._make_room(len(coded) + TAG_BYTES)

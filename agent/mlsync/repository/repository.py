@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -16,12 +17,17 @@ from mlsync.codec.digest import Buffer, is_named, object_digest, run_id
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.errors import (
     AlreadyExists,
+    Damage,
+    Error,
+    FormatUnsupported,
     KeySlotDamaged,
     ManifestDamaged,
     NotFound,
+    ObjectDamaged,
     ObjectMissing,
     RepositoryExists,
     RepositoryMissing,
+    StoreBroken,
     VersionMissing,
     VersionTaken,
 )
@@ -79,16 +85,17 @@ class Repository:
         """Make a repository with one key slot; ``RepositoryExists``, and nothing changed, if there is one."""
         cls.refuse_existing(store)
         repository_id, master = os.urandom(header.ID_BYTES), os.urandom(MASTER_KEY_BYTES)
-        salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(header.ID_BYTES)
+        keys = Keys(master, repository_id)
+        salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(names.SLOT_ID_BYTES)
         slot = keyslot.make(unlock, master, repository_id, salt, stretching or Stretching())
         # The slot first: a header without a slot would be a repository that nobody can ever open.
         store.put(names.key_slot(slot_id), slot)
         try:
-            store.put(names.HEADER, header.encode(repository_id, conditional_create=conditional_create))
+            store.put(names.HEADER, header.encode(keys, conditional_create=conditional_create))
         except AlreadyExists:
             store.delete(names.key_slot(slot_id))
             raise RepositoryExists("another init was quicker", where=store.url) from None
-        return cls(store, Keys(master, repository_id), conditional_create=conditional_create)
+        return cls(store, keys, conditional_create=conditional_create)
 
     @staticmethod
     def exists(store: Store) -> bool:
@@ -118,22 +125,14 @@ class Repository:
             raise RepositoryMissing(
                 "there is no repository", where=store.url, advice="make one with: mlsync init"
             ) from None
+        except StoreBroken as error:
+            raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
         found = header.decode(body, store.url)
-        slots = [info.key for info in store.list(names.KEY_SLOTS)]
-        if not slots:
-            raise ObjectMissing("the repository has no key slot", where=store.url)
-        damaged = None
-        for key in slots:
-            # One slot's damage must not lock out those who hold another.
-            try:
-                slot = keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")
-                master = keyslot.unwrap(slot, unlock)
-            except KeySlotDamaged as error:
-                damaged = error
-                continue
-            if master is not None:
-                return cls(store, Keys(master, found.repository_id), conditional_create=found.conditional_create)
-        raise damaged or keyslot.wrong_unlock(unlock, store.url)
+        keys = Keys(_open_slot(store, unlock, found), found.repository_id)
+        if not found.is_of(keys):
+            what = "the header is not as it was written, or the key slot is of another repository"
+            raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
+        return cls(store, keys, conditional_create=found.conditional_create)
 
     @property
     def repository_id(self) -> bytes:
@@ -160,11 +159,7 @@ class Repository:
             parsed = names.parse_version(info.key)
             if parsed is not None:
                 by_id.setdefault(parsed[0], []).append(parsed[1])
-        # The name stands sealed in each manifest; any one of them will do.
-        runs = [
-            Run(self.open_version(names.version(run_key, numbers[-1])).root.run, tuple(numbers))
-            for run_key, numbers in by_id.items()
-        ]
+        runs = [Run(self._name_of(run_key, numbers), tuple(numbers)) for run_key, numbers in by_id.items()]
         return sorted(runs, key=lambda run: run.name)
 
     def stored(self, run: str, number: int) -> Stored:
@@ -180,7 +175,10 @@ class Repository:
 
     def open_version(self, key: str) -> Stored:
         """Return the root that stands under the name *key*, whatever it says that it is; ``NotFound`` if none does."""
-        body = self.store.get(key, limit_bytes=manifest_object.MANIFEST_BYTES_MAX)
+        try:
+            body = self.store.get(key, limit_bytes=manifest_object.OBJECT_BYTES_MAX)
+        except StoreBroken as error:
+            raise ManifestDamaged(f"the manifest is longer than any: {error.what}", where=key) from error
         root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
         check_previous(root.previous, root.number, key)
         return Stored(root, object_digest(body), key)
@@ -259,13 +257,14 @@ class Repository:
 
     def commit(self, manifest: Manifest, known: Known) -> Committed:
         """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken."""
+        key = self.version_key(manifest.run, manifest.number)
         writer = self.writer(known, lanes=1)
 
         def put(piece: bytes) -> Placed:
             return writer.put(memoryview(piece), _keep)
 
         try:
-            body = segments.Body(manifest.entries, put)
+            body = segments.Body(manifest.entries, put, key)
             stats = writer.finish()
         except BaseException:
             writer.abort()
@@ -285,7 +284,6 @@ class Repository:
             packs,
             segment_refs,
         )
-        key = self.version_key(manifest.run, manifest.number)
         sealed = manifest_object.seal(self.keys, key, msgspec.msgpack.encode(root))
         try:
             self.store.put(key, sealed)
@@ -300,6 +298,36 @@ class Repository:
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
+
+    def _name_of(self, run_key: bytes, numbers: list[int]) -> str:
+        """Return the name of a run: it stands sealed in each of its manifests, and any one of them will do."""
+        for number in reversed(numbers[1:]):
+            with suppress(Damage, FormatUnsupported, NotFound):
+                return self.open_version(names.version(run_key, number)).root.run
+        return self.open_version(names.version(run_key, numbers[0])).root.run
+
+
+def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
+    """Return the master key from the first key slot that opens; raise what is the matter where none does."""
+    slots = [info.key for info in store.list(names.KEY_SLOTS)]
+    if not slots:
+        raise ObjectMissing("the repository has no key slot", where=store.url)
+    fault: Error | None = None
+    for key in slots:
+        where = f"{store.url} {key}"
+        # What is wrong with one slot must not lock out those who hold another.
+        try:
+            slot = keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), where)
+            # An init that was cut off may have left a slot of a repository that never came to be.
+            master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
+        except (KeySlotDamaged, FormatUnsupported) as error:
+            fault = error
+        except (StoreBroken, NotFound) as error:
+            fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=where)
+        else:
+            if master is not None:
+                return master
+    raise fault or keyslot.wrong_unlock(unlock, store.url)
 
 
 def _keep() -> None:

@@ -8,7 +8,6 @@ differ in one stores one segment anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import pairwise
 from typing import Final
 
 import xxhash
@@ -20,6 +19,8 @@ from mlsync.repository.manifest import (
     PackTable,
     Root,
     SegmentRef,
+    check_entry,
+    check_tree,
     decode_entries,
     encode_entries,
     unpack_refs,
@@ -30,6 +31,8 @@ from mlsync.repository.writer import Placed
 # A body up to this stands in the manifest itself: one object less for most runs.
 INLINE_BYTES_MAX: Final = 64 << 10
 SEGMENT_BYTES: Final = 64 << 10
+# One entry can be a file of a million chunks; a segment is read whole.
+SEGMENT_BYTES_MAX: Final = 256 << 20
 
 Put = Callable[[bytes], Placed]
 
@@ -37,7 +40,11 @@ Put = Callable[[bytes], Placed]
 class Body:
     """A manifest's body on its way: segments whose chunks are placed once the writer has finished."""
 
-    def __init__(self, entries: tuple[Entry, ...], put: Put) -> None:
+    def __init__(self, entries: tuple[Entry, ...], put: Put, where: str) -> None:
+        # What no reader takes is not written: the version would be lost, and nobody would know.
+        for entry in entries:
+            check_entry(entry, where)
+        check_tree(entries, where)
         self._inline: bytes | None = None
         self._segments: list[tuple[bytes, int, list[Placed]]] = []
         parts = list(_split(entries))
@@ -47,6 +54,8 @@ class Body:
             self._count = len(entries)
             return
         for first_path, count, encoded in parts:
+            if len(encoded) > SEGMENT_BYTES_MAX:
+                raise ManifestDamaged(f"the list of chunks at {first_path!r} is too long", where=where)
             pieces = [encoded[at : at + CHUNK_BYTES_MAX] for at in range(0, len(encoded), CHUNK_BYTES_MAX)]
             self._segments.append((first_path, count, [put(piece) for piece in pieces]))
 
@@ -70,22 +79,30 @@ def read_entries(
     root: Root, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
 ) -> tuple[Entry, ...]:
     """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
-    refs = [unpack_refs(segment.chunks, root.packs, where) for segment in root.segments]
+    refs = [_refs_of(segment, root, where) for segment in root.segments]
     chunks = stream(ref for segment_refs in refs for ref in segment_refs)
     entries: list[Entry] = []
     for segment, segment_refs in zip(root.segments, refs, strict=True):
         body = segment.inline if segment.inline is not None else b"".join(next(chunks) for _ in segment_refs)
         found = decode_entries(body, where)
-        if len(found) != segment.entry_count:
-            raise ManifestDamaged("a segment holds another number of entries than it says", where=where)
+        if (len(found), found[0].path if found else b"") != (segment.entry_count, segment.first_path):
+            raise ManifestDamaged("a segment holds other entries than it says", where=where)
         entries += found
-    _check_order(entries, where)
+    check_tree(entries, where)
     return tuple(entries)
 
 
 def segment_refs(root: Root, where: str) -> tuple[ChunkRef, ...]:
     """Return the chunks that a version's own body stands in."""
-    return tuple(ref for segment in root.segments for ref in unpack_refs(segment.chunks, root.packs, where))
+    return tuple(ref for segment in root.segments for ref in _refs_of(segment, root, where))
+
+
+def _refs_of(segment: SegmentRef, root: Root, where: str) -> tuple[ChunkRef, ...]:
+    if (segment.inline is None) != bool(segment.chunks):
+        raise ManifestDamaged("a segment stands in two places, or in none", where=where)
+    if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
+        raise ManifestDamaged("a segment is larger than any of ours", where=where)
+    return unpack_refs(segment.chunks, root.packs, where)
 
 
 def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
@@ -100,9 +117,3 @@ def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
 def _ends_segment(entry: Entry) -> bool:
     cost_bytes = 60 + len(entry.path) + 64 * len(entry.chunks) + (400 if entry.proof else 0)
     return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
-
-
-def _check_order(entries: list[Entry], where: str) -> None:
-    for before, after in pairwise(entries):
-        if before.path >= after.path:
-            raise ManifestDamaged(f"entries out of order at {after.path!r}", where=where)

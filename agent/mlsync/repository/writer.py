@@ -154,6 +154,16 @@ class PackWriter:
             raise self._ledger.fault
 
     def _lane(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - no memory for the buffer: raised by the writer's owner
+            self._ledger.fail(error)
+            while (job := self._queue.get()) is not None:
+                plain, release, _ = job
+                plain.release()
+                release()
+
+    def _work(self) -> None:
         # Private, not the default shared: shared anonymous memory counts as tmpfs.
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         with mmap.mmap(-1, buffer_bytes(self._store), flags=private) as memory, memoryview(memory) as buffer:
@@ -207,7 +217,7 @@ class _Lane:
         placed.own_ref = self._builder.add(name, plain)
         placed.is_new = True
         self._ledger.chunk_stored(placed.own_ref)
-        if self._builder.size_bytes >= self._pack_bytes:
+        if self._builder.size_bytes >= self._pack_bytes or self._builder.is_full:
             self._close_pack()
 
     def _close_pack(self) -> None:
