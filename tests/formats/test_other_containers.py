@@ -177,10 +177,12 @@ LEGACY = torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False)
         (b"\x80\x04N.", b"table.pkl", None),
         (b"", b"last.pt", "torch-zip"),
         (bytes(5000), b"last.PT", "torch-zip"),
-        (b"garbage", b"epoch=1-step=2.ckpt", "torch-zip"),
+        (b"garbage", b"epoch=1-step=2.ckpt", None),
+        (b"", b"epoch=1-step=2.ckpt", "torch-zip"),
+        (b"garbage" + b"PK\x05\x06" + bytes(18), b"last.pt", "torch-zip"),
         (b"garbage", b"x.safetensors", "safetensors"),
         (b"garbage", b"x.npz", "npz"),
-        (b"garbage", b"pytorch_model-00001-of-00002.bin", "torch-zip"),
+        (b"garbage", b"pytorch_model-00001-of-00002.bin", None),
         (b"garbage", b"firmware.bin", None),
         (b"epoch,loss\n", b"results.csv", None),
         (b"", b"empty", None),
@@ -188,7 +190,7 @@ LEGACY = torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False)
         (rezipped({"a.txt": b"x"})[:-5], b"archive.zip", None),
         (rezipped({"a.txt": b"x"}), b"last.pt", "zip"),
         (yolo_bytes() + yolo_bytes(), b"__0_0.distcp", "dcp"),
-        (b"x", b"\xff\n.pt", "torch-zip"),
+        (b"x", b"\xff\n.pt", None),
     ],
 )
 def test_a_file_is_what_its_content_says_or_its_name_promises(data, path, container):

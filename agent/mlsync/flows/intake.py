@@ -12,6 +12,7 @@ from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.flows.recall import recall
 from mlsync.formats.containers import read_layout
+from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout
 from mlsync.formats.sniff import identify
 from mlsync.repository.manifest import ChunkRef, Entry
@@ -189,6 +190,9 @@ def _layout(file: SourceFile, container: str | None) -> Layout | None:
         return None
     try:
         return read_layout(file, container)
+    except NotChecked:
+        # Beyond what the parsers take on, which says nothing against the file.
+        return None
     except ContainerBroken as error:
         # Only a file that holds still is judged; one that is being written is asked again.
         file.confirm()

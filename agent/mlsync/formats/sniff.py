@@ -8,6 +8,7 @@ from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.zipfile_layout import first_record_name, read_directory
 
 _HEAD_BYTES = 16
+_TAIL_BYTES = 4096
 _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
 # PROTO 2 and the long 0x1950a86a20f9469cfc6c: the first of the three pickles of torch before 1.6
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -27,7 +28,8 @@ _PROMISED_BY_NAME = (
 def identify(source: ByteSource, path: bytes) -> str | None:
     """The container's name, or ``None`` for a file that is no checkpoint.
 
-    A file that is named like a checkpoint always has one: what its name promises is then what it is held to.
+    A file that is named like a checkpoint and is not plainly something else has one: what its name promises is then
+    what it is held to.
     """
     if path.endswith(b".distcp"):
         return "dcp"  # several zips in a row: looks like one damaged zip, and is none
@@ -35,7 +37,10 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised)
-    return _by_head(head, source.size_bytes, promised) or promised
+    shown = _by_head(head, source.size_bytes, promised)
+    if shown is None and promised == "torch-zip" and _is_something_else(source, head):
+        return None
+    return shown or promised
 
 
 def is_checkpoint_name(path: bytes) -> bool:
@@ -62,6 +67,18 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     return "npz" if promised == "npz" else promised and "zip"
+
+
+def _is_something_else(source: ByteSource, head: bytes) -> bool:
+    """Whether a file with torch's suffix is another framework's (TensorFlow and MindSpore write ``.ckpt`` too).
+
+    Such a file must not be refused for ever as a broken zip. One of nothing or of zeros, and one that ends like a zip,
+    is torch's all the same: not written to its end, or damaged at its beginning.
+    """
+    if not head.strip(b"\0"):
+        return False
+    tail_bytes = min(_TAIL_BYTES, source.size_bytes)
+    return b"PK\x05\x06" not in source.read_at(source.size_bytes - tail_bytes, tail_bytes)
 
 
 def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:

@@ -10,8 +10,12 @@ device; that they are the right bytes is what the cryptographic digests of the r
 from __future__ import annotations
 
 import hashlib
+import os
 
-import numpy as np
+# One thread, and that before numpy comes: its BLAS, which is not used here, would start one for each core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402 - after the line above
 
 UNIT_BYTES = 16  # windows are multiples of this; no element of any type is larger
 _SLIDES = 64

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from mlsync.formats.layout import Content, Fact, Storage
 from mlsync.proof.verdict import LEVEL_NUMBERS, Finding, Severity
-from mlsync.proof.windows import Counts
+
+if TYPE_CHECKING:
+    # numpy would come with it, and the idle agent does without.
+    from mlsync.proof.windows import Counts
 
 _FINDINGS_MAX = 100
 # Smaller tensors are often zero for good reasons: biases, counters, moments before the first step
