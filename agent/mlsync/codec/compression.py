@@ -52,26 +52,37 @@ def encode(plain: memoryview) -> tuple[Coding, Buffer]:
     return Coding.ZSTD, coded
 
 
-def decode(coding: Coding, coded: Buffer, plain_bytes: int) -> Buffer:
-    """Return exactly *plain_bytes* bytes, or raise ``CodingBroken``; never allocates more than that."""
+def decode_into(coding: Coding, coded: memoryview, into: memoryview) -> None:
+    """Fill the whole of *into* with the plain bytes, or raise ``CodingBroken``; never needs more room than that."""
     if coding is Coding.RAW:
-        plain: Buffer = coded
-    else:
-        plain = _decompress(coded, plain_bytes)
-    if len(plain) != plain_bytes:
-        raise CodingBroken(f"decodes to {len(plain)} bytes instead of {plain_bytes}")
-    return plain
-
-
-def _decompress(coded: Buffer, plain_bytes: int) -> bytes:
-    # The frame's own header is asked first: it could name a size that takes all memory.
+        if len(coded) != len(into):
+            raise CodingBroken(f"holds {len(coded)} bytes instead of {len(into)}")
+        into[:] = coded
+        return
     try:
-        declared = zstandard.frame_content_size(coded)
-        if declared != plain_bytes:
-            raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {plain_bytes}")
-        return _coders.decompressor.decompress(coded, max_output_size=plain_bytes, allow_extra_data=False)
+        # The frame's own header is asked first: what it declares must be what was promised.
+        if (declared := zstandard.frame_content_size(coded)) != len(into):
+            raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {len(into)}")
+        with _coders.decompressor.stream_reader(coded, read_across_frames=False, closefd=False) as reader:
+            filled_bytes = _read_whole(reader, into)
+            if filled_bytes != len(into) or reader.read(1):
+                raise CodingBroken(f"decodes to another length than {len(into)} bytes")
     except zstandard.ZstdError as error:
         raise CodingBroken(str(error)) from error
+
+
+def decode(coding: Coding, coded: Buffer, plain_bytes: int) -> bytes:
+    """Return exactly *plain_bytes* bytes of something small, or raise ``CodingBroken``."""
+    plain = bytearray(plain_bytes)
+    decode_into(coding, memoryview(coded), memoryview(plain))
+    return bytes(plain)
+
+
+def _read_whole(reader: zstandard.ZstdDecompressionReader, into: memoryview) -> int:
+    filled_bytes = 0
+    while filled_bytes < len(into) and (count := reader.readinto(into[filled_bytes:])):
+        filled_bytes += count
+    return filled_bytes
 
 
 def _is_worth_it(plain: memoryview) -> bool:

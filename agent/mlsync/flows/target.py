@@ -127,11 +127,15 @@ class Target:
                 for part, source in plan.local:
                     if source != temporary:
                         _copy(source, descriptor, part)
+                digester = file_digester()
                 for part, content in contents:
+                    digester.update(content)
                     _write_at(descriptor, part.offset, content)
                 os.ftruncate(descriptor, entry.size_bytes)
                 self._dig_holes(descriptor, entry)
-                if _digest(descriptor, entry) != entry.digest:
+                # What was there already is read again; what was all written now was seen on its way, in order.
+                digest = _digest(descriptor, entry) if plan.local else digester.digest()
+                if digest != entry.digest:
                     raise ObjectDamaged("a restored file is not what was backed up", where=display(path))
                 self._finish_metadata(descriptor, entry)
                 os.fsync(descriptor)

@@ -15,7 +15,7 @@ import os
 # One thread, and that before numpy comes: its BLAS, which is not used here, would start one for each core.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402 - after the line above
+import numpy as np
 
 UNIT_BYTES = 16  # windows are multiples of this; no element of any type is larger
 _SLIDES = 64

@@ -1,7 +1,8 @@
 """Reading chunks back: neighbours in one pack are fetched in one call, opened and checked in threads, given in order.
 
 Every chunk is authenticated (AES-GCM binds pack, place, coding and length) and its name recomputed from its plain
-bytes, so what comes out is what was put in, or a ``Damage`` that names the pack.
+bytes, so what comes out is what was put in, or a ``Damage`` that names the pack. All buffers are made once and used
+again: fresh memory would cost more than everything that is done to the bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Self, TypeAlias
 
-from mlsync.codec.compression import Coding, CodingBroken, decode
+from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
@@ -22,27 +23,23 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, PackSeal
 from mlsync.store.base import Store
 
-WINDOW_BYTES: Final = 16 << 20
+WINDOW_BYTES: Final = 8 << 20
 WINDOW_CHUNKS: Final = 1024
 GAP_BYTES_MAX: Final = 64 << 10
 THREADS: Final = 2
 SEALS_MAX: Final = 256
 
-Plain: TypeAlias = bytes | bytearray | memoryview
+Plain: TypeAlias = memoryview
 
 
 class ChunkReader:
     """Gives chunks' plain bytes; a context manager, since it owns threads."""
 
     def __init__(self, store: Store, keys: Keys, *, threads: int = THREADS) -> None:
-        self._store = store
-        self._keys = keys
-        self._name_key = keys.of("chunk name")
+        self.read_bytes = 0
+        self._opener = _Opener(store, keys)
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
-        self._seals: dict[bytes, PackSeal] = {}
-        self._local = threading.local()
-        self.read_bytes = 0
 
     def __enter__(self) -> Self:
         """Be used in a ``with``."""
@@ -53,74 +50,127 @@ class ChunkReader:
         self.close()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and give their buffers back."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
     def one(self, ref: ChunkRef) -> bytes:
         """Return one chunk."""
-        return bytes(self._fetch([ref])[0])
+        window = _Window()
+        self.read_bytes += self._opener.fill(window, [ref])
+        return bytes(window.views[0])
 
     def stream(self, refs: Iterable[ChunkRef]) -> Iterator[Plain]:
-        """Yield the chunks of *refs* in order, some windows ahead; memory is bounded by the windows."""
+        """Yield the chunks of *refs* in order; each view is valid until the next is asked for.
+
+        Some windows are fetched ahead; memory is bounded by the windows, whatever the number of chunks.
+        """
         if self._executor is None:
             self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="mlsync-read")
-        windows = _windows(refs)
-        ahead: deque[Future[list[Plain]]] = deque()
+        free = [_Window() for _ in range(self._threads + 1)]
+        ahead: deque[tuple[_Window, Future[int]]] = deque()
+        planned = _windows(refs)
         try:
-            for window in windows:
-                ahead.append(self._executor.submit(self._fetch, window))
-                if len(ahead) > self._threads:
-                    yield from ahead.popleft().result()
-            while ahead:
-                yield from ahead.popleft().result()
+            while True:
+                while free and (chunks := next(planned, None)) is not None:
+                    window = free.pop()
+                    ahead.append((window, self._executor.submit(self._opener.fill, window, chunks)))
+                if not ahead:
+                    return
+                window, filled = ahead.popleft()
+                self.read_bytes += filled.result()
+                yield from window.give()
+                free.append(window)
         finally:
-            for future in ahead:
+            for _, future in ahead:
                 future.cancel()
 
-    def _fetch(self, window: list[ChunkRef]) -> list[Plain]:
-        plains: dict[tuple[bytes, int], Plain] = {}
-        unique = {(ref.pack, ref.place): ref for ref in window}
-        for group in _neighbours(sorted(unique.values(), key=lambda ref: (ref.pack, ref.offset))):
-            self._fetch_group(group, plains)
-        return [plains[ref.pack, ref.place] for ref in window]
 
-    def _fetch_group(self, group: list[ChunkRef], plains: dict[tuple[bytes, int], Plain]) -> None:
+class _Window:
+    """A buffer for the plain bytes of some chunks, and the views on them in the order that was asked for."""
+
+    def __init__(self) -> None:
+        self.views: list[memoryview] = []
+        self._buffer = bytearray()
+        self._filled_bytes = 0
+
+    def clear(self, size_bytes: int) -> None:
+        """Make room for *size_bytes*."""
+        self.views = []
+        self._filled_bytes = 0
+        if len(self._buffer) < size_bytes:
+            self._buffer = bytearray(size_bytes)
+
+    def place(self, length: int) -> memoryview:
+        """Return the next *length* bytes of the buffer, to be filled."""
+        start, self._filled_bytes = self._filled_bytes, self._filled_bytes + length
+        return memoryview(self._buffer)[start : self._filled_bytes]
+
+    def give(self) -> Iterator[memoryview]:
+        """Yield the views; each is released when the next is asked for, so that a stale one fails at once."""
+        views, self.views = self.views, []
+        for view in views:
+            with view[:] as given:
+                yield given
+
+
+class _Opener:
+    """Fetches, opens and checks the chunks of a window; used by several threads."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store = store
+        self._keys = keys
+        self._name_key = keys.of("chunk name")
+        self._seals: dict[bytes, PackSeal] = {}
+        self._local = threading.local()
+
+    def fill(self, window: _Window, refs: list[ChunkRef]) -> int:
+        """Put the plain bytes of *refs* into *window*; return how many bytes came from the store."""
+        unique = {(ref.pack, ref.place): ref for ref in refs}
+        window.clear(sum(ref.plain_bytes for ref in unique.values()))
+        plains: dict[tuple[bytes, int], memoryview] = {}
+        read_bytes = 0
+        for group in _neighbours(sorted(unique.values(), key=lambda ref: (ref.pack, ref.offset))):
+            read_bytes += self._fill_group(window, group, plains)
+        window.views = [plains[ref.pack, ref.place] for ref in refs]
+        return read_bytes
+
+    def _fill_group(self, window: _Window, group: list[ChunkRef], plains: dict[tuple[bytes, int], memoryview]) -> int:
         start = group[0].offset
         size_bytes = group[-1].offset + group[-1].stored_bytes - start
-        pack = group[0].pack
-        with memoryview(self._buffer(size_bytes))[:size_bytes] as sealed:
-            try:
-                self._store.read(names.pack(pack), start, sealed)
-            except NotFound:
-                raise ObjectMissing("a pack is not in the store", where=names.pack(pack)) from None
-            except StoreBroken as error:
-                raise ObjectDamaged(f"a pack is cut short: {error.what}", where=names.pack(pack)) from error
-            self.read_bytes += size_bytes
-            for ref in group:
-                begin = ref.offset - start
-                with sealed[begin : begin + ref.stored_bytes] as piece:
-                    plains[pack, ref.place] = self._open(ref, piece)
-
-    def _buffer(self, size_bytes: int) -> bytearray:
-        """Return this thread's buffer for sealed bytes: fresh memory would cost more than opening what is in it."""
-        buffer: bytearray | None = getattr(self._local, "buffer", None)
-        if buffer is None or len(buffer) < size_bytes:
-            buffer = self._local.buffer = bytearray(size_bytes)
-        return buffer
-
-    def _open(self, ref: ChunkRef, sealed: memoryview) -> Plain:
-        coded = bytearray(ref.stored_bytes - TAG_BYTES)
+        key = names.pack(group[0].pack)
+        sealed = self._scratch("sealed", size_bytes)
         try:
-            with memoryview(coded) as into:
-                self._seal_of(ref.pack).open_chunk(ref.place, ref.name, ref.coding, ref.plain_bytes, sealed, into)
-            plain = decode(Coding(ref.coding), coded, ref.plain_bytes)
+            self._store.read(key, start, sealed)
+        except NotFound:
+            raise ObjectMissing("a pack is not in the store", where=key) from None
+        except StoreBroken as error:
+            raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
+        for ref in group:
+            begin = ref.offset - start
+            into = window.place(ref.plain_bytes)
+            self._open(ref, sealed[begin : begin + ref.stored_bytes], into)
+            plains[ref.pack, ref.place] = into
+        return size_bytes
+
+    def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> None:
+        coded = self._scratch("coded", ref.stored_bytes - TAG_BYTES)
+        try:
+            self._seal_of(ref.pack).open_chunk(ref.place, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
+            decode_into(ref.coding, coded, into)
         except (SealBroken, CodingBroken) as error:
-            raise self._damaged(ref, str(error)) from None
-        if not is_named(self._name_key, plain, ref.name):
-            raise self._damaged(ref, "its bytes are not those that it is named after")
-        return plain
+            raise _damaged(ref, str(error)) from None
+        if not is_named(self._name_key, into, ref.name):
+            raise _damaged(ref, "its bytes are not those that it is named after")
+
+    def _scratch(self, use: str, size_bytes: int) -> memoryview:
+        """Return this thread's buffer for *use*, as long as asked."""
+        buffer: bytearray | None = getattr(self._local, use, None)
+        if buffer is None or len(buffer) < size_bytes:
+            buffer = bytearray(size_bytes)
+            setattr(self._local, use, buffer)
+        return memoryview(buffer)[:size_bytes]
 
     def _seal_of(self, pack: bytes) -> PackSeal:
         seal = self._seals.get(pack)
@@ -130,9 +180,9 @@ class ChunkReader:
             seal = self._seals[pack] = PackSeal(self._keys, pack)
         return seal
 
-    @staticmethod
-    def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
-        return ObjectDamaged(f"chunk {ref.place} of a pack is damaged: {why}", where=names.pack(ref.pack))
+
+def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
+    return ObjectDamaged(f"chunk {ref.place} of a pack is damaged: {why}", where=names.pack(ref.pack))
 
 
 def _windows(refs: Iterable[ChunkRef]) -> Iterator[list[ChunkRef]]:
