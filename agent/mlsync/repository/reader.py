@@ -11,16 +11,17 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
 from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
-from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing, StoreBroken
+from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import CHUNK_BYTES_MAX, PackSeal
+from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
 
 WINDOW_BYTES: Final = 8 << 20
@@ -127,16 +128,17 @@ class _Opener:
 
     def fill(self, window: _Window, refs: list[ChunkRef]) -> int:
         """Put the plain bytes of *refs* into *window*; return how many bytes came from the store."""
-        unique = {(ref.pack, ref.place): ref for ref in refs}
-        window.clear(sum(ref.plain_bytes for ref in unique.values()))
-        plains: dict[tuple[bytes, int], memoryview] = {}
+        # By all of a reference: two that disagree about one place are each held to what they say.
+        unique = dict.fromkeys(refs)
+        window.clear(sum(ref.plain_bytes for ref in unique))
+        plains: dict[ChunkRef, memoryview] = {}
         read_bytes = 0
-        for group in _neighbours(sorted(unique.values(), key=lambda ref: (ref.pack, ref.offset))):
+        for group in _neighbours(sorted(unique, key=lambda ref: (ref.pack, ref.offset))):
             read_bytes += self._fill_group(window, group, plains)
-        window.views = [plains[ref.pack, ref.place] for ref in refs]
+        window.views = [plains[ref] for ref in refs]
         return read_bytes
 
-    def _fill_group(self, window: _Window, group: list[ChunkRef], plains: dict[tuple[bytes, int], memoryview]) -> int:
+    def _fill_group(self, window: _Window, group: list[ChunkRef], plains: dict[ChunkRef, memoryview]) -> int:
         start = group[0].offset
         size_bytes = group[-1].offset + group[-1].stored_bytes - start
         key = names.pack(group[0].pack)
@@ -151,7 +153,7 @@ class _Opener:
             begin = ref.offset - start
             into = window.place(ref.plain_bytes)
             self._open(ref, sealed[begin : begin + ref.stored_bytes], into)
-            plains[ref.pack, ref.place] = into
+            plains[ref] = into
         return size_bytes
 
     def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> None:
@@ -159,10 +161,20 @@ class _Opener:
         try:
             self._seal_of(ref.pack).open_chunk(ref.place, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
             decode_into(ref.coding, coded, into)
-        except (SealBroken, CodingBroken) as error:
+        except SealBroken as error:
+            self._check_header(ref.pack)
+            raise _damaged(ref, str(error)) from None
+        except CodingBroken as error:
             raise _damaged(ref, str(error)) from None
         if not is_named(self._name_key, into, ref.name):
             raise _damaged(ref, "its bytes are not those that it is named after")
+
+    def _check_header(self, pack: bytes) -> None:
+        """Raise what the pack's header says about why nothing in it opens: another pack, a newer format; or return."""
+        header = bytearray(HEADER_BYTES)
+        with suppress(StoreError):
+            self._store.read(names.pack(pack), 0, memoryview(header))
+            parse_header(bytes(header), self._keys, pack)
 
     def _scratch(self, use: str, size_bytes: int) -> memoryview:
         """Return this thread's buffer for *use*, as long as asked."""

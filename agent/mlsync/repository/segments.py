@@ -83,7 +83,7 @@ def read_entries(
     chunks = stream(ref for segment_refs in refs for ref in segment_refs)
     entries: list[Entry] = []
     for segment, segment_refs in zip(root.segments, refs, strict=True):
-        body = segment.inline if segment.inline is not None else b"".join(next(chunks) for _ in segment_refs)
+        body = segment.inline if segment.inline is not None else _joined(chunks, len(segment_refs))
         found = decode_entries(body, where)
         if (len(found), found[0].path if found else b"") != (segment.entry_count, segment.first_path):
             raise ManifestDamaged("a segment holds other entries than it says", where=where)
@@ -95,6 +95,14 @@ def read_entries(
 def segment_refs(root: Root, where: str) -> tuple[ChunkRef, ...]:
     """Return the chunks that a version's own body stands in."""
     return tuple(ref for segment in root.segments for ref in _refs_of(segment, root, where))
+
+
+def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> bytes:
+    body = bytearray()
+    for _ in range(count):
+        # One by one: a chunk is gone when the next is asked for.
+        body += next(chunks)
+    return bytes(body)
 
 
 def _refs_of(segment: SegmentRef, root: Root, where: str) -> tuple[ChunkRef, ...]:
