@@ -1,0 +1,215 @@
+"""Key slots: who gets the master key, and who does not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from format_parts import FAST, MASTER, PASSPHRASE, REPOSITORY_ID, flip, keys_under, new_repository, replace_object
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlsync.errors import ConfigInvalid, FormatUnsupported, KeySlotDamaged, ObjectMissing, WrongPassphrase
+from mlsync.repository import keyslot, names
+from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.repository import Repository
+
+SALT = bytes(range(16))
+KEY_FILE = KeyFile(bytes(range(100, 132)))
+BODIES = {
+    "passphrase": (keyslot.make(PASSPHRASE, MASTER, REPOSITORY_ID, SALT, FAST), PASSPHRASE),
+    "key-file": (keyslot.make(KEY_FILE, MASTER, REPOSITORY_ID, SALT, FAST), KEY_FILE),
+}
+
+
+@pytest.fixture(params=sorted(BODIES))
+def slot(request):
+    """The bytes of a slot of each kind and what opens it."""
+    return BODIES[request.param]
+
+
+def test_the_right_secret_gives_the_master_key(slot):
+    """A passphrase opens a passphrase's slot, a key file a key file's."""
+    body, unlock = slot
+    assert keyslot.unwrap(keyslot.parse(body, "slot"), unlock) == MASTER
+
+
+@settings(max_examples=30)
+@given(st.binary(min_size=32, max_size=40))
+def test_another_secret_does_not(secret):
+    """No other secret opens a slot, nor the right bytes as the other kind of secret."""
+    for body, unlock in BODIES.values():
+        parsed = keyslot.parse(body, "slot")
+        assert keyslot.unwrap(parsed, Passphrase(secret)) is None or secret == unlock.secret
+        assert keyslot.unwrap(parsed, KeyFile(secret)) is None or secret == unlock.secret
+        other = KeyFile if isinstance(unlock, Passphrase) else Passphrase
+        assert keyslot.unwrap(parsed, other(unlock.secret)) is None
+
+
+def test_every_changed_byte_is_found_out(slot):
+    """No byte of a slot can change and the slot still open."""
+    body, unlock = slot
+    for offset in range(len(body)):
+        try:
+            opened = keyslot.unwrap(keyslot.parse(flip(offset)(body), "slot"), unlock)
+        except (KeySlotDamaged, FormatUnsupported):
+            continue
+        assert opened is None, f"byte {offset}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("repository", "00" * 16),
+        ("salt", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("memory_kib", 72),
+        ("iterations", 2),
+        ("lanes", 2),
+        ("sealed", "A" * 64),
+    ],
+)
+def test_every_field_is_bound(field, value):
+    """A slot of which one field is another's, well-formed, does not open."""
+    fields = json.loads(BODIES["passphrase"][0]) | {field: value}
+    assert keyslot.unwrap(keyslot.parse(_written(fields), "slot"), PASSPHRASE) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("memory_kib", (1 << 20) + 1),
+        ("memory_kib", 1 << 63),
+        ("iterations", 65),
+        ("lanes", 65),
+        ("lanes", -1),
+        ("iterations", -(1 << 40)),
+    ],
+)
+def test_hostile_costs_are_refused_before_they_are_spent(field, value, monkeypatch):
+    """A slot that asks for more memory or time than any of ours is refused without a call to Argon2."""
+    monkeypatch.setattr(keyslot, "Argon2id", None)
+    with pytest.raises(KeySlotDamaged, match="more memory or time"):
+        keyslot.parse(_written(json.loads(BODIES["passphrase"][0]) | {field: value}), "slot")
+
+
+@pytest.mark.parametrize(("field", "value"), [("iterations", 0), ("lanes", 0), ("memory_kib", 7)])
+def test_costs_that_argon2_refuses_are_damage(field, value):
+    """Numbers below what Argon2 takes are the slot's damage, not a crash."""
+    parsed = keyslot.parse(_written(json.loads(BODIES["passphrase"][0]) | {field: value}), "slot")
+    with pytest.raises(KeySlotDamaged, match="out of range"):
+        keyslot.unwrap(parsed, PASSPHRASE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"salt": "AAAA"},
+        {"salt": "not base64!"},
+        {"salt": "ä"},
+        {"sealed": "AAAA"},
+        {"more": 1},
+        {"mlsync": "repository"},
+        {"memory_kib": "64"},
+        {"format": "1"},
+    ],
+)
+def test_what_is_not_a_slot_is_refused(change):
+    """Fields of a wrong length or type, or fields that no slot has, are damage."""
+    with pytest.raises(KeySlotDamaged):
+        keyslot.parse(_written(json.loads(BODIES["passphrase"][0]) | change), "slot")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"format": 2}, "format 2"), ({"kind": "kms", "key": "arn"}, "kind 'kms'")],
+)
+def test_what_is_newer_is_refused_by_name(change, message):
+    """A newer format, and a newer kind of slot, are no damage."""
+    body = json.dumps(json.loads(BODIES["passphrase"][0]) | change).encode()
+    with pytest.raises(FormatUnsupported, match=message):
+        keyslot.parse(body, "slot")
+
+
+def test_a_short_key_file_is_refused():
+    """A key file that could be a password is not taken: it is not stretched."""
+    with pytest.raises(ConfigInvalid, match="at least 32"):
+        keyslot.make(KeyFile(bytes(31)), MASTER, REPOSITORY_ID, SALT, FAST)
+
+
+def test_secrets_are_not_shown():
+    """Printed by accident, neither a passphrase nor a key file shows."""
+    assert "horse" not in repr(PASSPHRASE)
+    assert repr(KEY_FILE.secret) not in repr(KEY_FILE)
+
+
+def test_the_standard_cost_is_rfc_9106s():
+    """Whoever makes a slot without asking gets RFC 9106's second recommended setting."""
+    assert Stretching() == Stretching(memory_kib=64 << 10, iterations=3, lanes=4)
+
+
+def test_every_slot_opens_the_repository():
+    """With two slots, the passphrase and the key file give the same keys."""
+    repository = _with_two_slots()
+    for unlock in (PASSPHRASE, KEY_FILE):
+        assert Repository.open(repository.store, unlock).keys == repository.keys
+
+
+def test_nobody_else_opens_the_repository():
+    """A wrong passphrase and a wrong key file are each named for what they are."""
+    store = _with_two_slots().store
+    with pytest.raises(WrongPassphrase, match="passphrase"):
+        Repository.open(store, Passphrase(b"wrong"))
+    with pytest.raises(WrongPassphrase, match="key file"):
+        Repository.open(store, KeyFile(bytes(32)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: b"",
+        lambda body: body + b" " * keyslot.SLOT_BYTES_MAX,
+        lambda body: body.replace(b'"format": 1', b'"format": 7'),
+        lambda body: body.replace(b'"kind": "', b'"kind": "x'),
+        flip(-20),
+    ],
+)
+@pytest.mark.parametrize("unlock", [PASSPHRASE, KEY_FILE])
+def test_one_bad_slot_locks_nobody_else_out(change, unlock):
+    """Whatever is wrong with one slot, damaged, overlong or newer, who holds the other one gets in."""
+    repository = _with_two_slots()
+    kind = b"key-file" if unlock is PASSPHRASE else b"passphrase"
+    for key in keys_under(repository.store, names.KEY_SLOTS):
+        replace_object(repository.store, key, lambda body: change(body) if kind in body else body)
+    assert Repository.open(repository.store, unlock).keys == repository.keys
+
+
+def test_a_damaged_slot_is_named():
+    """Where the only slot is damaged, that is what is said, and not that the passphrase is wrong."""
+    store = new_repository().store
+    replace_object(store, keys_under(store, names.KEY_SLOTS)[0], lambda body: body[:-9])
+    with pytest.raises(KeySlotDamaged, match="keys/"):
+        Repository.open(store, PASSPHRASE)
+
+
+def test_a_slot_of_another_repository_opens_nothing():
+    """A slot that lies in the wrong repository is left alone, though its passphrase is right."""
+    mine, other = new_repository(), new_repository()
+    for key in keys_under(mine.store, names.KEY_SLOTS):
+        mine.store.delete(key)
+    with pytest.raises(ObjectMissing):
+        Repository.open(mine.store, PASSPHRASE)
+    key = keys_under(other.store, names.KEY_SLOTS)[0]
+    mine.store.put(key, other.store.get(key, limit_bytes=4096))
+    with pytest.raises(WrongPassphrase):
+        Repository.open(mine.store, PASSPHRASE)
+
+
+def _with_two_slots():
+    repository = new_repository()
+    body = keyslot.make(KEY_FILE, repository.keys.master, repository.repository_id, SALT, FAST)
+    repository.store.put(names.key_slot(bytes(16)), body)
+    return repository
+
+
+def _written(fields):
+    return json.dumps(fields, indent=2, ensure_ascii=False).encode() + b"\n"
