@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -53,14 +54,19 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def make_checkpoint(path: Path, gib: float) -> int:
-    import torch
+MAKE_CHECKPOINT = """
+import sys, torch
+torch.manual_seed(0)
+model = {f"layers.{n}.weight": torch.randn(4096, 4096) * 0.02 for n in range(int(sys.argv[2]))}
+torch.save({"epoch": 1, "model": model}, sys.argv[1])
+"""
 
-    torch.manual_seed(0)
+
+def make_checkpoint(path: Path, gib: float) -> int:
+    """In a process of its own: a child's peak memory begins with its parent's, so this one has to stay small."""
     path.parent.mkdir(parents=True)
     layers = max(1, round(gib * 16))
-    model = {f"layers.{n}.weight": torch.randn(4096, 4096) * 0.02 for n in range(layers)}
-    torch.save({"epoch": 1, "model": model}, path)
+    subprocess.run([sys.executable, "-c", MAKE_CHECKPOINT, str(path), str(layers)], check=True)
     return path.stat().st_size
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 
 import click
 
-from mlsync.cli.options import Common, common_options
+from mlsync.cli import output
+from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob
@@ -15,7 +18,7 @@ from mlsync.service.secrets import find_secret
 from mlsync.service.session import SessionOpener
 
 
-@click.command("agent", short_help="Keep watch over all runs (the service).")
+@click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
 @common_options
 def agent_command(common: Common) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
@@ -26,6 +29,8 @@ def agent_command(common: Common) -> None:
     """
     config = common.watching_configuration()
     log_to(sys.stderr, verbose=common.verbose)
+    if common.quiet:
+        logging.getLogger("mlsync").setLevel(logging.WARNING)
     monitor = LogMonitor()
     opener = SessionOpener(config, find_secret(config.key, common.asked_key), monitor)
     try:
@@ -34,9 +39,12 @@ def agent_command(common: Common) -> None:
     except StoreUnavailable as error:
         monitor.notice("warning", f"{error}; waiting for it")
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
+    options = AgentOptions.of(config)
     try:
-        Agent(jobs, AgentOptions.of(config), monitor).run()
+        Agent(jobs, options, monitor).run()
     finally:
         for job in jobs:
             job.close()
         opener.close()
+    if common.as_json:
+        output.emit(json.loads(options.status_file.read_bytes()))
