@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 
@@ -25,7 +24,8 @@ def agent_command(common: Common) -> None:
 
     Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds what no event
     told. SIGHUP backs all runs up now. A store that is away is waited for; one run never blocks another. Under
-    systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop.
+    systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
+    then prints how every run fares.
     """
     config = common.watching_configuration()
     log_to(sys.stderr, verbose=common.verbose)
@@ -39,12 +39,12 @@ def agent_command(common: Common) -> None:
     except StoreUnavailable as error:
         monitor.notice("warning", f"{error}; waiting for it")
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
-    options = AgentOptions.of(config)
+    agent = Agent(jobs, AgentOptions.of(config), monitor)
     try:
-        Agent(jobs, options, monitor).run()
+        agent.run()
     finally:
         for job in jobs:
             job.close()
         opener.close()
     if common.as_json:
-        output.emit(json.loads(options.status_file.read_bytes()))
+        output.emit(agent.as_json())

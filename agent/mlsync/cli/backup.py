@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options, pick_watches
+from mlsync.cli.options import Command, Common, common_options, pick_watches
+from mlsync.cli.stopping import stopping
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, Error, SourceUnreadable
 from mlsync.flows.backup import BackupResult
 from mlsync.repository.manifest import Trouble
@@ -22,7 +20,7 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 }
 
 
-@click.command("backup", short_help="Make a version of each run that changed, now.")
+@click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.")
 @click.argument("run", required=False)
 @common_options
 def backup_command(common: Common, run: str | None) -> None:
@@ -31,16 +29,15 @@ def backup_command(common: Common, run: str | None) -> None:
     The version exists when this ends: its checkpoints came back from the store and were proved. Where nothing
     changed, no version is made. A file that would not hold still, or a checkpoint that does not load, keeps the
     content of the version before and is named; the exit status then is 42, 50 or 41 although the rest is saved.
+    Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
+    Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)
     monitor = common.monitor()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     results: list[BackupResult] = []
-    failed: Error | None = None
-    with common.session(config, monitor) as session:
+    failed: list[tuple[str, Error]] = []
+    with common.session(config, monitor) as session, stopping() as stop:
         for watch in watches:
             try:
                 with run_lock(session, watch.run):
@@ -50,25 +47,26 @@ def backup_command(common: Common, run: str | None) -> None:
                 if len(watches) == 1 or stop.is_set():
                     raise
                 monitor.notice("error", f"{watch.run}: {error}")
-                failed = failed or error
-    _show(common, results)
+                failed.append((watch.run, error))
+    _show(common, results, failed)
     _leave(failed, [trouble for result in results for trouble in result.troubles])
 
 
-def _show(common: Common, results: list[BackupResult]) -> None:
+def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, Error]]) -> None:
     if common.as_json:
-        output.emit({"runs": [as_json(result) for result in results]})
+        errors = [{"run": run} | output.as_error_json(error) for run, error in failed]
+        output.emit({"runs": [as_json(result) for result in results], "errors": errors})
     elif not common.quiet:
         for result in results:
-            click.echo(f"{result.run}: {summary(result)}")
+            output.say(f"{result.run}: {summary(result)}")
     for result in results:
         for trouble in result.troubles:
             click.echo(f"warning: {result.run}: {trouble_text(trouble)}", err=True)
 
 
-def _leave(failed: Error | None, troubles: list[Trouble]) -> None:
-    if failed is not None:
-        raise click.exceptions.Exit(failed.exit_code)
+def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:
+    if failed:
+        raise click.exceptions.Exit(failed[0][1].exit_code)
     # The gravest first.
     for kind, error in _STATUS.items():
         if any(trouble.kind is kind for trouble in troubles):

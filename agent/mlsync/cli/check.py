@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import ProblemsFound
 from mlsync.flows.check import CheckResult, Problem, check
 
 _VERSIONS_SHOWN = 8
 
 
-@click.command("check", short_help="Check every object of the repository.")
+@click.command("check", cls=Command, short_help="Check every object of the repository.")
 @click.option("--read-data", is_flag=True, help="Read and open every byte of every pack too, not only what names them.")
 @common_options
 def check_command(common: Common, read_data: bool) -> None:
@@ -29,20 +29,23 @@ def check_command(common: Common, read_data: bool) -> None:
     else:
         _print(result, quiet=common.quiet)
     if result.problems:
-        raise ProblemsFound(f"{len(result.problems)} problems found", where=session.repository.store.url)
+        raise ProblemsFound(
+            f"{output.count(len(result.problems), 'problem')} found", where=session.repository.store.url
+        )
 
 
 def _print(result: CheckResult, *, quiet: bool) -> None:
     for problem in result.problems:
-        click.echo(f"{problem.key}: {problem.text}{_touches(problem)}")
+        output.say(f"{problem.key}: {problem.text}{_touches(problem)}")
     if quiet:
         return
     read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
-    unused = f", {result.unused_packs} packs unused" if result.unused_packs else ""
-    verdict = "no problem" if not result.problems else f"{len(result.problems)} problems"
-    click.echo(
-        f"{result.run_count} runs, {result.version_count} versions, {result.pack_count} packs "
-        f"({output.size(result.pack_bytes)}), {result.chunk_count} chunks{read}{unused}: {verdict}"
+    unused = f", {output.count(result.unused_packs, 'pack')} unused" if result.unused_packs else ""
+    verdict = output.count(len(result.problems), "problem") if result.problems else "no problem"
+    output.say(
+        f"{output.count(result.run_count, 'run')}, {output.count(result.version_count, 'version')}, "
+        f"{output.count(result.pack_count, 'pack')} ({output.size(result.pack_bytes)}), "
+        f"{output.count(result.chunk_count, 'chunk')}{read}{unused}: {verdict}"
     )
 
 

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, as_url, common_options
+from mlsync.cli.options import Command, Common, as_url, common_options
 from mlsync.errors import ConfigInvalid
-from mlsync.service.config import Config, usual_places
+from mlsync.service.config import Config, load, usual_places
 from mlsync.service.config_template import template
 from mlsync.service.run_name import check_run_name
 from mlsync.service.secrets import find_secret
 from mlsync.service.session import Session, refuse_existing
 
+_EXAMPLES = """\b
+Examples:
+  mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
+  mlsync init s3://bucket/runs --endpoint-url https://minio.example:9000 --watch ~/runs
+"""
 
-@click.command("init", short_help="Make a repository and a configuration.")
-@click.argument("url")
+
+@click.command("init", cls=Command, short_help="Make a repository and a configuration.", epilog=_EXAMPLES)
+@click.argument("url", required=False)
 @click.option(
     "--watch",
     "watches",
@@ -29,55 +39,101 @@ from mlsync.service.session import Session, refuse_existing
     help="Training directory to watch; may be given several times, and need not exist yet.",
 )
 @common_options
-def init_command(common: Common, url: str, watches: tuple[Path, ...]) -> None:
-    r"""Make a repository at URL and write a commented configuration file.
+def init_command(common: Common, url: str | None, watches: tuple[Path, ...]) -> None:
+    """Make a repository at URL and write a commented configuration file.
 
-    URL is file:///path (or just an absolute path) or s3://bucket/prefix. The passphrase is asked for, or read from
+    URL is /path, file:///path or s3://bucket/prefix. The passphrase is asked for, or read from
     --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key stands in a file of 32 random bytes or more.
     WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
 
-    The configuration goes to --config FILE or ~/.config/mlsync/mlsync.toml (as root /etc/mlsync/mlsync.toml). A
-    repository or configuration that exists is left as it is.
-
-    \b
-    mlsync init file:///mnt/backup/runs --watch ~/yolo/runs/train
-    mlsync init s3://bucket/runs --endpoint-url https://minio.example:9000 --watch ~/runs
+    The configuration goes to --config FILE, or to where MLSYNC_CONFIG says, or to ~/.config/mlsync/mlsync.toml (as
+    root /etc/mlsync/mlsync.toml). A repository or configuration that exists is left as it is.
     """
     monitor = common.monitor()
-    config = dataclasses.replace(Config.for_repository(as_url(url)), s3=common.s3())
-    place = common.config or _usual_place()
-    if place.exists():
-        raise ConfigInvalid("there is a configuration already", where=str(place), advice="nothing was changed")
-    named = [(Path(os.path.abspath(watch)), check_run_name(Path(os.path.abspath(watch)).name)) for watch in watches]
-    text = template(config.repository, named, s3=_s3_of(common), key=_key_of(common))
-    refuse_existing(config, monitor)
-    unlock = find_secret(common.asked_key, common.asked_key, confirm=True)
-    with Session.create(config, unlock, monitor) as session:
-        repository_id = session.repository.repository_id.hex()
-    _write(place, text)
+    config = dataclasses.replace(Config.for_repository(as_url(_one_url(url, common.repo))), s3=common.s3())
+    place = _place(common.config)
+    text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
+    with _written(place, text):
+        refuse_existing(config, monitor)
+        unlock = find_secret(common.asked_key, common.asked_key, confirm=True)
+        with Session.create(config, unlock, monitor) as session:
+            repository_id = session.repository.repository_id.hex()
     if common.as_json:
         output.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
-        return
-    click.echo(f"repository {repository_id} at {config.repository}")
-    click.echo(f"configuration {place}")
-    click.echo("Keep a copy of the passphrase or key file away from this machine: without it nothing can be restored.")
-    click.echo("Next: mlsync agent" if watches else "Next: name a directory under [[watch]] there, then: mlsync agent")
+    elif not common.quiet:
+        _tell(common, config, place, repository_id)
 
 
-def _usual_place() -> Path:
+def _one_url(url: str | None, repo: str | None) -> str:
+    if (url is None) == (repo is None):
+        what = "no URL for the repository" if url is None else "two URLs for one repository"
+        raise ConfigInvalid(what, advice="mlsync init URL")
+    return cast("str", url or repo)
+
+
+def _place(asked: Path | None) -> Path:
+    """Return where the other commands will look, so that they find it; refuse what is taken."""
     own, system = usual_places()
-    return system if os.geteuid() == 0 else own
+    named = asked or os.environ.get("MLSYNC_CONFIG")
+    place = Path(os.path.abspath(named)) if named else system if os.geteuid() == 0 else own
+    if os.path.lexists(place):
+        advice = "nothing was changed; give --config FILE for another one, or remove it"
+        raise ConfigInvalid("there is a configuration already", where=str(place), advice=advice)
+    return place
 
 
-def _write(place: Path, text: str) -> None:
+def _named(watches: tuple[Path, ...]) -> list[tuple[Path, str | None]]:
+    named: list[tuple[Path, str | None]] = []
+    for watch in watches:
+        directory = Path(os.path.abspath(watch))
+        run = check_run_name(directory.name)
+        if run in [other for _, other in named]:
+            advice = "give one here, and name the other under [[watch]] in the configuration, with a run of its own"
+            raise ConfigInvalid(f"two directories would be run {run!r}", where=str(directory), advice=advice)
+        named.append((directory, run))
+    return named
+
+
+@contextmanager
+def _written(place: Path, text: str) -> Iterator[None]:
+    """Write the configuration under another name, try it, and give it its name when the repository was made.
+
+    So a configuration that could not be written, or would be refused, is known before there is a repository.
+    """
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        what = f"the repository was made, but the configuration cannot be written: {error.strerror}"
-        raise ConfigInvalid(what, where=str(place)) from error
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            what = f"the configuration cannot be written: {error.strerror}"
+            raise ConfigInvalid(what, where=str(place), advice="nothing was changed; give --config FILE") from error
+        try:
+            load(temporary)
+        except ConfigInvalid as error:
+            raise ConfigInvalid(error.what, advice=error.advice) from None
+        yield
+        os.rename(temporary, place)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _tell(common: Common, config: Config, place: Path, repository_id: str) -> None:
+    output.say(f"repository     {config.repository}")
+    output.say(f"repository id  {repository_id}")
+    output.say(f"configuration  {place}")
+    output.say()
+    secret = "key file" if common.key_file else "passphrase"
+    output.say(f"Keep a copy of the {secret} away from this machine: nothing can be restored without.")
+    if not common.key_file and not common.passphrase_file:
+        output.say("For the agent as a service, put the passphrase into a file under [key], or see systemd/README.md.")
+    found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
+    option = "" if found else f" --config {shlex.quote(str(place))}"
+    first = "" if load(place).watches else "name a directory under [[watch]] in the configuration, then: "
+    output.say(f"Next: {first}mlsync backup{option}, or mlsync agent{option} to keep watch")
 
 
 def _s3_of(common: Common) -> dict[str, str | bool | Path | None]:

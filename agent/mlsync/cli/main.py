@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
+import signal
 import sys
 from typing import NoReturn
 
 import click
 
 import mlsync
+from mlsync.cli import output
 from mlsync.cli.agent import agent_command
 from mlsync.cli.backup import backup_command
 from mlsync.cli.check import check_command
@@ -50,8 +50,9 @@ def cli() -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
     A version of a run is listed only after its checkpoints came back from the store and loaded. Begin with
-    "mlsync init", which writes a configuration; then "mlsync agent" keeps watch, and "mlsync restore" brings a
-    version back. "mlsync demo" shows all of it in a minute, without a server and without a configuration.
+    "mlsync init", which writes a configuration; then "mlsync backup" makes a version, "mlsync agent" keeps watch,
+    and "mlsync restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and
+    without a configuration.
     """
 
 
@@ -72,29 +73,43 @@ for command in (
 def main() -> NoReturn:
     """Run the command line and exit: with 0, an error's own status, or a traceback for what is a bug."""
     try:
+        status = _run()
+    except output.ReaderGone:
+        # A reader that went away ("| head") is no fault; this is how a shell reports what SIGPIPE ends.
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
+
+
+def _run() -> int:
+    try:
         status = cli.main(standalone_mode=False)
     except click.exceptions.Exit as leaving:
         status = leaving.exit_code
     except click.Abort:
         click.echo("mlsync: interrupted", err=True)
-        status = 130
+        status = 128 + signal.SIGINT
+        _emit(output.error_json("Interrupted", status, "interrupted"))
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-    except BrokenPipeError:
-        # A reader that went away ("| head") is no fault; what is still to be written goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 141
+        _emit(output.error_json("UsageError", status, error.format_message(), advice=_usage_advice(error)))
     except Error as error:
-        status = _tell(error)
-    sys.exit(status if isinstance(status, int) else 0)
+        click.echo(f"mlsync: {error}", err=True)
+        status = error.exit_code
+        _emit(output.as_error_json(error))
+    except Exception as bug:
+        _emit(output.error_json("Bug", 1, f"{type(bug).__name__}: {bug}", advice="the traceback is on stderr"))
+        raise
+    return status if isinstance(status, int) else 0
 
 
-def _tell(error: Error) -> int:
-    """Show an error on one line, and as JSON on stdout where JSON was asked for."""
-    if "--json" in sys.argv:
-        fields = {"what": error.what, "where": error.where, "advice": error.advice}
-        body = {"error": {"kind": type(error).__name__, "exit_status": error.exit_code, **fields}}
-        click.echo(json.dumps(body))
-    click.echo(f"mlsync: {error}", err=True)
-    return error.exit_code
+def _emit(error: dict[str, object]) -> None:
+    """Print an error as JSON where JSON was asked for: also of arguments that click refused, so by the bare words."""
+    words = sys.argv[1:]
+    if "--json" in words[: words.index("--") if "--" in words else None]:
+        output.emit({"error": error})
+
+
+def _usage_advice(error: click.ClickException) -> str | None:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return None if context is None else f"{context.command_path} --help"

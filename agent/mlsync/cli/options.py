@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from mlsync.cli import output
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
@@ -75,7 +77,10 @@ class Common:
         open_missing(config, monitor)
         unlock = find_secret(config.key, self.asked_key)
         with Session.open(config, unlock, monitor) as session:
-            yield session
+            try:
+                yield session
+            finally:
+                monitor.notice("info", _store_use(session))
 
     def s3(self) -> S3Settings:
         """Return what the command line says of S3."""
@@ -90,6 +95,25 @@ class Common:
         )
 
 
+class Command(click.Command):
+    """A command whose help lists its own options before those that all have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write two lists of options."""
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                (common if isinstance(parameter, _CommonOption) else own).append(record)
+        for title, records in (("Options", own), ("Options of all commands", common)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _CommonOption(click.Option):
+    pass
+
+
 def common_options(function: F) -> F:
     """Give a command the options that all have; it gets them as one ``Common``."""
     command: Callable[..., Any] = _gathered(function)
@@ -100,7 +124,12 @@ def common_options(function: F) -> F:
 
 def as_url(place: str) -> str:
     """Return a directory's path as the URL that the configuration wants; anything else as it is."""
-    return Path(place).expanduser().as_uri() if place.startswith(("/", "~")) else place
+    if not place.startswith(("/", "~", "./", "../")):
+        return place
+    try:
+        return Path(os.path.abspath(Path(place).expanduser())).as_uri()
+    except RuntimeError:
+        raise ConfigInvalid("no such user's home", where=place) from None
 
 
 def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
@@ -110,6 +139,13 @@ def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
         runs = ", ".join(watch.run for watch in config.watches)
         raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=f"there are: {runs}")
     return watches
+
+
+def _store_use(session: Session) -> str:
+    counted = session.counted
+    calls = ", ".join(f"{name} {number}" for name, number in sorted(counted.calls.items()))
+    read, written = output.size(counted.read_bytes), output.size(counted.written_bytes)
+    return f"store: calls: {calls}; {read} read, {written} written"
 
 
 def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,24 +160,58 @@ def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
 _OPTIONS = [
     click.option(
         "--config",
+        cls=_CommonOption,
         type=_PATH,
         metavar="FILE",
         help="Configuration file; else MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
     ),
     click.option(
-        "--repo", metavar="URL", help="Repository: file:///path or s3://bucket/prefix; needs no configuration file."
+        "--repo",
+        cls=_CommonOption,
+        metavar="URL",
+        help="Repository, instead of the configuration's: /path, file:///path or s3://bucket/prefix.",
     ),
-    click.option("--endpoint-url", metavar="URL", help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...)."),
-    click.option("--region", metavar="NAME", help="S3 region."),
-    click.option("--profile", metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option(
+        "--endpoint-url",
+        cls=_CommonOption,
+        metavar="URL",
+        help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...).",
+    ),
+    click.option("--region", cls=_CommonOption, metavar="NAME", help="S3 region."),
+    click.option("--profile", cls=_CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
     click.option(
         "--passphrase-file",
+        cls=_CommonOption,
         type=_PATH,
         metavar="FILE",
         help="File with the passphrase; else MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
     ),
-    click.option("--key-file", type=_PATH, metavar="FILE", help="File with the key, instead of a passphrase."),
-    click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout."),
-    click.option("-q", "--quiet", is_flag=True, help="Print errors only."),
-    click.option("-v", "--verbose", is_flag=True, help="Print more on what is done."),
+    click.option(
+        "--key-file",
+        cls=_CommonOption,
+        type=_PATH,
+        metavar="FILE",
+        help="File with the key, instead of a passphrase.",
+    ),
+    click.option(
+        "--json",
+        "as_json",
+        cls=_CommonOption,
+        is_flag=True,
+        help="Print one JSON value on stdout, errors too, and nothing else there; docs/json.md lists the fields.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        cls=_CommonOption,
+        is_flag=True,
+        help="Print what was asked for and errors; no progress, no summary.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        cls=_CommonOption,
+        is_flag=True,
+        help="Print also what is done, and what the store was asked.",
+    ),
 ]

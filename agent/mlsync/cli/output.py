@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 
 import click
 
+from mlsync.errors import Error
 from mlsync.source.paths import display
+
+
+class ReaderGone(Exception):
+    """Nobody reads stdout any longer, as behind ``| head``."""
+
+
+_emitted = False
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
@@ -45,21 +54,54 @@ def level(number: int, required: int, device: str) -> str:
     return text if number >= required else f"{text} (pending L{required})"
 
 
+def count(number: int, noun: str) -> str:
+    """Return how many of what, in English."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def say(text: str = "") -> None:
+    """Print a line of the result."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise _reader_gone() from None
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Print aligned columns; the numbers of *right* name the columns of figures."""
-    if not rows:
-        return
-    widths = [max(len(line[column]) for line in (headers, *rows)) for column in range(len(headers))]
+    """Print aligned columns, none that is empty in every row; *right* names the columns of figures by number."""
+    from rich.cells import cell_len  # late: tables of paths need it, as Chinese letters are two columns wide
+
+    shown = [column for column in range(len(headers)) if any(row[column] for row in rows)]
+    widths = {column: max(cell_len(line[column]) for line in (headers, *rows)) for column in shown}
     for line in (headers, *rows):
-        cells = [
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+        cells = []
+        for column in shown:
+            blanks = " " * (widths[column] - cell_len(line[column]))
+            cells.append(blanks + line[column] if column in right else line[column] + blanks)
+        say("  ".join(cells).rstrip())
 
 
 def emit(value: object) -> None:
-    """Print one JSON value."""
-    json.dump(value, sys.stdout, ensure_ascii=True)
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+    """Print one JSON value; a second one, as for the error that a result with problems ends with, is dropped."""
+    global _emitted  # noqa: PLW0603 - a process has one stdout, and one value on it
+    if not _emitted:
+        _emitted = True
+        say(json.dumps(value, ensure_ascii=True))
+
+
+def error_json(
+    kind: str, exit_status: int, what: str, *, where: str | None = None, advice: str | None = None
+) -> dict[str, object]:
+    """Return an error as docs/json.md describes it."""
+    return {"kind": kind, "exit_status": exit_status, "what": what, "where": where, "advice": advice}
+
+
+def as_error_json(error: Error) -> dict[str, object]:
+    """Return an error of ours as docs/json.md describes it."""
+    return error_json(type(error).__name__, error.exit_code, error.what, where=error.where, advice=error.advice)
+
+
+def _reader_gone() -> ReaderGone:
+    # What Python still holds for stdout goes nowhere, instead of failing once more at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ReaderGone()

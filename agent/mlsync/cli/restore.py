@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from pathlib import Path
 
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.stopping import stopping
+from mlsync.errors import ConfigInvalid
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
 from mlsync.flows.select import LATEST, find_run, find_version
 
+_EXAMPLES = """\b
+Examples:
+  mlsync restore
+  mlsync restore --repo s3://bucket/runs --to ~/runs/train
+  mlsync restore --version 12 weights/last.pt --to /tmp/look
+  mlsync restore --version 2026-11-23T14:00 --run yolo
+"""
 
-@click.command("restore", short_help="Bring a version back.")
+
+@click.command("restore", cls=Command, short_help="Bring a version back.", epilog=_EXAMPLES)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(
     "--version",
@@ -33,27 +41,22 @@ from mlsync.flows.select import LATEST, find_run, find_version
     metavar="DIR",
     help="Where to; else the directory that the version was made from.",
 )
-@click.option("--delete", is_flag=True, help="Delete files in DIR that the version does not hold.")
+@click.option("--delete", is_flag=True, help="Delete files in DIR that the version does not hold; not with PATH.")
 @common_options
 def restore_command(
     common: Common, paths: tuple[str, ...], version: str, run: str | None, target: Path | None, delete: bool
 ) -> None:
-    r"""Bring a version back, whole or only PATHs (relative to the run's directory).
+    """Bring a version back: all of it, or only the files and directories PATH.
 
-    Over an existing directory, files that are right are left alone, others are replaced in one step each: under its
-    name stands the old file or the whole new one. A restore that was killed goes on when it is run again. On a fresh
-    machine --repo URL and the passphrase are all that it needs.
-
-    \b
-    mlsync restore --repo s3://bucket/runs --to ~/runs/train
-    mlsync restore --version 12 weights/last.pt --to /tmp/look
-    mlsync restore --version 2026-11-23T14:00 --run yolo
+    PATH is relative to the run's directory, and comes back at the same place below DIR. Over an existing directory,
+    files that are right are left alone, others are replaced in one step each: under its name stands the old file or
+    the whole new one. A restore that was killed goes on when it is run again. On a fresh machine --repo URL and the
+    passphrase are all that it needs.
     """
+    if delete and paths:
+        raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
     monitor = common.monitor()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    with common.session(common.configuration(), monitor) as session:
+    with common.session(common.configuration(), monitor) as session, stopping() as stop:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         manifest = session.repository.manifest(stored)
         directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
@@ -62,14 +65,16 @@ def restore_command(
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:
-        click.echo(_text(result))
+        output.say(_text(result))
 
 
 def _text(result: RestoreResult) -> str:
     place = output.path(result.directory)
     text = f"{result.run}: version {result.version} restored to {place} in {result.seconds:.1f} s: "
-    text += f"{result.written_count} files written ({output.size(result.written_bytes)} fetched), "
-    text += f"{result.unchanged_count} were right already"
+    text += f"{output.count(result.written_count, 'file')} written ({output.size(result.written_bytes)}, "
+    text += f"{output.size(result.read_bytes)} fetched)"
+    if result.unchanged_count:
+        text += f", {result.unchanged_count} right already"
     return text + (f", {result.deleted_count} deleted" if result.deleted_count else "")
 
 

@@ -6,16 +6,17 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.backup import trouble_json
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.repository.manifest import Entry, Manifest, Proof
 from mlsync.repository.tokens import EntryKind
 
-_SHOWN_FACTS = ("framework", "epoch", "step", "global_step", "best_fitness", "parameter_count", "dtypes", "resumable")
+_PROGRESS = ("epoch", "step", "global_step", "best_fitness")
+_PLACES_SHOWN = 3
 
 
-@click.command("show", short_help="Show the files of a version and their proofs.")
+@click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
 @click.argument("version", default=LATEST)
 @click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
 @common_options
@@ -37,23 +38,34 @@ def show_command(common: Common, version: str, run: str | None) -> None:
 
 def _print(manifest: Manifest) -> None:
     summary = manifest.summary
-    click.echo(f"run {manifest.run}, version {manifest.number}, made {output.moment(manifest.created_ns)}")
-    click.echo(f"from {output.path(manifest.directory)} on {manifest.host} by {manifest.writer}")
-    click.echo(
-        f"{summary.file_count} files, {output.size(summary.size_bytes)}; "
+    output.say(f"run {manifest.run}, version {manifest.number}, made {output.moment(manifest.created_ns)}")
+    output.say(f"from {output.path(manifest.directory)} on {manifest.host} by {manifest.writer}")
+    output.say(
+        f"{output.count(summary.file_count, 'file')}, {output.size(summary.size_bytes)}; "
         f"{output.size(summary.new_bytes)} new, {output.size(summary.stored_bytes)} stored"
     )
-    click.echo()
+    output.say()
     rows = [_row(entry, manifest.required_level) for entry in manifest.entries if entry.kind is not EntryKind.DIRECTORY]
     output.table(("SIZE", "MODIFIED", "PROOF", "PATH", ""), rows, right=(0,))
-    for entry in manifest.entries:
-        for finding in entry.proof.findings if entry.proof else ():
-            click.echo(f"  {output.path(entry.path)}: {finding.severity.name.lower()}: {finding.what}")
+    _print_findings(manifest)
     if manifest.troubles:
-        click.echo()
+        output.say()
     for trouble in manifest.troubles:
         kept = f"the content of version {trouble.kept} stands" if trouble.kept else "not in this version"
-        click.echo(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}: {trouble.text}; {kept}")
+        output.say(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}: {trouble.text}; {kept}")
+
+
+def _print_findings(manifest: Manifest) -> None:
+    """Say each thing once, however many checkpoints it was found in."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for entry in manifest.entries:
+        for finding in entry.proof.findings if entry.proof else ():
+            places.setdefault((finding.severity.name.lower(), finding.what), []).append(output.path(entry.path))
+    if places:
+        output.say()
+    for (severity, what), paths in places.items():
+        more = f" and {len(paths) - _PLACES_SHOWN} more" if len(paths) > _PLACES_SHOWN else ""
+        output.say(f"{severity}: {what}: {', '.join(paths[:_PLACES_SHOWN])}{more}")
 
 
 def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
@@ -69,7 +81,15 @@ def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
 
 
 def _facts(proof: Proof) -> str:
-    return ", ".join(f"{name} {proof.facts[name]}" for name in _SHOWN_FACTS if name in proof.facts)
+    """Return what a person looks for first: whose it is, how far the training was, whether it can go on from here."""
+    facts = proof.facts
+    parts = [] if facts.get("framework") in (None, "plain") else [str(facts["framework"])]
+    parts += [f"{name.replace('_', ' ')} {facts[name]}" for name in _PROGRESS if name in facts]
+    if "parameter_count" in facts:
+        parts.append(f"{facts['parameter_count']:,} {facts.get('dtypes', '')} parameters".replace("  ", " "))
+    if "resumable" in facts:
+        parts.append("resumable" if facts["resumable"] else "not resumable")
+    return ", ".join(parts)
 
 
 def _entry_json(entry: Entry) -> dict[str, object]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.flows.verify import VerifyResult, verify
 
 
-@click.command("verify", short_help="Read a version back and prove it again.")
+@click.command("verify", cls=Command, short_help="Read a version back and prove it again.")
 @click.option(
     "--version",
     "version",
@@ -50,7 +50,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str) -
     elif not common.quiet:
         _print(result)
     if result.refused:
-        raise CheckpointBroken(f"{len(result.refused)} checkpoints do not load", where=f"version {result.version}")
+        raise CheckpointBroken(_broken(len(result.refused)), where=f"version {result.version}")
     for file in result.checkpoints:
         before, now = file.entry.proof, file.judged
         if (
@@ -62,16 +62,21 @@ def verify_command(common: Common, version: str, run: str | None, device: str) -
             raise now.unavailable
 
 
+def _broken(number: int) -> str:
+    return "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
+
+
 def _print(result: VerifyResult) -> None:
     rows = []
+    proved = len(result.checkpoints) - len(result.refused)
     for file in result.checkpoints:
         proof = file.judged.proof
         reached = f"L{proof.level} {proof.device}".rstrip() if proof is not None else "broken"
         rows.append((reached, output.path(file.entry.path), file.judged.refused or ""))
     output.table(("PROOF", "PATH", ""), rows)
-    click.echo(
-        f"{result.run}: version {result.version}: {result.file_count} files read back "
-        f"({output.size(result.read_bytes)}), {len(result.checkpoints)} checkpoints proved, {result.seconds:.1f} s"
+    output.say(
+        f"{result.run}: version {result.version}: {output.count(result.file_count, 'file')} read back "
+        f"({output.size(result.read_bytes)}), {output.count(proved, 'checkpoint')} proved, {result.seconds:.1f} s"
     )
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Common, common_options
+from mlsync.cli.options import Command, Common, common_options
 from mlsync.flows.select import find_run
 from mlsync.repository.manifest import Root
 from mlsync.repository.repository import Repository
@@ -16,7 +16,7 @@ from mlsync.repository.repository import Repository
 _AT_ONCE = 16
 
 
-@click.command("versions", short_help="List versions and how far they were proved.")
+@click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
 @click.argument("run", required=False)
 @common_options
 def versions_command(common: Common, run: str | None) -> None:
@@ -34,7 +34,7 @@ def versions_command(common: Common, run: str | None) -> None:
         output.emit({"versions": [version_json(root) for root in roots]})
         return
     if not roots:
-        click.echo("no version yet")
+        output.say("no version yet")
         return
     rows = [_row(root) for root in roots]
     output.table(
