@@ -22,6 +22,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
+from mlsync.source.paths import display
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def _selected(manifest: Manifest, paths: tuple[bytes, ...]) -> list[Entry]:
     for path in (os.path.normpath(path).strip(b"/") for path in paths):
         found = [entry for entry in manifest.entries if entry.path == path or entry.path.startswith(path + b"/")]
         if not found:
-            raise PathMissing(f"version {manifest.number} holds nothing at {path!r}", where=f"run {manifest.run}")
+            raise PathMissing(f"version {manifest.number} holds nothing at {display(path)}", where=f"run {manifest.run}")
         wanted += found
         parts = path.split(b"/")
         above |= {b"/".join(parts[:count]) for count in range(1, len(parts))}

@@ -153,6 +153,11 @@ class Agent:
             assert first is not None
             raise RunLocked(first.what, where=first.where, advice=first.advice)
 
+    def as_json(self) -> dict[str, Any]:
+        """How every run fares, as the status file tells it."""
+        runs = [self._run_status(worker) for worker in self._workers]
+        return status.as_json(runs, self._options.repository, self._started_s)
+
     def _tell(self) -> None:
         runs = [self._run_status(worker) for worker in self._workers]
         now_s = self._wall()

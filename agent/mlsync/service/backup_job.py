@@ -75,17 +75,22 @@ def summary(result: BackupResult) -> str:
         return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
     parts = [
         f"version {result.version} in {result.seconds:.1f} s",
-        f"{result.changed_count} files read",
-        f"{_mib(result.new_bytes)} new",
-        f"{_mib(result.stored_bytes)} stored",
+        _count(result.changed_count, "file") + " read",
+        f"{_size(result.new_bytes)} new",
+        f"{_size(result.stored_bytes)} stored",
     ]
     if result.checkpoint_count:
         on_device = f" on {result.device}" if result.device else ""
-        parts.append(f"{result.checkpoint_count} checkpoints at L{result.lowest_level} or above{on_device}")
+        parts.append(f"{_count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
     if result.pending:
         parts.append(f"{len(result.pending)} of them pending")
     return ", ".join(parts)
 
 
-def _mib(count_bytes: int) -> str:
-    return f"{count_bytes / (1 << 20):.1f} MiB"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _size(count_bytes: int) -> str:
+    # What changed may be a line of a log or a checkpoint.
+    return f"{count_bytes / (1 << 20):.1f} MiB" if count_bytes >= 1 << 20 else f"{count_bytes / (1 << 10):.1f} KiB"

@@ -18,8 +18,10 @@ from mlsync.source.state import State
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.retry import RetryingStore
+from mlsync.store.retry import BUDGET_S, RetryingStore
 
+# At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
+FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 # What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
 # them is the user's; what must hold is that the bytes are on the device as they were in the file.
@@ -131,7 +133,7 @@ class SessionOpener:
 
 def open_missing(config: Config, monitor: Monitor) -> None:
     """Raise what is wrong with the place itself before anybody is asked for a passphrase."""
-    _, store = _wrapped(open_store(config.repository, store_options(config)), monitor)
+    _, store = _wrapped(open_store(config.repository, store_options(config)), monitor, FIRST_CONTACT_S)
     try:
         if not Repository.exists(store):
             advice = "make one with: mlsync init"
@@ -146,7 +148,7 @@ def refuse_existing(config: Config, monitor: Monitor) -> None:
         inner = open_store(config.repository, store_options(config))
     except RepositoryMissing:
         return
-    _, store = _wrapped(inner, monitor)
+    _, store = _wrapped(inner, monitor, FIRST_CONTACT_S)
     try:
         Repository.refuse_existing(store)
     finally:
@@ -182,11 +184,11 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     )
 
 
-def _wrapped(inner: Store, monitor: Monitor) -> tuple[CountingStore, Store]:
+def _wrapped(inner: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> tuple[CountingStore, Store]:
     """Count what really goes over the wire, tries included, so inside of what tries again."""
     counted = CountingStore(inner)
 
     def tell(call: str, error: Exception, wait_s: float) -> None:
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
-    return counted, RetryingStore(counted, on_wait=tell)
+    return counted, RetryingStore(counted, budget_s=budget_s, on_wait=tell)

@@ -13,6 +13,7 @@ from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload
 
 TRIES_MAX = 12
+BUDGET_S = 60.0
 _WAIT_FIRST_S = 0.25
 _WAIT_MAX_S = 20.0
 _LIST_BATCH_COUNT = 1000
@@ -35,7 +36,7 @@ class RetryingStore:
         self,
         store: Store,
         *,
-        budget_s: float = 60.0,
+        budget_s: float = BUDGET_S,
         tries_max: int = TRIES_MAX,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
