@@ -95,7 +95,9 @@ def _selected(manifest: Manifest, paths: tuple[bytes, ...]) -> list[Entry]:
     for path in (os.path.normpath(path).strip(b"/") for path in paths):
         found = [entry for entry in manifest.entries if entry.path == path or entry.path.startswith(path + b"/")]
         if not found:
-            raise PathMissing(f"version {manifest.number} holds nothing at {display(path)}", where=f"run {manifest.run}")
+            raise PathMissing(
+                f"version {manifest.number} holds nothing at {display(path)}", where=f"run {manifest.run}"
+            )
         wanted += found
         parts = path.split(b"/")
         above |= {b"/".join(parts[:count]) for count in range(1, len(parts))}
