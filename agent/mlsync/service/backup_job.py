@@ -75,7 +75,7 @@ def summary(result: BackupResult) -> str:
         return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
     parts = [
         f"version {result.version} in {result.seconds:.1f} s",
-        f"{_count(result.changed_count, 'file')} with {_mib(result.read_bytes)} read",
+        f"{_count(result.changed_count, 'file')} with {_size(result.read_bytes)} read",
         f"{_size(result.new_bytes)} new",
         f"{_size(result.stored_bytes)} stored",
     ]
