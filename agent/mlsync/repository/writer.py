@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,23 +155,10 @@ class PackWriter:
             raise self._ledger.fault
 
     def _lane(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - no memory for the buffer: raised by the writer's owner
-            self._ledger.fail(error)
-            while (job := self._queue.get()) is not None:
-                plain, release, _ = job
-                plain.release()
-                release()
-
-    def _work(self) -> None:
-        # Private, not the default shared: shared anonymous memory counts as tmpfs.
-        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        with mmap.mmap(-1, buffer_bytes(self._store), flags=private) as memory, memoryview(memory) as buffer:
-            lane = _Lane(self._store, self._keys, self._ledger, buffer, self._pack_bytes)
-            while (job := self._queue.get()) is not None:
-                lane.take(*job)
-            lane.end()
+        lane = _Lane(self._store, self._keys, self._ledger, self._pack_bytes)
+        while (job := self._queue.get()) is not None:
+            lane.take(*job)
+        lane.end()
 
 
 class _Aborted(Error):
@@ -180,12 +168,12 @@ class _Aborted(Error):
 class _Lane:
     """What one thread of a writer does; faults go to the ledger, whence put and finish raise them."""
 
-    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, buffer: memoryview, pack_bytes: int) -> None:
+    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, pack_bytes: int) -> None:
         self._store = store
         self._keys = keys
         self._name_key = keys.of("chunk name")
         self._ledger = ledger
-        self._buffer = buffer
+        self._memory: mmap.mmap | None = None
         self._pack_bytes = pack_bytes
         self._builder: PackBuilder | None = None
 
@@ -198,27 +186,40 @@ class _Lane:
         except BaseException as error:  # noqa: BLE001 - kept whole and raised by the writer's owner
             self._ledger.fail(error)
         finally:
-            plain.release()
+            # A fault's traceback may hold a view of it; its owner gets the buffer back all the same.
+            with suppress(BufferError):
+                plain.release()
             release()
 
     def end(self) -> None:
-        """Make the last pack durable, or after a fault leave nothing of it."""
+        """Make the last pack durable, or after a fault leave nothing of it; give the lane's memory back."""
         try:
             self._close_pack()
         except BaseException as error:  # noqa: BLE001 - as above
             self._ledger.fail(error)
+        if self._memory is not None:
+            with suppress(BufferError):  # as above: it goes when the fault does
+                self._memory.close()
 
     def _store_piece(self, plain: memoryview, placed: Placed) -> None:
         name = chunk_name(self._name_key, plain)
         if not self._ledger.claim(name, placed):
             return
         if self._builder is None:
-            self._builder = PackBuilder(self._store, self._keys, self._buffer, os.urandom(PACK_ID_BYTES))
+            self._builder = PackBuilder(self._store, self._keys, self._buffer(), os.urandom(PACK_ID_BYTES))
         placed.own_ref = self._builder.add(name, plain)
         placed.is_new = True
         self._ledger.chunk_stored(placed.own_ref)
         if self._builder.size_bytes >= self._pack_bytes or self._builder.is_full:
             self._close_pack()
+
+    def _buffer(self) -> memoryview:
+        """Return the lane's buffer, made when it is first needed."""
+        if self._memory is None:
+            # Private, not the default shared: shared anonymous memory counts as tmpfs.
+            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+            self._memory = mmap.mmap(-1, buffer_bytes(self._store), flags=private)
+        return memoryview(self._memory)
 
     def _close_pack(self) -> None:
         builder, self._builder = self._builder, None

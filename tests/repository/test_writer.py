@@ -1,0 +1,283 @@
+"""Writing chunks: each stored once, in whatever lane, durable after finish; faults come out; nothing hangs."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+
+import pytest
+from format_parts import KEYS, keys_under, noise, unknown
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlsync.buffers import BufferPool
+from mlsync.errors import StoreFull, StoreUnavailable
+from mlsync.repository import names
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.writer import QUEUE_PIECES, PackWriter
+from mlsync.store.counting import CountingStore
+from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
+from mlsync.store.memory import MemoryStore
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Releases:
+    """Counts how often each piece's buffer was given back."""
+
+    def __init__(self):
+        self.counts = []
+        self._lock = threading.Lock()
+
+    def of_next(self):
+        """What is called to give the next piece's buffer back."""
+        place = len(self.counts)
+        self.counts.append(0)
+
+        def release():
+            with self._lock:
+                self.counts[place] += 1
+
+        return release
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 3, 4])
+@pytest.mark.parametrize("part_bytes", [100, 1 << 20])
+def test_what_was_put_can_be_read(lanes, part_bytes):
+    """However many lanes, packs and parts, every chunk comes back whole, and every buffer is given back once."""
+    store = MemoryStore(part_bytes)
+    pieces = [noise(1 + 37 * seed % 400, seed) if seed % 3 else bytes(seed + 1) for seed in range(200)]
+    writer, releases = PackWriter(store, KEYS, unknown, lanes=lanes, pack_bytes=3000), Releases()
+    placed = [writer.put(memoryview(piece), releases.of_next()) for piece in pieces]
+    stats = writer.finish()
+    with ChunkReader(store, KEYS) as reader:
+        assert [bytes(plain) for plain in reader.stream(one.ref for one in placed)] == pieces
+    assert releases.counts == [1] * len(pieces)
+    assert sorted(names.pack(pack_id) for pack_id in stats.packs) == keys_under(store, "packs/")
+    assert stats.stored_bytes == sum(info.size_bytes for info in store.list("packs/"))
+    assert len(stats.packs) > lanes
+
+
+def test_a_pack_ends_where_it_is_full():
+    """Three chunks of a hundred bytes fill a pack of three hundred; the fourth begins another one."""
+    store = MemoryStore()
+    writer = PackWriter(store, KEYS, unknown, lanes=1, pack_bytes=48 + 3 * 116)
+    placed = [writer.put(memoryview(noise(100, seed)), lambda: None) for seed in range(7)]
+    writer.finish()
+    assert [one.ref.place for one in placed] == [0, 1, 2, 0, 1, 2, 0]
+    assert len({one.ref.pack for one in placed}) == 3
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_the_same_chunk_is_stored_once(lanes):
+    """A chunk that is put again and again, in any lane, takes room once and lies at one place."""
+    store = MemoryStore()
+    writer = PackWriter(store, KEYS, unknown, lanes=lanes)
+    placed = [writer.put(memoryview(noise(500, seed % 5)), lambda: None) for seed in range(100)]
+    stats = writer.finish()
+    assert (stats.chunk_count, stats.new_chunk_count, stats.new_bytes) == (100, 5, 2500)
+    assert [one.ref for one in placed] == [placed[seed % 5].ref for seed in range(100)]
+    assert sum(one.is_new for one in placed) == 5
+
+
+def test_a_known_chunk_is_not_stored():
+    """What the caller knows to lie somewhere is not stored again, and a backup of known chunks makes no pack."""
+    store = CountingStore(MemoryStore())
+    first = PackWriter(store, KEYS, unknown)
+    ref = first.put(memoryview(noise(500)), lambda: None)
+    first.finish()
+    store.reset()
+    second = PackWriter(store, KEYS, {ref.ref.name: ref.ref}.get)
+    again = second.put(memoryview(noise(500)), lambda: None)
+    stats = second.finish()
+    assert again.ref == ref.ref
+    assert (again.is_new, stats.packs, store.calls) == (False, [], {})
+
+
+def test_a_writer_that_is_not_used_starts_nothing():
+    """A backup that finds nothing new costs no thread and no call."""
+    store = CountingStore(MemoryStore())
+    before = threading.active_count()
+    writer = PackWriter(store, KEYS, unknown, lanes=4)
+    assert threading.active_count() == before
+    assert writer.finish().chunk_count == 0
+    assert writer.abort() == []
+    assert store.calls == {}
+
+
+def test_parts_are_of_one_length():
+    """A pack that is larger than a part goes up in parts of exactly that length, but for the last."""
+    store = MemoryStore(64 << 10)
+    writes = []
+
+    class Noting(CountingStore):
+        def count_written(self, size_bytes):
+            writes.append(size_bytes)
+
+    writer = PackWriter(Noting(store), KEYS, unknown, lanes=1)
+    for seed in range(10):
+        writer.put(memoryview(noise(50_000, seed)), lambda: None)
+    writer.finish()
+    assert set(writes[:-1]) == {64 << 10}
+    assert 0 < writes[-1] <= 64 << 10
+
+
+FAULTS = [
+    (method, nth, kind)
+    for method in ("put", "upload", "upload.write", "upload.finish")
+    for nth in (1, 2)
+    for kind in ("before", "after")
+]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize(("method", "nth", "kind"), FAULTS)
+def test_a_fault_in_a_lane_comes_out_and_nothing_hangs(method, nth, kind, lanes):
+    """Whatever call of a lane fails, put or finish raises it, all buffers come back, and no upload is left open."""
+    inner = _NotingAborts(1000)
+    store = FaultyStore(inner, Fault(kind, nth, method, error=StoreFull("no room")))
+    writer, releases = PackWriter(store, KEYS, unknown, lanes=lanes, pack_bytes=300), Releases()
+    # First packs of several parts, one piece each; then packs that are put at once, six pieces each.
+    pieces = [noise(1200 if seed < 8 else 30, seed) for seed in range(QUEUE_PIECES)]
+    with BufferPool(4, 2048) as pool:
+        raised = []
+        for piece in pieces:
+            buffer = pool.acquire()
+            buffer.view[: len(piece)] = piece
+            counted = releases.of_next()
+            try:
+                writer.put(buffer.view[: len(piece)], _both(buffer.release, counted))
+            except StoreFull as error:
+                raised.append(error)
+                counted()
+                buffer.release()
+                break
+        if not raised:
+            with pytest.raises(StoreFull):
+                writer.finish()
+        left = writer.abort()
+        assert releases.counts == [1] * len(releases.counts)
+    # An upload whose very beginning was not answered has no name that could be aborted: the store's sweep finds it.
+    assert inner.open_uploads == set() or (method, kind) == ("upload", "after")
+    durable = set(keys_under(inner, "packs/"))
+    assert {names.pack(ref.pack) for ref in left} <= durable
+
+
+def _both(one, other):
+    def call():
+        one()
+        other()
+
+    return call
+
+
+class _NotingAborts(MemoryStore):
+    """Knows which uploads were neither finished nor aborted."""
+
+    def __init__(self, part_bytes):
+        super().__init__(part_bytes)
+        self.open_uploads = set()
+
+    def upload(self, key):
+        upload, uploads = super().upload(key), self.open_uploads
+        uploads.add(key)
+
+        class Noting:
+            def write(self, offset, part):
+                upload.write(offset, part)
+
+            def finish(self, size_bytes):
+                upload.finish(size_bytes)
+                uploads.discard(key)
+
+            def abort(self):
+                upload.abort()
+                uploads.discard(key)
+
+        return Noting()
+
+
+def test_the_first_fault_is_the_one_that_is_raised():
+    """What goes wrong in consequence does not hide what went wrong."""
+    faults = [Fault("before", 1, "put", error=StoreFull("first")), Fault("before", 2, "put", lasts=True)]
+    writer = PackWriter(FaultyStore(MemoryStore(), *faults), KEYS, unknown, lanes=1, pack_bytes=10)
+    with pytest.raises(StoreFull, match="first"):  # noqa: PT012 - which of the calls raises is the threads' affair
+        for seed in range(100):
+            writer.put(memoryview(noise(100, seed)), lambda: None)
+        writer.finish()
+    writer.abort()
+
+
+def test_a_process_that_dies_in_a_lane_dies_in_its_owner():
+    """Even what is no ordinary exception reaches whoever waits."""
+    writer = PackWriter(FaultyStore(MemoryStore(), Fault("die-before", 1, "put")), KEYS, unknown)
+    writer.put(memoryview(noise(100)), lambda: None)
+    with pytest.raises(ProcessDied):
+        writer.finish()
+
+
+def test_no_memory_for_a_lane_comes_out(monkeypatch):
+    """A lane that cannot have its buffer says so, instead of leaving its owner to wait for ever."""
+
+    def refuse(*args, **kwargs):
+        raise OSError("Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    writer, releases = PackWriter(MemoryStore(), KEYS, unknown, lanes=2), Releases()
+    with pytest.raises(OSError, match="allocate"):  # noqa: PT012 - as above
+        for seed in range(3 * QUEUE_PIECES):
+            release = releases.of_next()
+            try:
+                writer.put(memoryview(noise(10, seed)), release)
+            except OSError:
+                release()
+                raise
+        writer.finish()
+    writer.abort()
+    assert releases.counts == [1] * len(releases.counts)
+
+
+def test_abort_says_what_is_durable():
+    """After an abort the chunks of finished packs are named, and nothing is in the store that was not."""
+    store = MemoryStore()
+    writer = PackWriter(store, KEYS, unknown, lanes=1, pack_bytes=300)
+    for seed in range(5):
+        writer.put(memoryview(noise(100, seed)), lambda: None)
+    left = writer.abort()
+    assert {names.pack(ref.pack) for ref in left} == set(keys_under(store, "packs/"))
+    with ChunkReader(store, KEYS) as reader:
+        assert [reader.one(ref) for ref in left] == [noise(100, seed) for seed in range(len(left))]
+
+
+def test_abort_during_an_upload_leaves_none():
+    """An upload that was under way when the backup was given up is aborted."""
+    store = _NotingAborts(128)
+    counting = CountingStore(store)
+    writer = PackWriter(counting, KEYS, unknown, lanes=1)
+    for seed in range(3):
+        writer.put(memoryview(noise(8 << 20, seed)), lambda: None)
+    writer.abort()
+    assert (store.open_uploads, keys_under(store, "")) == (set(), [])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=30), st.integers(1, 4), st.integers(1, 700))
+def test_any_pieces_in_any_lanes(pieces, lanes, part_bytes):
+    """Whatever the pieces, their repeats and the lengths of parts and packs, all of it comes back."""
+    store = MemoryStore(part_bytes)
+    writer = PackWriter(store, KEYS, unknown, lanes=lanes, pack_bytes=500)
+    placed = [writer.put(memoryview(piece), lambda: None) for piece in pieces]
+    stats = writer.finish()
+    assert stats.new_chunk_count == len(set(pieces))
+    with ChunkReader(store, KEYS) as reader:
+        assert [bytes(plain) for plain in reader.stream(one.ref for one in placed)] == pieces
+
+
+def test_a_store_that_is_away_is_not_asked_for_ever():
+    """A fault that stays is raised at the first call that meets it: trying again is another layer's business."""
+    store = FaultyStore(MemoryStore(), Fault("before", 1, "put", lasts=True))
+    writer = PackWriter(store, KEYS, unknown, lanes=1)
+    writer.put(memoryview(noise(10)), lambda: None)
+    with pytest.raises(StoreUnavailable):
+        writer.finish()
+    assert [method for method, _ in store.calls] == ["put"]
