@@ -193,10 +193,12 @@ class _Backup:
         with self._repository.reader() as reader:
             proving = Proving(reader, self._prover, base.entries.values())
             new = candidate.unproved()
-            with self._monitor.task(f"{self._source.run}: proving", sum(entry.size_bytes for entry, _ in new)) as task:
-                for entry, is_checkpoint in new:
+            total_bytes = sum(entry.size_bytes for entry, _ in new)
+            with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
+                proving.read_back([entry for entry, is_checkpoint in new if not is_checkpoint], task.advance)
+                for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
                     self._obey_stop()
-                    judged = proving.judge(entry, is_checkpoint=is_checkpoint)
+                    judged = proving.judge(entry)
                     self._wait_if_asked(judged)
                     candidate.judged(entry, judged)
                     task.advance(entry.size_bytes)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import ProofUnavailable
-from mlsync.flows.restored_file import RestoredFile
+from mlsync.flows.restored_file import RestoredFile, whole
 from mlsync.proof.prove import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.repository.manifest import Entry, Finding, Proof
@@ -41,12 +41,19 @@ class Proving:
         """How many bytes came back from the store."""
         return self._reader.read_bytes
 
-    def judge(self, entry: Entry, *, is_checkpoint: bool) -> Judged:
-        """Read a file back and prove it if it is a checkpoint; raises ``Damage`` if it does not come back whole."""
-        if not is_checkpoint:
-            for _ in RestoredFile(self._reader, entry).stream():
+    def read_back(self, entries: Sequence[Entry], advance: Callable[[int], None]) -> None:
+        """Read files back that are no checkpoints; raises ``Damage`` if one does not come back whole.
+
+        All of them are one stream, so that what lies side by side in a pack is fetched together: they are many and small.
+        """
+        chunks = self._reader.stream(ref for entry in entries for ref in entry.chunks)
+        for entry in entries:
+            for _ in whole(entry, chunks):
                 pass
-            return Judged(None)
+            advance(entry.size_bytes)
+
+    def judge(self, entry: Entry) -> Judged:
+        """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole."""
         content = _content(entry)
         judged = self._judged.get(content)
         if judged is None:

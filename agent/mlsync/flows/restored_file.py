@@ -78,23 +78,30 @@ class RestoredFile:
 
     def stream(self) -> Iterator[memoryview]:
         """Yield the whole file in order; after the last byte the whole-file digest is compared."""
-        digester = file_digester()
-        chunks = self._reader.stream(part.ref for part in self._parts if part.ref is not None)
-        for part in self._parts:
-            if part.ref is None:
-                yield from _zeros(part.length)
-                continue
-            with memoryview(next(chunks)) as view:
-                digester.update(view)
-                yield view
-        if digester.digest() != self._entry.digest:
-            # Every chunk was the right one by its name: the manifest puts them together wrongly.
-            raise ObjectDamaged("a file's chunks do not make the file", where=repr(self._entry.path))
+        return whole(self._entry, self._reader.stream(self._entry.chunks))
 
     def _chunk(self, index: int, ref: ChunkRef) -> bytes:
         if self._held is None or self._held[0] != index:
             self._held = (index, self._reader.one(ref))
         return self._held[1]
+
+
+def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield a file in order, its chunks taken from *chunks*; each view is valid until the next is asked for.
+
+    After the last byte the whole-file digest is compared: ``ObjectDamaged`` if the chunks do not make the file.
+    """
+    digester = file_digester()
+    for part in parts_of(entry):
+        if part.ref is None:
+            yield from _zeros(part.length)
+            continue
+        view = next(chunks)
+        digester.update(view)
+        yield view
+    if digester.digest() != entry.digest:
+        # Every chunk was the right one by its name: the manifest puts them together wrongly.
+        raise ObjectDamaged("a file's chunks do not make the file", where=repr(entry.path))
 
 
 def _zeros(length: int) -> Iterator[memoryview]:

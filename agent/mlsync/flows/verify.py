@@ -50,10 +50,9 @@ def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: 
     task_name = f"{manifest.run} version {manifest.number}: verifying"
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
         proving = Proving(reader, prover)
-        for entry in files:
-            judged = proving.judge(entry, is_checkpoint=entry.proof is not None)
-            if entry.proof is not None:
-                result.checkpoints.append(VerifiedFile(entry, judged))
+        proving.read_back([entry for entry in files if entry.proof is None], task.advance)
+        for entry in [entry for entry in files if entry.proof is not None]:
+            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry)))
             task.advance(entry.size_bytes)
         result.file_count, result.read_bytes = len(files), proving.read_bytes
     result.seconds = time.monotonic() - started_s
