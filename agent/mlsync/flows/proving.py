@@ -44,7 +44,7 @@ class Proving:
     def read_back(self, entries: Sequence[Entry], advance: Callable[[int], None]) -> None:
         """Read files back that are no checkpoints; raises ``Damage`` if one does not come back whole.
 
-        All of them are one stream, so that what lies side by side in a pack is fetched together: they are many and small.
+        They are many and small: all are one stream, so that what lies side by side in a pack is fetched together.
         """
         chunks = self._reader.stream(ref for entry in entries for ref in entry.chunks)
         for entry in entries:
