@@ -1,0 +1,228 @@
+"""The worked examples of docs/format.md, made by the code from fixed inputs; run as a script, it writes them anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import msgspec
+
+from mlsync.codec.compression import Coding
+from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
+from mlsync.codec.keys import Keys
+from mlsync.repository import header, keyslot, manifest_object, names
+from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.manifest import (
+    ChunkRef,
+    Entry,
+    Finding,
+    Previous,
+    Proof,
+    Root,
+    SegmentRef,
+    Summary,
+    Trouble,
+    encode_entries,
+)
+from mlsync.repository.pack import ChunkRecord, PackSeal
+from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
+# A name, and what stands in the block: hexadecimal, or the text of an object that is JSON.
+BLOCK = re.compile(r"^```(?:hex|json) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TEXTS = ("header", "key-slot", "key-file-slot")
+INPUT = re.compile(r"^\| `([a-z ]+)` \| `(.*)` \|$", re.MULTILINE)
+_LINE_BYTES = 32
+
+Fields = list[tuple[bytes, str]]
+
+
+def inputs() -> dict[str, str]:
+    """The fixed inputs as the document's table states them."""
+    return dict(INPUT.findall(DOCUMENT.read_text()))
+
+
+class Examples:
+    """Every example, from the document's own inputs."""
+
+    def __init__(self, stated: dict[str, str]) -> None:
+        self.keys = Keys(bytes.fromhex(stated["master key"]), bytes.fromhex(stated["repository id"]))
+        self.pack_id = bytes.fromhex(stated["pack id"])
+        self.slot_salt = bytes.fromhex(stated["slot salt"])
+        self.manifest_salt = bytes.fromhex(stated["manifest salt"])
+        self.passphrase = Passphrase(stated["passphrase"].encode())
+        self.key_file = KeyFile(bytes.fromhex(stated["key file"]))
+        self.run = stated["run"]
+        self.plain = stated["chunk"].encode()
+        self.name = chunk_name(self.keys.of("chunk name"), self.plain)
+        self.version_key = names.version(run_id(self.keys.of("run id"), self.run), 2)
+        self.pack_parts = self._pack()
+        self.ref = ChunkRef(self.name, self.pack_id, 0, 48, len(self.plain) + 16, len(self.plain), Coding.RAW)
+
+    def all(self) -> dict[str, Fields]:
+        """Every example by name: its bytes in pieces, each with what it is."""
+        return {
+            "keys": [
+                (self.keys.of("chunk name"), "chunk names"),
+                (self.keys.of("run id"), "run ids"),
+                (self.keys.of("pack", self.pack_id), "the pack"),
+                (self.keys.of("manifest", self.manifest_salt), "the manifest"),
+            ],
+            "names": [
+                (self.name, "the chunk's name"),
+                (run_id(self.keys.of("run id"), self.run), "the run's id"),
+            ],
+            "header": [(header.encode(self.keys, conditional_create=True), "")],
+            "key-slot": [(self.slot(self.passphrase), "")],
+            "key-file-slot": [(self.slot(self.key_file), "")],
+            "pack": self.pack_parts,
+            "footer": [(msgspec.msgpack.encode(self.records()), "")],
+            "entries": [(encode_entries(self.entries()), "")],
+            "root": [(msgspec.msgpack.encode(self.root()), "")],
+            "manifest": self.manifest(),
+        }
+
+    def slot(self, unlock: Passphrase | KeyFile) -> bytes:
+        """A key slot, cheap to open."""
+        return keyslot.make(unlock, self.keys.master, self.keys.repository_id, self.slot_salt, Stretching(64, 1, 1))
+
+    def records(self) -> list[ChunkRecord]:
+        """What the pack's footer lists."""
+        return [ChunkRecord(self.name, 48, len(self.plain) + 16, len(self.plain), 0)]
+
+    def _pack(self) -> Fields:
+        seal = PackSeal(self.keys, self.pack_id)
+        into = memoryview(bytearray(len(self.plain) + 16))
+        seal.seal_chunk(0, self.name, Coding.RAW, len(self.plain), self.plain, into)
+        end = seal.seal_end(self.records())
+        header_parts = _split(seal.header, 8, 2, 1, 1, 4, 16, 16)
+        header_words = ("magic", "format", "key kind", "reserved", "reserved", "pack id", "repository id")
+        trailer = _split(end[-16:], 4, 4, 8)
+        return [
+            *zip(header_parts, header_words, strict=True),
+            (bytes(into[:-16]), "chunk 0: ciphertext"),
+            (bytes(into[-16:]), "chunk 0: tag"),
+            (end[:-32], "footer: ciphertext"),
+            (end[-32:-16], "footer: tag"),
+            *zip(trailer, ("footer length", "chunk count", "magic"), strict=True),
+        ]
+
+    def entries(self) -> list[Entry]:
+        """One entry of each kind, in path order."""
+        finding = Finding(2, Severity.NOTE, "an infinity", "data/0", 64)
+        facts = {"epoch": 3, "loss": 0.5, "framework": "plain", "resumable": True}
+        proof = Proof(3, "torch-zip", "cpu", "2.13.0", 1_795_435_200_000_000_000, 0.25, 1, 4, facts, [finding])
+        digester = file_digester()
+        digester.update(self.plain)
+        when_ns = 1_795_435_100_000_000_001
+        bare = Entry(b"logs", EntryKind.DIRECTORY, 0o755, 1000, 1000, when_ns)
+        size_bytes = 4096 + len(self.plain)
+        return [
+            Entry(
+                b"last.pt",
+                EntryKind.FILE,
+                0o644,
+                1000,
+                1000,
+                when_ns,
+                size_bytes,
+                b"",
+                digester.digest(),
+                ((0, 4096),),
+                (self.ref,),
+                proof,
+            ),
+            bare,
+            msgspec.structs.replace(bare, path=b"logs/\xff.pt", kind=EntryKind.HARD_LINK, target=b"last.pt"),
+            msgspec.structs.replace(bare, path=b"newest", kind=EntryKind.SYMLINK, mode=0o777, target=b"last.pt"),
+        ]
+
+    def root(self) -> Root:
+        """The root of version 2 of the run."""
+        body = encode_entries(self.entries())
+        trouble = Trouble(b"best.pt", TroubleKind.TORN, "ends in the middle", 1)
+        size_bytes = 4096 + len(self.plain)
+        return Root(
+            run=self.run,
+            number=2,
+            created_ns=1_795_435_300_000_000_000,
+            previous=Previous(1, object_digest(b"version 1")),
+            writer="mlsync 0.1.0",
+            host="node-1",
+            directory=b"/data/run",
+            required_level=3,
+            summary=Summary(1, size_bytes, len(self.plain), 203, 1, 3, "cpu"),
+            troubles=[trouble],
+            packs=[],
+            segments=[SegmentRef(b"last.pt", 4, body, [])],
+        )
+
+    def manifest(self) -> Fields:
+        """The manifest object; stored raw, since what zstd writes changes with its releases."""
+        with mock.patch.object(manifest_object, "encode", lambda plain: (Coding.RAW, plain)):
+            body = manifest_object.seal(
+                self.keys, self.version_key, msgspec.msgpack.encode(self.root()), self.manifest_salt
+            )
+        words = ("magic", "format", "key kind", "coding", "plain length", "salt")
+        return [
+            *zip(_split(body[:48], 8, 2, 1, 1, 4, 32), words, strict=True),
+            (body[48:-16], "ciphertext"),
+            (body[-16:], "tag"),
+        ]
+
+
+def render(name: str, fields: Fields) -> str:
+    """The lines of a fenced block: text, or hexadecimal and behind a semicolon what it is."""
+    if name in TEXTS:
+        return b"".join(content for content, _ in fields).decode()
+    lines = []
+    for content, what in fields:
+        for start, piece in _lines(content):
+            comment = f"  ; {what}" if what and start == 0 else ""
+            lines.append(piece.hex() + comment)
+    return "\n".join(lines) + "\n"
+
+
+def parse(name: str) -> bytes:
+    """The bytes of a fenced block."""
+    block = blocks()[name]
+    if name in TEXTS:
+        return block.encode()
+    return b"".join(bytes.fromhex(line.partition(";")[0]) for line in block.splitlines())
+
+
+def blocks() -> dict[str, str]:
+    """The examples as they stand in the document."""
+    found = BLOCK.findall(DOCUMENT.read_text())
+    assert len({name for name, _ in found}) == len(found), "an example's name comes twice"
+    return dict(found)
+
+
+def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
+    for start in range(0, len(content), _LINE_BYTES):
+        yield start, content[start : start + _LINE_BYTES]
+
+
+def _split(content: bytes, *lengths: int) -> list[bytes]:
+    parts, at = [], 0
+    for length in lengths:
+        parts.append(content[at : at + length])
+        at += length
+    assert at == len(content)
+    return parts
+
+
+def main() -> None:
+    """Write every example of the document anew."""
+    examples = {name: render(name, fields) for name, fields in Examples(inputs()).all().items()}
+    text = BLOCK.sub(
+        lambda match: f"```{'json' if match[1] in TEXTS else 'hex'} {match[1]}\n{examples[match[1]]}```",
+        DOCUMENT.read_text(),
+    )
+    DOCUMENT.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""docs/format.md and the code say the same: its examples are made and read by the code, its numbers are the code's."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+
+import msgspec
+import pytest
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from format_examples import DOCUMENT, Examples, blocks, inputs, parse, render
+
+from mlsync.codec.compression import Coding
+from mlsync.codec.digest import object_digest
+from mlsync.errors import Damage, KeyProblem
+from mlsync.repository import header, keyslot, manifest_object, names, pack, pack_footer, segments
+from mlsync.repository.manifest import Root, decode_as, decode_entries
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.repository import Repository
+from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.store.memory import MemoryStore
+
+TEXT = DOCUMENT.read_text()
+BLOCKS = blocks()
+EXAMPLES = Examples(inputs())
+
+
+def test_every_example_is_known():
+    """The document holds the examples that the code makes, no more and no fewer."""
+    assert BLOCKS.keys() == EXAMPLES.all().keys()
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_the_code_makes_the_examples(name):
+    """From the inputs that the document states, the code makes the document's bytes, described as there."""
+    assert render(name, EXAMPLES.all()[name]) == BLOCKS[name]
+
+
+def test_the_header_example_is_read():
+    """The document's header is the repository's, by its check."""
+    found = header.decode(parse("header"), "document")
+    assert found.repository_id == EXAMPLES.keys.repository_id
+    assert found.is_of(EXAMPLES.keys)
+
+
+@pytest.mark.parametrize(("name", "unlock"), [("key-slot", EXAMPLES.passphrase), ("key-file-slot", EXAMPLES.key_file)])
+def test_the_key_slot_examples_open(name, unlock):
+    """The document's slots give the document's master key."""
+    slot = keyslot.parse(parse(name), "document")
+    assert keyslot.unwrap(slot, unlock) == EXAMPLES.keys.master
+
+
+def test_the_pack_example_is_read():
+    """The document's pack lists its chunk in its footer, and gives it back."""
+    store = _store_of_the_document()
+    body = parse("pack")
+    refs = pack_footer.read_refs(store, EXAMPLES.keys, EXAMPLES.pack_id, len(body))
+    assert refs == [EXAMPLES.ref]
+    with ChunkReader(store, EXAMPLES.keys) as reader:
+        assert reader.one(refs[0]) == EXAMPLES.plain
+
+
+def test_the_segment_example_is_read():
+    """The document's segment holds the entries that the text names."""
+    entries = decode_entries(parse("entries"), "document")
+    assert entries == EXAMPLES.entries()
+    assert [entry.kind for entry in entries] == [
+        EntryKind.FILE,
+        EntryKind.DIRECTORY,
+        EntryKind.HARD_LINK,
+        EntryKind.SYMLINK,
+    ]
+
+
+def test_the_manifest_example_is_read():
+    """The document's manifest opens under its key and holds the document's root."""
+    plain = manifest_object.open_(EXAMPLES.keys, EXAMPLES.version_key, parse("manifest"))
+    assert plain == parse("root")
+    assert decode_as(plain, Root, "document") == EXAMPLES.root()
+
+
+def test_a_restore_needs_the_documents_objects_and_the_passphrase():
+    """Header, slot, pack and manifest of the document are a repository: its file's bytes come out."""
+    repository = Repository.open(_store_of_the_document(), EXAMPLES.passphrase)
+    (run,) = repository.runs()
+    assert (run.name, run.numbers) == (EXAMPLES.run, (2,))
+    stored = repository.stored(run.name, 2)
+    assert stored.digest == object_digest(parse("manifest"))
+    entries = repository.manifest(stored).entries
+    with repository.reader() as reader:
+        assert reader.one(entries[0].chunks[0]) == EXAMPLES.plain
+
+
+def test_a_reader_written_from_the_document_alone_restores():
+    """What sections 3 to 10 say is enough: primitives, no code of ours, and the file's bytes come out."""
+    head, slot = json.loads(parse("header")), json.loads(parse("key-slot"))
+    salt, sealed = (base64.b64decode(slot[field]) for field in ("salt", "sealed"))
+    wrapping = Argon2id(salt=salt, length=32, iterations=1, lanes=1, memory_cost=64)
+    bound = json.dumps(slot | {"sealed": ""}, separators=(",", ":")).encode()
+    master = AESGCM(wrapping.derive(EXAMPLES.passphrase.secret)).decrypt(bytes(12), sealed, bound)
+
+    def key_of(info):
+        return HKDF(algorithm=SHA256(), length=32, salt=bytes.fromhex(head["id"]), info=b"mlsync 1 " + info).derive(
+            master
+        )
+
+    fields = json.dumps(head | {"check": ""}, separators=(",", ":")).encode()
+    assert key_of(b"header" + fields).hex() == head["check"]
+    run_id = blake3(EXAMPLES.run.encode(), key=key_of(b"run id")).digest()[:16]
+    key = f"versions/{run_id.hex()}/{2:010d}"
+    body = parse("manifest")
+    root = AESGCM(key_of(b"manifest" + body[16:48])).decrypt(bytes(12), body[48:], body[:48] + key.encode())
+    packs, entries = msgspec.msgpack.decode(msgspec.msgpack.decode(root)[11][0][2])
+    name, pack_index, place, offset, stored_bytes, plain_bytes, coding, _ = entries[0][10][0]
+    body = parse("pack")
+    bound = body[:48] + struct.pack("<IIB32s", place, plain_bytes, coding, name)
+    cipher = AESGCM(key_of(b"pack" + packs[pack_index]))
+    plain = cipher.decrypt(struct.pack(">IQ", 0, place), body[offset : offset + stored_bytes], bound)
+    assert blake3(plain, key=key_of(b"chunk name")).digest() == name
+    assert plain == EXAMPLES.plain
+
+
+@pytest.mark.parametrize("name", ["header", "key-slot", "pack", "manifest"])
+def test_a_wrong_example_would_be_found(name):
+    """One digit of an example changed, and the reading tests above fail: they look at every byte."""
+    body = bytearray(parse(name))
+    body[len(body) // 2] ^= 1
+    store = _store_of_the_document({name: bytes(body)})
+    with pytest.raises((Damage, KeyProblem)):
+        _read_through(store)
+
+
+def test_json_examples_have_the_documented_fields():
+    """The tables of the JSON objects name their fields in the order in which they stand."""
+    for name, title in (("header", "## 4."), ("key-slot", "## 5.")):
+        fields = json.loads(parse(name))
+        section = TEXT[TEXT.index(title) : TEXT.index("\n## ", TEXT.index(title) + 4)]
+        places = [section.index(f"`{field}`") for field in fields]
+        assert places == sorted(places)
+
+
+def test_tokens_are_the_documented_ones():
+    """Numbers of kinds, severities and codings in the text are the code's."""
+    assert "kind: 1 file, 2 directory, 3 symbolic link, 4 hard link" in TEXT
+    assert [kind.name for kind in EntryKind] == ["FILE", "DIRECTORY", "SYMLINK", "HARD_LINK"]
+    assert "kind (1 torn, 2 broken, 3 unreadable)" in TEXT
+    assert [(kind.name, int(kind)) for kind in TroubleKind] == [("TORN", 1), ("BROKEN", 2), ("UNREADABLE", 3)]
+    assert "severity (1 note, 2 warning, 3 refusal)" in TEXT
+    assert [(one.name, int(one)) for one in Severity] == [("NOTE", 1), ("WARN", 2), ("REFUSE", 3)]
+    assert [(one.name, int(one)) for one in Coding] == [("RAW", 0), ("ZSTD", 1)]
+
+
+def test_bounds_are_the_documented_ones():
+    """Bounds in the text are the code's."""
+    bounds = {
+        "1 to 16 MiB": pack.CHUNK_BYTES_MAX == 16 << 20,
+        "17 to 8 MiB": pack.FOOTER_BYTES_MAX == 8 << 20,
+        "at most 65,536 |": pack.PACK_CHUNKS_MAX == 65_536,
+        "above 1 TiB": pack.PACK_BYTES_MAX == 1 << 40,
+        "root, at most 64 MiB": manifest_object.MANIFEST_BYTES_MAX == 64 << 20,
+        "segment, at most 256 MiB": segments.SEGMENT_BYTES_MAX == 256 << 20,
+        "up to 64 KiB; beyond": segments.INLINE_BYTES_MAX == 64 << 10,
+        "at most 4096 bytes": header.HEADER_BYTES_MAX == keyslot.SLOT_BYTES_MAX == 4096,
+        "above 1 GiB, 64 passes, 64 lanes": (keyslot._MEMORY_KIB_MAX, keyslot._ITERATIONS_MAX) == (1 << 20, 64),
+    }
+    for words, is_true in bounds.items():
+        assert words in TEXT, words
+        assert is_true, words
+
+
+def test_arrays_have_the_documented_positions():
+    """Every struct that stands in a manifest has as many fields as its table has rows."""
+    root = TEXT[TEXT.index("### Root") : TEXT.index("Summary:")]
+    assert len([line for line in root.splitlines() if line[2:3].isdigit()]) == len(msgspec.structs.fields(Root))
+    entry = TEXT[TEXT.index("### Entry") : TEXT.index("A reader refuses, before")]
+    # Owner and group share a row.
+    rows = [line for line in entry.splitlines() if line[2:3].isdigit()]
+    assert len(rows) + 1 == len(msgspec.msgpack.decode(parse("entries"))[1][0])
+    footer = msgspec.msgpack.decode(parse("footer"))
+    assert len(footer[0]) == len(msgspec.structs.fields(pack.ChunkRecord)) == 6
+
+
+def _store_of_the_document(changed: dict[str, bytes] | None = None) -> MemoryStore:
+    keys = {
+        "header": names.HEADER,
+        "key-slot": names.key_slot(bytes(16)),
+        "pack": names.pack(EXAMPLES.pack_id),
+        "manifest": EXAMPLES.version_key,
+    }
+    store = MemoryStore()
+    for name, key in keys.items():
+        store.put(key, (changed or {}).get(name) or parse(name))
+    return store
+
+
+def _read_through(store: MemoryStore) -> None:
+    repository = Repository.open(store, EXAMPLES.passphrase)
+    (entry, *_) = repository.manifest(repository.stored(EXAMPLES.run, 2)).entries
+    size_bytes = store.stat(names.pack(EXAMPLES.pack_id)).size_bytes
+    repository.pack_refs(EXAMPLES.pack_id, size_bytes)
+    with repository.reader() as reader:
+        reader.one(entry.chunks[0])
