@@ -40,7 +40,8 @@ def moment(time_ns: int) -> str:
 
 def iso(time_ns: int) -> str:
     """Return a moment as programs read it."""
-    return datetime.fromtimestamp(time_ns / 1e9).astimezone().isoformat(timespec="milliseconds")
+    whole = datetime.fromtimestamp(time_ns // 10**9).astimezone()
+    return whole.replace(microsecond=time_ns % 10**9 // 1000).isoformat(timespec="milliseconds")
 
 
 def path(raw: bytes) -> str:

@@ -59,13 +59,18 @@ def _print_findings(manifest: Manifest) -> None:
     """Say each thing once, however many checkpoints it was found in."""
     places: dict[tuple[str, str], list[str]] = {}
     for entry in manifest.entries:
-        for finding in entry.proof.findings if entry.proof else ():
-            places.setdefault((finding.severity.name.lower(), finding.what), []).append(output.path(entry.path))
+        said = (
+            [(finding.severity.name.lower(), finding.what) for finding in entry.proof.findings] if entry.proof else []
+        )
+        if entry.proof and entry.proof.shortfall and entry.proof.level < manifest.required_level:
+            said.append(("pending", entry.proof.shortfall))
+        for line in said:
+            places.setdefault(line, []).append(output.path(entry.path))
     if places:
         output.say()
     for (severity, what), paths in places.items():
         more = f" and {len(paths) - _PLACES_SHOWN} more" if len(paths) > _PLACES_SHOWN else ""
-        output.say(f"{severity}: {what}: {', '.join(paths[:_PLACES_SHOWN])}{more}")
+        output.say(f"{severity}: {', '.join(paths[:_PLACES_SHOWN])}{more}: {what}")
 
 
 def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
