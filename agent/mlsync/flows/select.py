@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
 from mlsync.repository.repository import Repository, Stored
 
 LATEST = "latest"
+_SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
 
 def find_run(repository: Repository, run: str | None) -> str:
@@ -42,7 +44,7 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
 
 def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:
     """Return the last version that was made at *moment* or before: a few manifests are read, not all."""
-    moment_ns = int(moment.timestamp() * 1e9)
+    moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
     position = bisect_right(numbers, moment_ns, key=lambda number: repository.stored(run, number).root.created_ns)
     if position == 0:
         what = f"run {run!r} has no version as old as {moment.isoformat(sep=' ')}"
@@ -52,11 +54,20 @@ def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) 
 
 def _parse_time(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone()
+        return datetime.fromisoformat(text).astimezone() + _shown_step(text)
     except ValueError:
         what = f"not a version: {text!r}"
         advice = "give a number, latest, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
         raise ConfigInvalid(what, advice=advice) from None
+
+
+def _shown_step(text: str) -> timedelta:
+    """Return up to the last moment that is written as *text*: who names a version by its listed time means that one."""
+    found = _SECONDS.search(text)
+    if found is None:
+        return timedelta(0)
+    step_us = 10 ** max(0, 6 - len(found[1] or ""))
+    return timedelta(microseconds=step_us)
 
 
 def _span(numbers: list[int]) -> str:
