@@ -83,7 +83,7 @@ def summary(result: BackupResult) -> str:
         on_device = f" on {result.device}" if result.device else ""
         parts.append(f"{_count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
     if result.pending:
-        parts.append(f"{len(result.pending)} of them pending")
+        parts.append(f"{len(result.pending)} of them pending (mlsync show says why)")
     return ", ".join(parts)
 
 
