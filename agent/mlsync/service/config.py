@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ class Config:
         try:
             checked = TOP["repository"].parse(url, Path.cwd())
         except ValueError as allowed:
-            raise ConfigInvalid(f"the repository must be {allowed}, not {url!r}") from None
+            raise ConfigInvalid(f"the repository must be {allowed}, not {_shown(url)}") from None
         return cls(repository=checked, state_directory=default_state_directory(environ))
 
 
@@ -267,5 +268,6 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + value + '"'
+        # Who wrote credentials into a URL is told so, without showing them to whoever reads the log.
+        return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
     return str(value)
