@@ -1,0 +1,50 @@
+"""Runs ``mlsync`` commands, each in a process of its own that is forked from this one, where all is imported already.
+
+So a test pays for a command's work and not for Python's start; ``test_cli_terminal.py`` runs the installed command.
+A request is a line of JSON on stdin, with the files that the command's output goes to; the answer its exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+
+def serve() -> None:
+    """Answer until stdin ends."""
+    # What is forked from here has it already: also what a command imports late, and another user may not read.
+    import rich.progress  # noqa: F401
+
+    import mlsync.cli.main
+    import mlsync.proof.digest
+    import mlsync.service.agent
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            _become(request)
+            mlsync.cli.main.main()
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
+
+
+def _become(request: dict) -> None:
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        flags = os.O_RDONLY if name == "stdin" else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        os.dup2(os.open(request[name], flags, 0o600), descriptor)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.argv = [str(Path(sys.executable).with_name("mlsync")), *map(os.fsdecode, request["arguments"])]
+    if request["uid"]:
+        os.setgroups([])
+        os.setgid(request["uid"])
+        os.setuid(request["uid"])
+
+
+if __name__ == "__main__":
+    serve()

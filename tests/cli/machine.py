@@ -1,0 +1,162 @@
+"""A machine to run ``mlsync`` on: a home, a repository, a training directory, and no setting from outside."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+PASSPHRASE = "correct horse"
+MLSYNC = Path(sys.executable).with_name("mlsync")
+# Nothing that needs torch: containers and their content are proved (L2), no device is asked. Tests that need it say so.
+NO_DEVICE = '[proof]\ndevice = "none"\n'
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    status: int
+    out: str
+    err: str
+
+    def json(self):
+        """The one JSON value of stdout; an error if there is more or less than one."""
+        return json.loads(self.out)
+
+
+class CommandServer:
+    """The process that commands are forked from."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, arguments, env, cwd, uid: int) -> Done:
+        """What the command did."""
+        request = {
+            "arguments": [str(argument) for argument in arguments],
+            "env": env,
+            "cwd": str(cwd),
+            "uid": uid,
+            "stdin": "/dev/null",
+            "stdout": str(self._directory / "stdout"),
+            "stderr": str(self._directory / "stderr"),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        out, err = (self._directory / name for name in ("stdout", "stderr"))
+        return Done(status, out.read_text(), err.read_text())
+
+    def stop(self) -> None:
+        """It is gone."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+class Machine:
+    """Where a test's commands run."""
+
+    def __init__(self, base: Path, server: CommandServer) -> None:
+        self.base = base
+        self.home = base / "home"
+        self.repository = base / "repository"
+        self.training = base / "train"
+        self.state = base / "state"
+        self.configuration = base / "mlsync.toml"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        """The repository's."""
+        return f"file://{self.repository}"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What a command sees: its home, its passphrase, its configuration."""
+        kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+        own = {
+            "HOME": str(self.home),
+            "LC_ALL": "C.UTF-8",
+            "COLUMNS": "80",
+            "MLSYNC_PASSPHRASE": PASSPHRASE,
+            "MLSYNC_CONFIG": str(self.configuration),
+        }
+        return {name: value for name, value in (kept | own | more).items() if value}
+
+    def run(self, *arguments, uid: int = 0, cwd: Path | None = None, **environment: str) -> Done:
+        """What ``mlsync`` with *arguments* did; an *environment* variable that is empty is not set."""
+        return self._server.run(arguments, self.environment(**environment), cwd or self.base, uid)
+
+    def good(self, *arguments, **options) -> Done:
+        """What a command did that had to succeed."""
+        done = self.run(*arguments, **options)
+        assert done.status == 0, (arguments, done)
+        return done
+
+    def configure(self, more: str = NO_DEVICE, *, directory: Path | None = None) -> None:
+        """The configuration watches the training directory, and says *more*."""
+        self.configuration.write_text(
+            f'repository = "{self.url}"\nstate_directory = "{self.state}"\n'
+            f'[[watch]]\ndirectory = "{directory or self.training}"\nrun = "yolo"\n{more}'
+        )
+        self.configuration.chmod(0o600)
+
+    def object(self, pattern: str, index: int = 0) -> Path:
+        """An object of the repository."""
+        return sorted(self.repository.glob(pattern))[index]
+
+
+def content(directory: Path) -> dict[bytes, bytes]:
+    """What every file below *directory* holds."""
+    root = os.fsencode(directory)
+    found = {}
+    for place, _, files in os.walk(root):
+        for name in files:
+            with open(os.path.join(place, name), "rb") as file:
+                found[os.path.relpath(os.path.join(place, name), root)] = file.read()
+    return found
+
+
+def copy_of(template: Machine, base: Path, server: CommandServer) -> Machine:
+    """A machine that has all that *template* has, in a place of its own."""
+    machine = Machine(base, server)
+    for name in ("repository", "train", "state"):
+        if (template.base / name).exists():
+            shutil.copytree(template.base / name, base / name, symlinks=True)
+    machine.configure()
+    return machine
+
+
+def write_training(directory: Path, epoch: int = 1) -> None:
+    """A directory like a trainer's: a checkpoint, a log, settings."""
+    (directory / "weights").mkdir(parents=True, exist_ok=True)
+    (directory / "weights" / "last.pt").write_bytes(checkpoint(epoch))
+    (directory / "results.csv").write_text("epoch,loss\n1,0.5\n")
+    (directory / "args.yaml").write_text("lr0: 0.01\n")
+
+
+def checkpoint(epoch: int = 1, width: int = 64) -> bytes:
+    """A checkpoint as torch writes it."""
+    import torch
+
+    torch.manual_seed(epoch)
+    file = io.BytesIO()
+    torch.save({"epoch": epoch, "model": {"weight": torch.randn(width, width)}, "optimizer": {"state": {}}}, file)
+    return file.getvalue()

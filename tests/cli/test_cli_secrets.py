@@ -1,0 +1,252 @@
+"""Where the passphrase or key comes from, and that it goes nowhere."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import time
+
+import pytest
+from machine import MLSYNC, PASSPHRASE, content
+
+
+class Terminal:
+    """A person at a terminal, who waits for a prompt and types."""
+
+    def __init__(self, machine, *arguments, **environment):
+        self._pid, self._descriptor = pty.fork()
+        if self._pid == 0:
+            os.chdir(machine.base)
+            os.execve(MLSYNC, [str(MLSYNC), *map(str, arguments)], machine.environment(**environment))
+        self.seen = ""
+
+    def expect(self, words):
+        """It was shown."""
+        deadline = time.monotonic() + 30
+        while words not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            if not self._read():
+                break
+        assert words in self.seen, self.seen
+        before, _, self.seen = self.seen.partition(words)
+        return before
+
+    def type(self, text):
+        """The keys were pressed."""
+        os.write(self._descriptor, text.encode())
+
+    def end(self):
+        """The exit status, and what was shown since the last expectation."""
+        while self._read():
+            pass
+        os.close(self._descriptor)
+        _, status = os.waitpid(self._pid, 0)
+        return os.waitstatus_to_exitcode(status), self.seen
+
+    def _read(self):
+        ready, _, _ = select.select([self._descriptor], [], [], 30)
+        assert ready, self.seen
+        try:
+            got = os.read(self._descriptor, 65536)
+        except OSError:  # how a terminal says that the other side is gone
+            got = b""
+        self.seen += got.decode().replace("\r\n", "\n")
+        return got
+
+
+def test_init_asks_twice(fresh):
+    """``init`` at a terminal asks for the passphrase twice, shows neither, and it opens the repository."""
+    terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
+    shown = terminal.expect("Passphrase: ")
+    terminal.type("tip top\n")
+    shown += terminal.expect("Passphrase again: ")
+    terminal.type("tip top\n")
+    status, rest = terminal.end()
+    assert status == 0
+    assert "tip top" not in shown + rest
+    assert "Keep a copy of the passphrase away from this machine" in rest
+    fresh.good("versions", MLSYNC_PASSPHRASE="tip top")
+
+
+def test_two_that_differ(fresh):
+    """Two passphrases that differ end ``init`` with 20, and there is neither repository nor configuration."""
+    terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
+    terminal.expect("Passphrase: ")
+    terminal.type("one\n")
+    terminal.expect("Passphrase again: ")
+    terminal.type("two\n")
+    status, rest = terminal.end()
+    assert status == 20
+    assert "the two passphrases differ; nothing was done" in rest
+    assert not fresh.repository.exists()
+    assert not fresh.configuration.exists()
+    assert list(fresh.base.iterdir()) == [fresh.home]
+
+
+def test_an_empty_passphrase(fresh):
+    """An empty passphrase is refused."""
+    terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
+    terminal.expect("Passphrase: ")
+    terminal.type("\n")
+    terminal.expect("Passphrase again: ")
+    terminal.type("\n")
+    status, rest = terminal.end()
+    assert status == 20
+    assert "empty" in rest
+    assert not fresh.repository.exists()
+
+
+@pytest.mark.parametrize("command", [["versions"], ["backup"], ["restore", "--to", "out"], ["agent"]])
+def test_ctrl_c_at_the_prompt(saved, command):
+    """Ctrl-C at the passphrase prompt ends any command at once with 130 and without a traceback."""
+    terminal = Terminal(saved, *command, MLSYNC_PASSPHRASE="")
+    terminal.expect("Passphrase: ")
+    terminal.type("\x03")
+    status, rest = terminal.end()
+    assert status == 130
+    assert "mlsync: interrupted" in rest
+    assert "Traceback" not in rest
+
+
+def test_prompt_and_json(saved):
+    """At a terminal the prompt does not get into the JSON: stdout is the value alone."""
+    pid, descriptor = pty.fork()
+    out = saved.base / "out.json"
+    if pid == 0:
+        os.dup2(os.open(out, os.O_WRONLY | os.O_CREAT, 0o600), 1)
+        os.execve(MLSYNC, [str(MLSYNC), "versions", "--json"], saved.environment(MLSYNC_PASSPHRASE=""))
+    assert os.read(descriptor, 100).startswith(b"Passphrase")
+    os.write(descriptor, PASSPHRASE.encode() + b"\n")
+    assert os.waitpid(pid, 0)[1] == 0
+    os.close(descriptor)
+    assert out.read_text().startswith('{"versions": [')
+
+
+def test_nobody_to_ask(saved):
+    """Without a terminal and without a secret the command ends with 20 and names every way to give one."""
+    done = saved.run("versions", MLSYNC_PASSPHRASE="")
+    assert done.status == 20
+    for way in ("--passphrase-file", "--key-file", "MLSYNC_PASSPHRASE", "[key]", "systemd credential", "terminal"):
+        assert way in done.err
+
+
+def test_passphrase_file_is_relative_to_here(fresh):
+    """A relative --passphrase-file is counted from the current directory, and stands as a whole path in [key]."""
+    there = fresh.base / "secrets"
+    there.mkdir()
+    (there / "pass").write_text("sesame\n")
+    (there / "pass").chmod(0o600)
+    fresh.good("init", fresh.url, "--passphrase-file", "pass", cwd=there, MLSYNC_PASSPHRASE="")
+    assert f'passphrase_file = "{there}/pass"' in fresh.configuration.read_text()
+    fresh.good("versions", MLSYNC_PASSPHRASE="")
+    fresh.good("versions", "--repo", fresh.url, MLSYNC_CONFIG="", MLSYNC_PASSPHRASE="sesame")
+
+
+def test_key_file(fresh):
+    """A repository made with --key-file opens with that file, and with no other one and no passphrase."""
+    key, other = fresh.base / "key", fresh.base / "other"
+    for file in (key, other):
+        file.write_bytes(os.urandom(32))
+        file.chmod(0o600)
+    fresh.good("init", fresh.url, "--key-file", key, MLSYNC_PASSPHRASE="")
+    fresh.good("versions", MLSYNC_PASSPHRASE="")
+    repo = ("versions", "--repo", fresh.url)
+    assert fresh.run(*repo, "--key-file", other, MLSYNC_CONFIG="", MLSYNC_PASSPHRASE="").status == 21
+    assert fresh.run(*repo, MLSYNC_CONFIG="").status == 21
+
+
+def test_both_secrets(saved):
+    """A passphrase file and a key file at once are refused."""
+    done = saved.run("versions", "--passphrase-file", "a", "--key-file", "b")
+    assert done.status == 2
+    assert "keep one of them" in done.err
+
+
+def test_a_secret_that_others_may_read(saved):
+    """A passphrase file that others may read is refused, with the command that mends it."""
+    file = saved.base / "pass"
+    file.write_text(PASSPHRASE)
+    file.chmod(0o644)
+    done = saved.run("versions", "--passphrase-file", file, MLSYNC_PASSPHRASE="")
+    assert done.status == 20
+    assert f"chmod 600 {file}" in done.err
+    file.chmod(0o600)
+    saved.good("versions", "--passphrase-file", file, MLSYNC_PASSPHRASE="")
+
+
+def test_a_secret_file_that_is_not_there(saved):
+    """A passphrase file that is missing is named."""
+    done = saved.run("versions", "--passphrase-file", "none", MLSYNC_PASSPHRASE="")
+    assert done.status == 20
+    assert "none" in done.err
+
+
+def test_systemd_credential(saved):
+    """A systemd credential opens the repository too."""
+    directory = saved.base / "credentials"
+    directory.mkdir()
+    (directory / "mlsync-passphrase").write_text(PASSPHRASE + "\n")
+    saved.good("versions", MLSYNC_PASSPHRASE="", CREDENTIALS_DIRECTORY=str(directory))
+
+
+def test_children_do_not_get_the_passphrase(machine):
+    """The passphrase in the environment, and the store's credentials, do not reach the proof's process."""
+    spy = machine.base / "spy"
+    seen = machine.base / "environment"
+    spy.write_text(f"#!/bin/sh\nenv >> {seen}\nexit 3\n")
+    spy.chmod(0o755)
+    machine.configure(f'[proof]\npython = "{spy}"\n')
+    machine.run("backup", AWS_SECRET_ACCESS_KEY="hush hush", SOME_TOKEN="psst")
+    text = seen.read_text()
+    assert "PATH=" in text
+    assert PASSPHRASE not in text
+    assert "MLSYNC_PASSPHRASE" not in text
+    assert "hush hush" not in text
+
+
+def test_secrets_are_shown_nowhere(saved):
+    """Neither the passphrase nor a key of the store stands in any output, local file, or object of the repository."""
+    secrets = {"MLSYNC_PASSPHRASE": PASSPHRASE, "AWS_SECRET_ACCESS_KEY": "hush hush"}
+    (saved.training / "results.csv").write_text("epoch,loss\n")
+    for command in (["backup"], ["versions"], ["show"], ["check"], ["restore", "--to", "out"], ["verify"]):
+        done = saved.run(*command, "--json", "-v", **secrets)
+        assert done.status == 0, done
+        assert not any(secret in done.out + done.err for secret in secrets.values())
+    everywhere = content(saved.repository) | content(saved.state) | content(saved.home)
+    assert not any(PASSPHRASE.encode() in body for body in everywhere.values())
+
+
+def test_names_are_shown_to_the_store_nowhere(saved):
+    """The store sees neither the run's name, nor a path, nor a line of a file, nor the machine's name."""
+    words = [b"yolo", b"results.csv", b"last.pt", b"epoch", b"args.yaml", os.uname().nodename.encode() + b'"']
+    for path, body in content(saved.repository).items():
+        assert not any(word in body or word in path for word in words), path
+
+
+def test_modes(fresh):
+    """What ``init`` and ``backup`` write is for its owner alone: configuration, repository, what is in the state."""
+    fresh.good("init", fresh.url, "--watch", fresh.training)
+    fresh.training.mkdir()
+    (fresh.training / "log").write_text("x")
+    fresh.good("backup", STATE_DIRECTORY=str(fresh.state))
+    assert fresh.configuration.stat().st_mode & 0o777 == 0o600
+    for path in (fresh.repository, *fresh.repository.rglob("*"), *fresh.state.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_restored_files_have_their_own_modes(machine):
+    """A restored file has the mode that it had, not that of the repository's objects."""
+    (machine.training / "args.yaml").chmod(0o640)
+    machine.good("backup")
+    machine.good("restore", "--to", "out")
+    assert (machine.base / "out" / "args.yaml").stat().st_mode & 0o777 == 0o640
+
+
+def test_the_process_list_shows_no_secret():
+    """No option takes a secret itself, for arguments are seen by every user of the machine."""
+    done = subprocess.run([MLSYNC, "init", "--help"], capture_output=True, text=True, check=True)
+    options = set(re.findall(r"--[a-z-]+", done.stdout))
+    assert {option for option in options if "pass" in option or "key" in option} == {"--passphrase-file", "--key-file"}
