@@ -1,0 +1,189 @@
+"""The installed command as a process: terminals, pipes, signals, and what goes to stdout and what to stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from machine import MLSYNC, content
+
+import mlsync
+
+
+def run(machine, command, **environment):
+    """What a shell line did."""
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        env=machine.environment(**environment) | {"PATH": f"{MLSYNC.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        cwd=machine.base,
+        check=False,
+    )
+
+
+def test_the_version(fresh):
+    """``mlsync --version`` prints name and version."""
+    assert run(fresh, "mlsync --version").stdout == f"mlsync {mlsync.__version__}\n"
+
+
+def test_as_a_module(fresh):
+    """``python -m mlsync`` is the command."""
+    done = run(fresh, "python -m mlsync --version")
+    assert done.stdout == f"mlsync {mlsync.__version__}\n"
+
+
+def test_no_command(fresh):
+    """``mlsync`` alone shows its help and ends with 2; -h and --help end with 0."""
+    done = run(fresh, "mlsync")
+    assert done.returncode == 2
+    assert "Commands:" in done.stderr + done.stdout
+    assert run(fresh, "mlsync -h").returncode == 0
+    assert run(fresh, "mlsync restore -h").stdout == run(fresh, "mlsync restore --help").stdout
+
+
+@pytest.mark.parametrize("command", ["versions", "show", "versions --json", "show --json", "check --json"])
+def test_a_reader_that_goes_away(saved, command):
+    """A reader that goes away, as ``| head`` does, brings no traceback, and the status that SIGPIPE would give."""
+    done = run(saved, f"mlsync {command} | true")
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_what_goes_where(saved):
+    """Results go to stdout and notices to stderr, and in a pipe there is no progress bar and no colour."""
+    (saved.training / "results.csv").write_text("epoch,loss\n")
+    done = saved.good("backup")
+    assert done.out.startswith("yolo: version 3 in ")
+    assert done.err == ""
+    for command in (["versions"], ["show"], ["check"], ["verify"], ["restore", "--to", "back"]):
+        done = saved.good(*command)
+        assert done.err == ""
+        assert "\x1b" not in done.out
+        assert done.out.endswith("\n")
+
+
+def test_quiet(saved):
+    """-q prints what was asked for, no summary, and still every error."""
+    (saved.training / "results.csv").write_text("epoch,loss\n")
+    for command in (["backup"], ["restore", "--to", "back"], ["verify"], ["check"]):
+        assert saved.good(*command, "-q").out == ""
+    assert "yolo" in saved.good("versions", "-q").out
+    assert "no version 9" in saved.run("show", "9", "-q").err
+
+
+def test_verbose(saved):
+    """-v says on stderr what the store was asked, and stdout stays the same."""
+    done = saved.good("versions", "-v")
+    assert done.out == saved.good("versions").out
+    assert "store: calls: " in done.err
+
+
+def test_progress_at_a_terminal(machine):
+    """At a terminal bars are drawn on stderr and gone at the end; stdout is as in a pipe."""
+    (machine.training / "big.bin").write_bytes(os.urandom(64 << 20))
+    done = run(machine, "script -qec 'mlsync backup > out' /dev/null")
+    assert "reading" in done.stdout
+    assert "\x1b" in done.stdout
+    out = (machine.base / "out").read_text()
+    assert out.startswith("yolo: version 1 in ")
+    assert "\x1b" not in out
+
+
+def test_wide_names_are_aligned(machine):
+    """Columns stay aligned beside Chinese letters, which take two places each."""
+    (machine.training / "模型.txt").write_text("x" * 10)
+    machine.configure('exclude = []\n[proof]\ndevice = "none"\n')
+    machine.good("backup")
+    lines = machine.good("show").out.splitlines()
+    header = next(line for line in lines if line.lstrip().startswith("SIZE"))
+    row = next(line for line in lines if "模型" in line)
+    assert row.index("模型") == header.index("PATH")
+
+
+def interrupted(machine, number, *arguments, wait_for):
+    """What a command did that got a signal as soon as there was something at *wait_for*."""
+    process = subprocess.Popen(
+        [MLSYNC, *map(str, arguments)],
+        env=machine.environment(),
+        cwd=machine.base,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 30
+    while not wait_for() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_backup(machine, number):
+    """Ctrl-C or SIGTERM stops a backup at a safe point with 3; the next one uses what was stored by then."""
+    for index in range(12):
+        (machine.training / f"{index}.bin").write_bytes(os.urandom(16 << 20))
+    uploads = machine.repository / "tmp"
+
+    def has_begun():
+        return any(path.stat().st_size > 1 << 20 for path in uploads.iterdir())
+
+    status, out, err = interrupted(machine, number, "backup", wait_for=has_begun)
+    assert (status, out) == (3, ""), err
+    assert "stopping at the next safe point" in err
+    assert "Traceback" not in err
+    assert machine.good("versions").out == "no version yet\n"
+    done = machine.good("backup", "--json").json()["runs"][0]
+    assert done["version"] == 1
+    assert done["new_bytes"] < done["size_bytes"]
+    machine.good("check", "--read-data")
+
+
+def test_a_stopped_restore(machine):
+    """Ctrl-C stops a restore with 3 and says to run it again, which finishes it and fetches only the rest."""
+    for index in range(12):
+        (machine.training / f"{index}.bin").write_bytes(os.urandom(16 << 20))
+    machine.good("backup")
+    back = machine.base / "back"
+    status, _, err = interrupted(machine, signal.SIGINT, "restore", "--to", back, wait_for=(back / "1.bin").exists)
+    assert status == 3, err
+    assert "run it again to go on" in err
+    again = machine.good("restore", "--to", back, "--json").json()
+    assert again["unchanged_count"] > 0
+    assert again["written_bytes"] < again["size_bytes"]
+    assert content(back) == content(machine.training)
+
+
+def test_the_agent_ends_with_0(machine):
+    """The agent ends with 0 on SIGTERM, says what it did on stderr, and its --json is one value about all runs."""
+    process = subprocess.Popen(
+        [MLSYNC, "agent", "--json"],
+        env=machine.environment(),
+        cwd=machine.base,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert "yolo: version 1" in line
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.count("\n") == 1
+    assert '"last_version": 1' in out
+
+
+def test_a_bug_is_a_traceback_and_json(saved):
+    """What is no error of ours shows its traceback on stderr, its status is 1, and --json is one value still."""
+    broken = "import mlsync.flows.check as c; c._Check.run = lambda *a, **k: 1 // 0"
+    code = f"import sys; sys.argv = ['mlsync', 'check', '--json']; {broken}; from mlsync.cli.main import main; main()"
+    done = run(saved, f'python -c "{code}"')
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert '"kind": "Bug"' in done.stdout
+    assert done.stdout.count("\n") == 1
