@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mlsync.errors import RunLocked, StateDamaged
+from mlsync.errors import RunLocked, StateDamaged, StateError, StateFull
 
 _CONTENT_BYTES_MAX = 4096
 
@@ -43,9 +44,7 @@ class RunLock:
             # Closed on exec, as Python's files are: a child that lives longer does not keep the lock.
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise StateDamaged(
-                f"the lock of run {self._run} cannot be made: {error.strerror}", where=str(self.path)
-            ) from error
+            raise self._failed("made", error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write_holder(descriptor)
@@ -59,9 +58,7 @@ class RunLock:
             ) from None
         except OSError as error:
             os.close(descriptor)
-            raise StateDamaged(
-                f"the lock of run {self._run} cannot be had: {error.strerror}", where=str(self.path)
-            ) from error
+            raise self._failed("had", error) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
@@ -69,6 +66,12 @@ class RunLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _failed(self, verb: str, error: OSError) -> StateError:
+        what = f"the lock of run {self._run} cannot be {verb}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StateFull(what, where=str(self.path), advice="free some room; nothing was lost")
+        return StateDamaged(what, where=str(self.path))
 
     def _write_holder(self, descriptor: int) -> None:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since_s": int(self._clock()), "run": self._run}
