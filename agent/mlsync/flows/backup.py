@@ -18,8 +18,9 @@ from mlsync.flows.candidate import Candidate, Change, is_same_row
 from mlsync.flows.history import Base, find_base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
+from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving
-from mlsync.flows.recall import encode_location
+from mlsync.flows.recall import Recalled, encode_location, recall, recall_trouble
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
 from mlsync.repository import names
@@ -82,18 +83,18 @@ def backup(
     Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or a store's or
     state's error; no version was made then, and what had been stored is used by the next backup.
     """
-    avoid: set[bytes] = set()
+    lost: set[bytes] = set()
     while True:
         try:
-            return _Backup(repository, state, source, prover, options, monitor, avoid).run()
+            return _Backup(repository, state, source, prover, options, monitor, lost).run()
         except (ObjectMissing, ObjectDamaged) as error:
             # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
             pack_id = names.parse_pack(error.where or "")
-            if pack_id is None or pack_id in avoid:
+            if pack_id is None or pack_id in lost:
                 raise
             monitor.notice("error", f"{error}; what this run needs of it is stored again")
             state.forget_packs([pack_id])
-            avoid.add(pack_id)
+            lost.add(pack_id)
 
 
 class _Backup:
@@ -107,7 +108,7 @@ class _Backup:
         prover: Prover,
         options: BackupOptions,
         monitor: Monitor,
-        avoid: set[bytes],
+        lost: set[bytes],
     ) -> None:
         self._repository = repository
         self._state = state
@@ -115,7 +116,7 @@ class _Backup:
         self._prover = prover
         self._options = options
         self._monitor = monitor
-        self._avoid = avoid
+        self._lost = lost
         self._started_s = time.monotonic()
 
     def run(self) -> BackupResult:
@@ -125,10 +126,13 @@ class _Backup:
         base = find_base(self._repository, self._state, self._source.run)
         result = BackupResult(self._source.run, base.number, scanned_count=len(tree.found))
         if self._is_untouched(tree, rows, base):
+            result.troubles = _troubles(rows)
             return self._finished(result)
-        load_entries(base, self._repository, self._source.run, rows)
+        # A row that cannot be read is as good as none.
+        recalled = {path: one for path, row in rows.items() if (one := recall(row.entry)) is not None}
+        load_entries(base, self._repository, self._source.run, recalled)
         _refuse_emptied(tree, base, self._source)
-        candidate = self._take_in(tree, rows, base, result)
+        candidate = self._take_in(tree, rows, recalled, base, result)
         change = self._prove(candidate, base, result)
         if change is Change.NOTHING:
             self._remember(candidate)
@@ -139,24 +143,36 @@ class _Backup:
     # ------------------------------------------------------------ has anything changed?
 
     def _is_untouched(self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base) -> bool:
-        if self._avoid or tree.problems or not base.is_remembered or len(rows) != len(tree.found):
+        if self._lost or tree.problems or not base.is_remembered or len(rows) != len(tree.found):
             return False
         return all((row := rows.get(found.path)) is not None and _same(row, found) for found in tree.found)
 
     # ------------------------------------------------------------ read and store
 
-    def _take_in(self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base, result: BackupResult) -> Candidate:
-        tombstones = self._repository.tombstones() if base.number else set()
-        known = Known(base.refs(), self._state, tombstones | self._avoid)
+    def _take_in(
+        self,
+        tree: Scan,
+        rows: Mapping[bytes, Remembered],
+        recalled: Mapping[bytes, Recalled],
+        base: Base,
+        result: BackupResult,
+    ) -> Candidate:
+        known = Known(base.refs(), self._state, self._repository, self._lost, self._repository.tombstones())
         writer = self._repository.writer(known)
         changed = [found for found in tree.found if found.kind == "file" and found.link_to is None]
-        changed = [found for found in changed if not self._stands(rows.get(found.path), found)]
+        changed = [found for found in changed if not self._stands(rows, recalled, found)]
         total_bytes = sum(found.stat.size_bytes for found in changed)
         with self._monitor.task(f"{self._source.run}: reading", total_bytes) as task:
             intake = Intake(
-                self._source.directory, rows, self._state.seed, writer, advance=task.advance, sleep=self._options.sleep
+                self._source.directory,
+                rows,
+                self._state.seed,
+                writer,
+                may_use=known.may_use,
+                advance=self._obeying(task.advance),
+                sleep=self._options.sleep,
             )
-            candidate = Candidate(tree, rows, base, known)
+            candidate = Candidate(tree, rows, recalled, base, known)
             try:
                 for found in changed:
                     self._obey_stop()
@@ -168,17 +184,32 @@ class _Backup:
             finally:
                 intake.close()
         candidate.settle(stats.packs)
+        # By now, not at the commit: whatever comes between, what is durable is not sent a second time.
+        self._add_chunks(candidate.refs())
         result.changed_count = len(changed)
         result.read_bytes = intake.read_bytes
         result.new_bytes, result.stored_bytes = stats.new_bytes, stats.stored_bytes
         return candidate
 
-    def _stands(self, row: Remembered | None, found: Found) -> bool:
-        return row is not None and _same(row, found) and not self._avoid
+    def _stands(self, rows: Mapping[bytes, Remembered], recalled: Mapping[bytes, Recalled], found: Found) -> bool:
+        """Whether what is remembered of a file is true of it now, and can be had from the store."""
+        row, one = rows.get(found.path), recalled.get(found.path)
+        if row is None or one is None or not _same(row, found):
+            return False
+        return one.entry is None or self._lost.isdisjoint(ref.pack for ref in one.entry.chunks)
 
     def _obey_stop(self) -> None:
         if self._options.stop():
             raise Stopped("the backup was asked to stop", where=self._source.run)
+
+    def _obeying(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """Return *advance*, as a safe point: a single file may take minutes."""
+
+        def advanced(amount: int) -> None:
+            advance(amount)
+            self._obey_stop()
+
+        return advanced
 
     def _save_place(self, writer: PackWriter, error: BaseException) -> None:
         """Keep hold of what is durable by now: the next backup need not send it again."""
@@ -216,8 +247,8 @@ class _Backup:
 
     def _commit(self, candidate: Candidate, base: Base, result: BackupResult) -> None:
         entries = candidate.entries()
-        foreign = candidate.known.foreign_packs(refs_of(entries))
-        self._refuse_lost(foreign, self._repository.tombstones() if base.number else set())
+        known = candidate.known
+        refuse_lost(self._repository, known.old_refs(refs_of(entries)), self._repository.tombstones())
         manifest = Manifest(
             run=self._source.run,
             number=base.number + 1,
@@ -231,7 +262,7 @@ class _Backup:
             troubles=result.troubles,
             entries=entries,
         )
-        committed = self._repository.commit(manifest, candidate.known)
+        committed = self._repository.commit(manifest, known)
         self._remember(candidate, manifest, committed)
         result.version = manifest.number
         result.size_bytes = manifest.summary.size_bytes
@@ -240,14 +271,8 @@ class _Backup:
         result.checkpoint_count = manifest.summary.checkpoint_count
         result.pending = _pending(manifest)
         # Right after, too: a prune that began before the commit did not know of it.
-        body = candidate.known.foreign_packs(committed.body_refs) - set(committed.packs)
-        self._refuse_lost(foreign | body, set())
-
-    def _refuse_lost(self, packs: set[bytes], tombstones: set[bytes]) -> None:
-        """Raise for a pack that is relied on, is not held by the last version, and is gone or about to go."""
-        for pack_id in packs:
-            if pack_id in tombstones or not self._repository.has_pack(pack_id):
-                raise ObjectMissing("a pack that the local state knew is gone", where=names.pack(pack_id))
+        known.wrote(committed.packs)
+        refuse_lost(self._repository, known.foreign_refs([*refs_of(entries), *committed.body_refs]), set())
 
     def _created_ns(self, base: Base) -> int:
         now_ns = self._options.now_ns()
@@ -264,10 +289,8 @@ class _Backup:
     ) -> None:
         changed, removed = candidate.rows()
         self._state.replace_files(self._source.run, changed, removed)
-        refs = {ref.name: ref for ref in candidate.refs()}
         if committed is not None:
-            refs |= {ref.name: ref for ref in committed.body_refs}
-        self._add_chunks(refs.values())
+            self._add_chunks(committed.body_refs)
         # Last: rows of a version that the head does not name are not believed.
         if manifest is not None and committed is not None:
             self._state.set_head(self._source.run, Head(manifest.number, committed.digest))
@@ -280,6 +303,12 @@ class _Backup:
     def _finished(self, result: BackupResult) -> BackupResult:
         result.seconds = time.monotonic() - self._started_s
         return result
+
+
+def _troubles(rows: Mapping[bytes, Remembered]) -> tuple[Trouble, ...]:
+    """Return what is still wrong with files that are as they were."""
+    troubles = (recall_trouble(rows[path].entry) for path in sorted(rows))
+    return tuple(trouble for trouble in troubles if trouble is not None)
 
 
 def _same(row: Remembered, found: Found) -> bool:

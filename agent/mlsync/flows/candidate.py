@@ -17,7 +17,7 @@ from mlsync.flows.history import Base
 from mlsync.flows.intake import Intake, Taken, Unsound
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.proving import Judged
-from mlsync.flows.recall import Recalled, recall
+from mlsync.flows.recall import Recalled
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.paths import display
@@ -35,11 +35,19 @@ class Change(Enum):
 class Candidate:
     """Gathers entries and troubles; the steps of a backup call its methods in the order in which they stand here."""
 
-    def __init__(self, tree: Scan, rows: Mapping[bytes, Remembered], base: Base, known: Known) -> None:
+    def __init__(
+        self,
+        tree: Scan,
+        rows: Mapping[bytes, Remembered],
+        recalled: Mapping[bytes, Recalled],
+        base: Base,
+        known: Known,
+    ) -> None:
         self.base = base
         self.known = known
         self._tree = tree
         self._rows = rows
+        self._recalled = recalled
         self._taken: dict[bytes, Taken] = {}
         self._unsound: dict[bytes, Unsound] = {}
         self._gone: set[bytes] = set()
@@ -81,7 +89,7 @@ class Candidate:
             (entry, taken.is_checkpoint)
             for path, taken in self._taken.items()
             if (entry := self._entries.get(path)) is not None
-            and (not _same_content(entry, self.base.entries.get(path)) or (taken.is_checkpoint and entry.proof is None))
+            and (not _same_place(entry, self.base.entries.get(path)) or (taken.is_checkpoint and entry.proof is None))
         ]
 
     def judged(self, entry: Entry, judged: Judged) -> None:
@@ -108,6 +116,9 @@ class Candidate:
     def change(self) -> Change:
         """Say whether this is worth a version: content, kind, owner or mode of anything, or a refusal not yet told."""
         old, new = self.base.entries, self._entries
+        if not self.known.lost.isdisjoint(self.base.packs()):
+            # The last version cannot be restored; this one can.
+            return Change.SOMETHING
         if not self.base.number and not any(entry.kind is EntryKind.FILE for entry in new.values()):
             return Change.NOTHING
         if old.keys() != new.keys() or any(not _same(entry, old[path]) for path, entry in new.items()):
@@ -129,7 +140,8 @@ class Candidate:
             row = self._row_of(found)
             if row is not None:
                 changed[found.path] = row
-        present = {found.path for found in self._tree.found} - self._gone
+        # What cannot be looked at keeps its row, as it keeps its entry.
+        present = ({found.path for found in self._tree.found} - self._gone) | self._entries.keys()
         return changed, [path for path in self._rows if path not in present]
 
     # ------------------------------------------------------------ inside
@@ -149,9 +161,7 @@ class Candidate:
             return self._with_proof(taken.entry())
         if found.path in self._troubles:
             return self._kept(found.path)
-        recalled = recall(self._rows[found.path].entry) if found.path in self._rows else None
-        if recalled is None:
-            return self._kept(found.path)
+        recalled = self._recalled[found.path]
         if recalled.trouble is not None:
             self._troubles[found.path] = recalled.trouble
         return recalled.entry
@@ -168,14 +178,18 @@ class Candidate:
         before = self.base.entries.get(path)
         if before is not None and before.kind is EntryKind.HARD_LINK:
             before = self.base.entries.get(before.target)
-        if before is None or before.kind is not EntryKind.FILE:
+        if before is None or before.kind is not EntryKind.FILE or self.known.is_lost(before):
             return None
         return msgspec.structs.replace(before, path=path)
 
     def _keep_below(self, path: bytes) -> None:
         for kept_path, entry in self.base.entries.items():
-            if kept_path == path or kept_path.startswith(path + b"/"):
+            if kept_path != path and not kept_path.startswith(path + b"/"):
+                continue
+            if not self.known.is_lost(entry):
                 self._entries.setdefault(kept_path, entry)
+            elif kept_path not in self._entries:
+                self._trouble(kept_path, TroubleKind.UNREADABLE, "cannot be read, and its content is lost in the store")
 
     def _mend_links(self) -> None:
         """A hard link to a file that did not get in keeps its own last content, or stays out too."""
@@ -244,6 +258,11 @@ def _same_content(entry: Entry, other: Entry | None) -> bool:
         and entry.holes == other.holes
         and (names == [ref.name for ref in other.chunks])
     )
+
+
+def _same_place(entry: Entry, other: Entry | None) -> bool:
+    """Whether the very same stored bytes stand for both."""
+    return other is not None and (entry.holes, entry.chunks) == (other.holes, other.chunks)
 
 
 def _same(entry: Entry, other: Entry) -> bool:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mlsync.errors import HistoryRolledBack
-from mlsync.flows.recall import recall
+from mlsync.flows.recall import Recalled
 from mlsync.repository.manifest import ChunkRef, Entry, Previous, Trouble
 from mlsync.repository.repository import Repository, Stored
-from mlsync.source.state import Head, Remembered, State
+from mlsync.repository.segments import segment_refs
+from mlsync.source.state import Head, State
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class Base:
     digest: bytes
     is_remembered: bool
     created_ns: int = 0
+    body_packs: frozenset[bytes] = frozenset()
     entries: dict[bytes, Entry] = field(default_factory=dict)
     troubles: dict[bytes, Trouble] = field(default_factory=dict)
 
@@ -30,6 +32,10 @@ class Base:
     def previous(self) -> Previous | None:
         """What the next manifest says of this one."""
         return Previous(self.number, self.digest) if self.number else None
+
+    def packs(self) -> set[bytes]:
+        """Return every pack that the version needs: for its files, and for the list of them."""
+        return {ref.pack for ref in self.refs().values()} | self.body_packs
 
     def refs(self) -> dict[bytes, ChunkRef]:
         """Return every chunk of the version by name."""
@@ -51,7 +57,7 @@ def find_base(repository: Repository, state: State, run: str) -> Base:
     return _follow(repository, run, head, numbers)
 
 
-def load_entries(base: Base, repository: Repository, run: str, rows: Mapping[bytes, Remembered]) -> None:
+def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping[bytes, Recalled]) -> None:
     """Fill in what the last version holds: from the local state if it is of this version, else from the store.
 
     The manifest itself is read either way: what the next one will say of it must be true of what the store has now.
@@ -62,10 +68,12 @@ def load_entries(base: Base, repository: Repository, run: str, rows: Mapping[byt
     if stored.digest != base.digest:
         raise _rolled_back(run, Head(base.number, base.digest), repository.store.url)
     base.created_ns = stored.root.created_ns
-    recalled = {path: recall(row.entry) for path, row in rows.items()} if base.is_remembered else {}
-    if recalled and all(recalled.values()):
-        base.entries = {path: one.entry for path, one in recalled.items() if one and one.entry}
-        base.troubles = {path: one.trouble for path, one in recalled.items() if one and one.trouble}
+    base.body_packs = frozenset(ref.pack for ref in segment_refs(stored.root, stored.key))
+    entries = {path: one.entry for path, one in recalled.items() if one.entry is not None}
+    # Fewer than the version has: of some path the state keeps nothing, and it must not be lost with the next version.
+    if base.is_remembered and len(entries) == sum(segment.entry_count for segment in stored.root.segments):
+        base.entries = entries
+        base.troubles = {path: one.trouble for path, one in recalled.items() if one.trouble is not None}
     else:
         base.entries = {entry.path: entry for entry in repository.entries(stored)}
         base.troubles = {trouble.path: trouble for trouble in stored.root.troubles}

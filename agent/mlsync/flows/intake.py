@@ -87,6 +87,7 @@ class Intake:
         seed: int,
         writer: PackWriter,
         *,
+        may_use: Callable[[ChunkRef], bool],
         advance: Callable[[int], None],
         sleep: Callable[[float], None],
     ) -> None:
@@ -95,6 +96,7 @@ class Intake:
         self._rows = rows
         self._seed = seed
         self._writer = writer
+        self._may_use = may_use
         self._advance = advance
         self._sleep = sleep
         self._pool: BufferPool | None = None
@@ -157,7 +159,7 @@ class Intake:
         self.read_bytes += piece.length
         self._advance(piece.length)
         ref = self._same(taken.found.path).get((piece.length, piece.digest))
-        if ref is not None:
+        if ref is not None and self._may_use(ref):
             taken.placed.append(Placed(own_ref=ref))
             piece.release()
         else:

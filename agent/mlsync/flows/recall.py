@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from mlsync.errors import ManifestDamaged
+from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble, decode_entries, encode_entries
 
 _WHERE = "local state"
@@ -35,9 +35,17 @@ def recall(body: bytes) -> Recalled | None:
     try:
         row = msgspec.msgpack.decode(body, type=_Row)
         entry = None if row.entry is None else decode_entries(row.entry, _WHERE)[0]
-    except (msgspec.MsgspecError, ManifestDamaged, IndexError):
+    except (ValueError, ManifestDamaged, FormatUnsupported, IndexError):
         return None
     return Recalled(entry, row.trouble)
+
+
+def recall_trouble(body: bytes) -> Trouble | None:
+    """Return what was wrong with the file, without a look at its entry."""
+    try:
+        return msgspec.msgpack.decode(body, type=_Row).trouble
+    except ValueError:
+        return None
 
 
 def encode_location(ref: ChunkRef) -> bytes:
@@ -49,5 +57,5 @@ def decode_location(body: bytes) -> ChunkRef | None:
     """Return where the local state says that a chunk lies, or ``None`` if it cannot be read."""
     try:
         return msgspec.msgpack.decode(body, type=ChunkRef)
-    except msgspec.MsgspecError:
+    except ValueError:
         return None

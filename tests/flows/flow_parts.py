@@ -1,0 +1,231 @@
+"""A small world for the tests of the flows: a watched directory, a repository, a local state, and all steps on them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
+from mlsync.flows.check import CheckResult, check
+from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
+from mlsync.flows.verify import VerifyResult, verify
+from mlsync.monitor import RecordingMonitor
+from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.manifest import Manifest
+from mlsync.repository.repository import Repository
+from mlsync.source.state import State
+from mlsync.store.base import Store
+from mlsync.store.counting import CountingStore
+from mlsync.store.memory import MemoryStore
+
+RUN = "yolo"
+PASSPHRASE = Passphrase(b"open sesame")
+# A test that derives a key does not pay for one that is hard to guess.
+FAST = Stretching(64, 1, 1)
+
+# What a person would compare: kind, mode, content or target, and which paths are one file.
+Tree = dict[bytes, tuple[Any, ...]]
+
+
+class World:
+    """One machine with a run, and the store that it backs up to."""
+
+    def __init__(self, base: Path, store: Store | None = None) -> None:
+        self.base = base
+        self.directory = base / "run"
+        self.directory.mkdir(parents=True)
+        self.store = store if store is not None else MemoryStore()
+        self.repository = Repository.create(self.store, PASSPHRASE, stretching=FAST)
+        self.counted = CountingStore(self.store)
+        self.use(self.counted)
+        self.state_path = base / "state" / "state.db"
+        self.state = State.open(self.state_path)
+        self.monitor = RecordingMonitor()
+        self.slept: list[float] = []
+        self.on_sleep = lambda: None
+
+    # ------------------------------------------------------------ the machine
+
+    def use(self, store: Store) -> None:
+        """Go on with the same repository through *store*."""
+        self.repository = Repository(store, self.repository.keys)
+
+    def reopen(self) -> None:
+        """Open the repository and the state as a new process would."""
+        self.state.close()
+        self.repository = Repository.open(self.store, PASSPHRASE)
+        self.state = State.open(self.state_path)
+
+    def lose_state(self) -> None:
+        """Delete the local state."""
+        self.state.close()
+        shutil.rmtree(self.state_path.parent)
+        self.state = State.open(self.state_path)
+
+    def save_state(self, name: str) -> None:
+        """Keep a copy of the local state."""
+        self.state.close()
+        shutil.copytree(self.state_path.parent, self.base / name)
+        self.state = State.open(self.state_path)
+
+    def load_state(self, name: str) -> None:
+        """Put a kept copy of the local state in its place."""
+        self.state.close()
+        shutil.rmtree(self.state_path.parent)
+        shutil.copytree(self.base / name, self.state_path.parent)
+        self.state = State.open(self.state_path)
+
+    # ------------------------------------------------------------ the tree
+
+    def path(self, name: str | bytes) -> bytes:
+        """Where a file of the run lies."""
+        return os.path.join(os.fsencode(self.directory), os.fsencode(name))
+
+    def write(self, name: str | bytes, content: bytes) -> None:
+        """Write a file in place, the way a trainer does."""
+        path = self.path(name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(content)
+
+    def append(self, name: str, content: bytes) -> None:
+        """Write more to the end of a file."""
+        with open(self.path(name), "ab") as file:
+            file.write(content)
+
+    # ------------------------------------------------------------ the steps
+
+    def backup(self, **options: Any) -> BackupResult:
+        """Back up once, without a device."""
+        values = {"required_level": 2, "sleep": self._sleep} | options
+        prover = values.pop("prover", None) or Prover(ProofOptions(device="none"))
+        source = Source(RUN, os.fsencode(self.directory), values.pop("exclude", ()))
+        with prover:
+            return backup(self.repository, self.state, source, prover, BackupOptions(**values), self.monitor)
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.on_sleep()
+
+    def manifest(self, number: int | None = None) -> Manifest:
+        """A version of the run, the last one unless said otherwise."""
+        number = number or self.numbers()[-1]
+        return self.repository.manifest(self.repository.stored(RUN, number))
+
+    def numbers(self) -> list[int]:
+        """The versions that there are."""
+        return self.repository.numbers(RUN)
+
+    def restore(self, number: int | None = None, to: str = "out", *paths: bytes, **options: Any) -> RestoreResult:
+        """Bring a version back to *to* below the world's directory."""
+        directory = os.fsencode(self.base / to)
+        values = RestoreOptions(paths=paths, **options)
+        return restore(self.repository, self.manifest(number), directory, values, self.monitor)
+
+    def restored(self, number: int | None = None, to: str = "out") -> Tree:
+        """Bring a version back to an empty place and say what is there then."""
+        shutil.rmtree(self.base / to, ignore_errors=True)
+        self.restore(number, to)
+        return tree_of(self.base / to)
+
+    def tree(self) -> Tree:
+        """What is in the run's directory."""
+        return tree_of(self.directory)
+
+    def verify(self, number: int | None = None) -> VerifyResult:
+        """Verify a version without a device."""
+        with Prover(ProofOptions(device="none")) as prover:
+            return verify(self.repository, self.manifest(number), prover, self.monitor)
+
+    def check(self, *, read_data: bool = True) -> CheckResult:
+        """Check the repository."""
+        return check(self.repository, self.monitor, read_data=read_data)
+
+    def entry(self, name: bytes, number: int | None = None) -> Any:
+        """An entry of a version by its path."""
+        return next(entry for entry in self.manifest(number).entries if entry.path == name)
+
+    def troubles(self, number: int | None = None) -> dict[bytes, Any]:
+        """The troubles of a version by path."""
+        return {trouble.path: trouble for trouble in self.manifest(number).troubles}
+
+    def close(self) -> None:
+        """Close the state."""
+        self.state.close()
+
+
+def tree_of(directory: Path, *, times: bool = True) -> Tree:
+    """What lies below *directory*: modes, times of files and links, contents, targets, and who shares an inode."""
+    tree: Tree = {}
+    first_of: dict[int, bytes] = {}
+    root = os.fsencode(directory)
+    for folder, directories, files in os.walk(root):
+        for name in sorted(directories + files):
+            full = os.path.join(folder, name)
+            path = os.path.relpath(full, root)
+            found = os.lstat(full)
+            mtime_ns = found.st_mtime_ns if times else 0
+            if stat.S_ISLNK(found.st_mode):
+                tree[path] = ("symlink", os.readlink(full))
+            elif stat.S_ISDIR(found.st_mode):
+                tree[path] = ("directory", stat.S_IMODE(found.st_mode), mtime_ns)
+            else:
+                tree[path] = ("file", stat.S_IMODE(found.st_mode), mtime_ns, _content(full), found.st_ino)
+    for path in sorted(tree):
+        if tree[path][0] == "file":
+            *rest, inode = tree[path]
+            tree[path] = (*rest, first_of.setdefault(inode, path))
+    return tree
+
+
+def contents(tree: Tree) -> dict[bytes, bytes]:
+    """The files of a tree and what is in them."""
+    return {path: found[3] for path, found in tree.items() if found[0] == "file"}
+
+
+def _content(path: bytes) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def noise(size_bytes: int, seed: int = 0) -> bytes:
+    """Bytes that do not compress, the same at every run."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (size_bytes,), dtype=torch.uint8, generator=generator).numpy().tobytes()
+
+
+def checkpoint(*tensors: torch.Tensor, epoch: int = 1) -> bytes:
+    """A checkpoint as ``torch.save`` writes it."""
+    file = io.BytesIO()
+    torch.save({"epoch": epoch, "model": {f"layer{n}": tensor for n, tensor in enumerate(tensors)}}, file)
+    return file.getvalue()
+
+
+def small_checkpoint(seed: int = 0) -> bytes:
+    """A checkpoint of some kilobytes."""
+    return checkpoint(torch.randn(600, generator=torch.Generator().manual_seed(seed)), epoch=seed)
+
+
+def with_other_tensor(data: bytes, value: float) -> bytes:
+    """The same zip with a byte of a tensor changed and its CRC left as it was: damage at rest."""
+    at = len(data) // 2
+    return data[:at] + struct.pack("<f", value) + data[at + 4 :]
+
+
+def keys_of(store: Store, prefix: str = "") -> list[str]:
+    """The names of the objects under *prefix*."""
+    return [info.key for info in store.list(prefix)]
+
+
+def bytes_of(refs: Iterable[Any]) -> int:
+    """The plain length of some chunks."""
+    return sum(ref.plain_bytes for ref in refs)
