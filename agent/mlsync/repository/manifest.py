@@ -7,6 +7,7 @@ These are the structs that stand in stored objects as MessagePack arrays; the or
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
@@ -313,12 +314,15 @@ def check_entry(entry: Entry, where: str) -> None:
 
 
 def _check_content(entry: Entry, where: str) -> None:
-    end = 0
+    end = hole_bytes = 0
+    edges = set(accumulate((ref.plain_bytes for ref in entry.chunks), initial=0)) if entry.holes else set()
     for offset, length in entry.holes:
         if offset < end or length <= 0:
-            raise ManifestDamaged("an entry's holes overlap", where=where)
-        end = offset + length
-    filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + sum(length for _, length in entry.holes)
+            raise ManifestDamaged(f"an entry's holes overlap: {entry.path!r}", where=where)
+        if offset - hole_bytes not in edges:
+            raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}", where=where)
+        end, hole_bytes = offset + length, hole_bytes + length
+    filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + hole_bytes
     if end > entry.size_bytes or filled_bytes != entry.size_bytes or len(entry.digest) != FILE_DIGEST_BYTES:
         raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
 
