@@ -9,7 +9,14 @@ from format_parts import FAST, MASTER, PASSPHRASE, REPOSITORY_ID, flip, keys_und
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlsync.errors import ConfigInvalid, FormatUnsupported, KeySlotDamaged, ObjectMissing, WrongPassphrase
+from mlsync.errors import (
+    ConfigInvalid,
+    FormatUnsupported,
+    KeySlotDamaged,
+    ObjectDamaged,
+    ObjectMissing,
+    WrongPassphrase,
+)
 from mlsync.repository import keyslot, names
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.repository import Repository
@@ -192,7 +199,7 @@ def test_a_damaged_slot_is_named():
 
 
 def test_a_slot_of_another_repository_opens_nothing():
-    """A slot that lies in the wrong repository is left alone, though its passphrase is right."""
+    """A slot that lies in the wrong repository is passed over, though its passphrase is right, and that is said."""
     mine, other = new_repository(), new_repository()
     for key in keys_under(mine.store, names.KEY_SLOTS):
         mine.store.delete(key)
@@ -200,7 +207,7 @@ def test_a_slot_of_another_repository_opens_nothing():
         Repository.open(mine.store, PASSPHRASE)
     key = keys_under(other.store, names.KEY_SLOTS)[0]
     mine.store.put(key, other.store.get(key, limit_bytes=4096))
-    with pytest.raises(WrongPassphrase):
+    with pytest.raises(ObjectDamaged, match="no key slot is of this repository"):
         Repository.open(mine.store, PASSPHRASE)
 
 

@@ -313,13 +313,17 @@ def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
     if not slots:
         raise ObjectMissing("the repository has no key slot", where=store.url)
     fault: Error | None = None
+    is_ours = False
     for key in slots:
         where = f"{store.url} {key}"
         # What is wrong with one slot must not lock out those who hold another.
         try:
             slot = keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), where)
-            # An init that was cut off may have left a slot of a repository that never came to be.
-            master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
+            if slot.repository != found.id:
+                # An init that was cut off may have left a slot of a repository that never came to be.
+                continue
+            is_ours = True
+            master = keyslot.unwrap(slot, unlock)
         except (KeySlotDamaged, FormatUnsupported) as error:
             fault = error
         except (StoreBroken, NotFound) as error:
@@ -327,6 +331,9 @@ def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
         else:
             if master is not None:
                 return master
+    if fault is None and not is_ours:
+        what = "no key slot is of this repository: the header is damaged, or is another repository's"
+        raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
     raise fault or keyslot.wrong_unlock(unlock, store.url)
 
 

@@ -1,0 +1,158 @@
+"""A repository as the flows see it: versions that exist or do not, runs and their names, what crashes leave."""
+
+from __future__ import annotations
+
+import pytest
+from format_parts import (
+    PASSPHRASE,
+    body_of,
+    digest_of,
+    file_entry,
+    keys_under,
+    new_repository,
+    noise,
+    replace_object,
+    unknown,
+    version,
+    write_chunks,
+)
+
+from mlsync.errors import ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
+from mlsync.repository import names, segments
+from mlsync.repository.manifest import Previous
+from mlsync.repository.repository import Repository
+from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
+from mlsync.store.memory import MemoryStore
+
+ENTRIES = (file_entry(b"a", digest=digest_of()),)
+
+
+def test_versions_are_listed_by_number():
+    """Numbers come rising, from where they are asked for."""
+    repository = new_repository()
+    for number in (1, 2, 3, 10, 11):
+        repository.commit(version(ENTRIES, number), unknown)
+    assert repository.numbers("run") == [1, 2, 3, 10, 11]
+    assert repository.numbers("run", after=3) == [10, 11]
+    assert repository.numbers("other") == []
+
+
+def test_runs_are_listed_by_name():
+    """Each run comes with its numbers, though the store knows no name."""
+    repository = new_repository()
+    for run, number in (("zebra", 1), ("ä-run", 1), ("zebra", 2)):
+        repository.commit(version(ENTRIES, number, run=run), unknown)
+    assert [(run.name, run.numbers) for run in repository.runs()] == [("zebra", (1, 2)), ("ä-run", (1,))]
+    assert "zebra" not in "".join(keys_under(repository.store, ""))
+
+
+def test_a_damaged_version_does_not_hide_its_run():
+    """A run whose newest manifest is damaged keeps its name, from an older one."""
+    repository = new_repository()
+    for number in (1, 2):
+        repository.commit(version(ENTRIES, number), unknown)
+    replace_object(repository.store, repository.version_key("run", 2), lambda body: body[:-1])
+    assert [(run.name, run.numbers) for run in repository.runs()] == [("run", (1, 2))]
+    replace_object(repository.store, repository.version_key("run", 1), lambda body: b"")
+    with pytest.raises(ManifestDamaged):
+        repository.runs()
+
+
+def test_a_number_is_taken_once():
+    """A second writer of the same number is refused, and the first one's version stands."""
+    repository = new_repository()
+    first = repository.commit(version(ENTRIES), unknown)
+    with pytest.raises(VersionTaken, match="another writer"):
+        repository.commit(version(ENTRIES), unknown)
+    assert repository.stored("run", 1).digest == first.digest
+
+
+def test_a_version_carries_the_digest_of_the_one_before():
+    """What a manifest says of the one before is the SHA-256 that the commit gave and that reading gives."""
+    repository = new_repository()
+    first = repository.commit(version(ENTRIES), unknown)
+    repository.commit(version(ENTRIES, 2, Previous(1, first.digest)), unknown)
+    assert repository.stored("run", 2).root.previous == Previous(1, repository.stored("run", 1).digest)
+
+
+def test_versions_that_are_not_there_are_missing():
+    """Neither another number nor another run is found, and both say so."""
+    repository = new_repository()
+    repository.commit(version(ENTRIES), unknown)
+    assert repository.has_version("run", 1)
+    for run, number in (("run", 2), ("other", 1)):
+        assert not repository.has_version(run, number)
+        with pytest.raises(VersionMissing, match=run):
+            repository.stored(run, number)
+
+
+def test_packs_are_found_and_described():
+    """Every pack is listed with its length, and tells its chunks by itself."""
+    repository = new_repository()
+    refs = write_chunks(repository.store, repository.keys, [noise(100)])
+    ((pack_id, info),) = repository.packs()
+    assert repository.has_pack(pack_id)
+    assert not repository.has_pack(bytes(16))
+    assert repository.pack_refs(pack_id, info.size_bytes) == refs
+
+
+def test_tombstones_are_seen():
+    """A tombstone counts by its name, whatever it holds."""
+    repository = new_repository()
+    repository.store.put(names.tombstone(bytes(16)), b"anything")
+    repository.store.put(names.TOMBSTONES + "not-one", b"")
+    assert repository.tombstones() == {bytes(16)}
+
+
+def test_what_is_not_ours_is_left_alone():
+    """Other objects in the place are neither packs nor versions nor key slots that lock anybody out."""
+    repository = new_repository()
+    repository.commit(version(ENTRIES), unknown)
+    for key in ("packs/zz/readme", "packs/00/0123", "versions/x", "keys/readme", "other/thing"):
+        repository.store.put(key, b"somebody else's")
+    again = Repository.open(repository.store, PASSPHRASE)
+    assert [run.numbers for run in again.runs()] == [(1,)]
+    assert list(again.packs()) == []
+
+
+@pytest.mark.parametrize("kind", ["die-before", "die-after"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_crash_leaves_a_version_or_none(kind, nth, monkeypatch):
+    """Killed before or after any write of a commit, the version is there whole or not at all."""
+    monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
+    store = MemoryStore()
+    new_repository(store)
+    dying = Repository.open(FaultyStore(store, Fault(kind, nth, "put")), PASSPHRASE)
+    with pytest.raises(ProcessDied):
+        dying.commit(version(ENTRIES), unknown)
+    found = Repository.open(store, PASSPHRASE)
+    is_there = (kind, nth) == ("die-after", 2)
+    assert found.numbers("run") == ([1] if is_there else [])
+    assert len(list(found.packs())) == (0 if (kind, nth) == ("die-before", 1) else 1)
+    if is_there:
+        assert found.manifest(found.stored("run", 1)).entries == ENTRIES
+    else:
+        found.commit(version(ENTRIES), unknown)
+        assert found.manifest(found.stored("run", 1)).entries == ENTRIES
+
+
+def test_a_commit_that_fails_leaves_no_version(monkeypatch):
+    """A store that is away while the list of files is stored means no version, and the store's own error."""
+    monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
+    store = MemoryStore()
+    new_repository(store)
+    away = Repository.open(FaultyStore(store, Fault("before", 1, "put", lasts=True)), PASSPHRASE)
+    with pytest.raises(StoreUnavailable):
+        away.commit(version(ENTRIES), unknown)
+    assert Repository.open(store, PASSPHRASE).numbers("run") == []
+
+
+def test_nothing_readable_stands_in_the_store():
+    """Neither a path, a run's name, a host, a directory nor content can be read in any object."""
+    repository = new_repository()
+    secret = b"the loss went down and down " * 9
+    refs = write_chunks(repository.store, repository.keys, [secret])
+    repository.commit(version([file_entry(b"secret-path.pt", refs, [secret])], run="secret-run"), unknown)
+    everything = b"".join(body_of(repository.store, key) + key.encode() for key in keys_under(repository.store, ""))
+    for word in (b"secret", b"loss", b"node-1", b"/data", b"mlsync 0.1.0"):
+        assert word not in everything

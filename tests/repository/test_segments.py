@@ -1,0 +1,111 @@
+"""How a version's list of files is kept: what stays the same from version to version is stored once."""
+
+from __future__ import annotations
+
+import random
+
+import msgspec
+import pytest
+from format_parts import bare_entry, digest_of, file_entry, new_repository, noise, unknown, version, write_chunks
+
+from mlsync.repository import segments
+from mlsync.repository.manifest import ChunkRef, Previous
+from mlsync.repository.segments import segment_refs
+from mlsync.repository.tokens import EntryKind
+
+COUNT = 20_000
+EMPTY = digest_of()
+
+
+def test_a_small_version_stands_in_its_manifest():
+    """The list of a few files costs no object of its own."""
+    repository = new_repository()
+    committed = repository.commit(version([file_entry(b"a", digest=EMPTY)]), unknown)
+    assert (committed.body_refs, committed.packs) == ((), ())
+    assert segment_refs(repository.stored("run", 1).root, "key") == ()
+
+
+def test_a_version_without_entries_comes_back():
+    """An empty version is a version."""
+    repository = new_repository()
+    repository.commit(version([]), unknown)
+    assert repository.manifest(repository.stored("run", 1)).entries == ()
+
+
+@pytest.mark.parametrize("change", ["changed", "added", "removed", "renamed", "first", "last"])
+def test_one_file_of_many_changes_one_segment(change):
+    """A version of 20,000 entries that differs in one stores at most two segments anew."""
+    repository, entries, known = _many()
+    first = repository.commit(version(entries), known)
+    known |= {ref.name: ref for ref in first.body_refs}
+    assert len(first.body_refs) > 15
+    entries = _with(entries, change)
+    second = repository.commit(version(entries, 2, Previous(1, first.digest)), known.get)
+    new_refs = set(second.body_refs) - set(first.body_refs)
+    assert 1 <= len(new_refs) <= 2
+    assert len(second.packs) == 1
+    assert repository.manifest(repository.stored("run", 2)).entries == tuple(entries)
+
+
+def test_the_same_entries_store_nothing():
+    """A version whose list of files is the last one's stores its manifest alone."""
+    repository, entries, known = _many()
+    first = repository.commit(version(entries), known)
+    refs = {ref.name: ref for ref in first.body_refs}
+    second = repository.commit(version(entries, 2, Previous(1, first.digest)), refs.get)
+    assert second.packs == ()
+    assert second.body_refs == first.body_refs
+    assert second.stored_bytes < 10_000
+
+
+def test_a_segment_of_several_chunks_is_put_together(monkeypatch):
+    """An entry of so many chunks that its segment is longer than a chunk may be is read back whole."""
+    monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
+    monkeypatch.setattr(segments, "CHUNK_BYTES_MAX", 100)
+    repository = new_repository()
+    pieces = [noise(10, seed) for seed in range(20)]
+    refs = write_chunks(repository.store, repository.keys, pieces)
+    entries = (file_entry(b"a", refs, pieces), file_entry(b"b", refs[:1], pieces[:1]))
+    committed = repository.commit(version(entries), unknown)
+    assert len(committed.body_refs) > 5
+    assert repository.manifest(repository.stored("run", 1)).entries == entries
+
+
+def test_segments_are_of_a_bounded_length():
+    """However many entries there are, segments are near the length that is aimed at."""
+    _, entries, _ = _many()
+    lengths = [len(encoded) for _, _, encoded in segments._split(tuple(entries))]
+    mean_bytes = sum(lengths) / len(lengths)
+    assert segments.SEGMENT_BYTES / 2 < mean_bytes < 2 * segments.SEGMENT_BYTES
+    assert max(lengths) < 12 * segments.SEGMENT_BYTES
+
+
+def _many():
+    paths = sorted(b"labels/%06d.txt" % number for number in random.Random(5).sample(range(10**6), COUNT - 1))
+    entries = [bare_entry(b"labels", EntryKind.DIRECTORY), *(file_entry(path, digest=EMPTY) for path in paths)]
+    known: dict[bytes, ChunkRef] = {}
+    return new_repository(), entries, _Known(known)
+
+
+class _Known(dict):
+    """Knows chunks by name, as the writer asks."""
+
+    def __call__(self, name):
+        return self.get(name)
+
+    def __or__(self, other):
+        return _Known({**self, **other})
+
+
+def _with(entries, change):
+    made, middle = list(entries), COUNT // 2
+    if change in ("changed", "first", "last"):
+        at = {"changed": middle, "first": 1, "last": -1}[change]
+        made[at] = msgspec.structs.replace(made[at], mtime_ns=5)
+    elif change == "removed":
+        del made[middle]
+    elif change == "added":
+        made.insert(middle, file_entry(made[middle - 1].path + b"~", digest=EMPTY))
+    else:
+        made[middle] = msgspec.structs.replace(made[middle], path=made[middle].path + b"~")
+    return made
