@@ -1,0 +1,243 @@
+"""The layers of the design: every import points down, heavy modules come late, errors and tests keep their form."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from mlsync import errors
+
+ROOT = Path(__file__).parent.parent
+AGENT = ROOT / "agent"
+MODULES = {
+    ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in (AGENT / "mlsync").rglob("*.py")
+}
+LEAVES = {"errors", "monitor", "buffers"}
+# What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
+# together, it hands on as values.
+ARROWS = {
+    "cli": {"service", "flows", "source", "proof", "repository", "codec", "store", "formats", "demo"},
+    "demo": {"service", "flows", "source", "proof", "repository", "store"},
+    "service": {"flows", "source", "proof", "repository", "codec", "store"},
+    "flows": {"source", "proof", "repository", "codec", "store", "formats"},
+    "source": {"formats"},
+    "proof": {"formats"},
+    "repository": {"codec", "store"},
+    "codec": set(),
+    "store": set(),
+    "formats": set(),
+    "errors": set(),
+    "monitor": set(),
+    "buffers": set(),
+    # The package itself: its version, and the entry of ``python -m mlsync``.
+    "": set(),
+    "__main__": {"cli"},
+}
+# Where a large library may be mentioned at all: in the one place that wraps it.
+HOMES = {
+    "torch": r"mlsync\.(proof\.device|demo\..+)",
+    "boto3": r"mlsync\.store\.s3.*",
+    "botocore": r"mlsync\.store\.s3.*",
+    "s3transfer": r"mlsync\.store\.s3.*",
+    "tenacity": r"mlsync\.store\.retry",
+    "watchdog": r"mlsync\.service\.watch",
+    "apscheduler": r"mlsync\.service\.(schedule|every)",
+    "rich": r"mlsync\.cli\..+",
+    "click": r"mlsync\.cli\..+",
+    "sqlite3": r"mlsync\.source\.state",
+    "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
+    "blake3": r"mlsync\.codec\.digest",
+    "zstandard": r"mlsync\.codec\.compression",
+    "pyfastcdc": r"mlsync\.source\..+",
+    "numpy": r"mlsync\.(formats|proof|source)\..+",
+}
+# What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
+# such as click, cryptography and tenacity around the store, may come at once.)
+HEAVY = ("torch", "numpy", "boto3", "botocore", "watchdog", "apscheduler", "rich", "safetensors", "asyncio", "http")
+
+
+@cache
+def tree_of(module):
+    """The module, parsed."""
+    return ast.parse(MODULES[module].read_text())
+
+
+def imports_of(module, *, whole):
+    """The modules that a module imports: all of them, or (not *whole*) those that are imported with it."""
+    nodes = ast.walk(tree_of(module)) if whole else _outside_functions(tree_of(module))
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def _outside_functions(node):
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield child
+            yield from _outside_functions(child)
+
+
+def layer_of(module):
+    """The layer of one of our modules."""
+    return [*module.split("."), ""][1]
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module):
+    """A module imports its own layer, the leaves, and what lies below it: no brother, nothing above."""
+    layer = layer_of(module)
+    allowed = ARROWS[layer] | LEAVES | {layer, ""} if layer not in LEAVES else {layer}
+    for imported in imports_of(module, whole=True):
+        if imported.split(".")[0] == "mlsync":
+            assert layer_of(imported) in allowed, f"{module} imports {imported}"
+
+
+def test_every_layer_is_known():
+    """A new folder says where it stands, or this fails."""
+    assert {layer_of(module) for module in MODULES} <= ARROWS.keys()
+
+
+def test_arrows_make_no_circle():
+    """The layers can be put in an order in which each knows only later ones."""
+    seen = []
+
+    def enter(layer, path):
+        assert layer not in path, f"a circle: {path} {layer}"
+        if layer not in seen:
+            for below in ARROWS[layer]:
+                if below in ARROWS:
+                    enter(below, [*path, layer])
+            seen.append(layer)
+
+    for layer in ARROWS:
+        enter(layer, [])
+
+
+def test_modules_make_no_circle():
+    """No module needs itself to be imported, by whatever way round."""
+    below = {
+        module: {name for name in imports_of(module, whole=False) if name in MODULES and name != module}
+        for module in MODULES
+    }
+    done = set()
+
+    def enter(module, path):
+        assert module not in path, " -> ".join([*path, module])
+        if module not in done:
+            for name in below[module]:
+                enter(name, [*path, module])
+            done.add(module)
+
+    for module in MODULES:
+        enter(module, [])
+
+
+@pytest.mark.parametrize("library", sorted(HOMES))
+def test_libraries_stay_at_home(library):
+    """Each large library is mentioned only where it is wrapped, so that it can be exchanged there."""
+    for module in MODULES:
+        if any(name.split(".")[0] == library for name in imports_of(module, whole=True)):
+            assert re.fullmatch(HOMES[library], module), f"{module} imports {library}"
+
+
+def test_the_proving_child_needs_the_standard_library_and_torch_alone():
+    """The trainer's Python may have nothing else, and may be old."""
+    names = {name.split(".")[0] for name in imports_of("mlsync.proof.device", whole=True)}
+    assert names - {"torch", "__future__"} <= sys.stdlib_module_names
+    ast.parse(MODULES["mlsync.proof.device"].read_text(), feature_version=(3, 9))
+
+
+@pytest.mark.parametrize("module", ["mlsync.service.agent", "mlsync.cli.main", "mlsync.flows.backup"])
+def test_heavy_modules_come_late(module):
+    """Importing the agent or the command line loads none of what only some of their work needs."""
+    program = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=AGENT)
+    assert done.stdout.split() == []
+
+
+# ---------------------------------------------------------------- errors
+
+
+def _errors(above=errors.Error):
+    yield above
+    for error in above.__subclasses__():
+        if error.__module__ == errors.__name__:
+            yield from _errors(error)
+
+
+def _leaves():
+    return [error for error in _errors() if not _own(error)]
+
+
+def _own(error):
+    return [below for below in error.__subclasses__() if below.__module__ == errors.__name__]
+
+
+def test_every_leaf_has_an_exit_status_of_its_own():
+    """A script can tell each error from all others by the exit status, and from 1, which is anybody's."""
+    statuses = Counter(error.exit_code for error in _leaves())
+    assert set(statuses.values()) == {1}
+    assert all(1 < status < 126 for status in statuses)
+    assert all("exit_code" in vars(error) for error in _leaves())
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is():
+    """The picture in the docstring of ``errors`` holds every error at its place, with its exit status."""
+    drawn = errors.__doc__.partition("::\n\n")[2].partition("\n\nAnything")[0]
+    rows = re.findall(r"^    ([ |`-]*)(\w+)(?: +(\d+))?", drawn, re.MULTILINE)
+    assert [(len(indent) // 3, name, status) for indent, name, status in rows] == list(_rows(errors.Error, 0))
+
+
+def _rows(error, depth):
+    status = str(error.exit_code) if "exit_code" in vars(error) else ""
+    yield depth, error.__name__, status
+    for below in _own(error):
+        yield from _rows(below, depth + 1)
+
+
+def test_all_errors_stand_in_the_tree():
+    """Errors that cross a border are made in one module; what others derive from ``Error`` stays private."""
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.ClassDef) and module != "mlsync.errors" and not node.name.startswith("_"):
+                bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
+                assert not bases & {error.__name__ for error in _errors()}, f"{module}: {node.name}"
+
+
+# ---------------------------------------------------------------- form
+
+
+def test_every_test_states_one_fact():
+    """Every test function says in a sentence what is true."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                stated = ast.get_docstring(node)
+                assert stated, f"{path.name}: {node.name}"
+                assert stated.endswith((".", "?", "!")), f"{path.name}: {node.name}"
+
+
+def test_every_module_introduces_itself():
+    """Every module of ours begins with what it is."""
+    for module in MODULES:
+        assert ast.get_docstring(tree_of(module)), module
+
+
+def test_no_work_is_put_off():
+    """No file of ours promises what is not there."""
+    words = re.compile("TO" + "DO|FIX" + "ME|NotImplemented" + "Error")
+    for path in [*MODULES.values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").glob("*.md")]:
+        assert not words.search(path.read_text()), path
