@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flow_parts import World
 
+from mlsync.store.directory import DirectoryStore
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     """A run without files, a repository in memory, an empty local state."""
     world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def directory_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The same on a directory repository, in a place that every user can reach."""
+    base = tmp_path_factory.mktemp("open")
+    for place in (base, base.parent, base.parent.parent):
+        os.chmod(place, 0o755)
+    world = World(base, DirectoryStore(base / "repo", create=True))
     yield world
     world.close()

@@ -7,7 +7,8 @@ import os
 import shutil
 import stat
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,18 @@ class World:
     def close(self) -> None:
         """Close the state."""
         self.state.close()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be a user without rights for a while."""
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def tree_of(directory: Path, *, times: bool = True) -> Tree:

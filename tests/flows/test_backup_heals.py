@@ -116,8 +116,8 @@ def test_what_was_stored_before_a_proof_was_not_to_be_had_is_not_stored_again(wo
     """A backup that waits for its proof stores the content once, however often it is tried."""
     world.write("last.pt", small_checkpoint())
     for _ in range(3):
+        prover = Prover(ProofOptions(device="cpu", python="/nowhere/python"))
         with pytest.raises(errors.ProofUnavailable):
-            prover = Prover(ProofOptions(device="cpu", python="/nowhere/python"))
             world.backup(required_level=3, wait_for_proof=True, prover=prover)
     assert len(keys_of(world.store, "packs/")) == 1
     assert world.numbers() == []

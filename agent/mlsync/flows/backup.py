@@ -222,7 +222,9 @@ class _Backup:
 
     def _prove(self, candidate: Candidate, base: Base, result: BackupResult) -> Change:
         with self._repository.reader() as reader:
-            proving = Proving(reader, self._prover, base.entries.values())
+            # A proof that fell short is no answer for another file of the same content.
+            proved = (e for e in base.entries.values() if e.proof and e.proof.level >= self._options.required_level)
+            proving = Proving(reader, self._prover, proved)
             new = candidate.unproved()
             total_bytes = sum(entry.size_bytes for entry, _ in new)
             with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:

@@ -129,7 +129,7 @@ def _refuse_full(target: Target, needed_bytes: int) -> None:
     free_bytes = target.free_bytes()
     if needed_bytes > free_bytes:
         what = f"the restore needs {needed_bytes} bytes and {free_bytes} are free"
-        raise TargetFull(what, where=target.where, advice="nothing was changed")
+        raise TargetFull(what, where=target.where, advice="no file was changed")
 
 
 def _write_files(target: Target, plans: list[Plan], reader: ChunkReader, task: Task, options: RestoreOptions) -> None:

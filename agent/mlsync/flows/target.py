@@ -21,6 +21,7 @@ from mlsync.source.paths import display
 
 TEMPORARY_PREFIX: Final = b".mlsync-restore-"
 _COPY_BYTES: Final = 4 << 20
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 IsNamed = Callable[[Buffer, bytes], bool]
 
@@ -82,10 +83,13 @@ class Target:
         for entry in reversed([entry for entry in entries if entry.kind is EntryKind.DIRECTORY]):
             path = self._place(entry.path)
             with _translated(path):
-                self._own(path, entry)
-                os.chmod(path, entry.mode)
-                os.utime(path, ns=(entry.mtime_ns, entry.mtime_ns))
-                _sync_directory(path)
+                # Opened before its mode may forbid that.
+                descriptor = os.open(path, _OPEN_DIRECTORY | os.O_NOFOLLOW)
+                try:
+                    self._finish_metadata(descriptor, entry)
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
         with _translated(self._directory):
             _sync_directory(self._directory)
 
@@ -110,6 +114,7 @@ class Target:
                 self._finish_metadata(path, entry)
                 return None
             # What a killed restore wrote counts as much as what is in place.
+            _make_writable(_temporary(path))
             left = self._matching(_temporary(path), parts)
         local = [(part, path) for part in parts if part.offset in in_place and part.offset not in left]
         local += [(part, _temporary(path)) for part in parts if part.offset in left]
@@ -160,10 +165,8 @@ class Target:
             found = _lstat(path)
             if found is not None and stat.S_ISDIR(found.st_mode):
                 raise _blocked(path, "a link is to be restored and a directory stands there")
-            if entry.kind is EntryKind.HARD_LINK and found is not None:
-                source = os.lstat(self._place(entry.target))
-                if (source.st_dev, source.st_ino) == (found.st_dev, found.st_ino):
-                    return
+            if found is not None and self._links_already(path, found, entry):
+                return
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
             make(temporary)
@@ -171,6 +174,15 @@ class Target:
                 self._own(temporary, entry)
                 os.utime(temporary, ns=(entry.mtime_ns, entry.mtime_ns), follow_symlinks=False)
             os.rename(temporary, path)
+
+    def _links_already(self, path: bytes, found: os.stat_result, entry: Entry) -> bool:
+        if entry.kind is EntryKind.HARD_LINK:
+            return os.path.samestat(os.lstat(self._place(entry.target)), found)
+        if not stat.S_ISLNK(found.st_mode) or os.readlink(path) != entry.target:
+            return False
+        if self._is_root and (found.st_uid, found.st_gid) != (entry.uid, entry.gid):
+            return False
+        return found.st_mtime_ns == entry.mtime_ns
 
     def delete_others(self, entries: Iterable[Entry]) -> int:
         """Delete what the version does not hold; return how many files and links that were."""
@@ -249,9 +261,16 @@ class Target:
                     _write_at(descriptor, start, bytes(min(_COPY_BYTES, offset + length - start)))
 
     def _finish_metadata(self, place: bytes | int, entry: Entry) -> None:
-        self._own(place, entry)
-        os.chmod(place, entry.mode)
-        os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
+        """Give a file or directory its owner, mode and time; what is right is not set again, which would show."""
+        found = os.stat(place)
+        is_owned = not self._is_root or (found.st_uid, found.st_gid) == (entry.uid, entry.gid)
+        if not is_owned:
+            self._own(place, entry)
+        # A change of owner takes some bits of the mode away.
+        if not is_owned or stat.S_IMODE(found.st_mode) != entry.mode:
+            os.chmod(place, entry.mode)
+        if found.st_mtime_ns != entry.mtime_ns:
+            os.utime(place, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def _own(self, place: bytes | int, entry: Entry) -> None:
         """Give the owner back where we may: only root can, for anybody else the files are simply their own."""
@@ -266,6 +285,21 @@ def _temporary(path: bytes) -> bytes:
     """Return the temporary name for *path*: always the same, so that a rerun finds what a killed restore left."""
     folder, name = os.path.split(path)
     return os.path.join(folder, TEMPORARY_PREFIX + hashlib.sha256(name).hexdigest()[:24].encode())
+
+
+def _make_writable(temporary: bytes) -> None:
+    """Open up what a killed restore left with its last mode, so that it can be gone on with."""
+    try:
+        os.close(os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    except PermissionError:
+        try:
+            os.chmod(temporary, 0o600)
+        except PermissionError:
+            # Somebody else's: it can only be made anew.
+            os.unlink(temporary)
+    except OSError:
+        # None, or something that is no file: what it is shows when it is to be written.
+        return
 
 
 def _is_temporary(path: bytes) -> bool:
@@ -323,7 +357,7 @@ def _lstat(path: bytes) -> os.stat_result | None:
 
 
 def _sync_directory(path: bytes) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(path, _OPEN_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
