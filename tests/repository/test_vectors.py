@@ -1,0 +1,103 @@
+"""The test vectors: objects in files, each with what a reader must say of it; for readers of any language."""
+
+from __future__ import annotations
+
+import hashlib
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mlsync.codec.keys import Keys
+from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
+from mlsync.repository import header, keyslot, manifest_object, names, pack_footer
+from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.repository.reader import ChunkReader
+from mlsync.store.memory import MemoryStore
+
+VECTORS = Path(__file__).parents[1] / "vectors"
+FILES = sorted(VECTORS.glob("*.txt"))
+DAMAGE = (ObjectDamaged, ManifestDamaged, KeySlotDamaged)
+# What each expectation means here: which errors, with which words.
+EXPECTED = {
+    "no such format": (FormatUnsupported, "is not known here|are not known here"),
+    "wrong key": (WrongPassphrase, "opens no key slot"),
+    "authentication failure": (DAMAGE, "does not authenticate|not as it was written"),
+    "truncated": (DAMAGE, "cut short|shorter"),
+    "trailing data": (DAMAGE, "longer"),
+    "out of bounds": (DAMAGE, "numbers cannot be|out of range|more memory or time|larger than any"),
+    "reserved bytes": (DAMAGE, "header is damaged"),
+    "wrong place": (DAMAGE, "under another name or in another repository"),
+    "not this object": (DAMAGE, "this is no|not a key slot|not a repository's"),
+    "contradiction": (DAMAGE, "does not describe the pack"),
+    "does not decode": (DAMAGE, "zstd|decode|bytes instead"),
+    "wrong name": (DAMAGE, "named after"),
+    "malformed": (DAMAGE, "does not parse"),
+}
+
+
+def test_there_are_vectors():
+    """Every kind of object has vectors, sound ones and others, and every expectation comes."""
+    vectors = [_parse(path) for path in FILES]
+    assert {fields["object"] for fields, _ in vectors} == {"pack", "manifest", "key slot", "header"}
+    assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
+    assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_vector_is_read_as_it_says(path):
+    """A sound object gives the content that the vector names; any other is refused for the stated reason."""
+    fields, body = _parse(path)
+    expect = fields["expect"]
+    assert expect == "success" or expect in EXPECTED, f"{path.name} expects what nobody knows: {expect}"
+    keys = Keys(bytes.fromhex(fields["master key"]), bytes.fromhex(fields["repository id"]))
+    if expect == "success":
+        content = READERS[fields["object"]](fields, keys, body)
+        assert hashlib.sha256(content).hexdigest() == fields["content"]
+        return
+    errors, words = EXPECTED[expect]
+    with pytest.raises(errors, match=words):
+        READERS[fields["object"]](fields, keys, body)
+
+
+def test_the_script_gives_the_files():
+    """The kept script makes exactly the vectors that are there, so that each can be understood."""
+    made = dict(runpy.run_path(str(VECTORS / "make.py"))["files"]())
+    assert made == {path.name: path.read_text() for path in FILES}
+
+
+def _parse(path):
+    head, _, body = path.read_text().partition("\n\n")
+    fields = dict(line.split(": ", 1) for line in head.splitlines())
+    return fields, bytes.fromhex(body)
+
+
+def _pack(fields, keys, body):
+    pack_id, store = names.parse_pack(fields["name"]), MemoryStore()
+    store.put(fields["name"], body)
+    with ChunkReader(store, keys) as reader:
+        return b"".join(reader.one(ref) for ref in pack_footer.read_refs(store, keys, pack_id, len(body)))
+
+
+def _manifest(fields, keys, body):
+    return manifest_object.open_(keys, fields["name"], body)
+
+
+def _slot(fields, keys, body):
+    is_file = "key file" in fields
+    unlock = KeyFile(bytes.fromhex(fields["key file"])) if is_file else Passphrase(bytes.fromhex(fields["passphrase"]))
+    master = keyslot.unwrap(keyslot.parse(body, fields["name"]), unlock)
+    if master is None:
+        raise keyslot.wrong_unlock(unlock, fields["name"])
+    return master
+
+
+def _header(fields, keys, body):
+    found = header.decode(body, "vector")
+    # As opening a repository does, with the master key that a slot gave and the id that the header states.
+    if not found.is_of(Keys(keys.master, found.repository_id)):
+        raise ObjectDamaged("the header is not as it was written")
+    return found.repository_id
+
+
+READERS = {"pack": _pack, "manifest": _manifest, "key slot": _slot, "header": _header}

@@ -1,0 +1,258 @@
+"""Write the test vectors of this folder: objects sound and not, each with what a reader must say of it.
+
+A vector is a text header and, after an empty line, the object in hexadecimal. All randomness is fixed, so that a run
+gives the same files. Run it when a vector is added; a vector that is there is never changed, because a reader of
+somebody else's may rest on it: this script refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from mlsync.codec.compression import Coding
+from mlsync.codec.digest import chunk_name
+from mlsync.codec.keys import Keys
+from mlsync.codec.sealing import Seal
+from mlsync.repository import header, keyslot
+from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.pack import ChunkRecord, PackSeal
+
+HERE = Path(__file__).parent
+KEYS = Keys(hashlib.sha256(b"vector master key").digest(), hashlib.sha256(b"vector repository").digest()[:16])
+PACK_ID = hashlib.sha256(b"vector pack").digest()[:16]
+SALT = hashlib.sha256(b"vector salt").digest()
+PASSPHRASE = Passphrase("Grüße vom Wächter".encode())
+KEY_FILE = KeyFile(hashlib.sha256(b"vector key file").digest())
+PACK_NAME = f"packs/{PACK_ID.hex()[:2]}/{PACK_ID.hex()}"
+VERSION_NAME = f"versions/{hashlib.sha256(b'vector run').hexdigest()[:32]}/0000000042"
+CHUNKS = (b"the first chunk", bytes(range(256)) * 3)
+# A thousand times the letter a, as zstd 1.5 writes it: written out, since releases of zstd may write it otherwise.
+ZSTD_PLAIN = b"a" * 1000
+ZSTD_FRAME = bytes.fromhex("28b52ffd60e8024d00001061610100e32b8005")
+ROOT = b"any bytes: what a root says is another layer's affair"
+
+Change = Callable[[bytes], bytes]
+Vector = tuple[str, str, dict[str, str], bytes]
+
+
+def pack(
+    chunks: list[tuple[bytes, Coding, bytes]], *, keys: Keys = KEYS, change: Callable[[list[ChunkRecord]], None] = list
+) -> bytes:
+    """A pack of (plain, coding, coded) chunks; *change* has its way with the records before they are sealed."""
+    seal = PackSeal(keys, PACK_ID)
+    body, records = bytearray(seal.header), []
+    for place, (plain, coding, coded) in enumerate(chunks):
+        name = chunk_name(keys.of("chunk name"), plain)
+        into = memoryview(bytearray(len(coded) + 16))
+        seal.seal_chunk(place, name, coding, len(plain), coded, into)
+        records.append(ChunkRecord(name, len(body), len(into), len(plain), int(coding)))
+        body += into
+    change(records)
+    return bytes(body) + seal.seal_end(records)
+
+
+def raw(*chunks: bytes) -> list[tuple[bytes, Coding, bytes]]:
+    """Chunks that are stored as they are."""
+    return [(chunk, Coding.RAW, chunk) for chunk in chunks]
+
+
+def manifest(coding: int, plain_bytes: int, coded: bytes, *, name: str = VERSION_NAME, version: int = 1) -> bytes:
+    """A manifest object, by hand: what our writer chooses to compress is not part of the format."""
+    head = struct.pack("<8sHBBI32s", b"mlsyncM\0", version, 1, coding, plain_bytes, SALT)
+    return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
+
+
+def slot(unlock: Passphrase | KeyFile) -> bytes:
+    """A key slot that costs nothing to open."""
+    return keyslot.make(unlock, KEYS.master, KEYS.repository_id, SALT[:16], Stretching(64, 1, 1))
+
+
+def put(offset: int, value: bytes) -> Change:
+    """Write *value* over what is at *offset*, which may count from the end."""
+
+    def change(body: bytes) -> bytes:
+        changed = bytearray(body)
+        start = offset % len(body)
+        changed[start : start + len(value)] = value
+        return bytes(changed)
+
+    return change
+
+
+def flip(offset: int) -> Change:
+    """Change one bit."""
+    return lambda body: put(offset, bytes([body[offset] ^ 1]))(body)
+
+
+def field(**changes: object) -> Change:
+    """Change fields of a JSON object and write it as our writer does."""
+
+    def change(body: bytes) -> bytes:
+        fields = json.loads(body) | changes
+        return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+    return change
+
+
+def with_record(**changes: object) -> Callable[[list[ChunkRecord]], None]:
+    """Change fields of the first record of a footer."""
+
+    def change(records: list[ChunkRecord]) -> None:
+        records[0] = msgspec.structs.replace(records[0], **changes)
+
+    return change
+
+
+def packs() -> Iterator[Vector]:
+    """Vectors of packs."""
+    sound = pack(raw(*CHUNKS))
+    other = Keys(bytes(32), KEYS.repository_id)
+    content = {"content": hashlib.sha256(b"".join(CHUNKS)).hexdigest()}
+    yield "pack-sound", "success", content, sound
+    yield "pack-empty", "success", {"content": hashlib.sha256().hexdigest()}, pack([])
+    zstd = [(ZSTD_PLAIN, Coding.ZSTD, ZSTD_FRAME)]
+    yield "pack-zstd", "success", {"content": hashlib.sha256(ZSTD_PLAIN).hexdigest()}, pack(zstd)
+    yield "pack-newer-format", "no such format", {}, put(8, b"\2")(sound)
+    yield "pack-newer-key-kind", "no such format", {}, put(10, b"\2")(sound)
+    yield "pack-newer-coding", "no such format", {}, pack(raw(*CHUNKS), change=with_record(coding=7))
+    yield "pack-other-magic", "not this object", {}, put(0, b"mlsyncM\0")(sound)
+    yield "pack-other-name", "wrong place", {"name": PACK_NAME[:-1] + ("1" if PACK_NAME[-1] == "0" else "0")}, sound
+    yield "pack-other-repository", "wrong place", {}, pack(raw(*CHUNKS), keys=Keys(KEYS.master, bytes(16)))
+    yield "pack-other-master-key", "authentication failure", {}, pack(raw(*CHUNKS), keys=other)
+    yield "pack-reserved-byte", "reserved bytes", {}, put(11, b"\1")(sound)
+    yield "pack-reserved-word", "reserved bytes", {}, put(12, b"\1")(sound)
+    yield "pack-chunk-flipped", "authentication failure", {}, flip(50)(sound)
+    yield "pack-chunk-tag-flipped", "authentication failure", {}, flip(48 + len(CHUNKS[0]))(sound)
+    yield "pack-footer-flipped", "authentication failure", {}, flip(-60)(sound)
+    yield "pack-chunk-count", "authentication failure", {}, put(-12, b"\3")(sound)
+    yield "pack-footer-length", "authentication failure", {}, put(-16, b"\x20\0\0\0")(sound)
+    yield "pack-footer-length-too-large", "out of bounds", {}, put(-16, b"\xff\xff\xff\xff")(sound)
+    yield "pack-end-magic", "truncated", {}, flip(-1)(sound)
+    yield "pack-cut-by-one", "truncated", {}, sound[:-1]
+    yield "pack-cut-in-header", "truncated", {}, sound[:40]
+    yield "pack-nothing", "truncated", {}, b""
+    yield "pack-trailing-data", "trailing data", {}, sound + b"\0"
+    yield "pack-gap", "contradiction", {}, pack(raw(*CHUNKS), change=with_record(offset=49))
+    yield "pack-empty-chunk", "contradiction", {}, pack(raw(b""))
+    yield "pack-chunk-missing", "contradiction", {}, pack(raw(*CHUNKS), change=list.pop)
+    yield "pack-length-lies", "contradiction", {}, pack(raw(*CHUNKS), change=with_record(plain_bytes=14))
+    yield "pack-length-not-bound", "authentication failure", {}, pack(raw(*CHUNKS), change=with_record(plain_bytes=16))
+    yield "pack-name-not-bound", "authentication failure", {}, pack(raw(*CHUNKS), change=with_record(name=bytes(32)))
+    short = [(ZSTD_PLAIN[:-1], Coding.ZSTD, ZSTD_FRAME)]
+    yield "pack-zstd-size-lies", "does not decode", {}, pack(short)
+    yield "pack-zstd-broken", "does not decode", {}, pack([(ZSTD_PLAIN, Coding.ZSTD, ZSTD_FRAME[:-3])])
+    yield "pack-name-lies", "wrong name", {}, _misnamed()
+
+
+def _misnamed() -> bytes:
+    seal, plain = PackSeal(KEYS, PACK_ID), b"bytes of another name"
+    into = memoryview(bytearray(len(plain) + 16))
+    seal.seal_chunk(0, bytes(32), Coding.RAW, len(plain), plain, into)
+    return seal.header + bytes(into) + seal.seal_end([ChunkRecord(bytes(32), 48, len(into), len(plain), 0)])
+
+
+def manifests() -> Iterator[Vector]:
+    """Vectors of manifests."""
+    sound = manifest(0, len(ROOT), ROOT)
+    yield "manifest-sound", "success", {"content": hashlib.sha256(ROOT).hexdigest()}, sound
+    zstd = manifest(1, len(ZSTD_PLAIN), ZSTD_FRAME)
+    yield "manifest-zstd", "success", {"content": hashlib.sha256(ZSTD_PLAIN).hexdigest()}, zstd
+    yield "manifest-newer-format", "no such format", {}, manifest(0, len(ROOT), ROOT, version=2)
+    yield "manifest-newer-key-kind", "no such format", {}, put(10, b"\2")(sound)
+    yield "manifest-newer-coding", "no such format", {}, manifest(2, len(ROOT), ROOT)
+    yield "manifest-other-magic", "not this object", {}, put(0, b"mlsyncP\0")(sound)
+    yield "manifest-other-number", "authentication failure", {"name": VERSION_NAME[:-1] + "3"}, sound
+    yield "manifest-other-repository", "authentication failure", {"repository id": "00" * 16}, sound
+    yield "manifest-other-master-key", "authentication failure", {"master key": "00" * 32}, sound
+    yield "manifest-salt-flipped", "authentication failure", {}, flip(20)(sound)
+    yield "manifest-coding-flipped", "authentication failure", {}, flip(11)(sound)
+    yield "manifest-length-flipped", "authentication failure", {}, flip(12)(sound)
+    yield "manifest-body-flipped", "authentication failure", {}, flip(60)(sound)
+    yield "manifest-tag-flipped", "authentication failure", {}, flip(-1)(sound)
+    yield "manifest-trailing-data", "authentication failure", {}, sound + b"\0"
+    yield "manifest-cut-by-one", "authentication failure", {}, sound[:-1]
+    yield "manifest-cut-in-header", "truncated", {}, sound[:40]
+    yield "manifest-nothing", "truncated", {}, b""
+    yield "manifest-too-large", "out of bounds", {}, manifest(1, 0xFFFF_FFFF, ZSTD_FRAME)
+    yield "manifest-raw-length-lies", "does not decode", {}, manifest(0, len(ROOT) + 1, ROOT)
+    yield "manifest-zstd-size-lies", "does not decode", {}, manifest(1, 999, ZSTD_FRAME)
+
+
+def slots() -> Iterator[Vector]:
+    """Vectors of key slots."""
+    sound, file = slot(PASSPHRASE), slot(KEY_FILE)
+    passphrase, key_file = {"passphrase": PASSPHRASE.secret.hex()}, {"key file": KEY_FILE.secret.hex()}
+    content = {"content": hashlib.sha256(KEYS.master).hexdigest()}
+    yield "slot-passphrase", "success", passphrase | content, sound
+    yield "slot-key-file", "success", key_file | content, file
+    yield "slot-other-passphrase", "wrong key", {"passphrase": b"something else".hex()}, sound
+    yield "slot-other-key-file", "wrong key", {"key file": "00" * 32}, file
+    yield "slot-kinds-crossed", "wrong key", {"key file": PASSPHRASE.secret.hex().ljust(64, "0")}, sound
+    yield "slot-salt-changed", "wrong key", passphrase, field(salt="A" * 22 + "==")(sound)
+    yield "slot-iterations-changed", "wrong key", passphrase, field(iterations=2)(sound)
+    yield "slot-repository-changed", "wrong key", passphrase, field(repository="00" * 16)(sound)
+    yield "slot-newer-format", "no such format", passphrase, field(format=2)(sound)
+    yield "slot-newer-kind", "no such format", passphrase, field(kind="kms")(sound)
+    yield "slot-hostile-memory", "out of bounds", passphrase, field(memory_kib=1 << 40)(sound)
+    yield "slot-hostile-iterations", "out of bounds", passphrase, field(iterations=1 << 30)(sound)
+    yield "slot-hostile-lanes", "out of bounds", passphrase, field(lanes=1 << 20)(sound)
+    yield "slot-no-iterations", "out of bounds", passphrase, field(iterations=0)(sound)
+    yield "slot-field-more", "malformed", passphrase, field(more=1)(sound)
+    yield "slot-short-salt", "malformed", passphrase, field(salt="AAAA")(sound)
+    yield "slot-cut", "malformed", passphrase, sound[:-4]
+    yield "slot-trailing-data", "malformed", passphrase, sound + b" "
+    yield "slot-other-object", "not this object", passphrase, field(mlsync="repository")(sound)
+
+
+def headers() -> Iterator[Vector]:
+    """Vectors of headers."""
+    sound = header.encode(KEYS, conditional_create=True)
+    yield "header-sound", "success", {"content": hashlib.sha256(KEYS.repository_id).hexdigest()}, sound
+    yield "header-newer-format", "no such format", {}, b'{"mlsync": "repository", "format": 2, "new": null}\n'
+    yield "header-other-object", "not this object", {}, field(mlsync="key-slot")(sound)
+    yield "header-other-master-key", "authentication failure", {"master key": "00" * 32}, sound
+    yield "header-id-changed", "authentication failure", {}, field(id="00" * 16)(sound)
+    yield "header-flag-changed", "authentication failure", {}, field(conditional_create=False)(sound)
+    yield "header-check-changed", "authentication failure", {}, field(check="00" * 32)(sound)
+    yield "header-field-more", "malformed", {}, field(more=1)(sound)
+    yield "header-short-id", "malformed", {}, field(id="00")(sound)
+    yield "header-blanks", "malformed", {}, sound.replace(b": ", b":  ", 1)
+    yield "header-trailing-data", "malformed", {}, sound + b"\n"
+    yield "header-cut", "malformed", {}, sound[:-3]
+
+
+GROUPS = {"pack": packs, "manifest": manifests, "key slot": slots, "header": headers}
+NAMES = {"pack": PACK_NAME, "manifest": VERSION_NAME, "key slot": "keys/" + "0" * 32, "header": "repository"}
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Every vector as a file's name and text."""
+    for kind, vectors in GROUPS.items():
+        for title, expect, changes, body in vectors():
+            lines = {"expect": expect, "object": kind, "name": NAMES[kind]}
+            lines |= {"master key": KEYS.master.hex(), "repository id": KEYS.repository_id.hex()}
+            lines |= changes
+            digits = body.hex()
+            rows = [digits[start : start + 100] for start in range(0, len(digits), 100)]
+            text = [f"{name}: {value}" for name, value in lines.items()]
+            yield f"{title}.txt", "\n".join([*text, "", *rows]) + "\n"
+
+
+def main() -> None:
+    """Write what is new; refuse to change what is there."""
+    for name, text in files():
+        path = HERE / name
+        if path.exists() and path.read_text() != text:
+            sys.exit(f"{name} would change; a vector is never changed, make another one")
+        path.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
