@@ -2,10 +2,179 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
 import click
 
+from mlsync.cli import output
+from mlsync.errors import DeviceMissing, Stopped, TorchMissing
 
-@click.command("demo")
-def demo_command() -> None:
-    """Show a real training run backed up, killed, deleted, restored and resumed."""
-    raise click.ClickException("not built yet")
+if TYPE_CHECKING:
+    from mlsync.demo.report import Report, VersionMade
+
+_LEVELS = "L1 container whole, L2 content makes sense, L3 bytes on the device as in the file, L4 numbers looked at"
+_VERSION_HEADERS = ("VERSION", "EPOCH", "FILES", "READ", "NEW", "STORED", "SAVE TO PROOF", "PROOF")
+_LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
+
+
+@click.command("demo", short_help="See all of it work, with a real training, in a minute.")
+@click.option("--keep", is_flag=True, help="Leave everything for looking at, and say where it is.")
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to do it, an empty directory or a new one; else a temporary one.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    default="auto",
+    show_default=True,
+    help="Where checkpoints are loaded to prove them; auto takes a GPU if there is one.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Print the end only, not what is done on the way.")
+def demo_command(*, keep: bool, directory: Path | None, device: str, as_json: bool, quiet: bool) -> None:
+    """Show a real training run backed up, killed, deleted, restored and resumed.
+
+    A small network is trained by a process of its own, which saves as Ultralytics does. The agent keeps versions of it
+    in a repository in a temporary directory. The trainer is killed while it writes a checkpoint; its directory and all
+    that the agent noted down are deleted; the last version is restored from the repository and the passphrase, and the
+    training goes on where it was. Takes half a minute, needs torch, and leaves nothing behind without --keep.
+    """
+    _need_torch(device)
+    from mlsync.demo.story import Story  # late, as only this command needs it
+    from mlsync.demo.workplace import workplace
+
+    def tell(seconds: float, text: str) -> None:
+        if not quiet:
+            click.echo(f"{seconds:5.1f} s  {text}", err=as_json)
+
+    with _signals_as_errors(), workplace(directory, keep=keep) as place:
+        report = Story(place, device, tell, kept=keep).play()
+    if as_json:
+        output.emit(report.as_json())
+    else:
+        _print(report)
+
+
+def _need_torch(device: str) -> None:
+    advice = "pip install 'mlsync-agent[torch]'"
+    if importlib.util.find_spec("torch") is None:
+        raise TorchMissing("the demo trains a real network and needs torch", where=sys.executable, advice=advice)
+    if device == "cuda":
+        from mlsync.proof.prove import ProofOptions, Prover  # late, as only this device needs asking for beforehand
+
+        with Prover(ProofOptions(device="cuda")) as prover:
+            try:
+                prover.open()
+            except DeviceMissing as error:
+                error.advice = "leave --device out: the CPU proves as well, only slower"
+                raise
+
+
+@contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by way of everything that has to be tidied up."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        raise Stopped(f"the demo was ended by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _print(report: Report) -> None:
+    output.say()
+    _table(_VERSION_HEADERS, [_version_row(version) for version in report.versions], right=range(7))
+    output.say()
+    _lines([("", _LEVELS), *_findings(report)])
+    output.say()
+    _table(_LOSS_HEADERS, _loss_rows(report), right=range(3))
+    output.say()
+    _lines([("done", f"all of it in {report.seconds:.0f} s"), *_looks(report)])
+
+
+def _version_row(version: VersionMade) -> tuple[str, ...]:
+    return (
+        str(version.number),
+        "-" if version.epoch is None else str(version.epoch),
+        str(version.file_count),
+        "-" if version.read_bytes is None else output.size(version.read_bytes),
+        output.size(version.new_bytes),
+        output.size(version.stored_bytes),
+        "-" if version.proved_after_s is None else f"{version.proved_after_s:.1f} s",
+        f"L{version.level} {version.device}",
+    )
+
+
+def _findings(report: Report) -> Iterator[tuple[str, str]]:
+    """Tell what became of what, each with the word that it is found by."""
+    torn, restored, resumed = report.torn, report.restored, report.resumed
+    assert torn is not None
+    assert restored is not None
+    assert resumed is not None
+    on_disk, whole = output.size(torn.bytes_on_disk), output.size(torn.whole_bytes)
+    yield "torn", f"{torn.path} of epoch {torn.epoch}: killed with {on_disk} of {whole} written"
+    yield "", f'version {torn.version} names it as {torn.kind} ("{torn.text}")'
+    yield "", f"and holds its last good content in its place: version {torn.kept_version}'s, of epoch {torn.kept_epoch}"
+    size = output.size(restored.size_bytes)
+    yield "restored", f"version {restored.version}: {restored.file_count} files, {size} in {restored.seconds:.2f} s"
+    yield "", f"({restored.command_s:.1f} s with the start of the program), from repository and passphrase alone"
+    yield "", f"{restored.identical_count} of {restored.file_count} files are to the bit what the trainer wrote"
+    how = "to the last bit the same loss" if resumed.identical else "the same loss but for rounding"
+    yield "resumed", f"after epoch {resumed.from_epoch}: {how} as before the kill"
+    yield "checked", f"{len(report.versions)} versions, {report.problem_count or 'no'} problem"
+
+
+def _loss_rows(report: Report) -> list[tuple[str, ...]]:
+    assert report.resumed is not None
+    return [
+        (str(row.epoch), *("" if loss is None else f"{loss:.6f}" for loss in (row.killed, row.resumed)))
+        for row in report.resumed.losses
+    ]
+
+
+def _looks(report: Report) -> Iterator[tuple[str, str]]:
+    if not report.kept:
+        yield "", "nothing is left of it; --keep leaves everything for looking at"
+        return
+    config = shlex.quote(f"{report.directory}/mlsync.toml")
+    yield "kept", report.directory
+    yield "look", f"mlsync versions --config {config}"
+    yield "", f"mlsync show --config {config}"
+    yield "", f"mlsync verify --config {config}"
+    yield "", f"mlsync restore --config {config} --version 1 --to {shlex.quote(report.directory + '/first')}"
+    yield "remove", f"rm -r {shlex.quote(report.directory)}"
+
+
+def _lines(lines: Sequence[tuple[str, str]]) -> None:
+    for label, text in lines:
+        output.say(f"{label:<9} {text}")
+
+
+def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Sequence[int]) -> None:
+    if not sys.stdout.isatty():
+        output.table(headers, rows, right=right)
+        return
+    from rich.box import SIMPLE_HEAD  # late, as a pipe gets plain text
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for number, header in enumerate(headers):
+        table.add_column(header, justify="right" if number in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)

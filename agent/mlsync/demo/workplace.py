@@ -1,0 +1,98 @@
+"""The demo's directory: where everything of it lies, and that it goes away."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlsync.errors import ConfigInvalid
+
+_PASSPHRASE_BYTES = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """The places below the demo's directory."""
+
+    directory: Path
+
+    @property
+    def run(self) -> Path:
+        """Where the trainer writes."""
+        return self.directory / "runs" / "train"
+
+    @property
+    def repository(self) -> Path:
+        """The repository."""
+        return self.directory / "repository"
+
+    @property
+    def config(self) -> Path:
+        """The configuration."""
+        return self.directory / "mlsync.toml"
+
+    @property
+    def passphrase(self) -> Path:
+        """The file with the passphrase."""
+        return self.directory / "passphrase"
+
+    @property
+    def state(self) -> Path:
+        """The local state."""
+        return self.directory / "state"
+
+    def log(self, name: str) -> Path:
+        """The log of a process."""
+        return self.directory / f"{name}.log"
+
+    def write_passphrase(self) -> None:
+        """The passphrase is a new one, which nobody else may read."""
+        descriptor = os.open(self.passphrase, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_urlsafe(_PASSPHRASE_BYTES) + "\n")
+
+
+@contextmanager
+def workplace(asked: Path | None, *, keep: bool) -> Iterator[Workplace]:
+    """Give a directory: *asked*, if that is empty or not there, else a temporary one; gone afterwards unless kept."""
+    directory, is_new = _made(asked)
+    try:
+        yield Workplace(directory)
+    finally:
+        if not keep:
+            _remove(directory, itself=is_new)
+
+
+def _made(asked: Path | None) -> tuple[Path, bool]:
+    if asked is None:
+        return Path(tempfile.mkdtemp(prefix="mlsync-demo-")).resolve(), True
+    directory = Path(os.path.abspath(asked))
+    try:
+        is_new = not directory.exists()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_empty = not any(directory.iterdir())
+    except OSError as error:
+        what = f"the demo's directory cannot be used: {error.strerror}"
+        raise ConfigInvalid(what, where=str(directory)) from error
+    if not is_empty:
+        what = "the demo's directory is not empty"
+        raise ConfigInvalid(what, where=str(directory), advice="name one that is, or one that is not there yet")
+    return directory, is_new
+
+
+def _remove(directory: Path, *, itself: bool) -> None:
+    # What cannot be removed is worth an error less than what the demo had to tell.
+    if itself:
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
