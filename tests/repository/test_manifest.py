@@ -367,6 +367,17 @@ def test_text_that_is_no_utf8_is_refused():
         decode_as(body, Root, KEY)
 
 
+def test_text_of_a_hostile_checkpoint_can_be_stored():
+    """Half a surrogate pair, which a pickle may hold and UTF-8 may not, is written out; other text stays as it is."""
+    finding = Finding(2, Severity.WARN, "class \ud800", "data/\udfff")
+    proof = Proof(1, "", "", "", 0, 0.0, 0, 0, {"\ud800": "x\udc00y", "ä": "ö", "epoch": 3}, [finding], "\ud800")
+    found = decode_entries(encode_entries([msgspec.structs.replace(FILE, proof=proof)]), KEY)[0].proof
+    assert found == proof
+    assert found.facts == {"\\ud800": "x\\udc00y", "ä": "ö", "epoch": 3}
+    assert (found.findings[0].what, found.findings[0].record) == ("class \\ud800", "data/\\udfff")
+    assert Trouble(b"a", TroubleKind.TORN, "ä \udabc").text == "ä \\udabc"
+
+
 # ---------------------------------------------------------------- the object
 
 

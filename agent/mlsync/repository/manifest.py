@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
@@ -41,6 +42,11 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     coding: Coding
 
 
+def storable(text: str) -> str:
+    """Return *text* with what UTF-8 has no bytes for written out: texts out of a hostile checkpoint may hold it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Something that a proof found: at which level, how grave, what, and where in the file."""
 
@@ -49,6 +55,12 @@ class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     what: str
     record: str | None = None
     offset: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make the texts storable."""
+        force_setattr(self, "what", storable(self.what))
+        if self.record is not None:
+            force_setattr(self, "record", storable(self.record))
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -65,6 +77,12 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     facts: dict[str, Fact]
     findings: list[Finding]
     shortfall: str = ""  # why a higher level could not be had: no torch, no device, out of memory ...
+
+    def __post_init__(self) -> None:
+        """Make the texts storable."""
+        facts = {storable(name): storable(fact) if isinstance(fact, str) else fact for name, fact in self.facts.items()}
+        force_setattr(self, "facts", facts)
+        force_setattr(self, "shortfall", storable(self.shortfall))
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -95,6 +113,10 @@ class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     kind: TroubleKind
     text: str
     kept: int = 0
+
+    def __post_init__(self) -> None:
+        """Make the text storable."""
+        force_setattr(self, "text", storable(self.text))
 
 
 class Previous(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
