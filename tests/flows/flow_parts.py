@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import shutil
 import stat
-import struct
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
+import pytest
 
 from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
 from mlsync.flows.check import CheckResult, check
@@ -70,6 +71,14 @@ class World:
         """Delete the local state."""
         self.state.close()
         shutil.rmtree(self.state_path.parent)
+        self.state = State.open(self.state_path)
+
+    def damage_state(self) -> None:
+        """Overwrite the middle of the local state with nonsense."""
+        self.state.close()
+        body = bytearray(self.state_path.read_bytes())
+        body[1000:-1000] = b"nonsense" * (len(body[1000:-1000]) // 8 + 1)
+        self.state_path.write_bytes(bytes(body))
         self.state = State.open(self.state_path)
 
     def save_state(self, name: str) -> None:
@@ -212,26 +221,30 @@ def _content(path: bytes) -> bytes:
 
 def noise(size_bytes: int, seed: int = 0) -> bytes:
     """Bytes that do not compress, the same at every run."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (size_bytes,), dtype=torch.uint8, generator=generator).numpy().tobytes()
+    return random.Random(seed).randbytes(size_bytes)
 
 
-def checkpoint(*tensors: torch.Tensor, epoch: int = 1) -> bytes:
+def checkpoint(*tensors: Any, epoch: int = 1) -> bytes:
     """A checkpoint as ``torch.save`` writes it."""
+    import torch
+
     file = io.BytesIO()
     torch.save({"epoch": epoch, "model": {f"layer{n}": tensor for n, tensor in enumerate(tensors)}}, file)
     return file.getvalue()
 
 
+@cache
 def small_checkpoint(seed: int = 0) -> bytes:
     """A checkpoint of some kilobytes."""
+    import torch
+
     return checkpoint(torch.randn(600, generator=torch.Generator().manual_seed(seed)), epoch=seed)
 
 
-def with_other_tensor(data: bytes, value: float) -> bytes:
-    """The same zip with a byte of a tensor changed and its CRC left as it was: damage at rest."""
+def damaged(data: bytes) -> bytes:
+    """The same zip with a bit of a tensor changed and its CRC left as it was: damage at rest."""
     at = len(data) // 2
-    return data[:at] + struct.pack("<f", value) + data[at + 4 :]
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
 def keys_of(store: Store, prefix: str = "") -> list[str]:
@@ -242,3 +255,27 @@ def keys_of(store: Store, prefix: str = "") -> list[str]:
 def bytes_of(refs: Iterable[Any]) -> int:
     """The plain length of some chunks."""
     return sum(ref.plain_bytes for ref in refs)
+
+
+class Killed(BaseException):
+    """What a call of the operating system raises in place of the process's end."""
+
+
+@contextmanager
+def killed_at(nth: int, *functions: str) -> Iterator[list[int]]:
+    """Die at the *nth* call of these functions of ``os``; give the count of calls, and whether it came to that."""
+    count = [0]
+    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
+        for name in functions:
+            patch.setattr(os, name, _counted(getattr(os, name), count, nth))
+        yield count
+
+
+def _counted(real: Callable[..., Any], count: list[int], nth: int) -> Callable[..., Any]:
+    def call(*arguments: Any, **options: Any) -> Any:
+        count[0] += 1
+        if count[0] >= nth:
+            raise Killed
+        return real(*arguments, **options)
+
+    return call

@@ -46,7 +46,7 @@ def test_a_log_that_grew_over_a_lost_pack_is_stored_again_as_a_whole(world, harm
 @pytest.mark.parametrize("how", ["deleted", "cut short"])
 def test_an_unchanged_file_in_a_pack_that_is_gone_is_stored_again(world, how):
     """A version never lists an unchanged file whose pack is gone or cut short: the file is read once more."""
-    world.write("frozen.bin", noise(50_000))
+    world.write("frozen.bin", noise(12_000))
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
     if how == "deleted":
@@ -88,11 +88,11 @@ def test_what_was_kept_in_a_lost_pack_is_given_up_and_named(world):
 
 def test_a_pack_that_is_about_to_be_deleted_is_not_relied_on(world):
     """Content in a tombstoned pack is stored again, whichever run it came from."""
-    world.write("a.bin", noise(30_000))
+    world.write("a.bin", noise(12_000))
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
     world.store.put(names.tombstone(names.parse_pack(pack)), b"x")
-    world.write("b.bin", noise(30_000))
+    world.write("b.bin", noise(12_000))
     world.backup()
     assert {ref.pack for entry in world.manifest().entries for ref in entry.chunks} & {names.parse_pack(pack)} == set()
     world.store.delete(pack)
@@ -101,7 +101,7 @@ def test_a_pack_that_is_about_to_be_deleted_is_not_relied_on(world):
 
 def test_another_runs_tombstoned_pack_is_not_relied_on_by_a_first_version(world):
     """The first version of a run looks for tombstones too: its chunks may be known from another run."""
-    world.write("a.bin", noise(30_000))
+    world.write("a.bin", noise(12_000))
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
     world.store.put(names.tombstone(names.parse_pack(pack)), b"x")
@@ -126,10 +126,10 @@ def test_what_was_stored_before_a_proof_was_not_to_be_had_is_not_stored_again(wo
 
 def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(world, monkeypatch):
     """A version that lost a pack to a prune in the moment of its commit is followed by one that has it."""
-    world.write("a.bin", noise(30_000))
+    world.write("a.bin", noise(12_000))
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
-    world.write("b.bin", noise(30_000, 1))
+    world.write("b.bin", noise(12_000, 1))
     commit = type(world.repository).commit
 
     def commit_and_lose(self, manifest, known):

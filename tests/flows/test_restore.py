@@ -5,38 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import msgspec
 import pytest
-from flow_parts import World, as_nobody, contents, noise, small_checkpoint, tree_of
+from flow_parts import World, as_nobody, contents, killed_at, noise, small_checkpoint, tree_of
 
 from mlsync import errors
 from mlsync.flows.target import TEMPORARY_PREFIX
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, or changes its user")
-
-
-class Killed(BaseException):
-    pass
-
-
-@contextmanager
-def killed_at(function: str, nth: int = 1) -> Iterator[None]:
-    """Die at the *nth* call of a function of ``os``."""
-    real, count = getattr(os, function), [0]
-
-    def call(*arguments, **options):
-        count[0] += 1
-        if count[0] >= nth:
-            raise Killed
-        return real(*arguments, **options)
-
-    with pytest.MonkeyPatch.context() as patch, suppress(Killed):
-        patch.setattr(os, function, call)
-        yield
-        pytest.fail("it was not killed")
 
 
 def leftovers(world: World, to: str = "out") -> list[bytes]:
@@ -236,7 +213,7 @@ def test_a_rerun_uses_what_a_killed_restore_left(world):
     world.backup()
     whole = world.restore(to="measure").read_bytes
 
-    with killed_at("pwrite", 9):
+    with killed_at(9, "pwrite"):
         world.restore()
     assert len(leftovers(world)) == 1
     assert contents(tree_of(world.base / "out")).keys() == set(leftovers(world))
@@ -254,7 +231,7 @@ def test_a_leftover_of_something_else_does_no_harm(world):
         file.write(b"x")
     world.backup()
 
-    with killed_at("fsync"):
+    with killed_at(1, "fsync"):
         world.restore()
     (left,) = leftovers(world)
     (world.base / "out" / os.fsdecode(left)).write_bytes(noise(3 << 20, 9))
@@ -383,7 +360,7 @@ def test_a_leftover_with_its_last_mode_is_no_obstacle(directory_world, owner):
     out = world.base / "out"
     out.mkdir()
 
-    with killed_at("rename"):
+    with killed_at(1, "rename"):
         world.restore()
     for place in out.iterdir():
         os.chown(place, owner, owner)
