@@ -1,0 +1,192 @@
+"""Make a golden repository: what an mlsync of today writes, kept for ever, so that every later one is known to read it.
+
+``python tests/golden/make.py NAME`` makes ``tests/golden/NAME`` with what its versions hold beside it, and refuses one
+that is there: a golden repository is never edited and never made again. The numbers of its key slots are weak on
+purpose; the passphrase stands in ``expected.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import safetensors.torch
+import torch
+
+import mlsync
+from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
+from mlsync.monitor import SilentMonitor
+from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.repository import keyslot, names
+from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.repository import Repository
+from mlsync.repository.tokens import EntryKind
+from mlsync.source.state import State
+from mlsync.store.directory import DirectoryStore
+
+HERE = Path(__file__).parent.resolve()
+PASSPHRASE = "a golden passphrase, schön öffentlich"
+KEY_FILE = hashlib.sha256(b"golden key file").digest()
+LABEL_COUNT = 700
+
+
+class Trainer:
+    """Writes what a trainer would, into one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        torch.manual_seed(20)
+        self.model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 3))
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.epoch = 0
+
+    def begin(self) -> None:
+        """Write what there is before the first epoch: one of each kind of entry, and the oddest names."""
+        labels = self.directory / "labels"
+        labels.mkdir(parents=True)
+        for number in range(LABEL_COUNT):
+            # As many and as long as it takes for the list of files to be kept in chunks.
+            (labels / f"a-label-with-a-long-name-so-that-the-list-of-files-is-long-{number:06d}.txt").touch()
+        (self.directory / "args.yaml").write_text("imgsz: 640\nlr0: 0.01\n")
+        (self.directory / "empty").mkdir(mode=0o750)
+        (self.directory / "newest").symlink_to("weights/last.pt")
+        Path(os.fsdecode(bytes(self.directory) + b"/not-utf8-\xff\xfe")).write_bytes(b"a name of other bytes")
+        (self.directory / "two\nlines").write_bytes(b"a name with a newline")
+        with (self.directory / "sparse.bin").open("wb") as file:
+            file.truncate(3 << 20)
+            file.seek(1 << 20)
+            file.write(b"an island " * 500)
+
+    def train(self) -> None:
+        """Do one epoch and write its checkpoints."""
+        self.epoch += 1
+        self.model(torch.randn(4, 20)).square().mean().backward()
+        self.optimizer.step()
+        weights = self.directory / "weights"
+        weights.mkdir(exist_ok=True)
+        checkpoint = {"epoch": self.epoch, "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(checkpoint, weights / "last.pt")
+        tensors = {"layer.0": self.model[0].weight.detach().half().contiguous()}
+        safetensors.torch.save_file(tensors, weights / "ema.safetensors", {"format": "pt"})
+        best = weights / "best.pt"
+        if not best.exists():
+            best.hardlink_to(weights / "last.pt")
+        with (self.directory / "results.csv").open("a") as log:
+            log.write(f"{self.epoch},{1 / self.epoch:.6f}\n")
+
+    def tear(self) -> None:
+        """Leave a checkpoint as a killed trainer does: its first half."""
+        last = self.directory / "weights" / "last.pt"
+        half = last.read_bytes()[: last.stat().st_size // 2]
+        last.unlink()
+        last.write_bytes(half)
+
+
+def make(place: Path, work: Path) -> None:
+    """Make the repository and its ``expected.json`` at *place*."""
+    place.mkdir()
+    store = DirectoryStore(place / "repository", create=True)
+    stretching = Stretching(memory_kib=64, iterations=1, lanes=1)
+    repository = Repository.create(store, Passphrase(PASSPHRASE.encode()), stretching=stretching)
+    slot = keyslot.make(KeyFile(KEY_FILE), repository.keys.master, repository.repository_id, os.urandom(16), stretching)
+    store.put(names.key_slot(os.urandom(names.SLOT_ID_BYTES)), slot)
+    versions = []
+    with State.open(work / "state.sqlite") as state, Prover(ProofOptions()) as prover:
+
+        def take(run: str, directory: Path) -> BackupResult:
+            source = Source(run, os.fsencode(directory))
+            result = backup(repository, state, source, prover, BackupOptions(sleep=lambda _: None), SilentMonitor())
+            manifest = repository.manifest(repository.stored(run, result.version))
+            versions.append(expected(manifest, directory, versions))
+            return result
+
+        trainer = Trainer(Path("yolo"))
+        trainer.begin()
+        trainer.train()
+        take("yolo-1", trainer.directory)
+        trainer.train()
+        trainer.tear()
+        assert [trouble.kept for trouble in take("yolo-1", trainer.directory).troubles] == [1]
+        other = Trainer(Path("other"))
+        other.directory.mkdir()
+        other.train()
+        take("zweiter lauf", other.directory)
+    store.close()
+    description = {
+        "written_by": f"mlsync {mlsync.__version__}",
+        "passphrase": PASSPHRASE,
+        "key_file": KEY_FILE.hex(),
+        "versions": versions,
+    }
+    (place / "expected.json").write_text(json.dumps(description, indent=1) + "\n")
+
+
+def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]]) -> dict[str, Any]:
+    """What must be found of a version, told by the source's files; labels are all alike and only counted."""
+    entries = [entry for entry in manifest.entries if not entry.path.startswith(b"labels/")]
+    kept = {trouble.path for trouble in manifest.troubles}
+    return {
+        "run": manifest.run,
+        "number": manifest.number,
+        "created_ns": manifest.created_ns,
+        "previous": None if manifest.previous is None else manifest.previous.number,
+        "troubles": [[_text(trouble.path), trouble.kind.name, trouble.kept] for trouble in manifest.troubles],
+        "label_count": len(manifest.entries) - len(entries),
+        "entries": {
+            _text(entry.path): {
+                "kind": entry.kind.name,
+                "mode": oct(entry.mode),
+                "mtime_ns": entry.mtime_ns,
+                "size_bytes": entry.size_bytes,
+                "target": _text(entry.target),
+                "sha256": _earlier_sha256(earlier, entry) if entry.path in kept else _sha256(directory, entry),
+                "holes": [list(hole) for hole in entry.holes],
+                "proof": None if entry.proof is None else [entry.proof.level, entry.proof.container],
+            }
+            for entry in entries
+        },
+    }
+
+
+def _sha256(directory: Path, entry: Entry) -> str | None:
+    path = os.path.join(os.fsencode(directory), entry.path)
+    if entry.kind not in (EntryKind.FILE, EntryKind.HARD_LINK):
+        return None
+    return hashlib.sha256(Path(os.fsdecode(path)).read_bytes()).hexdigest()
+
+
+def _earlier_sha256(earlier: list[dict[str, Any]], entry: Entry) -> str:
+    return str(earlier[-1]["entries"][_text(entry.path)]["sha256"])
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
+
+
+def main() -> None:
+    """Make the repository that is named on the command line, and note the digests of its files."""
+    place = HERE / sys.argv[1]
+    if place.exists():
+        sys.exit(f"{place} is there: a golden repository is never made again")
+    # Neither this machine's name nor its paths are kept for ever.
+    with (
+        tempfile.TemporaryDirectory() as work,
+        contextlib.chdir(work),
+        mock.patch("socket.gethostname", return_value="golden-node"),
+    ):
+        make(place, Path(work))
+    files = sorted(path for path in HERE.rglob("*") if path.is_file() and path.parent != HERE)
+    lines = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(HERE)}" for path in files]
+    (HERE / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
