@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mlsync.errors import Error
 from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
 from mlsync.flows.check import CheckResult, check
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
@@ -41,12 +42,15 @@ Tree = dict[bytes, tuple[Any, ...]]
 class World:
     """One machine with a run, and the store that it backs up to."""
 
-    def __init__(self, base: Path, store: Store | None = None) -> None:
+    def __init__(self, base: Path, store: Store | None = None, *, is_there: bool = False) -> None:
         self.base = base
         self.directory = base / "run"
-        self.directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True, exist_ok=is_there)
         self.store = store if store is not None else MemoryStore()
-        self.repository = Repository.create(self.store, PASSPHRASE, stretching=FAST)
+        if is_there:
+            self.repository = Repository.open(self.store, PASSPHRASE)
+        else:
+            self.repository = Repository.create(self.store, PASSPHRASE, stretching=FAST)
         self.counted = CountingStore(self.store)
         self.use(self.counted)
         self.state_path = base / "state" / "state.db"
@@ -245,6 +249,14 @@ def damaged(data: bytes) -> bytes:
     """The same zip with a bit of a tensor changed and its CRC left as it was: damage at rest."""
     at = len(data) // 2
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def outcome(action: Callable[[], Any]) -> tuple[Any, Error | None]:
+    """What an action gave, or the error that it ended with."""
+    try:
+        return action(), None
+    except Error as error:
+        return None, error
 
 
 def keys_of(store: Store, prefix: str = "") -> list[str]:

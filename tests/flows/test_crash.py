@@ -211,12 +211,7 @@ from pathlib import Path
 from flow_parts import *
 from mlsync.store.directory import DirectoryStore
 base = Path({base!r})
-world = World.__new__(World)
-world.base, world.directory, world.store = base, base / "run", DirectoryStore(base / "repo")
-world.repository = Repository.open(world.store, PASSPHRASE)
-world.state_path = base / "state" / "state.db"
-world.state = State.open(world.state_path)
-world.monitor, world.slept, world.on_sleep = RecordingMonitor(), [], lambda: None
+world = World(base, DirectoryStore(base / "repo"), is_there=True)
 print("go", flush=True)
 {step}
 print("done", flush=True)

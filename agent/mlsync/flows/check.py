@@ -76,11 +76,14 @@ class _Check:
 
     def _check_key_slots(self) -> None:
         store = self._repository.store
-        for info in store.list(names.KEY_SLOTS):
+        slots = [info.key for info in store.list(names.KEY_SLOTS)]
+        if not slots:
+            self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
+        for key in slots:
             try:
-                keyslot.parse(store.get(info.key, limit_bytes=keyslot.SLOT_BYTES_MAX), info.key)
-            except (KeyProblem, FormatUnsupported, StoreBroken) as error:
-                self._problem(info.key, error.what)
+                keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), key)
+            except (KeyProblem, FormatUnsupported, StoreBroken, NotFound) as error:
+                self._problem(key, error.what)
 
     def _check_versions(self) -> None:
         found: dict[bytes, list[int]] = defaultdict(list)
@@ -99,18 +102,27 @@ class _Check:
     def _check_run(self, run_id: bytes, numbers: list[int]) -> None:
         before: Previous | None = None
         missing_before = False
+        name: str | None = None
+        unread: list[tuple[int, str]] = []
         for number in numbers:
             key = names.version(run_id, number)
             try:
                 digest, previous, run = self._check_version(key, number)
             except (Damage, FormatUnsupported, StoreBroken, NotFound) as error:
-                self._problem(key, error.what)
+                unread.append((number, error.what))
                 # What follows cannot be compared with what does not open.
                 missing_before = True
                 continue
-            if not missing_before and previous != before:
+            name = run
+            if previous is not None and previous.number not in numbers:
+                text = f"the manifest is missing, and version {number} follows it"
+                self._problem(names.version(run_id, previous.number), text, {(run, previous.number)})
+            elif before is not None and not missing_before and previous != before:
                 self._problem(key, _chain_text(previous, before), {(run, number)})
             before, missing_before = Previous(number, digest), False
+        for number, text in unread:
+            # Which run it is of is not known by the name of the object, but by its brothers.
+            self._problem(names.version(run_id, number), text, {(name, number)} if name is not None else None)
 
     def _check_version(self, key: str, number: int) -> tuple[bytes, Previous | None, str]:
         stored = self._repository.open_version(key)
@@ -170,11 +182,7 @@ class _Check:
             pass
 
 
-def _chain_text(found: Previous | None, expected: Previous | None) -> str:
-    if expected is None:
-        return (
-            f"the version before it, {found.number}, is missing" if found is not None else "no link to the one before"
-        )
+def _chain_text(found: Previous | None, expected: Previous) -> str:
     if found is None or found.number != expected.number:
         follows = "none" if found is None else found.number
         return f"it follows version {follows}, but the one before it in the store is {expected.number}"
