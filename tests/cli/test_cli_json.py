@@ -1,0 +1,209 @@
+"""``--json``: one value on stdout, on success and on error, with the fields that docs/json.md lists and no others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from machine import MLSYNC, checkpoint
+
+from mlsync.demo import report
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+
+
+def tables():
+    """Every table of the document by its heading: field and type."""
+    found = {}
+    for section in re.split(r"^##+ ", DOCUMENT, flags=re.MULTILINE)[1:]:
+        heading, _, body = section.partition("\n")
+        fields = re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", body, flags=re.MULTILINE)
+        assert len(fields) == len(dict(fields)), heading
+        found[heading] = dict(fields)
+    # A shown version has all that a listed one has.
+    found["mlsync show"] = found["version"] | found["mlsync show"]
+    return found
+
+
+TABLES = tables()
+PLAIN = {
+    "text": lambda value: isinstance(value, str),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "facts": lambda value: (
+        isinstance(value, dict) and all(isinstance(one, str | int | float) for one in value.values())
+    ),
+}
+seen = set()
+
+
+def compare(kind, value, at):
+    """The value is of the documented kind, all the way down."""
+    if kind.endswith(" or null"):
+        if value is None:
+            return
+        kind = kind.removesuffix(" or null")
+    if kind.startswith("list of "):
+        assert isinstance(value, list), at
+        for one in value:
+            compare(kind.removeprefix("list of "), one, f"{at}[]")
+    elif kind in PLAIN:
+        assert PLAIN[kind](value), (at, value)
+    else:
+        fields = TABLES[kind]
+        assert value.keys() == fields.keys(), (at, value.keys() ^ fields.keys())
+        seen.add(kind)
+        for name, below in fields.items():
+            compare(below, value[name], f"{at}.{name}")
+
+
+def one_value(done):
+    """The value, which is all that stands on stdout, in ASCII."""
+    assert done.out.count("\n") == 1
+    assert done.out.isascii()
+    return json.loads(done.out)
+
+
+@pytest.fixture
+def eventful(saved):
+    """A machine whose repository has everything to tell: proofs, links, troubles, an unused pack."""
+    train = saved.training
+    (train / "weights" / "best.pt").symlink_to("last.pt")
+    (train / "weights" / "epoch2.pt").write_bytes(checkpoint(2))
+    (train / "weights" / "broken.pt").write_bytes(checkpoint(3)[:-100])
+    (train / "weights" / "last.pt").write_bytes(checkpoint(4)[:-100])
+    saved.configure('[proof]\ndevice = "cpu"\n')
+    return saved
+
+
+def test_results_are_as_documented(eventful, fresh):
+    """What each command prints when all goes well, or finds something, has the documented fields and types."""
+    done = fresh.good("init", fresh.url, "--json")
+    compare("mlsync init", one_value(done), "init")
+    backup = eventful.run("backup", "--json")
+    assert backup.status == 42, backup
+    compare("mlsync backup", one_value(backup), "backup")
+    assert one_value(backup)["runs"][0]["troubles"]
+    for name, command in {
+        "mlsync versions": ["versions"],
+        "mlsync show": ["show"],
+        "mlsync verify": ["verify"],
+        "mlsync restore": ["restore", "--to", "back"],
+        "mlsync check": ["check", "--read-data"],
+    }.items():
+        compare(name, one_value(eventful.good(*command, "--json")), name)
+
+
+def test_finding_is_as_documented(eventful):
+    """What was noticed of a checkpoint has the documented fields."""
+    weights = torch.full((64, 64), float("nan"))
+    torch.save({"epoch": 5, "model": {"weight": weights}}, eventful.training / "weights" / "nan.pt")
+    eventful.run("backup")
+    entries = eventful.good("show", "--json").json()["entries"]
+    findings = [finding for entry in entries if entry["proof"] for finding in entry["proof"]["findings"]]
+    assert findings
+    for finding in findings:
+        compare("finding", finding, "finding")
+
+
+def test_problems_are_as_documented(saved):
+    """``check`` with problems prints its result and not an error besides, and ends with 33."""
+    max(saved.repository.glob("packs/*/*"), key=lambda path: path.stat().st_size).unlink()
+    done = saved.run("check", "--json")
+    assert done.status == 33
+    value = one_value(done)
+    compare("mlsync check", value, "check")
+    assert value["problems"][0]["versions"] == [{"run": "yolo", "version": 1}, {"run": "yolo", "version": 2}]
+
+
+def test_failed_run_is_as_documented(machine):
+    """Of several runs those that failed stand beside those that did not."""
+    machine.configure(f'[[watch]]\ndirectory = "{machine.base}/gone"\n[proof]\ndevice = "none"\n')
+    done = machine.run("backup", "--json")
+    assert done.status == 40
+    value = one_value(done)
+    compare("mlsync backup", value, "backup")
+    assert [run["run"] for run in value["runs"]] == ["yolo"]
+    assert [(run["run"], run["kind"]) for run in value["errors"]] == [("gone", "SourceMissing")]
+
+
+def test_agent_is_as_documented(machine):
+    """The agent's last word, and its status file, have the documented fields."""
+    process = subprocess.Popen(
+        [MLSYNC, "agent", "--json"],
+        env=machine.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=machine.base,
+    )
+    assert process.stderr is not None
+    assert "version 1" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    compare("mlsync agent", json.loads(out), "agent")
+    compare("mlsync agent", json.loads((machine.state / "status.json").read_text()), "status.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "status"),
+    [
+        (["init"], "ConfigInvalid", 2),
+        (["init", "{url}", "--config", "o.toml"], "RepositoryExists", 11),
+        (["backup", "none"], "ConfigInvalid", 2),
+        (["agent", "--config", "none"], "ConfigInvalid", 2),
+        (["versions", "none"], "RunMissing", 14),
+        (["show", "9"], "VersionMissing", 15),
+        (["restore", "none"], "PathMissing", 19),
+        (["verify", "--version", "9"], "VersionMissing", 15),
+        (["check", "--repo", "/nonexistent"], "RepositoryMissing", 10),
+        (["check", "--key-file", "/nonexistent"], "PassphraseMissing", 20),
+        (["versions", "--no-such-option"], "UsageError", 2),
+        (["verify", "--device", "tpu"], "UsageError", 2),
+        (["nothing"], "UsageError", 2),
+    ],
+)
+def test_errors_are_as_documented(saved, arguments, kind, status):
+    """An error is one JSON value too, with its kind and status, also where the arguments are wrong."""
+    done = saved.run(*(argument.format(url=saved.url) for argument in arguments), "--json")
+    value = one_value(done)
+    compare("Errors", value, "error")
+    assert (value["error"]["kind"], value["error"]["exit_status"], done.status) == (kind, status, status)
+    assert value["error"]["what"] in done.err
+
+
+def test_wrong_passphrase_is_as_documented(saved):
+    """Without --json an error leaves stdout empty; with it the same words stand there."""
+    plain = saved.run("versions", MLSYNC_PASSPHRASE="wrong")
+    assert plain.out == ""
+    value = one_value(saved.run("versions", "--json", MLSYNC_PASSPHRASE="wrong"))["error"]
+    assert value["what"] in plain.err
+    assert value["exit_status"] == 21
+
+
+def test_demo_is_as_documented():
+    """The demo's report, which its own test makes, has the documented fields."""
+    named = {
+        "mlsync demo": report.Report,
+        "demo version": report.VersionMade,
+        "trouble": report.Trouble,
+        "torn checkpoint": report.Torn,
+        "demo restore": report.Restored,
+        "resumed training": report.Resumed,
+        "losses of an epoch": report.EpochLosses,
+    }
+    for name, kind in named.items():
+        assert list(TABLES[name]) == [field.name for field in dataclasses.fields(kind)], name
+        seen.add(name)
+
+
+def test_every_table_was_compared():
+    """No table of the document stands for something that no test above has seen."""
+    assert {name for name, fields in TABLES.items() if fields} == seen

@@ -1,0 +1,79 @@
+"""The commands against a real S3 server."""
+
+from __future__ import annotations
+
+import pytest
+from machine import content, write_training
+
+
+@pytest.fixture
+def remote(fresh, s3_server):
+    """A machine, a bucket's URL, the options that lead there, and the keys in the environment."""
+    write_training(fresh.training)
+    url = f"s3://{s3_server.make_bucket()}/some/prefix"
+    return fresh, url, ("--endpoint-url", s3_server.endpoint_url), s3_server.environment()
+
+
+def test_all_commands(remote):
+    """init, backup, versions, show, verify, check and restore work on S3; another machine needs URL and passphrase."""
+    machine, url, options, keys = remote
+    done = machine.good("init", url, *options, "--watch", machine.training, **keys)
+    assert url in done.out
+    assert f'endpoint_url = "{options[1]}"' in machine.configuration.read_text()
+    keys["STATE_DIRECTORY"] = str(machine.state)
+    assert "version 1" in machine.good("backup", **keys).out
+    (machine.training / "results.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
+    machine.good("backup", **keys)
+    assert [one["version"] for one in machine.good("versions", "--json", **keys).json()["versions"]] == [1, 2]
+    machine.good("show", **keys)
+    machine.good("check", "--read-data", **keys)
+    machine.good("restore", "--repo", url, *options, "--to", "back", MLSYNC_CONFIG="", **keys)
+    assert content(machine.base / "back") == content(machine.training)
+    done = machine.run("init", url, *options, "--config", "other.toml", **keys)
+    assert done.status == 11
+
+
+def test_wrong_keys(remote):
+    """Keys that the server refuses end the command with 72, which says where keys come from, and shows none."""
+    machine, url, options, keys = remote
+    done = machine.run("versions", "--repo", url, *options, **keys | {"AWS_SECRET_ACCESS_KEY": "wrong-secret"})
+    assert done.status == 72, done
+    assert "wrong-secret" not in done.err
+    assert "Traceback" not in done.err
+
+
+def test_no_keys(remote):
+    """Without keys the command ends with 72 and says so."""
+    machine, url, options, _ = remote
+    done = machine.run("versions", "--repo", url, *options, AWS_EC2_METADATA_DISABLED="true")
+    assert done.status == 72, done
+    assert "Traceback" not in done.err
+
+
+def test_no_bucket(remote):
+    """A bucket that is not there is named."""
+    machine, _, options, keys = remote
+    done = machine.run("versions", "--repo", "s3://no-such-bucket-here/x", *options, **keys)
+    assert done.status in (10, 70), done
+    assert "no-such-bucket-here" in done.err
+
+
+def test_missing_object(remote, s3_server):
+    """An object that is gone from the bucket is named by check and restore."""
+    machine, url, options, keys = remote
+    keys["STATE_DIRECTORY"] = str(machine.state)
+    machine.good("init", url, *options, "--watch", machine.training, **keys)
+    machine.good("backup", **keys)
+    client = s3_server.client()
+    bucket = url.split("/")[2]
+    packs = client.list_objects_v2(Bucket=bucket, Prefix="some/prefix/packs/")["Contents"]
+    key = max(packs, key=lambda one: one["Size"])["Key"]
+    client.delete_object(Bucket=bucket, Key=key)
+    client.close()
+    name = key.removeprefix("some/prefix/")
+    done = machine.run("check", **keys)
+    assert done.status == 33
+    assert name in done.out
+    done = machine.run("restore", "--to", "back", **keys)
+    assert done.status == 30, done
+    assert name in done.err
