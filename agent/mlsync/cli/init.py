@@ -24,7 +24,7 @@ from mlsync.service.session import Session, refuse_existing
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
-  mlsync init s3://bucket/runs --endpoint-url https://minio.example:9000 --watch ~/runs
+  mlsync init s3://bucket/runs --endpoint-url https://minio:9000 --watch runs
 """
 
 

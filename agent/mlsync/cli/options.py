@@ -103,7 +103,8 @@ class Command(click.Command):
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
-            if record := parameter.get_help_record(ctx):
+            # Arguments are explained in the text.
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 (common if isinstance(parameter, _CommonOption) else own).append(record)
         for title, records in (("Options", own), ("Options of all commands", common)):
             with formatter.section(title):
