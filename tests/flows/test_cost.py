@@ -1,0 +1,178 @@
+"""What the steps cost, in calls of the store and bytes: numbers that do not depend on the machine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from flow_parts import World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
+
+from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.store.faulty import FaultyStore
+
+MIB = 1 << 20
+
+
+def random_tensor(seed: int, size_bytes: int = 2 * MIB) -> torch.Tensor:
+    return torch.frombuffer(bytearray(noise(size_bytes, seed)), dtype=torch.int32)
+
+
+def new_bytes_of(world: World, name: bytes) -> int:
+    """The bytes of a file's chunks that its version before did not have."""
+    before = {ref.name for ref in world.entry(name, world.numbers()[-2]).chunks}
+    return bytes_of(ref for ref in world.entry(name).chunks if ref.name not in before)
+
+
+class CountingProver(Prover):
+    """Counts the files that it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(ProofOptions(device="none"))
+        self.paths: list[bytes] = []
+
+    def prove(self, source, path):
+        """Count and prove."""
+        self.paths.append(path)
+        return super().prove(source, path)
+
+
+def test_an_unchanged_tree_costs_one_listing(world):
+    """A second backup of an untouched tree reads no byte of any file and asks the store for one listing."""
+    world.write("last.pt", small_checkpoint())
+    world.write("deep/er/log.csv", b"1\n")
+    os.symlink("last.pt", world.path("latest"))
+    os.link(world.path("last.pt"), world.path("deep/same.pt"))
+    world.backup()
+    world.counted.reset()
+    result = world.backup()
+    assert (result.version, result.previous, result.read_bytes) == (0, 1, 0)
+    assert world.counted.calls == {"list": 1}
+    assert world.counted.read_bytes == 0
+
+
+def test_a_touched_file_is_read_once_and_makes_no_version(world):
+    """A file that only has another time is read, found equal, and not read a second time."""
+    content = noise(3 * MIB)
+    world.write("big.bin", content)
+    world.backup()
+    os.utime(world.path("big.bin"), ns=(1, 1_600_000_000_000_000_001))
+    world.counted.reset()
+    result = world.backup()
+    assert (result.version, result.read_bytes, result.new_bytes, result.read_back_bytes) == (0, len(content), 0, 0)
+    assert world.counted.calls == {"list": 2, "get": 1}
+    assert world.counted.written_bytes == 0
+    assert world.backup().read_bytes == 0
+    assert world.numbers() == [1]
+
+
+def test_a_small_change_costs_few_calls(world):
+    """A version with one new chunk is two objects: a pack and a manifest; all else are questions, and few."""
+    world.write("last.pt", small_checkpoint())
+    world.write("log.csv", b"1\n")
+    world.backup()
+    world.append("log.csv", b"2\n")
+    store = FaultyStore(world.store)
+    world.use(store)
+    assert world.backup().version == 2
+    kinds = [(method, key.partition("/")[0]) for method, key in store.calls]
+    assert kinds == [
+        ("list", "versions"),
+        ("get", "versions"),
+        ("list", "tombstones"),
+        ("put", "packs"),
+        ("read", "packs"),
+        ("list", "tombstones"),
+        ("stat", "packs"),
+        ("put", "versions"),
+    ]
+
+
+def test_of_a_changed_tensor_only_its_pieces_are_new(world):
+    """One tensor of twenty changes in a file of 40 MiB: its two mebibytes are stored, and the file's small parts."""
+    tensors = [random_tensor(number) for number in range(20)]
+    world.write("last.pt", checkpoint(*tensors))
+    world.backup()
+    tensors[7] = random_tensor(99)
+    world.write("last.pt", checkpoint(*tensors))
+    result = world.backup()
+    assert 2 * MIB <= new_bytes_of(world, b"last.pt") < 2 * MIB + 100_000
+    assert result.new_bytes == new_bytes_of(world, b"last.pt")
+    assert result.read_back_bytes > 40 * MIB
+
+
+def test_a_pickle_that_grows_in_front_of_frozen_tensors_moves_no_chunk(world):
+    """Tensors that lie elsewhere in the file because of what was written before them are not stored again."""
+    tensors = {f"layer{number}": random_tensor(number) for number in range(6)}
+    for count in (1, 20_000):
+        path = os.fsdecode(world.path("last.pt"))
+        torch.save({"results": [float(n) for n in range(count)], "model": tensors}, path)
+        world.backup()
+    assert new_bytes_of(world, b"last.pt") < 400_000
+
+
+def test_last_best_and_epoch_are_stored_once_and_proved_once(world, tmp_path):
+    """Three files of the same content cost one upload and one proof."""
+    data = checkpoint(random_tensor(1))
+    alone = World(tmp_path / "alone")
+    alone.write("last.pt", data)
+    for name in ("last.pt", "best.pt", "epoch7.pt"):
+        world.write(name, data)
+    prover = CountingProver()
+    result = world.backup(prover=prover)
+    assert result.read_bytes == 3 * len(data)
+    assert result.new_bytes == len(data)
+    assert result.read_back_bytes == alone.backup().read_back_bytes
+    alone.close()
+    assert len(prover.paths) == 1
+    assert result.checkpoint_count == 3
+    world.write("epoch8.pt", data)
+    again = CountingProver()
+    assert world.backup(prover=again).new_bytes == 0
+    assert again.paths == []
+    assert world.entry(b"epoch8.pt").proof.level == 2
+
+
+def test_a_restore_costs_the_same_however_long_the_history_is(world):
+    """The calls and bytes of a restore are those of the version, whether two came before it or thirty."""
+
+    def cost():
+        world.counted.reset()
+        world.restored()
+        return world.counted.calls, world.counted.read_bytes
+
+    world.write("frozen.bin", noise(20_000, 500))
+    world.write("weights.bin", noise(20_000, 0))
+    world.backup()
+    costs = []
+    for number in range(1, 31):
+        world.write("weights.bin", noise(20_000, number))
+        assert world.backup().version == number + 1
+        if number in (2, 30):
+            costs.append(cost())
+    (early, early_bytes), (late, late_bytes) = costs
+    assert early.keys() == late.keys() == {"list", "get", "read"}
+    assert early["list"] == late["list"] == 1
+    assert late["read"] <= 4
+    assert abs(early_bytes - late_bytes) < 1000
+
+
+def test_many_small_files_come_back_in_few_calls(world):
+    """Three hundred small files are one or two packs, and as few calls to prove and to restore."""
+    for number in range(300):
+        world.write(f"{number % 7}/{number}.txt", b"%d" % number * 20)
+    result = world.backup()
+    assert result.version == 1
+    assert len(keys_of(world.store, "packs/")) <= 2
+    assert world.counted.calls["read"] <= 6
+    world.counted.reset()
+    world.restore()
+    assert world.counted.calls["read"] <= 6
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 16 << 10, (4 << 20) + 1])
+def test_a_file_of_any_size_comes_back(world, size_bytes):
+    """Files at the edges of pieces come back bit for bit."""
+    world.write("file", noise(size_bytes))
+    world.backup()
+    assert world.restored() == world.tree()
