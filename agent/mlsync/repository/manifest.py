@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -167,7 +167,7 @@ class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     stored_bytes: int
     plain_bytes: int
     coding: int
-    base: None = None
+    base: Any = None  # anything in it is of a newer mlsync: refused as that, not as damage
 
 
 class PackedEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -297,6 +297,8 @@ def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tupl
     """Return references with whole pack ids, each within the format's bounds."""
     refs = []
     for ref in packed:
+        if ref.base is not None:
+            raise newer_base(where)
         if not 0 <= ref.pack < len(packs) or len(packs[ref.pack]) != PACK_ID_BYTES:
             raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
         try:
@@ -311,6 +313,11 @@ def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tupl
             ChunkRef(ref.name, packs[ref.pack], ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
         )
     return tuple(refs)
+
+
+def newer_base(where: str) -> FormatUnsupported:
+    """Return the error for a chunk that is stored as a difference to another one."""
+    return FormatUnsupported("chunks stored as a difference are not known here", where=where, advice="upgrade mlsync")
 
 
 def check_entry(entry: Entry, where: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -48,7 +48,7 @@ class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     stored_bytes: int
     plain_bytes: int
     coding: int
-    base: None = None
+    base: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
 from mlsync.errors import FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, newer_base
 from mlsync.repository.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -45,6 +45,8 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
 
 
 def _ref(pack_id: bytes, place: int, record: ChunkRecord, key: str) -> ChunkRef:
+    if record.base is not None:
+        raise newer_base(key)
     try:
         coding = Coding(record.coding)
     except ValueError:
