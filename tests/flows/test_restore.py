@@ -289,6 +289,63 @@ def test_a_stopped_restore_goes_on_where_it_was(world):
     assert tree_of(world.base / "out") == world.tree()
 
 
+def test_a_restore_is_stopped_within_a_large_file(world):
+    """Being asked to stop ends a restore within a piece; what came by then is not fetched again."""
+    world.write("big.bin", noise(20 << 20))
+    world.backup()
+    asked = [0]
+
+    def stop():
+        asked[0] += 1
+        return asked[0] > 120
+
+    with pytest.raises(errors.Stopped):
+        world.restore(stop=stop)
+    assert asked[0] == 121
+    assert world.restore().read_bytes < 18 << 20
+    assert tree_of(world.base / "out") == world.tree()
+
+
+def test_a_directory_that_becomes_a_link_on_the_way_is_not_followed(world):
+    """A link that is put in the place of a directory after it was made stops the restore; nothing is written outside."""
+    world.write("d/a.bin", b"x")
+    world.backup()
+    outside = world.base / "outside"
+    outside.mkdir()
+
+    def swap():
+        place = world.base / "out" / "d"
+        if not place.is_symlink():
+            place.rmdir()
+            place.symlink_to(outside, target_is_directory=True)
+
+    with pytest.raises(errors.TargetBlocked):
+        world.restore(stop=swap)
+    assert list(outside.iterdir()) == []
+
+
+def test_a_file_that_changes_under_the_restore_is_not_half_old(world):
+    """Parts that were right when they were compared and are not when they are copied end it with an error."""
+    content = noise(3 << 20)
+    world.write("big.bin", content)
+    world.backup()
+    world.restore()
+    out = world.base / "out" / "big.bin"
+    out.write_bytes(content[: 1 << 20])
+    asked = [0]
+
+    def disturb():
+        asked[0] += 1
+        if asked[0] == 2:
+            out.write_bytes(bytes(1 << 20))
+
+    with pytest.raises(errors.ObjectDamaged):
+        world.restore(stop=disturb)
+    assert out.read_bytes() == bytes(1 << 20)
+    world.restore()
+    assert tree_of(world.base / "out") == world.tree()
+
+
 @needs_root
 def test_a_full_disk_leaves_nothing_half_written(world):
     """Where the version does not fit the restore says so before it writes, or takes its temporary file away."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import contextmanager
 
 import pytest
 from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome, small_checkpoint
 
 from checkpoint_files import weights_bytes, with_pickle
 from mlsync import errors
+from mlsync.monitor import RecordingMonitor
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
@@ -282,6 +284,32 @@ def test_a_backup_that_is_stopped_in_a_large_file_keeps_what_it_sent(world):
     result = world.backup()
     assert 0 < result.new_bytes < 24 << 20
     assert world.restored() == world.tree()
+
+
+def test_a_backup_is_stopped_within_the_proof_of_a_large_checkpoint(world):
+    """Being asked to stop while a file is proved makes no version, and nothing of it is sent again."""
+    world.write("last.pt", weights_bytes())
+    tasks = []
+
+    class Monitor(RecordingMonitor):
+        @contextmanager
+        def task(self, name, total, unit="B"):
+            tasks.append(name)
+            with super().task(name, total, unit) as task:
+                yield task
+
+    world.monitor = Monitor()
+    asked = [0]
+
+    def stop():
+        asked[0] += any(name.endswith("proving") for name in tasks)
+        return asked[0] > 1
+
+    with pytest.raises(errors.Stopped):
+        world.backup(stop=stop)
+    assert asked[0] == 2
+    result = world.backup()
+    assert (result.version, result.new_bytes) == (1, 0)
 
 
 def test_what_is_still_being_made_and_what_is_excluded_stays_out(world):

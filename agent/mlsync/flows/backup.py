@@ -228,13 +228,13 @@ class _Backup:
             new = candidate.unproved()
             total_bytes = sum(entry.size_bytes for entry, _ in new)
             with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
-                proving.read_back([entry for entry, is_checkpoint in new if not is_checkpoint], task.advance)
+                advance = self._obeying(task.advance)
+                proving.read_back([entry for entry, is_checkpoint in new if not is_checkpoint], advance)
                 for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
                     self._obey_stop()
-                    judged = proving.judge(entry)
+                    judged = proving.judge(entry, advance)
                     self._wait_if_asked(judged)
                     candidate.judged(entry, judged)
-                    task.advance(entry.size_bytes)
             result.read_back_bytes = proving.read_bytes
         result.troubles = candidate.troubles()
         return candidate.change()

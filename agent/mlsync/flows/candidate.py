@@ -116,7 +116,7 @@ class Candidate:
     def change(self) -> Change:
         """Say whether this is worth a version: content, kind, owner or mode of anything, or a refusal not yet told."""
         old, new = self.base.entries, self._entries
-        if not self.known.lost.isdisjoint(self.base.packs()):
+        if self.known.lost and not self.known.lost.isdisjoint(self.base.packs()):
             # The last version cannot be restored; this one can.
             return Change.SOMETHING
         if not self.base.number and not any(entry.kind is EntryKind.FILE for entry in new.values()):

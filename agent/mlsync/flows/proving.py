@@ -51,12 +51,12 @@ class Proving:
                 pass
             advance(entry.size_bytes)
 
-    def judge(self, entry: Entry) -> Judged:
+    def judge(self, entry: Entry, advance: Callable[[int], None]) -> Judged:
         """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole."""
         content = _content(entry)
         judged = self._judged.get(content)
         if judged is None:
-            verdict = self._prover.prove(RestoredFile(self._reader, entry), entry.path)
+            verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path)
             judged = self._judged[content] = _judged(verdict)
         return judged
 

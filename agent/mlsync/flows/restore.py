@@ -116,8 +116,7 @@ def _as_file(link: Entry, content: Entry) -> Entry:
 
 
 def _compare(target: Target, entry: Entry, result: RestoreResult, task: Task, options: RestoreOptions) -> Plan | None:
-    if options.stop():
-        raise Stopped("the restore was asked to stop", advice="run it again to go on")
+    _obey_stop(options)
     plan = target.plan(entry)
     task.advance(entry.size_bytes)
     if plan is None:
@@ -136,9 +135,8 @@ def _write_files(target: Target, plans: list[Plan], reader: ChunkReader, task: T
     """Write all files; their missing chunks come as one stream, so that neighbours in a pack are fetched together."""
     chunks = reader.stream(_refs(plans))
     for plan in plans:
-        if options.stop():
-            raise Stopped("the restore was asked to stop", advice="run it again to go on")
-        target.write(plan, _contents(plan, chunks, task))
+        _obey_stop(options)
+        target.write(plan, _contents(plan, chunks, task, options))
 
 
 def _refs(plans: list[Plan]) -> Iterator[ChunkRef]:
@@ -148,8 +146,14 @@ def _refs(plans: list[Plan]) -> Iterator[ChunkRef]:
             yield part.ref
 
 
-def _contents(plan: Plan, chunks: Iterator[Plain], task: Task) -> Iterator[tuple[Part, Plain]]:
+def _contents(plan: Plan, chunks: Iterator[Plain], task: Task, options: RestoreOptions) -> Iterator[tuple[Part, Plain]]:
     for part in plan.missing:
         plain = next(chunks)
         yield part, plain
         task.advance(part.length)
+        _obey_stop(options)
+
+
+def _obey_stop(options: RestoreOptions) -> None:
+    if options.stop():
+        raise Stopped("the restore was asked to stop", advice="run it again to go on")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,11 +48,15 @@ def parts_of(entry: Entry) -> list[Part]:
 
 
 class RestoredFile:
-    """Random and sequential access to a file of a version; never holds more than a few chunks."""
+    """Random and sequential access to a file of a version; never holds more than a few chunks.
 
-    def __init__(self, reader: ChunkReader, entry: Entry) -> None:
+    *advance* is told of the bytes that went by in order.
+    """
+
+    def __init__(self, reader: ChunkReader, entry: Entry, advance: Callable[[int], None]) -> None:
         self._reader = reader
         self._entry = entry
+        self._advance = advance
         self._parts = parts_of(entry)
         self._offsets = [part.offset for part in self._parts]
         self._held: tuple[int, bytes] | None = None
@@ -78,7 +82,9 @@ class RestoredFile:
 
     def stream(self) -> Iterator[memoryview]:
         """Yield the whole file in order; after the last byte the whole-file digest is compared."""
-        return whole(self._entry, self._reader.stream(self._entry.chunks))
+        for view in whole(self._entry, self._reader.stream(self._entry.chunks)):
+            yield view
+            self._advance(len(view))
 
     def _chunk(self, index: int, ref: ChunkRef) -> bytes:
         if self._held is None or self._held[0] != index:

@@ -52,8 +52,7 @@ def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: 
         proving = Proving(reader, prover)
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)
         for entry in [entry for entry in files if entry.proof is not None]:
-            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry)))
-            task.advance(entry.size_bytes)
+            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry, task.advance)))
         result.file_count, result.read_bytes = len(files), proving.read_bytes
     result.seconds = time.monotonic() - started_s
     return result
