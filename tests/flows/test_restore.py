@@ -307,7 +307,7 @@ def test_a_restore_is_stopped_within_a_large_file(world):
 
 
 def test_a_directory_that_becomes_a_link_on_the_way_is_not_followed(world):
-    """A link that is put in the place of a directory after it was made stops the restore; nothing is written outside."""
+    """A link put in the place of a directory after it was made stops the restore, and nothing is written outside."""
     world.write("d/a.bin", b"x")
     world.backup()
     outside = world.base / "outside"
