@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mlsync.cli import output
-from mlsync.errors import DeviceMissing, Stopped, TorchMissing
+from mlsync.errors import DeviceMissing, Error, Stopped, TorchMissing
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from mlsync.demo.report import Report, VersionMade
 
 _LEVELS = "L1 container whole, L2 content makes sense, L3 bytes on the device as in the file, L4 numbers looked at"
 _VERSION_HEADERS = ("VERSION", "EPOCH", "FILES", "READ", "NEW", "STORED", "SAVE TO PROOF", "PROOF")
+_LABEL_WIDTH = 8
 _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
 
 
@@ -53,16 +56,26 @@ def demo_command(*, keep: bool, directory: Path | None, device: str, as_json: bo
     from mlsync.demo.story import Story  # late, as only this command needs it
     from mlsync.demo.workplace import workplace
 
+    say = _to_stderr if as_json else output.say
+
     def tell(seconds: float, text: str) -> None:
         if not quiet:
-            click.echo(f"{seconds:5.1f} s  {text}", err=as_json)
+            say(f"{seconds:5.1f} s  {text}")
 
     with _signals_as_errors(), workplace(directory, keep=keep) as place:
-        report = Story(place, device, tell, kept=keep).play()
+        try:
+            report = Story(place, device, tell, kept=keep).play()
+        except Error as error:
+            error.advice = error.advice or (f"kept in {place.directory}" if keep else "--keep leaves logs and files")
+            raise
     if as_json:
         output.emit(report.as_json())
     else:
         _print(report)
+
+
+def _to_stderr(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _need_torch(device: str) -> None:
@@ -99,7 +112,7 @@ def _print(report: Report) -> None:
     output.say()
     _table(_VERSION_HEADERS, [_version_row(version) for version in report.versions], right=range(7))
     output.say()
-    _lines([("", _LEVELS), *_findings(report)])
+    _paragraphs([("levels", _LEVELS), *_findings(report)])
     output.say()
     _table(_LOSS_HEADERS, _loss_rows(report), right=range(3))
     output.say()
@@ -126,16 +139,16 @@ def _findings(report: Report) -> Iterator[tuple[str, str]]:
     assert restored is not None
     assert resumed is not None
     on_disk, whole = output.size(torn.bytes_on_disk), output.size(torn.whole_bytes)
-    yield "torn", f"{torn.path} of epoch {torn.epoch}: killed with {on_disk} of {whole} written"
-    yield "", f'version {torn.version} names it as {torn.kind} ("{torn.text}")'
-    yield "", f"and holds its last good content in its place: version {torn.kept_version}'s, of epoch {torn.kept_epoch}"
+    yield "torn", f"{torn.path} of epoch {torn.epoch}: the trainer was killed with {on_disk} of {whole} written"
+    yield "", f"version {torn.version} names it: {torn.text}"
+    yield "", f"in its place it has the last good content, version {torn.kept_version}'s of epoch {torn.kept_epoch}"
     size = output.size(restored.size_bytes)
     yield "restored", f"version {restored.version}: {restored.file_count} files, {size} in {restored.seconds:.2f} s"
-    yield "", f"({restored.command_s:.1f} s with the start of the program), from repository and passphrase alone"
+    yield "", f"from repository and passphrase alone; {restored.command_s:.1f} s with the start of the program"
     yield "", f"{restored.identical_count} of {restored.file_count} files are to the bit what the trainer wrote"
-    how = "to the last bit the same loss" if resumed.identical else "the same loss but for rounding"
-    yield "resumed", f"after epoch {resumed.from_epoch}: {how} as before the kill"
-    yield "checked", f"{len(report.versions)} versions, {report.problem_count or 'no'} problem"
+    how = "to the last bit the loss" if resumed.identical else "but for rounding the loss"
+    yield "resumed", f"after epoch {resumed.from_epoch}: {how} that the killed training had"
+    yield "checked", f"{output.count(len(report.versions), 'version')}: no problem"
 
 
 def _loss_rows(report: Report) -> list[tuple[str, ...]]:
@@ -161,7 +174,22 @@ def _looks(report: Report) -> Iterator[tuple[str, str]]:
 
 def _lines(lines: Sequence[tuple[str, str]]) -> None:
     for label, text in lines:
-        output.say(f"{label:<9} {text}")
+        output.say(f"{label:<{_LABEL_WIDTH}}  {text}")
+
+
+def _paragraphs(lines: Sequence[tuple[str, str]]) -> None:
+    """Print lines that may be long, indented on a terminal; commands to copy are not for this."""
+    if not sys.stdout.isatty():
+        _lines(lines)
+        return
+    from rich.table import Table  # late, as a pipe gets plain text
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(min_width=_LABEL_WIDTH)
+    for label, text in lines:
+        grid.add_row(Text(label, "bold"), Text(text))
+    _console().print(grid)
 
 
 def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Sequence[int]) -> None:
@@ -169,12 +197,17 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Se
         output.table(headers, rows, right=right)
         return
     from rich.box import SIMPLE_HEAD  # late, as a pipe gets plain text
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number in right else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    from rich.console import Console  # late, as a pipe gets plain text
+
+    return Console(highlight=False)

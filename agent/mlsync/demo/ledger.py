@@ -77,9 +77,7 @@ def _in_words(version: VersionMade) -> str:
     if not version.checkpoint_count:
         return "no checkpoint is there yet"
     trouble = _of_last(version)
-    what = (
-        f"epoch {version.epoch}" if trouble is None else f"last.pt is {trouble.kind}, epoch {version.epoch}'s is kept"
-    )
+    what = f"epoch {version.epoch}" if trouble is None else f"last.pt {trouble.kind}, epoch {version.epoch}'s kept"
     after = "" if version.proved_after_s is None else f" {version.proved_after_s:.1f} s after the save"
     return f"{what}, {version.checkpoint_count} checkpoints at L{version.level} on {version.device}{after}"
 

@@ -9,8 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +22,19 @@ _POLL_S = 0.05
 # Many times what anything takes on a slow machine.
 _PATIENCE_S = 120.0
 _TAIL_LINES = 12
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 # Loaded here, not between fork and exec, where little is safe.
 _LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Whoever tidies up is not interrupted: what asks for the end meanwhile is heard afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Child:
@@ -52,10 +63,11 @@ class Child:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """The process, and what it started, is gone."""
-        if self.is_alive():
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        with unhurried():
+            if self.is_alive():
+                with suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
 
     @property
     def pid(self) -> int:

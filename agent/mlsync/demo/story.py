@@ -20,7 +20,7 @@ from mlsync.demo.workplace import Workplace
 from mlsync.errors import Error
 
 # As many versions with checkpoints are there before anything bad happens.
-VERSIONS_BEFORE = 4
+VERSIONS_BEFORE = 3
 EPOCHS_AFTER = 2
 _STOP_S = 30.0
 _MIB = 1 << 20
@@ -111,7 +111,7 @@ class Story:
         trainer.wait(_STOP_S)
         event = trainer.events("stalled")[0]
         done, whole = event["bytes"] / _MIB, event["of_bytes"] / _MIB
-        self._tell(f"SIGKILL: the trainer died while it wrote last.pt, {done:.1f} of {whole:.1f} MiB are there")
+        self._tell(f"SIGKILL in the middle of a save: last.pt has {done:.1f} of {whole:.1f} MiB")
 
     def _wait_for_torn(self, agent: Agent, trainer: Trainer) -> None:
         ledger = self._ledger

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlsync.demo.processes import unhurried
 from mlsync.errors import ConfigInvalid
 
 _PASSPHRASE_BYTES = 18
@@ -66,7 +67,8 @@ def workplace(asked: Path | None, *, keep: bool) -> Iterator[Workplace]:
         yield Workplace(directory)
     finally:
         if not keep:
-            _remove(directory, itself=is_new)
+            with unhurried():
+                _remove(directory, itself=is_new)
 
 
 def _made(asked: Path | None) -> tuple[Path, bool]:

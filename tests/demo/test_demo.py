@@ -1,0 +1,166 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+DEMO = [sys.executable, "-P", "-m", "mlsync", "demo"]
+
+
+def processes_of(directory: Path) -> list[str]:
+    """The command lines of all processes that have to do with *directory*."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = place.read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(directory) in command:
+            found.append(command.replace(b"\0", b" ").decode())
+    return found
+
+
+def start(directory, *options):
+    environment = os.environ | {"TMPDIR": str(directory)}
+    return subprocess.Popen(
+        [*DEMO, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_until_training(process):
+    """Read the story on stderr until an epoch was saved."""
+    for line in process.stderr:
+        if "epoch 1:" in line:
+            return
+    pytest.fail("the demo ended before it began")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    """The whole demo, once: its directory for temporary files and what it printed."""
+    directory = tmp_path_factory.mktemp("demo")
+    process = start(directory, "--json", "--device", "cpu")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return directory, json.loads(out), err
+
+
+pytestmark = pytest.mark.slow
+
+
+def test_torn_checkpoint_is_named_and_its_last_good_content_kept(played):
+    """A last.pt that the killed trainer left half-written is named in a version that holds the epoch before."""
+    _, report, _ = played
+    torn = report["torn"]
+    assert torn["path"] == "weights/last.pt"
+    assert 0 < torn["bytes_on_disk"] < torn["whole_bytes"]
+    assert torn["kept_epoch"] < torn["epoch"]
+    version = next(item for item in report["versions"] if item["number"] == torn["version"])
+    assert [trouble["path"] for trouble in version["troubles"]] == ["weights/last.pt"]
+    assert version["troubles"][0]["kept_version"] == torn["kept_version"]
+
+
+def test_restore_brings_back_every_bit(played):
+    """All files of the lost directory came back as the trainer wrote them, from the version with the torn file."""
+    _, report, _ = played
+    restored = report["restored"]
+    assert restored["version"] == report["torn"]["version"]
+    assert restored["identical_count"] == restored["file_count"] >= 4
+
+
+def test_training_goes_on_where_it_was(played):
+    """The epoch that was torn is trained again to the same loss, and later ones go below the first."""
+    _, report, _ = played
+    resumed = report["resumed"]
+    both = [row for row in resumed["losses"] if row["killed"] is not None and row["resumed"] is not None]
+    assert resumed["from_epoch"] == report["torn"]["kept_epoch"]
+    assert both[0]["epoch"] == resumed["from_epoch"] + 1
+    assert all(row["resumed"] == pytest.approx(row["killed"], rel=1e-4) for row in both)
+    assert resumed["losses"][-1]["resumed"] < 0.9 * resumed["losses"][0]["killed"]
+
+
+def test_versions_were_proved_and_the_history_went_on(played):
+    """Each version with checkpoints was proved with torch, and the last one stands upon the lost machine's."""
+    _, report, _ = played
+    with_checkpoints = [version for version in report["versions"] if version["checkpoint_count"]]
+    assert all(version["level"] >= 3 and version["device"] == "cpu" for version in with_checkpoints)
+    assert [version["number"] for version in report["versions"]] == sorted(
+        version["number"] for version in report["versions"]
+    )
+    assert report["versions"][-1]["made_by"] == "backup"
+    assert report["versions"][-1]["number"] == report["torn"]["version"] + 1
+    assert report["versions"][-1]["epoch"] == resumed_to(report)
+    assert (report["agent_exit_status"], report["problem_count"]) == (0, 0)
+
+
+def resumed_to(report):
+    return report["resumed"]["losses"][-1]["epoch"]
+
+
+def test_nothing_is_left(played):
+    """When the demo has ended, neither a file nor a process of it is left."""
+    directory, _, _ = played
+    assert list(directory.iterdir()) == []
+    assert processes_of(directory) == []
+
+
+def test_json_is_alone_on_stdout_and_the_story_on_stderr(played):
+    """With --json the story goes to stderr, and a line of it tells of the kill."""
+    _, _, err = played
+    assert "SIGKILL in the middle of a save" in err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
+def test_an_interrupted_demo_leaves_nothing(tmp_path, number, status):
+    """Ctrl-C and SIGTERM in the middle of the training end the demo, its processes and its files."""
+    process = start(tmp_path, "--json", "--device", "cpu")
+    wait_until_training(process)
+    assert len(processes_of(tmp_path)) >= 2
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert json.loads(out)["error"]["exit_status"] == status
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_demo_leaves_no_process(tmp_path):
+    """Agent and trainer die with a demo that is killed without a chance to end them."""
+    process = start(tmp_path, "--json", "--device", "cpu")
+    wait_until_training(process)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline_s = time.monotonic() + 60
+    while processes_of(tmp_path):
+        assert time.monotonic() < deadline_s, processes_of(tmp_path)
+        time.sleep(0.05)
+
+
+def test_a_directory_in_use_is_refused(tmp_path):
+    """A directory that holds something is no place for the demo, and stays as it is."""
+    (tmp_path / "mine").write_text("precious")
+    done = subprocess.run([*DEMO, "--directory", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not empty" in done.stderr
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_without_torch_the_demo_says_how_to_get_it(tmp_path):
+    """Where torch is not installed, the demo ends with TorchMissing's status and the command that installs it."""
+    script = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+        "sys.argv = ['mlsync', 'demo', '--directory', sys.argv[1]]\n"
+        "from mlsync.cli.main import main\n"
+        "main()\n"
+    )
+    place = tmp_path / "demo"
+    done = subprocess.run([sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=False)
+    assert done.returncode == 52
+    assert "pip install 'mlsync-agent[torch]'" in done.stderr
+    assert not place.exists()
