@@ -6,9 +6,11 @@ A request is a line of JSON on stdin, with the files that the command's output g
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 
@@ -20,16 +22,32 @@ def serve() -> None:
     import mlsync.cli.main
     import mlsync.proof.digest
     import mlsync.service.agent
+    import mlsync.store.s3
 
+    gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()
         if pid == 0:
             _become(request)
-            mlsync.cli.main.main()
+            _leave(mlsync.cli.main.main)
         _, status = os.waitpid(pid, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
+
+
+def _leave(main) -> None:
+    """Run *main* and end with its status, without Python's tidying up, which takes longer than most commands."""
+    status = 1
+    try:
+        main()
+    except SystemExit as leaving:
+        status = leaving.code
+    except Exception:  # noqa: BLE001 - shown as Python would show it
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _become(request: dict) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PASSPHRASE = "correct horse"
+KEY = bytes(range(32))
 MLSYNC = Path(sys.executable).with_name("mlsync")
 # Nothing that needs torch: containers and their content are proved (L2), no device is asked. Tests that need it say so.
 NO_DEVICE = '[proof]\ndevice = "none"\n'
@@ -35,6 +36,12 @@ class CommandServer:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        # As systemd would lay it ready. A key, since a passphrase costs a quarter of a second each time, on purpose;
+        # test_cli_secrets.py has the passphrases.
+        self.credentials = directory / "credentials"
+        self.credentials.mkdir()
+        (self.credentials / "mlsync-key").write_bytes(KEY)
+        directory.chmod(0o755)
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("command_server.py"))],
             stdin=subprocess.PIPE,
@@ -81,6 +88,7 @@ class Machine:
         self.state = base / "state"
         self.configuration = base / "mlsync.toml"
         self.home.mkdir(parents=True, exist_ok=True)
+        self.secret = {"CREDENTIALS_DIRECTORY": str(server.credentials)}
         self._server = server
 
     @property
@@ -89,16 +97,15 @@ class Machine:
         return f"file://{self.repository}"
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What a command sees: its home, its passphrase, its configuration."""
+        """What a command sees: its home, its secret, its configuration."""
         kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
         own = {
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
             "COLUMNS": "80",
-            "MLSYNC_PASSPHRASE": PASSPHRASE,
             "MLSYNC_CONFIG": str(self.configuration),
         }
-        return {name: value for name, value in (kept | own | more).items() if value}
+        return {name: value for name, value in (kept | own | self.secret | more).items() if value}
 
     def run(self, *arguments, uid: int = 0, cwd: Path | None = None, **environment: str) -> Done:
         """What ``mlsync`` with *arguments* did; an *environment* variable that is empty is not set."""

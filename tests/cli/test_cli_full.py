@@ -112,7 +112,7 @@ def test_full_target(machine):
         done = machine.run("restore", "--to", target)
         assert done.status == 61, done
         assert str(target) in done.err
-        assert "nothing was changed" in done.err
+        assert "no file was changed" in done.err
         assert content(target) == {b"results.csv": b"mine\n"}
         grow(target, 8 << 20)
         machine.good("restore", "--to", target)

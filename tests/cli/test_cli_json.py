@@ -135,7 +135,7 @@ def test_failed_run_is_as_documented(machine):
 
 
 def test_agent_is_as_documented(machine):
-    """The agent's last word, and its status file, have the documented fields."""
+    """The agent ends with 0 on SIGTERM; its last word, and its status file, have the documented fields."""
     process = subprocess.Popen(
         [MLSYNC, "agent", "--json"],
         env=machine.environment(),
@@ -147,7 +147,9 @@ def test_agent_is_as_documented(machine):
     assert process.stderr is not None
     assert "version 1" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert json.loads(out)["runs"][0]["last_version"] == 1
     compare("mlsync agent", json.loads(out), "agent")
     compare("mlsync agent", json.loads((machine.state / "status.json").read_text()), "status.json")
 

@@ -10,7 +10,36 @@ import subprocess
 import time
 
 import pytest
-from machine import MLSYNC, PASSPHRASE, content
+from machine import MLSYNC, PASSPHRASE, Machine, checkpoint, content, copy_of, write_training
+
+COMMANDS = (["backup"], ["agent"], ["versions"], ["show"], ["restore", "--to", "out"], ["verify"], ["check"])
+
+
+@pytest.fixture
+def fresh(fresh):
+    """A machine with nothing on it but a passphrase."""
+    fresh.secret = {"MLSYNC_PASSPHRASE": PASSPHRASE}
+    return fresh
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory, server):
+    """The template of machines whose repository opens with a passphrase, and holds a version."""
+    machine = Machine(tmp_path_factory.mktemp("sealed"), server)
+    machine.secret = {"MLSYNC_PASSPHRASE": PASSPHRASE}
+    machine.good("init", machine.url)
+    write_training(machine.training)
+    machine.configure()
+    machine.good("backup")
+    return machine
+
+
+@pytest.fixture
+def saved(tmp_path, server, sealed):
+    """A machine whose repository opens with a passphrase, and holds a version."""
+    machine = copy_of(sealed, tmp_path / "saved", server)
+    machine.secret = sealed.secret
+    return machine
 
 
 class Terminal:
@@ -84,6 +113,18 @@ def test_two_that_differ(fresh):
     assert not fresh.repository.exists()
     assert not fresh.configuration.exists()
     assert list(fresh.base.iterdir()) == [fresh.home]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_wrong_passphrase(saved, command):
+    """A wrong passphrase ends every command with 21, names the repository, and changes nothing."""
+    done = saved.run(*command, MLSYNC_PASSPHRASE="wrong")
+    assert (done.status, done.out) == (21, "")
+    assert saved.url in done.err
+    assert "Traceback" not in done.err
+    assert not (saved.base / "out").exists()
+    saved.good("restore", "--to", "back")
+    assert content(saved.base / "back") == content(saved.training)
 
 
 def test_an_empty_passphrase(fresh):
@@ -192,14 +233,15 @@ def test_systemd_credential(saved):
     saved.good("versions", MLSYNC_PASSPHRASE="", CREDENTIALS_DIRECTORY=str(directory))
 
 
-def test_children_do_not_get_the_passphrase(machine):
+def test_children_do_not_get_the_passphrase(saved):
     """The passphrase in the environment, and the store's credentials, do not reach the proof's process."""
-    spy = machine.base / "spy"
-    seen = machine.base / "environment"
+    spy = saved.base / "spy"
+    seen = saved.base / "environment"
     spy.write_text(f"#!/bin/sh\nenv >> {seen}\nexit 3\n")
     spy.chmod(0o755)
-    machine.configure(f'[proof]\npython = "{spy}"\n')
-    machine.run("backup", AWS_SECRET_ACCESS_KEY="hush hush", SOME_TOKEN="psst")
+    saved.configure(f'[proof]\npython = "{spy}"\n')
+    (saved.training / "weights" / "last.pt").write_bytes(checkpoint(9))
+    saved.run("backup", AWS_SECRET_ACCESS_KEY="hush hush", SOME_TOKEN="psst")
     text = seen.read_text()
     assert "PATH=" in text
     assert PASSPHRASE not in text

@@ -247,6 +247,13 @@ def test_no_gpu(saved):
     assert "L4 cpu  weights/last.pt" in done.out
 
 
+def test_verify_goes_by_the_configuration(saved):
+    """``verify`` without --device proves where the configuration says, and with it where the command line says."""
+    assert "L2     weights/last.pt" in saved.good("verify").out
+    saved.configure('[proof]\ndevice = "cpu"\n')
+    assert "L4 cpu  weights/last.pt" in saved.good("verify").out
+
+
 def test_killed_restore_goes_on(saved):
     """A restore over what another one left is finished, and files that are right are left alone."""
     saved.good("restore", "--to", "back")

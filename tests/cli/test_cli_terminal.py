@@ -84,7 +84,7 @@ def test_verbose(saved):
 
 def test_progress_at_a_terminal(machine):
     """At a terminal bars are drawn on stderr and gone at the end; stdout is as in a pipe."""
-    (machine.training / "big.bin").write_bytes(os.urandom(64 << 20))
+    (machine.training / "big.bin").write_bytes(os.urandom(32 << 20))
     done = run(machine, "script -qec 'mlsync backup > out' /dev/null")
     assert "reading" in done.stdout
     assert "\x1b" in done.stdout
@@ -126,7 +126,7 @@ def interrupted(machine, number, *arguments, wait_for):
 def test_a_stopped_backup(machine, number):
     """Ctrl-C or SIGTERM stops a backup at a safe point with 3; the next one uses what was stored by then."""
     for index in range(12):
-        (machine.training / f"{index}.bin").write_bytes(os.urandom(16 << 20))
+        (machine.training / f"{index}.bin").write_bytes(os.urandom(12 << 20))
     uploads = machine.repository / "tmp"
 
     def has_begun():
@@ -146,7 +146,7 @@ def test_a_stopped_backup(machine, number):
 def test_a_stopped_restore(machine):
     """Ctrl-C stops a restore with 3 and says to run it again, which finishes it and fetches only the rest."""
     for index in range(12):
-        (machine.training / f"{index}.bin").write_bytes(os.urandom(16 << 20))
+        (machine.training / f"{index}.bin").write_bytes(os.urandom(12 << 20))
     machine.good("backup")
     back = machine.base / "back"
     status, _, err = interrupted(machine, signal.SIGINT, "restore", "--to", back, wait_for=(back / "1.bin").exists)
@@ -156,26 +156,6 @@ def test_a_stopped_restore(machine):
     assert again["unchanged_count"] > 0
     assert again["written_bytes"] < again["size_bytes"]
     assert content(back) == content(machine.training)
-
-
-def test_the_agent_ends_with_0(machine):
-    """The agent ends with 0 on SIGTERM, says what it did on stderr, and its --json is one value about all runs."""
-    process = subprocess.Popen(
-        [MLSYNC, "agent", "--json"],
-        env=machine.environment(),
-        cwd=machine.base,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    line = process.stderr.readline()
-    assert "yolo: version 1" in line
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.count("\n") == 1
-    assert '"last_version": 1' in out
 
 
 def test_a_bug_is_a_traceback_and_json(saved):

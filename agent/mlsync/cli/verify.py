@@ -25,12 +25,10 @@ from mlsync.flows.verify import VerifyResult, verify
 @click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
-    default="auto",
-    show_default=True,
-    help="Where checkpoints are loaded; auto takes a GPU if there is one.",
+    help="Where checkpoints are loaded, instead of what the configuration says; auto takes a GPU if there is one.",
 )
 @common_options
-def verify_command(common: Common, version: str, run: str | None, device: str) -> None:
+def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
     Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
