@@ -145,6 +145,7 @@ def test_agent_is_as_documented(machine):
         cwd=machine.base,
     )
     assert process.stderr is not None
+    assert f"yolo: watching {machine.training} for {machine.url}" in process.stderr.readline()
     assert "version 1" in process.stderr.readline()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)

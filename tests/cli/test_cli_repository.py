@@ -293,6 +293,7 @@ def test_two_at_one_run(machine):
     )
     try:
         assert first.stderr is not None
+        assert f"yolo: watching {machine.training} for {machine.url}" in first.stderr.readline()
         assert "version 1" in first.stderr.readline()
         for command in (["backup"], ["agent"]):
             done = machine.run(*command)

@@ -39,6 +39,10 @@ def agent_command(common: Common) -> None:
     except StoreUnavailable as error:
         monitor.notice("warning", f"{error}; waiting for it")
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
+    for watch in config.watches:
+        # Who starts it sees at once what it goes by; the next line may be hours away.
+        directory = output.path(bytes(watch.directory))
+        monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
     agent = Agent(jobs, AgentOptions.of(config), monitor)
     try:
         agent.run()

@@ -93,4 +93,6 @@ def _count(number: int, noun: str) -> str:
 
 def _size(count_bytes: int) -> str:
     # What changed may be a line of a log or a checkpoint.
+    if count_bytes < 1 << 10:
+        return f"{count_bytes} B"
     return f"{count_bytes / (1 << 20):.1f} MiB" if count_bytes >= 1 << 20 else f"{count_bytes / (1 << 10):.1f} KiB"
