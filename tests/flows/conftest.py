@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,11 +22,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.fixture
-def directory_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """The same on a directory repository, in a place that every user can reach."""
-    base = tmp_path_factory.mktemp("open")
-    for place in (base, base.parent, base.parent.parent):
-        os.chmod(place, 0o755)
-    world = World(base, DirectoryStore(base / "repo", create=True))
-    yield world
-    world.close()
+def directory_world() -> Iterator[World]:
+    """The same on a directory repository, in a place that every user can reach: pytest closes its own to others."""
+    with tempfile.TemporaryDirectory(prefix="mlsync-test-") as name:
+        base = Path(name)
+        os.chmod(base, 0o755)
+        world = World(base, DirectoryStore(base / "repo", create=True))
+        yield world
+        world.close()

@@ -143,3 +143,16 @@ def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(worl
     assert world.backup().version == 3
     assert world.restored(3) == world.tree()
     assert world.repository.numbers(RUN) == [1, 2, 3]
+
+
+def test_a_chunk_whose_pack_only_the_state_remembers_is_asked_for_before_it_is_relied_on(world):
+    """What a backup without a version left behind, and is gone by now, is stored again at once and without a notice."""
+    world.write("last.pt", small_checkpoint())
+    prover = Prover(ProofOptions(device="cpu", python="/nowhere/python"))
+    with pytest.raises(errors.ProofUnavailable):
+        world.backup(required_level=3, wait_for_proof=True, prover=prover)
+    for key in keys_of(world.store, "packs/"):
+        world.store.delete(key)
+    assert world.backup().version == 1
+    assert world.monitor.notices == []
+    assert world.restored() == world.tree()

@@ -228,3 +228,22 @@ def test_another_history_under_the_same_number_is_found_out(world):
     with pytest.raises(errors.HistoryRolledBack):
         world.backup()
     assert tree_of(world.directory)[b"a.bin"][3] == b"3"
+
+
+def test_a_version_that_does_not_follow_the_one_that_was_seen_is_found_out(world):
+    """A newer version that was made after another history than the one seen here stops the backup."""
+    world.write("a.bin", b"1")
+    world.backup()
+    first = dict(world.store._objects)
+    key = world.repository.version_key(RUN, 1)
+    world.save_state("first")
+    world.lose_state()
+    world.store.delete(key)
+    for number in (1, 2):
+        world.write("a.bin", b"other %d" % number)
+        assert world.backup().version == number
+    world.store._objects[key] = first[key]
+    world.load_state("first")
+    world.write("a.bin", b"3")
+    with pytest.raises(errors.HistoryRolledBack):
+        world.backup()
