@@ -32,9 +32,9 @@ def start(directory, *options):
 
 
 def wait_until_training(process):
-    """Read the story on stderr until an epoch was saved."""
+    """Read the story on stderr until the trainer has begun."""
     for line in process.stderr:
-        if "epoch 1:" in line:
+        if "training:" in line:
             return
     pytest.fail("the demo ended before it began")
 

@@ -27,7 +27,7 @@ class Agent(Child):
 
     def __init__(self, place: Workplace) -> None:
         command = mlsync_command("agent", "--config", str(place.config))
-        super().__init__("the agent", command, place.log("agent-output"), place.log("agent"))
+        super().__init__("the agent", command, place.log("agent-output"), place.log("agent"), place.temporary)
         self._status = place.state / "status.json"
         self._committed_s: dict[int, float] = {}
 
@@ -69,7 +69,7 @@ class Trainer(Child):
     def __init__(self, place: Workplace, name: str, *options: str) -> None:
         command = [sys.executable, "-P", "-m", "mlsync.demo.trainer", str(place.run), *options]
         self._output = place.log(f"{name}-events")
-        super().__init__("the trainer", command, self._output, place.log(name))
+        super().__init__("the trainer", command, self._output, place.log(name), place.temporary)
         self._heard_count = 0
 
     def has_news(self) -> bool:

@@ -40,7 +40,7 @@ def unhurried() -> Iterator[None]:
 class Child:
     """A process that writes to files and does not live longer than the demo."""
 
-    def __init__(self, name: str, command: Sequence[str], output: Path, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], output: Path, log: Path, temporary: Path) -> None:
         self.name = name
         self.log = log
         with output.open("wb") as out, log.open("ab") as err:
@@ -49,7 +49,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment(),
+                # Libraries, torch for one, leave directories where temporary files are.
+                env=environment() | {"TMPDIR": str(temporary)},
                 # Ctrl-C is for the demo alone, which then ends its children in order.
                 start_new_session=True,
                 preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - the demo has one thread

@@ -76,6 +76,7 @@ class Story:
     def _make_repository(self) -> None:
         place = self._place
         place.run.mkdir(parents=True)
+        place.temporary.mkdir()
         place.write_passphrase()
         self._tell(f"everything is in {place.directory}")
         files = ("--config", str(place.config), "--passphrase-file", str(place.passphrase))

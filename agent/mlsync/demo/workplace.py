@@ -48,6 +48,11 @@ class Workplace:
         """The local state."""
         return self.directory / "state"
 
+    @property
+    def temporary(self) -> Path:
+        """Where the processes put their temporary files."""
+        return self.directory / "tmp"
+
     def log(self, name: str) -> Path:
         """The log of a process."""
         return self.directory / f"{name}.log"
