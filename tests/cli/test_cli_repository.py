@@ -159,6 +159,17 @@ def test_swapped_packs(saved):
     assert all(str(pack.relative_to(saved.repository)) in done.out for pack in (one, two))
 
 
+def test_the_next_backup_stores_again_what_was_lost(saved):
+    """A backup after a pack was lost names it, stores again what the directory still holds, and its version is whole."""
+    pack = biggest_pack(saved)
+    pack.unlink()
+    (saved.training / "results.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n3,0.1\n")
+    done = saved.good("backup")
+    assert pack.name in done.err
+    assert "stored again" in done.err
+    assert is_whole(saved, version=3)
+
+
 def test_swapped_versions(saved):
     """Two versions that changed places are found out by ``check`` and ``restore``."""
     one, two = saved.object("versions/*/*", 0), saved.object("versions/*/*", 1)
