@@ -160,7 +160,7 @@ def test_swapped_packs(saved):
 
 
 def test_the_next_backup_stores_again_what_was_lost(saved):
-    """A backup after a pack was lost names it, stores again what the directory still holds, and its version is whole."""
+    """A backup after a pack was lost names it, stores again what the directory holds, and is whole."""
     pack = biggest_pack(saved)
     pack.unlink()
     (saved.training / "results.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n3,0.1\n")
