@@ -101,6 +101,13 @@ def test_of_a_changed_tensor_only_its_pieces_are_new(world):
     assert result.read_back_bytes > 40 * MIB
 
 
+def test_a_checkpoint_comes_back_once(world):
+    """Its structure is read without the tensors around it: a proof fetches hardly more than the file's own bytes."""
+    data = checkpoint(*(random_tensor(number) for number in range(8)))
+    world.write("last.pt", data)
+    assert world.backup().read_back_bytes < 1.1 * len(data)
+
+
 def test_a_pickle_that_grows_in_front_of_frozen_tensors_moves_no_chunk(world):
     """Tensors that lie elsewhere in the file because of what was written before them are not stored again."""
     tensors = {f"layer{number}": random_tensor(number) for number in range(6)}

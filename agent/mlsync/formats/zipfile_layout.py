@@ -127,12 +127,14 @@ def _checksum(entry: Entry) -> int | None:
 def _find_end(source: ByteSource) -> _End:
     """The end record, which must end where the file ends, and its 64-bit twin where there is one."""
     size = source.size_bytes
-    tail_bytes = min(size, _END.size + _COMMENT_BYTES_MAX)
-    tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
-    at = tail.rfind(b"PK\x05\x06")
-    while at >= 0 and (at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail)):
-        at = tail.rfind(b"PK\x05\x06", 0, at)
-    if at < 0:
+    # Nobody writes comments into checkpoints; 64 KiB before the end there may be data already.
+    for wanted_bytes in (_END64_LOCATOR.size + _END.size, _END.size + _COMMENT_BYTES_MAX):
+        tail_bytes = min(size, wanted_bytes)
+        tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
+        at = _end_in(tail)
+        if at >= 0:
+            break
+    else:
         msg = "zip has no end record: cut short, still being written, or followed by other bytes"
         raise ContainerBroken(msg, offset=size)
     _, disk, directory_disk, count_here, count, length, offset, _ = _END.unpack_from(tail, at)
@@ -141,6 +143,14 @@ def _find_end(source: ByteSource) -> _End:
         return _find_end64(source, begins)
     _refuse_split(disk, directory_disk, count_here, count, begins)
     return _End(begins, offset, length, count)
+
+
+def _end_in(tail: bytes) -> int:
+    """Where in the file's last bytes its end record begins, or -1."""
+    at = tail.rfind(b"PK\x05\x06")
+    while at >= 0 and (at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail)):
+        at = tail.rfind(b"PK\x05\x06", 0, at)
+    return at
 
 
 def _has_locator(tail: bytes, at: int) -> bool:
@@ -227,8 +237,9 @@ def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
 def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
     """Each entry with the offset of its first byte, which only its local header tells."""
     for group in _gather(directory.entries):
-        first = group[0].header_offset
-        length = min(group[-1].header_offset + _HEADER_GUESS_BYTES, directory.offset) - first
+        first, last = group[0].header_offset, group[-1]
+        # To the end of the last name and no further: what comes next is data, in a repository megabytes of it at once.
+        length = min(last.header_offset + _LOCAL.size + len(last.raw_name), directory.offset) - first
         window = read_bounded(source, first, max(length, 0), "local header")
         for entry in group:
             yield entry, _data_offset(source, entry, window[entry.header_offset - first :][:_HEADER_GUESS_BYTES])
