@@ -41,7 +41,11 @@ Examples:
     metavar="DIR",
     help="Where to; else the directory that the version was made from.",
 )
-@click.option("--delete", is_flag=True, help="Delete files in DIR that the version does not hold; not with PATH.")
+@click.option(
+    "--delete",
+    is_flag=True,
+    help="Delete all in DIR that the version does not hold, what the configuration excludes too; not with PATH.",
+)
 @common_options
 def restore_command(
     common: Common, paths: tuple[str, ...], version: str, run: str | None, target: Path | None, delete: bool

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -49,7 +49,6 @@ class RestoreResult:
     written_bytes: int = 0
     read_bytes: int = 0
     seconds: float = 0.0
-    left: list[bytes] = field(default_factory=list)
 
 
 def restore(
