@@ -128,7 +128,7 @@ def _version_row(version: VersionMade) -> tuple[str, ...]:
         output.size(version.new_bytes),
         output.size(version.stored_bytes),
         "-" if version.proved_after_s is None else f"{version.proved_after_s:.1f} s",
-        f"L{version.level} {version.device}",
+        f"L{version.level} {version.device}" if version.checkpoint_count else "-",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -38,18 +39,28 @@ class Ledger:
 
     def has_news(self, agent: Agent) -> bool:
         """Whether the agent made a version that was not taken in."""
-        return agent.last_version() > (self.versions[-1].number if self.versions else 0)
+        return agent.last_version() > self._last
 
     def take(self, agent: Agent) -> None:
-        """Take the agent's newest version in, if it is new."""
-        if not self.has_news(agent):
-            return
-        number = agent.last_version()
-        shown = self._show(number)
-        saved_s, committed_s = observed.last_saved_s(shown), agent.committed_s(number)
-        is_fresh = saved_s is not None and saved_s != self._saved_s
-        after_s = committed_s - saved_s if is_fresh and committed_s and saved_s else None
-        self._add(shown, "agent", agent.read_bytes(number), after_s)
+        """Take in the versions that the agent made since the last time."""
+        for number in range(self._last + 1, agent.last_version() + 1):
+            shown = self._show(number)
+            saved_s = observed.last_saved_s(shown)
+            after_s = None
+            if saved_s is not None and saved_s != self._saved_s:
+                after_s = (agent.committed_s(number) or observed.made_s(shown)) - saved_s
+            self._add(shown, "agent", None, after_s)
+
+    def take_reads(self, agent: Agent) -> None:
+        """Take in what the agent's log says that it read; its last line comes after the last version."""
+        reads = agent.read_bytes()
+        self.versions[:] = [
+            dataclasses.replace(version, read_bytes=reads.get(version.number)) for version in self.versions
+        ]
+
+    @property
+    def _last(self) -> int:
+        return self.versions[-1].number if self.versions else 0
 
     def back_up(self) -> None:
         """Make a version by hand and take it in."""

@@ -18,12 +18,12 @@ from mlsync.demo.workplace import Workplace
 
 LAST = "weights/last.pt"
 RESULTS = "results.csv"
-_READ = re.compile(r"version (\d+) in .* with ([\d.]+) ([KM])iB read")
-_UNITS = {"K": 1 << 10, "M": 1 << 20}
+_READ = re.compile(r": version (\d+) in .* with ([\d.]+) (B|KiB|MiB|GiB) read")
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class Agent(Child):
-    """The resident agent, and what its status file says."""
+    """The resident agent, and what its status file and its log say."""
 
     def __init__(self, place: Workplace) -> None:
         command = mlsync_command("agent", "--config", str(place.config))
@@ -31,36 +31,25 @@ class Agent(Child):
         self._status = place.state / "status.json"
         self._committed_s: dict[int, float] = {}
 
-    def is_watching(self) -> bool:
-        """Whether the kernel tells the agent of changes."""
-        return bool(self._run().get("watched"))
-
     def last_version(self) -> int:
-        """Return the number of the last version, 0 for none; it is remembered when it was committed."""
-        run = self._run()
-        number = run.get("last_version")
-        if not number:
-            return 0
-        self._committed_s.setdefault(number, run["last_version_s"])
-        return int(number)
-
-    def committed_s(self, number: int) -> float | None:
-        """Return when a version was committed, if it was seen."""
-        return self._committed_s.get(number)
-
-    def read_bytes(self, number: int) -> int | None:
-        """Return how many bytes the agent read for a version, as exactly as its log has it."""
-        for match in _READ.finditer(self.log.read_text(errors="replace")):
-            if int(match[1]) == number:
-                return round(float(match[2]) * _UNITS[match[3]])
-        return None
-
-    def _run(self) -> dict[str, Any]:
+        """Return the number of the last version, 0 for none; when it was committed is kept."""
         try:
             runs = json.loads(self._status.read_bytes())["runs"]
         except FileNotFoundError:
-            return {}
-        return dict(runs[0]) if runs else {}
+            return 0
+        number = int(runs[0]["last_version"] or 0)
+        if number:
+            self._committed_s.setdefault(number, runs[0]["last_version_s"])
+        return number
+
+    def committed_s(self, number: int) -> float | None:
+        """Return when a version was committed, none if the next one came before anybody looked."""
+        return self._committed_s.get(number)
+
+    def read_bytes(self) -> dict[int, int]:
+        """Return how many bytes were read for each version, as exactly as the log has them."""
+        found = _READ.findall(self.log.read_text(errors="replace"))
+        return {int(number): round(float(amount) * _UNITS[unit]) for number, amount, unit in found}
 
 
 class Trainer(Child):
@@ -103,6 +92,11 @@ def digests(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of each file below *directory*."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def made_s(shown: Mapping[str, Any]) -> float:
+    """Return when a version was made, which is just before it was committed."""
+    return datetime.fromisoformat(shown["made"]).timestamp()
 
 
 def last_saved_s(shown: Mapping[str, Any]) -> float | None:

@@ -59,6 +59,7 @@ class Story:
             self._kill_while_saving(trainer)
             self._wait_for_torn(agent, trainer)
             self._stop(agent)
+            self._ledger.take_reads(agent)
             left = self._look(trainer)
         self._lose()
         self._restore(left)
@@ -201,9 +202,10 @@ def _compared(from_epoch: int, killed: Mapping[int, float], resumed: Mapping[int
     rows = tuple(EpochLosses(epoch, killed.get(epoch), resumed.get(epoch)) for epoch in sorted({*killed, *resumed}))
     both = [(row.killed, row.resumed) for row in rows if row.killed is not None and row.resumed is not None]
     if not both or any(abs(before - after) > _TOLERANCE * before for before, after in both):
-        raise Error("the resumed training does not go on where the killed one was", where=str(rows))
+        pairs = ", ".join(f"{before:.6f} was {after:.6f} after the restore" for before, after in both)
+        raise Error("the resumed training does not go on where the killed one was", where=pairs or "no epoch in common")
     if min(resumed.values()) > _LEARNED * killed[min(killed)]:
-        raise Error("the training learned nothing", where=str(rows))
+        raise Error("the training learned nothing", where=f"its first loss was {killed[min(killed)]:.6f}")
     return Resumed(from_epoch, rows, identical=all(before == after for before, after in both))
 
 
