@@ -61,7 +61,7 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
             output.say(f"{result.run}: {summary(result)}")
     for result in results:
         for trouble in result.troubles:
-            click.echo(f"warning: {result.run}: {trouble_text(trouble)}", err=True)
+            click.echo(output.printable(f"warning: {result.run}: {trouble_text(trouble)}"), err=True)
 
 
 def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:

@@ -94,7 +94,7 @@ def _run() -> int:
         status = error.exit_code
         _emit(output.error_json("UsageError", status, error.format_message(), advice=_usage_advice(error)))
     except Error as error:
-        click.echo(f"mlsync: {error}", err=True)
+        click.echo(output.printable(f"mlsync: {error}"), err=True)
         status = error.exit_code
         _emit(output.as_error_json(error))
     except Exception as bug:

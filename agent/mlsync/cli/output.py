@@ -60,10 +60,17 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def printable(text: str) -> str:
+    """Return *text* without anything that a terminal would obey: names and findings come out of hostile checkpoints."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
+
+
 def say(text: str = "") -> None:
     """Print a line of the result."""
     try:
-        click.echo(text)
+        click.echo(printable(text))
     except BrokenPipeError:
         raise _reader_gone() from None
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from mlsync.cli.output import printable
 from mlsync.monitor import Severity, Task
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TerminalMonitor:
         """Print it on stderr, above the bars."""
         if (severity == "info" and not self._verbose) or (self._quiet and severity != "error"):
             return
-        line = text if severity == "info" else f"{severity}: {text}"
+        line = printable(text if severity == "info" else f"{severity}: {text}")
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
