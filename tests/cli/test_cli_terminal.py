@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 import pytest
 from machine import MLSYNC, content
@@ -130,7 +131,9 @@ def test_a_stopped_backup(machine, number):
     uploads = machine.repository / "tmp"
 
     def has_begun():
-        return any(path.stat().st_size > 1 << 20 for path in uploads.iterdir())
+        with suppress(FileNotFoundError):  # finished between the two looks
+            return any(path.stat().st_size > 1 << 20 for path in uploads.iterdir())
+        return False
 
     status, out, err = interrupted(machine, number, "backup", wait_for=has_begun)
     assert (status, out) == (3, ""), err
