@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -70,6 +71,17 @@ def test_a_python_without_torch(tmp_path):
     error = unavailable(script(tmp_path / "python", f'exec "{sys.executable}" -S "$@"'))
     assert isinstance(error, TorchMissing)
     assert "proof.python" in str(error)
+
+
+def test_torch_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatch):
+    """A torch below ~/.local serves a Python that has none of its own, although the child knows no home."""
+    site = tmp_path / "home/.local/lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    site.mkdir(parents=True)
+    (site / "site-packages").symlink_to(sysconfig.get_path("purelib"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    python = script(tmp_path / "python", f'exec "{sys.executable}" -S "$@"')
+    with Prover(ProofOptions(device="cpu", python=python)) as prover:
+        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").level == 4
 
 
 def test_a_python_that_is_not_there(tmp_path):

@@ -303,10 +303,21 @@ def _allow_cpu(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
+def _import_torch(user_base: str) -> Any:
+    """Give torch; where this Python has none of its own, the one that its user installed for himself."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        sys.path.append(os.path.join(user_base, "lib", version, "site-packages"))
+        import torch
+    return torch
+
+
 def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
     """Import torch, choose the device, and say so."""
     try:
-        import torch
+        torch = _import_torch(str(opening.get("user_base", "")))
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
         raise Unavailable("torch", f"{type(error).__name__}: {error}") from None
     torch.set_num_threads(opening["threads"])

@@ -189,6 +189,8 @@ class _Engine:
                 "seed": self._seed.hex(),
                 "memory_bytes": options.memory_bytes,
                 "threads": options.threads,
+                # Where "pip install --user" puts torch; the child is started without a home and cannot tell.
+                "user_base": os.path.expanduser("~/.local"),
             }
         )
         answer = self._child.wait_answer()
