@@ -16,6 +16,7 @@ import click
 from mlsync.cli import output
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.errors import ConfigInvalid
+from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
 from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
 from mlsync.service.secrets import find_secret
@@ -216,3 +217,13 @@ _OPTIONS = [
         help="Print also what is done, and what the store was asked.",
     ),
 ]
+
+version_option = click.option(
+    "--version",
+    "version",
+    default=LATEST,
+    show_default=True,
+    metavar="N|latest|TIME",
+    help="Which version: its number, the last one, or the last one made by that time.",
+)
+run_option = click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
-from mlsync.flows.select import LATEST, find_run, find_version
+from mlsync.flows.select import find_run, find_version
 
 _EXAMPLES = """\b
 Examples:
@@ -25,15 +25,8 @@ Examples:
 
 @click.command("restore", cls=Command, short_help="Bring a version back.", epilog=_EXAMPLES)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option(
-    "--version",
-    "version",
-    default=LATEST,
-    show_default=True,
-    metavar="N|latest|TIME",
-    help="Which version: its number, the last one, or the last one made by that time.",
-)
-@click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+@version_option
+@run_option
 @click.option(
     "--to",
     "target",

@@ -6,7 +6,7 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.backup import trouble_json
-from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.repository.manifest import Entry, Manifest, Proof
@@ -18,7 +18,7 @@ _PLACES_SHOWN = 3
 
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
 @click.argument("version", default=LATEST)
-@click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+@run_option
 @common_options
 def show_command(common: Common, version: str, run: str | None) -> None:
     """Show the files of VERSION (a number, latest, or a time), their sizes, their proofs, and what went wrong."""

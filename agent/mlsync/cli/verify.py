@@ -5,23 +5,16 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
-from mlsync.flows.select import LATEST, find_run, find_version
+from mlsync.flows.select import find_run, find_version
 from mlsync.flows.verify import VerifyResult, verify
 
 
 @click.command("verify", cls=Command, short_help="Read a version back and prove it again.")
-@click.option(
-    "--version",
-    "version",
-    default=LATEST,
-    show_default=True,
-    metavar="N|latest|TIME",
-    help="Which version: its number, the last one, or the last one made by that time.",
-)
-@click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+@version_option
+@run_option
 @click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
