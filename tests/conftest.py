@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +33,10 @@ _HOMES = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and let processes that tests start hear the signals that they are sent."""
+    # A runner that was started in the background, or by nohup, has them ignored, which whom it starts inherits.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line(
         "markers", "expected_warnings(*patterns): the test logs warnings; each matches a pattern, each pattern comes"
     )
