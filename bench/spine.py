@@ -4,9 +4,9 @@
 
 Makes a torch checkpoint of that many GiB of float32 weights, then in each round runs ``cp`` (with fsync), the first
 backup into a fresh directory repository, a second one with nothing changed, ``cp`` again, and a restore to a fresh
-place, each as a process of its own, page cache warm. What a write costs depends on how much fresh memory the page cache
-has had to take by then (much, on virtual machines that give free memory back), so each step is compared with the
-``cp`` right before it. Prints medians, ratios first, and writes bench/results/spine.json.
+place, each as a process of its own, page cache warm. The same ``cp`` can cost three times as much later in a round (it
+did on a virtual machine, probably for want of memory that the page cache had used before), so each step is compared
+with the ``cp`` right before it. Prints medians, ratios first, and writes bench/results/spine.json.
 """
 
 from __future__ import annotations
