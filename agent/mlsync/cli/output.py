@@ -11,7 +11,24 @@ from datetime import datetime
 import click
 
 from mlsync.errors import Error
+from mlsync.service.wording import count, size
 from mlsync.source.paths import display
+
+__all__ = [
+    "ReaderGone",
+    "as_error_json",
+    "count",
+    "emit",
+    "error_json",
+    "iso",
+    "level",
+    "moment",
+    "path",
+    "printable",
+    "say",
+    "size",
+    "table",
+]
 
 
 class ReaderGone(Exception):
@@ -19,18 +36,6 @@ class ReaderGone(Exception):
 
 
 _emitted = False
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_STEP = 1024
-
-
-def size(count_bytes: float) -> str:
-    """Return a size as people read it."""
-    unit = 0
-    while abs(count_bytes) >= _STEP and unit < len(_UNITS) - 1:
-        count_bytes /= _STEP
-        unit += 1
-    return f"{count_bytes:.0f} B" if unit == 0 else f"{count_bytes:.1f} {_UNITS[unit]}"
 
 
 def moment(time_ns: int) -> str:
@@ -53,11 +58,6 @@ def level(number: int, required: int, device: str) -> str:
     """Return how far a version or file was proved, and whether that is what is required."""
     text = f"L{number}" + (f" {device}" if device else "")
     return text if number >= required else f"{text} (pending L{required})"
-
-
-def count(number: int, noun: str) -> str:
-    """Return how many of what, in English."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -6,7 +6,6 @@ no version had yet stays out. Either way it is named.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from enum import Enum
 
@@ -236,12 +235,12 @@ _TRUSTED_NS = 0
 
 def is_same_row(row: Remembered, found: Found) -> bool:
     """Whether a directory or link is the one that the local state knows."""
-    old, new = row.stat, found.stat
-    return dataclasses.astuple(_timeless(old)) == dataclasses.astuple(_timeless(new)) and old.mtime_ns == new.mtime_ns
+    return _lasting(row.stat) == _lasting(found.stat)
 
 
-def _timeless(stat: FileStat) -> FileStat:
-    return dataclasses.replace(stat, mtime_ns=0, ctime_ns=0, link_count=0, size_bytes=0)
+def _lasting(stat: FileStat) -> tuple[int, ...]:
+    """What of a directory's or link's stat counts: not its length, its links or when its stat last changed."""
+    return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns
 
 
 def _bare(found: Found, kind: EntryKind, target: bytes = b"") -> Entry:

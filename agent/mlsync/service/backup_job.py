@@ -13,6 +13,7 @@ from mlsync.service.config import WatchSettings
 from mlsync.service.job import Outcome, Pulse, PulsingMonitor
 from mlsync.service.runlock import RunLock
 from mlsync.service.session import Session, SessionOpener, source_of
+from mlsync.service.wording import count, size
 from mlsync.source.paths import display
 
 
@@ -75,24 +76,13 @@ def summary(result: BackupResult) -> str:
         return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
     parts = [
         f"version {result.version} in {result.seconds:.1f} s",
-        f"{_count(result.changed_count, 'file')} with {_size(result.read_bytes)} read",
-        f"{_size(result.new_bytes)} new",
-        f"{_size(result.stored_bytes)} stored",
+        f"{count(result.changed_count, 'file')} with {size(result.read_bytes)} read",
+        f"{size(result.new_bytes)} new",
+        f"{size(result.stored_bytes)} stored",
     ]
     if result.checkpoint_count:
         on_device = f" on {result.device}" if result.device else ""
-        parts.append(f"{_count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
+        parts.append(f"{count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
     if result.pending:
         parts.append(f"{len(result.pending)} of them pending (mlsync show says why)")
     return ", ".join(parts)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _size(count_bytes: int) -> str:
-    # What changed may be a line of a log or a checkpoint.
-    if count_bytes < 1 << 10:
-        return f"{count_bytes} B"
-    return f"{count_bytes / (1 << 20):.1f} MiB" if count_bytes >= 1 << 20 else f"{count_bytes / (1 << 10):.1f} KiB"

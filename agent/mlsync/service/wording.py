@@ -1,0 +1,20 @@
+"""How sizes and counts are written for people: in the log, in results and in tables alike."""
+
+from __future__ import annotations
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_STEP = 1024
+
+
+def size(count_bytes: float) -> str:
+    """Return a size as people read it."""
+    unit = 0
+    while abs(count_bytes) >= _STEP and unit < len(_UNITS) - 1:
+        count_bytes /= _STEP
+        unit += 1
+    return f"{count_bytes:.0f} B" if unit == 0 else f"{count_bytes:.1f} {_UNITS[unit]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return how many of what, in English."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
