@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlsync.formats.facts import with_counts
-from mlsync.formats.layout import ByteSource, Content, Layout
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_content
@@ -31,3 +31,16 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     if isinstance(layout, ZipLayout) and layout.container == "npz":
         return with_counts(read_npz_content(source, layout))
     return None
+
+
+def storages_of(source: ByteSource, layout: Layout) -> tuple[Storage, ...]:
+    """Where the tensor bytes lie and how wide their elements are, for who wants to store them well.
+
+    A file that cannot be understood this far has none: whether it is sound is for the proof to say, later and with
+    reasons, and must not depend on who else looked at it.
+    """
+    try:
+        content = read_content(source, layout)
+    except ContainerBroken:
+        return ()
+    return content.storages if content is not None else ()
