@@ -20,7 +20,7 @@ MODULES = {
     ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (AGENT / "mlsync").rglob("*.py")
 }
-LEAVES = {"errors", "monitor", "buffers"}
+LEAVES = {"errors", "monitor", "buffers", "direct_io"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
@@ -37,6 +37,7 @@ ARROWS = {
     "errors": set(),
     "monitor": set(),
     "buffers": set(),
+    "direct_io": set(),
     # The package itself: its version, and the entry of ``python -m mlsync``.
     "": set(),
     "__main__": {"cli"},
@@ -55,9 +56,9 @@ HOMES = {
     "sqlite3": r"mlsync\.source\.state",
     "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
-    "zstandard": r"mlsync\.codec\.compression",
+    "zstandard": r"mlsync\.codec\.frames",
     "pyfastcdc": r"mlsync\.source\..+",
-    "numpy": r"mlsync\.(formats|proof|source)\..+",
+    "numpy": r"mlsync\.(codec\.planes|proof\..+)",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
 # such as click, cryptography and tenacity around the store, may come at once.)

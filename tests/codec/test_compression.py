@@ -11,7 +11,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsync.codec.compression import SAMPLE_FROM_BYTES, ZSTD_LEVEL, Coding, CodingBroken, decode, decode_into, encode
+from mlsync.codec.compression import SAMPLE_FROM_BYTES, Coding, CodingBroken, decode, decode_into, encode
+from mlsync.codec.frames import ZSTD_LEVEL
 
 NOISE = random.Random(1).randbytes(1 << 20)
 

@@ -44,7 +44,8 @@ class Trainer:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         torch.manual_seed(20)
-        self.model = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 3))
+        # As large as it takes for a tensor to be cut at its own edges, and its numbers to be stored in planes.
+        self.model = torch.nn.Sequential(torch.nn.Linear(130, 130), torch.nn.ReLU(), torch.nn.Linear(130, 3))
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.epoch = 0
 
@@ -68,7 +69,7 @@ class Trainer:
     def train(self) -> None:
         """Do one epoch and write its checkpoints."""
         self.epoch += 1
-        self.model(torch.randn(4, 20)).square().mean().backward()
+        self.model(torch.randn(4, 130)).square().mean().backward()
         self.optimizer.step()
         weights = self.directory / "weights"
         weights.mkdir(exist_ok=True)
@@ -99,11 +100,12 @@ def make(place: Path, work: Path) -> None:
     slot = keyslot.make(KeyFile(KEY_FILE), repository.keys.master, repository.repository_id, os.urandom(16), stretching)
     store.put(names.key_slot(os.urandom(names.SLOT_ID_BYTES)), slot)
     versions = []
-    with State.open(work / "state.sqlite") as state, Prover(ProofOptions()) as prover:
+    with State.open(work / "state.sqlite") as state:
 
         def take(run: str, directory: Path) -> BackupResult:
             source = Source(run, os.fsencode(directory))
-            result = backup(repository, state, source, prover, BackupOptions(sleep=lambda _: None), SilentMonitor())
+            options = BackupOptions(sleep=lambda _: None)
+            result = backup(repository, state, source, lambda: Prover(ProofOptions()), options, SilentMonitor())
             manifest = repository.manifest(repository.stored(run, result.version))
             versions.append(expected(manifest, directory, versions))
             return result

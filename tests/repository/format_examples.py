@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -79,6 +80,7 @@ class Examples:
             "key-file-slot": [(self.slot(self.key_file), "")],
             "pack": self.pack_parts,
             "footer": [(msgspec.msgpack.encode(self.records()), "")],
+            "planes": self.planes(),
             "entries": [(encode_entries(self.entries()), "")],
             "root": [(msgspec.msgpack.encode(self.root()), "")],
             "manifest": self.manifest(),
@@ -91,6 +93,27 @@ class Examples:
     def records(self) -> list[ChunkRecord]:
         """What the pack's footer lists."""
         return [ChunkRecord(self.name, 48, len(self.plain) + 16, len(self.plain), 0)]
+
+    def numbers(self) -> bytes:
+        """The chunk that is shown in byte planes."""
+        return struct.pack("<64f", *((64 + n) / 128 for n in range(64)))
+
+    def planes(self) -> Fields:
+        """The numbers in byte planes: one that is all zeros, one that is stored as it is, one of a single value."""
+        bodies = [_repeated(0, 128), bytes(range(0, 128, 2)), _repeated(0x3F, 64)]
+        records = zip((2, 1, 1), (1, 0, 1), map(len, bodies), strict=True)
+        head = [struct.pack(f"<{kind}", value) for kind, value in zip("BBHI", (4, 3, 0, 0), strict=True)]
+        head += [struct.pack("<BBHI", width, coding, 0, length) for width, coding, length in records]
+        words = (
+            "W",
+            "P",
+            "reserved",
+            "reserved",
+            "0: 2 bytes wide, zstd",
+            "1: 1 byte wide, raw",
+            "2: 1 byte wide, zstd",
+        )
+        return [*zip(head, words, strict=True), *zip(bodies, ("plane 0", "plane 1", "plane 2"), strict=True)]
 
     def _pack(self) -> Fields:
         seal = PackSeal(self.keys, self.pack_id)
@@ -198,6 +221,12 @@ def blocks() -> dict[str, str]:
     found = BLOCK.findall(DOCUMENT.read_text())
     assert len({name for name, _ in found}) == len(found), "an example's name comes twice"
     return dict(found)
+
+
+def _repeated(value: int, count: int) -> bytes:
+    """A zstd frame of one byte *count* times, as anybody can write it: a single segment, one RLE block (RFC 8878)."""
+    block = (count << 3 | 1 << 1 | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([count]) + block + bytes([value])
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -8,6 +8,7 @@ import struct
 
 import msgspec
 import pytest
+import zstandard
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -15,8 +16,9 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from format_examples import DOCUMENT, Examples, blocks, inputs, parse, render
 
-from mlsync.codec.compression import Coding
+from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
+from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
 from mlsync.repository import header, keyslot, manifest_object, names, pack, pack_footer, segments
 from mlsync.repository.manifest import Root, decode_as, decode_entries
@@ -63,6 +65,26 @@ def test_the_pack_example_is_read():
     assert refs == [EXAMPLES.ref]
     with ChunkReader(store, EXAMPLES.keys) as reader:
         assert reader.one(refs[0]) == EXAMPLES.plain
+
+
+def test_the_planes_example_is_read():
+    """The document's planes are the numbers that the text names."""
+    assert decode(Coding.PLANES, parse("planes"), 256) == EXAMPLES.numbers()
+
+
+def test_planes_can_be_read_from_the_document_alone():
+    """What section 6 says of byte planes is enough: zstd, no code of ours, and the numbers come out."""
+    coded, plain = parse("planes"), bytearray(256)
+    width, plane_count, _, _ = struct.unpack_from("<BBHI", coded)
+    at, below = 8 + 8 * plane_count, 0
+    for index in range(plane_count):
+        plane_width, coding, _, size = struct.unpack_from("<BBHI", coded, 8 + 8 * index)
+        plane = coded[at : at + size] if coding == 0 else zstandard.ZstdDecompressor().decompress(coded[at : at + size])
+        for number in range(len(plain) // width):
+            start = number * width + below
+            plain[start : start + plane_width] = plane[number * plane_width : (number + 1) * plane_width]
+        at, below = at + size, below + plane_width
+    assert (bytes(plain), at) == (EXAMPLES.numbers(), len(coded))
 
 
 def test_the_segment_example_is_read():
@@ -152,7 +174,8 @@ def test_tokens_are_the_documented_ones():
     assert [(kind.name, int(kind)) for kind in TroubleKind] == [("TORN", 1), ("BROKEN", 2), ("UNREADABLE", 3)]
     assert "severity (1 note, 2 warning, 3 refusal)" in TEXT
     assert [(one.name, int(one)) for one in Severity] == [("NOTE", 1), ("WARN", 2), ("REFUSE", 3)]
-    assert [(one.name, int(one)) for one in Coding] == [("RAW", 0), ("ZSTD", 1)]
+    assert [(one.name, int(one)) for one in Coding] == [("RAW", 0), ("ZSTD", 1), ("PLANES", 2)]
+    assert [(one.name, int(one)) for one in PlaneCoding] == [("RAW", 0), ("ZSTD", 1)]
 
 
 def test_bounds_are_the_documented_ones():

@@ -46,17 +46,21 @@ def open_golden(tmp_path):
 
 def test_there_is_one_for_every_format():
     """Each format that was ever released has a golden repository, and each is read by the tests below."""
-    assert "1-directory" in NAMES
+    assert NAMES == ["1-directory", "1-planes"]
     assert all((GOLDEN / name / "repository" / "repository").is_file() for name in NAMES)
 
 
-def test_the_first_one_holds_everything(open_golden):
-    """Every kind of entry, a hole, a proof, a trouble, a list of files in chunks, both codings: nothing is untried."""
-    repository = open_golden("1-directory")
+@pytest.mark.parametrize(
+    ("name", "codings"),
+    [("1-directory", {Coding.RAW, Coding.ZSTD}), ("1-planes", set(Coding))],
+)
+def test_each_holds_everything(open_golden, name, codings):
+    """Every kind of entry, a hole, a proof, a trouble, a list of files in chunks, all codings of its day."""
+    repository = open_golden(name)
     stored = [repository.stored(run.name, number) for run in repository.runs() for number in run.numbers]
     entries = [entry for one in stored for entry in repository.entries(one)]
     assert {entry.kind for entry in entries} == set(EntryKind)
-    assert {ref.coding for entry in entries for ref in entry.chunks} == set(Coding)
+    assert {ref.coding for entry in entries for ref in entry.chunks} == codings
     assert any(entry.holes for entry in entries)
     assert {entry.proof.container for entry in entries if entry.proof} == {"torch-zip", "safetensors"}
     assert any(one.root.troubles for one in stored)

@@ -243,7 +243,7 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
         ({"plain_bytes": 0, "stored_bytes": 16}, ManifestDamaged),
         ({"plain_bytes": -10}, ManifestDamaged),
         ({"plain_bytes": (16 << 20) + 1}, ManifestDamaged),
-        ({"coding": 2}, FormatUnsupported),
+        ({"coding": 3}, FormatUnsupported),
         ({"coding": -1}, FormatUnsupported),
     ],
     ids=str,

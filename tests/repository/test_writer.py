@@ -14,7 +14,7 @@ from mlsync.buffers import BufferPool
 from mlsync.errors import StoreFull, StoreUnavailable
 from mlsync.repository import names
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.writer import QUEUE_PIECES, PackWriter
+from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
 from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
 from mlsync.store.memory import MemoryStore
@@ -138,8 +138,8 @@ def test_a_fault_in_a_lane_comes_out_and_nothing_hangs(method, nth, kind, lanes)
     store = FaultyStore(inner, Fault(kind, nth, method, error=StoreFull("no room")))
     writer, releases = PackWriter(store, KEYS, unknown, lanes=lanes, pack_bytes=300), Releases()
     # First packs of several parts, one piece each; then packs that are put at once, six pieces each.
-    pieces = [noise(1200 if seed < 8 else 30, seed) for seed in range(QUEUE_PIECES)]
-    with BufferPool(4, 2048) as pool:
+    pieces = [noise(1200 if seed < 8 else 30, seed) for seed in range(64)]
+    with BufferPool(4, 2048, before_waiting=writer.hand_on) as pool:
         raised = []
         for piece in pieces:
             buffer = pool.acquire()
@@ -225,7 +225,7 @@ def test_no_memory_for_a_lane_comes_out(monkeypatch):
     monkeypatch.setattr(mmap, "mmap", refuse)
     writer, releases = PackWriter(MemoryStore(), KEYS, unknown, lanes=2), Releases()
     with pytest.raises(OSError, match="allocate"):  # noqa: PT012 - as above
-        for seed in range(3 * QUEUE_PIECES):
+        for seed in range(200):
             release = releases.of_next()
             try:
                 writer.put(memoryview(noise(10, seed)), release)

@@ -1,14 +1,20 @@
-"""Compression of one chunk: a sample says whether it pays, the coder does it, the decoder is bounded by what is due."""
+"""Compression of one chunk: a sample says how it is best stored, the decoder is bounded by what is due.
+
+numpy is needed for byte planes alone and comes with the first chunk of them.
+"""
 
 from __future__ import annotations
 
 import threading
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
-import zstandard
+from mlsync.codec.frames import WORTH_RATIO, Buffer, CodingBroken, Manner, best_manner, decode_frame_into, frame
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+if TYPE_CHECKING:
+    from mlsync.codec.planes import PlaneCoder
+
+__all__ = ["Buffer", "Coding", "CodingBroken", "decode", "decode_into", "encode"]
 
 
 class Coding(IntEnum):
@@ -16,59 +22,67 @@ class Coding(IntEnum):
 
     RAW = 0
     ZSTD = 1
+    PLANES = 2
 
 
-class CodingBroken(Exception):
-    """Bytes that do not decode to what was promised."""
-
-
-ZSTD_LEVEL: Final = 1
 # Under this a chunk is coded to find out: a sample would not be shorter than the whole.
 SAMPLE_FROM_BYTES: Final = 128 << 10
-SAMPLE_BYTES: Final = 16 << 10
+SAMPLE_BYTES: Final = 8 << 10
 SAMPLE_COUNT: Final = 3
-# fp32 weights come to 0.92 with zstd-1; what comes to more than this is not worth a gigabyte a second.
-WORTH_RATIO: Final = 0.95
+# Under this the heads of the planes eat what they gain.
+PLANES_FROM_BYTES: Final = 4 << 10
+PLANE_WIDTHS: Final = frozenset({2, 4, 8})
 
 
 class _Coders(threading.local):
-    """A zstd context per thread: contexts are reused (they own megabytes) and cannot be shared."""
+    """A plane coder per thread: it owns buffers that are used again and cannot be shared."""
 
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False, write_content_size=True)
-        self.decompressor = zstandard.ZstdDecompressor()
+    planes: PlaneCoder | None = None
 
 
 _coders = _Coders()
 
 
-def encode(plain: memoryview) -> tuple[Coding, Buffer]:
-    """Return how *plain* is best stored, and those bytes: *plain* itself where compression does not pay."""
-    if not _is_worth_it(plain):
+def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
+    """Return how *plain* is best stored, and those bytes, valid until this thread's next call.
+
+    They are *plain* itself where nothing pays. *item_bytes* is the width of the numbers that *plain* is made of, from
+    its first byte on; 0 where that is not known.
+    """
+    if item_bytes in PLANE_WIDTHS and len(plain) >= PLANES_FROM_BYTES:
+        planes = _as_planes(plain, item_bytes)
+        if planes is not None:
+            return Coding.PLANES, planes
+    manner, _ = best_manner(_sample(plain, 1))
+    if manner is Manner.RAW:
         return Coding.RAW, plain
-    coded = _coders.compressor.compress(plain)
+    coded = frame(manner, plain)
     if len(coded) > WORTH_RATIO * len(plain):
         return Coding.RAW, plain
     return Coding.ZSTD, coded
 
 
+def _as_planes(plain: memoryview, item_bytes: int) -> memoryview | None:
+    """Return *plain* in byte planes, or ``None`` where its sample says that as a whole it would be no longer."""
+    from mlsync.codec.planes import plan
+
+    sample = _sample(plain, item_bytes)
+    chosen = plan(sample, item_bytes)
+    if chosen.ratio > WORTH_RATIO or best_manner(sample)[1] <= chosen.ratio * len(sample):
+        return None
+    return _plane_coder().encode(plain, item_bytes, chosen.planes)
+
+
 def decode_into(coding: Coding, coded: memoryview, into: memoryview) -> None:
-    """Fill the whole of *into* with the plain bytes, or raise ``CodingBroken``; never needs more room than that."""
-    if coding is Coding.RAW:
-        if len(coded) != len(into):
-            raise CodingBroken(f"holds {len(coded)} bytes instead of {len(into)}")
+    """Fill the whole of *into* with the plain bytes, or raise ``CodingBroken``; memory is bounded by that length."""
+    if coding is Coding.PLANES:
+        _plane_coder().decode_into(coded, into)
+    elif coding is Coding.ZSTD:
+        decode_frame_into(coded, into)
+    elif len(coded) != len(into):
+        raise CodingBroken(f"holds {len(coded)} bytes instead of {len(into)}")
+    else:
         into[:] = coded
-        return
-    try:
-        # The frame's own header is asked first: what it declares must be what was promised.
-        if (declared := zstandard.frame_content_size(coded)) != len(into):
-            raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {len(into)}")
-        with _coders.decompressor.stream_reader(coded, read_across_frames=False, closefd=False) as reader:
-            filled_bytes = _read_whole(reader, into)
-            if filled_bytes != len(into) or reader.read(1):
-                raise CodingBroken(f"decodes to another length than {len(into)} bytes")
-    except zstandard.ZstdError as error:
-        raise CodingBroken(str(error)) from error
 
 
 def decode(coding: Coding, coded: Buffer, plain_bytes: int) -> bytes:
@@ -78,21 +92,19 @@ def decode(coding: Coding, coded: Buffer, plain_bytes: int) -> bytes:
     return bytes(plain)
 
 
-def _read_whole(reader: zstandard.ZstdDecompressionReader, into: memoryview) -> int:
-    filled_bytes = 0
-    while filled_bytes < len(into) and (count := reader.readinto(into[filled_bytes:])):
-        filled_bytes += count
-    return filled_bytes
+def _plane_coder() -> PlaneCoder:
+    if _coders.planes is None:
+        from mlsync.codec.planes import PlaneCoder
+
+        _coders.planes = PlaneCoder()
+    return _coders.planes
 
 
-def _is_worth_it(plain: memoryview) -> bool:
-    size_bytes = len(plain)
+def _sample(plain: memoryview, item_bytes: int) -> Buffer:
+    """Return whole items from front, middle and end: a chunk can begin with a header and end in zeros."""
+    size_bytes = len(plain) - len(plain) % item_bytes
     if size_bytes < SAMPLE_FROM_BYTES:
-        return True
-    # First, middle and last: a chunk can begin with a header and end in zeros.
-    step = (size_bytes - SAMPLE_BYTES) // (SAMPLE_COUNT - 1)
-    coded_bytes = sum(
-        len(_coders.compressor.compress(plain[start : start + SAMPLE_BYTES]))
-        for start in range(0, size_bytes - SAMPLE_BYTES + 1, step)
-    )
-    return coded_bytes <= WORTH_RATIO * SAMPLE_COUNT * SAMPLE_BYTES
+        return plain[:size_bytes]
+    last = size_bytes - SAMPLE_BYTES
+    starts = (last * index // (SAMPLE_COUNT - 1) for index in range(SAMPLE_COUNT))
+    return b"".join(plain[start - start % item_bytes :][:SAMPLE_BYTES] for start in starts)

@@ -58,7 +58,7 @@ def open_(keys: Keys, key: str, body: bytes) -> bytes:
     # Only now is anything of it believed, the length to allocate included.
     if plain_bytes > MANIFEST_BYTES_MAX:
         raise ManifestDamaged("the manifest is larger than any of ours", where=key)
-    if coding not in iter(Coding):
+    if coding not in (Coding.RAW, Coding.ZSTD):
         raise FormatUnsupported(f"coding {coding} is not known here", where=key, advice="upgrade mlsync")
     try:
         return bytes(decode(Coding(coding), coded, plain_bytes))

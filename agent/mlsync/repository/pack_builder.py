@@ -36,11 +36,11 @@ class PackBuilder:
         """Whether the pack holds as many chunks as a pack may."""
         return len(self._records) >= PACK_CHUNKS_MAX
 
-    def add(self, name: bytes, plain: memoryview) -> ChunkRef:
-        """Store a chunk at the next place."""
+    def add(self, name: bytes, plain: memoryview, item_bytes: int = 0) -> ChunkRef:
+        """Store a chunk at the next place; *item_bytes* is the width of its numbers, 0 where that is not known."""
         if not 0 < len(plain) <= CHUNK_BYTES_MAX:
             raise ValueError(f"a chunk of {len(plain)} bytes")
-        coding, coded = encode(plain)
+        coding, coded = encode(plain, item_bytes)
         place, offset = len(self._records), self.size_bytes
         self._make_room(len(coded) + TAG_BYTES)
         into = self._buffer[self._filled_bytes :]

@@ -11,7 +11,7 @@ import xxhash
 from pyfastcdc import FastCDC
 
 from mlsync.buffers import Buffer, BufferPool
-from mlsync.formats.layout import Layout
+from mlsync.formats.layout import Layout, Storage
 from mlsync.source.crc import RecordChecks
 from mlsync.source.plan import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_edges
 from mlsync.source.reading import SourceFile
@@ -24,13 +24,17 @@ _BUFFER_COUNT_MIN: Final = 2
 
 @dataclass(slots=True)
 class Piece:
-    """A piece of a file and its seeded xxh3-128; whoever gets it releases it."""
+    """A piece of a file and its seeded xxh3-128; whoever gets it releases it.
+
+    *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+    """
 
     offset: int
     length: int
     view: memoryview
     digest: bytes
     buffer: Buffer
+    item_bytes: int = 0
 
     def release(self) -> None:
         """Give back the view and the hold on its buffer; a second call does nothing."""
@@ -60,12 +64,13 @@ def read_pieces(
     pool: BufferPool,
     seed: int,
     whole: WholeDigest | None = None,
+    storages: Sequence[Storage] = (),
 ) -> Iterator[Piece]:
     """Give the pieces of the data *extents*, in file order; every byte is read once.
 
     Raises ``ChangedWhileReading`` where the file ends too early and where a record does not match its CRC; the pieces
     given before that are of no use then. What *file* says at ``confirm`` is the caller's to ask. *whole*, if given,
-    has taken in all the bytes when the last piece is out.
+    has taken in all the bytes when the last piece is out. *storages* say what the layout's extents hold.
 
     Several pieces may lie in one buffer, so that a piece held for long keeps up to a buffer's worth of memory.
     """
@@ -73,7 +78,7 @@ def read_pieces(
         msg = f"pieces need {_BUFFER_COUNT_MIN} buffers of {PIECE_BYTES_MAX} bytes at least"
         raise ValueError(msg)
     reader = _Reader(file, pool, seed, RecordChecks(layout.extents if layout is not None else (), file.where), whole)
-    for batch in _batches(plan_edges(layout, file.size_bytes, extents), pool.size_bytes):
+    for batch in _batches(plan_edges(layout, file.size_bytes, extents, storages), pool.size_bytes):
         if batch[0].cut == "whole":
             yield from reader.whole_spans(batch)
         else:
@@ -112,7 +117,7 @@ class _Reader:
         with self.pool.acquire() as buffer:
             self._read(first, buffer.view[: last - first])
             for span in spans:
-                yield self._piece(buffer, first, span.offset, span.length)
+                yield self._piece(buffer, first, span.offset, span.length, span.item_bytes)
 
     def cut_span(self, span: Span) -> Iterator[Piece]:
         """Read a span buffer by buffer and cut it as if it had been in memory as a whole.
@@ -147,10 +152,10 @@ class _Reader:
         if self.whole is not None:
             self.whole.update(view)
 
-    def _piece(self, buffer: Buffer, start: int, offset: int, length: int) -> Piece:
+    def _piece(self, buffer: Buffer, start: int, offset: int, length: int, item_bytes: int = 0) -> Piece:
         view = buffer.view[offset - start : offset - start + length]
         digest = xxhash.xxh3_128_digest(view, self.seed)
-        return Piece(offset, length, view, digest, buffer.share())
+        return Piece(offset, length, view, digest, buffer.share(), item_bytes)
 
 
 def _cuts(cut: Cut, view: memoryview, *, is_last: bool) -> Iterator[int]:

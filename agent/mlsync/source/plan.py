@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mlsync.errors import ChangedWhileReading
-from mlsync.formats.layout import Layout
+from mlsync.formats.layout import Extent, Layout, Storage
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -42,11 +42,15 @@ CHUNKINGS: Final[dict[Cut, Chunking]] = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of data with fixed edges: one piece if *cut* is ``"whole"``, else cut where its content says."""
+    """A stretch of data with fixed edges: one piece if *cut* is ``"whole"``, else cut where its content says.
+
+    *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+    """
 
     offset: int
     length: int
     cut: Cut
+    item_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +58,26 @@ class _Region:
     start: int
     end: int
     is_tensor: bool
+    item_bytes: int = 0
 
 
-def plan_edges(layout: Layout | None, size_bytes: int, data_extents: Sequence[tuple[int, int]]) -> Iterator[Span]:
-    """Give the spans of a file of *size_bytes*, in order, that together are exactly its *data_extents*."""
+def plan_edges(
+    layout: Layout | None,
+    size_bytes: int,
+    data_extents: Sequence[tuple[int, int]],
+    storages: Sequence[Storage] = (),
+) -> Iterator[Span]:
+    """Give the spans of a file of *size_bytes*, in order, that together are exactly its *data_extents*.
+
+    *storages* say what the numbers in the layout's extents of the same name are.
+    """
     if layout is not None and layout.size_bytes != size_bytes:
         raise ChangedWhileReading(f"its size went from {layout.size_bytes} to {size_bytes} after it was parsed")
-    regions = _regions(layout, size_bytes)
+    regions = _regions(_tensors(layout, storages), size_bytes)
     for region in _without_holes(regions, data_extents):
         length = region.end - region.start
         if region.is_tensor or (layout is not None and length <= REST_BYTES_MAX):
-            yield Span(region.start, length, "whole")
+            yield Span(region.start, length, "whole", region.item_bytes)
         else:
             fine = min(length, FINE_SPAN_BYTES)
             yield Span(region.start, fine, "fine")
@@ -72,21 +85,34 @@ def plan_edges(layout: Layout | None, size_bytes: int, data_extents: Sequence[tu
                 yield Span(region.start + fine, length - fine, "coarse")
 
 
-def _regions(layout: Layout | None, size_bytes: int) -> Iterator[_Region]:
+def _tensors(layout: Layout | None, storages: Sequence[Storage]) -> Iterator[_Region]:
+    """Give the stretches that are cut at their own edges, in order: what an extent holds of numbers, or all of it."""
+    known = {storage.name: storage for storage in storages}
+    for extent in layout.extents if layout is not None else ():
+        storage = known.get(extent.name)
+        tensor = extent if storage is None or not _is_in(storage, extent) else storage
+        if tensor.length >= TENSOR_BYTES_MIN:
+            item_bytes = tensor.item_bytes if isinstance(tensor, Storage) else 0
+            yield _Region(tensor.offset, tensor.offset + tensor.length, is_tensor=True, item_bytes=item_bytes)
+
+
+def _is_in(storage: Storage, extent: Extent) -> bool:
+    return extent.offset <= storage.offset and storage.offset + storage.length <= extent.offset + extent.length
+
+
+def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
     """Give the pieces of large tensors, and what is between them, without gap and in order."""
     reached = 0
-    for extent in layout.extents if layout is not None else ():
-        if extent.length < TENSOR_BYTES_MIN:
-            continue
-        end = extent.offset + extent.length
-        if extent.offset < reached or end > size_bytes:
-            msg = f"the layout's extent {extent} overlaps or leaves the file"
+    for tensor in tensors:
+        if tensor.start < reached or tensor.end > size_bytes:
+            msg = f"the layout's {tensor} overlaps or leaves the file"
             raise ValueError(msg)
-        if extent.offset > reached:
-            yield _Region(reached, extent.offset, is_tensor=False)
-        for start in range(extent.offset, end, TENSOR_PIECE_BYTES):
-            yield _Region(start, min(start + TENSOR_PIECE_BYTES, end), is_tensor=True)
-        reached = end
+        if tensor.start > reached:
+            yield _Region(reached, tensor.start, is_tensor=False)
+        for start in range(tensor.start, tensor.end, TENSOR_PIECE_BYTES):
+            end = min(start + TENSOR_PIECE_BYTES, tensor.end)
+            yield _Region(start, end, is_tensor=True, item_bytes=tensor.item_bytes)
+        reached = tensor.end
     if reached < size_bytes:
         yield _Region(reached, size_bytes, is_tensor=False)
 
@@ -101,7 +127,13 @@ def _without_holes(regions: Iterable[_Region], data_extents: Sequence[tuple[int,
                 break
             low, high = max(start, region.start), min(start + length, region.end)
             if low < high:
-                yield _Region(low, high, region.is_tensor)
+                yield _Region(low, high, region.is_tensor, _item_bytes_from(low, region))
             if start + length > region.end:
                 break
             index += 1
+
+
+def _item_bytes_from(start: int, region: _Region) -> int:
+    """Return the width of the numbers from *start* on, which are not told apart where a hole ends inside of one."""
+    is_edge = region.item_bytes and (start - region.start) % region.item_bytes == 0
+    return region.item_bytes if is_edge else 0
