@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
+
+from mlsync.direct_io import aligned_memory
 
 
 @dataclass(slots=True, eq=False)
@@ -65,15 +68,18 @@ class Buffer:
 class BufferPool:
     """At most *count* buffers of *size_bytes* each, made when first needed and handed out again and again.
 
-    A reader may wait for a second buffer while it holds one, so *count* is to exceed the number of readers.
+    A reader may wait for a second buffer while it holds one, so *count* is to exceed the number of readers. Whoever is
+    about to wait calls *before_waiting* first: what gathers pieces before it hands them on has to let them go then, or
+    nobody ever would.
     """
 
-    def __init__(self, count: int, size_bytes: int) -> None:
+    def __init__(self, count: int, size_bytes: int, before_waiting: Callable[[], None] | None = None) -> None:
         if count < 1 or size_bytes < 1:
             msg = f"a pool of {count} buffers of {size_bytes} bytes"
             raise ValueError(msg)
         self.count = count
         self.size_bytes = size_bytes
+        self._before_waiting = before_waiting
         self._changed = threading.Condition()
         self._free: list[_Block] = []
         self._made_count = 0
@@ -81,8 +87,10 @@ class BufferPool:
 
     def acquire(self) -> Buffer:
         """Give a buffer, as soon as there is one; its content is whatever was in it before."""
+        if self._before_waiting is not None and not self._is_ready():
+            self._before_waiting()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._free or self._made_count < self.count)
+            self._changed.wait_for(self._is_ready)
             if self._closed:
                 msg = "the buffer pool is closed"
                 raise ValueError(msg)
@@ -122,9 +130,11 @@ class BufferPool:
             self._free.append(block)
             self._changed.notify()
 
+    def _is_ready(self) -> bool:
+        return self._closed or bool(self._free) or self._made_count < self.count
+
     def _make(self) -> _Block:
-        # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages.
-        memory = mmap.mmap(-1, self.size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = aligned_memory(self.size_bytes)
         self._made_count += 1
         return _Block(memory, memoryview(memory))
 

@@ -11,7 +11,7 @@ from typing import Final
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.flows.recall import recall
-from mlsync.formats.containers import read_layout
+from mlsync.formats.containers import read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout
 from mlsync.formats.sniff import identify
@@ -25,7 +25,8 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
 from mlsync.source.state import Remembered, RememberedPiece
 
-BUFFER_COUNT: Final = 8
+# A batch of the writer's for each lane, one that is gathered, and two that are being read into.
+BUFFER_COUNT: Final = 12
 # A trainer writes a checkpoint in seconds; who writes for longer is asked again by the next backup.
 ATTEMPT_WAITS_S: Final = (0.2, 0.8)
 
@@ -131,11 +132,12 @@ class Intake:
         with SourceFile.open(self._root, found) as file:
             container = identify(file, found.path)
             layout = _layout(file, container)
+            storages = storages_of(file, layout) if layout is not None else ()
             taken = Taken(found, file.stat, file.opened_ns, container is not None, file.size_bytes)
             whole = WholeDigest()
             extents = file.data_extents()
             try:
-                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole):
+                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages):
                     self._hand_on(piece, taken)
             except ChangedWhileReading as error:
                 # If the file did hold still, what does not fit is damage at rest and reading again will not help.
@@ -163,7 +165,7 @@ class Intake:
             taken.placed.append(Placed(own_ref=ref))
             piece.release()
         else:
-            taken.placed.append(self._writer.put(piece.view, piece.release))
+            taken.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
 
     def _same(self, path: bytes) -> Same:
         """Return the chunks that the file had when it was read last, by length and digest of the piece."""
@@ -173,7 +175,7 @@ class Intake:
 
     def _buffers(self) -> BufferPool:
         if self._pool is None:
-            self._pool = BufferPool(BUFFER_COUNT, PIECE_BYTES_MAX)
+            self._pool = BufferPool(BUFFER_COUNT, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
 
 

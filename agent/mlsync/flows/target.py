@@ -15,6 +15,7 @@ from typing import Final
 from mlsync.codec.digest import Buffer, file_digester
 from mlsync.errors import Error, ObjectDamaged, TargetBlocked, TargetError, TargetFull
 from mlsync.flows.restored_file import Part, parts_of
+from mlsync.flows.staging import Staging, write_at
 from mlsync.repository.manifest import Entry
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
@@ -49,6 +50,7 @@ class Target:
         self._directory = directory
         self._is_named = is_named
         self._is_root = os.geteuid() == 0
+        self._staging = Staging()
         with _translated(directory):
             os.makedirs(directory, exist_ok=True)
 
@@ -132,10 +134,12 @@ class Target:
                 for part, source in plan.local:
                     if source != temporary:
                         _copy(source, descriptor, part)
+                self._staging.begin(descriptor, partial(_open_again, temporary))
                 digester = file_digester()
                 for part, content in contents:
                     digester.update(content)
-                    _write_at(descriptor, part.offset, content)
+                    self._staging.put(part.offset, content)
+                self._staging.flush()
                 os.ftruncate(descriptor, entry.size_bytes)
                 self._dig_holes(descriptor, entry)
                 # What was there already is read again; what was all written now was seen on its way, in order.
@@ -258,7 +262,7 @@ class Target:
         for offset, length in entry.holes:
             if not _is_zero(descriptor, offset, length):
                 for start in range(offset, offset + length, _COPY_BYTES):
-                    _write_at(descriptor, start, bytes(min(_COPY_BYTES, offset + length - start)))
+                    write_at(descriptor, start, bytes(min(_COPY_BYTES, offset + length - start)))
 
     def _finish_metadata(self, place: bytes | int, entry: Entry) -> None:
         """Give a file or directory its owner, mode and time; what is right is not set again, which would show."""
@@ -306,17 +310,14 @@ def _is_temporary(path: bytes) -> bool:
     return os.path.basename(path).startswith(TEMPORARY_PREFIX)
 
 
-def _write_at(descriptor: int, offset: int, content: Buffer) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written
+def _open_again(path: bytes, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _copy(source: bytes, descriptor: int, part: Part) -> None:
     from_descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _write_at(descriptor, part.offset, os.pread(from_descriptor, part.length, part.offset))
+        write_at(descriptor, part.offset, os.pread(from_descriptor, part.length, part.offset))
     finally:
         os.close(from_descriptor)
 

@@ -7,6 +7,7 @@ again: fresh memory would cost more than everything that is done to the bytes.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,6 +19,7 @@ from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
+from mlsync.direct_io import aligned_memory, slack_bytes
 from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
@@ -142,7 +144,7 @@ class _Opener:
         start = group[0].offset
         size_bytes = group[-1].offset + group[-1].stored_bytes - start
         key = names.pack(group[0].pack)
-        sealed = self._scratch("sealed", size_bytes)
+        sealed = self._scratch("sealed", slack_bytes(start) + size_bytes)[slack_bytes(start) :]
         try:
             self._store.read(key, start, sealed)
         except NotFound:
@@ -178,9 +180,9 @@ class _Opener:
 
     def _scratch(self, use: str, size_bytes: int) -> memoryview:
         """Return this thread's buffer for *use*, as long as asked."""
-        buffer: bytearray | None = getattr(self._local, use, None)
+        buffer: mmap.mmap | None = getattr(self._local, use, None)
         if buffer is None or len(buffer) < size_bytes:
-            buffer = bytearray(size_bytes)
+            buffer = aligned_memory(size_bytes)
             setattr(self._local, use, buffer)
         return memoryview(buffer)[:size_bytes]
 

@@ -35,7 +35,7 @@ from mlsync.repository import header, keyslot, manifest_object, names, pack_foot
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.writer import Known, PackWriter, Placed
+from mlsync.repository.writer import LANES, Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
 
 
@@ -251,7 +251,7 @@ class Repository:
 
     # ------------------------------------------------------------ writing
 
-    def writer(self, known: Known, *, lanes: int = 2) -> PackWriter:
+    def writer(self, known: Known, *, lanes: int = LANES) -> PackWriter:
         """Return a writer of chunks; *known* says where a chunk already lies."""
         return PackWriter(self.store, self.keys, known, lanes=lanes)
 

@@ -2,7 +2,7 @@
 
 ``put`` returns at once with a ``Placed`` whose ``ref`` is known after ``finish``, the only barrier: when it returns,
 every chunk that was put lies durable in the store. A lane owns its pack from first byte to last, so places and offsets
-need no lock. Memory is the caller's buffers plus, for each lane, one part of an upload and one chunk.
+need no lock. Memory is the caller's buffers plus, for each lane, one part of an upload and four chunks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
+from mlsync.direct_io import aligned_memory
 from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import PACK_ID_BYTES
@@ -25,8 +26,11 @@ from mlsync.repository.pack_builder import PackBuilder, buffer_bytes
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
-LANES: Final = 2
-QUEUE_PIECES: Final = 64
+# More than there are processors: a lane waits for the store while it sends a part.
+LANES: Final = 4
+# What goes to one lane at a time, so that what lies side by side in a file does so in a pack and is read in one call.
+BATCH_BYTES: Final = 8 << 20
+QUEUE_BATCHES: Final = 2
 
 Known = Callable[[bytes], ChunkRef | None]
 Release = Callable[[], None]
@@ -46,6 +50,16 @@ class Placed:
         ref = self.own_ref if self.twin is None else self.twin.ref
         assert ref is not None, "asked before finish"
         return ref
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A piece that waits for a lane."""
+
+    plain: memoryview
+    release: Release
+    item_bytes: int
+    placed: Placed
 
 
 @dataclass(slots=True)
@@ -105,29 +119,50 @@ class PackWriter:
     """Stores pieces as chunks, each only once; see the module's docstring."""
 
     def __init__(
-        self, store: Store, keys: Keys, known: Known, *, lanes: int = LANES, pack_bytes: int = PACK_BYTES
+        self,
+        store: Store,
+        keys: Keys,
+        known: Known,
+        *,
+        lanes: int = LANES,
+        pack_bytes: int = PACK_BYTES,
+        batch_bytes: int = BATCH_BYTES,
     ) -> None:
         self._store = store
         self._keys = keys
         self._pack_bytes = pack_bytes
+        self._gather_bytes = batch_bytes
         self._ledger = _Ledger(known)
-        self._queue: queue.Queue[tuple[memoryview, Release, Placed] | None] = queue.Queue(QUEUE_PIECES)
-        self._threads = [
-            threading.Thread(target=self._lane, name=f"mlsync-lane-{n}", daemon=True) for n in range(lanes)
-        ]
-        self._started = False
+        self._queue: queue.Queue[list[_Job] | None] = queue.Queue(QUEUE_BATCHES)
+        self._batch: list[_Job] = []
+        self._batch_bytes = 0
+        self._lanes = lanes
+        self._threads: list[threading.Thread] = []
 
-    def put(self, plain: memoryview, release: Release) -> Placed:
-        """Take *plain* (1 byte to 16 MiB) to be stored; *release* is called when its buffer may be used again."""
-        if not self._started:
-            # Late: a backup that finds nothing new costs no thread and no buffer.
-            self._started = True
-            for thread in self._threads:
-                thread.start()
+    def put(self, plain: memoryview, release: Release, item_bytes: int = 0) -> Placed:
+        """Take *plain* (1 byte to 16 MiB) to be stored; *release* is called when its buffer may be used again.
+
+        *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+        """
         self._raise_fault()
         placed = Placed()
-        self._queue.put((plain, release, placed))
+        self._batch.append(_Job(plain, release, item_bytes, placed))
+        self._batch_bytes += len(plain)
+        if self._batch_bytes >= self._gather_bytes:
+            self.hand_on()
         return placed
+
+    def hand_on(self) -> None:
+        """Give what was gathered to a lane: to be called by whoever waits for a buffer that may be among it."""
+        if not self._batch:
+            return
+        # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
+        if len(self._threads) < self._lanes:
+            name = f"mlsync-lane-{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._lane, name=name, daemon=True))
+            self._threads[-1].start()
+        self._queue.put(self._batch)
+        self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> WriteStats:
         """Return when every chunk is durable in the store; raise what went wrong in a lane."""
@@ -143,12 +178,12 @@ class PackWriter:
         return [ref for ref in self._ledger.new_refs if ref.pack in durable]
 
     def _join(self) -> None:
-        if self._started:
-            for _ in self._threads:
-                self._queue.put(None)
-            for thread in self._threads:
-                thread.join()
-            self._started = False
+        self.hand_on()
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
 
     def _raise_fault(self) -> None:
         if self._ledger.fault is not None:
@@ -156,8 +191,9 @@ class PackWriter:
 
     def _lane(self) -> None:
         lane = _Lane(self._store, self._keys, self._ledger, self._pack_bytes)
-        while (job := self._queue.get()) is not None:
-            lane.take(*job)
+        while (batch := self._queue.get()) is not None:
+            for job in batch:
+                lane.take(job)
         lane.end()
 
 
@@ -177,19 +213,19 @@ class _Lane:
         self._pack_bytes = pack_bytes
         self._builder: PackBuilder | None = None
 
-    def take(self, plain: memoryview, release: Release, placed: Placed) -> None:
+    def take(self, job: _Job) -> None:
         """Store the piece and give its buffer back."""
         try:
             # After a fault the lane only empties the queue, so that nobody waits for a buffer for ever.
             if self._ledger.fault is None:
-                self._store_piece(plain, placed)
+                self._store_piece(job)
         except BaseException as error:  # noqa: BLE001 - kept whole and raised by the writer's owner
             self._ledger.fail(error)
         finally:
             # A fault's traceback may hold a view of it; its owner gets the buffer back all the same.
             with suppress(BufferError):
-                plain.release()
-            release()
+                job.plain.release()
+            job.release()
 
     def end(self) -> None:
         """Make the last pack durable, or after a fault leave nothing of it; give the lane's memory back."""
@@ -201,24 +237,22 @@ class _Lane:
             with suppress(BufferError):  # as above: it goes when the fault does
                 self._memory.close()
 
-    def _store_piece(self, plain: memoryview, placed: Placed) -> None:
-        name = chunk_name(self._name_key, plain)
-        if not self._ledger.claim(name, placed):
+    def _store_piece(self, job: _Job) -> None:
+        name = chunk_name(self._name_key, job.plain)
+        if not self._ledger.claim(name, job.placed):
             return
         if self._builder is None:
             self._builder = PackBuilder(self._store, self._keys, self._buffer(), os.urandom(PACK_ID_BYTES))
-        placed.own_ref = self._builder.add(name, plain)
-        placed.is_new = True
-        self._ledger.chunk_stored(placed.own_ref)
+        ref = self._builder.add(name, job.plain, job.item_bytes)
+        job.placed.own_ref, job.placed.is_new = ref, True
+        self._ledger.chunk_stored(ref)
         if self._builder.size_bytes >= self._pack_bytes or self._builder.is_full:
             self._close_pack()
 
     def _buffer(self) -> memoryview:
         """Return the lane's buffer, made when it is first needed."""
         if self._memory is None:
-            # Private, not the default shared: shared anonymous memory counts as tmpfs.
-            private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-            self._memory = mmap.mmap(-1, buffer_bytes(self._store), flags=private)
+            self._memory = aligned_memory(buffer_bytes(self._store))
         return memoryview(self._memory)
 
     def _close_pack(self) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlsync.direct_io import write_direct
 from mlsync.store.base import Buffer, view_of
 
 DIRECTORY = "tmp"
@@ -49,12 +50,12 @@ class UnfinishedFile:
     def write(self, offset: int, part: Buffer) -> None:
         """The whole of *part* is in the file at *offset*, though perhaps not on the disk yet."""
         rest = view_of(part)
-        while rest:
+        written = write_direct(self._open_again, offset, rest)
+        while rest := rest[written:]:
+            offset += written
             written = os.pwrite(self.fd, rest, offset)
             if written == 0:
                 raise OSError(errno.EIO, "a write of some bytes wrote none")
-            rest = rest[written:]
-            offset += written
 
     def sync(self) -> None:
         """The bytes are on the disk, or the error that kept one of them from it is raised."""
@@ -81,6 +82,9 @@ class UnfinishedFile:
         fd, self.fd = self.fd, -1
         with contextlib.suppress(OSError):  # write errors were asked for in sync()
             os.close(fd)
+
+    def _open_again(self, flags: int) -> int:
+        return os.open(self.path, flags | os.O_CLOEXEC, dir_fd=self._root_fd)
 
     def _stands_at(self, path: str) -> bool:
         ours, theirs = os.fstat(self.fd), os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
