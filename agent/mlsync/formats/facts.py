@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import Counter
 from dataclasses import replace
 from math import prod
 
@@ -15,6 +14,7 @@ _TEXT_CHARS_MAX = 200
 _NUMBER_MAX = 1 << 63
 _STEP_KEYS = ("step", "global_step", "global_steps", "iteration")
 _MODEL_ROOTS = ("ema", "model", "state_dict", "model_state_dict", "module", "net")
+_OPTIMIZER_ROOTS = ("optimizer", "param_groups", "state")
 _NUMPY_SCALARS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
 
 
@@ -36,22 +36,22 @@ def torch_facts(root: object) -> dict[str, Fact]:
 
 def with_counts(content: Content) -> Content:
     """The content with what its tensors add to the facts: how many parameters, of which types."""
-    roots = {tensor.name.partition(".")[0] for tensor in content.tensors}
-    wanted = next((root for root in _MODEL_ROOTS if root in roots), None)
-    elements: Counter[str] = Counter()
-    parameter_count = 0
+    dtypes: set[str] = set()
+    floats: dict[str, int] = {}  # how many numbers under each root
     for tensor in content.tensors:
-        count = prod(tensor.shape)
-        elements[tensor.dtype] += count
         root = tensor.name.partition(".")[0]
-        belongs = root == wanted if wanted is not None else not root.startswith(("optimizer", "param_groups", "state"))
-        if belongs and "float" in tensor.dtype:
-            parameter_count += count
+        dtypes.add(tensor.dtype)
+        floats[root] = floats.get(root, 0) + (prod(tensor.shape) if "float" in tensor.dtype else 0)
+    wanted = next((root for root in _MODEL_ROOTS if root in floats), None)
+    if wanted is not None:
+        parameter_count = floats[wanted]
+    else:
+        parameter_count = sum(count for root, count in floats.items() if not root.startswith(_OPTIMIZER_ROOTS))
     facts = {
         **content.facts,
         "tensor_count": len(content.tensors),
         "parameter_count": min(parameter_count, _NUMBER_MAX),
-        "dtypes": ",".join(sorted(elements)),
+        "dtypes": ",".join(sorted(dtypes)),
     }
     return replace(content, facts=facts)
 
@@ -59,10 +59,10 @@ def with_counts(content: Content) -> Content:
 def _top_level(root: object) -> dict[str, object]:
     """The root's text keys; a key that comes twice means its last value, as it would when loaded."""
     if isinstance(root, Call):
-        root = root.pairs
+        root = root.then and root.then.pairs
     if not isinstance(root, Pairs):
         return {}
-    return {key: value for key, value in root if isinstance(key, str)}
+    return {key: value for key, value in root.pairs() if isinstance(key, str)}
 
 
 def _framework(keys: dict[str, object]) -> str:

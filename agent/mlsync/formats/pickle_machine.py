@@ -2,26 +2,32 @@
 
 Nothing is imported, looked up, called or compared; no key is hashed (the hash of a tuple costs what its author wants).
 Memory and time are bounded by the pickle's length and by the number of its opcodes.
+
+It is written for speed where every checkpoint passes: the one loop of ``run``. The rest is a method for each opcode.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 
 PICKLE_BYTES_MAX = 128 << 20
-OPCODES_MAX = 4_000_000
+TURNS_MAX = 4_000_000  # each does one opcode, or one with the one or two that follow it as a rule
 MARKS_MAX = 10_000
 INTEGER_BYTES_MAX = 1024
 LINE_BYTES_MAX = 64 << 10
 DIGITS_MAX = 1000
 PROTOCOL_MAX = 5
 
-_STOP = 0x2E
+_REDUCE = 0x52
+_LONG_BINPUT = 0x72
+_CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}
+_F64 = struct.Struct(">d").unpack_from
+_U32 = struct.Struct("<I").unpack_from
 
 
 class Global:
@@ -38,14 +44,30 @@ class Global:
 
 
 class Call:
-    """What would have been an object: *func* called with *args*, then *state* set, *items* appended, *pairs* set."""
+    """What would have been an object: *func* called with *args*, and then what was done to it, if anything was."""
 
-    __slots__ = ("args", "func", "items", "kwargs", "pairs", "state")
+    __slots__ = ("args", "func", "then")
 
-    def __init__(self, func: object, args: tuple[object, ...], kwargs: object = None) -> None:
+    def __init__(self, func: object, args: tuple[object, ...]) -> None:
         self.func = func
         self.args = args
-        self.kwargs = kwargs
+        # Apart, because most calls have none: a checkpoint of a thousand modules makes twenty thousand calls
+        self.then: Then | None = None
+
+    def touch(self) -> Then:
+        """What is done to the object, to be added to."""
+        if self.then is None:
+            self.then = Then()
+        return self.then
+
+
+class Then:
+    """What an object gets besides its call's arguments: *kwargs*, a *state*, *items* appended, *pairs* set."""
+
+    __slots__ = ("items", "kwargs", "pairs", "state")
+
+    def __init__(self) -> None:
+        self.kwargs: object = None
         self.state: object = None
         self.items: list[object] | None = None
         self.pairs: Pairs | None = None
@@ -60,16 +82,23 @@ class Persistent:
         self.id = persistent_id
 
 
-class Pairs(list[tuple[object, object]]):
-    """A dict as it was written: pairs in order, keys unhashed, later ones win."""
+class Pairs(list[object]):
+    """A dict as it was written: key, value, key, value, in order; keys unhashed, later ones win."""
 
     __slots__ = ()
+
+    def pairs(self) -> Iterator[tuple[object, object]]:
+        """Each key with its value."""
+        return zip(self[::2], self[1::2], strict=True)
 
 
 class Members(list[object]):
     """A set or frozenset as it was written."""
 
     __slots__ = ()
+
+
+_CALLABLE = (Global, Call)
 
 
 def read_pickle(data: bytes, start: int = 0) -> tuple[object, int]:
@@ -80,15 +109,27 @@ def read_pickle(data: bytes, start: int = 0) -> tuple[object, int]:
     machine = _Machine(data, start)
     try:
         return machine.run()
-    except (IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
-        reason = "stack underflow" if isinstance(error, IndexError) else "malformed operand"
-        reason = "memo entry missing" if isinstance(error, KeyError) else reason
-        msg = f"pickle: {reason}"
+    except (_Refused, IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
+        msg = f"pickle: {_reason(error, machine)}"
         raise ContainerBroken(msg, offset=machine.at) from None
 
 
+class _Refused(Exception):
+    """What no pickler writes, in words."""
+
+
+def _reason(error: Exception, machine: _Machine) -> str:
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, struct.error) or (isinstance(error, IndexError) and machine.at >= len(machine.data)):
+        return "cut short"
+    if isinstance(error, IndexError):
+        return "stack underflow"
+    return "memo entry missing" if isinstance(error, KeyError) else "malformed operand"
+
+
 class _Machine:
-    """The pickle machine's registers, one method per kind of opcode."""
+    """The pickle machine's registers; rare opcodes have a method each."""
 
     __slots__ = ("at", "data", "memo", "outer", "stack")
 
@@ -99,35 +140,115 @@ class _Machine:
         self.outer: list[list[Any]] = []  # the stacks below each open mark
         self.memo: dict[int, Any] = {}  # a dict: a huge index costs no more than a small one
 
-    def run(self) -> tuple[object, int]:
-        """Execute up to STOP."""
-        data, handlers, size = self.data, _HANDLERS, len(self.data)
-        for _ in range(OPCODES_MAX):
-            if self.at >= size:
-                self.fail("cut short")
-            opcode = data[self.at]
-            self.at += 1
-            handler = handlers[opcode]
-            if handler is not None:
-                handler(self)
-            elif opcode == _STOP:
-                return self.stop()
+    def run(self) -> tuple[object, int]:  # noqa: C901, PLR0912, PLR0915 - one loop, for the reason below
+        """Execute up to STOP.
+
+        The opcodes that make up nine tenths of every checkpoint are done here, on local names, the most frequent first,
+        and what follows another one as a rule is done with it: a method and a turn for each takes twice the time.
+        """
+        data, size, memo, outer = self.data, len(self.data), self.memo, self.outer
+        at, stack = self.at, self.stack
+        made: object
+        try:
+            for _ in range(TURNS_MAX):
+                opcode = data[at]
+                at += 1
+                match opcode:
+                    case 0x68:  # BINGET
+                        stack.append(memo[data[at]])
+                        at += 1
+                        continue
+                    case 0x4B:  # BININT1
+                        stack.append(data[at])
+                        at += 1
+                        continue
+                    case 0x29:  # EMPTY_TUPLE
+                        if data[at] != _REDUCE:
+                            stack.append(())
+                            continue
+                        at += 1
+                        made = stack[-1]
+                        if type(made) not in _CALLABLE:
+                            raise _Refused("calls what cannot be called")
+                        stack[-1] = made = Call(made, ())
+                    case 0x28:  # MARK
+                        if len(outer) >= MARKS_MAX:
+                            raise _Refused("nested too deeply")
+                        outer.append(stack)
+                        stack = []
+                        continue
+                    case 0x52 | 0x81:  # REDUCE; NEWOBJ has the same two operands and the same inert result
+                        args, made = stack.pop(), stack[-1]
+                        if type(args) is not tuple or type(made) not in _CALLABLE:
+                            raise _Refused("calls what cannot be called")
+                        stack[-1] = made = Call(made, args)
+                    case 0x74:  # TUPLE
+                        made = tuple(stack)
+                        stack = outer.pop()
+                        stack.append(made)
+                    case 0x58:  # BINUNICODE
+                        ends = at + 4 + _U32(data, at)[0]
+                        if ends > size:
+                            raise _Refused("cut short")
+                        made = data[at + 4 : ends].decode("utf-8", "surrogatepass")
+                        stack.append(made)
+                        at = ends
+                    case 0x51:  # BINPERSID
+                        stack[-1] = Persistent(stack[-1])
+                        continue
+                    case 0x85:  # TUPLE1
+                        stack[-1] = made = (stack[-1],)
+                    case 0x89 | 0x88 | 0x4E:  # NEWFALSE, NEWTRUE, NONE
+                        stack.append(_CONSTANTS[opcode])
+                        continue
+                    case 0x7D:  # EMPTY_DICT
+                        made = Pairs()
+                        stack.append(made)
+                    case 0x6A:  # LONG_BINGET
+                        stack.append(memo[_U32(data, at)[0]])
+                        at += 4
+                        continue
+                    case 0x47:  # BINFLOAT
+                        stack.append(_F64(data, at)[0])
+                        at += 8
+                        continue
+                    case 0x71:  # BINPUT
+                        memo[data[at]] = stack[-1]
+                        at += 1
+                        continue
+                    case 0x94:  # MEMOIZE
+                        memo[len(memo)] = stack[-1]
+                        continue
+                    case 0x8C:  # SHORT_BINUNICODE
+                        ends = at + 1 + data[at]
+                        if ends > size:
+                            raise _Refused("cut short")
+                        stack.append(data[at + 1 : ends].decode("utf-8", "surrogatepass"))
+                        at = ends
+                        continue
+                    case 0x2E:  # STOP
+                        break
+                    case _:
+                        self.at, self.stack = at, stack
+                        _RARE[opcode](self)
+                        at, stack = self.at, self.stack
+                        continue
+                if data[at] == _LONG_BINPUT:
+                    memo[_U32(data, at + 1)[0]] = made
+                    at += 5
             else:
-                self.fail(f"opcode 0x{opcode:02x} is not allowed")
-        msg = f"pickle of more than {OPCODES_MAX} operations is larger than is checked"
-        raise NotChecked(msg, offset=self.at)
+                msg = f"pickle of more than {TURNS_MAX} operations is larger than is checked"
+                raise NotChecked(msg, offset=at)
+        finally:
+            self.at, self.stack = at, stack
+        return self.stop()
 
     def stop(self) -> tuple[object, int]:
         """The result, which must be all that is left."""
         value = self.stack.pop()
         if self.stack or self.outer:
-            self.fail("objects left over at the end")
+            raise _Refused("objects left over at the end")
         return value, self.at
-
-    def fail(self, reason: str) -> NoReturn:
-        """Give up on the pickle."""
-        msg = f"pickle: {reason}"
-        raise ContainerBroken(msg, offset=self.at)
 
     # Operands
 
@@ -136,7 +257,7 @@ class _Machine:
         begins = self.at
         ends = begins + length
         if length < 0 or ends > len(self.data):
-            self.fail("cut short")
+            raise _Refused("cut short")
         self.at = ends
         return self.data[begins:ends]
 
@@ -148,7 +269,7 @@ class _Machine:
         """A text operand up to its newline."""
         ends = self.data.find(b"\n", self.at, self.at + LINE_BYTES_MAX)
         if ends < 0:
-            self.fail("line without end")
+            raise _Refused("line without end")
         text = self.data[self.at : ends]
         self.at = ends + 1
         return text
@@ -157,7 +278,7 @@ class _Machine:
         """A decimal operand, no longer than any honest one."""
         text = self.line().removesuffix(b"L")
         if len(text) > DIGITS_MAX:
-            self.fail("number too long")
+            raise _Refused("number too long")
         return int(text)
 
     def close_mark(self) -> list[Any]:
@@ -167,15 +288,6 @@ class _Machine:
         return items
 
     # Constants
-
-    def op_none(self) -> None:
-        self.stack.append(None)
-
-    def op_true(self) -> None:
-        self.stack.append(True)
-
-    def op_false(self) -> None:
-        self.stack.append(False)
 
     def op_int_text(self) -> None:
         text = self.data[self.at : self.at + 3]
@@ -188,10 +300,6 @@ class _Machine:
     def op_binint(self) -> None:
         self.stack.append(int.from_bytes(self.take(4), "little", signed=True))
 
-    def op_binint1(self) -> None:
-        self.stack.append(self.data[self.at])
-        self.at += 1
-
     def op_binint2(self) -> None:
         self.stack.append(self.number(2))
 
@@ -201,7 +309,7 @@ class _Machine:
     def op_long4(self) -> None:
         length = self.number(4)
         if length > INTEGER_BYTES_MAX:
-            self.fail(f"integer of {length} bytes")
+            raise _Refused(f"integer of {length} bytes")
         self.stack.append(int.from_bytes(self.take(length), "little", signed=True))
 
     def op_float_text(self) -> None:
@@ -215,7 +323,7 @@ class _Machine:
     def op_string_text(self) -> None:
         text = self.line()
         if len(text) < len("''") or text[:1] != text[-1:] or text[:1] not in b"'\"":
-            self.fail("string without quotes")
+            raise _Refused("string without quotes")
         self.stack.append(text[1:-1].decode("latin-1"))
 
     def op_unicode_text(self) -> None:
@@ -226,12 +334,6 @@ class _Machine:
 
     def op_short_binstring(self) -> None:
         self.stack.append(self.take(self.number(1)).decode("latin-1"))
-
-    def op_unicode1(self) -> None:
-        self.stack.append(self.take(self.number(1)).decode("utf-8", "surrogatepass"))
-
-    def op_unicode4(self) -> None:
-        self.stack.append(self.take(self.number(4)).decode("utf-8", "surrogatepass"))
 
     def op_unicode8(self) -> None:
         self.stack.append(self.take(self.number(8)).decode("utf-8", "surrogatepass"))
@@ -247,11 +349,8 @@ class _Machine:
 
     # Stack and memo
 
-    def op_mark(self) -> None:
-        if len(self.outer) >= MARKS_MAX:
-            self.fail("nested too deeply")
-        self.outer.append(self.stack)
-        self.stack = []
+    def op_put4(self) -> None:
+        self.memo[self.number(4)] = self.stack[-1]
 
     def op_pop(self) -> None:
         if self.stack:
@@ -268,33 +367,10 @@ class _Machine:
     def op_get_text(self) -> None:
         self.stack.append(self.memo[self.digits()])
 
-    def op_get1(self) -> None:
-        self.stack.append(self.memo[self.data[self.at]])
-        self.at += 1
-
-    def op_get4(self) -> None:
-        self.stack.append(self.memo[self.number(4)])
-
     def op_put_text(self) -> None:
         self.memo[self.digits()] = self.stack[-1]
 
-    def op_put1(self) -> None:
-        self.memo[self.data[self.at]] = self.stack[-1]
-        self.at += 1
-
-    def op_put4(self) -> None:
-        self.memo[self.number(4)] = self.stack[-1]
-
-    def op_memoize(self) -> None:
-        self.memo[len(self.memo)] = self.stack[-1]
-
     # Containers
-
-    def op_empty_tuple(self) -> None:
-        self.stack.append(())
-
-    def op_tuple1(self) -> None:
-        self.stack[-1] = (self.stack[-1],)
 
     def op_tuple2(self) -> None:
         last = self.stack.pop()
@@ -305,10 +381,6 @@ class _Machine:
         middle = self.stack.pop()
         self.stack[-1] = (self.stack[-1], middle, last)
 
-    def op_tuple(self) -> None:
-        items = self.close_mark()
-        self.stack.append(tuple(items))
-
     def op_empty_list(self) -> None:
         self.stack.append([])
 
@@ -316,12 +388,10 @@ class _Machine:
         items = self.close_mark()
         self.stack.append(items)
 
-    def op_empty_dict(self) -> None:
-        self.stack.append(Pairs())
-
     def op_dict(self) -> None:
         items = self.close_mark()
-        self.stack.append(self.pair_up(items))
+        self.stack.append(Pairs())
+        self.assign(items)
 
     def op_empty_set(self) -> None:
         self.stack.append(Members())
@@ -330,12 +400,6 @@ class _Machine:
         items = self.close_mark()
         self.stack.append(Members(items))
 
-    def pair_up(self, items: list[Any]) -> Pairs:
-        """Keys and values in turn."""
-        if len(items) % 2:
-            self.fail("key without value")
-        return Pairs(zip(items[::2], items[1::2], strict=True))
-
     def grow(self, items: list[Any]) -> None:
         """Append to the list, set or object on top."""
         target = self.stack[-1]
@@ -343,24 +407,26 @@ class _Machine:
         if kind is list or kind is Members:
             target.extend(items)
         elif kind is Call:
-            if target.items is None:
-                target.items = []
-            target.items.extend(items)
+            then = target.touch()
+            then.items = then.items or []
+            then.items.extend(items)
         else:
-            self.fail("appends to what is no list")
+            raise _Refused("appends to what is no list")
 
-    def assign(self, pairs: Pairs) -> None:
-        """Set items of the dict or object on top."""
+    def assign(self, items: list[Any]) -> None:
+        """Set items of the dict or object on top: keys and values in turn."""
+        if len(items) % 2:
+            raise _Refused("key without value")
         target = self.stack[-1]
         kind = type(target)
         if kind is Pairs:
-            target.extend(pairs)
+            target.extend(items)
         elif kind is Call:
-            if target.pairs is None:
-                target.pairs = Pairs()
-            target.pairs.extend(pairs)
+            then = target.touch()
+            then.pairs = then.pairs or Pairs()
+            then.pairs.extend(items)
         else:
-            self.fail("sets an item of what is no dict")
+            raise _Refused("sets an item of what is no dict")
 
     def op_append(self) -> None:
         self.grow([self.stack.pop()])
@@ -371,10 +437,10 @@ class _Machine:
     def op_setitem(self) -> None:
         value = self.stack.pop()
         key = self.stack.pop()
-        self.assign(Pairs([(key, value)]))
+        self.assign([key, value])
 
     def op_setitems(self) -> None:
-        self.assign(self.pair_up(self.close_mark()))
+        self.assign(self.close_mark())
 
     # What would import or run something
 
@@ -386,23 +452,20 @@ class _Machine:
         name = self.stack.pop()
         module = self.stack.pop()
         if type(name) is not str or type(module) is not str:
-            self.fail("global whose name is no text")
+            raise _Refused("global whose name is no text")
         self.stack.append(Global(module, name))
 
-    def push_call(self, func: object, args: object, kwargs: object = None) -> None:
+    def push_call(self, func: object, args: object) -> None:
         """Note a call of something that could be called."""
-        if not isinstance(func, (Global, Call)) or type(args) is not tuple:
-            self.fail("calls what cannot be called")
-        self.stack.append(Call(func, args, kwargs))
-
-    def op_reduce(self) -> None:
-        args = self.stack.pop()
-        self.push_call(self.stack.pop(), args)
+        if type(args) is not tuple or type(func) not in _CALLABLE:
+            raise _Refused("calls what cannot be called")
+        self.stack.append(Call(func, args))
 
     def op_newobj_ex(self) -> None:
         kwargs = self.stack.pop()
         args = self.stack.pop()
-        self.push_call(self.stack.pop(), args, kwargs)
+        self.push_call(self.stack.pop(), args)
+        self.stack[-1].touch().kwargs = kwargs
 
     def op_inst(self) -> None:
         items = self.close_mark()
@@ -417,81 +480,64 @@ class _Machine:
         state = self.stack.pop()
         target = self.stack[-1]
         if type(target) is not Call:
-            self.fail("sets the state of what is no object")
-        target.state = state
+            raise _Refused("sets the state of what is no object")
+        target.touch().state = state
 
     def op_persid(self) -> None:
         self.stack.append(Persistent(self.line().decode("ascii")))
 
-    def op_binpersid(self) -> None:
-        self.stack.append(Persistent(self.stack.pop()))
-
-    # Framing
+    # Framing, and what is left
 
     def op_proto(self) -> None:
         if self.number(1) > PROTOCOL_MAX:
-            self.fail("unknown protocol")
+            raise _Refused("unknown protocol")
 
     def op_frame(self) -> None:
         if self.number(8) > len(self.data) - self.at:
-            self.fail("frame runs past the end")
+            raise _Refused("frame runs past the end")
+
+    def op_unknown(self) -> None:
+        raise _Refused(f"opcode 0x{self.data[self.at - 1]:02x} is not allowed")
 
 
 # EXT1, EXT2, EXT4 (a registry of the process) and NEXT_BUFFER, READONLY_BUFFER (bytes from elsewhere) are left out on
 # purpose: no checkpoint holds them, and what they mean is not in the file.
 _OPCODES: dict[int, Callable[[_Machine], None]] = {
-    ord("("): _Machine.op_mark,
     ord("0"): _Machine.op_pop,
     ord("1"): _Machine.op_pop_mark,
     ord("2"): _Machine.op_dup,
     ord("F"): _Machine.op_float_text,
     ord("I"): _Machine.op_int_text,
     ord("J"): _Machine.op_binint,
-    ord("K"): _Machine.op_binint1,
     ord("L"): _Machine.op_long_text,
     ord("M"): _Machine.op_binint2,
-    ord("N"): _Machine.op_none,
     ord("P"): _Machine.op_persid,
-    ord("Q"): _Machine.op_binpersid,
-    ord("R"): _Machine.op_reduce,
     ord("S"): _Machine.op_string_text,
     ord("T"): _Machine.op_binstring,
     ord("U"): _Machine.op_short_binstring,
     ord("V"): _Machine.op_unicode_text,
-    ord("X"): _Machine.op_unicode4,
     ord("a"): _Machine.op_append,
     ord("b"): _Machine.op_build,
     ord("c"): _Machine.op_global,
     ord("d"): _Machine.op_dict,
-    ord("}"): _Machine.op_empty_dict,
     ord("e"): _Machine.op_appends,
     ord("g"): _Machine.op_get_text,
-    ord("h"): _Machine.op_get1,
     ord("i"): _Machine.op_inst,
-    ord("j"): _Machine.op_get4,
     ord("l"): _Machine.op_list,
     ord("]"): _Machine.op_empty_list,
     ord("o"): _Machine.op_obj,
     ord("p"): _Machine.op_put_text,
-    ord("q"): _Machine.op_put1,
-    ord("r"): _Machine.op_put4,
     ord("s"): _Machine.op_setitem,
-    ord("t"): _Machine.op_tuple,
-    ord(")"): _Machine.op_empty_tuple,
     ord("u"): _Machine.op_setitems,
     ord("G"): _Machine.op_binfloat,
     ord("B"): _Machine.op_bytes4,
     ord("C"): _Machine.op_bytes1,
+    ord("r"): _Machine.op_put4,
     0x80: _Machine.op_proto,
-    0x81: _Machine.op_reduce,  # NEWOBJ: the same two operands, the same inert result
-    0x85: _Machine.op_tuple1,
     0x86: _Machine.op_tuple2,
     0x87: _Machine.op_tuple3,
-    0x88: _Machine.op_true,
-    0x89: _Machine.op_false,
     0x8A: _Machine.op_long1,
     0x8B: _Machine.op_long4,
-    0x8C: _Machine.op_unicode1,
     0x8D: _Machine.op_unicode8,
     0x8E: _Machine.op_bytes8,
     0x8F: _Machine.op_empty_set,
@@ -499,8 +545,7 @@ _OPCODES: dict[int, Callable[[_Machine], None]] = {
     0x91: _Machine.op_frozenset,
     0x92: _Machine.op_newobj_ex,
     0x93: _Machine.op_stack_global,
-    0x94: _Machine.op_memoize,
     0x95: _Machine.op_frame,
     0x96: _Machine.op_bytes8,  # BYTEARRAY8
 }
-_HANDLERS: list[Callable[[_Machine], None] | None] = [_OPCODES.get(opcode) for opcode in range(256)]
+_RARE = [_OPCODES.get(opcode, _Machine.op_unknown) for opcode in range(256)]

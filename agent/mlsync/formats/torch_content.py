@@ -6,12 +6,15 @@ recursion.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 from isal.isal_zlib import crc32
 
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Tensor
-from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Pairs, Persistent, read_pickle
+from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Members, Pairs, Persistent, read_pickle
 from mlsync.formats.torch_tensors import StorageTable, is_parameter_call, is_tensor_call, rebuilt_call, tensor_view
 from mlsync.formats.zipfile_layout import ZipLayout
 
@@ -20,7 +23,9 @@ _NAME_CHARS_MAX = 1024
 _BYTEORDER_BYTES_MAX = 16
 _KEY_CHARS_MAX = 200
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
-_TRANSPARENT = frozenset({"_parameters", "_buffers", "_modules"})
+_TRANSPARENT = frozenset({"", "_parameters", "_buffers", "_modules"})
+# What can lead to a tensor
+_WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
 
 # A path is a linked list from the leaf up, so that a deep and wide graph costs nothing per level.
 _Path = tuple["_Path", object, int] | None
@@ -74,13 +79,13 @@ def _walk(root: object, table: StorageTable) -> list[Tensor]:
     waiting: list[tuple[object, _Path]] = [(root, None)]
     while waiting:
         node, path = waiting.pop()
-        if id(node) in seen or not isinstance(node, (Pairs, list, tuple, Call, Persistent)):
+        if id(node) in seen:
             continue
         seen.add(id(node))
-        if isinstance(node, Persistent):
+        if type(node) is Persistent:
             table.add(node)
             continue
-        if isinstance(node, Call):
+        if type(node) is Call:
             node = rebuilt_call(node)
             if is_tensor_call(node):
                 tensors.append(tensor_view(_name(path), node, table))
@@ -89,29 +94,39 @@ def _walk(root: object, table: StorageTable) -> list[Tensor]:
         if depth > DEPTH_MAX:
             msg = "objects nested more deeply than is checked"
             raise NotChecked(msg)
-        waiting.extend((child, (path, key, depth)) for key, child in reversed(_children(node)))
+        # Most parts are numbers, texts and calls without arguments, below which nothing can lie
+        below = [
+            (child, (path, key, depth))
+            for key, child in _children(node)
+            if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then)
+        ]
+        below.reverse()
+        waiting += below
     return tensors
 
 
-def _children(node: object) -> list[tuple[object, object]]:
+def _children(node: object) -> Iterable[tuple[object, object]]:
     """A node's parts with the keys under which they are known."""
     if isinstance(node, Pairs):
-        return list(node)
+        return node.pairs()
     if isinstance(node, (list, tuple)):
-        return list(enumerate(node))
-    if not isinstance(node, Call):
-        return []
-    # What a Parameter wraps is the parameter; other calls number what they were given
-    parts: list[tuple[object, object]] = [
-        ("" if is_parameter_call(node) else i, arg) for i, arg in enumerate(node.args)
-    ]
-    parts += [("", node.kwargs)] if node.kwargs is not None else []
-    parts += enumerate(node.items or [])
-    parts += node.pairs or []
-    # (dict, slots): the state of an object that has both; else the state's own keys are the attributes
-    states = node.state if type(node.state) is tuple else (node.state,)
-    for state in states:
-        parts += state if isinstance(state, Pairs) else [("", state)]
+        return enumerate(node)
+    return _parts(node) if isinstance(node, Call) else ()
+
+
+def _parts(call: Call) -> list[tuple[object, object]]:
+    """What a call was given and what was done to the object; what a Parameter wraps is the parameter."""
+    parts: list[tuple[object, object]] = []
+    if call.args:
+        parts += zip(repeat(""), call.args) if is_parameter_call(call) else enumerate(call.args)
+    if call.then is not None:
+        parts.append(("", call.then.kwargs))
+        parts += enumerate(call.then.items or ())
+        parts += call.then.pairs.pairs() if call.then.pairs is not None else ()
+        # (dict, slots): the state of an object that has both; else the state's own keys are the attributes
+        state = call.then.state
+        for part in state if type(state) is tuple else (state,):
+            parts += part.pairs() if isinstance(part, Pairs) else [("", part)]
     return parts
 
 
@@ -121,8 +136,9 @@ def _name(path: _Path) -> str:
     chars = 0
     while path is not None and chars < _NAME_CHARS_MAX:
         path, key, _ = path
-        text = key[:_KEY_CHARS_MAX] if isinstance(key, str) else str(key) if type(key) is int else ""
-        if text and text not in _TRANSPARENT:
-            keys.append(text)
-            chars += len(text) + 1
+        if key in _TRANSPARENT if type(key) is str else type(key) is not int:
+            continue
+        text = key[:_KEY_CHARS_MAX] if isinstance(key, str) else str(key)
+        keys.append(text)
+        chars += len(text) + 1
     return ".".join(reversed(keys))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
 from typing import NoReturn
 
 from mlsync.formats.faults import NotChecked
@@ -57,8 +55,8 @@ _STORAGE_TYPES = {
     "QUInt8Storage": "quint8",
     "QInt8Storage": "qint8",
     "QInt32Storage": "qint32",
+    "UntypedStorage": "",
 }
-_UNTYPED = "UntypedStorage"
 _STRIDED = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
 _REBUILD_MODULES = frozenset({"torch._utils", "torch._tensor"})
 _STRIDED_ARGUMENTS = 4  # storage, place, shape, strides
@@ -66,12 +64,14 @@ _ID_PARTS = 5  # "storage", type, key, location, number of elements
 _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its own
 
 
-@dataclass(slots=True)
 class _Block:
     """A storage as seen so far; *dtype* is empty while only untyped mentions of it were met."""
 
-    extent: Extent
-    dtype: str
+    __slots__ = ("dtype", "extent")
+
+    def __init__(self, extent: Extent, dtype: str) -> None:
+        self.extent = extent
+        self.dtype = dtype
 
 
 class StorageTable:
@@ -80,29 +80,26 @@ class StorageTable:
     def __init__(self, layout: ZipLayout, prefix: str) -> None:
         self._extents = {extent.name: extent for extent in layout.extents}
         self._packed = layout.packed
-        self._prefix = prefix
+        self._prefix = f"{prefix}data/"
         self._blocks: dict[str, _Block] = {}
 
-    def add(self, persistent: Persistent) -> tuple[Extent, str]:
-        """The record behind a persistent id, and the type that the id gives it (empty: untyped)."""
+    def add(self, persistent: Persistent) -> tuple[_Block, str]:
+        """The storage behind a persistent id, and the type that the id gives it (empty: untyped)."""
         kind, key, count = _parse_id(persistent.id)
-        dtype = "" if kind == _UNTYPED else _STORAGE_TYPES.get(kind)
+        dtype = _STORAGE_TYPES.get(kind)
         if dtype is None:
             msg = f"storage type {kind[:64]!r} is not known here"
             raise NotChecked(msg)
-        extent = self._find(key)
-        if count * _ITEM_BYTES.get(dtype, 1) != extent.length:
-            needed = count * _ITEM_BYTES.get(dtype, 1)
+        block = self._blocks.get(key)
+        extent = self._find(key) if block is None else block.extent
+        needed = count * _ITEM_BYTES.get(dtype, 1)
+        if needed != extent.length:
             _refuse(f"storage needs {needed} bytes, its record has {extent.length}", extent)
-        block = self._blocks.setdefault(key, _Block(extent, dtype))
-        block.dtype = block.dtype or dtype
-        return extent, dtype
-
-    def give_type(self, extent: Extent, dtype: str) -> None:
-        """Note the type of a tensor on an untyped storage, for the counts."""
-        block = self._blocks[extent.name.removeprefix(f"{self._prefix}data/")]
-        if not block.dtype and extent.length % _ITEM_BYTES[dtype] == 0:
+        if block is None:
+            block = self._blocks[key] = _Block(extent, dtype)
+        elif not block.dtype:
             block.dtype = dtype
+        return block, dtype
 
     def storages(self) -> tuple[Storage, ...]:
         """All of them in file order."""
@@ -110,7 +107,7 @@ class StorageTable:
         return tuple(_storage(block.extent, block.dtype or "uint8") for block in blocks)
 
     def _find(self, key: str) -> Extent:
-        name = f"{self._prefix}data/{key}"
+        name = self._prefix + key
         extent = self._extents.get(name)
         if extent is None:
             msg = "storage has no record"
@@ -142,7 +139,7 @@ def rebuilt_call(call: Call) -> Call:
         match call.args:
             case [Global() as inner, _, tuple() as args, *_]:
                 made = Call(inner, args)
-                made.state = call.args[3:]
+                made.touch().state = call.args[3:]
                 return made
     return call
 
@@ -152,17 +149,22 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     args = call.args
     if len(args) < _STRIDED_ARGUMENTS or not isinstance(args[0], Persistent):
         _refuse(f"tensor {name!r} is described in too few words")
-    extent, storage_dtype = table.add(args[0])
+    block, storage_dtype = table.add(args[0])
+    extent = block.extent
     dtype = _own_dtype(call) or storage_dtype or "uint8"
-    if dtype not in _ITEM_BYTES:
+    item_bytes = _ITEM_BYTES.get(dtype)
+    if item_bytes is None:
         msg = f"tensor type {dtype[:64]!r} is not known here"
         raise NotChecked(msg, record=extent.name)
-    table.give_type(extent, dtype)
+    if not block.dtype and extent.length % item_bytes == 0:
+        block.dtype = dtype  # the type of a tensor on an untyped storage, for the counts
     first, shape, stride = args[1], _counts(name, args[2], extent), _counts(name, args[3], extent)
     if type(first) is not int or not 0 <= first < _COUNT_MAX or len(shape) != len(stride):
         _refuse(f"tensor {name!r} has no place or no strides", extent)
-    reach = first + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1
-    if prod(shape) and reach * _ITEM_BYTES[dtype] > extent.length:
+    reach = first + 1
+    for size, step in zip(shape, stride, strict=True):
+        reach += (size - 1) * step
+    if reach * item_bytes > extent.length and 0 not in shape:
         _refuse(f"tensor {name!r} reaches past its storage", extent)
     return Tensor(name, extent.name, dtype, shape, stride, first)
 
@@ -181,9 +183,9 @@ def _own_dtype(call: Call) -> str:
 
 def _parse_id(persistent_id: object) -> tuple[str, str, int]:
     """Storage type, record key and number of elements."""
-    if isinstance(persistent_id, tuple) and len(persistent_id) >= _ID_PARTS:
+    if type(persistent_id) is tuple and len(persistent_id) >= _ID_PARTS:
         tag, kind, key, _, count = persistent_id[:_ID_PARTS]
-        is_one = tag == "storage" and isinstance(kind, Global) and isinstance(key, str)
+        is_one = tag == "storage" and type(kind) is Global and type(key) is str
         if is_one and type(count) is int and 0 <= count < _COUNT_MAX:
             return kind.name, key, count
     raise ContainerBroken("persistent id that is no storage")
@@ -193,11 +195,14 @@ def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
     """A shape or strides: a tuple, or torch.Size of one, of whole numbers."""
     if isinstance(value, Call) and len(value.args) == 1:
         value = value.args[0]
-    if not isinstance(value, (tuple, list)) or len(value) > _DIMENSIONS_MAX:
+    if type(value) is list:
+        value = tuple(value)
+    if type(value) is not tuple or len(value) > _DIMENSIONS_MAX:
         _refuse(f"tensor {name!r} has no shape", extent)
-    if not all(type(item) is int and 0 <= item < _COUNT_MAX for item in value):
-        _refuse(f"tensor {name!r} has a shape that cannot be", extent)
-    return tuple(value)
+    for count in value:
+        if type(count) is not int or count < 0 or count >= _COUNT_MAX:
+            _refuse(f"tensor {name!r} has a shape that cannot be", extent)
+    return value
 
 
 def _refuse(reason: str, extent: Extent | None = None) -> NoReturn:

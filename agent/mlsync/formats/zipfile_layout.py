@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
@@ -34,8 +35,7 @@ _GATHER_BYTES = 64 << 10
 _HEADER_GUESS_BYTES = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One record as the central directory tells it; *stored_bytes* is its length in the file."""
 
     name: str
