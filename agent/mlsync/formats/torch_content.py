@@ -6,11 +6,14 @@ recursion.
 
 from __future__ import annotations
 
+import marshal
 from collections.abc import Iterable
+from hashlib import sha256
 from itertools import repeat
 
 from isal.isal_zlib import crc32
 
+from mlsync.formats.answers import Answers
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Tensor
@@ -24,6 +27,9 @@ _BYTEORDER_BYTES_MAX = 16
 _KEY_CHARS_MAX = 200
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
 _TRANSPARENT = frozenset({"", "_parameters", "_buffers", "_modules"})
+_MARSHAL_VERSION = 2  # equal values have equal bytes; later versions note which of them are one object
+_ANSWERS = Answers()
+
 # What can lead to a tensor
 _WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
 
@@ -33,15 +39,38 @@ _Path = tuple["_Path", object, int] | None
 
 def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
-    pickle = _pickle_extent(layout)
-    root, _ = read_pickle(_read_record(source, layout, pickle))
-    prefix = pickle.name.removesuffix("data.pkl")
+    extent = _pickle_extent(layout)
+    pickle = _read_record(source, layout, extent)
+    prefix = extent.name.removesuffix("data.pkl")
+    byteorder = _byteorder(source, layout, prefix)
+    # All that the answer is made of: the record, held against its checksum just now, and the place of every other one
+    key = _digest(_as_bytes(layout), byteorder, pickle)
+    return _ANSWERS.of(key, lambda: torch_content(pickle, layout, prefix, byteorder))
+
+
+def torch_content(pickle: bytes, layout: ZipLayout, prefix: str, byteorder: bytes) -> Content:
+    """What the pickle says of the records whose names begin with *prefix*; a function of its arguments alone."""
+    root, _ = read_pickle(pickle)
     table = StorageTable(layout, prefix)
     tensors = _walk(root, table)
     facts: dict[str, Fact] = torch_facts(root)
-    if _byteorder(source, layout, prefix) == b"big":
+    if byteorder == b"big":
         facts["byteorder"] = "big"
     return Content(table.storages(), tuple(tensors), facts)
+
+
+def _as_bytes(layout: ZipLayout) -> bytes:
+    """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
+    places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
+    return marshal.dumps((places, sorted(layout.packed)), _MARSHAL_VERSION)
+
+
+def _digest(*parts: bytes) -> bytes:
+    digest = sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
 
 
 def _pickle_extent(layout: ZipLayout) -> Extent:

@@ -1,0 +1,81 @@
+"""The last answers of a parser, so that what was parsed at the source is not parsed again when it comes back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from mlsync.formats.layout import ContainerBroken, Content
+
+# In tensors and storages, of all that is kept: some 10 MiB. One checkpoint that has more is parsed each time.
+WEIGHT_MAX = 20_000
+ANSWERS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the parser said: the content, or the fault."""
+
+    content: Content | None
+    fault: ContainerBroken | None
+    weight: int
+
+
+class Answers:
+    """Keeps what a parser said of the bytes behind each key; any thread may ask.
+
+    Nothing is lost in safety as long as the parser is a function of those bytes alone and the key a cryptographic
+    digest of all of them: then the answer is the one that the parser would give again, and nobody can make other bytes
+    that have the same key.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, _Answer] = OrderedDict()
+        self._weight = 0
+        self._lock = Lock()
+
+    def of(self, key: bytes, parse: Callable[[], Content]) -> Content:
+        """The content that *parse* returns, or the ``ContainerBroken`` that it raises: now, or when it was called."""
+        with self._lock:
+            answer = self._kept.get(key)
+            if answer is not None:
+                self._kept.move_to_end(key)
+        if answer is None:
+            answer = _ask(parse)
+            self._keep(key, answer)
+        return _told(answer)
+
+    def _keep(self, key: bytes, answer: _Answer) -> None:
+        if answer.weight > WEIGHT_MAX:
+            return
+        with self._lock:
+            if key in self._kept:
+                return
+            self._kept[key] = answer
+            self._weight += answer.weight
+            while self._weight > WEIGHT_MAX or len(self._kept) > ANSWERS_MAX:
+                _, oldest = self._kept.popitem(last=False)
+                self._weight -= oldest.weight
+
+
+def _ask(parse: Callable[[], Content]) -> _Answer:
+    try:
+        content = parse()
+    except ContainerBroken as fault:
+        # A copy: the one that was raised holds on to the frames that it came through, and they to the whole graph
+        return _Answer(None, _copied(fault), 0)
+    return _Answer(content, None, len(content.tensors) + len(content.storages))
+
+
+def _told(answer: _Answer) -> Content:
+    """The answer as the caller's own: what it does with the facts, or with the traceback, is its own affair."""
+    if answer.content is None:
+        assert answer.fault is not None
+        raise _copied(answer.fault)
+    return replace(answer.content, facts=dict(answer.content.facts))
+
+
+def _copied(fault: ContainerBroken) -> ContainerBroken:
+    return type(fault)(fault.reason, record=fault.record, offset=fault.offset)
