@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
+import mmap
 import os
 import select
 import subprocess
@@ -20,7 +20,10 @@ from mlsync.errors import DeviceMissing, ProofCrashed, ProofOutOfMemory, ProofTi
 PROGRAM = Path(__file__).with_name("device.py")
 _ANSWER_BYTES_MAX = 32 << 20
 _STDERR_BYTES_KEPT = 2000
-_PIPE_BYTES = 1 << 20
+# Windows that lie in memory that both sides see: one more than a GPU works on at a time, so that this side never waits
+# for an answer that only comes when the next window does. No window is longer than its place.
+WINDOW_COUNT = 4
+WINDOW_STRIDE_BYTES = 16 << 20
 _READ_BYTES = 64 << 10
 _LENGTH_BYTES = 4
 _POLL_S_MAX = 3600.0
@@ -61,6 +64,7 @@ class Child:
         self._answers: deque[dict[str, Any]] = deque()
         self._received = bytearray()
         self._stderr = bytearray()
+        self._memory_fd = os.memfd_create("mlsync-proof", os.MFD_CLOEXEC)
         command = [python, "-I", "-B", str(PROGRAM), str(os.getpid())]
         environment = bare_environment(os.environ, device)
         pipe = subprocess.PIPE
@@ -74,17 +78,28 @@ class Child:
                 cwd="/",
                 bufsize=0,
                 start_new_session=True,
+                pass_fds=[self._memory_fd],
             )
         except OSError as error:
+            os.close(self._memory_fd)
             msg = f"The proof's Python does not start: {error.strerror}"
             raise TorchMissing(msg, where=python, advice="set proof.python to one that has torch") from None
         self._pipes = [stream for stream in (self._process.stdin, self._process.stdout, self._process.stderr) if stream]
         self._in, self._out, self._err = (stream.fileno() for stream in self._pipes)
         for number in (self._in, self._out, self._err):
             os.set_blocking(number, False)
-        # A longer pipe lets both sides work at once; without it all is as right, only slower
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(self._in, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        # Room for all windows; only what is written to takes memory.
+        os.ftruncate(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES)
+        self._memory = memoryview(mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES))
+
+    def window(self, place: int) -> memoryview:
+        """The *place*-th of the windows that the child sees as soon as they are written."""
+        return self._memory[place * WINDOW_STRIDE_BYTES : (place + 1) * WINDOW_STRIDE_BYTES]
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Where the child finds the windows."""
+        return {"descriptor": self._memory_fd, "count": WINDOW_COUNT, "stride_bytes": WINDOW_STRIDE_BYTES}
 
     @property
     def pid(self) -> int:
@@ -99,12 +114,10 @@ class Child:
         """From now on wait for the child for *seconds* in all; time that the caller spends elsewhere is not counted."""
         self._patience_s = seconds
 
-    def send(self, message: dict[str, Any], payload: memoryview | None = None) -> None:
-        """Write a message and its bytes, taking in whatever answers come meanwhile."""
+    def send(self, message: dict[str, Any]) -> None:
+        """Write a message, taking in whatever answers come meanwhile."""
         text = json.dumps(message).encode()
         self._write(memoryview(len(text).to_bytes(_LENGTH_BYTES, "big") + text))
-        if payload is not None:
-            self._write(payload)
 
     def take_answer(self) -> dict[str, Any] | None:
         """The oldest answer that is there, without waiting."""
@@ -118,6 +131,9 @@ class Child:
 
     def close(self) -> None:
         """End the process, whatever it is doing; its exit status is collected."""
+        if self._memory_fd >= 0:
+            os.close(self._memory_fd)
+            self._memory_fd = -1
         for stream in self._pipes:
             with contextlib.suppress(OSError):
                 stream.close()

@@ -1,8 +1,9 @@
-"""The proof's child: takes tensor bytes on its standard input, puts them on the device, digests and counts them there.
+"""The proof's child: takes tensor bytes out of shared memory, puts them on the device, digests and counts them there.
 
 It needs Python 3.9 and torch, imports nothing of mlsync, opens no file, and runs nothing that came from a checkpoint:
-what reaches it is raw bytes and the names of their types. Each message to it is a 4-byte big-endian length, a JSON
-object, and as many raw bytes as the object's "length" says; each answer is a length and a JSON object.
+what reaches it is raw bytes and the names of their types. Each message to it and each answer is a 4-byte big-endian
+length and a JSON object; the bytes themselves lie in windows that both sides see, and are not touched by the parent
+between the message that tells of a window and the answer to it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import hashlib
 import json
 import math
+import mmap
 import os
 import resource
 import signal
@@ -141,14 +143,31 @@ class Device:
             raise Unavailable("memory", self.note)
 
 
+class Windows:
+    """The shared memory that the parent writes tensor bytes to, as tensors."""
+
+    def __init__(self, torch: Any, where: dict[str, int]) -> None:
+        self.count = where["count"]
+        self.stride_bytes = where["stride_bytes"]
+        shared = mmap.mmap(where["descriptor"], self.count * self.stride_bytes)
+        os.close(where["descriptor"])
+        self._bytes = torch.frombuffer(shared, dtype=torch.uint8)
+
+    def at(self, place: int, length: int) -> Any:
+        """The first *length* bytes of the *place*-th window."""
+        if not 0 <= place < self.count or not 0 < length <= self.stride_bytes:
+            raise SystemExit(3)
+        start = place * self.stride_bytes
+        return self._bytes[start : start + length]
+
+
 class Slot:
-    """A window: memory on the host that the pipe is read into, and, on a GPU, its twin on the device."""
+    """A window under way: on the CPU the shared memory itself; for a GPU pinned memory and its twin on the device."""
 
     def __init__(self, torch: Any, device: Device) -> None:
         size = device.window_bytes
-        self.host = torch.empty(size, dtype=torch.uint8, pin_memory=device.is_cuda)
-        self.view = memoryview((ctypes.c_ubyte * size).from_address(self.host.data_ptr())).cast("B")
-        self.there = torch.empty(size, dtype=torch.uint8, device=device.name) if device.is_cuda else self.host
+        self.host: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True) if device.is_cuda else None
+        self.there: Any = torch.empty(size, dtype=torch.uint8, device=device.name) if device.is_cuda else None
         self.event: Any = torch.cuda.Event() if device.is_cuda else None
         self.pending: Any = None
 
@@ -156,9 +175,10 @@ class Slot:
 class Prover:
     """Takes windows in turn and answers each one, in order, when its digest and counts are there."""
 
-    def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel) -> None:
+    def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel, windows: Windows) -> None:
         self.torch = torch
         self.channel = channel
+        self.windows = windows
         self.device = device
         self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS if device.is_cuda else 1)]
         self.stream = torch.cuda.Stream(device.index) if device.is_cuda else None
@@ -172,18 +192,21 @@ class Prover:
             torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
 
     def take(self, header: dict[str, Any]) -> None:
-        """Read one window and set the device to work on it."""
+        """Set the device to work on one window."""
         slot = self.slots[self._next % len(self.slots)]
         self._next += 1
         self.finish(slot)
         used = header["length"]
         if used > self.device.window_bytes or used % UNIT_BYTES:
             raise SystemExit(3)
-        self.channel.fill(slot.view[:used])
+        shared = self.windows.at(header["place"], used)
         if self.stream is None:
+            slot.there = shared
             self._launch(slot, header, used)
             self.finish(slot)
             return
+        # Over pinned memory: only from there does the GPU fetch by itself.
+        slot.host[:used].copy_(shared)
         with self.torch.cuda.stream(self.stream):
             slot.there[:used].copy_(slot.host[:used], non_blocking=True)
             self._launch(slot, header, used)
@@ -322,7 +345,8 @@ def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
         raise Unavailable("torch", f"{type(error).__name__}: {error}") from None
     torch.set_num_threads(opening["threads"])
     device = Device(torch, opening["device"], opening["memory_bytes"])
-    prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel)
+    windows = Windows(torch, opening["windows"])
+    prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel, windows)
     _limit(device)
     channel.write(dict(device.describe(), ready=True))
     return prover

@@ -178,7 +178,6 @@ class _Engine:
             self._child.close()
             raise
         self._digest: WindowDigest = WindowDigest(self._seed, self.info.window_bytes)
-        self._window = memoryview(bytearray(self.info.window_bytes))
 
     def _open(self, options: ProofOptions) -> DeviceInfo:
         self._seed = os.urandom(32)
@@ -188,6 +187,7 @@ class _Engine:
                 "device": options.device,
                 "seed": self._seed.hex(),
                 "memory_bytes": options.memory_bytes,
+                "windows": self._child.memory,
                 "threads": options.threads,
                 # Where "pip install --user" puts torch; the child is started without a home and cannot tell.
                 "user_base": os.path.expanduser("~/.local"),
@@ -215,7 +215,7 @@ class _Engine:
 
         self._child.set_patience(patience_s)
         self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
-        return WindowSender(self._child, self._digest, self._window, storages)
+        return WindowSender(self._child, self._digest, self.info.window_bytes, storages)
 
     def close(self) -> None:
         """End the child."""

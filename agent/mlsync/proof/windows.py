@@ -1,4 +1,4 @@
-"""Tensor bytes gathered into windows, sent to the child, and its answers held against what was sent."""
+"""Tensor bytes gathered into windows that the child sees, and its answers held against what lay there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlsync.formats.layout import Storage
-from mlsync.proof.child import Child
+from mlsync.proof.child import WINDOW_COUNT, Child
 from mlsync.proof.digest import UNIT_BYTES, WindowDigest
 
 # Keeps a window's message small when it is full of tiny storages
@@ -40,27 +40,32 @@ class _Sent:
 class WindowSender:
     """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole."""
 
-    def __init__(self, child: Child, digest: WindowDigest, window: memoryview, storages: Sequence[Storage]) -> None:
+    def __init__(self, child: Child, digest: WindowDigest, window_bytes: int, storages: Sequence[Storage]) -> None:
         self.counts: dict[int, Counts] = {}
         self._child = child
         self._digest = digest
-        self._window = window
+        self._windows = [child.window(place)[:window_bytes] for place in range(WINDOW_COUNT)]
         self._storages = storages
         self._used = 0
         self._segments: list[tuple[int, str, int, int]] = []
         self._sent: deque[_Sent] = deque()
         self._index = 0
 
+    @property
+    def _window(self) -> memoryview:
+        """The window that is being filled; the child is done with what was in it."""
+        return self._windows[self._index % WINDOW_COUNT]
+
     def add(self, storage: int, piece: memoryview) -> None:
         """Send the next bytes of the *storage*-th storage."""
         while piece:
-            room = len(self._window) - self._used
-            count = min(room, len(piece))
-            self._window[self._used : self._used + count] = piece[:count]
+            window = self._window
+            count = min(len(window) - self._used, len(piece))
+            window[self._used : self._used + count] = piece[:count]
             self._note(storage, count)
             self._used += count
             piece = piece[count:]
-            if self._used == len(self._window):
+            if self._used == len(window):
                 self._flush()
 
     def close_storage(self) -> None:
@@ -92,15 +97,18 @@ class WindowSender:
     def _flush(self) -> None:
         if not self._used:
             return
-        payload = self._window[: self._used]
-        self._sent.append(_Sent(self._index, self._digest.digest(payload, self._index), self._segments))
-        header = {"window": self._index, "length": self._used, "segments": self._segments}
-        self._child.send(header, payload)
+        digest = self._digest.digest(self._window[: self._used], self._index)
+        self._sent.append(_Sent(self._index, digest, self._segments))
+        place = self._index % WINDOW_COUNT
+        self._child.send({"window": self._index, "place": place, "length": self._used, "segments": self._segments})
         self._index += 1
         self._used = 0
         self._segments = []
         while (answer := self._child.take_answer()) is not None:
             self._check(answer)
+        # The next window's place is free when the one that lay there before was answered.
+        while len(self._sent) >= WINDOW_COUNT:
+            self._check(self._child.wait_answer())
 
     def _check(self, answer: dict[str, Any]) -> None:
         """Hold an answer against the oldest window that waits for one."""
