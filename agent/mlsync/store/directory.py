@@ -74,7 +74,7 @@ class DirectoryStore:
         )
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into* with the object's bytes from *offset*; what is long comes from the disk itself, not from its cache."""
+        """Fill *into* with the object's bytes from *offset*; what is long comes from the disk, not from its cache."""
         rest = view_of(into)
         with self._opened(key) as fd:
             count = self._read_past_cache(key, fd, offset, rest)

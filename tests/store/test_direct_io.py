@@ -1,0 +1,169 @@
+"""Direct I/O: the same bytes as by the ordinary way, from any offset; where there is none, the ordinary way is taken."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from functools import partial
+
+import pytest
+
+from mlsync import direct_io
+from mlsync.direct_io import (
+    ALIGNMENT,
+    DIRECT_FROM_BYTES,
+    aligned_memory,
+    bytes_before_aligned,
+    read_direct,
+    slack_bytes,
+    write_direct,
+)
+from mlsync.store.directory import DirectoryStore
+
+SIZE_BYTES = 3 * DIRECT_FROM_BYTES + 1234
+CONTENT = random.Random(1).randbytes(SIZE_BYTES)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file of CONTENT on a file system that has direct I/O."""
+    place = tmp_path / "file"
+    place.write_bytes(CONTENT)
+    try:
+        os.close(os.open(place, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        pytest.skip("the temporary directory's file system has no direct I/O")
+    return place
+
+
+def opened(path):
+    """What opens *path* once more."""
+    return lambda flags: os.open(path, flags)
+
+
+def aligned(content):
+    """*content* in memory that lies right."""
+    view = memoryview(aligned_memory(len(content)))
+    view[:] = content
+    return view
+
+
+def test_whole_blocks_are_read(path):
+    """All but the last bytes of a file, which are no whole block, come directly."""
+    view = memoryview(aligned_memory(SIZE_BYTES))
+    done = read_direct(opened(path), 0, view)
+    assert done == SIZE_BYTES - SIZE_BYTES % ALIGNMENT
+    assert view[:done] == CONTENT[:done]
+
+
+def test_a_read_ends_where_the_file_does(path):
+    """What lies behind the end of the file is not filled, and is counted as such."""
+    view = memoryview(aligned_memory(2 * SIZE_BYTES + ALIGNMENT))
+    done = read_direct(opened(path), 0, view)
+    assert done == SIZE_BYTES
+    assert view[:done] == CONTENT
+
+
+@pytest.mark.parametrize(("offset", "slack"), [(1, 0), (0, 1), (ALIGNMENT - 1, 0)])
+def test_what_does_not_lie_right_is_not_tried(path, offset, slack):
+    """Another offset or address than direct I/O can take is left to the caller."""
+
+    def never(flags):
+        raise AssertionError("opened")
+
+    assert read_direct(never, offset, memoryview(aligned_memory(SIZE_BYTES + slack))[slack:]) == 0
+    assert write_direct(never, 1, aligned(CONTENT)) == 0
+
+
+def test_what_is_short_is_not_tried():
+    """Under a MiB nothing is gained."""
+
+    def never(flags):
+        raise AssertionError("opened")
+
+    view = memoryview(aligned_memory(DIRECT_FROM_BYTES))[:-1]
+    assert read_direct(never, 0, view) == write_direct(never, 0, view) == 0
+
+
+def test_whole_blocks_are_written(path):
+    """What was written directly is in the file, and nothing else of the file is changed."""
+    other = random.Random(2).randbytes(DIRECT_FROM_BYTES + 77)
+    done = write_direct(opened(path), ALIGNMENT, aligned(other))
+    assert done == DIRECT_FROM_BYTES
+    assert path.read_bytes() == CONTENT[:ALIGNMENT] + other[:done] + CONTENT[ALIGNMENT + done :]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_direct_io_is_told_by_a_count_of_nothing(path, number):
+    """Where the open is refused the caller goes on in the ordinary way."""
+
+    def refuse(flags):
+        raise OSError(number, os.strerror(number))
+
+    view = memoryview(aligned_memory(SIZE_BYTES))
+    assert read_direct(refuse, 0, view) == write_direct(refuse, 0, view) == 0
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOENT])
+def test_any_other_error_comes_out(path, number):
+    """A disk that fails is not taken for one without direct I/O."""
+
+    def fail(flags):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        write_direct(fail, 0, memoryview(aligned_memory(SIZE_BYTES)))
+
+
+def test_slack_and_the_way_to_the_next_block_make_up_a_block():
+    """Bytes from any offset on, put behind their slack, lie right from the next block on."""
+    for offset in (0, 1, ALIGNMENT - 1, ALIGNMENT, 3 * ALIGNMENT + 5):
+        assert (slack_bytes(offset) + bytes_before_aligned(offset)) % ALIGNMENT == 0
+
+
+@pytest.mark.parametrize("offset", [0, 1, ALIGNMENT, ALIGNMENT + 48])
+@pytest.mark.parametrize("length", [1, DIRECT_FROM_BYTES, DIRECT_FROM_BYTES + 4097])
+def test_a_directory_reads_the_same_bytes_from_anywhere(tmp_path, offset, length):
+    """Whatever the offset and length, and whether or not the buffer lies right, a read gives the object's bytes."""
+    store = DirectoryStore(tmp_path, create=True)
+    store.put("packs/a", CONTENT)
+    memory = memoryview(aligned_memory(SIZE_BYTES + ALIGNMENT))
+    for slack in (slack_bytes(offset), slack_bytes(offset) + 1):
+        into = memory[slack : slack + length]
+        store.read("packs/a", offset, into)
+        assert into == CONTENT[offset : offset + length]
+
+
+def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
+    """An upload's whole blocks are written directly, its last bytes in the ordinary way, and all of them are there."""
+    direct_bytes = []
+
+    def counted(open_again, offset, view):
+        direct_bytes.append(write_direct(open_again, offset, view))
+        return direct_bytes[-1]
+
+    monkeypatch.setattr("mlsync.store.unfinished.write_direct", counted)
+    store = DirectoryStore(tmp_path, create=True)
+    content = CONTENT * (2 + store.part_bytes // SIZE_BYTES)
+    upload, view = store.upload("packs/a"), aligned(content)
+    for offset in range(0, len(content), store.part_bytes):
+        upload.write(offset, view[offset : offset + store.part_bytes])
+    upload.finish(len(content))
+    assert (tmp_path / "packs" / "a").read_bytes() == content
+    if any(direct_bytes):
+        assert sum(direct_bytes) == len(content) - len(content) % ALIGNMENT
+
+
+def test_a_store_without_direct_io_works_the_same(tmp_path, monkeypatch):
+    """On a file system that has none, objects are written and read all the same."""
+    monkeypatch.setattr(direct_io, "_transfer", partial(_nothing))
+    store = DirectoryStore(tmp_path, create=True)
+    store.put("packs/a", aligned(CONTENT))
+    into = memoryview(aligned_memory(SIZE_BYTES))
+    store.read("packs/a", 0, into)
+    assert into == CONTENT
+
+
+def _nothing(*_):
+    return 0
