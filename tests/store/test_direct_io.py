@@ -1,4 +1,4 @@
-"""Direct I/O: the same bytes as by the ordinary way, from any offset; where there is none, the ordinary way is taken."""
+"""Direct I/O: the same bytes as by the ordinary way, from any offset; where there is none, that way is taken."""
 
 from __future__ import annotations
 
