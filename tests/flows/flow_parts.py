@@ -123,8 +123,7 @@ class World:
         values = {"required_level": 2, "sleep": self._sleep} | options
         prover = values.pop("prover", None) or Prover(ProofOptions(device="none"))
         source = Source(RUN, os.fsencode(self.directory), values.pop("exclude", ()))
-        with prover:
-            return backup(self.repository, self.state, source, prover, BackupOptions(**values), self.monitor)
+        return backup(self.repository, self.state, source, lambda: prover, BackupOptions(**values), self.monitor)
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

@@ -105,9 +105,9 @@ def test_another_runs_tombstoned_pack_is_not_relied_on_by_a_first_version(world)
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
     world.store.put(names.tombstone(names.parse_pack(pack)), b"x")
-    with Prover(ProofOptions(device="none")) as prover:
-        source = Source("second", bytes(world.directory))
-        backup(world.repository, world.state, source, prover, BackupOptions(required_level=2), world.monitor)
+    source = Source("second", bytes(world.directory))
+    options = BackupOptions(required_level=2)
+    backup(world.repository, world.state, source, lambda: Prover(ProofOptions(device="none")), options, world.monitor)
     manifest = world.repository.manifest(world.repository.stored("second", 1))
     assert names.parse_pack(pack) not in {ref.pack for entry in manifest.entries for ref in entry.chunks}
 

@@ -2,21 +2,20 @@ import os
 import sqlite3
 import stat
 import threading
-from dataclasses import replace
 
 import pytest
 
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source import state as state_module
 from mlsync.source.scan import FileStat
-from mlsync.source.state import Head, Remembered, RememberedPiece, State, is_unchanged
+from mlsync.source.state import Head, Remembered, RememberedPiece, State
 
 STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
 
 
 def remembered(number=0, pieces=2):
     return Remembered(
-        replace(STAT, inode=number),
+        STAT._replace(inode=number),
         10**18 + 10**10,
         b"entry %d" % number,
         [RememberedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16) for n in range(pieces)],
@@ -96,13 +95,25 @@ def test_chunks_are_forgotten_by_pack(state):
 
 def test_a_hundred_thousand_files_are_remembered(state):
     """A large run comes back whole, and pieces are taken apart for those files only that ask."""
-    blob = remembered(0, pieces=3).packed_pieces()
+    blob = remembered(0, pieces=3).packed()[2]
     files = {b"dir/%d" % n: Remembered(STAT, n, b"entry", blob) for n in range(100_000)}
     state.replace_files("run", files, [])
     back = state.remembered("run")
     assert back.keys() == files.keys()
     assert all(isinstance(row._pieces, bytes) for row in back.values())
     assert back[b"dir/99999"].pieces == remembered(0, pieces=3).pieces
+
+
+def test_rows_come_in_the_order_of_paths_and_page_by_page(state, monkeypatch):
+    """However they were remembered, rows come in the order of path bytes, and each page is a query of its own."""
+    files = {b"%d" % (n * 7919 % 1000): remembered(n) for n in range(1000)}
+    state.replace_files("other", {b"5": remembered(5)}, [])
+    state.replace_files("run", files, [])
+    sizes = []
+    query = state._query
+    monkeypatch.setattr(state, "_query", lambda *given: (rows := query(*given), sizes.append(len(rows)))[0])
+    assert list(state.rows("run")) == sorted(files.items())
+    assert sizes == [256, 256, 256, 232, 0]
 
 
 def test_only_the_user_can_read_it(path):
@@ -268,12 +279,12 @@ def test_threads_share_a_state(state):
 def test_a_file_with_any_other_stat_is_not_unchanged(name):
     """Each of the five fields counts alone."""
     known = Remembered(STAT, 10**18 + 10**10, b"", [])
-    assert is_unchanged(known, STAT)
-    assert is_unchanged(known, replace(STAT, mode=0o100600, uid=5, link_count=2))
-    assert not is_unchanged(known, replace(STAT, **{name: 1}))
+    assert known.is_unchanged(STAT)
+    assert known.is_unchanged(STAT._replace(mode=0o100600, uid=5, link_count=2))
+    assert not known.is_unchanged(STAT._replace(**{name: 1}))
 
 
 def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     """Equal stats prove nothing for a file that was read right after it was written, or before a clock was set back."""
-    assert not is_unchanged(Remembered(STAT, STAT.ctime_ns + 1000, b"", []), STAT)
-    assert not is_unchanged(Remembered(STAT, STAT.ctime_ns - 10**12, b"", []), STAT)
+    assert not Remembered(STAT, STAT.ctime_ns + 1000, b"", []).is_unchanged(STAT)
+    assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_unchanged(STAT)

@@ -160,7 +160,7 @@ def test_reading_leaves_no_descriptor_open(root, opened):
         pass
     [found] = scan(os.fsencode(root)).found
     with pytest.raises(ChangedWhileReading):
-        SourceFile.open(os.fsencode(root), replace(found, stat=replace(found.stat, inode=1)))
+        SourceFile.open(os.fsencode(root), replace(found, stat=found.stat._replace(inode=1)))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

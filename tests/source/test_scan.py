@@ -7,7 +7,7 @@ import pytest
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
 from mlsync.source.paths import display
-from mlsync.source.scan import FileStat, Found, _Walk, scan
+from mlsync.source.scan import FileStat, Found, Walk, scan
 
 
 def names(root, exclude=()):
@@ -35,6 +35,23 @@ def test_everything_is_found_in_path_order(root):
     ]
     assert found[4].target == b"nowhere/at all"
     assert found[3].stat == FileStat.of(os.lstat(root / "b"))
+
+
+def test_names_around_a_slash_keep_the_order_of_whole_paths(root):
+    """What comes between a directory's name and its content, byte by byte, comes between them, at any depth."""
+    paths = ["a", "a!/z", "a-", "a-/x", "a.b/c", "a.b/c-d", "a.b/c/e", "a/b", "a/b!", "a/b/c", "a0", "ab/c"]
+    files = [path for path in paths if not any(other.startswith(path + "/") for other in paths)]
+    make(root, *files)
+    found = names(root)
+    assert found == sorted(found)
+    assert {path for path in found if os.path.isfile(root / os.fsdecode(path))} == {os.fsencode(path) for path in files}
+
+
+def test_a_walk_holds_no_more_than_what_it_has_listed(root):
+    """Of a hundred directories with ten files each, a walk never holds the files of more than one."""
+    make(root, *(f"{directory:02}/{file}" for directory in range(100) for file in range(10)))
+    walk = Walk(os.fsencode(root))
+    assert max(len(walk._pending) for _ in walk) == 100 + 10 - 1
 
 
 def test_symlinks_are_not_followed(root, tmp_path):
@@ -191,9 +208,9 @@ def test_a_directory_swapped_after_it_was_seen_is_left_out(root, tmp_path, swap)
         (root / "d").symlink_to(tmp_path / "secret")
     else:
         make(root, "d/other")
-    walk = _Walk(os.fsencode(root), scan.__globals__["Excludes"](()))
-    walk.enter(seen)
-    assert (walk.found, walk.problems) == ([], [])
+    walk = Walk(os.fsencode(root))
+    assert not walk._enter(seen)
+    assert (walk._pending, walk.problems) == ([], [])
 
 
 @pytest.mark.parametrize(

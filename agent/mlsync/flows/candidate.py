@@ -20,7 +20,7 @@ from mlsync.flows.recall import Recalled
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.paths import display
-from mlsync.source.scan import FileStat, Found, Scan
+from mlsync.source.scan import Found, Scan
 from mlsync.source.state import Remembered
 
 
@@ -229,18 +229,8 @@ class Candidate:
         return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
 
 
-# Directories and links have no content apart from their stat: there is no moment of reading that could be too early.
+# Of directories and links, which are never read.
 _TRUSTED_NS = 0
-
-
-def is_same_row(row: Remembered, found: Found) -> bool:
-    """Whether a directory or link is the one that the local state knows."""
-    return _lasting(row.stat) == _lasting(found.stat)
-
-
-def _lasting(stat: FileStat) -> tuple[int, ...]:
-    """What of a directory's or link's stat counts: not its length, its links or when its stat last changed."""
-    return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns
 
 
 def _bare(found: Found, kind: EntryKind, target: bytes = b"") -> Entry:

@@ -53,9 +53,8 @@ def run_lock(session: Session, run: str) -> RunLock:
 def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event) -> BackupResult:
     """Back a run up once; its lock is held by the caller."""
     options = dataclasses.replace(session.backup_options(), stop=stop.is_set)
-    # A prover for each pass: its child holds torch, and the idle agent is to be small.
-    with session.prover() as prover:
-        return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
+    # A prover for each version: its child holds torch, and the idle agent is to be small.
+    return backup(session.repository, session.state, source_of(watch), session.prover, options, monitor)
 
 
 def outcome(result: BackupResult) -> Outcome:

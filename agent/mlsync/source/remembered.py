@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from mlsync.source.racy import is_racy
-from mlsync.source.scan import FileStat
+from mlsync.source.scan import FileStat, Found
 
 # Device and inode use all their 64 bits on some file systems, which SQLite's own integers do not have.
 _STAT: Final = struct.Struct("<QQIIIQQqqq")
@@ -25,22 +25,33 @@ class RememberedPiece(NamedTuple):
 class Remembered:
     """A file as it was read; *entry* is the caller's own.
 
-    *stat* and *checked_ns* are ``stat`` and ``opened_ns`` of the ``SourceFile`` that it was read through.
+    *stat* and *checked_ns* are ``stat`` and ``opened_ns`` of the ``SourceFile`` that it was read through. Both, and the
+    pieces, stay packed until somebody asks: there are as many of these as files, and most did not change.
     """
 
-    __slots__ = ("_pieces", "checked_ns", "entry", "stat")
+    __slots__ = ("_packed_stat", "_pieces", "entry")
 
     def __init__(
         self, stat: FileStat, checked_ns: int, entry: bytes, pieces: Sequence[RememberedPiece] | bytes
     ) -> None:
-        self.stat = stat
-        self.checked_ns = checked_ns
-        self.entry = entry
+        self._packed_stat = _STAT.pack(*stat, checked_ns)
         self._pieces = pieces if isinstance(pieces, bytes) else tuple(pieces)
+        self.entry = entry
+
+    @property
+    def stat(self) -> FileStat:
+        """The file's stat when it was read."""
+        return FileStat._make(_STAT.unpack(self._packed_stat)[:-1])
+
+    @property
+    def checked_ns(self) -> int:
+        """When it was read."""
+        checked_ns: int = _STAT.unpack(self._packed_stat)[-1]
+        return checked_ns
 
     @property
     def pieces(self) -> tuple[RememberedPiece, ...]:
-        """The file's pieces in order; taken apart only when asked for, since most files did not change."""
+        """The file's pieces in order."""
         if isinstance(self._pieces, bytes):
             self._pieces = tuple(map(RememberedPiece._make, _PIECE.iter_unpack(self._pieces)))
         return self._pieces
@@ -48,36 +59,16 @@ class Remembered:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Remembered):
             return NotImplemented
-        return (self.stat, self.checked_ns, self.entry, self.pieces) == (
-            other.stat,
-            other.checked_ns,
-            other.entry,
-            other.pieces,
-        )
+        return self.packed() == other.packed()
 
     __hash__ = None  # type: ignore[assignment]
 
-    def packed_stat(self) -> bytes:
-        """Give stat and check time as bytes."""
-        stat = self.stat
-        return _STAT.pack(
-            stat.device,
-            stat.inode,
-            stat.mode,
-            stat.uid,
-            stat.gid,
-            stat.link_count,
-            stat.size_bytes,
-            stat.mtime_ns,
-            stat.ctime_ns,
-            self.checked_ns,
-        )
-
-    def packed_pieces(self) -> bytes:
-        """Give the pieces as bytes."""
-        if isinstance(self._pieces, bytes):
-            return self._pieces
-        return b"".join(_PIECE.pack(*piece) for piece in self._pieces)
+    def packed(self) -> tuple[bytes, bytes, bytes]:
+        """Give stat and time of reading, entry, and pieces as bytes."""
+        pieces = self._pieces
+        if not isinstance(pieces, bytes):
+            pieces = b"".join(_PIECE.pack(*piece) for piece in pieces)
+        return self._packed_stat, self.entry, pieces
 
     @classmethod
     def unpacked(cls, stat: bytes, entry: bytes, pieces: bytes) -> Remembered:
@@ -85,14 +76,29 @@ class Remembered:
         if len(stat) != _STAT.size or len(pieces) % _PIECE.size:
             msg = "not what was packed"
             raise ValueError(msg)
-        *fields, checked_ns = _STAT.unpack(stat)
-        return cls(FileStat(*fields), checked_ns, entry, pieces)
+        remembered = cls.__new__(cls)
+        remembered._packed_stat, remembered._pieces, remembered.entry = stat, pieces, entry  # noqa: SLF001 - its own
+        return remembered
+
+    def is_unchanged(self, stat: FileStat) -> bool:
+        """Say whether the stats alone prove that the file still has the bytes that are remembered.
+
+        They do not if the file was read in the very clock tick of its last write, or at a time that lies before that
+        write (a clock set back): such a file is read again, and then mostly found equal by its digests.
+        """
+        fields = _STAT.unpack(self._packed_stat)
+        known, checked_ns = fields[:-1], fields[-1]
+        # Mostly nothing differs at all, which is quickly said.
+        return (known == stat or stat.same_content(FileStat._make(known))) and not is_racy(stat, checked_ns)
+
+    def is_same(self, found: Found) -> bool:
+        """Say whether what was found is, by its stat alone, what is remembered of its path."""
+        if found.kind == "file" and found.link_to is None:
+            return self.is_unchanged(found.stat)
+        # A directory or a link has no content apart from its stat: no moment of reading could be too early.
+        return _lasting(self.stat) == _lasting(found.stat)
 
 
-def is_unchanged(remembered: Remembered, stat: FileStat) -> bool:
-    """Say whether the stats alone prove that the file still has the bytes that are remembered.
-
-    They do not if the file was read in the very clock tick of its last write, or at a time that lies before that
-    write (a clock set back): such a file is read again, and then mostly found equal by its digests.
-    """
-    return remembered.stat.same_content(stat) and not is_racy(stat, remembered.checked_ns)
+def _lasting(stat: FileStat) -> tuple[int, ...]:
+    """What of a directory's or link's stat counts: not its length, its links or when its stat last changed."""
+    return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns

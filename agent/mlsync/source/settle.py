@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from typing import Final
 
-RULES: Final[tuple[tuple[str, str], ...]] = (
-    (".tmp*", "safetensors writes .tmpXXXXXX and renames it when it is complete"),
-    ("*.tmp", "the usual name before a rename; torch's distributed checkpoints write .metadata.tmp"),
-    ("*.part", "downloads and copies under way"),
-    ("tmp-checkpoint-*", "Hugging Face Trainer filled this directory and renamed it (4.36-4.38 and again in 2025)"),
-    ("*.orbax-checkpoint-tmp-*", "Orbax fills this directory and renames it; it stays behind after a crash"),
-    (".mlsync-restore-*", "mlsync's own restore, before its rename"),
+_BEGINNINGS: Final = (
+    b".tmp",  # safetensors writes .tmpXXXXXX and renames it when it is complete
+    b"tmp-checkpoint-",  # Hugging Face Trainer filled this directory and renamed it (4.36-4.38 and again in 2025)
+    b".mlsync-restore-",  # mlsync's own restore, before its rename
 )
-"""Glob on one name, and who writes such names."""
+_ENDS: Final = (
+    b".tmp",  # the usual name before a rename; torch's distributed checkpoints write .metadata.tmp
+    b".part",  # downloads and copies under way
+)
+# Orbax fills this directory and renames it; it stays behind after a crash.
+_ORBAX: Final = b".orbax-checkpoint-tmp-"
 
-_TEMPORARY: Final = re.compile("|".join(fnmatch.translate(glob) for glob, _reason in RULES).encode())
 
-
-def is_temporary(path: bytes) -> bool:
-    """Say whether the name, or that of a directory above it, is one that writers use before they are done."""
-    return any(_TEMPORARY.match(name) for name in path.split(b"/"))
+def is_temporary(name: bytes) -> bool:
+    """Say whether the name, without a ``/``, is one that writers use before they are done."""
+    return name.startswith(_BEGINNINGS) or name.endswith(_ENDS) or _ORBAX in name

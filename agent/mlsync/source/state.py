@@ -16,9 +16,9 @@ from typing import Any, Final, Self, cast
 
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
-from mlsync.source.remembered import Remembered, RememberedPiece, is_unchanged
+from mlsync.source.remembered import Remembered, RememberedPiece
 
-__all__ = ["Head", "Remembered", "RememberedPiece", "State", "is_unchanged"]
+__all__ = ["Head", "Remembered", "RememberedPiece", "State"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
 _SCHEMA_VERSION: Final = 1
@@ -35,6 +35,9 @@ _SCHEMA: Final = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
+# Few rows, for the row of a large file names all of its pieces and chunks.
+_PAGE: Final = """SELECT path, stat, entry, pieces FROM files
+    WHERE run_id = (SELECT id FROM runs WHERE run = ?) AND path > ? ORDER BY path LIMIT 256"""
 _BUSY_TIMEOUT_S: Final = 10.0
 _UNREADABLE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -99,12 +102,20 @@ class State:
 
     def remembered(self, run: str) -> dict[bytes, Remembered]:
         """Give everything remembered of the run's files, by path."""
-        rows = self._query(
-            "SELECT path, stat, entry, pieces FROM files WHERE run_id = (SELECT id FROM runs WHERE run = ?)", run
-        )
+        return dict(self.rows(run))
+
+    def rows(self, run: str) -> Iterator[tuple[bytes, Remembered]]:
+        """Give the same in the order of paths and never all at once; the run is not to be changed meanwhile."""
+        last = b""
+        # Page by page: a query that is left open would keep other threads' and processes' changes waiting.
+        while page := self._query(_PAGE, run, last):
+            yield from self._unpacked(page)
+            last = page[-1][0]
+
+    def _unpacked(self, page: list[tuple[Any, ...]]) -> list[tuple[bytes, Remembered]]:
         with self._translating():
             try:
-                return {path: Remembered.unpacked(packed, entry, pieces) for path, packed, entry, pieces in rows}
+                return [(path, Remembered.unpacked(packed, entry, pieces)) for path, packed, entry, pieces in page]
             except ValueError as error:
                 raise _Unknown from error
 
@@ -116,7 +127,7 @@ class State:
             connection.executemany("DELETE FROM files WHERE run_id = ? AND path = ?", ((run_id, p) for p in removed))
             connection.executemany(
                 "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
-                ((run_id, p, r.packed_stat(), r.entry, r.packed_pieces()) for p, r in changed.items()),
+                ((run_id, path, *row.packed()) for path, row in changed.items()),
             )
 
     def chunk(self, name: bytes) -> bytes | None:

@@ -1,0 +1,40 @@
+"""Whether a run's tree is as it was when it was backed up last: asked of its stats alone, entry by entry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from mlsync.flows.recall import recall_trouble
+from mlsync.repository.manifest import Trouble
+from mlsync.source.scan import Walk
+from mlsync.source.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """A tree in which nothing changed: how many entries it has, and what was wrong with some then and still is."""
+
+    count: int
+    troubles: tuple[Trouble, ...]
+
+
+def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[str]) -> Untouched | None:
+    """Return what an untouched tree is like, or ``None`` at the first sign of a change.
+
+    The tree and what is remembered of it come in the same order and are compared one by one: neither is ever held as a
+    whole, so that an agent may look as often as it likes at however many files.
+    """
+    walk = Walk(directory, exclude)
+    count = 0
+    troubles = []
+    for found, row in zip_longest(walk, state.rows(run)):
+        if found is None or row is None or found.path != row[0] or not row[1].is_same(found):
+            return None
+        count += 1
+        trouble = recall_trouble(row[1].entry)
+        if trouble is not None:
+            troubles.append(trouble)
+    # Below a directory that could not be read, anything may have changed.
+    return None if walk.problems else Untouched(count, tuple(troubles))
