@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mlsync import errors
+from mlsync.cli.main import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 AGENT = ROOT / "agent"
@@ -161,12 +162,27 @@ def test_the_proving_child_needs_the_standard_library_and_torch_alone():
     ast.parse(MODULES["mlsync.proof.device"].read_text(), feature_version=(3, 9))
 
 
-@pytest.mark.parametrize("module", ["mlsync.service.agent", "mlsync.cli.main", "mlsync.flows.backup"])
-def test_heavy_modules_come_late(module):
-    """Importing the agent or the command line loads none of what only some of their work needs."""
-    program = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+def loaded_by(module):
+    """The modules that are there after an import of *module*."""
+    program = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=AGENT)
-    assert done.stdout.split() == []
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["mlsync.cli.main", *(f"mlsync.cli.{command}" for command in COMMANDS)])
+def test_heavy_modules_come_late(module):
+    """Importing the command line or any command loads none of what only some of their work needs."""
+    assert loaded_by(module).isdisjoint(HEAVY)
+
+
+def test_a_backup_that_finds_nothing_changed_starts_without_what_makes_a_version():
+    """What reads, cuts, parses and proves comes late, and so do the other commands."""
+    ours = {name for name in loaded_by("mlsync.cli.backup") if name.startswith("mlsync.")}
+    assert not {name for name in ours if layer_of(name) in ("proof", "formats", "demo")}
+    assert ours.isdisjoint({"mlsync.flows.new_version", "mlsync.source.reading", "mlsync.source.cutting"})
+    assert {name for name in ours if name.startswith("mlsync.cli.")} & {f"mlsync.cli.{name}" for name in COMMANDS} == {
+        "mlsync.cli.backup"
+    }
 
 
 # ---------------------------------------------------------------- errors

@@ -7,6 +7,7 @@ A request is a line of JSON on stdin, with the files that the command's output g
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import os
 import sys
@@ -20,10 +21,13 @@ def serve() -> None:
     import rich.progress  # noqa: F401
 
     import mlsync.cli.main
+    import mlsync.flows.new_version
     import mlsync.proof.digest
     import mlsync.service.agent
     import mlsync.store.s3
 
+    for command in mlsync.cli.main.COMMANDS:
+        importlib.import_module(f"mlsync.cli.{command}")
     gc.freeze()
     for line in sys.stdin:
         request = json.loads(line)

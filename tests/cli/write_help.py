@@ -8,7 +8,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mlsync.cli.main import cli
+from mlsync.cli.main import COMMANDS, cli
 
 DIRECTORY = Path(__file__).with_name("help")
 WIDTH = 80
@@ -17,7 +17,7 @@ WIDTH = 80
 def help_texts() -> Iterator[tuple[str, str]]:
     """Each command's name and help, as at a terminal of 80 columns."""
     runner = CliRunner()
-    for name in ("mlsync", *cli.commands):
+    for name in ("mlsync", *COMMANDS):
         arguments = ["--help"] if name == "mlsync" else [name, "--help"]
         done = runner.invoke(cli, arguments, prog_name="mlsync", terminal_width=WIDTH)
         assert done.exit_code == 0, done.output

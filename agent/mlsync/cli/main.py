@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import NoReturn
+from importlib import import_module
+from typing import Final, NoReturn
 
 import click
 
 import mlsync
 from mlsync.cli import output
-from mlsync.cli.agent import agent_command
-from mlsync.cli.backup import backup_command
-from mlsync.cli.check import check_command
-from mlsync.cli.demo import demo_command
-from mlsync.cli.init import init_command
-from mlsync.cli.restore import restore_command
-from mlsync.cli.show import show_command
-from mlsync.cli.verify import verify_command
-from mlsync.cli.versions import versions_command
 from mlsync.errors import Error
 
 _EPILOG = """\b
@@ -30,17 +22,30 @@ store; 80-81 the local state. docs/errors.md lists them one by one.
 """
 
 
-class _InOrder(click.Group):
-    """Lists the commands in the order in which one meets them."""
+# In the order in which one meets them.
+COMMANDS: Final = ("demo", "init", "backup", "agent", "versions", "show", "restore", "verify", "check")
+
+
+class _Commands(click.Group):
+    """Imports a command, and what only it needs, when it is asked for: their start is most of what short ones cost."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names as they were added."""
+        """Return the names in order."""
         del ctx
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of that name, if there is one."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"mlsync.cli.{cmd_name}"), f"{cmd_name}_command")
+        assert isinstance(command, click.Command)
+        return command
 
 
 @click.group(
-    cls=_InOrder,
+    cls=_Commands,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
@@ -54,20 +59,6 @@ def cli() -> None:
     and "mlsync restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and
     without a configuration.
     """
-
-
-for command in (
-    demo_command,
-    init_command,
-    backup_command,
-    agent_command,
-    versions_command,
-    show_command,
-    restore_command,
-    verify_command,
-    check_command,
-):
-    cli.add_command(command)
 
 
 def main() -> NoReturn:

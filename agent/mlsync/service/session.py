@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import TYPE_CHECKING, Literal, Self, cast
 
 from mlsync.errors import RepositoryMissing
 from mlsync.flows.backup import BackupOptions, Source
 from mlsync.monitor import Monitor
-from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.service.config import Config, WatchSettings
@@ -19,6 +18,9 @@ from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import BUDGET_S, RetryingStore
+
+if TYPE_CHECKING:
+    from mlsync.proof.prove import ProofOptions, Prover
 
 # At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
 FIRST_CONTACT_S = 6.0
@@ -96,6 +98,8 @@ class Session:
 
     def prover(self, device: str | None = None) -> Prover:
         """Return a prover by the configuration; *device* stands above it."""
+        from mlsync.proof.prove import Prover  # late, with all parsers of checkpoints
+
         return Prover(proof_options(self.config, device))
 
     def backup_options(self) -> BackupOptions:
@@ -175,6 +179,8 @@ def store_options(config: Config) -> StoreOptions:
 
 def proof_options(config: Config, device: str | None) -> ProofOptions:
     """Return how checkpoints are proved by the configuration."""
+    from mlsync.proof.prove import ProofOptions  # late, as above
+
     proof = config.proof
     return ProofOptions(
         device=cast('Literal["auto", "cuda", "cpu", "none"]', device or proof.device),
