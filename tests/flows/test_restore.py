@@ -213,7 +213,7 @@ def test_a_rerun_uses_what_a_killed_restore_left(world):
     world.backup()
     whole = world.restore(to="measure").read_bytes
 
-    with killed_at(9, "pwrite"):
+    with killed_at(2, "pwrite"):
         world.restore()
     assert len(leftovers(world)) == 1
     assert contents(tree_of(world.base / "out")).keys() == set(leftovers(world))

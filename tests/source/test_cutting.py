@@ -23,10 +23,11 @@ from mlsync.source.scan import scan
 KIB, MIB = 1024, 1024 * 1024
 
 
-def pieces_of(file, layout, pool, seed=7, whole=None, extents=None):
+def pieces_of(file, layout, pool, seed=7, whole=None, extents=None, earlier=None):
     """Read a file and give (offset, bytes, digest) of its pieces."""
     out = []
-    for piece in read_pieces(file, layout, file.data_extents() if extents is None else extents, pool, seed, whole):
+    extents = file.data_extents() if extents is None else extents
+    for piece in read_pieces(file, layout, extents, pool, seed, whole, earlier=earlier or {}):
         assert len(piece.view) == piece.length
         out.append((piece.offset, bytes(piece.view), piece.digest))
         piece.release()
@@ -204,6 +205,46 @@ def test_an_appended_log_keeps_its_pieces_past_the_fine_part(monkeypatch, root, 
             results.append(pieces_of(file, None, pool))
     assert results[1][: len(results[0]) - 1] == results[0][:-1]
     assert max(len(data) for _, data, _ in results[1]) > 256 * KIB
+
+
+def earlier_of(pieces):
+    """What is remembered of pieces."""
+    return {offset: (len(content), digest) for offset, content, digest in pieces}
+
+
+def test_an_equal_file_is_not_searched_for_cuts_again(monkeypatch, root, opened, pool):
+    """Where all pieces are still there, reading and digesting is all that is done."""
+    (root / "log").write_bytes(random.Random(1).randbytes(3 * PIECE_BYTES_MAX + 123))
+    with opened("log") as file:
+        pieces = pieces_of(file, None, pool)
+        monkeypatch.setattr(cutting, "_chunker", _nothing_to_cut)
+        assert pieces_of(file, None, pool, earlier=earlier_of(pieces)) == pieces
+
+
+def _nothing_to_cut(_):
+    class Chunker:
+        def cut_buf(self, view):
+            assert len(view) == 0, "searched for cuts"
+            return []
+
+    return Chunker()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 6 * MIB), st.integers(-MIB, 2 * MIB), st.booleans())
+def test_what_is_remembered_changes_no_cut(root, opened, pool, seed, at, grown_bytes, changes):
+    """A file that grew, was cut short or changed somewhere is cut as if nothing were known of it."""
+    content = bytearray(random.Random(seed).randbytes(6 * MIB))
+    (root / "log").write_bytes(content)
+    with opened("log") as file:
+        # All but the last, which ended where the file did.
+        earlier = earlier_of(pieces_of(file, None, pool)[:-1])
+    if changes:
+        content[at : at + 5] = b"12345"
+    content = content[:grown_bytes] if grown_bytes < 0 else content + random.Random(seed + 1).randbytes(grown_bytes)
+    (root / "log").write_bytes(content)
+    with opened("log") as file:
+        assert pieces_of(file, None, pool, earlier=earlier) == pieces_of(file, None, pool)
 
 
 def test_an_insertion_changes_only_what_is_near(root, opened, pool):

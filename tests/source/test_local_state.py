@@ -7,8 +7,8 @@ import pytest
 
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source import state as state_module
-from mlsync.source.scan import FileStat
-from mlsync.source.state import Head, Remembered, RememberedPiece, State
+from mlsync.source.scan import FileStat, Found
+from mlsync.source.state import Head, Remembered, RememberedPiece, State, is_same
 
 STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
 
@@ -112,7 +112,9 @@ def test_rows_come_in_the_order_of_paths_and_page_by_page(state, monkeypatch):
     sizes = []
     query = state._query
     monkeypatch.setattr(state, "_query", lambda *given: (rows := query(*given), sizes.append(len(rows)))[0])
-    assert list(state.rows("run")) == sorted(files.items())
+    rows = list(state.rows("run"))
+    assert [(path, entry) for path, _, entry in rows] == [(path, files[path].entry) for path in sorted(files)]
+    assert all(is_same(stat, Found(path, "file", files[path].stat)) for path, stat, _ in rows)
     assert sizes == [256, 256, 256, 232, 0]
 
 
@@ -202,10 +204,12 @@ def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
 
 
 def test_rows_that_do_not_parse_are_damage(path):
-    """A row of the wrong length is damage, not a crash."""
+    """A row of the wrong length is damage, not a crash, and never the same as what was found."""
     with State.open(path) as state:
         state.replace_files("run", {b"a": remembered(1)}, [])
         state._connection.execute("UPDATE files SET stat = x'00'")
+        [(_, packed, _)] = state.rows("run")
+        assert not is_same(packed, Found(b"a", "file", STAT))
         with pytest.raises(StateDamaged):
             state.remembered("run")
 
@@ -275,16 +279,30 @@ def test_threads_share_a_state(state):
     assert all(len(state.remembered(f"run {n}")) == 20 for n in range(4))
 
 
+def found(kind="file", link_to=None, **changed):
+    return Found(b"a", kind, STAT._replace(**changed), link_to=link_to)
+
+
 @pytest.mark.parametrize("name", ["device", "inode", "size_bytes", "mtime_ns", "ctime_ns"])
-def test_a_file_with_any_other_stat_is_not_unchanged(name):
+def test_a_file_with_any_other_stat_is_not_the_same(name):
     """Each of the five fields counts alone."""
     known = Remembered(STAT, 10**18 + 10**10, b"", [])
-    assert known.is_unchanged(STAT)
-    assert known.is_unchanged(STAT._replace(mode=0o100600, uid=5, link_count=2))
-    assert not known.is_unchanged(STAT._replace(**{name: 1}))
+    assert known.is_same(found())
+    assert known.is_same(found(mode=0o100600, uid=5, link_count=2))
+    assert not known.is_same(found(**{name: 1}))
+
+
+@pytest.mark.parametrize("thing", [{"kind": "directory"}, {"kind": "symlink"}, {"link_to": b"b"}])
+def test_of_directories_and_links_other_fields_count(thing):
+    """It is the same while place, mode, owner and mtime are, whatever its length and ctime, whenever it was read."""
+    known = Remembered(STAT, 0, b"", [])
+    assert known.is_same(found(**thing))
+    assert known.is_same(found(**thing, size_bytes=1, ctime_ns=1, link_count=5))
+    for name in ("device", "inode", "mode", "uid", "gid", "mtime_ns"):
+        assert not known.is_same(found(**thing, **{name: 1}))
 
 
 def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     """Equal stats prove nothing for a file that was read right after it was written, or before a clock was set back."""
-    assert not Remembered(STAT, STAT.ctime_ns + 1000, b"", []).is_unchanged(STAT)
-    assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_unchanged(STAT)
+    assert not Remembered(STAT, STAT.ctime_ns + 1000, b"", []).is_same(found())
+    assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())

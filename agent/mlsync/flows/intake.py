@@ -18,7 +18,7 @@ from mlsync.formats.sniff import identify
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import PackWriter, Placed
-from mlsync.source.cutting import PIECE_BYTES_MAX, Piece, WholeDigest, read_pieces
+from mlsync.source.cutting import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.paths import joined
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
@@ -136,8 +136,9 @@ class Intake:
             taken = Taken(found, file.stat, file.opened_ns, container is not None, file.size_bytes)
             whole = WholeDigest()
             extents = file.data_extents()
+            earlier = _cuts_of(self._rows.get(found.path), file.size_bytes)
             try:
-                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages):
+                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages, earlier):
                     self._hand_on(piece, taken)
             except ChangedWhileReading as error:
                 # If the file did hold still, what does not fit is damage at rest and reading again will not help.
@@ -177,6 +178,14 @@ class Intake:
         if self._pool is None:
             self._pool = BufferPool(BUFFER_COUNT, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
+
+
+def _cuts_of(row: Remembered | None, size_bytes: int) -> Earlier:
+    """Return how the file was cut the last time; where it only ended is no cut of a file that has grown."""
+    if row is None:
+        return {}
+    ended_at = row.stat.size_bytes if row.stat.size_bytes < size_bytes else None
+    return {offset: (length, digest) for offset, length, digest in row.pieces if offset + length != ended_at}
 
 
 def _pieces_of(row: Remembered | None) -> Same:

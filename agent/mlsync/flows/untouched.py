@@ -9,7 +9,7 @@ from itertools import zip_longest
 from mlsync.flows.recall import recall_trouble
 from mlsync.repository.manifest import Trouble
 from mlsync.source.scan import Walk
-from mlsync.source.state import State
+from mlsync.source.state import State, is_same
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,13 @@ def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[
     count = 0
     troubles = []
     for found, row in zip_longest(walk, state.rows(run)):
-        if found is None or row is None or found.path != row[0] or not row[1].is_same(found):
+        if found is None or row is None:
+            return None
+        path, stat, entry = row
+        if path != found.path or not is_same(stat, found):
             return None
         count += 1
-        trouble = recall_trouble(row[1].entry)
+        trouble = recall_trouble(entry)
         if trouble is not None:
             troubles.append(trouble)
     # Below a directory that could not be read, anything may have changed.

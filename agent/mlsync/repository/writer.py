@@ -136,6 +136,7 @@ class PackWriter:
         self._queue: queue.Queue[list[_Job] | None] = queue.Queue(QUEUE_BATCHES)
         self._batch: list[_Job] = []
         self._batch_bytes = 0
+        self._put_bytes = 0
         self._lanes = lanes
         self._threads: list[threading.Thread] = []
 
@@ -148,6 +149,7 @@ class PackWriter:
         placed = Placed()
         self._batch.append(_Job(plain, release, item_bytes, placed))
         self._batch_bytes += len(plain)
+        self._put_bytes += len(plain)
         if self._batch_bytes >= self._gather_bytes:
             self.hand_on()
         return placed
@@ -157,7 +159,7 @@ class PackWriter:
         if not self._batch:
             return
         # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
-        if len(self._threads) < self._lanes:
+        if len(self._threads) < self._lanes and self._put_bytes > len(self._threads) * self._gather_bytes:
             name = f"mlsync-lane-{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._lane, name=name, daemon=True))
             self._threads[-1].start()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import xxhash
 from pyfastcdc import FastCDC
@@ -17,6 +18,10 @@ from mlsync.source.plan import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, C
 from mlsync.source.reading import SourceFile
 
 __all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "plan_edges", "read_pieces"]
+
+# Length and seeded digest of a piece by its offset.
+Earlier: TypeAlias = Mapping[int, tuple[int, bytes]]
+_NONE: Final = (0, b"")
 
 # While the unfinished end of one buffer is carried over, the reader holds two.
 _BUFFER_COUNT_MIN: Final = 2
@@ -65,19 +70,22 @@ def read_pieces(
     seed: int,
     whole: WholeDigest | None = None,
     storages: Sequence[Storage] = (),
+    earlier: Earlier = MappingProxyType({}),
 ) -> Iterator[Piece]:
     """Give the pieces of the data *extents*, in file order; every byte is read once.
 
     Raises ``ChangedWhileReading`` where the file ends too early and where a record does not match its CRC; the pieces
     given before that are of no use then. What *file* says at ``confirm`` is the caller's to ask. *whole*, if given,
-    has taken in all the bytes when the last piece is out. *storages* say what the layout's extents hold.
+    has taken in all the bytes when the last piece is out. *storages* say what the layout's extents hold. *earlier* says
+    how the file was cut when it was read last: where its bytes are still the same, it is not searched for cuts again.
 
     Several pieces may lie in one buffer, so that a piece held for long keeps up to a buffer's worth of memory.
     """
     if pool.size_bytes < PIECE_BYTES_MAX or pool.count < _BUFFER_COUNT_MIN:
         msg = f"pieces need {_BUFFER_COUNT_MIN} buffers of {PIECE_BYTES_MAX} bytes at least"
         raise ValueError(msg)
-    reader = _Reader(file, pool, seed, RecordChecks(layout.extents if layout is not None else (), file.where), whole)
+    checks = RecordChecks(layout.extents if layout is not None else (), file.where)
+    reader = _Reader(file, pool, seed, checks, whole, earlier)
     for batch in _batches(plan_edges(layout, file.size_bytes, extents, storages), pool.size_bytes):
         if batch[0].cut == "whole":
             yield from reader.whole_spans(batch)
@@ -110,6 +118,7 @@ class _Reader:
     seed: int
     checks: RecordChecks
     whole: WholeDigest | None
+    earlier: Earlier
 
     def whole_spans(self, spans: Sequence[Span]) -> Iterator[Piece]:
         """Read spans that lie side by side with one call, and give each as a piece."""
@@ -134,9 +143,9 @@ class _Reader:
                 self._read(reached, buffer.view[reached - start : upto - start])
                 reached = upto
                 cut = start
-                for length in _cuts(span.cut, buffer.view[: upto - start], is_last=upto == end):
-                    yield self._piece(buffer, start, cut, length)
-                    cut += length
+                for piece in self._pieces(span, buffer, start, upto):
+                    cut += piece.length
+                    yield piece
                 if upto == end:
                     return
                 following = self.pool.acquire()
@@ -145,6 +154,31 @@ class _Reader:
                 buffer, start = following, cut
         finally:
             buffer.release()
+
+    def _pieces(self, span: Span, buffer: Buffer, start: int, upto: int) -> Iterator[Piece]:
+        """Give the pieces of a span from *start* on, where *buffer* begins, that bytes behind *upto* cannot change."""
+        cut = start
+        while (piece := self._earlier_piece(buffer, start, cut, upto)) is not None:
+            cut += piece.length
+            yield piece
+        is_last = upto == span.offset + span.length
+        if start < cut and not is_last and cut + self.earlier.get(cut, _NONE)[0] > upto:
+            # It ends in the next buffer, and is looked for there first.
+            return
+        for length in _cuts(span.cut, buffer.view[cut - start : upto - start], is_last=is_last):
+            yield self._piece(buffer, start, cut, length)
+            cut += length
+
+    def _earlier_piece(self, buffer: Buffer, start: int, cut: int, upto: int) -> Piece | None:
+        """Give the piece that was cut at *cut* the last time, if its bytes are the same: so then is its end."""
+        known = self.earlier.get(cut)
+        if known is None or cut + known[0] > upto:
+            return None
+        piece = self._piece(buffer, start, cut, known[0])
+        if piece.digest == known[1]:
+            return piece
+        piece.release()
+        return None
 
     def _read(self, offset: int, view: memoryview) -> None:
         self.file.read_into(offset, view)

@@ -80,23 +80,28 @@ class Remembered:
         remembered._packed_stat, remembered._pieces, remembered.entry = stat, pieces, entry  # noqa: SLF001 - its own
         return remembered
 
-    def is_unchanged(self, stat: FileStat) -> bool:
-        """Say whether the stats alone prove that the file still has the bytes that are remembered.
-
-        They do not if the file was read in the very clock tick of its last write, or at a time that lies before that
-        write (a clock set back): such a file is read again, and then mostly found equal by its digests.
-        """
-        fields = _STAT.unpack(self._packed_stat)
-        known, checked_ns = fields[:-1], fields[-1]
-        # Mostly nothing differs at all, which is quickly said.
-        return (known == stat or stat.same_content(FileStat._make(known))) and not is_racy(stat, checked_ns)
-
     def is_same(self, found: Found) -> bool:
         """Say whether what was found is, by its stat alone, what is remembered of its path."""
-        if found.kind == "file" and found.link_to is None:
-            return self.is_unchanged(found.stat)
+        return is_same(self._packed_stat, found)
+
+
+def is_same(packed_stat: bytes, found: Found) -> bool:
+    """Say so of a row of the local state, without making an object of it: of most nothing else is ever asked.
+
+    The stats alone do not prove that a file still has the bytes that are remembered if it was read in the very clock
+    tick of its last write, or at a time that lies before that write (a clock set back): such a file is read again, and
+    then mostly found equal by its digests.
+    """
+    if len(packed_stat) != _STAT.size:
+        return False
+    fields = _STAT.unpack(packed_stat)
+    known, checked_ns = fields[:-1], fields[-1]
+    stat = found.stat
+    if found.kind != "file" or found.link_to is not None:
         # A directory or a link has no content apart from its stat: no moment of reading could be too early.
-        return _lasting(self.stat) == _lasting(found.stat)
+        return _lasting(FileStat._make(known)) == _lasting(stat)
+    # Mostly nothing differs at all, which is quickly said.
+    return (known == stat or stat.same_content(FileStat._make(known))) and not is_racy(stat, checked_ns)
 
 
 def _lasting(stat: FileStat) -> tuple[int, ...]:

@@ -16,9 +16,9 @@ from typing import Any, Final, Self, cast
 
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
-from mlsync.source.remembered import Remembered, RememberedPiece
+from mlsync.source.remembered import Remembered, RememberedPiece, is_same
 
-__all__ = ["Head", "Remembered", "RememberedPiece", "State"]
+__all__ = ["Head", "Remembered", "RememberedPiece", "State", "is_same"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
 _SCHEMA_VERSION: Final = 1
@@ -36,7 +36,7 @@ _SCHEMA: Final = (
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
 # Few rows, for the row of a large file names all of its pieces and chunks.
-_PAGE: Final = """SELECT path, stat, entry, pieces FROM files
+_PAGE: Final = """SELECT {columns} FROM files
     WHERE run_id = (SELECT id FROM runs WHERE run = ?) AND path > ? ORDER BY path LIMIT 256"""
 _BUSY_TIMEOUT_S: Final = 10.0
 _UNREADABLE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -102,22 +102,26 @@ class State:
 
     def remembered(self, run: str) -> dict[bytes, Remembered]:
         """Give everything remembered of the run's files, by path."""
-        return dict(self.rows(run))
-
-    def rows(self, run: str) -> Iterator[tuple[bytes, Remembered]]:
-        """Give the same in the order of paths and never all at once; the run is not to be changed meanwhile."""
-        last = b""
-        # Page by page: a query that is left open would keep other threads' and processes' changes waiting.
-        while page := self._query(_PAGE, run, last):
-            yield from self._unpacked(page)
-            last = page[-1][0]
-
-    def _unpacked(self, page: list[tuple[Any, ...]]) -> list[tuple[bytes, Remembered]]:
+        rows = self._pages("path, stat, entry, pieces", run)
         with self._translating():
             try:
-                return [(path, Remembered.unpacked(packed, entry, pieces)) for path, packed, entry, pieces in page]
+                return {path: Remembered.unpacked(packed, entry, pieces) for path, packed, entry, pieces in rows}
             except ValueError as error:
                 raise _Unknown from error
+
+    def rows(self, run: str) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Give path, packed stat (for ``is_same``) and entry of each file, in the order of paths and never all at once.
+
+        The run is not to be changed meanwhile.
+        """
+        return self._pages("path, stat, entry", run)
+
+    def _pages(self, columns: str, run: str) -> Iterator[tuple[Any, ...]]:
+        last = b""
+        # Page by page: a query that is left open would keep other threads' and processes' changes waiting.
+        while page := self._query(_PAGE.format(columns=columns), run, last):
+            yield from page
+            last = page[-1][0]
 
     def replace_files(self, run: str, changed: Mapping[bytes, Remembered], removed: Iterable[bytes]) -> None:
         """Remember *changed* anew and forget *removed*."""
