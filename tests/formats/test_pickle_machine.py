@@ -192,6 +192,28 @@ def test_a_bomb_of_bearable_depth_is_walked_in_its_size():
     assert read_content(source, read_layout(source, "torch-zip")).tensors == ()
 
 
+def shared_by_all(count: int, what: bytes, use: bytes) -> bytes:
+    """One container of *count* numbers, and as many calls that all have it."""
+    return b"\x80\x02]q\x00(cos\nx\nq\x01" + what.replace(b"N", b"N" * count) + b"q\x02" + use * count + b"e."
+
+
+SHARED = {
+    "arguments": (b"(Nt", b"h\x01h\x02R"),
+    "state": (b"}(NNu", b"h\x01)Rh\x02b"),
+    "state of tuples": (b"(Nt", b"h\x01)Rh\x02b"),
+    "keywords": (b"}(NNu", b"h\x01)h\x02\x92"),
+    "rebuilt": (b"(h\x01h\x01)Nt", b"ctorch._utils\n_rebuild_from_type_v2\nh\x02R"),
+    "parameter": (b"(Nt", b"ctorch._utils\n_rebuild_parameter\nh\x02R"),
+}
+
+
+@pytest.mark.parametrize(("what", "use"), SHARED.values(), ids=SHARED.keys())
+def test_what_many_calls_share_is_walked_once(what, use):
+    """Fifty thousand calls that share a container of fifty thousand parts cost a hundred thousand steps."""
+    source = MemorySource(with_pickle(shared_by_all(50_000, what, use)))
+    assert read_content(source, read_layout(source, "torch-zip")).tensors == ()
+
+
 def test_a_key_that_is_dear_to_hash_is_not_hashed():
     """A dict whose key is a bomb is read like any other: keys are not hashed."""
     bomb = memo_bomb(3000)[2:-1]

@@ -24,7 +24,7 @@ DIGITS_MAX = 1000
 PROTOCOL_MAX = 5
 
 _REDUCE = 0x52
-_LONG_BINPUT = 0x72
+_NEWOBJ = 0x81
 _CONSTANTS = {0x4E: None, 0x88: True, 0x89: False}
 _F64 = struct.Struct(">d").unpack_from
 _U32 = struct.Struct("<I").unpack_from
@@ -163,7 +163,7 @@ class _Machine:
                         at += 1
                         continue
                     case 0x29:  # EMPTY_TUPLE
-                        if data[at] != _REDUCE:
+                        if data[at] != _REDUCE and data[at] != _NEWOBJ:
                             stack.append(())
                             continue
                         at += 1
@@ -223,9 +223,9 @@ class _Machine:
                         ends = at + 1 + data[at]
                         if ends > size:
                             raise _Refused("cut short")
-                        stack.append(data[at + 1 : ends].decode("utf-8", "surrogatepass"))
+                        made = data[at + 1 : ends].decode("utf-8", "surrogatepass")
+                        stack.append(made)
                         at = ends
-                        continue
                     case 0x2E:  # STOP
                         break
                     case _:
@@ -233,9 +233,13 @@ class _Machine:
                         _RARE[opcode](self)
                         at, stack = self.at, self.stack
                         continue
-                if data[at] == _LONG_BINPUT:
-                    memo[_U32(data, at + 1)[0]] = made
-                    at += 5
+                match data[at]:
+                    case 0x72:  # LONG_BINPUT
+                        memo[_U32(data, at + 1)[0]] = made
+                        at += 5
+                    case 0x94:  # MEMOIZE
+                        memo[len(memo)] = made
+                        at += 1
             else:
                 msg = f"pickle of more than {TURNS_MAX} operations is larger than is checked"
                 raise NotChecked(msg, offset=at)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import marshal
 from collections.abc import Iterable
 from hashlib import sha256
-from itertools import repeat
 
 from isal.isal_zlib import crc32
 
@@ -25,6 +24,8 @@ DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024
 _BYTEORDER_BYTES_MAX = 16
 _KEY_CHARS_MAX = 200
+_PARAMETER_ARGUMENTS_MAX = 4  # tensor, whether it learns, hooks, state
+_STATE_PARTS_MAX = 2  # dict, slots
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
 _TRANSPARENT = frozenset({"", "_parameters", "_buffers", "_modules"})
 _MARSHAL_VERSION = 2  # equal values have equal bytes; later versions note which of them are one object
@@ -123,40 +124,44 @@ def _walk(root: object, table: StorageTable) -> list[Tensor]:
         if depth > DEPTH_MAX:
             msg = "objects nested more deeply than is checked"
             raise NotChecked(msg)
-        # Most parts are numbers, texts and calls without arguments, below which nothing can lie
-        below = [
-            (child, (path, key, depth))
-            for key, child in _children(node)
-            if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then)
-        ]
+        if isinstance(node, Call):
+            below = _parts(node, path, depth)
+        else:
+            # Most parts are numbers, texts and calls without arguments, below which nothing can lie
+            below = [
+                (child, (path, key, depth))
+                for key, child in _children(node)
+                if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then)
+            ]
         below.reverse()
         waiting += below
     return tensors
 
 
 def _children(node: object) -> Iterable[tuple[object, object]]:
-    """A node's parts with the keys under which they are known."""
+    """A container's parts with the keys under which they are known."""
     if isinstance(node, Pairs):
         return node.pairs()
-    if isinstance(node, (list, tuple)):
-        return enumerate(node)
-    return _parts(node) if isinstance(node, Call) else ()
+    return enumerate(node) if isinstance(node, (list, tuple)) else ()
 
 
-def _parts(call: Call) -> list[tuple[object, object]]:
-    """What a call was given and what was done to the object; what a Parameter wraps is the parameter."""
-    parts: list[tuple[object, object]] = []
-    if call.args:
-        parts += zip(repeat(""), call.args) if is_parameter_call(call) else enumerate(call.args)
-    if call.then is not None:
-        parts.append(("", call.then.kwargs))
-        parts += enumerate(call.then.items or ())
-        parts += call.then.pairs.pairs() if call.then.pairs is not None else ()
+def _parts(call: Call, path: _Path, depth: int) -> list[tuple[object, _Path]]:
+    """What a call was given and what was done to the object, each as a node of its own.
+
+    A container among them has the call's own name, so that its parts are known as the call's. They are not looked up
+    here: a million calls may share one state of a million parts, which must be walked once.
+    """
+    then = call.then
+    unnamed: _Path = (path, "", depth)
+    parts: list[tuple[object, _Path]] = [(call.args, path)]
+    if is_parameter_call(call) and len(call.args) <= _PARAMETER_ARGUMENTS_MAX:
+        parts = [(arg, unnamed) for arg in call.args]  # what a Parameter wraps is the parameter
+    if then is not None:
+        parts += [(then.kwargs, unnamed), (then.items, path), (then.pairs, path)]
         # (dict, slots): the state of an object that has both; else the state's own keys are the attributes
-        state = call.then.state
-        for part in state if type(state) is tuple else (state,):
-            parts += part.pairs() if isinstance(part, Pairs) else [("", part)]
-    return parts
+        states = then.state if type(then.state) is tuple and len(then.state) <= _STATE_PARTS_MAX else (then.state,)
+        parts += [(state, path if isinstance(state, Pairs) else unnamed) for state in states]
+    return [part for part in parts if type(part[0]) in _WALKED]
 
 
 def _name(path: _Path) -> str:

@@ -137,9 +137,11 @@ def rebuilt_call(call: Call) -> Call:
     func = call.func
     if isinstance(func, Global) and func.name == "_rebuild_from_type_v2" and func.module in _REBUILD_MODULES:
         match call.args:
-            case [Global() as inner, _, tuple() as args, *_]:
+            case [Global() as inner, _, tuple() as args]:
+                return Call(inner, args)
+            case [Global() as inner, _, tuple() as args, state, *_]:
                 made = Call(inner, args)
-                made.touch().state = call.args[3:]
+                made.touch().state = state
                 return made
     return call
 
