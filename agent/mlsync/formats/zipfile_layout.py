@@ -204,12 +204,10 @@ def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
 
 
 def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
-    flags, method, crc32 = fields[3], fields[4], fields[7]
-    stored_bytes, plain_bytes, disk, header_offset = fields[8], fields[9], fields[13], fields[16]
+    _, _, _, flags, method, _, _, crc32, stored_bytes, plain_bytes, _, _, _, disk, _, _, header_offset = fields
     name = raw_name.decode("utf-8", "replace") if flags & _UTF8 else raw_name.decode("cp437")
-    wanted = [field for field in (plain_bytes, stored_bytes, header_offset) if field == _U32]
-    if wanted:
-        wide = _zip64_values(extra, len(wanted), name, at)
+    if _U32 in (plain_bytes, stored_bytes, header_offset):
+        wide = _zip64_values(extra, (plain_bytes, stored_bytes, header_offset).count(_U32), name, at)
         plain_bytes = wide.pop(0) if plain_bytes == _U32 else plain_bytes
         stored_bytes = wide.pop(0) if stored_bytes == _U32 else stored_bytes
         header_offset = wide.pop(0) if header_offset == _U32 else header_offset
@@ -242,7 +240,8 @@ def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[En
         length = min(last.header_offset + _LOCAL.size + len(last.raw_name), directory.offset) - first
         window = read_bounded(source, first, max(length, 0), "local header")
         for entry in group:
-            yield entry, _data_offset(source, entry, window[entry.header_offset - first :][:_HEADER_GUESS_BYTES])
+            begins = entry.header_offset - first
+            yield entry, _data_offset(source, entry, window[begins : begins + _HEADER_GUESS_BYTES])
 
 
 def _gather(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -262,8 +261,7 @@ def _data_offset(source: ByteSource, entry: Entry, head: bytes) -> int:
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         msg = "local header missing"
         raise ContainerBroken(msg, record=entry.name, offset=at)
-    fields = _LOCAL.unpack_from(head)
-    method, name_bytes, extra_bytes = fields[3], fields[9], fields[10]
+    _, _, _, method, _, _, _, _, _, name_bytes, extra_bytes = _LOCAL.unpack_from(head)
     name_end = _LOCAL.size + name_bytes
     if name_end > len(head):
         head = read_bounded(source, at, name_end, "local header")
