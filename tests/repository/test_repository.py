@@ -16,11 +16,14 @@ from format_parts import (
     version,
     write_chunks,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlsync.errors import ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
 from mlsync.repository import names, segments
 from mlsync.repository.manifest import Previous
 from mlsync.repository.repository import Repository
+from mlsync.store.counting import CountingStore
 from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
 from mlsync.store.memory import MemoryStore
 
@@ -37,6 +40,39 @@ def test_versions_are_listed_by_number():
     assert repository.numbers("other") == []
 
 
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.one_of(st.integers(1, 60), st.integers(1, 5000)), max_size=200))
+def test_the_newest_version_is_found(monkeypatch, numbers):
+    """Whatever versions there are and however many come in a page, the newest is the one with the highest number."""
+    monkeypatch.setattr("mlsync.repository.repository.PAGE_COUNT", 7)
+    repository = new_repository()
+    for number in numbers:
+        repository.store.put(repository.version_key("run", number), b"")
+    repository.store.put(repository.version_key("other", 6000), b"")
+    assert repository.newest("run") == max(numbers, default=None)
+    assert repository.has_versions("run") == bool(numbers)
+
+
+@pytest.mark.parametrize("count", [1, 999, 1000, 20_000])
+def test_the_newest_version_is_found_in_few_pages(count):
+    """One page for up to a thousand versions, and a dozen for twenty thousand."""
+    repository = new_repository()
+    for number in range(1, count + 1):
+        repository.store.put(repository.version_key("run", number), b"")
+    counted = CountingStore(repository.store)
+    assert Repository(counted, repository.keys, conditional_create=True).newest("run") == count
+    assert counted.calls["list"] <= (1 if count < 1000 else 2 if count == 1000 else 12)
+
+
+def test_the_names_of_runs_are_found_without_listing_their_versions():
+    """A listing is begun once for each run and read no further than its first version."""
+    repository = new_repository()
+    for run, number in (("zebra", 1), ("ä-run", 1), ("zebra", 2)):
+        repository.commit(version(ENTRIES, number, run=run), unknown)
+    repository.store.put("versions/not-a-run", b"")
+    assert sorted(repository.run_names()) == ["zebra", "ä-run"]
+
+
 def test_runs_are_listed_by_name():
     """Each run comes with its numbers, though the store knows no name."""
     repository = new_repository()
@@ -46,14 +82,16 @@ def test_runs_are_listed_by_name():
     assert "zebra" not in "".join(keys_under(repository.store, ""))
 
 
-def test_a_damaged_version_does_not_hide_its_run():
-    """A run whose newest manifest is damaged keeps its name, from an older one."""
+@pytest.mark.parametrize(("damaged", "left"), [(1, 2), (2, 1)])
+def test_a_damaged_version_does_not_hide_its_run(damaged, left):
+    """A run of which a manifest is damaged keeps its name, from another one."""
     repository = new_repository()
     for number in (1, 2):
         repository.commit(version(ENTRIES, number), unknown)
-    replace_object(repository.store, repository.version_key("run", 2), lambda body: body[:-1])
+    replace_object(repository.store, repository.version_key("run", damaged), lambda body: body[:-1])
     assert [(run.name, run.numbers) for run in repository.runs()] == [("run", (1, 2))]
-    replace_object(repository.store, repository.version_key("run", 1), lambda body: b"")
+    assert list(repository.run_names()) == ["run"]
+    replace_object(repository.store, repository.version_key("run", left), lambda body: b"")
     with pytest.raises(ManifestDamaged):
         repository.runs()
 

@@ -46,8 +46,8 @@ def find_base(repository: Repository, state: State, run: str) -> Base:
     """Return the run's last version without its entries: one listing, and none of its objects, if nothing moved."""
     head = state.head(run)
     if head is None:
-        numbers = repository.numbers(run)
-        return _unremembered(repository.stored(run, numbers[-1])) if numbers else Base(0, b"", is_remembered=True)
+        newest = repository.newest(run)
+        return Base(0, b"", is_remembered=True) if newest is None else _unremembered(repository.stored(run, newest))
     # From the one before the head, so that the listing shows the head itself too.
     numbers = repository.numbers(run, after=head.number - 1)
     if head.number not in numbers:

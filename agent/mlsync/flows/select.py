@@ -16,10 +16,10 @@ _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 def find_run(repository: Repository, run: str | None) -> str:
     """Return *run*, or the only run if none was named; raises ``RunMissing`` with the runs that there are."""
     if run is not None:
-        if repository.numbers(run):
+        if repository.has_versions(run):
             return run
-        raise _missing(f"no run named {run!r}", [item.name for item in repository.runs()], repository)
-    names = [item.name for item in repository.runs()]
+        raise _missing(f"no run named {run!r}", sorted(repository.run_names()), repository)
+    names = sorted(repository.run_names())
     if len(names) == 1:
         return names[0]
     what = "which run? name one with --run" if names else "the repository holds no version yet"
@@ -28,18 +28,25 @@ def find_run(repository: Repository, run: str | None) -> str:
 
 def find_version(repository: Repository, run: str, text: str) -> Stored:
     """Return the version of *run* that *text* means, or raise ``VersionMissing`` with those that there are."""
-    numbers = repository.numbers(run)
-    if not numbers:
-        raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
     if text == LATEST:
-        return repository.stored(run, numbers[-1])
+        newest = repository.newest(run)
+        if newest is None:
+            raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
+        return repository.stored(run, newest)
     if text.isdecimal():
-        if int(text) not in numbers:
-            raise VersionMissing(
-                f"run {run!r} has no version {text}, only {_span(numbers)}", where=repository.store.url
-            )
-        return repository.stored(run, int(text))
-    return _at(repository, run, numbers, _parse_time(text))
+        return _numbered(repository, run, int(text))
+    moment = _parse_time(text)
+    return _at(repository, run, repository.numbers(run), moment)
+
+
+def _numbered(repository: Repository, run: str, number: int) -> Stored:
+    """Return a version by its number: nothing is listed, unless it is not there and its owner wants to know what is."""
+    try:
+        return repository.stored(run, number)
+    except VersionMissing:
+        numbers = repository.numbers(run)
+        what = f"run {run!r} has no version" + (f" {number}, only {_span(numbers)}" if numbers else "")
+        raise VersionMissing(what, where=repository.store.url) from None
 
 
 def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:

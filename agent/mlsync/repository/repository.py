@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 import msgspec
 
@@ -37,6 +39,9 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_pr
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import LANES, Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
+
+# What S3 gives of a listing at a time.
+PAGE_COUNT: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +152,57 @@ class Repository:
 
     def numbers(self, run: str, *, after: int = 0) -> list[int]:
         """Return the numbers of the run's versions above *after*, rising: one listing, from there on."""
+        return list(self._numbers(run, after))
+
+    def _numbers(self, run: str, after: int) -> Iterator[int]:
         run_key = self._run_id(run)
         last = names.version(run_key, after) if after > 0 else ""
-        found = [names.parse_version(info.key) for info in self.store.list(names.run_prefix(run_key), after=last)]
-        return [number for item in found if item is not None for number in item[1:]]
+        for info in self.store.list(names.run_prefix(run_key), after=last):
+            parsed = names.parse_version(info.key)
+            if parsed is not None:
+                yield parsed[1]
+
+    def has_versions(self, run: str) -> bool:
+        """Whether the run has a version."""
+        return next(self._numbers(run, 0), None) is not None
+
+    def newest(self, run: str) -> int | None:
+        """Return the number of the run's newest version, if it has one.
+
+        One page of a listing if it has up to as many versions, and for longer histories as many pages as its logarithm.
+        """
+        # Versions up to *low* are not the newest, or are it themselves; above *high* there is none.
+        low, high, step, probe = 0, None, 0, 0
+        while high is None or low < high:
+            numbers = self._first_numbers(run, probe)
+            if 0 < len(numbers) < PAGE_COUNT:
+                return numbers[-1]
+            is_behind_low = probe == low
+            if numbers:
+                low = numbers[-1]
+            else:
+                high = probe
+            if high is None:
+                probe, step = low + step, max(2 * step, PAGE_COUNT)
+            else:
+                # The page behind *low* first: most histories end in it.
+                probe = (low + high) // 2 if is_behind_low else low
+        return low or None
+
+    def _first_numbers(self, run: str, after: int) -> list[int]:
+        """Return the run's lowest version numbers above *after*, no more than come in one page of a listing."""
+        return list(islice(self._numbers(run, after), PAGE_COUNT))
+
+    def run_names(self) -> Iterator[str]:
+        """Yield the names of all runs, in no order: for each of them a listing is begun and a manifest read."""
+        after = ""
+        while (info := next(self.store.list(names.VERSIONS, after=after), None)) is not None:
+            after = info.key
+            parsed = names.parse_version(info.key)
+            if parsed is not None:
+                run_key, number = parsed
+                yield self._name_of(run_key, number)
+                after = names.version(run_key, names.VERSION_MAX)
 
     def runs(self) -> list[Run]:
         """Return every run with the numbers of its versions, by name."""
@@ -159,7 +211,7 @@ class Repository:
             parsed = names.parse_version(info.key)
             if parsed is not None:
                 by_id.setdefault(parsed[0], []).append(parsed[1])
-        runs = [Run(self._name_of(run_key, numbers), tuple(numbers)) for run_key, numbers in by_id.items()]
+        runs = [Run(self._name_of(run_key, numbers[0]), tuple(numbers)) for run_key, numbers in by_id.items()]
         return sorted(runs, key=lambda run: run.name)
 
     def stored(self, run: str, number: int) -> Stored:
@@ -299,12 +351,16 @@ class Repository:
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
 
-    def _name_of(self, run_key: bytes, numbers: list[int]) -> str:
+    def _name_of(self, run_key: bytes, number: int) -> str:
         """Return the name of a run: it stands sealed in each of its manifests, and any one of them will do."""
-        for number in reversed(numbers[1:]):
-            with suppress(Damage, FormatUnsupported, NotFound):
-                return self.open_version(names.version(run_key, number)).root.run
-        return self.open_version(names.version(run_key, numbers[0])).root.run
+        try:
+            return self.open_version(names.version(run_key, number)).root.run
+        except (Damage, FormatUnsupported, NotFound):
+            others = [info.key for info in self.store.list(names.run_prefix(run_key))]
+            for key in reversed(others):
+                with suppress(Damage, FormatUnsupported, NotFound):
+                    return self.open_version(key).root.run
+            raise
 
 
 def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
