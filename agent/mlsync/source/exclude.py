@@ -18,10 +18,6 @@ class Excludes:
         self._file = re.compile("|".join(anything)) if anything else None
         self._directory = re.compile("|".join(directories)) if directories else None
 
-    def __bool__(self) -> bool:
-        """Say whether there is any pattern at all."""
-        return self._directory is not None
-
     def match(self, path: bytes, *, is_directory: bool) -> bool:
         """Say whether one of the patterns is meant for the relative *path*."""
         pattern = self._directory if is_directory else self._file

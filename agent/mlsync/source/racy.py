@@ -37,6 +37,4 @@ def is_racy(stat: FileStat, at_ns: int) -> bool:
 
     So it is too for times that lie in the future: the clock was set back, and will pass that time again.
     """
-    newest = newest_ns(stat)
-    # Mostly the file was at rest for longer than the widest window.
-    return newest + COARSE_NS > at_ns and newest + window_ns(stat) > at_ns
+    return newest_ns(stat) + window_ns(stat) > at_ns

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from mlsync.source.racy import is_racy
+from mlsync.source.racy import COARSE_NS, is_racy
 from mlsync.source.scan import FileStat, Found
 
 # Device and inode use all their 64 bits on some file systems, which SQLite's own integers do not have.
@@ -95,13 +95,14 @@ def is_same(packed_stat: bytes, found: Found) -> bool:
     if len(packed_stat) != _STAT.size:
         return False
     fields = _STAT.unpack(packed_stat)
-    known, checked_ns = fields[:-1], fields[-1]
-    stat = found.stat
-    if found.kind != "file" or found.link_to is not None:
-        # A directory or a link has no content apart from its stat: no moment of reading could be too early.
-        return _lasting(FileStat._make(known)) == _lasting(stat)
-    # Mostly nothing differs at all, which is quickly said.
-    return (known == stat or stat.same_content(FileStat._make(known))) and not is_racy(stat, checked_ns)
+    known, checked_ns, stat = fields[:-1], fields[-1], found.stat
+    # Mostly nothing at all differs, and what it is was at rest long before it was looked at: quickly said of any kind.
+    if known == stat and stat.mtime_ns + COARSE_NS <= checked_ns and stat.ctime_ns + COARSE_NS <= checked_ns:
+        return True
+    if found.kind == "file" and found.link_to is None:
+        return stat.same_content(FileStat._make(known)) and not is_racy(stat, checked_ns)
+    # A directory or a link has no content apart from its stat: no moment of reading could be too early.
+    return _lasting(FileStat._make(known)) == _lasting(stat)
 
 
 def _lasting(stat: FileStat) -> tuple[int, ...]:

@@ -120,7 +120,7 @@ class Walk:
         self.problems: list[tuple[bytes, SourceError]] = []
         self.skipped_special = 0
         self._root = root
-        self._excludes = Excludes(exclude)
+        self._excludes = Excludes(exclude) if exclude else None
         # What is to come, the last first.
         self._pending: list[Found] = []
         self._first_names: dict[tuple[int, int], bytes] = {}
