@@ -9,6 +9,7 @@ from __future__ import annotations
 import marshal
 from collections.abc import Iterable
 from hashlib import sha256
+from typing import NamedTuple
 
 from isal.isal_zlib import crc32
 
@@ -38,24 +39,41 @@ _WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
 _Path = tuple["_Path", object, int] | None
 
 
+class _Question(NamedTuple):
+    """All that an answer is made of: the pickle, the places of the records, what their names begin with, the order."""
+
+    pickle: bytes
+    layout: ZipLayout
+    prefix: str
+    byteorder: bytes
+
+
 def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
-    extent = _pickle_extent(layout)
+    question = _read_question(source, layout)
+    key = _digest(_as_bytes(layout), question.byteorder, question.pickle)
+    return _ANSWERS.of(key, lambda: _answer(question))
+
+
+def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:
+    """The same, of a zip that is one of thousands, whose answer is not worth keeping."""
+    return _answer(_read_question(source, layout))
+
+
+def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
+    """Read the pickle and hold it against its checksum, whether or not it is known already."""
+    extent = pickle_extent(layout)
     pickle = _read_record(source, layout, extent)
     prefix = extent.name.removesuffix("data.pkl")
-    byteorder = _byteorder(source, layout, prefix)
-    # All that the answer is made of: the record, held against its checksum just now, and the place of every other one
-    key = _digest(_as_bytes(layout), byteorder, pickle)
-    return _ANSWERS.of(key, lambda: torch_content(pickle, layout, prefix, byteorder))
+    return _Question(pickle, layout, prefix, _byteorder(source, layout, prefix))
 
 
-def torch_content(pickle: bytes, layout: ZipLayout, prefix: str, byteorder: bytes) -> Content:
-    """What the pickle says of the records whose names begin with *prefix*; a function of its arguments alone."""
-    root, _ = read_pickle(pickle)
-    table = StorageTable(layout, prefix)
+def _answer(question: _Question) -> Content:
+    root, _ = read_pickle(question.pickle)
+    table = StorageTable(question.layout, question.prefix)
     tensors = _walk(root, table)
     facts: dict[str, Fact] = torch_facts(root)
-    if byteorder == b"big":
+    if question.byteorder == b"big":
         facts["byteorder"] = "big"
     return Content(table.storages(), tuple(tensors), facts)
 
@@ -74,7 +92,7 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _pickle_extent(layout: ZipLayout) -> Extent:
+def pickle_extent(layout: ZipLayout) -> Extent:
     """The record of the object itself: the ``data.pkl`` nearest to the root."""
     named = [extent for extent in layout.extents if extent.name.endswith("/data.pkl")]
     if not named:

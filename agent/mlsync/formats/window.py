@@ -1,0 +1,38 @@
+"""A stretch of a file as if it were a file: what parsers of whole files need to look into one that holds several."""
+
+from __future__ import annotations
+
+from mlsync.formats.layout import ByteSource
+
+# A zip of one tensor is told by its first half KiB (pickle and small records) and its last one (directory)
+HEAD_BYTES = 2048
+TAIL_BYTES = 1536
+
+
+class Window:
+    """The *size_bytes* bytes at *offset* of a source, which must have them.
+
+    The two ends are read once and in one piece each: a parser asks for a dozen small things there, and a checkpoint may
+    have ten thousand such stretches.
+    """
+
+    def __init__(self, source: ByteSource, offset: int, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._source = source
+        self._offset = offset
+        self._head: bytes | None = None
+        self._tail: bytes | None = None
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The *length* bytes at *offset* of the stretch."""
+        end = offset + length
+        if end <= HEAD_BYTES:
+            if self._head is None:
+                self._head = self._source.read_at(self._offset, min(HEAD_BYTES, self.size_bytes))
+            return self._head[offset:end]
+        tail_at = max(self.size_bytes - TAIL_BYTES, 0)
+        if offset >= tail_at:
+            if self._tail is None:
+                self._tail = self._source.read_at(self._offset + tail_at, self.size_bytes - tail_at)
+            return self._tail[offset - tail_at : end - tail_at]
+        return self._source.read_at(self._offset + offset, length)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from checkpoint_files import MemorySource
+from mlsync.formats.window import HEAD_BYTES, TAIL_BYTES, Window
+
+FILE = bytes(number * 7919 >> 3 & 0xFF for number in range(3 * (HEAD_BYTES + TAIL_BYTES)))
+
+
+class CountingSource(MemorySource):
+    """Counts the reads."""
+
+    reads = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes, and one more read."""
+        self.reads += 1
+        return super().read_at(offset, length)
+
+
+@given(data=st.data())
+def test_a_window_reads_like_the_stretch_that_it_shows(data):
+    """Any part of any stretch is what a copy of the stretch has there, in whatever order it is asked for."""
+    offset = data.draw(st.integers(0, len(FILE)))
+    size = data.draw(st.integers(0, len(FILE) - offset))
+    window = Window(MemorySource(FILE), offset, size)
+    copy = FILE[offset : offset + size]
+    assert window.size_bytes == size
+    for _ in range(5):
+        at = data.draw(st.integers(0, size))
+        length = data.draw(st.integers(0, size - at))
+        assert window.read_at(at, length) == copy[at : at + length]
+
+
+def test_the_ends_are_read_once():
+    """Whatever is asked for at the two ends of a stretch costs two reads in all, and one if it is short."""
+    source = CountingSource(FILE)
+    window = Window(source, 100, len(FILE) - 200)
+    for at in range(0, HEAD_BYTES, 16):
+        window.read_at(at, 16)
+    for at in range(window.size_bytes - TAIL_BYTES, window.size_bytes, 16):
+        window.read_at(at, 16)
+    assert source.reads == 2
+    short = Window(source, 100, HEAD_BYTES)
+    short.read_at(0, 10)
+    short.read_at(HEAD_BYTES - 10, 10)
+    assert source.reads == 3
