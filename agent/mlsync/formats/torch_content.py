@@ -62,7 +62,7 @@ def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:
 
 def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
     """Read the pickle and hold it against its checksum, whether or not it is known already."""
-    extent = pickle_extent(layout)
+    extent = _pickle_extent(layout)
     pickle = _read_record(source, layout, extent)
     prefix = extent.name.removesuffix("data.pkl")
     return _Question(pickle, layout, prefix, _byteorder(source, layout, prefix))
@@ -92,7 +92,7 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
-def pickle_extent(layout: ZipLayout) -> Extent:
+def _pickle_extent(layout: ZipLayout) -> Extent:
     """The record of the object itself: the ``data.pkl`` nearest to the root."""
     named = [extent for extent in layout.extents if extent.name.endswith("/data.pkl")]
     if not named:
