@@ -83,6 +83,12 @@ def test_verbose(saved):
     assert "store: calls: " in done.err
 
 
+def test_a_backup_of_an_untouched_run_costs_three_calls_of_the_store(saved):
+    """The header, the key slot that opened before, and one listing: all that the whole command asks for."""
+    saved.good("backup")  # the files of this machine are copies, which no backup has seen yet
+    assert "store: calls: get 2, list 1; " in saved.good("backup", "-v").err
+
+
 def test_progress_at_a_terminal(machine):
     """At a terminal bars are drawn on stderr and gone at the end; stdout is as in a pipe."""
     (machine.training / "big.bin").write_bytes(os.urandom(32 << 20))

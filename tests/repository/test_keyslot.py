@@ -20,6 +20,7 @@ from mlsync.errors import (
 from mlsync.repository import keyslot, names
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.store.counting import CountingStore
 
 SALT = bytes(range(16))
 KEY_FILE = KeyFile(bytes(range(100, 132)))
@@ -209,6 +210,49 @@ def test_a_slot_of_another_repository_opens_nothing():
     mine.store.put(key, other.store.get(key, limit_bytes=4096))
     with pytest.raises(ObjectDamaged, match="no key slot is of this repository"):
         Repository.open(mine.store, PASSPHRASE)
+
+
+@pytest.mark.parametrize("unlock", [PASSPHRASE, KEY_FILE])
+def test_the_slot_that_opened_before_is_asked_alone(unlock):
+    """Who knows the name of its slot needs the header and that slot, and no listing."""
+    repository = _with_two_slots()
+    slot = Repository.open(repository.store, unlock).slot
+    counted = CountingStore(repository.store)
+    again = Repository.open(counted, unlock, likely_slot=slot)
+    assert (again.keys, again.slot) == (repository.keys, slot)
+    assert counted.calls == {"get": 2}
+
+
+def _gone(store, key):
+    store.delete(key)
+
+
+def _damaged(store, key):
+    replace_object(store, key, flip(-20))
+
+
+def _of_another_repository(store, key):
+    other = new_repository().store
+    body = other.get(keys_under(other, names.KEY_SLOTS)[0], limit_bytes=4096)
+    replace_object(store, key, lambda _: body)
+
+
+@pytest.mark.parametrize("happened", [_gone, _damaged, _of_another_repository, lambda store, key: None])
+def test_a_slot_that_does_not_open_any_more_is_passed_over(happened):
+    """Whatever became of the slot that is tried first, or if it is another's, the others are tried as ever."""
+    repository = _with_two_slots()
+    slot = Repository.open(repository.store, PASSPHRASE).slot
+    happened(repository.store, slot)
+    assert Repository.open(repository.store, KEY_FILE, likely_slot=slot).keys == repository.keys
+
+
+@pytest.mark.parametrize("name", ["", "repository", "keys/", "keys/../repository", "keys/" + "0" * 31])
+def test_only_a_slots_name_is_tried(name):
+    """The store is not asked for what the name of no slot can be."""
+    repository = new_repository()
+    counted = CountingStore(repository.store)
+    assert Repository.open(counted, PASSPHRASE, likely_slot=name).keys == repository.keys
+    assert counted.calls == {"get": 2, "list": 1}
 
 
 def _with_two_slots():

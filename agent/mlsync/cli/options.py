@@ -18,9 +18,10 @@ from mlsync.cli.progress import TerminalMonitor
 from mlsync.errors import ConfigInvalid
 from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
+from mlsync.repository.keyslot import Unlock
 from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
 from mlsync.service.secrets import find_secret
-from mlsync.service.session import Session, open_missing
+from mlsync.service.session import FIRST_CONTACT_S, Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
@@ -75,9 +76,11 @@ class Common:
     @contextmanager
     def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
         """Open the repository; who must type a passphrase does so only if there is one."""
-        open_missing(config, monitor)
-        unlock = find_secret(config.key, self.asked_key)
-        with Session.open(config, unlock, monitor) as session:
+
+        def find_unlock() -> Unlock:
+            return find_secret(config.key, self.asked_key)
+
+        with Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S) as session:
             try:
                 yield session
             finally:

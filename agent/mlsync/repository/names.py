@@ -15,6 +15,7 @@ SLOT_ID_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 
+_KEY_SLOT = re.compile(rf"{KEY_SLOTS}[0-9a-f]{{{2 * SLOT_ID_BYTES}}}")
 _PACK = re.compile(rf"{PACKS}([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})")
 _VERSION = re.compile(rf"{VERSIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
@@ -44,6 +45,11 @@ def version(run_id: bytes, number: int) -> str:
 def tombstone(pack_id: bytes) -> str:
     """Name the mark that a pack is about to be deleted."""
     return f"{TOMBSTONES}{pack_id.hex()}"
+
+
+def is_key_slot(key: str) -> bool:
+    """Whether *key* names a key slot."""
+    return _KEY_SLOT.fullmatch(key) is not None
 
 
 def parse_pack(key: str) -> bytes | None:

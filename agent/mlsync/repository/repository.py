@@ -74,8 +74,9 @@ class Run:
 class Repository:
     """The objects of one store under one master key."""
 
-    def __init__(self, store: Store, keys: Keys, *, conditional_create: bool = True) -> None:
+    def __init__(self, store: Store, keys: Keys, *, conditional_create: bool = True, slot: str = "") -> None:
         self.store = store
+        self.slot = slot
         self.conditional_create = conditional_create
         self.keys = keys
         self._run_key = keys.of("run id")
@@ -100,7 +101,7 @@ class Repository:
         except AlreadyExists:
             store.delete(names.key_slot(slot_id))
             raise RepositoryExists("another init was quicker", where=store.url) from None
-        return cls(store, keys, conditional_create=conditional_create)
+        return cls(store, keys, conditional_create=conditional_create, slot=names.key_slot(slot_id))
 
     @staticmethod
     def exists(store: Store) -> bool:
@@ -122,8 +123,8 @@ class Repository:
             raise RepositoryExists(what, where=store.url, advice="nothing was changed")
 
     @classmethod
-    def open(cls, store: Store, unlock: Unlock) -> Repository:
-        """Open with a passphrase or key file, or raise what is missing or wrong."""
+    def look(cls, store: Store) -> header.Header:
+        """Return what shows without a key, or raise ``RepositoryMissing`` or what is wrong with the header."""
         try:
             body = store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
         except NotFound:
@@ -132,12 +133,23 @@ class Repository:
             ) from None
         except StoreBroken as error:
             raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
-        found = header.decode(body, store.url)
-        keys = Keys(_open_slot(store, unlock, found), found.repository_id)
+        return header.decode(body, store.url)
+
+    @classmethod
+    def open(
+        cls, store: Store, unlock: Unlock, *, found: header.Header | None = None, likely_slot: str | None = None
+    ) -> Repository:
+        """Open with a passphrase or key file, or raise what is missing or wrong.
+
+        *found* is what ``look`` gave; *likely_slot* the name of the slot that opened before, which is tried first.
+        """
+        found = found or cls.look(store)
+        slot, master = _open_likely(store, unlock, found, likely_slot) or _open_first(store, unlock, found)
+        keys = Keys(master, found.repository_id)
         if not found.is_of(keys):
             what = "the header is not as it was written, or the key slot is of another repository"
             raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
-        return cls(store, keys, conditional_create=found.conditional_create)
+        return cls(store, keys, conditional_create=found.conditional_create, slot=slot)
 
     @property
     def repository_id(self) -> bytes:
@@ -363,18 +375,28 @@ class Repository:
             raise
 
 
-def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
-    """Return the master key from the first key slot that opens; raise what is the matter where none does."""
+def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | None) -> tuple[str, bytes] | None:
+    """Return the key slot of that name and the master key in it, if it still is there and opens."""
+    if key is None or not names.is_key_slot(key):
+        return None
+    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, NotFound):
+        slot = _read_slot(store, key)
+        master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
+        return None if master is None else (key, master)
+    return None
+
+
+def _open_first(store: Store, unlock: Unlock, found: header.Header) -> tuple[str, bytes]:
+    """Return the first key slot that opens, and the master key in it; raise what is the matter where none does."""
     slots = [info.key for info in store.list(names.KEY_SLOTS)]
     if not slots:
         raise ObjectMissing("the repository has no key slot", where=store.url)
     fault: Error | None = None
     is_ours = False
     for key in slots:
-        where = f"{store.url} {key}"
         # What is wrong with one slot must not lock out those who hold another.
         try:
-            slot = keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), where)
+            slot = _read_slot(store, key)
             if slot.repository != found.id:
                 # An init that was cut off may have left a slot of a repository that never came to be.
                 continue
@@ -383,14 +405,18 @@ def _open_slot(store: Store, unlock: Unlock, found: header.Header) -> bytes:
         except (KeySlotDamaged, FormatUnsupported) as error:
             fault = error
         except (StoreBroken, NotFound) as error:
-            fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=where)
+            fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=f"{store.url} {key}")
         else:
             if master is not None:
-                return master
+                return key, master
     if fault is None and not is_ours:
         what = "no key slot is of this repository: the header is damaged, or is another repository's"
         raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
     raise fault or keyslot.wrong_unlock(unlock, store.url)
+
+
+def _read_slot(store: Store, key: str) -> keyslot.Slot:
+    return keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")
 
 
 def _keep() -> None:

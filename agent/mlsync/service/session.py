@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, cast
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 # At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
+SLOT_FILE = "key-slot"
 # What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
 # them is the user's; what must hold is that the bytes are on the device as they were in the file.
 REQUIRED_LEVEL = 3
@@ -41,18 +44,28 @@ class Session:
         self._state_lock = threading.Lock()
 
     @classmethod
-    def open(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
-        """Open the repository that *config* names."""
+    def open(
+        cls,
+        config: Config,
+        find_unlock: Callable[[], Unlock],
+        monitor: Monitor,
+        *,
+        first_contact_s: float = BUDGET_S,
+    ) -> Self:
+        """Open the repository that *config* names; *find_unlock* is only asked once it is known to be there."""
         inner = open_store(config.repository, store_options(config))
-        counted, store = _wrapped(inner, monitor)
+        counted = CountingStore(inner)
         try:
-            repository = Repository.open(store, unlock)
+            found = Repository.look(_retrying(counted, monitor, first_contact_s))
+            likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
+            store = _retrying(counted, monitor)
+            repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
             if not repository.conditional_create and hasattr(inner, "conditional_create"):
                 # Found out at init, by writing: a server that ignores the condition gives no sign of it later.
                 inner.conditional_create = False
             return cls(config, counted, repository)
         except BaseException:
-            store.close()
+            inner.close()
             raise
 
     @classmethod
@@ -60,11 +73,12 @@ class Session:
         """Make the repository that *config* names."""
         inner = open_store(config.repository, store_options(config), create=True)
         conditional_create = bool(getattr(inner, "conditional_create", True))
-        counted, store = _wrapped(inner, monitor)
+        counted = CountingStore(inner)
         try:
+            store = _retrying(counted, monitor)
             return cls(config, counted, Repository.create(store, unlock, conditional_create=conditional_create))
         except BaseException:
-            store.close()
+            inner.close()
             raise
 
     def __enter__(self) -> Self:
@@ -86,7 +100,7 @@ class Session:
     @property
     def state_directory(self) -> Path:
         """Where the state of this repository lies: by its id, so that two repositories never share one."""
-        return self.config.state_directory / self.repository.repository_id.hex()
+        return _state_directory(self.config, self.repository.repository_id)
 
     @property
     def state(self) -> State:
@@ -94,6 +108,7 @@ class Session:
         with self._state_lock:
             if self._state is None:
                 self._state = State.open(self.state_directory / STATE_FILE)
+                _write_slot_name(self.state_directory, self.repository.slot)
             return self._state
 
     def prover(self, device: str | None = None) -> Prover:
@@ -124,7 +139,7 @@ class SessionOpener:
         """Return the session, opened now if it is not yet."""
         with self._lock:
             if self._session is None:
-                self._session = Session.open(self._config, self._unlock, self._monitor)
+                self._session = Session.open(self._config, lambda: self._unlock, self._monitor)
             return self._session
 
     def close(self) -> None:
@@ -135,28 +150,16 @@ class SessionOpener:
                 self._session = None
 
 
-def open_missing(config: Config, monitor: Monitor) -> None:
-    """Raise what is wrong with the place itself before anybody is asked for a passphrase."""
-    _, store = _wrapped(open_store(config.repository, store_options(config)), monitor, FIRST_CONTACT_S)
-    try:
-        if not Repository.exists(store):
-            advice = "make one with: mlsync init"
-            raise RepositoryMissing("there is no repository", where=store.url, advice=advice)
-    finally:
-        store.close()
-
-
 def refuse_existing(config: Config, monitor: Monitor) -> None:
     """Raise ``RepositoryExists`` before anybody is asked for a new passphrase; a place that is not there is fine."""
     try:
         inner = open_store(config.repository, store_options(config))
     except RepositoryMissing:
         return
-    _, store = _wrapped(inner, monitor, FIRST_CONTACT_S)
     try:
-        Repository.refuse_existing(store)
+        Repository.refuse_existing(_retrying(inner, monitor, FIRST_CONTACT_S))
     finally:
-        store.close()
+        inner.close()
 
 
 def source_of(watch: WatchSettings) -> Source:
@@ -190,11 +193,30 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     )
 
 
-def _wrapped(inner: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> tuple[CountingStore, Store]:
-    """Count what really goes over the wire, tries included, so inside of what tries again."""
-    counted = CountingStore(inner)
+def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Store:
+    """Try again, and tell; what counts stands inside of it, so that tries count too."""
 
     def tell(call: str, error: Exception, wait_s: float) -> None:
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
-    return counted, RetryingStore(counted, budget_s=budget_s, on_wait=tell)
+    return RetryingStore(store, budget_s=budget_s, on_wait=tell)
+
+
+def _state_directory(config: Config, repository_id: bytes) -> Path:
+    return config.state_directory / repository_id.hex()
+
+
+def _read_slot_name(directory: Path) -> str | None:
+    """Return the name of the key slot that opened last time: no secret, and no more than a hint."""
+    try:
+        return (directory / SLOT_FILE).read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _write_slot_name(directory: Path, name: str) -> None:
+    if _read_slot_name(directory) != name:
+        with suppress(OSError):
+            path = directory / SLOT_FILE
+            path.touch(mode=0o600)
+            path.write_text(name, "utf-8")
