@@ -9,7 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
-from mlsync.direct_io import aligned_memory
+
+def aligned_memory(size_bytes: int) -> mmap.mmap:
+    """Return memory that begins a page, as direct I/O wants it: zeros, and charged to nobody before it is touched."""
+    # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages.
+    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 @dataclass(slots=True, eq=False)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 from collections.abc import Callable
 from typing import Final
@@ -24,12 +23,6 @@ _NOT_HERE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errn
 
 # Open the same file once more, with these flags besides its own.
 OpenAgain = Callable[[int], int]
-
-
-def aligned_memory(size_bytes: int) -> mmap.mmap:
-    """Return memory that lies right for direct I/O, zeros, charged to nobody before it is touched."""
-    # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages.
-    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def write_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:

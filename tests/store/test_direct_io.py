@@ -10,10 +10,10 @@ from functools import partial
 import pytest
 
 from mlsync import direct_io
+from mlsync.buffers import aligned_memory
 from mlsync.direct_io import (
     ALIGNMENT,
     DIRECT_FROM_BYTES,
-    aligned_memory,
     bytes_before_aligned,
     read_direct,
     slack_bytes,

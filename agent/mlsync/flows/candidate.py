@@ -13,10 +13,11 @@ import msgspec
 
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.flows.history import Base
-from mlsync.flows.intake import Intake, Taken, Unsound
+from mlsync.flows.intake import Intake, Taken
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.proving import Judged
 from mlsync.flows.recall import Recalled
+from mlsync.flows.structure import Unsound
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.paths import display

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.flows.recall import recall
-from mlsync.formats.containers import read_layout, storages_of
-from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import ContainerBroken, Layout
-from mlsync.formats.sniff import identify
+from mlsync.flows.structure import Structure, Unsound, structure_of
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import PackWriter, Placed
@@ -31,17 +28,6 @@ BUFFER_COUNT: Final = 12
 ATTEMPT_WAITS_S: Final = (0.2, 0.8)
 
 Same = Mapping[tuple[int, bytes], ChunkRef]
-
-
-class Unsound(Exception):
-    """A checkpoint that holds still and yet is not one: cut short, or damaged where it lies."""
-
-    def __init__(self, kind: TroubleKind, text: str, stat: FileStat, checked_ns: int) -> None:
-        super().__init__(text)
-        self.kind = kind
-        self.text = text
-        self.stat = stat
-        self.checked_ns = checked_ns
 
 
 @dataclass(slots=True)
@@ -130,15 +116,12 @@ class Intake:
 
     def _read(self, found: Found) -> Taken:
         with SourceFile.open(self._root, found) as file:
-            container = identify(file, found.path)
-            layout = _layout(file, container)
-            storages = storages_of(file, layout) if layout is not None else ()
-            taken = Taken(found, file.stat, file.opened_ns, container is not None, file.size_bytes)
+            structure = structure_of(file, found)
+            taken = Taken(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             whole = WholeDigest()
             extents = file.data_extents()
-            earlier = _cuts_of(self._rows.get(found.path), file.size_bytes)
             try:
-                for piece in read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages, earlier):
+                for piece in self._pieces(file, found, structure, extents, whole):
                     self._hand_on(piece, taken)
             except ChangedWhileReading as error:
                 # If the file did hold still, what does not fit is damage at rest and reading again will not help.
@@ -148,6 +131,18 @@ class Intake:
             taken.holes = _holes(extents, file.size_bytes)
             self._confirm(file, taken, extents)
             return taken
+
+    def _pieces(
+        self,
+        file: SourceFile,
+        found: Found,
+        structure: Structure,
+        extents: list[tuple[int, int]],
+        whole: WholeDigest,
+    ) -> Iterator[Piece]:
+        earlier = _cuts_of(self._rows.get(found.path), file.size_bytes)
+        layout, storages = structure.layout, structure.storages
+        return read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages, earlier)
 
     def _confirm(self, file: SourceFile, taken: Taken, extents: list[tuple[int, int]]) -> None:
         try:
@@ -196,20 +191,6 @@ def _pieces_of(row: Remembered | None) -> Same:
         return {}
     pairs = zip(row.pieces, recalled.entry.chunks, strict=True)
     return {(piece.length, piece.digest): ref for piece, ref in pairs if piece.length == ref.plain_bytes}
-
-
-def _layout(file: SourceFile, container: str | None) -> Layout | None:
-    if container is None:
-        return None
-    try:
-        return read_layout(file, container)
-    except NotChecked:
-        # Beyond what the parsers take on, which says nothing against the file.
-        return None
-    except ContainerBroken as error:
-        # Only a file that holds still is judged; one that is being written is asked again.
-        file.confirm()
-        raise Unsound(TroubleKind.TORN, str(error), file.stat, file.opened_ns) from error
 
 
 def _look_again(root: bytes, found: Found) -> Found | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from mlsync.buffers import aligned_memory
 from mlsync.codec.digest import Buffer
-from mlsync.direct_io import OpenAgain, aligned_memory, bytes_before_aligned, slack_bytes, write_direct
+from mlsync.direct_io import OpenAgain, bytes_before_aligned, slack_bytes, write_direct
 
 STAGING_BYTES: Final = 8 << 20
 

@@ -15,11 +15,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
+from mlsync.buffers import aligned_memory
 from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
-from mlsync.direct_io import aligned_memory, slack_bytes
+from mlsync.direct_io import slack_bytes
 from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef

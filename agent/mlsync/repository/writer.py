@@ -16,9 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from mlsync.buffers import aligned_memory
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
-from mlsync.direct_io import aligned_memory
 from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import PACK_ID_BYTES

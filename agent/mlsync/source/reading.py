@@ -85,6 +85,23 @@ class SourceFile:
                 raise ChangedWhileReading(what, where=self.where)
             done += count
 
+    def read_beside(self, name: bytes, *, limit_bytes: int) -> bytes | None:
+        """Give the file *name* of the same directory, or ``None`` if there is none, or none that can be read whole."""
+        try:
+            descriptor = _open(os.path.join(os.path.dirname(self._path), name))
+        except OSError:
+            return None
+        try:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes > limit_bytes or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            content = os.pread(descriptor, size_bytes, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return content if len(content) == size_bytes else None
+
     def data_extents(self) -> list[tuple[int, int]]:
         """Give (offset, length) of what is not a hole, in order; a file without holes is one extent."""
         if self.size_bytes == 0:

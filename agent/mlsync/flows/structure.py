@@ -1,0 +1,74 @@
+"""How a file of the source is built, told before it is read: so that it is cut where its tensors are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.formats.containers import read_layout, storages_of
+from mlsync.formats.dcp import read_dcp_layout, read_dcp_storages, read_items
+from mlsync.formats.faults import NotChecked
+from mlsync.formats.layout import ContainerBroken, Layout, Storage
+from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
+from mlsync.formats.sniff import identify
+from mlsync.repository.tokens import TroubleKind
+from mlsync.source.reading import SourceFile
+from mlsync.source.scan import FileStat, Found
+
+_DCP_METADATA: Final = b".metadata"
+
+
+class Unsound(Exception):
+    """A checkpoint that holds still and yet is not one: cut short, or damaged where it lies."""
+
+    def __init__(self, kind: TroubleKind, text: str, stat: FileStat, checked_ns: int) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+        self.stat = stat
+        self.checked_ns = checked_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """Whether a file is a checkpoint, where its records lie, and which of them are numbers, as far as that is known."""
+
+    is_checkpoint: bool
+    layout: Layout | None = None
+    storages: tuple[Storage, ...] = ()
+
+
+def structure_of(file: SourceFile, found: Found) -> Structure:
+    """Return how *file* is built; raises ``Unsound`` for a checkpoint whose container does not hold together."""
+    container = identify(file, found.path)
+    if container is None:
+        return Structure(is_checkpoint=False)
+    if container == "dcp":
+        return _distributed(file, found)
+    try:
+        layout = read_layout(file, container)
+    except NotChecked:
+        # Beyond what the parsers take on, which says nothing against the file.
+        return Structure(is_checkpoint=True)
+    except ContainerBroken as error:
+        # Only a file that holds still is judged; one that is being written is asked again.
+        file.confirm()
+        raise Unsound(TroubleKind.TORN, str(error), file.stat, file.opened_ns) from error
+    return Structure(is_checkpoint=True, layout=layout, storages=storages_of(file, layout))
+
+
+def _distributed(file: SourceFile, found: Found) -> Structure:
+    """Return how a shard of a distributed checkpoint is built, by the word of the metadata beside it.
+
+    That may be of another save than the shard, and then does not fit it, which says nothing against either.
+    """
+    metadata = file.read_beside(_DCP_METADATA, limit_bytes=PICKLE_BYTES_MAX)
+    if metadata is None:
+        return Structure(is_checkpoint=True)
+    name = found.path.rpartition(b"/")[2]
+    try:
+        items = [item for item in read_items(metadata) if item.relative_path.encode() == name]
+        layout = read_dcp_layout(file, items)
+    except ContainerBroken:
+        return Structure(is_checkpoint=True)
+    return Structure(is_checkpoint=True, layout=layout, storages=read_dcp_storages(file, items))
