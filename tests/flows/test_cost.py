@@ -6,8 +6,9 @@ import os
 
 import pytest
 import torch
-from flow_parts import World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
+from flow_parts import RUN, World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
 
+from mlsync.flows.backup import Source, look
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.store.faulty import FaultyStore
 
@@ -49,6 +50,27 @@ def test_an_unchanged_tree_costs_one_listing(world):
     assert (result.version, result.previous, result.read_bytes) == (0, 1, 0)
     assert world.counted.calls == {"list": 1}
     assert world.counted.read_bytes == 0
+
+
+def test_a_look_says_what_a_backup_of_an_untouched_tree_says_and_asks_the_store_nothing(world):
+    """What is known without the store: that nothing changed, since which version, and what is still wrong."""
+    source = Source(RUN, bytes(world.directory))
+    world.write("last.pt", small_checkpoint())
+    world.write("best.pt", small_checkpoint()[:-100])
+    assert look(world.state, source) is None
+    world.backup()
+    result = world.backup()
+    world.counted.reset()
+    seen = look(world.state, source)
+    assert (seen.previous, seen.version, seen.scanned_count) == (1, 0, 2)
+    assert [trouble.path for trouble in seen.troubles] == [b"best.pt"]
+    assert seen.troubles == result.troubles
+    assert world.counted.calls == {}
+    world.append("last.pt", b"more")
+    assert look(world.state, source) is None
+    world.backup()
+    world.lose_state()
+    assert look(world.state, source) is None
 
 
 def test_a_touched_file_is_read_once_and_makes_no_version(world):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 
 import click
 
@@ -11,10 +12,9 @@ from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.backup_job import BackupJob
+from mlsync.service.backup_job import BackupJob, Opener
 from mlsync.service.notify import LogMonitor, log_to
 from mlsync.service.secrets import find_secret
-from mlsync.service.session import SessionOpener
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
@@ -32,10 +32,10 @@ def agent_command(common: Common) -> None:
     if common.quiet:
         logging.getLogger("mlsync").setLevel(logging.WARNING)
     monitor = LogMonitor()
-    opener = SessionOpener(config, find_secret(config.key, common.asked_key), monitor)
+    opener = Opener(config, find_secret(config.key, common.asked_key), monitor)
     try:
         # What will not mend itself ends the agent at once: no repository, wrong passphrase.
-        opener.session()
+        opener.opened(threading.Event())
     except StoreUnavailable as error:
         monitor.notice("warning", f"{error}; waiting for it")
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
@@ -49,6 +49,5 @@ def agent_command(common: Common) -> None:
     finally:
         for job in jobs:
             job.close()
-        opener.close()
     if common.as_json:
         output.emit(agent.as_json())

@@ -11,7 +11,8 @@ from mlsync.errors import ChangedWhileReading, CheckpointBroken, Error, SourceUn
 from mlsync.flows.backup import BackupResult
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
-from mlsync.service.backup_job import back_up, run_lock, summary, trouble_text
+from mlsync.service.passes import back_up, summary, trouble_text
+from mlsync.service.runlock import RunLock
 
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -40,7 +41,7 @@ def backup_command(common: Common, run: str | None) -> None:
     with common.session(config, monitor) as session, stopping() as stop:
         for watch in watches:
             try:
-                with run_lock(session, watch.run):
+                with RunLock(config.state_directory, session.repository.repository_id.hex(), watch.run):
                     results.append(back_up(session, watch, monitor, stop))
             except Error as error:
                 # One run that cannot be backed up must not cost the others their version.

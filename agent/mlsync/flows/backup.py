@@ -90,6 +90,18 @@ def backup(
             lost.add(pack_id)
 
 
+def look(state: State, source: Source) -> BackupResult | None:
+    """Return what a backup of an untouched run comes to, as far as that shows without the store; else ``None``."""
+    started_s = time.monotonic()
+    head = state.head(source.run)
+    untouched = look_for_change(state, source.run, source.directory, source.exclude)
+    if head is None or untouched is None:
+        return None
+    result = BackupResult(source.run, head.number, scanned_count=untouched.count, troubles=untouched.troubles)
+    result.seconds = time.monotonic() - started_s
+    return result
+
+
 def _once(
     repository: Repository,
     state: State,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-
-from mlsync.monitor import Monitor, Severity, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +62,3 @@ class Pulse:
     def age_s(self) -> float:
         """How long nothing has gone forward."""
         return self._clock() - self._last_s
-
-
-class PulsingMonitor:
-    """Hands everything on to another monitor, and beats with each sign of progress."""
-
-    def __init__(self, inner: Monitor, pulse: Pulse) -> None:
-        self._inner = inner
-        self._pulse = pulse
-
-    @contextmanager
-    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
-        """The other monitor's task, which beats as it advances."""
-        self._pulse.beat()
-        with self._inner.task(name, total, unit) as task:
-            yield _PulsingTask(task, self._pulse)
-        self._pulse.beat()
-
-    def notice(self, severity: Severity, text: str) -> None:
-        """Hand it on."""
-        self._pulse.beat()
-        self._inner.notice(severity, text)
-
-
-class _PulsingTask:
-    def __init__(self, inner: Task, pulse: Pulse) -> None:
-        self._inner = inner
-        self._pulse = pulse
-
-    def advance(self, amount: int) -> None:
-        """Hand it on."""
-        self._pulse.beat()
-        self._inner.advance(amount)

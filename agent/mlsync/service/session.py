@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, cast
 
+from mlsync.codec.keys import Keys
 from mlsync.errors import RepositoryMissing
 from mlsync.flows.backup import BackupOptions, Source
 from mlsync.monitor import Monitor
@@ -60,13 +61,21 @@ class Session:
             likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
             store = _retrying(counted, monitor)
             repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
-            if not repository.conditional_create and hasattr(inner, "conditional_create"):
-                # Found out at init, by writing: a server that ignores the condition gives no sign of it later.
-                inner.conditional_create = False
-            return cls(config, counted, repository)
         except BaseException:
             inner.close()
             raise
+        _heed(inner, repository)
+        return cls(config, counted, repository)
+
+    @classmethod
+    def resume(cls, config: Config, keys: Keys, monitor: Monitor, *, conditional_create: bool, slot: str) -> Self:
+        """Go on with a repository that was opened before, and ask the store nothing about it."""
+        inner = open_store(config.repository, store_options(config))
+        counted = CountingStore(inner)
+        store = _retrying(counted, monitor)
+        repository = Repository(store, keys, conditional_create=conditional_create, slot=slot)
+        _heed(inner, repository)
+        return cls(config, counted, repository)
 
     @classmethod
     def create(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
@@ -107,7 +116,7 @@ class Session:
         """The local state, opened when first asked for: a restore on a fresh machine needs none."""
         with self._state_lock:
             if self._state is None:
-                self._state = State.open(self.state_directory / STATE_FILE)
+                self._state = State.open(state_path(self.config, self.repository.repository_id))
                 _write_slot_name(self.state_directory, self.repository.slot)
             return self._state
 
@@ -123,31 +132,6 @@ class Session:
         if required is None:
             return BackupOptions(required_level=REQUIRED_LEVEL)
         return BackupOptions(required_level=required, wait_for_proof=True)
-
-
-class SessionOpener:
-    """Opens a session once, whenever that works: an agent that starts while its store is away waits for it."""
-
-    def __init__(self, config: Config, unlock: Unlock, monitor: Monitor) -> None:
-        self._config = config
-        self._unlock = unlock
-        self._monitor = monitor
-        self._lock = threading.Lock()
-        self._session: Session | None = None
-
-    def session(self) -> Session:
-        """Return the session, opened now if it is not yet."""
-        with self._lock:
-            if self._session is None:
-                self._session = Session.open(self._config, lambda: self._unlock, self._monitor)
-            return self._session
-
-    def close(self) -> None:
-        """Close the session if there is one."""
-        with self._lock:
-            if self._session is not None:
-                self._session.close()
-                self._session = None
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:
@@ -200,6 +184,17 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
     return RetryingStore(store, budget_s=budget_s, on_wait=tell)
+
+
+def _heed(inner: Store, repository: Repository) -> None:
+    """Tell the store what init found out by writing: a server that ignores conditions gives no sign of it later."""
+    if not repository.conditional_create and hasattr(inner, "conditional_create"):
+        inner.conditional_create = False
+
+
+def state_path(config: Config, repository_id: bytes) -> Path:
+    """Return where the local state of a repository lies."""
+    return _state_directory(config, repository_id) / STATE_FILE
 
 
 def _state_directory(config: Config, repository_id: bytes) -> Path:

@@ -1,0 +1,146 @@
+"""The process that an agent has its passes done in; ``PassProcess`` starts it and says how they speak."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import pickle
+import queue
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from mlsync import errors
+from mlsync.errors import Error, Stopped
+from mlsync.monitor import Severity, Task
+from mlsync.service.notify import log_to
+from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
+from mlsync.service.passes import back_up, outcome
+from mlsync.service.session import Session
+
+_LOG: Final = logging.getLogger("mlsync")
+# Often enough for the agent to see that it goes forward, and too seldom to cost anything.
+_BEAT_S: Final = 1.0
+
+
+class PassChild:
+    """Does what it is asked, one thing after the other, and holds the repository open between."""
+
+    def __init__(self, requests: int, answers: int) -> None:
+        self._incoming = os.fdopen(requests, "rb")
+        self._answers = answers
+        self._lock = threading.Lock()
+        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._session: Session | None = None
+        self._beaten_s = 0.0
+
+    def listen(self) -> None:
+        """Take in what the agent says, also during a pass; nothing is left to do when the agent is gone."""
+        while True:
+            try:
+                message = pickle.load(self._incoming)  # noqa: S301 - from the process that started this one
+            except EOFError:
+                os._exit(0)
+            if message == STOP:
+                self._stop.set()
+            else:
+                # Here, not where the request is taken up: the next message may be the one to stop it.
+                self._stop.clear()
+                self._requests.put(message)
+
+    def serve(self) -> None:
+        """Answer one request after the other."""
+        while True:
+            self._say(**self._answer(self._requests.get()))
+
+    def _answer(self, request: Request) -> dict[str, Any]:
+        try:
+            done = self._open(request) if isinstance(request, OpenRequest) else self._pass(request)
+        except Error as error:
+            if not isinstance(error, Stopped):
+                # The next pass begins with a fresh connection and local state, whatever was wrong with these.
+                self._let_go()
+            return {"error": _told(error)}
+        except Exception as bug:  # noqa: BLE001 - told as an error: the agent survives it and tries again
+            _LOG.exception("unexpected error")
+            self._let_go()
+            return {"error": _told(Error(f"unexpected error: {type(bug).__name__}: {bug}"))}
+        return {"done": done}
+
+    def _open(self, request: OpenRequest) -> dict[str, Any]:
+        with Session.open(request.config, lambda: request.unlock, self) as session:
+            repository = session.repository
+            return {
+                "master": repository.keys.master.hex(),
+                "repository_id": repository.repository_id.hex(),
+                "conditional_create": repository.conditional_create,
+                "slot": repository.slot,
+            }
+
+    def _pass(self, request: PassRequest) -> dict[str, Any]:
+        if self._session is None:
+            opened = request.opened
+            self._session = Session.resume(
+                request.config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
+            )
+        result = back_up(self._session, request.watch, self, self._stop)
+        return dataclasses.asdict(outcome(result))
+
+    def _let_go(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # ------------------------------------------------------------ the monitor of the flows
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:  # noqa: ARG002 - the protocol's
+        """Open a task, of which the agent only hears that it goes forward."""
+        self.advance(0)
+        yield self
+        self.advance(0)
+
+    def advance(self, amount: int) -> None:  # noqa: ARG002 - the protocol's
+        """Say so, now and then."""
+        now_s = time.monotonic()
+        if now_s >= self._beaten_s + _BEAT_S:
+            self._beaten_s = now_s
+            self._say(beat=True)
+
+    def notice(self, severity: Severity, text: str) -> None:
+        """Hand it on to the agent's own monitor."""
+        self._say(notice=[severity, text])
+
+    def _say(self, **message: Any) -> None:
+        line = memoryview(json.dumps(message).encode() + b"\n")
+        with self._lock:
+            while line:
+                line = line[os.write(self._answers, line) :]
+
+
+def _told(error: Error) -> dict[str, Any]:
+    """Return an error so that the agent can raise it again: a private one as the public one that it is."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return {"kind": kind.__name__, "what": error.what, "where": error.where, "advice": error.advice}
+
+
+def main() -> None:
+    """Serve the process that started this one until it is gone."""
+    log_to(sys.stderr)
+    requests, answers = os.dup(0), os.dup(1)
+    # What a library reads or prints must not come between the messages.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    child = PassChild(requests, answers)
+    threading.Thread(target=child.listen, daemon=True).start()
+    child.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""One pass over a run: the flow by the configuration, and what came out in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+from mlsync.flows.backup import BackupResult, backup
+from mlsync.monitor import Monitor
+from mlsync.repository.manifest import Trouble
+from mlsync.service.config import WatchSettings
+from mlsync.service.job import Outcome
+from mlsync.service.session import Session, source_of
+from mlsync.service.wording import count, size
+from mlsync.source.paths import display
+
+
+def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event) -> BackupResult:
+    """Back a run up once; its lock is held by the caller."""
+    options = dataclasses.replace(session.backup_options(), stop=stop.is_set)
+    # A prover for each version: its child holds torch, and the idle agent is to be small.
+    return backup(session.repository, session.state, source_of(watch), session.prover, options, monitor)
+
+
+def outcome(result: BackupResult) -> Outcome:
+    """Return what a backup came to, in the agent's terms."""
+    troubles = tuple(map(trouble_text, result.troubles))
+    return Outcome(result.run, result.version or None, not result.pending, troubles, summary(result))
+
+
+def trouble_text(trouble: Trouble) -> str:
+    """Return one line on a file that is not in the version as the source has it."""
+    kept = f"version {trouble.kept}'s content is kept" if trouble.kept else "no earlier content, left out"
+    return f"{display(trouble.path)}: {trouble.kind.name.lower()}: {trouble.text}; {kept}"
+
+
+def summary(result: BackupResult) -> str:
+    """Return one line on what a backup did, without the run's name."""
+    if not result.version:
+        return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
+    parts = [
+        f"version {result.version} in {result.seconds:.1f} s",
+        f"{count(result.changed_count, 'file')} with {size(result.read_bytes)} read",
+        f"{size(result.new_bytes)} new",
+        f"{size(result.stored_bytes)} stored",
+    ]
+    if result.checkpoint_count:
+        on_device = f" on {result.device}" if result.device else ""
+        parts.append(f"{count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
+    if result.pending:
+        parts.append(f"{len(result.pending)} of them pending (mlsync show says why)")
+    return ", ".join(parts)

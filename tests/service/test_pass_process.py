@@ -1,0 +1,334 @@
+"""An agent's job with its real process, a repository in a directory, and a run that changes."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlsync.errors import Error, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
+from mlsync.monitor import RecordingMonitor
+from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.repository import Repository
+from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, Opener
+from mlsync.service.config import Config, ProofSettings, WatchSettings
+from mlsync.service.job import Pulse
+from mlsync.service.pass_process import PassProcess, PassRequest
+from mlsync.store.directory import DirectoryStore
+
+SECRET = b"open sesame"
+PATIENCE_S = 30.0
+
+
+class CountingPulse(Pulse):
+    """Counts its beats."""
+
+    count = 0
+
+    def beat(self):
+        """Count."""
+        self.count += 1
+
+
+class Place:
+    """A run that is watched, and a repository."""
+
+    def __init__(self, base: Path) -> None:
+        self.store = base / "repository"
+        self.run = base / "run"
+        self.run.mkdir()
+        repository = Repository.create(
+            DirectoryStore(self.store, create=True), Passphrase(SECRET), stretching=Stretching(64, 1, 1)
+        )
+        self.master = repository.keys.master
+        self.watch = WatchSettings(self.run, "yolo")
+        config = Config.for_repository(self.store.as_uri())
+        self.config = dataclasses.replace(
+            config, state_directory=base / "state", watches=(self.watch,), proof=ProofSettings(device="none")
+        )
+        self.monitor = RecordingMonitor()
+        self.now_s = 1000.0
+        self.jobs: list[BackupJob] = []
+
+    def job(self, secret: bytes = SECRET) -> BackupJob:
+        """A job on the run, as the agent makes it."""
+        opener = Opener(self.config, Passphrase(secret), self.monitor)
+        self.jobs.append(BackupJob(opener, self.watch, self.monitor, clock=lambda: self.now_s))
+        return self.jobs[-1]
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file that is at rest: its times lie too far back for another write to leave them as they are."""
+        path = self.run / name
+        path.write_bytes(content)
+        os.utime(path, ns=(10**18 + 1, 10**18 + 1))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A run and a repository; at the end every job is closed."""
+    place = Place(tmp_path)
+    yield place
+    for job in place.jobs:
+        job.close()
+
+
+def passed(job):
+    """What one pass comes to."""
+    return job.run(threading.Event())
+
+
+def settled(place, job):
+    """Pass until nothing is left to read: a file that was just written is read once more."""
+    wait_until(lambda: passed(job).version is None and job._asked_s is not None)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_one_process_makes_version_after_version(place):
+    """What changed is backed up by a process of its own, which stays for the next change."""
+    job = place.job()
+    place.write("a.txt", b"1")
+    outcome = passed(job)
+    assert (outcome.run, outcome.version, outcome.proved, outcome.troubles) == ("yolo", 1, True, ())
+    assert outcome.summary.startswith("version 1 in ")
+    pid = job._process.pid
+    assert pid not in (None, os.getpid())
+    place.write("a.txt", b"22")
+    assert (passed(job).version, job._process.pid) == (2, pid)
+
+
+def test_an_untouched_run_needs_neither_process_nor_store(place):
+    """A pass over what nobody touched comes to what it came to before, with the store away and no process begun."""
+    job = place.job()
+    place.write("a.txt", b"1")
+    place.write("broken.npz", b"PK\3\4 and no more")
+    assert passed(job).version == 1
+    settled(place, job)
+    job._process.close()
+    place.store.rename(place.store.with_name("away"))
+    outcome = passed(job)
+    assert (outcome.version, outcome.summary) == (None, "nothing changed since version 1")
+    assert [trouble.partition(":")[0] for trouble in outcome.troubles] == ["broken.npz"]
+    assert job._process.pid is None
+
+
+def test_the_store_is_asked_again_after_a_while(place):
+    """However quiet the run is, a store that is gone is noticed in the end."""
+    job = place.job()
+    place.write("a.txt", b"1")
+    passed(job)
+    settled(place, job)
+    place.store.rename(place.store.with_name("away"))
+    job._process.close()
+    place.now_s += STORE_UNASKED_S - 1
+    passed(job)
+    place.now_s += 1
+    with pytest.raises(RepositoryMissing):
+        passed(job)
+
+
+def test_after_a_failure_the_store_is_asked(place):
+    """A pass that failed is made good by one that goes to the store, though nothing changed since."""
+    job = place.job()
+    place.write("a.txt", b"1")
+    passed(job)
+    settled(place, job)
+    (place.run / "a.txt").rename(place.run / "b.txt")
+    place.store.rename(place.store.with_name("away"))
+    job._process.close()
+    for _ in range(2):
+        with pytest.raises(RepositoryMissing):
+            passed(job)
+    place.store.with_name("away").rename(place.store)
+    assert passed(job).version == 2
+
+
+def test_errors_come_over_as_what_they_are(place):
+    """The agent raises what its process met: kind, words and advice, and with it the exit status."""
+    with pytest.raises(WrongPassphrase) as wrong:
+        passed(place.job(b"wrong"))
+    assert wrong.value.where == place.store.as_uri() or str(place.store) in str(wrong.value)
+    assert wrong.value.exit_code == 21
+    job = place.job()
+    place.run.rmdir()
+    with pytest.raises(SourceMissing, match=str(place.run)):
+        passed(job)
+    place.run.mkdir()
+    assert passed(job).version is None
+
+
+def test_a_bug_is_an_error(place):
+    """What nobody expected in the process is told, and the process goes on."""
+    job = place.job()
+    opened = job._opener.opened(threading.Event())
+    request = PassRequest(place.config, opened, None)
+    with pytest.raises(Error, match="unexpected error: AttributeError"):
+        job._process.ask(request, threading.Event())
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+
+
+def test_notices_and_signs_of_life_come_over(place):
+    """The agent hears what the flow has to say, and that it goes forward."""
+    job = place.job()
+    job.pulse = job._process._pulse = CountingPulse()
+    place.write("a.txt", b"1")
+    passed(job)
+    count = job.pulse.count
+    assert count >= 2
+    [pack] = [path for path in place.store.glob("packs/*/*") if path.is_file()]
+    pack.unlink()
+    place.write("b.txt", b"2")
+    assert passed(job).version == 2
+    assert job.pulse.count > count
+    assert any("is stored again" in text for _, text in place.monitor.notices)
+
+
+def begin(job, stop):
+    """Begin a pass in a thread while its process holds still; give thread, process, and what it comes to."""
+    process = job._process._process
+    os.kill(process.pid, signal.SIGSTOP)
+    came: list[object] = []
+
+    def work():
+        try:
+            came.append(job.run(stop))
+        except Error as error:
+            came.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    wait_until(lambda: unread_bytes(process) > 0)
+    return thread, process, came
+
+
+def unread_bytes(process) -> int:
+    """How much the process was told and has not taken in."""
+    return int.from_bytes(fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+def test_a_killed_process_costs_one_pass(place):
+    """The agent survives the process's death in the middle of a pass, says how it died, and starts another one."""
+    job = place.job()
+    passed(job)
+    place.write("a.txt", b"1")
+    thread, process, came = begin(job, threading.Event())
+    process.kill()
+    thread.join(PATIENCE_S)
+    assert "killed by signal 9" in str(came[0])
+    assert passed(job).version == 1
+    job._process._process.kill()
+    job._process._process.wait()
+    place.write("a.txt", b"22")
+    assert passed(job).version == 2
+
+
+def test_a_stop_reaches_the_flow(place):
+    """A pass that is told to stop ends at its next safe point, and the next one is not stopped."""
+    job = place.job()
+    passed(job)
+    for number in range(1000):  # more than are read before a process that was just woken has heard all it was told
+        place.write(f"{number}.txt", b"%d" % number)
+    stop = threading.Event()
+    thread, process, came = begin(job, stop)
+    before = unread_bytes(process)
+    stop.set()
+    wait_until(lambda: unread_bytes(process) > before)
+    os.kill(process.pid, signal.SIGCONT)
+    thread.join(PATIENCE_S)
+    assert isinstance(came[0], Stopped)
+    assert passed(job).version == 1
+
+
+def test_closing_ends_a_pass_under_way(place):
+    """Whoever cannot wait any longer ends the process in the middle of a pass, and the run is free."""
+    job = place.job()
+    passed(job)
+    place.write("a.txt", b"1")
+    thread, process, came = begin(job, threading.Event())
+    job.close()
+    thread.join(PATIENCE_S)
+    assert process.poll() is not None
+    assert isinstance(came[0], Error)
+    assert passed(place.job()).version == 1
+
+
+def test_a_run_stays_locked_between_passes(place):
+    """The agent holds its run's lock itself, whatever becomes of its processes."""
+    job = place.job()
+    passed(job)
+    job._process.close()
+    with pytest.raises(RunLocked, match=f"process {os.getpid()} "):
+        passed(place.job())
+    job.close()
+    passed(place.job())
+
+
+def test_the_process_goes_when_there_is_nothing_to_do(place):
+    """After its time without a pass the process is gone, and comes again when it is needed."""
+    job = place.job()
+    job._process = PassProcess(place.monitor, job.pulse, linger_s=0.05)
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    wait_until(lambda: job._process.pid is None)
+    place.write("a.txt", b"22")
+    assert passed(job).version == 2
+
+
+def test_no_secret_can_be_seen_from_outside(place):
+    """Neither the passphrase nor the master key stands on the process's command line or in its environment."""
+    job = place.job()
+    passed(job)
+    for name in ("cmdline", "environ"):
+        content = Path(f"/proc/{job._process.pid}/{name}").read_bytes()
+        assert content
+        for secret in (SECRET, place.master, place.master.hex().encode()):
+            assert secret not in content
+
+
+AGENT = """
+import sys, threading
+from pathlib import Path
+from test_pass_process import Place
+place = Place(Path(sys.argv[1]))
+place.write("a.txt", b"1")
+job = place.job()
+assert job.run(threading.Event()).version == 1
+print(job._process.pid, *sys.modules, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_agent_stays_small_and_its_process_dies_with_it(tmp_path):
+    """An agent that made a version has loaded nothing heavy; killed, it leaves no process behind."""
+    agent = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with agent:
+        assert agent.stdout is not None
+        pid, *modules = agent.stdout.readline().split()
+        assert {"numpy", "torch", "boto3", "botocore", "pyfastcdc", "mlsync.flows.new_version"}.isdisjoint(modules)
+        stat = Path(f"/proc/{pid}/stat")
+        assert stat.exists()
+        agent.kill()
+    # Nobody may be there to bury it.
+    wait_until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
