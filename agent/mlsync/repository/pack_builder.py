@@ -42,11 +42,9 @@ class PackBuilder:
             raise ValueError(f"a chunk of {len(plain)} bytes")
         coding, coded = encode(plain, item_bytes)
         place, offset = len(self._records), self.size_bytes
-        self._make_room(len(coded) + TAG_BYTES)
         into = self._buffer[self._filled_bytes :]
         stored_bytes = self._seal.seal_chunk(place, name, coding, len(plain), memoryview(coded), into)
-        self._filled_bytes += stored_bytes
-        self.size_bytes += stored_bytes
+        self._filled(stored_bytes)
         self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
         return ChunkRef(name, self.pack_id, place, offset, stored_bytes, len(plain), coding)
 
@@ -54,13 +52,10 @@ class PackBuilder:
         """Close the pack; when this returns it is durable. Return its length."""
         self._append(self._seal.seal_end(self._records))
         key = names.pack(self.pack_id)
-        if self._upload is None and self._filled_bytes <= self._store.part_bytes:
+        if self._upload is None:
             self._store.put(key, self._buffer[: self._filled_bytes])
         else:
-            self._send_full_parts()
-            if self._filled_bytes:
-                self._send(self._filled_bytes)
-            assert self._upload is not None
+            self._send(self._filled_bytes)
             self._upload.finish(self.size_bytes)
         return self.size_bytes
 
@@ -72,17 +67,15 @@ class PackBuilder:
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):
             piece = body[start : start + CHUNK_BYTES_MAX]
-            self._make_room(len(piece))
             self._buffer[self._filled_bytes : self._filled_bytes + len(piece)] = piece
-            self._filled_bytes += len(piece)
-            self.size_bytes += len(piece)
+            self._filled(len(piece))
 
-    def _make_room(self, needed_bytes: int) -> None:
-        if self._filled_bytes + needed_bytes > len(self._buffer):
-            self._send_full_parts()
-
-    def _send_full_parts(self) -> None:
-        while self._filled_bytes >= self._store.part_bytes:
+    def _filled(self, added_bytes: int) -> None:
+        """Count what was written to the buffer, and send what is a part by now: there is room for a chunk more then."""
+        self._filled_bytes += added_bytes
+        self.size_bytes += added_bytes
+        # One that fills a part to its last byte may turn out to be the whole pack, which is put at once.
+        while self._filled_bytes > self._store.part_bytes:
             self._send(self._store.part_bytes)
 
     def _send(self, part_bytes: int) -> None:
@@ -91,6 +84,6 @@ class PackBuilder:
         self._upload.write(self._sent_bytes, self._buffer[:part_bytes])
         self._sent_bytes += part_bytes
         rest_bytes = self._filled_bytes - part_bytes
-        # Parts are of one length (some stores insist), so what hangs over moves to the front: at most one chunk.
+        # Parts are of one length (some stores insist), so what hangs over moves to the front: less than one chunk.
         self._buffer[:rest_bytes] = self._buffer[part_bytes : self._filled_bytes]
         self._filled_bytes = rest_bytes

@@ -159,7 +159,8 @@ class PackWriter:
         if not self._batch:
             return
         # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
-        if len(self._threads) < self._lanes and self._put_bytes > len(self._threads) * self._gather_bytes:
+        busy_count = min(self._lanes, 1 + self._put_bytes // self._gather_bytes)
+        if len(self._threads) < busy_count:
             name = f"mlsync-lane-{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._lane, name=name, daemon=True))
             self._threads[-1].start()
