@@ -7,6 +7,7 @@ manifest is written last, and only with what was proved or what an earlier versi
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
@@ -61,8 +62,12 @@ class VersionMaker:
         recalled = {path: one for path, row in rows.items() if (one := recall(row.entry)) is not None}
         load_entries(base, self._repository, self._source.run, recalled)
         _refuse_emptied(tree, base, self._source)
+        began_s = time.monotonic()
         candidate = self._take_in(tree, rows, recalled, base, result)
-        if self._prove(candidate, base, result) is Change.NOTHING:
+        stored_s = time.monotonic()
+        change = self._prove(candidate, base, result)
+        result.store_seconds, result.prove_seconds = stored_s - began_s, time.monotonic() - stored_s
+        if change is Change.NOTHING:
             self._remember(candidate)
         else:
             self._commit(candidate, base, result)
