@@ -92,6 +92,8 @@ def as_json(result: BackupResult) -> dict[str, object]:
         "device": result.device or None,
         "pending": list(result.pending),
         "troubles": [trouble_json(trouble) for trouble in result.troubles],
+        "store_seconds": round(result.store_seconds, 3),
+        "prove_seconds": round(result.prove_seconds, 3),
         "seconds": round(result.seconds, 3),
     }
 

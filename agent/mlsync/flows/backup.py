@@ -57,6 +57,8 @@ class BackupResult:
     lowest_level: int = 0
     checkpoint_count: int = 0
     device: str = ""
+    store_seconds: float = 0.0
+    prove_seconds: float = 0.0
     seconds: float = 0.0
     troubles: tuple[Trouble, ...] = ()
     pending: tuple[str, ...] = field(default=())
