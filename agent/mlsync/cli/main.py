@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from importlib import import_module
@@ -63,6 +64,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit: with 0, an error's own status, or a traceback for what is a bug."""
+    # Many files are many objects and hardly a cycle among them: looking for those less often saves a tenth of the time.
+    gc.set_threshold(20_000)
     try:
         status = _run()
     except output.ReaderGone:

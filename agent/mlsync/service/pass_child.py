@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -132,6 +133,8 @@ def _told(error: Error) -> dict[str, Any]:
 
 def main() -> None:
     """Serve the process that started this one until it is gone."""
+    # As for any command.
+    gc.set_threshold(20_000)
     log_to(sys.stderr)
     requests, answers = os.dup(0), os.dup(1)
     # What a library reads or prints must not come between the messages.
