@@ -45,6 +45,21 @@ def read_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
     return _transfer(open_again, os.O_RDONLY, _read_at, offset, view)
 
 
+def read_cached(descriptor: int, offset: int, view: memoryview) -> int:
+    """Fill the front of *view* with what the page cache holds from *offset* on; return how many bytes that was.
+
+    One byte is asked for first: a cache that does not hold it would begin to read all that is asked for.
+    """
+    try:
+        if os.preadv(descriptor, [view[:1]], offset, os.RWF_NOWAIT) == 0:
+            return 0
+        return os.preadv(descriptor, [view], offset, os.RWF_NOWAIT)
+    except OSError as error:
+        if error.errno != errno.EAGAIN and error.errno not in _NOT_HERE:
+            raise
+        return 0
+
+
 def slack_bytes(offset: int) -> int:
     """Return how far into aligned memory the bytes from *offset* on are to be put, to lie right for ``read_direct``."""
     return offset % ALIGNMENT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 
 import pytest
@@ -38,6 +39,30 @@ def test_everything_that_was_put_is_in_the_file(small_staging, tmp_path_factory,
     small_staging.flush()
     os.close(descriptor)
     assert path.read_bytes() == expected
+
+
+def test_what_the_disk_refuses_comes_out_and_leaves_no_thread(tmp_path, monkeypatch):
+    """An error of a write in the background is raised by ``flush`` at the latest; after ``stop`` no thread is left."""
+
+    def refuse(*_):
+        raise OSError("no more room")
+
+    monkeypatch.setattr(staging, "STAGING_BYTES", 8192)
+    monkeypatch.setattr(os, "pwrite", refuse)
+    descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    one = Staging()
+    one.begin(descriptor, partial(_open, tmp_path / "file"))
+    with pytest.raises(OSError, match="no more room"):
+        _put_and_flush(one)
+    one.stop()
+    os.close(descriptor)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("mlsync-write")]
+
+
+def _put_and_flush(one):
+    for offset in range(0, 1 << 16, 8192):
+        one.put(offset, bytes(8192))
+    one.flush()
 
 
 def test_short_writes_are_gone_on_with(tmp_path, monkeypatch):

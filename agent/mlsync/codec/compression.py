@@ -25,7 +25,6 @@ class Coding(IntEnum):
     PLANES = 2
 
 
-# Under this a chunk is coded to find out: a sample would not be shorter than the whole.
 SAMPLE_FROM_BYTES: Final = 128 << 10
 SAMPLE_BYTES: Final = 8 << 10
 SAMPLE_COUNT: Final = 3
@@ -53,7 +52,8 @@ def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
         planes = _as_planes(plain, item_bytes)
         if planes is not None:
             return Coding.PLANES, planes
-    manner, _ = best_manner(_sample(plain, 1))
+    # What is short is coded to find out: its sample would be no shorter.
+    manner = best_manner(_sample(plain, 1))[0] if len(plain) >= SAMPLE_FROM_BYTES else Manner.MATCHED
     if manner is Manner.RAW:
         return Coding.RAW, plain
     coded = frame(manner, plain)

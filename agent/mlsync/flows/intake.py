@@ -24,6 +24,8 @@ from mlsync.source.state import Remembered, RememberedPiece
 
 # A batch of the writer's for each lane, one that is gathered, and two that are being read into.
 BUFFER_COUNT: Final = 12
+# A piece of a buffer holds all of it. What is so short is copied out: many small files would else wait for each other.
+COPY_BYTES_MAX: Final = 16 << 10
 # A trainer writes a checkpoint in seconds; who writes for longer is asked again by the next backup.
 ATTEMPT_WAITS_S: Final = (0.2, 0.8)
 
@@ -160,6 +162,10 @@ class Intake:
         if ref is not None and self._may_use(ref):
             taken.placed.append(Placed(own_ref=ref))
             piece.release()
+        elif piece.length <= COPY_BYTES_MAX:
+            content = memoryview(bytes(piece.view))
+            piece.release()
+            taken.placed.append(self._writer.put(content, _nothing, piece.item_bytes))
         else:
             taken.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
 
@@ -210,3 +216,7 @@ def _holes(extents: list[tuple[int, int]], size_bytes: int) -> tuple[tuple[int, 
             holes.append((end, offset - end))
         end = offset + length
     return tuple(holes)
+
+
+def _nothing() -> None:
+    """Stand in for giving back a buffer where the piece is a copy."""

@@ -149,6 +149,7 @@ class Target:
                 self._finish_metadata(descriptor, entry)
                 os.fsync(descriptor)
             finally:
+                self._staging.stop()
                 os.close(descriptor)
             os.rename(temporary, path)
 

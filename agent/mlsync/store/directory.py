@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlsync import errors
-from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_direct
+from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.directory_upload import DirectoryUpload
 from mlsync.store.os_errors import is_transient, translated, translating
@@ -74,10 +74,10 @@ class DirectoryStore:
         )
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into* with the object's bytes from *offset*; what is long comes from the disk, not from its cache."""
+        """Fill *into* with the object's bytes from *offset*."""
         rest = view_of(into)
         with self._opened(key) as fd:
-            count = self._read_past_cache(key, fd, offset, rest)
+            count = self._read_long(key, fd, offset, rest)
             while rest := rest[count:]:
                 offset += count
                 count = os.preadv(fd, [rest], offset)
@@ -136,19 +136,22 @@ class DirectoryStore:
         if fd >= 0:
             os.close(fd)
 
-    def _read_past_cache(self, key: str, fd: int, offset: int, view: memoryview) -> int:
-        """Fill the front of *view*, and say how much of it: all but a few bytes if it is long and lies right."""
+    def _read_long(self, key: str, fd: int, offset: int, view: memoryview) -> int:
+        """Fill the front of *view*, and say how much of it: all but a few bytes if it is long and lies right.
+
+        What the page cache holds is taken from there, and the rest past it, so that nothing else is pushed out.
+        """
         if len(view) < DIRECT_FROM_BYTES:
             return 0
         # The few bytes at the edges come through the cache, and nothing around them need come with them.
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
-        head_bytes = bytes_before_aligned(offset)
-        if head_bytes and os.preadv(fd, [view[:head_bytes]], offset) < head_bytes:
-            return 0
-        return head_bytes + read_direct(
-            lambda flags: os.open(key, flags | os.O_CLOEXEC, dir_fd=self._root_fd),
-            offset + head_bytes,
-            view[head_bytes:],
+        done = read_cached(fd, offset, view)
+        head_bytes = min(bytes_before_aligned(offset + done), len(view) - done)
+        if head_bytes and os.preadv(fd, [view[done : done + head_bytes]], offset + done) < head_bytes:
+            return done
+        done += head_bytes
+        return done + read_direct(
+            lambda flags: os.open(key, flags | os.O_CLOEXEC, dir_fd=self._root_fd), offset + done, view[done:]
         )
 
     def _walk(self, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
