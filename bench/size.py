@@ -35,13 +35,14 @@ def main() -> None:
         names = [arguments.only] if arguments.only else QUICK_SERIES if arguments.quick else SERIES
         source = arguments.series or place / "series"
         tools = peers.chosen(arguments.peers, place / "peers")
-        warmer = Warmer(place)
+        warmer = Warmer(place, fills=arguments.fill_memory)
         series = {}
         for name in names:
             snapshots = made(source, name, arguments.quick)
             series[name] = one_series(snapshots, place / "live" / name, tools, warmer)
         result = {
             "what": "bytes stored and seconds taken per version, of trainings replayed in place",
+            "memory_filled": arguments.fill_memory,
             "tools": peers.versions(tools),
             "keeps_versions": {tool.name: tool.keeps_versions for tool in tools},
             "totals": totals(series, tools),
@@ -57,6 +58,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--series", type=Path, default=None, help="where the series are, or are made; default: anew")
     parser.add_argument("--only", choices=SERIES, help="this series alone")
     parser.add_argument("--peers", default=None, help="names of tools, with commas; default: all that are installed")
+    parser.add_argument(
+        "--fill-memory", action="store_true", help="as in the others (see warm.py), at some seconds for each step"
+    )
     return parser.parse_args()
 
 

@@ -21,9 +21,13 @@ FULL_AT_BYTES = 640 << 20
 
 
 class Warmer:
-    """Owns the file that fills the memory: a hole as long as it, so that it takes no disk and is read at once."""
+    """Owns the file that fills the memory: a hole as long as it, so that it takes no disk and is read at once.
 
-    def __init__(self, directory: Path) -> None:
+    Without *fills* the memory is left as it is: where sizes are what is asked for, and seconds only roughly.
+    """
+
+    def __init__(self, directory: Path, *, fills: bool = True) -> None:
+        self._fills = fills
         self._file = directory / "filler"
         self._size_bytes = report.memory_bytes("MemTotal")
         self._at = 0
@@ -33,7 +37,8 @@ class Warmer:
 
     def settle(self, read_next: Path) -> None:
         os.sync()
-        self._fill()
+        if self._fills:
+            self._fill()
         # Twice: what was read only once is among the first that the kernel takes away.
         for file in [*trees.files(read_next)] * 2:
             self._read(file)
