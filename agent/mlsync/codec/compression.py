@@ -48,12 +48,15 @@ def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
     They are *plain* itself where nothing pays. *item_bytes* is the width of the numbers that *plain* is made of, from
     its first byte on; 0 where that is not known.
     """
-    if item_bytes in PLANE_WIDTHS and len(plain) >= PLANES_FROM_BYTES:
-        planes = _as_planes(plain, item_bytes)
+    is_numbers = item_bytes in PLANE_WIDTHS and len(plain) >= PLANES_FROM_BYTES
+    manner = Manner.MATCHED
+    # What is short is coded to find out: its sample would be no shorter.
+    if is_numbers or len(plain) >= SAMPLE_FROM_BYTES:
+        sample = _sample(plain, item_bytes if is_numbers else 1)
+        manner, coded_bytes = best_manner(sample)
+        planes = _as_planes(plain, item_bytes, sample, coded_bytes) if is_numbers else None
         if planes is not None:
             return Coding.PLANES, planes
-    # What is short is coded to find out: its sample would be no shorter.
-    manner = best_manner(_sample(plain, 1))[0] if len(plain) >= SAMPLE_FROM_BYTES else Manner.MATCHED
     if manner is Manner.RAW:
         return Coding.RAW, plain
     coded = frame(manner, plain)
@@ -62,13 +65,12 @@ def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
     return Coding.ZSTD, coded
 
 
-def _as_planes(plain: memoryview, item_bytes: int) -> memoryview | None:
-    """Return *plain* in byte planes, or ``None`` where its sample says that as a whole it would be no longer."""
+def _as_planes(plain: memoryview, item_bytes: int, sample: Buffer, whole_bytes: int) -> memoryview | None:
+    """Return *plain* in byte planes, or ``None`` where *sample* comes to less as a whole: to *whole_bytes*."""
     from mlsync.codec.planes import plan
 
-    sample = _sample(plain, item_bytes)
     chosen = plan(sample, item_bytes)
-    if chosen.ratio > WORTH_RATIO or best_manner(sample)[1] <= chosen.ratio * len(sample):
+    if chosen.ratio > WORTH_RATIO or whole_bytes <= chosen.ratio * len(sample):
         return None
     return _plane_coder().encode(plain, item_bytes, chosen.planes)
 
