@@ -165,7 +165,7 @@ class Intake:
         elif piece.length <= COPY_BYTES_MAX:
             content = memoryview(bytes(piece.view))
             piece.release()
-            taken.placed.append(self._writer.put(content, _nothing, piece.item_bytes))
+            taken.placed.append(self._writer.put(content, item_bytes=piece.item_bytes))
         else:
             taken.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
 
@@ -216,7 +216,3 @@ def _holes(extents: list[tuple[int, int]], size_bytes: int) -> tuple[tuple[int, 
             holes.append((end, offset - end))
         end = offset + length
     return tuple(holes)
-
-
-def _nothing() -> None:
-    """Stand in for giving back a buffer where the piece is a copy."""

@@ -325,7 +325,7 @@ class Repository:
         writer = self.writer(known, lanes=1)
 
         def put(piece: bytes) -> Placed:
-            return writer.put(memoryview(piece), _keep)
+            return writer.put(memoryview(piece))
 
         try:
             body = segments.Body(manifest.entries, put, key)
@@ -417,7 +417,3 @@ def _open_first(store: Store, unlock: Unlock, found: header.Header) -> tuple[str
 
 def _read_slot(store: Store, key: str) -> keyslot.Slot:
     return keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")
-
-
-def _keep() -> None:
-    """Stand in for giving back a buffer where the piece is the caller's own bytes."""

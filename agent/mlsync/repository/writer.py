@@ -36,6 +36,10 @@ Known = Callable[[bytes], ChunkRef | None]
 Release = Callable[[], None]
 
 
+def _keep() -> None:
+    """Stand in for giving back a buffer where the piece is bytes of its own."""
+
+
 @dataclass(slots=True)
 class Placed:
     """A chunk on its way: *is_new* says whether it was stored now; a *twin* is the same chunk, put before."""
@@ -140,7 +144,7 @@ class PackWriter:
         self._lanes = lanes
         self._threads: list[threading.Thread] = []
 
-    def put(self, plain: memoryview, release: Release, item_bytes: int = 0) -> Placed:
+    def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:
         """Take *plain* (1 byte to 16 MiB) to be stored; *release* is called when its buffer may be used again.
 
         *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
