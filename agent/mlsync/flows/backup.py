@@ -59,6 +59,8 @@ class BackupResult:
     device: str = ""
     store_seconds: float = 0.0
     prove_seconds: float = 0.0
+    store_cpu_seconds: float = 0.0
+    prove_cpu_seconds: float = 0.0
     seconds: float = 0.0
     troubles: tuple[Trouble, ...] = ()
     pending: tuple[str, ...] = field(default=())

@@ -62,11 +62,13 @@ class VersionMaker:
         recalled = {path: one for path, row in rows.items() if (one := recall(row.entry)) is not None}
         load_entries(base, self._repository, self._source.run, recalled)
         _refuse_emptied(tree, base, self._source)
-        began_s = time.monotonic()
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
         candidate = self._take_in(tree, rows, recalled, base, result)
-        stored_s = time.monotonic()
+        stored_s, stored_cpu_s = time.monotonic(), time.process_time()
         change = self._prove(candidate, base, result)
         result.store_seconds, result.prove_seconds = stored_s - began_s, time.monotonic() - stored_s
+        result.store_cpu_seconds = stored_cpu_s - began_cpu_s
+        result.prove_cpu_seconds = time.process_time() - stored_cpu_s
         if change is Change.NOTHING:
             self._remember(candidate)
         else:

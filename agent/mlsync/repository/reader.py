@@ -96,7 +96,7 @@ class _Window:
 
     def __init__(self) -> None:
         self.views: list[memoryview] = []
-        self._buffer = bytearray()
+        self._buffer: mmap.mmap | bytes = b""
         self._filled_bytes = 0
 
     def clear(self, size_bytes: int) -> None:
@@ -104,7 +104,7 @@ class _Window:
         self.views = []
         self._filled_bytes = 0
         if len(self._buffer) < size_bytes:
-            self._buffer = bytearray(size_bytes)
+            self._buffer = aligned_memory(size_bytes)
 
     def place(self, length: int) -> memoryview:
         """Return the next *length* bytes of the buffer, to be filled."""
