@@ -120,7 +120,8 @@ class World:
 
     def backup(self, **options: Any) -> BackupResult:
         """Back up once, without a device."""
-        values = {"required_level": 2, "sleep": self._sleep} | options
+        uploads = self.state_path.parent / "uploads"
+        values = {"required_level": 2, "sleep": self._sleep, "uploads": uploads} | options
         prover = values.pop("prover", None) or Prover(ProofOptions(device="none"))
         source = Source(RUN, os.fsencode(self.directory), values.pop("exclude", ()))
         return backup(self.repository, self.state, source, lambda: prover, BackupOptions(**values), self.monitor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -359,3 +360,94 @@ def test_url_holds_no_secret(store, request):
         assert store.url.startswith("s3://")
         for secret in (server.secret_key, server.access_key):
             assert secret not in f"{store.url} {caught.value} {caught.value.__cause__}"
+
+
+def begun(store, key="packs/ab/begun", parts_count=2, seed=1):
+    """An upload with its first parts, and what they are."""
+    body = random.Random(seed).randbytes(parts_count * store.part_bytes)
+    upload = store.upload(key)
+    for offset in range(0, len(body), store.part_bytes):
+        upload.write(offset, body[offset : offset + store.part_bytes])
+    return upload, body
+
+
+@pytest.fixture
+def resumable(store, request):
+    """A store of those that can go on with an upload."""
+    if "directory_store" in request.fixturenames:
+        pytest.skip("a directory's uploads end with their process")
+    return store
+
+
+def test_upload_is_gone_on_with_by_its_ticket(resumable):
+    """Who has the ticket needs to send only what was not sent, and may send parts again."""
+    upload, body = begun(resumable)
+    tail = b"tail" * 100
+    for part_again in (False, True):
+        resumed = resumable.resume("packs/ab/begun", upload.ticket())
+        if part_again:
+            resumed.write(0, body[: resumable.part_bytes])
+    resumed.write(len(body), tail)
+    resumed.finish(len(body) + len(tail))
+    assert content_of(resumable, "packs/ab/begun") == body + tail
+    assert resumable.sweep(0.0) == 0
+
+
+def test_upload_that_was_not_heard_of_has_no_ticket(store):
+    """Before its first part there is nothing to go on with, and after its end neither."""
+    upload = store.upload("packs/ab/begun")
+    assert upload.ticket() is None
+    upload.write(0, b"short and all")
+    upload.finish(len(b"short and all"))
+    assert upload.ticket() is None
+
+
+@pytest.mark.parametrize("end", ["finished", "aborted", "swept", "another key", "nonsense"])
+def test_upload_that_is_over_cannot_be_gone_on_with(store, end):
+    """A ticket of an upload that was finished, aborted or swept away, or of none, is NotFound."""
+    upload, body = begun(store)
+    key, ticket = "packs/ab/begun", upload.ticket() or "a directory has none"
+    if end == "finished":
+        upload.finish(len(body))
+    elif end == "aborted":
+        upload.abort()
+    elif end == "swept":
+        store.sweep(-3600.0)
+    elif end == "another key":
+        key = "packs/ab/another"
+    else:
+        ticket = "x" + ticket
+    with pytest.raises(errors.NotFound) as caught:
+        store.resume(key, ticket)
+    assert not store.is_transient(caught.value)
+    upload.abort()
+
+
+def test_ticket_of_a_part_that_the_store_lost_is_good_for_nothing(resumable):
+    """Whoever goes on is not told that parts are there that are not, nor that others are these."""
+    upload, _ = begun(resumable)
+    other, _ = begun(resumable, parts_count=3, seed=2)
+    ticket = other.ticket()
+    mixed = (
+        ticket.replace(json.loads(ticket)["upload_id"], json.loads(upload.ticket())["upload_id"])
+        if "{" in ticket
+        else (upload.ticket().partition(":")[0] + ":" + ticket.partition(":")[2])
+    )
+    with pytest.raises(errors.NotFound):
+        resumable.resume("packs/ab/begun", mixed)
+    for one in (upload, other):
+        one.abort()
+
+
+def test_sweep_takes_what_is_old_and_leaves_what_is_not(resumable):
+    """An upload is swept when it began longer ago than asked, whatever lies beside it."""
+    resumable.put("packs/ab/object", b"an object")
+    upload, _ = begun(resumable)
+    ticket = upload.ticket()
+    assert resumable.sweep(3600.0) == 0
+    resumable.resume("packs/ab/begun", ticket)
+    assert resumable.sweep(-3600.0) == 1
+    assert resumable.sweep(-3600.0) == 0
+    assert keys(resumable) == ["packs/ab/object"]
+    with pytest.raises(errors.NotFound):
+        resumable.resume("packs/ab/begun", ticket)

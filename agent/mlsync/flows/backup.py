@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlsync.errors import ObjectDamaged, ObjectMissing
@@ -31,10 +32,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """How a backup is done; *stop* is asked at safe points."""
+    """How a backup is done; *stop* is asked at safe points.
+
+    *uploads* is the directory where it is noted how uploads that are cut off are gone on with; ``None``: nowhere.
+    """
 
     required_level: int = 3
     wait_for_proof: bool = False
+    uploads: Path | None = None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns

@@ -128,10 +128,8 @@ class Candidate:
         return Change.SOMETHING if any((t.path, t.text) not in told for t in refused) else Change.NOTHING
 
     def refs(self) -> Iterable[ChunkRef]:
-        """Return the chunks that the local state may not know yet."""
-        if not self.base.is_remembered:
-            return refs_of(self._entries.values())
-        return (placed.ref for taken in self._taken.values() for placed in taken.placed)
+        """Return all chunks of the version."""
+        return refs_of(self._entries.values())
 
     def rows(self) -> tuple[dict[bytes, Remembered], list[bytes]]:
         """Return what the local state is to keep of each path that was looked at, and the paths to forget."""

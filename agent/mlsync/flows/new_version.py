@@ -21,6 +21,7 @@ from mlsync.flows.known import Known, refs_of
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.recall import Recalled, encode_location, recall
+from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary
@@ -52,6 +53,7 @@ class VersionMaker:
         self._options = options
         self._monitor = monitor
         self._lost = lost
+        self._journal = None if options.uploads is None else repository.journal(options.uploads, source.run)
 
     def make(self, base: Base, result: BackupResult) -> None:
         """Do the steps, and say in *result* what was done; no version is made if nothing differs but times."""
@@ -63,6 +65,7 @@ class VersionMaker:
         load_entries(base, self._repository, self._source.run, recalled)
         _refuse_emptied(tree, base, self._source)
         began_s, began_cpu_s = time.monotonic(), time.process_time()
+        self._see_to_uploads()
         candidate = self._take_in(tree, rows, recalled, base, result)
         stored_s, stored_cpu_s = time.monotonic(), time.process_time()
         change = self._prove(candidate, base, result)
@@ -76,6 +79,13 @@ class VersionMaker:
 
     # ------------------------------------------------------------ read and store
 
+    def _see_to_uploads(self) -> None:
+        """Finish what the last backup was cut off from: its chunks are in the store then, and known."""
+        if self._journal is None or self._options.uploads is None:
+            return
+        finish_cut_off(self._journal, self._repository, self._add_chunks, self._monitor)
+        sweep_abandoned(self._options.uploads, self._repository, self._monitor, self._options.now_ns() / 1e9)
+
     def _take_in(
         self,
         tree: Scan,
@@ -85,7 +95,7 @@ class VersionMaker:
         result: BackupResult,
     ) -> Candidate:
         known = Known(base.refs(), self._state, self._repository, self._lost, self._repository.tombstones())
-        writer = self._repository.writer(known)
+        writer = self._repository.writer(known, journal=self._journal)
         changed = [found for found in tree.found if found.kind == "file" and found.link_to is None]
         changed = [found for found in changed if not self._stands(rows, recalled, found)]
         total_bytes = sum(found.stat.size_bytes for found in changed)
@@ -96,7 +106,7 @@ class VersionMaker:
                 self._state.seed,
                 writer,
                 may_use=known.may_use,
-                advance=self._obeying(task.advance),
+                advance=self._remembering(writer, self._obeying(task.advance)),
                 sleep=self._options.sleep,
             )
             candidate = Candidate(tree, rows, recalled, base, known)
@@ -105,14 +115,16 @@ class VersionMaker:
                     self._obey_stop()
                     candidate.take(found, intake)
                 stats = writer.finish()
+                writer.remember_durable(self._add_chunks)
             except BaseException as error:
                 self._save_place(writer, error)
                 raise
             finally:
                 intake.close()
         candidate.settle(stats.packs)
-        # By now, not at the commit: whatever comes between, what is durable is not sent a second time.
-        self._add_chunks(candidate.refs())
+        # New chunks are known by now; whoever lost the local state learns where all others are.
+        if not base.is_remembered:
+            self._add_chunks(candidate.refs())
         result.changed_count = len(changed)
         result.read_bytes = intake.read_bytes
         result.new_bytes, result.stored_bytes = stats.new_bytes, stats.stored_bytes
@@ -138,12 +150,22 @@ class VersionMaker:
 
         return advanced
 
+    def _remembering(self, writer: PackWriter, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """Return *advance*, and have remembered meanwhile what is durable: a process can end without a word."""
+
+        def advanced(amount: int) -> None:
+            writer.remember_durable(self._add_chunks)
+            advance(amount)
+
+        return advanced
+
     def _save_place(self, writer: PackWriter, error: BaseException) -> None:
         """Keep hold of what is durable by now: the next backup need not send it again."""
         if isinstance(error, Stopped):
             with suppress(Error):
                 writer.finish()
-        self._add_chunks(writer.abort())
+        writer.abort()
+        writer.remember_durable(self._add_chunks)
 
     # ------------------------------------------------------------ prove
 

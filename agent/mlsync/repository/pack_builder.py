@@ -1,13 +1,19 @@
-"""One pack while it is written: chunks sealed one behind the other, parts uploaded as they fill, the footer last."""
+"""One pack while it is written: chunks sealed one behind the other, parts uploaded as they fill, the footer last.
+
+With a journal, whatever happens to this process, what the store has of the pack is not lost: ``finish_noted`` makes it
+a pack of the chunks that had come so far.
+"""
 
 from __future__ import annotations
 
-from mlsync.codec.compression import encode
+from mlsync.codec.compression import Coding, encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
+from mlsync.errors import NotFound, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
+from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.store.base import Store, Upload
 
 
@@ -19,7 +25,9 @@ def buffer_bytes(store: Store) -> int:
 class PackBuilder:
     """One pack while it is written: seals into one part's buffer and uploads parts as they fill."""
 
-    def __init__(self, store: Store, keys: Keys, buffer: memoryview, pack_id: bytes) -> None:
+    def __init__(
+        self, store: Store, keys: Keys, buffer: memoryview, pack_id: bytes, journal: PackJournal | None = None
+    ) -> None:
         self.pack_id = pack_id
         self.size_bytes = 0
         self._store = store
@@ -29,6 +37,8 @@ class PackBuilder:
         self._upload: Upload | None = None
         self._sent_bytes = 0
         self._records: list[ChunkRecord] = []
+        self._journal = journal
+        self._is_noted = False
         self._append(self._seal.header)
 
     @property
@@ -44,12 +54,15 @@ class PackBuilder:
         place, offset = len(self._records), self.size_bytes
         into = self._buffer[self._filled_bytes :]
         stored_bytes = self._seal.seal_chunk(place, name, coding, len(plain), memoryview(coded), into)
-        self._filled(stored_bytes)
         self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
+        if self._filled(stored_bytes):
+            self._note()
         return ChunkRef(name, self.pack_id, place, offset, stored_bytes, len(plain), coding)
 
     def finish(self) -> int:
         """Close the pack; when this returns it is durable. Return its length."""
+        # Before a footer is made that may be sent: whoever goes on makes the same one.
+        self._note()
         self._append(self._seal.seal_end(self._records))
         key = names.pack(self.pack_id)
         if self._upload is None:
@@ -60,9 +73,30 @@ class PackBuilder:
         return self.size_bytes
 
     def abort(self) -> None:
-        """Leave nothing of the pack in the store."""
-        if self._upload is not None:
+        """Leave nothing of the pack in the store, or all that was noted of it: the next backup finishes it then."""
+        if self._upload is not None and not self._is_noted:
             self._upload.abort()
+
+    def go_on(self, noted: NotedPack) -> None:
+        """Have all of a pack that was cut off; ``NotFound`` if the store has not.
+
+        Only to be finished: a chunk more would be sealed under a nonce that may have been used.
+        """
+        key = names.pack(self.pack_id)
+        self._upload = self._store.resume(key, noted.ticket)
+        self._records = noted.records
+        self._sent_bytes, self.size_bytes = noted.sent_bytes, noted.size_bytes
+        self._filled_bytes = len(noted.tail)
+        self._buffer[: self._filled_bytes] = noted.tail
+
+    def _note(self) -> None:
+        """Have the journal know what the store has by now and what it lacks."""
+        if self._journal is None or self._upload is None:
+            return
+        ticket = self._upload.ticket()
+        if ticket is not None:
+            tail = self._buffer[: self._filled_bytes]
+            self._is_noted = self._journal.note(self.pack_id, ticket, self._sent_bytes, self._records, tail)
 
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):
@@ -70,13 +104,18 @@ class PackBuilder:
             self._buffer[self._filled_bytes : self._filled_bytes + len(piece)] = piece
             self._filled(len(piece))
 
-    def _filled(self, added_bytes: int) -> None:
-        """Count what was written to the buffer, and send what is a part by now: there is room for a chunk more then."""
+    def _filled(self, added_bytes: int) -> bool:
+        """Count what was written to the buffer, and send what is a part by now: there is room for a chunk more then.
+
+        Return whether a part was sent.
+        """
+        sent_bytes = self._sent_bytes
         self._filled_bytes += added_bytes
         self.size_bytes += added_bytes
         # One that fills a part to its last byte may turn out to be the whole pack, which is put at once.
         while self._filled_bytes > self._store.part_bytes:
             self._send(self._store.part_bytes)
+        return self._sent_bytes > sent_bytes
 
     def _send(self, part_bytes: int) -> None:
         if self._upload is None:
@@ -87,3 +126,40 @@ class PackBuilder:
         # Parts are of one length (some stores insist), so what hangs over moves to the front: less than one chunk.
         self._buffer[:rest_bytes] = self._buffer[part_bytes : self._filled_bytes]
         self._filled_bytes = rest_bytes
+
+
+def finish_noted(store: Store, keys: Keys, noted: NotedPack) -> list[ChunkRef]:
+    """Finish a pack whose writer died, and return its chunks: none if what the store had of it is there no more."""
+    builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), noted.pack_id)
+    try:
+        builder.go_on(noted)
+        builder.finish()
+    except NotFound:
+        # Finished already, perhaps, by a writer that died before it could say so.
+        if not _is_whole(store, keys, noted):
+            return []
+    except StoreBroken:
+        # The store has lost a part; so be it.
+        builder.abort()
+        return []
+    return [
+        ChunkRef(
+            record.name,
+            noted.pack_id,
+            place,
+            record.offset,
+            record.stored_bytes,
+            record.plain_bytes,
+            Coding(record.coding),
+        )
+        for place, record in enumerate(noted.records)
+    ]
+
+
+def _is_whole(store: Store, keys: Keys, noted: NotedPack) -> bool:
+    """Whether the pack stands in the store, as long as it has to be."""
+    end_bytes = len(PackSeal(keys, noted.pack_id).seal_end(noted.records))
+    try:
+        return store.stat(names.pack(noted.pack_id)).size_bytes == noted.size_bytes + end_bytes
+    except NotFound:
+        return False

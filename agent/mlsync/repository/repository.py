@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -36,6 +37,8 @@ from mlsync.errors import (
 from mlsync.repository import header, keyslot, manifest_object, names, pack_footer, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
+from mlsync.repository.pack_builder import finish_noted
+from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import LANES, Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
@@ -315,9 +318,20 @@ class Repository:
 
     # ------------------------------------------------------------ writing
 
-    def writer(self, known: Known, *, lanes: int = LANES) -> PackWriter:
-        """Return a writer of chunks; *known* says where a chunk already lies."""
-        return PackWriter(self.store, self.keys, known, lanes=lanes)
+    def writer(self, known: Known, *, lanes: int = LANES, journal: PackJournal | None = None) -> PackWriter:
+        """Return a writer of chunks; *known* says where a chunk already lies.
+
+        With a *journal*, ``finish_pack`` can finish in another process what the writer began to send.
+        """
+        return PackWriter(self.store, self.keys, known, lanes=lanes, journal=journal)
+
+    def journal(self, directory: Path, run: str) -> PackJournal:
+        """Return the notes of a run's packs below *directory*: one process at a time works on a run."""
+        return PackJournal(directory / self._run_id(run).hex())
+
+    def finish_pack(self, noted: NotedPack) -> list[ChunkRef]:
+        """Finish a pack whose writer died; return its chunks, or none where the store has no use for it any more."""
+        return finish_noted(self.store, self.keys, noted)
 
     def commit(self, manifest: Manifest, known: Known) -> Committed:
         """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken."""

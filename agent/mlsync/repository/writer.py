@@ -23,6 +23,7 @@ from mlsync.errors import Error
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import PACK_ID_BYTES
 from mlsync.repository.pack_builder import PackBuilder, buffer_bytes
+from mlsync.repository.pack_journal import PackJournal
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
@@ -82,10 +83,11 @@ class _Ledger:
 
     def __init__(self, known: Known) -> None:
         self.stats = WriteStats()
-        self.new_refs: list[ChunkRef] = []
         self.fault: BaseException | None = None
         self._known = known
         self._seen: dict[bytes, Placed] = {}
+        self._refs_of: dict[bytes, list[ChunkRef]] = {}
+        self._durable: list[bytes] = []
         self._lock = threading.Lock()
 
     def claim(self, name: bytes, placed: Placed) -> bool:
@@ -105,13 +107,20 @@ class _Ledger:
         with self._lock:
             self.stats.new_chunk_count += 1
             self.stats.new_bytes += ref.plain_bytes
-            self.new_refs.append(ref)
+            self._refs_of.setdefault(ref.pack, []).append(ref)
 
     def pack_stored(self, pack_id: bytes, size_bytes: int) -> None:
         """Count a pack that is durable."""
         with self._lock:
             self.stats.packs.append(pack_id)
             self.stats.stored_bytes += size_bytes
+            self._durable.append(pack_id)
+
+    def take_durable(self) -> dict[bytes, list[ChunkRef]]:
+        """Give the chunks of each pack that became durable since this was asked last."""
+        with self._lock:
+            durable, self._durable = self._durable, []
+            return {pack_id: self._refs_of.pop(pack_id, []) for pack_id in durable}
 
     def fail(self, error: BaseException) -> None:
         """Keep the first fault: what follows it is mostly its consequence."""
@@ -131,8 +140,10 @@ class PackWriter:
         lanes: int = LANES,
         pack_bytes: int = PACK_BYTES,
         batch_bytes: int = BATCH_BYTES,
+        journal: PackJournal | None = None,
     ) -> None:
         self._store = store
+        self._journal = journal
         self._keys = keys
         self._pack_bytes = pack_bytes
         self._gather_bytes = batch_bytes
@@ -177,12 +188,20 @@ class PackWriter:
         self._raise_fault()
         return self._ledger.stats
 
-    def abort(self) -> list[ChunkRef]:
-        """End the lanes; return the chunks that lie in durable packs by then, though no manifest names them."""
+    def abort(self) -> None:
+        """End the lanes; packs that are durable by then stay, and of others what the journal has a note of."""
         self._ledger.fail(_Aborted("the backup was given up"))
         self._join()
-        durable = set(self._ledger.stats.packs)
-        return [ref for ref in self._ledger.new_refs if ref.pack in durable]
+
+    def remember_durable(self, remember: Callable[[list[ChunkRef]], None]) -> None:
+        """Have the chunks remembered that became durable since the last call, though no manifest names them yet.
+
+        To be called now and then, not at the end alone: what is not remembered when the process dies is sent again.
+        """
+        for pack_id, refs in self._ledger.take_durable().items():
+            remember(refs)
+            if self._journal is not None:
+                self._journal.over(pack_id)
 
     def _join(self) -> None:
         self.hand_on()
@@ -197,7 +216,7 @@ class PackWriter:
             raise self._ledger.fault
 
     def _lane(self) -> None:
-        lane = _Lane(self._store, self._keys, self._ledger, self._pack_bytes)
+        lane = _Lane(self._store, self._keys, self._ledger, self._pack_bytes, self._journal)
         while (batch := self._queue.get()) is not None:
             for job in batch:
                 lane.take(job)
@@ -211,8 +230,9 @@ class _Aborted(Error):
 class _Lane:
     """What one thread of a writer does; faults go to the ledger, whence put and finish raise them."""
 
-    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, pack_bytes: int) -> None:
+    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, pack_bytes: int, journal: PackJournal | None) -> None:
         self._store = store
+        self._journal = journal
         self._keys = keys
         self._name_key = keys.of("chunk name")
         self._ledger = ledger
@@ -249,7 +269,8 @@ class _Lane:
         if not self._ledger.claim(name, job.placed):
             return
         if self._builder is None:
-            self._builder = PackBuilder(self._store, self._keys, self._buffer(), os.urandom(PACK_ID_BYTES))
+            pack_id = os.urandom(PACK_ID_BYTES)
+            self._builder = PackBuilder(self._store, self._keys, self._buffer(), pack_id, self._journal)
         ref = self._builder.add(name, job.plain, job.item_bytes)
         job.placed.own_ref, job.placed.is_new = ref, True
         self._ledger.chunk_stored(ref)

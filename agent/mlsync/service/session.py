@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
+UPLOADS_DIRECTORY = "uploads"
 # What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
 # them is the user's; what must hold is that the bytes are on the device as they were in the file.
 REQUIRED_LEVEL = 3
@@ -128,10 +129,10 @@ class Session:
 
     def backup_options(self) -> BackupOptions:
         """Return how backups are done by the configuration: who names a level would rather wait than have less."""
-        required = self.config.proof.require
+        required, uploads = self.config.proof.require, self.state_directory / UPLOADS_DIRECTORY
         if required is None:
-            return BackupOptions(required_level=REQUIRED_LEVEL)
-        return BackupOptions(required_level=required, wait_for_proof=True)
+            return BackupOptions(required_level=REQUIRED_LEVEL, uploads=uploads)
+        return BackupOptions(required_level=required, wait_for_proof=True, uploads=uploads)
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:

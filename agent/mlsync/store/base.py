@@ -55,6 +55,13 @@ class Upload(Protocol):
     def abort(self) -> None:
         """Forget the parts; never raises, and is allowed after ``finish``, where it does nothing."""
 
+    def ticket(self) -> str | None:
+        """What ``Store.resume`` needs to go on with the parts that are written by now, in another process even.
+
+        ``None`` where this store cannot go on with an upload, or has not heard of this one yet. It is no secret, and
+        good for nothing to whom the store does not know.
+        """
+
 
 class Store(Protocol):
     """Named objects in one place."""
@@ -72,6 +79,16 @@ class Store(Protocol):
 
     def upload(self, key: str) -> Upload:
         """Begin an object that is too large, or not ready, to be put at once."""
+
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with the upload that gave *ticket*, which has the parts that it had then.
+
+        ``NotFound`` if they are not there, or not all of them: it was finished, aborted, or swept away. Nothing of it
+        is left to be paid for then.
+        """
+
+    def sweep(self, age_s: float) -> int:
+        """Uploads that began more than *age_s* ago and were not finished are gone; give how many there were."""
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*; ``StoreBroken`` if the object ends before that.

@@ -65,6 +65,16 @@ class CountingStore:
         self.count("upload")
         return _CountingUpload(self, self._store.upload(key))
 
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with an upload, whose parts are counted."""
+        self.count("resume")
+        return _CountingUpload(self, self._store.resume(key, ticket))
+
+    def sweep(self, age_s: float) -> int:
+        """Old uploads that nobody finished are gone."""
+        self.count("sweep")
+        return self._store.sweep(age_s)
+
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         self.count("read")
@@ -133,6 +143,9 @@ class _CountingUpload:
     def abort(self) -> None:
         self._counts.count("upload.abort")
         self._upload.abort()
+
+    def ticket(self) -> str | None:
+        return self._upload.ticket()
 
 
 _CONFORMS: type[Store] = CountingStore

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cache
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.directory_upload import DirectoryUpload
 from mlsync.store.os_errors import is_transient, translated, translating
-from mlsync.store.unfinished import DIRECTORY_MODE, UnfinishedFile, remove_orphans
+from mlsync.store.unfinished import DIRECTORY_MODE, ORPHAN_AGE_S, UnfinishedFile, remove_orphans
 
 PART_BYTES = 8 << 20
 
@@ -72,6 +73,14 @@ class DirectoryStore:
             translating=lambda: self._creating(key),
             publish=lambda: self._publish(file, key),
         )
+
+    def resume(self, key: str, ticket: str) -> Upload:  # noqa: ARG002  the contract's signature
+        """A directory's uploads give no tickets: what is lost with one is copied again, and crosses no network."""
+        raise errors.NotFound("What was uploaded is not there any more", where=self._where(key))
+
+    def sweep(self, age_s: float) -> int:
+        """What crashed writers left is gone; what is written to by somebody is locked, and stays."""
+        return remove_orphans(self._root_fd, now_s=time.time() + ORPHAN_AGE_S - age_s)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""

@@ -58,6 +58,10 @@ class DirectoryUpload:
             self._turn.wait_for(lambda: self._writers_count == 0)
             self._file.discard()
 
+    def ticket(self) -> str | None:
+        """None: the file is an orphan when this process is gone."""
+        return None
+
     def _sync(self) -> None:
         try:
             self._file.sync()

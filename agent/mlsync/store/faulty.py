@@ -76,6 +76,16 @@ class FaultyStore:
         with self.calling("upload", key):
             return _FaultyUpload(self, key, self._store.upload(key))
 
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with an upload whose parts may fail."""
+        with self.calling("resume", key):
+            return _FaultyUpload(self, key, self._store.resume(key, ticket))
+
+    def sweep(self, age_s: float) -> int:
+        """Old uploads that nobody finished are gone."""
+        with self.calling("sweep", ""):
+            return self._store.sweep(age_s)
+
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*, or with others."""
         with self.calling("read", key) as fault:
@@ -181,6 +191,9 @@ class _FaultyUpload:
         # It never raises; of a dead process, or where a fault stands before it, it has no effect.
         with contextlib.suppress(ProcessDied, errors.StoreError), self._faults.calling("upload.abort", self._key):
             self._upload.abort()
+
+    def ticket(self) -> str | None:
+        return self._upload.ticket()
 
 
 _CONFORMS: type[Store] = FaultyStore

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, view_of
@@ -17,6 +19,8 @@ class MemoryStore:
     def __init__(self, part_bytes: int = 8 << 20) -> None:
         self._part_bytes = part_bytes
         self._objects: dict[str, tuple[bytes, float]] = {}
+        self.uploads: dict[str, _Parts] = {}
+        self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
     @property
@@ -40,7 +44,24 @@ class MemoryStore:
 
     def upload(self, key: str) -> Upload:
         """Begin an object in parts."""
-        return _MemoryUpload(self, check_key(key))
+        return _MemoryUpload(self, check_key(key), str(next(self._numbers)), ())
+
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with an upload that has at least the parts that the ticket names."""
+        number, _, text = ticket.partition(":")
+        offsets = [int(offset) for offset in text.split(",") if offset.isdecimal()]
+        parts = self.uploads.get(number)
+        if parts is None or parts.key != key or not parts.content.keys() >= set(offsets):
+            raise errors.NotFound("What was uploaded is not there any more", where=self._where(key))
+        return _MemoryUpload(self, key, number, offsets)
+
+    def sweep(self, age_s: float) -> int:
+        """Old uploads are forgotten."""
+        now_s = time.time()
+        old = [number for number, parts in self.uploads.items() if now_s - parts.begun_s > age_s]
+        for number in old:
+            del self.uploads[number]
+        return len(old)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
@@ -94,27 +115,46 @@ class MemoryStore:
         return f"{self.url}{key}"
 
 
-class _MemoryUpload:
-    """Parts kept by their offset until they are joined."""
+@dataclass(slots=True)
+class _Parts:
+    """What the store has of an upload, by offset; it outlives whoever began it."""
 
-    def __init__(self, store: MemoryStore, key: str) -> None:
+    key: str
+    begun_s: float = field(default_factory=time.time)
+    content: dict[int, bytes] = field(default_factory=dict)
+
+
+class _MemoryUpload:
+    """Parts kept by their offset until they are joined; the store knows of them from the first one on."""
+
+    def __init__(self, store: MemoryStore, key: str, number: str, offsets: Iterable[int]) -> None:
         self._store = store
         self._key = key
-        self._parts: dict[int, bytes] = {}
+        self._number = number
         self._ledger = PartLedger(store.part_bytes)
+        self._offsets = set(offsets)
+        for offset in self._offsets:
+            self._ledger.add(offset, len(store.uploads[number].content[offset]))
 
     def write(self, offset: int, part: Buffer) -> None:
         view = view_of(part)
         self._ledger.check(offset, len(view))
-        self._parts[offset] = bytes(view)
+        self._store.uploads.setdefault(self._number, _Parts(self._key)).content[offset] = bytes(view)
         self._ledger.add(offset, len(view))
+        self._offsets.add(offset)
 
     def finish(self, size_bytes: int) -> None:
         self._ledger.check_whole(size_bytes)
-        self._store.put(self._key, b"".join(self._parts[offset] for offset in sorted(self._parts)))
+        parts = self._store.uploads.get(self._number, _Parts(self._key)).content
+        self._store.put(self._key, b"".join(parts[offset] for offset in sorted(self._offsets)))
+        self.abort()
 
     def abort(self) -> None:
-        self._parts.clear()
+        self._store.uploads.pop(self._number, None)
+
+    def ticket(self) -> str | None:
+        offsets = ",".join(map(str, sorted(self._offsets)))
+        return f"{self._number}:{offsets}" if self._number in self._store.uploads else None
 
 
 _CONFORMS: type[Store] = MemoryStore

@@ -74,6 +74,14 @@ class RetryingStore:
         """Begin an object whose parts are each tried again."""
         return _RetryingUpload(self, key, self.call("upload", lambda: self._store.upload(key)))
 
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with an upload, whose parts are each tried again."""
+        return _RetryingUpload(self, key, self.call("resume", lambda: self._store.resume(key, ticket)))
+
+    def sweep(self, age_s: float) -> int:
+        """Old uploads that nobody finished are gone."""
+        return self.call("sweep", lambda: self._store.sweep(age_s))
+
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         self.call("read", lambda: self._store.read(key, offset, into))
@@ -177,6 +185,9 @@ class _RetryingUpload:
 
     def abort(self) -> None:
         self._upload.abort()
+
+    def ticket(self) -> str | None:
+        return self._upload.ticket()
 
 
 class _Listing:

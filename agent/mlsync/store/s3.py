@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Iterable, Iterator
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -17,7 +19,7 @@ from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, chec
 from mlsync.store.options import StoreOptions
 from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
 from mlsync.store.s3_transfer import SeekableBody, fill
-from mlsync.store.s3_upload import S3Upload
+from mlsync.store.s3_upload import S3Upload, has_parts, read_ticket
 
 PART_BYTES = 16 << 20
 PROBE_KEY = "probe"
@@ -85,6 +87,26 @@ class S3Store:
     def upload(self, key: str) -> Upload:
         """Begin an object in parts; the server hears of it when the first part is sent."""
         return S3Upload(self, check_key(key))
+
+    def resume(self, key: str, ticket: str) -> Upload:
+        """Go on with a multipart upload, after a look at what the server has of it."""
+        gone = errors.NotFound("What was uploaded is not there any more", where=self._where(key))
+        known = read_ticket(ticket)
+        if known is None:
+            raise gone
+        listed = self._listed_parts(key, known.upload_id)
+        if known.part_bytes != self.part_bytes or not has_parts(known, listed):
+            self.abort_multipart(key, known.upload_id)
+            raise gone
+        return S3Upload(self, key, known)
+
+    def sweep(self, age_s: float) -> int:
+        """Multipart uploads below the prefix that are too old are aborted: their parts are paid for until then."""
+        old = [(name, upload_id) for name, upload_id, since_s in self._multipart_uploads() if since_s > age_s]
+        for name, upload_id in old:
+            with translating(self._where("")), contextlib.suppress(self._client.exceptions.NoSuchUpload):
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=name, UploadId=upload_id)
+        return len(old)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
@@ -222,6 +244,44 @@ class S3Store:
                 raise errors.StoreBroken("A listing says that it goes on but not how", where=where)
             arguments["ContinuationToken"] = token = next_token
 
+    def _listed_parts(self, key: str, upload_id: str) -> dict[int, tuple[str, int]]:
+        """Tag and size of each part that the server has of an upload, by number; ``NotFound`` if it has no such one."""
+        arguments: dict[str, Any] = {**self._names(key), "UploadId": upload_id}
+        listed: dict[int, tuple[str, int]] = {}
+        while True:
+            with translating(self._where(key)):
+                page = self._client.list_parts(**arguments)
+            listed |= {part["PartNumber"]: (part["ETag"], part["Size"]) for part in page.get("Parts", [])}
+            marker = page.get("NextPartNumberMarker")
+            if not page.get("IsTruncated"):
+                return listed
+            self._check_goes_on(marker, arguments.get("PartNumberMarker"))
+            arguments["PartNumberMarker"] = marker
+
+    def _multipart_uploads(self) -> Iterator[tuple[str, str, float]]:
+        """Key in the bucket, id and age of each upload below the prefix that was not finished, by the server's clock.
+
+        In any order: some servers sort by nothing.
+        """
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix}
+        while True:
+            with translating(self._where("")):
+                page = self._client.list_multipart_uploads(**arguments)
+            now_s = _date_s(page)
+            for entry in page.get("Uploads", []):
+                if is_key(entry["Key"].removeprefix(self._prefix)) and entry["Key"].startswith(self._prefix):
+                    yield entry["Key"], entry["UploadId"], now_s - entry["Initiated"].timestamp()
+            if not page.get("IsTruncated"):
+                return
+            markers = {"KeyMarker": page.get("NextKeyMarker"), "UploadIdMarker": page.get("NextUploadIdMarker")}
+            self._check_goes_on(markers, {name: arguments.get(name) for name in markers})
+            arguments |= {name: marker for name, marker in markers.items() if marker}
+
+    def _check_goes_on(self, marker: object, last: object) -> None:
+        """A listing that says that it goes on, and not how, would be asked for ever."""
+        if not marker or marker == last:
+            raise errors.StoreBroken("A listing says that it goes on but not how", where=self._where(""))
+
     def _names(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
 
@@ -234,6 +294,15 @@ class S3Store:
 
     def _where(self, key: str) -> str:
         return f"{self._place}{key} at {self._endpoint}"
+
+
+def _date_s(answer: dict[str, Any]) -> float:
+    """When the server gave *answer*, by its own clock; by ours if it does not tell."""
+    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except ValueError:
+        return time.time()
 
 
 def _lacks_condition(error: ClientError) -> bool:

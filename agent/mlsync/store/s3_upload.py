@@ -1,9 +1,16 @@
-"""An upload to S3: a multipart upload, or one put if a single short part turns out to be all."""
+"""An upload to S3: a multipart upload, or one put if a single short part turns out to be all.
+
+What the server has of it outlives this process: a ticket names the upload and its parts, with the tag that the server
+gave each. Whoever goes on compares these with the server's own list first.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Protocol
+
+import msgspec
 
 from mlsync import errors
 from mlsync.store.base import Buffer, Upload, view_of
@@ -33,16 +40,29 @@ class Multipart(Protocol):
         """Forget the parts; never raises."""
 
 
+class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What it takes to go on with an upload: its id, and each part's tag by its number; all parts are whole ones."""
+
+    upload_id: str
+    part_bytes: int
+    tags: dict[int, str]
+
+
 class S3Upload:
     """Sends parts as they come; only a first part that is short, and so surely the last, is kept back for a put."""
 
-    def __init__(self, store: Multipart, key: str) -> None:
+    def __init__(self, store: Multipart, key: str, ticket: Ticket | None = None) -> None:
         self._store = store
         self._key = key
         self._ledger = PartLedger(store.part_bytes)
         self._tags: dict[int, str] = {}
         self._only_part: bytes | None = None
         self._upload_id: str | None = None
+        if ticket is not None:
+            self._upload_id = ticket.upload_id
+            self._tags.update(ticket.tags)
+            for number in ticket.tags:
+                self._ledger.add((number - 1) * ticket.part_bytes, ticket.part_bytes)
         self._is_over = False
         self._lock = threading.Lock()
 
@@ -78,6 +98,12 @@ class S3Upload:
         if is_begun and self._upload_id is not None:
             self._store.abort_multipart(self._key, self._upload_id)
 
+    def ticket(self) -> str | None:
+        """Name the upload and its parts, if the server knows it."""
+        if self._upload_id is None or self._is_over:
+            return None
+        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, self._tags)).decode()
+
     def _complete(self, upload_id: str) -> None:
         try:
             self._store.complete_multipart(self._key, upload_id, self._tags)
@@ -93,6 +119,19 @@ class S3Upload:
             if self._upload_id is None:
                 self._upload_id = self._store.begin_multipart(self._key)
             return self._upload_id
+
+
+def read_ticket(text: str) -> Ticket | None:
+    """Give what *text* says, if it is a ticket."""
+    try:
+        return msgspec.json.decode(text, type=Ticket)
+    except ValueError:
+        return None
+
+
+def has_parts(ticket: Ticket, listed: Mapping[int, tuple[str, int]]) -> bool:
+    """Whether the server's list, tag and size by number, has the ticket's parts, the same ones and whole."""
+    return all(listed.get(number) == (tag, ticket.part_bytes) for number, tag in ticket.tags.items())
 
 
 _CONFORMS: type[Upload] = S3Upload

@@ -1,0 +1,196 @@
+"""Notes of packs on their way: they finish a pack where it was cut off, or cost nothing but what is sent again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import pytest
+from format_parts import KEYS, keys_under, noise, unknown
+
+from mlsync.errors import StateError, StoreUnavailable
+from mlsync.repository import names, pack_footer
+from mlsync.repository.pack_builder import PackBuilder, buffer_bytes, finish_noted
+from mlsync.repository.pack_journal import PackJournal
+from mlsync.repository.writer import PackWriter
+from mlsync.store.counting import CountingStore
+from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
+from mlsync.store.memory import MemoryStore
+
+PACK_ID = bytes(range(16))
+PART_BYTES = 4096
+PIECES = [noise(3000, seed) for seed in range(20)]
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """Notes in a directory that is not there yet."""
+    return PackJournal(tmp_path / "uploads" / "run")
+
+
+def builder_of(store, journal, pieces=PIECES):
+    """A pack with some chunks, not finished."""
+    builder = PackBuilder(store, KEYS, memoryview(bytearray(buffer_bytes(store))), PACK_ID, journal)
+    refs = [builder.add(noise(32, n), memoryview(piece)) for n, piece in enumerate(pieces)]
+    return builder, refs
+
+
+def test_a_pack_that_was_cut_off_is_finished_with_the_chunks_that_had_come(journal):
+    """Of every chunk that ends in or behind the last part that was sent before it, nothing is lost or sent again."""
+    for count in range(1, len(PIECES) + 1):
+        store = CountingStore(MemoryStore(PART_BYTES))
+        _, refs = builder_of(store, journal, PIECES[:count])
+        sent_bytes = store.written_bytes
+        notes = list(journal.noted())
+        assert len(notes) == (1 if sent_bytes else 0)
+        for noted in notes:
+            assert noted.sent_bytes == sent_bytes
+            found = finish_noted(store, KEYS, noted)
+            assert found == refs[: len(found)]
+            assert len(found) >= sent_bytes // 3016
+            size_bytes = store.stat(names.pack(PACK_ID)).size_bytes
+            assert pack_footer.read_refs(store, KEYS, PACK_ID, size_bytes) == found
+            assert store.written_bytes == size_bytes
+        journal.over(PACK_ID)
+
+
+@pytest.mark.parametrize("kind", ["die-before", "die-after"])
+@pytest.mark.parametrize("method", ["upload.write", "upload.finish"])
+def test_a_footer_that_may_have_been_sent_is_made_again_to_the_byte(journal, method, kind):
+    """Whoever goes on after a death at the end of a pack sends what the dead one sent: one nonce, one footer."""
+    whole = MemoryStore(PART_BYTES)
+    builder_of(whole, None)[0].finish()
+    last = {"upload.write": -(-len(whole.get(names.pack(PACK_ID), limit_bytes=1 << 20)) // PART_BYTES)}.get(method, 1)
+    store = FaultyStore(MemoryStore(PART_BYTES), Fault(kind, last, method))
+    builder, refs = builder_of(store, journal)
+    with pytest.raises(ProcessDied):
+        builder.finish()
+    inner = store._store
+    (noted,) = journal.noted()
+    assert finish_noted(inner, KEYS, noted) == refs
+    key = names.pack(PACK_ID)
+    assert inner.get(key, limit_bytes=1 << 20) == whole.get(key, limit_bytes=1 << 20)
+    assert inner.uploads == {}
+
+
+def test_a_pack_is_finished_from_a_note_in_any_number_of_tries(journal):
+    """Who dies while finishing leaves the same for the next one."""
+    inner = MemoryStore(PART_BYTES)
+    _, refs = builder_of(inner, journal)
+    (noted,) = journal.noted()
+    for method in ("resume", "upload.write", "upload.finish"):
+        with pytest.raises(ProcessDied):
+            finish_noted(FaultyStore(inner, Fault("die-before", 1, method)), KEYS, noted)
+    assert finish_noted(inner, KEYS, noted) == refs[: len(noted.records)]
+
+
+@pytest.mark.parametrize("end", ["swept", "a part is lost", "another object is there"])
+def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
+    """What the store has no more is not relied on, and nothing is left of it."""
+    store = MemoryStore(PART_BYTES)
+    builder_of(store, journal)
+    (noted,) = journal.noted()
+    (parts,) = store.uploads.values()
+    if end == "swept":
+        store.sweep(-1)
+    elif end == "a part is lost":
+        del parts.content[PART_BYTES]
+    else:
+        store.sweep(-1)
+        store.put(names.pack(PACK_ID), b"not this pack")
+    assert finish_noted(store, KEYS, noted) == []
+
+
+def test_a_store_that_is_away_is_told_and_the_note_stays(journal):
+    """An upload is not given up because the store does not answer now."""
+    inner = MemoryStore(PART_BYTES)
+    _, refs = builder_of(inner, journal)
+    (noted,) = journal.noted()
+    away = FaultyStore(inner, Fault("before", 1, lasts=True, is_transient=False))
+    with pytest.raises(StoreUnavailable):
+        finish_noted(away, KEYS, noted)
+    assert [one.pack_id for one in journal.noted()] == [PACK_ID]
+    assert finish_noted(inner, KEYS, noted) == refs[: len(noted.records)]
+
+
+def test_every_damaged_byte_of_a_note_is_noticed(journal, tmp_path):
+    """A note of which any byte is another, or that is cut anywhere, is none, and is removed."""
+    path = tmp_path / "uploads" / "run" / PACK_ID.hex()
+    store = MemoryStore(PART_BYTES)
+    builder_of(store, journal, PIECES[:3])
+    body = path.read_bytes()
+    for place in range(0, len(body), 7):
+        for damaged in (body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :], body[:place]):
+            path.write_bytes(damaged)
+            assert list(journal.noted()) == []
+            assert not path.exists()
+    path.write_bytes(body)
+    assert [one.pack_id for one in journal.noted()] == [PACK_ID]
+
+
+def test_a_note_under_another_name_and_other_files_are_no_notes(journal, tmp_path):
+    """What does not belong there is removed and gives nothing."""
+    directory = tmp_path / "uploads" / "run"
+    builder_of(MemoryStore(PART_BYTES), journal)
+    os.rename(directory / PACK_ID.hex(), directory / ("ab" * 16))
+    (directory / "something").write_bytes(b"")
+    (directory / f"{PACK_ID.hex()}.new").write_bytes(b"half a note")
+    assert list(journal.noted()) == []
+    assert os.listdir(directory) == []
+
+
+def test_notes_are_private(journal, tmp_path):
+    """Only this user can read a note, or its directory."""
+    builder_of(MemoryStore(PART_BYTES), journal)
+    directory = tmp_path / "uploads" / "run"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((directory / PACK_ID.hex()).stat().st_mode) == 0o600
+
+
+def test_a_note_holds_no_plain_bytes(journal, tmp_path):
+    """What lies in a note is what lies in the store: sealed."""
+    builder_of(MemoryStore(PART_BYTES), journal, [b"a secret sentence. " * 30 + noise(3000, 1), noise(3000, 2)])
+    assert b"a secret sentence" not in (tmp_path / "uploads" / "run" / PACK_ID.hex()).read_bytes()
+
+
+def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
+    """Where a note cannot be written there is none any more, and the pack goes up all the same."""
+    store = MemoryStore(PART_BYTES)
+    builder, _ = builder_of(store, journal, PIECES[:3])
+    assert list(journal.noted())
+
+    def full(*_arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    builder.finish()
+    monkeypatch.undo()
+    assert list(journal.noted()) == []
+    assert keys_under(store, "packs/") == [names.pack(PACK_ID)]
+
+
+def test_a_note_that_cannot_be_removed_ends_the_pack(journal, monkeypatch):
+    """An old note would have another footer made under the same nonce: rather no pack than that."""
+    builder, _ = builder_of(MemoryStore(PART_BYTES), journal, PIECES[:3])
+
+    def denied(*_arguments, **_options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", denied)
+    monkeypatch.setattr(os, "unlink", denied)
+    with pytest.raises(StateError, match="cannot be removed"):
+        builder.finish()
+
+
+def test_a_writer_leaves_no_note_of_what_is_remembered(journal, tmp_path):
+    """A note goes when the pack's chunks are remembered, and not before."""
+    writer = PackWriter(MemoryStore(PART_BYTES), KEYS, unknown, lanes=1, journal=journal)
+    for piece in PIECES:
+        writer.put(memoryview(piece))
+    writer.finish()
+    assert len(list(journal.noted())) == 1
+    remembered = []
+    writer.remember_durable(lambda refs: remembered.extend((ref.pack, len(list(journal.noted()))) for ref in refs))
+    assert [count for _, count in remembered] == [1] * len(PIECES)
+    assert os.listdir(tmp_path / "uploads" / "run") == []
