@@ -145,6 +145,8 @@ class _MemoryUpload:
 
     def finish(self, size_bytes: int) -> None:
         self._ledger.check_whole(size_bytes)
+        if self._offsets and self._number not in self._store.uploads:
+            raise errors.NotFound("This upload is over; it has to be begun again", where=self._key)
         parts = self._store.uploads.get(self._number, _Parts(self._key)).content
         self._store.put(self._key, b"".join(parts[offset] for offset in sorted(self._offsets)))
         self.abort()
