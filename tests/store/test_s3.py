@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import os
+import zlib
 
 import pytest
 from limited_s3 import LimitedS3, error_body, listing_body
@@ -82,13 +83,15 @@ def test_server_that_does_not_know_the_condition_is_looked_at_first(limited):
 
 
 def test_body_is_neither_signed_nor_summed_unless_it_is_asked_for(limited):
-    """A part carries UNSIGNED-PAYLOAD, no checksum, and waits for no 100 Continue; a put carries its MD5 beside that."""
+    """Bodies carry UNSIGNED-PAYLOAD and wait for no 100 Continue; a part carries its CRC-32, a put its MD5."""
     store, server = limited()
     store.put("a", b"x")
     with contextlib.suppress(KeyError):  # the limited server's answer has no tag
         store.send_part("b", "upload", 1, b"part")
     of_put, of_part = ({name.lower(): value for name, value in headers.items()} for _, _, headers in server.requests)
     assert of_put.pop("content-md5") == base64.b64encode(hashlib.md5(b"x").digest()).decode()
+    crc32 = zlib.crc32(b"part").to_bytes(4, "big")
+    assert of_part.pop("x-amz-checksum-crc32") == base64.b64encode(crc32).decode()
     for names in (of_put, of_part):
         assert names["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
         assert not [name for name in names if name.startswith("x-amz-checksum") or name in ("content-md5", "expect")]

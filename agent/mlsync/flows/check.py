@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mlsync.errors import Damage, FormatUnsupported, KeyProblem, NotFound, StoreBroken
 from mlsync.monitor import Monitor
-from mlsync.repository import keyslot, names
+from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Previous
 from mlsync.repository.pack import TRAILER_BYTES
 from mlsync.repository.reader import ChunkReader
@@ -81,7 +81,7 @@ class _Check:
             self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
         for key in slots:
             try:
-                keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), key)
+                self._repository.read_slot(key)
             except (KeyProblem, FormatUnsupported, StoreBroken, NotFound) as error:
                 self._problem(key, error.what)
 

@@ -155,9 +155,23 @@ class _Opener:
         for ref in group:
             begin = ref.offset - start
             into = window.place(ref.plain_bytes)
-            self._open(ref, sealed[begin : begin + ref.stored_bytes], into)
+            size_bytes += self._open_or_read_again(ref, sealed[begin : begin + ref.stored_bytes], into)
             plains[ref] = into
         return size_bytes
+
+    def _open_or_read_again(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> int:
+        """Open a chunk, and if it is damaged the same from a second reading: see second_look. Return its bytes."""
+        try:
+            self._open(ref, sealed, into)
+        except ObjectDamaged:
+            again = bytearray(ref.stored_bytes)
+            try:
+                self._store.read(names.pack(ref.pack), ref.offset, memoryview(again))
+            except (NotFound, StoreBroken):
+                again[:] = sealed
+            self._open(ref, memoryview(again), into)
+            return len(again)
+        return 0
 
     def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> None:
         coded = self._scratch("coded", ref.stored_bytes - TAG_BYTES)

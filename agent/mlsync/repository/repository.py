@@ -40,6 +40,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_pr
 from mlsync.repository.pack_builder import finish_noted
 from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
+from mlsync.repository.second_look import looked_at_twice
 from mlsync.repository.writer import LANES, Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
 
@@ -129,14 +130,11 @@ class Repository:
     def look(cls, store: Store) -> header.Header:
         """Return what shows without a key, or raise ``RepositoryMissing`` or what is wrong with the header."""
         try:
-            body = store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
+            return looked_at_twice(lambda: header.decode(_header(store), store.url))
         except NotFound:
             raise RepositoryMissing(
                 "there is no repository", where=store.url, advice="make one with: mlsync init"
             ) from None
-        except StoreBroken as error:
-            raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
-        return header.decode(body, store.url)
 
     @classmethod
     def open(
@@ -242,6 +240,9 @@ class Repository:
 
     def open_version(self, key: str) -> Stored:
         """Return the root that stands under the name *key*, whatever it says that it is; ``NotFound`` if none does."""
+        return looked_at_twice(lambda: self._open_version(key))
+
+    def _open_version(self, key: str) -> Stored:
         try:
             body = self.store.get(key, limit_bytes=manifest_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
@@ -249,6 +250,10 @@ class Repository:
         root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
         check_previous(root.previous, root.number, key)
         return Stored(root, object_digest(body), key)
+
+    def read_slot(self, key: str) -> keyslot.Slot:
+        """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
+        return _read_slot(self.store, key)
 
     def version_key(self, run: str, number: int) -> str:
         """Return the name of a version's manifest."""
@@ -309,7 +314,7 @@ class Repository:
 
     def pack_refs(self, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
         """Return the chunks of a pack as its own footer lists them, or raise ``ObjectDamaged``."""
-        return pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes)
+        return looked_at_twice(lambda: pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes))
 
     def tombstones(self) -> set[bytes]:
         """Return the packs that are about to be deleted: no new version may rely on one of them."""
@@ -429,5 +434,16 @@ def _open_first(store: Store, unlock: Unlock, found: header.Header) -> tuple[str
     raise fault or keyslot.wrong_unlock(unlock, store.url)
 
 
+def _header(store: Store) -> bytes:
+    try:
+        return store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
+    except StoreBroken as error:
+        raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
+
+
 def _read_slot(store: Store, key: str) -> keyslot.Slot:
+    return looked_at_twice(lambda: _parsed_slot(store, key))
+
+
+def _parsed_slot(store: Store, key: str) -> keyslot.Slot:
     return keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")

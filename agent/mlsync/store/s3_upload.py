@@ -17,6 +17,13 @@ from mlsync.store.base import Buffer, Upload, view_of
 from mlsync.store.parts import PartLedger
 
 
+class SentPart(msgspec.Struct, frozen=True, array_like=True):
+    """The server's tag of a part, and the sum (CRC-32, in base64) that it held it against, if it was given one."""
+
+    tag: str
+    crc32: str | None = None
+
+
 class Multipart(Protocol):
     """What an upload needs of its store."""
 
@@ -30,10 +37,10 @@ class Multipart(Protocol):
     def begin_multipart(self, key: str) -> str:
         """Give the id of a new multipart upload."""
 
-    def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> str:
-        """Give the tag of a part that the server now has."""
+    def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> SentPart:
+        """Give what the server says of a part that it now has."""
 
-    def complete_multipart(self, key: str, upload_id: str, tags: dict[int, str]) -> None:
+    def complete_multipart(self, key: str, upload_id: str, parts: Mapping[int, SentPart]) -> None:
         """Make the object appear."""
 
     def abort_multipart(self, key: str, upload_id: str) -> None:
@@ -41,11 +48,11 @@ class Multipart(Protocol):
 
 
 class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What it takes to go on with an upload: its id, and each part's tag by its number; all parts are whole ones."""
+    """What it takes to go on with an upload: its id, and each part by its number; all of them are whole ones."""
 
     upload_id: str
     part_bytes: int
-    tags: dict[int, str]
+    parts: dict[int, SentPart]
 
 
 class S3Upload:
@@ -55,13 +62,13 @@ class S3Upload:
         self._store = store
         self._key = key
         self._ledger = PartLedger(store.part_bytes)
-        self._tags: dict[int, str] = {}
+        self._parts: dict[int, SentPart] = {}
         self._only_part: bytes | None = None
         self._upload_id: str | None = None
         if ticket is not None:
             self._upload_id = ticket.upload_id
-            self._tags.update(ticket.tags)
-            for number in ticket.tags:
+            self._parts.update(ticket.parts)
+            for number in ticket.parts:
                 self._ledger.add((number - 1) * ticket.part_bytes, ticket.part_bytes)
         self._is_over = False
         self._lock = threading.Lock()
@@ -74,7 +81,7 @@ class S3Upload:
             self._only_part = bytes(view)  # three requests become one; the caller's buffer is free on return
         else:
             number = offset // self._store.part_bytes + 1
-            self._tags[number] = self._store.send_part(self._key, self._begun(), number, view)
+            self._parts[number] = self._store.send_part(self._key, self._begun(), number, view)
         self._ledger.add(offset, len(view))
 
     def finish(self, size_bytes: int) -> None:
@@ -102,11 +109,11 @@ class S3Upload:
         """Name the upload and its parts, if the server knows it."""
         if self._upload_id is None or self._is_over:
             return None
-        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, self._tags)).decode()
+        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, self._parts)).decode()
 
     def _complete(self, upload_id: str) -> None:
         try:
-            self._store.complete_multipart(self._key, upload_id, self._tags)
+            self._store.complete_multipart(self._key, upload_id, self._parts)
         except errors.AlreadyExists:
             # The parts are of no more use, and are paid for until they are aborted.
             self._store.abort_multipart(self._key, upload_id)
@@ -131,7 +138,7 @@ def read_ticket(text: str) -> Ticket | None:
 
 def has_parts(ticket: Ticket, listed: Mapping[int, tuple[str, int]]) -> bool:
     """Whether the server's list, tag and size by number, has the ticket's parts, the same ones and whole."""
-    return all(listed.get(number) == (tag, ticket.part_bytes) for number, tag in ticket.tags.items())
+    return all(listed.get(number) == (part.tag, ticket.part_bytes) for number, part in ticket.parts.items())
 
 
 _CONFORMS: type[Upload] = S3Upload
