@@ -148,7 +148,10 @@ class FaultProxy:
     def _serve(self, client: socket.socket) -> None:
         with contextlib.ExitStack() as stack:
             stack.enter_context(client)
-            server = stack.enter_context(socket.create_connection(self._server))
+            try:
+                server = stack.enter_context(socket.create_connection(self._server))
+            except OSError:  # the server is down: so is what stands before it
+                return
             for one in (client, server):
                 one.settimeout(PATIENCE_S)
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

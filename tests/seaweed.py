@@ -70,11 +70,12 @@ class Seaweed:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.server = S3Server("http://127.0.0.1:0", "mlsynctest", uuid.uuid4().hex)
+        self._ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> S3Server:
-        """Give the server, which answers."""
-        ports = free_ports(5)
+        """Give the server, which answers; after a ``stop`` it is the same one, with the same data."""
+        ports = self._ports = self._ports or free_ports(5)
         self.server = S3Server(f"http://127.0.0.1:{ports[0]}", self.server.access_key, self.server.secret_key)
         command = [find_weed(), *self._arguments(ports)]
         with (self.directory / "weed.log").open("ab") as log:
@@ -95,7 +96,7 @@ class Seaweed:
         return self.server
 
     def stop(self) -> None:
-        """The process is gone; its data are of no more use, so it is not asked politely."""
+        """The process is gone, as by a power cut: it is not asked politely."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
