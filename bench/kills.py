@@ -3,8 +3,8 @@
     python bench/kills.py [--rounds 200] [--seed N] [--quick]
 
 Each round rewrites a file of 14 or 100 MiB, begins a backup in a process of its own, and kills that (kill -9), the
-server (kill -9, and starts it again) or every connection. Then whatever version was made is restored and compared; at the end
-all of them, and a check reads everything. One wrong byte, or a success that was none, ends the run. Writes
+server (kill -9, and starts it again) or every connection. Then whatever version was made is restored and compared; at
+the end all of them, and a check reads everything. One wrong byte, or a success that was none, ends the run. Writes
 results/kills.json: rounds, what died, how the backups ended, and how many bytes went up for how many that were new.
 """
 

@@ -23,7 +23,7 @@ from seaweed import Seaweed
 
 # Some go up in one request each, some in parts.
 FILE_BYTES = (14 << 20, 14 << 20, 14 << 20, 100 << 20)
-VICTIMS = ("client", "client", "client", "server", "network")
+VICTIMS = ("client",) * 6 + ("server", "network", "network")
 # From before it has read its configuration to after the end.
 KILL_WITHIN_S = 1.6
 END_WITHIN_S = 120

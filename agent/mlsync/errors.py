@@ -290,7 +290,9 @@ class TargetFull(TargetError):
 
 
 class StoreError(Error):
-    """Something about the store; never about the source."""
+    """Something about the store, never about the source; *retry_after_s* is how long it wants to be left alone."""
+
+    retry_after_s: float = 0.0
 
 
 class NotFound(StoreError):

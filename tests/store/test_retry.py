@@ -8,7 +8,7 @@ from mlsync import errors
 from mlsync.store.counting import CountingStore
 from mlsync.store.faulty import Fault, FaultyStore
 from mlsync.store.memory import MemoryStore
-from mlsync.store.retry import TRIES_MAX, RetryingStore
+from mlsync.store.retry import BUDGET_S, TRIES_MAX, TRIES_MIN, RetryingStore
 
 
 class Sleeper:
@@ -80,11 +80,46 @@ def test_error_that_stays_is_told_after_the_last_try(method):
 
 def test_budget_ends_the_tries():
     """No wait is begun that would end after the budget."""
-    store, faulty, sleeper = retrying(Fault("before", lasts=True), budget_s=2.0, tries_max=10_000)
+    store, faulty, sleeper = retrying(Fault("before", lasts=True), budget_s=2.0, tries_max=10_000, tries_min=1)
     with pytest.raises(errors.StoreUnavailable):
         store.stat("a")
     assert sum(sleeper.waits_s) <= 2.0
     assert calls_of(faulty, "stat") == len(sleeper.waits_s) + 1
+
+
+def test_a_call_that_took_all_the_time_is_tried_again():
+    """An answer that never came took longer than the budget: the call is made as often as any is at least."""
+    store, faulty, sleeper = retrying(Fault("before", lasts=True))
+    inner_stat = faulty.stat
+
+    def slow_stat(key):
+        sleeper.waits_s.append(BUDGET_S + 1)
+        return inner_stat(key)
+
+    faulty.stat = slow_stat
+    with pytest.raises(errors.StoreUnavailable, match=f"{TRIES_MIN} tries"):
+        store.stat("a")
+    assert calls_of(faulty, "stat") == TRIES_MIN
+
+
+def test_a_store_that_asks_for_a_pause_gets_it():
+    """No wait is shorter than what the store asked for."""
+    busy = errors.StoreUnavailable("busy")
+    busy.retry_after_s = 7.0
+    store, _, sleeper = retrying(Fault("before", error=busy), Fault("before", 2, error=busy))
+    store.put("a", b"")
+    assert len(sleeper.waits_s) == 2
+    assert min(sleeper.waits_s) >= 7.0
+
+
+def test_a_store_that_asks_for_too_long_a_pause_is_left_alone():
+    """Nobody sleeps for an hour within a call: the error goes up, and the next backup is the next try."""
+    busy = errors.StoreUnavailable("busy")
+    busy.retry_after_s = 3600.0
+    store, faulty, sleeper = retrying(Fault("before", error=busy, lasts=True))
+    with pytest.raises(errors.StoreUnavailable, match="after 1 try of"):
+        store.put("a", b"")
+    assert (calls_of(faulty, "put"), sleeper.waits_s) == (1, [])
 
 
 def test_lasting_error_is_not_tried_again():

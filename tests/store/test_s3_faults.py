@@ -192,6 +192,14 @@ def test_a_bit_that_flips_in_a_small_object_is_refused_by_the_server(proxy, stor
     assert proxy.count("PutObject") == 2
 
 
+def test_a_pause_that_the_server_asks_for_is_told(proxy, bare):
+    """Retry-After of an answer is the error's, for whoever waits."""
+    proxy.reset(Fault("429", "HeadObject"))
+    with pytest.raises(errors.StoreUnavailable) as caught:
+        bare.stat("a/one")
+    assert caught.value.retry_after_s == 1.0
+
+
 def test_refused_connections_are_a_store_that_is_away(bare, s3_process, s3_url):
     """A port where nothing listens is told as such."""
     proxy = FaultProxy(s3_process.endpoint_url)

@@ -20,7 +20,7 @@ from mlsync.source.state import State
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.retry import BUDGET_S, RetryingStore
+from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
 
 if TYPE_CHECKING:
     from mlsync.proof.prove import ProofOptions, Prover
@@ -184,7 +184,8 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     def tell(call: str, error: Exception, wait_s: float) -> None:
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
-    return RetryingStore(store, budget_s=budget_s, on_wait=tell)
+    tries_min = TRIES_MIN if budget_s >= BUDGET_S else 1
+    return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
 
 
 def _heed(inner: Store, repository: Repository) -> None:

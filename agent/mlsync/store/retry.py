@@ -13,6 +13,8 @@ from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload
 
 TRIES_MAX = 12
+# Whatever the time: one answer that never comes takes as long as many that come late, and must not end a backup.
+TRIES_MIN = 3
 BUDGET_S = 60.0
 _WAIT_FIRST_S = 0.25
 _WAIT_MAX_S = 20.0
@@ -25,8 +27,9 @@ OnWait = Callable[[str, errors.StoreError, float], None]
 class RetryingStore:
     """Tries each call again while the inner store calls its error transient, within a number of tries and a time.
 
-    Waits are exponential with full jitter, so that many agents do not come back at the same moment. After the last
-    try ``StoreUnavailable`` says how many there were. A create whose answer was lost and that is refused when it is
+    Waits are exponential with full jitter, so that many agents do not come back at the same moment, and not shorter
+    than the store asked for. The time ends no call before its *tries_min*-th try, unless the store asks for a wait that
+    is longer than all of it. After the last try ``StoreUnavailable`` says how many there were. A create whose answer was lost and that is refused when it is
     tried again has succeeded if the object is ours.
 
     *on_wait* is told the call, the error and the seconds to wait, before each wait.
@@ -38,6 +41,7 @@ class RetryingStore:
         *,
         budget_s: float = BUDGET_S,
         tries_max: int = TRIES_MAX,
+        tries_min: int = TRIES_MIN,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         on_wait: OnWait | None = None,
@@ -45,6 +49,7 @@ class RetryingStore:
         self._store = store
         self._budget_s = budget_s
         self._tries_max = tries_max
+        self._tries_min = tries_min
         self._sleep = sleep
         self._clock = clock
         self._on_wait = on_wait
@@ -137,12 +142,14 @@ class RetryingStore:
         began_s = self._clock()
 
         def is_over(state: tenacity.RetryCallState) -> bool:
-            is_last_try = state.attempt_number >= self._tries_max
-            return is_last_try or self._clock() - began_s + state.upcoming_sleep > self._budget_s
+            if state.attempt_number >= self._tries_max or state.upcoming_sleep > max(self._budget_s, _WAIT_MAX_S):
+                return True
+            ends_s = self._clock() - began_s + state.upcoming_sleep
+            return state.attempt_number >= self._tries_min and ends_s > self._budget_s
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._is_worth_another_try),
-            wait=tenacity.wait_random_exponential(multiplier=_WAIT_FIRST_S, max=_WAIT_MAX_S),
+            wait=_wait_s,
             stop=is_over,
             sleep=self._sleep,
             before_sleep=lambda state: self._tell(what, state),
@@ -215,12 +222,23 @@ class _Listing:
         return batch
 
 
+_jitter_s = tenacity.wait_random_exponential(multiplier=_WAIT_FIRST_S, max=_WAIT_MAX_S)
+
+
+def _wait_s(state: tenacity.RetryCallState) -> float:
+    """Return a wait by chance, longer with each try, and no shorter than the store asked for."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked_s = error.retry_after_s if isinstance(error, errors.StoreError) else 0.0
+    return max(_jitter_s(state), asked_s)
+
+
 def _give_up(what: str, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     if not isinstance(error, errors.StoreError):
         msg = "only errors of the store are tried again"
         raise TypeError(msg)
-    text = f"The store still fails after {state.attempt_number} tries of {what}: {error.what}"
+    tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
+    text = f"The store still fails after {tries} of {what}: {error.what}"
     raise errors.StoreUnavailable(text, where=error.where, advice=error.advice) from error
 
 

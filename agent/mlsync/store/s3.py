@@ -28,7 +28,8 @@ PART_BYTES = 16 << 20
 PROBE_KEY = "probe"
 
 _CONNECT_TIMEOUT_S = 10
-_READ_TIMEOUT_S = 60
+# A transfer that moves no byte for so long is cut and tried again: what hangs may hang for ever.
+_READ_TIMEOUT_S = 30
 _CONNECTIONS_MAX = 32
 _DEFAULT_REGION = "us-east-1"
 

@@ -180,7 +180,16 @@ def translating(where: str) -> Iterator[None]:
 def translated(error: Exception, where: str) -> errors.StoreError:
     """The error of ours that *error* is; raise it ``from`` the original, which :func:`is_transient` looks at."""
     found = meaning(error) or _UNKNOWN_ANSWER
-    return found.kind(_text(error, found), where=where, advice=found.advice)
+    result = found.kind(_text(error, found), where=where, advice=found.advice)
+    if isinstance(error, aws.ClientError):
+        result.retry_after_s = _retry_after_s(error)
+    return result
+
+
+def _retry_after_s(error: aws.ClientError) -> float:
+    """How long the store asks to be left alone (RFC 9110, 10.2.3), 0 if it does not; dates are not taken for it."""
+    text = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
+    return float(text) if text.isdecimal() else 0.0
 
 
 def _meaning_of_answer(error: aws.ClientError) -> Meaning:
