@@ -11,7 +11,7 @@ from flow_parts import World, noise
 from mlsync import errors
 from mlsync.flows.uploads import ABANDONED_AGE_S, SWEEP_EVERY_S
 from mlsync.repository.repository import Repository
-from mlsync.repository.writer import LANES, PackWriter
+from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
 from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
 from mlsync.store.memory import MemoryStore
@@ -88,7 +88,7 @@ def test_packs_that_are_durable_are_known_to_whoever_comes_after_a_kill(world, m
     first_bytes = backup_through(world, Fault("die-after", 12, "upload.write", lasts=True))
     second_bytes = backup_through(world)
     assert world.numbers() == [1]
-    assert first_bytes + second_bytes <= SIZE_BYTES + LANES * (2 << 20) + LOST_BYTES_MAX
+    assert first_bytes + second_bytes <= SIZE_BYTES + world.store.writes_at_once * (2 << 20) + LOST_BYTES_MAX
     assert second_bytes < SIZE_BYTES
 
 

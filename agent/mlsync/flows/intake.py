@@ -14,7 +14,7 @@ from mlsync.flows.recall import recall
 from mlsync.flows.structure import Structure, Unsound, structure_of
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.repository.writer import PackWriter, Placed
+from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
 from mlsync.source.cutting import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.paths import joined
 from mlsync.source.prefix import prefix_unchanged
@@ -22,8 +22,9 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
 from mlsync.source.state import Remembered, RememberedPiece
 
-# A batch of the writer's for each lane, one that is gathered, and two that are being read into.
-BUFFER_COUNT: Final = 12
+# A batch of the writer's for each lane, one that is gathered, and two buffers that are being read into.
+BUFFERS_PER_BATCH: Final = BATCH_BYTES // PIECE_BYTES_MAX
+BUFFERS_READ_INTO: Final = 2
 # A piece of a buffer holds all of it. What is so short is copied out: many small files would else wait for each other.
 COPY_BYTES_MAX: Final = 16 << 10
 # A trainer writes a checkpoint in seconds; who writes for longer is asked again by the next backup.
@@ -177,7 +178,8 @@ class Intake:
 
     def _buffers(self) -> BufferPool:
         if self._pool is None:
-            self._pool = BufferPool(BUFFER_COUNT, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
+            count = (self._writer.lane_count + 1) * BUFFERS_PER_BATCH + BUFFERS_READ_INTO
+            self._pool = BufferPool(count, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
 
 

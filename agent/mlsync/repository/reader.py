@@ -30,7 +30,6 @@ from mlsync.store.base import Store
 WINDOW_BYTES: Final = 8 << 20
 WINDOW_CHUNKS: Final = 1024
 GAP_BYTES_MAX: Final = 64 << 10
-THREADS: Final = 2
 SEALS_MAX: Final = 256
 
 Plain: TypeAlias = memoryview
@@ -39,10 +38,10 @@ Plain: TypeAlias = memoryview
 class ChunkReader:
     """Gives chunks' plain bytes; a context manager, since it owns threads."""
 
-    def __init__(self, store: Store, keys: Keys, *, threads: int = THREADS) -> None:
+    def __init__(self, store: Store, keys: Keys, *, threads: int | None = None) -> None:
         self.read_bytes = 0
         self._opener = _Opener(store, keys)
-        self._threads = threads
+        self._threads = threads or store.reads_at_once
         self._executor: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:

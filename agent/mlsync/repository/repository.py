@@ -41,7 +41,7 @@ from mlsync.repository.pack_builder import finish_noted
 from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.second_look import looked_at_twice
-from mlsync.repository.writer import LANES, Known, PackWriter, Placed
+from mlsync.repository.writer import Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
 
 # What S3 gives of a listing at a time.
@@ -323,7 +323,7 @@ class Repository:
 
     # ------------------------------------------------------------ writing
 
-    def writer(self, known: Known, *, lanes: int = LANES, journal: PackJournal | None = None) -> PackWriter:
+    def writer(self, known: Known, *, lanes: int | None = None, journal: PackJournal | None = None) -> PackWriter:
         """Return a writer of chunks; *known* says where a chunk already lies.
 
         With a *journal*, ``finish_pack`` can finish in another process what the writer began to send.

@@ -27,8 +27,6 @@ from mlsync.repository.pack_journal import PackJournal
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
-# More than there are processors: a lane waits for the store while it sends a part.
-LANES: Final = 4
 # What goes to one lane at a time, so that what lies side by side in a file does so in a pack and is read in one call.
 BATCH_BYTES: Final = 8 << 20
 QUEUE_BATCHES: Final = 2
@@ -137,7 +135,7 @@ class PackWriter:
         keys: Keys,
         known: Known,
         *,
-        lanes: int = LANES,
+        lanes: int | None = None,
         pack_bytes: int = PACK_BYTES,
         batch_bytes: int = BATCH_BYTES,
         journal: PackJournal | None = None,
@@ -152,7 +150,8 @@ class PackWriter:
         self._batch: list[_Job] = []
         self._batch_bytes = 0
         self._put_bytes = 0
-        self._lanes = lanes
+        # As many as keep the store busy: a lane waits for it while it sends a part.
+        self.lane_count = lanes or store.writes_at_once
         self._threads: list[threading.Thread] = []
 
     def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:
@@ -174,7 +173,7 @@ class PackWriter:
         if not self._batch:
             return
         # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
-        busy_count = min(self._lanes, 1 + self._put_bytes // self._gather_bytes)
+        busy_count = min(self.lane_count, 1 + self._put_bytes // self._gather_bytes)
         if len(self._threads) < busy_count:
             name = f"mlsync-lane-{len(self._threads)}"
             self._threads.append(threading.Thread(target=self._lane, name=name, daemon=True))

@@ -74,6 +74,14 @@ class Store(Protocol):
     def part_bytes(self) -> int:
         """The length of an upload's parts."""
 
+    @property
+    def writes_at_once(self) -> int:
+        """How many uploads at a time keep the store busy; each costs its caller the memory of a part and more."""
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads at a time keep the store busy."""
+
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*; the whole of *body* is there, durable, or nothing is."""
 

@@ -48,6 +48,16 @@ class CountingStore:
         """The inner store's part length."""
         return self._store.part_bytes
 
+    @property
+    def writes_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.writes_at_once
+
+    @property
+    def reads_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.reads_at_once
+
     def reset(self) -> None:
         """Begin to count again."""
         with self._lock:

@@ -19,6 +19,9 @@ from mlsync.store.os_errors import is_transient, translated, translating
 from mlsync.store.unfinished import DIRECTORY_MODE, ORPHAN_AGE_S, UnfinishedFile, remove_orphans
 
 PART_BYTES = 8 << 20
+# More than there are processors: while one waits for the disk another codes.
+WRITES_AT_ONCE = 4
+READS_AT_ONCE = 2
 
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -48,6 +51,16 @@ class DirectoryStore:
     def part_bytes(self) -> int:
         """The length of an upload's parts."""
         return PART_BYTES
+
+    @property
+    def writes_at_once(self) -> int:
+        """How many uploads at a time keep the store busy."""
+        return WRITES_AT_ONCE
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads at a time keep the store busy."""
+        return READS_AT_ONCE
 
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*: written, synced, linked, its directory synced."""

@@ -62,6 +62,16 @@ class FaultyStore:
         return self._store.part_bytes
 
     @property
+    def writes_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.writes_at_once
+
+    @property
+    def reads_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.reads_at_once
+
+    @property
     def is_dead(self) -> bool:
         """Whether the process that this store stands for has died."""
         return self._is_dead

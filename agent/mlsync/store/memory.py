@@ -33,6 +33,16 @@ class MemoryStore:
         """The length of an upload's parts."""
         return self._part_bytes
 
+    @property
+    def writes_at_once(self) -> int:
+        """How many uploads at a time keep the store busy."""
+        return 4
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads at a time keep the store busy."""
+        return 2
+
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*."""
         check_key(key)

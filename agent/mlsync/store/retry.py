@@ -29,8 +29,8 @@ class RetryingStore:
 
     Waits are exponential with full jitter, so that many agents do not come back at the same moment, and not shorter
     than the store asked for. The time ends no call before its *tries_min*-th try, unless the store asks for a wait that
-    is longer than all of it. After the last try ``StoreUnavailable`` says how many there were. A create whose answer was lost and that is refused when it is
-    tried again has succeeded if the object is ours.
+    is longer than all of it. After the last try ``StoreUnavailable`` says how many there were. A create whose answer
+    was lost and that is refused when it is tried again has succeeded if the object is ours.
 
     *on_wait* is told the call, the error and the seconds to wait, before each wait.
     """
@@ -63,6 +63,16 @@ class RetryingStore:
     def part_bytes(self) -> int:
         """The inner store's part length."""
         return self._store.part_bytes
+
+    @property
+    def writes_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.writes_at_once
+
+    @property
+    def reads_at_once(self) -> int:
+        """As many as of the inner store."""
+        return self._store.reads_at_once
 
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*; an object that an earlier try made is the same success."""

@@ -24,7 +24,11 @@ from mlsync.store.s3_errors import code_of, is_transient, status_of, translated,
 from mlsync.store.s3_transfer import SeekableBody, fill
 from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
 
-PART_BYTES = 16 << 20
+# Six of these are under way in the memory that four larger ones would take, and less is lost when the process dies.
+PART_BYTES = 8 << 20
+# A connection to a store far away brings some 50 to 100 MB/s, and every call waits for an answer.
+WRITES_AT_ONCE = 6
+READS_AT_ONCE = 6
 PROBE_KEY = "probe"
 
 _CONNECT_TIMEOUT_S = 10
@@ -66,6 +70,16 @@ class S3Store:
     def part_bytes(self) -> int:
         """The length of an upload's parts."""
         return PART_BYTES
+
+    @property
+    def writes_at_once(self) -> int:
+        """How many uploads at a time keep the store busy."""
+        return WRITES_AT_ONCE
+
+    @property
+    def reads_at_once(self) -> int:
+        """How many reads at a time keep the store busy."""
+        return READS_AT_ONCE
 
     def probe(self) -> bool:
         """Find out by two puts whether conditional create works; needs the right to write, so ``init`` asks, once.
