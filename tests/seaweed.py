@@ -65,10 +65,15 @@ class S3Server:
 
 
 class Seaweed:
-    """One ``weed mini`` process, from ``start`` to ``stop``; *directory* holds its data, configuration and output."""
+    """One ``weed mini`` process, from ``start`` to ``stop``; *directory* holds its data, configuration and output.
 
-    def __init__(self, directory: Path) -> None:
+    With *certificate*, the files of a certificate and its key, it speaks https too: at ``https_url``.
+    """
+
+    def __init__(self, directory: Path, certificate: tuple[Path, Path] | None = None) -> None:
         self.directory = directory
+        self.https_url = ""
+        self._certificate = certificate
         self.server = S3Server("http://127.0.0.1:0", "mlsynctest", uuid.uuid4().hex)
         self._ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,7 +82,7 @@ class Seaweed:
         """Give the server, which answers; after a ``stop`` it is the same one, with the same data."""
         ports = self._ports = self._ports or free_ports(5)
         self.server = S3Server(f"http://127.0.0.1:{ports[0]}", self.server.access_key, self.server.secret_key)
-        command = [find_weed(), *self._arguments(ports)]
+        command = [find_weed(), *self._arguments(ports), *self._https_arguments()]
         with (self.directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -128,6 +133,14 @@ class Seaweed:
             "-s3.allowDeleteBucketNotEmpty=false",
             "-s3.autoCreateBucket=false",
         ]
+
+    def _https_arguments(self) -> list[str]:
+        if self._certificate is None:
+            return []
+        certificate, key = self._certificate
+        (port,) = free_ports(1)
+        self.https_url = f"https://localhost:{port}"
+        return [f"-s3.port.https={port}", f"-s3.cert.file={certificate}", f"-s3.key.file={key}"]
 
     def _wait_until_ready(self, port: int) -> None:
         """Ready means that a bucket can be made: the port answers before the volumes do."""

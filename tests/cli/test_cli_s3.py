@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from machine import content, write_training
 
+from limited_s3 import LimitedS3
+
 
 @pytest.fixture
 def remote(fresh, s3_server):
@@ -77,3 +79,16 @@ def test_missing_object(remote, s3_server):
     done = machine.run("restore", "--to", "back", **keys)
     assert done.status == 30, done
     assert name in done.err
+
+
+def test_a_store_that_overwrites_is_told_at_init(fresh):
+    """A server that ignores conditions is found out by init, which says what that means; the repository is made."""
+    server = LimitedS3(condition="ignored")
+    server.start()
+    try:
+        keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "geheim"}
+        done = fresh.good("init", "s3://bucket/x", "--endpoint-url", server.endpoint_url, **keys)
+    finally:
+        server.stop()
+    assert "overwrites" in done.err
+    assert "a run of its own" in done.err

@@ -35,6 +35,12 @@ UPLOADS_DIRECTORY = "uploads"
 REQUIRED_LEVEL = 3
 
 
+_OVERWRITES = (
+    "the store overwrites objects even where it is asked not to: of two machines that back up one run at the same "
+    "moment, the later one would win; give every machine a run of its own"
+)
+
+
 class Session:
     """A repository that is open, with what the configuration says of it."""
 
@@ -83,6 +89,8 @@ class Session:
         """Make the repository that *config* names."""
         inner = open_store(config.repository, store_options(config), create=True)
         conditional_create = bool(getattr(inner, "conditional_create", True))
+        if not conditional_create:
+            monitor.notice("warning", _OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)

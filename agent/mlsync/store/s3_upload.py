@@ -63,6 +63,7 @@ class S3Upload:
         self._key = key
         self._ledger = PartLedger(store.part_bytes)
         self._parts: dict[int, SentPart] = {}
+        self._short_number = 0
         self._only_part: bytes | None = None
         self._upload_id: str | None = None
         if ticket is not None:
@@ -81,6 +82,8 @@ class S3Upload:
             self._only_part = bytes(view)  # three requests become one; the caller's buffer is free on return
         else:
             number = offset // self._store.part_bytes + 1
+            if len(view) < self._store.part_bytes:
+                self._short_number = number
             self._parts[number] = self._store.send_part(self._key, self._begun(), number, view)
         self._ledger.add(offset, len(view))
 
@@ -106,10 +109,11 @@ class S3Upload:
             self._store.abort_multipart(self._key, self._upload_id)
 
     def ticket(self) -> str | None:
-        """Name the upload and its parts, if the server knows it."""
+        """Name the upload and its whole parts, if the server knows it; a short one, the last, is sent again."""
         if self._upload_id is None or self._is_over:
             return None
-        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, self._parts)).decode()
+        whole = {number: part for number, part in self._parts.items() if number != self._short_number}
+        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, whole)).decode()
 
     def _complete(self, upload_id: str) -> None:
         try:

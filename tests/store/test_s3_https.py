@@ -1,0 +1,118 @@
+"""S3 over https: an authority of one's own, a server that it does not know, and the same promises as over http."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from mlsync import errors
+from mlsync.store import s3
+from mlsync.store.location import StoreOptions, open_store
+from seaweed import Seaweed
+
+PART_BYTES = 5 << 20
+
+
+def write_certificate(directory):
+    """A certificate for localhost that signs itself, and its key, as files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mlsync test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    files = directory / "certificate.pem", directory / "key.pem"
+    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory):
+    """A server with https, its certificate, and a bucket."""
+    directory = tmp_path_factory.mktemp("https")
+    certificate = write_certificate(directory)
+    seaweed = Seaweed(directory, certificate)
+    server = seaweed.start()
+    yield seaweed.https_url, certificate[0], server, server.make_bucket()
+    seaweed.stop()
+
+
+@pytest.fixture
+def opened(secure, monkeypatch):
+    """Open a store over https, with the authority that is named or none."""
+    url, _, server, bucket = secure
+    monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES)
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    stores = []
+
+    def open_it(**options):
+        values = {"endpoint_url": url, "region": server.region} | options
+        stores.append(open_store(f"s3://{bucket}/{os.urandom(8).hex()}", StoreOptions(**values)))
+        return stores[-1]
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+@pytest.mark.parametrize("payload_signing", ["auto", "always", "never"])
+def test_objects_and_uploads_over_https(opened, secure, payload_signing):
+    """With the authority named, all that works over http does, however bodies are signed."""
+    store = opened(ca_file=str(secure[1]), payload_signing=payload_signing)
+    body = os.urandom(2 * PART_BYTES + 100)
+    upload = store.upload("a/large")
+    for offset in range(0, len(body), PART_BYTES):
+        upload.write(offset, memoryview(body)[offset : offset + PART_BYTES])
+    resumed = store.resume("a/large", upload.ticket()) if payload_signing == "auto" else upload
+    if resumed is not upload:
+        resumed.write(2 * PART_BYTES, body[2 * PART_BYTES :])
+    resumed.finish(len(body))
+    store.put("a/small", b"small")
+    into = bytearray(len(body))
+    store.read("a/large", 0, memoryview(into))
+    assert into == body
+    assert store.get("a/small", limit_bytes=10) == b"small"
+    with pytest.raises(errors.AlreadyExists):
+        store.put("a/small", b"again")
+
+
+def test_server_of_an_unknown_authority_is_refused(opened):
+    """Without the authority nothing is sent, and the message says what to name."""
+    with pytest.raises(errors.StoreUnavailable, match="ca_file") as caught:
+        opened().put("a", b"body")
+    assert not opened().is_transient(caught.value)
+
+
+def test_https_asked_of_http_is_an_error_of_the_store(opened, secure):
+    """A wrong scheme ends in a StoreUnavailable, not in a traceback."""
+    store = opened(endpoint_url=secure[2].endpoint_url.replace("http:", "https:"), ca_file=str(secure[1]))
+    with pytest.raises(errors.StoreUnavailable):
+        store.stat("a")
+
+
+def test_ipv6_address_is_an_endpoint(opened):
+    """An endpoint in brackets is spoken to: where nobody listens, that is what is said."""
+    with socket.socket(socket.AF_INET6) as free:
+        free.bind(("::1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(errors.StoreUnavailable, match=r"\[::1\]"):
+        opened(endpoint_url=f"http://[::1]:{port}").stat("a")
