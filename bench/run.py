@@ -16,7 +16,7 @@ from pathlib import Path
 import report
 import targets
 
-BENCHMARKS = ("size", "speed", "many", "s3", "idle", "codec_steps")
+BENCHMARKS = ("size", "speed", "many", "s3", "kills", "idle", "codec_steps")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import report
 from peers import Mlsync, MlsyncWithoutDevice
-from speed import OURS
+from speed import OURS, STORED
 
 READING_BACK = (Mlsync.name, MlsyncWithoutDevice.name)
 PEAK_MIB = 256
@@ -137,11 +137,22 @@ def history_targets(looks: list[dict]) -> Iterator[Target]:
 
 
 def s3_targets(result: dict) -> Iterator[Target]:
-    for ours in (name for name in OURS if name in result["rows"]):
-        row = result["rows"][ours]
-        yield Target(f"S3, CPU to bare boto3 upload_part: {ours}", 1.3, row["cpu_to_bare"])
-        if ours in READING_BACK:
-            yield Target(f"peak MiB, S3: {ours}", PEAK_MIB, row["peak_mib"]["max"])
+    for server, steps in result["servers"].items():
+        up, down = steps["up"], steps["down"]
+        for ours in (name for name in OURS if name in up):
+            yield Target(f"{server}, CPU to bare boto3 upload_part: {ours}", 1.3, up[ours]["cpu_to_bare"])
+            if ours in READING_BACK:
+                yield Target(f"{server}, peak MiB: {ours}", PEAK_MIB, up[ours]["peak_mib"]["max"])
+        yield Target(
+            f"{server}, up, wall to the fastest that is plain: {STORED}", 1.1, up[STORED]["wall_to_fastest_plain"]
+        )
+        if "restic" in up:
+            ratio = report.ratio(up["restic"]["wall_s"]["median"], up[STORED]["wall_s"]["median"])
+            yield Target(f"{server}, up, restic's wall to it: {STORED}", 3, ratio, is_floor=True)
+        if "s5cmd" in down:
+            ours = down[MlsyncWithoutDevice.name]["wall_s"]["median"]
+            ratio = report.ratio(down["s5cmd"]["wall_s"]["median"], ours)
+            yield Target(f"{server}, down, s5cmd's wall to it", 1.0, ratio, is_floor=True)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def test_the_template_reads_back(write):
     config = load(write(text))
     assert config.repository == "s3://bucket/x"
     assert config.watches == (WatchSettings(strange, "named"), WatchSettings(Path("/data/c"), "c"))
-    assert (config.s3.endpoint_url, config.s3.payload_signing) == ("https://m", True)
+    assert (config.s3.endpoint_url, config.s3.payload_signing) == ("https://m", "always")
     plain = Config.for_repository("s3://bucket/x")
     assert (config.agent, config.proof, config.key) == (plain.agent, plain.proof, plain.key)
 

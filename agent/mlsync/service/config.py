@@ -30,7 +30,7 @@ class S3Settings:
     profile: str | None = None
     addressing: str = "auto"
     ca_file: Path | None = None
-    payload_signing: bool = False
+    payload_signing: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)

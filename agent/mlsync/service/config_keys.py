@@ -78,6 +78,13 @@ def one_of(*choices: str) -> Parse:
     return parse
 
 
+def signing(value: Any, base: Path) -> str:
+    """How bodies are signed; true and false are what it was called before there were three ways."""
+    if isinstance(value, bool):
+        return "always" if value else "auto"
+    return str(one_of("auto", "always", "never")(value, base))
+
+
 def number(lowest: int, highest: int) -> Parse:
     """A whole number within bounds."""
 
@@ -143,7 +150,10 @@ S3: Mapping[str, Key] = {
     ),
     "ca_file": Key(path, "ca_file", '"/etc/ssl/certs/minio.pem"', "certificate authority of a private endpoint"),
     "payload_signing": Key(
-        flag, "payload_signing", "false", "sign each body too: thrice the CPU, for stores that refuse unsigned bodies"
+        signing,
+        "payload_signing",
+        '"auto"',
+        '"always" for stores that refuse unsigned bodies: thrice the CPU',
     ),
 }
 KEY: Mapping[str, Key] = {

@@ -169,7 +169,7 @@ def store_options(config: Config) -> StoreOptions:
         profile=s3.profile,
         addressing=cast('Literal["auto", "path", "virtual"]', s3.addressing),
         ca_file=None if s3.ca_file is None else str(s3.ca_file),
-        payload_signing="always" if s3.payload_signing else "auto",
+        payload_signing=cast('Literal["auto", "always", "never"]', s3.payload_signing),
     )
 
 

@@ -20,6 +20,7 @@ from isal.isal_zlib import crc32 as _crc32
 from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import StoreOptions
+from mlsync.store.s3_clock import ServerClock
 from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
 from mlsync.store.s3_transfer import SeekableBody, fill
 from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
@@ -59,6 +60,7 @@ class S3Store:
         self.conditional_create = True
         with translating(self._place):
             self._client: Any = _client(options, self._place)
+        self._clock = ServerClock(self._client)
         self._endpoint = urlsplit(self._client.meta.endpoint_url).netloc
 
     @property
@@ -183,8 +185,8 @@ class S3Store:
             self._client.delete_object(**self._names(key))
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether botocore's error behind *error* may pass."""
-        return is_transient(error)
+        """Whether botocore's error behind *error* may pass, or was one of our clock, which is corrected now."""
+        return is_transient(error) or self._clock.explains(error)
 
     def close(self) -> None:
         """Close the connections."""
