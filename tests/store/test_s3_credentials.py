@@ -117,6 +117,7 @@ def test_keys_that_expire_are_renewed(metadata, opened, monkeypatch):
     store = opened()
     store.put("a", b"body")
     assert metadata.given_count == 1
+    metadata.lasts_s = 5 * 3600
     later = datetime.now(UTC) + timedelta(hours=2)
     monkeypatch.setattr("botocore.credentials._local_now", lambda: later)
     store.put("b", b"body")
