@@ -85,7 +85,20 @@ def test_a_pack_is_finished_from_a_note_in_any_number_of_tries(journal):
     assert finish_noted(inner, KEYS, noted) == refs[: len(noted.records)]
 
 
-@pytest.mark.parametrize("end", ["swept", "a part is lost", "another object is there"])
+def test_a_pack_that_was_finished_before_it_could_be_said_is_taken(journal):
+    """Who died between the pack's last call and its answer has left a pack that is whole, upload or no upload."""
+    for upload_stays in (False, True):
+        store = MemoryStore(PART_BYTES)
+        _, refs = builder_of(store, journal)
+        (noted,) = journal.noted()
+        upload = dict(store.uploads)
+        assert finish_noted(store, KEYS, noted) == refs[: len(noted.records)]
+        if upload_stays:
+            store.uploads.update(upload)
+        assert finish_noted(store, KEYS, noted) == refs[: len(noted.records)]
+
+
+@pytest.mark.parametrize("end", ["swept", "a part is lost", "another object is there", "another object is in the way"])
 def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
     """What the store has no more is not relied on, and nothing is left of it."""
     store = MemoryStore(PART_BYTES)
@@ -96,8 +109,10 @@ def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
         store.sweep(-1)
     elif end == "a part is lost":
         del parts.content[PART_BYTES]
-    else:
+    elif end == "another object is there":
         store.sweep(-1)
+        store.put(names.pack(PACK_ID), b"not this pack")
+    else:
         store.put(names.pack(PACK_ID), b"not this pack")
     assert finish_noted(store, KEYS, noted) == []
 

@@ -226,7 +226,8 @@ version_option = click.option(
     "version",
     default=LATEST,
     show_default=True,
-    metavar="N|latest|TIME",
-    help="Which version: its number, the last one, or the last one made by that time.",
+    metavar="VERSION",
+    help="Which version: its number; latest; resumable, the last one that training can go on from; best, the one of "
+    "the highest fitness; or a time, for the last one made by then.",
 )
 run_option = click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")

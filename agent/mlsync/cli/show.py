@@ -21,7 +21,7 @@ _PLACES_SHOWN = 3
 @run_option
 @common_options
 def show_command(common: Common, version: str, run: str | None) -> None:
-    """Show the files of VERSION (a number, latest, or a time), their sizes, their proofs, and what went wrong."""
+    """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong."""
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         stored = find_version(session.repository, find_run(session.repository, run), version)

@@ -1,15 +1,19 @@
-"""Find the version that a person means: a number, ``latest``, or a moment in time."""
+"""Find the version that a person means: a number, ``latest``, ``resumable``, ``best``, or a moment in time."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
 from mlsync.repository.repository import Repository, Stored
 
 LATEST = "latest"
+RESUMABLE = "resumable"
+BEST = "best"
+_SHOWN_BY = "mlsync show says what each checkpoint is"
 _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
 
@@ -35,6 +39,10 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
         return repository.stored(run, newest)
     if text.isdecimal():
         return _numbered(repository, run, int(text))
+    if text == RESUMABLE:
+        return _resumable(repository, run)
+    if text == BEST:
+        return _best(repository, run)
     moment = _parse_time(text)
     return _at(repository, run, repository.numbers(run), moment)
 
@@ -47,6 +55,38 @@ def _numbered(repository: Repository, run: str, number: int) -> Stored:
         numbers = repository.numbers(run)
         what = f"run {run!r} has no version" + (f" {number}, only {_span(numbers)}" if numbers else "")
         raise VersionMissing(what, where=repository.store.url) from None
+
+
+def _resumable(repository: Repository, run: str) -> Stored:
+    """Return the newest version that training can go on from, by what the proof found in its checkpoints.
+
+    Some trainers strip their last checkpoint when they end: what comes after is good for inference only.
+    """
+    for number in reversed(repository.numbers(run)):
+        stored = repository.stored(run, number)
+        if any(facts.get("resumable") is True for facts in _facts(repository, stored)):
+            return stored
+    what = f"no version of run {run!r} has a checkpoint that training can go on from"
+    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+
+
+def _best(repository: Repository, run: str) -> Stored:
+    """Return the version of the highest ``best_fitness`` that a checkpoint names; of equals the newest."""
+    found: tuple[float, int] | None = None
+    for number in repository.numbers(run):
+        for facts in _facts(repository, repository.stored(run, number)):
+            fitness = facts.get("best_fitness")
+            if isinstance(fitness, (int, float)) and (found is None or (fitness, number) > found):
+                found = (fitness, number)
+    if found is None:
+        what = f"no version of run {run!r} has a checkpoint that names its fitness"
+        raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+    return repository.stored(run, found[1])
+
+
+def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
+    """Yield what the proof found each checkpoint of a version to be."""
+    return (entry.proof.facts for entry in repository.entries(stored) if entry.proof is not None)
 
 
 def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:
@@ -64,7 +104,9 @@ def _parse_time(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone() + _shown_step(text)
     except ValueError:
         what = f"not a version: {text!r}"
-        advice = "give a number, latest, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
+        advice = (
+            "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
+        )
         raise ConfigInvalid(what, advice=advice) from None
 
 

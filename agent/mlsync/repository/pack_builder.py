@@ -9,7 +9,7 @@ from __future__ import annotations
 from mlsync.codec.compression import Coding, encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
-from mlsync.errors import NotFound, StoreBroken
+from mlsync.errors import AlreadyExists, NotFound, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
@@ -134,7 +134,7 @@ def finish_noted(store: Store, keys: Keys, noted: NotedPack) -> list[ChunkRef]:
     try:
         builder.go_on(noted)
         builder.finish()
-    except NotFound:
+    except (NotFound, AlreadyExists):
         # Finished already, perhaps, by a writer that died before it could say so.
         if not _is_whole(store, keys, noted):
             return []

@@ -1,0 +1,76 @@
+"""Which version a word means."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from flow_parts import RUN, World
+
+from mlsync import errors
+from mlsync.flows.select import find_version
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A run without versions."""
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def save(world, name, **content):
+    """Write a checkpoint and make a version."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save({"model": {"weight": torch.ones(200)}, **content}, file)
+    world.write(name, file.getvalue())
+    return world.backup().version
+
+
+def ultralytics(world, epoch, fitness, *, stripped=False):
+    """A version of ``last.pt`` as Ultralytics writes it while it trains, and when it has ended."""
+    import torch
+
+    optimizer = None if stripped else {"state": {}, "param_groups": [{"lr": 0.1}]}
+    return save(
+        world,
+        "last.pt",
+        epoch=-1 if stripped else epoch,
+        best_fitness=None if stripped else fitness,
+        ema={"weight": torch.full((200,), float(epoch))},
+        optimizer=optimizer,
+        train_args={"epochs": 3},
+    )
+
+
+def number_of(world, word):
+    """The version that a word means."""
+    return find_version(world.repository, RUN, word).root.number
+
+
+def test_the_last_version_before_the_strip_is_resumable(world):
+    """What a trainer stripped at its end is not what training goes on from."""
+    ultralytics(world, 0, 0.1)
+    ultralytics(world, 1, 0.2)
+    ultralytics(world, 2, 0.2, stripped=True)
+    world.write("results.csv", b"epoch,loss\n")
+    world.backup()
+    assert (number_of(world, "latest"), number_of(world, "resumable")) == (4, 2)
+
+
+def test_best_is_the_highest_fitness_and_of_equals_the_last(world):
+    """Fitness goes up and down; what was best for a while and is again is taken where it was last."""
+    for epoch, fitness in enumerate([0.1, 0.5, 0.3, 0.5, 0.2]):
+        ultralytics(world, epoch, fitness)
+    assert number_of(world, "best") == 4
+
+
+@pytest.mark.parametrize("word", ["resumable", "best"])
+def test_a_run_without_such_a_checkpoint_says_so(world, word):
+    """No version is given in place of one that there is not."""
+    save(world, "last.pt", epoch=1)
+    with pytest.raises(errors.VersionMissing, match="no version of run 'yolo'") as caught:
+        find_version(world.repository, RUN, word)
+    assert "mlsync show" in str(caught.value)
