@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from fault_proxy import FaultProxy
 from seaweed import S3Server, Seaweed
 
 _AT_START = dict(os.environ)
@@ -100,6 +101,15 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield seaweed.start()
     finally:
         seaweed.stop()
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_process: S3Server) -> Iterator[FaultProxy]:
+    """A proxy before the session's S3 server, at its ``url``; each test sets the faults that it wants."""
+    proxy = FaultProxy(s3_process.endpoint_url)
+    proxy.start()
+    yield proxy
+    proxy.stop()
 
 
 @pytest.fixture

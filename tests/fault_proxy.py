@@ -99,6 +99,7 @@ class FaultProxy:
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     sent_bytes: int = 0
+    url: str = ""
 
     def start(self) -> str:
         """Give the URL to speak to."""
@@ -109,7 +110,8 @@ class FaultProxy:
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         threading.Thread(target=self._accept, daemon=True).start()
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        return self.url
 
     def stop(self) -> None:
         """Nothing is passed on any more, and whoever waits is cut off."""

@@ -10,7 +10,7 @@ import uuid
 import pytest
 from flow_parts import World, noise, small_checkpoint
 
-from fault_proxy import Fault, FaultProxy
+from fault_proxy import Fault
 from mlsync import errors
 from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
@@ -23,15 +23,6 @@ PASSING = (
     *("lost-answer", "cut-answer", "stall-answer", "flip-answer", "throttle-answer"),
 )
 FLOWS = ("backup", "restore", "check")
-
-
-@pytest.fixture(scope="module")
-def proxy(s3_process):
-    """A proxy before the test server."""
-    proxy = FaultProxy(s3_process.endpoint_url)
-    proxy.url = proxy.start()
-    yield proxy
-    proxy.stop()
 
 
 @pytest.fixture

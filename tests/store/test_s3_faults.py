@@ -23,15 +23,6 @@ AFTER = ("lost-answer", "cut-answer", "stall-answer", "throttle-answer")
 
 
 @pytest.fixture(scope="module")
-def proxy(s3_process):
-    """A proxy before the test server."""
-    proxy = FaultProxy(s3_process.endpoint_url)
-    proxy.url = proxy.start()
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture(scope="module")
 def impatient_client():
     """Makes clients that wait for a second at most: once for all tests, since making one takes half a second."""
     clients = {}
