@@ -65,6 +65,12 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_arguments) -> None:
         """Say nothing."""
 
+    def handle_expect_100(self) -> bool:
+        self.send_response_only(100)
+        self.end_headers()
+        self.wfile.flush()  # a client that waits for it would wait a second
+        return True
+
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
