@@ -116,6 +116,8 @@ class _Ledger:
 
     def take_durable(self) -> dict[bytes, list[ChunkRef]]:
         """Give the chunks of each pack that became durable since this was asked last."""
+        if not self._durable:  # asked for each piece of small files: without waiting for the lanes
+            return {}
         with self._lock:
             durable, self._durable = self._durable, []
             return {pack_id: self._refs_of.pop(pack_id, []) for pack_id in durable}

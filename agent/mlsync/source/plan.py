@@ -76,7 +76,8 @@ def plan_edges(
     regions = _regions(_tensors(layout, storages), size_bytes)
     for region in _without_holes(regions, data_extents):
         length = region.end - region.start
-        if region.is_tensor or (layout is not None and length <= REST_BYTES_MAX):
+        is_short = length <= (CHUNKINGS["fine"].min_bytes if layout is None else REST_BYTES_MAX)
+        if region.is_tensor or is_short:  # what is not longer than the least piece has no cut, and need not be searched
             yield Span(region.start, length, "whole", region.item_bytes)
         else:
             fine = min(length, FINE_SPAN_BYTES)

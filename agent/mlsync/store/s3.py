@@ -29,7 +29,7 @@ from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
 PART_BYTES = 8 << 20
 # A connection to a store far away brings some 50 to 100 MB/s, and every call waits for an answer.
 WRITES_AT_ONCE = 6
-READS_AT_ONCE = 6
+READS_AT_ONCE = 4
 PROBE_KEY = "probe"
 
 _CONNECT_TIMEOUT_S = 10

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from mlsync import errors
 
-# Large enough that Python's share vanishes, small enough that the piece is still in the cache when it is copied.
-PIECE_BYTES = 256 << 10
+# Large enough that Python's share vanishes, small enough that a thread that reads does not keep the others waiting.
+PIECE_BYTES = 1 << 20
 # Reading past a few bytes that nobody asked for is cheaper than giving up a store over them.
 _SKIP_BYTES_MAX = 8 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
