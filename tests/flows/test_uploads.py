@@ -63,6 +63,8 @@ def test_what_was_sent_is_not_sent_again(world, kind, nth):
     assert world.restored(1) == world.tree()
     assert world.check().problems == []
     assert len(world.store.uploads) == unnoted
+    told = [text for _, text in world.monitor.notices if "need not be sent again" in text]
+    assert len(told) == 1 if nth >= 12 else len(told) <= 1
     assert notes_of(world) == []
 
 
@@ -105,7 +107,7 @@ def test_lost_notes_cost_bytes_and_nothing_else(world):
     world.write("more.bin", b"more")
     world.backup(now_ns=lambda: NOW_NS)
     assert world.store.uploads == {}
-    assert any("dropped" in text for _, text in world.monitor.notices)
+    assert any("dropped what was left" in text for _, text in world.monitor.notices)
 
 
 def test_uploads_are_looked_for_once_a_day(world):

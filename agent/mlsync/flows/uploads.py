@@ -28,13 +28,17 @@ def finish_cut_off(
 
     Raises the store's error where it cannot be reached: the notes stay for the next time.
     """
+    finished_count, there_bytes = 0, 0
     for noted in journal.noted():
         refs = repository.finish_pack(noted)
         if refs:
             remember(refs)
-            there_mib = noted.sent_bytes / _MIB
-            monitor.notice("info", f"an upload that was cut off was finished: {there_mib:.0f} MiB of it were there")
+            finished_count += 1
+            there_bytes += noted.sent_bytes
         journal.over(noted.pack_id)
+    if finished_count:
+        uploads = "1 upload that was" if finished_count == 1 else f"{finished_count} uploads that were"
+        monitor.notice("info", f"finished {uploads} cut off: {there_bytes / _MIB:.0f} MiB need not be sent again")
 
 
 def sweep_abandoned(directory: Path, repository: Repository, monitor: Monitor, now_s: float) -> None:
@@ -48,7 +52,7 @@ def sweep_abandoned(directory: Path, repository: Repository, monitor: Monitor, n
         monitor.notice("info", f"uploads that were cut off long ago could not be looked for: {error}")
     else:
         if count:
-            monitor.notice("info", f"{count} uploads that were cut off days ago were dropped")
+            monitor.notice("info", f"dropped what was left in the store of {count} uploads that were cut off days ago")
     with suppress(OSError):
         _note_swept(directory, now_s)
 
