@@ -175,25 +175,37 @@ def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
     builder, _ = builder_of(store, journal, PIECES[:3])
     assert list(journal.noted())
 
-    def full(*_arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    real_open = os.open
 
-    monkeypatch.setattr(os, "fsync", full)
+    def full(path, flags, *arguments, **options):
+        if flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_open(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", full)
     builder.finish()
     monkeypatch.undo()
     assert list(journal.noted()) == []
     assert keys_under(store, "packs/") == [names.pack(PACK_ID)]
 
 
-def test_a_note_that_cannot_be_removed_ends_the_pack(journal, monkeypatch):
+def test_a_note_of_a_newer_coding_is_none(journal, monkeypatch):
+    """A note that a newer mlsync left is not half understood: an older one sends again."""
+    builder_of(MemoryStore(PART_BYTES), journal)
+    monkeypatch.setattr("mlsync.repository.pack_journal._CODINGS", frozenset({1}))
+    assert list(journal.noted()) == []
+
+
+@pytest.mark.parametrize("calls", [("fsync", "unlink"), ("fsync",)])
+def test_a_note_that_cannot_be_removed_ends_the_pack(journal, monkeypatch, calls):
     """An old note would have another footer made under the same nonce: rather no pack than that."""
     builder, _ = builder_of(MemoryStore(PART_BYTES), journal, PIECES[:3])
 
     def denied(*_arguments, **_options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(os, "fsync", denied)
-    monkeypatch.setattr(os, "unlink", denied)
+    for call in calls:
+        monkeypatch.setattr(os, call, denied)
     with pytest.raises(StateError, match="cannot be removed"):
         builder.finish()
 

@@ -1,8 +1,9 @@
+import mmap
 import threading
 
 import pytest
 
-from mlsync.buffers import BufferPool
+from mlsync.buffers import BufferPool, aligned_memory
 
 
 def test_a_buffer_is_page_aligned_and_of_the_asked_size():
@@ -113,3 +114,11 @@ def test_many_threads_never_hold_the_same_memory():
             thread.join()
         assert not spoiled
         assert pool._made_count <= 3
+
+
+def test_memory_is_had_where_the_kernel_has_no_huge_pages(monkeypatch):
+    """Huge pages are a wish: a kernel that refuses the advice gives its memory all the same."""
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999)
+    memory = aligned_memory(1 << 20)
+    memory[-4:] = b"used"
+    memory.close()

@@ -21,12 +21,15 @@ from typing import Final
 
 import msgspec
 
+from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, file_digester
 from mlsync.errors import StateError
 from mlsync.repository.pack import PACK_ID_BYTES, ChunkRecord, records_are_sound
 
 _LENGTH: Final = struct.Struct("<I")
 _NEW_SUFFIX: Final = ".new"
+# Of a newer mlsync there may be more.
+_CODINGS: Final = frozenset(int(coding) for coding in Coding)
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -75,6 +78,7 @@ class PackJournal:
             self._write(pack_id, [*body, digest.digest()])
         except OSError:
             self.over(pack_id)
+            self._forget_for_good()
             return False
         return True
 
@@ -124,7 +128,20 @@ class PackJournal:
         finally:
             os.close(descriptor)
         os.rename(new, path)
-        # A power cut must not bring back the note before: it would make another footer for the same pack.
+        self._sync_directory()
+
+    def _forget_for_good(self) -> None:
+        """As ``over`` does, a removal that may not last is an error."""
+        try:
+            self._sync_directory()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            what = f"a note about an upload cannot be removed: {error.strerror}"
+            raise StateError(what, where=os.fspath(self._directory), advice="remove the directory") from error
+
+    def _sync_directory(self) -> None:
+        """A power cut must not bring back the note before: it would make another footer for the same pack."""
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -153,6 +170,7 @@ def _parse(path: Path) -> NotedPack | None:
         len(head.pack_id) == PACK_ID_BYTES
         and head.sent_bytes > 0
         and records_are_sound(head.records, head.sent_bytes + len(tail))
+        and all(record.coding in _CODINGS for record in head.records)
     )
     if not (is_whole and is_sound):
         return None
