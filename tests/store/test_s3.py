@@ -9,8 +9,8 @@ import os
 import zlib
 
 import pytest
-from limited_s3 import LimitedS3, error_body, listing_body
 
+from limited_s3 import LimitedS3, error_body, listing_body
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
