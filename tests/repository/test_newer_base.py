@@ -6,7 +6,7 @@ import pytest
 from mlsync.errors import FormatUnsupported
 from mlsync.repository.manifest import PackedRef, unpack_refs
 from mlsync.repository.pack import ChunkRecord
-from mlsync.repository.pack_footer import _ref
+from mlsync.repository.pack_footer import ref_of
 
 PACK = b"p" * 16
 NAME = b"n" * 32
@@ -24,4 +24,4 @@ def test_footer_record_with_a_base_is_newer():
     """A footer's record whose base is not nil is refused as newer, not as damage."""
     record = msgspec.msgpack.decode(msgspec.msgpack.encode([NAME, 48, 20, 10, 0, [1]]), type=ChunkRecord)
     with pytest.raises(FormatUnsupported, match="difference"):
-        _ref(PACK, 0, record, "here")
+        ref_of(PACK, 0, record, "here")

@@ -6,13 +6,14 @@ a pack of the chunks that had come so far.
 
 from __future__ import annotations
 
-from mlsync.codec.compression import Coding, encode
+from mlsync.codec.compression import encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
+from mlsync.repository.pack_footer import ref_of
 from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.store.base import Store, Upload
 
@@ -142,18 +143,8 @@ def finish_noted(store: Store, keys: Keys, noted: NotedPack) -> list[ChunkRef]:
         # The store has lost a part; so be it.
         builder.abort()
         return []
-    return [
-        ChunkRef(
-            record.name,
-            noted.pack_id,
-            place,
-            record.offset,
-            record.stored_bytes,
-            record.plain_bytes,
-            Coding(record.coding),
-        )
-        for place, record in enumerate(noted.records)
-    ]
+    key = names.pack(noted.pack_id)
+    return [ref_of(noted.pack_id, place, record, key) for place, record in enumerate(noted.records)]
 
 
 def _is_whole(store: Store, keys: Keys, noted: NotedPack) -> bool:

@@ -35,7 +35,7 @@ def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list
         raise ObjectDamaged(f"the pack's footer is damaged: {error}", where=key) from None
     if not records_are_sound(records, footer_offset):
         raise ObjectDamaged("the pack's footer does not describe the pack", where=key)
-    return [_ref(pack_id, place, record, key) for place, record in enumerate(records)]
+    return [ref_of(pack_id, place, record, key) for place, record in enumerate(records)]
 
 
 def _read(store: Store, key: str, offset: int, length: int) -> bytes:
@@ -44,7 +44,8 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
     return bytes(body)
 
 
-def _ref(pack_id: bytes, place: int, record: ChunkRecord, key: str) -> ChunkRef:
+def ref_of(pack_id: bytes, place: int, record: ChunkRecord, key: str) -> ChunkRef:
+    """Return the chunk that a pack's record tells of, or raise ``FormatUnsupported`` for what is newer."""
     if record.base is not None:
         raise newer_base(key)
     try:

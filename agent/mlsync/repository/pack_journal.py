@@ -77,13 +77,12 @@ class PackJournal:
         try:
             self._write(pack_id, [*body, digest.digest()])
         except OSError:
-            self.over(pack_id)
-            self._forget_for_good()
+            self.over(pack_id, for_good=True)
             return False
         return True
 
-    def over(self, pack_id: bytes) -> None:
-        """Forget about a pack: it is finished, or given up.
+    def over(self, pack_id: bytes, *, for_good: bool = False) -> None:
+        """Forget about a pack: it is finished, or given up; *for_good* if no power cut may bring the note back.
 
         ``StateError`` where that fails: the note would have another footer sealed than the one that is about to be.
         """
@@ -92,6 +91,9 @@ class PackJournal:
             for name in (f"{path}{_NEW_SUFFIX}", path):
                 with suppress(FileNotFoundError):
                     os.unlink(name)
+            if for_good:
+                with suppress(FileNotFoundError):
+                    self._sync_directory()
         except OSError as error:
             what = f"a note about an upload cannot be removed: {error.strerror}"
             raise StateError(what, where=os.fspath(path), advice="remove the file") from error
@@ -130,16 +132,6 @@ class PackJournal:
         os.rename(new, path)
         self._sync_directory()
 
-    def _forget_for_good(self) -> None:
-        """As ``over`` does, a removal that may not last is an error."""
-        try:
-            self._sync_directory()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            what = f"a note about an upload cannot be removed: {error.strerror}"
-            raise StateError(what, where=os.fspath(self._directory), advice="remove the directory") from error
-
     def _sync_directory(self) -> None:
         """A power cut must not bring back the note before: it would make another footer for the same pack."""
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -170,7 +162,7 @@ def _parse(path: Path) -> NotedPack | None:
         len(head.pack_id) == PACK_ID_BYTES
         and head.sent_bytes > 0
         and records_are_sound(head.records, head.sent_bytes + len(tail))
-        and all(record.coding in _CODINGS for record in head.records)
+        and all(record.coding in _CODINGS and record.base is None for record in head.records)
     )
     if not (is_whole and is_sound):
         return None
