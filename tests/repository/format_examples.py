@@ -13,8 +13,9 @@ import msgspec
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
-from mlsync.repository import header, keyslot, manifest_object, names
+from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
@@ -28,6 +29,7 @@ from mlsync.repository.manifest import (
     encode_entries,
 )
 from mlsync.repository.pack import ChunkRecord, PackSeal
+from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST, SealedKind
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -53,12 +55,15 @@ class Examples:
         self.pack_id = bytes.fromhex(stated["pack id"])
         self.slot_salt = bytes.fromhex(stated["slot salt"])
         self.manifest_salt = bytes.fromhex(stated["manifest salt"])
+        self.proof_id = bytes.fromhex(stated["proof id"])
+        self.proof_salt = bytes.fromhex(stated["proof salt"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
         self.key_file = KeyFile(bytes.fromhex(stated["key file"]))
         self.run = stated["run"]
         self.plain = stated["chunk"].encode()
         self.name = chunk_name(self.keys.of("chunk name"), self.plain)
         self.version_key = names.version(run_id(self.keys.of("run id"), self.run), 2)
+        self.proof_key = names.later_proof(run_id(self.keys.of("run id"), self.run), 2, self.proof_id)
         self.pack_parts = self._pack()
         self.ref = ChunkRef(self.name, self.pack_id, 0, 48, len(self.plain) + 16, len(self.plain), Coding.RAW)
 
@@ -70,6 +75,7 @@ class Examples:
                 (self.keys.of("run id"), "run ids"),
                 (self.keys.of("pack", self.pack_id), "the pack"),
                 (self.keys.of("manifest", self.manifest_salt), "the manifest"),
+                (self.keys.of("later proof", self.proof_salt), "the later proof"),
             ],
             "names": [
                 (self.name, "the chunk's name"),
@@ -84,6 +90,8 @@ class Examples:
             "entries": [(encode_entries(self.entries()), "")],
             "root": [(msgspec.msgpack.encode(self.root()), "")],
             "manifest": self.manifest(),
+            "later-proof-body": [(msgspec.msgpack.encode(self.later_proof()), "")],
+            "later-proof": self.later_proof_object(),
         }
 
     def slot(self, unlock: Passphrase | KeyFile) -> bytes:
@@ -183,11 +191,35 @@ class Examples:
         )
 
     def manifest(self) -> Fields:
-        """The manifest object; stored raw, since what zstd writes changes with its releases."""
-        with mock.patch.object(manifest_object, "encode", lambda plain: (Coding.RAW, plain)):
-            body = manifest_object.seal(
-                self.keys, self.version_key, msgspec.msgpack.encode(self.root()), self.manifest_salt
-            )
+        """The manifest object."""
+        return self._sealed(MANIFEST, self.version_key, msgspec.msgpack.encode(self.root()), self.manifest_salt)
+
+    def later_proof(self) -> LaterProof:
+        """What a GPU box found of version 2, a day after it was committed."""
+        body = b"".join(part for part, _ in self.manifest())
+        when_ns = 1_795_521_600_000_000_000
+        proof = Proof(4, "torch-zip", "cuda:0 NVIDIA H100", "2.13.0", when_ns, 0.125, 1, 4, {"epoch": 3}, [])
+        return LaterProof(
+            self.run,
+            2,
+            object_digest(body),
+            when_ns,
+            "mlsync 0.1.0",
+            "gpu-box",
+            4,
+            "cuda:0 NVIDIA H100",
+            0,
+            [ProvedFile(b"last.pt", proof)],
+        )
+
+    def later_proof_object(self) -> Fields:
+        """The later proof as an object."""
+        return self._sealed(LATER_PROOF, self.proof_key, msgspec.msgpack.encode(self.later_proof()), self.proof_salt)
+
+    def _sealed(self, kind: SealedKind, key: str, plain: bytes, salt: bytes) -> Fields:
+        """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""
+        with mock.patch.object(sealed_object, "encode", lambda plain: (Coding.RAW, plain)):
+            body = sealed_object.seal(self.keys, kind, key, plain, salt)
         words = ("magic", "format", "key kind", "coding", "plain length", "salt")
         return [
             *zip(_split(body[:48], 8, 2, 1, 1, 4, 32), words, strict=True),

@@ -20,7 +20,7 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, manifest_object, names, pack, pack_footer, segments
+from mlsync.repository import header, keyslot, names, pack, pack_footer, sealed_object, segments
 from mlsync.repository.manifest import Root, decode_as, decode_entries
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
@@ -101,7 +101,7 @@ def test_the_segment_example_is_read():
 
 def test_the_manifest_example_is_read():
     """The document's manifest opens under its key and holds the document's root."""
-    plain = manifest_object.open_(EXAMPLES.keys, EXAMPLES.version_key, parse("manifest"))
+    plain = sealed_object.open_(EXAMPLES.keys, sealed_object.MANIFEST, EXAMPLES.version_key, parse("manifest"))
     assert plain == parse("root")
     assert decode_as(plain, Root, "document") == EXAMPLES.root()
 
@@ -185,7 +185,7 @@ def test_bounds_are_the_documented_ones():
         "17 to 8 MiB": pack.FOOTER_BYTES_MAX == 8 << 20,
         "at most 65,536 |": pack.PACK_CHUNKS_MAX == 65_536,
         "above 1 TiB": pack.PACK_BYTES_MAX == 1 << 40,
-        "root, at most 64 MiB": manifest_object.MANIFEST_BYTES_MAX == 64 << 20,
+        "root, at most 64 MiB": sealed_object.PLAIN_BYTES_MAX == 64 << 20,
         "segment, at most 256 MiB": segments.SEGMENT_BYTES_MAX == 256 << 20,
         "up to 64 KiB; beyond": segments.INLINE_BYTES_MAX == 64 << 10,
         "at most 4096 bytes": header.HEADER_BYTES_MAX == keyslot.SLOT_BYTES_MAX == 4096,

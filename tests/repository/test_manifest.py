@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from mlsync.codec.compression import Coding
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository import manifest_object, segments
+from mlsync.repository import sealed_object, segments
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
@@ -385,12 +385,17 @@ def test_text_of_a_hostile_checkpoint_can_be_stored():
 @given(st.binary(max_size=500))
 def test_a_manifest_object_opens(plain):
     """What was sealed under a key comes back from it, compressed or not."""
-    assert manifest_object.open_(KEYS, KEY, manifest_object.seal(KEYS, KEY, plain)) == plain
+    assert (
+        sealed_object.open_(
+            KEYS, sealed_object.MANIFEST, KEY, sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, plain)
+        )
+        == plain
+    )
 
 
 def test_a_manifest_object_opens_only_where_it_belongs():
     """Under another number, run, repository or master key it does not open."""
-    sealed = manifest_object.seal(KEYS, KEY, b"root")
+    sealed = sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, b"root")
     others = [
         (KEYS, KEY[:-1] + "2"),
         (KEYS, KEY.replace("/0", "/1", 1)),
@@ -399,15 +404,15 @@ def test_a_manifest_object_opens_only_where_it_belongs():
     ]
     for keys, key in others:
         with pytest.raises(ManifestDamaged, match="does not authenticate"):
-            manifest_object.open_(keys, key, sealed)
+            sealed_object.open_(keys, sealed_object.MANIFEST, key, sealed)
 
 
 def test_every_changed_byte_of_a_manifest_is_found_out():
     """No byte of a manifest can change unseen, nor one be cut off or added."""
-    sealed = manifest_object.seal(KEYS, KEY, b"root" * 9)
+    sealed = sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, b"root" * 9)
     for changed in [*(flip(at)(sealed) for at in range(len(sealed))), sealed[:-1], sealed + b"\0", b""]:
         with pytest.raises((ManifestDamaged, FormatUnsupported)):
-            manifest_object.open_(KEYS, KEY, changed)
+            sealed_object.open_(KEYS, sealed_object.MANIFEST, KEY, changed)
 
 
 @pytest.mark.parametrize(
@@ -415,23 +420,23 @@ def test_every_changed_byte_of_a_manifest_is_found_out():
 )
 def test_a_newer_manifest_is_refused_by_number(offset, value, message):
     """A newer format or way to its key is named, and not called damage."""
-    changed = bytearray(manifest_object.seal(KEYS, KEY, b"root"))
+    changed = bytearray(sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, b"root"))
     changed[offset] = value
     with pytest.raises(FormatUnsupported, match=message):
-        manifest_object.open_(KEYS, KEY, bytes(changed))
+        sealed_object.open_(KEYS, sealed_object.MANIFEST, KEY, bytes(changed))
 
 
 def test_no_two_manifests_share_a_key():
     """Sealing the same version twice takes another salt, so key and nonce do not repeat."""
-    one, other = (manifest_object.seal(KEYS, KEY, b"root") for _ in range(2))
+    one, other = (sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, b"root") for _ in range(2))
     assert one[16:48] != other[16:48]
 
 
 def test_a_manifest_that_no_reader_takes_is_not_written(monkeypatch):
     """The bound on manifests holds for writers first."""
-    monkeypatch.setattr(manifest_object, "MANIFEST_BYTES_MAX", 100)
+    monkeypatch.setattr(sealed_object, "PLAIN_BYTES_MAX", 100)
     with pytest.raises(ManifestDamaged, match="larger than any reader takes"):
-        manifest_object.seal(KEYS, KEY, bytes(101))
+        sealed_object.seal(KEYS, sealed_object.MANIFEST, KEY, bytes(101))
     monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
     monkeypatch.setattr(segments, "SEGMENT_BYTES_MAX", 100)
     with pytest.raises(ManifestDamaged, match="too long"):
@@ -444,7 +449,7 @@ def test_a_manifest_longer_than_any_is_damage():
     commit(repository, version([file_entry(b"a", digest=digest_of())]))
     key = repository.version_key("run", 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifest_object, "OBJECT_BYTES_MAX", 1000)
+        patch.setattr(sealed_object, "OBJECT_BYTES_MAX", 1000)
         replace_object(repository.store, key, lambda body: body + bytes(1000))
         with pytest.raises(ManifestDamaged, match="longer"):
             repository.stored("run", 1)

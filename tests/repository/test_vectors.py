@@ -10,7 +10,7 @@ import pytest
 
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
-from mlsync.repository import header, keyslot, manifest_object, names, pack_footer
+from mlsync.repository import header, keyslot, names, pack_footer, sealed_object
 from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.repository.reader import ChunkReader
 from mlsync.store.memory import MemoryStore
@@ -80,7 +80,7 @@ def _pack(fields, keys, body):
 
 
 def _manifest(fields, keys, body):
-    return manifest_object.open_(keys, fields["name"], body)
+    return sealed_object.open_(keys, sealed_object.MANIFEST, fields["name"], body)
 
 
 def _slot(fields, keys, body):

@@ -56,6 +56,12 @@ class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     record: str | None = None
     offset: int | None = None
 
+    @property
+    def place(self) -> str:
+        """Where it was found, to be read after what was."""
+        place = f" in record {self.record!r}" if self.record is not None else ""
+        return place + (f" at offset {self.offset}" if self.offset is not None else "")
+
     def __post_init__(self) -> None:
         """Make the texts storable."""
         force_setattr(self, "what", storable(self.what))
@@ -77,6 +83,17 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     facts: dict[str, Fact]
     findings: list[Finding]
     shortfall: str = ""  # why a higher level could not be had: no torch, no device, out of memory ...
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether something was found that speaks against the checkpoint: only of one that was proved again later."""
+        return any(finding.severity is Severity.REFUSE for finding in self.findings)
+
+    @property
+    def refusal(self) -> str:
+        """What speaks against the checkpoint, and where in it; empty if nothing does."""
+        refusals = [finding for finding in self.findings if finding.severity is Severity.REFUSE]
+        return "; ".join(f"level {finding.level}: {finding.what}{finding.place}" for finding in refusals)
 
     def __post_init__(self) -> None:
         """Make the texts storable."""

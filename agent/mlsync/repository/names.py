@@ -10,14 +10,19 @@ KEY_SLOTS: Final = "keys/"
 PACKS: Final = "packs/"
 VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
+LATER_PROOFS: Final = "proofs/"
 
 SLOT_ID_BYTES: Final = 16
+PROOF_ID_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 
 _KEY_SLOT = re.compile(rf"{KEY_SLOTS}[0-9a-f]{{{2 * SLOT_ID_BYTES}}}")
 _PACK = re.compile(rf"{PACKS}([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})")
 _VERSION = re.compile(rf"{VERSIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
+_LATER_PROOF = re.compile(
+    rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
+)
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 
 
@@ -42,6 +47,21 @@ def version(run_id: bytes, number: int) -> str:
     return f"{run_prefix(run_id)}{number:0{VERSION_DIGITS}d}"
 
 
+def run_proofs_prefix(run_id: bytes) -> str:
+    """Name what all later proofs of a run begin with."""
+    return f"{LATER_PROOFS}{run_id.hex()}/"
+
+
+def version_proofs_prefix(run_id: bytes, number: int) -> str:
+    """Name what all later proofs of a version begin with."""
+    return f"{run_proofs_prefix(run_id)}{number:0{VERSION_DIGITS}d}/"
+
+
+def later_proof(run_id: bytes, number: int, proof_id: bytes) -> str:
+    """Name a proof that was made later than its version; several machines may make one each."""
+    return f"{version_proofs_prefix(run_id, number)}{proof_id.hex()}"
+
+
 def tombstone(pack_id: bytes) -> str:
     """Name the mark that a pack is about to be deleted."""
     return f"{TOMBSTONES}{pack_id.hex()}"
@@ -61,6 +81,12 @@ def parse_pack(key: str) -> bytes | None:
 def parse_version(key: str) -> tuple[bytes, int] | None:
     """Return the run's id and the version's number if *key* names a manifest."""
     match = _VERSION.fullmatch(key)
+    return (bytes.fromhex(match[1]), int(match[2])) if match else None
+
+
+def parse_later_proof(key: str) -> tuple[bytes, int] | None:
+    """Return the run's id and the version's number if *key* names a later proof."""
+    match = _LATER_PROOF.fullmatch(key)
     return (bytes.fromhex(match[1]), int(match[2])) if match else None
 
 

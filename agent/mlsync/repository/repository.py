@@ -7,7 +7,7 @@ manifest's own body, then the manifest, whose creation is conditional and is the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -34,8 +34,9 @@ from mlsync.errors import (
     VersionMissing,
     VersionTaken,
 )
-from mlsync.repository import header, keyslot, manifest_object, names, pack_footer, segments
+from mlsync.repository import header, keyslot, names, pack_footer, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
+from mlsync.repository.later_proof import LaterProof, LaterProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
 from mlsync.repository.pack_builder import finish_noted
 from mlsync.repository.pack_journal import NotedPack, PackJournal
@@ -85,6 +86,7 @@ class Repository:
         self.keys = keys
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
+        self._later_proofs = LaterProofs(store, keys)
 
     # ------------------------------------------------------------ beginning
 
@@ -244,12 +246,29 @@ class Repository:
 
     def _open_version(self, key: str) -> Stored:
         try:
-            body = self.store.get(key, limit_bytes=manifest_object.OBJECT_BYTES_MAX)
+            body = self.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
             raise ManifestDamaged(f"the manifest is longer than any: {error.what}", where=key) from error
-        root = decode_as(manifest_object.open_(self.keys, key, body), Root, key)
+        root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), Root, key)
         check_previous(root.previous, root.number, key)
         return Stored(root, object_digest(body), key)
+
+    def later_proofs(self, stored: Stored) -> list[LaterProof]:
+        """Return what was proved of a version after it was committed, oldest first; raises ``ManifestDamaged``."""
+        root = stored.root
+        return self._later_proofs.of_version(self._run_id(root.run), root.number, stored.digest)
+
+    def later_proof_keys(self, run: str) -> dict[int, list[str]]:
+        """Return the names of all later proofs of a run's versions, by version: one listing."""
+        return self._later_proofs.of_run(self._run_id(run))
+
+    def read_later_proofs(self, keys: Iterable[str], stored: Stored) -> list[LaterProof]:
+        """Return the later proofs of these names, which are the version's; raises ``ManifestDamaged``."""
+        return self._later_proofs.read(keys, stored.digest)
+
+    def add_later_proof(self, proof: LaterProof) -> None:
+        """Have *proof* beside its version from now on; the version itself is not touched."""
+        self._later_proofs.add(self._run_id(proof.run), proof)
 
     def read_slot(self, key: str) -> keyslot.Slot:
         """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
@@ -367,7 +386,7 @@ class Repository:
             packs,
             segment_refs,
         )
-        sealed = manifest_object.seal(self.keys, key, msgspec.msgpack.encode(root))
+        sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
         try:
             self.store.put(key, sealed)
         except AlreadyExists:

@@ -13,6 +13,7 @@ FORMAT_VERSION: Final = 1
 MAGIC_PACK: Final = b"mlsyncP\0"
 MAGIC_PACK_END: Final = b"mlsyncE\0"
 MAGIC_MANIFEST: Final = b"mlsyncM\0"
+MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 
 # How the key of a pack or manifest is had. 1: HKDF from the master key. Kinds to come (sealed to a public key, so that
 # an agent can write what it cannot read) take the next numbers and need no new layout.

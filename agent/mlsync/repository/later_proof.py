@@ -1,0 +1,96 @@
+"""Proofs that were made later than their version: objects of their own beside the manifest, which never changes.
+
+A version may be committed below the level that is required, as where there was no GPU; a machine that has one proves it
+then. Each such object names its manifest by digest, so that it says nothing of any other. See docs/format.md.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+import msgspec
+
+from mlsync.codec.keys import Keys
+from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
+from mlsync.repository import names, sealed_object
+from mlsync.repository.manifest import Proof, decode_as
+from mlsync.repository.sealed_object import LATER_PROOF
+from mlsync.repository.second_look import looked_at_twice
+from mlsync.store.base import Store
+
+
+class ProvedFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A checkpoint of the version, and what its proof came to."""
+
+    path: bytes
+    proof: Proof
+
+
+class LaterProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What was proved of a version after it was committed.
+
+    *manifest* is the digest of the version's manifest. *lowest_level*, on *device*, is what all of the version's
+    checkpoints have reached with this proof, those left out that are broken, of which there are *broken_count*.
+    """
+
+    run: str
+    number: int
+    manifest: bytes
+    made_ns: int
+    writer: str
+    host: str
+    lowest_level: int
+    device: str
+    broken_count: int
+    files: list[ProvedFile]
+
+
+class LaterProofs:
+    """The later proofs of one repository, by run and version."""
+
+    def __init__(self, store: Store, keys: Keys) -> None:
+        self._store = store
+        self._keys = keys
+
+    def of_run(self, run_id: bytes) -> dict[int, list[str]]:
+        """Return the names of all proofs of a run's versions, by version: one listing."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for key, number in self._listed(names.run_proofs_prefix(run_id)):
+            found[number].append(key)
+        return found
+
+    def of_version(self, run_id: bytes, number: int, manifest: bytes) -> list[LaterProof]:
+        """Return the proofs of the version whose manifest has the digest *manifest*, in the order they were made."""
+        return self.read([key for key, _ in self._listed(names.version_proofs_prefix(run_id, number))], manifest)
+
+    def read(self, keys: Iterable[str], manifest: bytes) -> list[LaterProof]:
+        """Return the proofs of these names, in the order they were made; they are of that manifest, or damaged."""
+        proofs = [looked_at_twice(partial(self._read, key, manifest)) for key in keys]
+        return sorted(proofs, key=lambda proof: proof.made_ns)
+
+    def add(self, run_id: bytes, proof: LaterProof) -> None:
+        """Have the proof beside its version from now on."""
+        key = names.later_proof(run_id, proof.number, os.urandom(names.PROOF_ID_BYTES))
+        self._store.put(key, sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof)))
+
+    def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for info in self._store.list(prefix):
+            parsed = names.parse_later_proof(info.key)
+            if parsed is not None:
+                yield info.key, parsed[1]
+
+    def _read(self, key: str, manifest: bytes) -> LaterProof:
+        try:
+            body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+        except StoreBroken as error:
+            raise ManifestDamaged(f"the later proof is longer than any: {error.what}", where=key) from error
+        except NotFound as error:
+            raise ManifestDamaged("the later proof was listed and is gone", where=key) from error
+        proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)
+        parsed = names.parse_later_proof(key)
+        if parsed is None or proof.number != parsed[1] or proof.manifest != manifest:
+            raise ManifestDamaged("the later proof is not of the version beside which it lies", where=key)
+        return proof

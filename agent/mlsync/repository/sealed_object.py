@@ -1,0 +1,80 @@
+"""A manifest or a later proof as an object: a small header, then one sealed and compressed body. See docs/format.md.
+
+The header and the object's own name are bound by the seal, so an object that was moved under another number, run or
+repository does not open. Each kind has a magic and keys of its own: none passes for the other.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.codec.compression import Coding, CodingBroken, decode, encode
+from mlsync.codec.keys import Keys, Purpose
+from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
+from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.repository.header import check_format
+from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
+
+# The list of files stands in chunks of its own once it is long, so what is left is short.
+PLAIN_BYTES_MAX: Final = 64 << 20
+SALT_BYTES: Final = 32
+
+_HEADER = struct.Struct("<8sHBBI32s")
+HEADER_BYTES: Final = _HEADER.size
+OBJECT_BYTES_MAX: Final = HEADER_BYTES + PLAIN_BYTES_MAX + TAG_BYTES
+# The key is this object's own (its salt is random), so its one nonce may be zero.
+_NONCE: Final = bytes(NONCE_BYTES)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedKind:
+    """What tells one kind of object from another; *noun* is what messages call it."""
+
+    magic: bytes
+    purpose: Purpose
+    noun: str
+
+
+MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest")
+LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
+
+
+def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
+    """Return the object that holds *plain* under the name *key*; a *salt* is given by nobody but the tests."""
+    if len(plain) > PLAIN_BYTES_MAX:
+        raise ManifestDamaged(f"the {kind.noun} would be larger than any reader takes", where=key)
+    salt = os.urandom(SALT_BYTES) if salt is None else salt
+    coding, coded = encode(memoryview(plain))
+    header = _HEADER.pack(kind.magic, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), salt)
+    sealed = Seal(keys.of(kind.purpose, salt)).seal(_NONCE, coded, header + key.encode())
+    return header + sealed
+
+
+def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
+    """Return what the object *key* holds, or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+    if len(body) < HEADER_BYTES + TAG_BYTES:
+        raise ManifestDamaged(f"the {kind.noun} is cut short", where=key)
+    header, sealed = body[:HEADER_BYTES], memoryview(body)[HEADER_BYTES:]
+    magic, version, key_kind, coding, plain_bytes, salt = _HEADER.unpack(header)
+    if magic != kind.magic:
+        raise ManifestDamaged(f"this is no {kind.noun}", where=key)
+    check_format(version, key)
+    if key_kind != KEY_DERIVED:
+        raise FormatUnsupported(f"key kind {key_kind} is not known here", where=key, advice="upgrade mlsync")
+    try:
+        coded = Seal(keys.of(kind.purpose, salt)).open(_NONCE, sealed, header + key.encode())
+    except SealBroken:
+        what = f"the {kind.noun} does not authenticate: changed, swapped, or of another repository"
+        raise ManifestDamaged(what, where=key) from None
+    # Only now is anything of it believed, the length to allocate included.
+    if plain_bytes > PLAIN_BYTES_MAX:
+        raise ManifestDamaged(f"the {kind.noun} is larger than any of ours", where=key)
+    if coding not in (Coding.RAW, Coding.ZSTD):
+        raise FormatUnsupported(f"coding {coding} is not known here", where=key, advice="upgrade mlsync")
+    try:
+        return bytes(decode(Coding(coding), coded, plain_bytes))
+    except CodingBroken as error:
+        raise ManifestDamaged(f"the {kind.noun} does not decode: {error}", where=key) from None
