@@ -21,7 +21,16 @@ from mlsync.source.remembered import Remembered, RememberedPiece, is_same
 __all__ = ["Head", "Remembered", "RememberedPiece", "State", "is_same"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
+# What came with the second version: a state of the first gets it when it is opened, and keeps all that it knows.
+_SINCE_2: Final = (
+    # Versions that were committed below the level that was required of them.
+    "CREATE TABLE pending (run TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (run, number)) WITHOUT ROWID",
+    # Packs that were seen to be damaged: what a run needs of them is to be stored again.
+    "CREATE TABLE damaged (run TEXT NOT NULL, pack BLOB NOT NULL, PRIMARY KEY (run, pack)) WITHOUT ROWID",
+    # When something was done last that is done now and then.
+    "CREATE TABLE times (run TEXT NOT NULL, name TEXT NOT NULL, at_ns INTEGER NOT NULL, PRIMARY KEY (run, name))",
+)
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
     # The newest version that was seen of a run: a store that shows less was rolled back.
@@ -32,6 +41,7 @@ _SCHEMA: Final = (
     # Where a chunk lies in the store.
     "CREATE TABLE chunks (name BLOB PRIMARY KEY, pack BLOB NOT NULL, location BLOB NOT NULL) WITHOUT ROWID",
     "CREATE INDEX chunks_by_pack ON chunks (pack)",
+    *_SINCE_2,
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
@@ -150,6 +160,50 @@ class State:
         with self._transaction() as connection:
             connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
 
+    def pending(self, run: str) -> list[int]:
+        """Give the numbers that ``add_pending`` noted and ``drop_pending`` did not drop, the newest first."""
+        rows = self._query("SELECT number FROM pending WHERE run = ? ORDER BY number DESC", run)
+        return [number for (number,) in rows]
+
+    def add_pending(self, run: str, number: int) -> None:
+        """Remember that a version still is to be proved."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO pending VALUES (?, ?)", (run, number))
+
+    def drop_pending(self, run: str, number: int) -> None:
+        """Forget it again."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM pending WHERE run = ? AND number = ?", (run, number))
+
+    def damaged(self, run: str) -> set[bytes]:
+        """Give the packs that ``add_damaged`` noted and whose content this run did not store again since."""
+        return {pack for (pack,) in self._query("SELECT pack FROM damaged WHERE run = ?", run)}
+
+    def add_damaged(self, packs: Iterable[bytes]) -> None:
+        """Remember for every run that these packs are damaged, and forget what lies in them."""
+        packs = list(packs)
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO damaged SELECT run, ? FROM heads", ((pack,) for pack in packs)
+            )
+            connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
+
+    def drop_damaged(self, run: str, packs: Iterable[bytes]) -> None:
+        """Say that the run relies on these packs no longer."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM damaged WHERE run = ? AND pack = ?", ((run, pack) for pack in packs))
+
+    def last_ns(self, run: str, name: str) -> int | None:
+        """Give the moment that ``set_last_ns`` set for what *name* is done of the run, if it ever was."""
+        for (at_ns,) in self._query("SELECT at_ns FROM times WHERE run = ? AND name = ?", run, name):
+            return cast("int", at_ns)
+        return None
+
+    def set_last_ns(self, run: str, name: str, at_ns: int) -> None:
+        """Remember when it was done."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", (run, name, at_ns))
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         with self._lock:
@@ -180,17 +234,24 @@ class State:
                 for statement in _SCHEMA:
                     connection.execute(statement)
                 connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
+            elif self._schema_version() < _SCHEMA_VERSION:
+                for statement in (*_SINCE_2, f"PRAGMA user_version = {_SCHEMA_VERSION}"):
+                    connection.execute(statement)
 
     def _is_new(self) -> bool:
         """Say whether the database is still empty; raise if it is neither that nor ours. Asked within a transaction."""
         ((application_id,),) = self._connection.execute("PRAGMA application_id")
-        ((schema_version,),) = self._connection.execute("PRAGMA user_version")
+        schema_version = self._schema_version()
         ((table_count,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema")
         if (application_id, schema_version, table_count) == (0, 0, 0):
             return True
-        if (application_id, schema_version) != (_APPLICATION_ID, _SCHEMA_VERSION):
+        if application_id != _APPLICATION_ID or not 1 <= schema_version <= _SCHEMA_VERSION:
             raise _Unknown
         return False
+
+    def _schema_version(self) -> int:
+        ((version,),) = self._connection.execute("PRAGMA user_version")
+        return cast("int", version)
 
     def _read_seed(self) -> int:
         """Give the seed of this state's xxh3 digests: random, so that nobody can prepare pieces that collide."""
