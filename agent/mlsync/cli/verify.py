@@ -9,6 +9,7 @@ from mlsync.cli.options import Command, Common, common_options, run_option, vers
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.flows.select import find_run, find_version
+from mlsync.flows.standing import manifest_of
 from mlsync.flows.verify import VerifyResult, verify
 
 
@@ -31,7 +32,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         stored = find_version(session.repository, find_run(session.repository, run), version)
-        manifest = session.repository.manifest(stored)
+        manifest = manifest_of(session.repository, stored)
         with session.prover(device) as prover:
             if device == "cuda":
                 prover.open()
@@ -44,12 +45,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         raise CheckpointBroken(_broken(len(result.refused)), where=f"version {result.version}")
     for file in result.checkpoints:
         before, now = file.entry.proof, file.judged
-        if (
-            now.unavailable is not None
-            and before is not None
-            and now.proof is not None
-            and now.proof.level < before.level
-        ):
+        if now.unavailable is not None and before is not None and now.proof.level < before.level:
             raise now.unavailable
 
 
@@ -62,7 +58,7 @@ def _print(result: VerifyResult) -> None:
     proved = len(result.checkpoints) - len(result.refused)
     for file in result.checkpoints:
         proof = file.judged.proof
-        reached = f"L{proof.level} {proof.device}".rstrip() if proof is not None else "broken"
+        reached = "broken" if file.judged.refused is not None else f"L{proof.level} {proof.device}".rstrip()
         rows.append((reached, output.path(file.entry.path), file.judged.refused or ""))
     output.table(("PROOF", "PATH", ""), rows)
     output.say(
@@ -83,7 +79,7 @@ def as_json(result: VerifyResult) -> dict[str, object]:
             {
                 "path": output.path(file.entry.path),
                 "refused": file.judged.refused,
-                "proof": proof_json(file.judged.proof) if file.judged.proof else None,
+                "proof": None if file.judged.refused is not None else proof_json(file.judged.proof),
             }
             for file in result.checkpoints
         ],

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mlsync.errors import ObjectDamaged, ObjectMissing
 from mlsync.flows.history import find_base
@@ -34,11 +34,14 @@ class Source:
 class BackupOptions:
     """How a backup is done; *stop* is asked at safe points.
 
-    *uploads* is the directory where it is noted how uploads that are cut off are gone on with; ``None``: nowhere.
+    *read_back* says what comes back from the store before a version is committed: what is ``new`` in it, ``all`` of it,
+    or ``none``, which leaves its proof to later. *uploads* is the directory where it is noted how uploads that are cut
+    off are gone on with; ``None``: nowhere.
     """
 
     required_level: int = 3
     wait_for_proof: bool = False
+    read_back: Literal["new", "all", "none"] = "new"
     uploads: Path | None = None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
@@ -85,10 +88,10 @@ def backup(
     Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or a store's or
     state's error; no version was made then, and what had been stored is used by the next backup.
     """
-    lost: set[bytes] = set()
+    lost = state.damaged(source.run)
     while True:
         try:
-            return _once(repository, state, source, open_prover, options, monitor, lost)
+            result = _once(repository, state, source, open_prover, options, monitor, lost)
         except (ObjectMissing, ObjectDamaged) as error:
             # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
             pack_id = names.parse_pack(error.where or "")
@@ -97,6 +100,10 @@ def backup(
             monitor.notice("error", f"{error}; what this run needs of it is stored again")
             state.forget_packs([pack_id])
             lost.add(pack_id)
+        else:
+            if lost:
+                state.drop_damaged(source.run, lost)
+            return result
 
 
 def look(state: State, source: Source) -> BackupResult | None:

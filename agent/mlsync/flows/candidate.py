@@ -51,6 +51,7 @@ class Candidate:
         self._taken: dict[bytes, Taken] = {}
         self._unsound: dict[bytes, Unsound] = {}
         self._gone: set[bytes] = set()
+        self._left_out: set[bytes] = set()
         self._entries: dict[bytes, Entry] = {}
         self._troubles: dict[bytes, Trouble] = {}
 
@@ -91,6 +92,11 @@ class Candidate:
             if (entry := self._entries.get(path)) is not None
             and (not _same_place(entry, self.base.entries.get(path)) or (taken.is_checkpoint and entry.proof is None))
         ]
+
+    def old(self, new: Iterable[tuple[Entry, bool]]) -> list[Entry]:
+        """Return the files that are not among the *new* ones."""
+        paths = {entry.path for entry, _ in new}
+        return [entry for entry in self.entries() if entry.kind is EntryKind.FILE and entry.path not in paths]
 
     def judged(self, entry: Entry, judged: Judged) -> None:
         """Take in a verdict: the proof goes into the entry, or the last good content takes its place."""
@@ -156,13 +162,21 @@ class Candidate:
     def _file_entry_of(self, found: Found) -> Entry | None:
         taken = self._taken.get(found.path)
         if taken is not None:
-            return self._with_proof(taken.entry())
+            return self._unless_broken(self._with_proof(taken.entry()))
         if found.path in self._troubles:
             return self._kept(found.path)
         recalled = self._recalled[found.path]
         if recalled.trouble is not None:
             self._troubles[found.path] = recalled.trouble
-        return recalled.entry
+        return None if recalled.entry is None else self._unless_broken(self._with_proof(recalled.entry))
+
+    def _unless_broken(self, entry: Entry) -> Entry | None:
+        """Leave out what was committed without a proof and turned out not to load since."""
+        if entry.proof is None or not entry.proof.is_broken:
+            return entry
+        self._trouble(entry.path, TroubleKind.BROKEN, entry.proof.refusal)
+        self._left_out.add(entry.path)
+        return None
 
     def _with_proof(self, entry: Entry) -> Entry:
         """Carry the proof over where the content is the one that was proved."""
@@ -177,6 +191,8 @@ class Candidate:
         if before is not None and before.kind is EntryKind.HARD_LINK:
             before = self.base.entries.get(before.target)
         if before is None or before.kind is not EntryKind.FILE or self.known.is_lost(before):
+            return None
+        if before.proof is not None and before.proof.is_broken:
             return None
         return msgspec.structs.replace(before, path=path)
 
@@ -224,7 +240,11 @@ class Candidate:
         if unsound is not None:
             return Remembered(unsound.stat, unsound.checked_ns, recalled.encode(), ())
         if found.kind == "file" and found.link_to is None:
-            return None
+            if found.path not in self._left_out:
+                return None
+            # It stays out, although nobody will have touched it by the next time.
+            row = self._rows[found.path]
+            return Remembered(row.stat, row.checked_ns, recalled.encode(), row.pieces)
         return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
 
 

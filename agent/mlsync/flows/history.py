@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mlsync.errors import HistoryRolledBack
 from mlsync.flows.recall import Recalled
+from mlsync.flows.standing import with_proofs
 from mlsync.repository.manifest import ChunkRef, Entry, Previous, Trouble
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.segments import segment_refs
@@ -77,6 +78,10 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
     else:
         base.entries = {entry.path: entry for entry in repository.entries(stored)}
         base.troubles = {trouble.path: trouble for trouble in stored.root.troubles}
+    if any(entry.proof and entry.proof.level < stored.root.required_level for entry in base.entries.values()):
+        # Somebody with a GPU may have proved since what the next version takes over.
+        later = with_proofs(base.entries.values(), repository.later_proofs(stored))
+        base.entries = {entry.path: entry for entry in later}
 
 
 def _follow(repository: Repository, run: str, head: Head, numbers: list[int]) -> Base:

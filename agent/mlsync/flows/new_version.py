@@ -19,7 +19,7 @@ from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.presence import refuse_lost
-from mlsync.flows.proving import Judged, Proving
+from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
 from mlsync.monitor import Monitor
@@ -170,27 +170,39 @@ class VersionMaker:
     # ------------------------------------------------------------ prove
 
     def _prove(self, candidate: Candidate, base: Base, result: BackupResult) -> Change:
+        if self._options.read_back == "none":
+            self._put_off(candidate, base)
+        else:
+            self._read_back(candidate, base, result)
+        result.troubles = candidate.troubles()
+        return candidate.change()
+
+    def _put_off(self, candidate: Candidate, base: Base) -> None:
+        """Leave every new checkpoint to be proved later, but for what was proved under another name."""
+        proved = proved_content(base.entries.values(), self._options.required_level)
+        for entry, is_checkpoint in candidate.unproved():
+            if is_checkpoint:
+                candidate.judged(entry, proved.get(content_of(entry)) or put_off())
+
+    def _read_back(self, candidate: Candidate, base: Base, result: BackupResult) -> None:
         with self._repository.reader() as reader, self._open_prover() as prover:
-            # A proof that fell short is no answer for another file of the same content.
-            proved = (e for e in base.entries.values() if e.proof and e.proof.level >= self._options.required_level)
-            proving = Proving(reader, prover, proved)
+            proving = Proving(reader, prover, proved_content(base.entries.values(), self._options.required_level))
             new = candidate.unproved()
-            total_bytes = sum(entry.size_bytes for entry, _ in new)
+            old = candidate.old(new) if self._options.read_back == "all" else []
+            total_bytes = sum(entry.size_bytes for entry, _ in new) + sum(entry.size_bytes for entry in old)
             with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
                 advance = self._obeying(task.advance)
-                proving.read_back([entry for entry, is_checkpoint in new if not is_checkpoint], advance)
+                proving.read_back([*old, *(entry for entry, is_checkpoint in new if not is_checkpoint)], advance)
                 for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
                     self._obey_stop()
                     judged = proving.judge(entry, advance)
                     self._wait_if_asked(judged)
                     candidate.judged(entry, judged)
             result.read_back_bytes = proving.read_bytes
-        result.troubles = candidate.troubles()
-        return candidate.change()
 
     def _wait_if_asked(self, judged: Judged) -> None:
         """Make no version where the proof is to be had some other time; what was stored is used then."""
-        short = judged.proof is not None and judged.proof.level < self._options.required_level
+        short = judged.proof.level < self._options.required_level
         if short and judged.unavailable is not None and self._options.wait_for_proof:
             raise judged.unavailable
 
@@ -244,6 +256,8 @@ class VersionMaker:
             self._add_chunks(committed.body_refs)
         # Last: rows of a version that the head does not name are not believed.
         if manifest is not None and committed is not None:
+            if _pending(manifest):
+                self._state.add_pending(self._source.run, manifest.number)
             self._state.set_head(self._source.run, Head(manifest.number, committed.digest))
         elif candidate.base.number:
             self._state.set_head(self._source.run, Head(candidate.base.number, candidate.base.digest))

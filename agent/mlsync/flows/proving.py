@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import ProofUnavailable
 from mlsync.flows.restored_file import RestoredFile, whole
 from mlsync.proof.prove import Prover
-from mlsync.proof.verdict import Verdict
+from mlsync.proof.verdict import LEVEL_BYTES, Verdict
 from mlsync.repository.manifest import Entry, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
@@ -20,9 +20,9 @@ _SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Seve
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of one file: its *proof* if it is a checkpoint, and why it is *refused*, if it is."""
+    """What became of a checkpoint: its *proof*, and why it is *refused*, if it is."""
 
-    proof: Proof | None
+    proof: Proof
     refused: str | None = None
     unavailable: ProofUnavailable | None = None
 
@@ -30,10 +30,10 @@ class Judged:
 class Proving:
     """Judges files of a candidate; files of the same content are judged once."""
 
-    def __init__(self, reader: ChunkReader, prover: Prover, known: Iterable[Entry] = ()) -> None:
+    def __init__(self, reader: ChunkReader, prover: Prover, known: Mapping[Hashable, Judged] | None = None) -> None:
         self._reader = reader
         self._prover = prover
-        self._judged = {_content(entry): Judged(entry.proof) for entry in known if entry.proof is not None}
+        self._judged = dict(known or {})
 
     @property
     def read_bytes(self) -> int:
@@ -53,7 +53,7 @@ class Proving:
 
     def judge(self, entry: Entry, advance: Callable[[int], None]) -> Judged:
         """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole."""
-        content = _content(entry)
+        content = content_of(entry)
         judged = self._judged.get(content)
         if judged is None:
             verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path)
@@ -66,25 +66,30 @@ def is_file(entry: Entry) -> bool:
     return entry.kind is EntryKind.FILE
 
 
-def _content(entry: Entry) -> Hashable:
+def content_of(entry: Entry) -> Hashable:
     """Return what two files have in common that are made of the same chunks at the same places."""
     return entry.holes, entry.chunks
 
 
+def proved_content(entries: Iterable[Entry], level: int) -> dict[Hashable, Judged]:
+    """Return by content what *entries* are known of; a proof that fell short is no answer for another file."""
+    return {
+        content_of(entry): Judged(entry.proof)
+        for entry in entries
+        if entry.proof is not None and entry.proof.level >= level and not entry.proof.is_broken
+    }
+
+
+def put_off() -> Judged:
+    """Return what stands for a checkpoint that is to be read back later."""
+    shortfall = "not read back yet, as proof.read_back says"
+    return Judged(Proof(LEVEL_BYTES, "", "", "", time.time_ns(), 0.0, 0, 0, {}, [], shortfall))
+
+
 def _judged(verdict: Verdict) -> Judged:
-    if verdict.status == "broken":
-        return Judged(None, refused=_why(verdict))
-    return Judged(_proof(verdict), unavailable=verdict.error)
-
-
-def _why(verdict: Verdict) -> str:
-    refusals = [finding for finding in verdict.findings if finding.severity == "refuse"]
-    parts = []
-    for finding in refusals:
-        place = f" in record {finding.record!r}" if finding.record is not None else ""
-        place += f" at offset {finding.offset}" if finding.offset is not None else ""
-        parts.append(f"level {finding.level}: {finding.what}{place}")
-    return "; ".join(parts) or "refused"
+    proof = _proof(verdict)
+    refused = (proof.refusal or "refused") if verdict.status == "broken" else None
+    return Judged(proof, refused, verdict.error)
 
 
 def _proof(verdict: Verdict) -> Proof:

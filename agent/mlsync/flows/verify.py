@@ -39,7 +39,7 @@ class VerifyResult:
     @property
     def lowest_level(self) -> int:
         """The least level that any checkpoint reached."""
-        return min((file.judged.proof.level for file in self.checkpoints if file.judged.proof), default=0)
+        return min((file.judged.proof.level for file in self.checkpoints if file.judged.refused is None), default=0)
 
 
 def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: Monitor) -> VerifyResult:

@@ -1,0 +1,114 @@
+"""How a version stands today: as its manifest says, with what was proved of it since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from mlsync.errors import ManifestDamaged
+from mlsync.repository.later_proof import LaterProof
+from mlsync.repository.manifest import Entry, Manifest, Proof, Root
+from mlsync.repository.repository import Repository, Stored
+from mlsync.source.paths import display
+
+# Manifests are small and far away: what a listing waits for is the way there and back.
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A version as a listing shows it.
+
+    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken.
+    """
+
+    root: Root
+    lowest_level: int
+    device: str
+    broken_count: int = 0
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint of it still has to be proved as far as was required."""
+        has_others = self.root.summary.checkpoint_count > self.broken_count
+        return has_others and self.lowest_level < self.root.required_level
+
+
+def standings(repository: Repository, run: str) -> list[Standing]:
+    """Return how each version of a run stands, oldest first: its manifests are read, and no list of files."""
+    keys = repository.later_proof_keys(run)
+
+    def standing(number: int) -> Standing:
+        stored = repository.stored(run, number)
+        return stand(stored.root, repository.read_later_proofs(keys.get(number, ()), stored))
+
+    with ThreadPoolExecutor(_AT_ONCE) as executor:
+        return list(executor.map(standing, repository.numbers(run)))
+
+
+def stand(root: Root, later: Sequence[LaterProof]) -> Standing:
+    """Return how a version stands by its root and by what the later proofs say in sum.
+
+    Two machines that proved different files of it at the same time each know of their own only: then it is shown as
+    less than it is, until somebody proves what is pending and finds nothing.
+    """
+    summary = root.summary
+    standing = Standing(root, summary.lowest_level, summary.device)
+    for proof in later:
+        if (proof.lowest_level, proof.broken_count) >= (standing.lowest_level, standing.broken_count):
+            standing = Standing(root, proof.lowest_level, proof.device, proof.broken_count)
+    return standing
+
+
+def manifest_of(repository: Repository, stored: Stored) -> Manifest:
+    """Return a version whole, each checkpoint with the proof that went furthest."""
+    manifest = repository.manifest(stored)
+    later = repository.later_proofs(stored)
+    if not later:
+        return manifest
+    return msgspec.structs.replace(manifest, entries=tuple(with_proofs(manifest.entries, later)))
+
+
+def with_proofs(entries: Iterable[Entry], later: Iterable[LaterProof]) -> Iterator[Entry]:
+    """Yield the entries of a version with what was proved of them later; raises ``ManifestDamaged``."""
+    best = _best(later)
+    for entry in entries:
+        proof = best.pop(entry.path, None)
+        if proof is None:
+            yield entry
+        elif entry.proof is None:
+            raise _of_no_checkpoint(entry.path)
+        else:
+            yield msgspec.structs.replace(entry, proof=proof) if _is_further(proof, entry.proof) else entry
+    if best:
+        raise _of_no_checkpoint(min(best))
+
+
+def summed(entries: Iterable[Entry]) -> tuple[int, str, int]:
+    """Return the lowest level of a version's checkpoints, its device, and how many are broken and left out of this."""
+    proofs = [entry.proof for entry in entries if entry.proof is not None]
+    lowest = min((proof for proof in proofs if not proof.is_broken), key=lambda proof: proof.level, default=None)
+    broken_count = sum(proof.is_broken for proof in proofs)
+    return (0, "", broken_count) if lowest is None else (lowest.level, lowest.device, broken_count)
+
+
+def _best(later: Iterable[LaterProof]) -> dict[bytes, Proof]:
+    best: dict[bytes, Proof] = {}
+    for one in later:
+        for file in one.files:
+            known = best.get(file.path)
+            if known is None or _is_further(file.proof, known):
+                best[file.path] = file.proof
+    return best
+
+
+def _is_further(proof: Proof, known: Proof) -> bool:
+    """Whether *proof*, made later, says more: what is broken stays so, whatever was reached before or is after."""
+    return not known.is_broken and (proof.is_broken or proof.level >= known.level)
+
+
+def _of_no_checkpoint(path: bytes) -> ManifestDamaged:
+    return ManifestDamaged(f"a later proof is of no checkpoint of the version: {display(path)}")
