@@ -95,10 +95,22 @@ def test_results_are_as_documented(eventful, fresh):
         "mlsync versions": ["versions"],
         "mlsync show": ["show"],
         "mlsync verify": ["verify"],
+        "mlsync prove": ["prove", "latest", "--device", "cpu"],
         "mlsync restore": ["restore", "--to", "back"],
         "mlsync check": ["check", "--read-data"],
     }.items():
         compare(name, one_value(eventful.good(*command, "--json")), name)
+
+
+def test_broken_checkpoint_is_as_documented(eventful):
+    """What turned out not to load has the documented fields."""
+    torch.save({"model": {"weight": torch.full((64, 64), float("nan"))}}, eventful.training / "weights" / "nan.pt")
+    eventful.run("backup")
+    eventful.configure("[proof]\nrefuse_nan = true\n")
+    done = eventful.run("prove", "latest", "--device", "cpu", "--json")
+    assert done.status == 50
+    (broken,) = one_value(done)["versions"][0]["broken"]
+    compare("broken checkpoint", broken, "broken")
 
 
 def test_finding_is_as_documented(eventful):

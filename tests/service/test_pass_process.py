@@ -104,7 +104,7 @@ def test_one_process_makes_version_after_version(place):
     job = place.job()
     place.write("a.txt", b"1")
     outcome = passed(job)
-    assert (outcome.run, outcome.version, outcome.proved, outcome.troubles) == ("yolo", 1, True, ())
+    assert (outcome.run, outcome.version, outcome.proved_version, outcome.troubles) == ("yolo", 1, 1, ())
     assert outcome.summary.startswith("version 1 in ")
     pid = job._process.pid
     assert pid not in (None, os.getpid())

@@ -45,7 +45,7 @@ class Job:
 
 
 def outcome(version=None, *troubles, proved=True):
-    return Outcome("yolo", version, proved, troubles, f"version {version}")
+    return Outcome("yolo", version, version if proved else None, troubles, f"version {version}")
 
 
 @pytest.fixture

@@ -306,3 +306,58 @@ def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     """Equal stats prove nothing for a file that was read right after it was written, or before a clock was set back."""
     assert not Remembered(STAT, STAT.ctime_ns + 1000, b"", []).is_same(found())
     assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
+
+
+def first_schema(path):
+    """A state as the first release would have left it."""
+    with State.open(path) as state:
+        state.set_head("run", Head(7, b"digest"))
+        state.replace_files("run", {b"a": remembered(1)}, [])
+    with sqlite3.connect(path) as connection:
+        for table in ("pending", "damaged", "times"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+
+
+def test_a_state_of_the_first_schema_is_kept(path):
+    """What an older mlsync remembered is still known, and what came since can be remembered too."""
+    path.parent.mkdir()
+    first_schema(path)
+    with State.open(path) as state:
+        assert state.head("run") == Head(7, b"digest")
+        assert state.remembered("run") == {b"a": remembered(1)}
+        state.add_pending("run", 7)
+        state.set_last_ns("run", "scrubbed", 5)
+    with State.open(path) as state:
+        assert (state.pending("run"), state.last_ns("run", "scrubbed")) == ([7], 5)
+
+
+def test_pending_versions_are_given_newest_first(state):
+    """Each is given once, by run, until it is dropped."""
+    for number in (3, 5, 4, 5):
+        state.add_pending("run", number)
+    state.add_pending("other", 9)
+    state.drop_pending("run", 4)
+    assert state.pending("run") == [5, 3]
+
+
+def test_a_damaged_pack_is_every_runs_affair(state):
+    """Each run that has a version hears of it until it has done without; what lay in it is forgotten at once."""
+    for run in ("one", "two"):
+        state.set_head(run, Head(1, b"d"))
+    state.add_chunks([(b"name", b"pack", b"place")])
+    state.add_damaged([b"pack"])
+    assert (state.damaged("one"), state.damaged("two"), state.damaged("three")) == ({b"pack"}, {b"pack"}, set())
+    assert state.chunk(b"name") is None
+    state.drop_damaged("one", [b"pack"])
+    assert (state.damaged("one"), state.damaged("two")) == (set(), {b"pack"})
+
+
+def test_a_moment_is_remembered_by_run_and_name(state):
+    """The last one set is given; none was before."""
+    assert state.last_ns("run", "proved") is None
+    state.set_last_ns("run", "proved", 1)
+    state.set_last_ns("run", "proved", 1_800_000_000_000_000_000)
+    assert state.last_ns("run", "proved") == 1_800_000_000_000_000_000
+    assert state.last_ns("other", "proved") is None

@@ -24,7 +24,7 @@ store; 80-81 the local state. docs/errors.md lists them one by one.
 
 
 # In the order in which one meets them.
-COMMANDS: Final = ("demo", "init", "backup", "agent", "versions", "show", "restore", "verify", "check")
+COMMANDS: Final = ("demo", "init", "backup", "agent", "versions", "show", "restore", "verify", "prove", "check")
 
 
 class _Commands(click.Group):

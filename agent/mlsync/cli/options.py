@@ -230,4 +230,9 @@ version_option = click.option(
     help="Which version: its number; latest; resumable, the last one that training can go on from; best, the one of "
     "the highest fitness; or a time, for the last one made by then.",
 )
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cuda", "cpu"]),
+    help="Where checkpoints are loaded, instead of what the configuration says; auto takes a GPU if there is one.",
+)
 run_option = click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")

@@ -9,11 +9,13 @@ from mlsync.cli.backup import trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.repository.manifest import Entry, Manifest, Proof
-from mlsync.repository.tokens import EntryKind
+from mlsync.flows.standing import manifest_of, stand
+from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
+from mlsync.repository.tokens import EntryKind, Severity
 
 _PROGRESS = ("epoch", "step", "global_step", "best_fitness")
 _PLACES_SHOWN = 3
+_SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
 
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
@@ -25,13 +27,14 @@ def show_command(common: Common, version: str, run: str | None) -> None:
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         stored = find_version(session.repository, find_run(session.repository, run), version)
-        manifest = session.repository.manifest(stored)
+        later = session.repository.later_proofs(stored)
+        manifest = manifest_of(session.repository, stored, later)
     if common.as_json:
         details = {
             "entries": [_entry_json(entry) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
         }
-        output.emit(version_json(stored.root) | details)
+        output.emit(version_json(stand(stored.root, later)) | details)
         return
     _print(manifest)
 
@@ -60,7 +63,9 @@ def _print_findings(manifest: Manifest) -> None:
     places: dict[tuple[str, str], list[str]] = {}
     for entry in manifest.entries:
         said = (
-            [(finding.severity.name.lower(), finding.what) for finding in entry.proof.findings] if entry.proof else []
+            [(_SAID[finding.severity], finding.what + _place(finding)) for finding in entry.proof.findings]
+            if entry.proof
+            else []
         )
         if entry.proof and entry.proof.shortfall and entry.proof.level < manifest.required_level:
             said.append(("pending", entry.proof.shortfall))
@@ -73,16 +78,25 @@ def _print_findings(manifest: Manifest) -> None:
         output.say(f"{severity}: {', '.join(paths[:_PLACES_SHOWN])}{more}: {what}")
 
 
+def _place(finding: Finding) -> str:
+    """Return where it was found, of what somebody will want to look for."""
+    return finding.place if finding.severity is Severity.REFUSE else ""
+
+
 def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
     proof, facts = "-", ""
     if entry.proof is not None:
-        proof = output.level(entry.proof.level, required_level, entry.proof.device)
+        proof = "broken" if entry.proof.is_broken else _reached(entry.proof, required_level)
         facts = _facts(entry.proof)
     path = output.path(entry.path)
     if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
         path += (" -> " if entry.kind is EntryKind.SYMLINK else " = ") + output.path(entry.target)
     size = output.size(entry.size_bytes) if entry.kind is EntryKind.FILE else "-"
     return (size, output.moment(entry.mtime_ns), proof, path, facts)
+
+
+def _reached(proof: Proof, required_level: int) -> str:
+    return output.level(proof.level, required_level, proof.device)
 
 
 def _facts(proof: Proof) -> str:

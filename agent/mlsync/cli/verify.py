@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
-from mlsync.cli.options import Command, Common, common_options, run_option, version_option
+from mlsync.cli.options import Command, Common, common_options, device_option, run_option, version_option
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.flows.select import find_run, find_version
@@ -16,11 +16,7 @@ from mlsync.flows.verify import VerifyResult, verify
 @click.command("verify", cls=Command, short_help="Read a version back and prove it again.")
 @version_option
 @run_option
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    help="Where checkpoints are loaded, instead of what the configuration says; auto takes a GPU if there is one.",
-)
+@device_option
 @common_options
 def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.flows.select import find_run
-from mlsync.repository.manifest import Root
-from mlsync.repository.repository import Repository
-
-# Manifests are small and far away: what a listing waits for is the way there and back.
-_AT_ONCE = 16
+from mlsync.flows.standing import Standing, standings
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
@@ -24,32 +18,27 @@ def versions_command(common: Common, run: str | None) -> None:
 
     PROOF is the level that every checkpoint of the version reached: L1 the container is whole, L2 its content makes
     sense, L3 its bytes were on the device that is named as they were in the file, L4 its numbers were looked at.
-    "pending" stands beside what was committed below the level that the configuration requires.
+    "pending" stands beside what was committed below the level that the configuration requires, until it is proved;
+    "broken" beside what turned out then not to load (mlsync show says why).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         names = [find_run(session.repository, run)] if run else [item.name for item in session.repository.runs()]
-        roots = [root for name in names for root in _roots(session.repository, name)]
+        listed = [standing for name in names for standing in standings(session.repository, name)]
     if common.as_json:
-        output.emit({"versions": [version_json(root) for root in roots]})
+        output.emit({"versions": [version_json(standing) for standing in listed]})
         return
-    if not roots:
+    if not listed:
         output.say("no version yet")
         return
-    rows = [_row(root) for root in roots]
+    rows = [_row(standing) for standing in listed]
     output.table(
         ("RUN", "VERSION", "MADE", "FILES", "SIZE", "NEW", "STORED", "PROOF", "NOTES"), rows, right=(1, 3, 4, 5, 6)
     )
 
 
-def _roots(repository: Repository, run: str) -> list[Root]:
-    with ThreadPoolExecutor(_AT_ONCE) as executor:
-        return list(executor.map(lambda number: repository.stored(run, number).root, repository.numbers(run)))
-
-
-def _row(root: Root) -> tuple[str, ...]:
-    summary = root.summary
-    proof = output.level(summary.lowest_level, root.required_level, summary.device) if summary.checkpoint_count else "-"
+def _row(standing: Standing) -> tuple[str, ...]:
+    root, summary = standing.root, standing.root.summary
     return (
         root.run,
         str(root.number),
@@ -58,14 +47,25 @@ def _row(root: Root) -> tuple[str, ...]:
         output.size(summary.size_bytes),
         output.size(summary.new_bytes),
         output.size(summary.stored_bytes),
-        proof,
+        _proof(standing),
         ", ".join(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles),
     )
 
 
-def version_json(root: Root) -> dict[str, object]:
+def _proof(standing: Standing) -> str:
+    count, broken_count = standing.root.summary.checkpoint_count, standing.broken_count
+    if not count:
+        return "-"
+    broken = f"{broken_count} broken" if broken_count else ""
+    if count == broken_count:
+        return broken
+    reached = output.level(standing.lowest_level, standing.root.required_level, standing.device)
+    return f"{reached}, {broken}" if broken else reached
+
+
+def version_json(standing: Standing) -> dict[str, object]:
     """Return a version as docs/json.md describes it."""
-    summary = root.summary
+    root, summary = standing.root, standing.root.summary
     has_checkpoints = summary.checkpoint_count > 0
     return {
         "run": root.run,
@@ -80,9 +80,10 @@ def version_json(root: Root) -> dict[str, object]:
         "new_bytes": summary.new_bytes,
         "stored_bytes": summary.stored_bytes,
         "checkpoint_count": summary.checkpoint_count,
-        "lowest_level": summary.lowest_level if has_checkpoints else None,
+        "broken_count": standing.broken_count,
+        "lowest_level": standing.lowest_level if has_checkpoints else None,
         "required_level": root.required_level,
-        "pending": has_checkpoints and summary.lowest_level < root.required_level,
-        "device": summary.device or None,
+        "pending": standing.is_pending,
+        "device": standing.device or None,
         "trouble_count": len(root.troubles),
     }

@@ -11,7 +11,7 @@ from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Previous
 from mlsync.repository.pack import TRAILER_BYTES
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Repository
+from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.segments import segment_refs
 
 Versions = set[tuple[str, int]]
@@ -54,12 +54,14 @@ class _Check:
         # By pack and place: what manifests say of a chunk. Two that disagree are a problem by themselves.
         self._refs: dict[bytes, dict[int, ChunkRef]] = defaultdict(dict)
         self._touched: dict[bytes, Versions] = defaultdict(set)
+        self._stored: dict[tuple[bytes, int], Stored] = {}
 
     def run(self, *, read_data: bool) -> CheckResult:
         self._check_key_slots()
         for pack_id, info in self._repository.packs():
             self._sizes[pack_id] = info.size_bytes
         self._check_versions()
+        self._check_later_proofs()
         self._check_presence()
         if read_data:
             self._read_packs()
@@ -107,24 +109,26 @@ class _Check:
         for number in numbers:
             key = names.version(run_id, number)
             try:
-                digest, previous, run = self._check_version(key, number)
+                stored = self._check_version(key, number)
             except (Damage, FormatUnsupported, StoreBroken, NotFound) as error:
                 unread.append((number, error.what))
                 # What follows cannot be compared with what does not open.
                 missing_before = True
                 continue
+            self._stored[run_id, number] = stored
+            run, previous = stored.root.run, stored.root.previous
             name = run
             if previous is not None and previous.number not in numbers:
                 text = f"the manifest is missing, and version {number} follows it"
                 self._problem(names.version(run_id, previous.number), text, {(run, previous.number)})
             elif before is not None and not missing_before and previous != before:
                 self._problem(key, _chain_text(previous, before), {(run, number)})
-            before, missing_before = Previous(number, digest), False
+            before, missing_before = Previous(number, stored.digest), False
         for number, text in unread:
             # Which run it is of is not known by the name of the object, but by its brothers.
             self._problem(names.version(run_id, number), text, {(name, number)} if name is not None else None)
 
-    def _check_version(self, key: str, number: int) -> tuple[bytes, Previous | None, str]:
+    def _check_version(self, key: str, number: int) -> Stored:
         stored = self._repository.open_version(key)
         self._result.version_count += 1
         root = stored.root
@@ -139,7 +143,22 @@ class _Check:
                     self._note_ref(ref, version)
         except (Damage, FormatUnsupported) as error:
             self._problem(key, f"the list of files cannot be read: {error}", {version})
-        return stored.digest, root.previous, root.run
+        return stored
+
+    def _check_later_proofs(self) -> None:
+        for info in self._repository.store.list(names.LATER_PROOFS):
+            parsed = names.parse_later_proof(info.key)
+            if parsed is None:
+                self._problem(info.key, "not an object of ours")
+                continue
+            stored = self._stored.get(parsed)
+            if stored is None:
+                # Of a version that does not open, which is named already, or that is gone.
+                continue
+            try:
+                self._repository.read_later_proofs([info.key], stored)
+            except (Damage, FormatUnsupported, StoreBroken) as error:
+                self._problem(info.key, error.what, {(stored.root.run, stored.root.number)})
 
     def _note_ref(self, ref: ChunkRef, version: tuple[str, int]) -> None:
         known = self._refs[ref.pack].setdefault(ref.place, ref)

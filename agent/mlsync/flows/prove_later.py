@@ -15,7 +15,7 @@ from typing import Self
 import msgspec
 
 import mlsync
-from mlsync.errors import ProofUnavailable, Stopped
+from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.standing import stand, standings, summed, with_proofs
 from mlsync.monitor import Monitor
@@ -82,12 +82,11 @@ class LaterProver:
     ) -> None:
         self._reader.close()
 
-    def all_pending(self, run: str) -> Iterator[LaterResult]:
-        """Prove what is pending of a run's versions, the newest first: it is the one that is restored."""
+    def lacking(self, run: str) -> Iterator[Stored]:
+        """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored."""
         for standing in reversed(standings(self._repository, run)):
-            root = standing.root
-            if standing.is_pending or (root.summary.checkpoint_count and standing.lowest_level < self._wanted(root)):
-                yield self.pending(self._repository.stored(run, root.number))
+            if standing.lacks(self._wanted(standing.root)):
+                yield self._repository.stored(run, standing.root.number)
 
     def pending(self, stored: Stored) -> LaterResult:
         """Prove what a version still lacks; nothing is read where the device cannot be had.
@@ -109,9 +108,10 @@ class LaterProver:
         entries = tuple(with_proofs(self._repository.entries(stored), later))
         wanted = [entry for entry in entries if entry.proof is not None and is_wanted(entry.proof)]
         result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
-        if wanted and result.required_level >= LEVEL_DEVICE:
-            # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
-            self._prover.open()
+        # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
+        if wanted and result.required_level >= LEVEL_DEVICE and self._prover.open() is None:
+            advice = 'say --device cpu, or set device in [proof] to "auto"'
+            raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
         try:
             self._judge(wanted, result)
         finally:

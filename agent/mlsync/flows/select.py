@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
+from mlsync.flows.standing import manifest_of
 from mlsync.repository.repository import Repository, Stored
 
 LATEST = "latest"
@@ -86,7 +87,7 @@ def _best(repository: Repository, run: str) -> Stored:
 
 def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
     """Yield what the proof found each checkpoint of a version to be."""
-    return (entry.proof.facts for entry in repository.entries(stored) if entry.proof is not None)
+    return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)
 
 
 def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:

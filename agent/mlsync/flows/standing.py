@@ -33,8 +33,11 @@ class Standing:
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint of it still has to be proved as far as was required."""
-        has_others = self.root.summary.checkpoint_count > self.broken_count
-        return has_others and self.lowest_level < self.root.required_level
+        return self.lacks(self.root.required_level)
+
+    def lacks(self, level: int) -> bool:
+        """Whether a checkpoint of it that is not broken was not proved up to *level*."""
+        return self.root.summary.checkpoint_count > self.broken_count and self.lowest_level < level
 
 
 def standings(repository: Repository, run: str) -> list[Standing]:
@@ -58,17 +61,15 @@ def stand(root: Root, later: Sequence[LaterProof]) -> Standing:
     summary = root.summary
     standing = Standing(root, summary.lowest_level, summary.device)
     for proof in later:
-        if (proof.lowest_level, proof.broken_count) >= (standing.lowest_level, standing.broken_count):
+        if (proof.broken_count, proof.lowest_level) >= (standing.broken_count, standing.lowest_level):
             standing = Standing(root, proof.lowest_level, proof.device, proof.broken_count)
     return standing
 
 
-def manifest_of(repository: Repository, stored: Stored) -> Manifest:
-    """Return a version whole, each checkpoint with the proof that went furthest."""
+def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:
+    """Return a version whole, each checkpoint with the proof that went furthest; *later* if they were read already."""
     manifest = repository.manifest(stored)
-    later = repository.later_proofs(stored)
-    if not later:
-        return manifest
+    later = repository.later_proofs(stored) if later is None else later
     return msgspec.structs.replace(manifest, entries=tuple(with_proofs(manifest.entries, later)))
 
 

@@ -64,13 +64,21 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProofSettings:
-    """How checkpoints are proved; *require* of ``None`` takes the level that can be had."""
+    """How checkpoints are proved; what is ``None`` was not said."""
 
     device: str = "auto"
     python: Path | None = None
     require: int | None = None
+    on_unavailable: str | None = None
+    read_back: str = "new"
+    scrub_s: float | None = None
     timeout_s: float = 600.0
     refuse_nan: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether no version is made while a proof cannot be had: who names a level rather waits than has less."""
+        return self.on_unavailable == "wait" or (self.on_unavailable is None and self.require is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +242,9 @@ class _Reader:
             self._refuse(("key", "key_file"), "both passphrase_file and key_file in [key]", "keep one of them")
         if config.agent.settle_max_s < config.agent.settle_s:
             self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
+        if config.proof.read_back == "none" and config.proof.waits:
+            what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
+            self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
         first: dict[str, int] = {}
         for index, watch in enumerate(config.watches):
             if watch.run in first:

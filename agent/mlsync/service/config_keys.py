@@ -66,6 +66,16 @@ def duration_above_zero(value: Any, base: Path) -> float:
     return seconds
 
 
+def duration_or_never(value: Any, base: Path) -> float | None:
+    """Seconds, more than none; or ``None`` for never."""
+    if value == "never":
+        return None
+    try:
+        return duration_above_zero(value, base)
+    except ValueError as error:
+        raise ValueError(f'{error}; or "never"') from None
+
+
 def one_of(*choices: str) -> Parse:
     """One of a few words."""
     allowed = "one of " + ", ".join(f'"{choice}"' for choice in choices)
@@ -186,7 +196,25 @@ PROOF: Mapping[str, Key] = {
         number(0, 4),
         "require",
         "2",
-        "make no version below this level, wait; without it L3 is wanted, and less is committed as pending",
+        "the level that checkpoints must reach; 3 if it is not set",
+    ),
+    "on_unavailable": Key(
+        one_of("commit", "wait"),
+        "on_unavailable",
+        '"commit"',
+        'when no device or torch is there: "commit" as pending and prove later, or "wait"; "wait" where require is set',
+    ),
+    "read_back": Key(
+        one_of("new", "all", "none"),
+        "read_back",
+        '"new"',
+        'what comes back from the store before a version is made; "none": its checkpoints are pending and proved later',
+    ),
+    "scrub": Key(
+        duration_or_never,
+        "scrub_s",
+        '"never"',
+        'read every pack back once in so long, a share each hour ("90d"); what rotted is stored again, if it can be',
     ),
     "timeout": Key(duration_above_zero, "timeout_s", '"10m"', "give a proof up after so long"),
     "refuse_nan": Key(flag, "refuse_nan", "false", "count a checkpoint with NaN or infinity in its tensors as broken"),

@@ -19,6 +19,7 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.errors import Error, Stopped
 from mlsync.monitor import Severity, Task
+from mlsync.service.chores import Chores
 from mlsync.service.notify import log_to
 from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
 from mlsync.service.passes import back_up, outcome
@@ -91,7 +92,9 @@ class PassChild:
                 request.config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
             )
         result = back_up(self._session, request.watch, self, self._stop)
-        return dataclasses.asdict(outcome(result))
+        told = outcome(result)
+        done = Chores(self._session, request.watch, self, self._stop).do()
+        return dataclasses.asdict(dataclasses.replace(told, proved_version=told.proved_version or done.proved_version))
 
     def _let_go(self) -> None:
         if self._session is not None:

@@ -25,7 +25,8 @@ def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: thre
 def outcome(result: BackupResult) -> Outcome:
     """Return what a backup came to, in the agent's terms."""
     troubles = tuple(map(trouble_text, result.troubles))
-    return Outcome(result.run, result.version or None, not result.pending, troubles, summary(result))
+    version = result.version or None
+    return Outcome(result.run, version, None if result.pending else version, troubles, summary(result))
 
 
 def trouble_text(trouble: Trouble) -> str:

@@ -136,11 +136,14 @@ class Session:
         return Prover(proof_options(self.config, device))
 
     def backup_options(self) -> BackupOptions:
-        """Return how backups are done by the configuration: who names a level would rather wait than have less."""
-        required, uploads = self.config.proof.require, self.state_directory / UPLOADS_DIRECTORY
-        if required is None:
-            return BackupOptions(required_level=REQUIRED_LEVEL, uploads=uploads)
-        return BackupOptions(required_level=required, wait_for_proof=True, uploads=uploads)
+        """Return how backups are done by the configuration."""
+        proof = self.config.proof
+        return BackupOptions(
+            required_level=REQUIRED_LEVEL if proof.require is None else proof.require,
+            wait_for_proof=proof.waits,
+            read_back=cast('Literal["new", "all", "none"]', proof.read_back),
+            uploads=self.state_directory / UPLOADS_DIRECTORY,
+        )
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:

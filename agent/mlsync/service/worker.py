@@ -166,9 +166,9 @@ class Worker:
         state.last_pass_s = began_s
         if outcome.version is not None:
             state.last_version, state.last_version_s = outcome.version, self._wall()
-            if outcome.proved:
-                state.last_proved_version, state.last_proved_s = outcome.version, state.last_version_s
             self._monitor.notice("info", f"{self.job.name}: {outcome.summary}")
+        if outcome.proved_version is not None and outcome.proved_version >= (state.last_proved_version or 0):
+            state.last_proved_version, state.last_proved_s = outcome.proved_version, self._wall()
         self._tell_troubles(outcome.troubles)
 
     def _tell_troubles(self, troubles: tuple[str, ...]) -> None:

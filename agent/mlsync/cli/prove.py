@@ -1,0 +1,117 @@
+"""``mlsync prove``: prove later what a version was committed without, and put the proof beside it."""
+
+from __future__ import annotations
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.options import Command, Common, common_options, device_option, run_option
+from mlsync.cli.stopping import stopping
+from mlsync.errors import CheckpointBroken, Damage
+from mlsync.flows.prove_later import LaterProver, LaterResult
+from mlsync.flows.select import find_run, find_version
+from mlsync.monitor import Monitor
+from mlsync.proof.verdict import LEVEL_NUMBERS
+
+
+@click.command("prove", cls=Command, short_help="Prove versions now that were committed without.")
+@click.argument("version", required=False)
+@click.option("--pending", "is_pending", is_flag=True, help="Prove all that is pending, of RUN or of every run.")
+@run_option
+@device_option
+@click.option(
+    "--level",
+    type=click.IntRange(1, LEVEL_NUMBERS),
+    help="The level to reach, instead of what each version requires of itself.",
+)
+@common_options
+def prove_command(
+    common: Common, version: str | None, is_pending: bool, run: str | None, device: str | None, level: int | None
+) -> None:
+    """Prove VERSION again, or with --pending whatever was committed below the level that is required.
+
+    Checkpoints are read back from the store and loaded; what they come to is put beside the version, which itself
+    is never changed, and shows in every listing from then on. Any machine can do it that opens the repository, also
+    one that has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
+
+    Ends with 0 if all of it reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
+    if the store lost or changed something, 51-55 if the proof could not be had that far.
+    """
+    if is_pending == (version is not None):
+        raise click.UsageError("name a version, or say --pending")
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session, stopping() as stop:
+        repository = session.repository
+        names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
+        with (
+            session.prover(device) as prover,
+            LaterProver(repository, prover, monitor, level=level, stop=stop.is_set) as later,
+        ):
+            if version is not None:
+                results, damaged = [later.anew(find_version(repository, names[0], version))], None
+            else:
+                results, damaged = _prove_pending(later, names, monitor)
+    _show(common, results)
+    _leave(results, damaged)
+
+
+def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tuple[list[LaterResult], Damage | None]:
+    """Prove what is pending of these runs; what is damaged of one version keeps no other from being proved."""
+    results: list[LaterResult] = []
+    damaged: Damage | None = None
+    for stored in (stored for name in names for stored in later.lacking(name)):
+        try:
+            results.append(later.pending(stored))
+        except Damage as error:
+            monitor.notice("error", f"{stored.root.run}: version {stored.root.number}: {error}")
+            damaged = damaged or error
+    return results, damaged
+
+
+def _show(common: Common, results: list[LaterResult]) -> None:
+    if common.as_json:
+        output.emit({"versions": [as_json(result) for result in results]})
+        return
+    if common.quiet:
+        return
+    if not results:
+        output.say("nothing was pending")
+    for result in results:
+        output.say(_line(result))
+        for path, why in sorted(result.refused.items()):
+            output.say(f"  broken: {output.path(path)}: {why}")
+
+
+def _line(result: LaterResult) -> str:
+    reached = output.level(result.lowest_level, result.required_level, result.device)
+    read = f"{output.count(len(result.judged), 'checkpoint')} read back ({output.size(result.read_bytes)})"
+    return f"{result.run}: version {result.version}: {reached}, {read}, {result.seconds:.1f} s"
+
+
+def _leave(results: list[LaterResult], damaged: Damage | None) -> None:
+    """End with the gravest of what was found."""
+    if damaged is not None:
+        raise damaged
+    broken = [result for result in results if result.refused]
+    if broken:
+        number = sum(len(result.refused) for result in broken)
+        what = "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
+        raise CheckpointBroken(what, where=", ".join(f"{r.run} version {r.version}" for r in broken))
+    for result in results:
+        if result.unavailable is not None:
+            raise result.unavailable
+
+
+def as_json(result: LaterResult) -> dict[str, object]:
+    """Return what was proved of a version as docs/json.md describes it."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "required_level": result.required_level,
+        "lowest_level": result.lowest_level,
+        "device": result.device or None,
+        "checkpoint_count": len(result.judged),
+        "broken": [{"path": output.path(path), "refused": why} for path, why in sorted(result.refused.items())],
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }

@@ -1,0 +1,159 @@
+"""What the agent does now and then beside making versions: prove what is pending, and look at a share of the old.
+
+None of it may cost a version: whatever goes wrong is told, and tried again at the next time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.errors import Damage, Error, ProofUnavailable, Stopped, VersionMissing
+from mlsync.flows.prove_later import LaterProver, LaterResult
+from mlsync.flows.scrub import scrub
+from mlsync.monitor import Monitor
+from mlsync.repository import names
+from mlsync.service.config import WatchSettings
+from mlsync.service.session import Session
+from mlsync.service.wording import count, size
+from mlsync.source.paths import display
+
+# A device that was not there a minute ago mostly is not there yet, and each try starts a process that imports torch.
+PROVE_EVERY_S: Final = 3600.0
+SCRUB_EVERY_S: Final = 3600.0
+_PROVED: Final = "proved"
+_SCRUBBED: Final = "scrubbed"
+# Packs are of no one run: they are scrubbed once for all that this machine watches.
+_ALL_RUNS: Final = ""
+_NS: Final = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of it: the newest version that is proved by now as it was not before, if there is one."""
+
+    proved_version: int | None = None
+
+
+class Chores:
+    """The chores of one run on this machine; called after each pass, does what is due."""
+
+    def __init__(
+        self,
+        session: Session,
+        watch: WatchSettings,
+        monitor: Monitor,
+        stop: threading.Event,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._session = session
+        self._state = session.state
+        self._run = watch.run
+        self._monitor = monitor
+        self._stop = stop
+        self._now_ns = now_ns
+
+    def do(self) -> Done:
+        """Do what is due and tell what came of it; raises nothing but what is a bug."""
+        proved_version = None
+        try:
+            proved_version = self._prove_pending()
+            self._scrub()
+        except Stopped:
+            pass
+        except Error as error:
+            self._monitor.notice("warning", f"{self._run}: {error}")
+        return Done(proved_version)
+
+    # ------------------------------------------------------------ what is pending
+
+    def _prove_pending(self) -> int | None:
+        pending = self._state.pending(self._run)
+        if not pending or not self._is_due(self._run, _PROVED, PROVE_EVERY_S):
+            return None
+        self._state.set_last_ns(self._run, _PROVED, self._now_ns())
+        proved: list[int] = []
+        repository = self._session.repository
+        with (
+            self._session.prover() as prover,
+            LaterProver(repository, prover, self._monitor, stop=self._stop.is_set) as later,
+        ):
+            try:
+                proved.extend(number for number in pending if self._prove(later, number))
+            except ProofUnavailable as error:
+                left = count(len(pending) - len(proved), "version")
+                self._monitor.notice("info", f"{self._run}: {left} still pending: {error}")
+        return max(proved, default=None)
+
+    def _prove(self, later: LaterProver, number: int) -> bool:
+        """Say whether the version is proved now as far as it is required of it."""
+        try:
+            result = later.pending(self._session.repository.stored(self._run, number))
+        except VersionMissing:
+            # A directory that is not mounted looks empty, and says nothing of what is in the repository.
+            if not self._session.repository.has_versions(self._run):
+                raise
+            self._state.drop_pending(self._run, number)
+            return False
+        except Damage as error:
+            self._note_damage(error)
+            return False
+        self._tell(result)
+        if result.unavailable is not None:
+            raise result.unavailable
+        self._state.drop_pending(self._run, number)
+        return not result.refused and result.lowest_level >= result.required_level
+
+    def _tell(self, result: LaterResult) -> None:
+        for path, why in result.refused.items():
+            text = f"{self._run}: version {result.version}: {display(path)} turned out not to load: {why}"
+            self._monitor.notice("error", text)
+        if len(result.judged) > len(result.refused) and result.unavailable is None:
+            device = f" on {result.device}" if result.device else ""
+            text = f"{self._run}: version {result.version} proved to L{result.lowest_level}{device}"
+            self._monitor.notice("info", f"{text}, {size(result.read_bytes)} read back")
+
+    def _note_damage(self, error: Damage) -> None:
+        pack_id = names.parse_pack(error.where or "")
+        if pack_id is not None:
+            self._state.add_damaged([pack_id])
+        self._monitor.notice("error", f"{self._run}: {error}; what the last version needs of it is stored again")
+
+    # ------------------------------------------------------------ what is old
+
+    def _scrub(self) -> None:
+        period_s = self._session.config.proof.scrub_s
+        if period_s is None or not self._is_due(_ALL_RUNS, _SCRUBBED, SCRUB_EVERY_S):
+            return
+        now_ns = self._now_ns()
+        since_ns = self._state.last_ns(_ALL_RUNS, _SCRUBBED)
+        if since_ns is not None:
+            self._scrub_between(since_ns, now_ns, period_s)
+        # The first time only starts the clock: a machine that is new here need not read it all at once.
+        self._state.set_last_ns(_ALL_RUNS, _SCRUBBED, now_ns)
+
+    def _scrub_between(self, since_ns: int, now_ns: int, period_s: float) -> None:
+        result = scrub(
+            self._session.repository,
+            self._monitor,
+            since_ns=since_ns,
+            now_ns=now_ns,
+            period_s=period_s,
+            stop=self._stop.is_set,
+        )
+        self._state.add_damaged(result.damaged)
+        for pack_id, why in result.damaged.items():
+            text = f"{names.pack(pack_id)}: {why}; what the last version needs of it is stored again"
+            self._monitor.notice("error", text)
+        if result.pack_count:
+            read = f"{count(result.pack_count, 'pack')}, {size(result.read_bytes)} read back"
+            self._monitor.notice("info", f"scrubbed {read}")
+
+    def _is_due(self, run: str, name: str, every_s: float) -> bool:
+        last_ns = self._state.last_ns(run, name)
+        # A clock that was set back must not put it off until it has caught up.
+        return last_ns is None or not 0 <= self._now_ns() - last_ns < every_s * _NS

@@ -1,0 +1,197 @@
+"""What an agent does beside making versions, with its real process, a repository in a directory, and a real torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlsync.errors import StoreUnavailable
+from mlsync.flows.standing import standings
+from mlsync.monitor import RecordingMonitor
+from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.repository import Repository
+from mlsync.service.chores import PROVE_EVERY_S, SCRUB_EVERY_S, Chores
+from mlsync.service.config import Config, ProofSettings, WatchSettings
+from mlsync.service.passes import back_up
+from mlsync.service.session import Session
+from mlsync.store.directory import DirectoryStore
+from mlsync.store.faulty import Fault, FaultyStore
+
+SECRET = Passphrase(b"open sesame")
+NOWHERE = Path("/nowhere/python")
+NS = 10**9
+PERIOD_S = 30 * 24 * 3600.0
+
+
+class Place:
+    """A run that is watched, and a repository; the clock stands still until it is moved."""
+
+    def __init__(self, base: Path) -> None:
+        self.run = base / "run"
+        self.run.mkdir()
+        self.store = DirectoryStore(base / "repository", create=True)
+        self.repository = Repository.create(self.store, SECRET, stretching=Stretching(64, 1, 1))
+        self.watch = WatchSettings(self.run, "yolo")
+        config = Config.for_repository((base / "repository").as_uri())
+        self.config = dataclasses.replace(config, state_directory=base / "state", watches=(self.watch,))
+        self.monitor = RecordingMonitor()
+        self.stop = threading.Event()
+        self.now_ns = 1_800_000_000 * NS
+
+    def save(self, name: str = "last.pt", value: float = 1.0, **proof: object) -> int:
+        """Write a checkpoint, and make a version of it without torch."""
+        import torch
+
+        file = io.BytesIO()
+        torch.save({"model": {"weight": torch.full((500,), value)}}, file)
+        (self.run / name).write_bytes(file.getvalue())
+        with self.session(python=NOWHERE, **proof) as session:
+            return back_up(session, self.watch, self.monitor, self.stop).version
+
+    def session(self, **proof: object) -> Session:
+        """The repository, open, with what the configuration says of the proof."""
+        config = dataclasses.replace(self.config, proof=ProofSettings(**proof))
+        return Session.open(config, lambda: SECRET, self.monitor)
+
+    def chores(self, **proof: object):
+        """What the chores came to."""
+        with self.session(**proof) as session:
+            chores = Chores(session, self.watch, self.monitor, self.stop, now_ns=lambda: self.now_ns)
+            return chores.do()
+
+    def later(self, seconds: float) -> None:
+        """So much time passes."""
+        self.now_ns += int(seconds * NS)
+
+    def said(self) -> list[str]:
+        """What was told since the last time that it was asked."""
+        texts = [f"{severity}: {text}" for severity, text in self.monitor.notices]
+        self.monitor.notices.clear()
+        return texts
+
+    def pending(self) -> list[int]:
+        """The versions that the store shows as pending."""
+        return [standing.root.number for standing in standings(self.repository, "yolo") if standing.is_pending]
+
+    def rot(self) -> None:
+        """Flip a bit of each pack where it lies."""
+        for path in Path(self.store.url.removeprefix("file://"), "packs").glob("*/*"):
+            body = bytearray(path.read_bytes())
+            body[100] ^= 1
+            path.chmod(0o600)
+            path.write_bytes(bytes(body))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A run and a repository."""
+    return Place(tmp_path)
+
+
+def test_what_is_pending_is_proved_when_it_can_be(place):
+    """Versions without a proof get one when torch is there, the newest of them is told, and nothing is left to do."""
+    assert [place.save(), place.save(value=2.0)] == [1, 2]
+    place.said()
+    assert place.pending() == [1, 2]
+    assert place.chores(device="cpu").proved_version == 2
+    assert place.pending() == []
+    said = place.said()
+    assert [text.partition(", ")[0] for text in said] == [
+        "info: yolo: version 2 proved to L4 on cpu",
+        "info: yolo: version 1 proved to L4 on cpu",
+    ]
+    place.later(2 * PROVE_EVERY_S)
+    assert place.chores(device="cpu").proved_version is None
+    assert place.said() == []
+
+
+def test_it_is_tried_once_an_hour(place):
+    """While torch stays away that is said once an hour, and the versions stay pending."""
+    place.save()
+    place.said()
+    for minutes, is_told in ((0, True), (30, False), (31, True), (10, False)):
+        place.later(minutes * 60)
+        assert place.chores(python=NOWHERE).proved_version is None
+        said = place.said()
+        assert bool(said) is is_told
+        assert all("1 version still pending: The proof's Python does not start" in text for text in said)
+    assert place.pending() == [1]
+
+
+def test_a_clock_that_was_set_back_does_not_put_it_off(place):
+    """After the clock went back by a year the next try comes at once."""
+    place.save()
+    place.chores(python=NOWHERE)
+    place.later(-365 * 24 * 3600.0)
+    assert place.chores(device="cpu").proved_version == 1
+
+
+def test_what_turns_out_not_to_load_is_told(place):
+    """A checkpoint that is refused when it is proved at last is an error for somebody to see, and no proved version."""
+    place.save(value=float("nan"))
+    place.said()
+    assert place.chores(device="cpu", refuse_nan=True).proved_version is None
+    (said,) = place.said()
+    assert said.startswith("error: yolo: version 1: last.pt turned out not to load: level 4: 500 NaN")
+    assert place.pending() == []
+
+
+def test_the_first_scrub_only_starts_the_clock(place):
+    """Nothing is read at first; from then on each hour brings its share, until all was read once."""
+    for number in range(6):
+        place.save(f"{number}.pt", float(number))
+    place.said()
+    options = {"scrub_s": 10 * SCRUB_EVERY_S, "python": NOWHERE}
+    # What is pending was tried just now.
+    place.chores(**options)
+    place.said()
+    counts = []
+    for _ in range(10):
+        place.later(SCRUB_EVERY_S)
+        place.chores(**options)
+        counts += [int(text.split()[2]) for text in place.said() if "scrubbed" in text]
+    assert sum(counts) == len(list(place.repository.packs()))
+
+
+def test_without_a_wish_nothing_is_scrubbed(place):
+    """By default no pack is read back without need."""
+    place.save()
+    place.said()
+    for _ in range(3):
+        place.later(PERIOD_S)
+        place.chores(device="none")
+    assert not [text for text in place.said() if "scrubbed" in text]
+
+
+def test_what_a_scrub_finds_damaged_is_stored_again(place):
+    """A pack that rotted is told as an error, and the next pass over the untouched run makes a version without it."""
+    place.save()
+    options = {"scrub_s": PERIOD_S, "device": "cpu"}
+    place.chores(**options)
+    place.rot()
+    place.said()
+    place.later(PERIOD_S)
+    place.chores(**options)
+    said = place.said()
+    assert [text for text in said if text.startswith("error: packs/") and "is stored again" in text]
+    with place.session(device="cpu") as session:
+        assert back_up(session, place.watch, place.monitor, place.stop).version == 2
+        assert back_up(session, place.watch, place.monitor, place.stop).version == 0
+
+
+def test_a_store_that_does_not_answer_costs_no_pass(place):
+    """Chores that the store does not answer end with a warning, not with an error of the pass."""
+    place.save()
+    place.chores(scrub_s=PERIOD_S, python=NOWHERE)
+    place.said()
+    place.later(PERIOD_S)
+    with place.session(scrub_s=PERIOD_S, python=NOWHERE) as session:
+        away = FaultyStore(place.store, Fault("before", 1, lasts=True, error=StoreUnavailable("no answer")))
+        session.repository = Repository(away, place.repository.keys)
+        chores = Chores(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
+        assert chores.do().proved_version is None
+    assert place.said() == ["warning: yolo: no answer"]
