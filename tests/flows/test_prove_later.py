@@ -270,3 +270,18 @@ def test_a_proof_of_no_checkpoint_is_damage(world, prover):
     )
     with pytest.raises(ManifestDamaged, match=r"other\.pt"):
         manifest_of(world.repository, found)
+
+
+def test_check_names_a_damaged_proof(world, prover):
+    """A later proof that does not open, and what is no later proof, are problems of a check; a sound one is none."""
+    number = save_pending(world)
+    proved(world, prover, number)
+    assert world.check().problems == []
+    (key,) = proof_keys(world)
+    body = world.store.get(key, limit_bytes=1 << 20)
+    world.store.delete(key)
+    world.store.put(key, body[:-1] + bytes([body[-1] ^ 1]))
+    world.store.put("proofs/readme", b"x")
+    problems = {problem.key: problem for problem in world.check().problems}
+    assert problems.keys() == {key, "proofs/readme"}
+    assert problems[key].versions == ((RUN, number),)
