@@ -205,3 +205,42 @@ def test_a_file_of_any_size_comes_back(world, size_bytes):
     world.write("file", noise(size_bytes))
     world.backup()
     assert world.restored() == world.tree()
+
+
+class Starting(Prover):
+    """Notes what the store was asked by the time that it is told to make ready."""
+
+    def __init__(self, world) -> None:
+        super().__init__(ProofOptions(device="none"))
+        self._world = world
+        self.asked = []
+
+    def start(self) -> None:
+        """Note it."""
+        self.asked.append(dict(self._world.counted.calls))
+
+
+def test_torch_is_imported_while_files_are_stored(world):
+    """A checkpoint that holds something new has the prover make ready before the store is sent any of it."""
+    world.write("last.pt", small_checkpoint())
+    prover = Starting(world)
+    before = dict(world.counted.calls)
+    world.backup(prover=prover)
+    assert prover.asked
+    assert all(prover.asked[0].get(name) == before.get(name) for name in ("put", "upload.write", "upload.finish"))
+
+
+@pytest.mark.parametrize("what", ["touched", "log", "large"])
+def test_torch_is_not_imported_for_nothing(world, what, monkeypatch):
+    """Nobody makes ready for a file that was only touched, for a log, or for what will take long to store."""
+    world.write("last.pt", small_checkpoint())
+    if what != "large":
+        world.backup()
+    monkeypatch.setattr("mlsync.flows.new_version._QUICKLY_STORED_BYTES", 1000)
+    if what == "touched":
+        os.utime(world.path("last.pt"), ns=(1, 1))
+    elif what == "log":
+        world.write("log.txt", b"a line\n")
+    prover = Starting(world)
+    world.backup(prover=prover)
+    assert prover.asked == []

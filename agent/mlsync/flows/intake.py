@@ -68,7 +68,10 @@ class Taken:
 
 
 class Intake:
-    """Reads files for one backup; counts what it read."""
+    """Reads files for one backup; counts what it read.
+
+    *expect_proof* is called as soon as a checkpoint turns out to hold what it did not hold before.
+    """
 
     def __init__(
         self,
@@ -78,6 +81,7 @@ class Intake:
         writer: PackWriter,
         *,
         may_use: Callable[[ChunkRef], bool],
+        expect_proof: Callable[[], None],
         advance: Callable[[int], None],
         sleep: Callable[[float], None],
     ) -> None:
@@ -87,6 +91,7 @@ class Intake:
         self._seed = seed
         self._writer = writer
         self._may_use = may_use
+        self._expect_proof = expect_proof
         self._advance = advance
         self._sleep = sleep
         self._pool: BufferPool | None = None
@@ -163,7 +168,10 @@ class Intake:
         if ref is not None and self._may_use(ref):
             taken.placed.append(Placed(own_ref=ref))
             piece.release()
-        elif piece.length <= COPY_BYTES_MAX:
+            return
+        if taken.is_checkpoint:
+            self._expect_proof()
+        if piece.length <= COPY_BYTES_MAX:
             content = memoryview(bytes(piece.view))
             piece.release()
             taken.placed.append(self._writer.put(content, item_bytes=piece.item_bytes))

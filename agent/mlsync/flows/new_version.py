@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Final
 
 import mlsync
 from mlsync.errors import Error, SourceEmptied, Stopped
@@ -31,6 +32,8 @@ from mlsync.repository.writer import PackWriter
 from mlsync.source.paths import display
 from mlsync.source.scan import Found, Scan, scan
 from mlsync.source.state import Head, Remembered, State
+
+_QUICKLY_STORED_BYTES: Final = 1 << 30
 
 
 class VersionMaker:
@@ -66,9 +69,10 @@ class VersionMaker:
         _refuse_emptied(tree, base, self._source)
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         self._see_to_uploads()
-        candidate = self._take_in(tree, rows, recalled, base, result)
-        stored_s, stored_cpu_s = time.monotonic(), time.process_time()
-        change = self._prove(candidate, base, result)
+        with self._open_prover() as prover:
+            candidate = self._take_in(tree, rows, recalled, base, result, prover)
+            stored_s, stored_cpu_s = time.monotonic(), time.process_time()
+            change = self._prove(candidate, base, result, prover)
         result.store_seconds, result.prove_seconds = stored_s - began_s, time.monotonic() - stored_s
         result.store_cpu_seconds = stored_cpu_s - began_cpu_s
         result.prove_cpu_seconds = time.process_time() - stored_cpu_s
@@ -93,6 +97,7 @@ class VersionMaker:
         recalled: Mapping[bytes, Recalled],
         base: Base,
         result: BackupResult,
+        prover: Prover,
     ) -> Candidate:
         known = Known(base.refs(), self._state, self._repository, self._lost, self._repository.tombstones())
         writer = self._repository.writer(known, journal=self._journal)
@@ -106,6 +111,7 @@ class VersionMaker:
                 self._state.seed,
                 writer,
                 may_use=known.may_use,
+                expect_proof=self._starting(prover, total_bytes),
                 advance=self._remembering(writer, self._obeying(task.advance)),
                 sleep=self._options.sleep,
             )
@@ -169,11 +175,19 @@ class VersionMaker:
 
     # ------------------------------------------------------------ prove
 
-    def _prove(self, candidate: Candidate, base: Base, result: BackupResult) -> Change:
+    def _starting(self, prover: Prover, total_bytes: int) -> Callable[[], None]:
+        """Return what has the prover make ready while files are stored, so that nobody waits for torch afterwards.
+
+        Not for what takes long to store: a process that waits on a GPU keeps some of its memory from the trainer.
+        """
+        is_quick = self._options.read_back != "none" and total_bytes <= _QUICKLY_STORED_BYTES
+        return prover.start if is_quick else lambda: None
+
+    def _prove(self, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> Change:
         if self._options.read_back == "none":
             self._put_off(candidate, base)
         else:
-            self._read_back(candidate, base, result)
+            self._read_back(candidate, base, result, prover)
         result.troubles = candidate.troubles()
         return candidate.change()
 
@@ -184,8 +198,8 @@ class VersionMaker:
             if is_checkpoint:
                 candidate.judged(entry, proved.get(content_of(entry)) or put_off())
 
-    def _read_back(self, candidate: Candidate, base: Base, result: BackupResult) -> None:
-        with self._repository.reader() as reader, self._open_prover() as prover:
+    def _read_back(self, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> None:
+        with self._repository.reader() as reader:
             proving = Proving(reader, prover, proved_content(base.entries.values(), self._options.required_level))
             new = candidate.unproved()
             old = candidate.old(new) if self._options.read_back == "all" else []

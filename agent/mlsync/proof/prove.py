@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -77,11 +78,18 @@ class Prover:
     ) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Begin to start the child, which takes a second to import torch, and do not wait for it.
+
+        What is wrong with it shows when it is needed.
+        """
+        if self._wants_device and self._engine is None and self._lasting_error is None:
+            with suppress(ProofUnavailable):
+                self._engine = _Engine(self._options)
+
     def open(self) -> DeviceInfo | None:
         """Start the child now and tell its device, or raise why it cannot be had; ``None`` if none is wanted."""
-        if self._options.device == "none" or self._options.level < LEVEL_DEVICE:
-            return None
-        return self._ready_engine().info
+        return self._ready_engine().info if self._wants_device else None
 
     def close(self) -> None:
         """End the child; the next file would start another."""
@@ -113,10 +121,13 @@ class Prover:
             return _refused(inspection, faults)
         return self._verdict(inspection, transfer)
 
+    @property
+    def _wants_device(self) -> bool:
+        return self._options.device != "none" and self._options.level >= LEVEL_DEVICE
+
     def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
         """The way of the tensors to the device; it leads nowhere if there is none to send or none is wanted."""
-        wanted = self._options.device != "none" and self._options.level >= LEVEL_DEVICE
-        if content is None or not wanted or not any(storage.length for storage in content.storages):
+        if content is None or not self._wants_device or not any(storage.length for storage in content.storages):
             return _Transfer(())
         storages = _storages_to_send(content)
         try:
@@ -128,16 +139,19 @@ class Prover:
 
     def _ready_engine(self) -> _Engine:
         """The child, alive; what will not change by trying again is not tried again."""
-        if self._engine is not None and not self._engine.is_alive():
+        if self._engine is not None and self._engine.is_ready and not self._engine.is_alive():
             self.close()
         if self._lasting_error is not None:
             raise self._lasting_error
-        if self._engine is None:
-            try:
+        try:
+            if self._engine is None:
                 self._engine = _Engine(self._options)
-            except (TorchMissing, DeviceMissing) as error:
+            self._engine.wait_ready()
+        except ProofUnavailable as error:
+            self.close()
+            if isinstance(error, (TorchMissing, DeviceMissing)):
                 self._lasting_error = error
-                raise
+            raise
         return self._engine
 
     def _verdict(self, inspection: Inspection, transfer: _Transfer) -> Verdict:
@@ -165,22 +179,22 @@ class Prover:
 
 
 class _Engine:
-    """A child that is ready, with the key and the window that it shares with this side."""
+    """A child on its way up, with the key and the window that it shares with this side; ``info`` is its device."""
 
     def __init__(self, options: ProofOptions) -> None:
-        # numpy comes with this import; the idle agent does without
-        from mlsync.proof.digest import WindowDigest
-
+        self.info: DeviceInfo
+        self._options = options
+        self._digest: WindowDigest | None = None
+        self._seed = os.urandom(32)
         self._child = Child(options.python or sys.executable, options.device)
         try:
-            self.info = self._open(options)
+            self._send_opening()
         except BaseException:
             self._child.close()
             raise
-        self._digest: WindowDigest = WindowDigest(self._seed, self.info.window_bytes)
 
-    def _open(self, options: ProofOptions) -> DeviceInfo:
-        self._seed = os.urandom(32)
+    def _send_opening(self) -> None:
+        options = self._options
         self._child.set_patience(options.start_timeout_s)
         self._child.send(
             {
@@ -193,12 +207,26 @@ class _Engine:
                 "user_base": os.path.expanduser("~/.local"),
             }
         )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the child said that it has its device."""
+        return self._digest is not None
+
+    def wait_ready(self) -> None:
+        """Wait until the child has its device, if it has not yet."""
+        if self.is_ready:
+            return
+        # numpy comes with this import; the idle agent does without
+        from mlsync.proof.digest import WindowDigest
+
         answer = self._child.wait_answer()
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
             self._child.disbelieve("an answer that does not parse")
         texts = {key: str(answer.get(key, ""))[:300] for key in ("device", "torch", "cuda", "driver", "note")}
-        return DeviceInfo(window_bytes=window_bytes, **texts)
+        self.info = DeviceInfo(window_bytes=window_bytes, **texts)
+        self._digest = WindowDigest(self._seed, window_bytes)
 
     @property
     def pid(self) -> int:
@@ -213,6 +241,7 @@ class _Engine:
         """Begin a file."""
         from mlsync.proof.windows import WindowSender
 
+        assert self._digest is not None
         self._child.set_patience(patience_s)
         self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
         return WindowSender(self._child, self._digest, self.info.window_bytes, storages)
