@@ -206,7 +206,7 @@ def test_checkpoint_names():
     assert not is_checkpoint_name(b"data.bin")
 
 
-@pytest.mark.parametrize("container", ["torch-legacy", "gguf", "dcp", "pickle"])
+@pytest.mark.parametrize("container", ["gguf", "dcp", "pickle"])
 def test_what_is_known_by_sight_only_has_no_extents(container):
     """Nothing is said of such a file that was not looked at."""
     source = MemorySource(LEGACY)

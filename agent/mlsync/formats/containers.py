@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from mlsync.formats.facts import with_counts
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
+from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_content
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it.
-NOT_UNDERSTOOD = frozenset({"torch-legacy", "gguf", "dcp", "pickle"})
+NOT_UNDERSTOOD = frozenset({"gguf", "dcp", "pickle"})
 
 
 def read_layout(source: ByteSource, container: str) -> Layout:
@@ -19,6 +20,8 @@ def read_layout(source: ByteSource, container: str) -> Layout:
         return Layout(container, source.size_bytes, ())
     if container == "safetensors":
         return read_safetensors_layout(source)
+    if container == "torch-legacy":
+        return read_legacy_layout(source)
     return read_zip_layout(source, container)
 
 
@@ -26,6 +29,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if layout.container == "safetensors":
         return with_counts(read_safetensors_content(source, layout))
+    if layout.container == "torch-legacy":
+        return with_counts(read_legacy_content(source, layout))
     if isinstance(layout, ZipLayout) and layout.container == "torch-zip":
         return with_counts(read_torch_content(source, layout))
     if isinstance(layout, ZipLayout) and layout.container == "npz":
