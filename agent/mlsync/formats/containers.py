@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlsync.formats.facts import with_counts
+from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
@@ -11,7 +12,7 @@ from mlsync.formats.torch_content import read_torch_content
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it.
-NOT_UNDERSTOOD = frozenset({"gguf", "dcp", "pickle"})
+NOT_UNDERSTOOD = frozenset({"dcp", "pickle"})
 
 
 def read_layout(source: ByteSource, container: str) -> Layout:
@@ -22,6 +23,8 @@ def read_layout(source: ByteSource, container: str) -> Layout:
         return read_safetensors_layout(source)
     if container == "torch-legacy":
         return read_legacy_layout(source)
+    if container == "gguf":
+        return read_gguf_layout(source)
     return read_zip_layout(source, container)
 
 
@@ -31,6 +34,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
         return with_counts(read_safetensors_content(source, layout))
     if layout.container == "torch-legacy":
         return with_counts(read_legacy_content(source, layout))
+    if isinstance(layout, GgufLayout):
+        return read_gguf_content(layout)
     if isinstance(layout, ZipLayout) and layout.container == "torch-zip":
         return with_counts(read_torch_content(source, layout))
     if isinstance(layout, ZipLayout) and layout.container == "npz":

@@ -22,6 +22,7 @@ _PROMISED_BY_NAME = (
     ),
     (re.compile(rb".*\.safetensors", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
+    (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
 )
 
 
