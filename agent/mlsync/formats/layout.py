@@ -82,8 +82,12 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...)."""
+    """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...).
+
+    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed.
+    """
 
     storages: tuple[Storage, ...]
     tensors: tuple[Tensor, ...]
     facts: dict[str, Fact] = field(default_factory=dict)
+    packed_count: int = 0

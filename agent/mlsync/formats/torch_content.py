@@ -11,6 +11,7 @@ from isal.isal_zlib import crc32
 from mlsync.formats.answers import Answers
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
+from mlsync.formats.inflate import inflate, inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, read_pickle
 from mlsync.formats.torch_graph import tensors_in
@@ -58,13 +59,14 @@ def _answer(question: _Question) -> Content:
     facts: dict[str, Fact] = torch_facts(root)
     if question.byteorder == b"big":
         facts["byteorder"] = "big"
-    return Content(table.storages(), tuple(tensors), facts)
+    return Content(table.storages(), tuple(tensors), facts, table.packed_count())
 
 
 def _as_bytes(layout: ZipLayout) -> bytes:
     """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
     places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
-    return marshal.dumps((places, sorted(layout.packed)), _MARSHAL_VERSION)
+    packed = sorted((name, record.plain_bytes) for name, record in layout.packed.items())
+    return marshal.dumps((places, packed), _MARSHAL_VERSION)
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -86,11 +88,15 @@ def _pickle_extent(layout: ZipLayout) -> Extent:
 
 def _read_record(source: ByteSource, layout: ZipLayout, extent: Extent) -> bytes:
     """A record's bytes, held against its checksum so that damage is called damage and not a bad pickle."""
-    if extent.name in layout.packed or extent.length > PICKLE_BYTES_MAX:
-        msg = "pickle is compressed or larger than is checked"
+    packed = layout.packed.get(extent.name)
+    plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed
+    if max(extent.length, plain_bytes) > PICKLE_BYTES_MAX:
+        msg = "pickle is larger than is checked"
         raise NotChecked(msg, record=extent.name, offset=extent.offset)
     data = read_bounded(source, extent.offset, extent.length, "pickle")
-    if extent.crc32 is not None and crc32(data) != extent.crc32:
+    if packed is not None:
+        data = inflate(extent, data, plain_bytes)
+    if checksum is not None and crc32(data) != checksum:
         msg = "CRC-32 differs"
         raise RecordDamaged(msg, record=extent.name, offset=extent.offset)
     return data
@@ -99,5 +105,7 @@ def _read_record(source: ByteSource, layout: ZipLayout, extent: Extent) -> bytes
 def _byteorder(source: ByteSource, layout: ZipLayout, prefix: str) -> bytes:
     for extent in layout.extents:
         if extent.name == f"{prefix}byteorder" and extent.length <= _BYTEORDER_BYTES_MAX:
+            if extent.name in layout.packed:
+                return inflate_head(source, extent, _BYTEORDER_BYTES_MAX)
             return read_bounded(source, extent.offset, extent.length, "byteorder")
     return b""

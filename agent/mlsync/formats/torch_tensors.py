@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn, TypeGuard
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Extent, Storage, Tensor
 from mlsync.formats.pickle_machine import Call, Global, Persistent
+from mlsync.formats.zipfile_layout import Packed
 
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
@@ -68,10 +69,11 @@ _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its o
 class _Block:
     """A storage as seen so far; *dtype* is empty while only untyped mentions of it were met."""
 
-    __slots__ = ("dtype", "extent")
+    __slots__ = ("dtype", "extent", "length")
 
-    def __init__(self, extent: Extent, dtype: str) -> None:
+    def __init__(self, extent: Extent, length: int, dtype: str) -> None:
         self.extent = extent
+        self.length = length  # of the storage, which may be compressed in the file
         self.dtype = dtype
 
 
@@ -89,40 +91,41 @@ class StorageId(NamedTuple):
 class StorageTable:
     """The storages that the pickle mentions; answers which record each one is, and refuses what does not fit."""
 
-    def __init__(self, extents: Iterable[Extent], prefix: str, packed: Container[str] = frozenset()) -> None:
+    def __init__(self, extents: Iterable[Extent], prefix: str, packed: Mapping[str, Packed] | None = None) -> None:
         self._extents = {extent.name: extent for extent in extents}
-        self._packed = packed
+        self._packed = packed or {}
         self._prefix = prefix
         self._blocks: dict[str, _Block] = {}
 
     def add(self, storage: StorageId) -> _Block:
         """The storage behind an id, which must have the length that the id tells."""
         block = self._blocks.get(storage.key)
-        extent = self._find(storage.key) if block is None else block.extent
-        needed = storage.elements * storage.item_bytes
-        if needed != extent.length:
-            _refuse(f"storage needs {needed} bytes, its record has {extent.length}", extent)
         if block is None:
-            block = self._blocks[storage.key] = _Block(extent, storage.dtype)
-        elif not block.dtype:
-            block.dtype = storage.dtype
+            block = self._blocks[storage.key] = self._find(storage.key)
+        needed = storage.elements * storage.item_bytes
+        if needed != block.length:
+            _refuse(f"storage needs {needed} bytes, its record has {block.length}", block.extent)
+        block.dtype = block.dtype or storage.dtype
         return block
 
     def storages(self) -> tuple[Storage, ...]:
-        """All of them in file order."""
-        blocks = sorted(self._blocks.values(), key=lambda block: block.extent.offset)
+        """All of them that lie in the file as they are, in its order."""
+        blocks = [block for block in self._blocks.values() if block.extent.name not in self._packed]
+        blocks.sort(key=lambda block: block.extent.offset)
         return tuple(_storage(block.extent, block.dtype or "uint8") for block in blocks)
 
-    def _find(self, key: str) -> Extent:
+    def packed_count(self) -> int:
+        """How many of them are compressed."""
+        return sum(block.extent.name in self._packed for block in self._blocks.values())
+
+    def _find(self, key: str) -> _Block:
         name = self._prefix + key
         extent = self._extents.get(name)
         if extent is None:
             msg = "storage has no record"
             raise ContainerBroken(msg, record=name[:256])
-        if name in self._packed:
-            msg = "storage is compressed, which is not checked"
-            raise NotChecked(msg, record=name, offset=extent.offset)
-        return extent
+        packed = self._packed.get(name)
+        return _Block(extent, extent.length if packed is None else packed.plain_bytes, "")
 
 
 def storage_id(persistent: Persistent) -> StorageId | None:
@@ -195,7 +198,7 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     if item_bytes is None:
         msg = f"tensor type {dtype[:64]!r} is not known here"
         raise NotChecked(msg, record=extent.name)
-    if not block.dtype and extent.length % item_bytes == 0:
+    if not block.dtype and block.length % item_bytes == 0:
         block.dtype = dtype  # the type of a tensor on an untyped storage, for the counts
     first, shape, stride = args[1], _counts(name, args[2], extent), _counts(name, args[3], extent)
     if not _is_count(first) or len(shape) != len(stride):

@@ -147,7 +147,8 @@ class Prover:
         level = _level_without_device(inspection)
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
-            level = min(self._options.level, LEVEL_NUMBERS)
+            level = min(self._options.level, LEVEL_NUMBERS if not content.packed_count else LEVEL_MEANING)
+            findings += _packed_findings(content)
             findings += number_findings(content, transfer.counts(), refuse_nan=self._options.refuse_nan)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
@@ -269,7 +270,7 @@ class _Transfer:
 
 def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer) -> list[Finding]:
     """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
-    checksums = ExtentChecksums(inspection.layout.extents if inspection.layout is not None else ())
+    checksums = ExtentChecksums(inspection.layout)
     offset = 0
     for view in source.stream():
         block = view.cast("B")
@@ -281,6 +282,13 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
         what = f"{offset} bytes came back of {source.size_bytes}"
         return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
     return checksums.faults
+
+
+def _packed_findings(content: Content) -> list[Finding]:
+    """What is to be said of tensors whose bytes are not in the file as they are, and were on no device."""
+    if not content.packed_count:
+        return []
+    return [Finding(LEVEL_DEVICE, "note", f"{content.packed_count} tensors are compressed, and went to no device")]
 
 
 def _storages_to_send(content: Content) -> Sequence[Storage]:
