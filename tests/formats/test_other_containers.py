@@ -182,6 +182,9 @@ LEGACY = torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False)
         (rezipped({"a.txt": b"x"})[:-5], b"archive.zip", None),
         (rezipped({"a.txt": b"x"}), b"last.pt", "zip"),
         (yolo_bytes() + yolo_bytes(), b"__0_0.distcp", "dcp"),
+        (b"\x80\x04\x95aaaaaaaa\x8c%torch.distributed.checkpoint.metadata", b"step-3/.metadata", "dcp-metadata"),
+        (b"\x80\x02ctorch.distributed.checkpoint.metadata\nMetadata", b".metadata", "dcp-metadata"),
+        (b"\x80\x04N.", b".metadata", None),
         (b"x", b"\xff\n.pt", None),
     ],
 )

@@ -53,7 +53,7 @@ class Extent(NamedTuple):
 class Layout:
     """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file."""
 
-    container: str  # "torch-zip", "safetensors", "npz", "zip"
+    container: str  # as ``sniff`` calls it: "torch-zip", "safetensors", "dcp"
     size_bytes: int
     extents: tuple[Extent, ...]
 

@@ -44,6 +44,13 @@ def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:
     return _answer(_read_question(source, layout))
 
 
+def read_torch_object(source: ByteSource, layout: ZipLayout) -> tuple[object, Content]:
+    """The same, with the graph of the object for who wants to know what it is."""
+    question = _read_question(source, layout)
+    root, _ = read_pickle(question.pickle)
+    return root, _content(root, question)
+
+
 def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
     """Read the pickle and hold it against its checksum, whether or not it is known already."""
     extent = _pickle_extent(layout)
@@ -54,6 +61,10 @@ def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
 
 def _answer(question: _Question) -> Content:
     root, _ = read_pickle(question.pickle)
+    return _content(root, question)
+
+
+def _content(root: object, question: _Question) -> Content:
     table = StorageTable(question.layout.extents, f"{question.prefix}data/", question.layout.packed)
     tensors = tensors_in(root, table)
     facts: dict[str, Fact] = torch_facts(root)

@@ -89,18 +89,18 @@ class Prover:
         if engine is not None:
             engine.close()
 
-    def prove(self, source: ProofSource, path: bytes) -> Verdict:
-        """Prove one file; *path* is its name, for what it promises."""
+    def prove(self, source: ProofSource, path: bytes, metadata: bytes | None = None) -> Verdict:
+        """Prove one file; *path* is its name, for what it promises, *metadata* the ``.metadata`` beside a shard."""
         began = time.monotonic()
         try:
-            verdict = self._prove(source, path)
+            verdict = self._prove(source, path, metadata)
         except BaseException:
             self.close()  # the child may be in the middle of the file
             raise
         return replace(verdict, seconds=time.monotonic() - began)
 
-    def _prove(self, source: ProofSource, path: bytes) -> Verdict:
-        inspection = inspect(source, path, self._options.level)
+    def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
+        inspection = inspect(source, path, self._options.level, metadata)
         if inspection.finding is not None and inspection.finding.severity == "refuse":
             return _refused(inspection, [inspection.finding])
         transfer = self._begin_transfer(source.size_bytes, inspection.content)
