@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-import subprocess
-import sys
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -22,8 +20,6 @@ from mlsync.formats import dcp
 from mlsync.formats.dcp import Item, read_dcp_layout, read_dcp_storages, read_items
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
-
-RANK_PROGRAM = Path(__file__).with_name("dcp_rank.py")
 
 
 @dataclass(frozen=True)
@@ -111,17 +107,14 @@ def test_storages_are_records(saved):
     assert storages == [place for place in places if place in set(storages)]
 
 
-def test_a_checkpoint_of_two_ranks(tmp_path):
+def test_a_checkpoint_of_two_ranks(two_ranks):
     """Each rank's file has its own items, and together they hold the sharded tensor."""
-    ranks = [
-        subprocess.Popen([sys.executable, "-W", "ignore", RANK_PROGRAM, str(rank), "2", tmp_path]) for rank in range(2)
-    ]
-    assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    items = read_items((tmp_path / "checkpoint/.metadata").read_bytes())
+    folder = two_ranks / "checkpoint"
+    items = read_items((folder / ".metadata").read_bytes())
     torch.manual_seed(5)
     for rank, half in enumerate(torch.randn(64, 16).chunk(2)):
         own = [item for item in items if item.relative_path == f"__{rank}_0.distcp"]
-        data = (tmp_path / f"checkpoint/__{rank}_0.distcp").read_bytes()
+        data = (folder / f"__{rank}_0.distcp").read_bytes()
         storages = read_dcp_storages(MemorySource(data), own)
         kept = [data[storage.offset : storage.offset + storage.length] for storage in storages]
         assert bytes(half.clone().untyped_storage()) in kept

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zipfile
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes, with_pickle, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.faults import NotChecked, RecordDamaged
+from mlsync.formats.faults import RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content
 
 
@@ -239,13 +238,6 @@ def test_a_storage_of_another_length_is_refused():
     """Number of elements times their size is the record's length, to the byte."""
     with pytest.raises(ContainerBroken, match="storage needs 20 bytes, its record has 16"):
         content_of(with_pickle(storage_pickle(0, (1,), (1,), count=5), bytes(16)))
-
-
-def test_compressed_storages_are_not_called_broken():
-    """A file that somebody zipped again with compression is beyond this check, which is not the same as broken."""
-    parts = parts_of(torch_bytes({"a": torch.ones(300)}))
-    with pytest.raises(NotChecked, match="compressed"):
-        content_of(rezipped(parts, zipfile.ZIP_DEFLATED))
 
 
 def test_another_byte_order_is_noted():

@@ -22,6 +22,7 @@ from checkpoint_files import (
     yolo_bytes,
     zeroed,
 )
+from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
@@ -75,6 +76,12 @@ SOUND = {
         "torch-zip",
     ),
     "views": (torch_bytes({"a": torch.randn(9, 9)[::2, 1:4], "z": torch.zeros(0, 3)}), b"views.pt", "torch-zip"),
+    "before 1.6": (
+        torch_bytes({"a": torch.randn(999), "b": torch.ones(7).half()}, _use_new_zipfile_serialization=False),
+        b"old.pt",
+        "torch-legacy",
+    ),
+    "gguf": (gguf_bytes({"general.architecture": "llama"}, gguf_tensors()), b"m.gguf", "gguf"),
     "optimizer": (torch_bytes(torch.optim.AdamW(network().parameters()).state_dict()), b"optimizer.pt", "torch-zip"),
 }
 
@@ -254,8 +261,8 @@ def test_other_byte_order_is_digested_and_not_counted(prover):
 @pytest.mark.parametrize(
     ("data", "path", "level"),
     [
-        (torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False), b"old.pt", 0),
-        (b"GGUF" + bytes(100), b"m.gguf", 0),
+        (b"\x80\x04N.", b"old.pt", 0),
+        (b"GGUF\x63" + bytes(100), b"m.gguf", 0),
         (b"a,b\n1,2\n", b"results.csv", 0),
         (rezipped({"a.txt": b"x"}), b"odd.pt", 1),
     ],

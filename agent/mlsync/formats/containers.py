@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts
+from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
+from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_content
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
-#: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it.
-NOT_UNDERSTOOD = frozenset({"torch-legacy", "gguf", "dcp", "pickle"})
+#: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
+#: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``.
+NOT_UNDERSTOOD = frozenset({"dcp", "pickle"})
 
 
 def read_layout(source: ByteSource, container: str) -> Layout:
@@ -19,17 +23,34 @@ def read_layout(source: ByteSource, container: str) -> Layout:
         return Layout(container, source.size_bytes, ())
     if container == "safetensors":
         return read_safetensors_layout(source)
+    if container == "dcp-metadata":
+        return read_dcp_metadata_layout(source)
+    if container == "torch-legacy":
+        return read_legacy_layout(source)
+    if container == "gguf":
+        return read_gguf_layout(source)
     return read_zip_layout(source, container)
 
 
 def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
+    if isinstance(layout, GgufLayout):
+        return read_gguf_content(layout)
+    if layout.container == "dcp-metadata":
+        return read_dcp_metadata_content(source)
+    content = _read_tensors(source, layout)
+    return with_counts(content) if content is not None else None
+
+
+def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
     if layout.container == "safetensors":
-        return with_counts(read_safetensors_content(source, layout))
+        return read_safetensors_content(source, layout)
+    if layout.container == "torch-legacy":
+        return read_legacy_content(source, layout)
     if isinstance(layout, ZipLayout) and layout.container == "torch-zip":
-        return with_counts(read_torch_content(source, layout))
+        return read_torch_content(source, layout)
     if isinstance(layout, ZipLayout) and layout.container == "npz":
-        return with_counts(read_npz_content(source, layout))
+        return read_npz_content(source, layout)
     return None
 
 

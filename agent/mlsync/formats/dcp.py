@@ -50,7 +50,7 @@ def read_dcp_layout(source: ByteSource, items: Iterable[Item]) -> Layout:
     if the items do not fit the file, or if one begins like a zip and is none.
     """
     extents: list[Extent] = []
-    for item, _, layout in _zips(source, items):
+    for item, _, layout in item_zips(source, items):
         prefix, start = f"{item.offset}/", item.offset
         extents += [Extent(prefix + name, start + at, length, crc32) for name, at, length, crc32 in layout.extents]
         if len(extents) > RECORDS_MAX:
@@ -64,7 +64,7 @@ def read_dcp_storages(source: ByteSource, items: Iterable[Item]) -> tuple[Storag
     storages: list[Storage] = []
     budget_bytes = PICKLES_BYTES_MAX
     try:
-        for item, window, layout in _zips(source, items):
+        for item, window, layout in item_zips(source, items):
             budget_bytes -= sum(extent.length for extent in layout.extents if extent.name.endswith("/data.pkl"))
             if budget_bytes < 0:
                 break
@@ -85,8 +85,8 @@ def _storages(item: Item, window: Window, layout: ZipLayout) -> Iterator[Storage
         yield Storage(name, offset, storage.length, storage.dtype, storage.item_bytes)
 
 
-def _zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item, Window, ZipLayout]]:
-    """Each item that is a zip, in the order of the file."""
+def item_zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item, Window, ZipLayout]]:
+    """Each item that is a zip, in the order of the file; ``ContainerBroken`` if one is damaged, or two overlap."""
     reached = 0
     for item in sorted(set(items), key=lambda item: (item.offset, item.length)):
         end = item.offset + item.length
@@ -109,11 +109,11 @@ def _zip_layout(item: Item, window: Window) -> ZipLayout:
 
 def _parse_items(metadata: bytes) -> tuple[Item, ...]:
     root, _ = read_pickle(metadata)
-    entries = _fields(root).get("storage_data")
+    entries = fields_of(root).get("storage_data")
     if not isinstance(entries, Pairs):
         msg = "no storage_data: not the metadata of a distributed checkpoint"
         raise ContainerBroken(msg)
-    items = {_item(entry) for _, entry in entries.pairs()}
+    items = {item_of(entry) for _, entry in entries.pairs()}
     if len(items) > ITEMS_MAX:
         msg = f"metadata of {len(items)} items is larger than is checked"
         raise NotChecked(msg)
@@ -123,9 +123,9 @@ def _parse_items(metadata: bytes) -> tuple[Item, ...]:
 _kept_items = lru_cache(maxsize=2)(_parse_items)
 
 
-def _item(entry: object) -> Item:
+def item_of(entry: object) -> Item:
     """The item that an entry describes, whatever its class is called: its fields' names have not changed so far."""
-    fields = _fields(entry)
+    fields = fields_of(entry)
     path, offset, length = (fields.get(name) for name in Item._fields)
     if not isinstance(path, str) or not _FILE_NAME.fullmatch(path) or path in (".", ".."):
         msg = "item in a file that is not beside its metadata"
@@ -136,7 +136,7 @@ def _item(entry: object) -> Item:
     return Item(path, offset, length)
 
 
-def _fields(node: object) -> dict[str, object]:
+def fields_of(node: object) -> dict[str, object]:
     """The attributes of what would be an object; few, because a hundred thousand objects may share them."""
     state = node.then.state if isinstance(node, Call) and node.then is not None else None
     if not isinstance(state, Pairs) or len(state) > 2 * _FIELDS_MAX:

@@ -53,7 +53,7 @@ class Extent(NamedTuple):
 class Layout:
     """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file."""
 
-    container: str  # "torch-zip", "safetensors", "npz", "zip"
+    container: str  # as ``sniff`` calls it: "torch-zip", "safetensors", "dcp"
     size_bytes: int
     extents: tuple[Extent, ...]
 
@@ -82,8 +82,12 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...)."""
+    """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...).
+
+    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed.
+    """
 
     storages: tuple[Storage, ...]
     tensors: tuple[Tensor, ...]
     facts: dict[str, Fact] = field(default_factory=dict)
+    packed_count: int = 0

@@ -6,13 +6,15 @@ import re
 import struct
 from math import prod
 
-from mlsync.formats.faults import NotChecked, read_bounded
+from mlsync.formats.faults import read_bounded
+from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
-from mlsync.formats.zipfile_layout import ZipLayout
+from mlsync.formats.zipfile_layout import Packed, ZipLayout
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12
 _SHORT_PREFIX_BYTES = 10
+_USUAL_HEAD_BYTES = 256  # numpy pads its headers to 64 bytes, or twice that
 _DIMENSIONS_MAX = 64
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[^']{1,64})', 'fortran_order': (?P<fortran>True|False), "
@@ -38,26 +40,36 @@ _DTYPES = {
 
 def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every plain array fills its member; arrays of objects, texts and records are left to the checksum."""
-    if layout.packed:
-        msg = "arrays are compressed, which is not checked"
-        raise NotChecked(msg, record=min(layout.packed))
     storages, tensors = [], []
     skipped = 0
     for extent in layout.extents:
-        array = _read_array(source, extent)
+        packed = layout.packed.get(extent.name)
+        length = extent.length if packed is None else packed.plain_bytes
+        array = _read_array(_head(source, extent, packed), length, extent)
         if array is None:
             skipped += 1
             continue
-        storages.append(array[0])
+        if packed is None:
+            storages.append(array[0])
         tensors.append(array[1])
     facts: dict[str, Fact] = {"framework": "numpy"}
     if skipped:
         facts["unchecked_array_count"] = skipped
-    return Content(tuple(storages), tuple(tensors), facts)
+    return Content(tuple(storages), tuple(tensors), facts, len(tensors) - len(storages))
 
 
-def _read_array(source: ByteSource, extent: Extent) -> tuple[Storage, Tensor] | None:
-    text, data_at = _read_npy_header(source, extent)
+def _head(source: ByteSource, extent: Extent, packed: Packed | None) -> bytes:
+    """The member's first bytes as they were before it was packed: all of its header at least, if it has one."""
+    if packed is not None:
+        return inflate_head(source, extent, _PREFIX_BYTES + _HEADER_BYTES_MAX)
+    head = read_bounded(source, extent.offset, min(_USUAL_HEAD_BYTES, extent.length), "array header")
+    if head[6:7] == b"\x01" and int.from_bytes(head[8:10], "little") + _SHORT_PREFIX_BYTES <= len(head):
+        return head
+    return read_bounded(source, extent.offset, min(_PREFIX_BYTES + _HEADER_BYTES_MAX, extent.length), "array header")
+
+
+def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage, Tensor] | None:
+    text, begins = _split_head(head, member_bytes, extent)
     match = _HEADER.fullmatch(text)
     if match is None:
         return None
@@ -67,7 +79,7 @@ def _read_array(source: ByteSource, extent: Extent) -> tuple[Storage, Tensor] | 
         return None
     shape = tuple(int(size.rstrip(b"L")) for size in match["shape"].replace(b" ", b"").split(b",") if size.rstrip(b"L"))
     item_bytes = int(descr[2:])
-    length = extent.offset + extent.length - data_at
+    length, data_at = member_bytes - begins, extent.offset + begins
     if len(shape) > _DIMENSIONS_MAX or prod(shape) * item_bytes != length:
         msg = f"array of shape {shape[:8]} does not fill its member"
         raise ContainerBroken(msg, record=extent.name, offset=data_at)
@@ -76,20 +88,19 @@ def _read_array(source: ByteSource, extent: Extent) -> tuple[Storage, Tensor] | 
     return Storage(extent.name, data_at, length, dtype, item_bytes), Tensor(name, extent.name, dtype, shape, stride, 0)
 
 
-def _read_npy_header(source: ByteSource, extent: Extent) -> tuple[bytes, int]:
-    """The header's text and the offset of the array's first byte."""
-    prefix = read_bounded(source, extent.offset, min(_PREFIX_BYTES, extent.length), "array header")
-    if len(prefix) < _PREFIX_BYTES or prefix[:6] != b"\x93NUMPY" or prefix[6] not in (1, 2, 3):
+def _split_head(head: bytes, member_bytes: int, extent: Extent) -> tuple[bytes, int]:
+    """The header's text, and where in the member the array's first byte lies."""
+    if len(head) < _PREFIX_BYTES or head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
         msg = "member is no numpy array"
         raise ContainerBroken(msg, record=extent.name, offset=extent.offset)
-    if prefix[6] == 1:
-        begins, length = _SHORT_PREFIX_BYTES, struct.unpack_from("<H", prefix, 8)[0]
+    if head[6] == 1:
+        begins, length = _SHORT_PREFIX_BYTES, struct.unpack_from("<H", head, 8)[0]
     else:
-        begins, length = _PREFIX_BYTES, struct.unpack_from("<I", prefix, 8)[0]
-    if length > _HEADER_BYTES_MAX or begins + length > extent.length:
+        begins, length = _PREFIX_BYTES, struct.unpack_from("<I", head, 8)[0]
+    if length > _HEADER_BYTES_MAX or begins + length > min(member_bytes, len(head)):
         msg = "array header runs past its member"
         raise ContainerBroken(msg, record=extent.name, offset=extent.offset)
-    return read_bounded(source, extent.offset + begins, length, "array header"), extent.offset + begins + length
+    return head[begins : begins + length], begins + length
 
 
 def _stride(shape: tuple[int, ...], *, fortran: bool) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
@@ -74,7 +74,7 @@ class Then:
 
 
 class Persistent:
-    """An object that lies outside of the pickle, by its id."""
+    """An object that lies outside of the pickle, by its id; torch before 1.6 wrote the classes of modules so."""
 
     __slots__ = ("id",)
 
@@ -98,31 +98,59 @@ class Members(list[object]):
     __slots__ = ()
 
 
-_CALLABLE = (Global, Call)
+_CALLABLE = (Global, Call, Persistent)
+
+
+class Unpickled(NamedTuple):
+    """One pickle of a stream: its object graph, where it ends, and all persistent ids in the order of their mention."""
+
+    root: object
+    end: int
+    persistents: list[Persistent]
+
+
+class PickleCutShort(ContainerBroken):
+    """The bytes end before the pickle does: what there is of it may be sound."""
 
 
 def read_pickle(data: bytes, start: int = 0) -> tuple[object, int]:
     """The object graph of the pickle at *start* and the offset behind its STOP, or ``ContainerBroken``."""
+    return unpickle(data, start)[:2]
+
+
+def unpickle(data: bytes, start: int = 0) -> Unpickled:
+    """All of the pickle at *start*; ``PickleCutShort`` where more bytes might make it whole."""
     if len(data) - start > PICKLE_BYTES_MAX:
         msg = f"pickle of {len(data) - start} bytes is larger than is checked"
         raise NotChecked(msg, offset=start)
     machine = _Machine(data, start)
     try:
-        return machine.run()
+        root, end = machine.run()
     except (_Refused, IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
-        msg = f"pickle: {_reason(error, machine)}"
+        if _is_cut_short(error, machine):
+            raise PickleCutShort("pickle: cut short", offset=machine.at) from None
+        msg = f"pickle: {_reason(error)}"
         raise ContainerBroken(msg, offset=machine.at) from None
+    return Unpickled(root, end, machine.persistents)
 
 
 class _Refused(Exception):
     """What no pickler writes, in words."""
 
 
-def _reason(error: Exception, machine: _Machine) -> str:
+class _CutShort(_Refused):
+    """An operand that runs past the last byte."""
+
+
+def _is_cut_short(error: Exception, machine: _Machine) -> bool:
+    if isinstance(error, (_CutShort, struct.error)):
+        return True
+    return isinstance(error, IndexError) and machine.at >= len(machine.data)
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, _Refused):
         return str(error)
-    if isinstance(error, struct.error) or (isinstance(error, IndexError) and machine.at >= len(machine.data)):
-        return "cut short"
     if isinstance(error, IndexError):
         return "stack underflow"
     return "memo entry missing" if isinstance(error, KeyError) else "malformed operand"
@@ -131,7 +159,7 @@ def _reason(error: Exception, machine: _Machine) -> str:
 class _Machine:
     """The pickle machine's registers; rare opcodes have a method each."""
 
-    __slots__ = ("at", "data", "memo", "outer", "stack")
+    __slots__ = ("at", "data", "memo", "outer", "persistents", "stack")
 
     def __init__(self, data: bytes, start: int) -> None:
         self.data = data
@@ -139,6 +167,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open mark
         self.memo: dict[int, Any] = {}  # a dict: a huge index costs no more than a small one
+        self.persistents: list[Persistent] = []
 
     def run(self) -> tuple[object, int]:  # noqa: C901, PLR0912, PLR0915 - one loop, for the reason below
         """Execute up to STOP.
@@ -189,12 +218,13 @@ class _Machine:
                     case 0x58:  # BINUNICODE
                         ends = at + 4 + _U32(data, at)[0]
                         if ends > size:
-                            raise _Refused("cut short")
+                            raise _CutShort
                         made = data[at + 4 : ends].decode("utf-8", "surrogatepass")
                         stack.append(made)
                         at = ends
                     case 0x51:  # BINPERSID
-                        stack[-1] = Persistent(stack[-1])
+                        stack[-1] = made = Persistent(stack[-1])
+                        self.persistents.append(made)
                         continue
                     case 0x85:  # TUPLE1
                         stack[-1] = made = (stack[-1],)
@@ -222,7 +252,7 @@ class _Machine:
                     case 0x8C:  # SHORT_BINUNICODE
                         ends = at + 1 + data[at]
                         if ends > size:
-                            raise _Refused("cut short")
+                            raise _CutShort
                         made = data[at + 1 : ends].decode("utf-8", "surrogatepass")
                         stack.append(made)
                         at = ends
@@ -260,8 +290,10 @@ class _Machine:
         """The next *length* bytes of the pickle."""
         begins = self.at
         ends = begins + length
-        if length < 0 or ends > len(self.data):
-            raise _Refused("cut short")
+        if length < 0:
+            raise _Refused("length below zero")
+        if ends > len(self.data):
+            raise _CutShort
         self.at = ends
         return self.data[begins:ends]
 
@@ -273,7 +305,7 @@ class _Machine:
         """A text operand up to its newline."""
         ends = self.data.find(b"\n", self.at, self.at + LINE_BYTES_MAX)
         if ends < 0:
-            raise _Refused("line without end")
+            raise _CutShort if self.at + LINE_BYTES_MAX > len(self.data) else _Refused("line without end")
         text = self.data[self.at : ends]
         self.at = ends + 1
         return text
@@ -488,7 +520,8 @@ class _Machine:
         target.touch().state = state
 
     def op_persid(self) -> None:
-        self.stack.append(Persistent(self.line().decode("ascii")))
+        self.persistents.append(Persistent(self.line().decode("ascii")))
+        self.stack.append(self.persistents[-1])
 
     # Framing, and what is left
 
@@ -498,7 +531,7 @@ class _Machine:
 
     def op_frame(self) -> None:
         if self.number(8) > len(self.data) - self.at:
-            raise _Refused("frame runs past the end")
+            raise _CutShort
 
     def op_unknown(self) -> None:
         raise _Refused(f"opcode 0x{self.data[self.at - 1]:02x} is not allowed")

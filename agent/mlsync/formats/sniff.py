@@ -7,11 +7,13 @@ import re
 from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.zipfile_layout import first_record_name, read_directory
 
-_HEAD_BYTES = 16
+_HEAD_BYTES = 64
 _TAIL_BYTES = 4096
 _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
-# PROTO 2 and the long 0x1950a86a20f9469cfc6c: the first of the three pickles of torch before 1.6
-_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+# The long 0x1950a86a20f9469cfc6c, with a frame before it from protocol 4 on: the first pickle of torch before 1.6
+_LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
+# The class of what the pickle holds, named first; the names of files are anybody's
+_DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
 _PROMISED_BY_NAME = (
@@ -22,6 +24,7 @@ _PROMISED_BY_NAME = (
     ),
     (re.compile(rb".*\.safetensors", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
+    (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
 )
 
 
@@ -35,6 +38,8 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return "dcp"  # several zips in a row: looks like one damaged zip, and is none
     promised = _promised(path)
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
+    if _DCP_METADATA.search(head) and path.endswith(b".metadata"):
+        return "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised)
     shown = _by_head(head, source.size_bytes, promised)
@@ -83,7 +88,7 @@ def _is_something_else(source: ByteSource, head: bytes) -> bool:
 
 def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
     """The container that the file's first bytes show."""
-    if head.startswith(_LEGACY_TORCH):
+    if _LEGACY_TORCH.match(head):
         return "torch-legacy"
     if head[:4] == b"GGUF":
         return "gguf"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, NoReturn, TypeGuard
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Extent, Storage, Tensor
 from mlsync.formats.pickle_machine import Call, Global, Persistent
-from mlsync.formats.zipfile_layout import ZipLayout
+from mlsync.formats.zipfile_layout import Packed
 
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
@@ -60,62 +61,98 @@ _STORAGE_TYPES = {
 _STRIDED = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
 _REBUILD_MODULES = frozenset({"torch._utils", "torch._tensor"})
 _STRIDED_ARGUMENTS = 4  # storage, place, shape, strides
-_ID_PARTS = 5  # "storage", type, key, location, number of elements
+_ID_PARTS = 5  # "storage", type, key, location, number of elements; before 1.6 which of these the tensor may see
+_CLASS_ID_PARTS = 4  # "module", class, source file, source
 _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its own
 
 
 class _Block:
     """A storage as seen so far; *dtype* is empty while only untyped mentions of it were met."""
 
-    __slots__ = ("dtype", "extent")
+    __slots__ = ("dtype", "extent", "length")
 
-    def __init__(self, extent: Extent, dtype: str) -> None:
+    def __init__(self, extent: Extent, length: int, dtype: str) -> None:
         self.extent = extent
+        self.length = length  # of the storage, which may be compressed in the file
         self.dtype = dtype
+
+
+class StorageId(NamedTuple):
+    """What a persistent id says; a tensor on the storage sees its *elements* from *begin* to *end*."""
+
+    key: str
+    dtype: str  # empty: the storage has no type of its own
+    elements: int
+    item_bytes: int
+    begin: int
+    end: int
 
 
 class StorageTable:
     """The storages that the pickle mentions; answers which record each one is, and refuses what does not fit."""
 
-    def __init__(self, layout: ZipLayout, prefix: str) -> None:
-        self._extents = {extent.name: extent for extent in layout.extents}
-        self._packed = layout.packed
-        self._prefix = f"{prefix}data/"
+    def __init__(self, extents: Iterable[Extent], prefix: str, packed: Mapping[str, Packed] | None = None) -> None:
+        self._extents = {extent.name: extent for extent in extents}
+        self._packed = packed or {}
+        self._prefix = prefix
         self._blocks: dict[str, _Block] = {}
 
-    def add(self, persistent: Persistent) -> tuple[_Block, str]:
-        """The storage behind a persistent id, and the type that the id gives it (empty: untyped)."""
-        kind, key, count = _parse_id(persistent.id)
-        dtype = _STORAGE_TYPES.get(kind)
-        if dtype is None:
-            msg = f"storage type {kind[:64]!r} is not known here"
-            raise NotChecked(msg)
-        block = self._blocks.get(key)
-        extent = self._find(key) if block is None else block.extent
-        needed = count * _ITEM_BYTES.get(dtype, 1)
-        if needed != extent.length:
-            _refuse(f"storage needs {needed} bytes, its record has {extent.length}", extent)
+    def add(self, storage: StorageId) -> _Block:
+        """The storage behind an id, which must have the length that the id tells."""
+        block = self._blocks.get(storage.key)
         if block is None:
-            block = self._blocks[key] = _Block(extent, dtype)
-        elif not block.dtype:
-            block.dtype = dtype
-        return block, dtype
+            block = self._blocks[storage.key] = self._find(storage.key)
+        needed = storage.elements * storage.item_bytes
+        if needed != block.length:
+            _refuse(f"storage needs {needed} bytes, its record has {block.length}", block.extent)
+        block.dtype = block.dtype or storage.dtype
+        return block
 
     def storages(self) -> tuple[Storage, ...]:
-        """All of them in file order."""
-        blocks = sorted(self._blocks.values(), key=lambda block: block.extent.offset)
+        """All of them that lie in the file as they are, in its order."""
+        blocks = [block for block in self._blocks.values() if block.extent.name not in self._packed]
+        blocks.sort(key=lambda block: block.extent.offset)
         return tuple(_storage(block.extent, block.dtype or "uint8") for block in blocks)
 
-    def _find(self, key: str) -> Extent:
+    def packed_count(self) -> int:
+        """How many of them are compressed."""
+        return sum(block.extent.name in self._packed for block in self._blocks.values())
+
+    def _find(self, key: str) -> _Block:
         name = self._prefix + key
         extent = self._extents.get(name)
         if extent is None:
             msg = "storage has no record"
             raise ContainerBroken(msg, record=name[:256])
-        if name in self._packed:
-            msg = "storage is compressed, which is not checked"
-            raise NotChecked(msg, record=name, offset=extent.offset)
-        return extent
+        packed = self._packed.get(name)
+        return _Block(extent, extent.length if packed is None else packed.plain_bytes, "")
+
+
+def storage_id(persistent: Persistent) -> StorageId | None:
+    """The storage that a persistent id tells of; ``None`` for the class of a module, which old torch wrote as one."""
+    parts = persistent.id
+    if type(parts) is not tuple or len(parts) < _CLASS_ID_PARTS:
+        raise ContainerBroken("persistent id that is no storage")
+    if parts[0] == "module" and len(parts) == _CLASS_ID_PARTS:
+        return None
+    tag, kind, key, _, count = parts[:_ID_PARTS] if len(parts) >= _ID_PARTS else (None,) * _ID_PARTS
+    if tag != "storage" or type(kind) is not Global or type(key) is not str or not _is_count(count):
+        raise ContainerBroken("persistent id that is no storage")
+    dtype = _STORAGE_TYPES.get(kind.name)
+    if dtype is None:
+        raise NotChecked(f"storage type {kind.name[:64]!r} is not known here")
+    begin, end = _view(parts[_ID_PARTS:], count)
+    return StorageId(key, dtype, count, _ITEM_BYTES.get(dtype, 1), begin, end)
+
+
+def _view(parts: tuple[object, ...], count: int) -> tuple[int, int]:
+    """Which elements of the storage are meant: all of them, or those that the sixth part of an id tells."""
+    match parts:
+        case () | (None, *_):
+            return 0, count
+        case ((_, int() as begin, int() as length), *_) if 0 <= begin <= begin + length <= count:
+            return begin, begin + length
+    raise ContainerBroken("view that lies outside of its storage")
 
 
 def is_tensor_call(call: Call) -> bool:
@@ -151,24 +188,27 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     args = call.args
     if len(args) < _STRIDED_ARGUMENTS or not isinstance(args[0], Persistent):
         _refuse(f"tensor {name!r} is described in too few words")
-    block, storage_dtype = table.add(args[0])
+    storage = storage_id(args[0])
+    if storage is None:
+        _refuse(f"tensor {name!r} lies on a class")
+    block = table.add(storage)
     extent = block.extent
-    dtype = _own_dtype(call) or storage_dtype or "uint8"
+    dtype = _own_dtype(call) or storage.dtype or "uint8"
     item_bytes = _ITEM_BYTES.get(dtype)
     if item_bytes is None:
         msg = f"tensor type {dtype[:64]!r} is not known here"
         raise NotChecked(msg, record=extent.name)
-    if not block.dtype and extent.length % item_bytes == 0:
+    if not block.dtype and block.length % item_bytes == 0:
         block.dtype = dtype  # the type of a tensor on an untyped storage, for the counts
     first, shape, stride = args[1], _counts(name, args[2], extent), _counts(name, args[3], extent)
-    if type(first) is not int or not 0 <= first < _COUNT_MAX or len(shape) != len(stride):
+    if not _is_count(first) or len(shape) != len(stride):
         _refuse(f"tensor {name!r} has no place or no strides", extent)
     reach = first + 1
     for size, step in zip(shape, stride, strict=True):
         reach += (size - 1) * step
-    if reach * item_bytes > extent.length and 0 not in shape:
+    if reach * item_bytes > (storage.end - storage.begin) * storage.item_bytes and 0 not in shape:
         _refuse(f"tensor {name!r} reaches past its storage", extent)
-    return Tensor(name, extent.name, dtype, shape, stride, first)
+    return Tensor(name, extent.name, dtype, shape, stride, storage.begin + first)
 
 
 def _storage(extent: Extent, dtype: str) -> Storage:
@@ -183,14 +223,8 @@ def _own_dtype(call: Call) -> str:
     return ""
 
 
-def _parse_id(persistent_id: object) -> tuple[str, str, int]:
-    """Storage type, record key and number of elements."""
-    if type(persistent_id) is tuple and len(persistent_id) >= _ID_PARTS:
-        tag, kind, key, _, count = persistent_id[:_ID_PARTS]
-        is_one = tag == "storage" and type(kind) is Global and type(key) is str
-        if is_one and type(count) is int and 0 <= count < _COUNT_MAX:
-            return kind.name, key, count
-    raise ContainerBroken("persistent id that is no storage")
+def _is_count(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < _COUNT_MAX
 
 
 def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
@@ -202,7 +236,7 @@ def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
     if type(value) is not tuple or len(value) > _DIMENSIONS_MAX:
         _refuse(f"tensor {name!r} has no shape", extent)
     for count in value:
-        if type(count) is not int or count < 0 or count >= _COUNT_MAX:
+        if not _is_count(count):
             _refuse(f"tensor {name!r} has a shape that cannot be", extent)
     return value
 

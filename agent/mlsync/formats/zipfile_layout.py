@@ -7,8 +7,8 @@ and a guess is what this check must not make.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked, read_bounded
@@ -36,13 +36,14 @@ _HEADER_GUESS_BYTES = 512
 
 
 class Entry(NamedTuple):
-    """One record as the central directory tells it; *stored_bytes* is its length in the file."""
+    """One record as the central directory tells it; *stored_bytes* is its length in the file, or *plain_bytes*."""
 
     name: str
     raw_name: bytes
     method: int
     crc32: int
     stored_bytes: int
+    plain_bytes: int
     header_offset: int
 
 
@@ -54,11 +55,18 @@ class Directory:
     offset: int
 
 
+class Packed(NamedTuple):
+    """A compressed record unpacked: how long it is, and the CRC-32 of that, ``None`` where none was computed."""
+
+    plain_bytes: int
+    crc32: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class ZipLayout(Layout):
-    """A zip's layout; the bytes of the records in *packed* are compressed, all others are there as they are."""
+    """A zip's layout; the bytes of the records in *packed* are deflated, all others are there as they are."""
 
-    packed: frozenset[str] = frozenset()
+    packed: Mapping[str, Packed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     """Level 1 of a zip file: every record is where the directory says, none overlap, all lie before the directory."""
     directory = read_directory(source)
     extents: list[Extent] = []
-    packed: set[str] = set()
+    packed: dict[str, Packed] = {}
     free_from = 0
     for entry, offset in _data_offsets(source, directory):
         if entry.header_offset < free_from:
@@ -86,9 +94,11 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
             msg = "record runs into the central directory"
             raise ContainerBroken(msg, record=entry.name, offset=offset)
         if entry.method != _STORED:
-            packed.add(entry.name)
-        extents.append(Extent(entry.name, offset, entry.stored_bytes, _checksum(entry)))
-    return ZipLayout(container, source.size_bytes, tuple(extents), frozenset(packed))
+            packed[entry.name] = Packed(entry.plain_bytes, _checksum(entry))
+        # The CRC of a packed record says nothing of the bytes that are in the file
+        checksum = _checksum(entry) if entry.method == _STORED else None
+        extents.append(Extent(entry.name, offset, entry.stored_bytes, checksum))
+    return ZipLayout(container, source.size_bytes, tuple(extents), packed)
 
 
 def read_directory(source: ByteSource) -> Directory:
@@ -118,10 +128,8 @@ def first_record_name(source: ByteSource) -> str | None:
 
 
 def _checksum(entry: Entry) -> int | None:
-    """A CRC that says something of the bytes in the file: not of packed ones, and 0 means "not computed"."""
-    if entry.method != _STORED or (entry.crc32 == 0 and entry.stored_bytes > 0):
-        return None
-    return entry.crc32
+    """The CRC of the record as it was before anything was packed; 0 means "not computed"."""
+    return None if entry.crc32 == 0 and entry.plain_bytes > 0 else entry.crc32
 
 
 def _find_end(source: ByteSource) -> _End:
@@ -217,7 +225,7 @@ def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> E
     if method == _STORED and stored_bytes != plain_bytes:
         msg = "stored record has two different lengths"
         raise ContainerBroken(msg, record=name, offset=at)
-    return Entry(name, raw_name, method, crc32, stored_bytes, header_offset)
+    return Entry(name, raw_name, method, crc32, stored_bytes, plain_bytes, header_offset)
 
 
 def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:

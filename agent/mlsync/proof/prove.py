@@ -97,18 +97,18 @@ class Prover:
         if engine is not None:
             engine.close()
 
-    def prove(self, source: ProofSource, path: bytes) -> Verdict:
-        """Prove one file; *path* is its name, for what it promises."""
+    def prove(self, source: ProofSource, path: bytes, metadata: bytes | None = None) -> Verdict:
+        """Prove one file; *path* is its name, for what it promises, *metadata* the ``.metadata`` beside a shard."""
         began = time.monotonic()
         try:
-            verdict = self._prove(source, path)
+            verdict = self._prove(source, path, metadata)
         except BaseException:
             self.close()  # the child may be in the middle of the file
             raise
         return replace(verdict, seconds=time.monotonic() - began)
 
-    def _prove(self, source: ProofSource, path: bytes) -> Verdict:
-        inspection = inspect(source, path, self._options.level)
+    def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
+        inspection = inspect(source, path, self._options.level, metadata)
         if inspection.finding is not None and inspection.finding.severity == "refuse":
             return _refused(inspection, [inspection.finding])
         transfer = self._begin_transfer(source.size_bytes, inspection.content)
@@ -161,7 +161,8 @@ class Prover:
         level = _level_without_device(inspection)
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
-            level = min(self._options.level, LEVEL_NUMBERS)
+            level = min(self._options.level, LEVEL_NUMBERS if not content.packed_count else LEVEL_MEANING)
+            findings += _packed_findings(content)
             findings += number_findings(content, transfer.counts(), refuse_nan=self._options.refuse_nan)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
@@ -298,7 +299,7 @@ class _Transfer:
 
 def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer) -> list[Finding]:
     """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
-    checksums = ExtentChecksums(inspection.layout.extents if inspection.layout is not None else ())
+    checksums = ExtentChecksums(inspection.layout)
     offset = 0
     for view in source.stream():
         block = view.cast("B")
@@ -310,6 +311,13 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
         what = f"{offset} bytes came back of {source.size_bytes}"
         return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
     return checksums.faults
+
+
+def _packed_findings(content: Content) -> list[Finding]:
+    """What is to be said of tensors whose bytes are not in the file as they are, and were on no device."""
+    if not content.packed_count:
+        return []
+    return [Finding(LEVEL_DEVICE, "note", f"{content.packed_count} tensors are compressed, and went to no device")]
 
 
 def _storages_to_send(content: Content) -> Sequence[Storage]:

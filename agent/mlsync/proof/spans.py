@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from isal.isal_zlib import crc32
 
-from mlsync.formats.layout import Extent, Storage
+from mlsync.formats.faults import RecordDamaged
+from mlsync.formats.inflate import Inflater
+from mlsync.formats.layout import Extent, Layout, Storage
+from mlsync.formats.zipfile_layout import Packed, ZipLayout
 from mlsync.proof.verdict import LEVEL_CONTAINER, Finding
 
 _FAULTS_MAX = 100
+_NOT_PACKED: Mapping[str, Packed] = {}
 
 
 class SpanCursor:
@@ -36,22 +40,79 @@ class SpanCursor:
 
 
 class ExtentChecksums:
-    """Answers which records of a container have other bytes than its checksums were made of."""
+    """Answers which records of a container have other bytes than its checksums were made of.
 
-    def __init__(self, extents: Sequence[Extent]) -> None:
+    Those of compressed records were made of what they unpack to: they are unpacked on the way, a MiB at a time.
+    """
+
+    def __init__(self, layout: Layout | None) -> None:
         self.faults: list[Finding] = []
-        self._extents = [extent for extent in extents if extent.crc32 is not None and extent.length]
+        self._packed = layout.packed if isinstance(layout, ZipLayout) else _NOT_PACKED
+        extents = layout.extents if layout is not None else ()
+        self._extents = [extent for extent in extents if self._is_checked(extent)]
         self._cursor = SpanCursor(self._extents)
-        self._crc = 0
+        self._current: _Plain | _Unpacked | None = None
 
     def feed(self, offset: int, block: memoryview) -> None:
         """Take in the file's bytes at *offset*."""
         for index, piece, ends in self._cursor.pieces(offset, block):
-            self._crc = crc32(piece, self._crc)
+            if self._current is None:
+                self._current = self._begin(self._extents[index])
+            self._current.feed(piece)
             if ends:
-                self._close(self._extents[index])
+                self._close(self._current, self._extents[index])
 
-    def _close(self, extent: Extent) -> None:
-        if self._crc != extent.crc32 and len(self.faults) < _FAULTS_MAX:
-            self.faults.append(Finding(LEVEL_CONTAINER, "refuse", "CRC-32 differs", extent.name, extent.offset))
+    def _is_checked(self, extent: Extent) -> bool:
+        return extent.length > 0 and (extent.crc32 is not None or extent.name in self._packed)
+
+    def _begin(self, extent: Extent) -> _Plain | _Unpacked:
+        packed = self._packed.get(extent.name)
+        return _Plain(extent) if packed is None else _Unpacked(extent, packed)
+
+    def _close(self, record: _Plain | _Unpacked, extent: Extent) -> None:
+        fault = record.fault()
+        if fault is not None and len(self.faults) < _FAULTS_MAX:
+            self.faults.append(Finding(LEVEL_CONTAINER, "refuse", fault, extent.name, extent.offset))
+        self._current = None
+
+
+class _Plain:
+    """A record that lies in the file as it is."""
+
+    def __init__(self, extent: Extent) -> None:
+        self._expected = extent.crc32
         self._crc = 0
+
+    def feed(self, piece: memoryview) -> None:
+        self._crc = crc32(piece, self._crc)
+
+    def fault(self) -> str | None:
+        return None if self._crc == self._expected else "CRC-32 differs"
+
+
+class _Unpacked:
+    """A compressed record; what comes behind its first fault is not unpacked any more."""
+
+    def __init__(self, extent: Extent, packed: Packed) -> None:
+        self._expected = packed.crc32
+        self._crc = 0
+        self._inflater = Inflater(extent, packed.plain_bytes)
+        self._fault: str | None = None
+
+    def feed(self, piece: memoryview) -> None:
+        if self._fault is None:
+            self._add(self._inflater.feed(piece))
+
+    def fault(self) -> str | None:
+        if self._fault is None:
+            self._add(self._inflater.finish())
+        if self._fault is None and self._expected is not None and self._crc != self._expected:
+            return "CRC-32 differs"
+        return self._fault
+
+    def _add(self, pieces: Iterator[bytes]) -> None:
+        try:
+            for piece in pieces:
+                self._crc = crc32(piece, self._crc)
+        except RecordDamaged as damage:
+            self._fault = damage.reason

@@ -1,0 +1,176 @@
+"""One ``.distcp`` file by the word of its metadata: every item is what the metadata say that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NoReturn
+
+from mlsync.formats.dcp import item_zips
+from mlsync.formats.dcp_metadata import DcpEntry, DcpMetadata
+from mlsync.formats.facts import torch_facts, with_counts
+from mlsync.formats.faults import NotChecked
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Pairs
+from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.torch_content import read_torch_object
+from mlsync.formats.window import Window
+from mlsync.formats.zipfile_layout import RECORDS_MAX, ZipLayout
+
+_ZIP = b"PK\x03\x04"
+# Objects under these names say how far a training was
+_PROGRESS = frozenset({"epoch", "step", "global_step", "global_steps", "iteration"})
+
+
+class _Found:
+    """What was found in a file so far."""
+
+    def __init__(self) -> None:
+        self.extents: list[Extent] = []
+        self.storages: list[Storage] = []
+        self.tensors: list[Tensor] = []
+        self.pickle_bytes = 0
+        self.progress = Pairs()
+        self.packed_count = 0
+        self.is_big = False
+
+    def note_progress(self, name: str, value: float) -> None:
+        """Note how far the training was, if that is what an object of this name says."""
+        root, _, key = name.rpartition(".")
+        if key in _PROGRESS and "." not in root and not root.startswith("optim") and key not in self.progress[::2]:
+            self.progress += [key, value]
+
+    def add_records(self, label: str, start: int, layout: ZipLayout) -> None:
+        """Note where an item's records lie, and what its pickle costs, for which there is a bound for all items."""
+        for name, at, length, crc32 in layout.extents:
+            self.extents.append(Extent(f"{label}/{name}", start + at, length, crc32))
+            if name.endswith("/data.pkl"):
+                self.pickle_bytes += max(length, layout.packed[name].plain_bytes if name in layout.packed else 0)
+        if len(self.extents) > RECORDS_MAX or self.pickle_bytes > PICKLE_BYTES_MAX:
+            raise NotChecked("more records, or larger pickles, than are checked", record=label[:256], offset=start)
+
+
+def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tuple[Layout, Content]:
+    """Levels 1 and 2 of the file called *name*: its items' records, and tensors under their names in the checkpoint.
+
+    A tensor of which the file holds a part has the part's place behind its name. Bytes that no entry tells of are left
+    alone; items behind a transformation are counted and not looked into.
+    """
+    entries = [entry for entry in metadata.entries if entry.item.relative_path == name]
+    plain = [entry for entry in entries if not entry.is_packed]
+    found = _Found()
+    tail = _safetensors_tail(source, plain)
+    for entry, window, layout in _zips(source, [entry for entry in plain if not (tail and entry.chunk)]):
+        _add_item(found, metadata, entry, window, layout)
+    if tail:
+        _add_tail(found, metadata, source, tail)
+    facts: dict[str, Fact] = dict(metadata.facts)
+    facts |= {key: value for key, value in torch_facts(found.progress).items() if key in ("epoch", "step")}
+    if len(plain) < len(entries):
+        facts["unchecked_item_count"] = len(entries) - len(plain)
+    if found.is_big:
+        facts["byteorder"] = "big"
+    content = Content(tuple(found.storages), tuple(found.tensors), facts, found.packed_count)
+    return Layout("dcp", source.size_bytes, tuple(found.extents)), with_counts(content)
+
+
+def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Window, ZipLayout]]:
+    """Each entry as the zip that it must be, in the order of the file."""
+    by_item = {entry.item: entry for entry in entries}
+    if len(by_item) != len(entries):
+        raise ContainerBroken("two names for one item")
+    for item, window, layout in item_zips(source, by_item):
+        yield by_item.pop(item), window, layout
+    for item, entry in by_item.items():
+        _refuse("item is no torch zip", entry, item.offset)
+
+
+def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Window, layout: ZipLayout) -> None:
+    label = _label(metadata, entry)
+    start = entry.item.offset
+    found.add_records(label, start, layout)
+    try:
+        root, content = read_torch_object(window, layout)
+    except ContainerBroken as fault:
+        record, offset = f"{label}/{fault.record or ''}", start + (fault.offset or 0)
+        raise type(fault)(fault.reason, record=record, offset=offset) from None
+    if entry.chunk is not None:
+        _check_tensor(metadata, entry, content)
+    elif isinstance(root, (int, float)):
+        found.note_progress(entry.name, root)
+    found.packed_count += content.packed_count
+    found.is_big |= content.facts.get("byteorder") == "big"
+    found.storages += [
+        replace(storage, name=f"{label}/{storage.name}", offset=start + storage.offset) for storage in content.storages
+    ]
+    found.tensors += [
+        tensor._replace(name=f"{label}.{tensor.name}".rstrip("."), storage=f"{label}/{tensor.storage}")
+        for tensor in content.tensors
+    ]
+
+
+def _check_tensor(metadata: DcpMetadata, entry: DcpEntry, content: Content) -> None:
+    """The item is the one tensor that the metadata describe."""
+    if len(content.tensors) != 1:
+        _refuse(f"item holds {len(content.tensors)} tensors", entry, entry.item.offset)
+    _check_described(metadata, entry, content.tensors[0])
+
+
+def _check_described(metadata: DcpMetadata, entry: DcpEntry, tensor: Tensor) -> None:
+    dtype = metadata.tensors[entry.name].dtype
+    if tensor.dtype != dtype:
+        _refuse(f"tensor of {tensor.dtype}, the metadata say {dtype[:64]}", entry, entry.item.offset)
+    assert entry.chunk is not None
+    if tensor.shape != entry.chunk.sizes:
+        what = f"tensor of shape {list(tensor.shape[:8])}, the metadata say {list(entry.chunk.sizes[:8])}"
+        _refuse(what, entry, entry.item.offset)
+
+
+def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
+    """The entry's name, with what part of the tensor it is if it is not all of it."""
+    if entry.chunk is None or entry.chunk.sizes == metadata.tensors[entry.name].shape:
+        return entry.name
+    parts = (f"{at}:{at + size}" for at, size in zip(*entry.chunk, strict=True))
+    return f"{entry.name}[{', '.join(parts)}]"
+
+
+# ---------------------------------------------------------------- tensors in the format of safetensors
+
+
+def _safetensors_tail(source: ByteSource, entries: Sequence[DcpEntry]) -> list[DcpEntry]:
+    """The tensors of a file whose tensors are one safetensors file behind the objects; empty where they are zips.
+
+    Torch notes the same offset for each of them, that of the header, and lengths without it.
+    """
+    tensors = [entry for entry in entries if entry.chunk is not None]
+    offsets = {entry.item.offset for entry in tensors}
+    if len(offsets) != 1 or not 0 <= min(offsets) <= source.size_bytes - len(_ZIP):
+        return []
+    return tensors if source.read_at(min(offsets), len(_ZIP)) != _ZIP else []
+
+
+def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries: Sequence[DcpEntry]) -> None:
+    start = entries[0].item.offset
+    window = Window(source, start, source.size_bytes - start)
+    try:
+        layout = read_safetensors_layout(window)
+        content = read_safetensors_content(window, layout)
+    except ContainerBroken as fault:
+        raise type(fault)(fault.reason, record=fault.record, offset=start + (fault.offset or 0)) from None
+    tensors = {tensor.name: tensor for tensor in content.tensors}
+    if tensors.keys() != {entry.name for entry in entries} or len(tensors) != len(entries):
+        raise ContainerBroken("other tensors than the metadata say", offset=start)
+    labels = {entry.name: _label(metadata, entry) for entry in entries}
+    for entry in entries:
+        _check_described(metadata, entry, tensors[entry.name])
+    found.extents += [Extent(labels[name], start + at, length, crc32) for name, at, length, crc32 in layout.extents]
+    found.storages += [
+        replace(storage, name=labels[storage.name], offset=start + storage.offset) for storage in content.storages
+    ]
+    found.tensors += [
+        tensor._replace(name=labels[tensor.name], storage=labels[tensor.name]) for tensor in content.tensors
+    ]
+
+
+def _refuse(reason: str, entry: DcpEntry, offset: int) -> NoReturn:
+    raise ContainerBroken(reason, record=entry.name[:256], offset=offset)

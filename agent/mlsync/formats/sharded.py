@@ -1,0 +1,394 @@
+"""Checkpoints of many files as one thing each: which files belong together, and whether the whole of it is there.
+
+A directory may hold every file whole and still be no checkpoint: a shard is not there yet, the marker that comes last
+is missing, a file was cut. What is looked at here is the listing and the small files that tell of the others; the files
+themselves are for the other parsers. None of this is a file's fault, so nothing is raised: a unit says what it lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
+from mlsync.formats.layout import ContainerBroken
+
+#: Reads a file of the listing whole if it has at most so many bytes; ``None`` if it cannot be read, or has more.
+ReadSmall = Callable[[bytes, int], bytes | None]
+
+SMALL_BYTES_MAX = 32 << 20
+# Of all files together; what lies behind it was not looked at, and says so
+READ_BYTES_MAX = 512 << 20
+_TRACKER_BYTES_MAX = 1024
+_COUNT_MAX = 1 << 63
+
+_INDEX = re.compile(rb".*\.(safetensors|bin)\.index\.json", re.DOTALL)
+_NUMBERED = re.compile(rb"(?P<stem>.+)-(\d{5})-of-(\d{5})\.(?P<suffix>safetensors|bin)", re.DOTALL)
+_RANK_METADATA = re.compile(rb"__\d+\.metadata")
+_TRAINER = re.compile(rb"checkpoint-(\d{1,18})")
+_TRAINER_WEIGHTS = re.compile(
+    rb"(model|adapter_model)\.safetensors|(pytorch_model|adapter_model|pytorch_model_fsdp)\.bin"
+    rb"|(model.*\.safetensors|pytorch_model.*\.bin)\.index\.json",
+    re.DOTALL,
+)
+_TRAINER_FILES = frozenset({b"trainer_state.json", b"training_args.bin", b"optimizer.pt", b"scheduler.pt"})
+_SENTINEL = b"checkpoint-is-incomplete.txt"
+_RANDOM_STATE = re.compile(rb"rng_state_(\d{1,9})\.pth")
+_DEEPSPEED = re.compile(
+    rb"(?P<kind>(?:bf16_|fp16_)?(?:zero_pp_rank_(?P<data>\d{1,9})_)?)mp_rank_(?P<model>\d{1,9})_(?P<what>model|optim)_states\.pt"
+)
+_DEEPSPEED_TAG = re.compile(rb"global_step(\d{1,18})")
+_MEGATRON = re.compile(rb"iter_(\d{7,18})")
+_MEGATRON_RANK = re.compile(rb"mp_rank_(\d{2,9})(?:_(\d{3,9}))?(?:_(\d{3,9}))?")
+_MEGATRON_TRACKER = b"latest_checkpointed_iteration.txt"
+
+
+class Unit(NamedTuple):
+    """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
+
+    *kind* is "dcp", "huggingface-weights", "huggingface-trainer", "deepspeed" or "megatron". Paths are those of the
+    listing; *members* are the files that are there, in order.
+    """
+
+    kind: str
+    directory: bytes
+    members: tuple[bytes, ...]
+    lacking: str | None
+
+
+def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
+    """All checkpoints of several files in a listing of relative paths and sizes, by directory.
+
+    A checkpoint that lies inside of another is a part of it, and lacks for it.
+    """
+    tree = _Tree(files, read_small)
+    inner: list[Unit] = []
+    outer: list[Unit] = []
+    for directory in tree.directories:
+        inner += _distributed(tree, directory)
+        inner += _indexed(tree, directory)
+        inner += _deepspeed(tree, directory)
+        outer += _megatron(tree, directory)
+        outer += _trainer(tree, directory)
+    return sorted(_absorbed(inner, outer))
+
+
+class _Tree:
+    """The listing by directory, and the small files in it, read within the bounds."""
+
+    def __init__(self, files: Mapping[bytes, int], read_small: ReadSmall) -> None:
+        self.files = files
+        self._read_small = read_small
+        self._left_bytes = READ_BYTES_MAX
+        self._paths = sorted(files)
+        self.directories: dict[bytes, dict[bytes, int]] = {}
+        for path in self._paths:
+            directory, _, name = path.rpartition(b"/")
+            self.directories.setdefault(directory, {})[name] = files[path]
+        # Those that hold only directories have something to say as well
+        for directory in list(self.directories):
+            parent = directory.rpartition(b"/")[0]
+            while parent not in self.directories:
+                self.directories[parent] = {}
+                parent = parent.rpartition(b"/")[0]
+
+    def below(self, directory: bytes) -> list[bytes]:
+        """All files in a directory and in those below it."""
+        prefix = _join(directory, b"")
+        if not prefix:
+            return self._paths
+        return self._paths[bisect_left(self._paths, prefix) : bisect_left(self._paths, prefix[:-1] + b"0")]
+
+    def folders(self, directory: bytes) -> set[bytes]:
+        """The names of the directories in a directory."""
+        skip = len(_join(directory, b""))
+        return {path[skip:].partition(b"/")[0] for path in self.below(directory) if b"/" in path[skip:]}
+
+    def read(self, path: bytes, limit_bytes: int = SMALL_BYTES_MAX) -> bytes | None:
+        """A small file, or ``None`` if it is not there, too large, or beyond what is read in all."""
+        size_bytes = self.files.get(path)
+        if size_bytes is None or size_bytes > min(limit_bytes, self._left_bytes):
+            return None
+        self._left_bytes -= size_bytes
+        return self._read_small(path, limit_bytes)
+
+    def read_json(self, path: bytes) -> dict[str, object] | None:
+        """A small file's JSON object."""
+        try:
+            value = json.loads(self.read(path) or b"")
+        except (ValueError, RecursionError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def read_number(self, path: bytes, pattern: re.Pattern[bytes]) -> int | None:
+        """The number in a tracker file of one word."""
+        match = pattern.fullmatch((self.read(path, _TRACKER_BYTES_MAX) or b"").strip())
+        return int(match[1]) if match else None
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
+
+
+def _shown(name: bytes) -> str:
+    return repr(os.fsdecode(name[:200]))
+
+
+def _absorbed(inner: Iterable[Unit], outer: Iterable[Unit]) -> Iterator[Unit]:
+    """The units that no other one holds; a whole lacks what its parts lack."""
+    by_directory: dict[bytes, Unit] = {unit.directory: unit for unit in outer}
+    for unit in inner:
+        holder = next((place for place in _upwards(unit.directory) if place in by_directory), None)
+        if holder is None:
+            yield unit
+        elif by_directory[holder].lacking is None and unit.lacking is not None:
+            by_directory[holder] = by_directory[holder]._replace(lacking=unit.lacking)
+    for directory, unit in by_directory.items():
+        if not any(place in by_directory for place in _upwards(directory) if place != directory):
+            yield unit
+
+
+def _upwards(directory: bytes) -> Iterator[bytes]:
+    """A directory and those above it."""
+    yield directory
+    while directory:
+        directory = directory.rpartition(b"/")[0]
+        yield directory
+
+
+# ---------------------------------------------------------------- torch.distributed.checkpoint
+
+
+def _distributed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A directory of ``.distcp`` files, with the metadata that are written last."""
+    names = tree.directories[directory]
+    shards = {name for name in names if name.endswith(b".distcp")}
+    about = [b".metadata"] if b".metadata" in names else [name for name in names if _RANK_METADATA.fullmatch(name)]
+    if not shards:
+        return
+    lacking = None if about else "'.metadata' is missing"
+    sizes = {os.fsdecode(name): size for name, size in names.items()}
+    members = shards | set(about)
+    for name in about:
+        content = tree.read(_join(directory, name))
+        if content is None:
+            lacking = lacking or f"{_shown(name)} could not be read"
+            continue
+        try:
+            metadata = read_dcp_metadata(content)
+            members |= {os.fsencode(entry.item.relative_path) for entry in metadata.entries}
+            check_against_files(metadata, sizes)
+        except ContainerBroken as fault:
+            lacking = lacking or f"{_shown(name)}: {fault}"
+    yield _unit("dcp", directory, (_join(directory, name) for name in members & names.keys()), lacking)
+
+
+# ---------------------------------------------------------------- Hugging Face
+
+
+def _indexed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """Weights in numbered files, with the index that is written last."""
+    names = tree.directories[directory]
+    numbered: dict[tuple[bytes, bytes], set[bytes]] = {}
+    for name in names:
+        match = _NUMBERED.fullmatch(name)
+        if match and not name.startswith(b"shard-"):  # parts of torch's writer, which have no index
+            numbered.setdefault((match["stem"], match["suffix"]), set()).add(name)
+    for index in [name for name in names if _INDEX.fullmatch(name)]:
+        lacking, shards = _check_index(tree, directory, index)
+        stem, suffix = index.removesuffix(b".index.json").rsplit(b".", 1)
+        shards |= numbered.pop((stem, suffix), set()) | {index}
+        members = (_join(directory, name) for name in shards & names.keys())
+        yield _unit("huggingface-weights", directory, members, lacking)
+    for (stem, suffix), shards in numbered.items():
+        if len(shards) > 1 or not any(name.endswith(b"-00001-of-00001." + suffix) for name in shards):
+            lacking = f"{_shown(stem + b'.' + suffix + b'.index.json')} is missing"
+            yield _unit("huggingface-weights", directory, (_join(directory, name) for name in shards), lacking)
+
+
+def _check_index(tree: _Tree, directory: bytes, index: bytes) -> tuple[str | None, set[bytes]]:
+    """What is lacking by the word of an index, and which files it names."""
+    about = tree.read_json(_join(directory, index))
+    weights = about.get("weight_map") if about is not None else None
+    if not isinstance(weights, dict) or not weights:
+        return f"{_shown(index)} does not parse", set()
+    names: set[bytes] = set()
+    for value in weights.values():
+        name = _encoded(value)
+        if name is None:
+            return f"{_shown(index)} names files that are not beside it", names
+        names.add(name)
+    held = tree.directories[directory]
+    missing = min(names - held.keys(), default=None)
+    if missing is not None:
+        return f"{_shown(missing)} is missing", names
+    total = about.get("metadata") if about is not None else None
+    total_bytes = total.get("total_size") if isinstance(total, dict) else None
+    held_bytes = sum(held[name] for name in names)
+    if type(total_bytes) is int and held_bytes < total_bytes < _COUNT_MAX:
+        return f"files of {_shown(index)} have {held_bytes} bytes, {total_bytes} are needed", names
+    return None, names
+
+
+def _encoded(value: object) -> bytes | None:
+    """The name of a file beside another one as the file system has it."""
+    if not isinstance(value, str) or "/" in value:
+        return None
+    try:
+        return os.fsencode(value)
+    except UnicodeEncodeError:
+        return None
+
+
+def _trainer(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A ``checkpoint-N`` of Hugging Face's trainer."""
+    match = _TRAINER.fullmatch(directory.rpartition(b"/")[2])
+    names = tree.directories[directory]
+    weights = {name for name in names if _TRAINER_WEIGHTS.fullmatch(name)}
+    if match and (weights or _SENTINEL in names or not _TRAINER_FILES.isdisjoint(names)):
+        lacking = next(_trainer_lacks(tree, directory, int(match[1]), weights), None)
+        yield _unit("huggingface-trainer", directory, tree.below(directory), lacking)
+
+
+def _trainer_lacks(tree: _Tree, directory: bytes, step: int, weights: set[bytes]) -> Iterator[str]:
+    names = tree.directories[directory]
+    if _SENTINEL in names:
+        yield f"{_shown(_SENTINEL)} says that it was not finished"
+    if b"trainer_state.json" not in names:
+        yield "'trainer_state.json' is missing"
+    state = tree.read_json(_join(directory, b"trainer_state.json"))
+    if state is None:
+        yield "'trainer_state.json' does not parse"
+    elif state.get("global_step") != step:
+        yield f"'trainer_state.json' is of another step than {step}"
+    yield from (f"{_shown(name)} is empty" for name in sorted(weights) if not names[name])
+    folders = tree.folders(directory)
+    if not weights and not any(name.startswith((b"global_step", b"pytorch_model_fsdp")) for name in folders):
+        yield "there are no weights"
+    missing = _missing_rank(
+        {int(match[1]) for match in map(_RANDOM_STATE.fullmatch, names) if match}, "rng_state_{}.pth"
+    )
+    if missing is not None:
+        yield missing
+
+
+# ---------------------------------------------------------------- DeepSpeed
+
+
+def _deepspeed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A tag of DeepSpeed: a file of each rank, and beside the directory the name of the newest."""
+    found = [match for match in map(_DEEPSPEED.fullmatch, tree.directories[directory]) if match]
+    if not found and not (_DEEPSPEED_TAG.fullmatch(directory.rpartition(b"/")[2]) and tree.directories[directory]):
+        return
+    lacking = _check_ranks(found) or _check_latest(tree, directory)
+    empty = min((match[0] for match in found if not tree.directories[directory][match[0]]), default=None)
+    if lacking is None and empty is not None:
+        lacking = f"{_shown(empty)} is empty"
+    yield _unit("deepspeed", directory, tree.below(directory), lacking)
+
+
+def _check_ranks(found: Iterable[re.Match[bytes]]) -> str | None:
+    """Model and data ranks are counted from zero without a gap; all kinds of files are there for the same ranks."""
+    groups: dict[tuple[bytes, bytes], dict[int, set[int]]] = {}
+    for match in found:
+        group = match["what"], re.sub(rb"\d+", b"N", match["kind"])
+        groups.setdefault(group, {}).setdefault(int(match["model"]), set()).add(int(match["data"] or 0))
+    if not any(what == b"model" for what, _ in groups):
+        return "there are no model states"
+    models = set().union(*groups.values())
+    split = [data for (_, kind), by_model in groups.items() if kind for data in by_model.values()]
+    datas = set().union(*split)
+    for (what, kind), by_model in groups.items():
+        missing = _missing_rank(models, "mp_rank_{:02}") or _missing_rank(set(by_model), "mp_rank_{:02}", models)
+        for model, held in by_model.items():
+            expected = datas if kind else {0}
+            missing = missing or _missing_rank(held, f"zero_pp_rank_{{}} of mp_rank_{model:02}", expected)
+        if missing is not None:
+            return f"{what.decode()} states: {missing}"
+    return _missing_rank(datas, "zero_pp_rank_{}")
+
+
+def _check_latest(tree: _Tree, directory: bytes) -> str | None:
+    """The file ``latest`` beside a tag is written when all ranks are done; it may name a newer one by now."""
+    parent, _, tag = directory.rpartition(b"/")
+    own = _DEEPSPEED_TAG.fullmatch(tag)
+    path = _join(parent, b"latest")
+    if path not in tree.files:
+        return "'latest' is missing"
+    newest = tree.read_number(path, _DEEPSPEED_TAG)
+    if own is not None and newest is not None and newest < int(own[1]):
+        return f"'latest' still names global_step{newest}"
+    return None
+
+
+def _missing_rank(held: set[int], name: str, expected: set[int] | None = None) -> str | None:
+    """The first rank that is not there, of those that are expected or (else) of all up to the highest."""
+    if expected is not None:
+        missing = min(expected - held, default=None)
+    else:
+        # As many as there are and no more are looked at: the highest may be any number
+        missing = next((rank for rank in range(len(held)) if rank not in held), None)
+    return None if missing is None else f"'{name.format(missing)}' is missing"
+
+
+# ---------------------------------------------------------------- Megatron
+
+
+def _megatron(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """An ``iter_N`` of Megatron, with the tracker beside it that is written last."""
+    parent, _, name = directory.rpartition(b"/")
+    match = _MEGATRON.fullmatch(name)
+    if match is None:
+        return
+    names, folders = tree.directories[directory], tree.folders(directory)
+    ranks = [found for found in map(_MEGATRON_RANK.fullmatch, folders) if found]
+    if not ranks and not names.keys() & {b"metadata.json", b".metadata"}:
+        return
+    lacking = _check_rank_folders(tree, directory, ranks) if ranks else _check_described(tree, directory)
+    lacking = lacking or _check_tracker(tree, parent, int(match[1]))
+    yield _unit("megatron", directory, tree.below(directory), lacking)
+
+
+def _check_described(tree: _Tree, directory: bytes) -> str | None:
+    names = tree.directories[directory]
+    for name in (b"metadata.json", b".metadata"):
+        if name not in names:
+            return f"{_shown(name)} is missing"
+    return None if tree.read_json(_join(directory, b"metadata.json")) is not None else "'metadata.json' does not parse"
+
+
+def _check_rank_folders(tree: _Tree, directory: bytes, ranks: Iterable[re.Match[bytes]]) -> str | None:
+    """Tensor, pipeline and expert ranks make a full grid, and each has the same files, none of them empty."""
+    held = {tuple(int(part or 0) for part in match.groups()): match[0] for match in ranks}
+    axes = [len({place[axis] for place in held}) for axis in range(3)]
+    if any(place[axis] >= count for place in held for axis, count in enumerate(axes)):
+        return "a rank's directory is missing"
+    if len(held) != axes[0] * axes[1] * axes[2]:
+        return f"{len(held)} directories of ranks are there, of {axes[0]} x {axes[1]} x {axes[2]}"
+    files = {name: tree.directories[_join(directory, name)] for name in held.values()}
+    wanted = set().union(*files.values())
+    if b"model_optim_rng.pt" not in wanted:
+        return "'model_optim_rng.pt' is missing"
+    for name, sizes in sorted(files.items()):
+        lost = min((file for file in wanted if not sizes.get(file)), default=None)
+        if lost is not None:
+            return f"{_shown(name + b'/' + lost)} is {'empty' if lost in sizes else 'missing'}"
+    return None
+
+
+def _check_tracker(tree: _Tree, parent: bytes, iteration: int) -> str | None:
+    path = _join(parent, _MEGATRON_TRACKER)
+    if path not in tree.files:
+        return f"{_shown(_MEGATRON_TRACKER)} is missing"
+    newest = tree.read_number(path, re.compile(rb"(\d{1,18})"))
+    if newest is not None and newest < iteration:
+        return f"{_shown(_MEGATRON_TRACKER)} still names {newest}"
+    return None
+
+
+def _unit(kind: str, directory: bytes, members: Iterable[bytes], lacking: str | None) -> Unit:
+    return Unit(kind, directory, tuple(sorted(members)), lacking)

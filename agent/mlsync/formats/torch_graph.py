@@ -1,0 +1,113 @@
+"""The graph that a pickle of torch makes: walked for its tensors and their names.
+
+The graph is hostile: it may share, repeat and contain itself. It is walked by identity, each node once, with no
+recursion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mlsync.formats.faults import NotChecked
+from mlsync.formats.layout import Tensor
+from mlsync.formats.pickle_machine import Call, Members, Pairs, Persistent
+from mlsync.formats.torch_tensors import (
+    StorageTable,
+    is_parameter_call,
+    is_tensor_call,
+    rebuilt_call,
+    storage_id,
+    tensor_view,
+)
+
+DEPTH_MAX = 300
+_NAME_CHARS_MAX = 1024
+_KEY_CHARS_MAX = 200
+_PARAMETER_ARGUMENTS_MAX = 4  # tensor, whether it learns, hooks, state
+_STATE_PARTS_MAX = 2  # dict, slots
+# What torch.nn.Module keeps its children under: not part of any name that a user knows
+_TRANSPARENT = frozenset({"", "_parameters", "_buffers", "_modules"})
+
+# What can lead to a tensor
+_WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
+
+# A path is a linked list from the leaf up, so that a deep and wide graph costs nothing per level.
+_Path = tuple["_Path", object, int] | None
+
+
+def tensors_in(root: object, table: StorageTable) -> list[Tensor]:
+    """Every tensor once, under the first name that leads to it, in the order of the file."""
+    tensors: list[Tensor] = []
+    seen: set[int] = set()
+    waiting: list[tuple[object, _Path]] = [(root, None)]
+    while waiting:
+        node, path = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if type(node) is Persistent:
+            storage = storage_id(node)
+            if storage is not None:
+                table.add(storage)
+            continue
+        if type(node) is Call:
+            node = rebuilt_call(node)
+            if is_tensor_call(node):
+                tensors.append(tensor_view(_name(path), node, table))
+                continue
+        depth = path[2] + 1 if path else 1
+        if depth > DEPTH_MAX:
+            msg = "objects nested more deeply than is checked"
+            raise NotChecked(msg)
+        if isinstance(node, Call):
+            below = _parts(node, path, depth)
+        else:
+            # Most parts are numbers, texts and calls without arguments, below which nothing can lie
+            below = [
+                (child, (path, key, depth))
+                for key, child in _children(node)
+                if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then)
+            ]
+        below.reverse()
+        waiting += below
+    return tensors
+
+
+def _children(node: object) -> Iterable[tuple[object, object]]:
+    """A container's parts with the keys under which they are known."""
+    if isinstance(node, Pairs):
+        return node.pairs()
+    return enumerate(node) if isinstance(node, (list, tuple)) else ()
+
+
+def _parts(call: Call, path: _Path, depth: int) -> list[tuple[object, _Path]]:
+    """What a call was given and what was done to the object, each as a node of its own.
+
+    A container among them has the call's own name, so that its parts are known as the call's. They are not looked up
+    here: a million calls may share one state of a million parts, which must be walked once.
+    """
+    then = call.then
+    unnamed: _Path = (path, "", depth)
+    parts: list[tuple[object, _Path]] = [(call.args, path)]
+    if is_parameter_call(call) and len(call.args) <= _PARAMETER_ARGUMENTS_MAX:
+        parts = [(arg, unnamed) for arg in call.args]  # what a Parameter wraps is the parameter
+    if then is not None:
+        parts += [(then.kwargs, unnamed), (then.items, path), (then.pairs, path)]
+        # (dict, slots): the state of an object that has both; else the state's own keys are the attributes
+        states = then.state if type(then.state) is tuple and len(then.state) <= _STATE_PARTS_MAX else (then.state,)
+        parts += [(state, path if isinstance(state, Pairs) else unnamed) for state in states]
+    return [part for part in parts if type(part[0]) in _WALKED]
+
+
+def _name(path: _Path) -> str:
+    """The dotted name of what lies at *path*."""
+    keys: list[str] = []
+    chars = 0
+    while path is not None and chars < _NAME_CHARS_MAX:
+        path, key, _ = path
+        if key in _TRANSPARENT if type(key) is str else type(key) is not int:
+            continue
+        text = key[:_KEY_CHARS_MAX] if isinstance(key, str) else str(key)
+        keys.append(text)
+        chars += len(text) + 1
+    return ".".join(reversed(keys))
