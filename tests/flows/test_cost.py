@@ -32,10 +32,10 @@ class CountingProver(Prover):
         super().__init__(ProofOptions(device="none"))
         self.paths: list[bytes] = []
 
-    def prove(self, source, path):
+    def prove(self, source, path, metadata=None):
         """Count and prove."""
         self.paths.append(path)
-        return super().prove(source, path)
+        return super().prove(source, path, metadata)
 
 
 def test_an_unchanged_tree_costs_one_listing(world):

@@ -110,7 +110,7 @@ def look(state: State, source: Source) -> BackupResult | None:
     """Return what a backup of an untouched run comes to, as far as that shows without the store; else ``None``."""
     started_s = time.monotonic()
     head = state.head(source.run)
-    untouched = look_for_change(state, source.run, source.directory, source.exclude)
+    untouched = look_for_change(state, source.run, source.directory, source.exclude, time.time_ns())
     if head is None or untouched is None:
         return None
     result = BackupResult(source.run, head.number, scanned_count=untouched.count, troubles=untouched.troubles)
@@ -130,7 +130,8 @@ def _once(
     """Return what one try did, if none of the *lost* packs is relied on."""
     started_s = time.monotonic()
     # What lies in a lost pack is to be stored again, changed or not.
-    untouched = None if lost else look_for_change(state, source.run, source.directory, source.exclude)
+    where = source.run, source.directory, source.exclude
+    untouched = None if lost else look_for_change(state, *where, options.now_ns())
     base = find_base(repository, state, source.run)
     result = BackupResult(source.run, base.number)
     if untouched is not None and base.is_remembered:

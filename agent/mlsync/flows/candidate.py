@@ -6,7 +6,7 @@ no version had yet stays out. Either way it is named.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 import msgspec
@@ -18,10 +18,10 @@ from mlsync.flows.known import Known, refs_of
 from mlsync.flows.proving import Judged
 from mlsync.flows.recall import Recalled
 from mlsync.flows.structure import Unsound
-from mlsync.repository.manifest import ChunkRef, Entry, Trouble
-from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
+from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
-from mlsync.source.scan import Found, Scan
+from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import Remembered
 
 
@@ -52,6 +52,11 @@ class Candidate:
         self._unsound: dict[bytes, Unsound] = {}
         self._gone: set[bytes] = set()
         self._left_out: set[bytes] = set()
+        # Files that are in no version yet: those that were so (with whether they are checkpoints), those that stay so.
+        self._was_held: dict[bytes, bool] = {}
+        self._held: dict[bytes, Entry] = {}
+        self._incomplete: dict[bytes, str] = {}
+        self._unit_troubles: dict[bytes, Trouble] = {}
         self._entries: dict[bytes, Entry] = {}
         self._troubles: dict[bytes, Trouble] = {}
 
@@ -84,13 +89,57 @@ class Candidate:
             self._keep_below(path)
         self._mend_links()
 
+    @property
+    def by_path(self) -> Mapping[bytes, Entry]:
+        """What the version would hold."""
+        return self._entries
+
+    @property
+    def trouble_by_path(self) -> Mapping[bytes, Trouble]:
+        """What is not as the source has it."""
+        return self._troubles
+
+    def moved(self) -> set[bytes]:
+        """Return the paths of files that are not as the last version has them, or that only it has."""
+        old, new = self.base.entries, self._entries
+        moved = {path for path, entry in new.items() if not _same_place(entry, old.get(path))}
+        return moved | {path for path, entry in old.items() if entry.kind is EntryKind.FILE and path not in new}
+
+    def stat_of(self, path: bytes) -> FileStat | None:
+        """Return the file's stat when it was read, now or for the last version, if the source has it."""
+        taken = self._taken.get(path)
+        row = self._rows.get(path)
+        return taken.stat if taken is not None else None if row is None else row.stat
+
+    def hold_back(self, members: Sequence[bytes], instead: Iterable[Entry], directory: bytes, why: str) -> None:
+        """Leave files out that are nothing without each other, with *instead* in their place, and tell *why*."""
+        for path in members:
+            entry = self._entries.pop(path, None)
+            if entry is not None and entry != self.base.entries.get(path):
+                self._held[path] = entry
+        kept = 0
+        for entry in instead:
+            if self.known.is_lost(entry):
+                continue
+            self._entries[entry.path] = entry
+            self._keep_way_to(entry.path)
+            kept = self.base.number
+        where = directory or next((path for path in members if path in self._held), members[-1])
+        self._unit_troubles[where] = Trouble(where, TroubleKind.TORN, why, kept)
+        self._mend_links()
+
+    def note_incomplete(self, members: Iterable[bytes], why: str) -> None:
+        """Have it said in the proof of each of these files that it is of a checkpoint that is not whole."""
+        self._incomplete |= dict.fromkeys(members, why)
+
     def unproved(self) -> list[tuple[Entry, bool]]:
         """Return the files whose content is new, or that are checkpoints without proof; each with whether it is one."""
+        looked_at = {path: taken.is_checkpoint for path, taken in self._taken.items()} | self._was_held
         return [
-            (entry, taken.is_checkpoint)
-            for path, taken in self._taken.items()
+            (entry, is_checkpoint)
+            for path, is_checkpoint in looked_at.items()
             if (entry := self._entries.get(path)) is not None
-            and (not _same_place(entry, self.base.entries.get(path)) or (taken.is_checkpoint and entry.proof is None))
+            and (not _same_place(entry, self.base.entries.get(path)) or (is_checkpoint and entry.proof is None))
         ]
 
     def old(self, new: Iterable[tuple[Entry, bool]]) -> list[Entry]:
@@ -101,7 +150,12 @@ class Candidate:
     def judged(self, entry: Entry, judged: Judged) -> None:
         """Take in a verdict: the proof goes into the entry, or the last good content takes its place."""
         if judged.refused is None:
-            self._entries[entry.path] = msgspec.structs.replace(entry, proof=judged.proof)
+            proof = judged.proof
+            why = self._incomplete.get(entry.path)
+            if why is not None:
+                finding = Finding(_LEVEL_CONTAINER, Severity.WARN, why)
+                proof = msgspec.structs.replace(proof, findings=[*proof.findings, finding])
+            self._entries[entry.path] = msgspec.structs.replace(entry, proof=proof)
             return
         self._trouble(entry.path, TroubleKind.BROKEN, judged.refused)
         kept = self._kept(entry.path)
@@ -117,7 +171,8 @@ class Candidate:
 
     def troubles(self) -> tuple[Trouble, ...]:
         """Return what is not as the source has it, in path order."""
-        return tuple(self._troubles[path] for path in sorted(self._troubles))
+        troubles = self._unit_troubles | self._troubles
+        return tuple(troubles[path] for path in sorted(troubles))
 
     def change(self) -> Change:
         """Say whether this is worth a version: content, kind, owner or mode of anything, or a refusal not yet told."""
@@ -166,7 +221,9 @@ class Candidate:
         if found.path in self._troubles:
             return self._kept(found.path)
         recalled = self._recalled[found.path]
-        if recalled.trouble is not None:
+        if recalled.is_held:
+            self._was_held[found.path] = recalled.is_checkpoint
+        elif recalled.trouble is not None:
             self._troubles[found.path] = recalled.trouble
         return None if recalled.entry is None else self._unless_broken(self._with_proof(recalled.entry))
 
@@ -205,6 +262,12 @@ class Candidate:
             elif kept_path not in self._entries:
                 self._trouble(kept_path, TroubleKind.UNREADABLE, "cannot be read, and its content is lost in the store")
 
+    def _keep_way_to(self, path: bytes) -> None:
+        """Have the directories that a kept file lies in, as the last version has them, where the source has none."""
+        while path := path.rpartition(b"/")[0]:
+            if path not in self._entries:
+                self._entries[path] = self.base.entries[path]
+
     def _mend_links(self) -> None:
         """A hard link to a file that did not get in keeps its own last content, or stays out too."""
         for path, entry in list(self._entries.items()):
@@ -230,8 +293,14 @@ class Candidate:
 
     def _row_of(self, found: Found) -> Remembered | None:
         trouble = self._troubles.get(found.path)
+        held = self._held.get(found.path)
+        if held is not None or found.kind == "directory":
+            # Where it does not outlive the next look at the whole; of a file that stands it would.
+            trouble = trouble or self._unit_troubles.get(found.path)
         recalled = Recalled(self._entries.get(found.path), trouble)
         taken = self._taken.get(found.path)
+        if held is not None and taken is not None:
+            return taken.remembered(Recalled(held, trouble, is_held=True, is_checkpoint=taken.is_checkpoint).encode())
         if taken is not None:
             row = taken.remembered(recalled.encode())
             # Pieces belong to the content that was read; where another one stands, they say nothing.
@@ -240,9 +309,10 @@ class Candidate:
         if unsound is not None:
             return Remembered(unsound.stat, unsound.checked_ns, recalled.encode(), ())
         if found.kind == "file" and found.link_to is None:
-            if found.path not in self._left_out:
+            is_let_in = found.path in self._was_held and held is None
+            if found.path not in self._left_out and not is_let_in:
                 return None
-            # It stays out, although nobody will have touched it by the next time.
+            # What is left out stays so, and what is let in too, although nobody will have touched it by the next time.
             row = self._rows[found.path]
             return Remembered(row.stat, row.checked_ns, recalled.encode(), row.pieces)
         return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
@@ -250,6 +320,8 @@ class Candidate:
 
 # Of directories and links, which are never read.
 _TRUSTED_NS = 0
+# Of the proof's levels: that a checkpoint is whole as a container.
+_LEVEL_CONTAINER = 1
 
 
 def _bare(found: Found, kind: EntryKind, target: bytes = b"") -> Entry:

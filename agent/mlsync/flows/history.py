@@ -70,7 +70,7 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
         raise _rolled_back(run, Head(base.number, base.digest), repository.store.url)
     base.created_ns = stored.root.created_ns
     base.body_packs = frozenset(ref.pack for ref in segment_refs(stored.root, stored.key))
-    entries = {path: one.entry for path, one in recalled.items() if one.entry is not None}
+    entries = {path: one.entry for path, one in recalled.items() if one.entry is not None and not one.is_held}
     # Fewer than the version has: of some path the state keeps nothing, and it must not be lost with the next version.
     if base.is_remembered and len(entries) == sum(segment.entry_count for segment in stored.root.segments):
         base.entries = entries

@@ -23,9 +23,11 @@ from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
+from mlsync.flows.whole_units import WholeUnits
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary
+from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
@@ -184,35 +186,40 @@ class VersionMaker:
         return prover.start if is_quick else lambda: None
 
     def _prove(self, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> Change:
-        if self._options.read_back == "none":
-            self._put_off(candidate, base)
-        else:
-            self._read_back(candidate, base, result, prover)
+        with self._repository.reader() as reader:
+            units = WholeUnits(candidate, reader, self._source.directory, self._options.now_ns())
+            units.hold_back()
+            if self._options.read_back == "none":
+                self._put_off(candidate, base)
+            else:
+                self._read_back(candidate, base, result, reader, prover)
+                units.follow_refusals()
         result.troubles = candidate.troubles()
         return candidate.change()
 
     def _put_off(self, candidate: Candidate, base: Base) -> None:
         """Leave every new checkpoint to be proved later, but for what was proved under another name."""
-        proved = proved_content(base.entries.values(), self._options.required_level)
+        proved = proved_content(base.entries, self._options.required_level)
         for entry, is_checkpoint in candidate.unproved():
             if is_checkpoint:
-                candidate.judged(entry, proved.get(content_of(entry)) or put_off())
+                candidate.judged(entry, proved.get(content_of(entry, candidate.by_path)) or put_off())
 
-    def _read_back(self, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> None:
-        with self._repository.reader() as reader:
-            proving = Proving(reader, prover, proved_content(base.entries.values(), self._options.required_level))
-            new = candidate.unproved()
-            old = candidate.old(new) if self._options.read_back == "all" else []
-            total_bytes = sum(entry.size_bytes for entry, _ in new) + sum(entry.size_bytes for entry in old)
-            with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
-                advance = self._obeying(task.advance)
-                proving.read_back([*old, *(entry for entry, is_checkpoint in new if not is_checkpoint)], advance)
-                for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
-                    self._obey_stop()
-                    judged = proving.judge(entry, advance)
-                    self._wait_if_asked(judged)
-                    candidate.judged(entry, judged)
-            result.read_back_bytes = proving.read_bytes
+    def _read_back(
+        self, candidate: Candidate, base: Base, result: BackupResult, reader: ChunkReader, prover: Prover
+    ) -> None:
+        proving = Proving(reader, prover, proved_content(base.entries, self._options.required_level))
+        new = candidate.unproved()
+        old = candidate.old(new) if self._options.read_back == "all" else []
+        total_bytes = sum(entry.size_bytes for entry, _ in new) + sum(entry.size_bytes for entry in old)
+        with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
+            advance = self._obeying(task.advance)
+            proving.read_back([*old, *(entry for entry, is_checkpoint in new if not is_checkpoint)], advance)
+            for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
+                self._obey_stop()
+                judged = proving.judge(entry, candidate.by_path, advance)
+                self._wait_if_asked(judged)
+                candidate.judged(entry, judged)
+        result.read_back_bytes = proving.read_bytes
 
     def _wait_if_asked(self, judged: Judged) -> None:
         """Make no version where the proof is to be had some other time; what was stored is used then."""

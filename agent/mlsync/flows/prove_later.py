@@ -18,6 +18,7 @@ import mlsync
 from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.standing import stand, standings, summed, with_proofs
+from mlsync.flows.units import Entries
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
 from mlsync.proof.verdict import LEVEL_DEVICE
@@ -113,7 +114,7 @@ class LaterProver:
             advice = 'say --device cpu, or set device in [proof] to "auto"'
             raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
         try:
-            self._judge(wanted, result)
+            self._judge(wanted, {entry.path: entry for entry in entries}, result)
         finally:
             # What was proved before a later file could not be is not done again.
             self._record(stored, later, entries, result)
@@ -121,13 +122,13 @@ class LaterProver:
         result.seconds = time.monotonic() - began_s
         return result
 
-    def _judge(self, entries: list[Entry], result: LaterResult) -> None:
+    def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
         name = f"{result.run} version {result.version}: proving"
         with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
             for entry in entries:
                 if self._stop():
                     raise Stopped(f"{result.run}: stopped while proving version {result.version}")
-                result.judged[entry.path] = self._proving.judge(entry, task.advance)
+                result.judged[entry.path] = self._proving.judge(entry, beside, task.advance)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
         """Put what was found beside the version, if it says more than what is there."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mlsync.errors import ProofUnavailable
 from mlsync.flows.restored_file import RestoredFile, whole
+from mlsync.flows.units import Entries, fitting_metadata, metadata_beside
 from mlsync.proof.prove import Prover
 from mlsync.proof.verdict import LEVEL_BYTES, Verdict
 from mlsync.repository.manifest import Entry, Finding, Proof
@@ -34,6 +35,7 @@ class Proving:
         self._reader = reader
         self._prover = prover
         self._judged = dict(known or {})
+        self._last_metadata: tuple[Entry, bytes | None] | None = None
 
     @property
     def read_bytes(self) -> int:
@@ -51,14 +53,26 @@ class Proving:
                 pass
             advance(entry.size_bytes)
 
-    def judge(self, entry: Entry, advance: Callable[[int], None]) -> Judged:
-        """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole."""
-        content = content_of(entry)
+    def judge(self, entry: Entry, beside: Entries, advance: Callable[[int], None]) -> Judged:
+        """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole.
+
+        *beside* is the version that it is a file of: a shard says nothing without the metadata that lie there.
+        """
+        content = content_of(entry, beside)
         judged = self._judged.get(content)
         if judged is None:
-            verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path)
+            metadata = self._metadata(metadata_beside(entry, beside), beside)
+            verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path, metadata)
             judged = self._judged[content] = _judged(verdict)
         return judged
+
+    def _metadata(self, entry: Entry | None, beside: Entries) -> bytes | None:
+        """Return the bytes of metadata that fit the files beside them, read once for all of these."""
+        if entry is None:
+            return None
+        if self._last_metadata is None or self._last_metadata[0] != entry:
+            self._last_metadata = entry, fitting_metadata(entry, beside, self._reader)
+        return self._last_metadata[1]
 
 
 def is_file(entry: Entry) -> bool:
@@ -66,16 +80,17 @@ def is_file(entry: Entry) -> bool:
     return entry.kind is EntryKind.FILE
 
 
-def content_of(entry: Entry) -> Hashable:
-    """Return what two files have in common that are made of the same chunks at the same places."""
-    return entry.holes, entry.chunks
+def content_of(entry: Entry, beside: Entries) -> Hashable:
+    """Return what two files have in common that are made of the same chunks at the same places, as their metadata."""
+    metadata = metadata_beside(entry, beside)
+    return entry.holes, entry.chunks, metadata and (metadata.chunks, entry.path.rpartition(b"/")[2])
 
 
-def proved_content(entries: Iterable[Entry], level: int) -> dict[Hashable, Judged]:
+def proved_content(entries: Entries, level: int) -> dict[Hashable, Judged]:
     """Return by content what *entries* are known of; a proof that fell short is no answer for another file."""
     return {
-        content_of(entry): Judged(entry.proof)
-        for entry in entries
+        content_of(entry, entries): Judged(entry.proof)
+        for entry in entries.values()
         if entry.proof is not None and entry.proof.level >= level and not entry.proof.is_broken
     }
 

@@ -15,19 +15,26 @@ _WHERE = "local state"
 class _Row(msgspec.Struct, frozen=True, array_like=True):
     entry: bytes | None
     trouble: Trouble | None
+    is_held: bool = False
+    is_checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The entry that stands for a path in the last version, and what was wrong with the file, if anything was."""
+    """The entry that stands for a path in the last version, and what was wrong with the file, if anything was.
+
+    One that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not whole.
+    """
 
     entry: Entry | None
     trouble: Trouble | None = None
+    is_held: bool = False
+    is_checkpoint: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes that the local state keeps."""
         entry = None if self.entry is None else encode_entries([self.entry])
-        return msgspec.msgpack.encode(_Row(entry, self.trouble))
+        return msgspec.msgpack.encode(_Row(entry, self.trouble, self.is_held, self.is_checkpoint))
 
 
 def recall(body: bytes) -> Recalled | None:
@@ -37,15 +44,16 @@ def recall(body: bytes) -> Recalled | None:
         entry = None if row.entry is None else decode_entries(row.entry, _WHERE)[0]
     except (ValueError, ManifestDamaged, FormatUnsupported, IndexError):
         return None
-    return Recalled(entry, row.trouble)
+    return Recalled(entry, row.trouble, row.is_held, row.is_checkpoint)
 
 
-def recall_trouble(body: bytes) -> Trouble | None:
-    """Return what was wrong with the file, without a look at its entry."""
+def recall_trouble(body: bytes) -> tuple[Trouble | None, bool]:
+    """Return what was wrong with the file, and whether it is held back, without a look at its entry."""
     try:
-        return msgspec.msgpack.decode(body, type=_Row).trouble
+        row = msgspec.msgpack.decode(body, type=_Row)
     except ValueError:
-        return None
+        return None, False
+    return row.trouble, row.is_held
 
 
 def encode_location(ref: ChunkRef) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from mlsync.flows.recall import recall_trouble
+from mlsync.flows.units import is_at_rest
 from mlsync.repository.manifest import Trouble
 from mlsync.source.scan import Walk
 from mlsync.source.state import State, is_same
@@ -20,7 +21,7 @@ class Untouched:
     troubles: tuple[Trouble, ...]
 
 
-def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[str]) -> Untouched | None:
+def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[str], now_ns: int) -> Untouched | None:
     """Return what an untouched tree is like, or ``None`` at the first sign of a change.
 
     The tree and what is remembered of it come in the same order and are compared one by one: neither is ever held as a
@@ -36,8 +37,11 @@ def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[
         if path != found.path or not is_same(stat, found):
             return None
         count += 1
-        trouble = recall_trouble(entry)
+        trouble, is_held = recall_trouble(entry)
         if trouble is not None:
             troubles.append(trouble)
+        if is_held and is_at_rest(found.stat.mtime_ns, now_ns):
+            # It was held back for a while, in case that something was still to come.
+            return None
     # Below a directory that could not be read, anything may have changed.
     return None if walk.problems else Untouched(count, tuple(troubles))

@@ -51,8 +51,9 @@ def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: 
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
         proving = Proving(reader, prover)
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)
+        beside = {entry.path: entry for entry in files}
         for entry in [entry for entry in files if entry.proof is not None]:
-            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry, task.advance)))
+            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry, beside, task.advance)))
         result.file_count, result.read_bytes = len(files), proving.read_bytes
     result.seconds = time.monotonic() - started_s
     return result

@@ -77,6 +77,23 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
     return sorted(_absorbed(inner, outer))
 
 
+def enclosing(directory: bytes) -> bytes:
+    """The outermost directory whose files may be of one checkpoint with those in *directory*: it, or one above it."""
+    above = [place for place in _upwards(directory) if is_named_for_all(place)]
+    return above[-1] if above else directory
+
+
+def is_named_for_all(directory: bytes) -> bool:
+    """Whether all that lies below the directory is of one checkpoint, by the directory's name."""
+    name = directory.rpartition(b"/")[2]
+    return any(pattern.fullmatch(name) for pattern in (_TRAINER, _DEEPSPEED_TAG, _MEGATRON))
+
+
+def is_tracker(path: bytes) -> bool:
+    """Whether a file says of directories beside it which of them are whole."""
+    return path.rpartition(b"/")[2] in (b"latest", _MEGATRON_TRACKER)
+
+
 class _Tree:
     """The listing by directory, and the small files in it, read within the bounds."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mlsync.formats.containers import NOT_UNDERSTOOD, read_content, read_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata
@@ -53,11 +54,15 @@ def inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None 
         return Inspection(container, layout, finding=_finding(fault, reached))
 
 
+# The shards of a checkpoint come one after the other, and share what may be tens of MiB.
+_parsed = lru_cache(maxsize=1)(read_dcp_metadata)
+
+
 def _inspect_shard(source: ByteSource, path: bytes, level: int, metadata: bytes) -> Inspection:
     """Look at a shard; where it and the metadata disagree, which of the two is of another save is not known."""
     name = os.fsdecode(path.rpartition(b"/")[2])
     try:
-        layout, content = read_dcp_shard(source, read_dcp_metadata(metadata), name)
+        layout, content = read_dcp_shard(source, _parsed(metadata), name)
     except ContainerBroken as fault:
         return Inspection("dcp", finding=_finding(fault, LEVEL_CONTAINER))
     return Inspection("dcp", layout, content if level >= LEVEL_MEANING else None)

@@ -1,0 +1,104 @@
+"""Checkpoints of several files: in a version all together, or as they were, while one of them is still to come.
+
+A shard that is whole is no checkpoint without its brothers. While one is being written, none of its files gets into a
+version; one that stays incomplete for long was left so by a crash, and is kept as what it is: losing the weights
+because a list beside them is missing would be worse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from mlsync.flows.restored_file import RestoredFile
+from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
+from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
+from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker
+from mlsync.repository.manifest import Entry
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.tokens import EntryKind
+
+PATIENCE_NS: Final = 3600 * 10**9
+
+Entries = Mapping[bytes, Entry]
+
+
+def is_at_rest(mtime_ns: int, now_ns: int) -> bool:
+    """Whether something that was last written at *mtime_ns* is not waited for any longer."""
+    return now_ns - mtime_ns > PATIENCE_NS
+
+
+def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) -> list[Unit]:
+    """Return the checkpoints of several files, of those in *entries*, that any of *paths* is or was a part of.
+
+    The small files that tell of the others are read as they are stored; raises ``Damage`` if one does not come back.
+    """
+    places = _places_of(paths, entries)
+    if not places:
+        return []
+
+    def read_small(path: bytes, limit_bytes: int) -> bytes | None:
+        entry = entries[path]
+        if entry.size_bytes > limit_bytes:
+            return None
+        return RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
+
+    units = find_units(dict(_listing(places, entries)), read_small)
+    return [unit for unit in units if _is_within_any(unit.directory, places)]
+
+
+def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
+    """Return the metadata that say what a shard of a distributed checkpoint holds, if they are there."""
+    directory, _, name = entry.path.rpartition(b"/")
+    if not name.endswith(b".distcp"):
+        return None
+    beside = entries.get(directory + b"/.metadata" if directory else b".metadata")
+    return beside if beside is not None and beside.kind is EntryKind.FILE else None
+
+
+def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> bytes | None:
+    """Return the bytes of a distributed checkpoint's metadata; none if they are not those of the files beside them.
+
+    Of one that is not whole nobody can say which file is of another save: none of them speaks against another.
+    """
+    if entry.size_bytes > PICKLE_BYTES_MAX:
+        return None
+    data = RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
+    directory = entry.path.rpartition(b"/")[0]
+    sizes = {
+        os.fsdecode(path.rpartition(b"/")[2]): other.size_bytes
+        for path, other in entries.items()
+        if path.rpartition(b"/")[0] == directory
+    }
+    try:
+        check_against_files(read_dcp_metadata(data), sizes)
+    except ContainerBroken:
+        return None
+    return data
+
+
+def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
+    """Return the directories whose checkpoints may be whole, or not, by these files."""
+    places: set[bytes] = set()
+    for path in paths:
+        directory = path.rpartition(b"/")[0]
+        places.add(enclosing(directory))
+        if is_tracker(path):
+            beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
+            places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
+    return places
+
+
+def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]]:
+    """Yield the files that a look at *places* needs, with their sizes: what is in them, and the trackers beside."""
+    parents = {place.rpartition(b"/")[0] for place in places}
+    for path, entry in entries.items():
+        directory = path.rpartition(b"/")[0]
+        if entry.kind is EntryKind.FILE and (directory in parents or _is_within_any(directory, places)):
+            yield path, entry.size_bytes
+
+
+def _is_within_any(directory: bytes, places: set[bytes]) -> bool:
+    return directory in places or (enclosing(directory) in places and is_named_for_all(enclosing(directory)))

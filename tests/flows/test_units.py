@@ -1,0 +1,272 @@
+"""Checkpoints of several files: in a version all together, or as the last version had them."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+
+import pytest
+import torch
+from flow_parts import RUN, World, contents
+from torch.distributed import checkpoint as dcp
+
+from mlsync.flows.backup import Source, look
+from mlsync.flows.prove_later import LaterProver
+from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.repository.tokens import Severity, TroubleKind
+
+SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+INDEX = "model.safetensors.index.json"
+LONG_AGO_NS = 10**18
+LATER_NS = 2 * 3600 * 10**9
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A run without versions."""
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def weights(world, value, *, directory="", without=()):
+    """Write weights in two numbered files and the index that says so, as Hugging Face does."""
+    from safetensors.torch import save
+
+    for number, name in enumerate(SHARDS):
+        if name not in without:
+            world.write(directory + name, save({f"layer{number}": torch.full((100,), float(value))}))
+    if INDEX not in without:
+        index = {"metadata": {"total_size": 800}, "weight_map": {f"layer{n}": name for n, name in enumerate(SHARDS)}}
+        world.write(directory + INDEX, json.dumps(index).encode())
+
+
+def distributed(world, value, directory="step"):
+    """Write a distributed checkpoint with torch's own writer, in place, as one rank."""
+    place = os.fsdecode(world.path(directory))
+    tensor = torch.full((1000,), float(value))
+    with warnings.catch_warnings(action="ignore"):  # that it is one rank only
+        dcp.save({"weight": tensor, "step": value}, checkpoint_id=place, no_dist=True)
+
+
+def age(world, mtime_ns=LONG_AGO_NS):
+    """So that nobody has written to any file or directory for long."""
+    for folder, _, names in os.walk(world.path(""), topdown=False):
+        for name in [*names, b"."]:
+            os.utime(os.path.join(folder, name), ns=(mtime_ns, mtime_ns))
+
+
+def paths(world, number=None):
+    """The files of a version."""
+    return {entry.path.decode() for entry in world.manifest(number).entries if entry.size_bytes}
+
+
+def saved(world, **options):
+    """What a backup made of it: the files of the version, and what is told of the others."""
+    result = world.backup(**options)
+    return result, {trouble.path.decode(): trouble for trouble in result.troubles}
+
+
+def test_a_shard_that_is_missing_keeps_all_out(world):
+    """Of weights without one of their files nothing is in the version, and the first backup that finds all has all."""
+    world.write("log.txt", b"a line")
+    weights(world, 1, without=SHARDS[1:])
+    result, troubles = saved(world)
+    assert paths(world) == {"log.txt"}
+    (trouble,) = troubles.values()
+    assert trouble.kind is TroubleKind.TORN
+    assert SHARDS[1] in trouble.text
+    weights(world, 1)
+    result, troubles = saved(world)
+    assert (result.version, troubles) == (2, {})
+    assert paths(world) == {"log.txt", *SHARDS, INDEX}
+    assert world.restored(2) == world.tree()
+
+
+def test_what_was_held_back_is_not_read_again(world):
+    """The files that were there already are neither read nor stored a second time when the last one comes."""
+    weights(world, 1, without=SHARDS[1:])
+    age(world)
+    os.utime(world.path(INDEX))
+    world.backup(now_ns=lambda: os.stat(world.path(INDEX)).st_mtime_ns)
+    weights(world, 2, without=(SHARDS[0], INDEX))
+    result, _ = saved(world)
+    assert result.version == 1
+    assert result.changed_count <= 2  # the new one, and the index if its time is too near to be trusted
+    assert all(entry.proof.level == 2 for entry in world.manifest().entries if entry.path.endswith(b"safetensors"))
+
+
+def test_an_incomplete_save_over_a_whole_one_keeps_the_whole_one(world):
+    """While a later save is half written over an earlier one, the version has all of the earlier one and none of it."""
+    weights(world, 1)
+    world.backup()
+    before = contents(world.tree())
+    weights(world, 2, without=(SHARDS[1], INDEX))
+    os.unlink(world.path(SHARDS[1]))
+    world.write("log.txt", b"a line")
+    result, troubles = saved(world)
+    assert [trouble.kept for trouble in troubles.values()] == [1]
+    assert result.version == 2
+    assert contents(world.restored(2)) == before | {b"log.txt": b"a line"}
+    weights(world, 2)
+    assert saved(world)[1] == {}
+    assert world.restored(3) == world.tree()
+
+
+def test_a_directory_that_is_deleted_meanwhile_is_kept_until_it_is_gone(world):
+    """Rotation that has taken half of a checkpoint changes nothing; what is gone as a whole is in no later version."""
+    weights(world, 1, directory="checkpoint-1/")
+    world.write("checkpoint-1/trainer_state.json", b'{"global_step": 1}')
+    world.backup()
+    whole = contents(world.tree())
+    os.unlink(world.path("checkpoint-1/trainer_state.json"))
+    os.unlink(world.path("checkpoint-1/" + SHARDS[0]))
+    world.write("log.txt", b"a line")
+    world.backup()
+    assert contents(world.restored(2)) == whole | {b"log.txt": b"a line"}
+    for name in (SHARDS[1], INDEX):
+        os.unlink(world.path("checkpoint-1/" + name))
+    os.rmdir(world.path("checkpoint-1"))
+    world.backup()
+    assert paths(world) == {"log.txt"}
+
+
+def test_a_trainers_directory_waits_for_its_last_file(world):
+    """Hugging Face's trainer writes trainer_state.json last: before it is there nothing of the step is in a version."""
+    weights(world, 1, directory="checkpoint-7/")
+    world.write("checkpoint-7/optimizer.pt", b"")
+    _, troubles = saved(world)
+    assert [name for name in troubles if name == "checkpoint-7"]
+    world.write("checkpoint-7/optimizer.pt", small())
+    world.write("checkpoint-7/trainer_state.json", b'{"global_step": 7}')
+    assert saved(world)[1] == {}
+    assert len(paths(world)) == 5
+
+
+def small():
+    """The bytes of a small torch file."""
+    import io
+
+    file = io.BytesIO()
+    torch.save({"state": {}, "param_groups": [{"lr": 0.1}]}, file)
+    return file.getvalue()
+
+
+def test_what_stays_incomplete_is_kept_as_it_is(world):
+    """Files whose brothers have not come for an hour are in the version, with a word in the proof of each."""
+    weights(world, 1, without=SHARDS[1:])
+    age(world)
+    result, troubles = saved(world)
+    assert (result.version, troubles) == (1, {})
+    assert paths(world) == {SHARDS[0], INDEX}
+    (finding,) = world.entry(SHARDS[0].encode()).proof.findings
+    assert finding.severity is Severity.WARN
+    assert SHARDS[1] in finding.what
+
+
+def test_what_was_held_back_is_let_in_when_nothing_came(world):
+    """An hour after the last write an untouched directory is looked at again, and what was held back is kept."""
+    world.write("log.txt", b"a line")
+    weights(world, 1, without=SHARDS[1:])
+    world.backup()
+    source = Source(RUN, os.fsencode(world.directory))
+    world.backup()
+    assert look(world.state, source) is not None or world.backup().version == 0
+    age(world, mtime_ns=LONG_AGO_NS)
+    world.backup()
+    assert paths(world) == {"log.txt", SHARDS[0], INDEX}
+
+
+def test_two_saves_are_not_mixed(world):
+    """Where a file is written again while the others are read, none of them is in the version."""
+    weights(world, 1)
+    world.backup()
+    before = contents(world.tree())
+    weights(world, 2)
+    options = {"stop": OnceAfter(lambda: weights(world, 3), after=len(SHARDS) + 1)}
+    _, troubles = saved(world, **options)
+    assert contents(world.restored()) == before
+    assert "written while it was read" in next(iter(troubles.values())).text
+    assert saved(world)[1] == {}
+    assert world.restored() == world.tree()
+
+
+class OnceAfter:
+    """Is asked whether to stop; at the n-th time does something else, and never stops."""
+
+    def __init__(self, act, *, after) -> None:
+        self._act = act
+        self._left = after
+
+    def __call__(self) -> bool:
+        """Act once."""
+        self._left -= 1
+        if self._left == 0:
+            self._act()
+        return False
+
+
+def test_a_distributed_checkpoint_is_proved_by_its_metadata(world):
+    """Shards are proved with the metadata beside them: their records, their tensors, and where each belongs."""
+    distributed(world, 1)
+    assert saved(world)[1] == {}
+    shard = world.entry(b"step/__0_0.distcp").proof
+    assert (shard.level, shard.container, shard.findings) == (2, "dcp", [])
+    assert shard.facts["framework"] == "dcp"
+    assert shard.tensor_count == 1
+    assert world.entry(b"step/.metadata").proof.level == 2
+    assert world.restored() == world.tree()
+
+
+def test_a_distributed_checkpoint_can_be_proved_later(world):
+    """Whoever proves it later finds the metadata in the version."""
+    distributed(world, 1)
+    world.backup(read_back="none", required_level=3)
+    with Prover(ProofOptions(device="cpu")) as prover, LaterProver(world.repository, prover, world.monitor) as later:
+        result = later.pending(world.repository.stored(RUN, 1))
+    assert (result.lowest_level, len(result.judged)) == (4, 2)
+    assert result.judged[b"step/__0_0.distcp"].proof.level == 4
+
+
+def test_metadata_that_are_missing_keep_the_shards_out(world):
+    """Torch removes the metadata of the last save before it renames those of the next: in between nothing is new."""
+    distributed(world, 1)
+    world.backup()
+    before = contents(world.tree())
+    distributed(world, 2)
+    os.rename(world.path("step/.metadata"), world.path(".elsewhere"))
+    world.backup(exclude=(".elsewhere",))
+    assert contents(world.restored()) == before
+    os.rename(world.path(".elsewhere"), world.path("step/.metadata"))
+    assert saved(world)[1] == {}
+    assert world.restored() == world.tree()
+
+
+def test_a_damaged_shard_keeps_its_brothers_out(world):
+    """A shard whose bytes are not what its checksums were made of takes the checkpoint back to the last version's."""
+    distributed(world, 1)
+    world.backup()
+    before = contents(world.tree())
+    distributed(world, 2)
+    path = world.path("step/__0_0.distcp")
+    with open(path, "rb") as file:
+        body = file.read()
+    place = body.index(torch.full((1000,), 2.0).numpy().tobytes()) + 100
+    world.write("step/__0_0.distcp", body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :])
+    _, troubles = saved(world)
+    assert TroubleKind.BROKEN in {trouble.kind for trouble in troubles.values()}
+    if world.numbers() != [1]:
+        assert contents(world.restored()) == before
+
+
+def test_an_unchanged_unit_costs_no_read(world):
+    """Where nothing of a checkpoint changed, its index is not read for a change elsewhere."""
+    weights(world, 1, directory="a/")
+    distributed(world, 1)
+    world.backup()
+    world.write("log.txt", b"a line")
+    reads = world.counted.calls["read"]
+    result, _ = saved(world)
+    assert result.read_back_bytes > 0
+    assert world.counted.calls["read"] - reads <= 1
