@@ -21,7 +21,9 @@ from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import StoreOptions
 from mlsync.store.s3_clock import ServerClock
+from mlsync.store.s3_connection import make_cuttable
 from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
+from mlsync.store.s3_hedge import HedgedReads
 from mlsync.store.s3_transfer import SeekableBody, fill
 from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
 
@@ -62,6 +64,7 @@ class S3Store:
             self._client: Any = _client(options, self._place)
         self._clock = ServerClock(self._client)
         self._endpoint = urlsplit(self._client.meta.endpoint_url).netloc
+        self._reads = HedgedReads(self._fetch)
 
     @property
     def url(self) -> str:
@@ -134,8 +137,10 @@ class S3Store:
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
-        if len(into) == 0:
-            return
+        if len(into):
+            self._reads.read(key, offset, into)
+
+    def _fetch(self, key: str, offset: int, into: memoryview) -> None:
         where = self._where(key)
         wanted = f"bytes={offset}-{offset + len(into) - 1}"
         with translating(where):
@@ -379,7 +384,7 @@ def _client(options: StoreOptions, place: str) -> Any:
         },
     )
     try:
-        return session.client(
+        client = session.client(
             "s3",
             region_name=session.region_name or _DEFAULT_REGION,
             endpoint_url=options.endpoint_url,
@@ -388,6 +393,8 @@ def _client(options: StoreOptions, place: str) -> Any:
         )
     except ValueError as error:
         raise errors.StoreLocationInvalid(f"The endpoint is no URL: {options.endpoint_url}", where=place) from error
+    make_cuttable(client)
+    return client
 
 
 _CONFORMS: type[Store] = S3Store
