@@ -170,6 +170,14 @@ def is_transient(error: Exception) -> bool:
     return found is not None and found.is_transient and isinstance(error, found.kind)
 
 
+def asks_for_less(error: Exception) -> bool:
+    """Whether *error* says that the store has too much to do: in so many words, or by not answering in time."""
+    cause = error.__cause__
+    if isinstance(cause, (aws.ReadTimeoutError, aws.ConnectTimeoutError)):
+        return True
+    return isinstance(cause, aws.ClientError) and meaning(cause) is _BUSY
+
+
 @contextmanager
 def translating(where: str) -> Iterator[None]:
     """Let no error of botocore out: the border of the S3 store."""
