@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 PIECE_BYTES = 64 << 10
 PATIENCE_S = 60
+LATE_S = 0.7
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _EXPECT = re.compile(rb"\r\nexpect: *100-continue", re.IGNORECASE)
@@ -68,9 +69,10 @@ class Request:
 class Fault:
     """What goes wrong with the *nth* request of an *operation* (any, if empty), and the *times* - 1 after it.
 
-    Before the server hears of it: ``reset``, ``stall``, ``delay``, a key of ``ANSWERS``. While the request goes on:
-    ``cut-request``, ``stall-request``, ``flip-request``, ``throttle-request``. When it is done: ``lost-answer``,
-    ``cut-answer``, ``stall-answer``, ``flip-answer``, ``throttle-answer``.
+    Before the server hears of it: ``reset``, ``stall``, ``delay``, ``late`` (a longer delay), a key of ``ANSWERS``, at
+    once or ``late``. While the request goes on: ``cut-request``, ``stall-request``, ``flip-request``,
+    ``throttle-request``. When it is done: ``lost-answer``, ``cut-answer``, ``stall-answer``, ``flip-answer``,
+    ``throttle-answer``.
     """
 
     kind: str
@@ -215,9 +217,12 @@ class FaultProxy:
             raise _Cut
         if fault == "delay":
             time.sleep(0.3)
-        if fault in ANSWERS:
-            client.send_last(_answer(*ANSWERS[fault]))
-        return fault in ANSWERS
+        if fault.startswith("late"):
+            self._stopped.wait(LATE_S)
+        answer = fault.removeprefix("late ")
+        if answer in ANSWERS:
+            client.send_last(_answer(*ANSWERS[answer]))
+        return answer in ANSWERS
 
 
 class _Stream:

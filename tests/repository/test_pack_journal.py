@@ -32,7 +32,10 @@ def journal(tmp_path):
 def builder_of(store, journal, pieces=PIECES):
     """A pack with some chunks, not finished."""
     builder = PackBuilder(store, KEYS, memoryview(bytearray(buffer_bytes(store))), PACK_ID, journal)
-    refs = [builder.add(noise(32, n), memoryview(piece)) for n, piece in enumerate(pieces)]
+    refs = []
+    for n, piece in enumerate(pieces):
+        refs.append(builder.add(noise(32, n), memoryview(piece)))
+        builder.send_parts()
     return builder, refs
 
 

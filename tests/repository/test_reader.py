@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from elastic_store import ElasticStore
 from format_parts import KEYS, keys_under, noise, replace_object, write_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +85,26 @@ def test_windows_bound_what_is_fetched_at_once(counted, monkeypatch):
         assert store.read_bytes <= 3 * 2 * 1016
         assert len(list(stream)) == 19
     assert store.calls == {"read": 10}
+
+
+def test_reads_are_as_many_as_the_store_says(counted, monkeypatch):
+    """A store that wants more gets more calls at a time, and shorter ones; one that wants fewer gets fewer, longer."""
+    inner, refs = counted
+    monkeypatch.setattr(reader, "AHEAD_BYTES", 8000)
+    monkeypatch.setattr(reader, "WINDOW_BYTES_MIN", 1000)
+    store = ElasticStore(inner, at_once=8)
+    with ChunkReader(store, KEYS) as chunks, ThreadPoolExecutor(1) as asker:
+        first = asker.submit(lambda: [bytes(plain) for plain in chunks.stream(refs[:12])])
+        store.wait_for(8)
+        store.may_go.set()
+        assert first.result() == [noise(1000, at) for at in range(12)]
+        assert store.calls == {"read": 12}
+        store.reset()
+        store.at_once, store.most_count = 2, 0
+        assert [bytes(plain) for plain in chunks.stream(refs)] == [noise(1000, at) for at in range(20)]
+        # Two that are fetched, and one that is read from.
+        assert store.most_count <= 3
+        assert store.calls == {"read": 7}
 
 
 def test_windows_bound_the_number_of_chunks(counted, monkeypatch):

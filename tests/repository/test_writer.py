@@ -6,6 +6,7 @@ import mmap
 import threading
 
 import pytest
+from elastic_store import ElasticStore
 from format_parts import KEYS, keys_under, noise, unknown
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -111,6 +112,44 @@ def test_a_writer_that_is_not_used_starts_nothing():
     writer.abort()
     assert durable_refs(writer) == []
     assert store.calls == {}
+
+
+def test_more_parts_are_on_their_way_than_threads_code():
+    """A store that wants ten at a time gets ten, of as many packs, though few threads fill them."""
+    store = ElasticStore(MemoryStore(64 << 10), at_once=10)
+    writer = PackWriter(store, KEYS, unknown, batch_bytes=1 << 10)
+    assert writer.coder_count < 10
+    feeding = threading.Thread(target=_put_noise, args=(writer, 40))
+    feeding.start()
+    store.wait_for(10)
+    store.may_go.set()
+    feeding.join()
+    stats = writer.finish()
+    assert store.most_count == 10
+    assert stats.new_chunk_count == 40
+    assert len(stats.packs) >= 10
+
+
+def test_a_store_that_wants_fewer_gets_fewer():
+    """What the store says is heeded from the next part on, however many packs were begun by then."""
+    store = ElasticStore(MemoryStore(64 << 10), at_once=6)
+    writer = PackWriter(store, KEYS, unknown, batch_bytes=1 << 10)
+    feeding = threading.Thread(target=_put_noise, args=(writer, 60))
+    feeding.start()
+    store.wait_for(6)
+    store.at_once = 1
+    store.may_go.set()
+    feeding.join()
+    store.most_count, store.hold_s = 0, 0.01
+    _put_noise(writer, 30, first=60)
+    assert store.most_count == 1
+    assert writer.finish().new_chunk_count == 90
+
+
+def _put_noise(writer, count, first=0):
+    """Put pieces of which two make more than a part."""
+    for seed in range(first, first + count):
+        writer.put(memoryview(noise(40_000, seed)))
 
 
 def test_parts_are_of_one_length():

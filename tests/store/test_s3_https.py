@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
@@ -14,6 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from mlsync import errors
 from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.s3_connection import Call
+from mlsync.store.s3_errors import translating
 from seaweed import Seaweed
 
 PART_BYTES = 5 << 20
@@ -107,6 +112,55 @@ def test_https_asked_of_http_is_an_error_of_the_store(opened, secure):
     store = opened(endpoint_url=secure[2].endpoint_url.replace("http:", "https:"), ca_file=str(secure[1]))
     with pytest.raises(errors.StoreUnavailable):
         store.stat("a")
+
+
+def test_call_over_https_is_cut(opened, secure):
+    """A request that another thread cuts off in the middle of its answer ends, over https too."""
+    store = opened(ca_file=str(secure[1]))
+    store.put("a", os.urandom(16 << 20))
+    with Call() as call:
+        stream = store._client.get_object(**store._names("a"))["Body"]
+        call.cut()
+        with pytest.raises(errors.StoreUnavailable), translating("here"):
+            stream.read()
+
+
+class FlippingRelay:
+    """A network that passes everything on, and from the *flips_at*-th byte of the answers one bit as another."""
+
+    def __init__(self, url, flips_at):
+        self._server = urlsplit(url)
+        self._left_bytes = flips_at
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://localhost:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with self._listener, contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            server = socket.create_connection((self._server.hostname, self._server.port))
+            threading.Thread(target=self._pass, args=(client, server), daemon=True).start()
+            self._pass(server, client, flips=True)
+
+    def _pass(self, source, target, flips=False):
+        with source, target, contextlib.suppress(OSError):
+            while piece := bytearray(source.recv(64 << 10)):
+                if flips and 0 <= self._left_bytes < len(piece):
+                    piece[self._left_bytes] ^= 1
+                self._left_bytes -= len(piece) if flips else 0
+                target.sendall(piece)
+
+
+def test_bit_that_flips_under_tls_is_an_error_of_the_store(opened, secure):
+    """Damage that TLS finds in the middle of a body passes: the read is tried again and does not end in a traceback."""
+    store = opened(ca_file=str(secure[1]))
+    store.put("a", os.urandom(4 << 20))
+    relay = FlippingRelay(secure[0], flips_at=1 << 20)
+    damaged = opened(ca_file=str(secure[1]), endpoint_url=relay.url)
+    damaged._prefix = store._prefix
+    with pytest.raises(errors.StoreUnavailable) as caught:
+        damaged.read("a", 0, memoryview(bytearray(4 << 20)))
+    assert damaged.is_transient(caught.value)
 
 
 def test_ipv6_address_is_an_endpoint(opened):

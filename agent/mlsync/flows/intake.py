@@ -22,7 +22,7 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
 from mlsync.source.state import Remembered, RememberedPiece
 
-# A batch of the writer's for each lane, one that is gathered, and two buffers that are being read into.
+# A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.
 BUFFERS_PER_BATCH: Final = BATCH_BYTES // PIECE_BYTES_MAX
 BUFFERS_READ_INTO: Final = 2
 # A piece of a buffer holds all of it. What is so short is copied out: many small files would else wait for each other.
@@ -186,7 +186,7 @@ class Intake:
 
     def _buffers(self) -> BufferPool:
         if self._pool is None:
-            count = (self._writer.lane_count + 1) * BUFFERS_PER_BATCH + BUFFERS_READ_INTO
+            count = (self._writer.coder_count + 1) * BUFFERS_PER_BATCH + BUFFERS_READ_INTO
             self._pool = BufferPool(count, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
 

@@ -1,4 +1,4 @@
-"""One pack while it is written: chunks sealed one behind the other, parts uploaded as they fill, the footer last.
+"""One pack while it is written: chunks sealed one behind the other, parts sent when their time is, the footer last.
 
 With a journal, whatever happens to this process, what the store has of the pack is not lost: ``finish_noted`` makes it
 a pack of the chunks that had come so far.
@@ -24,7 +24,10 @@ def buffer_bytes(store: Store) -> int:
 
 
 class PackBuilder:
-    """One pack while it is written: seals into one part's buffer and uploads parts as they fill."""
+    """One pack while it is written: seals into one part's buffer, which is sent before the next chunk once it is full.
+
+    It may go from thread to thread; only one at a time may use it.
+    """
 
     def __init__(
         self, store: Store, keys: Keys, buffer: memoryview, pack_id: bytes, journal: PackJournal | None = None
@@ -34,7 +37,7 @@ class PackBuilder:
         self._store = store
         self._seal = PackSeal(keys, pack_id)
         self._buffer = buffer
-        self._filled_bytes = 0
+        self.unsent_bytes = 0
         self._upload: Upload | None = None
         self._sent_bytes = 0
         self._records: list[ChunkRecord] = []
@@ -48,28 +51,41 @@ class PackBuilder:
         return len(self._records) >= PACK_CHUNKS_MAX
 
     def add(self, name: bytes, plain: memoryview, item_bytes: int = 0) -> ChunkRef:
-        """Store a chunk at the next place; *item_bytes* is the width of its numbers, 0 where that is not known."""
-        if not 0 < len(plain) <= CHUNK_BYTES_MAX:
-            raise ValueError(f"a chunk of {len(plain)} bytes")
+        """Seal a chunk at the next place; *item_bytes* is the width of its numbers, 0 where that is not known."""
+        if not 0 < len(plain) <= CHUNK_BYTES_MAX or self.has_part:
+            raise ValueError(f"a chunk of {len(plain)} bytes behind {self.unsent_bytes}")
         coding, coded = encode(plain, item_bytes)
         place, offset = len(self._records), self.size_bytes
-        into = self._buffer[self._filled_bytes :]
+        into = self._buffer[self.unsent_bytes :]
         stored_bytes = self._seal.seal_chunk(place, name, coding, len(plain), memoryview(coded), into)
         self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
-        if self._filled(stored_bytes):
-            self._note()
+        self.unsent_bytes += stored_bytes
+        self.size_bytes += stored_bytes
         return ChunkRef(name, self.pack_id, place, offset, stored_bytes, len(plain), coding)
+
+    @property
+    def has_part(self) -> bool:
+        """Whether there is a part to be sent, and so no room for another chunk."""
+        # One that fills a part to its last byte may turn out to be the whole pack, which is put at once.
+        return self.unsent_bytes > self._store.part_bytes
+
+    def send_parts(self) -> None:
+        """Send what is a part by now: there is room for a chunk more then."""
+        if self.has_part:
+            self._send_parts()
+            self._note()
 
     def finish(self) -> int:
         """Close the pack; when this returns it is durable. Return its length."""
+        self.send_parts()
         # Before a footer is made that may be sent: whoever goes on makes the same one.
         self._note()
         self._append(self._seal.seal_end(self._records))
         key = names.pack(self.pack_id)
         if self._upload is None:
-            self._store.put(key, self._buffer[: self._filled_bytes])
+            self._store.put(key, self._buffer[: self.unsent_bytes])
         else:
-            self._send(self._filled_bytes)
+            self._send(self.unsent_bytes)
             self._upload.finish(self.size_bytes)
         return self.size_bytes
 
@@ -87,8 +103,8 @@ class PackBuilder:
         self._upload = self._store.resume(key, noted.ticket)
         self._records = noted.records
         self._sent_bytes, self.size_bytes = noted.sent_bytes, noted.size_bytes
-        self._filled_bytes = len(noted.tail)
-        self._buffer[: self._filled_bytes] = noted.tail
+        self.unsent_bytes = len(noted.tail)
+        self._buffer[: self.unsent_bytes] = noted.tail
 
     def _note(self) -> None:
         """Have the journal know what the store has by now and what it lacks."""
@@ -96,37 +112,30 @@ class PackBuilder:
             return
         ticket = self._upload.ticket()
         if ticket is not None:
-            tail = self._buffer[: self._filled_bytes]
+            tail = self._buffer[: self.unsent_bytes]
             self._is_noted = self._journal.note(self.pack_id, ticket, self._sent_bytes, self._records, tail)
 
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):
             piece = body[start : start + CHUNK_BYTES_MAX]
-            self._buffer[self._filled_bytes : self._filled_bytes + len(piece)] = piece
-            self._filled(len(piece))
+            self._buffer[self.unsent_bytes : self.unsent_bytes + len(piece)] = piece
+            self.unsent_bytes += len(piece)
+            self.size_bytes += len(piece)
+            self._send_parts()
 
-    def _filled(self, added_bytes: int) -> bool:
-        """Count what was written to the buffer, and send what is a part by now: there is room for a chunk more then.
-
-        Return whether a part was sent.
-        """
-        sent_bytes = self._sent_bytes
-        self._filled_bytes += added_bytes
-        self.size_bytes += added_bytes
-        # One that fills a part to its last byte may turn out to be the whole pack, which is put at once.
-        while self._filled_bytes > self._store.part_bytes:
+    def _send_parts(self) -> None:
+        while self.has_part:
             self._send(self._store.part_bytes)
-        return self._sent_bytes > sent_bytes
 
     def _send(self, part_bytes: int) -> None:
         if self._upload is None:
             self._upload = self._store.upload(names.pack(self.pack_id))
         self._upload.write(self._sent_bytes, self._buffer[:part_bytes])
         self._sent_bytes += part_bytes
-        rest_bytes = self._filled_bytes - part_bytes
+        rest_bytes = self.unsent_bytes - part_bytes
         # Parts are of one length (some stores insist), so what hangs over moves to the front: less than one chunk.
-        self._buffer[:rest_bytes] = self._buffer[part_bytes : self._filled_bytes]
-        self._filled_bytes = rest_bytes
+        self._buffer[:rest_bytes] = self._buffer[part_bytes : self.unsent_bytes]
+        self.unsent_bytes = rest_bytes
 
 
 def finish_noted(store: Store, keys: Keys, noted: NotedPack) -> list[ChunkRef]:

@@ -1,5 +1,8 @@
 """Reading chunks back: neighbours in one pack are fetched in one call, opened and checked in threads, given in order.
 
+Fetching and opening are done by different threads: many calls may have to be under way at once to a store that is far
+away, and opening takes memory of its own. The more calls there are, the shorter they get: memory stays the same.
+
 Every chunk is authenticated (AES-GCM binds pack, place, coding and length) and its name recomputed from its plain
 bytes, so what comes out is what was put in, or a ``Damage`` that names the pack. All buffers are made once and used
 again: fresh memory would cost more than everything that is done to the bytes.
@@ -8,10 +11,11 @@ again: fresh memory would cost more than everything that is done to the bytes.
 from __future__ import annotations
 
 import mmap
+import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
@@ -27,10 +31,18 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
 
+# What is fetched in one call: as much as keeps it worth it, and all that are under way together no more than the sum.
 WINDOW_BYTES: Final = 8 << 20
+WINDOW_BYTES_MIN: Final = 2 << 20
+AHEAD_BYTES: Final = 32 << 20
 WINDOW_CHUNKS: Final = 1024
+# The longest that pieces of files come; memory that is given back and taken again for each costs more than it saves.
+_KEPT_BYTES_MIN: Final = 4 << 20
 GAP_BYTES_MAX: Final = 64 << 10
 SEALS_MAX: Final = 256
+FETCHERS_MAX: Final = 64
+# One more than processors, of which one waits for memory; opening scales no further than this.
+OPENERS_MAX: Final = min(4, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
 
@@ -40,9 +52,11 @@ class ChunkReader:
 
     def __init__(self, store: Store, keys: Keys, *, threads: int | None = None) -> None:
         self.read_bytes = 0
+        self._store = store
         self._opener = _Opener(store, keys)
-        self._threads = threads or store.reads_at_once
-        self._executor: ThreadPoolExecutor | None = None
+        self._threads = threads
+        self._fetchers: ThreadPoolExecutor | None = None
+        self._openers: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         """Be used in a ``with``."""
@@ -54,9 +68,10 @@ class ChunkReader:
 
     def close(self) -> None:
         """End the threads and give their buffers back."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=True, cancel_futures=True)
-            self._executor = None
+        for executor in (self._fetchers, self._openers):  # in this order: who fetches waits for who opens
+            if executor is not None:
+                executor.shutdown(wait=True, cancel_futures=True)
+        self._fetchers = self._openers = None
 
     def one(self, ref: ChunkRef) -> bytes:
         """Return one chunk."""
@@ -69,33 +84,47 @@ class ChunkReader:
 
         Some windows are fetched ahead; memory is bounded by the windows, whatever the number of chunks.
         """
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="mlsync-read")
-        free = [_Window() for _ in range(self._threads + 1)]
+        fetchers, openers = self._executors()
+        free: list[_Window] = []
         ahead: deque[tuple[_Window, Future[int]]] = deque()
-        planned = _windows(refs)
+        planned = _windows(refs, lambda: AHEAD_BYTES // self._at_once)
         try:
             while True:
-                while free and (chunks := next(planned, None)) is not None:
-                    window = free.pop()
-                    ahead.append((window, self._executor.submit(self._opener.fill, window, chunks)))
+                # One more than calls: whoever reads has a window too.
+                while len(ahead) <= self._at_once and (chunks := next(planned, None)) is not None:
+                    window = free.pop() if free else _Window()
+                    ahead.append((window, fetchers.submit(self._opener.fill, window, chunks, openers)))
                 if not ahead:
                     return
                 window, filled = ahead.popleft()
                 self.read_bytes += filled.result()
                 yield from window.give()
+                window.keep_at_most(AHEAD_BYTES // self._at_once)
                 free.append(window)
         finally:
             for _, future in ahead:
                 future.cancel()
 
+    @property
+    def _at_once(self) -> int:
+        """How many calls may be under way: what the store says, which may be more or less the next time."""
+        return max(1, self._threads or self._store.reads_at_once)
+
+    def _executors(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+        """Return those who fetch and those who open; threads are made when there is work for them."""
+        if self._fetchers is None or self._openers is None:
+            self._fetchers = ThreadPoolExecutor(FETCHERS_MAX, thread_name_prefix="mlsync-read")
+            self._openers = ThreadPoolExecutor(min(self._at_once, OPENERS_MAX), thread_name_prefix="mlsync-read-open")
+        return self._fetchers, self._openers
+
 
 class _Window:
-    """A buffer for the plain bytes of some chunks, and the views on them in the order that was asked for."""
+    """Buffers for some chunks, as they come and as they are, and the views on them in the order that was asked for."""
 
     def __init__(self) -> None:
         self.views: list[memoryview] = []
         self._buffer: mmap.mmap | bytes = b""
+        self._sealed: mmap.mmap | bytes = b""
         self._filled_bytes = 0
 
     def clear(self, size_bytes: int) -> None:
@@ -104,6 +133,21 @@ class _Window:
         self._filled_bytes = 0
         if len(self._buffer) < size_bytes:
             self._buffer = aligned_memory(size_bytes)
+
+    def sealed(self, start: int, size_bytes: int) -> memoryview:
+        """Return room for what lies at *start* in its pack, placed so that it can be read past the page cache."""
+        slack = slack_bytes(start)
+        if len(self._sealed) < slack + size_bytes:
+            self._sealed = aligned_memory(slack + size_bytes)
+        return memoryview(self._sealed)[slack : slack + size_bytes]
+
+    def keep_at_most(self, window_bytes: int) -> None:
+        """Give memory back that is of a time when calls were fewer and longer."""
+        kept_bytes = max(window_bytes, _KEPT_BYTES_MIN) * 5 // 4
+        if len(self._buffer) > kept_bytes:
+            self._buffer = b""
+        if len(self._sealed) > kept_bytes:
+            self._sealed = b""
 
     def place(self, length: int) -> memoryview:
         """Return the next *length* bytes of the buffer, to be filled."""
@@ -128,31 +172,45 @@ class _Opener:
         self._seals: dict[bytes, PackSeal] = {}
         self._local = threading.local()
 
-    def fill(self, window: _Window, refs: list[ChunkRef]) -> int:
-        """Put the plain bytes of *refs* into *window*; return how many bytes came from the store."""
+    def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
+        """Put the plain bytes of *refs* into *window*; return how many bytes came from the store.
+
+        What was fetched is opened by *openers*, by the caller itself if there are none.
+        """
         # By all of a reference: two that disagree about one place are each held to what they say.
         unique = dict.fromkeys(refs)
         window.clear(sum(ref.plain_bytes for ref in unique))
         plains: dict[ChunkRef, memoryview] = {}
         read_bytes = 0
         for group in _neighbours(sorted(unique, key=lambda ref: (ref.pack, ref.offset))):
-            read_bytes += self._fill_group(window, group, plains)
+            sealed = self._fetch(window, group)
+            if openers is None:
+                read_bytes += self._open_group(window, group, sealed, plains)
+            else:
+                read_bytes += openers.submit(self._open_group, window, group, sealed, plains).result()
         window.views = [plains[ref] for ref in refs]
         return read_bytes
 
-    def _fill_group(self, window: _Window, group: list[ChunkRef], plains: dict[ChunkRef, memoryview]) -> int:
+    def _fetch(self, window: _Window, group: list[ChunkRef]) -> memoryview:
+        """Return the sealed bytes of *group*, with what lies between them."""
         start = group[0].offset
-        size_bytes = group[-1].offset + group[-1].stored_bytes - start
         key = names.pack(group[0].pack)
-        sealed = self._scratch("sealed", slack_bytes(start) + size_bytes)[slack_bytes(start) :]
+        sealed = window.sealed(start, group[-1].offset + group[-1].stored_bytes - start)
         try:
             self._store.read(key, start, sealed)
         except NotFound:
             raise ObjectMissing("a pack is not in the store", where=key) from None
         except StoreBroken as error:
             raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
+        return sealed
+
+    def _open_group(
+        self, window: _Window, group: list[ChunkRef], sealed: memoryview, plains: dict[ChunkRef, memoryview]
+    ) -> int:
+        """Put the plain bytes of *group* into *window* and *plains*; return how many bytes came for them."""
+        size_bytes = len(sealed)
         for ref in group:
-            begin = ref.offset - start
+            begin = ref.offset - group[0].offset
             into = window.place(ref.plain_bytes)
             size_bytes += self._open_or_read_again(ref, sealed[begin : begin + ref.stored_bytes], into)
             plains[ref] = into
@@ -213,13 +271,14 @@ def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
     return ObjectDamaged(f"chunk {ref.place} of a pack is damaged: {why}", where=names.pack(ref.pack))
 
 
-def _windows(refs: Iterable[ChunkRef]) -> Iterator[list[ChunkRef]]:
-    """Cut *refs* into windows bounded in bytes, stored and plain, and in number."""
+def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterator[list[ChunkRef]]:
+    """Cut *refs* into windows bounded in bytes, stored and plain, and in number; *share_bytes* is one's share now."""
     window: list[ChunkRef] = []
     window_bytes = 0
     for ref in refs:
         cost_bytes = max(ref.stored_bytes, ref.plain_bytes)
-        if window and (window_bytes + cost_bytes > WINDOW_BYTES or len(window) >= WINDOW_CHUNKS):
+        limit_bytes = min(max(share_bytes(), WINDOW_BYTES_MIN), WINDOW_BYTES)
+        if window and (window_bytes + cost_bytes > limit_bytes or len(window) >= WINDOW_CHUNKS):
             yield window
             window, window_bytes = [], 0
         window.append(ref)

@@ -1,13 +1,13 @@
-"""Writing chunks: each lane names, compresses, seals and packs one piece at a time; lanes share nothing but a ledger.
+"""Writing chunks: each coder names, compresses and seals one piece at a time into a pack that is its own meanwhile.
 
 ``put`` returns at once with a ``Placed`` whose ``ref`` is known after ``finish``, the only barrier: when it returns,
-every chunk that was put lies durable in the store. A lane owns its pack from first byte to last, so places and offsets
-need no lock. Memory is the caller's buffers plus, for each lane, one part of an upload and four chunks.
+every chunk that was put lies durable in the store. A pack is one thread's at a time, so places and offsets need no
+lock; see lanes.py. Memory is the caller's buffers plus, for each coder, three chunks, and for each pack that is under
+way a part of an upload and one chunk.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import queue
 import threading
@@ -16,20 +16,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.buffers import aligned_memory
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.errors import Error
+from mlsync.repository.lanes import Lanes
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import PACK_ID_BYTES
-from mlsync.repository.pack_builder import PackBuilder, buffer_bytes
+from mlsync.repository.pack_builder import PackBuilder
 from mlsync.repository.pack_journal import PackJournal
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
-# What goes to one lane at a time, so that what lies side by side in a file does so in a pack and is read in one call.
+# What goes to one coder at a time, so that what lies side by side in a file does so in a pack and is read in one call.
 BATCH_BYTES: Final = 8 << 20
 QUEUE_BATCHES: Final = 2
+# One more than processors, of which one waits for memory or the caller; coding scales no further than this.
+CODERS_MAX: Final = min(4, (os.cpu_count() or 1) + 1)
 
 Known = Callable[[bytes], ChunkRef | None]
 Release = Callable[[], None]
@@ -57,7 +58,7 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A piece that waits for a lane."""
+    """A piece that waits for a coder."""
 
     plain: memoryview
     release: Release
@@ -77,7 +78,7 @@ class WriteStats:
 
 
 class _Ledger:
-    """What the lanes know together: which chunk is stored or being stored, what was done, the first fault."""
+    """What the threads know together: which chunk is stored or being stored, what was done, the first fault."""
 
     def __init__(self, known: Known) -> None:
         self.stats = WriteStats()
@@ -116,7 +117,7 @@ class _Ledger:
 
     def take_durable(self) -> dict[bytes, list[ChunkRef]]:
         """Give the chunks of each pack that became durable since this was asked last."""
-        if not self._durable:  # asked for each piece of small files: without waiting for the lanes
+        if not self._durable:  # asked for each piece of small files: without waiting for others
             return {}
         with self._lock:
             durable, self._durable = self._durable, []
@@ -142,18 +143,16 @@ class PackWriter:
         batch_bytes: int = BATCH_BYTES,
         journal: PackJournal | None = None,
     ) -> None:
-        self._store = store
         self._journal = journal
         self._keys = keys
-        self._pack_bytes = pack_bytes
         self._gather_bytes = batch_bytes
         self._ledger = _Ledger(known)
         self._queue: queue.Queue[list[_Job] | None] = queue.Queue(QUEUE_BATCHES)
         self._batch: list[_Job] = []
         self._batch_bytes = 0
         self._put_bytes = 0
-        # As many as keep the store busy: a lane waits for it while it sends a part.
-        self.lane_count = lanes or store.writes_at_once
+        self._lanes = Lanes(store, keys, self._ledger, at_once=lanes, pack_bytes=pack_bytes, journal=journal)
+        self.coder_count = min(lanes or store.writes_at_once, CODERS_MAX)
         self._threads: list[threading.Thread] = []
 
     def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:
@@ -171,26 +170,26 @@ class PackWriter:
         return placed
 
     def hand_on(self) -> None:
-        """Give what was gathered to a lane: to be called by whoever waits for a buffer that may be among it."""
+        """Give what was gathered to a coder: to be called by whoever waits for a buffer that may be among it."""
         if not self._batch:
             return
         # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
-        busy_count = min(self.lane_count, 1 + self._put_bytes // self._gather_bytes)
+        busy_count = min(self.coder_count, 1 + self._put_bytes // self._gather_bytes)
         if len(self._threads) < busy_count:
-            name = f"mlsync-lane-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._lane, name=name, daemon=True))
+            name = f"mlsync-coder-{len(self._threads)}"
+            self._threads.append(threading.Thread(target=self._code, name=name, daemon=True))
             self._threads[-1].start()
         self._queue.put(self._batch)
         self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> WriteStats:
-        """Return when every chunk is durable in the store; raise what went wrong in a lane."""
+        """Return when every chunk is durable in the store; raise what went wrong on the way."""
         self._join()
         self._raise_fault()
         return self._ledger.stats
 
     def abort(self) -> None:
-        """End the lanes; packs that are durable by then stay, and of others what the journal has a note of."""
+        """End the threads; packs that are durable by then stay, and of others what the journal has a note of."""
         self._ledger.fail(_Aborted("the backup was given up"))
         self._join()
 
@@ -211,40 +210,37 @@ class PackWriter:
         for thread in self._threads:
             thread.join()
         self._threads = []
+        self._lanes.close()
 
     def _raise_fault(self) -> None:
         if self._ledger.fault is not None:
             raise self._ledger.fault
 
-    def _lane(self) -> None:
-        lane = _Lane(self._store, self._keys, self._ledger, self._pack_bytes, self._journal)
+    def _code(self) -> None:
+        coder = _Coder(self._lanes, self._keys, self._ledger)
         while (batch := self._queue.get()) is not None:
             for job in batch:
-                lane.take(job)
-        lane.end()
+                coder.take(job)
+            coder.rest()
 
 
 class _Aborted(Error):
     """The writer's owner gave up."""
 
 
-class _Lane:
+class _Coder:
     """What one thread of a writer does; faults go to the ledger, whence put and finish raise them."""
 
-    def __init__(self, store: Store, keys: Keys, ledger: _Ledger, pack_bytes: int, journal: PackJournal | None) -> None:
-        self._store = store
-        self._journal = journal
-        self._keys = keys
+    def __init__(self, lanes: Lanes, keys: Keys, ledger: _Ledger) -> None:
+        self._lanes = lanes
         self._name_key = keys.of("chunk name")
         self._ledger = ledger
-        self._memory: mmap.mmap | None = None
-        self._pack_bytes = pack_bytes
-        self._builder: PackBuilder | None = None
+        self._pack: PackBuilder | None = None
 
     def take(self, job: _Job) -> None:
         """Store the piece and give its buffer back."""
         try:
-            # After a fault the lane only empties the queue, so that nobody waits for a buffer for ever.
+            # After a fault the queue is only emptied, so that nobody waits for a buffer for ever.
             if self._ledger.fault is None:
                 self._store_piece(job)
         except BaseException as error:  # noqa: BLE001 - kept whole and raised by the writer's owner
@@ -255,42 +251,23 @@ class _Lane:
                 job.plain.release()
             job.release()
 
-    def end(self) -> None:
-        """Make the last pack durable, or after a fault leave nothing of it; give the lane's memory back."""
+    def rest(self) -> None:
+        """Let others have the pack: whoever waits for one while this thread waits for pieces would wait for ever."""
+        pack, self._pack = self._pack, None
         try:
-            self._close_pack()
+            if pack is not None:
+                self._lanes.give_back(pack)
         except BaseException as error:  # noqa: BLE001 - as above
             self._ledger.fail(error)
-        if self._memory is not None:
-            with suppress(BufferError):  # as above: it goes when the fault does
-                self._memory.close()
 
     def _store_piece(self, job: _Job) -> None:
         name = chunk_name(self._name_key, job.plain)
         if not self._ledger.claim(name, job.placed):
             return
-        if self._builder is None:
-            pack_id = os.urandom(PACK_ID_BYTES)
-            self._builder = PackBuilder(self._store, self._keys, self._buffer(), pack_id, self._journal)
-        ref = self._builder.add(name, job.plain, job.item_bytes)
+        if self._pack is None:
+            self._pack = self._lanes.take()
+        ref = self._pack.add(name, job.plain, job.item_bytes)
         job.placed.own_ref, job.placed.is_new = ref, True
         self._ledger.chunk_stored(ref)
-        if self._builder.size_bytes >= self._pack_bytes or self._builder.is_full:
-            self._close_pack()
-
-    def _buffer(self) -> memoryview:
-        """Return the lane's buffer, made when it is first needed."""
-        if self._memory is None:
-            self._memory = aligned_memory(buffer_bytes(self._store))
-        return memoryview(self._memory)
-
-    def _close_pack(self) -> None:
-        builder, self._builder = self._builder, None
-        if builder is None:
-            return
-        try:
-            if self._ledger.fault is None:
-                self._ledger.pack_stored(builder.pack_id, builder.finish())
-        finally:
-            # Does nothing after a finish that went well.
-            builder.abort()
+        if self._lanes.is_due(self._pack):
+            self.rest()

@@ -76,11 +76,14 @@ class Store(Protocol):
 
     @property
     def writes_at_once(self) -> int:
-        """How many uploads at a time keep the store busy; each costs its caller the memory of a part and more."""
+        """How many uploads at a time keep the store busy; each costs its caller the memory of a part and more.
+
+        It may be another number after each call, as the store is learned to know; whoever goes by it asks again.
+        """
 
     @property
     def reads_at_once(self) -> int:
-        """How many reads at a time keep the store busy."""
+        """How many reads at a time keep the store busy; as above."""
 
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*; the whole of *body* is there, durable, or nothing is."""

@@ -21,15 +21,19 @@ from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import StoreOptions
 from mlsync.store.s3_clock import ServerClock
+from mlsync.store.s3_connection import make_cuttable
 from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
+from mlsync.store.s3_hedge import HedgedReads
+from mlsync.store.s3_pace import Pace
 from mlsync.store.s3_transfer import SeekableBody, fill
 from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
 
 # Six of these are under way in the memory that four larger ones would take, and less is lost when the process dies.
 PART_BYTES = 8 << 20
-# A connection to a store far away brings some 50 to 100 MB/s, and every call waits for an answer.
-WRITES_AT_ONCE = 6
-READS_AT_ONCE = 4
+# At first, and at most where more pays: a connection to a store far away may bring 10 MB/s, or 100. The most is what
+# fits into the memory that a backup may take.
+WRITES_AT_ONCE, WRITES_AT_ONCE_MAX = 6, 10
+READS_AT_ONCE, READS_AT_ONCE_MAX = 4, 16
 PROBE_KEY = "probe"
 
 _CONNECT_TIMEOUT_S = 10
@@ -62,6 +66,9 @@ class S3Store:
             self._client: Any = _client(options, self._place)
         self._clock = ServerClock(self._client)
         self._endpoint = urlsplit(self._client.meta.endpoint_url).netloc
+        self._reads = HedgedReads(self._fetch)
+        self._write_pace = Pace(WRITES_AT_ONCE, WRITES_AT_ONCE_MAX)
+        self._read_pace = Pace(READS_AT_ONCE, READS_AT_ONCE_MAX)
 
     @property
     def url(self) -> str:
@@ -75,13 +82,13 @@ class S3Store:
 
     @property
     def writes_at_once(self) -> int:
-        """How many uploads at a time keep the store busy."""
-        return WRITES_AT_ONCE
+        """How many uploads at a time keep the store busy, by what was learned of it so far."""
+        return self._write_pace.at_once
 
     @property
     def reads_at_once(self) -> int:
-        """How many reads at a time keep the store busy."""
-        return READS_AT_ONCE
+        """How many reads at a time keep the store busy, by what was learned of it so far."""
+        return self._read_pace.at_once
 
     def probe(self) -> bool:
         """Find out by two puts whether conditional create works; needs the right to write, so ``init`` asks, once.
@@ -106,7 +113,8 @@ class S3Store:
         # is put at once may be a manifest, which nobody reads back; MD5 is the sum that every server knows.
         digest = _base64(hashlib.md5(view_of(body), usedforsecurity=False).digest())
         arguments = {**self._names(key), "Body": self._body(body), "ContentMD5": digest}
-        self._create(key, self._client.put_object, arguments)
+        with self._write_pace.request(view_of(body).nbytes):
+            self._create(key, self._client.put_object, arguments)
 
     def upload(self, key: str) -> Upload:
         """Begin an object in parts; the server hears of it when the first part is sent."""
@@ -134,8 +142,11 @@ class S3Store:
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
-        if len(into) == 0:
-            return
+        if len(into):
+            with self._read_pace.request(into.nbytes):
+                self._reads.read(key, offset, into)
+
+    def _fetch(self, key: str, offset: int, into: memoryview) -> None:
         where = self._where(key)
         wanted = f"bytes={offset}-{offset + len(into) - 1}"
         with translating(where):
@@ -214,7 +225,7 @@ class S3Store:
         # CRC-32 here costs a tenth of a second for a gigabyte, and of botocore five times that.
         crc32 = _base64(_crc32(view_of(part)).to_bytes(4, "big")) if self._sums_parts else None
         sums = {"ChecksumCRC32": crc32} if crc32 is not None else {}
-        with translating(self._where(key)):
+        with self._write_pace.request(view_of(part).nbytes), translating(self._where(key)):
             answer = self._client.upload_part(**names, **sums, Body=self._body(part))
         return SentPart(answer["ETag"], crc32)
 
@@ -379,7 +390,7 @@ def _client(options: StoreOptions, place: str) -> Any:
         },
     )
     try:
-        return session.client(
+        client = session.client(
             "s3",
             region_name=session.region_name or _DEFAULT_REGION,
             endpoint_url=options.endpoint_url,
@@ -388,6 +399,8 @@ def _client(options: StoreOptions, place: str) -> Any:
         )
     except ValueError as error:
         raise errors.StoreLocationInvalid(f"The endpoint is no URL: {options.endpoint_url}", where=place) from error
+    make_cuttable(client)
+    return client
 
 
 _CONFORMS: type[Store] = S3Store

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from mlsync import errors
 
@@ -129,6 +130,7 @@ _BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
     (aws.ConnectionError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # no name, no route, refused, too slow
     (aws.HTTPClientError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # reset, silent, cut in the middle
     (aws.IncompleteReadError, Meaning(errors.StoreUnavailable, True, _AWAY)),  # fewer bytes than were announced
+    (HTTPError, _DAMAGED_ON_THE_WAY),  # what botocore lets through: TLS that finds a body changed on the way
     # An error page of a proxy in place of XML.
     (ResponseParserError, Meaning(errors.StoreUnavailable, True, _UNKNOWN_ANSWER.advice)),
     # A redirect to the bucket's region after a body was sent: the region is known now and the next try goes there.
@@ -168,12 +170,20 @@ def is_transient(error: Exception) -> bool:
     return found is not None and found.is_transient and isinstance(error, found.kind)
 
 
+def asks_for_less(error: Exception) -> bool:
+    """Whether *error* says that the store has too much to do: in so many words, or by not answering in time."""
+    cause = error.__cause__
+    if isinstance(cause, (aws.ReadTimeoutError, aws.ConnectTimeoutError)):
+        return True
+    return isinstance(cause, aws.ClientError) and meaning(cause) is _BUSY
+
+
 @contextmanager
 def translating(where: str) -> Iterator[None]:
     """Let no error of botocore out: the border of the S3 store."""
     try:
         yield
-    except (aws.BotoCoreError, aws.ClientError, ResponseParserError) as error:
+    except (aws.BotoCoreError, aws.ClientError, ResponseParserError, HTTPError) as error:
         raise translated(error, where) from error
 
 
