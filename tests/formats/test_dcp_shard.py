@@ -212,6 +212,9 @@ def whole(size: tuple[int, ...], **options: Any):
     return tensor(size, ((0,) * len(size), size), **options)
 
 
+OBJECT = BytesStorageMetadata()
+
+
 def pickled(described: dict[str, Any], stored: dict[Any, Any] | None = None) -> bytes:
     """Metadata; without *stored*, each chunk and object has a place of ten bytes in one file."""
     if stored is None:
@@ -280,7 +283,6 @@ def test_a_grid_of_chunks_is_swept_along_its_longer_side(monkeypatch):
         read_dcp_metadata(pickled({"square": grid(50, 50)}))
 
 
-OBJECT = BytesStorageMetadata()
 PLACE = _Info("__0_0.distcp", 0, 10)
 BAD_PLACES = {
     "no place for a chunk": ({"a": whole((4,))}, {}, "chunk without a place"),
@@ -330,6 +332,12 @@ def test_metadata_beyond_the_bounds_are_not_called_broken(monkeypatch, bound):
     data = pickled({"a": grid(2, 2)})
     with pytest.raises(NotChecked):
         read_content(MemorySource(data), Layout("dcp-metadata", len(data), ()))
+
+
+def test_a_name_that_no_parameter_has_is_not_called_broken():
+    """Every record of a file bears its owner's name, which is therefore bounded."""
+    with pytest.raises(NotChecked, match="name of 5000 characters"):
+        read_dcp_metadata(pickled({"a" * 5000: OBJECT}))
 
 
 def test_tensors_that_share_a_long_list_of_chunks_cost_no_more_than_the_bound():
@@ -415,6 +423,16 @@ def test_the_same_items_are_sound_by_other_metadata():
     assert [tensor.name for tensor in shard.read().tensors] == ["half", "n"]
 
 
+def test_a_chunk_of_many_dimensions_is_named_by_its_place():
+    """Offsets and sizes of more dimensions than anybody uses are not written into every name."""
+    about = tensor((2, *(1,) * 9), *(((at, *(0,) * 9), (1,) * 10) for at in (0, 1)))
+    part = torch_bytes(torch.ones((1,) * 10))
+    shard = Shard().add("a", part, about)
+    shard.stored[MetadataIndex("a", about.chunks[1].offsets)] = _Info("s", len(part), len(part))
+    shard.data += part
+    assert [tensor.name for tensor in shard.read().tensors] == ["a[at 0]", f"a[at {len(part)}]"]
+
+
 def test_an_object_that_is_no_zip_is_refused():
     """Objects are torch zips as well."""
     with pytest.raises(ContainerBroken, match=r"no torch zip.*'bad'.*offset 0"):
@@ -468,7 +486,7 @@ def test_compressed_items_are_counted():
     assert (content.packed_count, len(content.storages)) == (1, 1)
 
 
-@pytest.mark.parametrize("bound", ["RECORDS_MAX", "PICKLE_BYTES_MAX"])
+@pytest.mark.parametrize("bound", ["RECORDS_MAX", "PICKLE_BYTES_MAX", "NAMES_CHARS_MAX"])
 def test_a_file_beyond_the_bounds_is_not_called_broken(monkeypatch, bound):
     """More records, or larger pickles, than the bound were not checked."""
     monkeypatch.setattr(dcp_shard, bound, 7)

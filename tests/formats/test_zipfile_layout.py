@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ import torch
 
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.formats import zipfile_layout
-from mlsync.formats.containers import read_layout
+from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout
 
@@ -170,3 +171,34 @@ def test_the_tensors_are_not_read():
     source = MemorySource(weights_bytes())
     read_layout(source, "torch-zip")
     assert source.random_bytes < 150_000
+
+
+class SparseFile:
+    """A file on disk, read at random; counts what is read."""
+
+    def __init__(self, path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        self.size_bytes = os.fstat(self.descriptor).st_size
+        self.read_bytes = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes at *offset*."""
+        assert 0 <= offset <= offset + length <= self.size_bytes
+        self.read_bytes += length
+        return os.pread(self.descriptor, length, offset)
+
+
+def test_a_file_past_four_gigabytes_is_understood_from_a_few_kilobytes(tmp_path):
+    """Lengths and offsets that need zip64 are those of the tensors, which torch left as holes and nobody reads."""
+    with torch.serialization.skip_data():
+        torch.save({"a": torch.empty(3 << 28), "b": torch.empty(3 << 27), "c": torch.empty(3)}, tmp_path / "big.pt")
+    file = SparseFile(tmp_path / "big.pt")
+    try:
+        layout = read_layout(file, "torch-zip")
+        content = read_content(file, layout)
+    finally:
+        os.close(file.descriptor)
+    assert file.size_bytes > 4 << 30
+    assert [storage.length for storage in content.storages] == [3 << 30, 3 << 29, 12]
+    assert content.storages[2].offset > 4 << 30
+    assert file.read_bytes < 8192

@@ -115,6 +115,8 @@ def _read_described(described: Pairs) -> tuple[dict[str, DcpTensor], set[str]]:
     for name, node in described.pairs():
         if type(name) is not str:
             raise ContainerBroken("a tensor or object whose name is no text")
+        if len(name) > _NAME_CHARS_MAX:  # every record of a shard bears it
+            raise NotChecked(f"name of {len(name)} characters is longer than is checked")
         fields = fields_of(node)
         if "chunks" not in fields:
             objects.add(name)

@@ -18,6 +18,9 @@ from mlsync.formats.window import Window
 from mlsync.formats.zipfile_layout import RECORDS_MAX, ZipLayout
 
 _ZIP = b"PK\x03\x04"
+# Of all records together, each of which is named by its owner
+NAMES_CHARS_MAX = 256 << 20
+_SHOWN_DIMENSIONS_MAX = 8
 # Objects under these names say how far a training was
 _PROGRESS = frozenset({"epoch", "step", "global_step", "global_steps", "iteration"})
 
@@ -30,6 +33,7 @@ class _Found:
         self.storages: list[Storage] = []
         self.tensors: list[Tensor] = []
         self.pickle_bytes = 0
+        self.names_chars = 0
         self.progress = Pairs()
         self.packed_count = 0
         self.is_big = False
@@ -46,7 +50,9 @@ class _Found:
             self.extents.append(Extent(f"{label}/{name}", start + at, length, crc32))
             if name.endswith("/data.pkl"):
                 self.pickle_bytes += max(length, layout.packed[name].plain_bytes if name in layout.packed else 0)
-        if len(self.extents) > RECORDS_MAX or self.pickle_bytes > PICKLE_BYTES_MAX:
+        self.names_chars += len(label) * len(layout.extents)
+        is_large = self.pickle_bytes > PICKLE_BYTES_MAX or self.names_chars > NAMES_CHARS_MAX
+        if len(self.extents) > RECORDS_MAX or is_large:
             raise NotChecked("more records, or larger pickles, than are checked", record=label[:256], offset=start)
 
 
@@ -130,6 +136,8 @@ def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
     """The entry's name, with what part of the tensor it is if it is not all of it."""
     if entry.chunk is None or entry.chunk.sizes == metadata.tensors[entry.name].shape:
         return entry.name
+    if len(entry.chunk.sizes) > _SHOWN_DIMENSIONS_MAX:
+        return f"{entry.name}[at {entry.item.offset}]"
     parts = (f"{at}:{at + size}" for at, size in zip(*entry.chunk, strict=True))
     return f"{entry.name}[{', '.join(parts)}]"
 
