@@ -10,6 +10,14 @@ from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.flows.select import find_run, find_version
 from mlsync.flows.verify import VerifyResult, verify
+from mlsync.service.proof_device import is_device
+
+
+def _checked_device(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no device."""
+    if value is not None and (not is_device(value) or value == "none"):
+        raise click.BadParameter(f"{value!r} is not one of auto, cuda, cuda:N, cpu.")
+    return value
 
 
 @click.command("verify", cls=Command, short_help="Read a version back and prove it again.")
@@ -17,8 +25,10 @@ from mlsync.flows.verify import VerifyResult, verify
 @run_option
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    help="Where checkpoints are loaded, instead of what the configuration says; auto takes a GPU if there is one.",
+    callback=_checked_device,
+    metavar="[auto|cuda|cuda:N|cpu]",
+    help="Where checkpoints are loaded, instead of what the configuration says; auto and cuda take the GPU with most "
+    "free memory, auto the CPU if there is none.",
 )
 @common_options
 def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
@@ -26,14 +36,14 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
 
     Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
     level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
-    something, 51-55 if the proof could not be had that far (no torch, no GPU ...).
+    something, 51-59 if the proof could not be had that far (no torch, no GPU ...).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         manifest = session.repository.manifest(stored)
         with session.prover(device) as prover:
-            if device == "cuda":
+            if device is not None and device.startswith("cuda"):
                 prover.open()
             result = verify(session.repository, manifest, prover, monitor)
     if common.as_json:

@@ -64,12 +64,18 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProofSettings:
-    """How checkpoints are proved; *require* of ``None`` takes the level that can be had."""
+    """How checkpoints are proved; *require* of ``None`` takes the level that can be had.
+
+    *refuse* and *warn* name what may be the matter with numbers; *refuse_nan* adds ``nan`` and ``inf`` to *refuse*.
+    """
 
     device: str = "auto"
     python: Path | None = None
     require: int | None = None
     timeout_s: float = 600.0
+    memory_bytes: int = 512 << 20
+    refuse: tuple[str, ...] = ()
+    warn: tuple[str, ...] = ("nan", "inf", "saturated")
     refuse_nan: bool = False
 
 
@@ -270,4 +276,6 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         # Who wrote credentials into a URL is told so, without showing them to whoever reads the log.
         return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_shown, value)) + "]"
     return str(value)
