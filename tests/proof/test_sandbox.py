@@ -183,6 +183,7 @@ def test_a_kernel_that_refuses_the_bans_is_told_of(tmp_path):
         info = prover.open()
         verdict = prover.prove(MemorySource(yolo_bytes()), b"last.pt")
     assert "no Landlock" in info.unconfined
+    assert "capset is refused" in info.unconfined
     assert "seccomp is refused" in info.unconfined
     assert verdict.status == "proved"
     assert [finding.what for finding in verdict.findings if "sandbox" in finding.what]

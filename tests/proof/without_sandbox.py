@@ -1,4 +1,4 @@
-"""Runs the proof's child without Landlock or seccomp: ``without_sandbox.py SANDBOX -I -B PROGRAM PID``.
+"""Runs the proof's child without seccomp and Landlock: ``without_sandbox.py SANDBOX -I -B PROGRAM PID``.
 
 A filter of the sandbox's own making refuses the calls, as a container's or an old unit's would.
 """
@@ -15,7 +15,7 @@ spec = importlib.util.spec_from_file_location("sandbox", sys.argv[1])
 sandbox = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sandbox)
 column = sandbox._MACHINES[os.uname().machine][0]
-refused = [sandbox._SECCOMP[column], *sandbox._LANDLOCK]
+refused = [sandbox._SECCOMP[column], *sandbox._LANDLOCK, (126, 91)[column]]  # the last one is capset
 steps = [(sandbox._LOAD, 0, 0, 0)]
 for number in refused:
     steps += [(sandbox._IF_EQUAL, 0, 1, number), (sandbox._ANSWER, 0, 0, 0x50000 | errno.EPERM)]

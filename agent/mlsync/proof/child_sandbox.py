@@ -238,7 +238,7 @@ def confine(is_cuda: bool, home: str, threads: int) -> str:
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # without it neither Landlock nor seccomp is for everybody
     _limit(is_cuda, threads)
     lacking = [_ban_files(libc, home, is_cuda)]
-    _drop_capabilities(libc)
+    lacking.append(_drop_capabilities(libc))
     lacking.append(_ban_calls(libc, is_cuda))
     return "; ".join(text for text in lacking if text)
 
@@ -315,9 +315,10 @@ def _let(libc: ctypes.CDLL, add: int, rules: int, place: str, rights: int) -> No
         os.close(descriptor)
 
 
-def _drop_capabilities(libc: ctypes.CDLL) -> None:
+def _drop_capabilities(libc: ctypes.CDLL) -> str:
     """Be an ordinary user's process, also where the agent may read the files of all users."""
-    libc.capset(struct.pack("=Ii", _CAPABILITIES_VERSION_3, 0), bytes(24))
+    done = libc.capset(struct.pack("=Ii", _CAPABILITIES_VERSION_3, 0), bytes(24))
+    return "" if done == 0 else f"capabilities are kept, for capset is refused ({_last_error()})"
 
 
 def _ban_calls(libc: ctypes.CDLL, is_cuda: bool) -> str:
