@@ -43,6 +43,11 @@ def free_bytes() -> dict[int, int]:
     return {number: free for number, free in found.items() if free is not None}
 
 
+def by_room(free: dict[int, int]) -> list[int]:
+    """The GPUs' numbers, those with most memory free first, of equal ones the lower number."""
+    return sorted(free, key=lambda number: (-free[number], number))
+
+
 def _unique_ids(driver: ctypes.CDLL) -> dict[int, str]:
     """Each GPU's id by its number in CUDA."""
     _ask(driver.cuInit, ctypes.c_uint(0))

@@ -61,6 +61,7 @@ def part(name: str) -> Any:
 
 
 SANDBOX = part("child_sandbox")
+GPUS = part("child_gpus")
 
 
 class Unavailable(Exception):
@@ -148,7 +149,7 @@ class Device:
             return
         needed = memory_bytes + CUDA_SPARE_BYTES
         free = self._free_bytes([int(number)] if number else list(range(count)))
-        for index in sorted(free, key=lambda index: (-free[index], index)):
+        for index in GPUS.by_room(free):
             if free[index] < needed:
                 why = f"{needed >> 20} MiB are not free on {wanted if number else 'any GPU'}"
                 self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
@@ -159,7 +160,7 @@ class Device:
 
     def _free_bytes(self, numbers: list[int]) -> dict[int, int]:
         """What is free on these GPUs; only where the driver's libraries do not tell are they opened to be looked at."""
-        told = part("child_gpus").free_bytes()
+        told = GPUS.free_bytes()
         found = {number: told[number] for number in numbers if number in told}
         for number in numbers if not found else ():
             try:
