@@ -155,11 +155,12 @@ def test_libraries_stay_at_home(library):
             assert re.fullmatch(HOMES[library], module), f"{module} imports {library}"
 
 
-def test_the_proving_child_needs_the_standard_library_and_torch_alone():
+@pytest.mark.parametrize("part", ["device", "child_sandbox", "child_gpus"])
+def test_the_proving_child_needs_the_standard_library_and_torch_alone(part):
     """The trainer's Python may have nothing else, and may be old."""
-    names = {name.split(".")[0] for name in imports_of("mlsync.proof.device", whole=True)}
+    names = {name.split(".")[0] for name in imports_of(f"mlsync.proof.{part}", whole=True)}
     assert names - {"torch", "__future__"} <= sys.stdlib_module_names
-    ast.parse(MODULES["mlsync.proof.device"].read_text(), feature_version=(3, 9))
+    ast.parse(MODULES[f"mlsync.proof.{part}"].read_text(), feature_version=(3, 9))
 
 
 def loaded_by(module):

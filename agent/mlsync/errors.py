@@ -33,10 +33,14 @@
     |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept
     |- ProofUnavailable
     |  |- DeviceMissing           51   the device that was asked for is not there
-    |  |- TorchMissing            52   the proof's Python has no torch
+    |  |- TorchMissing            52   the proof's Python has no torch that works
     |  |- ProofTimedOut           53   the proof's deadline passed
     |  |- ProofOutOfMemory        54   host or device memory ran out
-    |  `- ProofCrashed            55   the proof's process died or broke its protocol
+    |  |- ProofCrashed            55   the proof's process died of itself
+    |  |- DeviceFailed            56   the device, or its driver, answered with an error
+    |  |- ProofDisbelieved        57   the proof's process answered what cannot be
+    |  |- ProofKilled             58   the proof's process was ended from outside
+    |  `- PythonUnfit             59   the proof's Python is not there, is too old, or is none
     |- TargetError
     |  |- TargetBlocked           60   something in the way at the restore target
     |  `- TargetFull              61   no room at the restore target
@@ -250,7 +254,7 @@ class DeviceMissing(ProofUnavailable):
 
 
 class TorchMissing(ProofUnavailable):
-    """The Python that is to prove has no torch."""
+    """The Python that is to prove has no torch, or none that works."""
 
     exit_code = 52
 
@@ -268,9 +272,33 @@ class ProofOutOfMemory(ProofUnavailable):
 
 
 class ProofCrashed(ProofUnavailable):
-    """The proof's process died or broke its protocol."""
+    """The proof's process died of itself, or of what it did not expect."""
 
     exit_code = 55
+
+
+class DeviceFailed(ProofUnavailable):
+    """The device, or its driver, answered with an error."""
+
+    exit_code = 56
+
+
+class ProofDisbelieved(ProofUnavailable):
+    """The proof's process answered what an honest one on a sound device would not."""
+
+    exit_code = 57
+
+
+class ProofKilled(ProofUnavailable):
+    """The proof's process was ended from outside."""
+
+    exit_code = 58
+
+
+class PythonUnfit(ProofUnavailable):
+    """The Python that is to prove is not there, is too old, or is none."""
+
+    exit_code = 59
 
 
 class TargetError(Error):

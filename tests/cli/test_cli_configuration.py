@@ -18,7 +18,7 @@ OTHER_USER = 4321 if os.geteuid() == 0 else 0
         ("[agnt]\nevery = '1h'", "unknown table agnt: {file}:6 (did you mean agent?)"),
         ("[[watch]]\ndirectory='/x'\nexlude=[]", "unknown key exlude in [[watch]]: {file}:8 (did you mean exclude?)"),
         ("[proof]\nevery = '1h'", "unknown key every in [proof]: {file}:7 (it belongs under [agent])"),
-        ("[proof]\ndevice = 'tpu'", 'must be one of "auto", "cuda", "cpu", "none", not "tpu": {file}:7'),
+        ("[proof]\ndevice = 'tpu'", 'must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "tpu": {file}:7'),
         ("[proof]\ntimeout = '0s'", "timeout in [proof] must be"),
         ("[[watch]]\ndirectory = '/y/../yolo'", "a second run named 'yolo': {file}:7"),
         ("[[watch]]\ndirectory = '/x'\nrun = '../../etc'", "run in [[watch]] must be a run's name"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
+from mlsync.errors import DeviceMissing
+from mlsync.proof import child_gpus
 from mlsync.proof.prove import ProofOptions, Prover
 
 pytestmark = [
@@ -45,12 +49,14 @@ def test_counts_are_those_of_the_cpu(prover, dtype):
     values = torch.randn(5 << 20).to(getattr(torch, dtype))
     values[:3] = 0
     values[-2:] = float("nan")
-    source = MemorySource(torch_bytes({"x": values, "y": values[:100].clone()}))
+    whole = torch.linspace(-2, 3, 5 << 20).to(getattr(torch, dtype))
+    source = MemorySource(torch_bytes({"x": values, "y": values[:100].clone(), "z": whole}))
     on_gpu = prover.prove(source, b"x.pt")
     with Prover(ProofOptions(device="cpu")) as other:
         on_cpu = other.prove(source, b"x.pt")
     assert on_gpu.status == on_cpu.status == "proved"
-    assert on_gpu.facts == on_cpu.facts
+    assert on_gpu.facts | {"norm": 0} == on_cpu.facts | {"norm": 0}
+    assert on_gpu.facts.get("norm") == pytest.approx(on_cpu.facts.get("norm"), rel=1e-5)
     assert on_gpu.findings == on_cpu.findings
 
 
@@ -73,7 +79,80 @@ def test_a_full_gpu_is_not_a_broken_checkpoint():
     with Prover(ProofOptions(memory_bytes=1 << 50)) as crowded:
         verdict = crowded.prove(MemorySource(yolo_bytes()), b"last.pt")
     assert (verdict.status, verdict.device) == ("proved", "cpu")
-    assert any("MiB free" in finding.what for finding in verdict.findings)
+    assert any("MiB are not free" in finding.what for finding in verdict.findings)
+
+
+def test_the_norm_is_that_of_the_cpu(prover):
+    """Numbers that are all finite have the same norm on both, to the digits that are recorded."""
+    source = MemorySource(torch_bytes({"x": torch.linspace(-2, 3, 5 << 20), "y": torch.linspace(0, 1, 999).bfloat16()}))
+    with Prover(ProofOptions(device="cpu")) as other:
+        expected = other.prove(source, b"x.pt").facts["norm"]
+    assert prover.prove(source, b"x.pt").facts["norm"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_child_is_confined_and_goes_on_proving(prover):
+    """With the filter in all threads, the driver's own too, file after file is proved."""
+    info = prover.open()
+    for data in (yolo_bytes(), weights_bytes(), yolo_bytes()):
+        assert prover.prove(MemorySource(data), b"last.pt").status == "proved"
+    if info.unconfined:
+        pytest.skip(info.unconfined)
+    for task in Path(f"/proc/{prover._engine.pid}/task").iterdir():
+        assert "Seccomp:\t2" in (task / "status").read_text()
+
+
+def test_a_gpu_is_taken_by_its_number():
+    """The last GPU is used if it is asked for; one that is not there is an error, not a proof on another."""
+    last = torch.cuda.device_count() - 1
+    with Prover(ProofOptions(device=f"cuda:{last}")) as prover:
+        assert prover.open().device.startswith(f"cuda:{last} ")
+    with Prover(ProofOptions(device=f"cuda:{last + 1}")) as prover, pytest.raises(DeviceMissing):
+        prover.open()
+
+
+def test_the_gpu_with_most_free_memory_is_taken():
+    """Where one GPU is fuller than another the child goes to the other."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is only one GPU")
+    held = torch.empty(4 << 30, dtype=torch.uint8, device="cuda:0")
+    free = {number: torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())}
+    with Prover(ProofOptions()) as prover:
+        assert prover.open().device.startswith(f"cuda:{child_gpus.by_room(free)[0]} ")
+    del held
+
+
+def test_free_memory_is_told_without_a_context():
+    """What the driver's libraries say is free is what torch says, and whoever asks does not appear on the GPU."""
+    code = f"""
+import importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("gpus", {child_gpus.__file__!r})
+gpus = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpus)
+print(os.getpid(), *gpus.free_bytes().values(), flush=True)
+sys.stdin.read()
+"""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as asking:
+        pid, *free = asking.stdout.readline().split()
+        assert pid not in compute_processes()
+        asking.stdin.close()
+    expected = [torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())]
+    assert [int(number) for number in free] == pytest.approx(expected, abs=256 << 20)
+
+
+def test_the_bound_on_memory_is_enough_where_it_is_least():
+    """With the least that the configuration allows a checkpoint of slow types over many windows is proved."""
+    values = torch.linspace(-2, 3, 80 << 20)
+    data = torch_bytes({"a": values.to(torch.float8_e5m2), "b": values.half(), "c": values})
+    with Prover(ProofOptions(device="cuda", memory_bytes=384 << 20)) as prover:
+        assert prover.prove(MemorySource(data, 16 << 20), b"x.pt").status == "proved"
+
+
+def compute_processes() -> list[str]:
+    listing = subprocess.run(
+        ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    return listing.stdout.split()
 
 
 def test_the_gpu_is_given_back():
@@ -81,7 +160,4 @@ def test_the_gpu_is_given_back():
     with Prover(ProofOptions(device="cuda")) as short:
         short.prove(MemorySource(yolo_bytes()), b"last.pt")
         pid = short._engine.pid
-    listing = subprocess.run(
-        ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"], capture_output=True, text=True, check=False
-    )
-    assert str(pid) not in listing.stdout.split()
+    assert str(pid) not in compute_processes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,14 +19,18 @@ import pytest
 
 from checkpoint_files import MemorySource, weights_bytes
 from mlsync.errors import (
+    DeviceFailed,
     DeviceMissing,
     ProofCrashed,
+    ProofDisbelieved,
+    ProofKilled,
     ProofOutOfMemory,
     ProofTimedOut,
     ProofUnavailable,
+    PythonUnfit,
     TorchMissing,
 )
-from mlsync.proof.child import PROGRAM, bare_environment
+from mlsync.proof.child import PROGRAM, Child, bare_environment
 from mlsync.proof.prove import ProofOptions, Prover
 
 FakePython = Callable[[str], str]
@@ -45,6 +51,20 @@ def fake_python(tmp_path) -> FakePython:
         """
         program.write_text(textwrap.dedent(load) + textwrap.dedent(patch) + "\ndevice.main()\n")
         return script(tmp_path / "python", f'exec "{sys.executable}" -I "{program}"')
+
+    return make
+
+
+@pytest.fixture
+def liar(tmp_path) -> FakePython:
+    """An interpreter whose child is honest but for what the given code says of each window (see liar.py)."""
+
+    def make(code: str) -> str:
+        (tmp_path / "lie.py").write_text(textwrap.dedent(code))
+        program = Path(__file__).with_name("liar.py")
+        agent = Path(PROGRAM).parents[2]
+        command = f'PYTHONPATH="{agent}" exec "{sys.executable}" -B "{program}" "{tmp_path}/lie.py" "$@"'
+        return script(tmp_path / "python", command)
 
     return make
 
@@ -87,8 +107,52 @@ def test_torch_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatc
 def test_a_python_that_is_not_there(tmp_path):
     """An interpreter that does not exist is named."""
     error = unavailable(str(tmp_path / "nowhere"))
+    assert isinstance(error, PythonUnfit)
+    assert "No such file or directory: " in str(error)
+    assert "nowhere (name one that has torch as proof.python)" in str(error)
+
+
+UNFIT = {
+    "another program": ("exit 0", "it ended with status 0"),
+    "a Python of long ago": (
+        "echo 'SyntaxError: future feature annotations is not defined' >&2; exit 1",
+        "last words: SyntaxError: future feature annotations is not defined",
+    ),
+    "one whose library is gone": ("echo 'Fatal Python error: init_fs_encoding' >&2; exit 1", "init_fs_encoding"),
+}
+
+
+@pytest.mark.parametrize(("command", "words"), UNFIT.values(), ids=UNFIT.keys())
+def test_what_does_not_run_the_program_is_no_python_for_it(tmp_path, command, words):
+    """A program that ends before it answered anything is told apart from a proof that crashed, with its last words."""
+    error = unavailable(script(tmp_path / "python", command))
+    assert isinstance(error, PythonUnfit)
+    assert words in str(error)
+    assert "3.9 is the oldest" in str(error)
+
+
+def test_a_python_that_is_too_old(fake_python):
+    """A Python that understands the program and is older than 3.9 says itself which it is."""
+    error = unavailable(fake_python("sys.version_info = (3, 8, 20); sys.version = '3.8.20 (default)'"))
+    assert isinstance(error, PythonUnfit)
+    assert "older than 3.9: it is 3.8.20" in str(error)
+
+
+TORCHES = {
+    "broken": ("raise ImportError('libcudart.so.12: cannot open shared object file')", "libcudart.so.12"),
+    "without what it needs": ("import a_module_that_is_not_there", "a_module_that_is_not_there"),
+    "old": ("__version__ = '1.13.1+cu117'", "version 1.13.1+cu117, and 2.1 is the oldest"),
+}
+
+
+@pytest.mark.parametrize(("content", "words"), TORCHES.values(), ids=TORCHES.keys())
+def test_a_torch_that_does_not_work(tmp_path, fake_python, content, words):
+    """A torch that is there and does not import, or is too old, is told apart from none at all."""
+    (tmp_path / "torch.py").write_text(content)
+    error = unavailable(fake_python(f"sys.path.insert(0, {str(tmp_path)!r})"))
     assert isinstance(error, TorchMissing)
-    assert "nowhere" in str(error)
+    assert "torch does not work" in str(error)
+    assert words in str(error)
 
 
 def test_what_will_not_change_is_not_tried_twice(tmp_path):
@@ -119,7 +183,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
     with Prover(ProofOptions()) as prover:
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
     assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
-    assert [finding.what for finding in verdict.findings] == ["proved on the CPU: torch sees no GPU"]
+    assert "proved on the CPU: torch sees no GPU" in [finding.what for finding in verdict.findings]
 
 
 def has_cuda() -> bool:
@@ -151,8 +215,9 @@ def test_a_child_that_is_killed_in_the_middle_is_replaced():
         source = MeddlingSource(weights_bytes(), lambda: os.kill(first, signal.SIGKILL))
         verdict = prover.prove(source, b"w.pt")
         assert (verdict.status, verdict.level) == ("unavailable", 2)
-        assert isinstance(verdict.error, ProofCrashed)
-        assert "signal 9" in str(verdict.error)
+        assert isinstance(verdict.error, ProofKilled)
+        assert "signal 9 (Killed)" in str(verdict.error)
+        assert "ended from outside" in str(verdict.error)
         assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
         second = prover._engine.pid
         os.kill(second, signal.SIGKILL)
@@ -171,12 +236,66 @@ def test_a_child_that_hangs_is_ended(fake_python):
     """A child that stops taking bytes is given up after the time that it was given."""
     error = unavailable(fake_python("device.Prover.take = lambda *_: time.sleep(100)"), timeout_s=0.2)
     assert isinstance(error, ProofTimedOut)
+    assert "raise proof.timeout" in str(error)
 
 
 def test_a_child_that_never_gets_ready_is_ended(fake_python):
     """Starting has its own deadline."""
     error = unavailable(fake_python("device._open = lambda *_: time.sleep(100)"), start_timeout_s=0.5)
     assert isinstance(error, ProofTimedOut)
+    assert "did not get ready" in str(error)
+
+
+ENDS = {
+    "reads where nothing is": ("import ctypes; ctypes.string_at(0)", ProofCrashed, "signal 11 (Segmentation fault)"),
+    "gives up": ("os.abort()", ProofCrashed, "signal 6 (Aborted)"),
+    "leaves": ("os.write(2, b'so long\\n'); os._exit(7)", ProofCrashed, "ended with status 7, last words: so long"),
+    "used up its processor time": (
+        "import signal; signal.raise_signal(signal.SIGXCPU)",
+        ProofTimedOut,
+        "processor time",
+    ),
+    "is told to end": ("import signal; signal.raise_signal(signal.SIGTERM)", ProofKilled, "signal 15 (Terminated)"),
+    "hangs up": ("os.close(out); import time; time.sleep(100)", ProofCrashed, "closed its pipe"),
+}
+
+
+@pytest.mark.parametrize(("deed", "kind", "words"), ENDS.values(), ids=ENDS.keys())
+def test_how_a_child_ends_is_told_apart(liar, monkeypatch, deed, kind, words):
+    """A crash, an end of its own, time used up and an end from outside are errors of their own, with what was seen."""
+    monkeypatch.setattr("mlsync.proof.child._LAST_WORDS_S", 0.5)
+    error = unavailable(liar(deed))
+    assert type(error) is kind
+    assert words in str(error)
+
+
+def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch):
+    """A child that hangs in the kernel is left, and collected when it is dead; here a tracer holds it."""
+    monkeypatch.setattr("mlsync.proof.child._BURIAL_S", 0.2)
+    prover = Prover(ProofOptions(device="cpu"))
+    prover.open()
+    pid = prover._engine.pid
+    code = f"""
+        import ctypes, sys
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+        print(libc.ptrace(0x4206, {pid}, None, None), flush=True)  # PTRACE_SEIZE
+        sys.stdin.read()
+    """
+    pipe = subprocess.PIPE
+    tracer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdin=pipe, stdout=pipe, text=True)
+    with tracer:
+        if tracer.stdout.readline() != "0\n":
+            prover.close()
+            pytest.skip("this machine lets no process trace another")
+        prover.close()
+        assert [process.pid for process in Child._unburied] == [pid]
+        tracer.stdin.close()
+    with Prover(ProofOptions(device="cpu")) as other:
+        wait_until(lambda: not is_running(pid))
+        other.open()
+        assert Child._unburied == []
+    assert not Path(f"/proc/{pid}").exists()
 
 
 LIES = {
@@ -185,17 +304,28 @@ LIES = {
         real = device.Channel.write
         device.Channel.write = lambda s, m: [real(s, m)] + ([real(s, m)] if "window" in m else [])
     """,
-    "no counts": """
-        real = device.Channel.write
-        device.Channel.write = lambda s, m: real(s, {**m, "counts": []} if "window" in m else m)
-    """,
-    "odd counts": """
-        real = device.Channel.write
-        device.Channel.write = lambda s, m: real(s, {**m, "counts": ["x"] * len(m["counts"])} if "window" in m else m)
-    """,
-    "no JSON": "device.Channel.write = lambda s, m: os.write(s._out, b'\\0\\0\\0\\3abc')",
-    "huge answer": "device.Channel.write = lambda s, m: os.write(s._out, b'\\xff\\xff\\xff\\xff')",
     "odd window": "device.CPU_WINDOW_BYTES = 48",
+}
+# The same, and more, of a child that has no torch to start.
+QUICK_LIES = {
+    "nothing": "say({})",
+    "no counts": "say({**answer, 'counts': []})",
+    "counts of no kind": "say({**answer, 'counts': ['x' for row in answer['counts']]})",
+    "no JSON": "os.write(out, b'\\0\\0\\0\\3abc')",
+    "no object": "say([])",
+    "a huge answer": "os.write(out, b'\\xff\\xff\\xff\\xff')",
+    "nesting without end": "os.write(out, b'\\0\\1\\0\\0' + b'[' * 65536)",
+    "an answer to a later window": "say({**answer, 'window': 1})",
+    "an answer too early": "say(answer); say({**answer, 'window': 1})",
+    "answers without end": "while True: say(answer)",
+    "more NaN than numbers": "say({**answer, 'counts': [row and [1 << 60, *row[1:]] for row in answer['counts']]})",
+    "less than no NaN": "say({**answer, 'counts': [row and [-1, *row[1:]] for row in answer['counts']]})",
+    "half a NaN": "say({**answer, 'counts': [row and [0.5, *row[1:]] for row in answer['counts']]})",
+    "a lowest that is text": "say({**answer, 'counts': [row and [*row[:4], 'x', 1, 1] for row in answer['counts']]})",
+    "an endless norm": "say({**answer, 'counts': [row and [*row[:6], float('inf')] for row in answer['counts']]})",
+    "floats that were not counted": "say({**answer, 'counts': [None for row in answer['counts']]})",
+    "whole numbers that were counted": "say({**answer, 'counts': [row or [0] * 7 for row in answer['counts']]})",
+    "an end that was not asked for": "say({'ended': 0})",
 }
 
 
@@ -203,8 +333,22 @@ LIES = {
 def test_a_child_that_lies_is_not_believed(fake_python, patch):
     """Answers that an honest child would not give end the proof; the checkpoint is not blamed."""
     error = unavailable(fake_python(patch))
-    assert isinstance(error, ProofCrashed)
+    assert isinstance(error, ProofDisbelieved)
     assert "gave" in str(error)
+
+
+@pytest.mark.parametrize("lie", QUICK_LIES.values(), ids=QUICK_LIES.keys())
+def test_no_answer_that_cannot_be_is_believed(liar, lie):
+    """Noise, answers too early, too many or too large, and impossible counts end the proof as what they are."""
+    error = unavailable(liar(lie))
+    assert isinstance(error, ProofDisbelieved)
+    assert "gave" in str(error)
+
+
+def test_the_liar_is_believed_when_it_is_honest(liar):
+    """Nothing but its lies makes the liar's answers incredible."""
+    with Prover(ProofOptions(device="cpu", python=liar("say(answer)"))) as prover:
+        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
 
 
 def test_a_child_that_keeps_its_answers_is_waited_for_until_the_deadline(fake_python):
@@ -216,27 +360,93 @@ def test_a_child_that_keeps_its_answers_is_waited_for_until_the_deadline(fake_py
     assert isinstance(unavailable(fake_python(patch), timeout_s=0.5), ProofTimedOut)
 
 
-@pytest.mark.parametrize("raised", ["MemoryError()", "RuntimeError('CUDA out of memory. Tried to allocate')"])
-def test_memory_that_runs_out_is_told_as_such(fake_python, raised):
-    """Out of memory is neither a crash nor a broken checkpoint."""
+@pytest.mark.parametrize("deed", ["s.torch.empty(1 << 33, dtype=s.torch.uint8)", "bytearray(1 << 33)"])
+def test_memory_has_an_end_and_is_told_as_such(fake_python, deed):
+    """A child that takes more of the machine's memory than it may is out of memory, by whichever way it asks for it."""
+    error = unavailable(fake_python(f"def take(s, header):\n    {deed}\ndevice.Prover.take = take"))
+    assert isinstance(error, ProofOutOfMemory)
+    assert "of the machine's memory" in str(error)
+
+
+# What torch raises, by the names of its errors in old and new releases.
+RAISED = {
+    "out of the GPU's memory": ("OutOfMemoryError", "CUDA out of memory. Tried to allocate 2 GiB", ProofOutOfMemory),
+    "out of pinned memory": ("RuntimeError", "CUDA error: out of memory", ProofOutOfMemory),
+    "a fault on the GPU": ("AcceleratorError", "an illegal memory access was encountered", DeviceFailed),
+    "the same, in older words": ("RuntimeError", "CUDA error: device-side assert triggered", DeviceFailed),
+    "anything else": ("RuntimeError", "shape '[2, 3]' is invalid for input of size 5", ProofCrashed),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "kind"), RAISED.values(), ids=RAISED.keys())
+def test_what_torch_raises_is_told_by_whose_fault_it_is(fake_python, name, text, kind):
+    """Memory of the device, the device itself and what nobody expected are told apart, with torch's own words."""
     patch = f"""
-        def take(*_):
-            raise {raised}
-        device.Prover.take = take
-    """
-    assert isinstance(unavailable(fake_python(patch)), ProofOutOfMemory)
-
-
-def test_any_other_failure_is_told_with_its_words(fake_python):
-    """An error of the device comes through with its text."""
-    patch = """
-        def take(*_):
-            raise RuntimeError("CUDA error: device-side assert triggered")
-        device.Prover.take = take
+        def find(*_):
+            raise type({name!r}, (RuntimeError,), {{}})({text!r})
+        device._find_torch = find
     """
     error = unavailable(fake_python(patch))
-    assert isinstance(error, ProofCrashed)
-    assert "device-side assert" in str(error)
+    assert type(error) is kind
+    assert f"{name}: {text}" in str(error)
+    assert error.advice
+
+
+def test_a_child_that_never_stops_talking_has_a_deadline(liar):
+    """Time in which the parent takes in what nobody asked for counts like time in which it waits."""
+    error = unavailable(liar("while True: os.write(2, b'noise' * 10_000)"), timeout_s=0.5)
+    assert isinstance(error, ProofTimedOut)
+
+
+def test_a_child_cannot_take_the_shared_memory_away(fake_python):
+    """Memory that both sides see keeps its length: a shorter one would end the parent by a signal."""
+    patch = """
+        real = device.Windows.__init__
+        def shorten(self, torch, where):
+            try:
+                os.ftruncate(where["descriptor"], 0)
+            except PermissionError:
+                real(self, torch, where)
+        device.Windows.__init__ = shorten
+    """
+    with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
+        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+
+
+LEAVINGS = {
+    "lies": "say({})",
+    "crashes": "os.abort()",
+    "fails": "say({'failed': 'error', 'text': 'of something'})",
+    "hangs": "import time; time.sleep(100)",
+}
+
+
+@pytest.mark.parametrize("deed", LEAVINGS.values(), ids=LEAVINGS.keys())
+def test_a_failure_leaves_nothing_behind(liar, deed):
+    """Neither process, descriptor nor shared memory outlives a child that failed, although its error is kept."""
+    python = liar(deed)
+    with Prover(ProofOptions(device="cpu", python=python, timeout_s=0.3)) as prover:
+        before = held()
+        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
+        assert all(errors)
+        assert held() == before
+
+
+def test_a_child_that_does_not_start_leaves_nothing_behind(tmp_path):
+    """Neither descriptor nor shared memory outlives a Python that is not there."""
+    before = held()
+    with Prover(ProofOptions(device="cpu", python=str(tmp_path / "nowhere"))) as prover:
+        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
+        assert all(errors)
+        assert held() == before
+
+
+def held() -> tuple[int, int, int]:
+    """How many descriptors, maps of shared memory and children this process has."""
+    gc.collect()
+    maps = Path("/proc/self/maps").read_text().count("mlsync-proof")
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return len(os.listdir("/proc/self/fd")), maps, len(children)
 
 
 def test_output_of_others_does_not_disturb(fake_python):
@@ -273,6 +483,8 @@ def test_the_child_sees_no_secrets_and_can_do_little(monkeypatch):
         limits = {line[:26].strip(): line[26:].split()[:2] for line in (place / "limits").read_text().splitlines()}
         assert limits["Max core file size"] == ["0", "0"]
         assert limits["Max file size"] == ["0", "0"]
+        assert limits["Max processes"] == ["0", "0"]
+        assert int(limits["Max open files"][1]) <= 64
         assert limits["Max address space"][0] != "unlimited"
         assert "NoNewPrivs:\t1" in (place / "status").read_text()
         assert os.getpriority(os.PRIO_PROCESS, prover._engine.pid) >= 10

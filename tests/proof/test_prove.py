@@ -25,7 +25,7 @@ from checkpoint_files import (
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.prove import ProofOptions, Prover
-from mlsync.proof.verdict import Verdict
+from mlsync.proof.verdict import Finding, Verdict
 
 CPU = ProofOptions(device="cpu")
 
@@ -39,6 +39,10 @@ def prover() -> Iterator[Prover]:
 
 def refusals(verdict: Verdict) -> list[tuple[int, str | None]]:
     return [(finding.level, finding.record) for finding in verdict.findings if finding.severity == "refuse"]
+
+
+def of_numbers(verdict: Verdict) -> list[Finding]:
+    return [finding for finding in verdict.findings if finding.level == 4]
 
 
 def npz_bytes() -> bytes:
@@ -202,11 +206,12 @@ def test_damaged_safetensors_bytes_are_for_level_0_to_find(prover):
 
 
 NUMBERS = {
-    "nan": (torch.tensor([1.0, float("nan"), 2.0, float("inf")]), "1 NaN and 1 infinite numbers in bad"),
-    "half inf": (torch.tensor([1.0, float("-inf")]).half(), "0 NaN and 1 infinite numbers in bad"),
-    "bfloat16 nan": (torch.full((3,), float("nan")).bfloat16(), "3 NaN and 0 infinite numbers in bad"),
-    "complex nan": (torch.tensor([complex(0, float("nan"))]), "1 NaN and 0 infinite numbers in bad"),
-    "float8 nan": (torch.tensor([float("nan"), 1.0]).to(torch.float8_e4m3fn), "1 NaN and 0 infinite numbers in bad"),
+    "nan": (torch.tensor([1.0, float("nan"), 2.0, float("nan")]), "2 NaN in bad"),
+    "inf": (torch.tensor([1.0, float("-inf"), 2.0, float("inf")]), "2 infinite numbers in bad"),
+    "half inf": (torch.tensor([1.0, float("-inf")]).half(), "1 infinite numbers in bad"),
+    "bfloat16 nan": (torch.full((3,), float("nan")).bfloat16(), "3 NaN in bad"),
+    "complex nan": (torch.tensor([complex(0, float("nan"))]), "1 NaN in bad"),
+    "float8 nan": (torch.tensor([float("nan"), 1.0]).to(torch.float8_e4m3fn), "1 NaN in bad"),
     "saturated": (torch.tensor([65504.0, -65504.0, 3.0]).half(), "2 numbers at the limit of float16 in bad"),
 }
 
@@ -216,8 +221,9 @@ def test_numbers_that_are_none_are_told(prover, tensor, what):
     """NaN, infinity and saturation are counted on the device and told with the tensor's name."""
     data = torch_bytes({"good": torch.randn(9), "bad": tensor})
     verdict = prover.prove(MemorySource(data), b"last.pt")
-    told = [(finding.level, finding.severity, finding.what, finding.record) for finding in verdict.findings]
-    assert told == [(4, "warn", what, "archive/data/1")]
+    assert [(finding.severity, finding.what, finding.record) for finding in of_numbers(verdict)] == [
+        ("warn", what, "archive/data/1")
+    ]
     assert verdict.status == "proved"
 
 
@@ -228,7 +234,7 @@ def test_numbers_are_counted_over_windows(prover):
     tensor[-7:] = float("nan")
     verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
     assert (verdict.facts["zero_count"], verdict.facts["nan_count"]) == (5, 7)
-    assert [finding.severity for finding in verdict.findings] == ["warn"]
+    assert [finding.severity for finding in of_numbers(verdict)] == ["warn"]
 
 
 @pytest.mark.parametrize(
@@ -238,16 +244,82 @@ def test_numbers_are_counted_over_windows(prover):
 def test_a_large_constant_tensor_is_noted(prover, tensor, what):
     """A tensor in which all is alike is worth a note and no more."""
     verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
-    assert [(finding.severity, finding.what) for finding in verdict.findings] == [("note", what)]
+    assert [(finding.severity, finding.what) for finding in of_numbers(verdict)] == [("note", what)]
     assert verdict.status == "proved"
 
 
-def test_nan_is_refused_where_the_policy_says_so():
-    """With ``refuse_nan`` a checkpoint with NaN is broken at level 4."""
-    data = torch_bytes({"x": torch.full((3,), float("nan"))})
-    with Prover(ProofOptions(device="cpu", refuse_nan=True)) as strict:
-        verdict = strict.prove(MemorySource(data), b"last.pt")
-    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 3, [(4, "archive/data/0")])
+# A tensor with nothing but this fault, by the fault's name.
+FAULTY = {
+    "nan": torch.full((3,), float("nan")),
+    "inf": torch.tensor([1.0, float("inf")]),
+    "zero": torch.zeros(99_999),
+    "constant": torch.full((99_999,), -0.5),
+    "saturated": torch.tensor([65504.0, 1.0]).half(),
+}
+
+
+@pytest.fixture(scope="module")
+def faulty_bytes() -> bytes:
+    """A checkpoint with one tensor of each fault, and one without any."""
+    return torch_bytes({"sound": torch.randn(99_999), **FAULTY})
+
+
+def judged(data: bytes, child: Prover, **policy: frozenset[str]) -> Verdict:
+    """The verdict under another policy; the child, which knows of none, is lent."""
+    other = Prover(ProofOptions(device="cpu", **policy))
+    other._engine = child._ready_engine()
+    return other.prove(MemorySource(data), b"last.pt")
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_each_fault_of_numbers_is_refused_where_the_policy_says_so(prover, faulty_bytes, fault):
+    """A checkpoint with a fault of *refuse* is broken at level 4, for the one tensor that has it."""
+    verdict = judged(faulty_bytes, prover, refuse=frozenset({fault}), warn=frozenset())
+    record = f"archive/data/{1 + list(FAULTY).index(fault)}"
+    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 3, [(4, record)])
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_each_fault_of_numbers_is_warned_of_where_the_policy_says_so(prover, faulty_bytes, fault):
+    """A fault of *warn* is a warning, those of neither list are notes, and the checkpoint is proved."""
+    verdict = judged(faulty_bytes, prover, warn=frozenset({fault}))
+    assert verdict.status == "proved"
+    assert [finding.severity for finding in of_numbers(verdict)] == ["warn", *["note"] * 4]
+    assert of_numbers(verdict)[0].record == f"archive/data/{1 + list(FAULTY).index(fault)}"
+
+
+def test_what_is_refused_is_told_before_what_is_warned_of(prover, faulty_bytes):
+    """A fault in both lists is refused, and refusals come first, then warnings, then notes."""
+    verdict = judged(faulty_bytes, prover, refuse=frozenset({"constant"}), warn=frozenset({"constant", "inf"}))
+    assert [finding.severity for finding in of_numbers(verdict)] == ["refuse", "warn", *["note"] * 3]
+
+
+NORMS = {
+    "float32 over windows": {"x": torch.linspace(-1, 1, 3 << 18), "y": torch.full((7,), 3.0)},
+    "float64": {"x": torch.linspace(-2, 3, 10_001, dtype=torch.float64)},
+    "halves": {"x": torch.linspace(-2, 3, 10_001).half(), "y": torch.linspace(-2, 3, 3000).bfloat16()},
+    "complex": {"x": torch.complex(torch.linspace(0, 1, 999), torch.linspace(5, 6, 999))},
+    "too large for the squares of float32": {"x": torch.linspace(1e30, 2e30, 5000)},
+    "too small for them": {"x": torch.full((5000,), 1e-18)},
+    "zeros": {"x": torch.zeros(5000)},
+}
+
+
+@pytest.mark.parametrize("tensors", NORMS.values(), ids=NORMS.keys())
+def test_the_norm_of_all_numbers_is_a_fact(prover, tensors):
+    """The square root of the sum of all squares is recorded, to six digits."""
+    verdict = prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt")
+    parts = [torch.view_as_real(x) if x.is_complex() else x for x in tensors.values()]
+    expected = torch.cat([part.double().flatten() for part in parts]).norm().item()
+    assert verdict.facts["norm"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "tensors", [{"x": torch.tensor([1.0, float("nan")]), "y": torch.ones(3)}, {"x": torch.arange(9)}]
+)
+def test_without_numbers_or_with_some_that_are_none_there_is_no_norm(prover, tensors):
+    """A checkpoint with NaN, or of whole numbers alone, has no norm."""
+    assert "norm" not in prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt").facts
 
 
 def test_other_byte_order_is_digested_and_not_counted(prover):

@@ -12,6 +12,7 @@ from mlsync.service.config_keys import TABLES, TOP
 from mlsync.service.config_template import template
 from mlsync.service.every import Cron, Interval, Never, parse_every
 from mlsync.service.run_name import check_run_name
+from mlsync.service.session import proof_options
 from mlsync.service.toml_lines import line_of
 
 GOOD = """\
@@ -49,7 +50,35 @@ MISTAKES = {
     "bad choice": (
         '[proof]\ndevice = "gpu"\n',
         3,
-        'device in [proof] must be one of "auto", "cuda", "cpu", "none", not "gpu": FILE:3',
+        'device in [proof] must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "gpu": FILE:3',
+    ),
+    "no number of a device": (
+        '[proof]\ndevice = "cuda:x"\n',
+        3,
+        'device in [proof] must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "cuda:x": FILE:3',
+    ),
+    "unknown fault of numbers": (
+        '[proof]\nrefuse = ["nan", "nul"]\n',
+        3,
+        (
+            'refuse in [proof] must be a list of some of "nan", "inf", "zero", "constant", "saturated", '
+            'not ["nan", "nul"]: FILE:3'
+        ),
+    ),
+    "fault of numbers that is no list": (
+        '[proof]\nwarn = "nan"\n',
+        3,
+        'warn in [proof] must be a list of some of "nan", "inf", "zero", "constant", "saturated", not "nan": FILE:3',
+    ),
+    "memory without a unit": (
+        "[proof]\nmemory = 512\n",
+        3,
+        'memory in [proof] must be an amount of memory like "512MiB" or "1.5GiB", not 512: FILE:3',
+    ),
+    "too little memory": (
+        '[proof]\nmemory = "0.1GiB"\n',
+        3,
+        'memory in [proof] must be at least 384MiB, not "0.1GiB": FILE:3',
     ),
     "flag as level": (
         "[proof]\nrequire = true\n",
@@ -194,6 +223,39 @@ require = 3
     assert (config.proof.require, config.proof.device, config.path) == (3, "auto", file)
 
 
+def options_of(write, proof):
+    """What the prover is told by the lines of ``[proof]``."""
+    return proof_options(load(write(GOOD + "[proof]\n" + proof)), None)
+
+
+def test_numbers_are_refused_and_warned_of_as_the_lists_say(write):
+    """Both lists arrive at the prover; without them NaN, infinity and saturation are warned of, nothing is refused."""
+    options = options_of(write, 'refuse = ["constant", "zero", "zero"]\nwarn = []\n')
+    assert (options.refuse, options.warn) == ({"zero", "constant"}, set())
+    options = options_of(write, "")
+    assert (options.refuse, options.warn) == (set(), {"nan", "inf", "saturated"})
+
+
+def test_refuse_nan_is_the_same_as_nan_and_inf_in_refuse(write):
+    """The flag of earlier configurations adds NaN and infinity to what is refused, beside the list."""
+    assert options_of(write, "refuse_nan = true\n") == options_of(write, 'refuse = ["nan", "inf"]\n')
+    assert options_of(write, 'refuse_nan = true\nrefuse = ["zero"]\n').refuse == {"nan", "inf", "zero"}
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1", "cpu", "none"])
+def test_a_gpu_is_named_by_its_number(write, device):
+    """A kind of device and one GPU's number arrive at the prover as they are."""
+    assert options_of(write, f'device = "{device}"\n').device == device
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("512MiB", 512 << 20), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("2GB", 2 * 10**9)]
+)
+def test_the_bound_on_a_gpus_memory_is_an_amount_with_its_unit(write, text, size_bytes):
+    """The amount arrives at the prover in bytes."""
+    assert options_of(write, f'memory = "{text}"\n').memory_bytes == size_bytes
+
+
 def test_the_template_reads_back(write):
     """The file that init writes says what was given to it, and nothing else."""
     strange = Path('/data/a "b"\x7f\n\\')
@@ -217,6 +279,13 @@ def test_the_template_shows_every_key():
         for name, key in keys.items():
             assert f"{name} = " in text
             assert f"# {key.why}\n" in text
+
+
+@pytest.mark.parametrize("key", ["device", "memory", "timeout", "refuse", "warn", "refuse_nan"])
+def test_the_template_shows_true_defaults_of_the_proof(write, key):
+    """With the # before a key of [proof] that has a default taken away the configuration stays the same."""
+    shown = TABLES["proof"][key].shown
+    assert load(write(f"{GOOD}[proof]\n{key} = {shown}\n")).proof == Config.for_repository("file:///r").proof
 
 
 def test_the_template_shows_true_defaults(write):

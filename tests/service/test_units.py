@@ -52,6 +52,14 @@ def test_systemd_waits_longer_than_the_agent(name):
     assert float(value(name, "TimeoutStopSec").removesuffix("s")) > AgentSettings().stop_within_s
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_proofs_process_may_confine_itself(name):
+    """The calls with which the sandbox is made are allowed after all that is taken away."""
+    *_, last = re.findall(r"^SystemCallFilter=(.*)$", (UNITS / name).read_text(), re.MULTILINE)
+    needed = {"seccomp", "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "capset"}
+    assert needed <= set(last.split())
+
+
 def test_credentials_are_called_what_the_agent_looks_for():
     """The unit's and the README's credentials have the names that are looked up."""
     for text in ((UNITS / NAMES[0]).read_text(), (UNITS / "README.md").read_text()):

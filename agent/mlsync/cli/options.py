@@ -20,6 +20,7 @@ from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
+from mlsync.service.proof_device import is_device
 from mlsync.service.secrets import find_secret
 from mlsync.service.session import FIRST_CONTACT_S, Session
 
@@ -230,9 +231,20 @@ version_option = click.option(
     help="Which version: its number; latest; resumable, the last one that training can go on from; best, the one of "
     "the highest fitness; or a time, for the last one made by then.",
 )
+
+
+def _checked_device(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no device."""
+    if value is not None and (not is_device(value) or value == "none"):
+        raise click.BadParameter(f"{value!r} is not one of auto, cuda, cuda:N, cpu.")
+    return value
+
+
 device_option = click.option(
     "--device",
-    type=click.Choice(["auto", "cuda", "cpu"]),
-    help="Where checkpoints are loaded, instead of what the configuration says; auto takes a GPU if there is one.",
+    callback=_checked_device,
+    metavar="[auto|cuda|cuda:N|cpu]",
+    help="Where checkpoints are loaded, instead of what the configuration says; auto and cuda take the GPU with most "
+    "free memory, auto the CPU if there is none.",
 )
 run_option = click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")

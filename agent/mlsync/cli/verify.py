@@ -23,14 +23,14 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
 
     Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
     level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
-    something, 51-55 if the proof could not be had that far (no torch, no GPU ...).
+    something, 51-59 if the proof could not be had that far (no torch, no GPU ...).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         manifest = manifest_of(session.repository, stored)
         with session.prover(device) as prover:
-            if device == "cuda":
+            if device is not None and device.startswith("cuda"):
                 prover.open()
             result = verify(session.repository, manifest, prover, monitor)
     if common.as_json:

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import mmap
 import os
 import select
+import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
-from mlsync.errors import DeviceMissing, ProofCrashed, ProofOutOfMemory, ProofTimedOut, ProofUnavailable, TorchMissing
+from mlsync.errors import (
+    DeviceFailed,
+    DeviceMissing,
+    ProofCrashed,
+    ProofDisbelieved,
+    ProofKilled,
+    ProofOutOfMemory,
+    ProofTimedOut,
+    ProofUnavailable,
+    PythonUnfit,
+    TorchMissing,
+)
 
 PROGRAM = Path(__file__).with_name("device.py")
-_ANSWER_BYTES_MAX = 32 << 20
+# Counts of all the segments that a window may have take half of it; what is larger, when parsed, takes memory.
+_ANSWER_BYTES_MAX = 1 << 20
 _STDERR_BYTES_KEPT = 2000
 # Windows that lie in memory that both sides see: one more than a GPU works on at a time, so that this side never waits
 # for an answer that only comes when the next window does. No window is longer than its place.
@@ -27,13 +41,24 @@ WINDOW_STRIDE_BYTES = 16 << 20
 _READ_BYTES = 64 << 10
 _LENGTH_BYTES = 4
 _POLL_S_MAX = 3600.0
+# More answers than windows can be on their way: an honest child does not get ahead of what it is asked.
+_ANSWERS_MAX = WINDOW_COUNT + 2
+# A process that hangs in a driver does not die of being killed.
+_BURIAL_S = 10.0
+_LAST_WORDS_S = 5.0
+_OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS})
+_TRY_AGAIN = "run mlsync verify; if it comes back, report it"
+_NEW_PYTHON = "name one that has torch as proof.python"
 _KEPT_VARIABLES = frozenset({"PATH", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"})
 _KEPT_PREFIXES = ("CUDA_",)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What the child proves on; *note* says why it is not the GPU where one was hoped for."""
+    """What the child proves on; *note* says why it is not the GPU where one was hoped for.
+
+    *unconfined* says which of its sandbox's bans this kernel does not know, and is empty where all hold.
+    """
 
     device: str
     torch: str
@@ -41,6 +66,7 @@ class DeviceInfo:
     cuda: str = ""
     driver: str = ""
     note: str = ""
+    unconfined: str = ""
 
 
 def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, str]:
@@ -57,40 +83,47 @@ def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, s
 class Child:
     """One child process; every failure of it is a ``ProofUnavailable``."""
 
+    # Processes that were killed and hang on in the kernel; looked at again before another one is started.
+    _unburied: ClassVar[list[subprocess.Popen[bytes]]] = []
+
     def __init__(self, python: str, device: str) -> None:
         self.python = python
         self._patience_s = float("inf")
+        self._is_ready = False
         self._hears_stderr = True
         self._answers: deque[dict[str, Any]] = deque()
         self._received = bytearray()
         self._stderr = bytearray()
-        self._memory_fd = os.memfd_create("mlsync-proof", os.MFD_CLOEXEC)
-        command = [python, "-I", "-B", str(PROGRAM), str(os.getpid())]
-        environment = bare_environment(os.environ, device)
+        self._unburied[:] = [process for process in self._unburied if process.poll() is None]
+        self._memory_fd = _shared_memory(WINDOW_COUNT * WINDOW_STRIDE_BYTES)
+        try:
+            self._process = self._start(device)
+            self._memory = memoryview(mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES))
+        except BaseException:
+            os.close(self._memory_fd)
+            raise
+        self._pipes = [stream for stream in (self._process.stdin, self._process.stdout, self._process.stderr) if stream]
+        self._in, self._out, self._err = (stream.fileno() for stream in self._pipes)
+        for number in (self._in, self._out, self._err):
+            os.set_blocking(number, False)
+
+    def _start(self, device: str) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
-                command,
+            return subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
+                [self.python, "-I", "-B", str(PROGRAM), str(os.getpid())],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=pipe,
-                env=environment,
+                env=bare_environment(os.environ, device),
                 cwd="/",
                 bufsize=0,
                 start_new_session=True,
                 pass_fds=[self._memory_fd],
             )
         except OSError as error:
-            os.close(self._memory_fd)
             msg = f"The proof's Python does not start: {error.strerror}"
-            raise TorchMissing(msg, where=python, advice="set proof.python to one that has torch") from None
-        self._pipes = [stream for stream in (self._process.stdin, self._process.stdout, self._process.stderr) if stream]
-        self._in, self._out, self._err = (stream.fileno() for stream in self._pipes)
-        for number in (self._in, self._out, self._err):
-            os.set_blocking(number, False)
-        # Room for all windows; only what is written to takes memory.
-        os.ftruncate(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES)
-        self._memory = memoryview(mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES))
+            raise PythonUnfit(msg, where=self.python, advice=_NEW_PYTHON) from None
 
     def window(self, place: int) -> memoryview:
         """The *place*-th of the windows that the child sees as soon as they are written."""
@@ -109,6 +142,10 @@ class Child:
     def is_alive(self) -> bool:
         """Whether the process still runs."""
         return self._process.poll() is None
+
+    def is_ready_now(self) -> None:
+        """From now on its end is that of a program that runs."""
+        self._is_ready = True
 
     def set_patience(self, seconds: float) -> None:
         """From now on wait for the child for *seconds* in all; time that the caller spends elsewhere is not counted."""
@@ -130,7 +167,7 @@ class Child:
         return self._answers.popleft()
 
     def close(self) -> None:
-        """End the process, whatever it is doing; its exit status is collected."""
+        """End the process, whatever it is doing; its exit status is collected, now or when it has died."""
         if self._memory_fd >= 0:
             os.close(self._memory_fd)
             self._memory_fd = -1
@@ -138,7 +175,10 @@ class Child:
             with contextlib.suppress(OSError):
                 stream.close()
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(timeout=_BURIAL_S)
+        except subprocess.TimeoutExpired:
+            self._unburied.append(self._process)
 
     def _write(self, left: memoryview) -> None:
         while left:
@@ -165,13 +205,14 @@ class Child:
             poller.register(writable, select.POLLOUT)
         began = time.monotonic()
         ready = dict(poller.poll(min(max(self._patience_s, 0), _POLL_S_MAX) * 1000))
-        self._patience_s -= time.monotonic() - began
-        if not ready and self._patience_s <= 0:
-            self._overdue()
         if self._err in ready:
             self._take_stderr()
         if self._out in ready:
             self._take_out()
+        # Taking in counts too: one that never stops talking would have no deadline.
+        self._patience_s -= time.monotonic() - began
+        if self._patience_s <= 0 and not self._answers:
+            self._overdue()
 
     def _take_stderr(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -196,6 +237,8 @@ class Child:
                 return
             self._parse(bytes(self._received[_LENGTH_BYTES : _LENGTH_BYTES + length]))
             del self._received[: _LENGTH_BYTES + length]
+            if len(self._answers) > _ANSWERS_MAX:
+                self.disbelieve("more answers than it was asked for")
 
     def _parse(self, text: bytes) -> None:
         try:
@@ -211,35 +254,92 @@ class Child:
     def disbelieve(self, what: str) -> NoReturn:
         """Give up on a child that answers what an honest one would not."""
         msg = f"The proof's process gave {what}"
-        raise ProofCrashed(msg, where=self.python)
+        raise ProofDisbelieved(msg, where=self.python, advice="test memory and device, or prove on another one")
 
     def _overdue(self) -> NoReturn:
-        msg = "The proof's deadline passed"
-        raise ProofTimedOut(msg, where=self.python)
+        what = "did not end in its time" if self._is_ready else "did not get ready in its time"
+        advice = (
+            "raise proof.timeout, or see whether the device hangs" if self._is_ready else "see whether torch imports"
+        )
+        raise ProofTimedOut(f"The proof {what}", where=self.python, advice=advice)
 
     def _died(self) -> NoReturn:
-        """Say how the process ended."""
+        """Say how the process ended, and whose doing it was."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=_LAST_WORDS_S)
         with contextlib.suppress(OSError):
             self._take_stderr()
-        status = self._process.returncode
-        how = "closed its pipe" if status is None else f"ended with status {status}"
-        how = f"ended by signal {-status}" if status is not None and status < 0 else how
         last = self._stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
-        msg = f"The proof's process {how}" + (f", last words: {last[0][:300]}" if last else "")
-        raise ProofCrashed(msg, where=self.python)
+        words = f", last words: {last[0][:300]}" if last else ""
+        status = self._process.returncode
+        if status is not None and status < 0:
+            raise self._ended_by(-status, words)
+        how = "closed its pipe" if status is None else f"ended with status {status}"
+        if not self._is_ready:
+            # The program says why it cannot go on, whatever it is; what did not even say that did not run it.
+            msg = f"The proof's Python does not run the proof's program: it {how}{words}"
+            raise PythonUnfit(msg, where=self.python, advice=f"3.9 is the oldest that will do; {_NEW_PYTHON}")
+        raise ProofCrashed(f"The proof's process {how}{words}", where=self.python, advice=_TRY_AGAIN)
+
+    def _ended_by(self, number: int, words: str) -> ProofUnavailable:
+        """The error for a process that a signal ended."""
+        how = f"The proof's process ended by signal {number} ({signal.strsignal(number)}){words}"
+        if number == signal.SIGXCPU:
+            return ProofTimedOut(how, where=self.python, advice="it used up its processor time; raise proof.timeout")
+        if number in _OWN_SIGNALS:
+            return ProofCrashed(how, where=self.python, advice=_TRY_AGAIN)
+        advice = "it was ended from outside: by hand, or by the kernel for want of memory, see dmesg"
+        return ProofKilled(how, where=self.python, advice=advice)
+
+
+def _shared_memory(size_bytes: int) -> int:
+    """A descriptor of memory of that size, for good: a child that shortened it would end this process by SIGBUS.
+
+    Only what is written to takes memory.
+    """
+    descriptor = os.memfd_create("mlsync-proof", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size_bytes)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+    return descriptor
+
+
+# What the child says that it failed of: the error for it, its words, and what to do.
+_FAILURES: Mapping[str, tuple[type[ProofUnavailable], str, str]] = {
+    "python": (PythonUnfit, "The proof's Python is older than 3.9", _NEW_PYTHON),
+    "no-torch": (
+        TorchMissing,
+        "No torch for the proof",
+        "install mlsync-agent[torch], or set proof.python to the trainer's Python",
+    ),
+    "broken-torch": (
+        TorchMissing,
+        "The proof's torch does not work",
+        f"mend it, see python -c 'import torch', or {_NEW_PYTHON}",
+    ),
+    "no-device": (
+        DeviceMissing,
+        "No CUDA device for the proof",
+        'see nvidia-smi and CUDA_VISIBLE_DEVICES, or take "cpu"',
+    ),
+    "device-memory": (
+        ProofOutOfMemory,
+        "Not enough memory on the proof's device",
+        "prove when the trainer needs less, or on the CPU",
+    ),
+    "host-memory": (
+        ProofOutOfMemory,
+        "Not enough of the machine's memory for the proof",
+        "give the machine, or mlsync's unit, more",
+    ),
+    "device-error": (
+        DeviceFailed,
+        "The proof's device failed",
+        'see whether nvidia-smi answers, and dmesg; proof.device = "cpu" proves without it',
+    ),
+    "error": (ProofCrashed, "The proof's process failed", _TRY_AGAIN),
+}
 
 
 def _failure(kind: str, text: str, python: str) -> ProofUnavailable:
-    """The error for what the child says that it failed of."""
-    if kind == "torch":
-        msg = f"No torch for the proof: {text}"
-        return TorchMissing(
-            msg, where=python, advice="install mlsync[torch], or set proof.python to the trainer's Python"
-        )
-    if kind == "device":
-        return DeviceMissing(f"No CUDA device for the proof: {text}", where=python)
-    if kind == "memory":
-        return ProofOutOfMemory(f"Not enough memory for the proof: {text}", where=python)
-    return ProofCrashed(f"The proof's process failed: {text}", where=python)
+    error, what, advice = _FAILURES.get(kind, _FAILURES["error"])
+    return error(f"{what}: {text}", where=python, advice=advice)

@@ -1,22 +1,21 @@
 """The proof's child: takes tensor bytes out of shared memory, puts them on the device, digests and counts them there.
 
-It needs Python 3.9 and torch, imports nothing of mlsync, opens no file, and runs nothing that came from a checkpoint:
-what reaches it is raw bytes and the names of their types. Each message to it and each answer is a 4-byte big-endian
-length and a JSON object; the bytes themselves lie in windows that both sides see, and are not touched by the parent
-between the message that tells of a window and the answer to it.
+It needs Python 3.9 and torch, imports nothing of mlsync but its own two parts, which it loads from beside itself by
+their path, and runs nothing that came from a checkpoint: what reaches it is raw bytes and the names of their types.
+Each message to it and each answer is a 4-byte big-endian length and a JSON object; the bytes themselves lie in windows
+that both sides see, and are not touched by the parent between the message that tells of a window and the answer to it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
+import importlib.util
 import json
 import math
 import mmap
 import os
-import resource
-import signal
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 KEY_SLIDES = 64
@@ -27,8 +26,11 @@ CPU_WINDOW_BYTES = 1 << 20  # window, key and scratch stay in the second-level c
 CUDA_WINDOW_BYTES = 16 << 20
 CUDA_WINDOWS = 3
 CUDA_SPARE_BYTES = 64 << 20
-CPU_SPARE_BYTES = 2 << 30
 FLOAT16_MAX = 65504.0
+PYTHON_MIN = (3, 9)
+TORCH_MIN = (2, 1)
+# Squares are summed in float32 over so many elements, and in float64 from there.
+NORM_ROW = 1024
 
 # How a type's elements are looked at to be counted; complex numbers are pairs of floats. What is not here, or not in
 # this torch, is digested and not counted.
@@ -45,6 +47,21 @@ COUNTED_AS = {
     "float8_e5m2": "float8_e5m2",
     "float8_e5m2fnuz": "float8_e5m2fnuz",
 }
+
+
+def part(name: str) -> Any:
+    """The module of that name that lies beside this file; mlsync itself is not on this Python's path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+    spec = importlib.util.spec_from_file_location("mlsync_" + name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SANDBOX = part("child_sandbox")
+GPUS = part("child_gpus")
 
 
 class Unavailable(Exception):
@@ -103,7 +120,7 @@ class Device:
         self.torch = torch
         self.index: int | None = None
         self.note = ""
-        if wanted in ("auto", "cuda"):
+        if wanted != "cpu":
             self._look_for_cuda(wanted, memory_bytes)
         self.is_cuda = self.index is not None
         self.name = f"cuda:{self.index}" if self.is_cuda else "cpu"
@@ -121,26 +138,58 @@ class Device:
         return about
 
     def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
-        """Take the first GPU with room; none is looked at before there is need, for a look costs a context."""
-        torch = self.torch
+        """Take the GPU that was asked for by its number, or the one with most memory free, if there is room on it."""
+        torch, number = self.torch, wanted.partition(":")[2]
         if not torch.cuda.is_available():
-            self.note = "torch sees no GPU"
-            if wanted == "cuda":
-                raise Unavailable("device", self.note)
+            self._do_without(wanted, "no-device", "torch sees no GPU")
             return
-        for index in range(torch.cuda.device_count()):
+        count = torch.cuda.device_count()
+        if number and int(number) >= count:
+            self._do_without(wanted, "no-device", f"there is no {wanted}, torch sees {count} GPUs")
+            return
+        needed = memory_bytes + CUDA_SPARE_BYTES
+        free = self._free_bytes([int(number)] if number else list(range(count)))
+        for index in GPUS.by_room(free):
+            if free[index] < needed:
+                why = f"{needed >> 20} MiB are not free on {wanted if number else 'any GPU'}"
+                self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
+                return
+            if self._take(index, needed, memory_bytes):
+                return
+        self._do_without(wanted, "device-error", self.note or "no GPU tells its memory")
+
+    def _free_bytes(self, numbers: list[int]) -> dict[int, int]:
+        """What is free on these GPUs; only where the driver's libraries do not tell are they opened to be looked at."""
+        told = GPUS.free_bytes()
+        found = {number: told[number] for number in numbers if number in told}
+        for number in numbers if not found else ():
             try:
-                free, total = torch.cuda.mem_get_info(index)
-                if free >= memory_bytes + CUDA_SPARE_BYTES:
-                    torch.cuda.set_device(index)
-                    torch.cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), index)
-                    self.index = index
-                    return
+                found[number] = self.torch.cuda.mem_get_info(number)[0]
             except RuntimeError as error:
                 self.note = str(error).splitlines()[0][:200]
-        self.note = self.note or f"no GPU has {(memory_bytes + CUDA_SPARE_BYTES) >> 20} MiB free"
-        if wanted == "cuda":
-            raise Unavailable("memory", self.note)
+        return found
+
+    def _take(self, index: int, needed: int, memory_bytes: int) -> bool:
+        """Make this GPU the device, no more than *memory_bytes* of it; or note why it cannot be."""
+        cuda = self.torch.cuda
+        try:
+            free, total = cuda.mem_get_info(index)  # makes the context, which takes memory itself
+            if free < memory_bytes:
+                self.note = f"{needed >> 20} MiB are not free on cuda:{index} once it is opened"
+                return False
+            cuda.set_device(index)
+            cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), index)
+        except RuntimeError as error:
+            self.note = str(error).splitlines()[0][:200]
+            return False
+        self.index, self.note = index, ""
+        return True
+
+    def _do_without(self, wanted: str, kind: str, why: str) -> None:
+        """Fall back to the CPU where any device will do."""
+        self.note = why
+        if wanted != "auto":
+            raise Unavailable(kind, why)
 
 
 class Windows:
@@ -187,6 +236,9 @@ class Prover:
         self._sum32 = torch.empty(words // 2, dtype=torch.int32, device=device.name)
         self._left = torch.empty(words // 2, dtype=torch.int64, device=device.name)
         self._right = torch.empty(words // 2, dtype=torch.int64, device=device.name)
+        # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
+        self._wide = torch.empty(device.window_bytes, dtype=torch.float32, device=device.name)
+        self._magnitudes = torch.empty_like(self._wide)
         self._next = 0
         if device.is_cuda:
             torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
@@ -227,7 +279,10 @@ class Prover:
         if slot.event is not None:
             slot.event.synchronize()
         digest = (total.item() + used * LENGTH_FACTOR) % (1 << 64)
-        counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
+        # On the stream of the windows behind it: they use the same scratch memory.
+        stream = nullcontext() if self.stream is None else self.torch.cuda.stream(self.stream)
+        with stream:
+            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
     def _make_key(self, seed: bytes) -> None:
@@ -240,14 +295,15 @@ class Prover:
         """Queue the digest of the whole window and the extremes of each segment."""
         total = self._digest(slot.there[:used].view(self.torch.int32), header["window"])
         segments = header["segments"]
-        rows = self.torch.empty((len(segments), 3), dtype=self.torch.float64, device=self.device.name)
+        rows = self.torch.empty((len(segments), 4), dtype=self.torch.float64, device=self.device.name)
         for place, segment in enumerate(segments):
             values = self._values(slot, segment)
             if values is not None:
                 low, high = self.torch.aminmax(values)
                 rows[place, 0] = low
                 rows[place, 1] = high
-                rows[place, 2] = values.numel() - self.torch.count_nonzero(values)
+                rows[place, 2] = self._magnitudes_of(values).amin()
+                rows[place, 3] = self._norm(values)
         slot.pending = (header, used, total, rows)
 
     def _digest(self, words: Any, index: int) -> Any:
@@ -261,30 +317,62 @@ class Prover:
         right.copy_(torch.add(words[half:], self._key[at : at + half], out=scratch))
         return left.mul_(right).sum()
 
+    def _norm(self, values: Any) -> Any:
+        """The square root of the sum of the squares."""
+        norm, float64 = self.torch.linalg.vector_norm, self.torch.float64
+        whole = values.numel() - values.numel() % NORM_ROW
+        if not whole or values.dtype == float64:
+            return norm(values, dtype=float64)
+        total = norm(norm(values[:whole].view(-1, NORM_ROW), dim=1, dtype=self.torch.float32), dtype=float64)
+        if whole < values.numel():
+            total = self.torch.hypot(total, norm(values[whole:], dtype=float64))
+        return total
+
+    def _seen_as(self, segment: list[Any]) -> Any:
+        """The type as which a segment's elements are counted, or None where there is nothing to count."""
+        return getattr(self.torch, COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
+
     def _values(self, slot: Slot, segment: list[Any]) -> Any:
         """The segment's elements as floats, or None where there is nothing to count."""
-        _, dtype, start, length = segment
-        seen_as = getattr(self.torch, COUNTED_AS.get(dtype, "-"), None)
-        if seen_as is None or length == 0:
+        seen_as = self._seen_as(segment)
+        if seen_as is None:
             return None
+        _, dtype, start, length = segment
         values = slot.there[start : start + length].view(seen_as)
-        return values.to(self.torch.float32) if dtype.startswith("float8") else values
+        # Nothing counts float8 as it is; a CPU is quicker with the float32 of a half than with the half itself
+        is_half = seen_as in (self.torch.float16, self.torch.bfloat16)
+        is_slow = dtype.startswith("float8") or (is_half and not self.device.is_cuda)
+        return self._wide[: values.numel()].copy_(values) if is_slow else values
+
+    def _magnitudes_of(self, values: Any) -> Any:
+        return self.torch.abs(values, out=self._magnitudes.view(values.dtype)[: values.numel()])
 
     def _counts(self, slot: Slot, segment: list[Any], row: list[float]) -> list[Any] | None:
-        """[NaN, infinite, zero, at float16's limit, lowest, highest] of a segment; None if not counted."""
-        values = self._values(slot, segment)
-        if values is None:
+        """[NaN, infinite, zero, at float16's limit, lowest, highest, norm] of a segment; None if not counted."""
+        if self._seen_as(segment) is None:
             return None
-        low, high, zero_count = row
-        nan_count = infinite_count = saturated_count = 0
-        if not (math.isfinite(low) and math.isfinite(high)):
-            nan_count = int(self.torch.isnan(values).sum())
-            infinite_count = int(self.torch.isinf(values).sum())
-        is_odd = nan_count or infinite_count or FLOAT16_MAX in (high, -low)
-        if is_odd and segment[1] in ("float16", "complex32"):
-            saturated_count = int((values.abs() == FLOAT16_MAX).sum())
-        bounds = [bound if math.isfinite(bound) else None for bound in (low, high)]
-        return [nan_count, infinite_count, int(zero_count), saturated_count, *bounds]
+        torch = self.torch
+        low, high, nearest_zero, norm = row
+        nan_count = infinite_count = zero_count = saturated_count = 0
+        # The extremes say of most tensors that there is nothing to count, in a fraction of the time.
+        is_finite = math.isfinite(low) and math.isfinite(high)
+        is_saturated = segment[1] in ("float16", "complex32") and not (
+            is_finite and -FLOAT16_MAX < low <= high < FLOAT16_MAX
+        )
+        if is_finite and nearest_zero > 0 and not is_saturated and math.isfinite(norm):
+            return [0, 0, 0, 0, low, high, norm]
+        values: Any = self._values(slot, segment)
+        if not is_finite:
+            nan_count = int(torch.isnan(values).sum())
+            infinite_count = int(torch.isinf(values).sum())
+        if not nearest_zero > 0:
+            zero_count = values.numel() - int(torch.count_nonzero(values))
+        if is_saturated:
+            saturated_count = int((self._magnitudes_of(values) == FLOAT16_MAX).sum())
+        if is_finite and not math.isfinite(norm):  # its squares are too large for float32, rarely
+            norm = values.to(torch.float64).norm().item()
+        bounds = [bound if math.isfinite(bound) else None for bound in (low, high, norm)]
+        return [nan_count, infinite_count, zero_count, saturated_count, *bounds]
 
 
 def _driver_version() -> str:
@@ -295,35 +383,6 @@ def _driver_version() -> str:
     except OSError:
         return ""
     return next((word for word in words if word[:1].isdigit() and "." in word), "")
-
-
-def _tie_to_parent(parent_pid: int) -> None:
-    """Die with the parent, gain no rights, leave no core, stand behind the trainer."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
-    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    if os.getppid() != parent_pid:
-        raise SystemExit(0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(10)
-
-
-def _limit(device: Device) -> None:
-    """No file can grow any more, and on the CPU memory has an end; CUDA's address space is too large for a limit."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    if device.is_cuda:
-        return
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + CPU_SPARE_BYTES, used + CPU_SPARE_BYTES))
-
-
-def _allow_cpu(seconds: int) -> None:
-    """Let this process use *seconds* more of a processor, then be killed."""
-    times = os.times()
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    soft = int(times.user + times.system) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
 def _import_torch(user_base: str) -> Any:
@@ -337,18 +396,32 @@ def _import_torch(user_base: str) -> Any:
     return torch
 
 
-def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
-    """Import torch, choose the device, and say so."""
+def _find_torch(user_base: str) -> Any:
+    """Give a torch that is new enough, or say what is the matter with it: none, broken, old."""
     try:
-        torch = _import_torch(str(opening.get("user_base", "")))
+        torch = _import_torch(user_base)
+        version = tuple(int(number) for number in torch.__version__.split(".")[:2])
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
-        raise Unavailable("torch", f"{type(error).__name__}: {error}") from None
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            raise Unavailable("no-torch", text) from None
+        raise Unavailable(_kind(error) if _kind(error) == "host-memory" else "broken-torch", text) from None
+    if version < TORCH_MIN:
+        raise Unavailable("broken-torch", f"version {torch.__version__}, and 2.1 is the oldest that will do")
+    return torch
+
+
+def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
+    """Import torch, choose the device, give up all that is not needed any more, and say so."""
+    user_base = str(opening["user_base"])
+    torch = _find_torch(user_base)
     torch.set_num_threads(opening["threads"])
     device = Device(torch, opening["device"], opening["memory_bytes"])
     windows = Windows(torch, opening["windows"])
     prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel, windows)
-    _limit(device)
-    channel.write(dict(device.describe(), ready=True))
+    about = device.describe()
+    unconfined = SANDBOX.confine(device.is_cuda, os.path.dirname(user_base), opening["threads"])
+    channel.write(dict(about, unconfined=unconfined, ready=True))
     return prover
 
 
@@ -361,24 +434,31 @@ def _serve(channel: Channel) -> None:
             if "window" in header:
                 prover.take(header)
             elif "begin" in header:
-                _allow_cpu(header["cpu_s"])
+                SANDBOX.allow_cpu(header["cpu_s"])
             else:
                 prover.finish_all()
                 channel.write({"ended": header["end"]})
 
 
 def _kind(error: Exception) -> str:
-    """Whether memory ran out; torch says so in several ways."""
+    """Whose fault it is, as far as words tell: memory that ran out on either side, the device, or nobody knows."""
     text = str(error).lower()
-    is_memory = isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
-    return "memory" if is_memory else "error"
+    names = {one.__name__ for one in type(error).__mro__}
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "cannot allocate memory" in text:
+        return "host-memory"
+    if "OutOfMemoryError" in names or "out of memory" in text:
+        return "device-memory"
+    is_device = "AcceleratorError" in names or any(word in text for word in ("cuda", "cublas", "nvidia", "hip error"))
+    return "device-error" if is_device else "error"
 
 
 def main() -> None:
     """Serve the parent until it closes the pipe."""
     channel = Channel()
-    _tie_to_parent(int(sys.argv[1]))
+    SANDBOX.tie_to_parent(int(sys.argv[1]))
     try:
+        if sys.version_info < PYTHON_MIN:
+            raise Unavailable("python", f"it is {sys.version.split()[0]}")
         _serve(channel)
     except Unavailable as error:
         channel.write({"failed": error.kind, "text": error.text[:500]})

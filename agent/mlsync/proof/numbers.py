@@ -1,9 +1,10 @@
-"""Level 4: what the counts of the device say about a checkpoint's numbers."""
+"""Level 4: what the counts of the device say about a checkpoint's numbers, and how grave that is by the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from math import isfinite, sqrt
+from typing import TYPE_CHECKING, Literal
 
 from mlsync.formats.layout import Content, Fact, Storage
 from mlsync.proof.verdict import LEVEL_NUMBERS, Finding, Severity
@@ -12,44 +13,52 @@ if TYPE_CHECKING:
     # numpy would come with it, and the idle agent does without.
     from mlsync.proof.windows import Counts
 
+#: zero: all numbers of a tensor are. constant: all are one other number. saturated: at the limit of float16.
+NumberFault = Literal["nan", "inf", "zero", "constant", "saturated"]
 _FINDINGS_MAX = 100
-# Smaller tensors are often zero for good reasons: biases, counters, moments before the first step
-_ZERO_BYTES_MIN = 64 << 10
+# Smaller tensors are often all alike for good reasons: biases, counters, moments before the first step
+_ALIKE_BYTES_MIN = 64 << 10
 
 
-def number_findings(content: Content, counts: Mapping[int, Counts], *, refuse_nan: bool) -> list[Finding]:
-    """What a person should know, worst first, at most a hundred lines."""
+def number_findings(
+    content: Content, counts: Mapping[int, Counts], refuse: Collection[NumberFault], warn: Collection[NumberFault]
+) -> list[Finding]:
+    """What a person should know, worst first, at most a hundred lines; *refuse* goes before *warn*."""
     names: dict[str, str] = {}
     for tensor in content.tensors:
         names.setdefault(tensor.storage, tensor.name)
-    severity: Severity = "refuse" if refuse_nan else "warn"
-    findings = list(_worth_telling(content.storages, counts, names, severity))
+    findings = []
+    for index, count in counts.items():
+        storage = content.storages[index]
+        name = names.get(storage.name, storage.name)
+        for fault, what in _faults(storage, count):
+            severity: Severity = "refuse" if fault in refuse else "warn" if fault in warn else "note"
+            findings.append(Finding(LEVEL_NUMBERS, severity, f"{what} in {name}", storage.name, storage.offset))
     findings.sort(key=lambda finding: ("refuse", "warn", "note").index(finding.severity))
     return findings[:_FINDINGS_MAX]
 
 
 def number_facts(counts: Mapping[int, Counts]) -> dict[str, Fact]:
-    """The counts over the whole file."""
-    return {
+    """The counts over the whole file, and the norm of all its numbers if they are finite and there are some."""
+    facts: dict[str, Fact] = {
         "nan_count": sum(count.nan for count in counts.values()),
         "infinite_count": sum(count.infinite for count in counts.values()),
         "zero_count": sum(count.zero for count in counts.values()),
         "saturated_count": sum(count.saturated for count in counts.values()),
     }
+    sums = [count.square_sum for count in counts.values() if count.square_sum is not None]
+    if sums and len(sums) == len(counts) and isfinite(norm := sqrt(sum(sums))):
+        # As many digits as hold on every device, whatever the order that it adds in.
+        facts["norm"] = float(f"{norm:.6g}")
+    return facts
 
 
-def _worth_telling(
-    storages: Sequence[Storage], counts: Mapping[int, Counts], names: Mapping[str, str], severity: Severity
-) -> Iterator[Finding]:
-    for index, count in counts.items():
-        storage = storages[index]
-        name = names.get(storage.name, storage.name)
-        if count.nan or count.infinite:
-            what = f"{count.nan} NaN and {count.infinite} infinite numbers in {name}"
-            yield Finding(LEVEL_NUMBERS, severity, what, storage.name, storage.offset)
-        if count.saturated:
-            what = f"{count.saturated} numbers at the limit of float16 in {name}"
-            yield Finding(LEVEL_NUMBERS, "warn", what, storage.name, storage.offset)
-        if storage.length >= _ZERO_BYTES_MIN and count.low is not None and count.low == count.high:
-            what = f"all numbers are {count.low:g} in {name}"
-            yield Finding(LEVEL_NUMBERS, "note", what, storage.name, storage.offset)
+def _faults(storage: Storage, count: Counts) -> Iterator[tuple[NumberFault, str]]:
+    if count.nan:
+        yield "nan", f"{count.nan} NaN"
+    if count.infinite:
+        yield "inf", f"{count.infinite} infinite numbers"
+    if count.saturated:
+        yield "saturated", f"{count.saturated} numbers at the limit of float16"
+    if storage.length >= _ALIKE_BYTES_MIN and count.low is not None and count.low == count.high:
+        yield "constant" if count.low else "zero", f"all numbers are {count.low or 0:g}"

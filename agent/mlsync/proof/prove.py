@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from mlsync.errors import DeviceMissing, ProofUnavailable, TorchMissing
+from mlsync.errors import DeviceMissing, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import ByteSource, Content, Fact, Storage
 from mlsync.proof.child import Child, DeviceInfo
 from mlsync.proof.inspection import Inspection, inspect
-from mlsync.proof.numbers import number_facts, number_findings
+from mlsync.proof.numbers import NumberFault, number_facts, number_findings
 from mlsync.proof.spans import ExtentChecksums, SpanCursor
 from mlsync.proof.verdict import (
     LEVEL_BYTES,
@@ -45,18 +45,21 @@ class ProofSource(ByteSource, Protocol):
 class ProofOptions:
     """How far to prove, on what, and for how long at most.
 
+    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``; *memory_bytes* bounds what is used of a GPU.
     *python* is an interpreter that has torch, this one if ``None``. *timeout_s* is how long to wait for the child in
-    all for one file, beyond the time that its bytes need at 20 MB/s.
+    all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
+    the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
     """
 
-    device: Literal["auto", "cuda", "cpu", "none"] = "auto"
+    device: str = "auto"
     python: str | None = None
     level: int = LEVEL_NUMBERS
     timeout_s: float = 120.0
     start_timeout_s: float = 180.0
     memory_bytes: int = 512 << 20
     threads: int = 1
-    refuse_nan: bool = False
+    refuse: frozenset[NumberFault] = frozenset()
+    warn: frozenset[NumberFault] = frozenset({"nan", "inf", "saturated"})
 
 
 class Prover:
@@ -115,7 +118,7 @@ class Prover:
         faults = _read_through(source, inspection, transfer)
         if transfer.error is not None:
             self.close()
-            if isinstance(transfer.error, DeviceMissing) and self._options.device == "cuda":
+            if isinstance(transfer.error, DeviceMissing) and self._options.device.startswith("cuda"):
                 raise transfer.error
         if faults:
             return _refused(inspection, faults)
@@ -135,21 +138,21 @@ class Prover:
             patience_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
             return _Transfer(storages, engine, engine.begin(storages, patience_s))
         except ProofUnavailable as error:
-            return _Transfer((), error=error)
+            return _Transfer((), error=_kept(error))
 
     def _ready_engine(self) -> _Engine:
         """The child, alive; what will not change by trying again is not tried again."""
         if self._engine is not None and self._engine.is_ready and not self._engine.is_alive():
             self.close()
         if self._lasting_error is not None:
-            raise self._lasting_error
+            raise _kept(self._lasting_error)
         try:
             if self._engine is None:
                 self._engine = _Engine(self._options)
             self._engine.wait_ready()
         except ProofUnavailable as error:
             self.close()
-            if isinstance(error, (TorchMissing, DeviceMissing)):
+            if isinstance(error, (TorchMissing, DeviceMissing, PythonUnfit)):
                 self._lasting_error = error
             raise
         return self._engine
@@ -163,11 +166,11 @@ class Prover:
         if content is not None and transfer.error is None and self._options.device != "none":
             level = min(self._options.level, LEVEL_NUMBERS if not content.packed_count else LEVEL_MEANING)
             findings += _packed_findings(content)
-            findings += number_findings(content, transfer.counts(), refuse_nan=self._options.refuse_nan)
+            findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
-        if info is not None and info.note:
-            findings.append(Finding(LEVEL_DEVICE, "note", f"proved on the CPU: {info.note}"))
+        if info is not None:
+            findings += _device_findings(info)
         verdict = _described(inspection, findings, facts)
         if info is not None and transfer.error is None:
             verdict = replace(verdict, device=info.device, torch=info.torch)
@@ -225,7 +228,9 @@ class _Engine:
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
             self._child.disbelieve("an answer that does not parse")
-        texts = {key: str(answer.get(key, ""))[:300] for key in ("device", "torch", "cuda", "driver", "note")}
+        self._child.is_ready_now()
+        names = ("device", "torch", "cuda", "driver", "note", "unconfined")
+        texts = {name: str(answer.get(name, ""))[:300] for name in names}
         self.info = DeviceInfo(window_bytes=window_bytes, **texts)
         self._digest = WindowDigest(self._seed, window_bytes)
 
@@ -277,7 +282,7 @@ class _Transfer:
                 if ends:
                     self._sender.close_storage()
         except ProofUnavailable as error:
-            self.error = error
+            self.error = _kept(error)
 
     def finish(self) -> None:
         """Wait for the device's last answer."""
@@ -286,7 +291,7 @@ class _Transfer:
         try:
             self._sender.finish()
         except ProofUnavailable as error:
-            self.error = error
+            self.error = _kept(error)
 
     def counts(self) -> dict[int, Counts]:
         """What the device counted, by storage."""
@@ -345,6 +350,19 @@ def _described(inspection: Inspection, findings: Sequence[Finding], facts: dict[
         tensor_count=len(content.tensors) if content is not None else 0,
         tensor_bytes=sum(storage.length for storage in content.storages) if content is not None else 0,
     )
+
+
+def _device_findings(info: DeviceInfo) -> list[Finding]:
+    """What is worth knowing of how the device came to be used."""
+    told = [f"proved on the CPU: {info.note}"] if info.note else []
+    told += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
+    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
+
+
+def _kept(error: ProofUnavailable) -> ProofUnavailable:
+    """The error as a value: the frames that it, or one before it, went through would hold the child's memory."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _refused(inspection: Inspection, findings: Sequence[Finding]) -> Verdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from mlsync.formats.layout import Storage
@@ -13,11 +14,33 @@ from mlsync.proof.digest import UNIT_BYTES, WindowDigest
 
 # Keeps a window's message small when it is full of tiny storages
 SEGMENTS_MAX = 4096
+# A segment's counts: NaN, infinite, zero, at float16's limit; then lowest, highest, norm, each a number or null
+_ROW_LENGTH, _WHOLE_NUMBERS = 7, 4
+# How many bytes each number has that the device counts, of types that every torch knows
+_NUMBER_BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "complex128": 8,
+    "complex64": 4,
+}
+# Of types that are counted if this torch knows them
+_PERHAPS = {
+    "complex32": 2,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+}
 
 
 @dataclass(slots=True)
 class Counts:
-    """What the device counted in one storage; *low* and *high* are ``None`` where nothing finite bounds it."""
+    """What the device counted in one storage; *low* and *high* are ``None`` where nothing finite bounds it.
+
+    *square_sum* is that of all its numbers, ``None`` where one of them is not finite.
+    """
 
     nan: int = 0
     infinite: int = 0
@@ -25,6 +48,7 @@ class Counts:
     saturated: int = 0
     low: float | None = None
     high: float | None = None
+    square_sum: float | None = 0.0
     counted_bytes: int = 0
 
 
@@ -122,16 +146,14 @@ class WindowSender:
         counts = answer.get("counts")
         if not isinstance(counts, list) or len(counts) != len(sent.segments):
             self._child.disbelieve("counts of other tensors than it was sent")
-        for (storage, _, _, length), row in zip(sent.segments, counts, strict=True):
+        for (storage, dtype, _, length), row in zip(sent.segments, counts, strict=True):
+            if not _is_plausible(row, dtype, length):
+                self._child.disbelieve("counts that cannot be")
             if row is not None:
                 self._add_counts(storage, length, row)
 
-    def _add_counts(self, storage: int, length: int, row: object) -> None:
-        match row:
-            case [int() as nan, int() as infinite, int() as zero, int() as saturated, low, high]:
-                pass
-            case _:
-                self._child.disbelieve("counts that are no numbers")
+    def _add_counts(self, storage: int, length: int, row: Any) -> None:
+        nan, infinite, zero, saturated, low, high, norm = row
         known = storage in self.counts
         counts = self.counts.setdefault(storage, Counts())
         counts.nan += nan
@@ -140,7 +162,21 @@ class WindowSender:
         counts.saturated += saturated
         counts.low = _bound(counts.low, low, known=known, choose=min)
         counts.high = _bound(counts.high, high, known=known, choose=max)
+        counts.square_sum = None if norm is None or counts.square_sum is None else counts.square_sum + norm * norm
         counts.counted_bytes += length
+
+
+def _is_plausible(row: object, dtype: str, length: int) -> bool:
+    """Whether an honest child could say this of *length* bytes of that type."""
+    number_bytes = _NUMBER_BYTES.get(dtype) or _PERHAPS.get(dtype)
+    if row is None:
+        return dtype not in _NUMBER_BYTES or length == 0
+    if number_bytes is None or not isinstance(row, list) or len(row) != _ROW_LENGTH:
+        return False
+    whole, real = row[:_WHOLE_NUMBERS], row[_WHOLE_NUMBERS:]
+    return all(type(number) is int and 0 <= number <= length // number_bytes for number in whole) and all(
+        number is None or (isinstance(number, float) and isfinite(number)) for number in real
+    )
 
 
 def _bound(old: float | None, new: object, *, known: bool, choose: Any) -> float | None:

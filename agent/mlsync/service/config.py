@@ -64,7 +64,10 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class ProofSettings:
-    """How checkpoints are proved; what is ``None`` was not said."""
+    """How checkpoints are proved; what is ``None`` was not said.
+
+    *refuse* and *warn* name what may be the matter with numbers; *refuse_nan* adds ``nan`` and ``inf`` to *refuse*.
+    """
 
     device: str = "auto"
     python: Path | None = None
@@ -73,6 +76,9 @@ class ProofSettings:
     read_back: str = "new"
     scrub_s: float | None = None
     timeout_s: float = 600.0
+    memory_bytes: int = 512 << 20
+    refuse: tuple[str, ...] = ()
+    warn: tuple[str, ...] = ("nan", "inf", "saturated")
     refuse_nan: bool = False
 
     @property
@@ -281,4 +287,6 @@ def _shown(value: object) -> str:
     if isinstance(value, str):
         # Who wrote credentials into a URL is told so, without showing them to whoever reads the log.
         return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_shown, value)) + "]"
     return str(value)

@@ -15,7 +15,9 @@ from mlsync.errors import RunNameInvalid
 from mlsync.service.durations import ALLOWED as DURATION
 from mlsync.service.durations import parse_duration
 from mlsync.service.every import parse_every
+from mlsync.service.proof_device import DEVICES, is_device
 from mlsync.service.run_name import check_run_name
+from mlsync.service.sizes import parse_size
 
 Parse = Callable[[Any, Path], Any]
 
@@ -84,6 +86,37 @@ def one_of(*choices: str) -> Parse:
         if value not in choices:
             raise ValueError(allowed)
         return str(value)
+
+    return parse
+
+
+def some_of(*choices: str) -> Parse:
+    """A list of a few words, each once."""
+    allowed = "a list of some of " + ", ".join(f'"{choice}"' for choice in choices)
+
+    def parse(value: Any, _base: Path) -> tuple[str, ...]:
+        if not isinstance(value, list) or any(item not in choices for item in value):
+            raise ValueError(allowed)
+        return tuple(choice for choice in choices if choice in value)
+
+    return parse
+
+
+def proof_device(value: Any, _base: Path) -> str:
+    """Where to prove: a kind of device, or one GPU by its number."""
+    if not is_device(value):
+        raise ValueError(f"one of {DEVICES}")
+    return str(value)
+
+
+def size_from(lowest_bytes: int) -> Parse:
+    """Bytes, no fewer than some."""
+
+    def parse(value: Any, _base: Path) -> int:
+        size_bytes = parse_size(value)
+        if size_bytes < lowest_bytes:
+            raise ValueError(f"at least {lowest_bytes >> 20}MiB")
+        return size_bytes
 
     return parse
 
@@ -187,9 +220,23 @@ AGENT: Mapping[str, Key] = {
     ),
     "stop_within": Key(duration, "stop_within_s", '"25s"', "time to save the place on SIGTERM; below TimeoutStopSec"),
 }
+# What may be the matter with numbers, as mlsync.proof.numbers has it.
+_NUMBER_FAULTS = some_of("nan", "inf", "zero", "constant", "saturated")
+# The child's windows and what it needs to count them.
+_PROOF_MEMORY_BYTES_MIN = 384 << 20
 PROOF: Mapping[str, Key] = {
     "device": Key(
-        one_of("auto", "cuda", "cpu", "none"), "device", '"auto"', "where checkpoints are loaded to prove them"
+        proof_device,
+        "device",
+        '"auto"',
+        'where checkpoints are loaded to prove them: "auto" takes the GPU with most free memory or else the CPU; '
+        '"cuda", "cuda:1", "cpu", "none"',
+    ),
+    "memory": Key(
+        size_from(_PROOF_MEMORY_BYTES_MIN),
+        "memory_bytes",
+        '"512MiB"',
+        "take no more of a GPU's memory for it than this",
     ),
     "python": Key(path, "python", '"/opt/conda/bin/python"', "the Python that has torch: the trainer's own, say"),
     "require": Key(
@@ -217,6 +264,13 @@ PROOF: Mapping[str, Key] = {
         'read every pack back once in so long, a share each hour ("90d"); what rotted is stored again, if it can be',
     ),
     "timeout": Key(duration_above_zero, "timeout_s", '"10m"', "give a proof up after so long"),
-    "refuse_nan": Key(flag, "refuse_nan", "false", "count a checkpoint with NaN or infinity in its tensors as broken"),
+    "refuse": Key(
+        _NUMBER_FAULTS,
+        "refuse",
+        "[]",
+        'what breaks a checkpoint: "nan", "inf", "saturated" (float16), "zero" and "constant" (a whole tensor)',
+    ),
+    "warn": Key(_NUMBER_FAULTS, "warn", '["nan", "inf", "saturated"]', "numbers to warn of; the rest is noted"),
+    "refuse_nan": Key(flag, "refuse_nan", "false", 'the same as "nan" and "inf" in refuse'),
 }
 TABLES: Mapping[str, Mapping[str, Key]] = {"s3": S3, "key": KEY, "watch": WATCH, "agent": AGENT, "proof": PROOF}

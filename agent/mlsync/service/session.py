@@ -23,6 +23,7 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
 
 if TYPE_CHECKING:
+    from mlsync.proof.numbers import NumberFault
     from mlsync.proof.prove import ProofOptions, Prover
 
 # At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
@@ -181,11 +182,14 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     from mlsync.proof.prove import ProofOptions  # late, as above
 
     proof = config.proof
+    refused = frozenset(proof.refuse) | (frozenset({"nan", "inf"}) if proof.refuse_nan else frozenset())
     return ProofOptions(
-        device=cast('Literal["auto", "cuda", "cpu", "none"]', device or proof.device),
+        device=device or proof.device,
         python=None if proof.python is None else str(proof.python),
         timeout_s=proof.timeout_s,
-        refuse_nan=proof.refuse_nan,
+        memory_bytes=proof.memory_bytes,
+        refuse=cast("frozenset[NumberFault]", refused),
+        warn=cast("frozenset[NumberFault]", frozenset(proof.warn)),
     )
 
 

@@ -1,0 +1,75 @@
+"""What is free on which GPU, asked of libraries that a compiler makes here with the functions of NVIDIA's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlsync.proof import child_gpus
+
+LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    """A directory with both libraries."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    directory = tmp_path_factory.mktemp("libraries")
+    source = Path(__file__).with_name("fake_gpus.c")
+    for library in LIBRARIES:
+        subprocess.run(
+            [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-o", directory / library, source], check=True
+        )
+    return directory
+
+
+def free_mebibytes(directory, gpus):
+    """What the child's part says of these GPUs, in a process that finds the libraries there."""
+    code = f"""
+import importlib.util, json
+spec = importlib.util.spec_from_file_location("gpus", {child_gpus.__file__!r})
+gpus = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpus)
+print(json.dumps([[number, free >> 20] for number, free in gpus.free_bytes().items()]))
+"""
+    environment = {"LD_LIBRARY_PATH": str(directory), "FAKE_GPUS": gpus}
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=True, env=environment)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [
+        ("7:100 3:2000", {0: 100, 1: 2000}),
+        ("200:300 7:100", {0: 300, 1: 100}),
+        ("1 2:50", {1: 50}),
+        ("", {}),
+    ],
+    ids=["two", "a slice of one", "one that does not tell", "none"],
+)
+def test_free_memory_is_told_by_cudas_numbers(libraries, gpus, expected):
+    """Each GPU is found in the management library by its unique id, whatever its place there."""
+    assert free_mebibytes(libraries, gpus) == expected
+
+
+@pytest.mark.parametrize("missing", LIBRARIES)
+def test_without_one_of_the_libraries_nothing_is_told(libraries, tmp_path, missing):
+    """A machine without NVIDIA's driver, or with half of it, is none with GPUs that tell."""
+    if shutil.which("nvidia-smi") is not None:
+        pytest.skip("this machine has the real ones")
+    for library in LIBRARIES:
+        if library != missing:
+            shutil.copy(libraries / library, tmp_path)
+    assert free_mebibytes(tmp_path, "7:100") == {}
+
+
+def test_the_roomiest_comes_first():
+    """GPUs are tried in the order of what is free, equal ones by their number."""
+    assert child_gpus.by_room({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
