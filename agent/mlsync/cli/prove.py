@@ -35,7 +35,7 @@ def prove_command(
     one that has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
 
     Ends with 0 if all of it reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
-    if the store lost or changed something, 51-55 if the proof could not be had that far.
+    if the store lost or changed something, 51-59 if the proof could not be had that far.
     """
     if is_pending == (version is not None):
         raise click.UsageError("name a version, or say --pending")

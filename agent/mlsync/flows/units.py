@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
 
 from mlsync.flows.restored_file import RestoredFile
 from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
@@ -20,14 +19,7 @@ from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind
 
-PATIENCE_NS: Final = 3600 * 10**9
-
 Entries = Mapping[bytes, Entry]
-
-
-def is_at_rest(mtime_ns: int, now_ns: int) -> bool:
-    """Whether something that was last written at *mtime_ns* is not waited for any longer."""
-    return now_ns - mtime_ns > PATIENCE_NS
 
 
 def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) -> list[Unit]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Final
 
 from mlsync.flows.recall import recall_trouble
-from mlsync.flows.units import is_at_rest
 from mlsync.repository.manifest import Trouble
 from mlsync.source.scan import Walk
 from mlsync.source.state import State, is_same
+
+# How long the rest of a checkpoint of several files is waited for.
+PATIENCE_NS: Final = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +48,8 @@ def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[
             return None
     # Below a directory that could not be read, anything may have changed.
     return None if walk.problems else Untouched(count, tuple(troubles))
+
+
+def is_at_rest(mtime_ns: int, now_ns: int) -> bool:
+    """Whether something that was last written at *mtime_ns* is not waited for any longer."""
+    return now_ns - mtime_ns > PATIENCE_NS

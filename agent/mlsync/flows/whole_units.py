@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 
 from mlsync.flows.candidate import Candidate
-from mlsync.flows.units import is_at_rest, units_around
+from mlsync.flows.units import units_around
+from mlsync.flows.untouched import is_at_rest
 from mlsync.formats.sharded import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
