@@ -20,13 +20,13 @@ _UNREACHABLE = re.compile("NewConnectionError|NameResolutionError|ConnectTimeout
 
 
 @pytest.fixture(scope="session")
-def ultralytics_paths(request) -> list[Path]:
-    """Where Ultralytics lies, and what stands in for torchvision; skips where no package index can be reached."""
+def installed(request) -> Path:
+    """Where the frameworks lie; skips where no package index can be reached."""
     stamp = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:16]
     place = request.config.cache.mkdir("frameworks") / stamp
     if not place.exists():
         _install(place)
-    return [HERE / "stand_in", place]
+    return place
 
 
 def _install(place: Path) -> None:
@@ -42,17 +42,24 @@ def _install(place: Path) -> None:
     if _UNREACHABLE.search(done.stderr):
         # Of CI it is known that it has one.
         assert not os.environ.get("CI"), done.stderr
-        pytest.skip("Ultralytics is not installed, and no package index can be reached")
-    pytest.fail(f"Ultralytics cannot be installed: {done.stderr}")
+        pytest.skip("the frameworks are not installed, and no package index can be reached")
+    pytest.fail(f"the frameworks cannot be installed: {done.stderr}")
 
 
 @pytest.fixture(scope="session")
-def ultralytics_python(ultralytics_paths, tmp_path_factory) -> tuple[str, dict[str, str]]:
+def ultralytics_python(installed, tmp_path_factory) -> tuple[str, dict[str, str]]:
     """A Python with Ultralytics and without mlsync, and its environment: it fetches nothing and reports nothing."""
-    python, environment = without_mlsync(*ultralytics_paths)
+    python, environment = without_mlsync(HERE / "stand_in", installed)
     settings = tmp_path_factory.mktemp("ultralytics-settings")
     environment |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(settings)}
     return python, environment
+
+
+@pytest.fixture(scope="session")
+def frameworks_python(installed) -> tuple[str, dict[str, str]]:
+    """A Python with transformers and Lightning and without mlsync, and its environment: it fetches nothing."""
+    python, environment = without_mlsync(installed)
+    return python, environment | {"HF_HUB_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class Watched:
         self._config.write_text(
             f'repository = "file://{self.repository}"\nstate_directory = "{self.state}"\n'
             f'[key]\nkey_file = "{self._key}"\n[[watch]]\ndirectory = "{self.runs}"\n'
-            f'[agent]\nsettle = "200ms"\nrescan = "2s"\n[proof]\ndevice = "cpu"\n{more}'
+            f'[agent]\nsettle = "200ms"\nsettle_max = "1s"\nrescan = "2s"\n[proof]\ndevice = "cpu"\n{more}'
         )
 
     # ------------------------------------------------------------ commands
@@ -118,6 +118,11 @@ class Trainer:
         """What happened so far, of one kind."""
         lines = self._events.read_text().split("\n")[:-1] if self._events.exists() else []
         return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it trains."""
+        return self._process.poll() is None
 
     def wait_saved(self, epoch: int) -> float:
         """Wait until an epoch was saved; return a time after that."""
