@@ -1,7 +1,7 @@
 """A training as anybody writes it with transformers: ``huggingface_trainer.py EVENTS DIRECTORY STEPS [resume]``.
 
-It saves after each step, into a directory of its own, and keeps the last two of them. It ends after STEPS, or when there
-is a file named EVENTS with ``.enough`` after it.
+It saves after each step, into a directory of its own, and keeps the last two of them. It ends after STEPS, or when
+there is a file named EVENTS with ``.enough`` after it.
 """
 
 import json

@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("lightning_trainer.py")
 
 @pytest.fixture(scope="module")
 def story(watched, frameworks_python):
-    """Two epochs in a version, the files of a killed training; then what the third one told, from the restored files."""
+    """A version of two epochs of a training that was killed; and what the third one told, from the restored files."""
     python, environment = frameworks_python
 
     def trainer(name, *arguments):
