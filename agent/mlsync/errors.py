@@ -36,7 +36,8 @@
     |  |- TorchMissing            52   the proof's Python has no torch
     |  |- ProofTimedOut           53   the proof's deadline passed
     |  |- ProofOutOfMemory        54   host or device memory ran out
-    |  `- ProofCrashed            55   the proof's process died or broke its protocol
+    |  |- ProofCrashed            55   the proof's process died or broke its protocol
+    |  `- CommandUnavailable      56   the command that loads a checkpoint could not be run, or could not tell
     |- TargetError
     |  |- TargetBlocked           60   something in the way at the restore target
     |  `- TargetFull              61   no room at the restore target
@@ -271,6 +272,12 @@ class ProofCrashed(ProofUnavailable):
     """The proof's process died or broke its protocol."""
 
     exit_code = 55
+
+
+class CommandUnavailable(ProofUnavailable):
+    """The command of level 5 could not be run, or could not tell."""
+
+    exit_code = 56
 
 
 class TargetError(Error):

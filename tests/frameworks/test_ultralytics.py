@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import shutil
 import struct
 import zlib
 from pathlib import Path
 
 import pytest
-from watched import Trainer
+from watched import Trainer, Watched
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
@@ -189,3 +190,41 @@ def fitness_of(version):
     """The highest fitness that a checkpoint of a version names; less than any if none does."""
     proofs = [entry["proof"] for entry in version["entries"] if entry["proof"]]
     return max((proof["facts"].get("best_fitness", -1.0) for proof in proofs), default=-1.0)
+
+
+# ---------------------------------------------------------------- level 5
+
+
+@pytest.fixture
+def loading(story, ultralytics_python, tmp_path):
+    """A machine with what the training left, whose checkpoints are loaded with Ultralytics itself."""
+    _, environment = ultralytics_python
+    variables = [f"{name}={environment[name]}" for name in ("PYTHONPATH", "YOLO_CONFIG_DIR")]
+    more = f'framework = "ultralytics"\ncommand_environment = {json.dumps(variables)}\n'
+    machine = Watched(tmp_path / "loading", more)
+    shutil.copytree(story.watched.runs, machine.runs, dirs_exist_ok=True)
+    return machine
+
+
+def test_level_5_is_ultralytics_own_load_and_forward_pass(loading):
+    """What Ultralytics loads and runs is proved to level 5; what it cannot load is refused, whole as the file is."""
+    loading.mlsync("backup")
+    proofs = [entry(loading.versions()[-1], path)["proof"] for path in (LAST, BEST)]
+    assert [(proof["level"], proof["facts"]["loaded_by"]) for proof in proofs] == [(5, "ultralytics")] * 2
+    assert loading.mlsync("verify")["lowest_level"] == 5
+    write_unloadable(loading.runs / LAST)
+    loading.mlsync("backup", status=50)
+    last = loading.versions()[-1]
+    assert [(trouble["path"], trouble["kind"], trouble["kept_version"]) for trouble in last["troubles"]] == [
+        (LAST, "broken", 1)
+    ]
+    assert last["troubles"][0]["text"].startswith("level 5: ultralytics ended with 1: ")
+    assert entry(last, LAST)["proof"]["level"] == 5
+
+
+def write_unloadable(path: Path) -> None:
+    """A file that is sound as a container and says of itself that Ultralytics wrote it, and holds no model."""
+    import torch
+
+    content = {"epoch": 1, "train_args": {}, "ema": {"weight": torch.ones(100)}, "model": None, "optimizer": {"lr": 1}}
+    torch.save(content, path)

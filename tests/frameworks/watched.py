@@ -41,13 +41,13 @@ class Watched:
 
     # ------------------------------------------------------------ commands
 
-    def mlsync(self, *arguments: object):
-        """What a command printed as JSON; it has to succeed."""
+    def mlsync(self, *arguments: object, status: int = 0):
+        """What a command printed as JSON; it has to end with *status*."""
         command = [*MLSYNC, *map(str, arguments), "--json"]
         if arguments[0] != "init":
             command += ["--config", str(self._config)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (arguments, done.stderr)
+        assert done.returncode == status, (arguments, done.stderr)
         return json.loads(done.stdout)
 
     def versions(self):
@@ -72,10 +72,11 @@ class Watched:
             assert agent.wait(PATIENCE_S) == 0, self.log()
 
     def kill(self) -> None:
-        """Whatever runs is gone."""
-        if self._agent is not None:
-            self._agent.kill()
-            self._agent.wait()
+        """The agent is gone, without a word."""
+        agent, self._agent = self._agent, None
+        if agent is not None:
+            agent.kill()
+            agent.wait()
 
     def log(self) -> str:
         """What the agent has said."""

@@ -24,9 +24,11 @@ from mlsync.flows.verify import VerifyResult, verify
 def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
-    Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
+    Nothing is written, neither there nor here, but for level 5: if the configuration names a framework or a command
+    ([proof] framework, command), each checkpoint is put into the state directory for as long as that loads it, AND CODE
+    OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint reached at least the
     level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
-    something, 51-55 if the proof could not be had that far (no torch, no GPU ...).
+    something, 51-56 if the proof could not be had that far (no torch, no GPU ...).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -35,7 +37,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         with session.prover(device) as prover:
             if device == "cuda":
                 prover.open()
-            result = verify(session.repository, manifest, prover, monitor)
+            result = verify(session.repository, manifest, prover, monitor, session.loading_options(device))
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:

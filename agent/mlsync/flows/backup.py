@@ -18,6 +18,7 @@ from mlsync.repository.repository import Repository
 from mlsync.source.state import State
 
 if TYPE_CHECKING:
+    from mlsync.flows.loading import LoadingOptions
     from mlsync.proof.prove import Prover
 
 
@@ -35,11 +36,13 @@ class BackupOptions:
     """How a backup is done; *stop* is asked at safe points.
 
     *uploads* is the directory where it is noted how uploads that are cut off are gone on with; ``None``: nowhere.
+    *loading* says how new checkpoints are loaded by a framework, if they are.
     """
 
     required_level: int = 3
     wait_for_proof: bool = False
     uploads: Path | None = None
+    loading: LoadingOptions | None = None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns

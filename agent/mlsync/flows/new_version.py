@@ -18,6 +18,7 @@ from mlsync.flows.candidate import Candidate, Change
 from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
+from mlsync.flows.loading import Loading
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.recall import Recalled, encode_location, recall
@@ -173,7 +174,7 @@ class VersionMaker:
         with self._repository.reader() as reader, self._open_prover() as prover:
             # A proof that fell short is no answer for another file of the same content.
             proved = (e for e in base.entries.values() if e.proof and e.proof.level >= self._options.required_level)
-            proving = Proving(reader, prover, proved)
+            proving = Proving(reader, prover, proved, Loading.of(self._options.loading, reader, self._repository))
             new = candidate.unproved()
             total_bytes = sum(entry.size_bytes for entry, _ in new)
             with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:

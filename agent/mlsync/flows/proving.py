@@ -7,10 +7,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from mlsync.errors import ProofUnavailable
+from mlsync.flows.loading import Loading
 from mlsync.flows.restored_file import RestoredFile, whole
 from mlsync.proof.prove import Prover
-from mlsync.proof.verdict import Verdict
+from mlsync.proof.verdict import LEVEL_FRAMEWORK, Verdict
 from mlsync.repository.manifest import Entry, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
@@ -28,11 +31,15 @@ class Judged:
 
 
 class Proving:
-    """Judges files of a candidate; files of the same content are judged once."""
+    """Judges files of a candidate; files of the same content are judged once. *loading* has level 5 done, if wanted."""
 
-    def __init__(self, reader: ChunkReader, prover: Prover, known: Iterable[Entry] = ()) -> None:
+    def __init__(
+        self, reader: ChunkReader, prover: Prover, known: Iterable[Entry] = (), loading: Loading | None = None
+    ) -> None:
         self._reader = reader
         self._prover = prover
+        self._loading = loading
+        self._loaded: dict[Hashable, Judged] = {}
         self._judged = {_content(entry): Judged(entry.proof) for entry in known if entry.proof is not None}
 
     @property
@@ -58,7 +65,13 @@ class Proving:
         if judged is None:
             verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path)
             judged = self._judged[content] = _judged(verdict)
-        return judged
+        if self._loading is None or judged.proof is None or not self._loading.is_wanted(entry, judged.proof):
+            return judged
+        # Apart from the others: the command may be meant for one of two files of the same content.
+        loaded = self._loaded.get(content)
+        if loaded is None:
+            loaded = self._loaded[content] = _loaded(self._loading, entry, judged.proof, advance)
+        return loaded
 
 
 def is_file(entry: Entry) -> bool:
@@ -75,6 +88,22 @@ def _judged(verdict: Verdict) -> Judged:
     if verdict.status == "broken":
         return Judged(None, refused=_why(verdict))
     return Judged(_proof(verdict), unavailable=verdict.error)
+
+
+def _loaded(loading: Loading, entry: Entry, proof: Proof, advance: Callable[[int], None]) -> Judged:
+    """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
+    began_s = time.monotonic()
+    try:
+        loaded = loading.load(entry, lambda: advance(0))
+    except ProofUnavailable as error:
+        return Judged(msgspec.structs.replace(proof, shortfall=str(error)), unavailable=error)
+    if loaded.refused is not None:
+        return Judged(None, refused=f"level {LEVEL_FRAMEWORK}: {loaded.refused}")
+    if loaded.skipped:
+        return Judged(proof)
+    seconds = round(proof.seconds + time.monotonic() - began_s, 6)
+    facts = proof.facts | {"loaded_by": loading.name}
+    return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
 
 
 def _why(verdict: Verdict) -> str:

@@ -18,6 +18,8 @@ from mlsync.service.run_name import check_run_name
 from mlsync.service.toml_lines import KeyPath, line_of
 
 FILE_NAME = "mlsync.toml"
+# Of proof/verdict.py, which the configuration does without.
+LEVEL_FRAMEWORK = 5
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
@@ -71,6 +73,17 @@ class ProofSettings:
     require: int | None = None
     timeout_s: float = 600.0
     refuse_nan: bool = False
+    framework: str | None = None
+    model: str | None = None
+    command: tuple[str, ...] = ()
+    command_for: tuple[str, ...] = ()
+    command_environment: tuple[str, ...] = ()
+    command_timeout_s: float = 600.0
+
+    @property
+    def loads(self) -> bool:
+        """Whether level 5 is wanted: a command or a framework loads checkpoints."""
+        return bool(self.command or self.framework)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +247,7 @@ class _Reader:
             self._refuse(("key", "key_file"), "both passphrase_file and key_file in [key]", "keep one of them")
         if config.agent.settle_max_s < config.agent.settle_s:
             self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
+        self._check_loading(config.proof)
         first: dict[str, int] = {}
         for index, watch in enumerate(config.watches):
             if watch.run in first:
@@ -242,6 +256,19 @@ class _Reader:
                 self._refuse(at, f"a second run named {watch.run!r}", f"the first one is at line {other}; set run")
             first[watch.run] = index
             self._check_apart(index, watch, config)
+
+    def _check_loading(self, proof: ProofSettings) -> None:
+        """Refuse a level 5 that contradicts itself, or that nothing could reach."""
+        if proof.command and proof.framework:
+            self._refuse(("proof", "framework"), "both command and framework in [proof]", "keep one of them")
+        if (proof.model is not None) != (proof.framework == "state_dict"):
+            key = "framework" if proof.model is None else "model"
+            self._refuse(("proof", key), 'model in [proof] and framework = "state_dict" need each other', None)
+        if proof.loads and proof.device == "none":
+            advice = "level 5 comes after the levels that need a device"
+            self._refuse(("proof", "device"), 'device = "none" in [proof], and a command or framework', advice)
+        if proof.require == LEVEL_FRAMEWORK and not proof.loads:
+            self._refuse(("proof", "require"), "require = 5 in [proof], and no command or framework", None)
 
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
         """Refuse to watch what mlsync itself writes: each backup would be the next one's change, for ever."""
