@@ -45,7 +45,7 @@ ARROWS = {
 }
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
-    "torch": r"mlsync\.(proof\.device|demo\..+)",
+    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict)|demo\..+)",
     "boto3": r"mlsync\.store\.s3.*",
     "botocore": r"mlsync\.store\.s3.*",
     "s3transfer": r"mlsync\.store\.s3.*",
@@ -155,12 +155,21 @@ def test_libraries_stay_at_home(library):
             assert re.fullmatch(HOMES[library], module), f"{module} imports {library}"
 
 
-@pytest.mark.parametrize("part", ["device", "child_sandbox", "child_gpus"])
-def test_the_proving_child_needs_the_standard_library_and_torch_alone(part):
-    """The trainer's Python may have nothing else, and may be old."""
-    names = {name.split(".")[0] for name in imports_of(f"mlsync.proof.{part}", whole=True)}
-    assert names - {"torch", "__future__"} <= sys.stdlib_module_names
-    ast.parse(MODULES[f"mlsync.proof.{part}"].read_text(), feature_version=(3, 9))
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [
+        ("device", {"torch"}),
+        ("child_sandbox", set()),
+        ("child_gpus", {"torch"}),
+        ("load_ultralytics", {"torch", "ultralytics"}),
+        ("load_state_dict", {"torch", "safetensors"}),
+    ],
+)
+def test_programs_for_the_trainers_python_need_little(program, more):
+    """It may have nothing but the standard library and what the program is about, and may be old."""
+    names = {name.split(".")[0] for name in imports_of(f"mlsync.proof.{program}", whole=True)}
+    assert names - more - {"__future__"} <= sys.stdlib_module_names
+    ast.parse(MODULES[f"mlsync.proof.{program}"].read_text(), feature_version=(3, 9))
 
 
 def loaded_by(module):

@@ -40,7 +40,8 @@
     |  |- DeviceFailed            56   the device, or its driver, answered with an error
     |  |- ProofDisbelieved        57   the proof's process answered what cannot be
     |  |- ProofKilled             58   the proof's process was ended from outside
-    |  `- PythonUnfit             59   the proof's Python is not there, is too old, or is none
+    |  |- PythonUnfit             59   the proof's Python is not there, is too old, or is none
+    |  `- CommandUnavailable      49   the command that loads a checkpoint could not be run, or could not tell
     |- TargetError
     |  |- TargetBlocked           60   something in the way at the restore target
     |  `- TargetFull              61   no room at the restore target
@@ -281,6 +282,12 @@ class DeviceFailed(ProofUnavailable):
     """The device, or its driver, answered with an error."""
 
     exit_code = 56
+
+
+class CommandUnavailable(ProofUnavailable):
+    """The command of level 5 could not be run, or could not tell."""
+
+    exit_code = 49
 
 
 class ProofDisbelieved(ProofUnavailable):

@@ -74,7 +74,9 @@ def test_no_device(pending):
     assert (done.status, "--device cpu" in done.err) == (51, True)
 
 
-@pytest.mark.parametrize("arguments", [(), ("1", "--pending"), ("--pending", "--level", "5")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("1", "--pending"), ("--pending", "--level", "5"), ("--pending", "--level", "6")]
+)
 def test_what_is_no_question(pending, arguments):
     """Neither or both of a version and --pending, and a level that there is not, end with 2."""
     assert pending.run("prove", *arguments).status == 2

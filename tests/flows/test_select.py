@@ -29,14 +29,14 @@ def save(world, name, **content):
     return world.backup().version
 
 
-def ultralytics(world, epoch, fitness, *, stripped=False):
-    """A version of ``last.pt`` as Ultralytics writes it while it trains, and when it has ended."""
+def ultralytics(world, epoch, fitness, *, stripped=False, name="last.pt"):
+    """A version of a checkpoint as Ultralytics writes it while it trains, and when it has ended."""
     import torch
 
     optimizer = None if stripped else {"state": {}, "param_groups": [{"lr": 0.1}]}
     return save(
         world,
-        "last.pt",
+        name,
         epoch=-1 if stripped else epoch,
         best_fitness=None if stripped else fitness,
         ema={"weight": torch.full((200,), float(epoch))},
@@ -58,6 +58,23 @@ def test_the_last_version_before_the_strip_is_resumable(world):
     world.write("results.csv", b"epoch,loss\n")
     world.backup()
     assert (number_of(world, "latest"), number_of(world, "resumable")) == (4, 2)
+
+
+def test_a_whole_checkpoint_beside_a_stripped_one_is_not_resumable(world):
+    """Neither best.pt in the moment before it is stripped too nor an epoch's own file is what training goes on from."""
+    ultralytics(world, 0, 0.1, name="weights/epoch0.pt")
+    ultralytics(world, 1, 0.2, name="weights/best.pt")
+    ultralytics(world, 1, 0.2, name="weights/last.pt")
+    ultralytics(world, 1, 0.2, name="weights/last.pt", stripped=True)
+    ultralytics(world, 1, 0.2, name="weights/best.pt", stripped=True)
+    assert (number_of(world, "latest"), number_of(world, "resumable")) == (5, 3)
+
+
+def test_a_training_that_ended_does_not_hide_another_one(world):
+    """In a directory of its own, a training that goes on is resumable while the stripped one of another stands."""
+    ultralytics(world, 1, 0.2, name="train/weights/last.pt", stripped=True)
+    ultralytics(world, 0, 0.1, name="train2/weights/last.pt")
+    assert number_of(world, "resumable") == 2
 
 
 def test_best_is_the_highest_fitness_and_of_equals_the_last(world):

@@ -83,7 +83,7 @@ MISTAKES = {
     "flag as level": (
         "[proof]\nrequire = true\n",
         3,
-        "require in [proof] must be a whole number from 0 to 4, not true: FILE:3",
+        "require in [proof] must be a whole number from 0 to 5, not true: FILE:3",
     ),
     "text as flag": (
         '[agent]\non_change = "yes"\n',
@@ -126,6 +126,63 @@ MISTAKES = {
         '[watch]\ndirectory = "/a"\n',
         2,
         "watch must be a list of tables: FILE:2 (write [[watch]] above each directory)",
+    ),
+    "command without a path": (
+        '[proof]\ncommand = ["true"]\n',
+        3,
+        (
+            'command in [proof] must be a list of strings like ["python", "check.py", "{path}"], with {path} among '
+            "them, not ['true']: FILE:3"
+        ),
+    ),
+    "program that is not there": (
+        '[proof]\ncommand = ["python", "/absent/check.py", "{path}"]\n',
+        3,
+        (
+            "command in [proof] must be a command whose programs exist; there is no /absent/check.py, "
+            "not ['python', '/absent/check.py', '{path}']: FILE:3"
+        ),
+    ),
+    "command and framework": (
+        '[proof]\ncommand = ["true", "{path}"]\nframework = "ultralytics"\n',
+        4,
+        "both command and framework in [proof]: FILE:4 (keep one of them)",
+    ),
+    "state_dict without a model": (
+        '[proof]\nframework = "state_dict"\n',
+        3,
+        'model in [proof] and framework = "state_dict" need each other: FILE:3',
+    ),
+    "model of nothing": (
+        '[proof]\nmodel = "a.b:c"\n',
+        3,
+        'model in [proof] and framework = "state_dict" need each other: FILE:3',
+    ),
+    "model that is no callable": (
+        '[proof]\nmodel = "a/b.py"\n',
+        3,
+        'model in [proof] must be a module and a callable in it, like "package.module:build", not "a/b.py": FILE:3',
+    ),
+    "level 5 without a device": (
+        '[proof]\ndevice = "none"\nframework = "ultralytics"\n',
+        3,
+        (
+            'device = "none" in [proof], and a command or framework: FILE:3 '
+            "(level 5 comes after the levels that need a device)"
+        ),
+    ),
+    "level 5 of nothing": (
+        "[proof]\nrequire = 5\n",
+        3,
+        "require = 5 in [proof], and no command or framework: FILE:3",
+    ),
+    "a secret for the command": (
+        '[proof]\ncommand_environment = ["MLSYNC_PASSPHRASE"]\n',
+        3,
+        (
+            'command_environment in [proof] must be a list like ["PYTHONPATH", "OMP_NUM_THREADS=4"], without MLSYNC_* '
+            "and AWS_*, not ['MLSYNC_PASSPHRASE']: FILE:3"
+        ),
     ),
     "settling longer than allowed": (
         '[agent]\nsettle = "5m"\nsettle_max = "1m"\n',

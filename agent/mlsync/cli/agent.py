@@ -25,7 +25,7 @@ def agent_command(common: Common) -> None:
     Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds what no event
     told. SIGHUP backs all runs up now. A store that is away is waited for; one run never blocks another. Under
     systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
-    then prints how every run fares.
+    then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
     """
     config = common.watching_configuration()
     log_to(sys.stderr, verbose=common.verbose)

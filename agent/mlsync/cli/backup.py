@@ -32,6 +32,9 @@ def backup_command(common: Common, run: str | None) -> None:
     content of the version before and is named; the exit status then is 42, 50 or 41 although the rest is saved.
     Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
     Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
+
+    If the configuration names a framework or a command ([proof] framework, command), new checkpoints are also loaded
+    by that (L5), WHICH RUNS CODE OUT OF THEM; without, no code of a checkpoint is ever run.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)

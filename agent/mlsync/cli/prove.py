@@ -7,11 +7,11 @@ import click
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
 from mlsync.cli.stopping import stopping
-from mlsync.errors import CheckpointBroken, Damage
+from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage
 from mlsync.flows.prove_later import LaterProver, LaterResult
 from mlsync.flows.select import find_run, find_version
 from mlsync.monitor import Monitor
-from mlsync.proof.verdict import LEVEL_NUMBERS
+from mlsync.proof.verdict import LEVEL_FRAMEWORK
 
 
 @click.command("prove", cls=Command, short_help="Prove versions now that were committed without.")
@@ -21,7 +21,7 @@ from mlsync.proof.verdict import LEVEL_NUMBERS
 @device_option
 @click.option(
     "--level",
-    type=click.IntRange(1, LEVEL_NUMBERS),
+    type=click.IntRange(1, LEVEL_FRAMEWORK),
     help="The level to reach, instead of what each version requires of itself.",
 )
 @common_options
@@ -35,17 +35,27 @@ def prove_command(
     one that has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
 
     Ends with 0 if all of it reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
-    if the store lost or changed something, 51-59 if the proof could not be had that far.
+    if the store lost or changed something, 49 or 51-59 if the proof could not be had that far. Level 5, if the
+    configuration names a framework or a command, RUNS CODE OUT OF THE CHECKPOINT.
     """
     if is_pending == (version is not None):
         raise click.UsageError("name a version, or say --pending")
-    monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session, stopping() as stop:
+    config, monitor = common.configuration(), common.monitor()
+    if level == LEVEL_FRAMEWORK and not config.proof.loads:
+        raise ConfigInvalid("level 5 needs a framework or a command that loads checkpoints", advice="set it in [proof]")
+    with common.session(config, monitor) as session, stopping() as stop:
         repository = session.repository
         names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
         with (
             session.prover(device) as prover,
-            LaterProver(repository, prover, monitor, level=level, stop=stop.is_set) as later,
+            LaterProver(
+                repository,
+                prover,
+                monitor,
+                level=level,
+                loading=session.loading_options(device),
+                stop=stop.is_set,
+            ) as later,
         ):
             if version is not None:
                 results, damaged = [later.anew(find_version(repository, names[0], version))], None

@@ -21,7 +21,9 @@ from mlsync.flows.verify import VerifyResult, verify
 def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
-    Nothing is written, here or there. Ends with 0 if every byte came back and every checkpoint reached at least the
+    Nothing is written, neither there nor here, but for level 5: if the configuration names a framework or a command
+    ([proof] framework, command), each checkpoint is put into the state directory for as long as that loads it, AND CODE
+    OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint reached at least the
     level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
     something, 51-59 if the proof could not be had that far (no torch, no GPU ...).
     """
@@ -32,7 +34,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         with session.prover(device) as prover:
             if device is not None and device.startswith("cuda"):
                 prover.open()
-            result = verify(session.repository, manifest, prover, monitor)
+            result = verify(session.repository, manifest, prover, monitor, session.loading_options(device))
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:

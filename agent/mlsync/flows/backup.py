@@ -18,6 +18,7 @@ from mlsync.repository.repository import Repository
 from mlsync.source.state import State
 
 if TYPE_CHECKING:
+    from mlsync.flows.loading import LoadingOptions
     from mlsync.proof.prove import Prover
 
 
@@ -36,13 +37,14 @@ class BackupOptions:
 
     *read_back* says what comes back from the store before a version is committed: what is ``new`` in it, ``all`` of it,
     or ``none``, which leaves its proof to later. *uploads* is the directory where it is noted how uploads that are cut
-    off are gone on with; ``None``: nowhere.
+    off are gone on with; ``None``: nowhere. *loading* says how new checkpoints are loaded by a framework, if they are.
     """
 
     required_level: int = 3
     wait_for_proof: bool = False
     read_back: Literal["new", "all", "none"] = "new"
     uploads: Path | None = None
+    loading: LoadingOptions | None = None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns

@@ -19,6 +19,7 @@ from mlsync.flows.candidate import Candidate, Change
 from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
+from mlsync.flows.loading import Loading
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
@@ -207,7 +208,8 @@ class VersionMaker:
     def _read_back(
         self, candidate: Candidate, base: Base, result: BackupResult, reader: ChunkReader, prover: Prover
     ) -> None:
-        proving = Proving(reader, prover, proved_content(base.entries, self._options.required_level))
+        known = proved_content(base.entries, self._options.required_level)
+        proving = Proving(reader, prover, known, Loading.of(self._options.loading, reader, self._repository))
         new = candidate.unproved()
         old = candidate.old(new) if self._options.read_back == "all" else []
         total_bytes = sum(entry.size_bytes for entry, _ in new) + sum(entry.size_bytes for entry in old)

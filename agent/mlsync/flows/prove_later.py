@@ -16,6 +16,7 @@ import msgspec
 
 import mlsync
 from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
+from mlsync.flows.loading import Loading, LoadingOptions
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.standing import stand, standings, summed, with_proofs
 from mlsync.flows.units import Entries
@@ -55,7 +56,7 @@ class LaterResult:
 class LaterProver:
     """Proves versions one after the other; content that several of them hold is read and judged once.
 
-    *level* is what to reach instead of what each version requires.
+    *level* is what to reach instead of what each version requires; *loading* has level 5 done, if it is wanted.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LaterProver:
         monitor: Monitor,
         *,
         level: int | None = None,
+        loading: LoadingOptions | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._repository = repository
@@ -73,7 +75,7 @@ class LaterProver:
         self._level = level
         self._stop = stop
         self._reader = repository.reader()
-        self._proving = Proving(self._reader, prover)
+        self._proving = Proving(self._reader, prover, loading=Loading.of(loading, self._reader, repository))
 
     def __enter__(self) -> Self:
         return self

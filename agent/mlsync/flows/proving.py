@@ -7,11 +7,14 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from mlsync.errors import ProofUnavailable
+from mlsync.flows.loading import Loading
 from mlsync.flows.restored_file import RestoredFile, whole
 from mlsync.flows.units import Entries, fitting_metadata, metadata_beside
 from mlsync.proof.prove import Prover
-from mlsync.proof.verdict import LEVEL_BYTES, Verdict
+from mlsync.proof.verdict import LEVEL_BYTES, LEVEL_FRAMEWORK, Verdict
 from mlsync.repository.manifest import Entry, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
@@ -29,11 +32,19 @@ class Judged:
 
 
 class Proving:
-    """Judges files of a candidate; files of the same content are judged once."""
+    """Judges files of a candidate; files of the same content are judged once. *loading* has level 5 done, if wanted."""
 
-    def __init__(self, reader: ChunkReader, prover: Prover, known: Mapping[Hashable, Judged] | None = None) -> None:
+    def __init__(
+        self,
+        reader: ChunkReader,
+        prover: Prover,
+        known: Mapping[Hashable, Judged] | None = None,
+        loading: Loading | None = None,
+    ) -> None:
         self._reader = reader
         self._prover = prover
+        self._loading = loading
+        self._loaded: dict[Hashable, Judged] = {}
         self._judged = dict(known or {})
         self._last_metadata: tuple[Entry, bytes | None] | None = None
 
@@ -64,7 +75,13 @@ class Proving:
             metadata = self._metadata(metadata_beside(entry, beside), beside)
             verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path, metadata)
             judged = self._judged[content] = _judged(verdict)
-        return judged
+        if self._loading is None or judged.refused is not None or not self._loading.is_wanted(entry, judged.proof):
+            return judged
+        # Apart from the others: the command may be meant for one of two files of the same content.
+        loaded = self._loaded.get(content)
+        if loaded is None:
+            loaded = self._loaded[content] = _loaded(self._loading, entry, judged.proof, advance)
+        return loaded
 
     def _metadata(self, entry: Entry | None, beside: Entries) -> bytes | None:
         """Return the bytes of metadata that fit the files beside them, read once for all of these."""
@@ -105,6 +122,24 @@ def _judged(verdict: Verdict) -> Judged:
     proof = _proof(verdict)
     refused = (proof.refusal or "refused") if verdict.status == "broken" else None
     return Judged(proof, refused, verdict.error)
+
+
+def _loaded(loading: Loading, entry: Entry, proof: Proof, advance: Callable[[int], None]) -> Judged:
+    """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
+    began_s = time.monotonic()
+    try:
+        loaded = loading.load(entry, lambda: advance(0))
+    except ProofUnavailable as error:
+        return Judged(msgspec.structs.replace(proof, shortfall=str(error)), unavailable=error)
+    if loaded.refused is not None:
+        finding = Finding(LEVEL_FRAMEWORK, Severity.REFUSE, loaded.refused)
+        broken = msgspec.structs.replace(proof, findings=[*proof.findings, finding])
+        return Judged(broken, refused=broken.refusal)
+    if loaded.skipped:
+        return Judged(proof)
+    seconds = round(proof.seconds + time.monotonic() - began_s, 6)
+    facts = proof.facts | {"loaded_by": loading.name}
+    return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
 
 
 def _proof(verdict: Verdict) -> Proof:

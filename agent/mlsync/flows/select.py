@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
@@ -65,10 +66,24 @@ def _resumable(repository: Repository, run: str) -> Stored:
     """
     for number in reversed(repository.numbers(run)):
         stored = repository.stored(run, number)
-        if any(facts.get("resumable") is True for facts in _facts(repository, stored)):
+        if _goes_on(repository, stored):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can go on from"
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+
+
+def _goes_on(repository: Repository, stored: Stored) -> bool:
+    """Return whether a version holds a checkpoint that training can go on from, in a directory where it has not ended.
+
+    Ultralytics strips one file after the other, and never what ``save_period`` left: for a moment, or for good, an
+    older checkpoint that is whole stands beside a last.pt that is stripped.
+    """
+    proved = [(entry.path, entry.proof.facts) for entry in repository.entries(stored) if entry.proof is not None]
+    trained = [(os.path.dirname(path), facts) for path, facts in proved if facts.get("framework") == "ultralytics"]
+    ended = {directory for directory, facts in trained if not facts.get("resumable")}
+    others = [facts for _, facts in proved if facts.get("framework") != "ultralytics"]
+    going_on = others + [facts for directory, facts in trained if directory not in ended]
+    return any(facts.get("resumable") is True for facts in going_on)
 
 
 def _best(repository: Repository, run: str) -> Stored:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from mlsync.flows.loading import Loading, LoadingOptions
 from mlsync.flows.proving import Judged, Proving, is_file
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
@@ -42,14 +43,23 @@ class VerifyResult:
         return min((file.judged.proof.level for file in self.checkpoints if file.judged.refused is None), default=0)
 
 
-def verify(repository: Repository, manifest: Manifest, prover: Prover, monitor: Monitor) -> VerifyResult:
-    """Return what every checkpoint of the version reached; raises ``Damage`` if a byte does not come back."""
+def verify(
+    repository: Repository,
+    manifest: Manifest,
+    prover: Prover,
+    monitor: Monitor,
+    loading: LoadingOptions | None = None,
+) -> VerifyResult:
+    """Return what every checkpoint of the version reached; raises ``Damage`` if a byte does not come back.
+
+    *loading* says how checkpoints are loaded by a framework, if they are to be.
+    """
     started_s = time.monotonic()
     result = VerifyResult(manifest.run, manifest.number)
     files = [entry for entry in manifest.entries if is_file(entry)]
     task_name = f"{manifest.run} version {manifest.number}: verifying"
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
-        proving = Proving(reader, prover)
+        proving = Proving(reader, prover, loading=Loading.of(loading, reader, repository))
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)
         beside = {entry.path: entry for entry in files}
         for entry in [entry for entry in files if entry.proof is not None]:

@@ -1,4 +1,5 @@
-"""Does a checkpoint that came back from the store load? Levels 0 to 4, the device's part in a child process.
+"""Does a checkpoint that came back from the store load? Levels 0 to 4, the device's part in a child process, and 5.
 
-Imports the leaves only. ``device.py`` is never imported: it is the child's program, the one place that knows torch.
+Imports the leaves only. ``device.py``, ``launch.py`` and ``load_*.py`` are never imported: they are programs of child
+processes, and the only places that know torch.
 """

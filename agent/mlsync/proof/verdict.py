@@ -13,7 +13,7 @@ Severity = Literal["refuse", "warn", "note"]
 #: device's part could not be had. unknown: nothing speaks against it, but it is of no kind that is checked further.
 Status = Literal["proved", "broken", "unavailable", "unknown"]
 
-LEVEL_BYTES, LEVEL_CONTAINER, LEVEL_MEANING, LEVEL_DEVICE, LEVEL_NUMBERS = range(5)
+LEVEL_BYTES, LEVEL_CONTAINER, LEVEL_MEANING, LEVEL_DEVICE, LEVEL_NUMBERS, LEVEL_FRAMEWORK = range(6)
 
 
 @dataclass(frozen=True, slots=True)

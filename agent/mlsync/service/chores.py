@@ -80,7 +80,9 @@ class Chores:
         repository = self._session.repository
         with (
             self._session.prover() as prover,
-            LaterProver(repository, prover, self._monitor, stop=self._stop.is_set) as later,
+            LaterProver(
+                repository, prover, self._monitor, loading=self._session.loading_options(), stop=self._stop.is_set
+            ) as later,
         ):
             try:
                 proved.extend(number for number in pending if self._prove(later, number))

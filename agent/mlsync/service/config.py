@@ -18,6 +18,8 @@ from mlsync.service.run_name import check_run_name
 from mlsync.service.toml_lines import KeyPath, line_of
 
 FILE_NAME = "mlsync.toml"
+# Of proof/verdict.py, which the configuration does without.
+LEVEL_FRAMEWORK = 5
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
@@ -80,6 +82,17 @@ class ProofSettings:
     refuse: tuple[str, ...] = ()
     warn: tuple[str, ...] = ("nan", "inf", "saturated")
     refuse_nan: bool = False
+    framework: str | None = None
+    model: str | None = None
+    command: tuple[str, ...] = ()
+    command_for: tuple[str, ...] = ()
+    command_environment: tuple[str, ...] = ()
+    command_timeout_s: float = 600.0
+
+    @property
+    def loads(self) -> bool:
+        """Whether level 5 is wanted: a command or a framework loads checkpoints."""
+        return bool(self.command or self.framework)
 
     @property
     def waits(self) -> bool:
@@ -251,6 +264,7 @@ class _Reader:
         if config.proof.read_back == "none" and config.proof.waits:
             what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
             self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
+        self._check_loading(config.proof)
         first: dict[str, int] = {}
         for index, watch in enumerate(config.watches):
             if watch.run in first:
@@ -259,6 +273,19 @@ class _Reader:
                 self._refuse(at, f"a second run named {watch.run!r}", f"the first one is at line {other}; set run")
             first[watch.run] = index
             self._check_apart(index, watch, config)
+
+    def _check_loading(self, proof: ProofSettings) -> None:
+        """Refuse a level 5 that contradicts itself, or that nothing could reach."""
+        if proof.command and proof.framework:
+            self._refuse(("proof", "framework"), "both command and framework in [proof]", "keep one of them")
+        if (proof.model is not None) != (proof.framework == "state_dict"):
+            key = "framework" if proof.model is None else "model"
+            self._refuse(("proof", key), 'model in [proof] and framework = "state_dict" need each other', None)
+        if proof.loads and proof.device == "none":
+            advice = "level 5 comes after the levels that need a device"
+            self._refuse(("proof", "device"), 'device = "none" in [proof], and a command or framework', advice)
+        if proof.require == LEVEL_FRAMEWORK and not proof.loads:
+            self._refuse(("proof", "require"), "require = 5 in [proof], and no command or framework", None)
 
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
         """Refuse to watch what mlsync itself writes: each backup would be the next one's change, for ever."""

@@ -146,6 +146,38 @@ def texts(value: Any, _base: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
+def command(value: Any, base: Path) -> tuple[str, ...]:
+    """A command that gets a checkpoint's path; what names a file beside the configuration stands for that one."""
+    allowed = 'a list of strings like ["python", "check.py", "{path}"], with {path} among them'
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise ValueError(allowed)
+    if not any("{path}" in item for item in value):
+        raise ValueError(allowed)
+    parts = tuple(str(base / item) if (base / item).is_file() else item for item in value)
+    for part in parts:
+        # Python's own answer to it looks like that of a check that failed, and would be held against checkpoints.
+        if part.endswith(".py") and not os.path.isfile(part):
+            raise ValueError(f"a command whose programs exist; there is no {base / part}")
+    return parts
+
+
+def variables(value: Any, base: Path) -> tuple[str, ...]:
+    """Names of environment variables, or assignments; none that opens a door."""
+    for item in texts(value, base):
+        name, _, _ = item.partition("=")
+        if not name.isidentifier() or name.startswith(("MLSYNC_", "AWS_")):
+            raise ValueError('a list like ["PYTHONPATH", "OMP_NUM_THREADS=4"], without MLSYNC_* and AWS_*')
+    return texts(value, base)
+
+
+def factory(value: Any, base: Path) -> str:
+    """Where a model is built: a module and something in it to call."""
+    module, colon, name = text(value, base).partition(":")
+    if not colon or not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError('a module and a callable in it, like "package.module:build"')
+    return str(value)
+
+
 def schedule(value: Any, base: Path) -> Any:
     """A length of time, a cron line or never."""
     return parse_every(text(value, base))
@@ -240,7 +272,7 @@ PROOF: Mapping[str, Key] = {
     ),
     "python": Key(path, "python", '"/opt/conda/bin/python"', "the Python that has torch: the trainer's own, say"),
     "require": Key(
-        number(0, 4),
+        number(0, 5),
         "require",
         "2",
         "the level that checkpoints must reach; 3 if it is not set",
@@ -272,5 +304,37 @@ PROOF: Mapping[str, Key] = {
     ),
     "warn": Key(_NUMBER_FAULTS, "warn", '["nan", "inf", "saturated"]', "numbers to warn of; the rest is noted"),
     "refuse_nan": Key(flag, "refuse_nan", "false", 'the same as "nan" and "inf" in refuse'),
+    "framework": Key(
+        one_of("ultralytics", "state_dict"),
+        "framework",
+        '"ultralytics"',
+        "level 5: load each new checkpoint as this does, and run it forward. THAT RUNS CODE OUT OF THE CHECKPOINT: for "
+        "files that you trust only",
+    ),
+    "model": Key(
+        factory, "model", '"package.module:build"', 'for framework = "state_dict": gives the model and an example input'
+    ),
+    "command": Key(
+        command,
+        "command",
+        '["python", "check.py", "{path}"]',
+        "level 5 by a command of your own: 0 it loads, 75 cannot tell, 77 not meant for this file, all else: refused. "
+        "What it runs out of the checkpoint is on you",
+    ),
+    "command_for": Key(
+        texts, "command_for", '["*.pt"]', "which checkpoints level 5 is for; without it all that it can be for"
+    ),
+    "command_environment": Key(
+        variables,
+        "command_environment",
+        '["PYTHONPATH"]',
+        "what level 5 sees of the environment besides PATH and CUDA_*: names, or NAME=value",
+    ),
+    "command_timeout": Key(
+        duration_above_zero,
+        "command_timeout_s",
+        '"10m"',
+        "give level 5 up after so long; that is not held against a file",
+    ),
 }
 TABLES: Mapping[str, Mapping[str, Key]] = {"s3": S3, "key": KEY, "watch": WATCH, "agent": AGENT, "proof": PROOF}

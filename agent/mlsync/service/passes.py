@@ -17,6 +17,7 @@ from mlsync.source.paths import display
 
 def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event) -> BackupResult:
     """Back a run up once; its lock is held by the caller."""
+    session.clear_leftovers()
     options = dataclasses.replace(session.backup_options(), stop=stop.is_set)
     # A prover for each version: its child holds torch, and the idle agent is to be small.
     return backup(session.repository, session.state, source_of(watch), session.prover, options, monitor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,8 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
 
 if TYPE_CHECKING:
+    from mlsync.flows.loading import LoadingOptions
+    from mlsync.proof.framework import Framework
     from mlsync.proof.numbers import NumberFault
     from mlsync.proof.prove import ProofOptions, Prover
 
@@ -31,6 +35,7 @@ FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
 UPLOADS_DIRECTORY = "uploads"
+LOADING_DIRECTORY = "loading"
 # What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
 # them is the user's; what must hold is that the bytes are on the device as they were in the file.
 REQUIRED_LEVEL = 3
@@ -144,7 +149,24 @@ class Session:
             wait_for_proof=proof.waits,
             read_back=cast('Literal["new", "all", "none"]', proof.read_back),
             uploads=self.state_directory / UPLOADS_DIRECTORY,
+            loading=self.loading_options(),
         )
+
+    def loading_options(self, device: str | None = None) -> LoadingOptions | None:
+        """Return how checkpoints are loaded by a framework by the configuration, if they are; *device* as above."""
+        if not self.config.proof.loads:
+            return None
+        from mlsync.flows.loading import LoadingOptions  # late, as above
+
+        return LoadingOptions(framework_of(self.config, device), self.state_directory / LOADING_DIRECTORY)
+
+    def clear_leftovers(self) -> None:
+        """Remove the checkpoints that a killed process was loading."""
+        directory = self.state_directory / LOADING_DIRECTORY
+        if directory.is_dir():
+            from mlsync.flows.loading import clear_leftovers  # late, as above
+
+            clear_leftovers(directory)
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:
@@ -191,6 +213,35 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
         refuse=cast("frozenset[NumberFault]", refused),
         warn=cast("frozenset[NumberFault]", frozenset(proof.warn)),
     )
+
+
+def framework_of(config: Config, device: str | None) -> Framework:
+    """Return how a framework loads checkpoints by the configuration."""
+    from mlsync.proof.framework import Framework, state_dict_command, ultralytics_command  # late, as above
+
+    proof, device = config.proof, device or config.proof.device
+    python = sys.executable if proof.python is None else str(proof.python)
+    if proof.framework == "ultralytics":
+        name, command = "ultralytics", ultralytics_command(python, device)
+    elif proof.model is not None:
+        name, command = f"state_dict {proof.model}", state_dict_command(python, device, proof.model)
+    else:
+        name, command = " ".join(proof.command), proof.command
+    return Framework(
+        name=name,
+        command=command,
+        patterns=proof.command_for,
+        framework="ultralytics" if proof.framework == "ultralytics" else None,
+        environment=_environment(proof.command_environment, os.environ),
+        device=device,
+        timeout_s=proof.command_timeout_s,
+    )
+
+
+def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a list of names, which are taken from *environ*, and of assignments."""
+    given = {name: value for name, is_set, value in (item.partition("=") for item in wanted) if is_set}
+    return {name: environ[name] for name in wanted if name in environ} | given
 
 
 def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Store:

@@ -1,0 +1,162 @@
+"""Level 5 of a version's checkpoints: each comes back from the store as a file, and a command of the user's loads it.
+
+The file lies in a directory that is for us alone and is gone afterwards; what a killed process left is removed by the
+next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from mlsync.errors import CommandUnavailable, TargetError
+from mlsync.flows.restored_file import Part
+from mlsync.flows.target import IsNamed, Plan, Target
+from mlsync.proof.framework import Framework, Loaded, load
+from mlsync.proof.verdict import LEVEL_NUMBERS
+from mlsync.repository.manifest import Entry, Proof
+from mlsync.repository.reader import ChunkReader, Plain
+from mlsync.repository.repository import Repository
+
+# The state directory may lie on the trainer's disk, which is not filled up for a proof.
+_SPARE_BYTES: Final = 1 << 30
+_PREFIX: Final = "checkpoint-"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingOptions:
+    """How checkpoints are loaded, and the *directory* that their files are put below for that time."""
+
+    framework: Framework
+    directory: Path
+
+
+class Loading:
+    """Has the checkpoints of one repository loaded, one at a time."""
+
+    def __init__(self, options: LoadingOptions, reader: ChunkReader, is_named: IsNamed) -> None:
+        self._framework = options.framework
+        self._directory = options.directory
+        self._reader = reader
+        self._is_named = is_named
+
+    @classmethod
+    def of(cls, options: LoadingOptions | None, reader: ChunkReader, repository: Repository) -> Self | None:
+        """Return what loads the checkpoints of *repository*, none if that is not wanted."""
+        return None if options is None else cls(options, reader, repository.is_chunk)
+
+    @property
+    def name(self) -> str:
+        """What loads them, as the proof records it."""
+        return self._framework.name
+
+    def is_wanted(self, entry: Entry, proof: Proof) -> bool:
+        """Whether a checkpoint is to be loaded: all levels below hold, and the command is meant for it."""
+        is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
+        return proof.level == LEVEL_NUMBERS and is_meant
+
+    def load(self, entry: Entry, tick: Callable[[], None]) -> Loaded:
+        """Return what came of loading a checkpoint; its file is gone again.
+
+        Raises a ``ProofUnavailable`` where it could not be had, ``Damage`` if the file does not come back whole, and
+        what *tick* raises, which is called all the while.
+        """
+        try:
+            with private_directory(self._directory) as place:
+                home = place / "home"
+                home.mkdir(mode=0o700)
+                file = self._restored(entry, place / "file", tick)
+                return load(self._framework, file, home, tick)
+        except (OSError, TargetError) as error:
+            raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
+
+    def _restored(self, entry: Entry, directory: Path, tick: Callable[[], None]) -> Path:
+        """Bring the file back under its own name, through the same code as a restore."""
+        name = os.path.basename(entry.path)
+        entry = msgspec.structs.replace(entry, path=name, mode=0o600, uid=os.geteuid(), gid=os.getegid())
+        target = Target(bytes(directory), self._is_named)
+        plan = target.plan(entry)
+        assert plan is not None, "nothing is there yet"
+        if plan.needed_bytes + _SPARE_BYTES > target.free_bytes():
+            what = f"no room to load a checkpoint of {plan.needed_bytes} bytes and leave {_SPARE_BYTES} free"
+            raise CommandUnavailable(what, where=str(self._directory))
+        chunks = self._reader.stream(part.ref for part in plan.missing if part.ref is not None)
+        target.write(plan, _contents(plan, chunks, tick))
+        return directory / os.fsdecode(name)
+
+
+def _contents(plan: Plan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:
+    for part in plan.missing:
+        yield part, next(chunks)
+        tick()
+
+
+# ---------------------------------------------------------------- the directory
+
+
+@contextmanager
+def private_directory(base: Path) -> Iterator[Path]:
+    """Give a directory below *base* that is for us alone, and gone afterwards, whatever was put there."""
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(base):
+        place = Path(tempfile.mkdtemp(dir=base, prefix=_PREFIX))
+        held = _hold(place)
+    try:
+        yield place
+    finally:
+        _remove(place)
+        os.close(held)
+
+
+def clear_leftovers(base: Path) -> None:
+    """Remove what processes left below *base* that are no more; what a living one works with stays."""
+    if not base.is_dir():
+        return
+    # Whoever makes one holds this lock until the new one is held too.
+    with _locked(base):
+        for place in base.glob(_PREFIX + "*"):
+            with suppress(OSError):
+                held = _hold(place)
+                _remove(place)
+                os.close(held)
+
+
+@contextmanager
+def _locked(base: Path) -> Iterator[None]:
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _hold(place: Path) -> int:
+    """Return a descriptor that holds *place* as long as this process lives; ``OSError`` if another one's does."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove(place: Path) -> None:
+    """Remove *place* with all in it, also what a command made so that its owner may not look into it."""
+    for folder, directories, _ in os.walk(place):
+        for name in directories:
+            path = os.path.join(folder, name)
+            if not os.path.islink(path):
+                with suppress(OSError):
+                    os.chmod(path, 0o700)
+    shutil.rmtree(place, ignore_errors=True)

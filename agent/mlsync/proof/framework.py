@@ -1,0 +1,221 @@
+"""Level 5: a command of the user's, or one of the built-in ones, loads a checkpoint the way its framework does.
+
+The command runs code out of the checkpoint and is therefore asked for by the user, for files that he trusts. It runs in
+a session of its own, with nothing in its environment that opens a door, and is ended at a deadline. That it failed is
+told apart from that it could not be had: only the first speaks against the checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final
+
+from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
+from mlsync.formats.layout import Fact
+from mlsync.proof.child import bare_environment
+
+PATH: Final = "{path}"
+#: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for
+#: (what test programs exit with to be skipped).
+CANNOT_TELL, NOT_MEANT = 75, 77
+_LAUNCHER: Final = Path(__file__).with_name("launch.py")
+_ULTRALYTICS: Final = Path(__file__).with_name("load_ultralytics.py")
+_STATE_DICT: Final = Path(__file__).with_name("load_state_dict.py")
+_CONTAINERS: Final = frozenset({"torch-zip", "safetensors"})
+_FILE_BYTES_MAX: Final = 1 << 30
+_OUTPUT_BYTES_KEPT: Final = 4000
+_LINES_TOLD, _CHARS_TOLD = 3, 600
+_READ_BYTES: Final = 64 << 10
+_READS_AFTER_THE_END: Final = 64
+_POLL_S: Final = 0.25
+# What a shell exits with for a command that it cannot execute, or does not find.
+_NOT_STARTED: Final = (126, 127)
+_SIGNAL_BASE: Final = 128
+# Of these a process dies by its own fault; all others are sent to it.
+_CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+_OUT_OF_MEMORY: Final = re.compile(
+    "out of memory|OutOfMemoryError|MemoryError|can(no|')t allocate memory", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """How a checkpoint is loaded: *name* is what the proof records of it.
+
+    *patterns* say which files the command is meant for, all of torch and safetensors where there are none; *framework*
+    restricts these to checkpoints whose facts name it. *environment* is what the command sees besides the bare one.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    patterns: tuple[str, ...] = ()
+    framework: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
+    timeout_s: float = 600.0
+
+    def is_meant_for(self, path: bytes, container: str, facts: Mapping[str, Fact]) -> bool:
+        """Whether the command is to load a checkpoint, by the path that it has in the run's directory."""
+        if not self.patterns:
+            return container in _CONTAINERS and self.framework in (None, facts.get("framework"))
+        text = os.fsdecode(path)
+        return any(fnmatchcase(text if "/" in one else text.rpartition("/")[2], one) for one in self.patterns)
+
+
+def ultralytics_command(python: str, device: str) -> tuple[str, ...]:
+    """Return the command that loads a checkpoint as ``YOLO(path)`` and runs it forward once."""
+    return (python, "-B", str(_ULTRALYTICS), PATH, device)
+
+
+def state_dict_command(python: str, device: str, model: str) -> tuple[str, ...]:
+    """Return the command that builds *model* (``module:callable``), loads its state strictly, and runs it forward."""
+    return (python, "-B", str(_STATE_DICT), PATH, device, model)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What came of a load that was had: why the file is *refused*, or whether the command *skipped* it."""
+
+    refused: str | None = None
+    skipped: bool = False
+
+
+def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None]) -> Loaded:
+    """Have the file at *path* loaded; *home* is a directory of the command's own, *tick* is called all the while.
+
+    Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` where the load could not be had, and what
+    *tick* raises. Nothing of the command runs any more afterwards, but for what left its session on purpose.
+    """
+    running = _Running(framework, path, home)
+    try:
+        running.wait(framework.timeout_s, tick)
+    finally:
+        running.end()
+    return _judged(framework.name, running)
+
+
+class _Running:
+    """A command under way: its output's end is kept, and its whole session is killed in the end."""
+
+    def __init__(self, framework: Framework, path: Path, home: Path) -> None:
+        self.name = framework.name
+        self.status = 0
+        self.output = bytearray()
+        self.why_not_started = b""
+        command = [part.replace(PATH, str(path)) for part in framework.command]
+        # Twice the deadline on every processor: the deadline ends it, this what the deadline cannot reach.
+        cpu_s = int(2 * framework.timeout_s * (os.cpu_count() or 1)) + 1
+        self._report, report = os.pipe2(os.O_CLOEXEC)
+        limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, path.stat().st_size))
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - what the user's configuration names
+                [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, limits), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(framework, home),
+                cwd=home,
+                bufsize=0,
+                start_new_session=True,
+                pass_fds=[report],
+            )
+        except OSError as error:
+            os.close(self._report)
+            raise CommandUnavailable(f"{self.name} does not start: {error.strerror}") from None
+        finally:
+            os.close(report)
+        assert self._process.stdout is not None
+        self._out = self._process.stdout.fileno()
+        os.set_blocking(self._out, False)
+        self._alive = os.pidfd_open(self._process.pid)
+
+    def wait(self, timeout_s: float, tick: Callable[[], None]) -> None:
+        """Return when the command has ended, whoever still holds its output open."""
+        deadline_s = time.monotonic() + timeout_s
+        poller = select.poll()
+        poller.register(self._alive, select.POLLIN)
+        poller.register(self._out, select.POLLIN)
+        while True:
+            ready = dict(poller.poll(_POLL_S * 1000))
+            if self._out in ready and not self._take():
+                poller.unregister(self._out)
+            if self._alive in ready:
+                return
+            if time.monotonic() > deadline_s:
+                raise ProofTimedOut(f"{self.name} did not end within {timeout_s:.0f} s")
+            tick()
+
+    def end(self) -> None:
+        """Kill what is left of the session, and collect what there is to know."""
+        # Before it is waited for: until then nobody else can have its process group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.status = self._process.wait()
+        # Bounded, for what left the session on purpose may still write.
+        for _ in range(_READS_AFTER_THE_END):
+            if not self._take():
+                break
+        self.why_not_started = os.read(self._report, _READ_BYTES)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        os.close(self._report)
+        os.close(self._alive)
+
+    def _take(self) -> bool:
+        """Take in what was printed; whether there may be more."""
+        try:
+            data = os.read(self._out, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.output += data
+        del self.output[:-_OUTPUT_BYTES_KEPT]
+        return bool(data)
+
+    def last_lines(self) -> str:
+        """Return the end of what was printed, on one line."""
+        lines = [line.strip() for line in self.output.decode("utf-8", "replace").splitlines()]
+        told = " | ".join([line for line in lines if line][-_LINES_TOLD:])
+        return "".join(char if char.isprintable() else "?" for char in told)[-_CHARS_TOLD:]
+
+
+def _judged(name: str, running: _Running) -> Loaded:
+    """Return what an exit status says of the file, or raise that it says nothing."""
+    status, said = running.status, running.last_lines()
+    last_words = f": {said}" if said else ""
+    if running.why_not_started:
+        raise CommandUnavailable(f"{name} does not start: {running.why_not_started.decode('utf-8', 'replace')}")
+    if status in (0, NOT_MEANT):
+        return Loaded(skipped=status == NOT_MEANT)
+    if status in _NOT_STARTED:
+        raise CommandUnavailable(f"{name} does not start{last_words}")
+    if status == CANNOT_TELL:
+        raise CommandUnavailable(f"{name} could not tell{last_words}")
+    # A shell that waited for the command tells its signal in this way.
+    number = -status if status < 0 else status - _SIGNAL_BASE
+    if number == signal.SIGKILL or _OUT_OF_MEMORY.search(said):
+        how = "was killed, for want of memory it seems" if number == signal.SIGKILL else "ran out of memory"
+        raise ProofOutOfMemory(f"{name} {how}{last_words}")
+    if number > 0 and number not in _CRASHES:
+        raise CommandUnavailable(f"{name} was ended by signal {number}{last_words}")
+    how = f"crashed with signal {number}" if number > 0 else f"ended with {status}"
+    return Loaded(refused=f"{name} {how}{last_words}")
+
+
+def _environment(framework: Framework, home: Path) -> dict[str, str]:
+    """Return all that the command sees: no credentials, no keys, and a home that goes away with the file."""
+    bare = bare_environment(os.environ, framework.device)
+    # Where "pip install --user" puts a framework; a home of its own would hide it.
+    user_base = os.path.expanduser("~/.local")
+    own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONUSERBASE": user_base, "PYTHONDONTWRITEBYTECODE": "1"}
+    return {**bare, **own, **framework.environment}

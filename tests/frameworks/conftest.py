@@ -1,0 +1,70 @@
+"""What the frameworks need, installed once into pytest's cache, out of sight of the other tests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from watched import Watched, without_mlsync
+
+HERE = Path(__file__).parent
+REQUIREMENTS = HERE / "requirements.txt"
+_UNREACHABLE = re.compile("NewConnectionError|NameResolutionError|ConnectTimeout|ProxyError|ReadTimeoutError")
+
+
+@pytest.fixture(scope="session")
+def installed(request) -> Path:
+    """Where the frameworks lie; skips where no package index can be reached."""
+    stamp = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    place = request.config.cache.mkdir("frameworks") / stamp
+    if not place.exists():
+        _install(place)
+    return place
+
+
+def _install(place: Path) -> None:
+    made = Path(tempfile.mkdtemp(dir=place.parent))
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*command, "--target", str(made), "-r", str(REQUIREMENTS)], capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        made.rename(place)
+        return
+    shutil.rmtree(made)
+    if _UNREACHABLE.search(done.stderr):
+        # Of CI it is known that it has one.
+        assert not os.environ.get("CI"), done.stderr
+        pytest.skip("the frameworks are not installed, and no package index can be reached")
+    pytest.fail(f"the frameworks cannot be installed: {done.stderr}")
+
+
+@pytest.fixture(scope="session")
+def ultralytics_python(installed, tmp_path_factory) -> tuple[str, dict[str, str]]:
+    """A Python with Ultralytics and without mlsync, and its environment: it fetches nothing and reports nothing."""
+    python, environment = without_mlsync(HERE / "stand_in", installed)
+    settings = tmp_path_factory.mktemp("ultralytics-settings")
+    environment |= {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_CONFIG_DIR": str(settings)}
+    return python, environment
+
+
+@pytest.fixture(scope="session")
+def frameworks_python(installed) -> tuple[str, dict[str, str]]:
+    """A Python with transformers and Lightning and without mlsync, and its environment: it fetches nothing."""
+    python, environment = without_mlsync(installed)
+    return python, environment | {"HF_HUB_OFFLINE": "1"}
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    """A machine with an agent that may be started, and is gone at the end."""
+    machine = Watched(tmp_path_factory.mktemp("watched"))
+    yield machine
+    machine.kill()

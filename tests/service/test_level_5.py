@@ -1,0 +1,55 @@
+"""What the configuration says of level 5 reaches those who load checkpoints."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from mlsync.service.config import load
+from mlsync.service.session import framework_of
+
+
+@pytest.fixture
+def framework(tmp_path):
+    """What [proof] says, as the flows see it."""
+
+    def framework(proof, device=None):
+        file = tmp_path / "mlsync.toml"
+        file.write_text(f'repository = "file:///r"\n[proof]\n{proof}')
+        return framework_of(load(file), device)
+
+    return framework
+
+
+def test_a_command_names_files_beside_the_configuration(framework, tmp_path):
+    """A program that lies there is meant by its name, whatever the command's directory is; other words are words."""
+    (tmp_path / "check.py").touch()
+    found = framework(
+        'command = ["python", "check.py", "--file={path}"]\ncommand_for = ["*.pt"]\ncommand_timeout = "5s"'
+    )
+    assert found.command == ("python", str(tmp_path / "check.py"), "--file={path}")
+    assert (found.name, found.patterns, found.timeout_s) == (" ".join(found.command), ("*.pt",), 5.0)
+    assert (found.framework, found.environment, found.device) == (None, {}, "auto")
+
+
+def test_ultralytics_is_run_by_the_proofs_python(framework):
+    """The built-in command runs with proof.python, on the device of the call, for what Ultralytics wrote."""
+    found = framework('framework = "ultralytics"\npython = "/opt/python"', "cpu")
+    assert (found.command[0], found.command[-2:]) == ("/opt/python", ("{path}", "cpu"))
+    assert (found.name, found.framework, found.device) == ("ultralytics", "ultralytics", "cpu")
+
+
+def test_a_state_dict_is_loaded_into_the_model_that_is_named(framework):
+    """Without a Python of its own the one of mlsync is taken; the proof records which model it was."""
+    found = framework('framework = "state_dict"\nmodel = "a.b:build"')
+    assert (found.command[0], found.command[-3:]) == (sys.executable, ("{path}", "auto", "a.b:build"))
+    assert (found.name, found.framework) == ("state_dict a.b:build", None)
+
+
+def test_the_environment_is_what_is_listed(framework, monkeypatch):
+    """A name brings the variable's value, if it has one; an assignment brings its own."""
+    monkeypatch.setenv("HERE", "1")
+    monkeypatch.setenv("OTHER", "2")
+    found = framework('command = ["true", "{path}"]\ncommand_environment = ["HERE", "ABSENT", "A=b=c"]')
+    assert found.environment == {"HERE": "1", "A": "b=c"}
