@@ -46,13 +46,13 @@ def open_golden(tmp_path):
 
 def test_there_is_one_for_every_format():
     """Each format that was ever released has a golden repository, and each is read by the tests below."""
-    assert NAMES == ["1-directory", "1-planes"]
+    assert NAMES == ["1-directory", "1-later-proof", "1-planes"]
     assert all((GOLDEN / name / "repository" / "repository").is_file() for name in NAMES)
 
 
 @pytest.mark.parametrize(
     ("name", "codings"),
-    [("1-directory", {Coding.RAW, Coding.ZSTD}), ("1-planes", set(Coding))],
+    [("1-directory", {Coding.RAW, Coding.ZSTD}), ("1-later-proof", set(Coding)), ("1-planes", set(Coding))],
 )
 def test_each_holds_everything(open_golden, name, codings):
     """Every kind of entry, a hole, a proof, a trouble, a list of files in chunks, all codings of its day."""
@@ -113,6 +113,16 @@ def test_a_version_lists_what_it_held(open_golden, name, index):
         assert (entry.mtime_ns, entry.size_bytes) == (fields["mtime_ns"], fields["size_bytes"])
         assert (entry.target, [list(hole) for hole in entry.holes]) == (os.fsencode(fields["target"]), fields["holes"])
         assert ([entry.proof.level, entry.proof.container] if entry.proof else None) == fields["proof"]
+
+
+@pytest.mark.parametrize(("name", "index"), VERSIONS)
+def test_a_version_has_its_later_proofs(open_golden, name, index):
+    """What was proved after the commit is read, says how far, and is of the version."""
+    expected = EXPECTED[name]["versions"][index]
+    repository = open_golden(name)
+    later = repository.later_proofs(repository.stored(expected["run"], expected["number"]))
+    levels = {os.fsdecode(file.path): file.proof.level for proof in later for file in proof.files}
+    assert levels == expected.get("proved_later", {})
 
 
 @pytest.mark.parametrize(("name", "index"), VERSIONS)
