@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from checkpoint_files import MemorySource, weights_bytes
 from mlsync.errors import (
@@ -32,6 +34,7 @@ from mlsync.errors import (
 )
 from mlsync.proof.child import PROGRAM, Child, bare_environment
 from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.windows import SEGMENTS_MAX
 
 FakePython = Callable[[str], str]
 
@@ -396,6 +399,27 @@ def test_a_child_that_never_stops_talking_has_a_deadline(liar):
     """Time in which the parent takes in what nobody asked for counts like time in which it waits."""
     error = unavailable(liar("while True: os.write(2, b'noise' * 10_000)"), timeout_s=0.5)
     assert isinstance(error, ProofTimedOut)
+
+
+def test_a_child_that_answers_and_does_not_listen_has_a_deadline(liar):
+    """An answer that comes while the parent waits for room in the pipe does not keep it waiting for ever."""
+    python = liar("import time; time.sleep(0.2); say(answer); time.sleep(100)")
+    with Prover(ProofOptions(device="cpu", python=python, timeout_s=0.6)) as prover:
+        assert isinstance(prover.prove(MemorySource(many_tensors()), b"m.safetensors").error, ProofTimedOut)
+
+
+def test_answers_are_not_collected_without_end(liar):
+    """A child that floods the parent with answers while that waits for room in the pipe is given up at the seventh."""
+    python = liar("import time; time.sleep(0.2)\nwhile True: say(answer)")
+    with Prover(ProofOptions(device="cpu", python=python, timeout_s=3)) as prover:
+        error = prover.prove(MemorySource(many_tensors()), b"m.safetensors").error
+    assert isinstance(error, ProofDisbelieved)
+    assert "more answers than it was asked for" in str(error)
+
+
+def many_tensors() -> bytes:
+    """A file whose second window is told of by a message that no pipe holds."""
+    return safetensors.numpy.save({str(n): np.ones(1, "f4") for n in range(2 * SEGMENTS_MAX)})
 
 
 def test_a_child_cannot_take_the_shared_memory_away(fake_python):

@@ -143,7 +143,7 @@ class Child:
         """Whether the process still runs."""
         return self._process.poll() is None
 
-    def is_ready_now(self) -> None:
+    def mark_ready(self) -> None:
         """From now on its end is that of a program that runs."""
         self._is_ready = True
 
@@ -211,7 +211,7 @@ class Child:
             self._take_out()
         # Taking in counts too: one that never stops talking would have no deadline.
         self._patience_s -= time.monotonic() - began
-        if self._patience_s <= 0 and not self._answers:
+        if self._patience_s <= 0 and (writable is not None or not self._answers):
             self._overdue()
 
     def _take_stderr(self) -> None:

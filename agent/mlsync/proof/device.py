@@ -25,7 +25,7 @@ HEADER_BYTES_MAX = 16 << 20
 CPU_WINDOW_BYTES = 1 << 20  # window, key and scratch stay in the second-level cache
 CUDA_WINDOW_BYTES = 16 << 20
 CUDA_WINDOWS = 3
-CUDA_SPARE_BYTES = 64 << 20
+CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer is not to be crowded
 FLOAT16_MAX = 65504.0
 PYTHON_MIN = (3, 9)
 TORCH_MIN = (2, 1)
@@ -149,14 +149,16 @@ class Device:
             return
         needed = memory_bytes + CUDA_SPARE_BYTES
         free = self._free_bytes([int(number)] if number else list(range(count)))
+        kind = "device-error"
         for index in GPUS.by_room(free):
             if free[index] < needed:
                 why = f"{needed >> 20} MiB are not free on {wanted if number else 'any GPU'}"
                 self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
                 return
-            if self._take(index, needed, memory_bytes):
+            kind = self._take(index, memory_bytes)
+            if not kind:
                 return
-        self._do_without(wanted, "device-error", self.note or "no GPU tells its memory")
+        self._do_without(wanted, kind, self.note or "no GPU tells its memory")
 
     def _free_bytes(self, numbers: list[int]) -> dict[int, int]:
         """What is free on these GPUs; only where the driver's libraries do not tell are they opened to be looked at."""
@@ -169,21 +171,21 @@ class Device:
                 self.note = str(error).splitlines()[0][:200]
         return found
 
-    def _take(self, index: int, needed: int, memory_bytes: int) -> bool:
-        """Make this GPU the device, no more than *memory_bytes* of it; or note why it cannot be."""
+    def _take(self, index: int, memory_bytes: int) -> str:
+        """Make this GPU the device, no more than *memory_bytes* of it; or note why not, and tell the kind of reason."""
         cuda = self.torch.cuda
         try:
             free, total = cuda.mem_get_info(index)  # makes the context, which takes memory itself
             if free < memory_bytes:
-                self.note = f"{needed >> 20} MiB are not free on cuda:{index} once it is opened"
-                return False
+                self.note = f"{memory_bytes >> 20} MiB are not free on cuda:{index} once it is opened"
+                return "device-memory"
             cuda.set_device(index)
             cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), index)
         except RuntimeError as error:
             self.note = str(error).splitlines()[0][:200]
-            return False
+            return "device-error"
         self.index, self.note = index, ""
-        return True
+        return ""
 
     def _do_without(self, wanted: str, kind: str, why: str) -> None:
         """Fall back to the CPU where any device will do."""

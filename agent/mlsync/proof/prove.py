@@ -228,7 +228,7 @@ class _Engine:
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
             self._child.disbelieve("an answer that does not parse")
-        self._child.is_ready_now()
+        self._child.mark_ready()
         names = ("device", "torch", "cuda", "driver", "note", "unconfined")
         texts = {name: str(answer.get(name, ""))[:300] for name in names}
         self.info = DeviceInfo(window_bytes=window_bytes, **texts)

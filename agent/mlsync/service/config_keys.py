@@ -261,8 +261,7 @@ PROOF: Mapping[str, Key] = {
         proof_device,
         "device",
         '"auto"',
-        'where checkpoints are loaded to prove them: "auto" takes the GPU with most free memory or else the CPU; '
-        '"cuda", "cuda:1", "cpu", "none"',
+        'where to prove: "auto", the GPU with most free memory, else the CPU; "cuda", "cuda:1", "cpu", "none"',
     ),
     "memory": Key(
         size_from(_PROOF_MEMORY_BYTES_MIN),

@@ -1,0 +1,244 @@
+"""What bench/gpu_proof.py times, each in a process of its own: ``python bench/gpu_steps.py STEP ARGUMENTS``.
+
+ARGUMENTS is a JSON object; the last line of the output is one, too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+WINDOWS_TIMED = 200
+TRAINING_WIDTH = {"cpu": 512}
+TRAINING_WIDTH_GPU = 4096
+TRAINING_BATCH = 64
+PAGE_BYTES = 4096
+
+
+def make(path: str, tensors_path: str, dtype: str, gib: float):
+    """The same numbers as torch saves them and as safetensors does."""
+    import safetensors.torch
+    import torch
+
+    torch.manual_seed(0)
+    layer = torch.empty(0, dtype=getattr(torch, dtype))
+    numbers = (16 << 20) // layer.element_size()
+    count = max(1, round(gib * 64))
+    model = {f"layers.{n}.weight": (torch.randn(numbers) * 0.02).to(layer.dtype) for n in range(count)}
+    torch.save({"epoch": 1, "model": model}, path)
+    safetensors.torch.save_file(model, tensors_path)
+    return {"size_bytes": os.stat(path).st_size}
+
+
+def prove(config: str, passphrase: str, device: str, rounds: int, until: str | None = None):
+    """From the repository to proved, and the reading alone; with *until*, over and over while that file is there."""
+    from mlsync.monitor import SilentMonitor
+    from mlsync.repository.keyslot import Passphrase
+    from mlsync.service.config import load
+    from mlsync.service.session import Session
+
+    with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
+        entry, reader = last_checkpoint(session)
+        with reader, session.prover(device) as prover:
+            start_s, info = timed(prover.open)
+            whole = lambda: proved(prover, reader, entry)  # noqa: E731 - one name for both ways to time it
+            if until is not None:
+                return {"proofs": repeated(whole, until)}
+            runs = []
+            for _ in range(rounds):
+                evict(config)
+                read_s, _ = timed(lambda: read(reader, entry))
+                evict(config)
+                prove_s, _ = timed(whole)
+                runs.append({"read_s": read_s, "prove_s": prove_s, "cached_prove_s": timed(whole)[0]})
+            return {"device": info.device, "torch": info.torch, "start_s": start_s, "runs": runs}
+
+
+def last_checkpoint(session):
+    from mlsync.flows.select import find_run, find_version
+
+    run = find_run(session.repository, None)
+    manifest = session.repository.manifest(find_version(session.repository, run, "latest"))
+    return next(entry for entry in manifest.entries if entry.proof is not None), session.repository.reader()
+
+
+def proved(prover, reader, entry):
+    from mlsync.flows.restored_file import RestoredFile
+
+    verdict = prover.prove(RestoredFile(reader, entry, lambda _: None), entry.path)
+    assert (verdict.status, verdict.level) == ("proved", 4), verdict
+
+
+def read(reader, entry):
+    from mlsync.flows.restored_file import RestoredFile
+
+    for _ in RestoredFile(reader, entry, lambda _: None).stream():
+        pass
+
+
+def repeated(work, until: str) -> int:
+    count = 0
+    while Path(until).exists():
+        work()
+        count += 1
+    return count
+
+
+def evict(config: str) -> None:
+    """Take the repository beside the configuration out of the page cache."""
+    for path in (Path(config).parent / "store").rglob("*"):
+        if path.is_file():
+            drop(path)
+
+
+def drop(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def stages(device: str, memory_bytes: int, dtype: str):
+    """GB/s of each step of the child alone: into pinned memory, onto the device, digest and counts."""
+    import torch
+
+    from mlsync.proof.child import PROGRAM, WINDOW_STRIDE_BYTES
+
+    spec = importlib.util.spec_from_file_location("device", PROGRAM)
+    child = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(child)
+    torch.set_num_threads(1)
+    chosen = child.Device(torch, device, memory_bytes)
+    memory = os.memfd_create("bench")
+    os.ftruncate(memory, WINDOW_STRIDE_BYTES)
+    windows = child.Windows(torch, {"descriptor": memory, "count": 1, "stride_bytes": WINDOW_STRIDE_BYTES})
+    size = chosen.window_bytes
+    window = windows.at(0, size)
+    numbers = window.view(getattr(torch, dtype))
+    numbers.copy_((torch.randn(numbers.numel()) * 0.02).to(numbers.dtype))
+    with torch.no_grad():
+        return stage_rates(torch, child.Prover(torch, chosen, bytes(32), Silence(), windows), window, dtype)
+
+
+class Silence:
+    """A channel to nobody."""
+
+    def write(self, message):
+        pass
+
+
+def stage_rates(torch, prover, window, dtype: str):
+    size = window.numel()
+    slot = prover.slots[0]
+    synchronize = torch.cuda.synchronize if prover.device.is_cuda else lambda: None
+    header = {"window": 0, "place": 0, "length": size, "segments": [[0, dtype, 0, size]]}
+
+    def digest():
+        prover._launch(slot, header, size)  # noqa: SLF001 - a step of what take() does is what is timed
+        synchronize()
+        slot.event, event = None, slot.event
+        prover.finish(slot)
+        slot.event = event
+
+    rates = {}
+    if prover.device.is_cuda:
+        rates["into pinned memory"] = rate(lambda: slot.host.copy_(window), size, synchronize)
+        onto = lambda: slot.there.copy_(slot.host, non_blocking=True)  # noqa: E731 - as above
+        rates["onto the device"] = rate(onto, size, synchronize)
+    else:
+        slot.there = window
+    rates["digest and counts"] = rate(digest, size, synchronize)
+    return rates
+
+
+def rate(work, size_bytes: int, synchronize) -> float:
+    work()
+    synchronize()
+    began_s = time.perf_counter()
+    for _ in range(WINDOWS_TIMED):
+        work()
+    synchronize()
+    return WINDOWS_TIMED * size_bytes / (time.perf_counter() - began_s) / 1e9
+
+
+def load_torch(path: str, device: str, rounds: int):
+    """``torch.load`` of the file onto the device, which is what a trainer does."""
+    import torch
+
+    return loads(lambda: torch.load(path, map_location=device, weights_only=True)["model"], path, device, rounds)
+
+
+def load_safetensors(path: str, device: str, rounds: int):
+    """The same numbers by safetensors' own loader."""
+    import safetensors.torch
+
+    return loads(lambda: safetensors.torch.load_file(path, device=device), path, device, rounds)
+
+
+def loads(work, path: str, device: str, rounds: int):
+    import torch
+
+    is_cuda = device.startswith("cuda")
+    synchronize = torch.cuda.synchronize if is_cuda else lambda: None
+    torch.zeros(1, device=device)  # the context is not theirs to pay for, nor is it the proof's, whose child is ready
+    runs = []
+    for _ in range(rounds):
+        drop(Path(path))
+        runs.append({"load_s": loaded(torch, work, synchronize), "cached_load_s": loaded(torch, work, synchronize)})
+    peak = torch.cuda.max_memory_allocated() / (1 << 20) if is_cuda else None
+    return {"runs": runs, "allocated_peak_mib": peak}
+
+
+def loaded(torch, work, synchronize) -> float:
+    """Seconds of one load; what it gives is gone when the next begins."""
+    began_s = time.perf_counter()
+    for tensor in work().values():
+        if tensor.device.type == "cpu":
+            tensor.flatten().view(torch.uint8)[::PAGE_BYTES].sum()  # what is only mapped has not been read yet
+    synchronize()
+    return time.perf_counter() - began_s
+
+
+def train(device: str, seconds: float):
+    """Steps a second of a small network that keeps the device busy."""
+    import torch
+
+    torch.manual_seed(0)
+    width = TRAINING_WIDTH.get(device, TRAINING_WIDTH_GPU)
+    layers = [torch.nn.Linear(width, width) for _ in range(4)]
+    model = torch.nn.Sequential(*layers).to(device)
+    optimizer = torch.optim.AdamW(model.parameters())
+    batch = torch.randn(TRAINING_BATCH, width, device=device)
+    steps, is_warm, began_s = 0, False, time.perf_counter()
+    while (elapsed_s := time.perf_counter() - began_s) < seconds:
+        if not is_warm and elapsed_s > seconds / 4:
+            steps, is_warm, began_s = 0, True, time.perf_counter()
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        optimizer.step()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        steps += 1
+    return {"steps_per_s": steps / elapsed_s}
+
+
+def timed(work):
+    began_s = time.perf_counter()
+    result = work()
+    return time.perf_counter() - began_s, result
+
+
+STEPS = {
+    "make": make,
+    "prove": prove,
+    "stages": stages,
+    "torch.load": load_torch,
+    "safetensors": load_safetensors,
+    "train": train,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(STEPS[sys.argv[1]](**json.loads(sys.argv[2]))))
