@@ -19,6 +19,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -166,22 +167,24 @@ def torch_values() -> list[object]:
     return [plain, odd]
 
 
+@dataclass
+class _Info:
+    """What torch puts the place of an item into."""
+
+    relative_path: str
+    offset: int
+    length: int
+
+
 @cache
 def shard_files() -> tuple[bytes, bytes]:
     """A shard of two chunks and an object, and its metadata."""
-
-    class _Info:
-        def __init__(self, *values: object) -> None:
-            self.relative_path, self.offset, self.length = values
-
     half = torch_bytes(torch.ones(2, 3))
     parts = [torch_bytes(7), half, half]
     chunks = [ChunkStorageMetadata(torch.Size([at, 0]), torch.Size([2, 3])) for at in (0, 2)]
     about = TensorStorageMetadata(TensorProperties(), torch.Size([4, 3]), chunks)
     keys = [MetadataIndex("step"), *(MetadataIndex("w", chunk.offsets) for chunk in chunks)]
     offsets = [0, len(parts[0]), len(parts[0]) + len(half)]
-    globals()["_Info"] = _Info
-    _Info.__qualname__ = "_Info"
     stored = {key: _Info("s", at, len(part)) for key, at, part in zip(keys, offsets, parts, strict=True)}
     metadata = Metadata({"step": BytesStorageMetadata(), "w": about}, storage_data=stored)
     return b"".join(parts), pickle.dumps(metadata)

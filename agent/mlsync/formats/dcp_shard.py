@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from mlsync.formats.dcp import item_zips
 from mlsync.formats.dcp_metadata import DcpEntry, DcpMetadata
 from mlsync.formats.facts import torch_facts, with_counts
-from mlsync.formats.faults import NotChecked
+from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Pairs
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
@@ -88,7 +87,7 @@ def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[Dcp
     for item, window, layout in item_zips(source, by_item):
         yield by_item.pop(item), window, layout
     for item, entry in by_item.items():
-        _refuse("item is no torch zip", entry, item.offset)
+        raise ContainerBroken("item is no torch zip", record=entry.name[:256], offset=item.offset)
 
 
 def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Window, layout: ZipLayout) -> None:
@@ -99,7 +98,8 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
         root, content = read_torch_object(window, layout)
     except ContainerBroken as fault:
         record, offset = f"{label}/{fault.record or ''}", start + (fault.offset or 0)
-        raise type(fault)(fault.reason, record=record, offset=offset) from None
+        kind = type(fault) if isinstance(fault, (NotChecked, RecordDamaged)) else MeaningBroken
+        raise kind(fault.reason, record=record, offset=offset) from None
     if entry.chunk is not None:
         _check_tensor(metadata, entry, content)
     elif isinstance(root, (int, float)):
@@ -118,18 +118,23 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
 def _check_tensor(metadata: DcpMetadata, entry: DcpEntry, content: Content) -> None:
     """The item is the one tensor that the metadata describe."""
     if len(content.tensors) != 1:
-        _refuse(f"item holds {len(content.tensors)} tensors", entry, entry.item.offset)
+        raise _other(f"item holds {len(content.tensors)} tensors", entry)
     _check_described(metadata, entry, content.tensors[0])
 
 
 def _check_described(metadata: DcpMetadata, entry: DcpEntry, tensor: Tensor) -> None:
     dtype = metadata.tensors[entry.name].dtype
     if tensor.dtype != dtype:
-        _refuse(f"tensor of {tensor.dtype}, the metadata say {dtype[:64]}", entry, entry.item.offset)
+        raise _other(f"tensor of {tensor.dtype}, the metadata say {dtype[:64]}", entry)
     assert entry.chunk is not None
     if tensor.shape != entry.chunk.sizes:
         what = f"tensor of shape {list(tensor.shape[:8])}, the metadata say {list(entry.chunk.sizes[:8])}"
-        _refuse(what, entry, entry.item.offset)
+        raise _other(what, entry)
+
+
+def _other(what: str, entry: DcpEntry) -> MeaningBroken:
+    """The item is another one than the metadata say."""
+    return MeaningBroken(what, record=entry.name[:256], offset=entry.item.offset)
 
 
 def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
@@ -167,7 +172,7 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
         raise type(fault)(fault.reason, record=fault.record, offset=start + (fault.offset or 0)) from None
     tensors = {tensor.name: tensor for tensor in content.tensors}
     if tensors.keys() != {entry.name for entry in entries} or len(tensors) != len(entries):
-        raise ContainerBroken("other tensors than the metadata say", offset=start)
+        raise MeaningBroken("other tensors than the metadata say", offset=start)
     labels = {entry.name: _label(metadata, entry) for entry in entries}
     for entry in entries:
         _check_described(metadata, entry, tensors[entry.name])
@@ -178,7 +183,3 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
     found.tensors += [
         tensor._replace(name=labels[tensor.name], storage=labels[tensor.name]) for tensor in content.tensors
     ]
-
-
-def _refuse(reason: str, entry: DcpEntry, offset: int) -> NoReturn:
-    raise ContainerBroken(reason, record=entry.name[:256], offset=offset)
