@@ -130,7 +130,8 @@ def test_weights_lack_what_the_index_names():
         "'model.safetensors.index.json' is missing"
     )
     assert "does not parse" in weights().add("m/model.safetensors.index.json", "{").only().lacking
-    assert "does not parse" in weights(weight_map=[]).only().lacking
+    for none in ([], {}, "model", ["model"]):
+        assert "does not parse" in weights(weight_map=none).only().lacking
     assert "3000 bytes, 3001 are needed" in weights(metadata={"total_size": 3001}).only().lacking
 
 
@@ -201,6 +202,8 @@ def test_what_lies_inside_of_a_trainers_checkpoint_is_a_part_of_it():
     )
     assert tree.only().lacking is None
     assert "'latest' is missing" in tree.without("run/checkpoint-500/latest").only().lacking
+    tree.add("run/checkpoint-500/trainer_state.json", "")
+    assert "does not parse" in tree.only().lacking, "its own lack comes first"
     assert Tree().add("checkpoint-7/notes.txt").units() == []
 
 
@@ -258,6 +261,15 @@ def test_a_tag_of_deepspeed_is_whole(tree):
 def test_a_tag_of_deepspeed_lacks_the_rank_that_is_not_there(tree, lacking):
     """Ranks are counted from zero without a gap, alike for models and optimizers; ``latest`` comes last."""
     assert lacking in tree.only().lacking
+
+
+def test_the_directory_itself_may_be_a_tag():
+    """Where the run's own directory holds the ranks' files, all of it is the unit."""
+    tree = Tree().add("mp_rank_00_model_states.pt").add("zero_to_fp32.py").add("a/b").add("latest", "best")
+    assert tree.only() == Unit(
+        "deepspeed", b"", (b"a/b", b"latest", b"mp_rank_00_model_states.pt", b"zero_to_fp32.py"), None
+    )
+    assert Tree().add("global_step5/notes.txt").units() == []
 
 
 # ---------------------------------------------------------------- Megatron
