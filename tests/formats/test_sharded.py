@@ -290,6 +290,7 @@ def test_a_checkpoint_of_megatron_is_whole():
         unit = megatron(tracker).only()
         assert (unit.kind, unit.directory, len(unit.members)) == ("megatron", b"ckpt/iter_0000123", 12)
         assert unit.lacking is None
+    assert Tree().add("ckpt/iter_0000123/notes.txt").units() == []
     one = Tree().add("latest_checkpointed_iteration.txt", "1").add("iter_0000001/mp_rank_00/model_optim_rng.pt")
     assert one.only().lacking is None
 
