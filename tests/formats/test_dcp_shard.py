@@ -400,8 +400,8 @@ ONES = torch_bytes(torch.ones(3))
 BAD_ITEMS = {
     "another type": (torch_bytes(torch.ones(3).half()), "tensor of float16, the metadata say float32"),
     "another shape": (torch_bytes(torch.ones(4)), r"shape \[4\], the metadata say \[3\]"),
-    "two tensors": (torch_bytes([torch.ones(3), torch.ones(3)]), "holds 2 tensors"),
-    "no tensor": (torch_bytes(3), "holds 0 tensors"),
+    "two tensors": (torch_bytes([torch.ones(3), torch.ones(3)]), "no tensor and holds 2"),
+    "no tensor": (torch_bytes(3), "no tensor and holds 0"),
     "no zip": (pickle.dumps(3), "item is no torch zip"),
     "no pickle": (rezipped({"archive/version": b"3"}), "no data.pkl"),
     "missing storage": (rezipped({k: v for k, v in parts_of(ONES).items() if k != "archive/data/0"}), "no record"),
@@ -453,6 +453,13 @@ def test_items_behind_a_transformation_are_counted_and_left_alone():
     shard = Shard().add("a", ONES, whole((3,))).add("z", b"\x28\xb5\x2f\xfd", transform_descriptors=["zstd"])
     content = shard.read()
     assert [tensor.name for tensor in content.tensors] == ["a"]
+    assert content.facts["unchecked_item_count"] == 1
+
+
+def test_a_tensor_made_of_others_is_counted_and_its_parts_are_found():
+    """What a tensor of a class of its own lies in the file as is not told by its type and shape."""
+    content = Shard().add("s", torch_bytes(torch.eye(3).to_sparse()), whole((3, 3))).read()
+    assert len(content.tensors) == 2
     assert content.facts["unchecked_item_count"] == 1
 
 

@@ -168,6 +168,7 @@ LEGACY = torch_bytes({"a": torch.ones(3)}, _use_new_zipfile_serialization=False)
         (b"\x80\x04N.", b"table.pkl", None),
         (b"", b"last.pt", "torch-zip"),
         (bytes(5000), b"last.PT", "torch-zip"),
+        (bytes(16) + b"x" * 500, b"last.pt", "torch-zip"),
         (b"garbage", b"epoch=1-step=2.ckpt", None),
         (b"", b"epoch=1-step=2.ckpt", "torch-zip"),
         (b"garbage" + b"PK\x05\x06" + bytes(18), b"last.pt", "torch-zip"),

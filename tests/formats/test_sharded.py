@@ -130,7 +130,8 @@ def test_weights_lack_what_the_index_names():
         "'model.safetensors.index.json' is missing"
     )
     assert "does not parse" in weights().add("m/model.safetensors.index.json", "{").only().lacking
-    assert "does not parse" in weights(weight_map=[]).only().lacking
+    for none in ([], {}, "model", ["model"]):
+        assert "does not parse" in weights(weight_map=none).only().lacking
     assert "3000 bytes, 3001 are needed" in weights(metadata={"total_size": 3001}).only().lacking
 
 
@@ -201,6 +202,8 @@ def test_what_lies_inside_of_a_trainers_checkpoint_is_a_part_of_it():
     )
     assert tree.only().lacking is None
     assert "'latest' is missing" in tree.without("run/checkpoint-500/latest").only().lacking
+    tree.add("run/checkpoint-500/trainer_state.json", "")
+    assert "does not parse" in tree.only().lacking, "its own lack comes first"
     assert Tree().add("checkpoint-7/notes.txt").units() == []
 
 
@@ -260,6 +263,15 @@ def test_a_tag_of_deepspeed_lacks_the_rank_that_is_not_there(tree, lacking):
     assert lacking in tree.only().lacking
 
 
+def test_the_directory_itself_may_be_a_tag():
+    """Where the run's own directory holds the ranks' files, all of it is the unit."""
+    tree = Tree().add("mp_rank_00_model_states.pt").add("zero_to_fp32.py").add("a/b").add("latest", "best")
+    assert tree.only() == Unit(
+        "deepspeed", b"", (b"a/b", b"latest", b"mp_rank_00_model_states.pt", b"zero_to_fp32.py"), None
+    )
+    assert Tree().add("global_step5/notes.txt").units() == []
+
+
 # ---------------------------------------------------------------- Megatron
 
 
@@ -278,6 +290,7 @@ def test_a_checkpoint_of_megatron_is_whole():
         unit = megatron(tracker).only()
         assert (unit.kind, unit.directory, len(unit.members)) == ("megatron", b"ckpt/iter_0000123", 12)
         assert unit.lacking is None
+    assert Tree().add("ckpt/iter_0000123/notes.txt").units() == []
     one = Tree().add("latest_checkpointed_iteration.txt", "1").add("iter_0000001/mp_rank_00/model_optim_rng.pt")
     assert one.only().lacking is None
 

@@ -244,7 +244,7 @@ UNFOUND = {
     "npz": UNFOUND_IN_ZIP | {"directory": "swap"},  # entries in another order
     "compressed npz": {"record head": "flip", "padding": "flip zero swap", "directory": "swap"},
     "compressed torch": {"record head": "flip", "first bytes": "truncate"},
-    "torch-legacy": {"first bytes": "flip zero truncate shift swap", "tensor": "flip zero swap"},  # then a bare pickle
+    "torch-legacy": {"first bytes": "flip truncate shift swap", "tensor": "flip zero swap"},  # then a bare pickle
     "safetensors": {"directory": "flip", "tensor": "flip zero swap"},
     "gguf": {"keys": "flip", "directory": "flip", "tensor": "flip zero swap"},
     "dcp": UNFOUND_IN_ZIP | {"end": "flip"},
@@ -262,7 +262,7 @@ def inspector() -> Iterator[Prover]:
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", NAMES)
 def test_damage_is_found_by_the_container_but_where_it_cannot_be(samples, inspector, name, damage):
-    """Damage at each kind of place is refused at level 1, but for exactly what is listed above."""
+    """Damage at each kind of place is refused, at level 1 as a rule, but for exactly what is listed above."""
     sample = samples[name]
     unfound = set()
     for place, (at, length) in places_of(sample).items():
@@ -274,8 +274,8 @@ def test_damage_is_found_by_the_container_but_where_it_cannot_be(samples, inspec
         elif not levels:
             unfound.add(place)
         else:
-            # The header of an array is looked at for what it means before its checksum is reached
-            assert min(levels) == 1 or place == "array header"
+            # Headers of arrays and of safetensors tell what bytes mean too; that is level 2
+            assert min(levels) == 1 or place in ("array header", "directory")
     expected = UNFOUND.get(name) or UNFOUND[sample.container]
     assert unfound == {place for place, damages in expected.items() if damage in damages.split()}
 
@@ -292,6 +292,15 @@ def test_metadata_of_another_save_are_found(samples, inspector):
     """A shard beside metadata that tell of other tensors is refused."""
     sample = samples["dcp"]._replace(metadata=samples["dcp as safetensors"].metadata)
     assert judged(inspector, sample, sample.data).status == "broken"
+
+
+def test_a_shard_whose_tensor_has_another_type_is_refused_at_level_2(samples, inspector):
+    """Its records are whole, and it is not what the metadata say."""
+    sample = samples["dcp"]
+    assert sample.metadata is not None
+    other = sample._replace(metadata=sample.metadata.replace(b"float16", b"qint888"))
+    verdict = judged(inspector, other, sample.data)
+    assert (verdict.level, [finding.level for finding in verdict.findings]) == (1, [2])
 
 
 @pytest.mark.parametrize("metadata", [None, b"", b"nonsense"])

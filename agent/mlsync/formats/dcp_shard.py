@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NoReturn
 
 from mlsync.formats.dcp import item_zips
 from mlsync.formats.dcp_metadata import DcpEntry, DcpMetadata
 from mlsync.formats.facts import torch_facts, with_counts
-from mlsync.formats.faults import NotChecked
+from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
-from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Pairs
+from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Pairs
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_object
 from mlsync.formats.window import Window
@@ -36,6 +35,7 @@ class _Found:
         self.names_chars = 0
         self.progress = Pairs()
         self.packed_count = 0
+        self.unchecked_count = 0
         self.is_big = False
 
     def note_progress(self, name: str, value: float) -> None:
@@ -65,6 +65,7 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     entries = [entry for entry in metadata.entries if entry.item.relative_path == name]
     plain = [entry for entry in entries if not entry.is_packed]
     found = _Found()
+    found.unchecked_count = len(entries) - len(plain)
     tail = _safetensors_tail(source, plain)
     for entry, window, layout in _zips(source, [entry for entry in plain if not (tail and entry.chunk)]):
         _add_item(found, metadata, entry, window, layout)
@@ -72,8 +73,8 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
         _add_tail(found, metadata, source, tail)
     facts: dict[str, Fact] = dict(metadata.facts)
     facts |= {key: value for key, value in torch_facts(found.progress).items() if key in ("epoch", "step")}
-    if len(plain) < len(entries):
-        facts["unchecked_item_count"] = len(entries) - len(plain)
+    if found.unchecked_count:
+        facts["unchecked_item_count"] = found.unchecked_count
     if found.is_big:
         facts["byteorder"] = "big"
     content = Content(tuple(found.storages), tuple(found.tensors), facts, found.packed_count)
@@ -88,7 +89,7 @@ def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[Dcp
     for item, window, layout in item_zips(source, by_item):
         yield by_item.pop(item), window, layout
     for item, entry in by_item.items():
-        _refuse("item is no torch zip", entry, item.offset)
+        raise ContainerBroken("item is no torch zip", record=entry.name[:256], offset=item.offset)
 
 
 def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Window, layout: ZipLayout) -> None:
@@ -99,9 +100,10 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
         root, content = read_torch_object(window, layout)
     except ContainerBroken as fault:
         record, offset = f"{label}/{fault.record or ''}", start + (fault.offset or 0)
-        raise type(fault)(fault.reason, record=record, offset=offset) from None
+        kind = type(fault) if isinstance(fault, (NotChecked, RecordDamaged)) else MeaningBroken
+        raise kind(fault.reason, record=record, offset=offset) from None
     if entry.chunk is not None:
-        _check_tensor(metadata, entry, content)
+        _check_tensor(found, metadata, entry, root, content)
     elif isinstance(root, (int, float)):
         found.note_progress(entry.name, root)
     found.packed_count += content.packed_count
@@ -115,21 +117,32 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
     ]
 
 
-def _check_tensor(metadata: DcpMetadata, entry: DcpEntry, content: Content) -> None:
-    """The item is the one tensor that the metadata describe."""
-    if len(content.tensors) != 1:
-        _refuse(f"item holds {len(content.tensors)} tensors", entry, entry.item.offset)
-    _check_described(metadata, entry, content.tensors[0])
+def _check_tensor(found: _Found, metadata: DcpMetadata, entry: DcpEntry, root: object, content: Content) -> None:
+    """The item is the tensor that the metadata describe, or one of a class that is made of other tensors.
+
+    Of the latter (quantised weights, sparse ones) the metadata tell what they look like, and not what lies in the file.
+    """
+    if len(content.tensors) == 1 and not content.tensors[0].name:
+        _check_described(metadata, entry, content.tensors[0])
+    elif isinstance(root, Call) and content.tensors:
+        found.unchecked_count += 1
+    else:
+        raise _other(f"item is no tensor and holds {len(content.tensors)}", entry)
 
 
 def _check_described(metadata: DcpMetadata, entry: DcpEntry, tensor: Tensor) -> None:
     dtype = metadata.tensors[entry.name].dtype
     if tensor.dtype != dtype:
-        _refuse(f"tensor of {tensor.dtype}, the metadata say {dtype[:64]}", entry, entry.item.offset)
+        raise _other(f"tensor of {tensor.dtype}, the metadata say {dtype[:64]}", entry)
     assert entry.chunk is not None
     if tensor.shape != entry.chunk.sizes:
         what = f"tensor of shape {list(tensor.shape[:8])}, the metadata say {list(entry.chunk.sizes[:8])}"
-        _refuse(what, entry, entry.item.offset)
+        raise _other(what, entry)
+
+
+def _other(what: str, entry: DcpEntry) -> MeaningBroken:
+    """The item is another one than the metadata say."""
+    return MeaningBroken(what, record=entry.name[:256], offset=entry.item.offset)
 
 
 def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
@@ -167,7 +180,7 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
         raise type(fault)(fault.reason, record=fault.record, offset=start + (fault.offset or 0)) from None
     tensors = {tensor.name: tensor for tensor in content.tensors}
     if tensors.keys() != {entry.name for entry in entries} or len(tensors) != len(entries):
-        raise ContainerBroken("other tensors than the metadata say", offset=start)
+        raise MeaningBroken("other tensors than the metadata say", offset=start)
     labels = {entry.name: _label(metadata, entry) for entry in entries}
     for entry in entries:
         _check_described(metadata, entry, tensors[entry.name])
@@ -178,7 +191,3 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
     found.tensors += [
         tensor._replace(name=labels[tensor.name], storage=labels[tensor.name]) for tensor in content.tensors
     ]
-
-
-def _refuse(reason: str, entry: DcpEntry, offset: int) -> NoReturn:
-    raise ContainerBroken(reason, record=entry.name[:256], offset=offset)

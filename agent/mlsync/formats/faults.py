@@ -15,6 +15,10 @@ class RecordDamaged(ContainerBroken):
     """The bytes of one record are not those that the container's checksum was made of: a fault of level 1."""
 
 
+class MeaningBroken(ContainerBroken):
+    """The container holds together, and what is in it is not what it should be: a fault of level 2."""
+
+
 def read_bounded(source: ByteSource, offset: int, length: int, what: str) -> bytes:
     """The *length* bytes at *offset*, read in slices; a range outside of the file is a fault of the file."""
     if offset < 0 or length < 0 or offset + length > source.size_bytes:

@@ -20,6 +20,7 @@ _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[^']{1,64})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>[0-9L, ]{0,2000})\),? ?\} *\n?"
 )
+_SIZE = re.compile(rb"[0-9]{1,20}L?")  # numpy under Python 2 wrote long numbers as such
 _DTYPES = {
     b"f8": "float64",
     b"f4": "float32",
@@ -77,7 +78,10 @@ def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage
     dtype = _DTYPES.get(descr[1:])
     if dtype is None or descr[:1] not in b"<|=":
         return None
-    shape = tuple(int(size.rstrip(b"L")) for size in match["shape"].replace(b" ", b"").split(b",") if size.rstrip(b"L"))
+    sizes = [size for size in match["shape"].replace(b" ", b"").split(b",") if size]
+    if not all(map(_SIZE.fullmatch, sizes)):
+        return None
+    shape = tuple(int(size.rstrip(b"L")) for size in sizes)
     item_bytes = int(descr[2:])
     length, data_at = member_bytes - begins, extent.offset + begins
     if len(shape) > _DIMENSIONS_MAX or prod(shape) * item_bytes != length:

@@ -126,9 +126,9 @@ class _Tree:
         return {path[skip:].partition(b"/")[0] for path in self.below(directory) if b"/" in path[skip:]}
 
     def read(self, path: bytes, limit_bytes: int = SMALL_BYTES_MAX) -> bytes | None:
-        """A small file, or ``None`` if it is not there, too large, or beyond what is read in all."""
-        size_bytes = self.files.get(path)
-        if size_bytes is None or size_bytes > min(limit_bytes, self._left_bytes):
+        """A file of the listing, or ``None`` if it is too large, or beyond what is read in all."""
+        size_bytes = self.files[path]
+        if size_bytes > min(limit_bytes, self._left_bytes):
             return None
         self._left_bytes -= size_bytes
         return self._read_small(path, limit_bytes)
@@ -162,7 +162,7 @@ def _absorbed(inner: Iterable[Unit], outer: Iterable[Unit]) -> Iterator[Unit]:
         holder = next((place for place in _upwards(unit.directory) if place in by_directory), None)
         if holder is None:
             yield unit
-        elif by_directory[holder].lacking is None and unit.lacking is not None:
+        elif by_directory[holder].lacking is None:
             by_directory[holder] = by_directory[holder]._replace(lacking=unit.lacking)
     for directory, unit in by_directory.items():
         if not any(place in by_directory for place in _upwards(directory) if place != directory):
@@ -222,7 +222,7 @@ def _indexed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
         members = (_join(directory, name) for name in shards & names.keys())
         yield _unit("huggingface-weights", directory, members, lacking)
     for (stem, suffix), shards in numbered.items():
-        if len(shards) > 1 or not any(name.endswith(b"-00001-of-00001." + suffix) for name in shards):
+        if shards != {stem + b"-00001-of-00001." + suffix}:
             lacking = f"{_shown(stem + b'.' + suffix + b'.index.json')} is missing"
             yield _unit("huggingface-weights", directory, (_join(directory, name) for name in shards), lacking)
 
@@ -299,7 +299,7 @@ def _trainer_lacks(tree: _Tree, directory: bytes, step: int, weights: set[bytes]
 def _deepspeed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
     """A tag of DeepSpeed: a file of each rank, and beside the directory the name of the newest."""
     found = [match for match in map(_DEEPSPEED.fullmatch, tree.directories[directory]) if match]
-    if not found and not (_DEEPSPEED_TAG.fullmatch(directory.rpartition(b"/")[2]) and tree.directories[directory]):
+    if not found:
         return
     lacking = _check_ranks(found) or _check_latest(tree, directory)
     empty = min((match[0] for match in found if not tree.directories[directory][match[0]]), default=None)

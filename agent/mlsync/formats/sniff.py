@@ -8,6 +8,7 @@ from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.zipfile_layout import first_record_name, read_directory
 
 _HEAD_BYTES = 64
+_BEGINNING_BYTES = 16
 _TAIL_BYTES = 4096
 _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
 # The long 0x1950a86a20f9469cfc6c, with a frame before it from protocol 4 on: the first pickle of torch before 1.6
@@ -80,7 +81,7 @@ def _is_something_else(source: ByteSource, head: bytes) -> bool:
     Such a file must not be refused for ever as a broken zip. One of nothing or of zeros, and one that ends like a zip,
     is torch's all the same: not written to its end, or damaged at its beginning.
     """
-    if not head.strip(b"\0"):
+    if not head[:_BEGINNING_BYTES].strip(b"\0"):
         return False
     tail_bytes = min(_TAIL_BYTES, source.size_bytes)
     return b"PK\x05\x06" not in source.read_at(source.size_bytes - tail_bytes, tail_bytes)

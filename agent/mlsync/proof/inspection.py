@@ -9,7 +9,7 @@ from functools import lru_cache
 from mlsync.formats.containers import NOT_UNDERSTOOD, read_content, read_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata
 from mlsync.formats.dcp_shard import read_dcp_shard
-from mlsync.formats.faults import NotChecked, RecordDamaged
+from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.sniff import identify
 from mlsync.formats.zipfile_layout import ZipLayout
@@ -80,6 +80,8 @@ def _bounded(layout: Layout) -> Layout:
 def _finding(fault: ContainerBroken, level: int) -> Finding:
     if isinstance(fault, RecordDamaged):
         level = LEVEL_CONTAINER
+    elif isinstance(fault, MeaningBroken):
+        level = LEVEL_MEANING
     return Finding(
         level, "note" if isinstance(fault, NotChecked) else "refuse", fault.reason, fault.record, fault.offset
     )
