@@ -24,6 +24,7 @@ from mlsync.store.s3_clock import ServerClock
 from mlsync.store.s3_connection import make_cuttable
 from mlsync.store.s3_errors import code_of, is_transient, status_of, translated, translating
 from mlsync.store.s3_hedge import HedgedReads
+from mlsync.store.s3_keys import SignIn, are_renewed
 from mlsync.store.s3_pace import Pace
 from mlsync.store.s3_transfer import SeekableBody, fill
 from mlsync.store.s3_upload import S3Upload, SentPart, has_parts, read_ticket
@@ -196,8 +197,8 @@ class S3Store:
             self._client.delete_object(**self._names(key))
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether botocore's error behind *error* may pass, or was one of our clock, which is corrected now."""
-        return is_transient(error) or self._clock.explains(error)
+        """Whether botocore's error behind *error* may pass, or was one of clock or keys that are mended now."""
+        return is_transient(error) or self._clock.explains(error) or are_renewed(error)
 
     def close(self) -> None:
         """Close the connections."""
@@ -373,11 +374,15 @@ def _client(options: StoreOptions, place: str) -> Any:
     signs_payload = options.payload_signing == "always"
     sums: Literal["when_supported", "when_required"] = "when_supported" if signs_payload else "when_required"
     session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
-    config = Config(
-        # One layer retries, and it is RetryingStore.
+    # Of all clients, those of services that give keys included: one layer retries, and it is RetryingStore.
+    tries_once = Config(
         retries={"total_max_attempts": 1, "mode": "standard"},
         connect_timeout=_CONNECT_TIMEOUT_S,
         read_timeout=_READ_TIMEOUT_S,
+    )
+    session._session.set_default_client_config(tries_once)  # noqa: SLF001 - public in botocore, hidden by boto3
+    sign_in = SignIn(session)
+    config = Config(
         max_pool_connections=_CONNECTIONS_MAX,
         tcp_keepalive=True,
         request_checksum_calculation=sums,
@@ -399,6 +404,7 @@ def _client(options: StoreOptions, place: str) -> Any:
         )
     except ValueError as error:
         raise errors.StoreLocationInvalid(f"The endpoint is no URL: {options.endpoint_url}", where=place) from error
+    sign_in.watch(client)
     make_cuttable(client)
     return client
 

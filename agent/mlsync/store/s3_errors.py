@@ -22,6 +22,14 @@ class Meaning:
     advice: str | None = None
 
 
+class SignInFailed(aws.BotoCoreError):  # type: ignore[misc]  # botocore is without types here
+    """Keys could not be had: *what* says how it was tried, and *means* what that is to us."""
+
+    def __init__(self, what: str, means: Meaning) -> None:
+        Exception.__init__(self, what)
+        self.means = means
+
+
 _AWAY = "Check the network and the endpoint; nothing was lost"
 _BUSY = Meaning(errors.StoreUnavailable, True, "The store asks for fewer requests; try later")
 _FAULT = Meaning(errors.StoreUnavailable, True, "The store has a fault of its own; see its status page or log")
@@ -40,6 +48,7 @@ _CLOCK = Meaning(errors.StoreDenied, False, "Set this machine's clock: it differ
 _REGION = Meaning(errors.StoreLocationInvalid, False, "Set the bucket's own region")
 _FULL = Meaning(errors.StoreFull, False, "Free some room, have the quota raised, or prune old versions")
 _NO_BUCKET = Meaning(errors.StoreLocationInvalid, False, "Make the bucket first, or check its name and the endpoint")
+_PROFILE = Meaning(errors.StoreLocationInvalid, False, "Mend the profile in ~/.aws/config, or name another one")
 _NEEDS_CHECKSUM = "If the bucket demands checksums or signed bodies, set payload_signing = always"
 _UNKNOWN_ANSWER = Meaning(errors.StoreBroken, False, "Check that the endpoint speaks S3")
 
@@ -123,7 +132,11 @@ _BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
     (aws.MetadataRetrievalError, Meaning(errors.StoreDenied, True, "Check the instance's role")),
     (aws.TokenRetrievalError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
     (aws.SSOError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
-    (aws.ProfileNotFound, Meaning(errors.StoreLocationInvalid, False, "Name a profile of your AWS configuration")),
+    (aws.ProfileNotFound, _PROFILE),
+    (aws.InvalidConfigError, _PROFILE),  # a role without a source, a source that is not there
+    (aws.InfiniteLoopConfigError, _PROFILE),
+    (aws.UnknownCredentialError, _PROFILE),
+    (aws.ConfigParseError, _PROFILE),
     (aws.NoRegionError, _REGION),
     (aws.InvalidRegionError, _REGION),
     (aws.ParamValidationError, _NO_BUCKET),
@@ -144,6 +157,8 @@ def meaning(error: BaseException | None) -> Meaning | None:
     """What *error* means, or None if it is not botocore's."""
     if isinstance(error, aws.ClientError):
         return _meaning_of_answer(error)
+    if isinstance(error, SignInFailed):
+        return error.means
     # The same class stands for a connection that broke while TLS began, which passes.
     if isinstance(error, aws.SSLError) and "CERTIFICATE" in str(error).upper():
         return _CERTIFICATE
@@ -161,6 +176,12 @@ def code_of(error: aws.ClientError) -> str:
 def status_of(error: aws.ClientError) -> int:
     """The answer's HTTP status."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def said(error: aws.ClientError) -> str:
+    """What a server answered: its code, and its words if it has any."""
+    message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    return f"{code_of(error) or status_of(error)}" + (f": {message}" if message else "")
 
 
 def is_transient(error: Exception) -> bool:
@@ -216,6 +237,7 @@ def _text(error: Exception, found: Meaning) -> str:
     if found.kind is errors.AlreadyExists:
         return "The object exists already"
     if isinstance(error, aws.ClientError):
-        message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
-        return f"The store answered {code_of(error) or status_of(error)}" + (f": {message}" if message else "")
+        return f"The store answered {said(error)}"
+    if isinstance(error, SignInFailed):
+        return str(error)
     return f"The store did not answer: {error}".rstrip(".")
