@@ -9,7 +9,7 @@ def loaded_by(machine, script):
 
 
 def test_level_5_is_shown_and_why_it_was_not_had(machine):
-    """``show`` says why a checkpoint could not be loaded; ``verify`` proves it to L5 once it can, or says it is broken."""
+    """``show`` says why a checkpoint could not be loaded; ``verify`` proves it to L5, or says that it is broken."""
     loaded_by(machine, "echo no GPU; exit 75")
     machine.good("backup")
     shown = machine.good("show").out
