@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
 import pytest
-from flow_parts import World, small_checkpoint
+from flow_parts import World, as_nobody, small_checkpoint
 
 from mlsync.errors import CommandUnavailable, ProofTimedOut, Stopped
 from mlsync.flows import loading
@@ -132,6 +134,15 @@ def test_what_is_broken_at_a_lower_level_is_never_loaded(world):
     assert (len(result.troubles), log.exists()) == (1, False)
 
 
+def test_what_was_not_on_the_device_is_not_loaded(world):
+    """A level holds only where all below it do: without torch a checkpoint stays at level 2, whoever could load it."""
+    log = world.base / "log"
+    world.write("last.pt", small_checkpoint())
+    without_torch = Prover(ProofOptions(device="cpu", python="/absent/python"))
+    world.backup(prover=without_torch, loading=options(world, f"touch {log}"))
+    assert (world.entry(b"last.pt").proof.level, log.exists()) == (2, False)
+
+
 def test_a_sparse_file_is_loaded_as_long_as_it_was(world):
     """The holes of a checkpoint, which the store holds nothing of, are there when it is loaded."""
     import io
@@ -197,6 +208,23 @@ def test_nothing_is_left_of_what_a_command_made(world):
     assert back_up(world, script).lowest_level == 5
     assert left_behind(world) == []
     assert stat.S_IMODE(outside.stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, who may not do everything")
+def test_what_a_user_shut_himself_out_of_is_removed():
+    """Also for a user who is not root, a directory that may not be entered does not stay."""
+    base = Path(tempfile.mkdtemp())
+    os.chown(base, 65534, 65534)
+    try:
+        with as_nobody():
+            with private_directory(base) as place:
+                (place / "a" / "b").mkdir(parents=True)
+                (place / "a" / "b" / "c").touch()
+                (place / "a" / "b").chmod(0)
+                (place / "a").chmod(0)
+            assert list(base.iterdir()) == []
+    finally:
+        shutil.rmtree(base)
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path):

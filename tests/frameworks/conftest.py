@@ -32,6 +32,8 @@ def installed(request) -> Path:
 def _install(place: Path) -> None:
     made = Path(tempfile.mkdtemp(dir=place.parent))
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    # Its tries are what tells an index that cannot be reached from one that lacks something.
+    command += ["--retries", "2"]
     done = subprocess.run(
         [*command, "--target", str(made), "-r", str(REQUIREMENTS)], capture_output=True, text=True, check=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -109,16 +110,30 @@ def test_a_process_that_stays_behind_does_not_hold_the_load_up(run, tmp_path):
     wait_for(lambda: not is_running(int(pid.read_text())))
 
 
+@pytest.mark.timeout(60)
+def test_what_leaves_the_session_does_not_hold_the_load_up(run, tmp_path):
+    """A process that made itself a session of its own is out of reach, and nobody waits for it."""
+    pid = tmp_path / "pid"
+    leave = f"setsid sh -c 'echo $$ > {pid}; exec sleep 1000' & while test ! -s {pid}; do sleep 0.05; done"
+    assert run(leave) == Loaded()
+    assert is_running(int(pid.read_text()))
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+class GivenUp(Exception):
+    """Somebody does not want to wait any longer."""
+
+
 def test_whoever_waits_can_give_up(run, tmp_path):
     """What is called meanwhile may raise, and the command is gone then."""
     pid = tmp_path / "pid"
 
     def give_up():
         if pid.exists() and pid.read_text():
-            raise KeyboardInterrupt
+            raise GivenUp
 
-    with pytest.raises(KeyboardInterrupt):
-        run(f"echo $$ > {pid}; sleep 1000", tick=give_up)
+    with pytest.raises(GivenUp):
+        run(f"echo $$ > {pid}; sleep 1000", tick=give_up, timeout_s=20)
     assert not is_running(int(pid.read_text()))
 
 

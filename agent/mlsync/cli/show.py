@@ -10,6 +10,7 @@ from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.flows.standing import manifest_of, stand
+from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
 
@@ -69,6 +70,9 @@ def _print_findings(manifest: Manifest) -> None:
         )
         if entry.proof and entry.proof.shortfall and entry.proof.level < manifest.required_level:
             said.append(("pending", entry.proof.shortfall))
+        elif entry.proof and entry.proof.shortfall and entry.proof.level == LEVEL_NUMBERS:
+            # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.
+            said.append(("not loaded", entry.proof.shortfall))
         for line in said:
             places.setdefault(line, []).append(output.path(entry.path))
     if places:
