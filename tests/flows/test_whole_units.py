@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 import warnings
 
@@ -220,6 +221,46 @@ def test_a_distributed_checkpoint_is_proved_by_its_metadata(world):
     assert shard.tensor_count == 1
     assert world.entry(b"step/.metadata").proof.level == 2
     assert world.restored() == world.tree()
+
+
+def test_a_directory_in_a_directory_comes_back_with_what_is_in_it(world):
+    """Where rotation took a directory of shards out of a step's directory, the step stays whole and can be restored."""
+    weights(world, 1, directory="checkpoint-1/")
+    world.write("checkpoint-1/trainer_state.json", b'{"global_step": 1}')
+    distributed(world, 1, "checkpoint-1/optimizer_0")
+    world.backup()
+    whole = contents(world.tree())
+    shutil.rmtree(world.path("checkpoint-1/optimizer_0"))
+    os.unlink(world.path("checkpoint-1/trainer_state.json"))
+    world.write("log.txt", b"a line")
+    world.backup()
+    assert contents(world.restored(2)) == whole | {b"log.txt": b"a line"}
+
+
+def test_one_shard_under_two_metadata_is_proved_by_each(world):
+    """The same bytes are judged once for each metadata that they lie beside, and once for two copies of these."""
+    distributed(world, 1, "a")
+    for copy in ("b", "c"):
+        shutil.copytree(world.path("a"), world.path(copy))
+    with open(world.path("c/.metadata"), "rb") as file:
+        body = file.read()
+    world.write("c/.metadata", body.replace(b"weight", b"height"))
+    prover = Named()
+    assert saved(world, prover=prover)[1] == {}
+    assert [name for name in prover.names if name.endswith("distcp")] == ["a/__0_0.distcp", "c/__0_0.distcp"]
+
+
+class Named(Prover):
+    """Notes which files it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(ProofOptions(device="none"))
+        self.names = []
+
+    def prove(self, source, path, metadata=None):
+        """Note the name and prove."""
+        self.names.append(path.decode())
+        return super().prove(source, path, metadata)
 
 
 def test_a_distributed_checkpoint_can_be_proved_later(world):
