@@ -7,7 +7,7 @@ import io
 import pytest
 from flow_parts import RUN, World
 
-from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, Stopped, TorchMissing
+from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, PythonUnfit, Stopped
 from mlsync.flows.prove_later import LaterProver
 from mlsync.flows.standing import manifest_of, standings
 from mlsync.proof.prove import ProofOptions, Prover
@@ -115,7 +115,7 @@ def test_without_a_device_nothing_is_read(world):
     """Where torch or a device is missing the error says so before a byte of the checkpoint is read."""
     number = save_pending(world)
     keys = [info.key for info in world.store.list("")]
-    for options, error in ((NO_TORCH, TorchMissing), (ProofOptions(device="none"), DeviceMissing)):
+    for options, error in ((NO_TORCH, PythonUnfit), (ProofOptions(device="none"), DeviceMissing)):
         read_bytes = world.counted.read_bytes
         with Prover(options) as absent, pytest.raises(error):
             proved(world, absent, number)
@@ -177,7 +177,7 @@ def save_broken(world):
 
 def refusing():
     """A prover that refuses what holds a NaN."""
-    return Prover(ProofOptions(device="cpu", refuse_nan=True))
+    return Prover(ProofOptions(device="cpu", refuse=("nan", "inf")))
 
 
 def test_what_turns_out_to_be_broken_is_marked(world):

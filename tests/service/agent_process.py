@@ -57,7 +57,7 @@ class FakeJob:
         if self._kind == "slow":
             stop.wait()
             self.say("saved its place")
-            return Outcome(self.name, None, False, (), "")
+            return Outcome(self.name, None, None, (), "")
         while self._kind == "deaf":
             time.sleep(3600)
         return self.count()
@@ -67,11 +67,11 @@ class FakeJob:
         seen = sorted((entry.path, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in files(self.directory))
         if seen == self._seen:
             self.say("unchanged")
-            return Outcome(self.name, None, False, (), "")
+            return Outcome(self.name, None, None, (), "")
         self._seen = seen
         self._version += 1
         self.say(f"version {self._version} of {len(seen)} files")
-        return Outcome(self.name, self._version, True, (), f"version {self._version}")
+        return Outcome(self.name, self._version, self._version, (), f"version {self._version}")
 
 
 def files(directory):

@@ -316,7 +316,7 @@ class Counting:
     def run(self, stop):
         """One pass, counted."""
         self.passes.release()
-        return Outcome(self.name, 1, True, (), "version 1")
+        return Outcome(self.name, 1, 1, (), "version 1")
 
 
 def test_an_agent_in_a_thread_is_stopped_by_a_call(tmp_path):

@@ -132,7 +132,7 @@ MISTAKES = {
         3,
         (
             'command in [proof] must be a list of strings like ["python", "check.py", "{path}"], with {path} among '
-            "them, not ['true']: FILE:3"
+            'them, not ["true"]: FILE:3'
         ),
     ),
     "program that is not there": (
@@ -140,7 +140,7 @@ MISTAKES = {
         3,
         (
             "command in [proof] must be a command whose programs exist; there is no /absent/check.py, "
-            "not ['python', '/absent/check.py', '{path}']: FILE:3"
+            'not ["python", "/absent/check.py", "{path}"]: FILE:3'
         ),
     ),
     "command and framework": (
@@ -181,7 +181,7 @@ MISTAKES = {
         3,
         (
             'command_environment in [proof] must be a list like ["PYTHONPATH", "OMP_NUM_THREADS=4"], without MLSYNC_* '
-            "and AWS_*, not ['MLSYNC_PASSPHRASE']: FILE:3"
+            'and AWS_*, not ["MLSYNC_PASSPHRASE"]: FILE:3'
         ),
     ),
     "settling longer than allowed": (

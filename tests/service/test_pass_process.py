@@ -203,6 +203,8 @@ def begin(job, stop):
     """Begin a pass in a thread while its process holds still; give thread, process, and what it comes to."""
     process = job._process._process
     os.kill(process.pid, signal.SIGSTOP)
+    # All its threads: one that runs on for a moment would take in what it is about to be told.
+    wait_until(lambda: all(_state_of(task) == "T" for task in Path(f"/proc/{process.pid}/task").iterdir()))
     came: list[object] = []
 
     def work():
@@ -215,6 +217,10 @@ def begin(job, stop):
     thread.start()
     wait_until(lambda: unread_bytes(process) > 0)
     return thread, process, came
+
+
+def _state_of(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def unread_bytes(process) -> int:
