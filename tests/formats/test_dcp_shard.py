@@ -262,6 +262,13 @@ BAD_COVER = {
 }
 
 
+def test_a_number_that_several_ranks_wrote_is_sound():
+    """A tensor without dimensions may have any number of chunks but none."""
+    assert read_dcp_metadata(pickled({"n": tensor((), ((), ()), ((), ()))})).facts["tensor_count"] == 1
+    with pytest.raises(ContainerBroken, match="do not make up"):
+        read_dcp_metadata(pickled({"n": tensor(())}))
+
+
 @pytest.mark.parametrize("bad", BAD_COVER.values(), ids=BAD_COVER.keys())
 def test_chunks_that_do_not_make_up_their_tensor_are_refused(bad):
     """Chunks lie inside of their tensor, on no element twice, and leave none out."""
@@ -433,10 +440,13 @@ def test_a_chunk_of_many_dimensions_is_named_by_its_place():
     assert [tensor.name for tensor in shard.read().tensors] == ["a[at 0]", f"a[at {len(part)}]"]
 
 
-def test_an_object_that_is_no_zip_is_refused():
-    """Objects are torch zips as well."""
-    with pytest.raises(ContainerBroken, match=r"no torch zip.*'bad'.*offset 0"):
-        Shard().add("bad", pickle.dumps(3)).read()
+def test_an_object_may_be_what_its_planner_made_of_it():
+    """Bytes of an object that are no torch zip are counted and left alone; zeros and nothing are no object."""
+    content = Shard().add("own", pickle.dumps(3)).add("a", ONES, whole((3,))).read()
+    assert ([tensor.name for tensor in content.tensors], content.facts["unchecked_item_count"]) == (["a"], 1)
+    for none in (bytes(100), b""):
+        with pytest.raises(ContainerBroken, match=r"no torch zip.*'bad'.*offset 0"):
+            Shard().add("bad", none).read()
 
 
 def test_two_names_for_one_item_are_refused():
