@@ -341,6 +341,13 @@ def test_metadata_beyond_the_bounds_are_not_called_broken(monkeypatch, bound):
         read_content(MemorySource(data), Layout("dcp-metadata", len(data), ()))
 
 
+def test_more_objects_than_are_checked(monkeypatch):
+    """Objects and places count as chunks do."""
+    monkeypatch.setattr(dcp_metadata, "ITEMS_MAX", 3)
+    with pytest.raises(NotChecked, match="more than 3 items"):
+        read_dcp_metadata(pickled({str(n): OBJECT for n in range(4)}))
+
+
 def test_a_name_that_no_parameter_has_is_not_called_broken():
     """Every record of a file bears its owner's name, which is therefore bounded."""
     with pytest.raises(NotChecked, match="name of 5000 characters"):
