@@ -354,12 +354,18 @@ def test_a_name_that_no_parameter_has_is_not_called_broken():
         read_dcp_metadata(pickled({"a" * 5000: OBJECT}))
 
 
-def test_tensors_that_share_a_long_list_of_chunks_cost_no_more_than_the_bound():
-    """Fifty thousand tensors with one list of fifty thousand chunks are not looked through one by one."""
-    chunks = [3] * 50_000
-    shared = TensorStorageMetadata(TensorProperties(), torch.Size([4]), chunks)
-    with pytest.raises(ContainerBroken):
-        read_dcp_metadata(pickle.dumps(Metadata({str(n): shared for n in range(50_000)}, storage_data={})))
+def test_tensors_that_share_a_list_of_chunks_have_each_of_them(monkeypatch):
+    """Chunks are counted before they are looked at, for every tensor that has them, whoever else has the same list."""
+    monkeypatch.setattr(dcp_metadata, "ITEMS_MAX", 3)
+    shared = tensor((4,), ((0,), (2,)), ((2,), (2,)))
+    with pytest.raises(NotChecked, match="more than 3 chunks"):
+        read_dcp_metadata(pickled({"a": shared, "b": shared}, {}))
+
+
+def test_a_name_that_is_no_text_is_refused():
+    """Tensors and objects are named by text."""
+    with pytest.raises(ContainerBroken, match="name is no text"):
+        read_dcp_metadata(pickled({3: OBJECT}, {}))
 
 
 def test_metadata_are_a_container_of_their_own(saved):
