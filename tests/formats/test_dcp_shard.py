@@ -262,6 +262,13 @@ BAD_COVER = {
 }
 
 
+def test_a_number_that_several_ranks_wrote_is_sound():
+    """A tensor without dimensions may have any number of chunks but none."""
+    assert read_dcp_metadata(pickled({"n": tensor((), ((), ()), ((), ()))})).facts["tensor_count"] == 1
+    with pytest.raises(ContainerBroken, match="do not make up"):
+        read_dcp_metadata(pickled({"n": tensor(())}))
+
+
 @pytest.mark.parametrize("bad", BAD_COVER.values(), ids=BAD_COVER.keys())
 def test_chunks_that_do_not_make_up_their_tensor_are_refused(bad):
     """Chunks lie inside of their tensor, on no element twice, and leave none out."""
@@ -334,18 +341,31 @@ def test_metadata_beyond_the_bounds_are_not_called_broken(monkeypatch, bound):
         read_content(MemorySource(data), Layout("dcp-metadata", len(data), ()))
 
 
+def test_more_objects_than_are_checked(monkeypatch):
+    """Objects and places count as chunks do."""
+    monkeypatch.setattr(dcp_metadata, "ITEMS_MAX", 3)
+    with pytest.raises(NotChecked, match="more than 3 items"):
+        read_dcp_metadata(pickled({str(n): OBJECT for n in range(4)}))
+
+
 def test_a_name_that_no_parameter_has_is_not_called_broken():
     """Every record of a file bears its owner's name, which is therefore bounded."""
     with pytest.raises(NotChecked, match="name of 5000 characters"):
         read_dcp_metadata(pickled({"a" * 5000: OBJECT}))
 
 
-def test_tensors_that_share_a_long_list_of_chunks_cost_no_more_than_the_bound():
-    """Fifty thousand tensors with one list of fifty thousand chunks are not looked through one by one."""
-    chunks = [3] * 50_000
-    shared = TensorStorageMetadata(TensorProperties(), torch.Size([4]), chunks)
-    with pytest.raises(ContainerBroken):
-        read_dcp_metadata(pickle.dumps(Metadata({str(n): shared for n in range(50_000)}, storage_data={})))
+def test_tensors_that_share_a_list_of_chunks_have_each_of_them(monkeypatch):
+    """Chunks are counted before they are looked at, for every tensor that has them, whoever else has the same list."""
+    monkeypatch.setattr(dcp_metadata, "ITEMS_MAX", 3)
+    shared = tensor((4,), ((0,), (2,)), ((2,), (2,)))
+    with pytest.raises(NotChecked, match="more than 3 chunks"):
+        read_dcp_metadata(pickled({"a": shared, "b": shared}, {}))
+
+
+def test_a_name_that_is_no_text_is_refused():
+    """Tensors and objects are named by text."""
+    with pytest.raises(ContainerBroken, match="name is no text"):
+        read_dcp_metadata(pickled({3: OBJECT}, {}))
 
 
 def test_metadata_are_a_container_of_their_own(saved):
@@ -433,10 +453,13 @@ def test_a_chunk_of_many_dimensions_is_named_by_its_place():
     assert [tensor.name for tensor in shard.read().tensors] == ["a[at 0]", f"a[at {len(part)}]"]
 
 
-def test_an_object_that_is_no_zip_is_refused():
-    """Objects are torch zips as well."""
-    with pytest.raises(ContainerBroken, match=r"no torch zip.*'bad'.*offset 0"):
-        Shard().add("bad", pickle.dumps(3)).read()
+def test_an_object_may_be_what_its_planner_made_of_it():
+    """Bytes of an object that are no torch zip are counted and left alone; zeros and nothing are no object."""
+    content = Shard().add("own", pickle.dumps(3)).add("a", ONES, whole((3,))).read()
+    assert ([tensor.name for tensor in content.tensors], content.facts["unchecked_item_count"]) == (["a"], 1)
+    for none in (bytes(100), b""):
+        with pytest.raises(ContainerBroken, match=r"no torch zip.*'bad'.*offset 0"):
+            Shard().add("bad", none).read()
 
 
 def test_two_names_for_one_item_are_refused():

@@ -68,7 +68,10 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     found.unchecked_count = len(entries) - len(plain)
     tail = _safetensors_tail(source, plain)
     for entry, window, layout in _zips(source, [entry for entry in plain if not (tail and entry.chunk)]):
-        _add_item(found, metadata, entry, window, layout)
+        if layout is None:
+            found.unchecked_count += 1
+        else:
+            _add_item(found, metadata, entry, window, layout)
     if tail:
         _add_tail(found, metadata, source, tail)
     facts: dict[str, Fact] = dict(metadata.facts)
@@ -81,15 +84,21 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     return Layout("dcp", source.size_bytes, tuple(found.extents)), with_counts(content)
 
 
-def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Window, ZipLayout]]:
-    """Each entry as the zip that it must be, in the order of the file."""
+def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Window, ZipLayout | None]]:
+    """Each entry as the zip that it is, in the order of the file; then what is none.
+
+    A tensor must be one. What an object's bytes are is the planner's affair (Megatron brings its own); zeros are none.
+    """
     by_item = {entry.item: entry for entry in entries}
     if len(by_item) != len(entries):
         raise ContainerBroken("two names for one item")
     for item, window, layout in item_zips(source, by_item):
         yield by_item.pop(item), window, layout
     for item, entry in by_item.items():
-        raise ContainerBroken("item is no torch zip", record=entry.name[:256], offset=item.offset)
+        window = Window(source, item.offset, item.length)
+        if entry.chunk is not None or not window.read_at(0, min(len(_ZIP), item.length)).strip(b"\0"):
+            raise ContainerBroken("item is no torch zip", record=entry.name[:256], offset=item.offset)
+        yield entry, window, None
 
 
 def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Window, layout: ZipLayout) -> None:
