@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 READY_WITHIN_S = 60
+RIGHTS = ("Read", "Write", "List")
 # The servers of a test run must leave room for the tests on a small machine.
 GO_MEMORY_LIMIT = "400MiB"
 
@@ -29,6 +30,8 @@ class S3Server:
     access_key: str
     secret_key: str = field(repr=False)
     region: str = "us-east-1"
+    # Keys that may do one thing less than all: ``Read``, ``Write`` or ``List``. None at a server that is not ours.
+    lacking: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     def environment(self) -> dict[str, str]:
         """What AWS's tools, and so mlsync, take their keys from."""
@@ -74,14 +77,15 @@ class Seaweed:
         self.directory = directory
         self.https_url = ""
         self._certificate = certificate
-        self.server = S3Server("http://127.0.0.1:0", "mlsynctest", uuid.uuid4().hex)
+        lacking = {right: (f"no{right.lower()}", uuid.uuid4().hex) for right in RIGHTS}
+        self.server = S3Server("http://127.0.0.1:0", "mlsynctest", uuid.uuid4().hex, lacking=lacking)
         self._ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> S3Server:
         """Give the server, which answers; after a ``stop`` it is the same one, with the same data."""
         ports = self._ports = self._ports or free_ports(5)
-        self.server = S3Server(f"http://127.0.0.1:{ports[0]}", self.server.access_key, self.server.secret_key)
+        self.server = replace(self.server, endpoint_url=f"http://127.0.0.1:{ports[0]}")
         command = [find_weed(), *self._arguments(ports), *self._https_arguments()]
         with (self.directory / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -236,6 +240,12 @@ def _bound_or_none(port: int) -> socket.socket | None:
 
 
 def _key_file(server: S3Server) -> dict[str, object]:
-    credentials = {"accessKey": server.access_key, "secretKey": server.secret_key}
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    return {"identities": [{"name": "tests", "credentials": [credentials], "actions": actions}]}
+    identities = [_identity("tests", server.access_key, server.secret_key, ["Admin", *RIGHTS, "Tagging"])]
+    for right, (access_key, secret_key) in server.lacking.items():
+        identities.append(_identity(access_key, access_key, secret_key, [one for one in RIGHTS if one != right]))
+    return {"identities": identities}
+
+
+def _identity(name: str, access_key: str, secret_key: str, actions: list[str]) -> dict[str, object]:
+    credentials = {"accessKey": access_key, "secretKey": secret_key}
+    return {"name": name, "credentials": [credentials], "actions": actions}

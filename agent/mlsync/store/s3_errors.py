@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 
 from mlsync import errors
 
@@ -31,6 +32,10 @@ class SignInFailed(aws.BotoCoreError):  # type: ignore[misc]  # botocore is with
 
 
 _AWAY = "Check the network and the endpoint; nothing was lost"
+_PROXY = Meaning(errors.StoreUnavailable, True, "Check the proxy that HTTPS_PROXY or HTTP_PROXY names, and NO_PROXY")
+_PROXY_REFUSES = Meaning(
+    errors.StoreUnavailable, False, "Give the proxy's user and password in HTTPS_PROXY or HTTP_PROXY, or mend NO_PROXY"
+)
 _BUSY = Meaning(errors.StoreUnavailable, True, "The store asks for fewer requests; try later")
 _FAULT = Meaning(errors.StoreUnavailable, True, "The store has a fault of its own; see its status page or log")
 _DAMAGED_ON_THE_WAY = Meaning(errors.StoreUnavailable, True, "The network damages what is sent; check it")
@@ -40,10 +45,28 @@ _MISSING = Meaning(errors.NotFound, False)
 _BAD_KEYS = Meaning(
     errors.StoreDenied, False, "Check the access key and the secret key, and that they are this store's"
 )
+_BAD_KEY_ID = Meaning(errors.StoreDenied, False, "Check the access key (AWS_ACCESS_KEY_ID) and that it is this store's")
+_BAD_SECRET = Meaning(
+    errors.StoreDenied, False, "Check the secret key (AWS_SECRET_ACCESS_KEY): it does not fit the access key"
+)
 _EXPIRED = Meaning(errors.StoreDenied, False, "Get new temporary credentials, or use a profile that renews them")
 _FORBIDDEN = Meaning(
     errors.StoreDenied, False, "Check that the credentials allow GetObject, PutObject and ListBucket there"
 )
+_FORBIDDEN_OR_PROXY = Meaning(errors.StoreDenied, False, f"{_FORBIDDEN.advice}, and that no proxy on the way refuses")
+# What an operation needs, as policies name it. Without the right to list, what is not there is refused as well.
+_RIGHTS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "GetObject": "s3:GetObject and s3:ListBucket",
+    "HeadObject": "s3:GetObject and s3:ListBucket",
+    "PutObject": "s3:PutObject",
+    "CreateMultipartUpload": "s3:PutObject",
+    "UploadPart": "s3:PutObject",
+    "CompleteMultipartUpload": "s3:PutObject",
+    "ListParts": "s3:ListMultipartUploadParts",
+    "ListMultipartUploads": "s3:ListBucketMultipartUploads",
+    "DeleteObject": "s3:DeleteObject",
+}
 _CLOCK = Meaning(errors.StoreDenied, False, "Set this machine's clock: it differs too much from the store's")
 _REGION = Meaning(errors.StoreLocationInvalid, False, "Set the bucket's own region")
 _FULL = Meaning(errors.StoreFull, False, "Free some room, have the quota raised, or prune old versions")
@@ -78,8 +101,8 @@ _BY_CODE: dict[str, Meaning] = {
     "NoSuchUpload": _MISSING,  # aborted, or completed by a try whose answer was lost
     "NoSuchBucket": _NO_BUCKET,
     "InvalidBucketName": _NO_BUCKET,
-    "InvalidAccessKeyId": _BAD_KEYS,
-    "SignatureDoesNotMatch": _BAD_KEYS,
+    "InvalidAccessKeyId": _BAD_KEY_ID,
+    "SignatureDoesNotMatch": _BAD_SECRET,
     "AuthorizationHeaderMalformed": _REGION,  # signed for another region
     "PermanentRedirect": _REGION,
     "IllegalLocationConstraintException": _REGION,
@@ -107,9 +130,11 @@ _BY_CODE: dict[str, Meaning] = {
 
 # By the answer's status, where the code says nothing: HEAD has no body, and proxies have words of their own.
 _BY_STATUS: dict[int, Meaning] = {
+    400: Meaning(errors.StoreBroken, False, "Check region and endpoint, and whether temporary keys have expired"),
     401: _BAD_KEYS,
-    403: _FORBIDDEN,
+    403: _FORBIDDEN_OR_PROXY,
     404: _MISSING,
+    407: _PROXY_REFUSES,
     408: _FAULT,
     409: _CONFLICT,
     412: _TAKEN,
@@ -147,10 +172,14 @@ _BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
     # An error page of a proxy in place of XML.
     (ResponseParserError, Meaning(errors.StoreUnavailable, True, _UNKNOWN_ANSWER.advice)),
     # A redirect to the bucket's region after a body was sent: the region is known now and the next try goes there.
-    (aws.UnseekableStreamError, Meaning(errors.StoreUnavailable, True)),
+    (aws.UnseekableStreamError, Meaning(errors.StoreLocationInvalid, True, _REGION.advice)),
 )  # fmt: skip
 
+_NO_HOST = Meaning(errors.StoreUnavailable, True, "Check how the endpoint is spelled, and this machine's DNS")
 _CERTIFICATE = Meaning(errors.StoreUnavailable, False, "Name the authority that signed its certificate: ca_file")
+
+
+_WHAT = {errors.NotFound: "No such object", errors.AlreadyExists: "The object exists already"}
 
 
 def meaning(error: BaseException | None) -> Meaning | None:
@@ -159,13 +188,23 @@ def meaning(error: BaseException | None) -> Meaning | None:
         return _meaning_of_answer(error)
     if isinstance(error, SignInFailed):
         return error.means
-    # The same class stands for a connection that broke while TLS began, which passes.
-    if isinstance(error, aws.SSLError) and "CERTIFICATE" in str(error).upper():
-        return _CERTIFICATE
+    found = _by_reason(error)
+    if found is not None:
+        return found
     for kind, result in _BY_CLASS:
         if isinstance(error, kind):
             return result
     return _UNKNOWN_ANSWER if isinstance(error, aws.BotoCoreError) else None
+
+
+def _by_reason(error: BaseException | None) -> Meaning | None:
+    """What *error* means where its class alone does not say it."""
+    # The same class stands for a connection that broke while TLS began, which passes.
+    if isinstance(error, aws.SSLError) and "CERTIFICATE" in str(error).upper():
+        return _CERTIFICATE
+    if isinstance(error, aws.ProxyConnectionError):
+        return _PROXY_REFUSES if "407" in _reason(error) else _PROXY
+    return _NO_HOST if isinstance(_inner(error), NameResolutionError) else None
 
 
 def code_of(error: aws.ClientError) -> str:
@@ -213,6 +252,10 @@ def translated(error: Exception, where: str) -> errors.StoreError:
     found = meaning(error) or _UNKNOWN_ANSWER
     result = found.kind(_text(error, found), where=where, advice=found.advice)
     if isinstance(error, aws.ClientError):
+        if found in (_FORBIDDEN, _FORBIDDEN_OR_PROXY) and (right := _RIGHTS.get(error.operation_name)):
+            result.advice = str(found.advice).replace("GetObject, PutObject and ListBucket", right)
+        if found is _REGION and (region := _told_region(error)):
+            result.advice = f"{found.advice}: region = {region}"
         result.retry_after_s = _retry_after_s(error)
     return result
 
@@ -232,12 +275,45 @@ def _meaning_of_answer(error: aws.ClientError) -> Meaning:
 
 
 def _text(error: Exception, found: Meaning) -> str:
-    if found.kind is errors.NotFound:
-        return "No such object"
-    if found.kind is errors.AlreadyExists:
-        return "The object exists already"
+    if found.kind in _WHAT:
+        return _WHAT[found.kind]
     if isinstance(error, aws.ClientError):
-        return f"The store answered {said(error)}"
+        return f"The {'proxy' if found is _PROXY_REFUSES else 'store'} answered {said(error)}"
+    return _text_without_answer(error, found)
+
+
+def _text_without_answer(error: Exception, found: Meaning) -> str:
     if isinstance(error, SignInFailed):
         return str(error)
-    return f"The store did not answer: {error}".rstrip(".")
+    if isinstance(error, aws.UnseekableStreamError):
+        return "The store sends this request on to another region"
+    if found.kind is errors.StoreDenied:
+        return f"There are no keys to sign in with: {error}".rstrip(".")
+    if isinstance(error, aws.ProxyConnectionError):
+        return f"The proxy {error.kwargs.get('proxy_url')} does not let us through: {_reason(error)}"
+    return f"The store did not answer: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    """Why there was no answer, in the system's own words where botocore keeps them back."""
+    inner = _inner(error)
+    if isinstance(inner, NameResolutionError):
+        return "the name of its host is not known"
+    cause = getattr(inner, "original_error", None) or getattr(inner, "__cause__", None)
+    if isinstance(cause, NewConnectionError):
+        cause = cause.__cause__
+    if isinstance(error, (aws.EndpointConnectionError, aws.ProxyConnectionError)) and isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return str(error).rstrip(".")
+
+
+def _inner(error: BaseException | None) -> object:
+    """The error of urllib3 that an error of botocore was made from."""
+    return getattr(error, "kwargs", {}).get("error")
+
+
+def _told_region(error: aws.ClientError) -> str:
+    """The bucket's region, if the answer tells it."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    region = str(headers.get("x-amz-bucket-region", ""))
+    return region if re.fullmatch("[a-z0-9-]{1,40}", region) else ""

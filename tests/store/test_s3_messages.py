@@ -1,0 +1,259 @@
+"""What mlsync says when a store does not let it in: every line of the table in docs/s3.md, produced and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import ssl
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from certificate import write_certificate
+from fault_proxy import Fault
+from limited_s3 import LimitedS3
+from mlsync import errors
+from mlsync.store.location import StoreOptions, open_store
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "s3.md"
+ROW = re.compile(r"^\| (?P<matter>[^|`]+) \| (?P<status>\d+) \| `(?P<says>[^`]+)` \|$", re.MULTILINE)
+TABLE = {row["matter"]: (int(row["status"]), row["says"]) for row in ROW.finditer(DOCUMENT.read_text())}
+
+
+class RefusingProxy:
+    """An HTTP proxy that answers everything with *status*, and wants a password if that is 407."""
+
+    def __init__(self, status):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def do_PUT(self):
+                self.do_GET()
+
+            def do_CONNECT(self):
+                self.do_GET()
+
+            def log_message(self, *_arguments):
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.host = f"127.0.0.1:{self._server.server_port}"
+
+    def stop(self):
+        """Refuse connections."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class TlsServer:
+    """A server with a certificate that nobody knows; it gets no further than that."""
+
+    def __init__(self, directory):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*write_certificate(directory))
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"https://localhost:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                with client, contextlib.suppress(OSError):
+                    self._context.wrap_socket(client, server_side=True).close()
+
+    def stop(self):
+        """Accept no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def opened(s3_url, s3_server):
+    """Open a store, of the test server unless it is told otherwise."""
+    stores = []
+
+    def open_it(url=s3_url, **options):
+        values = {"endpoint_url": s3_server.endpoint_url, "region": s3_server.region} | options
+        stores.append(open_store(url, StoreOptions(**values)))
+        return stores[-1]
+
+    yield open_it
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def refusing():
+    """Make refusing proxies."""
+    proxies = []
+
+    def make(status):
+        proxies.append(RefusingProxy(status))
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.stop()
+
+
+@pytest.fixture
+def held(s3_server, opened, monkeypatch):
+    """Hold what a call says against the line of the table."""
+
+    def hold(matter, call):
+        status, says = TABLE[matter]
+        with pytest.raises(errors.StoreError) as caught:
+            call()
+        text = str(caught.value)
+        assert re.fullmatch(".+".join(re.escape(part) for part in says.split("…")), text), text
+        assert caught.value.exit_code == status
+        HELD.add(matter)
+
+    return hold
+
+
+HELD: set[str] = set()
+
+
+def put(store):
+    """A call for which every right but that to list and to read is needed."""
+    return lambda: store.put("a/object", b"body")
+
+
+def lacking(s3_server, monkeypatch, right):
+    """Go by keys that lack a right."""
+    if not s3_server.lacking:
+        pytest.skip("the server's keys are not ours to make")
+    access_key, secret_key = s3_server.lacking[right]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret_key)
+
+
+def test_no_keys(held, opened, monkeypatch):
+    """Without keys the message names what to set."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    held("no keys are found", put(opened()))
+
+
+def test_wrong_key_id(held, opened, monkeypatch):
+    """A key id that the real server does not know is told."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWRONG")
+    held("the key id is wrong", put(opened()))
+
+
+def test_wrong_secret(held, opened, monkeypatch):
+    """A secret that the real server does not find right is told."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim-und-falsch")
+    held("the secret key is wrong", put(opened()))
+
+
+def test_expired_keys(held, opened, proxy):
+    """Keys that were set by hand and have expired are told."""
+    proxy.reset(Fault("400 expired", times=10))
+    held("temporary keys have expired", put(opened(endpoint_url=proxy.url)))
+
+
+def test_clock(held, opened, proxy):
+    """A clock that differs is told where the server's own does not help."""
+    proxy.reset(Fault("403 skewed", times=10))
+    held("the clock is wrong, and the store's does not help", put(opened(endpoint_url=proxy.url)))
+
+
+def test_no_right_to_list(held, opened, s3_server, monkeypatch):
+    """The real server refuses a listing to keys without that right."""
+    lacking(s3_server, monkeypatch, "List")
+    held("no right to list", lambda: list(opened().list("a/")))
+
+
+def test_no_right_to_write(held, opened, s3_server, monkeypatch):
+    """The real server refuses a new object to keys without that right."""
+    lacking(s3_server, monkeypatch, "Write")
+    held("no right to write", put(opened()))
+
+
+def test_no_right_to_read(held, opened, s3_server, monkeypatch):
+    """The real server refuses an object to keys without that right, and its size."""
+    opened().put("a/object", b"body")
+    lacking(s3_server, monkeypatch, "Read")
+    store = opened()
+    held("no right to read", lambda: store.get("a/object", limit_bytes=4))
+    held("no right to see whether an object is there", lambda: store.stat("a/object"))
+
+
+def test_other_region(held, opened):
+    """A store that names the bucket's region is quoted; an upload, which it cannot be sent again, is tried again."""
+    body = b"<Error><Code>PermanentRedirect</Code><Message>Use the other endpoint.</Message></Error>"
+    server = LimitedS3(answer=lambda *_: (301, {"x-amz-bucket-region": "eu-west-1"}, body))
+    server.start()
+    try:
+        store = opened("s3://bucket/runs", endpoint_url=server.endpoint_url)
+        held("the bucket is in another region", lambda: store.get("a/object", limit_bytes=4))
+        held("the same, of an upload", put(store))
+    finally:
+        server.stop()
+
+
+def test_missing_bucket(held, opened):
+    """The real server has no such bucket."""
+    held("the bucket is missing", put(opened("s3://no-such-bucket-anywhere/runs")))
+
+
+def test_unknown_certificate(held, opened, tmp_path):
+    """A certificate of an authority that nobody knows is told."""
+    server = TlsServer(tmp_path)
+    held("the certificate is of an unknown authority", put(opened(endpoint_url=server.url)))
+    server.stop()
+
+
+def test_proxy_wants_a_password(held, opened, refusing, monkeypatch):
+    """A proxy that wants to know who asks is told as such, for http and https, without its password."""
+    proxy = refusing(407)
+    monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:geheim@{proxy.host}")
+    held("the proxy wants a password (http)", put(opened(endpoint_url="http://s3.example.com")))
+    held("the proxy wants a password (https)", put(opened(endpoint_url="https://s3.example.com")))
+    with pytest.raises(errors.StoreError) as caught:
+        opened(endpoint_url="https://s3.example.com").stat("a")
+    assert "geheim" not in str(caught.value)
+
+
+def test_proxy_refuses(held, opened, refusing, monkeypatch):
+    """A proxy that does not let us through is told as such where it can be told from the store."""
+    proxy = refusing(403)
+    monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.host}")
+    held("the proxy refuses (http)", put(opened(endpoint_url="http://s3.example.com")))
+    held("the proxy refuses (https)", put(opened(endpoint_url="https://s3.example.com")))
+    proxy.stop()
+    held("the proxy is away", put(opened(endpoint_url="https://s3.example.com")))
+
+
+def test_unknown_host(held, opened):
+    """A host's name that nobody knows is told apart from a host that does not answer."""
+    held("the host is unknown", put(opened(endpoint_url="http://no-such-host.invalid:9000")))
+
+
+def test_closed_port(held, opened):
+    """A port at which nobody listens is told."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    held("the port is closed", put(opened(endpoint_url=f"http://127.0.0.1:{port}")))
+
+
+def test_every_line_of_the_table_was_held(s3_server):
+    """No line stands in the table that no test of this file produces: it is the last one, and asks those before."""
+    if not s3_server.lacking:
+        pytest.skip("the server's keys are not ours to make")
+    assert TABLE.keys() == HELD
