@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli import output
-from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, rank
+from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
 from mlsync.flows.diff import DiffResult, FileDiff
 from mlsync.formats.layout import Fact, Tensor
 from mlsync.repository.manifest import Entry
@@ -113,7 +113,9 @@ def _print_checkpoints(files: Iterable[FileDiff], tensor_count: int) -> None:
     for file in files:
         if file.checkpoint is not None:
             blocks.setdefault(id(file.checkpoint), (file.checkpoint, []))[1].append(output.path(file.path))
-    ranked = sorted(blocks.values(), key=lambda block: min(map(rank, block[0].tensors), default=(len(FATES), 0.0)))
+    ranked = sorted(
+        blocks.values(), key=lambda block: min(map(rank, block[0].tensors), default=(len(FATES), False, 0.0))
+    )
     shown = ranked[: _CHECKPOINTS_SHOWN if tensor_count else None]
     tensors = sorted((tensor for checkpoint, _ in shown for tensor in checkpoint.tensors), key=rank)
     chosen = {id(tensor) for tensor in tensors[: tensor_count or None]}
@@ -137,13 +139,19 @@ def _print_checkpoint(checkpoint: CheckpointDiff, paths: list[str], tensors: lis
     if checkpoint.why_not:
         _say_wrapped(f"  compared as a plain file ({checkpoint.why_not})")
         return
-    counts = [f"{checkpoint.count(fate)} {_FATE[fate]}" for fate in FATES if checkpoint.count(fate)]
-    more = len(checkpoint.tensors) - len(tensors)
-    shown = f" ({len(tensors)} shown)" if more and tensors else ""
-    output.say(f"  tensors: {', '.join([*counts, f'{checkpoint.same_count} the same'])}{shown}")
+    output.say(f"  tensors: {', '.join([*_counts(checkpoint), f'{checkpoint.same_count} the same'])}")
     if tensors:
         headers = ("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR", "")
         output.table(headers, [_tensor_row(tensor) for tensor in tensors], right=(0, 1, 2))
+
+
+def _counts(checkpoint: CheckpointDiff) -> Iterable[str]:
+    """Yield how many tensors met each fate, and how many of them are the optimizer's."""
+    for fate in FATES:
+        tensors = [tensor for tensor in checkpoint.tensors if tensor.fate == fate]
+        of_optimizer = sum(map(is_of_optimizer, tensors))
+        if tensors:
+            yield f"{len(tensors)} {_FATE[fate]}" + (f" ({of_optimizer} the optimizer's)" if of_optimizer else "")
 
 
 def _say_wrapped(text: str) -> None:
@@ -161,7 +169,9 @@ def _value(value: Fact | None) -> str:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _tensor_row(tensor: TensorDiff) -> tuple[str, ...]:
@@ -183,7 +193,9 @@ def _moved(drift: Drift) -> str:
 
 def _percent(share: float) -> str:
     percent = 100 * share
-    return f"{percent:,.0f} %" if _WHOLE_PERCENT <= percent < _LONG_PERCENT else f"{percent:.3g} %"
+    if _WHOLE_PERCENT <= percent < _LONG_PERCENT:
+        return f"{percent:,.0f} %"
+    return f"{percent:#.3g}".rstrip(".") + " %"
 
 
 def _shape(tensor: Tensor) -> str:

@@ -50,7 +50,7 @@ class CheckpointDiff:
     """What changed inside a checkpoint.
 
     *facts* that changed stand there as they were and as they are, ``None`` where there was or is none. *tensors* are
-    all that are not the same, those that moved farthest first. *why_not* says why nothing was looked into.
+    all that are not the same, as ``rank`` sorts them. *why_not* says why nothing was looked into.
     """
 
     facts: dict[str, FactChange] = field(default_factory=dict)
@@ -90,9 +90,18 @@ def compare_checkpoints(reader: ChunkReader, before: Entry, after: Entry, monito
     return result
 
 
-def rank(tensor: TensorDiff) -> tuple[int, float]:
-    """Return what sorts tensors so that those come first that somebody should look at first."""
-    return FATES.index(tensor.fate), 0.0 if tensor.drift is None else -_distance(tensor.drift)
+def rank(tensor: TensorDiff) -> tuple[int, bool, float]:
+    """Return what sorts tensors so that those come first that somebody should look at first.
+
+    Weights come before the optimizer's state, whose averages turn over in a few steps: it would hide them always.
+    """
+    distance = 0.0 if tensor.drift is None else _distance(tensor.drift)
+    return FATES.index(tensor.fate), is_of_optimizer(tensor), -distance
+
+
+def is_of_optimizer(tensor: TensorDiff) -> bool:
+    """Whether a tensor is an optimizer's state by its name, which the usual trainers give it."""
+    return tensor.name.startswith("optimizer")
 
 
 def _distance(drift: Drift) -> float:
