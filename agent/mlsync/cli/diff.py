@@ -113,7 +113,7 @@ def _state_json(entry: Entry) -> dict[str, object]:
 
 def _checkpoint_json(checkpoint: CheckpointDiff) -> dict[str, object]:
     return {
-        "not_compared": checkpoint.why_not or None,
+        "not_looked_into": checkpoint.why_not or None,
         "facts_before": {name: was for name, (was, _) in checkpoint.facts.items() if was is not None},
         "facts_after": {name: now for name, (_, now) in checkpoint.facts.items() if now is not None},
         "same_count": checkpoint.same_count,

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     # numpy would come with it.
     from mlsync.proof.drift import Drift
 
+# Together at most forty lines, which is a screen.
 TENSORS_SHOWN: Final = 10
-_FILES_SHOWN: Final = 10
-_CHECKPOINTS_SHOWN: Final = 4
+_FILES_SHOWN: Final = 8
+_CHECKPOINTS_SHOWN: Final = 3
 _COLUMNS: Final = 100
 _NAME_CHARS: Final = 48
 _LEGEND: Final = "MOVED: ||B-A|| / ||A||. LARGEST: the largest change of a number. CHANGED: how many of its numbers."
@@ -123,7 +124,6 @@ def _print_checkpoints(files: Iterable[FileDiff], tensor_count: int) -> None:
         output.say()
         _print_checkpoint(checkpoint, paths, [tensor for tensor in checkpoint.tensors if id(tensor) in chosen])
     if len(shown) < len(ranked):
-        output.say()
         output.say(
             f"and {output.count(len(ranked) - len(shown), 'more checkpoint')}, which --tensors 0 or a PATH shows"
         )
