@@ -155,7 +155,9 @@ def _counts(checkpoint: CheckpointDiff) -> Iterable[str]:
 
 
 def _say_wrapped(text: str) -> None:
-    for line in textwrap.wrap(text, _COLUMNS, initial_indent="", subsequent_indent="    ", break_on_hyphens=False):
+    for line in textwrap.wrap(
+        text, _COLUMNS, initial_indent="", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    ):
         output.say(line)
 
 
