@@ -20,6 +20,7 @@ from mlsync.errors import ObjectDamaged, ObjectMissing, PathMissing
 from mlsync.flows import side_by_side, tensor_view
 from mlsync.flows.checkpoint_diff import compare_checkpoints
 from mlsync.flows.diff import diff
+from mlsync.formats.layout import Storage, Tensor
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.repository.tokens import EntryKind
@@ -384,6 +385,29 @@ def test_too_many_elements_in_another_order(world, monkeypatch):
     (tensor,) = only(save(world, {"w": one}, {"w": one.t().contiguous().t()})).tensors
     assert (tensor.fate, tensor.drift) == ("not_compared", None)
     assert "another order" in tensor.note
+
+
+def test_bytes_that_do_not_lie_in_the_file():
+    """A tensor whose storage is not told of, as it is compressed there, is not compared, and that is said."""
+    tensor = Tensor("w", "s", "float32", (4,), (1,), 0)
+    there = Storage("s", 100, 16, "float32", 4)
+    assert isinstance(tensor_view.view_of(tensor, there, tensor, there), tensor_view.TensorView)
+    for storages in ((there, None), (None, there)):
+        assert "compressed" in tensor_view.view_of(tensor, storages[0], tensor, storages[1])
+
+
+def test_types_that_are_not_known_are_compared_byte_by_byte(world):
+    """Numbers of four bits are told by how many bytes differ; of a type that is not known also the length must do."""
+    header = b'{"w":{"dtype":"%s","shape":[8],"data_offsets":[0,%d]}}'
+    for dtype, data in ((b"F4", b"abcd"), (b"F4", b"abXd"), (b"Q9", b"abXd"), (b"Q9", b"abXde")):
+        text = header % (dtype, len(data))
+        world.write("model.safetensors", len(text).to_bytes(8, "little") + text + data)
+        world.backup()
+    (tensor,) = only(compare(world, 1, 2)).tensors
+    assert (tensor.fate, tensor.note, tensor.drift.changed_count) == ("changed", "byte by byte", 1)
+    assert [one.fate for one in only(compare(world, 2, 3)).tensors] == ["reshaped"]
+    (tensor,) = only(compare(world, 3, 4)).tensors
+    assert (tensor.fate, tensor.note) == ("not_compared", "its type is not known, and its length changed")
 
 
 def test_an_expanded_tensor_costs_what_it_stores(world):

@@ -27,7 +27,7 @@ VIEWS = {
     "overlapping": BASE.unfold(0, 5, 2),
     "scalar": BASE[7],
     "one of each": BASE.view(3, 4, 5, 6)[:1, :, :1],
-    "nothing": BASE[:0].view(0, 6),
+    "nothing": BASE[:0].view(2, 0, 3),
 }
 DENSE = {"row major", "column major", "channels last", "rows", "scalar", "nothing"}
 

@@ -169,7 +169,7 @@ def _sort_out(old: Content, new: Content, result: CheckpointDiff) -> list[Tensor
         # Weights that are tied are read once.
         key = before._replace(name=""), after._replace(name="")
         if key not in views:
-            views[key] = view_of(before, old_storages[before.storage], after, new_storages[after.storage])
+            views[key] = view_of(before, old_storages.get(before.storage), after, new_storages.get(after.storage))
         view = views[key]
         if isinstance(view, str):
             result.tensors.append(TensorDiff(name, "not_compared", before, after, note=view))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _WITH_BETWEEN: Final = "with what lies between its elements"
 _BY_BYTES: Final = "byte by byte"
 _OTHER_ORDER: Final = "its elements lie in another order, and are too many to be put in order"
+_COMPRESSED: Final = "its bytes are compressed in the file"
 _OTHER_LENGTH: Final = "its type is not known, and its length changed"
 
 
@@ -60,10 +61,15 @@ class TensorView:
         return gathered(window.before, self.before), gathered(after, self.after)
 
 
-def view_of(before: Tensor, old: Storage, after: Tensor, new: Storage) -> TensorView | str:
-    """Return how two tensors of one shape and type are compared, or why they are not."""
+def view_of(before: Tensor, old: Storage | None, after: Tensor, new: Storage | None) -> TensorView | str:
+    """Return how two tensors of one shape and type are compared, or why they are not.
+
+    A tensor whose storage does not lie in the file as it is has none.
+    """
     from mlsync.proof.drift import item_bytes
 
+    if old is None or new is None:
+        return _COMPRESSED
     width = item_bytes(before.dtype)
     if width is None:
         # Some bits wide, or in blocks with a scale: where one of them ends is not known here.

@@ -21,6 +21,8 @@ def span_count(tensor: Tensor) -> int:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the tensor is every element of its span once, in whatever order of its dimensions."""
+    if 0 in tensor.shape:
+        return True
     reached = 1
     for step, size in sorted(_steps(tensor)):
         if step != reached:
