@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from mlsync.flows.restored_file import parts_of
@@ -12,6 +13,8 @@ from mlsync.repository.reader import ChunkReader, Plain
 
 # As long as a piece of a large tensor, so that a window mostly is one chunk; a multiple of every element's width.
 WINDOW_BYTES: Final = 2 << 20
+# Small tensors share chunks: where they lie in another order than before, a chunk is come back to again and again.
+HELD_BYTES: Final = 8 << 20
 
 
 class Stretch(NamedTuple):
@@ -40,7 +43,7 @@ class Window(NamedTuple):
 
 
 class SideBySide:
-    """Two files whose stretches are compared; holds a chunk and a window of each, whatever their length."""
+    """Two files whose stretches are compared; holds a few chunks and a window of each, whatever their length."""
 
     def __init__(self, reader: ChunkReader, before: Entry, after: Entry) -> None:
         self._reader = reader
@@ -59,8 +62,8 @@ class SideBySide:
         All that has to be fetched is one stream, so that neighbours in a pack come in one call and ahead of time.
         """
         chunks = self._reader.stream(self._refs(pairs))
-        self._before.drop()
-        self._after.drop()
+        self._before.held = _Held()
+        self._after.held = _Held()
         for step in self._steps(pairs):
             before = self._before.take(step.before, chunks)
             yield Window(step.pair, before, None if step.is_same else self._after.take(step.after, chunks))
@@ -68,11 +71,11 @@ class SideBySide:
 
     def _refs(self, pairs: Sequence[Both]) -> Iterator[ChunkRef]:
         """Yield the chunks in the order in which ``_Side.take`` will ask for them."""
-        held_before = held_after = -1
+        held_before, held_after = _Held(), _Held()
         for step in self._steps(pairs):
-            held_before = yield from _missing(step.before, held_before)
+            yield from _missing(step.before, held_before)
             if not step.is_same:
-                held_after = yield from _missing(step.after, held_after)
+                yield from _missing(step.after, held_after)
 
     def _steps(self, pairs: Iterable[Both]) -> Iterator[_Step]:
         for pair, (before, after) in enumerate(pairs):
@@ -111,19 +114,38 @@ class _Step(NamedTuple):
         return [piece.content for piece in self.before] == [piece.content for piece in self.after]
 
 
+class _Held:
+    """The chunks of a file that were used last, by the part that they are: what fits into HELD_BYTES, one at least."""
+
+    def __init__(self) -> None:
+        self._chunks: OrderedDict[int, bytes] = OrderedDict()
+        self._lengths: dict[int, int] = {}
+        self._held_bytes = 0
+
+    def __contains__(self, part: int) -> bool:
+        return part in self._lengths
+
+    def use(self, part: int) -> bytes:
+        """Return a chunk that is held; from now on it is the last to be let go."""
+        self._chunks.move_to_end(part)
+        return self._chunks[part]
+
+    def hold(self, part: int, length: int, chunk: bytes = b"") -> None:
+        """Hold a chunk, in place of those that were not used for longest; who only counts has its *length* alone."""
+        while self._chunks and self._held_bytes + length > HELD_BYTES:
+            self._held_bytes -= self._lengths.pop(self._chunks.popitem(last=False)[0])
+        self._chunks[part], self._lengths[part] = chunk, length
+        self._held_bytes += length
+
+
 class _Side:
-    """One of the two files, and the chunk of it that was fetched last."""
+    """One of the two files, and the chunks of it that are *held*."""
 
     def __init__(self, entry: Entry) -> None:
         self._parts = parts_of(entry)
         self._offsets = [part.offset for part in self._parts]
-        self._held = -1
-        self._chunk = bytearray()
         self._window = bytearray()
-
-    def drop(self) -> None:
-        """Hold no chunk."""
-        self._held = -1
+        self.held = _Held()
 
     def pieces(self, stretch: Stretch) -> list[_Piece]:
         """Return what the stretch is made of."""
@@ -142,7 +164,8 @@ class _Side:
         if len(pieces) == 1:
             return self._bytes_of(pieces[0], chunks)
         length = sum(piece.length for piece in pieces)
-        self._window = _grown(self._window, length)
+        if len(self._window) < length:
+            self._window = bytearray(length)
         window = memoryview(self._window)[:length]
         at = 0
         for piece in pieces:
@@ -153,24 +176,18 @@ class _Side:
     def _bytes_of(self, piece: _Piece, chunks: Iterator[Plain]) -> memoryview:
         if piece.ref is None:
             return memoryview(bytes(piece.length))
-        if piece.part != self._held:
+        if piece.part not in self.held:
             # Copied, since the stream takes a view back when it is asked for the next one, which is the other side's.
-            plain = next(chunks)
-            self._chunk = _grown(self._chunk, len(plain))
-            memoryview(self._chunk)[: len(plain)] = plain
-            self._held = piece.part
-        return memoryview(self._chunk)[piece.begin : piece.begin + piece.length]
+            self.held.hold(piece.part, piece.ref.plain_bytes, bytes(next(chunks)))
+        return memoryview(self.held.use(piece.part))[piece.begin : piece.begin + piece.length]
 
 
-def _missing(pieces: list[_Piece], held: int) -> Generator[ChunkRef, None, int]:
-    """Yield the chunks that have to be fetched while part *held* is; return which one is held then."""
+def _missing(pieces: list[_Piece], held: _Held) -> Iterator[ChunkRef]:
+    """Yield the chunks that have to be fetched, and count them as *held* as ``_Side`` will hold them."""
     for piece in pieces:
-        if piece.ref is not None and piece.part != held:
-            held = piece.part
+        if piece.ref is None:
+            continue
+        if piece.part not in held:
+            held.hold(piece.part, piece.ref.plain_bytes)
             yield piece.ref
-    return held
-
-
-def _grown(buffer: bytearray, length: int) -> bytearray:
-    """Return a buffer of *length* at least; not the same one made longer, as somebody may still look into it."""
-    return buffer if len(buffer) >= length else bytearray(length)
+        held.use(piece.part)
