@@ -353,6 +353,17 @@ def test_tied_weights_are_read_once(world):
     assert abs(results[1].read_bytes - results[0].read_bytes) < 1000
 
 
+def test_views_of_one_storage(world):
+    """Of two tensors that lie behind each other in one storage, only the one whose numbers changed is told of."""
+    before = normal(1, 900)
+    after = before.clone()
+    after[500:] += 1
+    checkpoint = only(save(world, *({"head": one[:500], "tail": one[500:]} for one in (before, after))))
+    (tensor,) = checkpoint.tensors
+    assert (tensor.name, tensor.drift.number_count, checkpoint.same_count) == ("tail", 400, 1)
+    assert tensor.drift.relative == pytest.approx(relative(before[500:], after[500:]), rel=1e-12)
+
+
 def test_elements_in_another_order(world):
     """A tensor whose memory format changed and nothing else is the same; one that moved besides moved that far."""
     one, other = normal(1, 2, 8, 5, 5), normal(2, 2, 8, 5, 5)
