@@ -113,6 +113,21 @@ def test_broken_checkpoint_is_as_documented(eventful):
     compare("broken checkpoint", broken, "broken")
 
 
+def test_diff_is_as_documented(saved):
+    """What changed between two versions, down to tensors that moved, came and went, has the documented fields."""
+    model = {"weight": torch.ones(64, 64), "more": torch.ones(3)}
+    torch.save({"epoch": 9, "model": model}, saved.training / "weights" / "last.pt")
+    (saved.training / "results.csv").unlink()
+    saved.good("backup")
+    value = one_value(saved.good("diff", "--json"))
+    compare("mlsync diff", value, "diff")
+    files = [(file["path"], file["change"]) for file in value["files"]]
+    assert files == [("results.csv", "went"), ("weights/last.pt", "changed")]
+    checkpoint = value["files"][1]["checkpoint"]
+    assert [tensor["change"] for tensor in checkpoint["tensors"]] == ["changed", "new"]
+    assert (checkpoint["facts_before"]["epoch"], checkpoint["facts_after"]["epoch"]) == (1, 9)
+
+
 def test_finding_is_as_documented(eventful):
     """What was noticed of a checkpoint has the documented fields."""
     weights = torch.full((64, 64), float("nan"))
@@ -176,6 +191,8 @@ def test_agent_is_as_documented(machine):
         (["agent", "--config", "none"], "ConfigInvalid", 2),
         (["versions", "none"], "RunMissing", 14),
         (["show", "9"], "VersionMissing", 15),
+        (["diff", "9"], "VersionMissing", 15),
+        (["diff", "1", "2", "none"], "PathMissing", 19),
         (["restore", "none"], "PathMissing", 19),
         (["verify", "--version", "9"], "VersionMissing", 15),
         (["check", "--repo", "/nonexistent"], "RepositoryMissing", 10),

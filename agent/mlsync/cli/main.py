@@ -24,7 +24,19 @@ store; 80-81 the local state. docs/errors.md lists them one by one.
 
 
 # In the order in which one meets them.
-COMMANDS: Final = ("demo", "init", "backup", "agent", "versions", "show", "restore", "verify", "prove", "check")
+COMMANDS: Final = (
+    "demo",
+    "init",
+    "backup",
+    "agent",
+    "versions",
+    "show",
+    "diff",
+    "restore",
+    "verify",
+    "prove",
+    "check",
+)
 
 
 class _Commands(click.Group):

@@ -49,6 +49,15 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     return _at(repository, run, repository.numbers(run), moment)
 
 
+def version_before(repository: Repository, run: str, number: int) -> Stored:
+    """Return the version of *run* that stands before *number*, or raise ``VersionMissing`` where none does."""
+    earlier = [known for known in repository.numbers(run) if known < number]
+    if not earlier:
+        what = f"version {number} of run {run!r} is the first: there is none before it to compare it with"
+        raise VersionMissing(what, where=repository.store.url)
+    return repository.stored(run, earlier[-1])
+
+
 def _numbered(repository: Repository, run: str, number: int) -> Stored:
     """Return a version by its number: nothing is listed, unless it is not there and its owner wants to know what is."""
     try:

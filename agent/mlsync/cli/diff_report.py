@@ -1,0 +1,218 @@
+"""How a difference between two versions is shown to a person: on one screen, unless all of it is asked for."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from mlsync.cli import output
+from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
+from mlsync.flows.diff import DiffResult, FileDiff
+from mlsync.formats.layout import Fact, Tensor
+from mlsync.repository.manifest import Entry
+from mlsync.repository.tokens import EntryKind
+
+if TYPE_CHECKING:
+    # numpy would come with it.
+    from mlsync.proof.drift import Drift
+
+# Together at most forty lines, which is a screen.
+TENSORS_SHOWN: Final = 10
+_FILES_SHOWN: Final = 8
+_CHECKPOINTS_SHOWN: Final = 3
+_COLUMNS: Final = 100
+_NAME_CHARS: Final = 48
+_LEGEND: Final = "MOVED: ||B-A|| / ||A||. LARGEST: the largest change of a number. CHANGED: how many of its numbers."
+_FATE: Final[dict[Fate, str]] = {
+    "changed": "changed",
+    "reshaped": "reshaped",
+    "not_compared": "not compared",
+    "new": "new",
+    "gone": "gone",
+}
+# From here on a movement has no use for decimals, and from here on none for all of its digits.
+_WHOLE_PERCENT: Final = 1000
+_LONG_PERCENT: Final = 1_000_000
+
+
+def print_report(result: DiffResult, tensor_count: int) -> None:
+    """Print what differs, with *tensor_count* tensors; if that is 0 with all of them, and every file."""
+    before, after = (
+        f"version {root.number} ({output.moment(root.created_ns)})" for root in (result.before, result.after)
+    )
+    output.say(f"{result.after.run}: {before} -> {after}")
+    output.say(f"{_changes(result.files)}{result.same_count} the same; {output.size(result.new_bytes)} new")
+    if result.files:
+        output.say()
+        _print_files(result.files, is_whole=tensor_count == 0)
+    _print_checkpoints(result.files, tensor_count)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _changes(files: Iterable[FileDiff]) -> str:
+    counts = Counter(file.change for file in files)
+    return "".join(f"{number} {change}, " for change, number in counts.items())
+
+
+def _print_files(files: list[FileDiff], *, is_whole: bool) -> None:
+    shown = len(files) if is_whole or len(files) <= _FILES_SHOWN else _FILES_SHOWN - 1
+    output.table(("", "SIZE", "NEW", "PATH", ""), [_file_row(file) for file in files[:shown]], right=(1, 2))
+    if shown < len(files):
+        output.say(f"and {len(files) - shown} more: {_changes(files[shown:])}which --tensors 0 shows")
+
+
+def _file_row(file: FileDiff) -> tuple[str, ...]:
+    before, after = file.before, file.after
+    sizes = [output.size(entry.size_bytes) if entry.kind is EntryKind.FILE else "-" for entry in _entries(file)]
+    is_content = after is not None and after.kind is EntryKind.FILE and file.change in ("came", "changed")
+    new = output.size(file.new_bytes) if is_content else "-"
+    return (
+        file.change,
+        " -> ".join(dict.fromkeys(sizes)),
+        new,
+        output.path(file.path),
+        "; ".join(_notes(before, after)),
+    )
+
+
+def _entries(file: FileDiff) -> list[Entry]:
+    return [entry for entry in (file.before, file.after) if entry is not None]
+
+
+def _notes(before: Entry | None, after: Entry | None) -> Iterable[str]:
+    """Yield what else there is to say: where it was, what kind it is, who may touch it."""
+    if before is not None and after is not None:
+        if before.path != after.path:
+            yield f"was {output.path(before.path)}"
+        if before.kind is not after.kind:
+            yield f"{_kind(before)} -> {_kind(after)}"
+        if before.mode != after.mode:
+            yield f"mode {before.mode:04o} -> {after.mode:04o}"
+        if (before.uid, before.gid) != (after.uid, after.gid):
+            yield f"owner {before.uid}:{before.gid} -> {after.uid}:{after.gid}"
+    entry = after or before
+    if entry is not None and entry.target:
+        yield f"{_kind(entry)} to {output.path(entry.target)}"
+    elif entry is not None and entry.kind is EntryKind.DIRECTORY:
+        yield _kind(entry)
+
+
+def _kind(entry: Entry) -> str:
+    return entry.kind.name.lower().replace("_", " ")
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def _print_checkpoints(files: Iterable[FileDiff], tensor_count: int) -> None:
+    """Print a block for each checkpoint; those that were alike and are (last, best) have one together."""
+    blocks: dict[int, tuple[CheckpointDiff, list[str]]] = {}
+    for file in files:
+        if file.checkpoint is not None:
+            blocks.setdefault(id(file.checkpoint), (file.checkpoint, []))[1].append(output.path(file.path))
+    ranked = sorted(
+        blocks.values(), key=lambda block: min(map(rank, block[0].tensors), default=(len(FATES), False, 0.0))
+    )
+    shown = ranked[: _CHECKPOINTS_SHOWN if tensor_count else None]
+    tensors = sorted((tensor for checkpoint, _ in shown for tensor in checkpoint.tensors), key=rank)
+    chosen = {id(tensor) for tensor in tensors[: tensor_count or None]}
+    for checkpoint, paths in shown:
+        output.say()
+        _print_checkpoint(checkpoint, paths, [tensor for tensor in checkpoint.tensors if id(tensor) in chosen])
+    if len(shown) < len(ranked):
+        output.say(
+            f"and {output.count(len(ranked) - len(shown), 'more checkpoint')}, which --tensors 0 or a PATH shows"
+        )
+    if any(tensor.drift is not None for tensor in tensors[: tensor_count or None]):
+        output.say()
+        output.say(_LEGEND)
+
+
+def _print_checkpoint(checkpoint: CheckpointDiff, paths: list[str], tensors: list[TensorDiff]) -> None:
+    _say_wrapped(", ".join(paths))
+    if checkpoint.facts:
+        _say_wrapped("  " + ", ".join(_fact(name, change) for name, change in checkpoint.facts.items()))
+    if checkpoint.why_not:
+        _say_wrapped(f"  compared as a plain file ({checkpoint.why_not})")
+        return
+    output.say(f"  tensors: {', '.join([*_counts(checkpoint), f'{checkpoint.same_count} the same'])}")
+    if tensors:
+        headers = ("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR", "")
+        output.table(headers, [_tensor_row(tensor) for tensor in tensors], right=(0, 1, 2))
+
+
+def _counts(checkpoint: CheckpointDiff) -> Iterable[str]:
+    """Yield how many tensors met each fate, and how many of them are the optimizer's."""
+    for fate in FATES:
+        tensors = [tensor for tensor in checkpoint.tensors if tensor.fate == fate]
+        of_optimizer = sum(map(is_of_optimizer, tensors))
+        if tensors:
+            yield f"{len(tensors)} {_FATE[fate]}" + (f" ({of_optimizer} the optimizer's)" if of_optimizer else "")
+
+
+def _say_wrapped(text: str) -> None:
+    for line in textwrap.wrap(
+        text, _COLUMNS, initial_indent="", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    ):
+        output.say(line)
+
+
+def _fact(name: str, change: FactChange) -> str:
+    was, now = (_value(value) for value in change)
+    return f"{name.replace('_', ' ')} {was} -> {now}"
+
+
+def _value(value: Fact | None) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _tensor_row(tensor: TensorDiff) -> tuple[str, ...]:
+    drift = tensor.drift
+    forms = [form for form in (tensor.before, tensor.after) if form is not None]
+    moved = _FATE[tensor.fate] if drift is None else _moved(drift)
+    largest = "-" if drift is None or drift.largest is None else f"{drift.largest:.3g}"
+    changed = "-" if drift is None else _percent(drift.changed_count / drift.number_count)
+    dtype = " -> ".join(dict.fromkeys(form.dtype for form in forms))
+    shape = " -> ".join(dict.fromkeys(_shape(form) for form in forms))
+    return moved, largest, changed, dtype, shape, _shortened(tensor.name), "; ".join(_remarks(tensor))
+
+
+def _moved(drift: Drift) -> str:
+    if drift.relative is not None:
+        return _percent(drift.relative)
+    return "from 0" if drift.moved_norm else "-"
+
+
+def _percent(share: float) -> str:
+    percent = 100 * share
+    if _WHOLE_PERCENT <= percent < _LONG_PERCENT:
+        return f"{percent:,.0f} %"
+    return f"{percent:#.3g}".rstrip(".") + " %"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _shortened(name: str) -> str:
+    """Return a name that leaves room for the other columns: its end says more than its beginning."""
+    return name if len(name) <= _NAME_CHARS else "..." + name[3 - _NAME_CHARS :]
+
+
+def _remarks(tensor: TensorDiff) -> Iterable[str]:
+    drift = tensor.drift
+    if drift is not None and drift.left_out_count:
+        before, after = drift.before_nonfinite_count, drift.after_nonfinite_count
+        yield f"{after:,} NaN or infinite, {before:,} before, left out"
+    if tensor.note:
+        yield tensor.note
