@@ -173,18 +173,21 @@ def test_links_modes_and_directories(world):
 
 def test_only_the_paths_that_are_asked_for(world):
     """Files and directories that are named limit what is looked at, by the path that a file has or had."""
-    for name in ("a/one.pt", "a/two.bin", "b/one.pt"):
-        world.write(name, checkpoint(normal(1, 50_000)))
+    for number, name in enumerate(("a/one.bin", "a/two.bin", "a/same.bin", "ab.bin", "b/one.bin", "b/same.bin")):
+        world.write(name, noise(500, number))
     world.backup()
-    for name in ("a/one.pt", "b/one.pt"):
-        world.write(name, checkpoint(normal(2, 50_000)))
+    for name in ("a/one.bin", "ab.bin", "b/one.bin"):
+        world.write(name, noise(600, len(name)))
     os.rename(world.path("a/two.bin"), world.path("b/two.bin"))
+    world.write("b/copy.bin", noise(500, 2))
     world.backup()
-    assert told(compare(world, 1, 2, b"b/")) == {b"b/one.pt": "changed", b"b/two.bin": "renamed"}
-    assert told(compare(world, 1, 2, b"./a/two.bin")) == {b"b/two.bin": "renamed"}
-    result = compare(world, 1, 2, b"a/one.pt", b"a/two.bin")
-    assert told(result) == {b"a/one.pt": "changed", b"b/two.bin": "renamed"}
-    assert result.same_count == 0
+    moved = {b"b/two.bin": "renamed"}
+    assert told(compare(world, 1, 2, b"b/")) == moved | {b"b/copy.bin": "copied", b"b/one.bin": "changed"}
+    assert told(compare(world, 1, 2, b"./a/two.bin")) == moved
+    result = compare(world, 1, 2, b"a", b"ab.bin")
+    assert told(result) == moved | {b"a/one.bin": "changed", b"ab.bin": "changed"}
+    assert told(compare(world, 1, 2, b"a")) == moved | {b"a/one.bin": "changed"}
+    assert result.same_count == 1
     with pytest.raises(PathMissing, match="neither version 1 nor 2 holds anything at a/on"):
         compare(world, 1, 2, b"a/on")
 
