@@ -284,12 +284,6 @@ class DeviceFailed(ProofUnavailable):
     exit_code = 56
 
 
-class CommandUnavailable(ProofUnavailable):
-    """The command of level 5 could not be run, or could not tell."""
-
-    exit_code = 49
-
-
 class ProofDisbelieved(ProofUnavailable):
     """The proof's process answered what an honest one on a sound device would not."""
 
@@ -306,6 +300,12 @@ class PythonUnfit(ProofUnavailable):
     """The Python that is to prove is not there, is too old, or is none."""
 
     exit_code = 59
+
+
+class CommandUnavailable(ProofUnavailable):
+    """The command of level 5 could not be run, or could not tell."""
+
+    exit_code = 49
 
 
 class TargetError(Error):
