@@ -7,6 +7,7 @@ import uuid
 
 import pytest
 
+from certificate import write_certificate
 from mlsync.store import directory
 from mlsync.store.counting import CountingStore
 from mlsync.store.directory import DirectoryStore
@@ -14,6 +15,7 @@ from mlsync.store.faulty import FaultyStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.memory import MemoryStore
 from mlsync.store.retry import RetryingStore
+from seaweed import Seaweed
 
 KINDS = ("memory", "directory", "s3")
 WRAPPERS = {
@@ -42,6 +44,17 @@ def s3_options(s3_server):
 def s3_url(s3_bucket):
     """A place in the test server's bucket that nobody used before."""
     return f"s3://{s3_bucket}/tests/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def secure(tmp_path_factory):
+    """A server with https: its URL, its certificate, itself, and a bucket."""
+    directory = tmp_path_factory.mktemp("https")
+    certificate = write_certificate(directory)
+    seaweed = Seaweed(directory, certificate)
+    server = seaweed.start()
+    yield seaweed.https_url, certificate[0], server, server.make_bucket()
+    seaweed.stop()
 
 
 @pytest.fixture(scope="session")

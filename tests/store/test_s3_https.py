@@ -10,26 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from certificate import write_certificate
 from mlsync import errors
 from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.s3_connection import Call
 from mlsync.store.s3_errors import translating
-from seaweed import Seaweed
 
 PART_BYTES = 5 << 20
-
-
-@pytest.fixture(scope="module")
-def secure(tmp_path_factory):
-    """A server with https, its certificate, and a bucket."""
-    directory = tmp_path_factory.mktemp("https")
-    certificate = write_certificate(directory)
-    seaweed = Seaweed(directory, certificate)
-    server = seaweed.start()
-    yield seaweed.https_url, certificate[0], server, server.make_bucket()
-    seaweed.stop()
 
 
 @pytest.fixture
