@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import tracemalloc
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from flow_parts import RUN, checkpoint, noise
 from msgspec.structs import replace
 from safetensors.torch import save as safetensors_bytes
+from torch.distributed import checkpoint as distributed
 
 from checkpoint_files import parts_of, rezipped
 from mlsync.errors import ObjectDamaged, ObjectMissing, PathMissing
@@ -567,9 +569,9 @@ def test_facts_that_only_a_proof_tells(world):
         for number, entry in enumerate(plain)
     ]
     with world.repository.reader() as reader:
-        assert compare_checkpoints(reader, *plain, world.monitor).facts == {"epoch": (1, 2)}
-        assert compare_checkpoints(reader, plain[0], proved[1], world.monitor).facts == {"epoch": (1, 2)}
-        facts = compare_checkpoints(reader, *proved, world.monitor).facts
+        assert compare_checkpoints(reader, *plain, ({}, {}), world.monitor).facts == {"epoch": (1, 2)}
+        assert compare_checkpoints(reader, plain[0], proved[1], ({}, {}), world.monitor).facts == {"epoch": (1, 2)}
+        facts = compare_checkpoints(reader, *proved, ({}, {}), world.monitor).facts
     assert facts == {"epoch": (1, 2), "nan_count": (0, 1)}
 
 
@@ -587,3 +589,21 @@ def test_damage_is_damage(world, error, is_cut):
     with pytest.raises(error):
         compare(world, 1, 2)
     assert fates(only(compare(world, 1, 3))) == {"w": "changed"}
+
+
+# ---------------------------------------------------------------- distributed checkpoints
+
+
+def test_a_shard_is_compared_by_its_metadata(world):
+    """Tensors of a distributed checkpoint have the names that its metadata give them, and moved as torch says."""
+    states = [{"frozen": normal(1, 300), "head": normal(seed, 40, 20)} for seed in (2, 3)]
+    for state in states:
+        with warnings.catch_warnings(action="ignore"):  # that it is one rank only
+            distributed.save(state, checkpoint_id=os.fsdecode(world.path("step")), no_dist=True)
+        world.backup()
+    result = compare(world, 1, 2)
+    (shard,) = [file.checkpoint for file in result.files if file.path.endswith(b".distcp")]
+    assert shard.same_count == 1
+    (head,) = shard.tensors
+    assert head.name.startswith("head")
+    assert head.drift.relative == pytest.approx(relative(states[0]["head"], states[1]["head"]), rel=1e-6)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from mlsync.flows.restored_file import RestoredFile
 from mlsync.flows.side_by_side import SideBySide
 from mlsync.flows.tensor_view import TensorView, view_of
+from mlsync.flows.units import Entries, fitting_metadata, metadata_beside
 from mlsync.formats.layout import Content, Fact, Tensor
 from mlsync.monitor import Monitor
 from mlsync.proof.inspection import Inspection, inspect
@@ -63,12 +64,14 @@ class CheckpointDiff:
         return sum(tensor.fate == fate for tensor in self.tensors)
 
 
-def compare_checkpoints(reader: ChunkReader, before: Entry, after: Entry, monitor: Monitor) -> CheckpointDiff:
+def compare_checkpoints(
+    reader: ChunkReader, before: Entry, after: Entry, beside: tuple[Entries, Entries], monitor: Monitor
+) -> CheckpointDiff:
     """Return what changed from *before* to *after*; raises ``Damage`` if a byte that is needed does not come back.
 
     What does not parse, or is of no kind that is understood, is not looked into, and *why_not* says so.
     """
-    old, new = _inspected(reader, before), _inspected(reader, after)
+    old, new = _inspected(reader, before, beside[0]), _inspected(reader, after, beside[1])
     result = CheckpointDiff(_changed_facts(before, old, after, new))
     if old.content is None or new.content is None or _byteorder(old.content) != _byteorder(new.content):
         result.why_not = _why_not(old, new)
@@ -122,8 +125,10 @@ def _distance(drift: Drift) -> float:
 # ---------------------------------------------------------------- facts
 
 
-def _inspected(reader: ChunkReader, entry: Entry) -> Inspection:
-    return inspect(RestoredFile(reader, entry, lambda _: None), entry.path, LEVEL_MEANING)
+def _inspected(reader: ChunkReader, entry: Entry, beside: Entries) -> Inspection:
+    about = metadata_beside(entry, beside)
+    metadata = None if about is None else fitting_metadata(about, beside, reader)
+    return inspect(RestoredFile(reader, entry, lambda _: None), entry.path, LEVEL_MEANING, metadata)
 
 
 def _why_not(old: Inspection, new: Inspection) -> str:

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from mlsync.errors import PathMissing
 from mlsync.flows.checkpoint_diff import CheckpointDiff, compare_checkpoints
+from mlsync.flows.units import Entries
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Entry, Root
 from mlsync.repository.reader import ChunkReader
@@ -82,13 +83,15 @@ def diff(
     )
     _count_new_bytes(result, {ref.name for entry in old.values() for ref in entry.chunks})
     with repository.reader() as reader:
-        _look_into(result.files, reader, monitor)
+        _look_into(result.files, (old, new), reader, monitor)
         result.read_bytes = reader.read_bytes
     result.seconds = time.monotonic() - started_s
     return result
 
 
-def _look_into(files: Iterable[FileDiff], reader: ChunkReader, monitor: Monitor) -> None:
+def _look_into(
+    files: Iterable[FileDiff], beside: tuple[Entries, Entries], reader: ChunkReader, monitor: Monitor
+) -> None:
     """Compare the checkpoints that are in both versions; those that were and are alike (last, best) only once."""
     known: dict[Hashable, CheckpointDiff] = {}
     for file in files:
@@ -99,7 +102,7 @@ def _look_into(files: Iterable[FileDiff], reader: ChunkReader, monitor: Monitor)
         if contents[0] == contents[1]:
             continue
         if contents not in known:
-            known[contents] = compare_checkpoints(reader, before, after, monitor)
+            known[contents] = compare_checkpoints(reader, before, after, beside, monitor)
         file.checkpoint = known[contents]
 
 
