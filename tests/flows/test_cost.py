@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import pytest
 import torch
 from flow_parts import RUN, World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
+from torch.distributed import checkpoint as distributed
 
 from mlsync.flows.backup import Source, look
+from mlsync.flows.restored_file import SMALL_CHUNK_BYTES_MAX, RestoredFile
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.store.faulty import FaultyStore
 
@@ -244,3 +247,31 @@ def test_torch_is_not_imported_for_nothing(world, what, monkeypatch):
     prover = Starting(world)
     world.backup(prover=prover)
     assert prover.asked == []
+
+
+def test_a_distributed_checkpoint_comes_back_once(world):
+    """What tells of its tensors is read without them: a proof of a shard fetches hardly more than its own bytes."""
+    state = {f"layer{number}": random_tensor(number, 4 * MIB) for number in range(8)}
+    state |= {f"bias{number}": random_tensor(100 + number, 400) for number in range(50)}
+    with warnings.catch_warnings(action="ignore"):  # that it is one rank only
+        distributed.save(state, checkpoint_id=os.fsdecode(world.path("step")), no_dist=True)
+    result = world.backup()
+    assert world.entry(b"step/__0_0.distcp").proof.level == 2
+    assert result.read_back_bytes < 1.05 * world.entry(b"step/__0_0.distcp").size_bytes
+
+
+def test_what_lies_between_tensors_is_fetched_together(world):
+    """A look at the structure of a checkpoint asks the store for all small pieces at once, and for none twice."""
+    world.write("last.pt", checkpoint(*(random_tensor(number) for number in range(8))))
+    world.backup()
+    entry = world.entry(b"last.pt")
+    small = [ref for ref in entry.chunks if ref.plain_bytes <= SMALL_CHUNK_BYTES_MAX]
+    with world.repository.reader() as reader:
+        file = RestoredFile(reader, entry, lambda _: None)
+        calls = world.counted.calls["read"]
+        first = file.read_at(0, 10)
+        fetched = world.counted.calls["read"] - calls
+        assert 1 < fetched <= len(small)
+        assert file.read_at(entry.size_bytes - 10, 10)
+        assert file.read_at(0, 10) == first
+        assert world.counted.calls["read"] - calls == fetched

@@ -47,3 +47,23 @@ def test_the_ends_are_read_once():
     short.read_at(0, 10)
     short.read_at(HEAD_BYTES - 10, 10)
     assert source.reads == 3
+
+
+class FarSource(CountingSource):
+    """Comes from far away."""
+
+    is_far = True
+    read_bytes = 0
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The bytes, which are counted."""
+        self.read_bytes += length
+        return super().read_at(offset, length)
+
+
+def test_of_a_source_that_is_far_no_byte_more_is_read():
+    """At the ends as well, what is read is what is asked for."""
+    source = FarSource(FILE)
+    window = Window(source, 100, len(FILE) - 200)
+    assert window.read_at(3, 10) + window.read_at(window.size_bytes - 10, 10) == FILE[103:113] + FILE[-110:-100]
+    assert source.read_bytes == 20

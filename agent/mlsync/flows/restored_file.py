@@ -13,6 +13,9 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.reader import ChunkReader
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
+# What lies between tensors: headers, pickles, directories. They are asked for in no order and again and again.
+SMALL_CHUNK_BYTES_MAX: Final = 64 << 10
+SMALL_BYTES_MAX: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +51,13 @@ def parts_of(entry: Entry) -> list[Part]:
 
 
 class RestoredFile:
-    """Random and sequential access to a file of a version; never holds more than a few chunks.
+    """Random and sequential access to a file of a version; never holds more than a few chunks, and some small ones.
 
     *advance* is told of the bytes that went by in order.
     """
+
+    #: A byte more than is asked for may be another chunk, some MiB of them: parsers are not to read ahead.
+    is_far = True
 
     def __init__(self, reader: ChunkReader, entry: Entry, advance: Callable[[int], None]) -> None:
         self._reader = reader
@@ -60,6 +66,7 @@ class RestoredFile:
         self._parts = parts_of(entry)
         self._offsets = [part.offset for part in self._parts]
         self._held: tuple[int, bytes] | None = None
+        self._small: dict[int, bytes] | None = None
 
     @property
     def size_bytes(self) -> int:
@@ -87,9 +94,25 @@ class RestoredFile:
             self._advance(len(view))
 
     def _chunk(self, index: int, ref: ChunkRef) -> bytes:
+        if self._small is None:
+            self._small = dict(self._small_chunks())
+        if index in self._small:
+            return self._small[index]
         if self._held is None or self._held[0] != index:
             self._held = (index, self._reader.one(ref))
         return self._held[1]
+
+    def _small_chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the small chunks, fetched together: one after the other each would cost the way there and back."""
+        wanted: list[tuple[int, ChunkRef]] = []
+        left_bytes = SMALL_BYTES_MAX
+        for index, part in enumerate(self._parts):
+            if part.ref is not None and part.length <= min(SMALL_CHUNK_BYTES_MAX, left_bytes):
+                wanted.append((index, part.ref))
+                left_bytes -= part.length
+        chunks = self._reader.stream(ref for _, ref in wanted)
+        for (index, _), chunk in zip(wanted, chunks, strict=True):
+            yield index, bytes(chunk)
 
 
 def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:

@@ -23,6 +23,11 @@ class ByteSource(Protocol):
         """The *length* bytes at *offset*, all of them, or an error; *length* is small (at most some MiB)."""
 
 
+def is_far(source: ByteSource) -> bool:
+    """Whether each byte that is read costs what it takes to fetch it, or (as on a disk) its neighbours come along."""
+    return bool(getattr(source, "is_far", False))
+
+
 class ContainerBroken(Exception):
     """The bytes are not what the container's format asks for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlsync.formats.layout import ByteSource
+from mlsync.formats.layout import ByteSource, is_far
 
 # A zip of one tensor is told by its first half KiB (pickle and small records) and its last one (directory)
 HEAD_BYTES = 2048
@@ -13,7 +13,7 @@ class Window:
     """The *size_bytes* bytes at *offset* of a source, which must have them.
 
     The two ends are read once and in one piece each: a parser asks for a dozen small things there, and a checkpoint may
-    have ten thousand such stretches.
+    have ten thousand such stretches. Of a source that is far only what is asked for is read.
     """
 
     def __init__(self, source: ByteSource, offset: int, size_bytes: int) -> None:
@@ -26,6 +26,8 @@ class Window:
     def read_at(self, offset: int, length: int) -> bytes:
         """The *length* bytes at *offset* of the stretch."""
         end = offset + length
+        if is_far(self._source):
+            return self._source.read_at(self._offset + offset, length)
         if end <= HEAD_BYTES:
             if self._head is None:
                 self._head = self._source.read_at(self._offset, min(HEAD_BYTES, self.size_bytes))
