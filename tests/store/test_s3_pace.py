@@ -157,3 +157,13 @@ def test_a_store_that_does_not_answer_in_time_is_asked_for_less(proxy, s3_server
     assert (store.reads_at_once, store.writes_at_once) == (reads, writes // 2)
     proxy.cut_all()
     store.close()
+
+
+def test_a_store_that_is_near_gets_no_more_than_at_first(monkeypatch):
+    """Where a request is over in some hundredths of a second nobody waits for it, and more of them only cost."""
+    near = Transfer(monkeypatch, lambda _count: 0.04)
+    near.go_on(20)
+    assert max(near.seen) == FIRST
+    farther = Transfer(monkeypatch, lambda _count: 0.06)
+    farther.go_on(20)
+    assert max(farther.seen) == MOST

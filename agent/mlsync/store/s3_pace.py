@@ -23,6 +23,8 @@ PAYS_SHARE: Final = 0.5
 _ROUND_S: Final = 0.5
 # With fewer under way, it is not the store that is waited for.
 _BUSY_SHARE: Final = 0.7
+# Requests that are over so soon are not waited for either: more of them would only be shorter ones, and cost processor.
+QUICK_S: Final = 0.05
 # After a number that did not pay, the one before is kept for so long.
 _HOLD_S: Final = 30.0
 
@@ -83,7 +85,8 @@ class Pace:
             if self._done_count < self._at_once or took_s < _ROUND_S:
                 return
             busy_s = self._busy_s + self._under_way_count * (now_s - self._changed_s)
-            if busy_s >= _BUSY_SHARE * self._at_once * took_s:
+            is_quick = self._done_s < QUICK_S * self._done_count
+            if not is_quick and busy_s >= _BUSY_SHARE * self._at_once * took_s:
                 self._judge(self._at_once * self._done_bytes / self._done_s, now_s)
             self._begin_round()
 
