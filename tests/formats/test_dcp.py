@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
 
+from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped, network, parts_of, rezipped, torch_bytes, yolo_bytes
 from mlsync.formats import dcp
 from mlsync.formats.dcp import Item, read_dcp_layout, read_dcp_storages, read_items
@@ -350,19 +351,6 @@ def test_more_records_than_are_checked(monkeypatch):
 
 
 # ---------------------------------------------------------------- any bytes
-
-edits = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
-)
-
-
-def edited(data: bytes, changes: list[tuple[float, bytes]]) -> bytes:
-    result = bytearray(data)
-    for place, new in changes:
-        at = int(place * len(result))
-        result[at : at + len(new)] = new
-    return bytes(result)
-
 
 SMALL_METADATA = metadata_of(_StorageInfo("a", 0, 5), _LaterInfo("b", 5, 1 << 40, ["zstd"]))
 SMALL_FILE, SMALL_ITEMS = zips(torch.ones(3), [1, 2], torch.ones(4).half())

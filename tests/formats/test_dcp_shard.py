@@ -14,7 +14,6 @@ import pytest
 import torch
 import torch.distributed.checkpoint as distributed_checkpoint
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
@@ -25,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_bytes
 from mlsync.formats import dcp_metadata, dcp_shard
 from mlsync.formats.containers import read_content, read_layout
@@ -557,19 +557,6 @@ def test_a_tail_of_other_tensors_is_refused(as_safetensors):
 
 
 # ---------------------------------------------------------------- any bytes
-
-edits = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
-)
-
-
-def edited(data: bytes, changes: list[tuple[float, bytes]]) -> bytes:
-    result = bytearray(data)
-    for place, new in changes:
-        at = int(place * len(result))
-        result[at : at + len(new)] = new
-    return bytes(result)
-
 
 SMALL = Shard().add("a", ONES, whole((3,))).add("epoch", torch_bytes(1)).add("b", ONES, tensor((3,), ((0,), (3,))))
 SMALL_METADATA = pickled(SMALL.described, SMALL.stored)

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from byte_edits import edited, edits
 from checkpoint_files import MemorySource, zeroed
 from gguf_file import GgufTensor, gguf_bytes, gguf_tensors, plain, quantised, text
 from mlsync.formats import gguf
@@ -219,23 +220,15 @@ def test_a_large_vocabulary_is_stepped_over():
     assert (content.facts["name"], content.storages[0].length) == ("behind", 4)
 
 
-edits = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
-)
-
-
 @settings(max_examples=1000, deadline=None)
 @given(changes=edits, keep=st.floats(0.3, 1.5))
 def test_a_changed_file_never_surprises(changes, keep):
     """A file with bytes changed or cut off: extents inside of it and disjoint, or ``ContainerBroken``."""
-    data = bytearray(DATA[: int(keep * len(DATA))])
-    for place, new in changes:
-        at = int(place * min(len(data), 900))
-        data[at : at + len(new)] = new
+    data = edited(DATA[: int(keep * len(DATA))], changes, within_bytes=900)
     with contextlib.suppress(ContainerBroken):
-        layout, reached = layout_of(bytes(data)), 0
+        layout, reached = layout_of(data), 0
         for extent in layout.extents:
             assert extent.offset >= reached
             reached = extent.offset + extent.length
         assert reached <= len(data)
-        content_of(bytes(data))
+        content_of(data)

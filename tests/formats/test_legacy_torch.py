@@ -8,8 +8,8 @@ import warnings
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from byte_edits import edited, edits
 from checkpoint_files import MemorySource, network, torch_bytes, yolo_bytes
 from mlsync.formats import legacy_torch
 from mlsync.formats.containers import read_content, read_layout
@@ -260,20 +260,12 @@ def test_an_unknown_storage_type_is_not_called_broken():
         layout_of(DATA.replace(b"FloatStorage", b"FluffStorage"))
 
 
-edits = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
-)
-
-
 @settings(max_examples=500, deadline=None)
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """A file with bytes changed: extents that fill it to its end, or ``ContainerBroken``."""
-    data = bytearray(DATA)
-    for place, new in changes:
-        at = int(place * len(data))
-        data[at : at + len(new)] = new
+    data = edited(DATA, changes)
     with contextlib.suppress(ContainerBroken):
-        layout = layout_of(bytes(data))
+        layout = layout_of(data)
         assert not layout.extents or layout.extents[-1].offset + layout.extents[-1].length == len(data)
-        content_of(bytes(data))
+        content_of(data)

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from byte_edits import edited, edits
 from checkpoint_files import MemorySource, parts_of, with_pickle, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.layout import ContainerBroken
@@ -38,18 +39,6 @@ SEEDS = {
 }
 PICKLE = parts_of(small_torch())["archive/data.pkl"]
 STORAGES = [parts_of(small_torch())[f"archive/data/{n}"] for n in range(2)]
-
-edits = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), min_size=1, max_size=6
-)
-
-
-def edited(data: bytes, changes: list[tuple[float, bytes]]) -> bytes:
-    result = bytearray(data)
-    for place, new in changes:
-        at = int(place * len(result))
-        result[at : at + len(new)] = new
-    return bytes(result)
 
 
 def parse(data: bytes, container: str | None) -> None:
