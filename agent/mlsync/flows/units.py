@@ -86,11 +86,16 @@ def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
 def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]]:
     """Yield the files that a look at *places* needs, with their sizes: what is in them, and the trackers beside."""
     parents = {place.rpartition(b"/")[0] for place in places}
+    # By directory: of a hundred thousand files in a few directories each would be asked for the same.
+    is_needed: dict[bytes, bool] = {}
     for path, entry in entries.items():
         directory = path.rpartition(b"/")[0]
-        if entry.kind is EntryKind.FILE and (directory in parents or _is_within_any(directory, places)):
+        if directory not in is_needed:
+            is_needed[directory] = directory in parents or _is_within_any(directory, places)
+        if is_needed[directory] and entry.kind is EntryKind.FILE:
             yield path, entry.size_bytes
 
 
 def _is_within_any(directory: bytes, places: set[bytes]) -> bool:
-    return directory in places or (enclosing(directory) in places and is_named_for_all(enclosing(directory)))
+    outermost = enclosing(directory)
+    return directory in places or (outermost in places and is_named_for_all(outermost))
