@@ -18,8 +18,8 @@ _EPILOG = """\b
 Exit status: 0 done; 1 a bug or an error without a number of its own; 2 wrong
 arguments or configuration; 10-19 repository, run or version; 20-22 passphrase
 and keys; 30-33 damage; 40-43 the watched directory; 50 a checkpoint does not
-load; 51-59 the proof could not be had; 60-61 the restore's target; 70-76 the
-store; 80-81 the local state. docs/errors.md lists them one by one.
+load; 49 and 51-59 the proof could not be had; 60-61 the restore's target;
+70-76 the store; 80-81 the local state. docs/errors.md lists them one by one.
 """
 
 

@@ -7,6 +7,7 @@ import click
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
 from mlsync.cli.stopping import stopping
+from mlsync.cli.verify import not_loading
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage
 from mlsync.flows.prove_later import LaterProver, LaterResult
 from mlsync.flows.select import find_run, find_version
@@ -105,8 +106,7 @@ def _leave(results: list[LaterResult], damaged: Damage | None) -> None:
     broken = [result for result in results if result.refused]
     if broken:
         number = sum(len(result.refused) for result in broken)
-        what = "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
-        raise CheckpointBroken(what, where=", ".join(f"{r.run} version {r.version}" for r in broken))
+        raise CheckpointBroken(not_loading(number), where=", ".join(f"{r.run} version {r.version}" for r in broken))
     for result in results:
         if result.unavailable is not None:
             raise result.unavailable

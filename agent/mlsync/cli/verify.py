@@ -25,7 +25,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
     ([proof] framework, command), each checkpoint is put into the state directory for as long as that loads it, AND CODE
     OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint reached at least the
     level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or changed
-    something, 51-59 if the proof could not be had that far (no torch, no GPU ...).
+    something, 49 or 51-59 if the proof could not be had that far (no torch, no GPU ...).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -40,14 +40,15 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
     elif not common.quiet:
         _print(result)
     if result.refused:
-        raise CheckpointBroken(_broken(len(result.refused)), where=f"version {result.version}")
+        raise CheckpointBroken(not_loading(len(result.refused)), where=f"version {result.version}")
     for file in result.checkpoints:
         before, now = file.entry.proof, file.judged
         if now.unavailable is not None and before is not None and now.proof.level < before.level:
             raise now.unavailable
 
 
-def _broken(number: int) -> str:
+def not_loading(number: int) -> str:
+    """Return how many checkpoints do not load, as an error says it."""
     return "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
 
 

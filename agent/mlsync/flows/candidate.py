@@ -18,6 +18,7 @@ from mlsync.flows.known import Known, refs_of
 from mlsync.flows.proving import Judged
 from mlsync.flows.recall import Recalled
 from mlsync.flows.structure import Unsound
+from mlsync.proof.verdict import LEVEL_CONTAINER
 from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
@@ -153,7 +154,7 @@ class Candidate:
             proof = judged.proof
             why = self._incomplete.get(entry.path)
             if why is not None:
-                finding = Finding(_LEVEL_CONTAINER, Severity.WARN, why)
+                finding = Finding(LEVEL_CONTAINER, Severity.WARN, why)
                 proof = msgspec.structs.replace(proof, findings=[*proof.findings, finding])
             self._entries[entry.path] = msgspec.structs.replace(entry, proof=proof)
             return
@@ -320,8 +321,6 @@ class Candidate:
 
 # Of directories and links, which are never read.
 _TRUSTED_NS = 0
-# Of the proof's levels: that a checkpoint is whole as a container.
-_LEVEL_CONTAINER = 1
 
 
 def _bare(found: Found, kind: EntryKind, target: bytes = b"") -> Entry:

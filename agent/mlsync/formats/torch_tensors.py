@@ -13,7 +13,8 @@ from mlsync.formats.zipfile_layout import Packed
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
 
-_ITEM_BYTES = {
+#: The width of an element of each type; a complex number is one.
+ITEM_BYTES = {
     "float64": 8,
     "float32": 4,
     "float16": 2,
@@ -142,7 +143,7 @@ def storage_id(persistent: Persistent) -> StorageId | None:
     if dtype is None:
         raise NotChecked(f"storage type {kind.name[:64]!r} is not known here")
     begin, end = _view(parts[_ID_PARTS:], count)
-    return StorageId(key, dtype, count, _ITEM_BYTES.get(dtype, 1), begin, end)
+    return StorageId(key, dtype, count, ITEM_BYTES.get(dtype, 1), begin, end)
 
 
 def _view(parts: tuple[object, ...], count: int) -> tuple[int, int]:
@@ -194,7 +195,7 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     block = table.add(storage)
     extent = block.extent
     dtype = _own_dtype(call) or storage.dtype or "uint8"
-    item_bytes = _ITEM_BYTES.get(dtype)
+    item_bytes = ITEM_BYTES.get(dtype)
     if item_bytes is None:
         msg = f"tensor type {dtype[:64]!r} is not known here"
         raise NotChecked(msg, record=extent.name)
@@ -212,7 +213,7 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
 
 
 def _storage(extent: Extent, dtype: str) -> Storage:
-    return Storage(extent.name, extent.offset, extent.length, dtype, _ITEM_BYTES[dtype])
+    return Storage(extent.name, extent.offset, extent.length, dtype, ITEM_BYTES[dtype])
 
 
 def _own_dtype(call: Call) -> str:

@@ -19,6 +19,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from mlsync.formats.layout import Tensor
+from mlsync.formats.torch_tensors import ITEM_BYTES
 from mlsync.formats.views import span_count
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -32,6 +33,8 @@ _LARGE: Final = 1e140
 _SMALL: Final = 1e-140
 
 _FLOAT_CODES: Final = {"float64": "f8", "float32": "f4", "float16": "f2"}
+# Torch takes a pair of them for an element.
+_TWO_IN_A_BYTE: Final = "float4_e2m1fn_x2"
 _COMPLEX_CODES: Final = {"complex128": "f8", "complex64": "f4", "complex32": "f2"}
 # Mantissa bits and bias of the exponent.
 _EIGHT_BITS: Final = {
@@ -40,20 +43,6 @@ _EIGHT_BITS: Final = {
     "float8_e5m2": (2, 15),
     "float8_e5m2fnuz": (2, 16),
     "float8_e8m0fnu": (0, 127),
-}
-_INTEGER_BYTES: Final = {
-    "int64": 8,
-    "int32": 4,
-    "int16": 2,
-    "int8": 1,
-    "uint64": 8,
-    "uint32": 4,
-    "uint16": 2,
-    "uint8": 1,
-    "bool": 1,
-    "quint8": 1,
-    "qint8": 1,
-    "qint32": 4,
 }
 
 
@@ -88,9 +77,7 @@ def item_bytes(dtype: str) -> int | None:
 
     Of those, ``Meter`` takes each byte for a number that is counted only.
     """
-    if dtype in _COMPLEX_CODES:
-        return 2 * _number_bytes(dtype)
-    return _number_bytes(dtype) if dtype in _FLOAT_CODES or dtype in _NUMBER_BYTES else None
+    return None if dtype == _TWO_IN_A_BYTE else ITEM_BYTES.get(dtype)
 
 
 def gathered(window: memoryview, tensor: Tensor) -> memoryview:
@@ -205,12 +192,10 @@ class _Norm:
 # ---------------------------------------------------------------- types
 
 
-_NUMBER_BYTES: Final = {"bfloat16": 2, **dict.fromkeys(_EIGHT_BITS, 1), **_INTEGER_BYTES}
-
-
 def _number_bytes(dtype: str) -> int:
-    code = _FLOAT_CODES.get(dtype) or _COMPLEX_CODES.get(dtype)
-    return np.dtype(code).itemsize if code is not None else _NUMBER_BYTES.get(dtype, 1)
+    """Of a complex number its parts are the numbers; what is not known is compared byte by byte."""
+    part = _COMPLEX_CODES.get(dtype)
+    return np.dtype(part).itemsize if part is not None else ITEM_BYTES.get(dtype, 1)
 
 
 def _decoder(dtype: str, order: str) -> Decode | None:
