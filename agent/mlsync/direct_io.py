@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -48,10 +49,14 @@ def read_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
 def read_cached(descriptor: int, offset: int, view: memoryview) -> int:
     """Fill the front of *view* with what the page cache holds from *offset* on; return how many bytes that was.
 
-    One byte is asked for first: a cache that does not hold it would begin to read all that is asked for.
+    One byte is asked for first, for the kernel begins to read all that is asked for and not there: it would be read
+    twice, and push other things out. The byte lies in a page of *view* alone, not in one that came with a neighbour's
+    edge, and in another one each time, since the asking itself brings its page in.
     """
+    pages = range(bytes_before_aligned(offset), len(view) - ALIGNMENT, ALIGNMENT)
+    probe = secrets.choice(pages) if pages else 0
     try:
-        if os.preadv(descriptor, [view[:1]], offset, os.RWF_NOWAIT) == 0:
+        if os.preadv(descriptor, [view[probe : probe + 1]], offset + probe, os.RWF_NOWAIT) == 0:
             return 0
         return os.preadv(descriptor, [view], offset, os.RWF_NOWAIT)
     except OSError as error:

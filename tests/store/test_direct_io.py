@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import mmap
 import os
 import random
 from functools import partial
+from itertools import count, pairwise
 
 import pytest
 
@@ -15,6 +18,7 @@ from mlsync.direct_io import (
     ALIGNMENT,
     DIRECT_FROM_BYTES,
     bytes_before_aligned,
+    read_cached,
     read_direct,
     slack_bytes,
     write_direct,
@@ -133,6 +137,52 @@ def test_a_directory_reads_the_same_bytes_from_anywhere(tmp_path, offset, length
         into = memory[slack : slack + length]
         store.read("packs/a", offset, into)
         assert into == CONTENT[offset : offset + length]
+
+
+def test_neighbours_are_read_past_the_page_cache(path, tmp_path, monkeypatch):
+    """Long reads side by side leave in the page cache a few pages each, and not what they read."""
+    turn = count(1)
+    monkeypatch.setattr(direct_io.secrets, "choice", lambda pages: pages[next(turn)])
+    store = DirectoryStore(tmp_path, create=True)
+    store.put("packs/a", CONTENT)
+    drop_cached(tmp_path / "packs/a")
+    memory = memoryview(aligned_memory(SIZE_BYTES + ALIGNMENT))
+    edges = [0, DIRECT_FROM_BYTES + 100, SIZE_BYTES]
+    for _ in range(3):
+        for offset, end in pairwise(edges):
+            into = memory[slack_bytes(offset) :][: end - offset]
+            store.read("packs/a", offset, into)
+            assert into == CONTENT[offset:end]
+    # At both edges of each, and the one that was asked for each time.
+    assert cached_pages(tmp_path / "packs/a") <= 2 * 2 + 3 * 2
+
+
+def test_what_the_page_cache_holds_is_taken_from_there(path, monkeypatch):
+    """A file that somebody read is not read from the disk again."""
+    path.read_bytes()
+    descriptor = os.open(path, os.O_RDONLY)
+    view = memoryview(bytearray(SIZE_BYTES))
+    assert read_cached(descriptor, 0, view) == SIZE_BYTES
+    os.close(descriptor)
+    assert view == CONTENT
+
+
+def drop_cached(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def cached_pages(path):
+    """How many of the file's pages are in the page cache (mincore(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        pages = (ctypes.c_ubyte * (-(-len(mapped) // mmap.PAGESIZE)))()
+        address = ctypes.c_char.from_buffer(mapped)
+        assert libc.mincore(ctypes.byref(address), ctypes.c_size_t(len(mapped)), pages) == 0
+        del address
+    return sum(page & 1 for page in pages)
 
 
 def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
