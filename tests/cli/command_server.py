@@ -22,7 +22,8 @@ def serve() -> None:
 
     import mlsync.cli.main
     import mlsync.flows.new_version
-    import mlsync.proof.digest
+    import mlsync.proof.nh
+    import mlsync.proof.windows
     import mlsync.service.agent
     import mlsync.store.s3
 

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from mlsync.proof.digest import WindowDigest
+from mlsync.proof.nh import Nh
 
 WINDOW_BYTES = 1 << 20
 
@@ -52,8 +52,8 @@ out = 1
 opening = hear()
 count = opening["windows"]["count"]
 shared = memoryview(mmap.mmap(opening["windows"]["descriptor"], count * opening["windows"]["stride_bytes"]))
-digest = WindowDigest(bytes.fromhex(opening["seed"]), WINDOW_BYTES)
-say({"ready": True, "window_bytes": WINDOW_BYTES, "device": "liar", "torch": "none"})
+digest = Nh(bytes.fromhex(opening["seed"]), WINDOW_BYTES)
+say({"ready": True, "window_bytes": WINDOW_BYTES, "digest": "nh", "device": "liar", "torch": "none"})
 with open(sys.argv[1], encoding="utf-8") as file:
     lie = file.read()
 while True:

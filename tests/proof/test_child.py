@@ -302,7 +302,13 @@ def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch
 
 
 LIES = {
-    "digest": "real = device.Prover._digest; device.Prover._digest = lambda *a: real(*a) + 1",
+    "digest": "real = device.Xxh3.of; device.Xxh3.of = lambda *a: real(*a) + 1",
+    "digest as a GPU's": """
+        sys.modules["xxhash"] = None
+        real = device.Nh.of
+        device.Nh.of = lambda *a: real(*a) + 1
+    """,
+    "a digest of no name": "device.Xxh3.name = 'md5'",
     "windows twice": """
         real = device.Channel.write
         device.Channel.write = lambda s, m: [real(s, m)] + ([real(s, m)] if "window" in m else [])
@@ -338,6 +344,16 @@ def test_a_child_that_lies_is_not_believed(fake_python, patch):
     error = unavailable(fake_python(patch))
     assert isinstance(error, ProofDisbelieved)
     assert "gave" in str(error)
+
+
+def test_a_python_without_xxhash_digests_as_a_gpu_does(fake_python):
+    """Where the child cannot import xxhash both sides take NH, and a file of several windows is proved."""
+    python = fake_python("sys.modules['xxhash'] = None")
+    numbers = np.linspace(-1, 1, 5 << 17, dtype=np.float32)
+    source = MemorySource(safetensors.numpy.save({"a": numbers, "b": numbers[:5]}))
+    with Prover(ProofOptions(device="cpu", python=python)) as prover:
+        assert prover.prove(source, b"w.safetensors").status == "proved"
+        assert prover._engine._digest.__class__.__name__ == "Nh"
 
 
 @pytest.mark.parametrize("lie", QUICK_LIES.values(), ids=QUICK_LIES.keys())

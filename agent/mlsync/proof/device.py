@@ -8,6 +8,7 @@ that both sides see, and are not touched by the parent between the message that 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib.util
 import json
@@ -21,6 +22,7 @@ from typing import Any
 KEY_SLIDES = 64
 UNIT_BYTES = 16
 LENGTH_FACTOR = 0x9E3779B97F4A7C15
+MODULUS = 1 << 64
 HEADER_BYTES_MAX = 16 << 20
 CPU_WINDOW_BYTES = 1 << 20  # window, key and scratch stay in the second-level cache
 CUDA_WINDOW_BYTES = 16 << 20
@@ -223,6 +225,52 @@ class Slot:
         self.pending: Any = None
 
 
+class Nh:
+    """NH of a window's words, as mlsync/proof/nh.py has it; its sum is still on the device."""
+
+    name = "nh"
+    length_factor = LENGTH_FACTOR
+
+    def __init__(self, torch: Any, device: Device, seed: bytes) -> None:
+        self.torch = torch
+        size = device.window_bytes
+        key = bytearray(hashlib.shake_256(seed).digest(size + KEY_SLIDES * UNIT_BYTES))
+        self._key = torch.frombuffer(key, dtype=torch.int32).to(device.name)
+        self._second = size // 8
+        self._sum32 = torch.empty(size // 8, dtype=torch.int32, device=device.name)
+        self._left = torch.empty(size // 8, dtype=torch.int64, device=device.name)
+        self._right = torch.empty(size // 8, dtype=torch.int64, device=device.name)
+
+    def of(self, window: Any, index: int) -> Any:
+        """Queue the sum for *window*, the *index*-th of its file."""
+        torch = self.torch
+        words = window.view(torch.int32)
+        half = words.numel() // 2
+        at = index % KEY_SLIDES * (UNIT_BYTES // 4)
+        left, right, scratch = self._left[:half], self._right[:half], self._sum32[:half]
+        left.copy_(torch.add(words[:half], self._key[at : at + half], out=scratch))
+        at += self._second
+        right.copy_(torch.add(words[half:], self._key[at : at + half], out=scratch))
+        return left.mul_(right).sum()
+
+
+class Xxh3:
+    """XXH3-64 of what lies where the window's tensor is, as mlsync/proof/digest.py has it; for the CPU."""
+
+    name = "xxh3"
+    length_factor = 0  # it knows the length
+
+    def __init__(self, function: Any, seed: bytes) -> None:
+        self._function = function
+        self._seed = int.from_bytes(seed[:8], "big")
+
+    def of(self, window: Any, index: int) -> int:
+        """Digest *window*, the *index*-th of its file."""
+        memory = (ctypes.c_ubyte * window.numel()).from_address(window.data_ptr())
+        digest: int = self._function(memory, (self._seed + index * LENGTH_FACTOR) % MODULUS)
+        return digest
+
+
 class Prover:
     """Takes windows in turn and answers each one, in order, when its digest and counts are there."""
 
@@ -233,11 +281,8 @@ class Prover:
         self.device = device
         self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS if device.is_cuda else 1)]
         self.stream = torch.cuda.Stream(device.index) if device.is_cuda else None
-        self._make_key(seed)
-        words = device.window_bytes // 4
-        self._sum32 = torch.empty(words // 2, dtype=torch.int32, device=device.name)
-        self._left = torch.empty(words // 2, dtype=torch.int64, device=device.name)
-        self._right = torch.empty(words // 2, dtype=torch.int64, device=device.name)
+        xxh3 = None if device.is_cuda else _find_xxh3()
+        self.digest = Nh(torch, device, seed) if xxh3 is None else Xxh3(xxh3, seed)
         # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
         self._wide = torch.empty(device.window_bytes, dtype=torch.float32, device=device.name)
         self._magnitudes = torch.empty_like(self._wide)
@@ -280,22 +325,16 @@ class Prover:
         slot.pending = None
         if slot.event is not None:
             slot.event.synchronize()
-        digest = (total.item() + used * LENGTH_FACTOR) % (1 << 64)
+        digest = (int(total) + used * self.digest.length_factor) % MODULUS
         # On the stream of the windows behind it: they use the same scratch memory.
         stream = nullcontext() if self.stream is None else self.torch.cuda.stream(self.stream)
         with stream:
             counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
-    def _make_key(self, seed: bytes) -> None:
-        torch, size = self.torch, self.device.window_bytes
-        key = bytearray(hashlib.shake_256(seed).digest(size + KEY_SLIDES * UNIT_BYTES))
-        self._key = torch.frombuffer(key, dtype=torch.int32).to(self.device.name)
-        self._second = size // 8
-
     def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
         """Queue the digest of the whole window and the extremes of each segment."""
-        total = self._digest(slot.there[:used].view(self.torch.int32), header["window"])
+        total = self.digest.of(slot.there[:used], header["window"])
         segments = header["segments"]
         rows = self.torch.empty((len(segments), 4), dtype=self.torch.float64, device=self.device.name)
         for place, segment in enumerate(segments):
@@ -307,17 +346,6 @@ class Prover:
                 rows[place, 2] = self._magnitudes_of(values).amin()
                 rows[place, 3] = self._norm(values)
         slot.pending = (header, used, total, rows)
-
-    def _digest(self, words: Any, index: int) -> Any:
-        """NH of the words, as mlsync/proof/digest.py has it."""
-        torch = self.torch
-        half = words.numel() // 2
-        at = index % KEY_SLIDES * (UNIT_BYTES // 4)
-        left, right, scratch = self._left[:half], self._right[:half], self._sum32[:half]
-        left.copy_(torch.add(words[:half], self._key[at : at + half], out=scratch))
-        at += self._second
-        right.copy_(torch.add(words[half:], self._key[at : at + half], out=scratch))
-        return left.mul_(right).sum()
 
     def _norm(self, values: Any) -> Any:
         """The square root of the sum of the squares."""
@@ -377,6 +405,15 @@ class Prover:
         return [nan_count, infinite_count, zero_count, saturated_count, *bounds]
 
 
+def _find_xxh3() -> Any:
+    """XXH3-64 of a buffer and a seed, or None where this Python has no xxhash: it is quicker, and not needed."""
+    try:
+        from xxhash import xxh3_64_intdigest
+    except ImportError:
+        return None
+    return xxh3_64_intdigest
+
+
 def _driver_version() -> str:
     """The NVIDIA driver's version as the kernel module tells it, or nothing."""
     try:
@@ -421,7 +458,7 @@ def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
     device = Device(torch, opening["device"], opening["memory_bytes"])
     windows = Windows(torch, opening["windows"])
     prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel, windows)
-    about = device.describe()
+    about = dict(device.describe(), digest=prover.digest.name)
     unconfined = SANDBOX.confine(device.is_cuda, os.path.dirname(user_base), opening["threads"])
     channel.write(dict(about, unconfined=unconfined, ready=True))
     return prover

@@ -1,53 +1,56 @@
-"""The parent's side of the device digest: NH, the universal hash of UMAC, in its signed form.
+"""The parent's side of the device digest: one number per window that binds what was sent to what the device holds.
 
-A window's 32-bit words are taken in two halves; word i of the first half plus a key word, times word i of the second
-half plus another, all summed modulo 2**64 (additions modulo 2**32, read as signed). The key words are random and made
-anew for each child, and begin at another place for each window, so that bytes that changed, moved or changed places
-give another sum but for a chance of about 2**-31 per window. It binds the bytes that were sent to the bytes on the
-device; that they are the right bytes is what the cryptographic digests of the repository say.
+Which function it is, the child says. On a GPU it is NH, which both sides can compute fast by the same few operations on
+whole numbers (``mlsync/proof/nh.py``). On the CPU, where the child looks at the very memory that this side wrote, XXH3
+under a random seed does, and costs a sixth; NH again where the child's Python lacks xxhash. Both depend on the place of
+each byte, and on a seed that is made anew for each child. That they are the right bytes is what the cryptographic
+digests of the repository say.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+from collections.abc import Callable
+from typing import Final, Protocol
 
-# One thread, and that before numpy comes: its BLAS, which is not used here, would start one for each core.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+import xxhash
 
-import numpy as np
-
-UNIT_BYTES = 16  # windows are multiples of this; no element of any type is larger
-_SLIDES = 64
-_LENGTH_FACTOR = 0x9E3779B97F4A7C15
-_MODULUS = 1 << 64
-_CHUNK_WORDS = 16 << 10  # 64 KiB each of words and key: stays in the second-level cache
+UNIT_BYTES: Final = 16  # windows are multiples of this; no element of any type is larger
+LENGTH_FACTOR: Final = 0x9E3779B97F4A7C15
+MODULUS: Final = 1 << 64
 
 
-class WindowDigest:
-    """Digests windows of up to *window_bytes* under the key that *seed* expands to; reuses its scratch memory."""
+class WindowDigest(Protocol):
+    """Digests the windows of one child."""
 
-    def __init__(self, seed: bytes, window_bytes: int) -> None:
-        key = hashlib.shake_256(seed).digest(window_bytes + _SLIDES * UNIT_BYTES)
-        self._key = np.frombuffer(key, dtype="<i4")
-        self._second = window_bytes // 8
-        self._left = np.empty(_CHUNK_WORDS, dtype=np.int32)
-        self._right = np.empty(_CHUNK_WORDS, dtype=np.int32)
-        self._product = np.empty(_CHUNK_WORDS, dtype=np.int64)
+    def start(self, window: memoryview, index: int) -> Callable[[], int]:
+        """Give what tells the digest of *window*, the *index*-th of its file, which stays as it is until then."""
 
-    def digest(self, window: memoryview, index: int) -> int:
-        """The digest of *window*, a multiple of 16 bytes, as the *index*-th of its file."""
-        words = np.frombuffer(window, dtype="<i4")
-        half = len(words) // 2
-        slide = index % _SLIDES * (UNIT_BYTES // 4)
-        total = 0
-        for at in range(0, half, _CHUNK_WORDS):
-            count = min(_CHUNK_WORDS, half - at)
-            key_at = slide + at
-            left, right, product = self._left[:count], self._right[:count], self._product[:count]
-            np.add(words[at : at + count], self._key[key_at : key_at + count], out=left)
-            key_at += self._second
-            np.add(words[half + at : half + at + count], self._key[key_at : key_at + count], out=right)
-            np.multiply(left, right, out=product, dtype=np.int64)
-            total += int(np.add.reduce(product))
-        return (total + len(window) * _LENGTH_FACTOR) % _MODULUS
+    def close(self) -> None:
+        """End what digests in the background."""
+
+
+class Xxh3:
+    """XXH3-64, seeded for each window by its place in the file."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = int.from_bytes(seed[:8], "big")
+
+    def start(self, window: memoryview, index: int) -> Callable[[], int]:
+        """Digest *window* right away: to hand it on would take longer."""
+        digest = xxhash.xxh3_64_intdigest(window, (self._seed + index * LENGTH_FACTOR) % MODULUS)
+        return lambda: digest
+
+    def close(self) -> None:
+        """Nothing is in the background."""
+
+
+def window_digest(kind: str, seed: bytes, window_bytes: int) -> WindowDigest | None:
+    """Return the digest that the child calls *kind*, or ``None`` if there is none of that name."""
+    if kind == "xxh3":
+        return Xxh3(seed)
+    if kind == "nh":
+        # numpy comes with this import; the idle agent does without
+        from mlsync.proof.nh import Nh
+
+        return Nh(seed, window_bytes)
+    return None

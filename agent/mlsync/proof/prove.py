@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from mlsync.errors import DeviceMissing, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import ByteSource, Content, Fact, Storage
 from mlsync.proof.child import Child, DeviceInfo
+from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import NumberFault, number_facts, number_findings
 from mlsync.proof.spans import ExtentChecksums, SpanCursor
@@ -28,7 +29,6 @@ from mlsync.proof.verdict import (
 )
 
 if TYPE_CHECKING:
-    from mlsync.proof.digest import WindowDigest
     from mlsync.proof.windows import Counts, WindowSender
 
 _SLOWEST_BYTES_PER_S = 20_000_000
@@ -221,18 +221,18 @@ class _Engine:
         """Wait until the child has its device, if it has not yet."""
         if self.is_ready:
             return
-        # numpy comes with this import; the idle agent does without
-        from mlsync.proof.digest import WindowDigest
-
         answer = self._child.wait_answer()
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
+            self._child.disbelieve("an answer that does not parse")
+        digest = window_digest(str(answer.get("digest")), self._seed, window_bytes)
+        if digest is None:
             self._child.disbelieve("an answer that does not parse")
         self._child.mark_ready()
         names = ("device", "torch", "cuda", "driver", "note", "unconfined")
         texts = {name: str(answer.get(name, ""))[:300] for name in names}
         self.info = DeviceInfo(window_bytes=window_bytes, **texts)
-        self._digest = WindowDigest(self._seed, window_bytes)
+        self._digest = digest
 
     @property
     def pid(self) -> int:
@@ -255,6 +255,8 @@ class _Engine:
     def close(self) -> None:
         """End the child."""
         self._child.close()
+        if self._digest is not None:
+            self._digest.close()
 
 
 class _Transfer:

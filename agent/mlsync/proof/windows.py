@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -57,7 +57,7 @@ class _Sent:
     """A window on its way: what its answer must say."""
 
     index: int
-    digest: int
+    digest: Callable[[], int]
     segments: list[tuple[int, str, int, int]]
 
 
@@ -121,7 +121,7 @@ class WindowSender:
     def _flush(self) -> None:
         if not self._used:
             return
-        digest = self._digest.digest(self._window[: self._used], self._index)
+        digest = self._digest.start(self._window[: self._used], self._index)
         self._sent.append(_Sent(self._index, digest, self._segments))
         place = self._index % WINDOW_COUNT
         self._child.send({"window": self._index, "place": place, "length": self._used, "segments": self._segments})
@@ -139,7 +139,7 @@ class WindowSender:
         if not self._sent or answer.get("window") != self._sent[0].index:
             self._child.disbelieve("an answer to a question that was not asked")
         sent = self._sent.popleft()
-        if answer.get("digest") != sent.digest:
+        if answer.get("digest") != sent.digest():
             self._child.disbelieve(
                 "another digest than that of the bytes it was sent: the device or the way to it is at fault"
             )
