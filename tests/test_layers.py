@@ -158,7 +158,7 @@ def test_libraries_stay_at_home(library):
 @pytest.mark.parametrize(
     ("program", "more"),
     [
-        ("device", {"torch"}),
+        ("device", {"torch", "xxhash"}),
         ("child_sandbox", set()),
         ("child_gpus", {"torch"}),
         ("load_ultralytics", {"torch", "ultralytics"}),

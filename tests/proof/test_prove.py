@@ -248,6 +248,21 @@ def test_a_large_constant_tensor_is_noted(prover, tensor, what):
     assert verdict.status == "proved"
 
 
+ALIKE_IN_PART = {
+    "signs": torch.tensor([-1.0, 1.0]).repeat(50_000),
+    "windows": torch.cat([torch.ones(1 << 18), -torch.ones(1 << 18)]),
+    "a window": torch.cat([torch.ones(1 << 18), torch.linspace(1, 2, 1 << 18)]),
+    "complex": torch.full((50_000,), complex(1, -1)),
+}
+
+
+@pytest.mark.parametrize("tensor", ALIKE_IN_PART.values(), ids=ALIKE_IN_PART.keys())
+def test_a_tensor_that_is_alike_in_part_is_not_constant(prover, tensor):
+    """Numbers of one magnitude and two signs, within a window or from one to the next, are not all alike."""
+    verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
+    assert of_numbers(verdict) == []
+
+
 # A tensor with nothing but this fault, by the fault's name.
 FAULTY = {
     "nan": torch.full((3,), float("nan")),

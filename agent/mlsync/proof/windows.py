@@ -14,7 +14,8 @@ from mlsync.proof.digest import UNIT_BYTES, WindowDigest
 
 # Keeps a window's message small when it is full of tiny storages
 SEGMENTS_MAX = 4096
-# A segment's counts: NaN, infinite, zero, at float16's limit; then lowest, highest, norm, each a number or null
+# A segment's counts: NaN, infinite, zero, at float16's limit; then lowest and highest where both are of one
+# magnitude, and the norm, each a number or null
 _ROW_LENGTH, _WHOLE_NUMBERS = 7, 4
 # How many bytes each number has that the device counts, of types that every torch knows
 _NUMBER_BYTES = {
@@ -37,7 +38,7 @@ _PERHAPS = {
 
 @dataclass(slots=True)
 class Counts:
-    """What the device counted in one storage; *low* and *high* are ``None`` where nothing finite bounds it.
+    """What the device counted in one storage; *low* and *high* are ``None`` where not all numbers can be one.
 
     *square_sum* is that of all its numbers, ``None`` where one of them is not finite.
     """
