@@ -89,6 +89,7 @@ def one_file(place: Path, gib: float, dtype: str, arguments: argparse.Namespace)
     row = {"gib": gib, "dtype": dtype, "size_bytes": made["size_bytes"]}
     row["proof"] = {"device": proof["device"], "torch": proof["torch"], "start_s": round(proof["start_s"], 2)}
     row["proof"] |= rates(proof["runs"], row["size_bytes"]) | {"device_peak_mib": memory.peak_mib}
+    row["proof"] |= {name: proof[name] for name in ("host_peak_mib", "child_peak_mib")}
     for name, path in zip(LOADERS, (source / "last.pt", tensors), strict=True):
         with DeviceMemory() as memory:
             load = step(name, path=str(path), **common)

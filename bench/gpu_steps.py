@@ -1,4 +1,4 @@
-"""What bench/gpu_proof.py times, each in a process of its own: ``python bench/gpu_steps.py STEP ARGUMENTS``.
+"""What gpu_proof.py and proof_memory.py measure, each in a process of its own: ``gpu_steps.py STEP ARGUMENTS``.
 
 ARGUMENTS is a JSON object; the last line of the output is one, too.
 """
@@ -34,6 +34,25 @@ def make(path: str, tensors_path: str, dtype: str, gib: float):
     return {"size_bytes": os.stat(path).st_size}
 
 
+def make_repeated(path: str, gib: int):
+    """A safetensors file of *gib* tensors of a GiB, all of the same numbers: it takes no memory to be made."""
+    import torch
+
+    torch.manual_seed(0)
+    size = 1 << 30
+    header = {
+        f"layers.{n}.weight": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [n * size, (n + 1) * size]}
+        for n in range(gib)
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    block = (torch.randn(size // 2, dtype=torch.float32) * 0.02).bfloat16().view(torch.uint8).numpy()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.writelines(block for _ in range(gib))
+    return {"size_bytes": os.stat(path).st_size}
+
+
 def prove(config: str, passphrase: str, device: str, rounds: int, until: str | None = None):
     """From the repository to proved, and the reading alone; with *until*, over and over while that file is there."""
     from mlsync.monitor import SilentMonitor
@@ -55,7 +74,15 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
                 evict(config)
                 prove_s, _ = timed(whole)
                 runs.append({"read_s": read_s, "prove_s": prove_s, "cached_prove_s": timed(whole)[0]})
-            return {"device": info.device, "torch": info.torch, "start_s": start_s, "runs": runs}
+            about = {"device": info.device, "torch": info.torch, "start_s": start_s, "runs": runs}
+            child = prover._engine.pid  # noqa: SLF001 - nobody but this benchmark wants to know it
+            return about | {"host_peak_mib": peak_mib(os.getpid()), "child_peak_mib": peak_mib(child)}
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process has taken (VmHWM); what processes share counts for each of them."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return round(int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024, 1)
 
 
 def last_checkpoint(session):
@@ -233,6 +260,7 @@ def timed(work):
 
 STEPS = {
     "make": make,
+    "make_repeated": make_repeated,
     "prove": prove,
     "stages": stages,
     "torch.load": load_torch,
