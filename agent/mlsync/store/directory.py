@@ -19,9 +19,9 @@ from mlsync.store.os_errors import is_transient, translated, translating
 from mlsync.store.unfinished import DIRECTORY_MODE, ORPHAN_AGE_S, UnfinishedFile, remove_orphans
 
 PART_BYTES = 8 << 20
-# More than there are processors: while one waits for the disk another codes.
+# More than there are processors: while one waits for the disk another codes, or opens what was read.
 WRITES_AT_ONCE = 4
-READS_AT_ONCE = 2
+READS_AT_ONCE = min(6, (os.cpu_count() or 1) + 1)
 
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
