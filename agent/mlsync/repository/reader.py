@@ -41,8 +41,8 @@ _KEPT_BYTES_MIN: Final = 4 << 20
 GAP_BYTES_MAX: Final = 64 << 10
 SEALS_MAX: Final = 256
 FETCHERS_MAX: Final = 64
-# One more than processors, of which one waits for memory. One opens a gigabyte in 0.6 s: six are more than whoever takes
-# the bytes can do with, and each has buffers of its own.
+# One more than processors, of which one waits for memory. One opens a gigabyte in 0.6 s: six give more than who takes
+# the bytes can use, and each has buffers of its own.
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
