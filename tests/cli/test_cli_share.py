@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -249,3 +250,26 @@ def test_a_version_that_shares_might_not_agree_on(pending):
 def test_the_device_of_a_rank(local_rank, wanted, device):
     """A rank has a GPU of its own where any would do, and what was asked for where not."""
     assert Part(Share(4, 8), local_rank).device(wanted) == device
+
+
+@pytest.mark.parametrize(
+    ("configured", "arguments", "device"),
+    [
+        ("auto", ("--device", "cuda", "--share", "rank"), "cuda%1"),
+        ("cuda", ("--share", "rank"), "cuda%1"),
+        ("auto", ("--share", "rank"), "auto%1"),
+        ("auto", ("--device", "cuda:0", "--share", "rank"), "cuda:0"),
+        ("auto", ("--device", "cuda", "--share", "2/2"), "cuda"),
+    ],
+)
+def test_the_device_that_the_proof_s_process_is_asked_for(pending, configured, arguments, device):
+    """It is told the rank on this machine where any GPU would do: only that process sees how many there are."""
+    heard = pending.base / "heard"
+    python = pending.base / "python"
+    python.write_text(f'#!/bin/sh\nhead -c 60 > "{heard}"\n')
+    python.chmod(0o755)
+    pending.configure(f'[proof]\npython = "{python}"\ndevice = "{configured}"\n')
+    environment = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    done = pending.run("prove", "--pending", *arguments, **environment)
+    assert done.status in range(51, 60)
+    assert re.search(rb'"device": ?"([^"]*)"', heard.read_bytes())[1].decode() == device

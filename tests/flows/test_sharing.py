@@ -230,15 +230,31 @@ def test_a_share_that_has_nothing_looks_at_no_version(world):
     assert sorted(rank.go_on() for rank in ranks) == [False, False, True]
 
 
-def test_a_version_is_proved_anew_in_shares(world):
-    """Of a version that is proved already, all checkpoints are proved again, each by one share."""
-    number = commit(world, range(5))
+@pytest.mark.parametrize("second", range(1, 5))
+def test_what_was_proved_meanwhile_moves_nothing(world, second):
+    """A version that was proved before a share begins still counts for whose the checkpoints of later ones are."""
+    commit(world, [0])
+    commit(world, [0, second])
+    ranks = [Rank(world, Share(number, 2)) for number in (1, 2)]
+    # First the one that has all of the first version, which nobody has to prove then.
+    ranks.sort(key=lambda rank: len(list(rank.later.lacking(RUN))), reverse=True)
+    for rank in ranks:
+        while rank.go_on():
+            pass
+    assert [rank.proved_count for rank in ranks] == [1, 1]
+    assert not any(standing.is_pending for standing in standings(world.repository, RUN))
+
+
+@pytest.mark.parametrize("read_back", ["new", "none"])
+def test_a_version_is_proved_anew_in_shares(world, read_back):
+    """Of a version that is named all checkpoints are proved, whatever they were proved to, each by one share."""
+    for place in range(5):
+        world.write(f"{place}.pt", small_checkpoint(place))
+    number = world.backup(read_back=read_back).version
     stored = world.repository.stored(RUN, number)
-    for _ in range(2):
-        ranks = [Rank(world, Share(place, 2)) for place in (1, 2)]
-        judged = [set(rank.later.anew(stored).judged) for rank in ranks]
-        assert sorted(map(len, judged)) == [2, 3]
-        assert set.union(*judged) == {b"%d.pt" % place for place in range(5)}
+    judged = [set(Rank(world, Share(place, 2)).later.anew(stored).judged) for place in (1, 2)]
+    assert sorted(map(len, judged)) == [2, 3]
+    assert set.union(*judged) == {b"%d.pt" % place for place in range(5)}
 
 
 def test_a_run_that_comes_up_changes_nothing_of_another(world):

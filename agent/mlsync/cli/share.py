@@ -1,8 +1,8 @@
 """``--share``: which part of the work is this process's own, as it was told or as a launcher's environment says.
 
 A process that proves a part only, and was not meant to, would leave the rest pending and end with 0. So an environment
-counts where it was asked for, or where torchrun started this very process. Where it looks like one of several and is
-neither, nothing is done: who it was meant for is not to be guessed.
+counts where it was asked for, or where torchrun started this very process. Where it is neither, and still looks like
+that of one of several, nothing is done: whether it was meant for this process is not to be guessed.
 """
 
 from __future__ import annotations

@@ -83,9 +83,9 @@ class Sharing:
         self._divisions: dict[str, Division] = {}
 
     def divide(self, versions: Iterable[Stored]) -> set[int]:
-        """Divide a run anew by all its *versions*, oldest first, as far as any is to be proved.
+        """Divide a run by *versions*, oldest first: all that were committed below the level that is wanted.
 
-        Return the numbers of those that this share has something of, by their manifests.
+        Return the numbers of those that this share has something of.
         """
         division = Division(self._share.count)
         numbers = set()
