@@ -102,6 +102,12 @@ def test_results_are_as_documented(eventful, fresh):
         compare(name, one_value(eventful.good(*command, "--json")), name)
 
 
+def test_a_share_is_as_documented(saved):
+    """What a process proved that has a share has the documented fields, whatever was its own."""
+    done = saved.good("prove", "--pending", "--level", "2", "--share", "2/3", "--json")
+    compare("mlsync prove", one_value(done), "share")
+
+
 def test_broken_checkpoint_is_as_documented(eventful):
     """What turned out not to load has the documented fields."""
     torch.save({"model": {"weight": torch.full((64, 64), float("nan"))}}, eventful.training / "weights" / "nan.pt")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from flow_parts import RUN, World
 
 from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, PythonUnfit, Stopped
 from mlsync.flows.prove_later import LaterProver
-from mlsync.flows.standing import manifest_of, standings
+from mlsync.flows.sharing import Share
+from mlsync.flows.standing import by_sums, manifest_of, standings
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.repository.later_proof import LaterProof, ProvedFile
@@ -17,6 +19,31 @@ from mlsync.repository.tokens import TroubleKind
 
 ON_CPU = ProofOptions(device="cpu")
 NO_TORCH = ProofOptions(device="cpu", python="/nowhere/python")
+
+
+class Watched:
+    """A prover that tells what it proved, and whether it is at it; *meanwhile* is called in the middle of the first."""
+
+    def __init__(self, prover, meanwhile=lambda: None):
+        self._prover = prover
+        self._meanwhile = meanwhile
+        self.paths = []
+        self.is_idle = True
+
+    def open(self):
+        """Start the child."""
+        return self._prover.open()
+
+    def prove(self, source, path, metadata=None):
+        """Prove a file."""
+        self.paths.append(path)
+        if len(self.paths) == 1:
+            self._meanwhile()
+        self.is_idle = False
+        try:
+            return self._prover.prove(source, path, metadata)
+        finally:
+            self.is_idle = True
 
 
 @pytest.fixture
@@ -58,6 +85,11 @@ def proved(world, prover, number, **options):
     """What a later proof of the version's pending checkpoints came to."""
     with LaterProver(world.repository, prover, world.monitor, **options) as later:
         return later.pending(stored(world, number))
+
+
+def prove_all(later):
+    """What came of all that a run lacks."""
+    return [later.pending(found) for found in later.lacking(RUN)]
 
 
 def levels(world, number):
@@ -221,30 +253,77 @@ def test_what_was_proved_before_a_stop_is_kept(world, prover):
     """A stop between two checkpoints leaves the first one's proof behind."""
     world.write("a.pt", checkpoint(1.0))
     number = save_pending(world, "b.pt", 2.0)
-    asked = iter([False, True])
+    watched = Watched(prover)
     with pytest.raises(Stopped):
-        proved(world, prover, number, stop=lambda: next(asked))
+        proved(world, watched, number, stop=lambda: len(watched.paths) == 1 and watched.is_idle)
     assert sorted(levels(world, number).values()) == [2, 4]
     assert standings(world.repository, RUN)[0].is_pending
     assert list(proved(world, prover, number).judged) == [b"b.pt"]
     assert not standings(world.repository, RUN)[0].is_pending
 
 
-def test_two_machines_that_prove_a_part_each_come_to_the_whole(world, prover):
-    """Where neither's sum knows of the other's part, the next look for what is pending finds the sum of both."""
+def test_a_stop_does_not_wait_for_the_end_of_a_file(world, prover):
+    """A stop that comes while a checkpoint is read ends its proof; nothing is recorded of it."""
+    number = save_pending(world)
+    watched = Watched(prover)
+    with pytest.raises(Stopped):
+        proved(world, watched, number, stop=lambda: not watched.is_idle)
+    assert (watched.paths, proof_keys(world)) == ([b"last.pt"], [])
+
+
+def test_a_version_that_was_proved_in_parts_shows_as_a_whole(world, prover):
+    """Where each later proof's sum lacks the others' files, the listing has the sum of all, and says when one lacks."""
     world.write("a.pt", checkpoint(1.0))
     number = save_pending(world, "b.pt", 2.0)
     found = stored(world, number)
-    with LaterProver(world.repository, prover, world.monitor) as later:
-        whole = later.pending(found)
+    whole = proved(world, prover, number)
     (key,) = proof_keys(world)
     world.store.delete(key)
-    for path, judged in whole.judged.items():
-        parts = LaterProof(RUN, number, found.digest, 7, "test", "host", 2, "", 0, [ProvedFile(path, judged.proof)])
-        world.repository.add_later_proof(parts)
-    assert standings(world.repository, RUN)[0].is_pending
-    assert proved(world, prover, number).judged == {}
+    for path, judged in sorted(whole.judged.items()):
+        assert standings(world.repository, RUN)[0].is_pending
+        part = LaterProof(RUN, number, found.digest, 7, "test", "host", 2, "", 0, [ProvedFile(path, judged.proof)])
+        world.repository.add_later_proof(part)
+    (standing,) = standings(world.repository, RUN)
+    assert (standing.lowest_level, standing.device, standing.is_pending) == (4, "cpu", False)
+
+
+def test_who_comes_last_leaves_the_sum_of_all(world, prover):
+    """A part that another machine proved meanwhile is in the sum that lies there once both have ended."""
+    world.write("a.pt", checkpoint(1.0))
+    number = save_pending(world, "b.pt", 2.0)
+    second = LaterProver(world.repository, Watched(prover), world.monitor, share=Share(2, 2))
+    meanwhile = Watched(prover, lambda: prove_all(second))
+    first = LaterProver(world.repository, meanwhile, world.monitor, share=Share(1, 2))
+    with first, second:
+        prove_all(first)
+    proofs = world.repository.later_proofs(stored(world, number))
+    assert sorted(len(proof.files) for proof in proofs) == [0, 1, 1]
+    assert by_sums(stored(world, number), proofs).lowest_level == 4
+
+
+def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):
+    """Only that of a version whose parts no sum has together; none where all is proved, and none where nothing was."""
+    world.write("a.pt", checkpoint(1.0))
+    number = save_pending(world, "b.pt", 2.0)
+    read = []
+    entries = world.repository.entries
+    monkeypatch.setattr(world.repository, "entries", lambda stored: read.append(stored) or entries(stored))
+    standings(world.repository, RUN)
+    assert read == []
+    for number_of_share in (1, 2):
+        with LaterProver(world.repository, prover, world.monitor, share=Share(number_of_share, 2)) as later:
+            prove_all(later)
+        read.clear()
+        standings(world.repository, RUN)
+        assert read == []
+    part = world.repository.later_proofs(stored(world, number))[0]
+    for key in proof_keys(world):
+        world.store.delete(key)
+    for path in (b"a.pt", b"b.pt"):
+        moved = [ProvedFile(path, file.proof) for file in part.files]
+        world.repository.add_later_proof(msgspec.structs.replace(part, files=moved))
     assert not standings(world.repository, RUN)[0].is_pending
+    assert len(read) == 1
 
 
 def test_damage_is_damage(world, prover):

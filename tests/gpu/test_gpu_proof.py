@@ -110,6 +110,15 @@ def test_a_gpu_is_taken_by_its_number():
         prover.open()
 
 
+def test_a_rank_takes_the_gpu_of_its_number():
+    """Of as many ranks as GPUs each has its own; the one after them has the first again."""
+    count = torch.cuda.device_count()
+    for rank, number in ((count - 1, count - 1), (count, 0)):
+        for kind in ("cuda", "auto"):
+            with Prover(ProofOptions(device=f"{kind}%{rank}")) as prover:
+                assert prover.open().device.startswith(f"cuda:{number} ")
+
+
 def test_the_gpu_with_most_free_memory_is_taken():
     """Where one GPU is fuller than another the child goes to the other."""
     if torch.cuda.device_count() < 2:

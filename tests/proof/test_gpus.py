@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlsync.proof import child_gpus
+from mlsync.proof.device import gpu_number
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
@@ -73,3 +74,21 @@ def test_without_one_of_the_libraries_nothing_is_told(libraries, tmp_path, missi
 def test_the_roomiest_comes_first():
     """GPUs are tried in the order of what is free, equal ones by their number."""
     assert child_gpus.by_room({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count", "number"),
+    [
+        ("cuda", 4, ""),
+        ("auto", 4, ""),
+        ("cuda:3", 4, "3"),
+        ("cuda:9", 4, "9"),
+        ("cuda%3", 4, "3"),
+        ("cuda%5", 4, "1"),
+        ("auto%2", 4, "2"),
+        ("auto%7", 1, "0"),
+    ],
+)
+def test_ranks_go_round_the_gpus(wanted, count, number):
+    """A rank has the GPU of its number, counted on where there are fewer; what was asked for by its number stays it."""
+    assert gpu_number(wanted, count) == number

@@ -48,9 +48,9 @@ class Common:
         """The secret's place as the command line says it."""
         return KeySettings(self.passphrase_file, self.key_file)
 
-    def monitor(self) -> TerminalMonitor:
-        """Return where progress and notices go."""
-        return TerminalMonitor(quiet=self.quiet, verbose=self.verbose)
+    def monitor(self, *, bars: bool = True) -> TerminalMonitor:
+        """Return where progress and notices go; no *bars* where several processes have one terminal."""
+        return TerminalMonitor(quiet=self.quiet, verbose=self.verbose, bars=bars)
 
     def configuration(self) -> Config:
         """Return the configuration: the file's, with what the command line says above it."""

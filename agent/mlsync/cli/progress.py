@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 class TerminalMonitor:
     """Shows progress bars if stderr is a terminal, and notices by how much is wanted."""
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
         self._quiet = quiet
         self._verbose = verbose
-        self._bars = sys.stderr.isatty() and not quiet
+        self._bars = bars and sys.stderr.isatty() and not quiet
         self._lock = threading.Lock()
         self._progress: Progress | None = None
         self._open_count = 0

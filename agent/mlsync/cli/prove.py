@@ -6,16 +6,27 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
+from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.cli.verify import not_loading
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage
 from mlsync.flows.prove_later import LaterProver, LaterResult
 from mlsync.flows.select import find_run, find_version
+from mlsync.flows.sharing import Share
 from mlsync.monitor import Monitor
 from mlsync.proof.verdict import LEVEL_FRAMEWORK
 
+_EXAMPLES = """\b
+Examples:
+  mlsync prove 12
+  mlsync prove --pending --device cuda --repo s3://bucket/runs
+  torchrun --no-python --nproc-per-node 8 mlsync prove --pending --device cuda
+  srun --ntasks 16 mlsync prove --pending --device cuda --share rank
+  mlsync prove --pending --share 1/2      (and 2/2 on another machine)
+"""
 
-@click.command("prove", cls=Command, short_help="Prove versions now that were committed without.")
+
+@click.command("prove", cls=Command, short_help="Prove versions now that were committed without.", epilog=_EXAMPLES)
 @click.argument("version", required=False)
 @click.option("--pending", "is_pending", is_flag=True, help="Prove all that is pending, of RUN or of every run.")
 @run_option
@@ -25,9 +36,16 @@ from mlsync.proof.verdict import LEVEL_FRAMEWORK
     type=click.IntRange(1, LEVEL_FRAMEWORK),
     help="The level to reach, instead of what each version requires of itself.",
 )
+@share_option
 @common_options
 def prove_command(
-    common: Common, version: str | None, is_pending: bool, run: str | None, device: str | None, level: int | None
+    common: Common,
+    version: str | None,
+    is_pending: bool,
+    run: str | None,
+    device: str | None,
+    level: int | None,
+    part: Part,
 ) -> None:
     """Prove VERSION again, or with --pending whatever was committed below the level that is required.
 
@@ -35,26 +53,33 @@ def prove_command(
     is never changed, and shows in every listing from then on. Any machine can do it that opens the repository, also
     one that has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
 
+    Several processes share the work, each on a GPU of its own, and each ends with what came of its share: the ranks of
+    torchrun, tasks of srun with "--share rank", or whatever is told which share is its own, on any machines.
+
     Ends with 0 if all of it reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
     if the store lost or changed something, 49 or 51-59 if the proof could not be had that far. Level 5, if the
     configuration names a framework or a command, RUNS CODE OUT OF THE CHECKPOINT.
     """
     if is_pending == (version is not None):
         raise click.UsageError("name a version, or say --pending")
-    config, monitor = common.configuration(), common.monitor()
+    share = part.share
+    if share is not None and version is not None and not version.isdecimal():
+        raise click.UsageError(f"{version!r} may not be the same version to all shares: give its number")
+    config, monitor = common.configuration(), common.monitor(bars=share is None)
     if level == LEVEL_FRAMEWORK and not config.proof.loads:
         raise ConfigInvalid("level 5 needs a framework or a command that loads checkpoints", advice="set it in [proof]")
     with common.session(config, monitor) as session, stopping() as stop:
         repository = session.repository
         names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
         with (
-            session.prover(device) as prover,
+            session.prover(part.device(device or config.proof.device)) as prover,
             LaterProver(
                 repository,
                 prover,
                 monitor,
                 level=level,
                 loading=session.loading_options(device),
+                share=share,
                 stop=stop.is_set,
             ) as later,
         ):
@@ -62,7 +87,7 @@ def prove_command(
                 results, damaged = [later.anew(find_version(repository, names[0], version))], None
             else:
                 results, damaged = _prove_pending(later, names, monitor)
-    _show(common, results)
+    _show(common, share, results)
     _leave(results, damaged)
 
 
@@ -79,18 +104,21 @@ def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tu
     return results, damaged
 
 
-def _show(common: Common, results: list[LaterResult]) -> None:
+def _show(common: Common, share: Share | None, results: list[LaterResult]) -> None:
     if common.as_json:
-        output.emit({"versions": [as_json(result) for result in results]})
+        shown = None if share is None else {"number": share.number, "count": share.count}
+        output.emit({"share": shown, "versions": [as_json(result) for result in results]})
         return
     if common.quiet:
         return
+    # On each line: those of all processes mostly come to one terminal.
+    whose = "" if share is None else f"{share}: "
     if not results:
-        output.say("nothing was pending")
+        output.say(f"{whose}nothing was pending")
     for result in results:
-        output.say(_line(result))
+        output.say(whose + _line(result))
         for path, why in sorted(result.refused.items()):
-            output.say(f"  broken: {output.path(path)}: {why}")
+            output.say(f"{whose}  broken: {output.path(path)}: {why}")
 
 
 def _line(result: LaterResult) -> str:

@@ -9,7 +9,7 @@ from mlsync.cli.backup import trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.flows.standing import manifest_of, stand
+from mlsync.flows.standing import manifest_of, standing_of
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
@@ -30,12 +30,13 @@ def show_command(common: Common, version: str, run: str | None) -> None:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)
+        standing = standing_of(session.repository, stored, later)
     if common.as_json:
         details = {
             "entries": [_entry_json(entry) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
         }
-        output.emit(version_json(stand(stored.root, later)) | details)
+        output.emit(version_json(standing) | details)
         return
     _print(manifest)
 

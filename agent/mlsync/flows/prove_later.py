@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -18,7 +18,8 @@ import mlsync
 from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
 from mlsync.flows.loading import Loading, LoadingOptions
 from mlsync.flows.proving import Judged, Proving
-from mlsync.flows.standing import stand, standings, summed, with_proofs
+from mlsync.flows.sharing import Share, Sharing
+from mlsync.flows.standing import by_sums, standings, summed, with_proofs
 from mlsync.flows.units import Entries
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
@@ -56,7 +57,8 @@ class LaterResult:
 class LaterProver:
     """Proves versions one after the other; content that several of them hold is read and judged once.
 
-    *level* is what to reach instead of what each version requires; *loading* has level 5 done, if it is wanted.
+    *level* is what to reach instead of what each version requires; *loading* has level 5 done, if it is wanted. With a
+    *share* it proves what is that share's, and leaves the rest to the processes that have the others.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LaterProver:
         *,
         level: int | None = None,
         loading: LoadingOptions | None = None,
+        share: Share | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._repository = repository
@@ -76,6 +79,7 @@ class LaterProver:
         self._stop = stop
         self._reader = repository.reader()
         self._proving = Proving(self._reader, prover, loading=Loading.of(loading, self._reader, repository))
+        self._sharing = None if share is None else Sharing(repository, share, self._lacks)
 
     def __enter__(self) -> Self:
         return self
@@ -86,30 +90,46 @@ class LaterProver:
         self._reader.close()
 
     def lacking(self, run: str) -> Iterator[Stored]:
-        """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored."""
-        for standing in reversed(standings(self._repository, run)):
-            if standing.lacks(self._wanted(standing.root)):
-                yield self._repository.stored(run, standing.root.number)
+        """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored.
+
+        Of a share, those that it has something of; the run is divided by this, which ``pending`` relies on.
+        """
+        all_of_them = standings(self._repository, run)
+        lacking = [standing.stored for standing in all_of_them if standing.lacks(self._wanted(standing.root))]
+        if self._sharing is not None and lacking:
+            # Also those that were proved since: whose a checkpoint is must not depend on what was.
+            manifests = [by_sums(standing.stored, ()) for standing in all_of_them]
+            unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
+            numbers = self._sharing.divide(unproved)
+            lacking = [stored for stored in lacking if stored.root.number in numbers]
+        yield from reversed(lacking)
 
     def pending(self, stored: Stored) -> LaterResult:
         """Prove what a version still lacks; nothing is read where the device cannot be had.
 
         Raises ``ProofUnavailable`` then, ``Damage`` if a byte does not come back, and ``Stopped``.
         """
-        return self._prove(stored, lambda proof: not proof.is_broken and proof.level < self._wanted(stored.root))
+        return self._prove(stored, lambda proof: self._lacks(stored.root, proof))
 
     def anew(self, stored: Stored) -> LaterResult:
         """Prove all checkpoints of a version again, whatever they were proved to before."""
+        if self._sharing is not None:
+            self._sharing.divide_whole(stored)
         return self._prove(stored, lambda _: True)
 
     def _wanted(self, root: Root) -> int:
         return root.required_level if self._level is None else self._level
+
+    def _lacks(self, root: Root, proof: Proof) -> bool:
+        return not proof.is_broken and proof.level < self._wanted(root)
 
     def _prove(self, stored: Stored, is_wanted: Callable[[Proof], bool]) -> LaterResult:
         began_s, read_bytes = time.monotonic(), self._proving.read_bytes
         later = self._repository.later_proofs(stored)
         entries = tuple(with_proofs(self._repository.entries(stored), later))
         wanted = [entry for entry in entries if entry.proof is not None and is_wanted(entry.proof)]
+        if self._sharing is not None:
+            wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
         result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
         # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
         if wanted and result.required_level >= LEVEL_DEVICE and self._prover.open() is None:
@@ -125,24 +145,46 @@ class LaterProver:
         return result
 
     def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
+        def advance(amount: int) -> None:
+            # Within a file too: who asks for the stop may kill half a minute later, with all that is not recorded yet.
+            if self._stop():
+                raise Stopped(f"{result.run}: stopped while proving version {result.version}")
+            task.advance(amount)
+
         name = f"{result.run} version {result.version}: proving"
         with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
             for entry in entries:
-                if self._stop():
-                    raise Stopped(f"{result.run}: stopped while proving version {result.version}")
-                result.judged[entry.path] = self._proving.judge(entry, beside, task.advance)
+                advance(0)
+                result.judged[entry.path] = self._proving.judge(entry, beside, advance)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
-        """Put what was found beside the version, if it says more than what is there."""
+        """Put what was found beside the version, then what all that lies there comes to, where none of it says so.
+
+        Others may prove other files of it at the same time, and none has the others' in its sum. So each looks again
+        once its own lies there: whoever was last sees them all.
+        """
         known = {entry.path: entry.proof for entry in entries if entry.proof is not None}
         files = [
             ProvedFile(path, judged.proof)
             for path, judged in result.judged.items()
             if judged.refused is not None or judged.proof.level >= known[path].level
         ]
-        draft = LaterProof(
-            run=result.run,
-            number=result.version,
+        if files:
+            self._add(stored, entries, [], files)
+            later = self._repository.later_proofs(stored)
+        level, device, broken_count = summed(with_proofs(entries, later))
+        result.lowest_level, result.device = level, device
+        shown = by_sums(stored, later)
+        if (level, broken_count) != (shown.lowest_level, shown.broken_count):
+            self._add(stored, entries, later, [])
+
+    def _add(
+        self, stored: Stored, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
+    ) -> None:
+        """Put *files* beside the version, with the sum of them, of *entries* as they were known, and of *later*."""
+        proof = LaterProof(
+            run=stored.root.run,
+            number=stored.root.number,
             manifest=stored.digest,
             made_ns=time.time_ns(),
             writer=f"mlsync {mlsync.__version__}",
@@ -152,10 +194,6 @@ class LaterProver:
             broken_count=0,
             files=files,
         )
-        level, device, broken_count = summed(with_proofs(entries, [draft]))
-        result.lowest_level, result.device = level, device
-        shown = stand(stored.root, later)
-        # Also where two machines proved a part each: the sum of both is in neither of their objects.
-        if files or (level, broken_count) != (shown.lowest_level, shown.broken_count):
-            proof = msgspec.structs.replace(draft, lowest_level=level, device=device, broken_count=broken_count)
-            self._repository.add_later_proof(proof)
+        level, device, broken_count = summed(with_proofs(entries, [*later, proof]))
+        proof = msgspec.structs.replace(proof, lowest_level=level, device=device, broken_count=broken_count)
+        self._repository.add_later_proof(proof)

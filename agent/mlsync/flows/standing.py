@@ -25,10 +25,15 @@ class Standing:
     *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken.
     """
 
-    root: Root
+    stored: Stored
     lowest_level: int
     device: str
     broken_count: int = 0
+
+    @property
+    def root(self) -> Root:
+        """What its manifest says."""
+        return self.stored.root
 
     @property
     def is_pending(self) -> bool:
@@ -41,28 +46,37 @@ class Standing:
 
 
 def standings(repository: Repository, run: str) -> list[Standing]:
-    """Return how each version of a run stands, oldest first: its manifests are read, and no list of files."""
+    """Return how each version of a run stands, oldest first: its manifests are read, and few lists of files."""
     keys = repository.later_proof_keys(run)
 
     def standing(number: int) -> Standing:
         stored = repository.stored(run, number)
-        return stand(stored.root, repository.read_later_proofs(keys.get(number, ()), stored))
+        return standing_of(repository, stored, repository.read_later_proofs(keys.get(number, ()), stored))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         return list(executor.map(standing, repository.numbers(run)))
 
 
-def stand(root: Root, later: Sequence[LaterProof]) -> Standing:
-    """Return how a version stands by its root and by what the later proofs say in sum.
+def standing_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> Standing:
+    """Return how a version stands by all that was proved of it; raises ``Damage`` if that cannot be read.
 
-    Two machines that proved different files of it at the same time each know of their own only: then it is shown as
-    less than it is, until somebody proves what is pending and finds nothing.
+    Who proves a part of it while others prove theirs knows of no sum that has all of them in it. Its list of files is
+    read where that may be so: it still looks pending, and its later proofs are of different files.
     """
-    summary = root.summary
-    standing = Standing(root, summary.lowest_level, summary.device)
+    shown = by_sums(stored, later)
+    parts = {frozenset(file.path for file in proof.files) for proof in later if proof.files}
+    if not shown.is_pending or len(parts) <= 1:
+        return shown
+    return Standing(stored, *summed(with_proofs(repository.entries(stored), later)))
+
+
+def by_sums(stored: Stored, later: Iterable[LaterProof]) -> Standing:
+    """Return how a version stands by its manifest and the sums in its later proofs: never as more than it is."""
+    summary = stored.root.summary
+    standing = Standing(stored, summary.lowest_level, summary.device)
     for proof in later:
         if (proof.broken_count, proof.lowest_level) >= (standing.broken_count, standing.lowest_level):
-            standing = Standing(root, proof.lowest_level, proof.device, proof.broken_count)
+            standing = Standing(stored, proof.lowest_level, proof.device, proof.broken_count)
     return standing
 
 

@@ -142,11 +142,12 @@ class Device:
 
     def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
         """Take the GPU that was asked for by its number, or the one with most memory free, if there is room on it."""
-        torch, number = self.torch, wanted.partition(":")[2]
+        torch = self.torch
         if not torch.cuda.is_available():
             self._do_without(wanted, "no-device", "torch sees no GPU")
             return
         count = torch.cuda.device_count()
+        number = gpu_number(wanted, count)
         if number and int(number) >= count:
             self._do_without(wanted, "no-device", f"there is no {wanted}, torch sees {count} GPUs")
             return
@@ -155,7 +156,7 @@ class Device:
         kind = "device-error"
         for index in GPUS.by_room(free):
             if free[index] < needed:
-                why = f"{needed >> 20} MiB are not free on {wanted if number else 'any GPU'}"
+                why = f"{needed >> 20} MiB are not free on {f'cuda:{number}' if number else 'any GPU'}"
                 self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
                 return
             kind = self._take(index, memory_bytes)
@@ -193,8 +194,14 @@ class Device:
     def _do_without(self, wanted: str, kind: str, why: str) -> None:
         """Fall back to the CPU where any device will do."""
         self.note = why
-        if wanted != "auto":
+        if not wanted.startswith("auto"):
             raise Unavailable(kind, why)
+
+
+def gpu_number(wanted: str, count: int) -> str:
+    """The number of the GPU that is asked for, empty if any will do; ranks, which may be more than GPUs, go round."""
+    rank = wanted.partition("%")[2]
+    return str(int(rank) % count) if rank else wanted.partition(":")[2]
 
 
 class Windows:

@@ -45,7 +45,8 @@ class ProofSource(ByteSource, Protocol):
 class ProofOptions:
     """How far to prove, on what, and for how long at most.
 
-    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``; *memory_bytes* bounds what is used of a GPU.
+    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: of the GPUs that the
+    child sees the one that N comes to, counted round and round. *memory_bytes* bounds what is used of a GPU.
     *python* is an interpreter that has torch, this one if ``None``. *timeout_s* is how long to wait for the child in
     all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
     the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
