@@ -127,10 +127,12 @@ class LaterProver:
     def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
         name = f"{result.run} version {result.version}: proving"
         with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
+            wholes = self._proving.wholes([entry.path for entry in entries], beside)
             for entry in entries:
                 if self._stop():
                     raise Stopped(f"{result.run}: stopped while proving version {result.version}")
-                result.judged[entry.path] = self._proving.judge(entry, beside, task.advance)
+                result.judged[entry.path] = self._proving.judge(entry, beside, task.advance, wholes)
+            result.judged |= self._proving.judge_wholes(wholes, beside, result.judged, task.advance)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
         """Put what was found beside the version, if it says more than what is there."""
