@@ -231,7 +231,7 @@ def test_what_was_proved_before_a_stop_is_kept(world, prover):
 
 
 def test_two_machines_that_prove_a_part_each_come_to_the_whole(world, prover):
-    """Where neither's sum knows of the other's part, the next look for what is pending finds the sum of both."""
+    """Where neither's sum knows of the other's part, a listing and a look for what is pending find all of both."""
     world.write("a.pt", checkpoint(1.0))
     number = save_pending(world, "b.pt", 2.0)
     found = stored(world, number)
@@ -242,7 +242,8 @@ def test_two_machines_that_prove_a_part_each_come_to_the_whole(world, prover):
     for path, judged in whole.judged.items():
         parts = LaterProof(RUN, number, found.digest, 7, "test", "host", 2, "", 0, [ProvedFile(path, judged.proof)])
         world.repository.add_later_proof(parts)
-    assert standings(world.repository, RUN)[0].is_pending
+    (standing,) = standings(world.repository, RUN)
+    assert (standing.lowest_level, standing.is_pending) == (4, False)
     assert proved(world, prover, number).judged == {}
     assert not standings(world.repository, RUN)[0].is_pending
 

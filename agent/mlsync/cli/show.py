@@ -9,7 +9,7 @@ from mlsync.cli.backup import trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.flows.standing import manifest_of, stand
+from mlsync.flows.standing import manifest_of, settled, stand
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
@@ -35,7 +35,7 @@ def show_command(common: Common, version: str, run: str | None) -> None:
             "entries": [_entry_json(entry) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
         }
-        output.emit(version_json(stand(stored.root, later)) | details)
+        output.emit(version_json(settled(stand(stored.root, later), manifest.entries)) | details)
         return
     _print(manifest)
 
@@ -68,7 +68,7 @@ def _print_findings(manifest: Manifest) -> None:
             if entry.proof
             else []
         )
-        if entry.proof and entry.proof.shortfall and entry.proof.level < manifest.required_level:
+        if entry.proof and entry.proof.is_pending(manifest.required_level):
             said.append(("pending", entry.proof.shortfall))
         elif entry.proof and entry.proof.shortfall and entry.proof.level == LEVEL_NUMBERS:
             # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.
@@ -100,7 +100,7 @@ def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
 
 
 def _reached(proof: Proof, required_level: int) -> str:
-    return output.level(proof.level, required_level, proof.device)
+    return output.level(proof.level, proof.device, required_level if proof.is_pending(required_level) else None)
 
 
 def _facts(proof: Proof) -> str:

@@ -59,7 +59,8 @@ def _proof(standing: Standing) -> str:
     broken = f"{broken_count} broken" if broken_count else ""
     if count == broken_count:
         return broken
-    reached = output.level(standing.lowest_level, standing.root.required_level, standing.device)
+    pending = standing.root.required_level if standing.is_pending else None
+    reached = output.level(standing.lowest_level, standing.device, pending)
     return f"{reached}, {broken}" if broken else reached
 
 

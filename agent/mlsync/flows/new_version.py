@@ -358,5 +358,5 @@ def _pending(manifest: Manifest) -> tuple[str, ...]:
     return tuple(
         display(entry.path)
         for entry in manifest.entries
-        if entry.proof is not None and entry.proof.shortfall and entry.proof.level < manifest.required_level
+        if entry.proof is not None and entry.proof.is_pending(manifest.required_level)
     )

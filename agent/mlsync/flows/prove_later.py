@@ -88,7 +88,7 @@ class LaterProver:
     def lacking(self, run: str) -> Iterator[Stored]:
         """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored."""
         for standing in reversed(standings(self._repository, run)):
-            if standing.lacks(self._wanted(standing.root)):
+            if standing.is_pending if self._level is None else standing.lacks(self._level):
                 yield self._repository.stored(run, standing.root.number)
 
     def pending(self, stored: Stored) -> LaterResult:
@@ -96,11 +96,17 @@ class LaterProver:
 
         Raises ``ProofUnavailable`` then, ``Damage`` if a byte does not come back, and ``Stopped``.
         """
-        return self._prove(stored, lambda proof: not proof.is_broken and proof.level < self._wanted(stored.root))
+        return self._prove(stored, lambda proof: self._lacks(proof, stored.root))
 
     def anew(self, stored: Stored) -> LaterResult:
         """Prove all checkpoints of a version again, whatever they were proved to before."""
         return self._prove(stored, lambda _: True)
+
+    def _lacks(self, proof: Proof, root: Root) -> bool:
+        """Whether a checkpoint may be proved further: who asks for a level has it tried of all that are below."""
+        if self._level is None:
+            return proof.is_pending(root.required_level)
+        return not proof.is_broken and proof.level < self._level
 
     def _wanted(self, root: Root) -> int:
         return root.required_level if self._level is None else self._level

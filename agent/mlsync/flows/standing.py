@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
-from mlsync.errors import ManifestDamaged
+from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, Proof, Root
 from mlsync.repository.repository import Repository, Stored
@@ -22,18 +23,21 @@ _AT_ONCE = 16
 class Standing:
     """A version as a listing shows it.
 
-    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken.
+    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken. One that
+    *is_settled* is proved as far as it can be, although a checkpoint of it may be below what was required: level 5 was
+    not meant for it, or its numbers are compressed.
     """
 
     root: Root
     lowest_level: int
     device: str
     broken_count: int = 0
+    is_settled: bool = False
 
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint of it still has to be proved as far as was required."""
-        return self.lacks(self.root.required_level)
+        return not self.is_settled and self.lacks(self.root.required_level)
 
     def lacks(self, level: int) -> bool:
         """Whether a checkpoint of it that is not broken was not proved up to *level*."""
@@ -41,12 +45,21 @@ class Standing:
 
 
 def standings(repository: Repository, run: str) -> list[Standing]:
-    """Return how each version of a run stands, oldest first: its manifests are read, and no list of files."""
+    """Return how each version of a run stands, oldest first: its manifests are read, and no list of files.
+
+    But for versions below what was required of them: by the list alone it shows whether that is all there is to have.
+    """
     keys = repository.later_proof_keys(run)
 
     def standing(number: int) -> Standing:
         stored = repository.stored(run, number)
-        return stand(stored.root, repository.read_later_proofs(keys.get(number, ()), stored))
+        later = repository.read_later_proofs(keys.get(number, ()), stored)
+        found = stand(stored.root, later)
+        if found.is_pending:
+            # A list that cannot be read is for others to tell of.
+            with suppress(Damage):
+                return settled(found, tuple(with_proofs(repository.entries(stored), later)))
+        return found
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         return list(executor.map(standing, repository.numbers(run)))
@@ -55,8 +68,8 @@ def standings(repository: Repository, run: str) -> list[Standing]:
 def stand(root: Root, later: Sequence[LaterProof]) -> Standing:
     """Return how a version stands by its root and by what the later proofs say in sum.
 
-    Two machines that proved different files of it at the same time each know of their own only: then it is shown as
-    less than it is, until somebody proves what is pending and finds nothing.
+    Two machines that proved different files of it at the same time each know of their own only: then it is less than
+    it is; ``settled`` tells.
     """
     summary = root.summary
     standing = Standing(root, summary.lowest_level, summary.device)
@@ -64,6 +77,13 @@ def stand(root: Root, later: Sequence[LaterProof]) -> Standing:
         if (proof.broken_count, proof.lowest_level) >= (standing.broken_count, standing.lowest_level):
             standing = Standing(root, proof.lowest_level, proof.device, proof.broken_count)
     return standing
+
+
+def settled(standing: Standing, entries: Sequence[Entry]) -> Standing:
+    """Return how a version stands by its entries, as they were proved by now: what no sum knows of each of them."""
+    required_level = standing.root.required_level
+    is_pending = any(entry.proof is not None and entry.proof.is_pending(required_level) for entry in entries)
+    return Standing(standing.root, *summed(entries), is_settled=not is_pending)
 
 
 def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:
