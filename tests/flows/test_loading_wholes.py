@@ -101,7 +101,9 @@ def test_the_command_gets_the_whole_directory_once(world):
     assert contents_of(seen) == contents_of(world.directory / "final")
     assert (world.base / "seen.modes").read_text().split() == ["700", "600"]
     assert levels(world) == {"final/" + SHARDS[0]: 5, "final/" + SHARDS[1]: 5, "last.pt": 5}
-    assert world.entry(b"final/" + SHARDS[0].encode()).proof.facts["loaded_by"] == "check"
+    facts = world.entry(b"final/" + SHARDS[0].encode()).proof.facts
+    assert (facts["loaded_by"], facts["loaded_in"]) == ("check", "final")
+    assert "loaded_in" not in world.entry(b"last.pt").proof.facts
     assert list((world.base / "loading").glob("*")) == []
 
 
@@ -185,6 +187,19 @@ def test_a_description_that_changes_has_the_directory_loaded_again(world):
     assert log.read_text().split() == ["final", "final"]
     assert [trouble.path for trouble in result.troubles] == [b"final"]
     assert contents(world.restored())[b"final/config.json"] == b'{"value": 1}'
+
+
+def test_a_directory_that_is_another_one_is_not_at_level_5_by_what_it_was(world):
+    """Without a command, weights beside a new config.json fall back to level 4, and copies never had more."""
+    sharded(world, 1)
+    back_up(world, "true")
+    world.write("best.safetensors", (world.directory / "final" / SHARDS[0]).read_bytes())
+    world.backup(prover=world.prover)
+    assert levels(world) == {"best.safetensors": 4} | {"final/" + name: 5 for name in SHARDS}
+    world.write("final/config.json", b'{"value": 2}')
+    world.backup(prover=world.prover)
+    assert set(levels(world).values()) == {4}
+    assert "loaded_in" not in world.entry(b"final/" + SHARDS[1].encode()).proof.facts
 
 
 def test_what_could_not_be_loaded_is_pending_as_a_whole(world):

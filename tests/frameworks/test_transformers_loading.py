@@ -96,6 +96,19 @@ def test_what_transformers_saved_loads_and_runs(loaded, name):
     assert loaded(name) == Loaded()
 
 
+def test_a_shape_that_does_not_fit_is_told_by_its_name(loaded):
+    """Where config.json tells of another size than the weights have, the message names the weights."""
+
+    def narrow(place):
+        config = place / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"intermediate_size": 32}))
+
+    said = loaded("alone", narrow).refused
+    assert "transformers ended with 1: " in said
+    assert "mismatched keys: " in said
+    assert "mlp" in said
+
+
 def test_a_directory_that_describes_no_model_is_skipped(loaded):
     """One without config.json, without an architecture in it, or without weights is not what this is for."""
     assert loaded("alone", lambda place: (place / "config.json").unlink()) == Loaded(skipped=True)

@@ -16,13 +16,13 @@ from mlsync.flows.history import Base
 from mlsync.flows.intake import Intake, Taken
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.policy import NO_WISH, Policy
-from mlsync.flows.proving import Judged, wish_behind
+from mlsync.flows.proving import LOADED_IN, Judged, not_loaded, wish_behind
 from mlsync.flows.recall import Recalled
 from mlsync.flows.structure import Unsound
 from mlsync.flows.units import Entries
 from mlsync.flows.wholes import Whole, is_described_by
 from mlsync.proof.verdict import LEVEL_CONTAINER
-from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Fact, Finding, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
@@ -119,6 +119,21 @@ class Candidate:
         old, new = self.base.entries, self._entries
         is_part = {path: (new.get(path) or old[path]).proof is not None for path in self.moved()}
         return {path for path, has_proof in is_part.items() if has_proof or is_described_by(path)}
+
+    def forget_loads(self) -> None:
+        """Take level 5 from checkpoints of a directory that was loaded as one and is another one by now.
+
+        Who loads it anew gives it back.
+        """
+        moved = self.moved_parts()
+        for path, entry in self._entries.items():
+            proof = entry.proof
+            if proof is not None and LOADED_IN in proof.facts and self._has_moved(proof.facts[LOADED_IN], moved):
+                self._entries[path] = msgspec.structs.replace(entry, proof=not_loaded(proof))
+
+    @staticmethod
+    def _has_moved(directory: Fact, moved: set[bytes]) -> bool:
+        return any(directory == "." or display(path).startswith(f"{directory}/") for path in moved)
 
     def is_in_trouble(self, whole: Whole) -> bool:
         """Whether a file of a directory is not as the source has it, so that it would be a mixture that is loaded."""

@@ -201,6 +201,7 @@ class VersionMaker:
         with self._repository.reader() as reader:
             units = WholeUnits(candidate, reader, self._source.directory, self._options.now_ns())
             units.hold_back()
+            candidate.forget_loads()
             if self._options.read_back == "none":
                 self._put_off(candidate, base)
             else:

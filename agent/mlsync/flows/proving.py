@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -18,9 +19,10 @@ from mlsync.flows.wholes import Whole, Wholes
 from mlsync.proof.framework import Loaded
 from mlsync.proof.prove import Prover
 from mlsync.proof.verdict import LEVEL_BYTES, LEVEL_FRAMEWORK, LEVEL_NUMBERS, Verdict
-from mlsync.repository.manifest import Entry, Finding, Proof
+from mlsync.repository.manifest import Entry, Fact, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
+from mlsync.source.paths import display
 
 _SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Severity.REFUSE}
 
@@ -34,6 +36,8 @@ class Judged:
     unavailable: ProofUnavailable | None = None
 
 
+#: The fact that says in which directory, loaded as one, a checkpoint reached level 5: a file of another one has not.
+LOADED_IN: Final = "loaded_in"
 #: What came of loading something, or why that could not be had.
 Outcome = Loaded | ProofUnavailable
 
@@ -126,7 +130,9 @@ class Proving:
         outcome = self._outcome(content, held, name, advance)
         seconds = (time.monotonic() - began_s) / len(proofs)
         return {
-            path: _with_outcome(_not_loaded(proof), outcome, self._loading.name, seconds)
+            path: _with_outcome(
+                not_loaded(proof), outcome, self._loading.name, seconds, {LOADED_IN: display(whole.path) or "."}
+            )
             for path, proof in proofs.items()
         }
 
@@ -172,11 +178,17 @@ def content_of(entry: Entry, beside: Entries) -> Hashable:
 
 def proved_content(entries: Entries, level: int) -> dict[Hashable, Judged]:
     """Return by content what *entries* are known of; a proof that fell short is no answer for another file."""
+    proofs = {path: _by_itself(entry.proof) for path, entry in entries.items() if entry.proof is not None}
     return {
-        content_of(entry, entries): Judged(entry.proof)
-        for entry in entries.values()
-        if entry.proof is not None and entry.proof.level >= level and not entry.proof.is_broken
+        content_of(entries[path], entries): Judged(proof)
+        for path, proof in proofs.items()
+        if proof.level >= level and not proof.is_broken
     }
+
+
+def _by_itself(proof: Proof) -> Proof:
+    """Return what a proof says of a file of that content, wherever it lies."""
+    return not_loaded(proof) if LOADED_IN in proof.facts else proof
 
 
 def put_off() -> Judged:
@@ -191,7 +203,9 @@ def _judged(verdict: Verdict) -> Judged:
     return Judged(proof, refused, verdict.error)
 
 
-def _with_outcome(proof: Proof, outcome: Outcome, name: str, seconds: float) -> Judged:
+def _with_outcome(
+    proof: Proof, outcome: Outcome, name: str, seconds: float, more: Mapping[str, Fact] = MappingProxyType({})
+) -> Judged:
     """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
     if isinstance(outcome, ProofUnavailable):
         return Judged(msgspec.structs.replace(proof, shortfall=str(outcome)), unavailable=outcome)
@@ -201,14 +215,14 @@ def _with_outcome(proof: Proof, outcome: Outcome, name: str, seconds: float) -> 
         return Judged(broken, refused=broken.refusal)
     if outcome.skipped:
         return Judged(proof)
-    facts = proof.facts | {"loaded_by": name}
+    facts = {**proof.facts, "loaded_by": name, **more}
     seconds = round(proof.seconds + seconds, 6)
     return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
 
 
-def _not_loaded(proof: Proof) -> Proof:
-    """Return what is left of a proof where the directory that was loaded then is another one by now."""
-    facts = {name: fact for name, fact in proof.facts.items() if name != "loaded_by"}
+def not_loaded(proof: Proof) -> Proof:
+    """Return what is left of a proof without level 5, as where the directory that was loaded is another one by now."""
+    facts = {name: fact for name, fact in proof.facts.items() if name not in ("loaded_by", LOADED_IN)}
     return msgspec.structs.replace(proof, level=min(proof.level, LEVEL_NUMBERS), facts=facts, shortfall="")
 
 

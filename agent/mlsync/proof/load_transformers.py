@@ -76,7 +76,14 @@ def chosen_device(torch: Any, wanted: str) -> str:
 def load(kind: Any, directory: str) -> Any:
     """Return the model, and what did not fit between it and its weights."""
     try:
-        return kind.from_pretrained(directory, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+        # Shapes that do not fit are told by name afterwards, instead of with advice on this very argument.
+        return kind.from_pretrained(
+            directory,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
     except ImportError as error:
         # A quantisation, say, whose library is not here.
         leave(CANNOT_TELL, f"this Python has not all that it takes: {error}")
