@@ -199,7 +199,24 @@ def test_a_directory_that_is_another_one_is_not_at_level_5_by_what_it_was(world)
     world.write("final/config.json", b'{"value": 2}')
     world.backup(prover=world.prover)
     assert set(levels(world).values()) == {4}
-    assert "loaded_in" not in world.entry(b"final/" + SHARDS[1].encode()).proof.facts
+    proof = world.entry(b"final/" + SHARDS[1].encode()).proof
+    assert "loaded_in" not in proof.facts
+    assert proof.shortfall == "the directory that was loaded is another one by now"
+
+
+def test_the_runs_own_directory_is_loaded_again_when_it_changes(world):
+    """The same of "./": what changes in a checkpoint that it does not hold has nothing to do with it."""
+    sharded(world, 1, "")
+    sharded(world, 2, "checkpoint-7/")
+    script, log = logged(world)
+    back_up(world, script, patterns=("./",))
+    world.write("checkpoint-7/config.json", b'{"value": 3}')
+    back_up(world, script, patterns=("./",))
+    assert log.read_text().split() == ["checkpoint"]
+    world.write("config.json", b'{"value": 3}')
+    back_up(world, script, patterns=("./",))
+    assert log.read_text().split() == ["checkpoint"] * 2
+    assert [world.entry(name.encode()).proof.facts["loaded_in"] for name in SHARDS] == [".", "."]
 
 
 def test_what_could_not_be_loaded_is_pending_as_a_whole(world):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -20,13 +21,15 @@ from mlsync.flows.proving import LOADED_IN, Judged, not_loaded, wish_behind
 from mlsync.flows.recall import Recalled
 from mlsync.flows.structure import Unsound
 from mlsync.flows.units import Entries
-from mlsync.flows.wholes import Whole, is_described_by
+from mlsync.flows.wholes import Whole, directory_above, is_described_by
 from mlsync.proof.verdict import LEVEL_CONTAINER
-from mlsync.repository.manifest import ChunkRef, Entry, Fact, Finding, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import Remembered
+
+_ANOTHER_DIRECTORY: Final = "the directory that was loaded is another one by now"
 
 
 class Change(Enum):
@@ -64,6 +67,7 @@ class Candidate:
         self._incomplete: dict[bytes, str] = {}
         # Of directories: those of checkpoints of several files, and those that were loaded as one.
         self._unit_troubles: dict[bytes, Trouble] = {}
+        self._unloaded: set[bytes] = set()
         self._refused_by: dict[bytes, str] = {}
         self._refused_in: dict[bytes, tuple[bytes, Trouble]] = {}
         self._entries: dict[bytes, Entry] = {}
@@ -118,22 +122,25 @@ class Candidate:
         """Return those of them by which a directory that is loaded as one is another one."""
         old, new = self.base.entries, self._entries
         is_part = {path: (new.get(path) or old[path]).proof is not None for path in self.moved()}
-        return {path for path, has_proof in is_part.items() if has_proof or is_described_by(path)}
+        return self._unloaded | {path for path, has_proof in is_part.items() if has_proof or is_described_by(path)}
 
     def forget_loads(self) -> None:
         """Take level 5 from checkpoints of a directory that was loaded as one and is another one by now.
 
         Who loads it anew gives it back.
         """
-        moved = self.moved_parts()
-        for path, entry in self._entries.items():
-            proof = entry.proof
-            if proof is not None and LOADED_IN in proof.facts and self._has_moved(proof.facts[LOADED_IN], moved):
-                self._entries[path] = msgspec.structs.replace(entry, proof=not_loaded(proof))
-
-    @staticmethod
-    def _has_moved(directory: Fact, moved: set[bytes]) -> bool:
-        return any(directory == "." or display(path).startswith(f"{directory}/") for path in moved)
+        proofs = {path: entry.proof for path, entry in self._entries.items() if entry.proof is not None}
+        loaded = {path: proof for path, proof in proofs.items() if LOADED_IN in proof.facts}
+        moved = self.moved_parts() if loaded else set()
+        is_another: dict[bytes | None, bool] = {None: True}
+        for path, proof in loaded.items():
+            directory = directory_above(path, proof.facts[LOADED_IN])
+            if directory is not None and directory not in is_another:
+                is_another[directory] = any(map(Whole(directory).holds, moved))
+            if is_another[directory]:
+                left = msgspec.structs.replace(not_loaded(proof), shortfall=_ANOTHER_DIRECTORY)
+                self._entries[path] = msgspec.structs.replace(self._entries[path], proof=left)
+                self._unloaded.add(path)
 
     def is_in_trouble(self, whole: Whole) -> bool:
         """Whether a file of a directory is not as the source has it, so that it would be a mixture that is loaded."""
@@ -142,6 +149,11 @@ class Candidate:
     def parts_of(self, whole: Whole) -> list[bytes]:
         """Return the files of a directory that is loaded as one by which it is what it is."""
         return [path for path in self._entries if self._is_part(whole, path, self._entries)]
+
+    def last_parts_of(self, whole: Whole) -> list[Entry]:
+        """Return those of the last version."""
+        base = self.base.entries
+        return [entry for path, entry in base.items() if self._is_part(whole, path, base)]
 
     def stat_of(self, path: bytes) -> FileStat | None:
         """Return the file's stat when it was read, now or for the last version, if the source has it."""
@@ -211,8 +223,7 @@ class Candidate:
         """
         assert judged.refused is not None
         parts = self.parts_of(whole)
-        before = [path for path in self.base.entries if self._is_part(whole, path, self.base.entries)]
-        kept = {path: self._kept(path) for path in before}
+        kept = {entry.path: self._kept(entry.path) for entry in self.last_parts_of(whole)}
         where = whole.path or min(path for path in parts if self._entries[path].proof is not None)
         number = self._kept_number(where) if kept and None not in kept.values() else 0
         trouble = self._unit_troubles[where] = Trouble(where, TroubleKind.BROKEN, judged.refused, number)
@@ -317,7 +328,8 @@ class Candidate:
             return None
         return msgspec.structs.replace(before, path=path)
 
-    def _is_part(self, whole: Whole, path: bytes, entries: Entries) -> bool:
+    @staticmethod
+    def _is_part(whole: Whole, path: bytes, entries: Entries) -> bool:
         """Whether a file of a directory that is loaded as one is refused with it."""
         entry = entries[path]
         is_part = entry.proof is not None or is_described_by(path)

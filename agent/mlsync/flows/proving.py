@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -15,14 +14,13 @@ from mlsync.flows.loading import Loading
 from mlsync.flows.policy import Policy
 from mlsync.flows.restored_file import RestoredFile, whole
 from mlsync.flows.units import Entries, fitting_metadata, metadata_beside
-from mlsync.flows.wholes import Whole, Wholes
+from mlsync.flows.wholes import Whole, Wholes, name_of
 from mlsync.proof.framework import Loaded
 from mlsync.proof.prove import Prover
 from mlsync.proof.verdict import LEVEL_BYTES, LEVEL_FRAMEWORK, LEVEL_NUMBERS, Verdict
 from mlsync.repository.manifest import Entry, Fact, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
-from mlsync.source.paths import display
 
 _SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Severity.REFUSE}
 
@@ -99,7 +97,7 @@ class Proving:
         name = entry.path.rpartition(b"/")[2]
         began_s = time.monotonic()
         outcome = self._outcome(content, [msgspec.structs.replace(entry, path=name)], name, advance)
-        return _with_outcome(judged.proof, outcome, self._loading.name, time.monotonic() - began_s)
+        return _with_outcome(judged.proof, outcome, {"loaded_by": self._loading.name}, time.monotonic() - began_s)
 
     def judge_wholes(
         self, wholes: Wholes, entries: Entries, judged: Mapping[bytes, Judged], advance: Callable[[int], None]
@@ -129,12 +127,8 @@ class Proving:
         began_s = time.monotonic()
         outcome = self._outcome(content, held, name, advance)
         seconds = (time.monotonic() - began_s) / len(proofs)
-        return {
-            path: _with_outcome(
-                not_loaded(proof), outcome, self._loading.name, seconds, {LOADED_IN: display(whole.path) or "."}
-            )
-            for path, proof in proofs.items()
-        }
+        facts = {"loaded_by": self._loading.name, LOADED_IN: name_of(whole.path)}
+        return {path: _with_outcome(not_loaded(proof), outcome, facts, seconds) for path, proof in proofs.items()}
 
     def _outcome(
         self, content: Hashable, entries: Sequence[Entry], name: bytes, advance: Callable[[int], None]
@@ -203,9 +197,7 @@ def _judged(verdict: Verdict) -> Judged:
     return Judged(proof, refused, verdict.error)
 
 
-def _with_outcome(
-    proof: Proof, outcome: Outcome, name: str, seconds: float, more: Mapping[str, Fact] = MappingProxyType({})
-) -> Judged:
+def _with_outcome(proof: Proof, outcome: Outcome, facts: Mapping[str, Fact], seconds: float) -> Judged:
     """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
     if isinstance(outcome, ProofUnavailable):
         return Judged(msgspec.structs.replace(proof, shortfall=str(outcome)), unavailable=outcome)
@@ -215,8 +207,7 @@ def _with_outcome(
         return Judged(broken, refused=broken.refusal)
     if outcome.skipped:
         return Judged(proof)
-    facts = {**proof.facts, "loaded_by": name, **more}
-    seconds = round(proof.seconds + seconds, 6)
+    facts, seconds = {**proof.facts, **facts}, round(proof.seconds + seconds, 6)
     return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
 
 

@@ -57,9 +57,8 @@ class WholeUnits:
         if not self.are_being_written(parts):
             self._candidate.refuse_whole(whole, judged)
             return
-        base = self._candidate.base.entries
         text = f"does not load, and was written while it was read: {judged.refused}"
-        self._candidate.hold_back(parts, [base[path] for path in parts if path in base], whole.path, text)
+        self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
 
     def _revert(self, unit: Unit, why: str) -> None:
         text = f"{unit.kind} checkpoint: {why}"

@@ -6,6 +6,7 @@ directory loaded again nor is kept back with it: only checkpoints count, and the
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import msgspec
 from mlsync.flows.units import Entries, units_around
 from mlsync.formats.sharded import enclosing, is_named_for_all
 from mlsync.proof.framework import DESCRIBED, Framework
-from mlsync.repository.manifest import Entry
+from mlsync.repository.manifest import Entry, storable
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind
 
@@ -70,6 +71,20 @@ class Wholes:
         return self._directories[directory]
 
 
+def name_of(directory: bytes) -> str:
+    """Return a directory's path as a proof records it, "." for the run's own."""
+    return storable(os.fsdecode(directory)) or "."
+
+
+def directory_above(path: bytes, name: object) -> bytes | None:
+    """Return the directory above a file that ``name_of`` gives that name, if one is."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        if name_of(path) == name:
+            return path
+    return None
+
+
 def is_described_by(path: bytes) -> bool:
     """Whether a file is one of the small ones that say how a checkpoint beside them is put together."""
     return path.endswith((b".json", b".metadata"))
@@ -88,9 +103,9 @@ def wholes_around(framework: Framework, paths: Iterable[bytes], entries: Entries
     units = units_around(paths, entries, reader)
     kinds: dict[bytes, set[str]] = {path: set() for path in _directories(entries)}
     for unit in units:
-        kinds[unit.directory].add(unit.kind)
+        kinds.setdefault(unit.directory, set()).add(unit.kind)
     for directory in _described(entries):
-        kinds[directory].add(DESCRIBED)
+        kinds.setdefault(directory, set()).add(DESCRIBED)
     given = [directory for directory, found in kinds.items() if framework.is_meant_for_directory(directory, found)]
     lacking = {unit.directory: unit.lacking for unit in units if unit.lacking is not None}
     wholes = [Whole(path, _inside(path, given), _lack(path, lacking)) for path in given]
