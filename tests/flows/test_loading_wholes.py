@@ -128,6 +128,26 @@ def test_a_directory_that_does_not_load_keeps_all_of_its_last_content(world):
     assert set(levels(world).values()) == {5}
 
 
+def test_a_refusal_alone_makes_a_version_that_tells_of_it(world):
+    """So that whoever lists the versions learns of it, once."""
+    sharded(world, 1)
+    back_up(world, "true")
+    sharded(world, 2)
+    assert back_up(world, "exit 1").version == 2
+    assert [trouble.path for trouble in world.manifest().troubles] == [b"final"]
+    assert back_up(world, "exit 1").version == 0
+
+
+def test_directories_of_the_same_content_are_loaded_once(world):
+    """Whatever their names are, as their files lie in them at the same places."""
+    sharded(world, 1, "best/")
+    sharded(world, 1, "final/")
+    script, log = logged(world)
+    back_up(world, script)
+    assert log.read_text().split() == ["best"]
+    assert set(levels(world).values()) == {5}
+
+
 def test_a_new_directory_that_does_not_load_stays_out(world):
     """None of its weights, and nothing that describes them, is in the version."""
     sharded(world, 1)
@@ -256,6 +276,25 @@ def test_nothing_is_loaded_where_a_file_of_it_is_broken(world):
     assert not log.exists()
 
 
+def test_a_mixture_is_not_loaded(world):
+    """Where a file of a directory keeps its last content, being torn, nothing is said of that beside the new ones."""
+    import torch
+    from safetensors.torch import save
+
+    whole = save({"layer": torch.ones(100)})
+    world.write("final/model.safetensors", whole)
+    world.write("final/config.json", b"{}")
+    script, log = logged(world)
+    back_up(world, script, patterns=("final/",))
+    world.write("final/model.safetensors", whole[:-8])
+    world.write("final/config.json", b'{"value": 2}')
+    result = back_up(world, f"{script}; exit 1", patterns=("final/",))
+    assert [(trouble.path, trouble.kind) for trouble in result.troubles] == [
+        (b"final/model.safetensors", TroubleKind.TORN)
+    ]
+    assert log.read_text().split() == ["final"]
+
+
 def test_what_is_written_while_it_is_loaded_is_no_fault_of_it(world):
     """If the source has other files by the time that the command fails, the directory waits for the next backup."""
     sharded(world, 1)
@@ -329,8 +368,8 @@ def test_room_is_needed_for_all_of_it(world, monkeypatch):
 def test_links_in_a_directory_come_along(world):
     """Symbolic links stay links, and a hard link to a file elsewhere is that file."""
     sharded(world, 1)
-    world.write("vocabulary.json", b"[1]")
-    os.link(world.path("vocabulary.json"), world.path("final/zz.json"))
+    world.write("a.json", b"[1]")
+    os.link(world.path("a.json"), world.path("final/zz.json"))
     os.symlink("config.json", world.path("final/link.json"))
     script = 'test "$(readlink "$1/link.json")" = config.json && test "$(cat "$1/zz.json")" = "[1]"'
     assert (back_up(world, script).troubles, set(levels(world).values())) == ((), {5})

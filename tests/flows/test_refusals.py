@@ -10,10 +10,12 @@ from flow_parts import World, checkpoint, damaged, small_checkpoint
 from mlsync.flows.loading import LoadingOptions
 from mlsync.flows.policy import Policy
 from mlsync.flows.prove_later import LaterProver
+from mlsync.flows.proving import wish_behind
 from mlsync.flows.standing import standings
 from mlsync.proof.framework import Framework
 from mlsync.proof.prove import ProofOptions, Prover
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.manifest import Finding, Proof
+from mlsync.repository.tokens import Severity, TroubleKind
 
 LAX, STRICT = Policy(numbers=""), Policy(numbers="nan")
 
@@ -116,6 +118,14 @@ def test_a_structure_that_is_broken_is_so_whatever_is_wished(world, strict, lax)
     assert (result.read_bytes, len(result.troubles)) == (0, 1)
 
 
+@pytest.mark.parametrize(("levels", "by"), [([4], "numbers nan"), ([5], "loading a"), ([1, 4], ""), ([2], "")])
+def test_only_numbers_and_commands_refuse_by_a_wish(levels, by):
+    """What a lower level found stands whatever the policy is, also where a wish speaks against the file as well."""
+    findings = [Finding(level, Severity.REFUSE, "something") for level in levels]
+    proof = Proof(0, "", "", "", 0, 0.0, 0, 0, {}, findings)
+    assert wish_behind(proof, Policy("nan", "a")) == by
+
+
 @pytest.mark.parametrize("script", ["true", None])
 def test_a_command_that_changed_is_asked_again(world, lax, script):
     """A checkpoint that one command refused is loaded by the next, or let in where none is asked any more."""
@@ -153,6 +163,7 @@ def test_what_level_5_is_not_meant_for_is_not_pending(world, lax):
     assert (standing.lowest_level, standing.is_pending) == (4, False)
     with LaterProver(world.repository, lax, world.monitor) as later:
         assert list(later.lacking("yolo")) == []
+        assert later.pending(world.repository.stored("yolo", 1)).judged == {}
     with LaterProver(world.repository, lax, world.monitor, level=5) as later:
         assert [stored.root.number for stored in later.lacking("yolo")] == [1]
 

@@ -122,8 +122,9 @@ class Proving:
         if any(proof.is_broken or proof.level < LEVEL_NUMBERS for proof in proofs.values()):
             return {}
         name = whole.path.rpartition(b"/")[2] or b"checkpoint"
-        held = [msgspec.structs.replace(entry, path=name + b"/" + entry.path) for entry in whole.entries(entries)]
+        held = whole.entries(entries)
         content = tuple((entry.path, entry.kind, entry.target, entry.holes, entry.chunks) for entry in held)
+        held = [msgspec.structs.replace(entry, path=name + b"/" + entry.path) for entry in held]
         began_s = time.monotonic()
         outcome = self._outcome(content, held, name, advance)
         seconds = (time.monotonic() - began_s) / len(proofs)

@@ -101,7 +101,7 @@ def wholes_around(framework: Framework, paths: Iterable[bytes], entries: Entries
     if not framework.takes_directories or not paths:
         return Wholes()
     units = units_around(paths, entries, reader)
-    kinds: dict[bytes, set[str]] = {path: set() for path in _directories(entries)}
+    kinds: dict[bytes, set[str]] = {path: set() for path in sorted(_directories(entries))}
     for unit in units:
         kinds.setdefault(unit.directory, set()).add(unit.kind)
     for directory in _described(entries):
