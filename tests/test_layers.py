@@ -45,7 +45,7 @@ ARROWS = {
 }
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
-    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict)|demo\..+)",
+    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\..+)",
     "boto3": r"mlsync\.store\.s3.*",
     "botocore": r"mlsync\.store\.s3.*",
     "s3transfer": r"mlsync\.store\.s3.*",
@@ -163,6 +163,7 @@ def test_libraries_stay_at_home(library):
         ("child_gpus", {"torch"}),
         ("load_ultralytics", {"torch", "ultralytics"}),
         ("load_state_dict", {"torch", "safetensors"}),
+        ("load_transformers", {"torch", "transformers"}),
     ],
 )
 def test_programs_for_the_trainers_python_need_little(program, more):

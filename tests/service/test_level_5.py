@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from mlsync.errors import ConfigInvalid
 from mlsync.service.config import load
-from mlsync.service.session import framework_of
+from mlsync.service.session import framework_of, policy_of
 
 
 @pytest.fixture
@@ -45,6 +46,67 @@ def test_a_state_dict_is_loaded_into_the_model_that_is_named(framework):
     found = framework('framework = "state_dict"\nmodel = "a.b:build"')
     assert (found.command[0], found.command[-3:]) == (sys.executable, ("{path}", "auto", "a.b:build"))
     assert (found.name, found.framework) == ("state_dict a.b:build", None)
+
+
+def test_transformers_is_for_directories(framework):
+    """It is given what Hugging Face wrote in several files, and models beside their config.json, but no file alone."""
+    found = framework('framework = "transformers"\npython = "/opt/python"', "cpu")
+    assert (found.command[0], found.command[-2:], found.name) == ("/opt/python", ("{path}", "cpu"), "transformers")
+    assert (found.takes_files, sorted(found.kinds)) == (
+        False,
+        ["huggingface-model", "huggingface-trainer", "huggingface-weights"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("proof", "kinds", "takes_files"),
+    [
+        ('framework = "ultralytics"', set(), True),
+        ('framework = "state_dict"\nmodel = "a:b"', {"dcp", "huggingface-weights", "huggingface-trainer"}, True),
+        (
+            'command = ["true", "{path}"]',
+            {"dcp", "huggingface-weights", "huggingface-trainer", "deepspeed", "megatron"},
+            True,
+        ),
+    ],
+)
+def test_what_is_several_files_is_given_to_who_can_load_it(framework, proof, kinds, takes_files):
+    """Without command_for a command of one's own gets every checkpoint once; the built-in ones what they know."""
+    found = framework(proof)
+    assert (set(found.kinds), found.takes_files) == (kinds, takes_files)
+
+
+@pytest.mark.parametrize(
+    ("proof", "said"),
+    [
+        ('framework = "ultralytics"\ncommand_for = ["runs/"]', 'framework = "ultralytics" .* loads files'),
+        ('framework = "transformers"\ncommand_for = ["*.pt"]', 'framework = "transformers" .* loads directories'),
+    ],
+)
+def test_patterns_for_what_is_never_loaded_are_refused(framework, proof, said):
+    """Directories for Ultralytics, or files for transformers, are a mistake that would load nothing."""
+    with pytest.raises(ConfigInvalid, match=said):
+        framework(proof)
+
+
+def test_the_wish_behind_a_refusal_changes_with_what_can_refuse(tmp_path):
+    """Numbers, command, patterns, environment and the program itself count; deadlines and the rest do not."""
+
+    def policy(proof):
+        file = tmp_path / "mlsync.toml"
+        file.write_text(f'repository = "file:///r"\n[proof]\n{proof}')
+        return policy_of(load(file))
+
+    (tmp_path / "check.py").write_text("1")
+    command = 'command = ["python", "check.py", "{path}"]\n'
+    known = policy(command)
+    assert policy(command + 'command_timeout = "5s"\nrequire = 5') == known
+    assert policy(command + 'refuse = ["nan"]').numbers != known.numbers
+    assert policy('refuse = ["nan", "inf"]') == policy("refuse_nan = true")
+    for more in ('command_for = ["*.pt"]', 'command_environment = ["A=1"]'):
+        assert policy(command + more).loading != known.loading
+    (tmp_path / "check.py").write_text("12")
+    assert policy(command).loading not in (known.loading, policy("").loading)
 
 
 def test_the_environment_is_what_is_listed(framework, monkeypatch):

@@ -34,7 +34,8 @@ def backup_command(common: Common, run: str | None) -> None:
     Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
 
     If the configuration names a framework or a command ([proof] framework, command), new checkpoints are also loaded
-    by that (L5), WHICH RUNS CODE OUT OF THEM; without, no code of a checkpoint is ever run.
+    by that (L5), WHICH RUNS CODE OUT OF THEM; without, no code of a checkpoint is ever run. A checkpoint of several
+    files is loaded as its directory. What a policy refused ([proof] refuse, or L5) is tried again when that changed.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)

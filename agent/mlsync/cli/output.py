@@ -54,10 +54,10 @@ def path(raw: bytes) -> str:
     return display(raw)
 
 
-def level(number: int, required: int, device: str) -> str:
-    """Return how far a version or file was proved, and whether that is what is required."""
+def level(number: int, device: str, pending: int | None) -> str:
+    """Return how far a version or file was proved, and the level that is still *pending*, if one is."""
     text = f"L{number}" + (f" {device}" if device else "")
-    return text if number >= required else f"{text} (pending L{required})"
+    return text if pending is None else f"{text} (pending L{pending})"
 
 
 def printable(text: str) -> str:

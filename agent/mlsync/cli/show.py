@@ -9,7 +9,7 @@ from mlsync.cli.backup import trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.flows.standing import manifest_of, standing_of
+from mlsync.flows.standing import by_sums, manifest_of, settled
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
@@ -30,13 +30,12 @@ def show_command(common: Common, version: str, run: str | None) -> None:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)
-        standing = standing_of(session.repository, stored, later)
     if common.as_json:
         details = {
             "entries": [_entry_json(entry) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
         }
-        output.emit(version_json(standing) | details)
+        output.emit(version_json(settled(by_sums(stored, later), manifest.entries)) | details)
         return
     _print(manifest)
 
@@ -69,7 +68,7 @@ def _print_findings(manifest: Manifest) -> None:
             if entry.proof
             else []
         )
-        if entry.proof and entry.proof.shortfall and entry.proof.level < manifest.required_level:
+        if entry.proof and entry.proof.is_pending(manifest.required_level):
             said.append(("pending", entry.proof.shortfall))
         elif entry.proof and entry.proof.shortfall and entry.proof.level == LEVEL_NUMBERS:
             # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.
@@ -101,7 +100,7 @@ def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
 
 
 def _reached(proof: Proof, required_level: int) -> str:
-    return output.level(proof.level, required_level, proof.device)
+    return output.level(proof.level, proof.device, required_level if proof.is_pending(required_level) else None)
 
 
 def _facts(proof: Proof) -> str:

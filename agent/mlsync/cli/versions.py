@@ -19,7 +19,8 @@ def versions_command(common: Common, run: str | None) -> None:
     PROOF is the level that every checkpoint of the version reached: L1 the container is whole, L2 its content makes
     sense, L3 its bytes were on the device that is named as they were in the file, L4 its numbers were looked at, L5 a
     framework or command of yours loaded it. "pending" stands beside what was committed below the level that the
-    configuration requires, until it is proved; "broken" beside what turned out then not to load (mlsync show says why).
+    configuration requires, until it is proved, but for what no more is to come of; "broken" beside what turned out then
+    not to load (mlsync show says why).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -59,7 +60,8 @@ def _proof(standing: Standing) -> str:
     broken = f"{broken_count} broken" if broken_count else ""
     if count == broken_count:
         return broken
-    reached = output.level(standing.lowest_level, standing.root.required_level, standing.device)
+    pending = standing.root.required_level if standing.is_pending else None
+    reached = output.level(standing.lowest_level, standing.device, pending)
     return f"{reached}, {broken}" if broken else reached
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlsync.errors import ObjectDamaged, ObjectMissing
 from mlsync.flows.history import find_base
+from mlsync.flows.policy import NO_WISH, Policy
 from mlsync.flows.untouched import look_for_change
 from mlsync.monitor import Monitor
 from mlsync.repository import names
@@ -37,7 +38,8 @@ class BackupOptions:
 
     *read_back* says what comes back from the store before a version is committed: what is ``new`` in it, ``all`` of it,
     or ``none``, which leaves its proof to later. *uploads* is the directory where it is noted how uploads that are cut
-    off are gone on with; ``None``: nowhere. *loading* says how new checkpoints are loaded by a framework, if they are.
+    off are gone on with; ``None``: nowhere. *loading* says how new checkpoints are loaded by a framework, if they are,
+    and *policy* is by what wishes they are refused: what another one refused is looked at again.
     """
 
     required_level: int = 3
@@ -45,6 +47,7 @@ class BackupOptions:
     read_back: Literal["new", "all", "none"] = "new"
     uploads: Path | None = None
     loading: LoadingOptions | None = None
+    policy: Policy = NO_WISH
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns
@@ -133,7 +136,7 @@ def _once(
     started_s = time.monotonic()
     # What lies in a lost pack is to be stored again, changed or not.
     where = source.run, source.directory, source.exclude
-    untouched = None if lost else look_for_change(state, *where, options.now_ns())
+    untouched = None if lost else look_for_change(state, *where, options.now_ns(), options.policy)
     base = find_base(repository, state, source.run)
     result = BackupResult(source.run, base.number)
     if untouched is not None and base.is_remembered:

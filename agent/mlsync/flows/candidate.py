@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -15,15 +16,20 @@ from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.flows.history import Base
 from mlsync.flows.intake import Intake, Taken
 from mlsync.flows.known import Known, refs_of
-from mlsync.flows.proving import Judged
+from mlsync.flows.policy import NO_WISH, Policy
+from mlsync.flows.proving import LOADED_IN, Judged, not_loaded, wish_behind
 from mlsync.flows.recall import Recalled
 from mlsync.flows.structure import Unsound
+from mlsync.flows.units import Entries
+from mlsync.flows.wholes import Whole, directory_above, is_described_by
 from mlsync.proof.verdict import LEVEL_CONTAINER
 from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import Remembered
+
+_ANOTHER_DIRECTORY: Final = "the directory that was loaded is another one by now"
 
 
 class Change(Enum):
@@ -43,9 +49,11 @@ class Candidate:
         recalled: Mapping[bytes, Recalled],
         base: Base,
         known: Known,
+        policy: Policy = NO_WISH,
     ) -> None:
         self.base = base
         self.known = known
+        self._policy = policy
         self._tree = tree
         self._rows = rows
         self._recalled = recalled
@@ -57,7 +65,11 @@ class Candidate:
         self._was_held: dict[bytes, bool] = {}
         self._held: dict[bytes, Entry] = {}
         self._incomplete: dict[bytes, str] = {}
+        # Of directories: those of checkpoints of several files, and those that were loaded as one.
         self._unit_troubles: dict[bytes, Trouble] = {}
+        self._unloaded: set[bytes] = set()
+        self._refused_by: dict[bytes, str] = {}
+        self._refused_in: dict[bytes, tuple[bytes, Trouble]] = {}
         self._entries: dict[bytes, Entry] = {}
         self._troubles: dict[bytes, Trouble] = {}
 
@@ -105,6 +117,43 @@ class Candidate:
         old, new = self.base.entries, self._entries
         moved = {path for path, entry in new.items() if not _same_place(entry, old.get(path))}
         return moved | {path for path, entry in old.items() if entry.kind is EntryKind.FILE and path not in new}
+
+    def moved_parts(self) -> set[bytes]:
+        """Return those of them by which a directory that is loaded as one is another one."""
+        old, new = self.base.entries, self._entries
+        is_part = {path: (new.get(path) or old[path]).proof is not None for path in self.moved()}
+        return self._unloaded | {path for path, has_proof in is_part.items() if has_proof or is_described_by(path)}
+
+    def forget_loads(self) -> None:
+        """Take level 5 from checkpoints of a directory that was loaded as one and is another one by now.
+
+        Who loads it anew gives it back.
+        """
+        proofs = {path: entry.proof for path, entry in self._entries.items() if entry.proof is not None}
+        loaded = {path: proof for path, proof in proofs.items() if LOADED_IN in proof.facts}
+        moved = self.moved_parts() if loaded else set()
+        is_another: dict[bytes | None, bool] = {None: True}
+        for path, proof in loaded.items():
+            directory = directory_above(path, proof.facts[LOADED_IN])
+            if directory is not None and directory not in is_another:
+                is_another[directory] = any(map(Whole(directory).holds, moved))
+            if is_another[directory]:
+                left = msgspec.structs.replace(not_loaded(proof), shortfall=_ANOTHER_DIRECTORY)
+                self._entries[path] = msgspec.structs.replace(self._entries[path], proof=left)
+                self._unloaded.add(path)
+
+    def is_in_trouble(self, whole: Whole) -> bool:
+        """Whether a file of a directory is not as the source has it, so that it would be a mixture that is loaded."""
+        return any(whole.holds(path) for path in self._troubles)
+
+    def parts_of(self, whole: Whole) -> list[bytes]:
+        """Return the files of a directory that is loaded as one by which it is what it is."""
+        return [path for path in self._entries if self._is_part(whole, path, self._entries)]
+
+    def last_parts_of(self, whole: Whole) -> list[Entry]:
+        """Return those of the last version."""
+        base = self.base.entries
+        return [entry for path, entry in base.items() if self._is_part(whole, path, base)]
 
     def stat_of(self, path: bytes) -> FileStat | None:
         """Return the file's stat when it was read, now or for the last version, if the source has it."""
@@ -159,12 +208,34 @@ class Candidate:
             self._entries[entry.path] = msgspec.structs.replace(entry, proof=proof)
             return
         self._trouble(entry.path, TroubleKind.BROKEN, judged.refused)
+        self._refused_by[entry.path] = wish_behind(judged.proof, self._policy)
         kept = self._kept(entry.path)
         if kept is None:
             del self._entries[entry.path]
             self._mend_links()
         else:
             self._entries[entry.path] = kept
+
+    def refuse_whole(self, whole: Whole, judged: Judged) -> None:
+        """Put the last version's content in the place of a directory that does not load as one, and tell why.
+
+        That is of its checkpoints and of what describes them: what a training logs there is in the version as it is.
+        """
+        assert judged.refused is not None
+        parts = self.parts_of(whole)
+        kept = {entry.path: self._kept(entry.path) for entry in self.last_parts_of(whole)}
+        where = whole.path or min(path for path in parts if self._entries[path].proof is not None)
+        number = self._kept_number(where) if kept and None not in kept.values() else 0
+        trouble = self._unit_troubles[where] = Trouble(where, TroubleKind.BROKEN, judged.refused, number)
+        for path in parts:
+            del self._entries[path]
+            self._refused_by[path] = wish_behind(judged.proof, self._policy)
+            self._refused_in[path] = whole.path, trouble
+        for path, entry in kept.items():
+            if number and entry is not None:
+                self._entries[path] = entry
+                self._keep_way_to(path)
+        self._mend_links()
 
     def entries(self) -> tuple[Entry, ...]:
         """Return the version's entries in path order."""
@@ -186,7 +257,7 @@ class Candidate:
         if old.keys() != new.keys() or any(not _same(entry, old[path]) for path, entry in new.items()):
             return Change.SOMETHING
         told = {(trouble.path, trouble.text) for trouble in self.base.troubles.values()}
-        refused = [trouble for trouble in self._troubles.values() if trouble.kind is TroubleKind.BROKEN]
+        refused = [trouble for trouble in self.troubles() if trouble.kind is TroubleKind.BROKEN]
         return Change.SOMETHING if any((t.path, t.text) not in told for t in refused) else Change.NOTHING
 
     def refs(self) -> Iterable[ChunkRef]:
@@ -224,6 +295,8 @@ class Candidate:
         recalled = self._recalled[found.path]
         if recalled.is_held:
             self._was_held[found.path] = recalled.is_checkpoint
+        elif recalled.trouble is not None and recalled.refused_in is not None:
+            self._unit_troubles[recalled.trouble.path] = recalled.trouble
         elif recalled.trouble is not None:
             self._troubles[found.path] = recalled.trouble
         return None if recalled.entry is None else self._unless_broken(self._with_proof(recalled.entry))
@@ -233,6 +306,7 @@ class Candidate:
         if entry.proof is None or not entry.proof.is_broken:
             return entry
         self._trouble(entry.path, TroubleKind.BROKEN, entry.proof.refusal)
+        self._refused_by[entry.path] = wish_behind(entry.proof, self._policy)
         self._left_out.add(entry.path)
         return None
 
@@ -253,6 +327,13 @@ class Candidate:
         if before.proof is not None and before.proof.is_broken:
             return None
         return msgspec.structs.replace(before, path=path)
+
+    @staticmethod
+    def _is_part(whole: Whole, path: bytes, entries: Entries) -> bool:
+        """Whether a file of a directory that is loaded as one is refused with it."""
+        entry = entries[path]
+        is_part = entry.proof is not None or is_described_by(path)
+        return is_part and entry.kind is EntryKind.FILE and whole.holds(path)
 
     def _keep_below(self, path: bytes) -> None:
         for kept_path, entry in self.base.entries.items():
@@ -285,12 +366,13 @@ class Candidate:
                 self._entries[path] = kept
 
     def _trouble(self, path: bytes, kind: TroubleKind, text: str) -> None:
-        kept = 0
-        if self._kept(path) is not None:
-            # The content may be older than the last version, if the file was in trouble then already.
-            before = self.base.troubles.get(path)
-            kept = before.kept if before is not None and before.kept else self.base.number
+        kept = 0 if self._kept(path) is None else self._kept_number(path)
         self._troubles[path] = Trouble(path, kind, text, kept)
+
+    def _kept_number(self, path: bytes) -> int:
+        """Return the version whose content stands where the last one's is kept: older, if there was trouble before."""
+        before = self.base.troubles.get(path)
+        return before.kept if before is not None and before.kept else self.base.number
 
     def _row_of(self, found: Found) -> Remembered | None:
         trouble = self._troubles.get(found.path)
@@ -298,7 +380,10 @@ class Candidate:
         if held is not None or found.kind == "directory":
             # Where it does not outlive the next look at the whole; of a file that stands it would.
             trouble = trouble or self._unit_troubles.get(found.path)
-        recalled = Recalled(self._entries.get(found.path), trouble)
+        refused_in, of_whole = self._refused_in.get(found.path, (None, None))
+        refused_by = self._refused_by.get(found.path, "")
+        trouble = of_whole or trouble
+        recalled = Recalled(self._entries.get(found.path), trouble, refused_by=refused_by, refused_in=refused_in)
         taken = self._taken.get(found.path)
         if held is not None and taken is not None:
             return taken.remembered(Recalled(held, trouble, is_held=True, is_checkpoint=taken.is_checkpoint).encode())
@@ -311,7 +396,7 @@ class Candidate:
             return Remembered(unsound.stat, unsound.checked_ns, recalled.encode(), ())
         if found.kind == "file" and found.link_to is None:
             is_let_in = found.path in self._was_held and held is None
-            if found.path not in self._left_out and not is_let_in:
+            if found.path not in self._left_out and not is_let_in and refused_in is None:
                 return None
             # What is left out stays so, and what is let in too, although nobody will have touched it by the next time.
             row = self._rows[found.path]

@@ -74,7 +74,7 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
     # Fewer than the version has: of some path the state keeps nothing, and it must not be lost with the next version.
     if base.is_remembered and len(entries) == sum(segment.entry_count for segment in stored.root.segments):
         base.entries = entries
-        base.troubles = {path: one.trouble for path, one in recalled.items() if one.trouble is not None}
+        base.troubles = {one.trouble.path: one.trouble for one in recalled.values() if one.trouble is not None}
     else:
         base.entries = {entry.path: entry for entry in repository.entries(stored)}
         base.troubles = {trouble.path: trouble for trouble in stored.root.troubles}

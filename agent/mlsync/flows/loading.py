@@ -1,6 +1,6 @@
-"""Level 5 of a version's checkpoints: each comes back from the store as a file, and a command of the user's loads it.
+"""Level 5 of a version's checkpoints: each comes back from the store as a file or directory, which a command loads.
 
-The file lies in a directory that is for us alone and is gone afterwards; what a killed process left is removed by the
+It lies in a directory that is for us alone and is gone afterwards; what a killed process left is removed by the
 next one.
 """
 
@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,14 @@ import msgspec
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.flows.restored_file import Part
 from mlsync.flows.target import IsNamed, Plan, Target
+from mlsync.flows.units import Entries
+from mlsync.flows.wholes import Wholes, wholes_around
 from mlsync.proof.framework import Framework, Loaded, load
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Proof
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
+from mlsync.repository.tokens import EntryKind
 
 # The state directory may lie on the trainer's disk, which is not filled up for a proof.
 _SPARE_BYTES: Final = 1 << 30
@@ -60,38 +63,53 @@ class Loading:
         return self._framework.name
 
     def is_wanted(self, entry: Entry, proof: Proof) -> bool:
-        """Whether a checkpoint is to be loaded: all levels below hold, and the command is meant for it."""
+        """Whether a file is to be loaded: all levels below hold, and the command is meant for it."""
         is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
         return proof.level == LEVEL_NUMBERS and is_meant
 
-    def load(self, entry: Entry, tick: Callable[[], None]) -> Loaded:
-        """Return what came of loading a checkpoint; its file is gone again.
+    def wholes(self, paths: Iterable[bytes], entries: Entries) -> Wholes:
+        """Return the directories that are to be loaded as one and that any of *paths* is in."""
+        return wholes_around(self._framework, paths, entries, self._reader)
 
-        Raises a ``ProofUnavailable`` where it could not be had, ``Damage`` if the file does not come back whole, and
-        what *tick* raises, which is called all the while.
+    def load(self, entries: Sequence[Entry], name: bytes, tick: Callable[[], None]) -> Loaded:
+        """Return what came of loading a file or directory; it is gone again.
+
+        The command gets the path that is *name* below the directory that *entries* are put in, by their paths.
+        Raises a ``ProofUnavailable`` where the load could not be had, ``Damage`` if something does not come back
+        whole, and what *tick* raises, which is called all the while.
         """
         try:
             with private_directory(self._directory) as place:
                 home = place / "home"
                 home.mkdir(mode=0o700)
-                file = self._restored(entry, place / "file", tick)
-                return load(self._framework, file, home, tick)
+                self._restore([_own(entry) for entry in entries], place / "file", tick)
+                return load(self._framework, place / "file" / os.fsdecode(name), home, tick)
         except (OSError, TargetError) as error:
             raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
 
-    def _restored(self, entry: Entry, directory: Path, tick: Callable[[], None]) -> Path:
-        """Bring the file back under its own name, through the same code as a restore."""
-        name = os.path.basename(entry.path)
-        entry = msgspec.structs.replace(entry, path=name, mode=0o600, uid=os.geteuid(), gid=os.getegid())
+    def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
+        """Bring files back through the same code as a restore."""
         target = Target(bytes(directory), self._is_named)
-        plan = target.plan(entry)
-        assert plan is not None, "nothing is there yet"
-        if plan.needed_bytes + _SPARE_BYTES > target.free_bytes():
-            what = f"no room to load a checkpoint of {plan.needed_bytes} bytes and leave {_SPARE_BYTES} free"
-            raise CommandUnavailable(what, where=str(self._directory))
-        chunks = self._reader.stream(part.ref for part in plan.missing if part.ref is not None)
-        target.write(plan, _contents(plan, chunks, tick))
-        return directory / os.fsdecode(name)
+        target.make_directories(entries)
+        plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
+        needed_bytes, free_bytes = sum(plan.needed_bytes for plan in plans), target.free_bytes()
+        if needed_bytes + _SPARE_BYTES > free_bytes:
+            what = (
+                f"no room to load a checkpoint of {needed_bytes} bytes and leave {_SPARE_BYTES} free, "
+                f"of {free_bytes} that are"
+            )
+            advice = "make room there, or set state_directory"
+            raise CommandUnavailable(what, where=str(self._directory), advice=advice)
+        chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
+        for plan in plans:
+            target.write(plan, _contents(plan, chunks, tick))
+        target.make_links(entries)
+
+
+def _own(entry: Entry) -> Entry:
+    """Return an entry as it is put there: ours, and for nobody else."""
+    mode = 0o700 if entry.kind is EntryKind.DIRECTORY else 0o600
+    return msgspec.structs.replace(entry, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
 def _contents(plan: Plan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:

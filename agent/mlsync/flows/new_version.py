@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from typing import Final
 
@@ -25,6 +26,7 @@ from mlsync.flows.proving import Judged, Proving, content_of, proved_content, pu
 from mlsync.flows.recall import Recalled, encode_location, recall
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
 from mlsync.flows.whole_units import WholeUnits
+from mlsync.flows.wholes import Whole, is_below
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary
@@ -105,7 +107,7 @@ class VersionMaker:
         known = Known(base.refs(), self._state, self._repository, self._lost, self._repository.tombstones())
         writer = self._repository.writer(known, journal=self._journal)
         changed = [found for found in tree.found if found.kind == "file" and found.link_to is None]
-        changed = [found for found in changed if not self._stands(rows, recalled, found)]
+        changed = self._to_be_read(changed, rows, recalled)
         total_bytes = sum(found.stat.size_bytes for found in changed)
         with self._monitor.task(f"{self._source.run}: reading", total_bytes) as task:
             intake = Intake(
@@ -118,7 +120,7 @@ class VersionMaker:
                 advance=self._remembering(writer, self._obeying(task.advance)),
                 sleep=self._options.sleep,
             )
-            candidate = Candidate(tree, rows, recalled, base, known)
+            candidate = Candidate(tree, rows, recalled, base, known, self._options.policy)
             try:
                 for found in changed:
                     self._obey_stop()
@@ -139,10 +141,19 @@ class VersionMaker:
         result.new_bytes, result.stored_bytes = stats.new_bytes, stats.stored_bytes
         return candidate
 
+    def _to_be_read(
+        self, files: list[Found], rows: Mapping[bytes, Remembered], recalled: Mapping[bytes, Recalled]
+    ) -> list[Found]:
+        """Return those whose bytes are not known, or are to be judged anew."""
+        changed = {found.path for found in files if not self._stands(rows, recalled, found)}
+        stirred = _stirred(recalled, changed, {found.path for found in files})
+        changed |= {path for path, one in recalled.items() if one.refused_in in stirred}
+        return [found for found in files if found.path in changed]
+
     def _stands(self, rows: Mapping[bytes, Remembered], recalled: Mapping[bytes, Recalled], found: Found) -> bool:
         """Whether what is remembered of a file is true of it now, and can be had from the store."""
         row, one = rows.get(found.path), recalled.get(found.path)
-        if row is None or one is None or not row.is_same(found):
+        if row is None or one is None or not row.is_same(found) or not self._options.policy.holds(one.refused_by):
             return False
         return one.entry is None or self._lost.isdisjoint(ref.pack for ref in one.entry.chunks)
 
@@ -190,10 +201,11 @@ class VersionMaker:
         with self._repository.reader() as reader:
             units = WholeUnits(candidate, reader, self._source.directory, self._options.now_ns())
             units.hold_back()
+            candidate.forget_loads()
             if self._options.read_back == "none":
                 self._put_off(candidate, base)
             else:
-                self._read_back(candidate, base, result, reader, prover)
+                self._read_back(candidate, units, result, reader, prover)
                 units.follow_refusals()
         result.troubles = candidate.troubles()
         return candidate.change()
@@ -206,9 +218,9 @@ class VersionMaker:
                 candidate.judged(entry, proved.get(content_of(entry, candidate.by_path)) or put_off())
 
     def _read_back(
-        self, candidate: Candidate, base: Base, result: BackupResult, reader: ChunkReader, prover: Prover
+        self, candidate: Candidate, units: WholeUnits, result: BackupResult, reader: ChunkReader, prover: Prover
     ) -> None:
-        known = proved_content(base.entries, self._options.required_level)
+        known = proved_content(candidate.base.entries, self._options.required_level)
         proving = Proving(reader, prover, known, Loading.of(self._options.loading, reader, self._repository))
         new = candidate.unproved()
         old = candidate.old(new) if self._options.read_back == "all" else []
@@ -216,12 +228,31 @@ class VersionMaker:
         with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
             advance = self._obeying(task.advance)
             proving.read_back([*old, *(entry for entry, is_checkpoint in new if not is_checkpoint)], advance)
-            for entry in [entry for entry, is_checkpoint in new if is_checkpoint]:
+            checkpoints = [entry for entry, is_checkpoint in new if is_checkpoint]
+            paths = candidate.moved_parts() | {entry.path for entry in checkpoints}
+            wholes = proving.wholes(paths, candidate.by_path)
+            for entry in checkpoints:
                 self._obey_stop()
-                judged = proving.judge(entry, candidate.by_path, advance)
+                judged = proving.judge(entry, candidate.by_path, advance, wholes)
                 self._wait_if_asked(judged)
                 candidate.judged(entry, judged)
+            for whole in wholes.found:
+                self._obey_stop()
+                if not candidate.is_in_trouble(whole):
+                    self._take_whole(candidate, units, whole, proving.judge_whole(whole, candidate.by_path, advance))
         result.read_back_bytes = proving.read_bytes
+
+    def _take_whole(
+        self, candidate: Candidate, units: WholeUnits, whole: Whole, judged: Mapping[bytes, Judged]
+    ) -> None:
+        """Take in what loading a directory as one says of each checkpoint in it."""
+        for path, one in judged.items():
+            self._wait_if_asked(one)
+            if one.refused is not None:
+                # Of one as of all.
+                units.refuse(whole, one)
+                return
+            candidate.judged(candidate.by_path[path], one)
 
     def _wait_if_asked(self, judged: Judged) -> None:
         """Make no version where the proof is to be had some other time; what was stored is used then."""
@@ -299,6 +330,16 @@ def _refuse_emptied(tree: Scan, base: Base, source: Source) -> None:
         raise SourceEmptied(what, where=display(source.directory), advice=advice)
 
 
+def _stirred(
+    recalled: Mapping[bytes, Recalled], changed: AbstractSet[bytes], present: AbstractSet[bytes]
+) -> set[bytes]:
+    """Return the directories that were refused as one and are another one by now: all of each is looked at again."""
+    refused = {path: one.refused_in for path, one in recalled.items() if one.refused_in is not None}
+    # A new file may be what was missing.
+    moved = {path for path in changed if path in refused or path not in recalled} | (refused.keys() - present)
+    return {directory for directory in set(refused.values()) if any(is_below(path, directory) for path in moved)}
+
+
 def _summary(entries: tuple[Entry, ...], result: BackupResult) -> Summary:
     files = [entry for entry in entries if entry.kind is EntryKind.FILE]
     proofs = [entry.proof for entry in files if entry.proof is not None]
@@ -318,5 +359,5 @@ def _pending(manifest: Manifest) -> tuple[str, ...]:
     return tuple(
         display(entry.path)
         for entry in manifest.entries
-        if entry.proof is not None and entry.proof.shortfall and entry.proof.level < manifest.required_level
+        if entry.proof is not None and entry.proof.is_pending(manifest.required_level)
     )

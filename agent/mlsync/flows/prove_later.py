@@ -8,9 +8,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 
@@ -19,14 +19,17 @@ from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
 from mlsync.flows.loading import Loading, LoadingOptions
 from mlsync.flows.proving import Judged, Proving
 from mlsync.flows.sharing import Share, Sharing
-from mlsync.flows.standing import by_sums, standings, summed, with_proofs
+from mlsync.flows.standing import Standing, by_sums, standings, summed, with_proofs
 from mlsync.flows.units import Entries
+from mlsync.flows.wholes import Wholes
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
-from mlsync.proof.verdict import LEVEL_DEVICE
+from mlsync.proof.verdict import LEVEL_DEVICE, LEVEL_NUMBERS
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import Entry, Proof, Root
 from mlsync.repository.repository import Repository, Stored
+
+_WAITS: Final = "not loaded yet: other files of its directory were another process's share"
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class LaterProver:
         Of a share, those that it has something of; the run is divided by this, which ``pending`` relies on.
         """
         all_of_them = standings(self._repository, run)
-        lacking = [standing.stored for standing in all_of_them if standing.lacks(self._wanted(standing.root))]
+        lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
         if self._sharing is not None and lacking:
             # Also those that were proved since: whose a checkpoint is must not depend on what was.
             manifests = [by_sums(standing.stored, ()) for standing in all_of_them]
@@ -103,6 +106,9 @@ class LaterProver:
             numbers = self._sharing.divide(unproved)
             lacking = [stored for stored in lacking if stored.root.number in numbers]
         yield from reversed(lacking)
+
+    def _is_lacking(self, standing: Standing) -> bool:
+        return standing.is_pending if self._level is None else standing.lacks(self._level)
 
     def pending(self, stored: Stored) -> LaterResult:
         """Prove what a version still lacks; nothing is read where the device cannot be had.
@@ -117,11 +123,14 @@ class LaterProver:
             self._sharing.divide_whole(stored)
         return self._prove(stored, lambda _: True)
 
+    def _lacks(self, root: Root, proof: Proof) -> bool:
+        """Whether a checkpoint may be proved further: who asks for a level has it tried of all that are below."""
+        if self._level is None:
+            return proof.is_pending(root.required_level)
+        return not proof.is_broken and proof.level < self._level
+
     def _wanted(self, root: Root) -> int:
         return root.required_level if self._level is None else self._level
-
-    def _lacks(self, root: Root, proof: Proof) -> bool:
-        return not proof.is_broken and proof.level < self._wanted(root)
 
     def _prove(self, stored: Stored, is_wanted: Callable[[Proof], bool]) -> LaterResult:
         began_s, read_bytes = time.monotonic(), self._proving.read_bytes
@@ -153,9 +162,13 @@ class LaterProver:
 
         name = f"{result.run} version {result.version}: proving"
         with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
+            wholes = self._proving.wholes([entry.path for entry in entries], beside)
             for entry in entries:
                 advance(0)
-                result.judged[entry.path] = self._proving.judge(entry, beside, advance)
+                result.judged[entry.path] = self._proving.judge(entry, beside, advance, wholes)
+            result.judged |= self._proving.judge_wholes(wholes, beside, result.judged, advance)
+        if self._sharing is not None:
+            _note_what_waits(wholes, beside, result.judged)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
         """Put what was found beside the version, then what all that lies there comes to, where none of it says so.
@@ -197,3 +210,17 @@ class LaterProver:
         level, device, broken_count = summed(with_proofs(entries, [*later, proof]))
         proof = msgspec.structs.replace(proof, lowest_level=level, device=device, broken_count=broken_count)
         self._repository.add_later_proof(proof)
+
+
+def _note_what_waits(wholes: Wholes, beside: Entries, judged: dict[bytes, Judged]) -> None:
+    """Note in what was *judged* that its directory is yet to be loaded, where files in it are other processes' share.
+
+    Else a version would pass for proved as far as can be: none of them saw the directory whole.
+    """
+    for path, found in list(judged.items()):
+        whole = next((one for one in wholes.found if one.holds(path)), None)
+        if whole is None or found.refused is not None:
+            continue
+        others = (entry.proof for other, entry in beside.items() if other not in judged and whole.holds(other))
+        if any(proof is not None and proof.level < LEVEL_NUMBERS and not proof.is_broken for proof in others):
+            judged[path] = replace(found, proof=msgspec.structs.replace(found.proof, shortfall=_WAITS))

@@ -17,6 +17,8 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
     trouble: Trouble | None
     is_held: bool = False
     is_checkpoint: bool = False
+    refused_by: str = ""
+    refused_in: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +26,22 @@ class Recalled:
     """The entry that stands for a path in the last version, and what was wrong with the file, if anything was.
 
     One that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not whole.
+    *refused_by* is the wish of the user that refused it (see ``Policy``), and *refused_in* the directory that was
+    refused as one then; its trouble is that one's.
     """
 
     entry: Entry | None
     trouble: Trouble | None = None
     is_held: bool = False
     is_checkpoint: bool = False
+    refused_by: str = ""
+    refused_in: bytes | None = None
 
     def encode(self) -> bytes:
         """Return the bytes that the local state keeps."""
         entry = None if self.entry is None else encode_entries([self.entry])
-        return msgspec.msgpack.encode(_Row(entry, self.trouble, self.is_held, self.is_checkpoint))
+        row = _Row(entry, self.trouble, self.is_held, self.is_checkpoint, self.refused_by, self.refused_in)
+        return msgspec.msgpack.encode(row)
 
 
 def recall(body: bytes) -> Recalled | None:
@@ -44,16 +51,16 @@ def recall(body: bytes) -> Recalled | None:
         entry = None if row.entry is None else decode_entries(row.entry, _WHERE)[0]
     except (ValueError, ManifestDamaged, FormatUnsupported, IndexError):
         return None
-    return Recalled(entry, row.trouble, row.is_held, row.is_checkpoint)
+    return Recalled(entry, row.trouble, row.is_held, row.is_checkpoint, row.refused_by, row.refused_in)
 
 
-def recall_trouble(body: bytes) -> tuple[Trouble | None, bool]:
-    """Return what was wrong with the file, and whether it is held back, without a look at its entry."""
+def recall_trouble(body: bytes) -> tuple[Trouble | None, bool, str]:
+    """Return what was wrong with the file, whether it is held back, and by what it was refused, but not its entry."""
     try:
         row = msgspec.msgpack.decode(body, type=_Row)
     except ValueError:
-        return None, False
-    return row.trouble, row.is_held
+        return None, False, ""
+    return row.trouble, row.is_held, row.refused_by
 
 
 def encode_location(ref: ChunkRef) -> bytes:

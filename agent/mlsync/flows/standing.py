@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
 
-from mlsync.errors import ManifestDamaged
+from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, Proof, Root
 from mlsync.repository.repository import Repository, Stored
@@ -22,13 +23,16 @@ _AT_ONCE = 16
 class Standing:
     """A version as a listing shows it.
 
-    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken.
+    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken. One that
+    *is_settled* is proved as far as it can be, although a checkpoint of it may be below what was required: level 5 was
+    not meant for it, or its numbers are compressed.
     """
 
     stored: Stored
     lowest_level: int
     device: str
     broken_count: int = 0
+    is_settled: bool = False
 
     @property
     def root(self) -> Root:
@@ -38,7 +42,7 @@ class Standing:
     @property
     def is_pending(self) -> bool:
         """Whether a checkpoint of it still has to be proved as far as was required."""
-        return self.lacks(self.root.required_level)
+        return not self.is_settled and self.lacks(self.root.required_level)
 
     def lacks(self, level: int) -> bool:
         """Whether a checkpoint of it that is not broken was not proved up to *level*."""
@@ -58,16 +62,17 @@ def standings(repository: Repository, run: str) -> list[Standing]:
 
 
 def standing_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> Standing:
-    """Return how a version stands by all that was proved of it; raises ``Damage`` if that cannot be read.
+    """Return how a version stands by all that was proved of it.
 
-    Who proves a part of it while others prove theirs knows of no sum that has all of them in it. Its list of files is
-    read where that may be so: it still looks pending, and its later proofs are of different files.
+    Its list of files is read where it looks pending. Who proves a part of it while others prove theirs knows of no sum
+    that has all of them in it; nor does any sum tell whether a checkpoint below its level can be proved further.
     """
     shown = by_sums(stored, later)
-    parts = {frozenset(file.path for file in proof.files) for proof in later if proof.files}
-    if not shown.is_pending or len(parts) <= 1:
-        return shown
-    return Standing(stored, *summed(with_proofs(repository.entries(stored), later)))
+    if shown.is_pending:
+        # A list that cannot be read is for others to tell of.
+        with suppress(Damage):
+            return settled(shown, tuple(with_proofs(repository.entries(stored), later)))
+    return shown
 
 
 def by_sums(stored: Stored, later: Iterable[LaterProof]) -> Standing:
@@ -78,6 +83,13 @@ def by_sums(stored: Stored, later: Iterable[LaterProof]) -> Standing:
         if (proof.broken_count, proof.lowest_level) >= (standing.broken_count, standing.lowest_level):
             standing = Standing(stored, proof.lowest_level, proof.device, proof.broken_count)
     return standing
+
+
+def settled(standing: Standing, entries: Sequence[Entry]) -> Standing:
+    """Return how a version stands by its entries, as they were proved by now: what no sum knows of each of them."""
+    required_level = standing.root.required_level
+    is_pending = any(entry.proof is not None and entry.proof.is_pending(required_level) for entry in entries)
+    return Standing(standing.stored, *summed(entries), is_settled=not is_pending)
 
 
 def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:

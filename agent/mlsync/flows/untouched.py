@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
+from mlsync.flows.policy import Policy
 from mlsync.flows.recall import recall_trouble
 from mlsync.repository.manifest import Trouble
 from mlsync.source.scan import Walk
@@ -24,15 +25,19 @@ class Untouched:
     troubles: tuple[Trouble, ...]
 
 
-def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[str], now_ns: int) -> Untouched | None:
+def look_for_change(
+    state: State, run: str, directory: bytes, exclude: Sequence[str], now_ns: int, policy: Policy | None = None
+) -> Untouched | None:
     """Return what an untouched tree is like, or ``None`` at the first sign of a change.
+
+    What was refused by a wish that *policy* does not have any more is such a sign, if a policy is given.
 
     The tree and what is remembered of it come in the same order and are compared one by one: neither is ever held as a
     whole, so that an agent may look as often as it likes at however many files.
     """
     walk = Walk(directory, exclude)
     count = 0
-    troubles = []
+    troubles: dict[bytes, Trouble] = {}
     for found, row in zip_longest(walk, state.rows(run)):
         if found is None or row is None:
             return None
@@ -40,14 +45,17 @@ def look_for_change(state: State, run: str, directory: bytes, exclude: Sequence[
         if path != found.path or not is_same(stat, found):
             return None
         count += 1
-        trouble, is_held = recall_trouble(entry)
+        trouble, is_held, refused_by = recall_trouble(entry)
         if trouble is not None:
-            troubles.append(trouble)
+            # By its own path: all files of a directory that was refused as one name that.
+            troubles[trouble.path] = trouble
+        if policy is not None and not policy.holds(refused_by):
+            return None
         if is_held and is_at_rest(found.stat.mtime_ns, now_ns):
             # It was held back for a while, in case that something was still to come.
             return None
     # Below a directory that could not be read, anything may have changed.
-    return None if walk.problems else Untouched(count, tuple(troubles))
+    return None if walk.problems else Untouched(count, tuple(troubles.values()))
 
 
 def is_at_rest(mtime_ns: int, now_ns: int) -> bool:

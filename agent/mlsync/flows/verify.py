@@ -61,9 +61,12 @@ def verify(
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
         proving = Proving(reader, prover, loading=Loading.of(loading, reader, repository))
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)
-        beside = {entry.path: entry for entry in files}
-        for entry in [entry for entry in files if entry.proof is not None]:
-            result.checkpoints.append(VerifiedFile(entry, proving.judge(entry, beside, task.advance)))
+        beside = {entry.path: entry for entry in manifest.entries}
+        checkpoints = [entry for entry in files if entry.proof is not None]
+        wholes = proving.wholes([entry.path for entry in checkpoints], beside)
+        judged = {entry.path: proving.judge(entry, beside, task.advance, wholes) for entry in checkpoints}
+        judged |= proving.judge_wholes(wholes, beside, judged, task.advance)
+        result.checkpoints += [VerifiedFile(entry, judged[entry.path]) for entry in checkpoints]
         result.file_count, result.read_bytes = len(files), proving.read_bytes
     result.seconds = time.monotonic() - started_s
     return result

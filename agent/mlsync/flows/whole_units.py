@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mlsync.flows.candidate import Candidate
+from mlsync.flows.proving import Judged
 from mlsync.flows.units import units_around
 from mlsync.flows.untouched import is_at_rest
+from mlsync.flows.wholes import Whole
 from mlsync.formats.sharded import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
@@ -33,7 +35,7 @@ class WholeUnits:
         """
         for unit in self._units:
             lacking = unit.lacking or self._member_in_trouble(unit)
-            if self._is_being_written(unit):
+            if self.are_being_written(unit.members):
                 self._revert(unit, "a file of it was written while it was read")
             elif lacking is not None and self._is_at_rest(unit):
                 self._candidate.note_incomplete(unit.members, f"of a checkpoint that is not whole: {lacking}")
@@ -48,6 +50,15 @@ class WholeUnits:
                 if trouble is not None and trouble.kind is TroubleKind.BROKEN and not self._is_at_rest(unit):
                     self._revert(unit, f"{display(path)} of it is broken")
                     break
+
+    def refuse(self, whole: Whole, judged: Judged) -> None:
+        """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
+        parts = self._candidate.parts_of(whole)
+        if not self.are_being_written(parts):
+            self._candidate.refuse_whole(whole, judged)
+            return
+        text = f"does not load, and was written while it was read: {judged.refused}"
+        self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
 
     def _revert(self, unit: Unit, why: str) -> None:
         text = f"{unit.kind} checkpoint: {why}"
@@ -70,9 +81,9 @@ class WholeUnits:
                 return f"{display(path)}: {trouble.text}"
         return None
 
-    def _is_being_written(self, unit: Unit) -> bool:
+    def are_being_written(self, paths: Iterable[bytes]) -> bool:
         """Whether the source has other files by now than those that were read, so that two saves may be mixed."""
-        return any(self._has_changed(path) for path in unit.members)
+        return any(self._has_changed(path) for path in paths)
 
     def _has_changed(self, path: bytes) -> bool:
         stat = self._candidate.stat_of(path)

@@ -1,13 +1,15 @@
 """Level 5: a command of the user's, or one of the built-in ones, loads a checkpoint the way its framework does.
 
-The command runs code out of the checkpoint and is therefore asked for by the user, for files that he trusts. It runs in
-a session of its own, with nothing in its environment that opens a door, and is ended at a deadline. That it failed is
-told apart from that it could not be had: only the first speaks against the checkpoint.
+A checkpoint is a file, or a directory with all that is in it. The command runs code out of it and is therefore asked
+for by the user, for what he trusts. It runs in a session of its own, with nothing in its environment that opens a door,
+and is ended at a deadline. That it failed is told apart from that it could not be had: only the first speaks against
+the checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import select
@@ -15,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -32,6 +34,11 @@ CANNOT_TELL, NOT_MEANT = 75, 77
 _LAUNCHER: Final = Path(__file__).with_name("launch.py")
 _ULTRALYTICS: Final = Path(__file__).with_name("load_ultralytics.py")
 _STATE_DICT: Final = Path(__file__).with_name("load_state_dict.py")
+_TRANSFORMERS: Final = Path(__file__).with_name("load_transformers.py")
+#: What is a checkpoint in several files, by its kind (see ``formats.sharded``), and what is one by a ``config.json``.
+HUGGING_FACE: Final = frozenset({"huggingface-weights", "huggingface-trainer"})
+SEVERAL_FILES: Final = HUGGING_FACE | {"dcp", "deepspeed", "megatron"}
+DESCRIBED: Final = "huggingface-model"
 _CONTAINERS: Final = frozenset({"torch-zip", "safetensors"})
 _FILE_BYTES_MAX: Final = 1 << 30
 _OUTPUT_BYTES_KEPT: Final = 4000
@@ -53,24 +60,62 @@ _OUT_OF_MEMORY: Final = re.compile(
 class Framework:
     """How a checkpoint is loaded: *name* is what the proof records of it.
 
-    *patterns* say which files the command is meant for, all of torch and safetensors where there are none; *framework*
-    restricts these to checkpoints whose facts name it. *environment* is what the command sees besides the bare one.
+    *patterns* say what the command is meant for: directories those that end in a slash, and files the others. Where
+    there are none it is meant for directories of the *kinds*, and for all files of torch and safetensors if it *takes
+    files*, of which *framework* leaves those whose facts name it. *environment* is what the command sees besides the
+    bare one.
     """
 
     name: str
     command: tuple[str, ...]
     patterns: tuple[str, ...] = ()
     framework: str | None = None
+    kinds: Collection[str] = ()
+    takes_files: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     timeout_s: float = 600.0
 
     def is_meant_for(self, path: bytes, container: str, facts: Mapping[str, Fact]) -> bool:
-        """Whether the command is to load a checkpoint, by the path that it has in the run's directory."""
+        """Whether the command is to load a file, by the path that it has in the run's directory."""
         if not self.patterns:
-            return container in _CONTAINERS and self.framework in (None, facts.get("framework"))
-        text = os.fsdecode(path)
-        return any(fnmatchcase(text if "/" in one else text.rpartition("/")[2], one) for one in self.patterns)
+            is_known = container in _CONTAINERS and self.framework in (None, facts.get("framework"))
+            return self.takes_files and is_known
+        return any(_fits(path, one) for one in self.patterns if not one.endswith("/"))
+
+    def is_meant_for_directory(self, path: bytes, kinds: Collection[str]) -> bool:
+        """Whether the command is to load a directory as one; *kinds* says what of several files it is, if it is.
+
+        The run's own directory, whose *path* is empty, goes by the pattern ``./``.
+        """
+        if not self.patterns:
+            return any(kind in self.kinds for kind in kinds)
+        return any(_fits(path or b".", one[:-1]) for one in self.patterns if one.endswith("/"))
+
+    @property
+    def takes_directories(self) -> bool:
+        """Whether there is a directory that the command may be meant for."""
+        return any(one.endswith("/") for one in self.patterns) if self.patterns else bool(self.kinds)
+
+    def fingerprint(self) -> str:
+        """Return what changes if a file that the command refused may fare otherwise: it, or a program that it names."""
+        said = [self.name, self.command, self.patterns, self.framework, sorted(self.kinds), self.takes_files]
+        programs = [_stamp(part) for part in self.command]
+        return hashlib.sha256(repr((said, programs)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _fits(path: bytes, pattern: str) -> bool:
+    text = os.fsdecode(path)
+    return fnmatchcase(text if "/" in pattern else text.rpartition("/")[2], pattern)
+
+
+def _stamp(part: str) -> tuple[int, int] | None:
+    """Return size and time of a file that a command names, nothing of any other word."""
+    try:
+        found = os.stat(part)
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if os.path.isabs(part) else None
 
 
 def ultralytics_command(python: str, device: str) -> tuple[str, ...]:
@@ -83,19 +128,25 @@ def state_dict_command(python: str, device: str, model: str) -> tuple[str, ...]:
     return (python, "-B", str(_STATE_DICT), PATH, device, model)
 
 
+def transformers_command(python: str, device: str) -> tuple[str, ...]:
+    """Return the command that loads a directory with ``from_pretrained`` and runs the model forward."""
+    return (python, "-B", str(_TRANSFORMERS), PATH, device)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of a load that was had: why the file is *refused*, or whether the command *skipped* it."""
+    """What came of a load that was had: why the checkpoint is *refused*, or whether the command *skipped* it."""
 
     refused: str | None = None
     skipped: bool = False
 
 
 def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None]) -> Loaded:
-    """Have the file at *path* loaded; *home* is a directory of the command's own, *tick* is called all the while.
+    """Have the file or directory at *path* loaded; *home* is a directory of the command's own.
 
-    Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` where the load could not be had, and what
-    *tick* raises. Nothing of the command runs any more afterwards, but for what left its session on purpose.
+    *tick* is called all the while. Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` where the
+    load could not be had, and what *tick* raises. Nothing of the command runs any more afterwards, but for what left
+    its session on purpose.
     """
     running = _Running(framework, path, home)
     try:
@@ -117,7 +168,7 @@ class _Running:
         # Twice the deadline on every processor: the deadline ends it, this what the deadline cannot reach.
         cpu_s = int(2 * framework.timeout_s * (os.cpu_count() or 1)) + 1
         self._report, report = os.pipe2(os.O_CLOEXEC)
-        limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, path.stat().st_size))
+        limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, _largest_bytes(path)))
         try:
             self._process = subprocess.Popen(  # noqa: S603 - what the user's configuration names
                 [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, limits), *command],
@@ -187,6 +238,12 @@ class _Running:
         lines = [line.strip() for line in self.output.decode("utf-8", "replace").splitlines()]
         told = " | ".join([line for line in lines if line][-_LINES_TOLD:])
         return "".join(char if char.isprintable() else "?" for char in told)[-_CHARS_TOLD:]
+
+
+def _largest_bytes(path: Path) -> int:
+    """Return the size of a file, or of the largest in a directory: what is loaded may be written anew as large."""
+    found = [path, *path.rglob("*")]
+    return max(one.lstat().st_size for one in found)
 
 
 def _judged(name: str, running: _Running) -> Loaded:

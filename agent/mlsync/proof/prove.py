@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlsync.proof.windows import Counts, WindowSender
 
 _SLOWEST_BYTES_PER_S = 20_000_000
+_NO_DEVICE = 'no device is wanted here: device = "none"'
 
 
 class ProofSource(ByteSource, Protocol):
@@ -180,6 +181,8 @@ class Prover:
         if transfer.error is not None:
             return replace(verdict, status="unavailable", level=level, error=transfer.error)
         is_known = level >= min(self._options.level, LEVEL_MEANING)
+        if self._options.device == "none" and content is not None and any(one.length for one in content.storages):
+            verdict = replace(verdict, left=_NO_DEVICE)
         return replace(verdict, status="proved" if is_known else "unknown", level=level)
 
 

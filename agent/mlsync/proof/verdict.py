@@ -29,7 +29,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome for one file; *level* is the highest that holds, *device* is empty if none was needed."""
+    """The outcome for one file; *level* is the highest that holds, *device* is empty if none was needed.
+
+    *left* says what was not tried because it is not wanted here, and may be elsewhere.
+    """
 
     status: Status
     level: int
@@ -42,3 +45,4 @@ class Verdict:
     tensor_bytes: int = 0
     seconds: float = 0.0
     error: ProofUnavailable | None = None
+    left: str = ""

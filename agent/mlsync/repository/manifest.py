@@ -89,6 +89,10 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         """Whether something was found that speaks against the checkpoint: only of one that was proved again later."""
         return any(finding.severity is Severity.REFUSE for finding in self.findings)
 
+    def is_pending(self, required_level: int) -> bool:
+        """Whether it fell short of a level that it may still reach: where nothing more is to come it says no why."""
+        return self.level < required_level and bool(self.shortfall) and not self.is_broken
+
     @property
     def refusal(self) -> str:
         """What speaks against the checkpoint, and where in it; empty if nothing does."""

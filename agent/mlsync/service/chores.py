@@ -108,7 +108,7 @@ class Chores:
         if result.unavailable is not None:
             raise result.unavailable
         self._state.drop_pending(self._run, number)
-        return not result.refused and result.lowest_level >= result.required_level
+        return not result.refused
 
     def _tell(self, result: LaterResult) -> None:
         for path, why in result.refused.items():

@@ -281,11 +281,20 @@ class _Reader:
         if (proof.model is not None) != (proof.framework == "state_dict"):
             key = "framework" if proof.model is None else "model"
             self._refuse(("proof", key), 'model in [proof] and framework = "state_dict" need each other', None)
+        self._check_patterns(proof)
         if proof.loads and proof.device == "none":
             advice = "level 5 comes after the levels that need a device"
             self._refuse(("proof", "device"), 'device = "none" in [proof], and a command or framework', advice)
         if proof.require == LEVEL_FRAMEWORK and not proof.loads:
             self._refuse(("proof", "require"), "require = 5 in [proof], and no command or framework", None)
+
+    def _check_patterns(self, proof: ProofSettings) -> None:
+        """Refuse patterns for directories where only files are loaded, and the other way round."""
+        takes = {"ultralytics": "files", "transformers": "directories"}.get(proof.framework or "")
+        odd = [one for one in proof.command_for if one.endswith("/") != (takes == "directories")]
+        if takes is not None and odd:
+            what = f'framework = "{proof.framework}" in [proof] loads {takes}, and command_for has {_shown(odd[0])}'
+            self._refuse(("proof", "command_for"), what, "patterns that end in a slash are for directories")
 
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
         """Refuse to watch what mlsync itself writes: each backup would be the next one's change, for ever."""

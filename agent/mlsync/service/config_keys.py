@@ -304,11 +304,11 @@ PROOF: Mapping[str, Key] = {
     "warn": Key(_NUMBER_FAULTS, "warn", '["nan", "inf", "saturated"]', "numbers to warn of; the rest is noted"),
     "refuse_nan": Key(flag, "refuse_nan", "false", 'the same as "nan" and "inf" in refuse'),
     "framework": Key(
-        one_of("ultralytics", "state_dict"),
+        one_of("ultralytics", "transformers", "state_dict"),
         "framework",
         '"ultralytics"',
-        "level 5: load each new checkpoint as this does, and run it forward. THAT RUNS CODE OUT OF THE CHECKPOINT: for "
-        "files that you trust only",
+        'level 5: load each new checkpoint as this does ("ultralytics", "transformers", "state_dict"), and run it '
+        "forward. THAT RUNS CODE OUT OF THE CHECKPOINT: for files that you trust only",
     ),
     "model": Key(
         factory, "model", '"package.module:build"', 'for framework = "state_dict": gives the model and an example input'
@@ -317,11 +317,15 @@ PROOF: Mapping[str, Key] = {
         command,
         "command",
         '["python", "check.py", "{path}"]',
-        "level 5 by a command of your own: 0 it loads, 75 cannot tell, 77 not meant for this file, all else: refused. "
-        "What it runs out of the checkpoint is on you",
+        "level 5 by a command of your own, given a checkpoint's file, or directory if it is several: 0 it loads, "
+        "75 cannot tell, 77 not meant for it, all else: refused. What it runs out of the checkpoint is on you",
     ),
     "command_for": Key(
-        texts, "command_for", '["*.pt"]', "which checkpoints level 5 is for; without it all that it can be for"
+        texts,
+        "command_for",
+        '["*.pt", "checkpoint-*/"]',
+        "which checkpoints level 5 is for: files, and directories as one, by patterns that end in a slash; without it "
+        "all that it can be for",
     ),
     "command_environment": Key(
         variables,

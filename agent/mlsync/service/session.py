@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 from mlsync.codec.keys import Keys
 from mlsync.errors import RepositoryMissing
 from mlsync.flows.backup import BackupOptions, Source
+from mlsync.flows.policy import Policy
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
@@ -150,6 +152,7 @@ class Session:
             read_back=cast('Literal["new", "all", "none"]', proof.read_back),
             uploads=self.state_directory / UPLOADS_DIRECTORY,
             loading=self.loading_options(),
+            policy=policy_of(self.config),
         )
 
     def loading_options(self, device: str | None = None) -> LoadingOptions | None:
@@ -204,38 +207,59 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     from mlsync.proof.prove import ProofOptions  # late, as above
 
     proof = config.proof
-    refused = frozenset(proof.refuse) | (frozenset({"nan", "inf"}) if proof.refuse_nan else frozenset())
     return ProofOptions(
         device=device or proof.device,
         python=None if proof.python is None else str(proof.python),
         timeout_s=proof.timeout_s,
         memory_bytes=proof.memory_bytes,
-        refuse=cast("frozenset[NumberFault]", refused),
+        refuse=cast("frozenset[NumberFault]", refused_numbers(config)),
         warn=cast("frozenset[NumberFault]", frozenset(proof.warn)),
     )
 
 
 def framework_of(config: Config, device: str | None) -> Framework:
     """Return how a framework loads checkpoints by the configuration."""
-    from mlsync.proof.framework import Framework, state_dict_command, ultralytics_command  # late, as above
+    from mlsync.proof import framework  # late, as above
 
     proof, device = config.proof, device or config.proof.device
     python = sys.executable if proof.python is None else str(proof.python)
+    kinds, wants, takes_files = framework.SEVERAL_FILES, None, True
     if proof.framework == "ultralytics":
-        name, command = "ultralytics", ultralytics_command(python, device)
+        name, command = "ultralytics", framework.ultralytics_command(python, device)
+        kinds, wants = frozenset(), "ultralytics"
+    elif proof.framework == "transformers":
+        name, command = "transformers", framework.transformers_command(python, device)
+        kinds, takes_files = framework.HUGGING_FACE | {framework.DESCRIBED}, False
     elif proof.model is not None:
-        name, command = f"state_dict {proof.model}", state_dict_command(python, device, proof.model)
+        name, command = f"state_dict {proof.model}", framework.state_dict_command(python, device, proof.model)
+        kinds = framework.HUGGING_FACE | {"dcp"}
     else:
         name, command = " ".join(proof.command), proof.command
-    return Framework(
+    return framework.Framework(
         name=name,
         command=command,
         patterns=proof.command_for,
-        framework="ultralytics" if proof.framework == "ultralytics" else None,
+        framework=wants,
+        kinds=kinds,
+        takes_files=takes_files,
         environment=_environment(proof.command_environment, os.environ),
         device=device,
         timeout_s=proof.command_timeout_s,
     )
+
+
+def policy_of(config: Config) -> Policy:
+    """Return by what wishes of the configuration checkpoints are refused."""
+    numbers = " ".join(sorted(refused_numbers(config)))
+    if not config.proof.loads:
+        return Policy(numbers)
+    given = hashlib.sha256("\0".join(config.proof.command_environment).encode("utf-8", "surrogateescape")).hexdigest()
+    return Policy(numbers, f"{framework_of(config, None).fingerprint()} {given[:16]}")
+
+
+def refused_numbers(config: Config) -> frozenset[str]:
+    """Return what breaks a checkpoint by the configuration if it is the matter with its numbers."""
+    return frozenset(config.proof.refuse) | (frozenset({"nan", "inf"}) if config.proof.refuse_nan else frozenset())
 
 
 def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
