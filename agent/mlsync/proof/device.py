@@ -280,11 +280,13 @@ class Prover:
         slot.pending = None
         if slot.event is not None:
             slot.event.synchronize()
+        # Not on the stream of the windows, where it would wait for those behind it and leave the GPU without work.
         digest = (total.item() + used * LENGTH_FACTOR) % (1 << 64)
+        extremes = rows.tolist()
         # On the stream of the windows behind it: they use the same scratch memory.
         stream = nullcontext() if self.stream is None else self.torch.cuda.stream(self.stream)
         with stream:
-            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
+            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
     def _make_key(self, seed: bytes) -> None:
