@@ -135,6 +135,15 @@ def test_counts_are_those_of_the_cpu(prover, all_types):
     assert (verdict.facts, verdict.findings) == (expected.facts, expected.findings)
 
 
+def test_counts_that_need_scratch_memory_do_not_meet_the_windows_behind(stand):
+    """Numbers at float16's limit, of another count in each tensor, are counted while other windows are under way."""
+    tensors = [torch.linspace(1, 2, WINDOW_NUMBERS // 16, dtype=torch.float16) for _ in range(160)]
+    for place, tensor in enumerate(tensors):
+        tensor[:place] = 65504
+    options = ProofOptions(device="cuda", python=stand.python(ROOMY, schedule="mixed"))
+    assert proved(options, torch_bytes(tensors)).facts["saturated_count"] == sum(range(160))
+
+
 def test_the_norm_is_that_of_the_cpu(prover, on_cpu):
     """Numbers that are all finite have the same norm, to the digits that are recorded."""
     data = torch_bytes({"x": torch.linspace(-2, 3, 5 << 20), "y": torch.linspace(0, 1, 999).bfloat16()})
