@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import sysconfig
 import textwrap
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from proof_python import PROOF_PYTHON, asked
 
 from checkpoint_files import MemorySource, weights_bytes
 from mlsync.errors import (
@@ -53,7 +53,7 @@ def fake_python(tmp_path) -> FakePython:
             sys.argv = [sys.argv[0], str(os.getppid())]
         """
         program.write_text(textwrap.dedent(load) + textwrap.dedent(patch) + "\ndevice.main()\n")
-        return script(tmp_path / "python", f'exec "{sys.executable}" -I "{program}"')
+        return script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -I "{program}"')
 
     return make
 
@@ -91,18 +91,18 @@ def unavailable(python: str, **options) -> ProofUnavailable:
 
 def test_a_python_without_torch(tmp_path):
     """No torch is said as such, with what to do."""
-    error = unavailable(script(tmp_path / "python", f'exec "{sys.executable}" -S "$@"'))
+    error = unavailable(script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"'))
     assert isinstance(error, TorchMissing)
     assert "proof.python" in str(error)
 
 
 def test_torch_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatch):
     """A torch below ~/.local serves a Python that has none of its own, although the child knows no home."""
-    site = tmp_path / "home/.local/lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    site = tmp_path / "home/.local/lib" / f"python{asked('sysconfig.get_python_version()', 'sysconfig')}"
     site.mkdir(parents=True)
-    (site / "site-packages").symlink_to(sysconfig.get_path("purelib"))
+    (site / "site-packages").symlink_to(asked("sysconfig.get_path('purelib')", "sysconfig"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    python = script(tmp_path / "python", f'exec "{sys.executable}" -S "$@"')
+    python = script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
         assert prover.prove(MemorySource(weights_bytes()), b"w.pt").level == 4
 
@@ -161,7 +161,7 @@ def test_a_torch_that_does_not_work(tmp_path, fake_python, content, words):
 def test_what_will_not_change_is_not_tried_twice(tmp_path):
     """After one look at a Python without torch, other files do not start it again."""
     count = tmp_path / "count"
-    python = script(tmp_path / "python", f'echo >> "{count}"\nexec "{sys.executable}" -S "$@"')
+    python = script(tmp_path / "python", f'echo >> "{count}"\nexec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
         for _ in range(3):
             assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "unavailable"

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from proof_python import PROOF_PYTHON
 
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command, ultralytics_command
@@ -293,7 +294,7 @@ def files(tmp_path_factory):
 
 def load_state(files, name, model):
     """What became of loading one of the files."""
-    command = state_dict_command(sys.executable, "cpu", f"verdict:{model}")
+    command = state_dict_command(PROOF_PYTHON, "cpu", f"verdict:{model}")
     environment = {"PYTHONPATH": str(files)}
     return load(Framework("state_dict", command, environment=environment, device="cpu"), files / name, files, never)
 
@@ -340,6 +341,6 @@ def test_a_model_that_cannot_be_had_says_nothing_of_the_file(files, model, said)
 def test_a_python_without_ultralytics_says_nothing_of_the_file(tmp_path):
     """The built-in command for Ultralytics ends with "cannot tell" where that is not installed."""
     (tmp_path / "x.pt").write_bytes(b"")
-    framework = Framework("ultralytics", ultralytics_command(sys.executable, "cpu"), device="cpu")
+    framework = Framework("ultralytics", ultralytics_command(PROOF_PYTHON, "cpu"), device="cpu")
     with pytest.raises(CommandUnavailable, match="this Python has no Ultralytics"):
         load(framework, tmp_path / "x.pt", tmp_path, never)

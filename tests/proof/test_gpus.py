@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from proof_python import PROOF_PYTHON
 
 from mlsync.proof import child_gpus
 from mlsync.proof.device import gpu_number
@@ -41,7 +41,7 @@ spec.loader.exec_module(gpus)
 print(json.dumps([[number, free >> 20] for number, free in gpus.free_bytes().items()]))
 """
     environment = {"LD_LIBRARY_PATH": str(directory), "FAKE_GPUS": gpus}
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, check=True, env=environment)
+    done = subprocess.run([PROOF_PYTHON, "-I", "-c", code], capture_output=True, check=True, env=environment)
     return dict(json.loads(done.stdout))
 
 

@@ -10,10 +10,10 @@ import platform
 import re
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from proof_python import PROOF_PYTHON
 from sandboxed import DEEDS
 
 from checkpoint_files import MemorySource, yolo_bytes
@@ -44,7 +44,7 @@ def tried(tmp_path_factory):
         (home / ".ssh/id_ed25519").write_bytes(b"secret")
         program = Path(__file__).with_name("sandboxed.py")
         done = subprocess.run(
-            [sys.executable, "-I", program, child_sandbox.__file__, kind, home],
+            [PROOF_PYTHON, "-I", program, child_sandbox.__file__, kind, home],
             capture_output=True,
             text=True,
             check=True,
@@ -167,7 +167,7 @@ confined.set()
 thread.join()
 print(lacking)
 """
-    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([PROOF_PYTHON, "-I", "-c", code], capture_output=True, text=True, check=True)
     if "not filtered" in done.stdout:
         pytest.skip(done.stdout)
     assert done.stdout.startswith("refused")
@@ -177,7 +177,7 @@ def test_a_kernel_that_refuses_the_bans_is_told_of(tmp_path):
     """Where neither Landlock nor seccomp can be had the proof is made, and a note says what was lacking."""
     outer = Path(__file__).with_name("without_sandbox.py")
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "{outer}" "{child_sandbox.__file__}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PROOF_PYTHON}" -I "{outer}" "{child_sandbox.__file__}" "$@"\n')
     python.chmod(0o755)
     with Prover(ProofOptions(device="cpu", python=str(python))) as prover:
         info = prover.open()

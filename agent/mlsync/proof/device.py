@@ -333,11 +333,13 @@ class Prover:
         slot.pending = None
         if slot.event is not None:
             slot.event.synchronize()
+        # Not on the stream of the windows, where it would wait for those behind it and leave the GPU without work.
         digest = (int(total) + used * self.digest.length_factor) % MODULUS
+        extremes = rows.tolist()
         # On the stream of the windows behind it: they use the same scratch memory.
         stream = nullcontext() if self.stream is None else self.torch.cuda.stream(self.stream)
         with stream:
-            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], rows.tolist())]  # noqa: B905 - 3.9
+            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
     def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
