@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from proof_python import PROOF_PYTHON, asked
 
-from checkpoint_files import MemorySource, weights_bytes
+from checkpoint_files import MemorySource, torch_bytes, weights_bytes
 from mlsync.errors import (
     DeviceFailed,
     DeviceMissing,
@@ -354,6 +355,18 @@ def test_a_python_without_xxhash_digests_as_a_gpu_does(fake_python):
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
         assert prover.prove(source, b"w.safetensors").status == "proved"
         assert prover._engine._digest.__class__.__name__ == "Nh"
+
+
+def test_numbers_that_the_childs_torch_does_not_know_leave_a_level_open(fake_python):
+    """As with torch 2.1 and its two types of float8: all is digested, level 3 holds, and what is left says why."""
+    python = fake_python("del device.COUNTED_AS['float8_e4m3fnuz']")
+    known = torch.ones(99).to(torch.float8_e4m3fn)
+    source = MemorySource(torch_bytes({"a": known, "b": torch.ones(99).to(torch.float8_e4m3fnuz)}))
+    with Prover(ProofOptions(device="cpu", python=python)) as prover:
+        verdict = prover.prove(source, b"w.pt")
+        assert (verdict.status, verdict.level) == ("proved", 3)
+        assert verdict.left == "numbers of float8_e4m3fnuz were not counted: this torch has none"
+        assert prover.prove(MemorySource(torch_bytes({"a": known})), b"w.pt").level == 4
 
 
 @pytest.mark.parametrize("lie", QUICK_LIES.values(), ids=QUICK_LIES.keys())

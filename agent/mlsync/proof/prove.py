@@ -166,7 +166,7 @@ class Prover:
         level = _level_without_device(inspection)
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
-            level = min(self._options.level, LEVEL_NUMBERS if not content.packed_count else LEVEL_MEANING)
+            level = min(self._options.level, _level_with_device(content, transfer))
             findings += _packed_findings(content)
             findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
             facts |= number_facts(transfer.counts())
@@ -181,9 +181,15 @@ class Prover:
         if transfer.error is not None:
             return replace(verdict, status="unavailable", level=level, error=transfer.error)
         is_known = level >= min(self._options.level, LEVEL_MEANING)
+        left = self._left(content, transfer)
+        return replace(verdict, status="proved" if is_known else "unknown", level=level, left=left)
+
+    def _left(self, content: Content | None, transfer: _Transfer) -> str:
+        """What was not tried here and may be elsewhere."""
         if self._options.device == "none" and content is not None and any(one.length for one in content.storages):
-            verdict = replace(verdict, left=_NO_DEVICE)
-        return replace(verdict, status="proved" if is_known else "unknown", level=level)
+            return _NO_DEVICE
+        uncounted = transfer.uncounted()
+        return f"numbers of {', '.join(uncounted)} were not counted: this torch has none" if uncounted else ""
 
 
 class _Engine:
@@ -303,6 +309,10 @@ class _Transfer:
         """What the device counted, by storage."""
         return self._sender.counts if self._sender is not None else {}
 
+    def uncounted(self) -> list[str]:
+        """The types whose numbers the device's torch does not know."""
+        return sorted(self._sender.uncounted) if self._sender is not None else []
+
     def info(self) -> DeviceInfo | None:
         """The device, if one was used."""
         return self._engine.info if self._engine is not None else None
@@ -336,6 +346,12 @@ def _storages_to_send(content: Content) -> Sequence[Storage]:
     if content.facts.get("byteorder") != "big":
         return content.storages
     return [replace(storage, dtype="bytes") for storage in content.storages]
+
+
+def _level_with_device(content: Content, transfer: _Transfer) -> int:
+    if content.packed_count:
+        return LEVEL_MEANING
+    return LEVEL_DEVICE if transfer.uncounted() else LEVEL_NUMBERS
 
 
 def _level_without_device(inspection: Inspection) -> int:

@@ -31,7 +31,7 @@ class Finding:
 class Verdict:
     """The outcome for one file; *level* is the highest that holds, *device* is empty if none was needed.
 
-    *left* says what was not tried because it is not wanted here, and may be elsewhere.
+    *left* says what was not done here and may be elsewhere.
     """
 
     status: Status

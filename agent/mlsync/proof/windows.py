@@ -63,10 +63,14 @@ class _Sent:
 
 
 class WindowSender:
-    """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole."""
+    """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole.
+
+    ``uncounted`` are then the types of which the child's torch knows no numbers.
+    """
 
     def __init__(self, child: Child, digest: WindowDigest, window_bytes: int, storages: Sequence[Storage]) -> None:
         self.counts: dict[int, Counts] = {}
+        self.uncounted: set[str] = set()
         self._child = child
         self._digest = digest
         self._windows = [child.window(place)[:window_bytes] for place in range(WINDOW_COUNT)]
@@ -152,6 +156,8 @@ class WindowSender:
                 self._child.disbelieve("counts that cannot be")
             if row is not None:
                 self._add_counts(storage, length, row)
+            elif length and dtype in _PERHAPS:
+                self.uncounted.add(dtype)
 
     def _add_counts(self, storage: int, length: int, row: Any) -> None:
         nan, infinite, zero, saturated, low, high, norm = row
