@@ -122,6 +122,17 @@ def test_it_is_tried_once_an_hour(place):
     assert place.pending() == [1]
 
 
+def test_what_is_left_to_other_machines_is_not_asked_for(place):
+    """With device = "none" versions are pending to whoever looks, and the agent says nothing of it hour by hour."""
+    place.save(device="none")
+    place.said()
+    assert place.pending() == [1]
+    assert place.chores(device="none").proved_version is None
+    assert place.said() == []
+    place.later(2 * PROVE_EVERY_S)
+    assert place.chores(device="cpu").proved_version == 1
+
+
 def test_a_clock_that_was_set_back_does_not_put_it_off(place):
     """After the clock went back by a year the next try comes at once."""
     place.save()

@@ -122,7 +122,8 @@ def _show(common: Common, share: Share | None, results: list[LaterResult]) -> No
 
 
 def _line(result: LaterResult) -> str:
-    reached = output.level(result.lowest_level, result.device, result.required_level if result.unavailable else None)
+    is_pending = result.is_pending or result.unavailable is not None
+    reached = output.level(result.lowest_level, result.device, result.required_level if is_pending else None)
     read = f"{output.count(len(result.judged), 'checkpoint')} read back ({output.size(result.read_bytes)})"
     return f"{result.run}: version {result.version}: {reached}, {read}, {result.seconds:.1f} s"
 

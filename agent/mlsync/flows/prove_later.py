@@ -34,13 +34,17 @@ _WAITS: Final = "not loaded yet: other files of its directory were another proce
 
 @dataclass(slots=True)
 class LaterResult:
-    """What was proved of one version: *judged* by path; *lowest_level* on *device* is where all of it stands now."""
+    """What was proved of one version: *judged* by path; *lowest_level* on *device* is where all of it stands now.
+
+    It *is_pending* where a checkpoint of it still is to be proved further, by whomever.
+    """
 
     run: str
     version: int
     required_level: int
     lowest_level: int = 0
     device: str = ""
+    is_pending: bool = False
     read_bytes: int = 0
     seconds: float = 0.0
     judged: dict[bytes, Judged] = field(default_factory=dict)
@@ -185,8 +189,10 @@ class LaterProver:
         if files:
             self._add(stored, entries, [], files)
             later = self._repository.later_proofs(stored)
-        level, device, broken_count = summed(with_proofs(entries, later))
+        proved = tuple(with_proofs(entries, later))
+        level, device, broken_count = summed(proved)
         result.lowest_level, result.device = level, device
+        result.is_pending = any(one.proof.is_pending(result.required_level) for one in proved if one.proof is not None)
         shown = by_sums(stored, later)
         if (level, broken_count) != (shown.lowest_level, shown.broken_count):
             self._add(stored, entries, later, [])
