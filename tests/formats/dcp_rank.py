@@ -1,5 +1,6 @@
 """One rank of a training that saves distributed checkpoints; run as ``dcp_rank.py RANK RANKS FOLDER``."""
 
+import os
 import sys
 import warnings
 
@@ -48,3 +49,5 @@ def save_fsdp(mesh: distributed.DeviceMesh, folder: str) -> None:
 if __name__ == "__main__":
     warnings.simplefilter("ignore")  # of torch about torch
     save(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    # All is written. Now and then a thread of torch's is still there when Python clears up, and C++ ends the process.
+    os._exit(0)
