@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -24,8 +25,11 @@ def installed(request) -> Path:
     """Where the frameworks lie; skips where no package index can be reached."""
     stamp = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:16]
     place = request.config.cache.mkdir("frameworks") / stamp
-    if not place.exists():
-        _install(place)
+    # Tests in another process may be at it already.
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            _install(place)
     return place
 
 
