@@ -228,7 +228,11 @@ def _die_with_parent() -> None:
 
 def _bound(port: int) -> socket.socket:
     result = socket.socket()
-    result.bind(("127.0.0.1", port))
+    try:
+        result.bind(("127.0.0.1", port))
+    except OSError:
+        result.close()
+        raise
     return result
 
 
