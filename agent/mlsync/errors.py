@@ -5,6 +5,7 @@
     Error                          1   base; shown as one line, no traceback
     |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
     |- Stopped                     3   asked to stop; what was uploaded by then is used by the next backup
+    |- Untrusted                   4   a file that others could change says what root is to run or read
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -15,11 +16,14 @@
     |  |- HistoryRolledBack       16   the store shows an older history than was seen before
     |  |- VersionTaken            17   another writer committed this version number
     |  |- RunNameInvalid          18   a name that could not stand in paths and messages
-    |  `- PathMissing             19   the version holds nothing at a path that was asked for
+    |  |- PathMissing             19   the version holds nothing at a path that was asked for
+    |  |- RunOfAnother            90   another machine or directory writes this run
+    |  `- VersionAmbiguous        91   a time that two versions could be meant by
     |- KeyProblem
     |  |- PassphraseMissing       20   nobody gave a passphrase or key file
     |  |- WrongPassphrase         21   no key slot opens with what was given
-    |  `- KeySlotDamaged          22   a key slot does not parse
+    |  |- KeySlotDamaged          22   a key slot does not parse
+    |  `- PassphraseWeak          23   a new passphrase that is too short
     |- Damage
     |  |- ObjectMissing           30   an object that a version needs is not there
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
@@ -29,7 +33,9 @@
     |  |- SourceMissing           40   the watched directory is not there
     |  |- SourceUnreadable        41   a file or directory cannot be read
     |  |- ChangedWhileReading     42   a file would not hold still
-    |  `- SourceEmptied           43   the directory became empty; the last version stands
+    |  |- SourceEmptied           43   the directory became empty; the last version stands
+    |  |- SourceUntrusted         44   root is to read a directory that others can turn round
+    |  `- SourceShrunk            45   most checkpoints are gone at once; waits for whether they come back
     |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept
     |- ProofUnavailable
     |  |- DeviceMissing           51   the device that was asked for is not there
@@ -44,7 +50,9 @@
     |  `- CommandUnavailable      49   the command that loads a checkpoint could not be run, or could not tell
     |- TargetError
     |  |- TargetBlocked           60   something in the way at the restore target
-    |  `- TargetFull              61   no room at the restore target
+    |  |- TargetFull              61   no room at the restore target
+    |  |- TargetLocked            62   another restore writes there
+    |  `- DeletionRefused         63   --delete would delete more than was agreed to
     |- StoreError
     |  |- NotFound                70   no object of that name
     |  |- AlreadyExists           71   an object of that name exists; nothing was overwritten
@@ -52,7 +60,8 @@
     |  |- StoreUnavailable        73   away, or still failing after the last retry
     |  |- StoreFull               74   no room in the store
     |  |- StoreLocationInvalid    75   a URL that names no store
-    |  `- StoreBroken             76   the store answered something that cannot be
+    |  |- StoreBroken             76   the store answered something that cannot be
+    |  `- ObjectArchived          77   an object lies in cold storage and must be thawed first
     `- StateError
        |- StateFull               80   no room for the local state
        `- StateDamaged            81   the local state does not open; it may be deleted
@@ -94,6 +103,12 @@ class Stopped(Error):
     """The work was asked to stop, and did at a safe point."""
 
     exit_code = 3
+
+
+class Untrusted(Error):
+    """A file or directory that other users can change says what mlsync is to run, or holds its secret."""
+
+    exit_code = 4
 
 
 class RepositoryError(Error):
@@ -160,6 +175,18 @@ class PathMissing(RepositoryError):
     exit_code = 19
 
 
+class RunOfAnother(RepositoryError):
+    """Another machine or directory writes the run."""
+
+    exit_code = 90
+
+
+class VersionAmbiguous(RepositoryError):
+    """A time, in the hour that a clock change repeats, that two versions could be meant by."""
+
+    exit_code = 91
+
+
 class KeyProblem(Error):
     """The master key cannot be had."""
 
@@ -180,6 +207,12 @@ class KeySlotDamaged(KeyProblem):
     """A key slot does not parse."""
 
     exit_code = 22
+
+
+class PassphraseWeak(KeyProblem):
+    """A new passphrase is so short that it would be guessed."""
+
+    exit_code = 23
 
 
 class Damage(Error):
@@ -236,6 +269,18 @@ class SourceEmptied(SourceError):
     """The directory is empty while its last version was not."""
 
     exit_code = 43
+
+
+class SourceUntrusted(SourceError):
+    """Root is asked to read a directory that another user can turn round meanwhile."""
+
+    exit_code = 44
+
+
+class SourceShrunk(SourceError):
+    """Most checkpoints of the last version are gone at once; whether they come back is waited for."""
+
+    exit_code = 45
 
 
 class CheckpointBroken(Error):
@@ -324,6 +369,18 @@ class TargetFull(TargetError):
     exit_code = 61
 
 
+class TargetLocked(TargetError):
+    """Another restore writes to that place."""
+
+    exit_code = 62
+
+
+class DeletionRefused(TargetError):
+    """A restore would delete more than was agreed to."""
+
+    exit_code = 63
+
+
 class StoreError(Error):
     """Something about the store, never about the source; *retry_after_s* is how long it wants to be left alone."""
 
@@ -370,6 +427,12 @@ class StoreBroken(StoreError):
     """The store gave an answer that cannot be: a short body, a listing that contradicts itself."""
 
     exit_code = 76
+
+
+class ObjectArchived(StoreError):
+    """The object lies in cold storage and must be thawed before it can be read."""
+
+    exit_code = 77
 
 
 class StateError(Error):
