@@ -21,7 +21,7 @@ MODULES = {
     ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (AGENT / "mlsync").rglob("*.py")
 }
-LEAVES = {"errors", "monitor", "buffers", "direct_io"}
+LEAVES = {"errors", "monitor", "buffers", "direct_io", "beneath"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
@@ -39,6 +39,7 @@ ARROWS = {
     "monitor": set(),
     "buffers": set(),
     "direct_io": set(),
+    "beneath": set(),
     # The package itself: its version, and the entry of ``python -m mlsync``.
     "": set(),
     "__main__": {"cli"},
