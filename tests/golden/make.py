@@ -149,6 +149,9 @@ def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]])
         "run": manifest.run,
         "number": manifest.number,
         "created_ns": manifest.created_ns,
+        "machine": manifest.origin.machine.decode(),
+        "top": None if manifest.top is None else [oct(manifest.top.mode), manifest.top.mtime_ns],
+        "notes": list(manifest.notes),
         "previous": None if manifest.previous is None else manifest.previous.number,
         "troubles": [[_text(trouble.path), trouble.kind.name, trouble.kept] for trouble in manifest.troubles],
         "label_count": len(manifest.entries) - len(entries),
@@ -193,6 +196,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as work,
         contextlib.chdir(work),
         mock.patch("socket.gethostname", return_value="golden-node"),
+        mock.patch("mlsync.flows.new_version.machine_mark", return_value=b"a golden machine"),
     ):
         make(place, Path(work))
     files = sorted(path for path in HERE.rglob("*") if path.is_file() and path.parent != HERE)

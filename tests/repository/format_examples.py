@@ -20,11 +20,13 @@ from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
     Finding,
+    Origin,
     Previous,
     Proof,
     Root,
     SegmentRef,
     Summary,
+    Top,
     Trouble,
     encode_entries,
 )
@@ -57,6 +59,8 @@ class Examples:
         self.manifest_salt = bytes.fromhex(stated["manifest salt"])
         self.proof_id = bytes.fromhex(stated["proof id"])
         self.proof_salt = bytes.fromhex(stated["proof salt"])
+        self.writer_id = bytes.fromhex(stated["writer id"])
+        self.machine = bytes.fromhex(stated["machine"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
         self.key_file = KeyFile(bytes.fromhex(stated["key file"]))
         self.run = stated["run"]
@@ -188,6 +192,9 @@ class Examples:
             troubles=[trouble],
             packs=[],
             segments=[SegmentRef(b"last.pt", 4, body, [])],
+            origin=Origin(self.writer_id, self.machine),
+            top=Top(0o755, 1000, 1000, 1_795_435_100_000_000_001),
+            notes=["two of three checkpoints of version 1 are gone"],
         )
 
     def manifest(self) -> Fields:

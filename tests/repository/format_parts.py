@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from mlsync.codec.digest import Buffer, file_digester
 from mlsync.codec.keys import Keys
 from mlsync.repository.keyslot import Passphrase, Stretching
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Previous, Summary, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Origin, Previous, Summary, Trouble
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
@@ -87,6 +87,7 @@ def version(
         summary=Summary(1, 2, 3, 4, 5, 3, "cpu"),
         troubles=troubles,
         entries=tuple(entries),
+        origin=Origin(bytes(range(16))),
     )
 
 

@@ -27,6 +27,7 @@ from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
     Finding,
+    Origin,
     PackedEntry,
     PackedRef,
     Previous,
@@ -35,8 +36,10 @@ from mlsync.repository.manifest import (
     Segment,
     SegmentRef,
     Summary,
+    Top,
     Trouble,
     check_previous,
+    check_root,
     check_tree,
     decode_as,
     decode_entries,
@@ -48,6 +51,7 @@ from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 KEY = "versions/" + "0" * 32 + "/0000000001"
 REF = ChunkRef(bytes(32), bytes(16), 0, 48, 26, 10, Coding.RAW)
 FILE = file_entry(b"a", [REF])
+ORIGIN = Origin(bytes(16))
 
 _PART = st.binary(min_size=1, max_size=12).filter(
     lambda part: part not in (b".", b"..") and not {0, 47}.intersection(part)
@@ -455,12 +459,48 @@ def test_a_manifest_longer_than_any_is_damage():
             repository.stored("run", 1)
 
 
+def test_the_writer_the_directory_and_the_notes_come_back():
+    """What a version says of its writer, of the run's own directory and of itself is read as it was written."""
+    repository = new_repository()
+    written = msgspec.structs.replace(
+        version([file_entry(b"a", digest=digest_of())]),
+        origin=Origin(b"i" * 16, b"m" * 16),
+        top=Top(0o2750, 1000, 0, -1),
+        notes=("two checkpoints are gone", "a lone \udc80 is stored too"),
+    )
+    commit(repository, written)
+    manifest = repository.manifest(repository.stored("run", 1))
+    assert (manifest.origin, manifest.top) == (written.origin, written.top)
+    assert manifest.notes == ("two checkpoints are gone", "a lone \\udc80 is stored too")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"origin": Origin(bytes(15))},
+        {"origin": Origin(b"")},
+        {"origin": Origin(bytes(16), bytes(8))},
+        {"top": Top(0o10000, 0, 0, 0)},
+        {"top": Top(0o755, -1, 0, 0)},
+        {"top": Top(0o755, 0, 1 << 32, 0)},
+        {"top": Top(0o755, 0, 0, 1 << 63)},
+    ],
+)
+def test_a_writer_or_directory_that_cannot_be_is_refused(changes):
+    """Ids of another length and numbers that no file system has are damage, and the root without them is none."""
+    with pytest.raises(ManifestDamaged):
+        check_root(_root(**changes), KEY)
+    check_root(_root(), KEY)
+    check_root(_root(origin=Origin(bytes(16), bytes(16)), top=Top(0o7777, 0, (1 << 32) - 2, -5)), KEY)
+
+
 def _refuse(entry):
     with pytest.raises(ManifestDamaged):
         decode_entries(encode_entries([entry]), KEY)
 
 
 def _root(**changes):
-    values = {"troubles": [], "packs": [bytes(16)], "segments": [], **changes}
+    values = {"troubles": [], "packs": [bytes(16)], "segments": [], "origin": ORIGIN, "top": None, "notes": []}
+    values |= changes
     summary = Summary(0, 0, 0, 0, 0, 0, "")
     return Root("run", 1, 0, None, "writer", "host", b"/d", 0, summary, **values)

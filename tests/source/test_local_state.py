@@ -8,7 +8,7 @@ import pytest
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source import state as state_module
 from mlsync.source.scan import FileStat, Found
-from mlsync.source.state import Head, Remembered, RememberedPiece, State, is_same
+from mlsync.source.state import Head, KnownWriter, Made, Remembered, RememberedPiece, State, is_same
 
 STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
 
@@ -308,29 +308,57 @@ def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
 
 
-def first_schema(path):
-    """A state as the first release would have left it."""
+SINCE_2, SINCE_3 = ("pending", "damaged", "times"), ("writers", "handed_over")
+
+
+def older_schema(path, version, *later_tables):
+    """A state as an older mlsync would have left it."""
     with State.open(path) as state:
         state.set_head("run", Head(7, b"digest"))
         state.replace_files("run", {b"a": remembered(1)}, [])
     with sqlite3.connect(path) as connection:
-        for table in ("pending", "damaged", "times"):
+        for table in later_tables:
             connection.execute(f"DROP TABLE {table}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
 
 
-def test_a_state_of_the_first_schema_is_kept(path):
+@pytest.mark.parametrize(("version", "later_tables"), [(1, SINCE_2 + SINCE_3), (2, SINCE_3)])
+def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
     """What an older mlsync remembered is still known, and what came since can be remembered too."""
     path.parent.mkdir()
-    first_schema(path)
+    older_schema(path, version, *later_tables)
     with State.open(path) as state:
         assert state.head("run") == Head(7, b"digest")
         assert state.remembered("run") == {b"a": remembered(1)}
         state.add_pending("run", 7)
         state.set_last_ns("run", "scrubbed", 5)
+        state.hand_over("run", b"/d", 3)
+        state.begin_version("run", b"/d", b"id", Made(7, 70), Made(8, 80))
     with State.open(path) as state:
         assert (state.pending("run"), state.last_ns("run", "scrubbed")) == ([7], 5)
+        assert state.handed_over("run", b"/d") == 3
+        assert state.writer("run", b"/d") == KnownWriter(b"id", frozenset({Made(7, 70), Made(8, 80)}))
+
+
+def test_a_writer_is_known_by_run_and_directory(state):
+    """Each directory has its own id for a run, and the two versions that may be its last; the last call counts."""
+    assert state.writer("run", b"/d") is None
+    state.begin_version("run", b"/d", b"one", Made(0, 0), Made(1, 10))
+    state.begin_version("run", b"/other", b"two", Made(1, 10), Made(2, 20))
+    state.begin_version("run", b"/d", b"one", Made(2, 20), Made(3, 30))
+    assert state.writer("run", b"/d") == KnownWriter(b"one", frozenset({Made(2, 20), Made(3, 30)}))
+    assert state.writer("run", b"/other").id == b"two"
+    assert state.writer("other", b"/d") is None
+
+
+def test_a_directory_that_a_run_was_handed_to_is_known_until_it_is_dropped(state):
+    """It holds for one run and one directory, with the number that was restored last."""
+    state.hand_over("run", b"/d", 3)
+    state.hand_over("run", b"/d", 4)
+    assert [state.handed_over(*pair) for pair in (("run", b"/d"), ("run", b"/e"), ("b", b"/d"))] == [4, None, None]
+    state.drop_handed_over("run", b"/d")
+    assert state.handed_over("run", b"/d") is None
 
 
 def test_pending_versions_are_given_newest_first(state):

@@ -55,7 +55,10 @@ class BackupOptions:
 
 @dataclass(slots=True)
 class BackupResult:
-    """What a backup did: *version* is 0 where nothing had changed since *previous*."""
+    """What a backup did: *version* is 0 where nothing had changed since *previous*.
+
+    *notes* are what a person should know of the version as a whole; they stand in its manifest.
+    """
 
     run: str
     previous: int
@@ -76,6 +79,7 @@ class BackupResult:
     prove_cpu_seconds: float = 0.0
     seconds: float = 0.0
     troubles: tuple[Trouble, ...] = ()
+    notes: tuple[str, ...] = ()
     pending: tuple[str, ...] = field(default=())
 
 

@@ -6,7 +6,9 @@ manifest is written last, and only with what was proved or what an earlier versi
 
 from __future__ import annotations
 
+import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -29,14 +31,15 @@ from mlsync.flows.whole_units import WholeUnits
 from mlsync.flows.wholes import Whole, is_below
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary
+from mlsync.repository.manifest import ORIGIN_BYTES, ChunkRef, Entry, Manifest, Origin, Summary, Top, is_sound_top
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
+from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Found, Scan, scan
-from mlsync.source.state import Head, Remembered, State
+from mlsync.source.state import Head, Made, Remembered, State
 
 _QUICKLY_STORED_BYTES: Final = 1 << 30
 
@@ -61,11 +64,13 @@ class VersionMaker:
         self._options = options
         self._monitor = monitor
         self._lost = lost
+        self._top: Top | None = None
         self._journal = None if options.uploads is None else repository.journal(options.uploads, source.run)
 
     def make(self, base: Base, result: BackupResult) -> None:
         """Do the steps, and say in *result* what was done; no version is made if nothing differs but times."""
         tree = scan(self._source.directory, self._source.exclude)
+        self._top = _top_of(self._source.directory)
         rows = self._state.remembered(self._source.run)
         result.scanned_count = len(tree.found)
         # A row that cannot be read is as good as none.
@@ -266,6 +271,7 @@ class VersionMaker:
         entries = candidate.entries()
         known = candidate.known
         refuse_lost(self._repository, known.old_refs(refs_of(entries)), self._repository.tombstones())
+        origin = self._origin()
         manifest = Manifest(
             run=self._source.run,
             number=base.number + 1,
@@ -278,7 +284,13 @@ class VersionMaker:
             summary=_summary(entries, result),
             troubles=result.troubles,
             entries=entries,
+            origin=origin,
+            top=self._top,
+            notes=result.notes,
         )
+        made = Made(manifest.number, manifest.created_ns)
+        last = Made(base.number, base.created_ns)
+        self._state.begin_version(self._source.run, self._source.directory, origin.id, last, made)
         committed = self._repository.commit(manifest, known)
         self._remember(candidate, manifest, committed)
         result.version = manifest.number
@@ -290,6 +302,10 @@ class VersionMaker:
         # Right after, too: a prune that began before the commit did not know of it.
         known.wrote(committed.packs)
         refuse_lost(self._repository, known.foreign_refs([*refs_of(entries), *committed.body_refs]), set())
+
+    def _origin(self) -> Origin:
+        known = self._state.writer(self._source.run, self._source.directory)
+        return Origin(os.urandom(ORIGIN_BYTES) if known is None else known.id, machine_mark())
 
     def _created_ns(self, base: Base) -> int:
         now_ns = self._options.now_ns()
@@ -318,6 +334,16 @@ class VersionMaker:
 
     def _add_chunks(self, refs: Iterable[ChunkRef]) -> None:
         self._state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in refs)
+
+
+def _top_of(directory: bytes) -> Top | None:
+    """Return what is kept of the directory itself; nothing if it went away or has numbers that no version holds."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return None
+    top = Top(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+    return top if is_sound_top(top) else None
 
 
 def _refuse_emptied(tree: Scan, base: Base, source: Source) -> None:

@@ -25,6 +25,7 @@ FILE_BYTES_MAX: Final = (1 << 63) - 1
 MODE_MAX: Final = 0o7777
 OWNER_MAX: Final = (1 << 32) - 2
 TIME_NS_MAX: Final = (1 << 63) - 1
+ORIGIN_BYTES: Final = 16
 
 Fact: TypeAlias = str | int | float | bool
 T = TypeVar("T")
@@ -159,6 +160,25 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     device: str
 
 
+class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Who wrote a version: an id that a writer keeps for one run and directory, and a mark of its machine.
+
+    *machine* is empty where the machine could not be told from others.
+    """
+
+    id: bytes
+    machine: bytes = b""
+
+
+class Top(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is kept of the watched directory itself, which is no entry of its own version."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+
+
 class Manifest(msgspec.Struct, frozen=True):
     """A version, committed or candidate: everything but the entries themselves, which are read apart."""
 
@@ -173,6 +193,9 @@ class Manifest(msgspec.Struct, frozen=True):
     summary: Summary
     troubles: tuple[Trouble, ...]
     entries: tuple[Entry, ...]
+    origin: Origin
+    top: Top | None = None
+    notes: tuple[str, ...] = ()
 
 
 # ---------------------------------------------------------------- as it is stored
@@ -239,6 +262,9 @@ class Root(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     troubles: list[Trouble]
     packs: list[bytes]
     segments: list[SegmentRef]
+    origin: Origin
+    top: Top | None
+    notes: list[str]
 
 
 class PackTable:
@@ -345,14 +371,8 @@ def check_entry(entry: Entry, where: str) -> None:
     """Refuse what no writer of ours makes: a path out of the tree, lengths that do not add up."""
     if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
         raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
-    numbers_are_sound = (
-        0 <= entry.mode <= MODE_MAX
-        and 0 <= entry.uid <= OWNER_MAX
-        and 0 <= entry.gid <= OWNER_MAX
-        and -TIME_NS_MAX <= entry.mtime_ns <= TIME_NS_MAX
-        and 0 <= entry.size_bytes <= FILE_BYTES_MAX
-    )
-    if not numbers_are_sound:
+    numbers_are_sound = _numbers_are_sound(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
+    if not numbers_are_sound or not 0 <= entry.size_bytes <= FILE_BYTES_MAX:
         raise ManifestDamaged(f"an entry's numbers cannot be: {entry.path!r}", where=where)
     is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
     if is_link == (entry.target == b"") or b"\0" in entry.target:
@@ -361,6 +381,11 @@ def check_entry(entry: Entry, where: str) -> None:
         _check_content(entry, where)
     elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
         raise ManifestDamaged(f"an entry that is no file has content: {entry.path!r}", where=where)
+
+
+def _numbers_are_sound(mode: int, uid: int, gid: int, mtime_ns: int) -> bool:
+    owners_are_sound = 0 <= uid <= OWNER_MAX and 0 <= gid <= OWNER_MAX
+    return 0 <= mode <= MODE_MAX and owners_are_sound and -TIME_NS_MAX <= mtime_ns <= TIME_NS_MAX
 
 
 def _check_content(entry: Entry, where: str) -> None:
@@ -401,6 +426,20 @@ def is_safe_path(path: bytes) -> bool:
     if not 0 < len(path) <= PATH_BYTES_MAX or b"\0" in path:
         return False
     return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
+
+
+def is_sound_top(top: Top) -> bool:
+    """Whether the numbers of the run's own directory are such as a version holds."""
+    return _numbers_are_sound(top.mode, top.uid, top.gid, top.mtime_ns)
+
+
+def check_root(root: Root, where: str) -> None:
+    """Refuse a root that no writer of ours makes: a link that does not lead back, a writer that cannot be."""
+    check_previous(root.previous, root.number, where)
+    if len(root.origin.id) != ORIGIN_BYTES or len(root.origin.machine) not in (0, ORIGIN_BYTES):
+        raise ManifestDamaged("the manifest's writer cannot be", where=where)
+    if root.top is not None and not is_sound_top(root.top):
+        raise ManifestDamaged("the numbers of the run's directory cannot be", where=where)
 
 
 def check_previous(previous: Previous | None, number: int, where: str) -> None:

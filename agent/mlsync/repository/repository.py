@@ -37,7 +37,7 @@ from mlsync.errors import (
 from mlsync.repository import header, keyslot, names, pack_footer, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_previous, decode_as
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_root, decode_as, storable
 from mlsync.repository.pack_builder import finish_noted
 from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
@@ -250,7 +250,7 @@ class Repository:
         except StoreBroken as error:
             raise ManifestDamaged(f"the manifest is longer than any: {error.what}", where=key) from error
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), Root, key)
-        check_previous(root.previous, root.number, key)
+        check_root(root, key)
         return Stored(root, object_digest(body), key)
 
     def later_proofs(self, stored: Stored) -> list[LaterProof]:
@@ -298,6 +298,9 @@ class Repository:
             root.summary,
             tuple(root.troubles),
             self.entries(stored),
+            root.origin,
+            root.top,
+            tuple(root.notes),
         )
 
     def reader(self) -> ChunkReader:
@@ -385,6 +388,9 @@ class Repository:
             list(manifest.troubles),
             packs,
             segment_refs,
+            manifest.origin,
+            manifest.top,
+            [storable(note) for note in manifest.notes],
         )
         sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
         try:

@@ -18,10 +18,10 @@ from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
 from mlsync.source.remembered import Remembered, RememberedPiece, is_same
 
-__all__ = ["Head", "Remembered", "RememberedPiece", "State", "is_same"]
+__all__ = ["Head", "KnownWriter", "Made", "Remembered", "RememberedPiece", "State", "is_same"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
-_SCHEMA_VERSION: Final = 2
+_SCHEMA_VERSION: Final = 3
 # What came with the second version: a state of the first gets it when it is opened, and keeps all that it knows.
 _SINCE_2: Final = (
     # Versions that were committed below the level that was required of them.
@@ -31,6 +31,18 @@ _SINCE_2: Final = (
     # When something was done last that is done now and then.
     "CREATE TABLE times (run TEXT NOT NULL, name TEXT NOT NULL, at_ns INTEGER NOT NULL, PRIMARY KEY (run, name))",
 )
+# What came with the third.
+_SINCE_3: Final = (
+    # Who this machine is to a run when it backs a directory up, with the version that it made last (or found there) and
+    # the one that it was about to make when it wrote this.
+    """CREATE TABLE writers (run TEXT NOT NULL, directory BLOB NOT NULL, id BLOB NOT NULL, last_number INTEGER NOT NULL,
+       last_ns INTEGER NOT NULL, next_number INTEGER NOT NULL, next_ns INTEGER NOT NULL,
+       PRIMARY KEY (run, directory)) WITHOUT ROWID""",
+    # Directories that may go on with a run whoever wrote it last: a version was restored there, or a person said so.
+    """CREATE TABLE handed_over (run TEXT NOT NULL, directory BLOB NOT NULL, number INTEGER NOT NULL,
+       PRIMARY KEY (run, directory)) WITHOUT ROWID""",
+)
+_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3))
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
     # The newest version that was seen of a run: a store that shows less was rolled back.
@@ -42,6 +54,7 @@ _SCHEMA: Final = (
     "CREATE TABLE chunks (name BLOB PRIMARY KEY, pack BLOB NOT NULL, location BLOB NOT NULL) WITHOUT ROWID",
     "CREATE INDEX chunks_by_pack ON chunks (pack)",
     *_SINCE_2,
+    *_SINCE_3,
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
@@ -60,6 +73,22 @@ class Head:
 
     number: int
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A version by what no other one shares with it: its number and the moment that it says it was made at."""
+
+    number: int
+    created_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownWriter:
+    """The id under which this machine writes a run from one directory, and the versions that it may have made last."""
+
+    id: bytes
+    made: frozenset[Made]
 
 
 class State:
@@ -204,6 +233,36 @@ class State:
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", (run, name, at_ns))
 
+    def writer(self, run: str, directory: bytes) -> KnownWriter | None:
+        """Give what ``begin_version`` noted last of the run as it is backed up from *directory*."""
+        columns = "id, last_number, last_ns, next_number, next_ns"
+        for row in self._query(f"SELECT {columns} FROM writers WHERE run = ? AND directory = ?", run, directory):  # noqa: S608
+            writer_id, last_number, last_ns, next_number, next_ns = row
+            return KnownWriter(writer_id, frozenset({Made(last_number, last_ns), Made(next_number, next_ns)}))
+        return None
+
+    def begin_version(self, run: str, directory: bytes, writer_id: bytes, last: Made, following: Made) -> None:
+        """Remember, before it is committed, that *following* is made on top of *last*: a crash leaves either newest."""
+        values = (run, directory, writer_id, last.number, last.created_ns, following.number, following.created_ns)
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def hand_over(self, run: str, directory: bytes, number: int) -> None:
+        """Let *directory*, which holds version *number* (0: whatever it holds), go on with the run."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO handed_over VALUES (?, ?, ?)", (run, directory, number))
+
+    def handed_over(self, run: str, directory: bytes) -> int | None:
+        """Give the number that ``hand_over`` noted, until ``drop_handed_over``."""
+        for (number,) in self._query("SELECT number FROM handed_over WHERE run = ? AND directory = ?", run, directory):
+            return cast("int", number)
+        return None
+
+    def drop_handed_over(self, run: str, directory: bytes) -> None:
+        """Forget it: the directory has made a version, and is the run's writer by that."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM handed_over WHERE run = ? AND directory = ?", (run, directory))
+
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         with self._lock:
@@ -235,8 +294,14 @@ class State:
                     connection.execute(statement)
                 connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
             elif self._schema_version() < _SCHEMA_VERSION:
-                for statement in (*_SINCE_2, f"PRAGMA user_version = {_SCHEMA_VERSION}"):
-                    connection.execute(statement)
+                self._migrate()
+
+    def _migrate(self) -> None:
+        known = self._schema_version()
+        for version, statements in _MIGRATIONS:
+            for statement in statements if version > known else ():
+                self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _is_new(self) -> bool:
         """Say whether the database is still empty; raise if it is neither that nor ours. Asked within a transaction."""
