@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from format_examples import Examples, inputs, parse
 
-from mlsync.codec.digest import object_digest
+from mlsync.codec.digest import object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import names, sealed_object
@@ -19,7 +19,7 @@ from mlsync.store.faulty import Fault, FaultyStore
 from mlsync.store.memory import MemoryStore
 
 EXAMPLES = Examples(inputs())
-RUN_ID = bytes(range(16))
+RUN_ID = run_id(EXAMPLES.keys.of("run id"), EXAMPLES.run)
 DIGEST = object_digest(parse("manifest"))
 KEY = names.later_proof(RUN_ID, 2, bytes(16))
 

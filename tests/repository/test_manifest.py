@@ -39,13 +39,13 @@ from mlsync.repository.manifest import (
     Top,
     Trouble,
     check_previous,
-    check_root,
     check_tree,
     decode_as,
     decode_entries,
     encode_entries,
     is_safe_path,
 )
+from mlsync.repository.rules import check_root
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 
 KEY = "versions/" + "0" * 32 + "/0000000001"
@@ -70,7 +70,7 @@ _PROOF = st.builds(
     device=_TEXT,
     torch=_TEXT,
     proved_ns=_TIME,
-    seconds=st.floats(allow_nan=False),
+    seconds=st.floats(0, allow_nan=False, allow_infinity=False),
     tensor_count=st.integers(0, 1 << 40),
     tensor_bytes=st.integers(0, 1 << 62),
     facts=st.dictionaries(_TEXT, _FACT, max_size=4),
@@ -248,7 +248,9 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
         ({"plain_bytes": -10}, ManifestDamaged),
         ({"plain_bytes": (16 << 20) + 1}, ManifestDamaged),
         ({"coding": 3}, FormatUnsupported),
-        ({"coding": -1}, FormatUnsupported),
+        ({"coding": 255}, FormatUnsupported),
+        ({"coding": 256}, ManifestDamaged),
+        ({"coding": -1}, ManifestDamaged),
     ],
     ids=str,
 )

@@ -15,6 +15,10 @@ ZSTD_LEVEL: Final = 1
 WORTH_RATIO: Final = 0.95
 # Repeated stretches cost more to look for than frequent bytes, so they have to pay.
 _MATCH_GAIN: Final = 0.97
+# RFC 8878, 3.1.1.2: of a block that is one byte over and over, the size says how often, and one byte stands there.
+_BLOCK_HEADER_BYTES: Final = 3
+_BLOCK_REPEATED: Final = 1
+_CHECKSUM_BYTES: Final = 4
 
 
 class CodingBroken(Exception):
@@ -77,12 +81,27 @@ def decode_frame_into(frame: memoryview, into: memoryview) -> None:
         # The frame's own header is asked first: what it declares must be what was promised.
         if (declared := zstandard.frame_content_size(frame)) != len(into):
             raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {len(into)}")
+        if (frame_bytes := _frame_bytes(frame)) != len(frame):
+            raise CodingBroken(f"the zstd frame takes {frame_bytes} bytes of {len(frame)}")
         with _contexts.decompressor.stream_reader(frame, read_across_frames=False, closefd=False) as reader:
             filled_bytes = _read_whole(reader, into)
             if filled_bytes != len(into) or reader.read(1):
                 raise CodingBroken(f"decodes to another length than {len(into)} bytes")
     except zstandard.ZstdError as error:
         raise CodingBroken(str(error)) from error
+
+
+def _frame_bytes(frame: memoryview) -> int:
+    """Return how long the frame is by the headers of its blocks: the decoder does not tell what it left over."""
+    at = zstandard.frame_header_size(frame)
+    is_last = False
+    while not is_last:
+        if at + _BLOCK_HEADER_BYTES > len(frame):
+            raise CodingBroken("the zstd frame ends between its blocks")
+        header = int.from_bytes(frame[at : at + _BLOCK_HEADER_BYTES], "little")
+        is_last, kind, size_bytes = bool(header & 1), header >> 1 & 3, header >> 3
+        at += _BLOCK_HEADER_BYTES + (1 if kind == _BLOCK_REPEATED else size_bytes)
+    return at + (_CHECKSUM_BYTES if zstandard.get_frame_parameters(frame).has_checksum else 0)
 
 
 def _read_whole(reader: zstandard.ZstdDecompressionReader, into: memoryview) -> int:

@@ -11,8 +11,9 @@ import hmac
 import msgspec
 
 from mlsync.codec.keys import Keys
-from mlsync.errors import FormatUnsupported, ObjectDamaged
+from mlsync.errors import Error, ObjectDamaged
 from mlsync.repository import names, tokens
+from mlsync.repository.strict import newer
 
 HEADER_BYTES_MAX = 4096
 ID_BYTES = 16
@@ -62,7 +63,8 @@ def decode(body: bytes, where: str) -> Header:
             raise ObjectDamaged("the header is not a repository's", where=f"{where} {names.HEADER}")
         check_format(claim.format, f"{where} {names.HEADER}")
         header = msgspec.json.decode(body, type=Header)
-        if len(header.repository_id) != ID_BYTES or _write(header) != body:
+        is_id = len(header.repository_id) == ID_BYTES and header.repository_id.hex() == header.id
+        if not is_id or _write(header) != body:
             raise ValueError("not written so by any mlsync")
     except (ValueError, RecursionError) as error:
         advice = "restore this small object from a copy; all else depends on its id"
@@ -72,11 +74,21 @@ def decode(body: bytes, where: str) -> Header:
     return header
 
 
-def check_format(version: int, where: str) -> None:
-    """Refuse an object of a format that is not known, by its number."""
+def check_format(version: int, where: str, damage: type[Error] = ObjectDamaged) -> None:
+    """Refuse an object of a format that is not known, by its number; one that never was is *damage*."""
+    if version < 1:
+        raise damage(f"there is no format {version}", where=where)
     if version != tokens.FORMAT_VERSION:
         known = f"this mlsync reads format {tokens.FORMAT_VERSION}"
-        raise FormatUnsupported(f"format {version} is not known here, {known}", where=where, advice="upgrade mlsync")
+        raise newer(f"format {version} is not known here, {known}", where)
+
+
+def check_key_kind(key_kind: int, where: str, damage: type[Error] = ObjectDamaged) -> None:
+    """Refuse an object whose key is had in a way that is not known, by its number; zero is *damage*."""
+    if key_kind < 1:
+        raise damage(f"there is no key kind {key_kind}", where=where)
+    if key_kind != tokens.KEY_DERIVED:
+        raise newer(f"key kind {key_kind} is not known here", where)
 
 
 def _check(header: Header, keys: Keys) -> str:

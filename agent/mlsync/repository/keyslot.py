@@ -16,8 +16,9 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from mlsync.codec.keys import KEY_BYTES, MASTER_KEY_BYTES, derive
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
-from mlsync.errors import ConfigInvalid, FormatUnsupported, KeySlotDamaged, WrongPassphrase
+from mlsync.errors import ConfigInvalid, KeySlotDamaged, WrongPassphrase
 from mlsync.repository.header import check_format
+from mlsync.repository.strict import newer
 from mlsync.repository.tokens import FORMAT_VERSION
 
 SLOT_BYTES_MAX: Final = 4096
@@ -125,13 +126,12 @@ def parse(body: bytes, where: str) -> Slot:
         claim = msgspec.json.decode(body, type=_Claim)
         if claim.mlsync != "key-slot":
             raise KeySlotDamaged("not a key slot", where=where)
-        check_format(claim.format, where)
+        check_format(claim.format, where, KeySlotDamaged)
         if claim.kind not in get_args(Kind):
             # A kind to come (a key of a cloud's key service): whoever holds another slot is not kept out by it.
-            what = f"key slots of kind {claim.kind!r} are not known here"
-            raise FormatUnsupported(what, where=where, advice="upgrade mlsync")
+            raise newer(f"key slots of kind {claim.kind!r} are not known here", where)
         slot = msgspec.json.decode(body, type=Slot)
-        lengths = len(base64.b64decode(slot.salt)), len(base64.b64decode(slot.sealed))
+        lengths = len(_unbase64(slot.salt)), len(_unbase64(slot.sealed))
         if lengths != (SALT_BYTES, _SEALED_BYTES) or _write(slot) != body:
             raise ValueError("not written so by any mlsync")
     except (ValueError, RecursionError) as error:
@@ -140,6 +140,8 @@ def parse(body: bytes, where: str) -> Slot:
     bounds = (_MEMORY_KIB_MAX, _ITERATIONS_MAX, _LANES_MAX)
     if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):
         raise KeySlotDamaged("the key slot asks for more memory or time than any slot of ours", where=where)
+    if slot.kind == "key-file" and any(numbers):
+        raise KeySlotDamaged("the slot of a key file has a cost, as only a passphrase's has", where=where)
     return slot
 
 
@@ -166,6 +168,14 @@ def wrong_unlock(unlock: Unlock, where: str) -> WrongPassphrase:
     """Return the error that says that no slot opened."""
     what = "the key file opens no key slot" if isinstance(unlock, KeyFile) else "the passphrase opens no key slot"
     return WrongPassphrase(what, where=where)
+
+
+def _unbase64(text: str) -> bytes:
+    """Return what *text* says; ``ValueError`` unless it is the one way to say it."""
+    content = base64.b64decode(text, validate=True)
+    if base64.b64encode(content).decode() != text:
+        raise ValueError("base64 that is not as it is written")
+    return content
 
 
 def _write(slot: Slot) -> bytes:

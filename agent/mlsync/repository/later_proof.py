@@ -13,10 +13,11 @@ from functools import partial
 
 import msgspec
 
+from mlsync.codec import digest
 from mlsync.codec.keys import Keys
 from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
-from mlsync.repository.manifest import Proof, decode_as
+from mlsync.repository.manifest import Proof, check_proof, decode_as, is_count, is_level, is_safe_path, is_time
 from mlsync.repository.sealed_object import LATER_PROOF
 from mlsync.repository.second_look import looked_at_twice
 from mlsync.store.base import Store
@@ -54,6 +55,7 @@ class LaterProofs:
     def __init__(self, store: Store, keys: Keys) -> None:
         self._store = store
         self._keys = keys
+        self._run_key = keys.of("run id")
 
     def of_run(self, run_id: bytes) -> dict[int, list[str]]:
         """Return the names of all proofs of a run's versions, by version: one listing."""
@@ -74,6 +76,7 @@ class LaterProofs:
     def add(self, run_id: bytes, proof: LaterProof) -> None:
         """Have the proof beside its version from now on."""
         key = names.later_proof(run_id, proof.number, os.urandom(names.PROOF_ID_BYTES))
+        _check(proof, key)
         self._store.put(key, sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof)))
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
@@ -90,7 +93,20 @@ class LaterProofs:
         except NotFound as error:
             raise ManifestDamaged("the later proof was listed and is gone", where=key) from error
         proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)
-        parsed = names.parse_later_proof(key)
-        if parsed is None or proof.number != parsed[1] or proof.manifest != manifest:
+        version = digest.run_id(self._run_key, proof.run), proof.number
+        if names.parse_later_proof(key) != version or proof.manifest != manifest:
             raise ManifestDamaged("the later proof is not of the version beside which it lies", where=key)
+        _check(proof, key)
         return proof
+
+
+def _check(proof: LaterProof, where: str) -> None:
+    """Refuse a proof whose numbers or paths cannot be: see docs/format.md, "Later proof"."""
+    is_sound = is_time(proof.made_ns) and is_level(proof.lowest_level) and is_count(proof.broken_count)
+    if not is_sound:
+        raise ManifestDamaged("the later proof's time, level or count cannot be", where=where)
+    paths = [file.path for file in proof.files]
+    if not all(map(is_safe_path, paths)) or len(set(paths)) != len(paths):
+        raise ManifestDamaged("the later proof names what is no path, or a path twice", where=where)
+    for file in proof.files:
+        check_proof(file.proof, where)

@@ -15,9 +15,10 @@ from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
-from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.errors import Error, FormatUnsupported, ManifestDamaged
 from mlsync.repository.pack import PACK_ID_BYTES, is_sound
-from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.strict import decode_exactly, newer
+from mlsync.repository.tokens import TOKEN_MAX, EntryKind, Severity, TroubleKind
 
 PATH_BYTES_MAX: Final = 64 << 10
 # What a file system keeps; larger numbers would only trip the calls that they are handed to.
@@ -26,6 +27,7 @@ MODE_MAX: Final = 0o7777
 OWNER_MAX: Final = (1 << 32) - 2
 TIME_NS_MAX: Final = (1 << 63) - 1
 ORIGIN_BYTES: Final = 16
+LEVEL_MAX: Final = 5
 
 Fact: TypeAlias = str | int | float | bool
 T = TypeVar("T")
@@ -64,10 +66,12 @@ class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
         return place + (f" at offset {self.offset}" if self.offset is not None else "")
 
     def __post_init__(self) -> None:
-        """Make the texts storable."""
+        """Make the texts storable, and leave out an offset that no file has."""
         force_setattr(self, "what", storable(self.what))
         if self.record is not None:
             force_setattr(self, "record", storable(self.record))
+        if self.offset is not None and not is_count(self.offset):
+            force_setattr(self, "offset", None)
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -309,6 +313,7 @@ def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
 def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     """Return a segment's entries, each checked; or raise ``ManifestDamaged``."""
     segment = decode_as(body, Segment, where)
+    check_pack_table(segment.packs, where)
     refs = unpack_refs
     entries = [
         Entry(
@@ -333,9 +338,9 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
 
 
 def decode_as(body: bytes | memoryview, kind: type[T], where: str) -> T:
-    """Return *body* decoded as *kind*, strictly; or raise ``ManifestDamaged``."""
+    """Return *body* decoded as *kind*, in its one encoding; or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
     try:
-        return msgspec.msgpack.decode(body, type=kind)
+        return decode_exactly(bytes(body), kind, where)
     except ValueError as error:
         raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
 
@@ -346,14 +351,9 @@ def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tupl
     for ref in packed:
         if ref.base is not None:
             raise newer_base(where)
-        if not 0 <= ref.pack < len(packs) or len(packs[ref.pack]) != PACK_ID_BYTES:
+        if not 0 <= ref.pack < len(packs):
             raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
-        try:
-            coding = Coding(ref.coding)
-        except ValueError:
-            raise FormatUnsupported(
-                f"coding {ref.coding} is not known here", where=where, advice="upgrade mlsync"
-            ) from None
+        coding = coding_of(ref.coding, where, ManifestDamaged)
         if not is_sound(ref.name, ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes):
             raise ManifestDamaged("a chunk's numbers cannot be", where=where)
         refs.append(
@@ -364,7 +364,17 @@ def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tupl
 
 def newer_base(where: str) -> FormatUnsupported:
     """Return the error for a chunk that is stored as a difference to another one."""
-    return FormatUnsupported("chunks stored as a difference are not known here", where=where, advice="upgrade mlsync")
+    return newer("chunks stored as a difference are not known here", where)
+
+
+def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
+    """Return the coding of that number; a higher one is a newer mlsync's, one that no chunk can have is *damage*."""
+    try:
+        return Coding(number)
+    except ValueError:
+        if 0 <= number <= TOKEN_MAX:
+            raise newer(f"coding {number} is not known here", where) from None
+        raise damage(f"there is no coding {number}", where=where) from None
 
 
 def check_entry(entry: Entry, where: str) -> None:
@@ -377,6 +387,8 @@ def check_entry(entry: Entry, where: str) -> None:
     is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
     if is_link == (entry.target == b"") or b"\0" in entry.target:
         raise ManifestDamaged(f"an entry leads nowhere, or somewhere though it is no link: {entry.path!r}", where=where)
+    if entry.proof is not None:
+        check_proof(entry.proof, where)
     if entry.kind is EntryKind.FILE:
         _check_content(entry, where)
     elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
@@ -433,16 +445,43 @@ def is_sound_top(top: Top) -> bool:
     return _numbers_are_sound(top.mode, top.uid, top.gid, top.mtime_ns)
 
 
-def check_root(root: Root, where: str) -> None:
-    """Refuse a root that no writer of ours makes: a link that does not lead back, a writer that cannot be."""
-    check_previous(root.previous, root.number, where)
-    if len(root.origin.id) != ORIGIN_BYTES or len(root.origin.machine) not in (0, ORIGIN_BYTES):
-        raise ManifestDamaged("the manifest's writer cannot be", where=where)
-    if root.top is not None and not is_sound_top(root.top):
-        raise ManifestDamaged("the numbers of the run's directory cannot be", where=where)
-
-
 def check_previous(previous: Previous | None, number: int, where: str) -> None:
     """Refuse a link backwards that does not lead backwards."""
     if previous is not None and (not 0 < previous.number < number or len(previous.digest) != OBJECT_DIGEST_BYTES):
         raise ManifestDamaged("the link to the previous version cannot be", where=where)
+
+
+def check_pack_table(packs: Sequence[bytes], where: str) -> None:
+    """Refuse a table of packs that holds what is no id, or one twice."""
+    if any(len(pack) != PACK_ID_BYTES for pack in packs) or len(set(packs)) != len(packs):
+        raise ManifestDamaged("a table of packs holds what is no id, or one twice", where=where)
+
+
+def check_proof(proof: Proof, where: str) -> None:
+    """Refuse levels that there are not, and numbers that nothing can be counted to."""
+    is_sound = (
+        is_level(proof.level)
+        and is_time(proof.proved_ns)
+        and 0 <= proof.seconds < float("inf")
+        and is_count(proof.tensor_count)
+        and is_count(proof.tensor_bytes)
+        and all(is_level(finding.level) for finding in proof.findings)
+        and all(finding.offset is None or is_count(finding.offset) for finding in proof.findings)
+    )
+    if not is_sound:
+        raise ManifestDamaged("a proof's numbers cannot be", where=where)
+
+
+def is_level(number: int) -> bool:
+    """Whether there is a proof level of that number."""
+    return 0 <= number <= LEVEL_MAX
+
+
+def is_count(number: int) -> bool:
+    """Whether *number* can be a count of things or of bytes."""
+    return 0 <= number <= FILE_BYTES_MAX
+
+
+def is_time(moment_ns: int) -> bool:
+    """Whether *moment_ns* is a time that files, too, may have."""
+    return -TIME_NS_MAX <= moment_ns <= TIME_NS_MAX

@@ -81,13 +81,13 @@ def parse_pack(key: str) -> bytes | None:
 def parse_version(key: str) -> tuple[bytes, int] | None:
     """Return the run's id and the version's number if *key* names a manifest."""
     match = _VERSION.fullmatch(key)
-    return (bytes.fromhex(match[1]), int(match[2])) if match else None
+    return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
 
 
 def parse_later_proof(key: str) -> tuple[bytes, int] | None:
     """Return the run's id and the version's number if *key* names a later proof."""
     match = _LATER_PROOF.fullmatch(key)
-    return (bytes.fromhex(match[1]), int(match[2])) if match else None
+    return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
 
 
 def parse_tombstone(key: str) -> bytes | None:

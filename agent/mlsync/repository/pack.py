@@ -16,9 +16,10 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import NAME_BYTES
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
-from mlsync.errors import FormatUnsupported, ObjectDamaged
+from mlsync.errors import ObjectDamaged
 from mlsync.repository import names
-from mlsync.repository.header import check_format
+from mlsync.repository.header import check_format, check_key_kind
+from mlsync.repository.strict import decode_exactly
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END
 
 PACK_ID_BYTES: Final = 16
@@ -93,7 +94,7 @@ class PackSeal:
         """Return what the footer lists, or raise ``SealBroken``."""
         plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
         try:
-            records = msgspec.msgpack.decode(plain, type=list[ChunkRecord])
+            records = decode_exactly(plain, list[ChunkRecord], "")
         except ValueError as error:
             raise SealBroken(f"the footer does not parse: {error}") from None
         if len(records) != _TRAILER.unpack(trailer)[1]:
@@ -117,8 +118,7 @@ def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
     if magic != MAGIC_PACK:
         raise ObjectDamaged("this is no pack", where=where)
     check_format(version, where)
-    if key_kind != KEY_DERIVED:
-        raise FormatUnsupported(f"key kind {key_kind} is not known here", where=where, advice="upgrade mlsync")
+    check_key_kind(key_kind, where)
     if found_id != pack_id or repository_id != keys.repository_id:
         raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
     # What is left are the bytes kept free: nothing of a pack may be changed unseen.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from mlsync.codec.compression import Coding
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
-from mlsync.errors import FormatUnsupported, ObjectDamaged
+from mlsync.errors import ObjectDamaged
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef, newer_base
+from mlsync.repository.manifest import ChunkRef, coding_of, newer_base
 from mlsync.repository.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -45,12 +44,8 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
 
 
 def ref_of(pack_id: bytes, place: int, record: ChunkRecord, key: str) -> ChunkRef:
-    """Return the chunk that a pack's record tells of, or raise ``FormatUnsupported`` for what is newer."""
+    """Return the chunk that a pack's record tells of; raise ``FormatUnsupported`` for what is newer, else damage."""
     if record.base is not None:
         raise newer_base(key)
-    try:
-        coding = Coding(record.coding)
-    except ValueError:
-        what = f"coding {record.coding} is not known here"
-        raise FormatUnsupported(what, where=key, advice="upgrade mlsync") from None
+    coding = coding_of(record.coding, key, ObjectDamaged)
     return ChunkRef(record.name, pack_id, place, record.offset, record.stored_bytes, record.plain_bytes, coding)

@@ -37,10 +37,11 @@ from mlsync.errors import (
 from mlsync.repository import header, keyslot, names, pack_footer, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, check_root, decode_as, storable
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, decode_as, storable
 from mlsync.repository.pack_builder import finish_noted
 from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
+from mlsync.repository.rules import check_root
 from mlsync.repository.second_look import looked_at_twice
 from mlsync.repository.writer import Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
@@ -236,12 +237,10 @@ class Repository:
             stored = self.open_version(key)
         except NotFound:
             raise VersionMissing(f"run {run!r} has no version {number}", where=self.store.url) from None
-        if stored.root.run != run or stored.root.number != number:
-            raise ManifestDamaged("the manifest is another version's", where=key)
         return stored
 
     def open_version(self, key: str) -> Stored:
-        """Return the root that stands under the name *key*, whatever it says that it is; ``NotFound`` if none does."""
+        """Return the root that stands under the name *key*; ``NotFound`` if none does, ``ManifestDamaged``."""
         return looked_at_twice(lambda: self._open_version(key))
 
     def _open_version(self, key: str) -> Stored:
@@ -251,6 +250,9 @@ class Repository:
             raise ManifestDamaged(f"the manifest is longer than any: {error.what}", where=key) from error
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), Root, key)
         check_root(root, key)
+        # Its seal is bound to the key; this holds whoever has the master key to it too.
+        if self.version_key(root.run, root.number) != key:
+            raise ManifestDamaged("the manifest is another version's", where=key)
         return Stored(root, object_digest(body), key)
 
     def later_proofs(self, stored: Stored) -> list[LaterProof]:
@@ -392,6 +394,7 @@ class Repository:
             manifest.top,
             [storable(note) for note in manifest.notes],
         )
+        check_root(root, key)
         sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
         try:
             self.store.put(key, sealed)

@@ -14,8 +14,9 @@ from typing import Final
 from mlsync.codec.compression import Coding, CodingBroken, decode, encode
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
-from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository.header import check_format
+from mlsync.errors import ManifestDamaged
+from mlsync.repository.header import check_format, check_key_kind
+from mlsync.repository.strict import newer
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
 
 # The list of files stands in chunks of its own once it is long, so what is left is short.
@@ -61,9 +62,8 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     magic, version, key_kind, coding, plain_bytes, salt = _HEADER.unpack(header)
     if magic != kind.magic:
         raise ManifestDamaged(f"this is no {kind.noun}", where=key)
-    check_format(version, key)
-    if key_kind != KEY_DERIVED:
-        raise FormatUnsupported(f"key kind {key_kind} is not known here", where=key, advice="upgrade mlsync")
+    check_format(version, key, ManifestDamaged)
+    check_key_kind(key_kind, key, ManifestDamaged)
     try:
         coded = Seal(keys.of(kind.purpose, salt)).open(_NONCE, sealed, header + key.encode())
     except SealBroken:
@@ -73,7 +73,7 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     if plain_bytes > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} is larger than any of ours", where=key)
     if coding not in (Coding.RAW, Coding.ZSTD):
-        raise FormatUnsupported(f"coding {coding} is not known here", where=key, advice="upgrade mlsync")
+        raise newer(f"coding {coding} is not known here", key)
     try:
         return bytes(decode(Coding(coding), coded, plain_bytes))
     except CodingBroken as error:

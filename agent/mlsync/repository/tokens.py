@@ -19,6 +19,9 @@ MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 # an agent can write what it cannot read) take the next numbers and need no new layout.
 KEY_DERIVED: Final = 1
 
+# A number above those that are known here, up to this, is a newer mlsync's; zero and what is beyond is nobody's.
+TOKEN_MAX: Final = 255
+
 
 class EntryKind(IntEnum):
     """What an entry of the tree is."""

@@ -1,0 +1,87 @@
+"""Objects as only a holder of the keys can forge them: whatever values, sealed and bound as the format says."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from format_examples import Examples, inputs
+
+from mlsync.codec.digest import object_digest
+from mlsync.repository import names, sealed_object
+from mlsync.repository.later_proof import LaterProof
+from mlsync.repository.manifest import Entry
+from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
+from mlsync.store.memory import MemoryStore
+
+EXAMPLES = Examples(inputs())
+DROPPED: Any = object()
+
+# Where things stand in the values below.
+SEGMENTS, INLINE, ENTRIES = 11, 2, 1
+CHUNKS, PROOF = 10, 11
+
+Path = Sequence[Any]
+
+
+def root_value() -> list[Any]:
+    """The document's root as plain values, its segment's bytes opened up too."""
+    root = msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.root()))
+    segment = root[SEGMENTS][0]
+    segment[INLINE] = msgspec.msgpack.decode(segment[INLINE])
+    return root
+
+
+def proof_value() -> list[Any]:
+    """The document's later proof as plain values."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.later_proof()))
+
+
+def changed(value: Any, path: Path, new: Any) -> Any:
+    """Return *value* with *new* at *path*, or with what stood there left out."""
+    if not path:
+        return new
+    value = copy.deepcopy(value)
+    place = value
+    for step in path[:-1]:
+        place = place[step]
+    if new is DROPPED:
+        del place[path[-1]]
+    elif isinstance(place, list) and path[-1] == len(place):
+        place.append(new)
+    else:
+        place[path[-1]] = new
+    return value
+
+
+def packed(root: Any) -> bytes:
+    """The bytes of a root whose segment may still be opened up."""
+    root = copy.deepcopy(root)
+    if isinstance(root, list) and len(root) > SEGMENTS and isinstance(root[SEGMENTS], list):
+        for segment in root[SEGMENTS]:
+            if isinstance(segment, list) and len(segment) > INLINE and isinstance(segment[INLINE], list):
+                segment[INLINE] = msgspec.msgpack.encode(segment[INLINE])
+    return msgspec.msgpack.encode(root)
+
+
+def read_root(plain: bytes) -> tuple[Stored, tuple[Entry, ...]]:
+    """Seal *plain* as the root of the document's version, and read that as every reader does."""
+    repository = Repository(MemoryStore(), EXAMPLES.keys)
+    repository.store.put(EXAMPLES.version_key, sealed_object.seal(EXAMPLES.keys, MANIFEST, EXAMPLES.version_key, plain))
+    stored = repository.stored(EXAMPLES.run, 2)
+    return stored, repository.entries(stored)
+
+
+def read_proof(plain: bytes) -> LaterProof:
+    """Seal *plain* as the document's later proof, and read that as every reader does."""
+    repository = Repository(MemoryStore(), EXAMPLES.keys)
+    body = b"".join(part for part, _ in EXAMPLES.manifest())
+    repository.store.put(EXAMPLES.version_key, body)
+    assert names.parse_later_proof(EXAMPLES.proof_key)
+    repository.store.put(EXAMPLES.proof_key, sealed_object.seal(EXAMPLES.keys, LATER_PROOF, EXAMPLES.proof_key, plain))
+    stored = repository.stored(EXAMPLES.run, 2)
+    assert stored.digest == object_digest(body)
+    return repository.later_proofs(stored)[0]
