@@ -4,9 +4,10 @@ Loaded by path, from beside ``device.py``, in whatever Python has torch: 3.9 and
 
 Three bans, each taken up for good and none able to be undone from inside:
 
-- Landlock: no file may be read but the libraries, and none written but the devices of a GPU.
+- Landlock: no file may be read but the libraries, and none written but the devices of a GPU; no signal reaches a
+  process outside, whatever sends it.
 - No capability is left: the agent may read every user's files, and its child inherits that.
-- seccomp: a list of system calls that are refused, in all threads at once.
+- seccomp: a list of system calls that are refused, in all threads at once, some by what they are asked for.
 
 The list says what is refused and not what is allowed, because what torch, glibc and above all CUDA's driver call later
 differs from release to release and is written down nowhere: threads, futexes, maps, ioctls on open devices. A list of
@@ -62,17 +63,44 @@ REFUSED = {
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
     "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
     "kcmp": (312, 272),
+    "get_robust_list": (274, 100),
     "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
     "sched_setscheduler": (144, 119),
     "sched_setparam": (142, 118),
     "sched_setattr": (314, 274),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
+    "setpgid": (109, 154),
+    "setsid": (112, 157),
+    # Segments, semaphores and queues of the same user, whose numbers can be guessed.
     "shmget": (29, 194),
+    "shmat": (30, 196),
+    "shmctl": (31, 195),
     "semget": (64, 190),
+    "semop": (65, 193),
+    "semctl": (66, 191),
+    "semtimedop": (220, 192),
     "msgget": (68, 186),
+    "msgsnd": (69, 189),
+    "msgrcv": (70, 188),
+    "msgctl": (71, 187),
     "mq_open": (240, 180),
+    "mq_unlink": (241, 181),
+    # Another identity: a change of it would also undo that this process dies with its parent.
+    "setuid": (105, 146),
+    "setgid": (106, 144),
+    "setreuid": (113, 145),
+    "setregid": (114, 143),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "setfsuid": (122, 151),
+    "setfsgid": (123, 152),
+    "setgroups": (116, 159),
+    "personality": (135, 92),
+    "modify_ldt": (154, _ABSENT),
     # Files: what exists stays as it is. Handles open files past every path.
     "name_to_handle_at": (303, 264),
     "open_by_handle_at": (304, 265),
@@ -113,7 +141,16 @@ REFUSED = {
     "removexattr": (197, 14),
     "lremovexattr": (198, 15),
     "fremovexattr": (199, 16),
-    # The machine.
+    # What happens to files of others, and what there is a number of for all processes of a user together.
+    "inotify_init": (253, _ABSENT),
+    "inotify_init1": (294, 26),
+    "inotify_add_watch": (254, 27),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "io_setup": (206, 0),
+    # The machine. A sync of all disks makes everybody wait who writes.
+    "sync": (162, 81),
+    "syncfs": (306, 267),
     "mount": (165, 40),
     "umount2": (166, 39),
     "move_mount": (429, 429),
@@ -123,6 +160,8 @@ REFUSED = {
     "fsmount": (432, 432),
     "fspick": (433, 433),
     "mount_setattr": (442, 442),
+    "statmount": (457, 457),
+    "listmount": (458, 458),
     "pivot_root": (155, 41),
     "chroot": (161, 51),
     "unshare": (272, 97),
@@ -137,17 +176,48 @@ REFUSED = {
     "swapoff": (168, 225),
     "acct": (163, 89),
     "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "vhangup": (153, 58),
+    "syslog": (103, 116),
     "settimeofday": (164, 170),
     "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
     "iopl": (172, _ABSENT),
     "ioperm": (173, _ABSENT),
     # Doors into the kernel that were found open more than once.
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
+    "memfd_secret": (447, 447),
+    "splice": (275, 76),
+    "tee": (276, 77),
+    "vmsplice": (278, 75),
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
+}
+# On the CPU all that torch needs is loaded by now, and is used through descriptors that are open: nothing is looked up
+# by its path any more. A GPU's driver goes on to look for its devices and libraries, so there these calls stay free.
+REFUSED_ON_THE_CPU = {
+    "stat": (4, _ABSENT),
+    "lstat": (6, _ABSENT),
+    "newfstatat": (262, 79),
+    "statx": (332, 291),
+    "access": (21, _ABSENT),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+    "readlink": (89, _ABSENT),
+    "readlinkat": (267, 78),
+    "statfs": (137, 43),
+    "getxattr": (191, 8),
+    "lgetxattr": (192, 9),
+    "listxattr": (194, 11),
+    "llistxattr": (195, 12),
+    "chdir": (80, 49),
+    "memfd_create": (319, 279),
 }
 # Looked at by what they are asked for.
 _CLONE = (56, 220)
@@ -157,6 +227,10 @@ _OPENAT = (257, 56)
 _TGKILL = (234, 131)
 _RT_TGSIGQUEUEINFO = (297, 240)
 _PRLIMIT64 = (302, 261)
+_SCHED_SETAFFINITY = (203, 122)
+_FCNTL = (72, 25)
+_IOCTL = (16, 29)
+_PRCTL = (157, 167)
 _SECCOMP = (317, 277)
 _LANDLOCK = (444, 445, 446)  # create_ruleset, add_rule, restrict_self
 _NEWER_THAN_THIS_LIST = 463
@@ -166,7 +240,44 @@ _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE_THREAD = 0x10000
 _O_TMPFILE = 0o20000000
 _OPENS_ANEW = os.O_CREAT | os.O_TRUNC | _O_TMPFILE
-_OPENS_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | _OPENS_ANEW
+# O_PATH: past Landlock, which lets it open what may not be read, if only to be looked at.
+_OPENS_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | _OPENS_ANEW | os.O_PATH
+# Commands of fcntl. The kernel sends a signal to whoever is named as the owner of a descriptor, by F_SETOWN and others,
+# and keeps others from opening a file that somebody has a lease on.
+_F_SETFL = 4
+_REFUSED_FCNTL = {
+    "F_SETOWN": 8,
+    "F_SETSIG": 10,
+    "F_SETOWN_EX": 15,
+    "F_SETLEASE": 1024,
+    "F_NOTIFY": 1026,
+    "F_SETPIPE_SZ": 1031,
+    "F_SETDELEG": 1040,
+}
+_O_ASYNC = 0o20000
+# The same by ioctl, and what types into a terminal or takes it.
+_REFUSED_IOCTL = {
+    "FIOSETOWN": 0x8901,
+    "SIOCSPGRP": 0x8902,
+    "FIOASYNC": 0x5452,
+    "TIOCSTI": 0x5412,
+    "TIOCSCTTY": 0x540E,
+    "TIOCSPGRP": 0x5410,
+    "TIOCLINUX": 0x541C,
+}
+# On the CPU there is no device to speak to: whether it is a terminal, its two flags, how much there is to read.
+_CPU_IOCTL = {"TCGETS": 0x5401, "FIOCLEX": 0x5451, "FIONCLEX": 0x5450, "FIONBIO": 0x5421, "FIONREAD": 0x541B}
+# It is to die with its parent and to be looked into by nobody, and its memory is to stay what the kernel made of it.
+_REFUSED_PRCTL = {
+    "PR_SET_PDEATHSIG": 1,
+    "PR_SET_DUMPABLE": 4,
+    "PR_SET_KEEPCAPS": 8,
+    "PR_SET_SECUREBITS": 28,
+    "PR_SET_MM": 35,
+    "PR_SET_CHILD_SUBREAPER": 36,
+    "PR_SCHED_CORE": 62,
+    "PR_SET_PTRACER": 0x59616D61,
+}
 
 # Classic BPF: how an instruction reads, compares, and ends with an answer.
 _LOAD, _IF_EQUAL, _IF_NOT_LESS, _IF_ANY_BIT, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -177,9 +288,12 @@ _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 22, 38
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
 _CAPABILITIES_VERSION_3 = 0x20080522
 
-# Landlock's rights by the version of its interface; that of ioctl stays free, which is how one speaks to a GPU.
-_WRITE_FILE, _READ_FILE, _READ_DIRECTORY = 1 << 1, 1 << 2, 1 << 3
+# Landlock's rights by the version of its interface. That of ioctl is taken on the CPU alone: it is how one speaks to a
+# GPU. TCP came with version 4; abstract sockets and signals to processes outside of the ban with version 6.
+_WRITE_FILE, _READ_FILE, _READ_DIRECTORY, _IOCTL_DEVICE = 1 << 1, 1 << 2, 1 << 3, 1 << 15
 _RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
+_VERSION_OF_TCP, _VERSION_OF_IOCTL, _VERSION_OF_SCOPES = 4, 5, 6
+_TCP_BIND_AND_CONNECT, _SCOPE_SOCKETS_AND_SIGNALS = 3, 3
 _RULE_PATH_BENEATH = 1
 
 # What libraries open late: other libraries, facts about machine, process and driver.
@@ -202,6 +316,10 @@ _READABLE = (
 _GPU_DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/dxg")
 CPU_SPARE_BYTES = 2 << 30
 _CPU_DESCRIPTORS_MAX, _GPU_DESCRIPTORS_MAX = 64, 1024
+
+
+# One instruction: what it does, how many to leap over if true and if not, and what it compares with or answers.
+_Step = tuple[int, int, int, int]
 
 
 class _Filter(ctypes.Structure):
@@ -257,6 +375,9 @@ def _limit(is_cuda: bool, threads: int) -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     _lower(resource.RLIMIT_AS, used + CPU_SPARE_BYTES)
+    # Counted for all of a user's processes together: what this one took, the trainer would not get.
+    for limit in (resource.RLIMIT_SIGPENDING, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
+        _lower(limit, 0)
     if threads == 1:
         _lower(resource.RLIMIT_NPROC, 0)
 
@@ -273,7 +394,7 @@ def _ban_files(libc: ctypes.CDLL, home: str, is_cuda: bool) -> str:
     version = libc.syscall(create, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     if version < 1:
         return f"files can be read, for this kernel has no Landlock ({_last_error()})"
-    handled = struct.pack("Q", _RIGHTS[min(version, max(_RIGHTS))])
+    handled = _handled(version, is_cuda)
     rules = libc.syscall(create, handled, ctypes.c_size_t(len(handled)), ctypes.c_uint(0))
     if rules < 0:
         return f"files can be read, for Landlock is refused ({_last_error()})"
@@ -288,6 +409,19 @@ def _ban_files(libc: ctypes.CDLL, home: str, is_cuda: bool) -> str:
     finally:
         os.close(rules)
     return ""
+
+
+def _handled(version: int, is_cuda: bool) -> bytes:
+    """What Landlock is to ban, as far as its *version* knows it: files, TCP, and signals to processes outside."""
+    files = _RIGHTS[min(version, max(_RIGHTS))]
+    if version >= _VERSION_OF_IOCTL and not is_cuda:
+        files |= _IOCTL_DEVICE
+    handled = struct.pack("Q", files)
+    if version >= _VERSION_OF_TCP:
+        handled += struct.pack("Q", _TCP_BIND_AND_CONNECT)
+    if version >= _VERSION_OF_SCOPES:
+        handled += struct.pack("Q", _SCOPE_SOCKETS_AND_SIGNALS)
+    return handled
 
 
 def _readable_places(home: str) -> set[str]:
@@ -358,29 +492,50 @@ def program(column: int, audited: int, is_cuda: bool, pid: int) -> bytes:
         (_IF_EQUAL, 0, 1, _CLONE3[column]),
         (_ANSWER, 0, 0, unknown),
     ]
-    for numbers in REFUSED.values():
+    refused = [*REFUSED.values(), *(() if is_cuda else REFUSED_ON_THE_CPU.values())]
+    for numbers in refused:
         if numbers[column] != _ABSENT:
             steps += [(_IF_EQUAL, 0, 1, numbers[column]), (_ANSWER, 0, 0, refuse)]
-    writing = _OPENS_ANEW if is_cuda else _OPENS_FOR_WRITING
-    looked_at = [
-        (_CLONE, 0, (_IF_ANY_BIT, _CLONE_THREAD), _ALLOW, refuse),  # threads, and no processes
-        (_OPEN, 1, (_IF_ANY_BIT, writing), refuse, _ALLOW),
-        (_OPENAT, 2, (_IF_ANY_BIT, writing), refuse, _ALLOW),
-        (_TGKILL, 0, (_IF_EQUAL, pid), _ALLOW, refuse),  # abort() and raise() do that to their own process
-        (_RT_TGSIGQUEUEINFO, 0, (_IF_EQUAL, pid), _ALLOW, refuse),
-        (_PRLIMIT64, 0, (_IF_EQUAL, 0), _ALLOW, refuse),  # its own limits, and nobody else's
-    ]
-    for numbers, argument, (compare, value), then, otherwise in looked_at:
+    for numbers, looks in _looked_at(is_cuda, pid, refuse):
         if numbers[column] != _ABSENT:
-            steps += [
-                (_IF_EQUAL, 0, 4, numbers[column]),
-                (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * argument),
-                (compare, 0, 1, value),
-                (_ANSWER, 0, 0, then),
-                (_ANSWER, 0, 0, otherwise),
-            ]
+            steps += [(_IF_EQUAL, 0, len(looks), numbers[column]), *looks]
     steps.append((_ANSWER, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *step) for step in steps)
+
+
+def _looked_at(is_cuda: bool, pid: int, refuse: int) -> list[tuple[tuple[int, int], list[_Step]]]:
+    """The calls that are judged by what they are asked for, each with the steps that end in its answer."""
+    writing = _OPENS_ANEW if is_cuda else _OPENS_FOR_WRITING
+
+    def argument(place: int) -> _Step:
+        return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * place)
+
+    def allow_only(compare: int, *values: int) -> list[_Step]:
+        tests = [step for value in values for step in ((compare, 0, 1, value), (_ANSWER, 0, 0, _ALLOW))]
+        return [*tests, (_ANSWER, 0, 0, refuse)]
+
+    def refuse_only(compare: int, *values: int) -> list[_Step]:
+        tests = [step for value in values for step in ((compare, 0, 1, value), (_ANSWER, 0, 0, refuse))]
+        return [*tests, (_ANSWER, 0, 0, _ALLOW)]
+
+    # Of flags only the one by which a descriptor sends signals; whether a read waits is everybody's business.
+    flags = [argument(2), *refuse_only(_IF_ANY_BIT, _O_ASYNC)]
+    commands = refuse_only(_IF_EQUAL, *_REFUSED_FCNTL.values())
+    ioctls = (
+        refuse_only(_IF_EQUAL, *_REFUSED_IOCTL.values()) if is_cuda else allow_only(_IF_EQUAL, *_CPU_IOCTL.values())
+    )
+    return [
+        (_CLONE, [argument(0), *allow_only(_IF_ANY_BIT, _CLONE_THREAD)]),  # threads, and no processes
+        (_OPEN, [argument(1), *refuse_only(_IF_ANY_BIT, writing)]),
+        (_OPENAT, [argument(2), *refuse_only(_IF_ANY_BIT, writing)]),
+        (_TGKILL, [argument(0), *allow_only(_IF_EQUAL, pid)]),  # abort() and raise() do that to their own process
+        (_RT_TGSIGQUEUEINFO, [argument(0), *allow_only(_IF_EQUAL, pid)]),
+        (_PRLIMIT64, [argument(0), *allow_only(_IF_EQUAL, 0)]),  # its own limits, and nobody else's
+        (_SCHED_SETAFFINITY, [argument(0), *allow_only(_IF_EQUAL, 0, pid)]),  # its own place, likewise
+        (_FCNTL, [argument(1), (_IF_EQUAL, 0, len(flags), _F_SETFL), *flags, *commands]),
+        (_IOCTL, [argument(1), *ioctls]),
+        (_PRCTL, [argument(0), *refuse_only(_IF_EQUAL, *_REFUSED_PRCTL.values())]),
+    ]
 
 
 def _last_error() -> str:
