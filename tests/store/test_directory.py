@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
+import stat
 import subprocess
 import sys
 import time
@@ -73,6 +75,7 @@ import os, signal, sys
 from pathlib import Path
 from mlsync.store.directory import DirectoryStore
 store = DirectoryStore(Path(sys.argv[1]), create=True)
+store.put("repository", b"")
 upload = store.upload("packs/ab/crashed")
 upload.write(0, bytes(1000))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -85,25 +88,27 @@ def test_killed_writer_leaves_an_unfinished_file_only(root):
     process = subprocess.run([sys.executable, "-c", CRASHING, str(root)], env=environment, check=False)
     assert process.returncode == -9
     store = DirectoryStore(root)
-    assert list(store.list("")) == []
+    assert list(store.list("packs/")) == []
     assert len(leftovers(root)) == 1
-    assert unfinished.remove_orphans(store._root_fd, now_s=time.time() + 3500) == 0
-    assert unfinished.remove_orphans(store._root_fd, now_s=time.time() + 3700) == 1
+    assert unfinished.remove_orphans(store._beneath, now_s=time.time() + 3500) == 0
+    assert unfinished.remove_orphans(store._beneath, now_s=time.time() + 3700) == 1
     assert leftovers(root) == []
     store.close()
 
 
 def test_opening_removes_old_leftovers_that_nobody_holds(store, root):
-    """An old file goes when the store is opened; a young one and one that is being written stay."""
+    """An old file goes when the store is opened; a young one, a stranger's and one that is being written stay."""
+    store.put("repository", b"")
     upload = store.upload("packs/ab/slow")
     (held,) = leftovers(root)
-    (root / "tmp/old").write_bytes(b"x")
-    (root / "tmp/young").write_bytes(b"x")
+    old, young, strange = "0" * 32, "1" * 32, "thesis.odt"
     long_ago_s = time.time() - 2 * 3600
-    os.utime(root / "tmp/old", (long_ago_s, long_ago_s))
-    os.utime(root / "tmp" / held, (long_ago_s, long_ago_s))
+    for name in (old, young, strange):
+        (root / "tmp" / name).write_bytes(b"x")
+    for name in (old, strange, held):
+        os.utime(root / "tmp" / name, (long_ago_s, long_ago_s))
     DirectoryStore(root).close()
-    assert leftovers(root) == sorted([held, "young"])
+    assert leftovers(root) == sorted([held, young, strange])
     upload.write(0, b"done")
     upload.finish(4)
     assert store.get("packs/ab/slow", limit_bytes=4) == b"done"
@@ -151,21 +156,87 @@ def test_foreign_files_are_not_objects(store, root):
     assert [info.key for info in store.list("")] == ["packs/ab/x"]
 
 
-def test_dangling_link_is_no_deleted_object(store, root):
-    """A pack behind a link that leads nowhere makes the listing fail instead of short."""
+@pytest.mark.parametrize("leads_to", ["/nowhere/at/all", "elsewhere"])
+def test_symbolic_link_makes_a_listing_fail_instead_of_short(store, root, leads_to):
+    """What may be a directory full of packs is neither followed nor left out, wherever it leads."""
     store.put("packs/ab/x", b"x")
-    (root / "packs/cd").symlink_to("/nowhere/at/all")
-    with pytest.raises(errors.StoreBroken):
+    (root.parent / "elsewhere").mkdir()
+    (root / "packs/cd").symlink_to(root.parent / leads_to)
+    with pytest.raises(errors.StoreBroken, match="packs/cd"):
         list(store.list(""))
 
 
-def test_directory_behind_a_link_is_part_of_the_store(store, root, tmp_path):
-    """Packs that were moved to another disk and linked are still there."""
+def test_nothing_goes_through_a_symbolic_link(store, root, tmp_path):
+    """A directory that was swapped for a link is neither written to, read, listed nor deleted from."""
     store.put("packs/ab/x", b"x")
-    (root / "packs").rename(tmp_path / "elsewhere")
-    (root / "packs").symlink_to(tmp_path / "elsewhere")
-    assert [info.key for info in store.list("packs/")] == ["packs/ab/x"]
-    assert store.get("packs/ab/x", limit_bytes=1) == b"x"
+    outside = tmp_path / "outside"
+    (root / "packs").rename(outside)
+    (root / "packs").symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    upload = store.upload("packs/ab/z")
+    upload.write(0, b"z")
+    for call in (
+        lambda: store.put("packs/ab/y", b"y"),
+        lambda: store.put("packs/cd/y", b"y"),
+        lambda: upload.finish(1),
+        lambda: store.get("packs/ab/x", limit_bytes=1),
+        lambda: store.read("packs/ab/x", 0, memoryview(bytearray(1))),
+        lambda: store.stat("packs/ab/x"),
+        lambda: list(store.list("packs/")),
+        lambda: store.delete("packs/ab/x"),
+    ):
+        with pytest.raises(errors.StoreBroken):
+            call()
+    upload.abort()
+    assert sorted(outside.rglob("*")) == before
+
+
+def test_directory_of_unfinished_files_is_no_link(root, tmp_path):
+    """Nothing is written, or tidied away, where a link in the place of tmp leads."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / ("0" * 32)).write_bytes(b"x")
+    os.utime(outside / ("0" * 32), (0, 0))
+    root.mkdir()
+    (root / "repository").write_bytes(b"")
+    (root / "tmp").symlink_to(outside)
+    store = DirectoryStore(root)
+    with pytest.raises(errors.StoreBroken):
+        store.put("packs/ab/x", b"x")
+    store.close()
+    assert [path.name for path in outside.iterdir()] == ["0" * 32]
+
+
+def make_socket(path):
+    """A socket with this name."""
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))
+
+
+def make_device(path):
+    """A device that never ends, as root can make it."""
+    try:
+        os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    except PermissionError as error:
+        pytest.skip(f"only root can make a device: {error}")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, make_socket, make_device, os.mkdir])
+def test_what_is_no_file_is_no_object_and_hangs_nobody(store, root, tmp_path, monkeypatch, make):
+    """A pipe, a socket, a device and a directory in an object's place are refused by their name, at once."""
+    monkeypatch.chdir(tmp_path)
+    store.put("packs/ab/x", b"x")
+    make(root / "packs/ab/odd")
+    for call in (
+        lambda: store.get("packs/ab/odd", limit_bytes=100),
+        lambda: store.read("packs/ab/odd", 0, memoryview(bytearray(1))),
+        lambda: store.stat("packs/ab/odd"),
+    ):
+        with pytest.raises(errors.StoreBroken, match="packs/ab/odd"):
+            call()
+    with pytest.raises(errors.AlreadyExists):
+        store.put("packs/ab/odd", b"x")
+    assert [info.key for info in store.list("")] == ["packs/ab/x"]
 
 
 def test_object_that_is_deleted_during_a_listing_is_left_out(store):
@@ -179,17 +250,102 @@ def test_object_that_is_deleted_during_a_listing_is_left_out(store):
     assert [info.key for info in listing] == ["c"]
 
 
-def test_removed_root_is_an_error_and_not_an_empty_store(store, root):
+def calls_of(store):
+    """Every way to ask for an object, or to make one."""
+    return (
+        lambda: list(store.list("")),
+        lambda: store.stat("a"),
+        lambda: store.get("a", limit_bytes=1),
+        lambda: store.put("b", b"x"),
+        lambda: store.upload("c"),
+        lambda: store.delete("a"),
+    )
+
+
+@pytest.mark.parametrize("has_another", [False, True])
+def test_removed_root_is_an_error_and_not_an_empty_store(store, root, has_another):
     """A store whose directory is gone lists nothing as a whole, and makes no object under the old name."""
     store.put("a", b"x")
     (root / "a").unlink()
     (root / "tmp").rmdir()
     root.rmdir()
-    root.mkdir()
-    for call in (lambda: list(store.list("")), lambda: store.stat("a"), lambda: store.put("b", b"x")):
-        with pytest.raises(errors.StoreUnavailable):
+    if has_another:
+        root.mkdir()
+        (root / "repository").write_bytes(b"")
+    for call in calls_of(store):
+        with pytest.raises(errors.RepositoryMissing):
             call()
-    assert list(root.iterdir()) == []
+    assert not has_another or [path.name for path in root.iterdir()] == ["repository"]
+
+
+def test_place_without_a_header_is_not_written_to(root):
+    """Where the object of every repository is missing nothing is made or tidied away: the disk may not be mounted."""
+    (root / "tmp").mkdir(parents=True)
+    (root / "tmp" / ("0" * 32)).write_bytes(b"x")
+    os.utime(root / "tmp" / ("0" * 32), (0, 0))
+    store = DirectoryStore(root)
+    for call in (lambda: store.put("packs/ab/x", b"x"), lambda: store.upload("packs/ab/x")):
+        with pytest.raises(errors.RepositoryMissing):
+            call()
+    assert store.sweep(0) == 0
+    store.close()
+    assert [path.relative_to(root).as_posix() for path in sorted(root.rglob("*"))] == ["tmp", "tmp/" + "0" * 32]
+
+
+def test_upload_is_not_finished_where_the_header_vanished(store, root):
+    """What began in a repository makes no object after that is none any more."""
+    store.put("repository", b"")
+    opened = DirectoryStore(root)
+    upload = opened.upload("packs/ab/x")
+    upload.write(0, b"x")
+    (root / "repository").unlink()
+    with pytest.raises(errors.RepositoryMissing):
+        upload.finish(1)
+    upload.abort()
+    opened.close()
+    assert not (root / "packs").exists()
+
+
+UNMOUNTED = """
+import os, subprocess, sys
+from pathlib import Path
+from mlsync import errors
+from mlsync.store.directory import DirectoryStore
+place = Path(sys.argv[1])
+run = lambda *command: subprocess.run(command, check=True)
+run("mount", "-t", "tmpfs", "tmpfs", str(place))
+store = DirectoryStore(place, create=True)
+store.put("repository", b"")
+store.close()
+store = DirectoryStore(place)
+upload = store.upload("packs/ab/x")
+upload.write(0, b"x")
+run("umount", "--lazy", str(place))
+for call in (lambda: upload.finish(1), lambda: store.put("b", b""), lambda: store.get("repository", limit_bytes=9)):
+    try:
+        call()
+        sys.exit("went on")
+    except errors.RepositoryMissing:
+        pass
+assert os.listdir(place) == []
+"""
+
+
+def in_private_mounts(script, *arguments):
+    """Run a Python *script* that mounts and unmounts without anybody else seeing it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount something")
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("a mount namespace of its own is not to be had here")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = ["unshare", "--mount", sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_disk_that_is_unmounted_while_the_store_is_open_is_noticed(tmp_path):
+    """After umount --lazy the open descriptor still works; nothing is made by it, nor in the bare mount point."""
+    done = in_private_mounts(UNMOUNTED, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EACCES, errors.StoreDenied), (errno.EIO, errors.StoreUnavailable)])

@@ -12,8 +12,9 @@ The contract, which ``tests/store/test_store_contract.py`` runs over every store
   the object as it was.
 - ``list`` gives every object under the prefix in key order or raises; it never gives a short answer as a whole one.
 - An object that was made is seen by the next ``stat``, ``read`` and ``list`` (S3 since 2020, every file system).
-- Every error is a ``mlsync.errors.StoreError``. Which of them are worth another try is said by ``is_transient``, which
-  is asked by ``RetryingStore`` alone; no store retries by itself.
+- Every error is a ``mlsync.errors.StoreError``, but for ``RepositoryMissing`` where the whole place is gone. Which of
+  them are worth another try is said by ``is_transient``, which is asked by ``RetryingStore`` alone; no store retries by
+  itself.
 - Methods are called from several threads at once.
 """
 
@@ -27,6 +28,8 @@ from typing import Protocol, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 KEY_BYTES_MAX = 512
+# The object that every repository has from its beginning to its end.
+MARKER = "repository"
 _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
 
 

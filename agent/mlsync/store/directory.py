@@ -7,13 +7,14 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mlsync import errors
+from mlsync.beneath import Beneath
 from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
+from mlsync.store.base import MARKER, Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.directory_upload import DirectoryUpload
 from mlsync.store.os_errors import is_transient, translated, translating
 from mlsync.store.unfinished import DIRECTORY_MODE, ORPHAN_AGE_S, UnfinishedFile, remove_orphans
@@ -26,21 +27,32 @@ READS_AT_ONCE = min(6, (os.cpu_count() or 1) + 1)
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
+# Opening a pipe must not wait for whoever writes to it; for files it means nothing.
+_READING = os.O_RDONLY | os.O_NONBLOCK
+_ADVICE = "Check whether its disk is mounted; nothing was written to what stands there"
+
+
 class DirectoryStore:
     """Objects as files below *root*; other files and the ``tmp`` directory there are not objects and not shown.
 
-    The root is held open and every path is relative to it: if the disk is unmounted or the root replaced while the
-    store is open, nothing is ever read from or written to what is then found under the root's name.
+    The root is held open, and everything is reached from its descriptor without following a symbolic link. If the disk
+    is unmounted or the root replaced while the store is open, nothing is ever read from or written to what is then
+    found under the root's name: ``RepositoryMissing`` says so, before the next object is made, looked up or listed.
+
+    What is written to has to be a repository: without the object ``repository`` the place may be the bare mount point
+    of a disk that is away, and not even a directory is made in it. Who begins a repository there says *create*.
     """
 
     def __init__(self, root: Path, *, create: bool = False) -> None:
         self._root = root
+        self._creates = create
         with translating(str(root)):
             if create:
                 _make_root(root)
-            self._root_fd = _open_root(root)
+            self._beneath = _open_root(root)
+            self._pinned = os.fstat(self._beneath.descriptor)
         self._durable_directories: set[str] = set()
-        remove_orphans(self._root_fd)
+        self._tidy(time.time())
 
     @property
     def url(self) -> str:
@@ -66,7 +78,8 @@ class DirectoryStore:
         """Create the object *key*: written, synced, linked, its directory synced."""
         check_key(key)
         with self._creating(key):
-            file = UnfinishedFile(self._root_fd)
+            self._refuse_elsewhere()
+            file = UnfinishedFile(self._beneath)
             try:
                 file.write(0, body)
                 file.sync()
@@ -78,7 +91,8 @@ class DirectoryStore:
         """Begin an object in parts, in a file of its own."""
         check_key(key)
         with self._creating(key):
-            file = UnfinishedFile(self._root_fd)
+            self._refuse_elsewhere()
+            file = UnfinishedFile(self._beneath)
         return DirectoryUpload(
             file,
             part_bytes=PART_BYTES,
@@ -93,7 +107,7 @@ class DirectoryStore:
 
     def sweep(self, age_s: float) -> int:
         """What crashed writers left is gone; what is written to by somebody is locked, and stays."""
-        return remove_orphans(self._root_fd, now_s=time.time() + ORPHAN_AGE_S - age_s)
+        return self._tidy(time.time() + ORPHAN_AGE_S - age_s)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
@@ -108,6 +122,7 @@ class DirectoryStore:
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """The whole of a small object."""
+        self._check_root()
         with self._opened(key) as fd:
             size_bytes = os.fstat(fd).st_size
             if size_bytes > limit_bytes:
@@ -127,10 +142,10 @@ class DirectoryStore:
     def stat(self, key: str) -> ObjectInfo:
         """The object's size and time."""
         check_key(key)
+        self._check_root()
         with self._looking(key):
-            found = os.stat(key, dir_fd=self._root_fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise errors.StoreBroken("Something that is no file stands where an object should", where=self._where(key))
+            found = self._beneath.stat(key.encode())
+        self._refuse_no_file(found, key)
         return ObjectInfo(key, found.st_size, found.st_mtime)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
@@ -145,8 +160,13 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """The object is gone; after a power cut it may be back, which prune expects of any store."""
         check_key(key)
-        with translating(self._where(key)), contextlib.suppress(FileNotFoundError):
-            os.unlink(key, dir_fd=self._root_fd)
+        self._check_root()
+        with (
+            translating(self._where(key)),
+            contextlib.suppress(FileNotFoundError),
+            self._beneath.beside(key.encode()) as (directory, name),
+        ):
+            os.unlink(name, dir_fd=directory)
 
     def is_transient(self, error: Exception) -> bool:
         """Whether the operating system's error behind *error* may pass."""
@@ -154,9 +174,7 @@ class DirectoryStore:
 
     def close(self) -> None:
         """Give the root back, so that its disk can be unmounted."""
-        fd, self._root_fd = self._root_fd, -1
-        if fd >= 0:
-            os.close(fd)
+        self._beneath.close()
 
     def _read_long(self, key: str, fd: int, offset: int, view: memoryview) -> int:
         """Fill the front of *view*, and say how much of it: all but a few bytes if it is long and lies right.
@@ -172,67 +190,68 @@ class DirectoryStore:
         if head_bytes and os.preadv(fd, [view[done : done + head_bytes]], offset + done) < head_bytes:
             return done
         done += head_bytes
-        return done + read_direct(
-            lambda flags: os.open(key, flags | os.O_CLOEXEC, dir_fd=self._root_fd), offset + done, view[done:]
-        )
+        return done + read_direct(lambda flags: self._open(key, flags), offset + done, view[done:])
 
     def _walk(self, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
         """The objects below *directory* (empty, or ending in ``/``) in key order."""
-        for sort_name in self._names(directory):
-            path = directory + sort_name
-            if not path.endswith("/"):
-                if path.startswith(prefix) and path > after:
-                    yield from self._info_unless_deleted(path)
-                continue
-            # Everything below sorts before *after* unless it begins with the same path.
-            is_done = path < after and not after.startswith(path)
-            if not is_done and (path.startswith(prefix) or prefix.startswith(path)):
-                yield from self._walk(path, prefix, after)
+        with self._opened_directory(directory) as fd:
+            if fd is None:
+                return
+            for sort_name in self._names(fd, directory):
+                path = directory + sort_name
+                if not path.endswith("/"):
+                    if path.startswith(prefix) and path > after:
+                        yield from self._info_unless_deleted(fd, path)
+                    continue
+                # Everything below sorts before *after* unless it begins with the same path.
+                is_done = path < after and not after.startswith(path)
+                if not is_done and (path.startswith(prefix) or prefix.startswith(path)):
+                    yield from self._walk(path, prefix, after)
 
-    def _names(self, directory: str) -> Iterable[str]:
-        """The names in *directory*, directories with a ``/`` at the end: so ``a-b`` < ``a/x`` < ``a0``, as in S3."""
-        where = self._where(directory)
-        with translating(where):
+    @contextmanager
+    def _opened_directory(self, directory: str) -> Iterator[int | None]:
+        """Give a directory's descriptor; ``None`` if nothing at all stands there."""
+        with translating(self._where(directory)):
             try:
-                fd = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._root_fd)
+                fd = self._beneath.open_directory(directory.rstrip("/").encode())
             except FileNotFoundError:
-                self._check_deleted(directory.rstrip("/"))
-                return []
-            try:
-                with os.scandir(fd) as entries:
-                    names = (f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries)
-                    return sorted(name for name in names if is_key(directory + name.rstrip("/")))
-            finally:
+                fd = None
+        try:
+            yield fd
+        finally:
+            if fd is not None:
                 os.close(fd)
 
-    def _info_unless_deleted(self, path: str) -> Iterator[ObjectInfo]:
+    def _names(self, fd: int, directory: str) -> Sequence[str]:
+        """The names in *directory*, directories with a ``/`` at the end: so ``a-b`` < ``a/x`` < ``a0``, as in S3."""
+        with translating(self._where(directory)), os.scandir(fd) as entries:
+            names = (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
+            return sorted(name for name in names if is_key(directory + name.rstrip("/")))
+
+    def _info_unless_deleted(self, fd: int, path: str) -> Iterator[ObjectInfo]:
         with translating(self._where(path)):
             try:
-                found = os.stat(path, dir_fd=self._root_fd)
+                found = os.stat(os.path.basename(path), dir_fd=fd, follow_symlinks=False)
             except FileNotFoundError:
-                self._check_deleted(path)
                 return
+        if stat.S_ISLNK(found.st_mode):
+            # What it leads to may be a directory full of objects: left out, the listing would be a short one.
+            what = "A symbolic link stands in the repository, where none is followed"
+            raise errors.StoreBroken(what, where=self._where(path), advice="Put there what it leads to, or remove it")
         if stat.S_ISREG(found.st_mode):
             yield ObjectInfo(path, found.st_size, found.st_mtime)
-
-    def _check_deleted(self, path: str) -> None:
-        """Raise unless nothing at all stands at *path*: what cannot be reached is not the same as what is gone."""
-        try:
-            os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return
-        raise errors.StoreBroken("A symbolic link in the repository leads nowhere", where=self._where(path))
 
     def _publish(self, file: UnfinishedFile, key: str) -> None:
         """*file* is the object *key*, and stays it after a power cut."""
         directory = os.path.dirname(key)
+        self._refuse_elsewhere()
         self._make_directories(directory)
         try:
-            file.become(key)
+            file.become(key.encode())
         except FileNotFoundError:  # somebody removed the empty directory
             self._durable_directories.clear()
             self._make_directories(directory)
-            file.become(key)
+            file.become(key.encode())
         finally:
             # Even if the object was there: whoever is told so may rely on it, and the one who made it may be dead.
             self._sync_directory(directory)
@@ -243,25 +262,55 @@ class DirectoryStore:
             return
         parent = os.path.dirname(directory)
         self._make_directories(parent)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, DIRECTORY_MODE, dir_fd=self._root_fd)
+        with contextlib.suppress(FileExistsError), self._beneath.beside(directory.encode()) as (above, name):
+            os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
         self._sync_directory(parent)
         self._durable_directories.add(directory)
 
     def _sync_directory(self, directory: str) -> None:
-        _sync_directory(directory or ".", self._root_fd)
+        _sync(self._beneath.open_directory(directory.encode()))
+
+    def _tidy(self, now_s: float) -> int:
+        """What crashed writers left is gone, and how many that was; what is no repository has nothing of ours."""
+        return remove_orphans(self._beneath, now_s=now_s) if self._is_repository() else 0
+
+    def _is_repository(self) -> bool:
+        try:
+            return stat.S_ISREG(self._beneath.stat(MARKER.encode()).st_mode)
+        except OSError:
+            return False
+
+    def _refuse_elsewhere(self) -> None:
+        """Raise unless this still is the place that was opened, and a repository: before anything is made in it."""
+        self._check_root()
+        if not self._creates and not self._is_repository():
+            raise errors.RepositoryMissing("There is no repository any more", where=str(self._root), advice=_ADVICE)
 
     def _check_root(self) -> None:
+        """Raise unless the root's name leads to the directory that was opened: a disk may be gone from under it."""
         with translating(str(self._root)):
-            if os.fstat(self._root_fd).st_nlink == 0:
-                raise errors.StoreUnavailable("The repository's directory was removed", where=str(self._root))
+            try:
+                is_pinned = os.path.samestat(os.stat(self._root), self._pinned)
+            except (FileNotFoundError, NotADirectoryError):
+                is_pinned = False
+        if not is_pinned:
+            what = "The repository's directory is away, or another one stands in its place"
+            raise errors.RepositoryMissing(what, where=str(self._root), advice=_ADVICE)
+
+    def _open(self, key: str, flags: int) -> int:
+        return self._beneath.open_file(key.encode(), flags | _READING)
+
+    def _refuse_no_file(self, found: os.stat_result, key: str) -> None:
+        if not stat.S_ISREG(found.st_mode):
+            raise errors.StoreBroken("Something that is no file stands where an object should", where=self._where(key))
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[int]:
         check_key(key)
         with self._looking(key):
-            fd = os.open(key, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._root_fd)
+            fd = self._open(key, 0)
             try:
+                self._refuse_no_file(os.fstat(fd), key)
                 yield fd
             finally:
                 os.close(fd)
@@ -292,9 +341,9 @@ class DirectoryStore:
         return str(self._root / key)
 
 
-def _open_root(root: Path) -> int:
+def _open_root(root: Path) -> Beneath:
     try:
-        return os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return Beneath.open(os.fsencode(root))
     except FileNotFoundError as error:
         advice = "Check the path and whether its disk is mounted, or make a repository with: mlsync init"
         raise errors.RepositoryMissing("No such directory", where=str(root), advice=advice) from error
@@ -308,11 +357,11 @@ def _make_root(root: Path) -> None:
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, DIRECTORY_MODE)
-        _sync_directory(str(path.parent))
+        _sync(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
-def _sync_directory(directory: str, root_fd: int | None = None) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+def _sync(fd: int) -> None:
+    """Sync an open directory, and close it."""
     try:
         os.fsync(fd)
     except OSError as error:

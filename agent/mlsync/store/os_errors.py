@@ -21,8 +21,9 @@ _DENIED = {
 _IMPOSSIBLE = {
     errno.ENOTDIR: "A file stands where the repository has a directory",
     errno.EISDIR: "A directory stands where the repository has an object",
-    errno.ELOOP: "A symbolic link in the repository leads into itself",
+    errno.ELOOP: "A symbolic link stands in the repository, where none is followed; put there what it leads to",
     errno.ENAMETOOLONG: "The file system does not allow names as long as the repository's",
+    errno.ENXIO: "Something that is no file stands where the repository has an object",
     errno.EXDEV: "The repository lies on several file systems; its tmp directory must be on the same as the rest",
 }
 

@@ -1,4 +1,8 @@
-"""Objects of a directory store that are not finished: files in ``tmp/`` that become objects by one atomic step."""
+"""Objects of a directory store that are not finished: files in ``tmp/`` that become objects by one atomic step.
+
+Every path is below the store's directory and reached from its descriptor (``mlsync.beneath``): an unmounted or moved
+directory never sends bytes to another place, and no symbolic link is followed, whoever put one there.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,24 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlsync.beneath import Beneath, reopen
 from mlsync.direct_io import write_direct
 from mlsync.store.base import Buffer, view_of
 
-DIRECTORY = "tmp"
+DIRECTORY = b"tmp"
 FILE_MODE = 0o600
 DIRECTORY_MODE = 0o700
 ORPHAN_AGE_S = 3600
 
-_LOCK_FILE = "create-lock"
+_LOCK_FILE = b"create-lock"
+_OURS = re.compile(rb"[0-9a-f]{32}")
 _RENAME_NOREPLACE = 1
 
 # What file systems answer that cannot make hard links: FAT and exFAT EPERM, many FUSE ones ENOTSUP or ENOSYS,
@@ -32,15 +40,12 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class UnfinishedFile:
-    """A file in ``tmp/`` that this process writes and that nobody else may remove: it is locked while it is open.
+    """A file in ``tmp/`` that this process writes and that nobody else may remove: it is locked while it is open."""
 
-    Paths are relative to *root_fd*, so that an unmounted or moved root can never send bytes to another place.
-    """
-
-    def __init__(self, root_fd: int) -> None:
-        self._root_fd = root_fd
-        self.path = f"{DIRECTORY}/{secrets.token_hex(16)}"
-        self.fd = _create(self.path, root_fd)
+    def __init__(self, root: Beneath) -> None:
+        self._root = root
+        self.path = DIRECTORY + b"/" + secrets.token_hex(16).encode()
+        self.fd = _create(self.path, root)
         try:
             _lock(self.fd)
         except OSError:
@@ -64,10 +69,10 @@ class UnfinishedFile:
         # them while the object does not exist yet, and keeps the lock, which the first one holds.
         os.close(os.dup(self.fd))
 
-    def become(self, path: str) -> None:
+    def become(self, path: bytes) -> None:
         """The file stands at *path* too or instead; ``FileExistsError`` if something else stands there."""
         try:
-            create_only(self.path, path, self._root_fd)
+            create_only(self.path, path, self._root)
         except FileExistsError:
             # After a lost answer (NFS sends a LINK again whose reply was lost) the thing in the way is ourselves.
             if not self._stands_at(path):
@@ -77,58 +82,68 @@ class UnfinishedFile:
         """The file in ``tmp/`` is gone and its descriptor closed; never raises, and may be called again."""
         if self.fd < 0:
             return
-        with contextlib.suppress(OSError):  # gone already after a rename; else it is removed as an orphan later
-            os.unlink(self.path, dir_fd=self._root_fd)
+        # Gone already after a rename; else it is removed as an orphan later.
+        with contextlib.suppress(OSError), self._root.beside(self.path) as (directory, name):
+            os.unlink(name, dir_fd=directory)
         fd, self.fd = self.fd, -1
         with contextlib.suppress(OSError):  # write errors were asked for in sync()
             os.close(fd)
 
     def _open_again(self, flags: int) -> int:
-        return os.open(self.path, flags | os.O_CLOEXEC, dir_fd=self._root_fd)
+        """Open this very file: what has its name in ``tmp/`` by now may be another one, where others may write."""
+        try:
+            return reopen(self.fd, flags)
+        except FileNotFoundError:  # no /proc here: the ordinary way does as well
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
 
-    def _stands_at(self, path: str) -> bool:
-        ours, theirs = os.fstat(self.fd), os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
-        return os.path.samestat(ours, theirs)
+    def _stands_at(self, path: bytes) -> bool:
+        return os.path.samestat(os.fstat(self.fd), self._root.stat(path))
 
 
-def create_only(source: str, target: str, root_fd: int) -> None:
+def create_only(source: bytes, target: bytes, root: Beneath) -> None:
     """*source* stands at *target*, atomically; ``FileExistsError`` if *target* was taken, which is left as it was.
 
     A hard link is preferred: it is create-only on every file system that has it, NFS included. The renames are for
     those that have none (FAT, exFAT, many FUSE ones).
     """
-    try:
-        os.link(source, target, src_dir_fd=root_fd, dst_dir_fd=root_fd, follow_symlinks=False)
-    except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
-            raise
-        _rename_no_replace(source, target, root_fd)
+    with root.beside(source) as (source_fd, source_name), root.beside(target) as (target_fd, target_name):
+        try:
+            os.link(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            _rename_no_replace((source_fd, source_name), (target_fd, target_name), root)
 
 
-def _rename_no_replace(source: str, target: str, root_fd: int) -> None:
+# A directory's descriptor and a name in it.
+_Place = tuple[int, bytes]
+
+
+def _rename_no_replace(source: _Place, target: _Place, root: Beneath) -> None:
     rename = _renameat2()
-    if rename is not None and rename(root_fd, source.encode(), root_fd, target.encode(), _RENAME_NOREPLACE) == 0:
+    if rename is not None and rename(*source, *target, _RENAME_NOREPLACE) == 0:
         return
     number = ctypes.get_errno() if rename is not None else errno.ENOSYS
     if number not in _NO_NOREPLACE:
-        raise OSError(number, os.strerror(number), target)
-    _rename_under_lock(source, target, root_fd)
+        raise OSError(number, os.strerror(number), target[1])
+    _rename_under_lock(source, target, root)
 
 
-def _rename_under_lock(source: str, target: str, root_fd: int) -> None:
+def _rename_under_lock(source: _Place, target: _Place, root: Beneath) -> None:
     """Rename while all other writers wait, for file systems that have neither hard links nor a rename that refuses.
 
     An empty file made with O_EXCL as a claim would be seen by readers as an object, and would outlive a crash. A
     lock does neither. It holds among the machines that share the file system if that passes locks on; a file system
     without locks is refused by the error that locking raises.
     """
-    fd = os.open(f"{DIRECTORY}/{_LOCK_FILE}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE, dir_fd=root_fd)
+    (source_fd, source_name), (target_fd, target_name) = source, target
+    fd = root.open_file(DIRECTORY + b"/" + _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, FILE_MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
-            os.stat(target, dir_fd=root_fd, follow_symlinks=False)
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
-        os.rename(source, target, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+            os.stat(target_name, dir_fd=target_fd, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target_name)
+        os.rename(source_name, target_name, src_dir_fd=source_fd, dst_dir_fd=target_fd)
     finally:
         os.close(fd)
 
@@ -145,45 +160,44 @@ def _renameat2() -> ctypes._NamedFuncPointer | None:
     return function
 
 
-def remove_orphans(root_fd: int, *, now_s: float | None = None) -> int:
+def remove_orphans(root: Beneath, *, now_s: float | None = None) -> int:
     """What crashed writers left in ``tmp/`` is gone; the count is given.
 
-    A file is an orphan if nobody has written to it for an hour and nobody holds its lock. The hour covers the
-    moment between making a file and locking it. Tidying is no condition of anything else: a read-only repository,
-    or one without locks, stays as it is.
+    A file is an orphan if it has a name as only we give them, nobody has written to it for an hour and nobody holds its
+    lock. The hour covers the moment between making a file and locking it. Tidying is no condition of anything else: a
+    read-only repository, or one without locks, stays as it is.
     """
     now_s = time.time() if now_s is None else now_s
     removed_count = 0
-    with contextlib.suppress(OSError), _scan(root_fd) as entries:
-        for entry in entries:
-            if entry.name != _LOCK_FILE and _is_orphan(root_fd, entry, now_s):
+    with contextlib.suppress(OSError), _opened_directory(root) as fd:
+        for name in map(os.fsencode, os.listdir(fd)):
+            if _OURS.fullmatch(name) and _is_orphan(fd, name, now_s):
                 with contextlib.suppress(OSError):
-                    os.unlink(f"{DIRECTORY}/{entry.name}", dir_fd=root_fd)
+                    os.unlink(name, dir_fd=fd)
                     removed_count += 1
     return removed_count
 
 
 @contextmanager
-def _scan(root_fd: int) -> Iterator[Iterator[os.DirEntry[str]]]:
-    fd = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
+def _opened_directory(root: Beneath) -> Iterator[int]:
+    fd = root.open_directory(DIRECTORY)
     try:
-        with os.scandir(fd) as entries:
-            yield entries
+        yield fd
     finally:
         os.close(fd)
 
 
-def _is_orphan(root_fd: int, entry: os.DirEntry[str], now_s: float) -> bool:
+def _is_orphan(directory: int, name: bytes, now_s: float) -> bool:
     try:
-        if not entry.is_file(follow_symlinks=False):
-            return False
-        if now_s - entry.stat(follow_symlinks=False).st_mtime < ORPHAN_AGE_S:
-            return False
         # For writing, since NFS turns the lock into a byte-range lock, which wants that.
-        fd = os.open(f"{DIRECTORY}/{entry.name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root_fd)
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=directory)
     except OSError:
         return False
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or now_s - found.st_mtime < ORPHAN_AGE_S:
+            return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
@@ -192,14 +206,14 @@ def _is_orphan(root_fd: int, entry: os.DirEntry[str], now_s: float) -> bool:
     return True
 
 
-def _create(path: str, root_fd: int) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+def _create(path: bytes, root: Beneath) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
-        return os.open(path, flags, FILE_MODE, dir_fd=root_fd)
+        return root.open_file(path, flags, FILE_MODE)
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):  # another thread was as quick
-            os.mkdir(DIRECTORY, DIRECTORY_MODE, dir_fd=root_fd)
-        return os.open(path, flags, FILE_MODE, dir_fd=root_fd)
+            os.mkdir(DIRECTORY, DIRECTORY_MODE, dir_fd=root.descriptor)
+        return root.open_file(path, flags, FILE_MODE)
 
 
 def _lock(fd: int) -> None:
