@@ -109,6 +109,7 @@ def test_a_small_change_costs_few_calls(world):
         ("read", "packs"),
         ("list", "tombstones"),
         ("stat", "packs"),
+        ("get", "repository"),
         ("put", "versions"),
     ]
 

@@ -10,7 +10,8 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
-from mlsync.errors import StoreUnavailable
+from mlsync.errors import RepositoryMissing, StoreUnavailable
+from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, Opener
 from mlsync.service.notify import LogMonitor, log_to
@@ -23,7 +24,8 @@ def agent_command(common: Common) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
     Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds what no event
-    told. SIGHUP backs all runs up now. A store that is away is waited for; one run never blocks another. Under
+    told. SIGHUP backs all runs up now. A store that is away is waited for, and so is a repository whose disk is not
+    mounted: each pass begins by looking whether it is the one that was opened. One run never blocks another. Under
     systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
     then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
     """
@@ -32,18 +34,22 @@ def agent_command(common: Common) -> None:
     if common.quiet:
         logging.getLogger("mlsync").setLevel(logging.WARNING)
     monitor = LogMonitor()
+    options = AgentOptions.of(config)
     opener = Opener(config, find_secret(config.key, common.asked_key), monitor)
     try:
-        # What will not mend itself ends the agent at once: no repository, wrong passphrase.
+        # What will not mend itself ends the agent at once: a wrong place, a wrong passphrase.
         opener.opened(threading.Event())
-    except StoreUnavailable as error:
+    except (StoreUnavailable, RepositoryMissing) as error:
+        # Where an agent worked before, the place is right, and its disk is not mounted yet.
+        if isinstance(error, RepositoryMissing) and not status.recall(options.status_file, config.repository):
+            raise
         monitor.notice("warning", f"{error}; waiting for it")
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
     for watch in config.watches:
         # Who starts it sees at once what it goes by; the next line may be hours away.
         directory = output.path(bytes(watch.directory))
         monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
-    agent = Agent(jobs, AgentOptions.of(config), monitor)
+    agent = Agent(jobs, options, monitor)
     try:
         agent.run()
     finally:

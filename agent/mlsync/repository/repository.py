@@ -155,6 +155,18 @@ class Repository:
             raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
         return cls(store, keys, conditional_create=found.conditional_create, slot=slot)
 
+    def confirm(self) -> None:
+        """Raise ``RepositoryMissing`` unless this very repository still is in the store: one small object is read."""
+        advice = "nothing was written; check whether its disk is mounted, and whether it is the right one"
+        try:
+            found = looked_at_twice(lambda: header.decode(_header(self.store), self.store.url))
+        except NotFound:
+            raise RepositoryMissing("the repository is away", where=self.store.url, advice=advice) from None
+        if found.repository_id != self.repository_id:
+            raise RepositoryMissing("another repository stands in its place", where=self.store.url, advice=advice)
+        if not found.is_of(self.keys):
+            raise ObjectDamaged("the header is not as it was written", where=f"{self.store.url} {names.HEADER}")
+
     @property
     def repository_id(self) -> bytes:
         """The repository's id."""
@@ -363,7 +375,10 @@ class Repository:
         return finish_noted(self.store, self.keys, noted)
 
     def commit(self, manifest: Manifest, known: Known) -> Committed:
-        """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken."""
+        """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken.
+
+        ``RepositoryMissing`` if the store is not this repository any more.
+        """
         key = self.version_key(manifest.run, manifest.number)
         writer = self.writer(known, lanes=1)
 
@@ -396,6 +411,8 @@ class Repository:
         )
         check_root(root, key)
         sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
+        # A disk may have gone from under the packs, and a version in its bare mount point would be lost unseen.
+        self.confirm()
         try:
             self.store.put(key, sealed)
         except AlreadyExists:

@@ -91,6 +91,8 @@ class PassChild:
             self._session = Session.resume(
                 request.config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
             )
+        # It was opened long ago: its disk may be away by now, or another one in its place.
+        self._session.repository.confirm()
         result = back_up(self._session, request.watch, self, self._stop)
         told = outcome(result)
         done = Chores(self._session, request.watch, self, self._stop).do()
