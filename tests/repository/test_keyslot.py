@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from format_parts import FAST, MASTER, PASSPHRASE, REPOSITORY_ID, flip, keys_under, new_repository, replace_object
@@ -17,7 +18,7 @@ from mlsync.errors import (
     ObjectMissing,
     WrongPassphrase,
 )
-from mlsync.repository import keyslot, names
+from mlsync.repository import keyslot, names, unlocking
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
@@ -253,6 +254,91 @@ def test_only_a_slots_name_is_tried(name):
     counted = CountingStore(repository.store)
     assert Repository.open(counted, PASSPHRASE, likely_slot=name).keys == repository.keys
     assert counted.calls == {"get": 2, "list": 1}
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The slots that are tried, each of them in no time."""
+    tried, real = [], keyslot.unwrap
+
+    def unwrap(slot, unlock):
+        tried.append(slot)
+        return real(slot, unlock) if slot.memory_kib == FAST.memory_kib else None
+
+    monkeypatch.setattr(keyslot, "unwrap", unwrap)
+    return tried
+
+
+def planted(repository, numbers, stretching):
+    """Have slots that nobody can open beside the others, newer ones with higher numbers."""
+    body = keyslot.make(Passphrase(b"nobody's"), MASTER, repository.repository_id, SALT, FAST)
+    fields = json.loads(body) | {
+        "memory_kib": stretching.memory_kib,
+        "iterations": stretching.iterations,
+        "lanes": stretching.lanes,
+    }
+    for number in numbers:
+        repository.store.put(names.key_slot(number.to_bytes(16, "big")), _written(fields))
+
+
+def cost_of(tried):
+    """What trying cost."""
+    return sum(keyslot.cost_of(slot, PASSPHRASE) for slot in tried)
+
+
+def test_the_cheapest_slot_is_tried_first(tried):
+    """Planted slots that cost a GiB each are not even tried by who has the right passphrase."""
+    repository = new_repository()
+    planted(repository, range(3), Stretching(1 << 20, 64, 64))
+    Repository.open(repository.store, PASSPHRASE)
+    assert [slot.memory_kib for slot in tried] == [FAST.memory_kib]
+
+
+@pytest.mark.parametrize("stretching", [Stretching(1 << 20, 1, 4), Stretching(), Stretching(512, 64, 64)])
+def test_the_cost_of_all_slots_is_bounded(tried, stretching):
+    """A wrong passphrase costs no more than so many slots of ours, whatever was planted, and it is said."""
+    repository = new_repository()
+    planted(repository, range(300), stretching)
+    with pytest.raises(WrongPassphrase, match=r"left out.*planted"):
+        Repository.open(repository.store, Passphrase(b"wrong"))
+    assert 0 < cost_of(tried) <= unlocking.COST_SUM_MAX
+    assert len(tried) <= unlocking.SLOTS_MAX
+
+
+def test_one_slot_is_tried_whatever_it_costs(tried):
+    """A slot that costs more than the sum is tried where there is no other."""
+    store = new_repository().store
+    (key,) = keys_under(store, names.KEY_SLOTS)
+    dear = {"memory_kib": 1 << 20, "iterations": 64, "lanes": 64}
+    replace_object(store, key, lambda body: _written(json.loads(body) | dear))
+    with pytest.raises(WrongPassphrase):
+        Repository.open(store, PASSPHRASE)
+    assert [slot.memory_kib for slot in tried] == [1 << 20]
+
+
+def test_slots_that_were_planted_later_lock_nobody_out(monkeypatch):
+    """However many there are, cheap and first by their names, the one that was there before them opens."""
+    repository = new_repository()
+    planted(repository, range(200), Stretching(8, 1, 1))
+    store = repository.store
+    (own,) = [key for key in keys_under(store, names.KEY_SLOTS) if not key.startswith("keys/" + "0" * 20)]
+    real = store.list
+    aged = lambda *args, **options: (  # noqa: E731
+        replace(info, modified_s=float(info.key != own)) for info in real(*args, **options)
+    )
+    monkeypatch.setattr(store, "list", aged)
+    counted = CountingStore(store)
+    assert Repository.open(counted, PASSPHRASE).slot == own
+    assert counted.calls["get"] <= 1 + unlocking.SLOTS_MAX
+
+
+def test_a_key_file_costs_nothing_on_any_slot(tried):
+    """Slots for passphrases are no hindrance to who holds a key file, whatever they cost."""
+    repository = _with_two_slots()
+    planted(repository, range(1, 60), Stretching(1 << 20, 64, 64))
+    with pytest.raises(WrongPassphrase):
+        Repository.open(repository.store, KEY_FILE)
+    assert len(tried) == 61
 
 
 def _with_two_slots():

@@ -32,6 +32,8 @@ _KEY_FILE_INFO: Final = b"mlsync 1 key file"
 _MEMORY_KIB_MAX: Final = 1 << 20
 _ITERATIONS_MAX: Final = 64
 _LANES_MAX: Final = 64
+# What a thread costs in each pass, however little memory it fills.
+_LANE_KIB: Final = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -155,6 +157,18 @@ def unwrap(slot: Slot, unlock: Unlock) -> bytes | None:
     except SealBroken:
         return None
     return master if len(master) == MASTER_KEY_BYTES else None
+
+
+def cost(stretching: Stretching) -> int:
+    """Return what a try costs, in KiB that are gone over: memory times passes, and what each lane costs by itself."""
+    return stretching.iterations * (stretching.memory_kib + _LANE_KIB * stretching.lanes)
+
+
+def cost_of(slot: Slot, unlock: Unlock) -> int:
+    """Return what it costs to try *unlock* on a slot: nothing where no passphrase is stretched."""
+    if slot.kind == "key-file" or isinstance(unlock, KeyFile):
+        return 0
+    return cost(Stretching(slot.memory_kib, slot.iterations, slot.lanes))
 
 
 def check_key_file(unlock: KeyFile) -> None:

@@ -21,13 +21,10 @@ from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.errors import (
     AlreadyExists,
     Damage,
-    Error,
     FormatUnsupported,
-    KeySlotDamaged,
     ManifestDamaged,
     NotFound,
     ObjectDamaged,
-    ObjectMissing,
     RepositoryExists,
     RepositoryMissing,
     StoreBroken,
@@ -43,6 +40,7 @@ from mlsync.repository.pack_journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.rules import check_root
 from mlsync.repository.second_look import looked_at_twice
+from mlsync.repository.unlocking import read_slot, unlocked
 from mlsync.repository.writer import Known, PackWriter, Placed
 from mlsync.store.base import ObjectInfo, Store
 
@@ -148,7 +146,7 @@ class Repository:
         *found* is what ``look`` gave; *likely_slot* the name of the slot that opened before, which is tried first.
         """
         found = found or cls.look(store)
-        slot, master = _open_likely(store, unlock, found, likely_slot) or _open_first(store, unlock, found)
+        slot, master = unlocked(store, unlock, found, likely_slot)
         keys = Keys(master, found.repository_id)
         if not found.is_of(keys):
             what = "the header is not as it was written, or the key slot is of another repository"
@@ -286,7 +284,7 @@ class Repository:
 
     def read_slot(self, key: str) -> keyslot.Slot:
         """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
-        return _read_slot(self.store, key)
+        return read_slot(self.store, key)
 
     def version_key(self, run: str, number: int) -> str:
         """Return the name of a version's manifest."""
@@ -439,56 +437,8 @@ class Repository:
             raise
 
 
-def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | None) -> tuple[str, bytes] | None:
-    """Return the key slot of that name and the master key in it, if it still is there and opens."""
-    if key is None or not names.is_key_slot(key):
-        return None
-    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, NotFound):
-        slot = _read_slot(store, key)
-        master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
-        return None if master is None else (key, master)
-    return None
-
-
-def _open_first(store: Store, unlock: Unlock, found: header.Header) -> tuple[str, bytes]:
-    """Return the first key slot that opens, and the master key in it; raise what is the matter where none does."""
-    slots = [info.key for info in store.list(names.KEY_SLOTS)]
-    if not slots:
-        raise ObjectMissing("the repository has no key slot", where=store.url)
-    fault: Error | None = None
-    is_ours = False
-    for key in slots:
-        # What is wrong with one slot must not lock out those who hold another.
-        try:
-            slot = _read_slot(store, key)
-            if slot.repository != found.id:
-                # An init that was cut off may have left a slot of a repository that never came to be.
-                continue
-            is_ours = True
-            master = keyslot.unwrap(slot, unlock)
-        except (KeySlotDamaged, FormatUnsupported) as error:
-            fault = error
-        except (StoreBroken, NotFound) as error:
-            fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=f"{store.url} {key}")
-        else:
-            if master is not None:
-                return key, master
-    if fault is None and not is_ours:
-        what = "no key slot is of this repository: the header is damaged, or is another repository's"
-        raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
-    raise fault or keyslot.wrong_unlock(unlock, store.url)
-
-
 def _header(store: Store) -> bytes:
     try:
         return store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
     except StoreBroken as error:
         raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
-
-
-def _read_slot(store: Store, key: str) -> keyslot.Slot:
-    return looked_at_twice(lambda: _parsed_slot(store, key))
-
-
-def _parsed_slot(store: Store, key: str) -> keyslot.Slot:
-    return keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), f"{store.url} {key}")

@@ -1,0 +1,136 @@
+"""From a store and a secret to the master key: which key slots are tried, in which order, and how many.
+
+Whoever may create objects can plant slots. Each of them is bounded by itself (``keyslot.parse``); here their sum is: so
+many slots are read, and so much of memory times passes is spent, that nobody who opens a repository waits for long.
+"""
+
+from __future__ import annotations
+
+import heapq
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlsync.errors import Error, FormatUnsupported, KeySlotDamaged, NotFound, ObjectDamaged, ObjectMissing, StoreBroken
+from mlsync.repository import header, keyslot, names
+from mlsync.repository.keyslot import KeyFile, Slot, Stretching, Unlock
+from mlsync.repository.second_look import looked_at_twice
+from mlsync.store.base import Store
+
+# The oldest by the store's clock: what is planted later does not push out those that are in use.
+SLOTS_MAX: Final = 64
+# As much as that many slots of ours cost.
+COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
+
+
+def unlocked(store: Store, unlock: Unlock, found: header.Header, likely: str | None) -> tuple[str, bytes]:
+    """Return the name of a key slot that opens, and the master key in it; raise what is the matter where none does.
+
+    *likely* names the slot that opened before. It is tried first, and mostly alone.
+    """
+    return _open_likely(store, unlock, found, likely) or _Search(store, unlock, found).run()
+
+
+def read_slot(store: Store, key: str) -> Slot:
+    """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
+    return looked_at_twice(
+        lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key))
+    )
+
+
+def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | None) -> tuple[str, bytes] | None:
+    if key is None or not names.is_key_slot(key):
+        return None
+    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, NotFound):
+        slot = read_slot(store, key)
+        master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
+        return None if master is None else (key, master)
+    return None
+
+
+@dataclass(slots=True)
+class _Search:
+    """Tries slot after slot. What is wrong with one of them must not lock out those who hold another."""
+
+    store: Store
+    unlock: Unlock
+    found: header.Header
+    fault: Error | None = None
+    left_out_count: int = 0
+    slots: list[tuple[int, str, Slot]] = field(default_factory=list)
+
+    def run(self) -> tuple[str, bytes]:
+        keys = self._oldest()
+        if not keys:
+            raise ObjectMissing("the repository has no key slot", where=self.store.url)
+        for key in keys:
+            self._read(key)
+        # A stable order: of slots that cost the same, the oldest first.
+        spent = 0
+        for place, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
+            # One is always tried: who holds a slot that costs more than any of ours is not locked out by that.
+            if place and spent + cost > COST_SUM_MAX:
+                self.left_out_count += 1
+                continue
+            spent += cost
+            master = self._open(slot)
+            if master is not None:
+                return key, master
+        raise self._refusal()
+
+    def _oldest(self) -> list[str]:
+        """Return the names of the slots to look at."""
+        count = 0
+
+        def age(key: str, modified_s: float) -> tuple[float, str]:
+            nonlocal count
+            count += 1
+            return modified_s, key
+
+        listed = (
+            age(info.key, info.modified_s) for info in self.store.list(names.KEY_SLOTS) if names.is_key_slot(info.key)
+        )
+        oldest = heapq.nsmallest(SLOTS_MAX, listed)
+        self.left_out_count = count - len(oldest)
+        return [key for _, key in oldest]
+
+    def _read(self, key: str) -> None:
+        try:
+            slot = read_slot(self.store, key)
+        except (KeySlotDamaged, FormatUnsupported) as error:
+            self.fault = error
+        except (StoreBroken, NotFound) as error:
+            self.fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=_where(self.store, key))
+        else:
+            # An init that was cut off may have left a slot of a repository that never came to be.
+            if slot.repository == self.found.id:
+                self.slots.append((keyslot.cost_of(slot, self.unlock), key, slot))
+
+    def _open(self, slot: Slot) -> bytes | None:
+        try:
+            return keyslot.unwrap(slot, self.unlock)
+        except KeySlotDamaged as error:
+            self.fault = error
+            return None
+
+    def _refusal(self) -> Error:
+        if self.fault is None and not self.slots:
+            what = "no key slot is of this repository: the header is damaged, or is another repository's"
+            return ObjectDamaged(what, where=_where(self.store, names.HEADER))
+        if self.left_out_count:
+            return _left_out(self.left_out_count, self.unlock, self.store)
+        return self.fault or keyslot.wrong_unlock(self.unlock, self.store.url)
+
+
+def _left_out(count: int, unlock: Unlock, store: Store) -> Error:
+    """Return the error where some slots were not even tried."""
+    error = keyslot.wrong_unlock(unlock, store.url)
+    slots = "1 key slot was" if count == 1 else f"{count} key slots were"
+    error.what += f", of those that were tried: {slots} left out, since all of them would cost too much"
+    secret = "key file" if isinstance(unlock, KeyFile) else "passphrase"
+    error.advice = f"if the {secret} is right, somebody planted slots: remove those that nobody made from keys/"
+    return error
+
+
+def _where(store: Store, key: str) -> str:
+    return f"{store.url} {key}"
