@@ -75,6 +75,7 @@ def version(
     troubles: tuple[Trouble, ...] = (),
 ) -> Manifest:
     """A version that holds *entries*."""
+    entries = tuple(entries)
     return Manifest(
         run=run,
         number=number,
@@ -84,11 +85,20 @@ def version(
         host="node-1",
         directory=b"/data/runs",
         required_level=3,
-        summary=Summary(1, 2, 3, 4, 5, 3, "cpu"),
+        summary=summary_of(entries),
         troubles=troubles,
-        entries=tuple(entries),
+        entries=entries,
         origin=Origin(bytes(range(16))),
     )
+
+
+def summary_of(entries: Iterable[Entry]) -> Summary:
+    """The summary of a version of these entries."""
+    files = [entry for entry in entries if entry.kind is EntryKind.FILE]
+    lowest = min((entry.proof for entry in files if entry.proof), key=lambda proof: proof.level, default=None)
+    level, device = (0, "") if lowest is None else (lowest.level, lowest.device)
+    count = sum(entry.proof is not None for entry in files)
+    return Summary(len(files), sum(entry.size_bytes for entry in files), 3, 4, count, level, device)
 
 
 def new_repository(store: Store | None = None) -> Repository:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import click
 
 from mlsync.cli import output
@@ -19,7 +21,12 @@ def check_command(common: Common, read_data: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
     Goes on after each problem and names them all, with the versions that each touches; then ends with 33. Changes
-    nothing. Packs that no version needs are left by backups that were cut short; they are counted and are no problem.
+    nothing. With --read-data each chunk is read once, each file's content is compared with its digest, and it is told
+    apart which versions really need what is damaged.
+
+    What is no damage is told apart: objects of a newer mlsync and packs in cold storage are "not checked" (the exit
+    status is 12 or 77 where a version needs them), and names that are not ours, or only look like it, are listed as
+    odd and left alone. Packs that no version needs are left by backups that were cut short; they are counted.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -32,16 +39,22 @@ def check_command(common: Common, read_data: bool) -> None:
         raise ProblemsFound(
             f"{output.count(len(result.problems), 'problem')} found", where=session.repository.store.url
         )
+    if result.left_open is not None:
+        raise result.left_open
 
 
 def _print(result: CheckResult, *, quiet: bool) -> None:
-    for problem in result.problems:
+    for problem in (*result.problems, *result.unchecked):
         output.say(f"{problem.key}: {problem.text}{_touches(problem)}")
     if quiet:
         return
+    for oddity in result.oddities:
+        output.say(f"{oddity.key}: {oddity.text}")
     read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
     unused = f", {output.count(result.unused_packs, 'pack')} unused" if result.unused_packs else ""
     verdict = output.count(len(result.problems), "problem") if result.problems else "no problem"
+    if result.unchecked:
+        verdict += f", {output.count(len(result.unchecked), 'object')} not checked"
     output.say(
         f"{output.count(result.run_count, 'run')}, {output.count(result.version_count, 'version')}, "
         f"{output.count(result.pack_count, 'pack')} ({output.size(result.pack_bytes)}), "
@@ -68,12 +81,18 @@ def as_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
         "unused_pack_count": result.unused_packs,
         "read_data": read_data,
         "read_bytes": result.read_bytes,
-        "problems": [
-            {
-                "object": problem.key,
-                "text": problem.text,
-                "versions": [{"run": run, "version": number} for run, number in problem.versions],
-            }
-            for problem in result.problems
-        ],
+        "problems": _listed(result.problems),
+        "unchecked": _listed(result.unchecked),
+        "oddities": _listed(result.oddities),
     }
+
+
+def _listed(problems: Iterable[Problem]) -> list[dict[str, object]]:
+    return [
+        {
+            "object": problem.key,
+            "text": problem.text,
+            "versions": [{"run": run, "version": number} for run, number in problem.versions],
+        }
+        for problem in problems
+    ]

@@ -1,34 +1,65 @@
-"""Look at every object and reference of the repository, go on after each problem, and name them all."""
+"""Look at every object and reference of the repository, go on after each problem, and name them all.
+
+What is wrong (*problems*) is told apart from what could not be looked at (*unchecked*: a newer mlsync's, or in cold
+storage), and from what is odd and harms nothing (*oddities*: what is not ours, or only looks like it).
+"""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
-from mlsync.errors import Damage, FormatUnsupported, KeyProblem, NotFound, StoreBroken
+from mlsync.codec.digest import file_digester
+from mlsync.errors import (
+    Damage,
+    Error,
+    FormatUnsupported,
+    KeyProblem,
+    ManifestDamaged,
+    NotFound,
+    ObjectArchived,
+    StoreBroken,
+)
+from mlsync.flows.check_packs import PackCheck
+from mlsync.flows.faults import Faults
+from mlsync.flows.references import References
+from mlsync.flows.standing import summed, with_proofs
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef, Previous
-from mlsync.repository.pack import TRAILER_BYTES
-from mlsync.repository.reader import ChunkReader
+from mlsync.repository.manifest import Entry, Previous
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.segments import segment_refs
+from mlsync.repository.tokens import EntryKind
+from mlsync.source.paths import display
+from mlsync.store.base import ObjectInfo
 
-Versions = set[tuple[str, int]]
+Version = tuple[str, int]
+
+# What says something about one object; any other error of the store ends the check.
+_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, StoreBroken, NotFound)
+_NOT_READ: Final = (FormatUnsupported, ObjectArchived)
+_EMPTY_DIGEST: Final = file_digester().digest()
+_ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{names.VERSION_DIGITS}}})(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong with an object, and the versions (run, number) that it touches."""
+    """Something that is wrong with an object, or unknown of it, and the versions (run, number) that it touches."""
 
     key: str
     text: str
-    versions: tuple[tuple[str, int], ...] = ()
+    versions: tuple[Version, ...] = ()
 
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a check saw; *unused_packs* are of backups that did not end, and no problem."""
+    """What a check saw; *unused_packs* are of backups that did not end, and no problem.
+
+    *left_open* is the error to end with where a version could not be looked at whole, and nothing was wrong.
+    """
 
     run_count: int = 0
     version_count: int = 0
@@ -38,167 +69,258 @@ class CheckResult:
     read_bytes: int = 0
     unused_packs: int = 0
     problems: list[Problem] = field(default_factory=list)
+    unchecked: list[Problem] = field(default_factory=list)
+    oddities: list[Problem] = field(default_factory=list)
+    left_open: Error | None = None
 
 
 def check(repository: Repository, monitor: Monitor, *, read_data: bool = False) -> CheckResult:
-    """Return all problems of the repository; with *read_data* every byte of every pack is read and opened."""
-    return _Check(repository, monitor).run(read_data=read_data)
+    """Return all problems of the repository.
+
+    With *read_data* every byte of every pack is read and opened, and each file's content is compared with its digest.
+    """
+    return _Check(repository, monitor, read_data=read_data).run()
 
 
 class _Check:
-    def __init__(self, repository: Repository, monitor: Monitor) -> None:
+    def __init__(self, repository: Repository, monitor: Monitor, *, read_data: bool) -> None:
         self._repository = repository
         self._monitor = monitor
+        self._read_data = read_data
         self._result = CheckResult()
-        self._sizes: dict[bytes, int] = {}
-        # By pack and place: what manifests say of a chunk. Two that disagree are a problem by themselves.
-        self._refs: dict[bytes, dict[int, ChunkRef]] = defaultdict(dict)
-        self._touched: dict[bytes, Versions] = defaultdict(set)
-        self._stored: dict[tuple[bytes, int], Stored] = {}
+        self._faults = Faults()
+        self._references = References()
+        self._packs: dict[bytes, ObjectInfo] = {}
+        self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
+        self._runs: dict[bytes, list[int]] = defaultdict(list)
+        self._opened: list[tuple[bytes, int]] = []
 
-    def run(self, *, read_data: bool) -> CheckResult:
+    def run(self) -> CheckResult:
+        self._list_all()
         self._check_key_slots()
-        for pack_id, info in self._repository.packs():
-            self._sizes[pack_id] = info.size_bytes
         self._check_versions()
-        self._check_later_proofs()
-        self._check_presence()
-        if read_data:
-            self._read_packs()
+        self._check_proofs_without_version()
+        packs = PackCheck(self._repository, self._monitor, self._references, self._faults, self._packs)
+        packs.check(read_data=self._read_data)
+        self._attribute()
         result = self._result
-        result.pack_count, result.pack_bytes = len(self._sizes), sum(self._sizes.values())
-        result.chunk_count = sum(map(len, self._refs.values()))
-        result.unused_packs = len(self._sizes.keys() - self._refs.keys())
+        result.run_count, result.read_bytes = len(self._runs), packs.read_bytes
+        result.pack_count = len(self._packs)
+        result.pack_bytes = sum(info.size_bytes for info in self._packs.values())
+        result.chunk_count = sum(map(len, self._references.packs.values()))
+        result.unused_packs = len(self._packs.keys() - self._references.packs.keys())
         return result
 
-    def _problem(self, key: str, text: str, versions: Versions | None = None) -> None:
-        self._result.problems.append(Problem(key, text, tuple(sorted(versions or ()))))
+    def _problem(self, key: str, text: str, version: Version | None = None) -> None:
+        self._result.problems.append(Problem(key, text, () if version is None else (version,)))
 
-    # ------------------------------------------------------------ keys and manifests
+    def _odd(self, key: str, text: str) -> None:
+        self._result.oddities.append(Problem(key, text))
+
+    def _failed(self, key: str, error: Error, version: Version | None = None, *, leaves_open: bool = True) -> None:
+        """Name what an object answered: as a problem, or as not looked at."""
+        if not isinstance(error, _NOT_READ):
+            self._problem(key, error.what, version)
+            return
+        self._result.unchecked.append(Problem(key, _unchecked_text(error), () if version is None else (version,)))
+        if leaves_open:
+            self._result.left_open = self._result.left_open or error
+
+    # ------------------------------------------------------------ what there is
+
+    def _list_all(self) -> None:
+        """Sort what the store lists under our prefixes; what is none of our objects is odd, and left alone."""
+        for info in self._listed(names.PACKS):
+            pack_id = names.parse_pack(info.key)
+            if pack_id is None:
+                self._odd(info.key, "not an object of ours: it is left alone")
+            else:
+                self._packs[pack_id] = info
+        for info in self._listed(names.VERSIONS):
+            version = names.parse_version(info.key)
+            if version is None:
+                self._odd(info.key, _odd_version_text(info.key))
+            else:
+                self._runs[version[0]].append(version[1])
+        for info in self._listed(names.LATER_PROOFS):
+            version = names.parse_later_proof(info.key)
+            if version is None:
+                self._odd(info.key, "not an object of ours: it is left alone")
+            else:
+                self._proofs[version].append(info.key)
+        for info in self._listed(names.TOMBSTONES):
+            pack_id = names.parse_tombstone(info.key)
+            if pack_id is None:
+                self._odd(info.key, "not an object of ours: it is left alone")
+            elif pack_id not in self._packs:
+                self._problem(info.key, "a tombstone of a pack that is not in the store")
+
+    def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yield what the store lists; where the listing ends in something that cannot be, that is named."""
+        try:
+            yield from self._repository.store.list(prefix)
+        except StoreBroken as error:
+            where = "" if error.where is None else f" at {error.where}"
+            self._problem(prefix, f"the listing ends before all was listed{where}: {error.what}")
 
     def _check_key_slots(self) -> None:
-        store = self._repository.store
-        slots = [info.key for info in store.list(names.KEY_SLOTS)]
+        slots = 0
+        for info in self._listed(names.KEY_SLOTS):
+            if not names.is_key_slot(info.key):
+                self._odd(info.key, "not an object of ours: it is left alone")
+                continue
+            slots += 1
+            try:
+                self._repository.read_slot(info.key)
+            except (KeyProblem, *_OF_OBJECT) as error:
+                # A slot that is newer stands beside the one that opened, and keeps nothing from being checked.
+                self._failed(info.key, error, leaves_open=False)
         if not slots:
             self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
-        for key in slots:
-            try:
-                self._repository.read_slot(key)
-            except (KeyProblem, FormatUnsupported, StoreBroken, NotFound) as error:
-                self._problem(key, error.what)
+
+    # ------------------------------------------------------------ versions
 
     def _check_versions(self) -> None:
-        found: dict[bytes, list[int]] = defaultdict(list)
-        for info in self._repository.store.list(names.VERSIONS):
-            parsed = names.parse_version(info.key)
-            if parsed is None:
-                self._problem(info.key, "not an object of ours")
-            else:
-                found[parsed[0]].append(parsed[1])
-        self._result.run_count = len(found)
-        with self._monitor.task("checking versions", sum(map(len, found.values())), unit="versions") as task:
-            for run_id, numbers in found.items():
+        count = sum(map(len, self._runs.values()))
+        with self._monitor.task("checking versions", count, unit="versions") as task:
+            for run_id, numbers in self._runs.items():
                 self._check_run(run_id, numbers)
                 task.advance(len(numbers))
 
     def _check_run(self, run_id: bytes, numbers: list[int]) -> None:
         before: Previous | None = None
         missing_before = False
-        name: str | None = None
-        unread: list[tuple[int, str]] = []
+        run: str | None = None
+        unread: list[tuple[int, Error]] = []
         for number in numbers:
             key = names.version(run_id, number)
             try:
-                stored = self._check_version(key, number)
-            except (Damage, FormatUnsupported, StoreBroken, NotFound) as error:
-                unread.append((number, error.what))
+                stored = self._repository.open_version(key)
+            except _OF_OBJECT as error:
+                unread.append((number, error))
                 # What follows cannot be compared with what does not open.
                 missing_before = True
                 continue
-            self._stored[run_id, number] = stored
+            self._opened.append((run_id, number))
+            self._check_version(stored, self._proofs.pop((run_id, number), []))
             run, previous = stored.root.run, stored.root.previous
-            name = run
             if previous is not None and previous.number not in numbers:
                 text = f"the manifest is missing, and version {number} follows it"
-                self._problem(names.version(run_id, previous.number), text, {(run, previous.number)})
+                self._problem(names.version(run_id, previous.number), text, (run, previous.number))
             elif before is not None and not missing_before and previous != before:
-                self._problem(key, _chain_text(previous, before), {(run, number)})
+                self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
-        for number, text in unread:
+        for number, fault in unread:
             # Which run it is of is not known by the name of the object, but by its brothers.
-            self._problem(names.version(run_id, number), text, {(name, number)} if name is not None else None)
+            self._failed(names.version(run_id, number), fault, None if run is None else (run, number))
 
-    def _check_version(self, key: str, number: int) -> Stored:
-        stored = self._repository.open_version(key)
+    def _check_version(self, stored: Stored, proofs: list[str]) -> None:
         self._result.version_count += 1
-        root = stored.root
-        if root.number != number or self._repository.version_key(root.run, number) != key:
-            self._problem(key, "the manifest is another version's", {(root.run, number)})
-        version = (root.run, number)
-        for ref in segment_refs(root, key):
-            self._note_ref(ref, version)
+        root, key = stored.root, stored.key
+        version = (root.run, root.number)
         try:
-            for entry in self._repository.entries(stored):
-                for ref in entry.chunks:
-                    self._note_ref(ref, version)
-        except (Damage, FormatUnsupported) as error:
-            self._problem(key, f"the list of files cannot be read: {error}", {version})
-        return stored
+            for ref in segment_refs(root, key):
+                self._references.note(ref)
+            entries = self._repository.entries(stored)
+        except _OF_OBJECT as error:
+            if isinstance(error, _NOT_READ):
+                self._failed(key, error, version)
+            else:
+                self._problem(key, f"the list of files cannot be read: {error}", version)
+            return
+        self._check_summary(stored, entries)
+        for entry in entries:
+            self._note_entry(entry, key, version)
+        for proof in proofs:
+            self._check_later_proof(proof, stored, entries)
 
-    def _check_later_proofs(self) -> None:
-        for info in self._repository.store.list(names.LATER_PROOFS):
-            parsed = names.parse_later_proof(info.key)
-            if parsed is None:
-                self._problem(info.key, "not an object of ours")
+    def _check_summary(self, stored: Stored, entries: tuple[Entry, ...]) -> None:
+        summary = stored.root.summary
+        files = [entry for entry in entries if entry.kind is EntryKind.FILE]
+        proofs = [entry.proof for entry in files if entry.proof is not None]
+        lowest = min((proof.level for proof in proofs), default=0)
+        devices = {proof.device for proof in proofs if proof.level == lowest} or {""}
+        stated = (summary.file_count, summary.size_bytes, summary.checkpoint_count, summary.lowest_level)
+        if stated != (len(files), sum(entry.size_bytes for entry in files), len(proofs), lowest):
+            text = "its summary is not that of its files"
+        elif summary.device not in devices:
+            text = "its summary names another device than its proofs"
+        else:
+            return
+        self._problem(stored.key, text, (stored.root.run, stored.root.number))
+
+    def _note_entry(self, entry: Entry, key: str, version: Version) -> None:
+        disputed = [ref for ref in entry.chunks if not self._references.note(ref)]
+        if entry.kind is not EntryKind.FILE:
+            return
+        if not entry.chunks and entry.digest != _EMPTY_DIGEST:
+            self._problem(key, f"the digest of {display(entry.path)} is not that of an empty file", version)
+        elif entry.chunks and not disputed and self._read_data:
+            self._references.note_content(entry.chunks, entry.digest)
+
+    def _check_later_proof(self, key: str, stored: Stored, entries: tuple[Entry, ...]) -> None:
+        version = (stored.root.run, stored.root.number)
+        try:
+            for proof in self._repository.read_later_proofs([key], stored):
+                broken_count = summed(with_proofs(entries, [proof]))[2]
+                if not broken_count <= proof.broken_count <= stored.root.summary.checkpoint_count:
+                    raise ManifestDamaged("it counts other broken checkpoints than there can be")
+        except _OF_OBJECT as error:
+            self._failed(key, error, version)
+
+    def _check_proofs_without_version(self) -> None:
+        for (run_id, number), keys in self._proofs.items():
+            # Of one that is there and does not open it is named already that it does not.
+            if number in self._runs.get(run_id, ()):
                 continue
-            stored = self._stored.get(parsed)
-            if stored is None:
-                # Of a version that does not open, which is named already, or that is gone.
+            for key in keys:
+                self._problem(key, f"a later proof of version {number}, which is not in the store")
+
+    # ------------------------------------------------------------ who is touched
+
+    def _attribute(self) -> None:
+        """Find the versions that what is wrong with packs touches, by going through them again if anything is."""
+        faults = self._faults
+        if faults:
+            for run_id, number in self._opened:
+                self._attribute_version(run_id, number)
+        for fault in faults:
+            if not fault.key:
+                continue  # of a version that is gone since
+            problem = Problem(fault.key, fault.text, tuple(sorted(fault.versions)))
+            if fault.not_read is None:
+                self._result.problems.append(problem)
                 continue
-            try:
-                self._repository.read_later_proofs([info.key], stored)
-            except (Damage, FormatUnsupported, StoreBroken) as error:
-                self._problem(info.key, error.what, {(stored.root.run, stored.root.number)})
+            self._result.unchecked.append(problem)
+            if fault.versions:
+                self._result.left_open = self._result.left_open or fault.not_read
 
-    def _note_ref(self, ref: ChunkRef, version: tuple[str, int]) -> None:
-        known = self._refs[ref.pack].setdefault(ref.place, ref)
-        if known != ref:
-            self._problem(names.pack(ref.pack), f"versions disagree about chunk {ref.place}", {version})
-        self._touched[ref.pack].add(version)
+    def _attribute_version(self, run_id: bytes, number: int) -> None:
+        try:
+            stored = self._repository.open_version(names.version(run_id, number))
+            version = (stored.root.run, number)
+            self._faults.touch(segment_refs(stored.root, stored.key), version)
+            entries = self._repository.entries(stored)
+        except _OF_OBJECT:
+            return  # named already, or gone since
+        for entry in entries:
+            self._faults.touch(entry.chunks, version)
+            if self._faults.contents and entry.chunks:
+                content = self._references.content_of(entry.chunks)
+                self._faults.touch_content(content, entry.digest, (stored.key, entry.path), version)
 
-    # ------------------------------------------------------------ packs
 
-    def _check_presence(self) -> None:
-        for pack_id, refs in self._refs.items():
-            size_bytes = self._sizes.get(pack_id)
-            if size_bytes is None:
-                self._problem(names.pack(pack_id), "the pack is missing", self._touched[pack_id])
-                continue
-            needed_bytes = max(ref.offset + ref.stored_bytes for ref in refs.values()) + TRAILER_BYTES
-            if size_bytes < needed_bytes:
-                text = f"the pack is cut short: {size_bytes} bytes, its chunks alone need {needed_bytes}"
-                self._problem(names.pack(pack_id), text, self._touched[pack_id])
+def _unchecked_text(error: Error) -> str:
+    if isinstance(error, ObjectArchived):
+        return f"in cold storage, not checked: {error.what}"
+    return f"newer, not checked: {error.what}"
 
-    def _read_packs(self) -> None:
-        with (
-            self._repository.reader() as reader,
-            self._monitor.task("reading packs", sum(self._sizes.values())) as task,
-        ):
-            for pack_id, size_bytes in self._sizes.items():
-                try:
-                    self._read_pack(reader, pack_id, size_bytes)
-                except (Damage, FormatUnsupported, StoreBroken, NotFound) as error:
-                    self._problem(names.pack(pack_id), error.what, self._touched.get(pack_id))
-                task.advance(size_bytes)
-            self._result.read_bytes = reader.read_bytes
 
-    def _read_pack(self, reader: ChunkReader, pack_id: bytes, size_bytes: int) -> None:
-        stored = self._repository.pack_refs(pack_id, size_bytes)
-        for place, ref in self._refs.get(pack_id, {}).items():
-            if place >= len(stored) or stored[place] != ref:
-                self._problem(names.pack(pack_id), f"chunk {place} is not as versions say", self._touched[pack_id])
-        for _ in reader.stream(stored):
-            pass
+def _odd_version_text(key: str) -> str:
+    almost = _ALMOST_VERSION.fullmatch(key)
+    if almost is None:
+        return "not an object of ours: it is left alone"
+    return f"looks like the manifest of version {int(almost[1])} with {almost[2]!r} behind its name: nothing reads it"
 
 
 def _chain_text(found: Previous | None, expected: Previous) -> str:

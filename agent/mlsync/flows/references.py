@@ -1,0 +1,107 @@
+"""What all versions together say of packs and files, in little memory: a check of a long history holds it whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from struct import pack
+from typing import Final
+
+from mlsync.repository.manifest import ChunkRef
+
+_PLACE_BITS: Final = 16
+NUMBER_BYTES: Final = 8
+
+
+class References:
+    """Each chunk that a version names, once; and the contents that files are put together to, with their digests.
+
+    A content is the numbers of its chunks in order, 8 bytes each: equal files of many versions are one content.
+    """
+
+    def __init__(self) -> None:
+        self.packs: dict[bytes, dict[int, ChunkRef]] = {}
+        self.disputed: dict[bytes, set[ChunkRef]] = {}  # where two say different things of one place: all that is said
+        self.contents: dict[bytes, set[bytes]] = {}
+        self._numbers: dict[bytes, int] = {}
+        self._ids: list[bytes] = []
+
+    def note(self, ref: ChunkRef) -> bool:
+        """Take a reference in; say whether it agrees with what was said of its place before."""
+        places = self.packs.get(ref.pack)
+        if places is None:
+            places = self.packs[ref.pack] = {}
+            self._numbers[ref.pack] = len(self._ids)
+            self._ids.append(ref.pack)
+        known = places.setdefault(ref.place, ref)
+        if known == ref:
+            return True
+        self.disputed.setdefault(ref.pack, set()).update((known, ref))
+        return False
+
+    def note_content(self, chunks: Sequence[ChunkRef], digest: bytes) -> None:
+        """Take in that *chunks*, which were noted, make a file of that digest."""
+        self.contents.setdefault(self.content_of(chunks), set()).add(digest)
+
+    def content_of(self, chunks: Sequence[ChunkRef]) -> bytes:
+        """Return the content that *chunks*, which were noted, make."""
+        numbers = self._numbers
+        return pack(f">{len(chunks)}Q", *(numbers[ref.pack] << _PLACE_BITS | ref.place for ref in chunks))
+
+    def ref(self, number: int) -> ChunkRef:
+        """Return the chunk of that number."""
+        return self.packs[self._ids[number >> _PLACE_BITS]][number & (1 << _PLACE_BITS) - 1]
+
+    def packs_of(self, content: bytes) -> set[bytes]:
+        """Return the packs that a content lies in."""
+        return {self._ids[number >> _PLACE_BITS] for number in chunks_of(content)}
+
+
+def chunks_of(content: bytes) -> Iterator[int]:
+    """Yield the numbers of a content's chunks, in order."""
+    for at in range(0, len(content), NUMBER_BYTES):
+        yield int.from_bytes(content[at : at + NUMBER_BYTES])
+
+
+def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield chunks in such an order that all *contents* can be put together at once, each as far as it has come.
+
+    With each chunk come the contents that go on with it: their indices, and how many times over. A chunk comes once
+    if the contents have their common chunks in one order, as versions of a file mostly do; else once for each order.
+    """
+    awaited = Counter(chunk for content in contents for chunk, _ in _runs(content, 0))
+    places = [0] * len(contents)
+    waiting: dict[int, list[tuple[int, int]]] = {}
+    # The last in is the first out, so that a file is gone through to its end before the next is begun.
+    ready: list[int] = []
+
+    def arrive(index: int) -> None:
+        for chunk, count in _runs(contents[index], places[index]):
+            here = waiting.setdefault(chunk, [])
+            here.append((index, count))
+            if len(here) == awaited[chunk]:
+                ready.append(chunk)
+            return
+
+    for index in reversed(range(len(contents))):
+        arrive(index)
+    while waiting:
+        # Where each chunk is also further on in another content, one has to be read twice.
+        chunk = ready.pop() if ready else next(iter(waiting))
+        here = waiting.pop(chunk)
+        awaited[chunk] -= len(here)
+        yield chunk, here
+        for index, count in here:
+            places[index] += count * NUMBER_BYTES
+            arrive(index)
+
+
+def _runs(content: bytes, at: int) -> Iterator[tuple[int, int]]:
+    """Yield the chunks of *content* from *at* on, each with how often it comes in a row."""
+    while at < len(content):
+        chunk = content[at : at + NUMBER_BYTES]
+        end = at + NUMBER_BYTES
+        while content[end : end + NUMBER_BYTES] == chunk:
+            end += NUMBER_BYTES
+        yield int.from_bytes(chunk), (end - at) // NUMBER_BYTES
+        at = end
