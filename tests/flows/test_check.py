@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import msgspec
 import pytest
@@ -380,3 +381,65 @@ def test_what_is_not_ours_is_odd_and_no_problem(history):
     assert {oddity.key: oddity.text.partition(":")[0] for oddity in result.oddities} == {
         key: text.partition(":")[0] for key, text in odd.items()
     }
+
+
+@pytest.mark.parametrize("kind", ["directory", "full directory", "pipe", "link"])
+@MODES
+def test_what_is_no_file_in_an_objects_place_is_a_problem(directory_world, kind, read_data):
+    """A directory, pipe or link where the next manifest, or the one of a version, belongs is named there."""
+    world = directory_world
+    for number in (1, 2):
+        world.write("a.bin", noise(9_000, number))
+        world.backup()
+    place = world.base / "repo" / world.repository.version_key(RUN, 3)
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "link":
+        place.symlink_to("/etc/passwd")
+    else:
+        place.mkdir()
+    if kind == "full directory":
+        (place / "x").write_bytes(b"x")
+    result = world.check(read_data=read_data)
+    key = world.repository.version_key(RUN, 3)
+    assert key in {problem.key for problem in result.problems}
+    assert result.version_count == 2
+    place.unlink() if kind in ("pipe", "link") else shutil.rmtree(place)
+    os.rename(world.base / "repo" / world.repository.version_key(RUN, 2), place.with_name("kept"))
+    (world.base / "repo" / world.repository.version_key(RUN, 2)).mkdir()
+    problems = {problem.key: problem.text for problem in world.check(read_data=read_data).problems}
+    assert "a directory stands where an object belongs" in problems[world.repository.version_key(RUN, 2)]
+
+
+def test_names_that_are_no_keys_are_odd(directory_world):
+    """Other files in a directory store, whatever they are called, are listed on one line each, and are no problem."""
+    world = directory_world
+    world.write("a.bin", noise(9_000, 1))
+    world.backup()
+    folder = world.base / "repo" / names.VERSIONS
+    key = world.repository.version_key(RUN, 1)
+    (world.base / "repo" / f"{key} (copy)").write_bytes(b"x")
+    (folder / "An\nEmpty Directory").mkdir()
+    with open(os.fsencode(folder) + b"/\xff", "wb"):
+        pass
+    result = world.check()
+    assert result.problems == []
+    assert {oddity.key for oddity in result.oddities} == {
+        f"{key} (copy)",
+        f"{names.VERSIONS}An\\u000aEmpty Directory",
+        f"{names.VERSIONS}\\xff",
+    }
+
+
+def test_a_listing_that_ends_early_is_a_problem_and_not_the_end(directory_world):
+    """What the store could list is checked; that there may be more is named."""
+    world = directory_world
+    world.write("a.bin", noise(9_000, 1))
+    world.backup()
+    link = world.base / "repo" / names.PACKS / "zz"
+    link.symlink_to("/nowhere")
+    result = world.check()
+    assert result.version_count == 1
+    assert any(
+        problem.key == names.PACKS and "ends before all was listed" in problem.text for problem in result.problems
+    )

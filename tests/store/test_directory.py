@@ -470,3 +470,20 @@ def test_error_of_the_system_becomes_one_of_ours(store, root, monkeypatch, numbe
     assert "packs/ab/x" in str(caught.value)
     assert store.is_transient(caught.value) is is_transient
     assert leftovers(root) == []
+
+
+def test_what_is_no_object_is_a_stray(directory_store, tmp_path):
+    """Directories, links, pipes and files whose names are no keys are told of, each once; no link is followed."""
+    directory_store.put("versions/aa/01", b"x")
+    folder = tmp_path / "repository" / "versions"
+    (folder / "aa" / "02").mkdir()
+    (folder / "link").symlink_to("/etc")
+    os.mkfifo(folder / "pipe")
+    (folder / "UPPER").write_bytes(b"x")
+    assert list(directory_store.strays("versions/")) == [
+        ("versions/UPPER", "a file"),
+        ("versions/aa", "a directory"),
+        ("versions/aa/02", "a directory"),
+        ("versions/link", "a symbolic link"),
+        ("versions/pipe", "a pipe"),
+    ]

@@ -452,3 +452,11 @@ def test_sweep_takes_what_is_old_and_leaves_what_is_not(resumable):
     assert keys(resumable) == ["packs/ab/object"]
     with pytest.raises(errors.NotFound):
         resumable.resume("packs/ab/begun", ticket)
+
+
+def test_no_object_is_a_stray(store):
+    """What a listing shows is not among what it does not show."""
+    for key in ("versions/aa/01", "versions/aa/02", "versions/bb/01"):
+        store.put(key, b"x")
+    assert {name for name, _ in store.strays("versions/")} <= {"versions/aa", "versions/bb"}
+    assert list(store.strays("packs/")) == []

@@ -6,6 +6,7 @@ storage), and from what is odd and harms nothing (*oddities*: what is not ours, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -129,7 +130,8 @@ class _Check:
     # ------------------------------------------------------------ what there is
 
     def _list_all(self) -> None:
-        """Sort what the store lists under our prefixes; what is none of our objects is odd, and left alone."""
+        """Sort what lies under our prefixes; what is none of our objects is odd, and left alone."""
+        self._look_for_strays()
         for info in self._listed(names.PACKS):
             pack_id = names.parse_pack(info.key)
             if pack_id is None:
@@ -154,6 +156,16 @@ class _Check:
                 self._odd(info.key, "not an object of ours: it is left alone")
             elif pack_id not in self._packs:
                 self._problem(info.key, "a tombstone of a pack that is not in the store")
+
+    def _look_for_strays(self) -> None:
+        """Name what the store does not list: a problem where an object belongs, and odd elsewhere."""
+        for prefix in names.PREFIXES:
+            for name, what in self._repository.store.strays(prefix):
+                shown = display(os.fsencode(name))
+                if names.is_object(name):
+                    self._problem(shown, f"{what} stands where an object belongs")
+                elif what != "a directory" or not names.is_folder(name):
+                    self._odd(shown, f"{what} that is no object of ours: it is left alone")
 
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yield what the store lists; where the listing ends in something that cannot be, that is named."""

@@ -11,6 +11,7 @@ PACKS: Final = "packs/"
 VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
 LATER_PROOFS: Final = "proofs/"
+PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
@@ -24,6 +25,10 @@ _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
+# What a directory store keeps objects in.
+_FOLDER = re.compile(
+    rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
+)
 
 
 def key_slot(slot_id: bytes) -> str:
@@ -94,3 +99,14 @@ def parse_tombstone(key: str) -> bytes | None:
     """Return the pack's id if *key* names a tombstone."""
     match = _TOMBSTONE.fullmatch(key)
     return bytes.fromhex(match[1]) if match else None
+
+
+def is_object(key: str) -> bool:
+    """Whether *key* names an object of ours other than the header."""
+    parsed = (parse_pack(key), parse_version(key), parse_later_proof(key), parse_tombstone(key))
+    return is_key_slot(key) or any(found is not None for found in parsed)
+
+
+def is_folder(name: str) -> bool:
+    """Whether *name* is what objects of ours lie in, where a store has directories."""
+    return _FOLDER.fullmatch(name) is not None

@@ -119,6 +119,12 @@ class Store(Protocol):
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """Every object whose key begins with *prefix* and sorts after *after*, in key order."""
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What lies under *prefix*, which ends in ``/``, and is not listed: its name, and what it is.
+
+        Of a file system that is what is no file, directories too, and files whose names are no keys.
+        """
+
     def delete(self, key: str) -> None:
         """The object is gone afterwards; one that was not there is no error."""
 

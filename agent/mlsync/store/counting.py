@@ -108,6 +108,11 @@ class CountingStore:
         self.count("list")
         return self._store.list(prefix, after=after)
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What the inner store does not list."""
+        self.count("strays")
+        return self._store.strays(prefix)
+
     def delete(self, key: str) -> None:
         """The object is gone."""
         self.count("delete")

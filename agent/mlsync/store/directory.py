@@ -24,6 +24,17 @@ PART_BYTES = 8 << 20
 WRITES_AT_ONCE = 4
 READS_AT_ONCE = min(6, (os.cpu_count() or 1) + 1)
 
+# What can stand where an object belongs, as a person calls it.
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
 _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -156,6 +167,24 @@ class DirectoryStore:
         yield from self._walk(start, prefix, after)
         # A root that was removed under our feet looks like an empty one.
         self._check_root()
+
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What lies under *prefix* and is no object, without looking into any of it."""
+        with self._opened_directory(prefix) as fd:
+            if fd is None:
+                return
+            with translating(self._where(prefix)), os.scandir(fd) as entries:
+                # Only what is no file costs a call: of packs there may be many.
+                found = sorted(
+                    (entry.name, stat.S_IFREG if entry.is_file(follow_symlinks=False) else _kind_of(entry))
+                    for entry in entries
+                    if not entry.is_file(follow_symlinks=False) or not is_key(prefix + entry.name)
+                )
+        for name, kind in found:
+            path = prefix + name
+            yield path, _KINDS.get(kind, "something that is no file")
+            if kind == stat.S_IFDIR and is_key(path):
+                yield from self.strays(f"{path}/")
 
     def delete(self, key: str) -> None:
         """The object is gone; after a power cut it may be back, which prune expects of any store."""
@@ -339,6 +368,14 @@ class DirectoryStore:
 
     def _where(self, key: str) -> str:
         return str(self._root / key)
+
+
+def _kind_of(entry: os.DirEntry[str]) -> int:
+    """What an entry of a directory is, or 0 if it is gone since."""
+    try:
+        return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return 0
 
 
 def _open_root(root: Path) -> Beneath:

@@ -132,6 +132,11 @@ class FaultyStore:
                 found = tuple(objects)
                 yield from found[: len(found) // 2]
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What the inner store does not list."""
+        with self.calling("strays", prefix):
+            return self._store.strays(prefix)
+
     def delete(self, key: str) -> None:
         """The object is gone."""
         with self.calling("delete", key):

@@ -102,6 +102,10 @@ class MemoryStore:
             if key.startswith(prefix) and key > after:
                 yield ObjectInfo(key, len(content), modified_s)
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002  the contract's signature
+        """A dictionary holds objects only."""
+        return iter(())
+
     def delete(self, key: str) -> None:
         """The object is gone."""
         with self._lock:

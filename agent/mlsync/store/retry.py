@@ -115,6 +115,10 @@ class RetryingStore:
         while batch := self.call("list", listing.next_batch):
             yield from batch
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """What the inner store does not list."""
+        yield from self.call("strays", lambda: tuple(self._store.strays(prefix)))
+
     def delete(self, key: str) -> None:
         """The object is gone."""
         self.call("delete", lambda: self._store.delete(key))

@@ -191,6 +191,10 @@ class S3Store:
                 if is_key(key):
                     yield ObjectInfo(key, entry["Size"], entry["LastModified"].timestamp())
 
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002  the contract's signature
+        """A bucket holds objects only; whose names are no keys of ours is somebody else's affair."""
+        return iter(())
+
     def delete(self, key: str) -> None:
         """The object is gone."""
         with translating(self._where(key)), contextlib.suppress(self._client.exceptions.NoSuchKey):
