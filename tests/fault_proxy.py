@@ -30,6 +30,15 @@ ANSWERS = {
     "403 skewed": ("403 Forbidden", "RequestTimeTooSkewed", ""),
     "400 expired": ("400 Bad Request", "ExpiredToken", ""),
     "502 page": ("502 Bad Gateway", "", ""),
+    "404": ("404 Not Found", "NoSuchKey", ""),
+    "404 unknown": ("404 Not Found", "NeverHeardOf", ""),
+    "405": ("405 Method Not Allowed", "MethodNotAllowed", ""),
+    "416": ("416 Requested Range Not Satisfiable", "InvalidRange", ""),
+    "418": ("418 I am a teapot", "Teapot", ""),
+    "400 unknown": ("400 Bad Request", "SomethingElse", ""),
+    "501": ("501 Not Implemented", "NotImplemented", ""),
+    "403": ("403 Forbidden", "AccessDenied", ""),
+    "403 cold": ("403 Forbidden", "InvalidObjectState", ""),
 }
 
 
@@ -69,6 +78,8 @@ class Request:
 class Fault:
     """What goes wrong with the *nth* request of an *operation* (any, if empty), and the *times* - 1 after it.
 
+    Only requests whose target holds one of *paths* count, if there are any.
+
     Before the server hears of it: ``reset``, ``stall``, ``delay``, ``late`` (a longer delay), a key of ``ANSWERS``, at
     once or ``late``. While the request goes on: ``cut-request``, ``stall-request``, ``flip-request``,
     ``throttle-request``. When it is done: ``lost-answer``, ``cut-answer``, ``stall-answer``, ``flip-answer``,
@@ -80,10 +91,13 @@ class Fault:
     nth: int = 1
     times: int = 1
     matched_count: int = 0
+    paths: tuple[str, ...] = ()
 
     def meets(self, request: Request) -> bool:
         """Count the request if it matches, and say whether it is one that goes wrong."""
         if self.operation not in ("", request.operation):
+            return False
+        if self.paths and not any(path in request.target for path in self.paths):
             return False
         self.matched_count += 1
         return self.nth <= self.matched_count < self.nth + self.times

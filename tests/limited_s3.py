@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 DATE = "Mon, 02 Nov 2026 10:00:00 GMT"
@@ -14,30 +16,44 @@ class LimitedS3:
     """Keeps objects of one bucket in memory; signatures are not looked at.
 
     *condition*: what it makes of ``If-None-Match``: ``works``, ``ignored``, or ``501`` (says that it is not
-    implemented). *has_ranges*: whether it answers 206 to a range. *answer*: may answer a request instead: given
-    method and path it gives status, headers and body, or None.
+    implemented). *has_versions*: whether the bucket keeps versions, in which case it ignores the condition, as Ceph
+    does. *has_ranges*: whether it answers 206 to a range. *wants_host*: whether it refuses the bucket's name in the
+    path, as OSS does. *certificate*, of its name localhost, makes it speak https; trailers it does not know then.
+    *answer*: may answer a request instead: given method and path it gives status, headers and body, or None.
     """
 
     def __init__(
         self,
         *,
         condition: str = "works",
+        has_versions: bool = False,
         has_ranges: bool = True,
+        wants_host: bool = False,
+        certificate: tuple[Path, Path] | None = None,
         answer: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda _method, _path: None,
     ) -> None:
         self.condition = condition
+        self.has_versions = has_versions
         self.has_ranges = has_ranges
+        self.wants_host = wants_host
         self.answer = answer
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.s3 = self
+        self._scheme = "http"
+        if certificate is not None:
+            self._scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def endpoint_url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        host = "localhost" if self.wants_host or self._scheme == "https" else "127.0.0.1"
+        return f"{self._scheme}://{host}:{self._server.server_port}"
 
     def start(self) -> None:
         """Answer from now on."""
@@ -86,14 +102,18 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self._answered():
             return
-        is_conditional = self.headers.get("If-None-Match") == "*"
+        if "X-Amz-Trailer" in self.headers:
+            self._send(501, error_body("NotImplemented"))
+            return
+        is_conditional = self.headers.get("If-None-Match") == "*" and not self.server.s3.has_versions
         if is_conditional and self.server.s3.condition == "501":
             self._send(501, error_body("NotImplemented"))
         elif is_conditional and self.server.s3.condition == "works" and self._key() in self.server.s3.objects:
             self._send(412, error_body("PreconditionFailed"))
         else:
             self.server.s3.objects[self._key()] = body
-            self._send(200, b"", ETag='"x"')
+            version = {"x-amz-version-id": f"v{len(self.server.s3.requests)}"} if self.server.s3.has_versions else {}
+            self._send(200, b"", ETag='"x"', **version)
 
     def do_HEAD(self):
         self.do_GET()
@@ -127,13 +147,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _answered(self):
         self.server.s3.requests.append((self.command, self.path, dict(self.headers)))
         given = self.server.s3.answer(self.command, self.path)
+        if given is None and self.server.s3.wants_host and not self.headers["Host"].startswith("bucket."):
+            given = 403, {}, error_body("SecondLevelDomainForbidden")
         if given is not None:
             status, headers, body = given
             self._send(status, body, **headers)
         return given is not None
 
     def _key(self):
-        return unquote(urlsplit(self.path).path).removeprefix("/bucket/")
+        return unquote(urlsplit(self.path).path).removeprefix("/bucket/").removeprefix("/")
 
     def _send(self, status, body, **headers):
         headers.setdefault("Content-Length", str(len(body)))

@@ -424,9 +424,19 @@ class StoreLocationInvalid(StoreError):
 
 
 class StoreBroken(StoreError):
-    """The store gave an answer that cannot be: a short body, a listing that contradicts itself."""
+    """The store gave an answer that cannot be: a short body, a listing that contradicts itself.
+
+    *is_of_object* says that the answer is sound and the object is not: it is shorter or longer than what was written.
+    Only that is damage; all else that a store may say tells nothing about the object.
+    """
 
     exit_code = 76
+
+    def __init__(
+        self, what: str, *, where: str | None = None, advice: str | None = None, is_of_object: bool = False
+    ) -> None:
+        super().__init__(what, where=where, advice=advice)
+        self.is_of_object = is_of_object
 
 
 class ObjectArchived(StoreError):

@@ -19,7 +19,7 @@ from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "s3.md"
-ROW = re.compile(r"^\| (?P<matter>[^|`]+) \| (?P<status>\d+) \| `(?P<says>[^`]+)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| (?P<matter>[^|]+) \| (?P<status>\d+) \| `(?P<says>[^`]+)` \|$", re.MULTILINE)
 TABLE = {row["matter"]: (int(row["status"]), row["says"]) for row in ROW.finditer(DOCUMENT.read_text())}
 
 
@@ -189,6 +189,28 @@ def test_no_right_to_read(held, opened, s3_server, monkeypatch):
     store = opened()
     held("no right to read", lambda: store.get("a/object", limit_bytes=4))
     held("no right to see whether an object is there", lambda: store.stat("a/object"))
+
+
+def test_answers_about_one_object(held, opened, proxy):
+    """An object in cold storage, an unknown answer and one that the store itself contradicts are told apart."""
+    proxy.reset()
+    store = opened(endpoint_url=proxy.url)
+    store.put("a/object", b"body")
+    proxy.reset(Fault("403 cold", "GetObject"), Fault("501", "GetObject"), Fault("416", "GetObject"))
+    held("the object lies in cold storage", lambda: store.get("a/object", limit_bytes=4))
+    held("the answer is one that nobody knows", lambda: store.get("a/object", limit_bytes=4))
+    held("the store denies what it has", lambda: store.read("a/object", 0, memoryview(bytearray(4))))
+
+
+def test_other_form(held, opened):
+    """A store that wants the bucket's name in the host's is told as such where the path was asked for."""
+    server = LimitedS3(wants_host=True)
+    server.start()
+    try:
+        store = opened("s3://bucket/runs", endpoint_url=server.endpoint_url, addressing="path")
+        held("the bucket's name is wanted in the host's, and `addressing` is `path`", put(store))
+    finally:
+        server.stop()
 
 
 def test_other_region(held, opened):

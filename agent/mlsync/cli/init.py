@@ -24,7 +24,8 @@ from mlsync.service.session import Session, refuse_existing
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
-  mlsync init s3://bucket/runs --endpoint-url https://minio:9000 --watch runs
+  mlsync init s3://bucket/runs --endpoint-url https://minio:9000 --ca-file lab.pem --watch runs
+  mlsync init s3://bucket/runs --endpoint-url https://oss-cn-shanghai.aliyuncs.com --region cn-shanghai
 """
 
 
@@ -47,7 +48,8 @@ def init_command(common: Common, url: str | None, watches: tuple[Path, ...]) -> 
     WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
 
     The configuration goes to --config FILE, or to where MLSYNC_CONFIG says, or to ~/.config/mlsync/mlsync.toml (as
-    root /etc/mlsync/mlsync.toml). A repository or configuration that exists is left as it is.
+    root /etc/mlsync/mlsync.toml), with all that was given here. A repository or configuration that exists is left as
+    it is.
     """
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(as_url(_one_url(url, common.repo))), s3=common.s3())
@@ -137,7 +139,14 @@ def _tell(common: Common, config: Config, place: Path, repository_id: str) -> No
 
 
 def _s3_of(common: Common) -> dict[str, str | bool | Path | None]:
-    return {"endpoint_url": common.endpoint_url, "region": common.region, "profile": common.profile}
+    return {
+        "endpoint_url": common.endpoint_url,
+        "region": common.region,
+        "profile": common.profile,
+        "addressing": common.addressing,
+        "ca_file": None if common.ca_file is None else Path(os.path.abspath(common.ca_file)),
+        "payload_signing": common.payload_signing,
+    }
 
 
 def _key_of(common: Common) -> dict[str, str | bool | Path | None]:

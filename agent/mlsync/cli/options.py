@@ -37,6 +37,9 @@ class Common:
     endpoint_url: str | None
     region: str | None
     profile: str | None
+    addressing: str | None
+    ca_file: Path | None
+    payload_signing: str | None
     passphrase_file: Path | None
     key_file: Path | None
     as_json: bool
@@ -97,6 +100,9 @@ class Common:
             endpoint_url=self.endpoint_url or base.endpoint_url,
             region=self.region or base.region,
             profile=self.profile or base.profile,
+            addressing=self.addressing or base.addressing,
+            ca_file=base.ca_file if self.ca_file is None else Path(os.path.abspath(self.ca_file)),
+            payload_signing=self.payload_signing or base.payload_signing,
         )
 
 
@@ -185,6 +191,23 @@ _OPTIONS = [
     ),
     click.option("--region", cls=_CommonOption, metavar="NAME", help="S3 region."),
     click.option("--profile", cls=_CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option(
+        "--addressing",
+        cls=_CommonOption,
+        type=click.Choice(("auto", "path", "virtual")),
+        metavar="[auto|path|virtual]",
+        help="Where the bucket's name goes: the path or the host's name (virtual); auto finds out.",
+    ),
+    click.option(
+        "--ca-file", cls=_CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
+    ),
+    click.option(
+        "--payload-signing",
+        cls=_CommonOption,
+        type=click.Choice(("auto", "always", "never")),
+        metavar="[auto|always|never]",
+        help="Whether S3 bodies are signed: always, for buckets whose policy demands it, at thrice the CPU.",
+    ),
     click.option(
         "--passphrase-file",
         cls=_CommonOption,

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlsync.errors import ObjectDamaged, ObjectMissing
+from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
+from mlsync.flows.avoided import Avoided
 from mlsync.flows.history import find_base
 from mlsync.flows.policy import NO_WISH, Policy
 from mlsync.flows.untouched import look_for_change
 from mlsync.monitor import Monitor
-from mlsync.repository import names
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.repository import Repository
 from mlsync.source.state import State
@@ -97,21 +97,20 @@ def backup(
     Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or a store's or
     state's error; no version was made then, and what had been stored is used by the next backup.
     """
-    lost = state.damaged(source.run)
+    avoided = Avoided(state.damaged(source.run))
     while True:
         try:
-            result = _once(repository, state, source, open_prover, options, monitor, lost)
+            result = _once(repository, state, source, open_prover, options, monitor, avoided)
         except (ObjectMissing, ObjectDamaged) as error:
             # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
-            pack_id = names.parse_pack(error.where or "")
-            if pack_id is None or pack_id in lost:
-                raise
+            pack_id = avoided.note_lost(error, repository)
             monitor.notice("error", f"{error}; what this run needs of it is stored again")
             state.forget_packs([pack_id])
-            lost.add(pack_id)
+        except ObjectArchived as error:
+            avoided.note_cold(error, repository, monitor)
         else:
-            if lost:
-                state.drop_damaged(source.run, lost)
+            if avoided.lost:
+                state.drop_damaged(source.run, avoided.lost)
             return result
 
 
@@ -134,13 +133,13 @@ def _once(
     open_prover: Callable[[], Prover],
     options: BackupOptions,
     monitor: Monitor,
-    lost: set[bytes],
+    avoided: Avoided,
 ) -> BackupResult:
-    """Return what one try did, if none of the *lost* packs is relied on."""
+    """Return what one try did, if none of the *avoided* packs is relied on."""
     started_s = time.monotonic()
     # What lies in a lost pack is to be stored again, changed or not.
     where = source.run, source.directory, source.exclude
-    untouched = None if lost else look_for_change(state, *where, options.now_ns(), options.policy)
+    untouched = None if avoided.lost else look_for_change(state, *where, options.now_ns(), options.policy)
     base = find_base(repository, state, source.run)
     result = BackupResult(source.run, base.number)
     if untouched is not None and base.is_remembered:
@@ -149,6 +148,6 @@ def _once(
         # Late: most backups find nothing changed, and do without all that reads, cuts and proves.
         from mlsync.flows.new_version import VersionMaker
 
-        VersionMaker(repository, state, source, open_prover, options, monitor, lost).make(base, result)
+        VersionMaker(repository, state, source, open_prover, options, monitor, avoided).make(base, result)
     result.seconds = time.monotonic() - started_s
     return result

@@ -304,7 +304,8 @@ class _Check:
                 self._result.problems.append(problem)
                 continue
             self._result.unchecked.append(problem)
-            if fault.versions:
+            # What lies in cold storage is left open only where it was to be read.
+            if fault.versions and (self._read_data or not isinstance(fault.not_read, ObjectArchived)):
                 self._result.left_open = self._result.left_open or fault.not_read
 
     def _attribute_version(self, run_id: bytes, number: int) -> None:

@@ -21,7 +21,7 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import TRAILER_BYTES
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.store.base import ObjectInfo
+from mlsync.store.base import THAW, ObjectInfo
 
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, StoreBroken, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
@@ -59,7 +59,9 @@ class PackCheck:
         for pack in self._references.packs.keys() - self._packs.keys():
             self._faults.of_pack(pack, "the pack is missing")
         for pack, info in self._packs.items():
-            if read_data or self._is_doubtful(pack, info.size_bytes):
+            if info.is_archived:
+                self._not_read(pack, ObjectArchived("the store lists it as such", advice=THAW))
+            elif read_data or self._is_doubtful(pack, info.size_bytes):
                 self._compare(pack, info.size_bytes)
         if read_data:
             total_bytes = sum(info.size_bytes for info in self._packs.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from mlsync.flows.avoided import Avoided
 from mlsync.flows.recall import decode_location
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository
@@ -14,7 +15,7 @@ from mlsync.source.state import State
 class Known:
     """Asked by the writer for each chunk; keeps apart what only the local state vouches for.
 
-    *lost* are packs that are gone or damaged, *tombstones* those that are about to be deleted: none is relied on.
+    *tombstones* are packs that are about to be deleted: none of these is relied on, and none of the *avoided*.
     """
 
     def __init__(
@@ -22,20 +23,20 @@ class Known:
         base: Mapping[bytes, ChunkRef],
         state: State,
         repository: Repository,
-        lost: AbstractSet[bytes],
+        avoided: Avoided,
         tombstones: AbstractSet[bytes],
     ) -> None:
-        self.lost = lost
+        self.lost: AbstractSet[bytes] = avoided.lost
         self._base = base
         self._base_packs = {ref.pack for ref in base.values()}
         self._state = state
         self._repository = repository
-        self._avoid = lost | tombstones
+        self._avoid = avoided.lost | avoided.cold | tombstones
         self._is_there: dict[bytes, bool] = {}
         self._fresh: set[bytes] = set()
 
     def __call__(self, name: bytes) -> ChunkRef | None:
-        """Return where the chunk *name* lies, unless its pack is lost or about to be deleted."""
+        """Return where the chunk *name* lies, unless its pack is not to be relied on."""
         ref = self._base.get(name)
         if ref is None:
             ref = self._remembered(name)

@@ -17,6 +17,7 @@ from typing import Final
 
 import mlsync
 from mlsync.errors import Error, SourceEmptied, Stopped
+from mlsync.flows.avoided import Avoided
 from mlsync.flows.backup import BackupOptions, BackupResult, Source
 from mlsync.flows.candidate import Candidate, Change
 from mlsync.flows.history import Base, load_entries
@@ -45,7 +46,7 @@ _QUICKLY_STORED_BYTES: Final = 1 << 30
 
 
 class VersionMaker:
-    """Makes one version; its methods are the steps, in order. *lost* are packs that are not relied on any more."""
+    """Makes one version; its methods are the steps, in order. *avoided* are packs that are not relied on."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class VersionMaker:
         open_prover: Callable[[], Prover],
         options: BackupOptions,
         monitor: Monitor,
-        lost: set[bytes],
+        avoided: Avoided,
     ) -> None:
         self._repository = repository
         self._state = state
@@ -63,7 +64,7 @@ class VersionMaker:
         self._open_prover = open_prover
         self._options = options
         self._monitor = monitor
-        self._lost = lost
+        self._avoided = avoided
         self._top: Top | None = None
         self._journal = None if options.uploads is None else repository.journal(options.uploads, source.run)
 
@@ -109,7 +110,7 @@ class VersionMaker:
         result: BackupResult,
         prover: Prover,
     ) -> Candidate:
-        known = Known(base.refs(), self._state, self._repository, self._lost, self._repository.tombstones())
+        known = Known(base.refs(), self._state, self._repository, self._avoided, self._repository.tombstones())
         writer = self._repository.writer(known, journal=self._journal)
         changed = [found for found in tree.found if found.kind == "file" and found.link_to is None]
         changed = self._to_be_read(changed, rows, recalled)
@@ -137,6 +138,7 @@ class VersionMaker:
                 raise
             finally:
                 intake.close()
+        self._avoided.wrote(stats.packs)
         candidate.settle(stats.packs)
         # New chunks are known by now; whoever lost the local state learns where all others are.
         if not base.is_remembered:
@@ -160,7 +162,7 @@ class VersionMaker:
         row, one = rows.get(found.path), recalled.get(found.path)
         if row is None or one is None or not row.is_same(found) or not self._options.policy.holds(one.refused_by):
             return False
-        return one.entry is None or self._lost.isdisjoint(ref.pack for ref in one.entry.chunks)
+        return one.entry is None or self._avoided.unfit.isdisjoint(ref.pack for ref in one.entry.chunks)
 
     def _obey_stop(self) -> None:
         if self._options.stop():
@@ -229,6 +231,7 @@ class VersionMaker:
         proving = Proving(reader, prover, known, Loading.of(self._options.loading, reader, self._repository))
         new = candidate.unproved()
         old = candidate.old(new) if self._options.read_back == "all" else []
+        old = [entry for entry in old if not self._avoided.is_cold(entry)]
         total_bytes = sum(entry.size_bytes for entry, _ in new) + sum(entry.size_bytes for entry in old)
         with self._monitor.task(f"{self._source.run}: proving", total_bytes) as task:
             advance = self._obeying(task.advance)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mlsync.errors import PathMissing, Stopped, TargetFull
+from mlsync.flows.archived import naming_all_archived
 from mlsync.flows.restored_file import Part
 from mlsync.flows.target import Plan, Target
 from mlsync.monitor import Monitor, Task
@@ -51,6 +52,7 @@ class RestoreResult:
     seconds: float = 0.0
 
 
+@naming_all_archived
 def restore(
     repository: Repository, manifest: Manifest, directory: bytes, options: RestoreOptions, monitor: Monitor
 ) -> RestoreResult:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.errors import Damage, FormatUnsupported, NotFound, Stopped, StoreBroken
+from mlsync.errors import Damage, FormatUnsupported, NotFound, ObjectArchived, Stopped
 from mlsync.monitor import Monitor
 from mlsync.repository.repository import Repository
 
@@ -24,6 +24,7 @@ class ScrubResult:
     pack_count: int = 0
     read_bytes: int = 0
     damaged: dict[bytes, str] = field(default_factory=dict)
+    archived_count: int = 0
 
 
 def scrub(
@@ -49,7 +50,10 @@ def scrub(
             try:
                 for _ in reader.stream(repository.pack_refs(pack_id, size_bytes)):
                     pass
-            except (Damage, FormatUnsupported, StoreBroken, NotFound) as error:
+            except ObjectArchived:
+                # Its turn comes again: it cannot be read, which says nothing of what is in it.
+                result.archived_count += 1
+            except (Damage, FormatUnsupported, NotFound) as error:
                 result.damaged[pack_id] = error.what
             result.pack_count += 1
             task.advance(size_bytes)

@@ -28,9 +28,15 @@ def finish_cut_off(
 
     Raises the store's error where it cannot be reached: the notes stay for the next time.
     """
+
+    def tell(error: StoreError) -> None:
+        # Where there is something that a person can do about it; that it is gone by now happens.
+        if error.advice is not None:
+            monitor.notice("warning", f"an upload that was cut off is sent anew: {error}")
+
     finished_count, there_bytes = 0, 0
     for noted in journal.noted():
-        refs = repository.finish_pack(noted)
+        refs = repository.finish_pack(noted, tell)
         if refs:
             remember(refs)
             finished_count += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
+from mlsync.flows.archived import naming_all_archived
 from mlsync.flows.loading import Loading, LoadingOptions
 from mlsync.flows.proving import Judged, Proving, is_file
 from mlsync.monitor import Monitor
@@ -43,6 +44,7 @@ class VerifyResult:
         return min((file.judged.proof.level for file in self.checkpoints if file.judged.refused is None), default=0)
 
 
+@naming_all_archived
 def verify(
     repository: Repository,
     manifest: Manifest,

@@ -89,7 +89,9 @@ class LaterProofs:
         try:
             body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
-            raise ManifestDamaged(f"the later proof is longer than any: {error.what}", where=key) from error
+            if not error.is_of_object:
+                raise
+            raise ManifestDamaged(f"the later proof is not as it was written: {error.what}", where=key) from error
         except NotFound as error:
             raise ManifestDamaged("the later proof was listed and is gone", where=key) from error
         proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)

@@ -6,10 +6,12 @@ a pack of the chunks that had come so far.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mlsync.codec.compression import encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
-from mlsync.errors import AlreadyExists, NotFound, StoreBroken
+from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
@@ -138,19 +140,26 @@ class PackBuilder:
         self.unsent_bytes = rest_bytes
 
 
-def finish_noted(store: Store, keys: Keys, noted: NotedPack) -> list[ChunkRef]:
-    """Finish a pack whose writer died, and return its chunks: none if what the store had of it is there no more."""
+def finish_noted(
+    store: Store, keys: Keys, noted: NotedPack, tell: Callable[[StoreError], None] = lambda _error: None
+) -> list[ChunkRef]:
+    """Finish a pack whose writer died, and return its chunks: none if what the store had of it is there no more.
+
+    *tell* is told why not.
+    """
     builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), noted.pack_id)
     try:
         builder.go_on(noted)
         builder.finish()
-    except (NotFound, AlreadyExists):
+    except (NotFound, AlreadyExists) as error:
         # Finished already, perhaps, by a writer that died before it could say so.
         if not _is_whole(store, keys, noted):
+            tell(error)
             return []
-    except StoreBroken:
+    except StoreBroken as error:
         # The store has lost a part; so be it.
         builder.abort()
+        tell(error)
         return []
     key = names.pack(noted.pack_id)
     return [ref_of(noted.pack_id, place, record, key) for place, record in enumerate(noted.records)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
-from mlsync.errors import ObjectDamaged
+from mlsync.errors import ObjectDamaged, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, coding_of, newer_base
 from mlsync.repository.pack import (
@@ -39,7 +39,12 @@ def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list
 
 def _read(store: Store, key: str, offset: int, length: int) -> bytes:
     body = bytearray(length)
-    store.read(key, offset, memoryview(body))
+    try:
+        store.read(key, offset, memoryview(body))
+    except StoreBroken as error:
+        if not error.is_of_object:
+            raise
+        raise ObjectDamaged(f"the pack is cut short: {error.what}", where=key) from error
     return bytes(body)
 
 

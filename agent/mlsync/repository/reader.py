@@ -25,7 +25,7 @@ from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
 from mlsync.direct_io import slack_bytes
-from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
+from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
@@ -199,9 +199,13 @@ class _Opener:
         sealed = window.sealed(start, group[-1].offset + group[-1].stored_bytes - start)
         try:
             self._store.read(key, start, sealed)
-        except NotFound:
-            raise ObjectMissing("a pack is not in the store", where=key) from None
+        except NotFound as error:
+            raise ObjectMissing("a pack is not in the store", where=key) from error
+        except ObjectArchived as error:
+            raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
         except StoreBroken as error:
+            if not error.is_of_object:
+                raise
             raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
         return sealed
 
@@ -225,7 +229,9 @@ class _Opener:
             again = bytearray(ref.stored_bytes)
             try:
                 self._store.read(names.pack(ref.pack), ref.offset, memoryview(again))
-            except (NotFound, StoreBroken):
+            except (NotFound, StoreBroken) as error:
+                if isinstance(error, StoreBroken) and not error.is_of_object:
+                    raise
                 again[:] = sealed
             self._open(ref, memoryview(again), into)
             return len(again)

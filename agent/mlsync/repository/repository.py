@@ -7,7 +7,7 @@ manifest's own body, then the manifest, whose creation is conditional and is the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -28,6 +28,7 @@ from mlsync.errors import (
     RepositoryExists,
     RepositoryMissing,
     StoreBroken,
+    StoreError,
     VersionMissing,
     VersionTaken,
 )
@@ -257,7 +258,9 @@ class Repository:
         try:
             body = self.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
-            raise ManifestDamaged(f"the manifest is longer than any: {error.what}", where=key) from error
+            if not error.is_of_object:
+                raise
+            raise ManifestDamaged(f"the manifest is not as it was written: {error.what}", where=key) from error
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), Root, key)
         check_root(root, key)
         # Its seal is bound to the key; this holds whoever has the master key to it too.
@@ -368,14 +371,15 @@ class Repository:
         """Return the notes of a run's packs below *directory*: one process at a time works on a run."""
         return PackJournal(directory / self._run_id(run).hex())
 
-    def finish_pack(self, noted: NotedPack) -> list[ChunkRef]:
-        """Finish a pack whose writer died; return its chunks, or none where the store has no use for it any more."""
-        return finish_noted(self.store, self.keys, noted)
+    def finish_pack(self, noted: NotedPack, tell: Callable[[StoreError], None] = lambda _error: None) -> list[ChunkRef]:
+        """Finish a pack whose writer died; return its chunks, or none where that cannot be, and *tell* why."""
+        return finish_noted(self.store, self.keys, noted, tell)
 
     def commit(self, manifest: Manifest, known: Known) -> Committed:
         """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken.
 
-        ``RepositoryMissing`` if the store is not this repository any more.
+        ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back: there are stores
+        that overwrite what they were told not to.
         """
         key = self.version_key(manifest.run, manifest.number)
         writer = self.writer(known, lanes=1)
@@ -414,13 +418,29 @@ class Repository:
         try:
             self.store.put(key, sealed)
         except AlreadyExists:
-            what = f"version {manifest.number} of run {manifest.run!r} was committed by another writer"
-            raise VersionTaken(what, where=self.store.url, advice="one run is backed up from one place") from None
+            raise self._taken(manifest) from None
+        if not self._holds(key, sealed) and not self._holds(key, sealed):
+            # Damaged, or else another's: a store may have put that in the place of ours without a word.
+            self.open_version(key)
+            raise self._taken(manifest)
         return Committed(
             object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stats.stored_bytes + len(sealed)
         )
 
     # ------------------------------------------------------------ inside
+
+    def _holds(self, key: str, sealed: bytes) -> bool:
+        """Whether the object *key* comes back as these bytes; a flip on the way back is no reason to doubt it."""
+        try:
+            return self.store.get(key, limit_bytes=len(sealed)) == sealed
+        except StoreBroken as error:
+            if not error.is_of_object:
+                raise
+            return False
+
+    def _taken(self, manifest: Manifest) -> VersionTaken:
+        what = f"version {manifest.number} of run {manifest.run!r} was committed by another writer"
+        return VersionTaken(what, where=self.store.url, advice="one run is backed up from one place")
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
@@ -441,4 +461,6 @@ def _header(store: Store) -> bytes:
     try:
         return store.get(names.HEADER, limit_bytes=header.HEADER_BYTES_MAX)
     except StoreBroken as error:
-        raise ObjectDamaged(f"the header is longer than any: {error.what}", where=store.url) from error
+        if not error.is_of_object:
+            raise
+        raise ObjectDamaged(f"the header is not as it was written: {error.what}", where=store.url) from error

@@ -100,7 +100,10 @@ class _Search:
         except (KeySlotDamaged, FormatUnsupported) as error:
             self.fault = error
         except (StoreBroken, NotFound) as error:
-            self.fault = KeySlotDamaged(f"the key slot cannot be read: {error.what}", where=_where(self.store, key))
+            # What the store says of itself tells nothing about the slot.
+            is_slot = isinstance(error, NotFound) or error.is_of_object
+            what = f"the key slot cannot be read: {error.what}"
+            self.fault = KeySlotDamaged(what, where=_where(self.store, key)) if is_slot else error
         else:
             # An init that was cut off may have left a slot of a repository that never came to be.
             if slot.repository == self.found.id:

@@ -221,7 +221,10 @@ S3: Mapping[str, Key] = {
     "region": Key(text, "region", '"us-east-1"', "the bucket's region, if the AWS profile does not say it"),
     "profile": Key(text, "profile", '"default"', "profile in ~/.aws whose credentials are used"),
     "addressing": Key(
-        one_of("auto", "path", "virtual"), "addressing", '"auto"', "bucket in the path or the host name; MinIO: path"
+        one_of("auto", "path", "virtual"),
+        "addressing",
+        '"auto"',
+        "bucket in the path or the host name (virtual); auto finds out, and heeds addressing_style of the AWS profile",
     ),
     "ca_file": Key(path, "ca_file", '"/etc/ssl/certs/minio.pem"', "certificate authority of a private endpoint"),
     "payload_signing": Key(

@@ -24,6 +24,7 @@ from mlsync.source.state import State
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.options import OVERWRITES
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
 
 if TYPE_CHECKING:
@@ -41,12 +42,6 @@ LOADING_DIRECTORY = "loading"
 # What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
 # them is the user's; what must hold is that the bytes are on the device as they were in the file.
 REQUIRED_LEVEL = 3
-
-
-_OVERWRITES = (
-    "the store overwrites objects even where it is asked not to: of two machines that back up one run at the same "
-    "moment, the later one would win; give every machine a run of its own"
-)
 
 
 class Session:
@@ -79,7 +74,7 @@ class Session:
         except BaseException:
             inner.close()
             raise
-        _heed(inner, repository)
+        _heed(inner, repository, monitor)
         return cls(config, counted, repository)
 
     @classmethod
@@ -89,7 +84,7 @@ class Session:
         counted = CountingStore(inner)
         store = _retrying(counted, monitor)
         repository = Repository(store, keys, conditional_create=conditional_create, slot=slot)
-        _heed(inner, repository)
+        _heed(inner, repository, monitor)
         return cls(config, counted, repository)
 
     @classmethod
@@ -98,7 +93,7 @@ class Session:
         inner = open_store(config.repository, store_options(config), create=True)
         conditional_create = bool(getattr(inner, "conditional_create", True))
         if not conditional_create:
-            monitor.notice("warning", _OVERWRITES)
+            monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
@@ -278,10 +273,12 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
 
 
-def _heed(inner: Store, repository: Repository) -> None:
-    """Tell the store what init found out by writing: a server that ignores conditions gives no sign of it later."""
+def _heed(inner: Store, repository: Repository, monitor: Monitor) -> None:
+    """Tell the store what init found out by writing, and have told what it finds out itself."""
     if not repository.conditional_create and hasattr(inner, "conditional_create"):
         inner.conditional_create = False
+    if hasattr(inner, "on_finding"):
+        inner.on_finding = lambda text: monitor.notice("warning", text)
 
 
 def state_path(config: Config, repository_id: bytes) -> Path:

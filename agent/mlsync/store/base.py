@@ -28,6 +28,11 @@ from typing import Protocol, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 KEY_BYTES_MAX = 512
+# What to do about an object in cold storage.
+THAW = (
+    "Have the store restore it for some days (aws s3api restore-object; docs/s3.md has the lines), wait until that is "
+    "done, and run this again"
+)
 # The object that every repository has from its beginning to its end.
 MARKER = "repository"
 _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
@@ -35,11 +40,15 @@ _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as a listing or a stat shows it; *modified_s* is the store's clock, seconds since 1970."""
+    """An object as a listing or a stat shows it; *modified_s* is the store's clock, seconds since 1970.
+
+    *is_archived* says that it lies in cold storage and cannot be read now.
+    """
 
     key: str
     size_bytes: int
     modified_s: float
+    is_archived: bool = False
 
 
 class Upload(Protocol):
@@ -105,13 +114,13 @@ class Store(Protocol):
         """Uploads that began more than *age_s* ago and were not finished are gone; give how many there were."""
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into* with the object's bytes from *offset*; ``StoreBroken`` if the object ends before that.
+        """Fill *into* with the object's bytes from *offset*; ``StoreBroken``, of the object, if it ends before that.
 
         An empty *into* is full already: the store may not even look whether the object is there.
         """
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """The whole of a small object; ``StoreBroken`` if it is longer than *limit_bytes*."""
+        """The whole of a small object; ``StoreBroken``, of the object, if it is longer than *limit_bytes*."""
 
     def stat(self, key: str) -> ObjectInfo:
         """The object's size and time; ``NotFound`` if it is not there."""

@@ -129,7 +129,7 @@ class DirectoryStore:
                 offset += count
                 count = os.preadv(fd, [rest], offset)
                 if count == 0:
-                    raise errors.StoreBroken("The object ends before what was to be read", where=self._where(key))
+                    raise _not_as_written("The object ends before what was to be read", self._where(key))
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """The whole of a small object."""
@@ -137,8 +137,7 @@ class DirectoryStore:
         with self._opened(key) as fd:
             size_bytes = os.fstat(fd).st_size
             if size_bytes > limit_bytes:
-                what = f"The object is longer than {limit_bytes} bytes"
-                raise errors.StoreBroken(what, where=self._where(key))
+                raise _not_as_written(f"The object is longer than {limit_bytes} bytes", self._where(key))
             content = bytearray(size_bytes)
             got_bytes = os.preadv(fd, [content], 0)
             while 0 < got_bytes < size_bytes:
@@ -147,7 +146,7 @@ class DirectoryStore:
                     break
                 got_bytes += more_bytes
         if got_bytes != size_bytes:
-            raise errors.StoreBroken("The object ends before its size", where=self._where(key))
+            raise _not_as_written("The object ends before its size", self._where(key))
         return bytes(content)
 
     def stat(self, key: str) -> ObjectInfo:
@@ -331,7 +330,7 @@ class DirectoryStore:
 
     def _refuse_no_file(self, found: os.stat_result, key: str) -> None:
         if not stat.S_ISREG(found.st_mode):
-            raise errors.StoreBroken("Something that is no file stands where an object should", where=self._where(key))
+            raise _not_as_written("Something that is no file stands where an object should", self._where(key))
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[int]:
@@ -407,6 +406,11 @@ def _sync(fd: int) -> None:
             raise
     finally:
         os.close(fd)
+
+
+def _not_as_written(what: str, where: str) -> errors.StoreBroken:
+    """What stands in an object's place is not what was put there."""
+    return errors.StoreBroken(what, where=where, is_of_object=True)
 
 
 _CONFORMS: type[Store] = DirectoryStore

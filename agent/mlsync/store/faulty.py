@@ -105,7 +105,8 @@ class FaultyStore:
             plain[len(plain) // 2] ^= 1
         if fault is not None and fault.kind == "truncate":
             plain[len(plain) // 2 :] = bytes(len(plain) - len(plain) // 2)
-            raise errors.StoreBroken("The object ends before what was to be read", where=f"{self.url}/{key}")
+            what = "The object ends before what was to be read"
+            raise errors.StoreBroken(what, where=f"{self.url}/{key}", is_of_object=True)
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """The whole of a small object, or half of it, or another."""

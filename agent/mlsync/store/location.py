@@ -16,7 +16,10 @@ __all__ = ["StoreOptions", "open_store"]
 _EXAMPLES = "Give file:///backups/training, /backups/training, or s3://bucket/prefix"
 _NO_SECRETS = "Give keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in a profile"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-_PREFIX = re.compile(r"(?:[A-Za-z0-9!_.*'()=+@,-]+(?:/[A-Za-z0-9!_.*'()=+@,-]+)*)?")
+# Of the 1024 bytes that a key of S3 may have, so many are the prefix's.
+_PREFIX_BYTES_MAX = 500
+# A question mark is meant as the beginning of a query, a backslash as a slash by some servers.
+_NOT_IN_PREFIX = frozenset("?\\")
 
 
 def open_store(url: str, options: StoreOptions, *, create: bool = False) -> Store:
@@ -69,14 +72,26 @@ def _bucket_and_prefix(url: str) -> tuple[str, str]:
         raise errors.StoreLocationInvalid("The URL holds credentials", where=_shown(url), advice=_NO_SECRETS)
     bucket, _, prefix = place.partition("/")
     prefix = prefix.rstrip("/")
-    if place == url or not _BUCKET.fullmatch(bucket) or not _is_prefix(prefix):
+    if place == url or not _BUCKET.fullmatch(bucket):
         raise errors.StoreLocationInvalid("Not a bucket and prefix", where=_shown(url), advice=_EXAMPLES)
+    fault = _fault_of_prefix(prefix)
+    if fault is not None:
+        raise errors.StoreLocationInvalid(fault, where=_shown(url), advice=_EXAMPLES)
     return bucket, prefix
 
 
-def _is_prefix(prefix: str) -> bool:
-    # Without the parts that some servers resolve as in a file system, and the characters that some rewrite.
-    return bool(_PREFIX.fullmatch(prefix)) and {".", ".."}.isdisjoint(prefix.split("/"))
+def _fault_of_prefix(prefix: str) -> str | None:
+    """What is wrong with a prefix, which is taken letter by letter: ``%20`` is itself and no space."""
+    for letter in prefix:
+        if letter in _NOT_IN_PREFIX or not letter.isprintable():
+            return f"The prefix may not hold the character {letter!r}"
+    # Some servers resolve these as in a file system.
+    for part in prefix.split("/") if prefix else ():
+        if part in ("", ".", ".."):
+            return f"The prefix may not have the part {part!r}"
+    if len(prefix.encode()) > _PREFIX_BYTES_MAX:
+        return f"The prefix is longer than {_PREFIX_BYTES_MAX} bytes"
+    return None
 
 
 def _check_endpoint(endpoint_url: str | None) -> None:

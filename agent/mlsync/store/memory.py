@@ -12,6 +12,8 @@ from mlsync import errors
 from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, view_of
 from mlsync.store.parts import PartLedger
 
+_ENDS = "The object ends before what was to be read"
+
 
 class MemoryStore:
     """Objects in a dictionary; gone with the process."""
@@ -77,7 +79,7 @@ class MemoryStore:
         """Fill *into* with the object's bytes from *offset*."""
         content = self._object(key)[0]
         if offset + len(into) > len(content):
-            raise errors.StoreBroken("The object ends before what was to be read", where=self._where(key))
+            raise errors.StoreBroken(_ENDS, where=self._where(key), is_of_object=True)
         into[:] = content[offset : offset + len(into)]
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
@@ -85,7 +87,7 @@ class MemoryStore:
         content = self._object(key)[0]
         if len(content) > limit_bytes:
             what = f"The object is longer than {limit_bytes} bytes"
-            raise errors.StoreBroken(what, where=self._where(key))
+            raise errors.StoreBroken(what, where=self._where(key), is_of_object=True)
         return content
 
     def stat(self, key: str) -> ObjectInfo:

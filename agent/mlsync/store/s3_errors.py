@@ -12,6 +12,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 
 from mlsync import errors
+from mlsync.store.base import THAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,16 @@ _REGION = Meaning(errors.StoreLocationInvalid, False, "Set the bucket's own regi
 _FULL = Meaning(errors.StoreFull, False, "Free some room, have the quota raised, or prune old versions")
 _NO_BUCKET = Meaning(errors.StoreLocationInvalid, False, "Make the bucket first, or check its name and the endpoint")
 _PROFILE = Meaning(errors.StoreLocationInvalid, False, "Mend the profile in ~/.aws/config, or name another one")
-_NEEDS_CHECKSUM = "If the bucket demands checksums or signed bodies, set payload_signing = always"
+_NEEDS_CHECKSUM = (
+    "If the bucket demands checksums or signed bodies, set payload_signing = always; if that is set, the store's words "
+    "say what it wants"
+)
+_ADDRESSING = Meaning(errors.StoreLocationInvalid, False, "Set addressing = virtual: this store wants the bucket's "
+                      "name in the host's")  # fmt: skip
+# Of servers that want the bucket's name in the host's: Aliyun OSS, Tencent COS, Volcengine TOS, Huawei OBS.
+_PATH_FORM_REFUSED = frozenset(
+    {"SecondLevelDomainForbidden", "PathStyleDomainForbidden", "InvalidPathAccess", "VirtualHostDomainRequired"}
+)
 _UNKNOWN_ANSWER = Meaning(errors.StoreBroken, False, "Check that the endpoint speaks S3")
 
 # By the code in the answer's body.
@@ -115,9 +125,8 @@ _BY_CODE: dict[str, Meaning] = {
     "AllAccessDisabled": _FORBIDDEN,
     "AccountProblem": _FORBIDDEN,
     "MethodNotAllowed": Meaning(errors.StoreDenied, False, "The store or an object lock does not allow this"),
-    "InvalidObjectState": Meaning(
-        errors.StoreDenied, False, "The object is in cold storage; restore it to a class that can be read"
-    ),
+    "InvalidObjectState": Meaning(errors.ObjectArchived, False, THAW),
+    **dict.fromkeys(_PATH_FORM_REFUSED, _ADDRESSING),
     "QuotaExceeded": _FULL,
     "InsufficientStorage": _FULL,
     "XMinioStorageFull": _FULL,
@@ -209,7 +218,7 @@ def _by_reason(error: BaseException | None) -> Meaning | None:
 
 def code_of(error: aws.ClientError) -> str:
     """The code in the answer's body; for a HEAD its status in digits."""
-    return str(error.response.get("Error", {}).get("Code", ""))
+    return str(error.response.get("Error", {}).get("Code") or "")
 
 
 def status_of(error: aws.ClientError) -> int:
@@ -219,7 +228,8 @@ def status_of(error: aws.ClientError) -> int:
 
 def said(error: aws.ClientError) -> str:
     """What a server answered: its code, and its words if it has any."""
-    message = str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    # An empty element is parsed to None.
+    message = str(error.response.get("Error", {}).get("Message") or "").strip().rstrip(".")
     return f"{code_of(error) or status_of(error)}" + (f": {message}" if message else "")
 
 
@@ -236,6 +246,26 @@ def asks_for_less(error: Exception) -> bool:
     if isinstance(cause, (aws.ReadTimeoutError, aws.ConnectTimeoutError)):
         return True
     return isinstance(cause, aws.ClientError) and meaning(cause) is _BUSY
+
+
+def refuses_path_form(error: aws.ClientError) -> bool:
+    """Whether a server wants the bucket's name in the host's and not in the path."""
+    return code_of(error) in _PATH_FORM_REFUSED
+
+
+def hides_its_reason(error: aws.ClientError) -> bool:
+    """Whether a HEAD was refused for a reason that its answer, which has no body, cannot say."""
+    status = status_of(error)
+    return code_of(error) == str(status) and (status in (400, 401, 403, 405, 501) or _BY_STATUS.get(status) is None)
+
+
+def refuses_operation(error: errors.StoreError) -> bool:
+    """Whether the store does not let us do this one thing, or does not know it: other things may well go on."""
+    cause = error.__cause__
+    if not isinstance(cause, aws.ClientError):
+        return False
+    means = meaning(cause)
+    return means in (_FORBIDDEN, _UNKNOWN_ANSWER, _BY_CODE["MethodNotAllowed"]) or status_of(cause) in (405, 501)
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""Packs that a backup does not rely on, and what it does when it meets one: store again what lies there, within bounds.
+
+A store that takes objects and does not give them back must not be sent all of a checkpoint over and over. Before the
+first pack is stored again the store shows that it gives back what it takes, and what was stored twice and came back
+neither time ends the backup. So no byte is sent more than twice, whatever the store answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mlsync.errors import Damage, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
+from mlsync.monitor import Monitor
+from mlsync.repository import names
+from mlsync.repository.manifest import Entry
+from mlsync.repository.repository import Repository
+
+_TRIAL_BYTES: Final = 64
+_ADVICE: Final = "look at the store, and at what stands between (a proxy, a gateway): no version was made"
+
+
+@dataclass(slots=True)
+class Avoided:
+    """What is known of bad packs while one backup goes on.
+
+    *lost* are gone or damaged. *cold* ones cannot be read now: what changed does not rely on them, what did not change
+    stays in them. *needed* are those of the cold ones out of which files that did not change have to come as well, as
+    they are proved together with one that did.
+    """
+
+    lost: set[bytes]
+    cold: set[bytes] = field(default_factory=set)
+    needed: set[bytes] = field(default_factory=set)
+    _written: set[bytes] = field(default_factory=set)
+    _written_again: set[bytes] = field(default_factory=set)
+    _writes_again: bool = False
+    _is_tried: bool = False
+
+    @property
+    def unfit(self) -> set[bytes]:
+        """The packs that not even a file that did not change may stay in."""
+        return self.lost | self.needed
+
+    def wrote(self, packs: Iterable[bytes]) -> None:
+        """Say that this backup stored these packs."""
+        fresh = set(packs)
+        self._written |= fresh
+        if self._writes_again:
+            self._written_again |= fresh
+
+    def is_cold(self, entry: Entry) -> bool:
+        """Whether some of the file cannot be read now."""
+        return bool(self.cold) and any(ref.pack in self.cold for ref in entry.chunks)
+
+    def note_lost(self, error: ObjectMissing | ObjectDamaged, repository: Repository) -> bytes:
+        """Have the pack that *error* names stored again, and return it; raise where that would not help."""
+        pack_id = names.parse_pack(error.where or "")
+        if pack_id is None or pack_id in self.lost:
+            raise error
+        if pack_id in self._written_again:
+            what = f"what was stored twice could not be read back either time: {_words_of(error)}"
+            raise StoreBroken(what, where=error.where, advice=_ADVICE) from error
+        if not self._is_tried:
+            refuse_forgetful(repository)
+            self._is_tried = True
+        self.lost.add(pack_id)
+        self._writes_again = pack_id in self._written
+        return pack_id
+
+    def note_cold(self, error: ObjectArchived, repository: Repository, monitor: Monitor) -> None:
+        """Have what is needed of cold packs stored anew; raise where that would not help."""
+        pack_id = names.parse_pack(error.where or "")
+        if pack_id is None or pack_id in self.needed:
+            raise error
+        if pack_id in self._written:
+            advice = "have the bucket keep new objects in a class that can be read; see docs/s3.md"
+            raise ObjectArchived("what was just stored lies in cold storage", where=error.where, advice=advice)
+        self._writes_again = False
+        if pack_id in self.cold:
+            self.needed.add(pack_id)
+            return
+        found = {pack for pack, info in repository.packs() if info.is_archived} | {pack_id}
+        self.cold |= found
+        packs = "1 pack lies" if len(found) == 1 else f"{len(found)} packs lie"
+        text = f"{packs} in cold storage: what changed files need of it is stored anew, where it can be read"
+        monitor.notice("warning", text)
+
+
+def refuse_forgetful(repository: Repository) -> None:
+    """Raise ``StoreBroken`` if the store does not give back a small pack that it just took."""
+    writer = repository.writer(lambda _name: None, lanes=1)
+    try:
+        placed = writer.put(memoryview(os.urandom(_TRIAL_BYTES)))
+        writer.finish()
+    except BaseException:
+        writer.abort()
+        raise
+    with repository.reader() as reader:
+        try:
+            reader.one(placed.ref)
+        except Damage as error:
+            what = f"the store does not give back what it took: {_words_of(error)}"
+            raise StoreBroken(what, where=error.where, advice=_ADVICE) from error
+
+
+def _words_of(error: Damage) -> str:
+    """What the store said, where it said anything."""
+    return error.__cause__.what if isinstance(error.__cause__, StoreError) else error.what
