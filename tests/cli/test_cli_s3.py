@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from machine import content, write_training
 
+from fault_proxy import Fault
 from limited_s3 import LimitedS3
 
 
@@ -33,6 +34,53 @@ def test_all_commands(remote):
     assert content(machine.base / "back") == content(machine.training)
     done = machine.run("init", url, *options, "--config", "other.toml", **keys)
     assert done.status == 11
+
+
+def test_init_keeps_all_that_it_was_told_of_the_server(remote):
+    """What init takes of S3 stands in the configuration, as the commands after it go by it; others take it too."""
+    machine, url, options, keys = remote
+    certificate = machine.base / "lab.pem"
+    certificate.touch()
+    more = ("--region", "lab-1", "--addressing", "path", "--ca-file", "lab.pem", "--payload-signing", "always")
+    machine.good("init", f"{url}/my runs/100%", *options, *more, "--watch", machine.training, **keys)
+    text = machine.configuration.read_text()
+    for line in ('region = "lab-1"', 'addressing = "path"', f'ca_file = "{certificate}"', 'payload_signing = "always"'):
+        assert line in text.splitlines()
+    keys["STATE_DIRECTORY"] = str(machine.state)
+    assert "version 1" in machine.good("backup", **keys).out
+    found = ("versions", "--repo", f"{url}/my runs/100%", *options, *more, "--json")
+    assert [one["version"] for one in machine.good(*found, **keys).json()["versions"]] == [1]
+    done = machine.run("versions", "--addressing", "elsewhere", **keys)
+    assert done.status == 2
+    assert "'auto', 'path', 'virtual'" in done.err
+
+
+def test_cold_packs(remote, s3_server, proxy):
+    """A check names cold packs and ends with 0, with 77 if they were to be read; a restore names all that it needs."""
+    machine, url, _, keys = remote
+    keys["STATE_DIRECTORY"] = str(machine.state)
+    proxy.reset()
+    machine.good("init", url, "--endpoint-url", proxy.url, "--watch", machine.training, **keys)
+    machine.good("backup", **keys)
+    (machine.training / "more.bin").write_bytes(bytes(range(256)) * 40)
+    machine.good("backup", **keys)
+    bucket = url.split("/")[2]
+    client = s3_server.client()
+    listed = client.list_objects_v2(Bucket=bucket, Prefix="some/prefix/packs/")["Contents"]
+    for one in listed:
+        place = {"Bucket": bucket, "Key": one["Key"]}
+        client.copy_object(**place, CopySource=place, StorageClass="DEEP_ARCHIVE", MetadataDirective="REPLACE")
+    client.close()
+    packs = [one["Key"].removeprefix("some/prefix/") for one in listed]
+    proxy.reset(Fault("403 cold", "GetObject", times=10**6, paths=("/packs/",)))
+    done = machine.good("check", **keys)
+    assert [line.partition(": in cold storage")[0] for line in done.out.splitlines()[:-1]] == packs
+    done = machine.run("check", "--read-data", **keys)
+    assert done.status == 77, done
+    done = machine.run("restore", "--to", "back", **keys)
+    assert done.status == 77, done
+    assert all(pack in done.err for pack in packs)
+    assert "aws s3api restore-object" in done.err
 
 
 def test_wrong_keys(remote):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
+import torch
 from flow_parts import RUN, World
+from flow_parts import checkpoint as torch_checkpoint
 from test_prove_later import checkpoint
 
 from mlsync.errors import ObjectDamaged
@@ -36,6 +39,19 @@ def test_by_default_only_what_is_new_comes_back(world):
     world.write("last.pt", checkpoint(2.0))
     result = world.backup()
     assert 0 < result.read_back_bytes < stored_bytes(world, b"log.bin")
+
+
+def test_a_changed_checkpoint_comes_back_whole_and_only_what_is_new_of_it_is_stored(world):
+    """Of a checkpoint half of which is frozen, half is written and all is read: as it lies in the store."""
+    frozen, head_bytes = torch.randn(1 << 19), 2 << 20
+    for seed in (1, 2):
+        head = torch.frombuffer(bytearray(random.Random(seed).randbytes(head_bytes)), dtype=torch.int32)
+        world.write("last.pt", torch_checkpoint(frozen, head))
+        result = world.backup()
+    whole_bytes = stored_bytes(world, b"last.pt")
+    assert head_bytes <= result.stored_bytes < head_bytes * 1.1
+    assert whole_bytes <= result.read_back_bytes < whole_bytes * 1.1
+    assert whole_bytes > head_bytes * 1.7
 
 
 def test_all_of_it_can_be_asked_back(world):

@@ -83,6 +83,18 @@ def test_what_was_sent_is_not_sent_again(world, kind, nth):
     assert notes_of(world) == []
 
 
+def test_an_upload_that_may_not_be_listed_is_sent_anew_and_the_right_is_named(world):
+    """Where the parts of an upload may not be listed, a backup after a kill sends it anew and says what is missing."""
+    backup_through(world, Fault("die-after", 7, "upload.write", lasts=True))
+    error = errors.NotFound("What was uploaded cannot be gone on with", advice="allow s3:ListMultipartUploadParts")
+    world.use(FaultyStore(world.store, Fault("before", method="resume", lasts=True, error=error, is_transient=False)))
+    assert world.backup().version == 1
+    told = [text for severity, text in world.monitor.notices if severity == "warning"]
+    assert told
+    assert all("sent anew" in text and "s3:ListMultipartUploadParts" in text for text in told)
+    assert notes_of(world) == []
+
+
 def test_a_backup_may_die_again_and_again(world):
     """Each of many short lives brings the upload forward, and all of them together send little more than one would."""
     sent_bytes, lives = 0, 0

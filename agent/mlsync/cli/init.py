@@ -24,8 +24,8 @@ from mlsync.service.session import Session, refuse_existing
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
-  mlsync init s3://bucket/runs --endpoint-url https://minio:9000 --ca-file lab.pem --watch runs
-  mlsync init s3://bucket/runs --endpoint-url https://oss-cn-shanghai.aliyuncs.com --region cn-shanghai
+  mlsync init s3://bucket/runs --endpoint-url https://minio --ca-file lab.pem
+  mlsync init "s3://bucket/my runs" --profile backup --watch runs
 """
 
 

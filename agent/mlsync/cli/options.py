@@ -195,8 +195,8 @@ _OPTIONS = [
         "--addressing",
         cls=_CommonOption,
         type=click.Choice(("auto", "path", "virtual")),
-        metavar="[auto|path|virtual]",
-        help="Where the bucket's name goes: the path or the host's name (virtual); auto finds out.",
+        metavar="FORM",
+        help="Where the bucket's name goes: path, virtual (the host's name), or auto, which finds out.",
     ),
     click.option(
         "--ca-file", cls=_CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
@@ -205,8 +205,8 @@ _OPTIONS = [
         "--payload-signing",
         cls=_CommonOption,
         type=click.Choice(("auto", "always", "never")),
-        metavar="[auto|always|never]",
-        help="Whether S3 bodies are signed: always, for buckets whose policy demands it, at thrice the CPU.",
+        metavar="WHEN",
+        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at thrice the CPU.",
     ),
     click.option(
         "--passphrase-file",
