@@ -27,6 +27,8 @@ def decode_exactly(body: bytes, kind: type[_T], where: str) -> _T:
     """
     try:
         value = msgspec.msgpack.decode(body, type=kind)
+    except RecursionError:
+        raise ValueError("values are nested deeper than any of ours") from None
     except msgspec.ValidationError as error:
         unknown = _UNKNOWN_TOKEN.match(str(error))
         if unknown is not None and 0 < int(unknown[1]) <= TOKEN_MAX:

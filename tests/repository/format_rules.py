@@ -1,0 +1,201 @@
+"""The rules of docs/format.md for a root and a later proof, written a second time from the page, over plain values.
+
+What the product takes is compared with this by the tests; nothing here comes from the product's code.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+class Broken(Exception):
+    """A rule of the page is broken."""
+
+
+class Newer(Exception):
+    """A number above those of the page."""
+
+
+def need(holds: object) -> None:
+    """Break off unless a rule holds."""
+    if not holds:
+        raise Broken
+
+
+def is_int(value: Any, low: int, high: int) -> bool:
+    """Whether *value* is an int, and no bool, within bounds."""
+    return type(value) is int and low <= value <= high
+
+
+def array(value: Any, count: int | None = None) -> list[Any]:
+    """An array, of exactly so many positions."""
+    need(type(value) is list and count in (None, len(value)))
+    return value
+
+
+def token(value: Any, known: int, first: int = 1) -> None:
+    """A number that names a kind: known, newer, or broken."""
+    need(is_int(value, first, 255))
+    if value > known:
+        raise Newer
+
+
+COUNT, TIME, LEVEL = (0, (1 << 63) - 1), (-(1 << 63) + 1, (1 << 63) - 1), (0, 5)
+
+
+def path(value: Any) -> bytes:
+    """A path that stays in its tree."""
+    need(type(value) is bytes and 0 < len(value) <= 65_536 and b"\0" not in value)
+    need(not {b"", b".", b".."} & set(value.split(b"/")))
+    return value
+
+
+def table(value: Any) -> list[bytes]:
+    """A table of packs."""
+    packs = array(value)
+    need(all(type(pack) is bytes and len(pack) == 16 for pack in packs) and len(set(packs)) == len(packs))
+    return packs
+
+
+def reference(value: Any, packs: list[bytes]) -> int:
+    """A chunk reference; its plain length."""
+    name, index, place, offset, stored, plain, coding, base = array(value, 8)
+    need(type(name) is bytes and type(index) is int and type(coding) is int)
+    need(all(type(number) is int for number in (place, offset, stored, plain)))
+    if base is not None:
+        raise Newer
+    need(0 <= index < len(packs))
+    token(coding, 2, 0)
+    need(len(name) == 32 and 0 <= place < 65_536 and 48 <= offset <= 1 << 40)
+    need(1 <= plain <= 16 << 20 and 17 <= stored <= plain + 16)
+    return plain
+
+
+def proof(value: Any) -> None:
+    """A proof."""
+    level, container, device, torch, proved, seconds, tensors, size, facts, findings, shortfall = array(value, 11)
+    need(is_int(level, *LEVEL) and all(type(text) is str for text in (container, device, torch, shortfall)))
+    need(is_int(proved, *TIME) and is_int(tensors, *COUNT) and is_int(size, *COUNT))
+    need(type(seconds) is float and math.isfinite(seconds) and seconds >= 0)
+    need(type(facts) is dict and all(type(name) is str for name in facts))
+    need(all(type(fact) in (str, int, float, bool) for fact in facts.values()))
+    for finding in array(findings):
+        level, severity, text, record, offset = array(finding, 5)
+        need(is_int(level, *LEVEL) and type(text) is str and type(record) in (str, type(None)))
+        token(severity, 3)
+        need(offset is None or is_int(offset, *COUNT))
+
+
+def entry(value: Any, packs: list[bytes]) -> None:
+    """An entry by itself."""
+    where, kind, mode, owner, group, modified, size, target, digest, holes, chunks, proved = array(value, 12)
+    token(kind, 4)
+    path(where)
+    need(is_int(mode, 0, 0o7777) and is_int(owner, 0, (1 << 32) - 2) and is_int(group, 0, (1 << 32) - 2))
+    need(is_int(modified, *TIME) and is_int(size, *COUNT) and type(target) is bytes and type(digest) is bytes)
+    need((kind in (3, 4)) == (target != b"") and b"\0" not in target)
+    if kind == 4:
+        path(target)
+    lengths = [reference(chunk, packs) for chunk in array(chunks)]
+    for hole in array(holes):
+        need(all(type(number) is int for number in array(hole, 2)))
+    if proved is not None:
+        proof(proved)
+    if kind != 1:
+        need(not size and not digest and not holes and not chunks and proved is None)
+        return
+    need(len(digest) == 16)
+    _laid_out(size, holes, lengths)
+
+
+def _laid_out(size: int, holes: list[list[int]], lengths: list[int]) -> None:
+    """Chunks fill in order what the holes leave of the size."""
+    at = 0
+    rest = list(lengths)
+    for offset, length in holes:
+        need(length > 0 and offset >= at)
+        while at < offset:
+            need(rest)
+            at += rest.pop(0)
+        need(at == offset)
+        at += length
+    need(at + sum(rest) == size)
+
+
+def tree(entries: list[list[Any]]) -> None:
+    """Entries together."""
+    directories, files, before = {b""}, set(), b""
+    for one in entries:
+        need(one[0] > before and one[0].rpartition(b"/")[0] in directories)
+        before = one[0]
+        if one[1] == 2:
+            directories.add(one[0])
+        if one[1] == 1:
+            files.add(one[0])
+    need(all(one[7] in files for one in entries if one[1] == 4))
+
+
+def root(value: Any, run: str, number: int) -> None:
+    """A root whose segments, if they stand inside, are opened up already; of that run and number."""
+    fields = array(value, 15)
+    need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
+    need(is_int(fields[2], *TIME))
+    if fields[3] is not None:
+        before, digest = array(fields[3], 2)
+        need(is_int(before, 1, number - 1) and type(digest) is bytes and len(digest) == 32)
+    need(type(fields[4]) is str and type(fields[5]) is str and type(fields[6]) is bytes and is_int(fields[7], *LEVEL))
+    summary(fields[8])
+    for one in array(fields[9]):
+        where, kind, text, kept = array(one, 4)
+        path(where)
+        token(kind, 3)
+        need(type(text) is str and is_int(kept, 0, number - 1))
+    packs = table(fields[10])
+    entries = [one for segment in array(fields[11]) for one in segment_of(segment, packs)]
+    tree(entries)
+    identity, machine = array(fields[12], 2)
+    need(type(identity) is bytes and len(identity) == 16 and type(machine) is bytes and len(machine) in (0, 16))
+    if fields[13] is not None:
+        mode, owner, group, modified = array(fields[13], 4)
+        need(is_int(mode, 0, 0o7777) and is_int(owner, 0, (1 << 32) - 2) and is_int(group, 0, (1 << 32) - 2))
+        need(is_int(modified, *TIME))
+    need(all(type(note) is str for note in array(fields[14])))
+
+
+def summary(value: Any) -> None:
+    """A summary by itself."""
+    *counts, level, device = array(value, 7)
+    need(all(is_int(count, *COUNT) for count in counts) and is_int(level, *LEVEL) and type(device) is str)
+    need(counts[4] or not level)
+
+
+def segment_of(value: Any, packs: list[bytes]) -> list[list[Any]]:
+    """The entries of a segment; those in chunks are not read here."""
+    first, count, inline, chunks = array(value, 4)
+    need(type(first) is bytes and type(count) is int)
+    lengths = [reference(chunk, packs) for chunk in array(chunks)]
+    need((inline is None) == bool(lengths) and sum(lengths) <= 256 << 20)
+    if inline is None:
+        raise Broken  # the chunks of the tests' packs are no segments
+    own, entries = array(inline, 2)
+    own = table(own)
+    for one in array(entries):
+        entry(one, own)
+    need(count == len(entries) and first == (entries[0][0] if entries else b""))
+    return entries
+
+
+def later_proof(value: Any, run: str, number: int, manifest: bytes) -> None:
+    """A later proof beside the version of that run, number and manifest."""
+    fields = array(value, 10)
+    need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
+    need(type(fields[2]) is bytes and fields[2] == manifest and is_int(fields[3], *TIME))
+    need(type(fields[4]) is str and type(fields[5]) is str and type(fields[7]) is str)
+    need(is_int(fields[6], *LEVEL) and is_int(fields[8], *COUNT))
+    paths = []
+    for one in array(fields[9]):
+        where, proved = array(one, 2)
+        paths.append(path(where))
+        proof(proved)
+    need(len(set(paths)) == len(paths))
