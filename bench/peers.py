@@ -14,7 +14,7 @@ from pathlib import Path
 import trees
 from process import Ran, run
 
-SECRET = "bench"
+SECRET = "bench passphrase"
 
 
 class Peer:

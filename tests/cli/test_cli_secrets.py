@@ -90,14 +90,14 @@ def test_init_asks_twice(fresh):
     """``init`` at a terminal asks for the passphrase twice, shows neither, and it opens the repository."""
     terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
     shown = terminal.expect("Passphrase: ")
-    terminal.type("tip top\n")
+    terminal.type("tip top hat\n")
     shown += terminal.expect("Passphrase again: ")
-    terminal.type("tip top\n")
+    terminal.type("tip top hat\n")
     status, rest = terminal.end()
     assert status == 0
-    assert "tip top" not in shown + rest
+    assert "tip top hat" not in shown + rest
     assert "Keep a copy of the passphrase away from this machine" in rest
-    fresh.good("versions", MLSYNC_PASSPHRASE="tip top")
+    fresh.good("versions", MLSYNC_PASSPHRASE="tip top hat")
 
 
 def test_two_that_differ(fresh):
@@ -125,6 +125,30 @@ def test_wrong_passphrase(saved, command):
     assert not (saved.base / "out").exists()
     saved.good("restore", "--to", "back")
     assert content(saved.base / "back") == content(saved.training)
+
+
+def test_a_passphrase_that_is_found_by_trying(fresh):
+    """``init`` refuses fewer than 8 characters with 23, makes nothing, and suggests another one each time."""
+    done = [fresh.run("init", fresh.url, MLSYNC_PASSPHRASE="é" * 7) for _ in range(2)]
+    assert [one.status for one in done] == [23, 23]
+    assert "7 characters" in done[0].err
+    suggested = [re.search(r"(?:[a-z2-9]{4}-){4}[a-z2-9]{4}", one.err)[0] for one in done]
+    assert suggested[0] != suggested[1]
+    assert not fresh.repository.exists()
+    assert not fresh.configuration.exists()
+    fresh.good("init", fresh.url, MLSYNC_PASSPHRASE=suggested[0])
+
+
+def test_a_weak_passphrase_that_is_wished(fresh):
+    """``--allow-weak`` takes it, and later commands do not ask how long it is."""
+    fresh.good("init", fresh.url, "--allow-weak", MLSYNC_PASSPHRASE="a")
+    fresh.good("versions", MLSYNC_PASSPHRASE="a")
+
+
+def test_a_passphrase_is_the_same_however_its_letters_are_composed(fresh):
+    """What was typed as one letter with an accent opens for who types letter and accent, and bytes stay bytes."""
+    fresh.good("init", fresh.url, MLSYNC_PASSPHRASE="caf\u00e9 cr\u00e8me")
+    fresh.good("versions", MLSYNC_PASSPHRASE="cafe\u0301 cre\u0300me")
 
 
 def test_an_empty_passphrase(fresh):
@@ -178,12 +202,12 @@ def test_passphrase_file_is_relative_to_here(fresh):
     """A relative --passphrase-file is counted from the current directory, and stands as a whole path in [key]."""
     there = fresh.base / "secrets"
     there.mkdir()
-    (there / "pass").write_text("sesame\n")
+    (there / "pass").write_text("open sesame\n")
     (there / "pass").chmod(0o600)
     fresh.good("init", fresh.url, "--passphrase-file", "pass", cwd=there, MLSYNC_PASSPHRASE="")
     assert f'passphrase_file = "{there}/pass"' in fresh.configuration.read_text()
     fresh.good("versions", MLSYNC_PASSPHRASE="")
-    fresh.good("versions", "--repo", fresh.url, MLSYNC_CONFIG="", MLSYNC_PASSPHRASE="sesame")
+    fresh.good("versions", "--repo", fresh.url, MLSYNC_CONFIG="", MLSYNC_PASSPHRASE="open sesame")
 
 
 def test_key_file(fresh):

@@ -15,7 +15,6 @@ from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, Opener
 from mlsync.service.notify import LogMonitor, log_to
-from mlsync.service.secrets import find_secret
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
@@ -35,7 +34,7 @@ def agent_command(common: Common) -> None:
         logging.getLogger("mlsync").setLevel(logging.WARNING)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
-    opener = Opener(config, find_secret(config.key, common.asked_key), monitor)
+    opener = Opener(config, common.secret(config.key), monitor)
     try:
         # What will not mend itself ends the agent at once: a wrong place, a wrong passphrase.
         opener.opened(threading.Event())

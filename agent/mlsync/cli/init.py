@@ -18,7 +18,7 @@ from mlsync.errors import ConfigInvalid
 from mlsync.service.config import Config, load, usual_places
 from mlsync.service.config_template import template
 from mlsync.service.run_name import check_run_name
-from mlsync.service.secrets import find_secret
+from mlsync.service.secrets import refuse_weak
 from mlsync.service.session import Session, refuse_existing
 
 _EXAMPLES = """\b
@@ -39,12 +39,13 @@ Examples:
     metavar="DIR",
     help="Training directory to watch; may be given several times, and need not exist yet.",
 )
+@click.option("--allow-weak", is_flag=True, help="Take a passphrase of fewer than 8 characters.")
 @common_options
-def init_command(common: Common, url: str | None, watches: tuple[Path, ...]) -> None:
+def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, allow_weak: bool) -> None:
     """Make a repository at URL and write a commented configuration file.
 
-    URL is /path, file:///path or s3://bucket/prefix. The passphrase is asked for, or read from
-    --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key stands in a file of 32 random bytes or more.
+    URL is /path, file:///path or s3://bucket/prefix. The passphrase, of 8 characters or more, is asked for, or read
+    from --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key stands in a file of 32 random bytes or more.
     WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
 
     The configuration goes to --config FILE, or to where MLSYNC_CONFIG says, or to ~/.config/mlsync/mlsync.toml (as
@@ -57,7 +58,9 @@ def init_command(common: Common, url: str | None, watches: tuple[Path, ...]) -> 
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
     with _written(place, text):
         refuse_existing(config, monitor)
-        unlock = find_secret(common.asked_key, common.asked_key, confirm=True)
+        unlock = common.secret(common.asked_key, confirm=True)
+        if not allow_weak:
+            refuse_weak(unlock)
         with Session.create(config, unlock, monitor) as session:
             repository_id = session.repository.repository_id.hex()
     if common.as_json:

@@ -20,6 +20,7 @@ from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
+from mlsync.service.privacy import keep_private
 from mlsync.service.proof_device import is_device
 from mlsync.service.secrets import find_secret
 from mlsync.service.session import FIRST_CONTACT_S, Session
@@ -77,12 +78,17 @@ class Common:
             raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
+    def secret(self, configured: KeySettings, *, confirm: bool = False) -> Unlock:
+        """Return the passphrase or key; from before it is known, nobody else of this user may look into the process."""
+        keep_private()
+        return find_secret(configured, self.asked_key, confirm=confirm)
+
     @contextmanager
     def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
         """Open the repository; who must type a passphrase does so only if there is one."""
 
         def find_unlock() -> Unlock:
-            return find_secret(config.key, self.asked_key)
+            return self.secret(config.key)
 
         with Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S) as session:
             try:

@@ -23,6 +23,7 @@ from mlsync.service.chores import Chores
 from mlsync.service.notify import log_to
 from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
 from mlsync.service.passes import back_up, outcome
+from mlsync.service.privacy import keep_private
 from mlsync.service.session import Session
 
 _LOG: Final = logging.getLogger("mlsync")
@@ -145,6 +146,8 @@ def main() -> None:
     # What a library reads or prints must not come between the messages.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+    # Last before the first request, which has the secret in it: after this, /proc lets it change nothing of itself.
+    keep_private()
     child = PassChild(requests, answers)
     threading.Thread(target=child.listen, daemon=True).start()
     child.serve()

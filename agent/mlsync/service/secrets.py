@@ -6,17 +6,25 @@ import getpass
 import os
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
+from secrets import choice
 
-from mlsync.errors import ConfigInvalid, PassphraseMissing
+from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
 from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.service.config import KeySettings
+from mlsync.service.privacy import take_variable
 
 VARIABLE = "MLSYNC_PASSPHRASE"
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
 SECRET_BYTES_MAX = 64 * 1024
+# What is shorter is found by trying, however slow each try is made.
+PASSPHRASE_CHARS_MIN = 8
+_SUGGESTED_GROUPS, _SUGGESTED_GROUP_CHARS = 5, 4
+_SUGGESTED_FROM = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 that nobody takes for one another: 100 bits in all
 
 Prompt = Callable[[str], str]
 
@@ -31,13 +39,13 @@ def find_secret(
 ) -> Passphrase | KeyFile:
     """The secret from the first place that has one: *asked* (options), environment, *configured*, systemd, a person.
 
-    The environment's passphrase is gone afterwards whichever is taken, so that no child process inherits it. A person
-    is asked only at a terminal (or through *prompt*), twice with *confirm*.
+    The environment's passphrase is gone afterwards whichever is taken: no child process inherits it, and nobody finds
+    it in ``/proc``. A person is asked only at a terminal (or through *prompt*), twice with *confirm*.
     """
-    from_environment = environ.pop(VARIABLE, None)
+    from_environment = take_variable(environ, VARIABLE)
     secret = _from_files(asked or KeySettings())
     if secret is None and from_environment is not None:
-        secret = Passphrase(_not_empty(os.fsencode(from_environment), VARIABLE))
+        secret = _passphrase(os.fsencode(from_environment), VARIABLE)
     secret = secret or _from_files(configured) or _from_credentials(environ)
     if secret is not None:
         return secret
@@ -45,7 +53,7 @@ def find_secret(
         prompt = getpass.getpass
     if prompt is None:
         raise _missing()
-    return Passphrase(_from_person(prompt, confirm=confirm))
+    return _passphrase(_from_person(prompt, confirm=confirm), "the prompt")
 
 
 def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
@@ -54,7 +62,7 @@ def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
     if settings.key_file:
         return KeyFile(_not_empty(_read(settings.key_file), str(settings.key_file)))
     if settings.passphrase_file:
-        return Passphrase(_line(_read(settings.passphrase_file), str(settings.passphrase_file)))
+        return _passphrase(_line(_read(settings.passphrase_file)), str(settings.passphrase_file))
     return None
 
 
@@ -66,7 +74,7 @@ def _from_credentials(environ: MutableMapping[str, str]) -> Passphrase | KeyFile
     passphrase, key = Path(directory) / CREDENTIAL_PASSPHRASE, Path(directory) / CREDENTIAL_KEY
     # No look at the modes: systemd grants by an access list, which shows as a group's right to read.
     if passphrase.exists():
-        return Passphrase(_line(_read(passphrase, guarded=True), str(passphrase)))
+        return _passphrase(_line(_read(passphrase, guarded=True)), str(passphrase))
     if key.exists():
         return KeyFile(_not_empty(_read(key, guarded=True), str(key)))
     return None
@@ -79,7 +87,7 @@ def _from_person(prompt: Prompt, *, confirm: bool) -> bytes:
             raise PassphraseMissing("the two passphrases differ; nothing was done")
     except EOFError:
         raise _missing() from None
-    return _not_empty(typed, "the prompt")
+    return typed
 
 
 def _read(file: Path, *, guarded: bool = False) -> bytes:
@@ -101,9 +109,37 @@ def _read(file: Path, *, guarded: bool = False) -> bytes:
     return secret
 
 
-def _line(secret: bytes, where: str) -> bytes:
+def _line(secret: bytes) -> bytes:
     """Without the line end that editors and ``echo`` leave behind a passphrase."""
-    return _not_empty(secret.removesuffix(b"\n").removesuffix(b"\r"), where)
+    return secret.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _passphrase(given: bytes, where: str) -> Passphrase:
+    """A passphrase as ``docs/format.md`` has it: text in NFC and UTF-8, and bytes that are no text as they are.
+
+    The same letters reach a program in two ways, composed or not, by which keyboard and system they come from.
+    """
+    with suppress(UnicodeDecodeError):
+        given = unicodedata.normalize("NFC", given.decode()).encode()
+    return Passphrase(_not_empty(given, where))
+
+
+def refuse_weak(new: Passphrase | KeyFile) -> None:
+    """Raise ``PassphraseWeak``, which suggests another one, for a new passphrase that would be found by trying."""
+    if isinstance(new, KeyFile):
+        return
+    count = len(new.secret.decode(errors="surrogateescape"))
+    if count < PASSPHRASE_CHARS_MIN:
+        raise PassphraseWeak(
+            f"a passphrase of {count} characters is found by trying; {PASSPHRASE_CHARS_MIN} is the least",
+            advice=f"take a longer one, such as {_suggested()}, made just now, or say --allow-weak",
+        )
+
+
+def _suggested() -> str:
+    """A passphrase that nobody has used."""
+    groups = ("".join(choice(_SUGGESTED_FROM) for _ in range(_SUGGESTED_GROUP_CHARS)) for _ in range(_SUGGESTED_GROUPS))
+    return "-".join(groups)
 
 
 def _not_empty(secret: bytes, where: str) -> bytes:
