@@ -10,7 +10,7 @@ import pytest
 from flow_parts import RUN, World, keys_of, noise
 
 from mlsync.codec.digest import run_id
-from mlsync.errors import FormatUnsupported, ObjectArchived
+from mlsync.errors import FormatUnsupported, ObjectArchived, StoreBroken
 from mlsync.flows.check import check
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
@@ -432,14 +432,30 @@ def test_names_that_are_no_keys_are_odd(directory_world):
 
 
 def test_a_listing_that_ends_early_is_a_problem_and_not_the_end(directory_world):
-    """What the store could list is checked; that there may be more is named."""
+    """What could be listed is checked, a pack behind is not called missing, and that there is more is named."""
     world = directory_world
     world.write("a.bin", noise(9_000, 1))
     world.backup()
-    link = world.base / "repo" / names.PACKS / "zz"
-    link.symlink_to("/nowhere")
+    folder = world.base / "repo" / names.PACKS
+    (folder / "-").symlink_to("/nowhere")  # before all packs
     result = world.check()
-    assert result.version_count == 1
-    assert any(
-        problem.key == names.PACKS and "ends before all was listed" in problem.text for problem in result.problems
-    )
+    assert (result.version_count, result.pack_count) == (1, 1)
+    texts = {problem.key: problem.text for problem in result.problems}
+    assert "ends before all was listed" in texts.pop(names.PACKS)
+    assert texts == {}
+
+
+class _Puzzling(CountingStore):
+    """A store that answers reads of packs in a way that says nothing of them."""
+
+    def read(self, key: str, offset: int, into: memoryview) -> None:
+        raise StoreBroken("The store answers 501", where=key)
+
+
+def test_an_error_of_the_store_is_not_taken_for_damage(history):
+    """What the store cannot do says nothing of any object: the check ends with the store's error."""
+    store = _Puzzling(history.world.store)
+    repository = Repository(store, history.world.repository.keys)
+    assert check(repository, SilentMonitor()).problems == []
+    with pytest.raises(StoreBroken, match="501"):
+        check(repository, SilentMonitor(), read_data=True)

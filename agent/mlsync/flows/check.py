@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -40,7 +41,7 @@ from mlsync.store.base import ObjectInfo
 Version = tuple[str, int]
 
 # What says something about one object; any other error of the store ends the check.
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, StoreBroken, NotFound)
+_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _EMPTY_DIGEST: Final = file_digester().digest()
 _ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{names.VERSION_DIGITS}}})(.+)", re.DOTALL)
@@ -95,12 +96,15 @@ class _Check:
         self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
         self._runs: dict[bytes, list[int]] = defaultdict(list)
         self._opened: list[tuple[bytes, int]] = []
+        self._ended_early = False
 
     def run(self) -> CheckResult:
         self._list_all()
         self._check_key_slots()
         self._check_versions()
         self._check_proofs_without_version()
+        if self._ended_early:
+            self._look_for_unlisted_packs()
         packs = PackCheck(self._repository, self._monitor, self._references, self._faults, self._packs)
         packs.check(read_data=self._read_data)
         self._attribute()
@@ -172,6 +176,9 @@ class _Check:
         try:
             yield from self._repository.store.list(prefix)
         except StoreBroken as error:
+            if not error.is_of_object:
+                raise
+            self._ended_early = True
             where = "" if error.where is None else f" at {error.where}"
             self._problem(prefix, f"the listing ends before all was listed{where}: {error.what}")
 
@@ -184,7 +191,9 @@ class _Check:
             slots += 1
             try:
                 self._repository.read_slot(info.key)
-            except (KeyProblem, *_OF_OBJECT) as error:
+            except (KeyProblem, StoreBroken, *_OF_OBJECT) as error:
+                if isinstance(error, StoreBroken) and not error.is_of_object:
+                    raise
                 # A slot that is newer stands beside the one that opened, and keeps nothing from being checked.
                 self._failed(info.key, error, leaves_open=False)
         if not slots:
@@ -287,6 +296,12 @@ class _Check:
                 continue
             for key in keys:
                 self._problem(key, f"a later proof of version {number}, which is not in the store")
+
+    def _look_for_unlisted_packs(self) -> None:
+        """Ask for each pack that was not listed by its name: it may stand behind the place where a listing ended."""
+        for pack in self._references.packs.keys() - self._packs.keys():
+            with suppress(NotFound):
+                self._packs[pack] = self._repository.store.stat(names.pack(pack))
 
     # ------------------------------------------------------------ who is touched
 

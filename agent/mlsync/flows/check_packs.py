@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import xxhash
 
 from mlsync.codec.digest import file_digester
-from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived, StoreBroken
+from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
 from mlsync.flows.faults import Faults
 from mlsync.flows.references import NUMBER_BYTES, References, chunks_of, in_order
 from mlsync.monitor import Monitor, Task
@@ -23,7 +23,7 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
 from mlsync.store.base import THAW, ObjectInfo
 
-_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, StoreBroken, NotFound)
+_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _NAMED_MAX: Final = 8
 

@@ -265,7 +265,8 @@ class DirectoryStore:
         if stat.S_ISLNK(found.st_mode):
             # What it leads to may be a directory full of objects: left out, the listing would be a short one.
             what = "A symbolic link stands in the repository, where none is followed"
-            raise errors.StoreBroken(what, where=self._where(path), advice="Put there what it leads to, or remove it")
+            where, advice = self._where(path), "Put there what it leads to, or remove it"
+            raise errors.StoreBroken(what, where=where, advice=advice, is_of_object=True)
         if stat.S_ISREG(found.st_mode):
             yield ObjectInfo(path, found.st_size, found.st_mtime)
 
