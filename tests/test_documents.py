@@ -19,3 +19,18 @@ def test_documents_that_are_linked_exist():
         for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_threat_models_promises_name_tests_that_exist():
+    """Each promise of docs/threat-model.md is shown by a test, or a file of tests, that is there under that name."""
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    promises = [line for line in text.splitlines() if line.startswith("| ") and "`tests/" in line]
+    assert len(promises) > 20
+    for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text):
+        assert (ROOT / file).is_file(), file
+        assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
+    sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    for section in sections:
+        if section.startswith("What is promised"):
+            rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+            assert all("`tests/" in row for row in rows), section.partition("\n")[0]
