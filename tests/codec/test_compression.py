@@ -99,6 +99,25 @@ def test_a_frame_that_lies_about_its_size_is_refused(declared_bytes):
         decode(Coding.ZSTD, liar, declared_bytes)
 
 
+_TAILS = {
+    "a byte": b"\0",
+    "a frame": zstandard.compress(b"more"),
+    "an empty frame": zstandard.compress(b""),
+    "a skippable frame": b"\x50\x2a\x4d\x18\0\0\0\0",
+}
+
+
+@pytest.mark.parametrize("tail", _TAILS.values(), ids=_TAILS)
+@pytest.mark.parametrize("plain", [b"", b"a", bytes(300_000), NOISE[:300_000], b"checkpoint " * 30_000])
+@pytest.mark.parametrize("has_checksum", [False, True])
+def test_nothing_stands_behind_a_frame(plain, tail, has_checksum):
+    """A frame is all that there is, of whatever blocks it is made: nothing is left over that a reader passes over."""
+    frame = zstandard.ZstdCompressor(write_checksum=has_checksum).compress(plain)
+    assert decode(Coding.ZSTD, frame, len(plain)) == plain
+    with pytest.raises(CodingBroken):
+        decode(Coding.ZSTD, frame + tail, len(plain))
+
+
 @given(st.data())
 def test_a_damaged_frame_gives_the_right_length_or_nothing(data):
     """Cut short or changed anywhere, a frame never gives another length, and never another error."""
