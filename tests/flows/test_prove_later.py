@@ -361,7 +361,7 @@ def test_a_proof_of_no_checkpoint_is_damage(world, prover):
 
 
 def test_check_names_a_damaged_proof(world, prover):
-    """A later proof that does not open, and what is no later proof, are problems of a check; a sound one is none."""
+    """A later proof that does not open is a problem of a check, a sound one is none; what is no later proof is odd."""
     number = save_pending(world)
     proved(world, prover, number)
     assert world.check().problems == []
@@ -370,6 +370,6 @@ def test_check_names_a_damaged_proof(world, prover):
     world.store.delete(key)
     world.store.put(key, body[:-1] + bytes([body[-1] ^ 1]))
     world.store.put("proofs/readme", b"x")
-    problems = {problem.key: problem for problem in world.check().problems}
-    assert problems.keys() == {key, "proofs/readme"}
-    assert problems[key].versions == ((RUN, number),)
+    result = world.check()
+    assert [(problem.key, problem.versions) for problem in result.problems] == [(key, ((RUN, number),))]
+    assert [oddity.key for oddity in result.oddities] == ["proofs/readme"]
