@@ -13,6 +13,7 @@ from checkpoint_files import weights_bytes, with_pickle
 from mlsync import errors
 from mlsync.monitor import RecordingMonitor
 from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.repository.manifest import TIME_NS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
 
@@ -109,6 +110,31 @@ def test_a_hard_link_to_a_bad_checkpoint_shares_its_fate(world, bad):
     world.backup()
     found = contents(world.restored())
     assert found == {b"a.pt": small_checkpoint(1), b"b.pt": small_checkpoint(1), b"log.csv": b"2\n"}
+    assert world.entry(b"b.pt").target == b"a.pt"
+    assert [(trouble.path, trouble.kept) for trouble in world.troubles().values()] == [(b"a.pt", 2), (b"b.pt", 2)]
+
+
+def test_a_hard_link_to_a_file_that_keeps_older_content_keeps_its_own(world, bad):
+    """A name that never had the older content does not get it: it keeps its own, or stays out, and is named."""
+    world.write("best.pt", small_checkpoint(1))
+    world.write("last.pt", small_checkpoint(2))
+    world.backup()
+    world.write("best.pt", bad[0])
+    for name in ("last.pt", "new.pt"):
+        if os.path.lexists(world.path(name)):
+            os.unlink(world.path(name))
+        os.link(world.path("best.pt"), world.path(name))
+    world.write("log.csv", b"1\n")
+    result = world.backup()
+    kept = {trouble.path: trouble.kept for trouble in result.troubles}
+    assert kept == {b"best.pt": 1, b"last.pt": 1, b"new.pt": 0}
+    found = contents(world.restored())
+    assert found == {b"best.pt": small_checkpoint(1), b"last.pt": small_checkpoint(2), b"log.csv": b"1\n"}
+    assert (again := world.backup()).version == 0
+    assert again.troubles == result.troubles
+    world.write("best.pt", small_checkpoint(3))
+    assert world.backup().troubles == ()
+    assert world.restored() == world.tree()
 
 
 def test_a_checkpoint_that_is_overwritten_in_place_is_never_torn(world):
@@ -241,6 +267,25 @@ def test_files_of_the_future_are_backed_up(world):
     os.utime(world.path("a.bin"), ns=(1, 4_000_000_000_000_000_000))
     assert world.backup().version == 2
     assert world.restored() == world.tree()
+
+
+def test_a_time_that_no_version_can_hold_costs_no_version(world):
+    """A file modified in 2400 gets into the version with the last moment that it can hold, and is named once."""
+    in_2400_ns = 13_569_465_600 * 10**9
+    for name in ("late.pt", "later.csv"):
+        world.write(name, small_checkpoint(1))
+        os.utime(world.path(name), ns=(0, in_2400_ns))
+    if os.stat(world.path("late.pt")).st_mtime_ns != in_2400_ns:
+        pytest.skip("this file system has no such times")
+    assert world.backup().version == 1
+    assert [world.entry(name).mtime_ns for name in (b"late.pt", b"later.csv")] == [TIME_NS_MAX] * 2
+    [(severity, text)] = [notice for notice in world.monitor.notices if "2262" in notice[1]]
+    assert severity == "warning"
+    assert "late.pt and 1 more" in text
+    world.write("log.csv", b"1\n")
+    assert world.backup().version == 2
+    assert len([notice for notice in world.monitor.notices if "2262" in notice[1]]) == 1
+    assert contents(world.restored()) == contents(world.tree())
 
 
 def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):

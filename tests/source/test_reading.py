@@ -208,6 +208,24 @@ def test_small_holes_are_read_as_data(root, opened):
         assert len(file.data_extents()) == 1
 
 
+def test_of_very_many_holes_the_largest_are_kept(root, opened, monkeypatch):
+    """However many holes a file has, the long one behind them is not read, and the list of them stays short."""
+    monkeypatch.setattr(reading, "_HOLE_COUNT_MAX", 4)
+    with (root / "a").open("wb") as writer:
+        for number in range(12):
+            writer.seek(number * (256 << 10))
+            writer.write(b"x" * 4096)
+        writer.truncate(1 << 42)
+    with opened("a") as file:
+        extents = file.data_extents()
+        if extents == [(0, 1 << 42)]:
+            pytest.skip("this file system keeps no holes")
+        assert len(extents) == 4
+        assert sum(length for _, length in extents) < 4 << 20
+        seen = b"".join(file.read_at(offset, length) for offset, length in extents)
+        assert seen.count(b"x") == 12 * 4096
+
+
 def stat_at(mtime_ns, ctime_ns):
     return FileStat(1, 2, 0o100644, 0, 0, 1, 10, mtime_ns, ctime_ns)
 

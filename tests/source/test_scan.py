@@ -2,12 +2,15 @@ import os
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
+from mlsync.repository import manifest
 from mlsync.source.paths import display
-from mlsync.source.scan import FileStat, Found, Walk, scan
+from mlsync.source.remembered import Remembered
+from mlsync.source.scan import TIME_NS_MAX, FileStat, Found, Walk, scan
 
 
 def names(root, exclude=()):
@@ -227,3 +230,31 @@ def test_a_directory_swapped_after_it_was_seen_is_left_out(root, tmp_path, swap)
 def test_display_shows_nothing_that_a_terminal_obeys(path, shown):
     """Control characters, direction marks and stray bytes are shown as escapes, one path never like another."""
     assert display(path) == shown
+
+
+def raw_stat(**changed):
+    """A stat as Python gives it, with some numbers of a strange file system."""
+    plain = dict(st_dev=1, st_ino=2, st_mode=0o100644, st_uid=0, st_gid=0, st_nlink=1, st_size=3)
+    return SimpleNamespace(**plain | {"st_mtime_ns": 5, "st_ctime_ns": 6} | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "value"),
+    [
+        ({"st_mtime_ns": 1 << 63}, "mtime_ns", TIME_NS_MAX),
+        ({"st_mtime_ns": (1 << 34) * 10**9}, "mtime_ns", TIME_NS_MAX),
+        ({"st_mtime_ns": -(1 << 70)}, "mtime_ns", -TIME_NS_MAX),
+        ({"st_mtime_ns": -5}, "mtime_ns", -5),
+        ({"st_ctime_ns": 1 << 90}, "ctime_ns", TIME_NS_MAX),
+        ({"st_uid": -1}, "uid", 65534),
+        ({"st_gid": -1}, "gid", 65534),
+        ({"st_ino": (1 << 64) - 1, "st_uid": (1 << 32) - 2}, "inode", (1 << 64) - 1),
+    ],
+)
+def test_numbers_of_a_file_system_are_kept_as_near_as_can_be(changed, field, value):
+    """What a version or the local state could not hold becomes the nearest that they can, and both take it."""
+    stat = FileStat.of(raw_stat(**changed))
+    assert getattr(stat, field) == value
+    assert Remembered(stat, 7, b"", ()).stat == stat
+    assert abs(stat.mtime_ns) <= manifest.TIME_NS_MAX
+    assert max(stat.uid, stat.gid) <= manifest.OWNER_MAX

@@ -23,7 +23,7 @@ from mlsync.flows.structure import Unsound
 from mlsync.flows.units import Entries
 from mlsync.flows.wholes import Whole, directory_above, is_described_by
 from mlsync.proof.verdict import LEVEL_CONTAINER
-from mlsync.repository.manifest import ChunkRef, Entry, Finding, Trouble
+from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Finding, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
@@ -71,6 +71,7 @@ class Candidate:
         self._refused_by: dict[bytes, str] = {}
         self._refused_in: dict[bytes, tuple[bytes, Trouble]] = {}
         self._entries: dict[bytes, Entry] = {}
+        self._links: list[bytes] = []
         self._troubles: dict[bytes, Trouble] = {}
 
     def take(self, found: Found, intake: Intake) -> None:
@@ -100,6 +101,7 @@ class Candidate:
         for path, error in self._tree.problems:
             self._trouble(path, TroubleKind.UNREADABLE, error.what)
             self._keep_below(path)
+        self._links = [path for path, entry in self._entries.items() if entry.kind is EntryKind.HARD_LINK]
         self._mend_links()
 
     @property
@@ -212,9 +214,9 @@ class Candidate:
         kept = self._kept(entry.path)
         if kept is None:
             del self._entries[entry.path]
-            self._mend_links()
         else:
             self._entries[entry.path] = kept
+        self._mend_links()
 
     def refuse_whole(self, whole: Whole, judged: Judged) -> None:
         """Put the last version's content in the place of a directory that does not load as one, and tell why.
@@ -259,6 +261,12 @@ class Candidate:
         told = {(trouble.path, trouble.text) for trouble in self.base.troubles.values()}
         refused = [trouble for trouble in self.troubles() if trouble.kind is TroubleKind.BROKEN]
         return Change.SOMETHING if any((t.path, t.text) not in told for t in refused) else Change.NOTHING
+
+    def newly_clamped(self) -> list[bytes]:
+        """Return the paths whose times are the nearest that a version can hold, and were not in the last version."""
+        before = self.base.entries
+        clamped = [entry for entry in self._entries.values() if abs(entry.mtime_ns) == TIME_NS_MAX]
+        return [one.path for one in clamped if (old := before.get(one.path)) is None or old.mtime_ns != one.mtime_ns]
 
     def refs(self) -> Iterable[ChunkRef]:
         """Return all chunks of the version."""
@@ -351,19 +359,34 @@ class Candidate:
                 self._entries[path] = self.base.entries[path]
 
     def _mend_links(self) -> None:
-        """A hard link to a file that did not get in keeps its own last content, or stays out too."""
-        for path, entry in list(self._entries.items()):
-            if entry.kind is not EntryKind.HARD_LINK:
+        """Part hard links from a file that is not here as the source has it: each keeps its own last content.
+
+        They were that file's other names when the source was looked at, so what it keeps need never have been theirs.
+        One that had no content yet stays out, and each is named.
+        """
+        for path in self._links:
+            entry = self._entries.get(path)
+            if entry is None or entry.kind is not EntryKind.HARD_LINK:
                 continue
             target = self._entries.get(entry.target)
-            if target is not None and target.kind is EntryKind.FILE:
+            is_file = target is not None and target.kind is EntryKind.FILE
+            if is_file and not self._is_older(entry.target):
                 continue
             kept = self._kept(path)
             self._trouble(path, TroubleKind.TORN, f"a hard link to {display(entry.target)}, which could not be taken")
             if kept is None:
                 del self._entries[path]
-            else:
+            elif not is_file or not self._was_link_to(path, entry.target):
                 self._entries[path] = kept
+
+    def _is_older(self, path: bytes) -> bool:
+        """Whether what stands for a file is not what the source has there."""
+        return path in self._troubles or path in self._held or path in self._refused_in
+
+    def _was_link_to(self, path: bytes, target: bytes) -> bool:
+        """Whether the last version has *path* as a link to *target*, whose content is then its own too."""
+        before = self.base.entries.get(path)
+        return before is not None and before.kind is EntryKind.HARD_LINK and before.target == target
 
     def _trouble(self, path: bytes, kind: TroubleKind, text: str) -> None:
         kept = 0 if self._kept(path) is None else self._kept_number(path)

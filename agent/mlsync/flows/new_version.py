@@ -294,6 +294,7 @@ class VersionMaker:
         made = Made(manifest.number, manifest.created_ns)
         last = Made(base.number, base.created_ns)
         self._state.begin_version(self._source.run, self._source.directory, origin.id, last, made)
+        self._tell_clamped(candidate)
         committed = self._repository.commit(manifest, known)
         self._remember(candidate, manifest, committed)
         result.version = manifest.number
@@ -309,6 +310,14 @@ class VersionMaker:
     def _origin(self) -> Origin:
         known = self._state.writer(self._source.run, self._source.directory)
         return Origin(os.urandom(ORIGIN_BYTES) if known is None else known.id, machine_mark())
+
+    def _tell_clamped(self, candidate: Candidate) -> None:
+        """Name what comes back with another time than it has: some file systems have times far beyond any other."""
+        paths = candidate.newly_clamped()
+        if paths:
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            text = f"{self._source.run}: {display(paths[0])}{more}: modified at a time outside of the years 1677 to 2262"
+            self._monitor.notice("warning", f"{text}, which a version cannot hold; the nearest that it can is kept")
 
     def _created_ns(self, base: Base) -> int:
         now_ns = self._options.now_ns()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import heapq
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import Final, Self
 
 from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
@@ -15,10 +18,10 @@ from mlsync.source.scan import VANISHED, FileStat, Found
 
 # O_NONBLOCK: should a pipe stand there now, opening it must not hang.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# Smaller holes are read as the zeros that they are, and a file with more extents than this is taken as dense from
-# there on: holes save work, but lists of them must stay short.
+# Smaller holes are read as the zeros that they are. Of a file with more holes than this the largest are kept: holes
+# save work, but lists of them must stay short, and what lies behind the last of them must not be read for a day.
 _HOLE_BYTES_MIN: Final = 64 * 1024
-_EXTENT_COUNT_MAX: Final = 65_536
+_HOLE_COUNT_MAX: Final = 65_536
 _STAT_BLOCK_BYTES: Final = 512
 
 
@@ -116,16 +119,27 @@ class SourceFile:
             raise _translated(error, self.where) from error
 
     def _seek_extents(self) -> list[tuple[int, int]]:
-        extents: list[tuple[int, int]] = []
-        end = 0
-        while (start := self._seek_data(end)) < self.size_bytes:
-            end = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), self.size_bytes)
-            if len(extents) >= _EXTENT_COUNT_MAX:
-                end = self.size_bytes
-            if extents and start - sum(extents[-1]) < _HOLE_BYTES_MIN:
-                start = extents.pop()[0]
-            extents.append((start, end - start))
+        holes = sorted(_largest(self._seek_holes()))
+        extents = []
+        start = 0
+        for offset, length in [*holes, (self.size_bytes, 0)]:
+            if offset > start:
+                extents.append((start, offset - start))
+            start = offset + length
         return extents
+
+    def _seek_holes(self) -> Iterator[tuple[int, int]]:
+        """Give (offset, length) of the holes that are worth it, in order."""
+        end = 0
+        while end < self.size_bytes:
+            start = self._seek_data(end)
+            # Those at the two ends part no data, and cost nothing however short they are.
+            is_at_an_end = end == 0 or start >= self.size_bytes
+            if start - end >= _HOLE_BYTES_MIN or (is_at_an_end and start > end):
+                yield end, start - end
+            if start >= self.size_bytes:
+                return
+            end = min(os.lseek(self._descriptor, start, os.SEEK_HOLE), self.size_bytes)
 
     def _seek_data(self, offset: int) -> int:
         try:
@@ -195,6 +209,11 @@ def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:
         now_ns = time.time_ns()
         opened = os.fstat(descriptor)
     return opened, now_ns
+
+
+def _largest(holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Give the largest holes, of equal ones the first, as many as are kept; never more of them are held."""
+    return heapq.nlargest(_HOLE_COUNT_MAX, holes, key=itemgetter(1))
 
 
 def _translated(error: OSError, where: str) -> SourceError:

@@ -20,13 +20,20 @@ from mlsync.source.settle import is_temporary
 VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# What a version keeps of a file system's numbers; some file systems have times far beyond, or owners that are nobody's.
+TIME_NS_MAX: Final = (1 << 63) - 1
+_OWNER_MAX: Final = (1 << 32) - 2
+# What Linux itself shows for an owner that it has no number for.
+_OVERFLOW_OWNER: Final = 65_534
+_SIZE_MAX: Final = (1 << 63) - 1
+_UNSIGNED_64: Final = (1 << 64) - 1
 # What os.fsencode goes by.
 _ENCODING: Final = sys.getfilesystemencoding()
 _ENCODING_ERRORS: Final = sys.getfilesystemencodeerrors()
 
 
 class FileStat(NamedTuple):
-    """What of a stat tells one content, owner or place from another."""
+    """What of a stat tells one content, owner or place from another, each number within what a version keeps."""
 
     device: int
     inode: int
@@ -40,7 +47,7 @@ class FileStat(NamedTuple):
 
     @classmethod
     def of(cls, result: os.stat_result) -> FileStat:
-        """Take over what a stat call gave."""
+        """Take over what a stat call gave, the nearest that is kept where a number is out of range."""
         fields = (
             result.st_dev,
             result.st_ino,
@@ -49,11 +56,29 @@ class FileStat(NamedTuple):
             result.st_gid,
             result.st_nlink,
             result.st_size,
-            result.st_mtime_ns,
-            result.st_ctime_ns,
+            mtime_ns := result.st_mtime_ns,
+            ctime_ns := result.st_ctime_ns,
         )
         # As cls(*fields), which takes half as long again.
-        return tuple.__new__(cls, fields)
+        stat = tuple.__new__(cls, fields)
+        # One comparison for nearly all: an ordinary time lies between 1970 and the end, and no owner is below zero.
+        if 0 <= mtime_ns <= TIME_NS_MAX and 0 <= ctime_ns <= TIME_NS_MAX and fields[3] >= 0 <= fields[4]:
+            return stat
+        return stat.clamped()
+
+    def clamped(self) -> FileStat:
+        """Return it with each number in the range that a version and the local state can hold."""
+        return FileStat(
+            self.device & _UNSIGNED_64,
+            self.inode & _UNSIGNED_64,
+            self.mode,
+            self.uid if 0 <= self.uid <= _OWNER_MAX else _OVERFLOW_OWNER,
+            self.gid if 0 <= self.gid <= _OWNER_MAX else _OVERFLOW_OWNER,
+            self.link_count,
+            min(max(self.size_bytes, 0), _SIZE_MAX),
+            min(max(self.mtime_ns, -TIME_NS_MAX), TIME_NS_MAX),
+            min(max(self.ctime_ns, -TIME_NS_MAX), TIME_NS_MAX),
+        )
 
     def same_content(self, other: FileStat) -> bool:
         """Say whether it is the same file with, as far as a stat can tell, the same bytes."""
@@ -196,7 +221,10 @@ class Walk:
             if kind == stat.S_IFDIR:
                 return Found(path, "directory", found_stat)
             if kind == stat.S_IFLNK:
-                return Found(path, "symlink", found_stat, os.fsencode(os.readlink(entry.name, dir_fd=descriptor)))
+                target = os.fsencode(os.readlink(entry.name, dir_fd=descriptor))
+                if not target:  # some file systems of users have such, and a version does not
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+                return Found(path, "symlink", found_stat, target)
         except OSError as error:
             self._note(path, error)
         else:
