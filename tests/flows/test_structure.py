@@ -17,6 +17,9 @@ from flow_parts import World, bytes_of, checkpoint
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from mlsync.codec.compression import Coding
+from mlsync.flows import structure
+from mlsync.formats import containers
+from mlsync.proof import inspection
 from mlsync.repository.tokens import TroubleKind
 
 MIB = 1 << 20
@@ -126,3 +129,42 @@ def test_a_shard_that_is_damaged_keeps_its_last_good_content(world):
     assert world.backup().version == 2
     assert world.troubles()[SHARD].kind is TroubleKind.BROKEN
     assert world.restored()[SHARD][2:] == good[2:]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RecursionError(), ZeroDivisionError("of a parser")])
+def test_a_file_that_a_parser_fails_at_costs_no_other_file_its_version(world, monkeypatch, fault):
+    """Whatever happens within a parser is that file's trouble: it is named and keeps its last content."""
+    world.write("a.pt", checkpoint(weights(1)))
+    world.write("b.pt", checkpoint(weights(2)))
+    world.backup()
+    before = world.tree()
+
+    def read_layout(file, container):
+        if file.where.endswith("a.pt"):
+            raise fault
+        return containers.read_layout(file, container)
+
+    monkeypatch.setattr(structure, "read_layout", read_layout)
+    for name in ("a.pt", "b.pt"):
+        world.write(name, checkpoint(weights(3)))
+    result = world.backup()
+    assert result.version == 2
+    [trouble] = result.troubles
+    assert (trouble.path, trouble.kind, trouble.kept) == (b"a.pt", TroubleKind.UNREADABLE, 1)
+    restored = world.restored()
+    assert restored[b"a.pt"][2:] == before[b"a.pt"][2:]
+    assert restored[b"b.pt"][3] == world.tree()[b"b.pt"][3]
+
+
+@pytest.mark.parametrize("fault", [MemoryError(), RecursionError()])
+def test_a_proof_that_memory_runs_out_for_says_so_and_costs_no_version(world, monkeypatch, fault):
+    """What cannot be looked into for want of memory is stored as it is, with a word on it in its proof."""
+
+    def read_layout(source, container):
+        raise fault
+
+    monkeypatch.setattr(inspection, "read_layout", read_layout)
+    world.write("a.pt", checkpoint(weights(1)))
+    assert world.backup().version == 1
+    [finding] = world.entry(b"a.pt").proof.findings
+    assert "memory ran out" in finding.what

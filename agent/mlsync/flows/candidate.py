@@ -85,6 +85,8 @@ class Candidate:
             self._trouble(found.path, TroubleKind.TORN, error.what)
         except SourceError as error:
             self._trouble(found.path, TroubleKind.UNREADABLE, error.what)
+        except MemoryError:
+            self._trouble(found.path, TroubleKind.UNREADABLE, "memory ran out while it was read")
         else:
             if taken is None:
                 self._gone.add(found.path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.formats.containers import read_layout, storages_of
 from mlsync.formats.dcp import read_dcp_layout, read_dcp_storages, read_items
 from mlsync.formats.faults import NotChecked
@@ -16,6 +17,7 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
 
 _DCP_METADATA: Final = b".metadata"
+_TEXT_CHARS_MAX: Final = 300
 
 
 class Unsound(Exception):
@@ -39,7 +41,23 @@ class Structure:
 
 
 def structure_of(file: SourceFile, found: Found) -> Structure:
-    """Return how *file* is built; raises ``Unsound`` for a checkpoint whose container does not hold together."""
+    """Return how *file* is built; raises ``Unsound`` for a checkpoint whose container does not hold together.
+
+    Whatever else goes wrong in a parser is ``SourceUnreadable``, a fault of this file alone: one file that somebody
+    made to harm must not keep all others from their version.
+    """
+    try:
+        return _structure_of(file, found)
+    except (Unsound, SourceError):
+        raise
+    except (MemoryError, RecursionError) as error:
+        raise SourceUnreadable("memory ran out while its structure was read", where=file.where) from error
+    except Exception as error:
+        what = f"its structure could not be read, which is a fault of mlsync: {type(error).__name__}: {error}"
+        raise SourceUnreadable(what[:_TEXT_CHARS_MAX], where=file.where, advice="please report it") from error
+
+
+def _structure_of(file: SourceFile, found: Found) -> Structure:
     container = identify(file, found.path)
     if container is None:
         return Structure(is_checkpoint=False)

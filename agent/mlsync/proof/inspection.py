@@ -35,6 +35,13 @@ def inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None 
 
     *metadata* is the ``.metadata`` beside a shard of a distributed checkpoint, without which the shard says nothing.
     """
+    try:
+        return _inspect(source, path, level, metadata)
+    except (MemoryError, RecursionError):
+        return Inspection(None, finding=Finding(LEVEL_CONTAINER, "note", "memory ran out while it was looked into"))
+
+
+def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None) -> Inspection:
     container = identify(source, path)
     if container is None or level < LEVEL_CONTAINER:
         return Inspection(container)
