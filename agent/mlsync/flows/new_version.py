@@ -316,8 +316,8 @@ class VersionMaker:
         paths = candidate.newly_clamped()
         if paths:
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            text = f"{self._source.run}: {display(paths[0])}{more}: modified at a time outside of the years 1677 to 2262"
-            self._monitor.notice("warning", f"{text}, which a version cannot hold; the nearest that it can is kept")
+            what = f"{self._source.run}: {display(paths[0])}{more}: modified outside of the years 1677 to 2262"
+            self._monitor.notice("warning", f"{what}, which a version cannot hold; the nearest that it can is kept")
 
     def _created_ns(self, base: Base) -> int:
         now_ns = self._options.now_ns()

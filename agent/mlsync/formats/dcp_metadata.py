@@ -7,10 +7,10 @@ must be whole in itself: every chunk has its place, and the chunks of a tensor m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from mlsync.formats.dcp import ITEMS_MAX, Item, fields_of, item_of
 from mlsync.formats.faults import NotChecked, read_bounded
@@ -19,6 +19,8 @@ from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Global, Pairs,
 
 # Of chunks with one another, for all tensors together: some seconds' work, and what a grid of 8 by 10,000 needs
 COMPARISONS_MAX = 2_000_000
+# Of places and sizes in all: each chunk has three rows of them, as long as its tensor has dimensions
+NUMBERS_MAX = 2_000_000
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
 _NAME_CHARS_MAX = 1024
@@ -65,12 +67,30 @@ def read_dcp_metadata(data: bytes) -> DcpMetadata:
     described, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
     if not isinstance(described, Pairs) or not isinstance(stored, Pairs):
         raise ContainerBroken("not the metadata of a distributed checkpoint")
-    if max(len(described), len(stored)) > 2 * ITEMS_MAX:
+    if max(len(described), len(stored)) > 2 * ITEMS_MAX or _number_count(described, stored) > NUMBERS_MAX:
         raise NotChecked(f"metadata of more than {ITEMS_MAX} items are larger than is checked")
     tensors, objects = _read_described(described)
     _check_cover(tensors)
     entries = tuple(_entries(tensors, objects, _read_stored(stored)))
     return DcpMetadata(tensors, tuple(sorted(entries, key=lambda entry: entry.item)), _facts(tensors, entries))
+
+
+def _number_count(described: Pairs, stored: Pairs) -> int:
+    """How many numbers the rows have that will be kept, counted before one is: a list may stand in many of them."""
+    count = 0
+    for _, node in described.pairs():
+        chunks = fields_of(node).get("chunks")
+        for chunk in chunks if type(chunks) is list else ():
+            parts = fields_of(chunk)
+            count += _row_length(parts.get("offsets")) + _row_length(parts.get("sizes"))
+            if count > NUMBERS_MAX:
+                return count
+    return count + sum(_row_length(fields_of(key).get("offset")) for key, _ in stored.pairs())
+
+
+def _row_length(node: object) -> int:
+    row = _row(node)
+    return 0 if row is None else len(row)
 
 
 def read_dcp_metadata_layout(source: ByteSource) -> Layout:
@@ -154,14 +174,18 @@ def _dtype(name: str, properties: object) -> str:
 
 
 def _counts(node: object) -> tuple[int, ...] | None:
+    """The numbers of a row, if all are counts."""
+    row = _row(node)
+    if row is None or not all(type(count) is int and 0 <= count < _COUNT_MAX for count in row):
+        return None
+    return tuple(row)
+
+
+def _row(node: object) -> Sequence[Any] | None:
     """A ``torch.Size``, or the tuple or list in its place."""
     if isinstance(node, Call) and len(node.args) == 1:
         node = node.args[0]
-    if not isinstance(node, (tuple, list)) or len(node) > _DIMENSIONS_MAX:
-        return None
-    if not all(type(count) is int and 0 <= count < _COUNT_MAX for count in node):
-        return None
-    return tuple(node)
+    return node if isinstance(node, (tuple, list)) and len(node) <= _DIMENSIONS_MAX else None
 
 
 # ---------------------------------------------------------------- where it lies

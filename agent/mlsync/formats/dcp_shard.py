@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from mlsync.formats.dcp import item_zips
@@ -13,12 +13,13 @@ from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, 
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Pairs
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_object
+from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
 from mlsync.formats.window import Window
 from mlsync.formats.zipfile_layout import RECORDS_MAX, ZipLayout
 
 _ZIP = b"PK\x03\x04"
 # Of all records together, each of which is named by its owner
-NAMES_CHARS_MAX = 256 << 20
+NAMES_CHARS_MAX = 24 << 20
 _SHOWN_DIMENSIONS_MAX = 8
 # Objects under these names say how far a training was
 _PROGRESS = frozenset({"epoch", "step", "global_step", "global_steps", "iteration"})
@@ -37,6 +38,15 @@ class _Found:
         self.packed_count = 0
         self.unchecked_count = 0
         self.is_big = False
+        self._left_bytes = TENSORS_BYTES_MAX
+
+    def add_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Note an item's tensors; there is a bound for those of all items together."""
+        for tensor in tensors:
+            self._left_bytes -= held_bytes(tensor)
+            if self._left_bytes < 0:
+                raise NotChecked("more tensors, or longer names of them, than are checked", record=tensor.name[:256])
+            self.tensors.append(tensor)
 
     def note_progress(self, name: str, value: float) -> None:
         """Note how far the training was, if that is what an object of this name says."""
@@ -120,10 +130,10 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
     found.storages += [
         replace(storage, name=f"{label}/{storage.name}", offset=start + storage.offset) for storage in content.storages
     ]
-    found.tensors += [
+    found.add_tensors(
         tensor._replace(name=f"{label}.{tensor.name}".rstrip("."), storage=f"{label}/{tensor.storage}")
         for tensor in content.tensors
-    ]
+    )
 
 
 def _check_tensor(found: _Found, metadata: DcpMetadata, entry: DcpEntry, root: object, content: Content) -> None:
@@ -197,6 +207,6 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
     found.storages += [
         replace(storage, name=labels[storage.name], offset=start + storage.offset) for storage in content.storages
     ]
-    found.tensors += [
+    found.add_tensors(
         tensor._replace(name=labels[tensor.name], storage=labels[tensor.name]) for tensor in content.tensors
-    ]
+    )

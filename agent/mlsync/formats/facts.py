@@ -51,7 +51,7 @@ def with_counts(content: Content) -> Content:
         **content.facts,
         "tensor_count": len(content.tensors),
         "parameter_count": min(parameter_count, _NUMBER_MAX),
-        "dtypes": ",".join(sorted(dtypes)),
+        "dtypes": ",".join(sorted(dtypes))[:_TEXT_CHARS_MAX],
     }
     return replace(content, facts=facts)
 

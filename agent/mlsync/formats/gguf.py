@@ -15,13 +15,18 @@ from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.views import dense_stride
 
 HEADER_BYTES_MAX = 256 << 20
 PARTS_MAX = 4_000_000  # keys, words of arrays, tensors: all that is looked at one by one
+TENSORS_MAX = 200_000
+# Names of tensors and keys are kept; the largest file seen has some tens of KiB of them
+NAMES_BYTES_MAX = 16 << 20
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DIMENSIONS_MAX = 8
 _NAME_BYTES_MAX = 4096
+_NAME_BYTES = 32  # of a name that is kept, beside its text
 _KEY_BYTES_MAX = 65535  # the format's own limit
 _NESTING_MAX = 4
 _COUNT_MAX = 1 << 63
@@ -125,7 +130,7 @@ def read_gguf_content(layout: GgufLayout) -> Content:
             msg = f"tensor type {tensor.kind} is not known here"
             raise NotChecked(msg, record=extent.name, offset=extent.offset)
         is_plain = kind.block_elements == 1
-        stride = tuple(prod(tensor.shape[place + 1 :]) for place in range(len(tensor.shape)))
+        stride = dense_stride(extent.name, tensor.shape)
         item_bytes = kind.block_bytes if is_plain else 1  # blocks are scales and bits mixed, and have no elements
         storages.append(Storage(extent.name, extent.offset, extent.length, kind.name, item_bytes))
         tensors.append(Tensor(extent.name, extent.name, kind.name, tensor.shape, stride, 0))
@@ -150,6 +155,7 @@ class _Reader:
         self._begin = 0
         self._held = b""
         self._parts = 0
+        self._left_bytes = NAMES_BYTES_MAX
 
     def take(self, length: int) -> bytes:
         """The next *length* bytes."""
@@ -180,6 +186,10 @@ class _Reader:
         length = self.number("Q")
         if length > limit_bytes:
             self.refuse(f"{what} of {length} bytes")
+        self._left_bytes -= length + _NAME_BYTES
+        if self._left_bytes < 0:
+            msg = "header of more or longer names than are checked"
+            raise NotChecked(msg, offset=self.at)
         return self.take(length).decode("utf-8", "replace")
 
     def count_part(self) -> None:
@@ -255,7 +265,7 @@ def _step_over_array(reader: _Reader, depth: int) -> None:
 
 def _read_described(reader: _Reader, count: int) -> list[Described]:
     """The tensors, in the order of their bytes."""
-    described = []
+    described: list[Described] = []
     names: set[str] = set()
     for _ in range(count):
         reader.count_part()
@@ -267,6 +277,9 @@ def _read_described(reader: _Reader, count: int) -> list[Described]:
         if dimensions > _DIMENSIONS_MAX:
             reader.refuse(f"tensor of {dimensions} dimensions")
         shape = tuple(reader.number("Q") for _ in range(dimensions))[::-1]
+        if len(described) == TENSORS_MAX:
+            msg = f"header of more than {TENSORS_MAX} tensors is larger than is checked"
+            raise NotChecked(msg, offset=reader.at)
         described.append(Described(name, shape, reader.number("I"), reader.number("Q")))
     return sorted(described, key=lambda tensor: tensor.offset)
 

@@ -18,7 +18,7 @@ from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Pairs, PickleCutShor
 from mlsync.formats.torch_graph import tensors_in
 from mlsync.formats.torch_tensors import StorageId, StorageTable, storage_id
 
-STORAGES_MAX = 1_000_000
+STORAGES_MAX = 200_000
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _COUNT_BYTES = 8

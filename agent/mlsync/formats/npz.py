@@ -6,9 +6,10 @@ import re
 import struct
 from math import prod
 
-from mlsync.formats.faults import read_bounded
+from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 from mlsync.formats.zipfile_layout import Packed, ZipLayout
 
 _HEADER_BYTES_MAX = 64 << 10
@@ -43,6 +44,7 @@ def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every plain array fills its member; arrays of objects, texts and records are left to the checksum."""
     storages, tensors = [], []
     skipped = 0
+    left_bytes = TENSORS_BYTES_MAX
     for extent in layout.extents:
         packed = layout.packed.get(extent.name)
         length = extent.length if packed is None else packed.plain_bytes
@@ -53,6 +55,10 @@ def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
         if packed is None:
             storages.append(array[0])
         tensors.append(array[1])
+        left_bytes -= held_bytes(array[1])
+        if left_bytes < 0:
+            msg = "more arrays, or of more dimensions, than are checked"
+            raise NotChecked(msg)
     facts: dict[str, Fact] = {"framework": "numpy"}
     if skipped:
         facts["unchecked_array_count"] = skipped
@@ -88,7 +94,8 @@ def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage
         msg = f"array of shape {shape[:8]} does not fill its member"
         raise ContainerBroken(msg, record=extent.name, offset=data_at)
     name = extent.name.removesuffix(".npy")
-    stride = _stride(shape, fortran=match["fortran"] == b"True")
+    is_fortran = match["fortran"] == b"True"
+    stride = dense_stride(name, shape[::-1])[::-1] if is_fortran else dense_stride(name, shape)
     return Storage(extent.name, data_at, length, dtype, item_bytes), Tensor(name, extent.name, dtype, shape, stride, 0)
 
 
@@ -105,9 +112,3 @@ def _split_head(head: bytes, member_bytes: int, extent: Extent) -> tuple[bytes, 
         msg = "array header runs past its member"
         raise ContainerBroken(msg, record=extent.name, offset=extent.offset)
     return head[begins : begins + length], begins + length
-
-
-def _stride(shape: tuple[int, ...], *, fortran: bool) -> tuple[int, ...]:
-    if fortran:
-        return tuple(prod(shape[:place]) for place in range(len(shape)))
-    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))

@@ -1,7 +1,7 @@
 """A pickle interpreter that runs nothing: names stay names, calls stay calls, and what comes out is a graph to look at.
 
 Nothing is imported, looked up, called or compared; no key is hashed (the hash of a tuple costs what its author wants).
-Memory and time are bounded by the pickle's length and by the number of its opcodes.
+Time is bounded by the number of opcodes, and memory by what each of them may make: both are counted while it runs.
 
 It is written for speed where every checkpoint passes: the one loop of ``run``. The rest is a method for each opcode.
 """
@@ -15,8 +15,19 @@ from typing import Any, NamedTuple
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 
-PICKLE_BYTES_MAX = 128 << 20
+PICKLE_BYTES_MAX = 32 << 20
 TURNS_MAX = 4_000_000  # each does one opcode, or one with the one or two that follow it as a rule
+# What the graph of one pickle may take, with what a walk over it notes of each object. A tensor is some 2 KB of it.
+GRAPH_BYTES_MAX = 160 << 20
+# What is charged for an object, for one that is kept by a number that is not the next, and for each turn: a place on
+# the stack, and in what is made of that. The first two are what CPython's objects and tables take at their worst.
+_OBJECT_BYTES = 192
+_ODD_MEMO_BYTES = 160
+_TURN_BYTES = 16
+_TEXT_CREDIT_BYTES = 128  # a text has no parts and is never walked
+_WIDE = 4  # bytes of a character of a text that is not ASCII, at most
+# Who begins to number out of order has not numbered more than this in order.
+_ORDERED_MAX = 100_000
 MARKS_MAX = 10_000
 INTEGER_BYTES_MAX = 1024
 LINE_BYTES_MAX = 64 << 10
@@ -138,6 +149,10 @@ class _Refused(Exception):
     """What no pickler writes, in words."""
 
 
+def _too_large(at: int) -> NotChecked:
+    return NotChecked("pickle of more objects than are checked", offset=at)
+
+
 class _CutShort(_Refused):
     """An operand that runs past the last byte."""
 
@@ -152,7 +167,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, _Refused):
         return str(error)
     if isinstance(error, IndexError):
-        return "stack underflow"
+        return "stack underflow or memo entry missing"
     return "memo entry missing" if isinstance(error, KeyError) else "malformed operand"
 
 
@@ -166,7 +181,9 @@ class _Machine:
         self.at = start
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open mark
-        self.memo: dict[int, Any] = {}  # a dict: a huge index costs no more than a small one
+        # Picklers count from zero on, which a list holds in a tenth of a dict's memory. Where one does not, it is a
+        # dict: a huge index costs no more than a small one.
+        self.memo: list[Any] | dict[int, Any] = []
         self.persistents: list[Persistent] = []
 
     def run(self) -> tuple[object, int]:  # noqa: C901, PLR0912, PLR0915 - one loop, for the reason below
@@ -176,10 +193,10 @@ class _Machine:
         and what follows another one as a rule is done with it: a method and a turn for each takes twice the time.
         """
         data, size, memo, outer = self.data, len(self.data), self.memo, self.outer
-        at, stack = self.at, self.stack
-        made: object
+        at, stack, left_bytes = self.at, self.stack, GRAPH_BYTES_MAX
+        made: Any
         try:
-            for _ in range(TURNS_MAX):
+            for turn in range(TURNS_MAX):
                 opcode = data[at]
                 at += 1
                 match opcode:
@@ -205,6 +222,7 @@ class _Machine:
                             raise _Refused("nested too deeply")
                         outer.append(stack)
                         stack = []
+                        left_bytes -= _OBJECT_BYTES
                         continue
                     case 0x52 | 0x81:  # REDUCE; NEWOBJ has the same two operands and the same inert result
                         args, made = stack.pop(), stack[-1]
@@ -221,10 +239,12 @@ class _Machine:
                             raise _CutShort
                         made = data[at + 4 : ends].decode("utf-8", "surrogatepass")
                         stack.append(made)
+                        left_bytes += _TEXT_CREDIT_BYTES - (ends - at if made.isascii() else _WIDE * (ends - at))
                         at = ends
                     case 0x51:  # BINPERSID
                         stack[-1] = made = Persistent(stack[-1])
                         self.persistents.append(made)
+                        left_bytes -= _OBJECT_BYTES
                         continue
                     case 0x85:  # TUPLE1
                         stack[-1] = made = (stack[-1],)
@@ -243,11 +263,19 @@ class _Machine:
                         at += 8
                         continue
                     case 0x71:  # BINPUT
-                        memo[data[at]] = stack[-1]
+                        if data[at] == len(memo) and type(memo) is list:
+                            memo.append(stack[-1])
+                        else:
+                            memo = self.put(data[at], stack[-1])
+                            left_bytes -= _ODD_MEMO_BYTES
                         at += 1
                         continue
                     case 0x94:  # MEMOIZE
-                        memo[len(memo)] = stack[-1]
+                        if type(memo) is list:
+                            memo.append(stack[-1])
+                        else:
+                            memo = self.put(len(memo), stack[-1])
+                            left_bytes -= _ODD_MEMO_BYTES
                         continue
                     case 0x8C:  # SHORT_BINUNICODE
                         ends = at + 1 + data[at]
@@ -255,20 +283,36 @@ class _Machine:
                             raise _CutShort
                         made = data[at + 1 : ends].decode("utf-8", "surrogatepass")
                         stack.append(made)
+                        left_bytes += _TEXT_CREDIT_BYTES - (ends - at if made.isascii() else _WIDE * (ends - at))
                         at = ends
                     case 0x2E:  # STOP
                         break
                     case _:
                         self.at, self.stack = at, stack
                         _RARE[opcode](self)
-                        at, stack = self.at, self.stack
+                        left_bytes -= _OBJECT_BYTES + _WIDE * (self.at - at)
+                        at, stack, memo = self.at, self.stack, self.memo
+                        if left_bytes < turn * _TURN_BYTES:
+                            raise _too_large(at)
                         continue
+                left_bytes -= _OBJECT_BYTES
+                if left_bytes < turn * _TURN_BYTES:
+                    raise _too_large(at)
                 match data[at]:
                     case 0x72:  # LONG_BINPUT
-                        memo[_U32(data, at + 1)[0]] = made
+                        index = _U32(data, at + 1)[0]
+                        if index == len(memo) and type(memo) is list:
+                            memo.append(made)
+                        else:
+                            memo = self.put(index, made)
+                            left_bytes -= _ODD_MEMO_BYTES
                         at += 5
                     case 0x94:  # MEMOIZE
-                        memo[len(memo)] = made
+                        if type(memo) is list:
+                            memo.append(made)
+                        else:
+                            memo = self.put(len(memo), made)
+                            left_bytes -= _ODD_MEMO_BYTES
                         at += 1
             else:
                 msg = f"pickle of more than {TURNS_MAX} operations is larger than is checked"
@@ -276,6 +320,19 @@ class _Machine:
         finally:
             self.at, self.stack = at, stack
         return self.stop()
+
+    def put(self, index: int, value: object) -> list[Any] | dict[int, Any]:
+        """Keep what is not the next in order under its number; the memo as it is then."""
+        memo = self.memo
+        if type(memo) is list:
+            if index < len(memo):
+                memo[index] = value
+                return memo
+            if len(memo) > _ORDERED_MAX:
+                raise _too_large(self.at)
+            memo = self.memo = dict(enumerate(memo))
+        memo[index] = value
+        return memo
 
     def stop(self) -> tuple[object, int]:
         """The result, which must be all that is left."""
@@ -316,6 +373,13 @@ class _Machine:
         if len(text) > DIGITS_MAX:
             raise _Refused("number too long")
         return int(text)
+
+    def index(self) -> int:
+        """A decimal number of a memo entry."""
+        index = self.digits()
+        if index < 0:
+            raise _Refused("memo entry below zero")
+        return index
 
     def close_mark(self) -> list[Any]:
         """Everything above the newest mark; the stack is what was below it."""
@@ -386,7 +450,7 @@ class _Machine:
     # Stack and memo
 
     def op_put4(self) -> None:
-        self.memo[self.number(4)] = self.stack[-1]
+        self.put(self.number(4), self.stack[-1])
 
     def op_pop(self) -> None:
         if self.stack:
@@ -401,10 +465,10 @@ class _Machine:
         self.stack.append(self.stack[-1])
 
     def op_get_text(self) -> None:
-        self.stack.append(self.memo[self.digits()])
+        self.stack.append(self.memo[self.index()])
 
     def op_put_text(self) -> None:
-        self.memo[self.digits()] = self.stack[-1]
+        self.put(self.index(), self.stack[-1])
 
     # Containers
 

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import json
+import re
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
 from math import prod
 from typing import NoReturn
 
-from mlsync.formats.faults import read_bounded
+from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
+# A tensor has a hundred bytes of it; beyond these it is stored as it is, and not looked into.
+CHECKED_HEADER_BYTES_MAX = 32 << 20
+TENSORS_MAX = 200_000
+ENTRY_BYTES_MAX = 16 << 10
 _LENGTH_BYTES = 8
 _DIMENSIONS_MAX = 64
+_METADATA = "__metadata__"
+
+# JSON as far as the format has it: an object of objects, whose values are texts, numbers and lists. Nothing here goes
+# back over what it has matched (the + behind a repetition), so that a megabyte costs its length and no memory.
+_TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_S = rb"[ \t\n\r]*+"
+_BEGIN = re.compile(rb"\{" + _S)
+_NAME = rb"(?P<name>" + _TEXT + rb")" + _S + rb":" + _S
+_TEXTS = re.compile(
+    rb"\{"
+    + _S
+    + rb"(?:"
+    + _TEXT
+    + _S
+    + rb":"
+    + _S
+    + _TEXT
+    + _S
+    + rb"(?:,"
+    + _S
+    + _TEXT
+    + _S
+    + rb":"
+    + _S
+    + _TEXT
+    + _S
+    + rb")*+)?+\}"
+)
+_VALUE = rb'(?P<value>\{[^{}"]*+(?:' + _TEXT + rb'[^{}"]*+)*+\})' + _S
+_FIRST = re.compile(_NAME + _VALUE)
+_NEXT = re.compile(rb"," + _S + _NAME + _VALUE)
+_MEMBER = re.compile(rb",?" + _S + _NAME)
 
 # token -> torch's name and bits per element
 _DTYPES = {
@@ -42,9 +82,9 @@ _DTYPES = {
 
 def read_safetensors_layout(source: ByteSource) -> Layout:
     """Level 1: the header parses and its tensors cover the file, each byte once."""
-    header, data_at = _read_header(source)
+    entries, data_at = _read_header(source)
     extents = []
-    for name, entry in header.items():
+    for name, entry in entries:
         begin, end = _span(name, entry)
         extents.append(Extent(name, data_at + begin, end - begin))
     extents.sort(key=lambda extent: (extent.offset, extent.length))
@@ -62,10 +102,14 @@ def read_safetensors_layout(source: ByteSource) -> Layout:
 
 def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
     """Level 2: each tensor's type and shape need exactly the bytes that it has."""
-    header, _ = _read_header(source)
+    extents = {extent.name: extent for extent in layout.extents}
     storages, tensors = [], []
-    for extent in layout.extents:
-        entry = header[extent.name]
+    left_bytes = TENSORS_BYTES_MAX
+    entries, _ = _read_header(source)
+    for own_name, entry in entries:
+        extent = extents.get(own_name)
+        if extent is None:
+            _refuse("header is another one than it was", own_name, _LENGTH_BYTES)
         shape = _shape(extent.name, entry)
         token = entry.get("dtype")
         if not isinstance(token, str):
@@ -78,29 +122,77 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
                 extent.offset,
             )
         storages.append(Storage(extent.name, extent.offset, extent.length, dtype, max(bits // 8, 1)))
-        tensors.append(Tensor(extent.name, extent.name, dtype, shape, _dense_stride(shape), 0))
+        tensors.append(Tensor(extent.name, extent.name, dtype, shape, dense_stride(extent.name, shape), 0))
+        left_bytes -= held_bytes(tensors[-1])
+        if left_bytes < 0:
+            raise NotChecked("more tensors, or of more dimensions, than are checked", offset=_LENGTH_BYTES)
+    storages.sort(key=lambda storage: (storage.offset, storage.length))
+    order = {storage.name: place for place, storage in enumerate(storages)}
+    tensors.sort(key=lambda tensor: order[tensor.name])
     facts: dict[str, Fact] = {"framework": "safetensors"}
     return Content(tuple(storages), tuple(tensors), facts)
 
 
-def _read_header(source: ByteSource) -> tuple[dict[str, dict[str, object]], int]:
-    """The header's tensor entries by name, and the offset at which their bytes begin."""
+def _read_header(source: ByteSource) -> tuple[Iterator[tuple[str, dict[str, object]]], int]:
+    """The header's tensor entries with their names, one by one, and the offset at which their bytes begin."""
     length = int.from_bytes(read_bounded(source, 0, _LENGTH_BYTES, "header length"), "little")
     if length > HEADER_BYTES_MAX:
         _refuse(f"header of {length} bytes", None, 0)
+    if length > CHECKED_HEADER_BYTES_MAX:
+        raise NotChecked(f"header of {length} bytes is larger than is checked", offset=0)
     raw = read_bounded(source, _LENGTH_BYTES, length, "header")
     if raw[:1] != b"{":
         _refuse("header is no JSON object", None, _LENGTH_BYTES)
+    return _entries(raw), _LENGTH_BYTES + length
+
+
+def _entries(raw: bytes) -> Iterator[tuple[str, dict[str, object]]]:
+    """The entries of the header's object: looked at one by one, since a list of lists takes ninety times its bytes."""
+    seen: set[str] = set()
+    left_bytes = TENSORS_BYTES_MAX
+    begin = _BEGIN.match(raw)
+    at = begin.end() if begin is not None else 0
+    is_first = True
+    while raw[at : at + 1] != b"}":
+        match = (_FIRST if is_first else _NEXT).match(raw, at)
+        if match is None:
+            _refuse("header entry is no object" if _is_member(raw, at) else "header is no JSON", None, _LENGTH_BYTES)
+        is_first = False
+        if match.end("name") - match.start("name") > ENTRY_BYTES_MAX:
+            raise NotChecked("header entry whose name is longer than is checked", offset=_LENGTH_BYTES)
+        name = _parsed(match["name"])
+        if not isinstance(name, str) or name in seen:
+            _refuse("header names something twice", None, _LENGTH_BYTES)
+        seen.add(name)
+        left_bytes -= len(name) if name.isascii() else 4 * len(name)
+        if len(seen) > TENSORS_MAX or left_bytes < 0:
+            raise NotChecked("header of more entries, or longer names, than are checked", offset=_LENGTH_BYTES)
+        at = match.end()
+        if name == _METADATA:
+            _check_metadata(raw, match.start("value"))
+            continue
+        if match.end("value") - match.start("value") > ENTRY_BYTES_MAX:
+            raise NotChecked("header entry is larger than is checked", record=name[:256], offset=_LENGTH_BYTES)
+        entry = _parsed(match["value"])
+        if not isinstance(entry, dict):
+            _refuse("header entry is no object", name, _LENGTH_BYTES)
+        yield name, entry
+    if raw[at + 1 :].strip(b" "):
+        _refuse("header is no JSON", None, _LENGTH_BYTES)
+
+
+def _is_member(raw: bytes, at: int) -> bool:
+    """Whether a name and a colon stand there, and only what follows is at fault."""
+    return _MEMBER.match(raw, at) is not None
+
+
+def _parsed(text: bytes) -> object:
+    """What a short piece of the header says."""
     try:
-        header = json.loads(raw.decode().rstrip(" "), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         reason = error.args[0] if isinstance(error, _Refused) else "header is no JSON"
         raise ContainerBroken(str(reason), offset=_LENGTH_BYTES) from None
-    _check_metadata(header.pop("__metadata__", {}))
-    for name, entry in header.items():
-        if not isinstance(entry, dict):
-            _refuse("header entry is no object", name, _LENGTH_BYTES)
-    return header, _LENGTH_BYTES + length
 
 
 class _Refused(ValueError):
@@ -120,9 +212,18 @@ def _no_constant(_name: str) -> NoReturn:
     raise _Refused(msg)
 
 
-def _check_metadata(metadata: object) -> None:
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+def _check_metadata(raw: bytes, at: int) -> None:
+    """Text by text; nothing of it is kept, however much it is."""
+    match = _TEXTS.match(raw, at)
+    if match is None:
         _refuse("metadata is not text by text", None, _LENGTH_BYTES)
+    decoder = getincrementaldecoder("utf-8")()
+    try:
+        for start in range(match.start(), match.end(), SLICE_BYTES):
+            end = min(start + SLICE_BYTES, match.end())
+            decoder.decode(raw[start:end], final=end == match.end())
+    except ValueError:
+        _refuse("header is no JSON", None, _LENGTH_BYTES)
 
 
 def _span(name: str, entry: dict[str, object]) -> tuple[int, int]:
@@ -143,10 +244,6 @@ def _shape(name: str, entry: dict[str, object]) -> tuple[int, ...]:
 
 def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
-
-
-def _dense_stride(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def _refuse(reason: str, name: str | None, offset: int) -> NoReturn:

@@ -21,6 +21,10 @@ from mlsync.formats.layout import ContainerBroken
 ReadSmall = Callable[[bytes, int], bytes | None]
 
 SMALL_BYTES_MAX = 32 << 20
+# What a JSON file may take when it is parsed: an index of 600,000 tensors, a trainer's log of 170,000 entries
+PARSED_BYTES_MAX = 192 << 20
+# What CPython makes of each of these at most: an object, a list, a place in one of them, a text
+_PARSED_BYTES = {b"{": 240, b"[": 90, b",": 32, b":": 32, b'"': 20}
 # Of all files together; what lies behind it was not looked at, and says so
 READ_BYTES_MAX = 512 << 20
 _TRACKER_BYTES_MAX = 1024
@@ -135,8 +139,13 @@ class _Tree:
 
     def read_json(self, path: bytes) -> dict[str, object] | None:
         """A small file's JSON object."""
+        content = self.read(path) or b""
+        # Before it is parsed: an empty list takes fifty times its bytes.
+        text_bytes = len(content) * (1 if content.isascii() else 4)
+        if text_bytes + sum(content.count(sign) * cost for sign, cost in _PARSED_BYTES.items()) > PARSED_BYTES_MAX:
+            return None
         try:
-            value = json.loads(self.read(path) or b"")
+            value = json.loads(content)
         except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
-from mlsync.formats.zipfile_layout import first_record_name, read_directory
+from mlsync.formats.zipfile_layout import first_record_name, record_names
 
 _HEAD_BYTES = 64
 _BEGINNING_BYTES = 16
@@ -62,7 +62,7 @@ def _promised(path: bytes) -> str | None:
 def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     """A zip that is neither torch's nor numpy's is a checkpoint only if it is named like one."""
     try:
-        names = [entry.name for entry in read_directory(source).entries]
+        names = record_names(source)
     except ContainerBroken:
         first = first_record_name(source) or ""
         if _TORCH_RECORD.fullmatch(first):

@@ -6,7 +6,7 @@ recursion.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import Tensor
@@ -19,6 +19,7 @@ from mlsync.formats.torch_tensors import (
     storage_id,
     tensor_view,
 )
+from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
 
 DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024
@@ -38,10 +39,16 @@ _Path = tuple["_Path", object, int] | None
 def tensors_in(root: object, table: StorageTable) -> list[Tensor]:
     """Every tensor once, under the first name that leads to it, in the order of the file."""
     tensors: list[Tensor] = []
+    left_bytes = TENSORS_BYTES_MAX
     seen: set[int] = set()
-    waiting: list[tuple[object, _Path]] = [(root, None)]
+    # What is still to come of each container on the way: a list may name one object a million times.
+    waiting: list[Iterator[tuple[object, _Path]]] = [iter([(root, None)])]
     while waiting:
-        node, path = waiting.pop()
+        following = next(waiting[-1], None)
+        if following is None:
+            waiting.pop()
+            continue
+        node, path = following
         if id(node) in seen:
             continue
         seen.add(id(node))
@@ -53,24 +60,26 @@ def tensors_in(root: object, table: StorageTable) -> list[Tensor]:
         if type(node) is Call:
             node = rebuilt_call(node)
             if is_tensor_call(node):
-                tensors.append(tensor_view(_name(path), node, table))
+                tensor = tensor_view(_name(path), node, table)
+                left_bytes -= held_bytes(tensor)
+                if left_bytes < 0:
+                    msg = "more tensors, or longer names of them, than are checked"
+                    raise NotChecked(msg)
+                tensors.append(tensor)
                 continue
         depth = path[2] + 1 if path else 1
         if depth > DEPTH_MAX:
             msg = "objects nested more deeply than is checked"
             raise NotChecked(msg)
-        if isinstance(node, Call):
-            below = _parts(node, path, depth)
-        else:
-            # Most parts are numbers, texts and calls without arguments, below which nothing can lie
-            below = [
-                (child, (path, key, depth))
-                for key, child in _children(node)
-                if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then)
-            ]
-        below.reverse()
-        waiting += below
+        waiting.append(iter(_parts(node, path, depth)) if isinstance(node, Call) else _below(node, path, depth))
     return tensors
+
+
+def _below(node: object, path: _Path, depth: int) -> Iterator[tuple[object, _Path]]:
+    """What of a container's parts can lead to a tensor: most are numbers, texts and calls without arguments."""
+    for key, child in _children(node):
+        if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then):
+            yield child, (path, key, depth)
 
 
 def _children(node: object) -> Iterable[tuple[object, object]]:

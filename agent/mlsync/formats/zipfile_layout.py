@@ -14,8 +14,11 @@ from typing import NamedTuple
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
 
-RECORDS_MAX = 1_000_000
-DIRECTORY_BYTES_MAX = 256 << 20
+# A checkpoint has a record for each tensor, and some seventy bytes of directory for each record
+RECORDS_MAX = 200_000
+DIRECTORY_BYTES_MAX = 24 << 20
+# A name is kept as it stands and as text, which may take four times as much
+NAMES_BYTES_MAX = 48 << 20
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -103,6 +106,28 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
 
 def read_directory(source: ByteSource) -> Directory:
     """The central directory, whole and consistent, without a look at the records themselves."""
+    end, raw = _read_end(source)
+    entries = sorted(_parse_entries(raw, end), key=lambda entry: entry.header_offset)
+    if len({entry.name for entry in entries}) != len(entries):
+        raise _twice(end)
+    return Directory(tuple(entries), end.offset)
+
+
+def record_names(source: ByteSource) -> set[str]:
+    """The names in the central directory and no more of it: of a zip of any kind, most of which nobody wants."""
+    end, raw = _read_end(source)
+    names = {entry.name for entry in _parse_entries(raw, end)}
+    if len(names) != end.count:
+        raise _twice(end)
+    return names
+
+
+def _twice(end: _End) -> ContainerBroken:
+    return ContainerBroken("two records have the same name", offset=end.offset)
+
+
+def _read_end(source: ByteSource) -> tuple[_End, bytes]:
+    """The end record, and the central directory's bytes, which end where that begins."""
     end = _find_end(source)
     if end.count > RECORDS_MAX or end.length > DIRECTORY_BYTES_MAX:
         msg = f"zip directory of {end.count} records is larger than is checked"
@@ -110,12 +135,7 @@ def read_directory(source: ByteSource) -> Directory:
     if end.offset + end.length != end.at:
         msg = "central directory does not end where the end record begins"
         raise ContainerBroken(msg, offset=end.offset)
-    raw = read_bounded(source, end.offset, end.length, "central directory")
-    entries = sorted(_parse_entries(raw, end), key=lambda entry: entry.header_offset)
-    if len({entry.name for entry in entries}) != len(entries):
-        msg = "two records have the same name"
-        raise ContainerBroken(msg, offset=end.offset)
-    return Directory(tuple(entries), end.offset)
+    return end, read_bounded(source, end.offset, end.length, "central directory")
 
 
 def first_record_name(source: ByteSource) -> str | None:
@@ -191,6 +211,7 @@ def _refuse_split(disk: int, directory_disk: int, count_here: int, count: int, a
 def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
     """The directory's entries; together they fill it exactly."""
     at = 0
+    left_bytes = NAMES_BYTES_MAX
     for _ in range(end.count):
         if at + _CENTRAL.size > len(raw) or raw[at : at + 4] != b"PK\x01\x02":
             msg = "central directory entry damaged"
@@ -204,7 +225,12 @@ def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
             msg = "central directory entry cut short"
             raise ContainerBroken(msg, offset=end.offset + at)
         extra = raw[extra_at : extra_at + extra_bytes]
-        yield _entry(fields, raw[names_at:extra_at], extra, end.offset + at)
+        entry = _entry(fields, raw[names_at:extra_at], extra, end.offset + at)
+        left_bytes -= 2 * name_bytes if entry.name.isascii() else 5 * name_bytes
+        if left_bytes < 0:
+            msg = "zip directory of longer names than are checked"
+            raise NotChecked(msg, offset=end.offset)
+        yield entry
         at = following
     if at != len(raw):
         msg = "central directory holds more than its records"

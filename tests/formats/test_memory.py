@@ -1,0 +1,289 @@
+"""What each parser takes of memory, on the worst files that we could think of; docs/checkpoints.md states the figures.
+
+All bounds, all files and all figures are an eighth of what they are outside: the one grows with the other, and a test
+that makes a million objects takes half a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import re
+import struct
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoint_files import MemorySource, with_pickle
+from mlsync.formats import (
+    dcp_metadata,
+    gguf,
+    legacy_torch,
+    npz,
+    pickle_machine,
+    safetensors,
+    sharded,
+    torch_content,
+    torch_graph,
+    zipfile_layout,
+)
+from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.dcp_metadata import read_dcp_metadata
+from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.sniff import identify
+
+MIB = 1 << 20
+SHARE = 8
+DOCUMENT = Path(__file__, "../../../docs/checkpoints.md").resolve()
+BOUNDS = {
+    "PICKLE_BYTES_MAX": (pickle_machine, torch_content, dcp_metadata, legacy_torch),
+    "TURNS_MAX": (pickle_machine,),
+    "GRAPH_BYTES_MAX": (pickle_machine,),
+    "_ORDERED_MAX": (pickle_machine,),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz),
+    "ITEMS_MAX": (dcp_metadata,),
+    "NUMBERS_MAX": (dcp_metadata,),
+    "CHECKED_HEADER_BYTES_MAX": (safetensors,),
+    "TENSORS_MAX": (safetensors, gguf),
+    "NAMES_BYTES_MAX": (zipfile_layout, gguf),
+    "RECORDS_MAX": (zipfile_layout,),
+    "DIRECTORY_BYTES_MAX": (zipfile_layout,),
+    "SMALL_BYTES_MAX": (sharded,),
+    "PARSED_BYTES_MAX": (sharded,),
+}
+
+
+@pytest.fixture(autouse=True)
+def _an_eighth(monkeypatch):
+    """Divide every bound."""
+    for name, modules in BOUNDS.items():
+        for module in modules:
+            monkeypatch.setattr(module, name, getattr(module, name) // SHARE)
+
+
+def stated_bytes(row: str) -> int:
+    """The share of the figure that the document states for a container."""
+    [figure] = re.findall(rf"^\| {re.escape(row)} \| ([0-9]+) MiB \|$", DOCUMENT.read_text(), re.MULTILINE)
+    return int(figure) * MIB // SHARE
+
+
+def peak_of(action: Callable[[], object]) -> int:
+    """How many bytes an action takes at the most, whether it is refused or answered."""
+    gc.collect()
+    gc.disable()  # it would look at a million objects again and again
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ContainerBroken):
+            action()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+
+
+def looked_into(content: bytes, name: bytes) -> Callable[[], object]:
+    """All that a backup asks of a file at its source."""
+    source = MemorySource(content)
+
+    def look() -> object:
+        container = identify(source, name)
+        if container is None:
+            return None
+        return read_content(source, read_layout(source, container))
+
+    return look
+
+
+# ---------------------------------------------------------------- pickles
+
+# Somewhat fewer than the bounds let through, so that the graph is walked as well
+DICTS = 94_000
+
+
+def odd_memo() -> bytes:
+    """Objects that are kept under numbers out of order."""
+    return b"\x80\x02](" + b"".join(b"}r" + (125_000 - n).to_bytes(4, "little") for n in range(50_000)) + b"e."
+
+
+def one_list_in_many_places() -> bytes:
+    """A list that names one list as often as there are turns."""
+    return b"\x80\x04]\x94](" + b"h\0" * (pickle_machine.TURNS_MAX - 100) + b"ea."
+
+
+def long_names() -> bytes:
+    """Tensors without number at the end of a long way."""
+    way = b"}X\xc8\0\0\0" + b"k" * 200
+    storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\x000X\3\0\0\0cpuK\0tQ\x94"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(h\0K\0))tR"
+    return b"\x80\x04" + storage + b"0" + way * 5 + b"](" + tensor * 25_000 + b"e" + b"s" * 5 + b"."
+
+
+PICKLES = {
+    "dicts": lambda: b"\x80\x04](" + b"}" * DICTS + b"e.",
+    "more dicts than pass": lambda: b"\x80\x04](" + b"}" * 2 * DICTS + b"e.",
+    "calls": lambda: b"\x80\x02](" + b"cx\ny\n)R" * 37_000 + b"e.",
+    "odd memo": odd_memo,
+    "one list": one_list_in_many_places,
+    "long names": long_names,
+    "wide texts": lambda: b"\x80\x02](" + (b"X\x20\0\0\0" + b"a" * 28 + b"\xf0\x9f\x98\x80") * 87_000 + b"e.",
+    "one text": lambda: (
+        b"\x80\x04X" + (31 * MIB // 8).to_bytes(4, "little") + b"a" * (31 * MIB // 8 - 4) + b"\xf0\x9f\x98\x80."
+    ),
+}
+
+
+@pytest.mark.parametrize("make", PICKLES.values(), ids=PICKLES.keys())
+def test_a_torch_file_takes_no_more_than_is_stated(make):
+    """Whatever a pickle makes, the whole look at its file stays below the figure in the document."""
+    content = with_pickle(make(), b"")
+    assert peak_of(looked_into(content, b"a.pt")) < stated_bytes("torch zip")
+
+
+def distributed_metadata() -> bytes:
+    """As many chunks as pass, each with its places in lists of its own that one list is the pattern of."""
+    row = b"](" + b"K\1" * 20 + b"e"
+    chunk = b"cx\nC\n)\x81}(X\7\0\0\0offsetsh\1X\5\0\0\0sizesh\1ub"
+    tensor = b"cx\nT\n)\x81}(X\4\0\0\0sizeh\1X\6\0\0\0chunks](" + chunk * 11_000 + b"eub"
+    fields = b"X\x13\0\0\0state_dict_metadata}X\1\0\0\0a" + tensor + b"sX\x0c\0\0\0storage_data}"
+    return b"\x80\x04N\x940" + row + b"\x940cx\nMetadata\n)\x81}(" + fields + b"ub."
+
+
+def test_metadata_take_no_more_than_is_stated():
+    """So it is with the metadata of a distributed checkpoint."""
+    content = distributed_metadata()
+    assert peak_of(lambda: read_dcp_metadata(content)) < stated_bytes("torch distributed, `.metadata`")
+
+
+# ---------------------------------------------------------------- safetensors
+
+
+def with_header(header: bytes) -> bytes:
+    """A safetensors file of that header and no tensor bytes."""
+    return len(header).to_bytes(8, "little") + header
+
+
+def empty_tensors(count: int, shape: str, name: str = "{}") -> bytes:
+    """A header of tensors without elements."""
+    entry = '"%s":{"dtype":"I8","shape":[%s],"data_offsets":[0,0]}'
+    return ("{" + ",".join(entry % (name.format(number), shape) for number in range(count)) + "}").encode()
+
+
+HEADERS = {
+    "nested lists": lambda: b'{"a":{"shape":' + b"[" * (30 * MIB // 8) + b"]" * 10 + b"}}",
+    "lists in an entry": lambda: b'{"a":{"shape":[' + b"[]," * 1_250_000 + b"[]]}}",
+    "nested objects": lambda: b'{"a":' * 625_000,
+    "many tensors": lambda: empty_tensors(safetensors.TENSORS_MAX, "0"),
+    "too many tensors": lambda: empty_tensors(safetensors.TENSORS_MAX + 1, "0"),
+    "many dimensions": lambda: empty_tensors(12_500, "0" + ",7" * 20),
+    "metadata": lambda: b'{"__metadata__":{' + b",".join(b'"%d":""' % number for number in range(250_000)) + b"}}",
+    "wide names": lambda: empty_tensors(3_750, "0", "{}" + "a" * 900 + "\U0001f600"),
+    "one name": lambda: b'{"' + b"a" * (31 * MIB // 8) + b'":{}}',
+    "99 MB": lambda: b'{"a":' + b"[" * 98_999_990,
+}
+
+
+@pytest.mark.parametrize("make", HEADERS.values(), ids=HEADERS.keys())
+def test_a_safetensors_file_takes_no_more_than_is_stated(make):
+    """Whatever its header holds, the whole look at a file stays below the figure in the document."""
+    content = with_header(make())
+    assert peak_of(looked_into(content, b"a.safetensors")) < stated_bytes("safetensors")
+
+
+# ---------------------------------------------------------------- zips
+
+
+def zip_of(count: int, name: bytes, content: bytes = b"") -> bytes:
+    """A zip of as many stored records, named by their numbers, all of the same content."""
+    checksum, size = zlib.crc32(content), len(content)
+    heads, directory = [], []
+    at = 0
+    for number in range(count):
+        own = name % number
+        fields = (0, 0x800, 0, 0, 0, checksum, size, size, len(own), 0)
+        heads.append(b"PK\3\4" + struct.pack("<5H3L2H", *fields) + own + content)
+        directory.append(b"PK\1\2" + struct.pack("<H5H3L5H2L", 0, *fields, 0, 0, 0, 0, at) + own)
+        at += len(heads[-1])
+    body, table = b"".join(heads), b"".join(directory)
+    end64 = b"PK\6\6" + struct.pack("<Q2H2L4Q", 44, 0, 0, 0, 0, count, count, len(table), len(body))
+    locator = b"PK\6\7" + struct.pack("<LQL", 0, len(body) + len(table), 1)
+    return (
+        body + table + end64 + locator + b"PK\5\6" + struct.pack("<4H2LH", 0, 0, *(0xFFFF,) * 2, *(0xFFFFFFFF,) * 2, 0)
+    )
+
+
+def array_of_many_dimensions() -> bytes:
+    """An array of nothing, in as many dimensions as there may be."""
+    header = b"{'descr': '|i1', 'fortran_order': False, 'shape': (0" + b",7" * 20 + b"), }\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
+
+
+ZIPS = {
+    "records": (b"a.pt", lambda: zip_of(zipfile_layout.RECORDS_MAX, b"a/data/%d")),
+    "records of any name": (b"data.zip", lambda: zip_of(zipfile_layout.RECORDS_MAX, b"%d")),
+    "a million records": (b"data.zip", lambda: zip_of(125_000, b"%d")),
+    "wide names": (b"a.pt", lambda: zip_of(3_000, b"%d" + b"a" * 900 + "\U0001f600".encode())),
+    "arrays": (b"a.npz", lambda: zip_of(7_500, b"%d.npy", array_of_many_dimensions())),
+}
+
+
+@pytest.mark.parametrize(("name", "make"), ZIPS.values(), ids=ZIPS.keys())
+def test_a_zip_takes_no_more_than_is_stated(name, make):
+    """However many records a zip has and whatever they are called, the look at it stays below the figure."""
+    content = make()
+    row = "npz" if name.endswith(b"npz") else "torch zip"
+    assert peak_of(looked_into(content, name)) < stated_bytes(row)
+
+
+# ---------------------------------------------------------------- GGUF
+
+
+def gguf_of(tensor_count: int, keys: int, name_bytes: int = 8) -> bytes:
+    """A GGUF header with so many keys and tensors."""
+    pad = b"k" * (name_bytes - 8)
+    key = b"".join(struct.pack("<Q", name_bytes) + b"%08d" % n + pad + struct.pack("<IB", 0, 1) for n in range(keys))
+    shape = struct.pack("<I8Q", 8, *(0,) * 8)
+    tensors = (
+        struct.pack("<Q", name_bytes) + b"%08d" % n + pad + shape + struct.pack("<IQ", 24, 0)
+        for n in range(tensor_count)
+    )
+    return b"GGUF" + struct.pack("<IQQ", 3, tensor_count, keys) + key + b"".join(tensors) + bytes(64)
+
+
+GGUFS = {
+    "tensors": lambda: gguf_of(25_000, 0),
+    "keys": lambda: gguf_of(0, 50_000),
+    "long keys": lambda: gguf_of(0, 38, 60_000),
+}
+
+
+@pytest.mark.parametrize("make", GGUFS.values(), ids=GGUFS.keys())
+def test_a_gguf_file_takes_no_more_than_is_stated(make):
+    """Whatever its header holds, the whole look at a file stays below the figure in the document."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.gguf")) < stated_bytes("GGUF 2 and 3, either byte order")
+
+
+# ---------------------------------------------------------------- what tells of several files
+
+INDEXES = {
+    "nested": lambda: b"[" * (31 * MIB // 8),
+    "lists": lambda: b'{"weight_map":[' + b"[]," * 87_000 + b"[]]}",
+    "objects": lambda: b'{"weight_map":[' + b"{}," * 75_000 + b"{}]}",
+    "names": lambda: json.dumps({"weight_map": {f"{number}": "" for number in range(150_000)}}).encode(),
+    "log": lambda: json.dumps(
+        {"log": [{"step": n, "loss": 0.5 + n, "rate": 1e-5 * n} for n in range(31_000)]}
+    ).encode(),
+}
+
+
+@pytest.mark.parametrize("make", INDEXES.values(), ids=INDEXES.keys())
+def test_an_index_takes_no_more_than_is_stated(make):
+    """Whatever stands in the place of an index, what it is parsed to stays below the figure in the document."""
+    content = make()
+    files = {b"model.safetensors.index.json": len(content), b"model-00001-of-00001.safetensors": 1}
+    peak = peak_of(lambda: sharded.find_units(files, lambda path, limit_bytes: content))
+    assert peak < stated_bytes("index or state of a checkpoint of many files")
