@@ -234,7 +234,7 @@ def test_display_shows_nothing_that_a_terminal_obeys(path, shown):
 
 def raw_stat(**changed):
     """A stat as Python gives it, with some numbers of a strange file system."""
-    plain = dict(st_dev=1, st_ino=2, st_mode=0o100644, st_uid=0, st_gid=0, st_nlink=1, st_size=3)
+    plain = {"st_dev": 1, "st_ino": 2, "st_mode": 0o100644, "st_uid": 0, "st_gid": 0, "st_nlink": 1, "st_size": 3}
     return SimpleNamespace(**plain | {"st_mtime_ns": 5, "st_ctime_ns": 6} | changed)
 
 
