@@ -128,9 +128,13 @@ class RepositoryExists(RepositoryError):
 
 
 class FormatUnsupported(RepositoryError):
-    """An object was written in a format that this mlsync does not know."""
+    """An object was written in a format that this mlsync does not know.
+
+    *is_claim* says that the object says so itself, and that nothing of it was authenticated.
+    """
 
     exit_code = 12
+    is_claim: bool = False
 
 
 class RunLocked(RepositoryError):
@@ -158,9 +162,10 @@ class HistoryRolledBack(RepositoryError):
 
 
 class VersionTaken(RepositoryError):
-    """Another writer committed the version number first."""
+    """Another writer committed the version number first; *is_planted* says that it was no writer of ours."""
 
     exit_code = 17
+    is_planted: bool = False
 
 
 class RunNameInvalid(RepositoryError):

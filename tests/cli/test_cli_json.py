@@ -102,6 +102,12 @@ def test_results_are_as_documented(eventful, fresh):
         compare(name, one_value(eventful.good(*command, "--json")), name)
 
 
+def test_what_is_passed_over_is_as_documented(saved):
+    """What was put in the place of a version has the documented fields."""
+    saved.object("versions/*/*", 1).with_name("0000000009").write_bytes(b"")
+    compare("mlsync versions", one_value(saved.good("versions", "--json")), "versions")
+
+
 def test_a_share_is_as_documented(saved):
     """What a process proved that has a share has the documented fields, whatever was its own."""
     done = saved.good("prove", "--pending", "--level", "2", "--share", "2/3", "--json")

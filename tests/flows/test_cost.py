@@ -111,6 +111,7 @@ def test_a_small_change_costs_few_calls(world):
         ("stat", "packs"),
         ("get", "repository"),
         ("put", "versions"),
+        ("get", "versions"),
     ]
 
 

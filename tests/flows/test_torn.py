@@ -11,6 +11,7 @@ from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome,
 
 from checkpoint_files import weights_bytes, with_pickle
 from mlsync import errors
+from mlsync.flows.select import find_version
 from mlsync.monitor import RecordingMonitor
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository.manifest import TIME_NS_MAX
@@ -248,14 +249,37 @@ def test_a_directory_without_files_makes_no_first_version(world):
     assert world.numbers() == []
 
 
-def test_a_clock_that_was_set_back_keeps_the_order_of_versions(world):
+NOW_NS = 1_800_000_000_000_000_000
+A_MINUTE_NS = 60 * 10**9
+
+
+def test_a_clock_that_was_set_back_a_little_keeps_the_order_of_versions(world):
     """Times of versions rise with their numbers, and the step of the clock is told."""
     world.write("a.bin", b"1")
-    world.backup(now_ns=lambda: 2_000_000_000_000_000_000)
+    world.backup(now_ns=lambda: NOW_NS)
     world.write("a.bin", b"2")
-    world.backup(now_ns=lambda: 1_000_000_000_000_000_000)
-    assert world.manifest(2).created_ns > world.manifest(1).created_ns
+    world.backup(now_ns=lambda: NOW_NS - 10 * A_MINUTE_NS)
+    assert world.manifest(2).created_ns == NOW_NS + 1
     assert any("clock" in text for _, text in world.monitor.notices)
+
+
+def test_a_clock_that_was_wrong_once_spoils_no_later_dates(world):
+    """After a version of 2099 the next ones have the dates of their clocks, and a time finds each of them."""
+    times_ns = [NOW_NS, 4_080_000_000_000_000_000, *(NOW_NS + number * A_MINUTE_NS for number in (30, 60)), 0]
+    for number, time_ns in enumerate(times_ns, 1):
+        world.write("a.bin", b"%d" % number)
+        assert world.backup(now_ns=lambda time_ns=time_ns: time_ns).version == number
+    assert [world.manifest(number).created_ns for number in range(1, 6)] == times_ns
+    asked = {
+        "2027-01-15T08:10:00Z": 1,
+        "2027-01-15T08:40:00Z": 3,
+        "2028-01-01T00Z": 4,
+        "2099-12-31T00Z": 2,
+        "1971-01-01T00Z": 5,
+    }
+    assert {word: find_version(world.repository, RUN, word).root.number for word in asked} == asked
+    with pytest.raises(errors.VersionMissing):
+        find_version(world.repository, RUN, "1969-01-01T00Z")
 
 
 def test_files_of_the_future_are_backed_up(world):

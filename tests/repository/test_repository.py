@@ -19,9 +19,10 @@ from format_parts import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mlsync.errors import ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
+from mlsync.errors import FormatUnsupported, ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
 from mlsync.repository import names, segments
 from mlsync.repository.manifest import Previous
+from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
@@ -92,8 +93,58 @@ def test_a_damaged_version_does_not_hide_its_run(damaged, left):
     assert [(run.name, run.numbers) for run in repository.runs()] == [("run", (1, 2))]
     assert list(repository.run_names()) == ["run"]
     replace_object(repository.store, repository.version_key("run", left), lambda body: b"")
-    with pytest.raises(ManifestDamaged):
-        repository.runs()
+    assert (repository.runs(), list(repository.run_names())) == ([], [])
+    assert set(repository.passed_over) == {repository.version_key("run", number) for number in (1, 2)}
+    assert all(isinstance(error, ManifestDamaged) for error in repository.passed_over.values())
+
+
+def test_planted_objects_do_not_make_a_run():
+    """A run of which nothing opens has no name, and however many objects it has, few of them are looked at."""
+    repository = new_repository()
+    repository.commit(version(ENTRIES), unknown)
+    for number in range(1, 400):
+        repository.store.put(names.version(b"\0" * 16, number), b"planted")
+    for number in range(400):
+        repository.store.put(f"versions/{'0' * 32}/not-a-version-{number:03}", b"planted")
+    counted = CountingStore(repository.store)
+    again = Repository(counted, repository.keys)
+    assert list(again.run_names()) == ["run"]
+    assert (counted.calls["list"] <= 5, counted.calls["get"] <= 80) == (True, True)
+    assert [run.name for run in again.runs()] == ["run"]
+    assert all(key.startswith(f"versions/{'0' * 32}/") for key in again.passed_over)
+
+
+@pytest.mark.parametrize("planted", [[9_999_999_999], range(9_999_997_000, 10**10), range(4, 3000, 2), []])
+@pytest.mark.parametrize("count", [3, 1500])
+def test_the_newest_that_opens_is_found_among_planted_objects(monkeypatch, planted, count):
+    """Wherever objects were planted, the newest version is the newest that opens; all others are noted."""
+    monkeypatch.setattr("mlsync.repository.repository.PAGE_COUNT", 100)
+    repository = new_repository()
+    last = repository.commit(version(ENTRIES, count), unknown)
+    for number in {*range(1, count), *planted} - {count}:
+        repository.store.put(repository.version_key("run", number), b"planted")
+    counted = CountingStore(repository.store)
+    again = Repository(counted, repository.keys)
+    stored = newest_readable(again, "run")
+    assert (stored.root.number, stored.digest) == (count, last.digest)
+    above = {number for number in planted if number > count}
+    assert {repository.version_key("run", number) for number in above} <= set(again.passed_over)
+    assert counted.calls["list"] <= 20 * (1 + len(above) // 100)
+    known = {one.number: one.stamp for one in again.listed("run") if one.number != count}
+    counted.reset()
+    assert newest_readable(again, "run", known=known).root.number == count
+    assert counted.calls["get"] == 1
+
+
+def test_an_object_that_only_claims_to_be_newer_is_passed_over():
+    """What nobody authenticated may say of itself what it will; a version that opens and is newer is refused."""
+    repository = new_repository()
+    repository.commit(version(ENTRIES, 1), unknown)
+    body = repository.store.get(repository.version_key("run", 1), limit_bytes=1 << 20)
+    repository.store.put(repository.version_key("run", 2), body[:8] + b"\2\0" + body[10:])
+    assert newest_readable(repository, "run").root.number == 1
+    with pytest.raises(FormatUnsupported, match="format 2"):
+        repository.stored("run", 2)
 
 
 def test_a_number_is_taken_once():

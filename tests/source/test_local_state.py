@@ -308,7 +308,7 @@ def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
 
 
-SINCE_2, SINCE_3 = ("pending", "damaged", "times"), ("writers", "handed_over")
+SINCE_2, SINCE_3, SINCE_4 = ("pending", "damaged", "times"), ("writers", "handed_over"), ("unreadable",)
 
 
 def older_schema(path, version, *later_tables):
@@ -323,7 +323,9 @@ def older_schema(path, version, *later_tables):
     connection.close()
 
 
-@pytest.mark.parametrize(("version", "later_tables"), [(1, SINCE_2 + SINCE_3), (2, SINCE_3)])
+@pytest.mark.parametrize(
+    ("version", "later_tables"), [(1, SINCE_2 + SINCE_3 + SINCE_4), (2, SINCE_3 + SINCE_4), (3, SINCE_4)]
+)
 def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
     """What an older mlsync remembered is still known, and what came since can be remembered too."""
     path.parent.mkdir()
@@ -334,10 +336,12 @@ def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
         state.add_pending("run", 7)
         state.set_last_ns("run", "scrubbed", 5)
         state.hand_over("run", b"/d", 3)
+        state.add_unreadable("run", {9: "100 1.5"})
         state.begin_version("run", b"/d", b"id", Made(7, 70), Made(8, 80))
     with State.open(path) as state:
         assert (state.pending("run"), state.last_ns("run", "scrubbed")) == ([7], 5)
         assert state.handed_over("run", b"/d") == 3
+        assert (state.unreadable("run"), state.unreadable("other")) == ({9: "100 1.5"}, {})
         assert state.writer("run", b"/d") == KnownWriter(b"id", frozenset({Made(7, 70), Made(8, 80)}))
 
 

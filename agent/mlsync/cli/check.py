@@ -8,6 +8,7 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import ProblemsFound
 from mlsync.flows.check import CheckResult, Problem, check
 
@@ -16,8 +17,9 @@ _VERSIONS_SHOWN = 8
 
 @click.command("check", cls=Command, short_help="Check every object of the repository.")
 @click.option("--read-data", is_flag=True, help="Read and open every byte of every pack too, not only what names them.")
+@accept_rollback_option
 @common_options
-def check_command(common: Common, read_data: bool) -> None:
+def check_command(common: Common, read_data: bool, accept_rollback: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
     Goes on after each problem and names them all, with the versions that each touches; then ends with 33. Changes
@@ -30,6 +32,7 @@ def check_command(common: Common, read_data: bool) -> None:
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
+        look_for_rollback(session, None, monitor, accept=accept_rollback)
         result = check(session.repository, monitor, read_data=read_data)
     if common.as_json:
         output.emit(as_json(result, read_data=read_data))

@@ -10,6 +10,7 @@ import click
 from mlsync.cli import output
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
 from mlsync.cli.options import Command, Common, common_options, run_option
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, TensorDiff
 from mlsync.flows.diff import DiffResult, FileDiff, diff
 from mlsync.flows.select import LATEST, find_run, find_version, version_before
@@ -45,9 +46,16 @@ Examples:
     help="How many tensors to show, of all checkpoints together, those that moved farthest first; 0: all of them, and "
     "every file.",
 )
+@accept_rollback_option
 @common_options
 def diff_command(
-    common: Common, before: str | None, after: str, paths: tuple[str, ...], run: str | None, tensor_count: int
+    common: Common,
+    before: str | None,
+    after: str,
+    paths: tuple[str, ...],
+    run: str | None,
+    tensor_count: int,
+    accept_rollback: bool,
 ) -> None:
     """Show what changed from version A to version B: files, and inside of checkpoints facts and tensors.
 
@@ -60,6 +68,7 @@ def diff_command(
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
+        look_for_rollback(session, run, monitor, accept=accept_rollback, version=after)
         old, new = _versions(session.repository, find_run(session.repository, run), before, after)
         result = diff(session.repository, old, new, tuple(os.fsencode(path) for path in paths), monitor)
     if common.as_json:

@@ -16,6 +16,7 @@ import click
 from mlsync.cli import output
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.errors import ConfigInvalid
+from mlsync.flows.history import tell_passed_over
 from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
@@ -94,6 +95,7 @@ class Common:
             try:
                 yield session
             finally:
+                tell_passed_over(session.repository, monitor)
                 monitor.notice("info", _store_use(session))
 
     def s3(self) -> S3Settings:

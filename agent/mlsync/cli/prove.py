@@ -6,6 +6,7 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.cli.verify import not_loading
@@ -37,6 +38,7 @@ Examples:
     help="The level to reach, instead of what each version requires of itself.",
 )
 @share_option
+@accept_rollback_option
 @common_options
 def prove_command(
     common: Common,
@@ -46,6 +48,7 @@ def prove_command(
     device: str | None,
     level: int | None,
     part: Part,
+    accept_rollback: bool,
 ) -> None:
     """Prove VERSION again, or with --pending whatever was committed below the level that is required.
 
@@ -70,6 +73,7 @@ def prove_command(
         raise ConfigInvalid("level 5 needs a framework or a command that loads checkpoints", advice="set it in [proof]")
     with common.session(config, monitor) as session, stopping() as stop:
         repository = session.repository
+        look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
         with (
             session.prover(part.device(device or config.proof.device)) as prover,

@@ -9,9 +9,11 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, run_option, version_option
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
+from mlsync.flows.rollback import refuse_older
 from mlsync.flows.select import find_run, find_version
 
 _EXAMPLES = """\b
@@ -39,9 +41,23 @@ Examples:
     is_flag=True,
     help="Delete all in DIR that the version does not hold, what the configuration excludes too; not with PATH.",
 )
+@click.option(
+    "--at-least",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="End with 16 where the run's newest version is older than version N: for a fresh machine, which cannot know.",
+)
+@accept_rollback_option
 @common_options
 def restore_command(
-    common: Common, paths: tuple[str, ...], version: str, run: str | None, target: Path | None, delete: bool
+    common: Common,
+    paths: tuple[str, ...],
+    version: str,
+    run: str | None,
+    target: Path | None,
+    delete: bool,
+    at_least: int | None,
+    accept_rollback: bool,
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
@@ -54,7 +70,11 @@ def restore_command(
         raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session, stopping() as stop:
-        stored = find_version(session.repository, find_run(session.repository, run), version)
+        look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
+        run = find_run(session.repository, run)
+        if at_least is not None:
+            refuse_older(session.repository, run, at_least)
+        stored = find_version(session.repository, run, version)
         manifest = session.repository.manifest(stored)
         directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
         options = RestoreOptions(tuple(os.fsencode(path) for path in paths), delete, stop.is_set)

@@ -7,6 +7,7 @@ import click
 from mlsync.cli import output
 from mlsync.cli.backup import trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.versions import version_json
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.flows.standing import by_sums, manifest_of, settled
@@ -22,11 +23,13 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
 @click.argument("version", default=LATEST)
 @run_option
+@accept_rollback_option
 @common_options
-def show_command(common: Common, version: str, run: str | None) -> None:
+def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong."""
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
+        look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         stored = find_version(session.repository, find_run(session.repository, run), version)
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)

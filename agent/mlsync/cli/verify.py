@@ -6,6 +6,7 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option, version_option
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.flows.select import find_run, find_version
@@ -17,8 +18,9 @@ from mlsync.flows.verify import VerifyResult, verify
 @version_option
 @run_option
 @device_option
+@accept_rollback_option
 @common_options
-def verify_command(common: Common, version: str, run: str | None, device: str | None) -> None:
+def verify_command(common: Common, version: str, run: str | None, device: str | None, accept_rollback: bool) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
     Nothing is written, neither there nor here, but for level 5: if the configuration names a framework or a command
@@ -29,6 +31,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
+        look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         stored = find_version(session.repository, find_run(session.repository, run), version)
         manifest = manifest_of(session.repository, stored)
         with session.prover(device) as prover:

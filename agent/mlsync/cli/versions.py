@@ -6,14 +6,16 @@ import click
 
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.flows.select import find_run
 from mlsync.flows.standing import Standing, standings
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
 @click.argument("run", required=False)
+@accept_rollback_option
 @common_options
-def versions_command(common: Common, run: str | None) -> None:
+def versions_command(common: Common, run: str | None, accept_rollback: bool) -> None:
     """List the versions of RUN, or of all runs, oldest first.
 
     PROOF is the level that every checkpoint of the version reached: L1 the container is whole, L2 its content makes
@@ -24,10 +26,19 @@ def versions_command(common: Common, run: str | None) -> None:
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
+        look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in session.repository.runs()]
         listed = [standing for name in names for standing in standings(session.repository, name)]
+        unreadable = sorted(session.repository.passed_over.items())
+        if not listed:
+            session.repository.refuse_unreadable()
     if common.as_json:
-        output.emit({"versions": [version_json(standing) for standing in listed]})
+        output.emit(
+            {
+                "versions": [version_json(standing) for standing in listed],
+                "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
+            }
+        )
         return
     if not listed:
         output.say("no version yet")

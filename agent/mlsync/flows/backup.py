@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.flows.avoided import Avoided
-from mlsync.flows.history import find_base
+from mlsync.flows.history import find_base, tell_passed_over
 from mlsync.flows.policy import NO_WISH, Policy
 from mlsync.flows.untouched import look_for_change
 from mlsync.monitor import Monitor
@@ -100,7 +100,10 @@ def backup(
     avoided = Avoided(state.damaged(source.run))
     while True:
         try:
-            result = _once(repository, state, source, open_prover, options, monitor, avoided)
+            try:
+                result = _once(repository, state, source, open_prover, options, monitor, avoided)
+            finally:
+                tell_passed_over(repository, monitor)
         except (ObjectMissing, ObjectDamaged) as error:
             # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
             pack_id = avoided.note_lost(error, repository)

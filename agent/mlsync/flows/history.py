@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
-from mlsync.errors import HistoryRolledBack
+from mlsync.errors import FormatUnsupported, HistoryRolledBack, ManifestDamaged, VersionTaken
 from mlsync.flows.recall import Recalled
 from mlsync.flows.standing import with_proofs
+from mlsync.monitor import Monitor
+from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Entry, Previous, Trouble
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.readable import newest_readable, opened
+from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
 from mlsync.repository.segments import segment_refs
 from mlsync.source.state import Head, State
+
+_NAMED_COUNT: Final = 8
 
 
 @dataclass(slots=True)
@@ -19,11 +25,13 @@ class Base:
     """A run's last version: *number* 0 and no entries before the first one.
 
     *is_remembered* says that the local state is of this very version, so that its rows may stand for the entries.
+    *taken* are numbers above it in whose places something stands that is no version.
     """
 
     number: int
     digest: bytes
     is_remembered: bool
+    taken: frozenset[int] = frozenset()
     created_ns: int = 0
     body_packs: frozenset[bytes] = frozenset()
     entries: dict[bytes, Entry] = field(default_factory=dict)
@@ -33,6 +41,16 @@ class Base:
     def previous(self) -> Previous | None:
         """What the next manifest says of this one."""
         return Previous(self.number, self.digest) if self.number else None
+
+    def next_number(self, run: str) -> int:
+        """Return the number of the next version: the lowest that is free; ``VersionTaken`` where none is left."""
+        number = self.number + 1
+        while number in self.taken:
+            number += 1
+        if number > names.VERSION_MAX:
+            what = f"run {run!r} has no number left: the highest that there is, {names.VERSION_MAX}, is taken"
+            raise VersionTaken(what, advice='go on under another name: run = "..." under [[watch]]')
+        return number
 
     def packs(self) -> set[bytes]:
         """Return every pack that the version needs: for its files, and for the list of them."""
@@ -44,18 +62,43 @@ class Base:
 
 
 def find_base(repository: Repository, state: State, run: str) -> Base:
-    """Return the run's last version without its entries: one listing, and none of its objects, if nothing moved."""
-    head = state.head(run)
+    """Return the run's last version without its entries: one listing, and none of its objects, if nothing moved.
+
+    It is the newest one that opens. What stands in the place of a newer one and does not is remembered, so that it is
+    looked at once; ``tell_passed_over`` names it.
+    """
+    head, known = state.head(run), state.unreadable(run)
     if head is None:
-        newest = repository.newest(run)
-        return Base(0, b"", is_remembered=True) if newest is None else _unremembered(repository.stored(run, newest))
-    # From the one before the head, so that the listing shows the head itself too.
-    numbers = repository.numbers(run, after=head.number - 1)
-    if head.number not in numbers:
-        raise _rolled_back(run, head, repository.store.url)
-    if numbers[-1] == head.number:
-        return Base(head.number, head.digest, is_remembered=True)
-    return _follow(repository, run, head, numbers)
+        stored = newest_readable(repository, run, known=known)
+        base = Base(0, b"", is_remembered=True) if stored is None else _unremembered(stored)
+        listed = list(repository.listed(run, after=base.number)) if known or repository.passed_over else []
+    else:
+        # From the one before the head, so that the listing shows the head itself too.
+        listed = list(repository.listed(run, after=head.number - 1))
+        if not listed or listed[0].number != head.number:
+            raise rolled_back(run, head, repository.store.url)
+        base = _follow(repository, run, head, listed[1:], known)
+    above = [one for one in listed if one.number > base.number]
+    base.taken = frozenset(number for number in (*known, *(one.number for one in above)) if number > base.number)
+    unreadable = {one.number: one.stamp for one in above if known.get(one.number) != one.stamp}
+    # Only what was looked at: another machine may have made a version meanwhile.
+    unreadable = {
+        n: stamp for n, stamp in unreadable.items() if repository.version_key(run, n) in repository.passed_over
+    }
+    if unreadable:
+        state.add_unreadable(run, unreadable)
+    return base
+
+
+def tell_passed_over(repository: Repository, monitor: Monitor) -> None:
+    """Name what stands in a version's place and does not open, as far as it was met since this was called last."""
+    passed_over = dict(repository.passed_over)
+    repository.passed_over.clear()
+    for key, error in sorted(passed_over.items())[:_NAMED_COUNT]:
+        monitor.notice("warning", f"{key} is passed over: {error.what}")
+    if len(passed_over) > _NAMED_COUNT:
+        text = f"{len(passed_over) - _NAMED_COUNT} more objects in the places of versions are passed over"
+        monitor.notice("warning", f"{text}; mlsync check names all of them")
 
 
 def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping[bytes, Recalled]) -> None:
@@ -63,11 +106,9 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
 
     The manifest itself is read either way: what the next one will say of it must be true of what the store has now.
     """
-    if not base.number:
+    stored = _last_that_opens(base, repository, run) if base.number else None
+    if stored is None:
         return
-    stored = repository.stored(run, base.number)
-    if stored.digest != base.digest:
-        raise _rolled_back(run, Head(base.number, base.digest), repository.store.url)
     base.created_ns = stored.root.created_ns
     base.body_packs = frozenset(ref.pack for ref in segment_refs(stored.root, stored.key))
     entries = {path: one.entry for path, one in recalled.items() if one.entry is not None and not one.is_held}
@@ -84,23 +125,51 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
         base.entries = {entry.path: entry for entry in later}
 
 
-def _follow(repository: Repository, run: str, head: Head, numbers: list[int]) -> Base:
-    """Return the newest version after walking to it from the one that was seen last, link by link."""
-    digest = head.digest
-    number = head.number
-    for newer in numbers[numbers.index(head.number) + 1 :]:
-        stored = repository.stored(run, newer)
-        if stored.root.previous != Previous(number, digest):
-            raise _rolled_back(run, head, repository.store.url)
-        number, digest = newer, stored.digest
-    return Base(number, digest, is_remembered=False)
+def _last_that_opens(base: Base, repository: Repository, run: str) -> Stored | None:
+    """Return the last version; where it does not open any more, *base* is the newest one that does."""
+    try:
+        stored = repository.stored(run, base.number)
+    except (ManifestDamaged, FormatUnsupported) as error:
+        if not is_no_version(error) or repository.has_bytes(run, base.number, base.digest):
+            # As it was when it was seen: a newer mlsync made it, and this one does not know it.
+            raise
+        repository.passed_over[repository.version_key(run, base.number)] = error
+        base.taken |= {base.number}
+        stored_before = newest_readable(repository, run, below=base.number)
+        base.number, base.digest = (
+            (0, b"") if stored_before is None else (stored_before.root.number, stored_before.digest)
+        )
+        base.is_remembered = False
+        return stored_before
+    if stored.digest != base.digest:
+        raise rolled_back(run, Head(base.number, base.digest), repository.store.url)
+    return stored
+
+
+def _follow(repository: Repository, run: str, head: Head, newer: list[Listed], known: Mapping[int, str]) -> Base:
+    """Return the newest version that opens after walking to it from the one that was seen last, link by link."""
+    number, digest = head.number, head.digest
+    fresh = [one for one in newer if known.get(one.number) != one.stamp]
+    closed = {one.number for one in newer} - {one.number for one in fresh}
+    for one, stored in opened(repository, run, fresh):
+        if stored is None:
+            closed.add(one.number)
+            continue
+        # What does not open may be a version that was damaged since: who followed it cannot be held to its digest.
+        previous = stored.root.previous
+        follows_closed = previous is not None and previous.number > number and previous.number in closed
+        if previous != Previous(number, digest) and not follows_closed:
+            raise rolled_back(run, head, repository.store.url)
+        number, digest = one.number, stored.digest
+    return Base(number, digest, is_remembered=number == head.number)
 
 
 def _unremembered(stored: Stored) -> Base:
     return Base(stored.root.number, stored.digest, is_remembered=False)
 
 
-def _rolled_back(run: str, head: Head, url: str) -> HistoryRolledBack:
+def rolled_back(run: str, head: Head, url: str, advice: str | None = None) -> HistoryRolledBack:
+    """Return the error that says that the store shows another history than this machine saw."""
     what = f"the store no longer shows version {head.number} of run {run!r} as it was seen before"
-    advice = "find out who changed the store; to take its word, delete the local state"
-    return HistoryRolledBack(what, where=url, advice=advice)
+    own = "find out who changed the store; to take its word, delete the local state"
+    return HistoryRolledBack(what, where=url, advice=advice or own)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Final
 
 import mlsync
-from mlsync.errors import Error, SourceEmptied, Stopped
+from mlsync.errors import Error, SourceEmptied, Stopped, VersionTaken
 from mlsync.flows.avoided import Avoided
 from mlsync.flows.backup import BackupOptions, BackupResult, Source
 from mlsync.flows.candidate import Candidate, Change
@@ -43,6 +43,8 @@ from mlsync.source.scan import Found, Scan, scan
 from mlsync.source.state import Head, Made, Remembered, State
 
 _QUICKLY_STORED_BYTES: Final = 1 << 30
+# As far as clocks of machines that set them differ, or are set back.
+_CLOCKS_APART_NS: Final = 15 * 60 * 10**9
 
 
 class VersionMaker:
@@ -277,7 +279,7 @@ class VersionMaker:
         origin = self._origin()
         manifest = Manifest(
             run=self._source.run,
-            number=base.number + 1,
+            number=base.next_number(self._source.run),
             created_ns=self._created_ns(base),
             previous=base.previous,
             writer=f"mlsync {mlsync.__version__}",
@@ -295,7 +297,13 @@ class VersionMaker:
         last = Made(base.number, base.created_ns)
         self._state.begin_version(self._source.run, self._source.directory, origin.id, last, made)
         self._tell_clamped(candidate)
-        committed = self._repository.commit(manifest, known)
+        try:
+            committed = self._repository.commit(manifest, known)
+        except VersionTaken as error:
+            if error.is_planted:
+                # No listing need show it: a store may hide what is no object.
+                self._state.add_unreadable(self._source.run, {manifest.number: ""})
+            raise
         self._remember(candidate, manifest, committed)
         result.version = manifest.number
         result.size_bytes = manifest.summary.size_bytes
@@ -320,12 +328,21 @@ class VersionMaker:
             self._monitor.notice("warning", f"{what}, which a version cannot hold; the nearest that it can is kept")
 
     def _created_ns(self, base: Base) -> int:
+        """Return this clock's time, or just after the last version's where the two are nearly the same.
+
+        A clock that was far off made dates that later ones need not follow: else all of them would be wrong with it.
+        """
         now_ns = self._options.now_ns()
-        if now_ns <= base.created_ns:
-            behind_s = (base.created_ns - now_ns) / 1e9
-            text = f"{self._source.run}: the clock is {behind_s:.0f} s behind the last version's, whose time is used"
-            self._monitor.notice("warning", text)
-        return max(now_ns, base.created_ns + 1)
+        ahead_ns = base.created_ns - now_ns
+        if ahead_ns < 0:
+            return now_ns
+        follows = ahead_ns <= _CLOCKS_APART_NS
+        whose = (
+            "whose time is used" if follows else "and one of the two is wrong; this version has the time of this clock"
+        )
+        text = f"{self._source.run}: the clock is {ahead_ns / 1e9:.0f} s behind the last version's, {whose}"
+        self._monitor.notice("warning", text)
+        return base.created_ns + 1 if follows else now_ns
 
     # ------------------------------------------------------------ remember
 

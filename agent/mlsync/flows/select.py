@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
 from mlsync.flows.standing import manifest_of
+from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, Stored
 
 LATEST = "latest"
@@ -28,6 +28,8 @@ def find_run(repository: Repository, run: str | None) -> str:
     names = sorted(repository.run_names())
     if len(names) == 1:
         return names[0]
+    if not names:
+        repository.refuse_unreadable()
     what = "which run? name one with --run" if names else "the repository holds no version yet"
     raise _missing(what, names, repository)
 
@@ -35,10 +37,11 @@ def find_run(repository: Repository, run: str | None) -> str:
 def find_version(repository: Repository, run: str, text: str) -> Stored:
     """Return the version of *run* that *text* means, or raise ``VersionMissing`` with those that there are."""
     if text == LATEST:
-        newest = repository.newest(run)
+        newest = newest_readable(repository, run)
         if newest is None:
+            repository.refuse_unreadable()
             raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
-        return repository.stored(run, newest)
+        return newest
     if text.isdecimal():
         return _numbered(repository, run, int(text))
     if text == RESUMABLE:
@@ -46,16 +49,16 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     if text == BEST:
         return _best(repository, run)
     moment = _parse_time(text)
-    return _at(repository, run, repository.numbers(run), moment)
+    return _at(repository, run, moment)
 
 
 def version_before(repository: Repository, run: str, number: int) -> Stored:
     """Return the version of *run* that stands before *number*, or raise ``VersionMissing`` where none does."""
-    earlier = [known for known in repository.numbers(run) if known < number]
-    if not earlier:
+    earlier = newest_readable(repository, run, below=number)
+    if earlier is None:
         what = f"version {number} of run {run!r} is the first: there is none before it to compare it with"
         raise VersionMissing(what, where=repository.store.url)
-    return repository.stored(run, earlier[-1])
+    return earlier
 
 
 def _numbered(repository: Repository, run: str, number: int) -> Stored:
@@ -73,8 +76,7 @@ def _resumable(repository: Repository, run: str) -> Stored:
 
     Some trainers strip their last checkpoint when they end: what comes after is good for inference only.
     """
-    for number in reversed(repository.numbers(run)):
-        stored = repository.stored(run, number)
+    for stored in readable(repository, run, reversed(repository.numbers(run))):
         if _goes_on(repository, stored):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can go on from"
@@ -98,11 +100,11 @@ def _goes_on(repository: Repository, stored: Stored) -> bool:
 def _best(repository: Repository, run: str) -> Stored:
     """Return the version of the highest ``best_fitness`` that a checkpoint names; of equals the newest."""
     found: tuple[float, int] | None = None
-    for number in repository.numbers(run):
-        for facts in _facts(repository, repository.stored(run, number)):
+    for stored in readable(repository, run, repository.numbers(run)):
+        for facts in _facts(repository, stored):
             fitness = facts.get("best_fitness")
-            if isinstance(fitness, (int, float)) and (found is None or (fitness, number) > found):
-                found = (fitness, number)
+            if isinstance(fitness, (int, float)) and (found is None or (fitness, stored.root.number) > found):
+                found = (fitness, stored.root.number)
     if found is None:
         what = f"no version of run {run!r} has a checkpoint that names its fitness"
         raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
@@ -114,14 +116,23 @@ def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, obje
     return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)
 
 
-def _at(repository: Repository, run: str, numbers: list[int], moment: datetime) -> Stored:
-    """Return the last version that was made at *moment* or before: a few manifests are read, not all."""
+def _at(repository: Repository, run: str, moment: datetime) -> Stored:
+    """Return the version of the latest date that is not after *moment*; of equals the newest.
+
+    All manifests are read: a clock that was wrong for a while leaves dates in no order, and a search that takes them to
+    be in order would give another version without a word.
+    """
     moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-    position = bisect_right(numbers, moment_ns, key=lambda number: repository.stored(run, number).root.created_ns)
-    if position == 0:
+    dates = (
+        (one.root.created_ns, one.root.number)
+        for _, one in opened(repository, run, list(repository.listed(run)))
+        if one
+    )
+    found = max((date for date in dates if date[0] <= moment_ns), default=None)
+    if found is None:
         what = f"run {run!r} has no version as old as {moment.isoformat(sep=' ')}"
         raise VersionMissing(what, where=repository.store.url)
-    return repository.stored(run, numbers[position - 1])
+    return repository.stored(run, found[1])
 
 
 def _parse_time(text: str) -> datetime:

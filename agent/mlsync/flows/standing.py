@@ -12,6 +12,7 @@ import msgspec
 from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, Proof, Root
+from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository, Stored
 from mlsync.source.paths import display
 
@@ -50,15 +51,21 @@ class Standing:
 
 
 def standings(repository: Repository, run: str) -> list[Standing]:
-    """Return how each version of a run stands, oldest first: its manifests are read, and few lists of files."""
+    """Return how each version of a run stands, oldest first: its manifests are read, and few lists of files.
+
+    What does not open is no version, and left out; the repository notes it.
+    """
     keys = repository.later_proof_keys(run)
 
-    def standing(number: int) -> Standing:
-        stored = repository.stored(run, number)
+    def standing(number: int) -> Standing | None:
+        stored = stored_or_none(repository, run, number)
+        if stored is None:
+            return None
         return standing_of(repository, stored, repository.read_later_proofs(keys.get(number, ()), stored))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        return list(executor.map(standing, repository.numbers(run)))
+        found = executor.map(standing, repository.numbers(run))
+        return [one for one in found if one is not None]
 
 
 def standing_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> Standing:

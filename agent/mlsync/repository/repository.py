@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +20,7 @@ from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.errors import (
     AlreadyExists,
     Damage,
+    Error,
     FormatUnsupported,
     ManifestDamaged,
     NotFound,
@@ -47,6 +47,22 @@ from mlsync.store.base import ObjectInfo, Store
 
 # What S3 gives of a listing at a time.
 PAGE_COUNT: Final = 1000
+# How many manifests are looked at for the name of a run, of its oldest and of its newest.
+_NAMED_BY: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object in a version's place as a listing shows it: whether it is one, only its seal tells."""
+
+    number: int
+    size_bytes: int
+    modified_s: float
+
+    @property
+    def stamp(self) -> str:
+        """What is another one for another object of this number."""
+        return f"{self.size_bytes} {self.modified_s}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,8 @@ class Repository:
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
         self._later_proofs = LaterProofs(store, keys)
+        # By name: what stands in a version's place and does not open, as far as it was met, and why.
+        self.passed_over: dict[str, Damage | FormatUnsupported] = {}
 
     # ------------------------------------------------------------ beginning
 
@@ -179,67 +197,81 @@ class Repository:
 
     def numbers(self, run: str, *, after: int = 0) -> list[int]:
         """Return the numbers of the run's versions above *after*, rising: one listing, from there on."""
-        return list(self._numbers(run, after))
+        return [one.number for one in self.listed(run, after=after)]
 
-    def _numbers(self, run: str, after: int) -> Iterator[int]:
-        run_key = self._run_id(run)
+    def listed(self, run: str, *, after: int = 0) -> Iterator[Listed]:
+        """Yield what stands in the places of the run's versions above *after*, rising."""
+        return self._listed(self._run_id(run), after)
+
+    def _listed(self, run_key: bytes, after: int = 0) -> Iterator[Listed]:
         last = names.version(run_key, after) if after > 0 else ""
-        for info in self.store.list(names.run_prefix(run_key), after=last):
-            parsed = names.parse_version(info.key)
-            if parsed is not None:
-                yield parsed[1]
+        for _, one in _as_versions(self.store.list(names.run_prefix(run_key), after=last)):
+            yield one
 
     def has_versions(self, run: str) -> bool:
-        """Whether the run has a version."""
-        return next(self._numbers(run, 0), None) is not None
+        """Whether the run has a version, as far as a listing shows it."""
+        return next(self.listed(run), None) is not None
 
     def newest(self, run: str) -> int | None:
-        """Return the number of the run's newest version, if it has one.
+        """Return the highest number in the run, if it has one; whether what stands there opens is not looked at."""
+        page = self.last_page(run)
+        return page[-1].number if page else None
+
+    def last_page(self, run: str, below: int = names.VERSION_MAX + 1) -> list[Listed]:
+        """Return what stands in the places of the run's last versions of those below a number, rising.
 
         One page of a listing if it has up to as many versions, and for longer histories as many pages as its logarithm.
         """
-        # Versions up to *low* are not the newest, or are it themselves; above *high* there is none.
+        # Numbers up to *low* are not the last, or are it themselves; from *high* on there is none that is asked for.
         low, high, step, probe = 0, None, 0, 0
+        last: list[Listed] = []
         while high is None or low < high:
-            numbers = self._first_numbers(run, probe)
-            if 0 < len(numbers) < PAGE_COUNT:
-                return numbers[-1]
+            page = self._page(run, probe, below)
+            if 0 < len(page) < PAGE_COUNT:
+                return page
             is_behind_low = probe == low
-            if numbers:
-                low = numbers[-1]
+            if page:
+                low, last = page[-1].number, page
             else:
                 high = probe
             if high is None:
-                probe, step = low + step, max(2 * step, PAGE_COUNT)
+                # Never above the highest number: its key would have a digit more, and stand somewhere else.
+                probe, step = min(low + step, names.VERSION_MAX), max(2 * step, PAGE_COUNT)
             else:
                 # The page behind *low* first: most histories end in it.
                 probe = (low + high) // 2 if is_behind_low else low
-        return low or None
+        return last
 
-    def _first_numbers(self, run: str, after: int) -> list[int]:
-        """Return the run's lowest version numbers above *after*, no more than come in one page of a listing."""
-        return list(islice(self._numbers(run, after), PAGE_COUNT))
+    def _page(self, run: str, after: int, below: int) -> list[Listed]:
+        """Return the first objects of a run above one number and below another, as many as come in one page."""
+        return list(takewhile(lambda one: one.number < below, islice(self.listed(run, after=after), PAGE_COUNT)))
 
     def run_names(self) -> Iterator[str]:
         """Yield the names of all runs, in no order: for each of them a listing is begun and a manifest read."""
-        after = ""
-        while (info := next(self.store.list(names.VERSIONS, after=after), None)) is not None:
-            after = info.key
-            parsed = names.parse_version(info.key)
-            if parsed is not None:
-                run_key, number = parsed
-                yield self._name_of(run_key, number)
+        after: str | None = ""
+        while after is not None:
+            listing, after = self.store.list(names.VERSIONS, after=after), None
+            # What is no version's name is passed by in the same listing: a new one for each would cost a call each.
+            for run_key, one in _as_versions(listing):
+                name = self._name_in(run_key, one) or self._name_among(run_key, list(self._listed(run_key)))
+                if name is not None:
+                    yield name
                 after = names.version(run_key, names.VERSION_MAX)
+                break
 
     def runs(self) -> list[Run]:
-        """Return every run with the numbers of its versions, by name."""
-        by_id: dict[bytes, list[int]] = {}
-        for info in self.store.list(names.VERSIONS):
-            parsed = names.parse_version(info.key)
-            if parsed is not None:
-                by_id.setdefault(parsed[0], []).append(parsed[1])
-        runs = [Run(self._name_of(run_key, numbers[0]), tuple(numbers)) for run_key, numbers in by_id.items()]
+        """Return every run with the numbers of its versions, by name; a run of which none opens is passed over."""
+        by_id: dict[bytes, list[Listed]] = {}
+        for run_key, one in _as_versions(self.store.list(names.VERSIONS)):
+            by_id.setdefault(run_key, []).append(one)
+        named = ((self._name_among(run_key, listed), listed) for run_key, listed in by_id.items())
+        runs = [Run(name, tuple(one.number for one in listed)) for name, listed in named if name is not None]
         return sorted(runs, key=lambda run: run.name)
+
+    def refuse_unreadable(self) -> None:
+        """Raise what is the matter with the first manifest that was passed over: for where nothing else is left."""
+        for error in self.passed_over.values():
+            raise error
 
     def stored(self, run: str, number: int) -> Stored:
         """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""
@@ -333,6 +365,18 @@ class Repository:
         except NotFound:
             return False
         return True
+
+    def has_bytes(self, run: str, number: int, digest: bytes) -> bool:
+        """Whether what stands in a version's place has this digest, be it that it opens or not."""
+        try:
+            body = self.store.get(self.version_key(run, number), limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+        except NotFound:
+            return False
+        except StoreBroken as error:
+            if not error.is_of_object:
+                raise
+            return False
+        return object_digest(body) == digest
 
     def has_pack(self, pack_id: bytes) -> bool:
         """Whether the pack is in the store: one stat."""
@@ -439,22 +483,59 @@ class Repository:
             return False
 
     def _taken(self, manifest: Manifest) -> VersionTaken:
-        what = f"version {manifest.number} of run {manifest.run!r} was committed by another writer"
+        """Return what to say of a number that could not be had: whose it is."""
+        run, number = manifest.run, manifest.number
+        try:
+            self.open_version(self.version_key(run, number))
+        except (ManifestDamaged, FormatUnsupported) as error:
+            what = f"something that is no version was put in the place of version {number} of run {run!r}: {error.what}"
+            taken = VersionTaken(what, where=self.store.url, advice="the next backup takes the next number")
+            taken.is_planted = True
+            return taken
+        what = f"version {number} of run {run!r} was committed by another writer"
         return VersionTaken(what, where=self.store.url, advice="one run is backed up from one place")
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
 
-    def _name_of(self, run_key: bytes, number: int) -> str:
-        """Return the name of a run: it stands sealed in each of its manifests, and any one of them will do."""
+    def _name_among(self, run_key: bytes, listed: list[Listed]) -> str | None:
+        """Return the name of a run: it stands sealed in each of its manifests, and any one that opens will do.
+
+        The oldest are looked at first, since what was planted came later, and then the newest. A run that somebody made
+        up has no name, and costs no more looks for being large.
+        """
+        by_age = sorted(listed, key=lambda one: one.modified_s)
+        for one in [*by_age[:_NAMED_BY], *by_age[_NAMED_BY:][: -_NAMED_BY - 1 : -1]]:
+            name = self._name_in(run_key, one)
+            if name is not None:
+                return name
+        return None
+
+    def _name_in(self, run_key: bytes, one: Listed) -> str | None:
+        key = names.version(run_key, one.number)
         try:
-            return self.open_version(names.version(run_key, number)).root.run
-        except (Damage, FormatUnsupported, NotFound):
-            others = [info.key for info in self.store.list(names.run_prefix(run_key))]
-            for key in reversed(others):
-                with suppress(Damage, FormatUnsupported, NotFound):
-                    return self.open_version(key).root.run
-            raise
+            return self.open_version(key).root.run
+        except NotFound:
+            pass
+        except (ManifestDamaged, FormatUnsupported) as error:
+            self.passed_over[key] = error
+        return None
+
+
+def is_no_version(error: Error) -> bool:
+    """Whether this speaks against what stands in a version's place: it is passed over.
+
+    What opens and then turns out to be newer is a version, and what the store has to say speaks against the store.
+    """
+    return isinstance(error, ManifestDamaged) or (isinstance(error, FormatUnsupported) and error.is_claim)
+
+
+def _as_versions(infos: Iterable[ObjectInfo]) -> Iterator[tuple[bytes, Listed]]:
+    """Yield those that have the name of a version, with their run's id."""
+    for info in infos:
+        parsed = names.parse_version(info.key)
+        if parsed is not None:
+            yield parsed[0], Listed(parsed[1], info.size_bytes, info.modified_s)
 
 
 def _header(store: Store) -> bytes:

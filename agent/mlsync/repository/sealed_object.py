@@ -14,7 +14,7 @@ from typing import Final
 from mlsync.codec.compression import Coding, CodingBroken, decode, encode
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
-from mlsync.errors import ManifestDamaged
+from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.header import check_format, check_key_kind
 from mlsync.repository.strict import newer
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
@@ -62,8 +62,13 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     magic, version, key_kind, coding, plain_bytes, salt = _HEADER.unpack(header)
     if magic != kind.magic:
         raise ManifestDamaged(f"this is no {kind.noun}", where=key)
-    check_format(version, key, ManifestDamaged)
-    check_key_kind(key_kind, key, ManifestDamaged)
+    try:
+        check_format(version, key, ManifestDamaged)
+        check_key_kind(key_kind, key, ManifestDamaged)
+    except FormatUnsupported as error:
+        # Whoever may create objects can write that.
+        error.is_claim = True
+        raise
     try:
         coded = Seal(keys.of(kind.purpose, salt)).open(_NONCE, sealed, header + key.encode())
     except SealBroken:

@@ -20,7 +20,7 @@ from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.service.config import Config, WatchSettings
-from mlsync.source.state import State
+from mlsync.source.state import Head, State, seen_heads
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
@@ -131,6 +131,10 @@ class Session:
                 self._state = State.open(state_path(self.config, self.repository.repository_id))
                 _write_slot_name(self.state_directory, self.repository.slot)
             return self._state
+
+    def seen_heads(self) -> dict[str, Head]:
+        """Return the newest version of each run that this machine saw; nothing, and none is made, where is no state."""
+        return seen_heads(state_path(self.config, self.repository.repository_id))
 
     def prover(self, device: str | None = None) -> Prover:
         """Return a prover by the configuration; *device* stands above it."""

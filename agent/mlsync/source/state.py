@@ -9,19 +9,20 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, cast
+from urllib.parse import quote
 
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
 from mlsync.source.remembered import Remembered, RememberedPiece, is_same
 
-__all__ = ["Head", "KnownWriter", "Made", "Remembered", "RememberedPiece", "State", "is_same"]
+__all__ = ["Head", "KnownWriter", "Made", "Remembered", "RememberedPiece", "State", "is_same", "seen_heads"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
-_SCHEMA_VERSION: Final = 3
+_SCHEMA_VERSION: Final = 4
 # What came with the second version: a state of the first gets it when it is opened, and keeps all that it knows.
 _SINCE_2: Final = (
     # Versions that were committed below the level that was required of them.
@@ -42,7 +43,13 @@ _SINCE_3: Final = (
     """CREATE TABLE handed_over (run TEXT NOT NULL, directory BLOB NOT NULL, number INTEGER NOT NULL,
        PRIMARY KEY (run, directory)) WITHOUT ROWID""",
 )
-_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3))
+# What came with the fourth.
+_SINCE_4: Final = (
+    # Objects in a version's place that did not open, with what a listing said of them: they are not looked at again.
+    """CREATE TABLE unreadable (run TEXT NOT NULL, number INTEGER NOT NULL, stamp TEXT NOT NULL,
+       PRIMARY KEY (run, number)) WITHOUT ROWID""",
+)
+_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4))
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
     # The newest version that was seen of a run: a store that shows less was rolled back.
@@ -55,6 +62,7 @@ _SCHEMA: Final = (
     "CREATE INDEX chunks_by_pack ON chunks (pack)",
     *_SINCE_2,
     *_SINCE_3,
+    *_SINCE_4,
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
@@ -188,6 +196,19 @@ class State:
         """Forget every chunk that lies in one of the *packs*."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
+
+    def unreadable(self, run: str) -> dict[int, str]:
+        """Give what ``add_unreadable`` noted: stamps by number."""
+        rows = self._query("SELECT number, stamp FROM unreadable WHERE run = ?", run)
+        return dict(rows)
+
+    def add_unreadable(self, run: str, stamps: Mapping[int, str]) -> None:
+        """Remember that what stands in the places of these versions does not open."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?)",
+                ((run, number, stamp) for number, stamp in stamps.items()),
+            )
 
     def pending(self, run: str) -> list[int]:
         """Give the numbers that ``add_pending`` noted and ``drop_pending`` did not drop, the newest first."""
@@ -379,6 +400,23 @@ class State:
         except OSError as error:
             return StateDamaged(f"the local state is damaged: {error.strerror}", where=where, advice=_ADVICE)
         return _PutAside("the local state is damaged and was put aside", where=display(os.fsencode(aside)))
+
+
+def seen_heads(path: Path) -> dict[str, Head]:
+    """Return the newest version of each run that this machine saw, by its name, without a change to the state.
+
+    Nothing where there is none, or none that this user can read: a fresh machine knows no better than the store.
+    """
+    # Without the log of a writer that is at work, or was cut off, the file is all there is; and SQLite, which would
+    # make a log of its own to read it, need not be able to write there.
+    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+    try:
+        connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)
+        with closing(connection):
+            rows = connection.execute("SELECT run, number, digest FROM heads").fetchall()
+    except sqlite3.Error:
+        return {}
+    return {run: Head(number, digest) for run, number, digest in rows}
 
 
 class _Unknown(Exception):

@@ -1,0 +1,92 @@
+"""Find the versions of a run that open, where whoever may create objects planted others among them.
+
+An object that does not open (it does not authenticate, or contradicts itself) is passed over and named, whatever its
+number. It stops nobody: the newest version is the newest one that opens. A listing says which numbers there are, and
+only a manifest's own seal whether a version stands there, so what is planted costs one look at each; whoever goes on
+for long remembers what did not open (``Listed.stamp``) and looks at it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionMissing
+from mlsync.repository import names
+from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
+
+_AT_ONCE: Final = 16
+# So many of these are in memory at once; what is larger is looked at alone.
+_SMALL_BYTES: Final = 1 << 20
+
+
+def newest_readable(
+    repository: Repository, run: str, *, below: int = names.VERSION_MAX + 1, known: Mapping[int, str] | None = None
+) -> Stored | None:
+    """Return the run's newest version that opens, of those below a number; ``None`` if there is none.
+
+    *known* are objects that did not open before, by number, with the stamps that they had: they are not looked at.
+    """
+    while page := repository.last_page(run, below):
+        unknown = [one for one in reversed(page) if (known or {}).get(one.number) != one.stamp]
+        for _, stored in opened(repository, run, unknown):
+            if stored is not None:
+                return stored
+        below = page[0].number
+    return None
+
+
+def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterator[Stored]:
+    """Yield the versions of these numbers that open, in this order, each when it is asked for."""
+    for number in numbers:
+        stored = stored_or_none(repository, run, number)
+        if stored is not None:
+            yield stored
+
+
+def opened(repository: Repository, run: str, listed: Sequence[Listed]) -> Iterator[tuple[Listed, Stored | None]]:
+    """Yield each of these with its version, ``None`` if it does not open or is gone.
+
+    The first is looked at alone, since mostly it is the one that is looked for; behind it several at once.
+    """
+
+    def look(one: Listed) -> tuple[Listed, Stored | None]:
+        return one, stored_or_none(repository, run, one.number)
+
+    yield from map(look, listed[:1])
+    for batch in _batches(listed[1:]):
+        if len(batch) == 1:
+            yield look(batch[0])
+            continue
+        with ThreadPoolExecutor(_AT_ONCE) as executor:
+            yield from executor.map(look, batch)
+
+
+def stored_or_none(repository: Repository, run: str, number: int) -> Stored | None:
+    """Return a version; ``None`` if it does not open, which the repository then notes, or is gone."""
+    try:
+        return repository.stored(run, number)
+    except VersionMissing:
+        return None
+    except (ManifestDamaged, FormatUnsupported) as error:
+        if not is_no_version(error):
+            raise
+        repository.passed_over[repository.version_key(run, number)] = error
+        return None
+
+
+def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+    """Yield small ones together, in their order, and each large one alone."""
+    batch: list[Listed] = []
+    for one in listed:
+        is_large = one.size_bytes > _SMALL_BYTES
+        if batch and (is_large or len(batch) == _AT_ONCE):
+            yield batch
+            batch = []
+        if is_large:
+            yield [one]
+        else:
+            batch.append(one)
+    if batch:
+        yield batch
