@@ -11,6 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlsync.flows.ownership import hand_over
+from mlsync.source.state import State
+
 PASSPHRASE = "correct horse"
 KEY = bytes(range(32))
 MLSYNC = Path(sys.executable).with_name("mlsync")
@@ -104,6 +107,8 @@ class Machine:
             "LC_ALL": "C.UTF-8",
             "COLUMNS": "80",
             "MLSYNC_CONFIG": str(self.configuration),
+            # Where the state lies if no configuration says so: root's own place is not the tests' to write to.
+            "STATE_DIRECTORY": str(self.base / "default-state"),
         }
         return {name: value for name, value in (kept | own | self.secret | more).items() if value}
 
@@ -148,6 +153,10 @@ def copy_of(template: Machine, base: Path, server: CommandServer) -> Machine:
         if (template.base / name).exists():
             shutil.copytree(template.base / name, base / name, symlinks=True)
     machine.configure()
+    for state in machine.state.glob("*/state.sqlite"):
+        # The copy goes on where the template stood.
+        with State.open(state) as opened:
+            hand_over(opened, "yolo", os.fsencode(machine.training), 0)
     return machine
 
 

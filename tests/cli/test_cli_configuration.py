@@ -99,7 +99,7 @@ def test_init_as_another_user_writes_below_home(fresh):
     assert done.status == 0, done
     assert (fresh.home / ".config" / "mlsync" / "mlsync.toml").stat().st_uid == (OTHER_USER or os.geteuid())
     write_training(fresh.training)
-    done = fresh.run("backup", uid=OTHER_USER, MLSYNC_CONFIG="")
+    done = fresh.run("backup", uid=OTHER_USER, MLSYNC_CONFIG="", STATE_DIRECTORY="")
     assert done.status == 0, done
     assert list((fresh.home / ".local" / "state" / "mlsync").glob("*/state.sqlite"))
 
@@ -124,7 +124,7 @@ def test_init_where_no_configuration_can_be_written(fresh, place):
 @pytest.mark.parametrize(
     ("directories", "words"),
     [
-        (["a/train", "b/train"], "two directories would be run 'train'"),
+        (["a/yolo", "b/yolo"], "two directories would be run 'yolo'"),
         (["."], "lies in a watched directory"),
         (["/"], "not a run name"),
         (["a/.hidden"], "not a run name"),

@@ -146,6 +146,8 @@ def test_read_only_target(machine):
 
 def test_damaged_state(saved):
     """A damaged local state ends the backup with 81, says that it may be deleted, and after that all goes on."""
+    (saved.training / "own").write_text("1")
+    saved.good("backup")
     database = next(saved.state.glob("*/state.sqlite"))
     database.write_bytes(b"no database" * 1000)
     done = saved.run("backup")

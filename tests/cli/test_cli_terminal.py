@@ -56,9 +56,11 @@ def test_a_reader_that_goes_away(saved, command):
 
 def test_what_goes_where(saved):
     """Results go to stdout and notices to stderr, and in a pipe there is no progress bar and no colour."""
+    (saved.training / "own").write_text("1")
+    saved.good("backup")  # which tells that the run goes on here, since the machine is a copy
     (saved.training / "results.csv").write_text("epoch,loss\n")
     done = saved.good("backup")
-    assert done.out.startswith("yolo: version 3 in ")
+    assert done.out.startswith("yolo: version 4 in ")
     assert done.err == ""
     for command in (["versions"], ["show"], ["check"], ["verify"], ["restore", "--to", "back"]):
         done = saved.good(*command)

@@ -11,6 +11,7 @@ import pytest
 from flow_parts import PASSPHRASE, RUN, World, keys_of, noise, outcome, small_checkpoint, tree_of
 
 from mlsync import errors
+from mlsync.flows.ownership import hand_over
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
@@ -46,7 +47,10 @@ class Sample:
     def copy(self, base: Path) -> World:
         """The world as it was, somewhere else."""
         shutil.copytree(self.base / "world", base, symlinks=True)
-        return World(base, DirectoryStore(base / "repo"), is_there=True)
+        world = World(base, DirectoryStore(base / "repo"), is_there=True)
+        # The copy goes on where the world stood.
+        hand_over(world.state, RUN, os.fsencode(world.directory), 0)
+        return world
 
     def objects(self, kind: str) -> list[str]:
         """The names of the objects of a kind."""

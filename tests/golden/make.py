@@ -196,7 +196,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as work,
         contextlib.chdir(work),
         mock.patch("socket.gethostname", return_value="golden-node"),
-        mock.patch("mlsync.flows.new_version.machine_mark", return_value=b"a golden machine"),
+        mock.patch("mlsync.flows.ownership.machine_mark", return_value=b"a golden machine"),
     ):
         make(place, Path(work))
     files = sorted(path for path in HERE.rglob("*") if path.is_file() and path.parent != HERE)

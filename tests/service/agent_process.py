@@ -2,7 +2,8 @@
 
 Each pass writes a line to REPORT. The kind says what a pass does: ``count`` makes a version when the directory's
 listing changed, ``slow`` goes on until it is told to stop, ``deaf`` never ends, ``away`` finds the store away,
-``bug`` raises what nobody expects, ``lock`` works under the run's real lock.
+``other`` finds
+another writer, ``bug`` raises what nobody expects, ``lock`` works under the run's real lock.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlsync.errors import RunLocked, StoreUnavailable
+from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.every import Never
 from mlsync.service.job import Outcome, Pulse
@@ -52,6 +53,8 @@ class FakeJob:
             self._locked = True
         if self._kind == "away":
             raise StoreUnavailable("the store is away")
+        if self._kind == "other":
+            raise RunOfAnother("run is written by another one")
         if self._kind == "bug":
             raise ZeroDivisionError("a bug")
         if self._kind == "slow":

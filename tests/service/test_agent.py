@@ -230,6 +230,17 @@ def test_an_agent_keeps_the_runs_that_are_its_own(agent, runs, tmp_path):
         assert running.end()[0] == 0
 
 
+def test_an_agent_stays_for_runs_that_others_write(agent, runs):
+    """Refused as another writer, even for all of its runs, it lives, shows why, and cares for the rest."""
+    running = agent(f"a=other:{runs[0]}")
+    shown = running.status("a", phase="refused")
+    assert (shown["last_error"], shown["failures"]) == ("run is written by another one", 1)
+    both = agent(f"a=other:{runs[0]}", f"b=count:{runs[1]}", report="second")
+    both.wait_for("b version 1 of 0 files")
+    assert both.status("a", phase="refused")["failures"] == 1
+    assert (running.end()[0], both.end()[0]) == (0, 0)
+
+
 def test_the_status_is_private_and_kept_over_a_restart(agent, runs):
     """The status file is its owner's alone, and a new agent knows the last version from it."""
     running = agent(f"a=count:{runs[0]}")

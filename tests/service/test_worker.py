@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.errors import RunLocked, StoreUnavailable
+from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.monitor import RecordingMonitor
 from mlsync.service.changes import Pending
 from mlsync.service.job import Outcome, Pulse
@@ -119,6 +119,21 @@ def test_changes_do_not_hasten_a_retry_but_requests_do(make):
     worker._pass()
     assert worker.due(Pending(0.0, 0.0), False) == 1005.0
     assert worker.due(Pending(0.0, 0.0), True) == -math.inf
+
+
+def test_a_run_of_another_writer_is_tried_seldom(make):
+    """A person, a restore here or the other writer's end changes it: ten minutes, shown as refused, until it works."""
+    worker, monitor = make(RunOfAnother("it is another one's"), StoreUnavailable("away"), outcome(9))
+    worker._pass()
+    assert (worker.due(None, False), worker._rest()) == (1600.0, "refused")
+    assert worker.due(Pending(1000.0, 1000.0), False) == 1600.0
+    assert worker.due(None, True) == -math.inf
+    assert worker.state.locked is None
+    assert monitor.notices == [("error", "yolo: it is another one's; next try in 600 s")]
+    worker._pass()
+    assert worker._rest() == "retrying"
+    worker._pass()
+    assert (worker._rest(), worker.state.last_error, worker.state.last_version) == ("waiting", None, 9)
 
 
 def test_success_ends_the_retries(make):

@@ -7,12 +7,15 @@ import click
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
-from mlsync.errors import ChangedWhileReading, CheckpointBroken, Error, SourceUnreadable
+from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.flows.backup import BackupResult
+from mlsync.flows.ownership import hand_over
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
+from mlsync.service.config import WatchSettings
 from mlsync.service.passes import back_up, summary, trouble_text
 from mlsync.service.runlock import RunLock
+from mlsync.service.session import Session
 
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -23,8 +26,13 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 
 @click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.")
 @click.argument("run", required=False)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Go on with a run that another machine or directory wrote until now; that one is refused from then on.",
+)
 @common_options
-def backup_command(common: Common, run: str | None) -> None:
+def backup_command(common: Common, run: str | None, take_over: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
     The version exists when this ends: its checkpoints came back from the store and were proved. Where nothing
@@ -33,19 +41,26 @@ def backup_command(common: Common, run: str | None) -> None:
     Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
     Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
 
+    A run is written from one directory. If another one, or another machine, made its newest version, nothing is written
+    and the status is 90. After a restore, and on a new machine with the old disk, a backup goes on by itself;
+    for all other moves there is --take-over (docs/runs.md has the cases).
+
     If the configuration names a framework or a command ([proof] framework, command), new checkpoints are also loaded
     by that (L5), WHICH RUNS CODE OUT OF THEM; without, no code of a checkpoint is ever run. A checkpoint of several
     files is loaded as its directory. What a policy refused ([proof] refuse, or L5) is tried again when that changed.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)
+    if take_over and len(watches) > 1:
+        names = ", ".join(watch.run for watch in watches)
+        raise ConfigInvalid("--take-over is for one run", advice=f"name it: {names}")
     monitor = common.monitor()
     results: list[BackupResult] = []
     failed: list[tuple[str, Error]] = []
     with common.session(config, monitor) as session, stopping() as stop:
         for watch in watches:
             try:
-                with RunLock(config.state_directory, session.repository.repository_id.hex(), watch.run):
+                with _locked(session, watch, take_over=take_over):
                     results.append(back_up(session, watch, monitor, stop))
             except Error as error:
                 # One run that cannot be backed up must not cost the others their version.
@@ -55,6 +70,21 @@ def backup_command(common: Common, run: str | None) -> None:
                 failed.append((watch.run, error))
     _show(common, results, failed)
     _leave(failed, [trouble for result in results for trouble in result.troubles])
+
+
+def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLock:
+    """Return the run's lock; that the run is taken over is known before it, for an agent may hold it all the time."""
+    lock = RunLock(session.config.state_directory, session.repository.repository_id.hex(), watch.run)
+    if not take_over:
+        return lock
+    hand_over(session.state, watch.run, bytes(watch.directory), 0)
+    try:
+        lock.acquire()
+    except RunLocked as error:
+        advice = "that one goes on with the run at its next try, an agent within ten minutes, or at once after SIGHUP"
+        raise RunLocked(f"taken over, but {error.what}", where=error.where, advice=advice) from None
+    lock.release()
+    return lock
 
 
 def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, Error]]) -> None:

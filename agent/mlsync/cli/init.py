@@ -17,7 +17,7 @@ from mlsync.cli.options import Command, Common, as_url, common_options
 from mlsync.errors import ConfigInvalid
 from mlsync.service.config import Config, load, usual_places
 from mlsync.service.config_template import template
-from mlsync.service.run_name import check_run_name
+from mlsync.service.run_name import default_run_name
 from mlsync.service.secrets import refuse_weak
 from mlsync.service.session import Session, refuse_existing
 
@@ -91,7 +91,7 @@ def _named(watches: tuple[Path, ...]) -> list[tuple[Path, str | None]]:
     named: list[tuple[Path, str | None]] = []
     for watch in watches:
         directory = Path(os.path.abspath(watch))
-        run = check_run_name(directory.name)
+        run = default_run_name(directory)
         if run in [other for _, other in named]:
             advice = "give one here, and name the other under [[watch]] in the configuration, with a run of its own"
             raise ConfigInvalid(f"two directories would be run {run!r}", where=str(directory), advice=advice)

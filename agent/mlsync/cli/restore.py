@@ -11,10 +11,13 @@ from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
-from mlsync.errors import ConfigInvalid
+from mlsync.errors import ConfigInvalid, StateError
+from mlsync.flows.ownership import hand_over
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
 from mlsync.flows.rollback import refuse_older
 from mlsync.flows.select import find_run, find_version
+from mlsync.monitor import Monitor
+from mlsync.service.session import Session
 
 _EXAMPLES = """\b
 Examples:
@@ -65,6 +68,9 @@ def restore_command(
     files that are right are left alone, others are replaced in one step each: under its name stands the old file or
     the whole new one. A restore that was killed goes on when it is run again. On a fresh machine --repo URL and the
     passphrase are all that it needs.
+
+    Training and backups go on from the restored directory: the first version that is made of it, on this machine, takes
+    the run over. Until then whoever wrote the run goes on with it, so that a look at an old version costs nothing.
     """
     if delete and paths:
         raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
@@ -79,10 +85,21 @@ def restore_command(
         directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
         options = RestoreOptions(tuple(os.fsencode(path) for path in paths), delete, stop.is_set)
         result = restore(session.repository, manifest, directory, options, monitor)
+        if not paths:
+            _hand_over(session, result, monitor)
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:
         output.say(_text(result))
+
+
+def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
+    """Have the next backup of this directory, on this machine, go on with the run: nobody may be there to say so."""
+    try:
+        hand_over(session.state, result.run, result.directory, result.version)
+    except StateError as error:
+        text = f"the local state cannot be written, so a backup from there may need --take-over: {error}"
+        monitor.notice("warning", text)
 
 
 def _text(result: RestoreResult) -> str:

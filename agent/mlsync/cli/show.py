@@ -51,6 +51,8 @@ def _print(manifest: Manifest) -> None:
         f"{output.count(summary.file_count, 'file')}, {output.size(summary.size_bytes)}; "
         f"{output.size(summary.new_bytes)} new, {output.size(summary.stored_bytes)} stored"
     )
+    for note in manifest.notes:
+        output.say(f"note: {note}")
     output.say()
     rows = [_row(entry, manifest.required_level) for entry in manifest.entries if entry.kind is not EntryKind.DIRECTORY]
     output.table(("SIZE", "MODIFIED", "PROOF", "PATH", ""), rows, right=(0,))

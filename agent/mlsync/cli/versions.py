@@ -9,6 +9,7 @@ from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.flows.select import find_run
 from mlsync.flows.standing import Standing, standings
+from mlsync.repository.manifest import Root
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
@@ -22,7 +23,7 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     sense, L3 its bytes were on the device that is named as they were in the file, L4 its numbers were looked at, L5 a
     framework or command of yours loaded it. "pending" stands beside what was committed below the level that the
     configuration requires, until it is proved, but for what no more is to come of; "broken" beside what turned out then
-    not to load (mlsync show says why).
+    not to load (mlsync show says why). NOTES says where versions come from when that changes.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -43,14 +44,27 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     if not listed:
         output.say("no version yet")
         return
-    rows = [_row(standing) for standing in listed]
+    rows = [_row(standing, came) for standing, came in zip(listed, _new_writers(listed), strict=True)]
     output.table(
         ("RUN", "VERSION", "MADE", "FILES", "SIZE", "NEW", "STORED", "PROOF", "NOTES"), rows, right=(1, 3, 4, 5, 6)
     )
 
 
-def _row(standing: Standing) -> tuple[str, ...]:
+def _new_writers(listed: list[Standing]) -> list[str]:
+    """Return for each version where it came from, if that is another place than the version before it came from."""
+    texts = []
+    last: Root | None = None
+    for root in (standing.root for standing in listed):
+        is_new = last is not None and last.run == root.run and last.origin.id != root.origin.id
+        moved = last is not None and (last.host, last.directory) != (root.host, root.directory)
+        texts.append(f"now from {output.path(root.directory)} on {root.host}" if is_new and moved else "")
+        last = root
+    return texts
+
+
+def _row(standing: Standing, new_writer: str) -> tuple[str, ...]:
     root, summary = standing.root, standing.root.summary
+    troubles = ", ".join(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles)
     return (
         root.run,
         str(root.number),
@@ -60,7 +74,7 @@ def _row(standing: Standing) -> tuple[str, ...]:
         output.size(summary.new_bytes),
         output.size(summary.stored_bytes),
         _proof(standing),
-        ", ".join(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles),
+        "; ".join(filter(None, (new_writer, *root.notes, troubles))),
     )
 
 
@@ -88,6 +102,7 @@ def version_json(standing: Standing) -> dict[str, object]:
         "host": root.host,
         "directory": output.path(root.directory),
         "writer": root.writer,
+        "writer_id": root.origin.id.hex(),
         "file_count": summary.file_count,
         "size_bytes": summary.size_bytes,
         "new_bytes": summary.new_bytes,
@@ -99,4 +114,5 @@ def version_json(standing: Standing) -> dict[str, object]:
         "pending": standing.is_pending,
         "device": standing.device or None,
         "trouble_count": len(root.troubles),
+        "notes": list(root.notes),
     }

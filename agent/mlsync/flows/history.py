@@ -11,7 +11,7 @@ from mlsync.flows.recall import Recalled
 from mlsync.flows.standing import with_proofs
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef, Entry, Previous, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
 from mlsync.repository.segments import segment_refs
@@ -24,6 +24,7 @@ _NAMED_COUNT: Final = 8
 class Base:
     """A run's last version: *number* 0 and no entries before the first one.
 
+    *origin*, *host* and *directory* say who made it, and *before* is the number of the version before it.
     *is_remembered* says that the local state is of this very version, so that its rows may stand for the entries.
     *taken* are numbers above it in whose places something stands that is no version.
     """
@@ -33,6 +34,10 @@ class Base:
     is_remembered: bool
     taken: frozenset[int] = frozenset()
     created_ns: int = 0
+    origin: Origin | None = None
+    host: str = ""
+    directory: bytes = b""
+    before: int = 0
     body_packs: frozenset[bytes] = frozenset()
     entries: dict[bytes, Entry] = field(default_factory=dict)
     troubles: dict[bytes, Trouble] = field(default_factory=dict)
@@ -109,7 +114,9 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
     stored = _last_that_opens(base, repository, run) if base.number else None
     if stored is None:
         return
-    base.created_ns = stored.root.created_ns
+    root = stored.root
+    base.created_ns, base.origin, base.host, base.directory = root.created_ns, root.origin, root.host, root.directory
+    base.before = root.previous.number if root.previous else 0
     base.body_packs = frozenset(ref.pack for ref in segment_refs(stored.root, stored.key))
     entries = {path: one.entry for path, one in recalled.items() if one.entry is not None and not one.is_held}
     # Fewer than the version has: of some path the state keeps nothing, and it must not be lost with the next version.

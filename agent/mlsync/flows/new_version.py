@@ -7,7 +7,6 @@ manifest is written last, and only with what was proved or what an earlier versi
 from __future__ import annotations
 
 import os
-import socket
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 import mlsync
-from mlsync.errors import Error, SourceEmptied, Stopped, VersionTaken
+from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.flows.avoided import Avoided
 from mlsync.flows.backup import BackupOptions, BackupResult, Source
 from mlsync.flows.candidate import Candidate, Change
@@ -24,20 +23,21 @@ from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.loading import Loading
+from mlsync.flows.ownership import Claim, Here, Writer, forget_hand_over, next_writer
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
+from mlsync.flows.twin import find_twin
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
 from mlsync.flows.whole_units import WholeUnits
 from mlsync.flows.wholes import Whole, is_below
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
-from mlsync.repository.manifest import ORIGIN_BYTES, ChunkRef, Entry, Manifest, Origin, Summary, Top, is_sound_top
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary, Top, is_sound_top
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
-from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Found, Scan, scan
 from mlsync.source.state import Head, Made, Remembered, State
@@ -79,6 +79,7 @@ class VersionMaker:
         # A row that cannot be read is as good as none.
         recalled = {path: one for path, row in rows.items() if (one := recall(row.entry)) is not None}
         load_entries(base, self._repository, self._source.run, recalled)
+        writer = next_writer(self._here(tree, base, recalled), base, self._state)
         _refuse_emptied(tree, base, self._source)
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         self._see_to_uploads()
@@ -92,7 +93,20 @@ class VersionMaker:
         if change is Change.NOTHING:
             self._remember(candidate)
         else:
-            self._commit(candidate, base, result)
+            self._commit(candidate, base, result, writer)
+
+    def _here(self, tree: Scan, base: Base, recalled: Mapping[bytes, Recalled]) -> Here:
+        """Return what tells whether this directory may go on with the run."""
+
+        def before() -> dict[bytes, bytes]:
+            if not base.before:
+                return {}
+            with suppress(Damage, VersionMissing):
+                return _digests(self._repository.entries(self._repository.stored(self._source.run, base.before)))
+            return {}
+
+        remembered = _digests(one.entry for one in recalled.values() if one.entry is not None and not one.is_held)
+        return Here(self._source.run, self._source.directory, tree, remembered, before)
 
     # ------------------------------------------------------------ read and store
 
@@ -272,31 +286,29 @@ class VersionMaker:
 
     # ------------------------------------------------------------ commit
 
-    def _commit(self, candidate: Candidate, base: Base, result: BackupResult) -> None:
+    def _commit(self, candidate: Candidate, base: Base, result: BackupResult, writer: Writer) -> None:
         entries = candidate.entries()
         known = candidate.known
         refuse_lost(self._repository, known.old_refs(refs_of(entries)), self._repository.tombstones())
-        origin = self._origin()
         manifest = Manifest(
             run=self._source.run,
             number=base.next_number(self._source.run),
             created_ns=self._created_ns(base),
             previous=base.previous,
             writer=f"mlsync {mlsync.__version__}",
-            host=socket.gethostname(),
-            directory=self._source.directory,
+            host=writer.host,
+            directory=writer.directory,
             required_level=self._options.required_level,
             summary=_summary(entries, result),
             troubles=result.troubles,
             entries=entries,
-            origin=origin,
+            origin=writer.origin,
             top=self._top,
             notes=result.notes,
         )
-        made = Made(manifest.number, manifest.created_ns)
-        last = Made(base.number, base.created_ns)
-        self._state.begin_version(self._source.run, self._source.directory, origin.id, last, made)
         self._tell_clamped(candidate)
+        self._tell_writer(manifest, base, writer)
+        self._note_writer(manifest, base)
         try:
             committed = self._repository.commit(manifest, known)
         except VersionTaken as error:
@@ -305,6 +317,7 @@ class VersionMaker:
                 self._state.add_unreadable(self._source.run, {manifest.number: ""})
             raise
         self._remember(candidate, manifest, committed)
+        forget_hand_over(self._state, self._source.run, self._source.directory)
         result.version = manifest.number
         result.size_bytes = manifest.summary.size_bytes
         result.stored_bytes += committed.stored_bytes
@@ -315,9 +328,23 @@ class VersionMaker:
         known.wrote(committed.packs)
         refuse_lost(self._repository, known.foreign_refs([*refs_of(entries), *committed.body_refs]), set())
 
-    def _origin(self) -> Origin:
-        known = self._state.writer(self._source.run, self._source.directory)
-        return Origin(os.urandom(ORIGIN_BYTES) if known is None else known.id, machine_mark())
+    def _tell_writer(self, manifest: Manifest, base: Base, writer: Writer) -> None:
+        """Tell when the run goes on from another place, or begins with what another run holds already."""
+        if writer.claim is Claim.FIRST:
+            twin = find_twin(self._repository, manifest.entries, manifest.summary)
+            if twin is not None:
+                text = f"{manifest.run}: this new run holds the same files as version {twin.number} of run {twin.run!r}"
+                text += f", from {display(twin.directory)} on {twin.host}; if it is that run, set run = "
+                self._monitor.notice("warning", f'{text}"{twin.run}" under [[watch]]')
+        elif (base.host, base.directory) != (writer.host, writer.directory):
+            text = f"{manifest.run}: goes on from {display(writer.directory)} on {writer.host}, where until version "
+            text += f"{base.number} it was {display(base.directory)} on {base.host}: {writer.claim.value}"
+            self._monitor.notice("warning", text)
+
+    def _note_writer(self, manifest: Manifest, base: Base) -> None:
+        """Have the local state know the version before it exists: who dies right after made it all the same."""
+        last, made = Made(base.number, base.created_ns), Made(manifest.number, manifest.created_ns)
+        self._state.begin_version(self._source.run, self._source.directory, manifest.origin.id, last, made)
 
     def _tell_clamped(self, candidate: Candidate) -> None:
         """Name what comes back with another time than it has: some file systems have times far beyond any other."""
@@ -363,6 +390,10 @@ class VersionMaker:
 
     def _add_chunks(self, refs: Iterable[ChunkRef]) -> None:
         self._state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in refs)
+
+
+def _digests(entries: Iterable[Entry]) -> dict[bytes, bytes]:
+    return {entry.path: entry.digest for entry in entries if entry.kind is EntryKind.FILE}
 
 
 def _top_of(directory: bytes) -> Top | None:

@@ -47,6 +47,7 @@ from mlsync.store.base import ObjectInfo, Store
 
 # What S3 gives of a listing at a time.
 PAGE_COUNT: Final = 1000
+_LISTED_MAX: Final = 20 * PAGE_COUNT
 # How many manifests are looked at for the name of a run, of its oldest and of its newest.
 _NAMED_BY: Final = 16
 
@@ -272,6 +273,15 @@ class Repository:
         """Raise what is the matter with the first manifest that was passed over: for where nothing else is left."""
         for error in self.passed_over.values():
             raise error
+
+    def newest_keys(self, limit: int) -> list[str]:
+        """Return what stands in the places of the newest versions of up to *limit* runs: one listing, of few pages."""
+        newest: dict[bytes, str] = {}
+        for run_key, one in islice(_as_versions(self.store.list(names.VERSIONS)), _LISTED_MAX):
+            if run_key not in newest and len(newest) == limit:
+                break
+            newest[run_key] = names.version(run_key, one.number)
+        return list(newest.values())
 
     def stored(self, run: str, number: int) -> Stored:
         """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""

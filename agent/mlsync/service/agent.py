@@ -176,7 +176,7 @@ class Agent:
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state
-        sleeps = state.phase in ("waiting", "retrying", "locked") and state.next_try_s != float("inf")
+        sleeps = state.phase in ("waiting", "retrying", "locked", "refused") and state.next_try_s != float("inf")
         next_try_s = self._wall() + max(0.0, state.next_try_s - self._clock()) if sleeps else None
         return status.RunStatus(
             worker.job.name, worker.job.directory, self._watched(worker.job.directory), state, next_try_s

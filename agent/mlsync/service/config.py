@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Self
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.service.config_keys import TABLES, TOP, Key
 from mlsync.service.every import HOURLY, Every
-from mlsync.service.run_name import check_run_name
+from mlsync.service.run_name import default_run_name
 from mlsync.service.toml_lines import KeyPath, line_of
 
 FILE_NAME = "mlsync.toml"
@@ -225,7 +225,7 @@ class _Reader:
             self._refuse(at, "a [[watch]] without directory", None)
         if "run" not in values:
             try:
-                values["run"] = check_run_name(values["directory"].name)
+                values["run"] = default_run_name(values["directory"])
             except RunNameInvalid as error:
                 self._refuse((*at, "directory"), f"this directory's name gives no run name: {error.where}", "set run")
         return WatchSettings(**values)

@@ -242,7 +242,12 @@ KEY: Mapping[str, Key] = {
 }
 WATCH: Mapping[str, Key] = {
     "directory": Key(path, "directory", '"/data/runs/yolo"', "the training directory; it may appear later"),
-    "run": Key(run_name, "run", '"yolo"', "the run's name in the repository; default: the directory's name"),
+    "run": Key(
+        run_name,
+        "run",
+        '"yolo"',
+        'its name in the repository; default: the directory\'s (project-train if it is "train")',
+    ),
     "exclude": Key(texts, "exclude", "[]", 'patterns of files that no version needs, like ["*.tmp", "cache/"]'),
 }
 AGENT: Mapping[str, Key] = {

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mlsync.errors import Error, RunLocked
+from mlsync.errors import Error, RunLocked, RunOfAnother
 from mlsync.monitor import Monitor
 from mlsync.service.changes import Changes, Pending
 from mlsync.service.job import Outcome, RunJob
@@ -45,6 +45,7 @@ class RunState:
     failures: int = 0
     next_try_s: float = 0.0
     locked: RunLocked | None = None
+    is_refused: bool = False
 
 
 class Worker:
@@ -132,6 +133,8 @@ class Worker:
     def _rest(self) -> str:
         if self.state.locked is not None:
             return "locked"
+        if self.state.is_refused:
+            return "refused"
         return "retrying" if self.state.failures else "waiting"
 
     def _pass(self) -> None:
@@ -139,6 +142,10 @@ class Worker:
         began_s = self._wall()
         try:
             outcome = self.job.run(self._stop)
+        except RunOfAnother as error:
+            # Seldom: it takes a person, a restore here, or the other writer's end to change this.
+            self._failed(error, self._timing.retry_max_s)
+            self.state.is_refused = True
         except RunLocked as error:
             self._failed(error, self._timing.retry_max_s if not self._had_lock else None)
             if not self._had_lock:
@@ -159,7 +166,7 @@ class Worker:
         if state.failures:
             self._monitor.notice("info", f"{self.job.name}: works again after {state.failures} failed tries")
         self._had_lock = True
-        state.locked, state.last_error, state.failures = None, None, 0
+        state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
         self._rescan_at_s = self._clock() + self._timing.rescan_s
         # What was there when the pass began is in a version now; what came later may not be.
@@ -183,6 +190,7 @@ class Worker:
             # Cut short by the end of the service: nobody needs to hear of a next try.
             return
         state = self.state
+        state.is_refused = False
         if delay_s is None:
             delay_s = self._delay_s(state.failures)
         state.failures += 1

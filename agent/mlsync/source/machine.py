@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Final
 
 MARK_BYTES: Final = 16
-# systemd(1) and most others write 32 hexadecimal digits there at installation; in containers it is missing or empty.
-MACHINE_ID_FILE = Path("/etc/machine-id")
-_ID_LETTERS: Final = 32
+# The first is for as long as the system is installed; containers often have none, and get the second, which is the
+# same for all of one host until it is started anew.
+ID_FILES: Final = (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id"))
+_ID_BYTES: Final = 16
 
 
 def machine_mark() -> bytes:
@@ -18,11 +19,17 @@ def machine_mark() -> bytes:
 
     The system's own id is not to leave the machine (machine-id(5)): the mark is a digest of it.
     """
+    for file in ID_FILES:
+        machine_id = _read(file)
+        if machine_id:
+            return hmac.digest(machine_id, b"mlsync 1 machine", hashlib.sha256)[:MARK_BYTES]
+    return b""
+
+
+def _read(file: Path) -> bytes:
+    """Return the id in a file; none if it is not there, is empty or says "uninitialized"."""
     try:
-        text = MACHINE_ID_FILE.read_text("ascii").strip()
-        machine_id = bytes.fromhex(text)
+        found = bytes.fromhex(file.read_bytes().decode().strip().replace("-", ""))
     except (OSError, ValueError):
         return b""
-    if len(text) != _ID_LETTERS or not any(machine_id):
-        return b""
-    return hmac.digest(machine_id, b"mlsync 1 machine", hashlib.sha256)[:MARK_BYTES]
+    return found if len(found) == _ID_BYTES and any(found) else b""
