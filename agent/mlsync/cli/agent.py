@@ -15,6 +15,7 @@ from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, Opener
 from mlsync.service.notify import LogMonitor, log_to
+from mlsync.service.proof_user import refuse_untrusted_programs
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
@@ -29,6 +30,7 @@ def agent_command(common: Common) -> None:
     then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
     """
     config = common.watching_configuration()
+    refuse_untrusted_programs(config)
     log_to(sys.stderr, verbose=common.verbose)
     if common.quiet:
         logging.getLogger("mlsync").setLevel(logging.WARNING)

@@ -75,14 +75,15 @@ def prove_command(
         repository = session.repository
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
+        whose = names[0] if len(names) == 1 else None
         with (
-            session.prover(part.device(device or config.proof.device)) as prover,
+            session.prover(part.device(device or config.proof.device), run=whose) as prover,
             LaterProver(
                 repository,
                 prover,
                 monitor,
                 level=level,
-                loading=session.loading_options(device),
+                loading=session.loading_options(device, run=whose),
                 share=share,
                 stop=stop.is_set,
             ) as later,

@@ -32,12 +32,13 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
-        stored = find_version(session.repository, find_run(session.repository, run), version)
+        name = find_run(session.repository, run)
+        stored = find_version(session.repository, name, version)
         manifest = manifest_of(session.repository, stored)
-        with session.prover(device) as prover:
+        with session.prover(device, run=name) as prover:
             if device is not None and device.startswith("cuda"):
                 prover.open()
-            result = verify(session.repository, manifest, prover, monitor, session.loading_options(device))
+            result = verify(session.repository, manifest, prover, monitor, session.loading_options(device, run=name))
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:

@@ -19,6 +19,7 @@ from typing import Final, Self
 import msgspec
 
 from mlsync.errors import CommandUnavailable, TargetError
+from mlsync.flows.let_in import let_in, remove_of_others
 from mlsync.flows.restored_file import Part
 from mlsync.flows.target import IsNamed, Plan, Target
 from mlsync.flows.units import Entries
@@ -83,6 +84,11 @@ class Loading:
                 home = place / "home"
                 home.mkdir(mode=0o700)
                 self._restore([_own(entry) for entry in entries], place / "file", tick)
+                if self._framework.user is not None:
+                    # The state directory, the repository's in it, and the one for loading: all are mlsync's own.
+                    through = (*self._directory.parents[1::-1], self._directory)
+                    with _locked(self._directory):
+                        let_in(self._framework.user, through, place / "file", home)
                 return load(self._framework, place / "file" / os.fsdecode(name), home, tick)
         except (OSError, TargetError) as error:
             raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
@@ -171,6 +177,7 @@ def _hold(place: Path) -> int:
 
 def _remove(place: Path) -> None:
     """Remove *place* with all in it, also what a command made so that its owner may not look into it."""
+    remove_of_others(place / "home")
     for folder, directories, _ in os.walk(place):
         for name in directories:
             path = os.path.join(folder, name)

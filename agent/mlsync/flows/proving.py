@@ -208,13 +208,15 @@ def _with_outcome(proof: Proof, outcome: Outcome, facts: Mapping[str, Fact], sec
         return Judged(broken, refused=broken.refusal)
     if outcome.skipped:
         return Judged(proof)
+    if outcome.as_root:
+        facts = {**facts, "loaded_as_root": outcome.as_root}
     facts, seconds = {**proof.facts, **facts}, round(proof.seconds + seconds, 6)
     return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
 
 
 def not_loaded(proof: Proof) -> Proof:
     """Return what is left of a proof without level 5, as where the directory that was loaded is another one by now."""
-    facts = {name: fact for name, fact in proof.facts.items() if name not in ("loaded_by", LOADED_IN)}
+    facts = {name: fact for name, fact in proof.facts.items() if name not in ("loaded_by", "loaded_as_root", LOADED_IN)}
     return msgspec.structs.replace(proof, level=min(proof.level, LEVEL_NUMBERS), facts=facts, shortfall="")
 
 

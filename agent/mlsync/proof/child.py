@@ -29,6 +29,7 @@ from mlsync.errors import (
     PythonUnfit,
     TorchMissing,
 )
+from mlsync.proof.user import User
 
 PROGRAM = Path(__file__).with_name("device.py")
 # Counts of all the segments that a window may have take half of it; what is larger, when parsed, takes memory.
@@ -57,7 +58,8 @@ _KEPT_PREFIXES = ("CUDA_",)
 class DeviceInfo:
     """What the child proves on; *note* says why it is not the GPU where one was hoped for.
 
-    *unconfined* says which of its sandbox's bans this kernel does not know, and is empty where all hold.
+    *unconfined* says which of its sandbox's bans this kernel does not know, and is empty where all hold; *as_root* why
+    it runs as root, where it does.
     """
 
     device: str
@@ -67,6 +69,7 @@ class DeviceInfo:
     driver: str = ""
     note: str = ""
     unconfined: str = ""
+    as_root: str = ""
 
 
 def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, str]:
@@ -86,7 +89,7 @@ class Child:
     # Processes that were killed and hang on in the kernel; looked at again before another one is started.
     _unburied: ClassVar[list[subprocess.Popen[bytes]]] = []
 
-    def __init__(self, python: str, device: str) -> None:
+    def __init__(self, python: str, device: str, user: User | None = None) -> None:
         self.python = python
         self._patience_s = float("inf")
         self._is_ready = False
@@ -97,7 +100,7 @@ class Child:
         self._unburied[:] = [process for process in self._unburied if process.poll() is None]
         self._memory_fd = _shared_memory(WINDOW_COUNT * WINDOW_STRIDE_BYTES)
         try:
-            self._process = self._start(device)
+            self._process = self._start(device, user)
             self._memory = memoryview(mmap.mmap(self._memory_fd, WINDOW_COUNT * WINDOW_STRIDE_BYTES))
         except BaseException:
             os.close(self._memory_fd)
@@ -107,7 +110,7 @@ class Child:
         for number in (self._in, self._out, self._err):
             os.set_blocking(number, False)
 
-    def _start(self, device: str) -> subprocess.Popen[bytes]:
+    def _start(self, device: str, user: User | None) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
         try:
             return subprocess.Popen(  # noqa: S603 - the interpreter is the user's own choice
@@ -120,6 +123,7 @@ class Child:
                 bufsize=0,
                 start_new_session=True,
                 pass_fds=[self._memory_fd],
+                **({} if user is None else user.as_started),
             )
         except OSError as error:
             msg = f"The proof's Python does not start: {error.strerror}"

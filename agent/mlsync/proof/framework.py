@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from typing import Final
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
 from mlsync.formats.layout import Fact
 from mlsync.proof.child import bare_environment
+from mlsync.proof.user import User
 
 PATH: Final = "{path}"
 #: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for
@@ -64,6 +65,9 @@ class Framework:
     there are none it is meant for directories of the *kinds*, and for all files of torch and safetensors if it *takes
     files*, of which *framework* leaves those whose facts name it. *environment* is what the command sees besides the
     bare one.
+
+    Where mlsync is root the command runs as *user*. It runs as root only if it *may be root* and that user cannot start
+    it, or if nobody else can be had, which *as_root* says why.
     """
 
     name: str
@@ -75,6 +79,9 @@ class Framework:
     environment: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     timeout_s: float = 600.0
+    user: User | None = None
+    may_be_root: bool = True
+    as_root: str = ""
 
     def is_meant_for(self, path: bytes, container: str, facts: Mapping[str, Fact]) -> bool:
         """Whether the command is to load a file, by the path that it has in the run's directory."""
@@ -135,10 +142,14 @@ def transformers_command(python: str, device: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of a load that was had: why the checkpoint is *refused*, or whether the command *skipped* it."""
+    """What came of a load that was had: why the checkpoint is *refused*, or whether the command *skipped* it.
+
+    *as_root* says why it was loaded as root, where it was.
+    """
 
     refused: str | None = None
     skipped: bool = False
+    as_root: str = ""
 
 
 def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None]) -> Loaded:
@@ -148,18 +159,39 @@ def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None])
     load could not be had, and what *tick* raises. Nothing of the command runs any more afterwards, but for what left
     its session on purpose.
     """
-    running = _Running(framework, path, home)
+    user = framework.user
+    if user is None and framework.as_root and not framework.may_be_root:
+        what = f"{framework.name} would run code out of the checkpoint as root: {framework.as_root}"
+        advice = "give mlsync these rights, see systemd/README.md, or run it as the trainer's user"
+        raise CommandUnavailable(what, advice=advice)
+    if user is None or not framework.may_be_root:
+        return _load(framework, path, home, tick, user, framework.as_root)
+    try:
+        return _load(framework, path, home, tick, user)
+    except _NotStarted as error:
+        return _load(framework, path, home, tick, None, f"{user.name} cannot: {error.what}")
+
+
+def _load(
+    framework: Framework, path: Path, home: Path, tick: Callable[[], None], user: User | None, as_root: str = ""
+) -> Loaded:
+    """Have it loaded by a process of *user*, or of this one's own."""
+    running = _Running(framework, path, home, user)
     try:
         running.wait(framework.timeout_s, tick)
     finally:
         running.end()
-    return _judged(framework.name, running)
+    return replace(_judged(framework.name, running), as_root=as_root)
+
+
+class _NotStarted(CommandUnavailable):
+    """The command could not even be started."""
 
 
 class _Running:
     """A command under way: its output's end is kept, and its whole session is killed in the end."""
 
-    def __init__(self, framework: Framework, path: Path, home: Path) -> None:
+    def __init__(self, framework: Framework, path: Path, home: Path, user: User | None) -> None:
         self.name = framework.name
         self.status = 0
         self.output = bytearray()
@@ -171,19 +203,20 @@ class _Running:
         limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, _largest_bytes(path)))
         try:
             self._process = subprocess.Popen(  # noqa: S603 - what the user's configuration names
-                [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, limits), *command],
+                [sys.executable, "-I", "-S", str(_LAUNCHER), *map(str, limits), str(path), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env=_environment(framework, home),
+                env=_environment(framework, home, user),
                 cwd=home,
                 bufsize=0,
                 start_new_session=True,
                 pass_fds=[report],
+                **({} if user is None else user.as_started),
             )
         except OSError as error:
             os.close(self._report)
-            raise CommandUnavailable(f"{self.name} does not start: {error.strerror}") from None
+            raise _NotStarted(f"{self.name} does not start: {error.strerror}") from None
         finally:
             os.close(report)
         assert self._process.stdout is not None
@@ -251,7 +284,7 @@ def _judged(name: str, running: _Running) -> Loaded:
     status, said = running.status, running.last_lines()
     last_words = f": {said}" if said else ""
     if running.why_not_started:
-        raise CommandUnavailable(f"{name} does not start: {running.why_not_started.decode('utf-8', 'replace')}")
+        raise _NotStarted(f"{name} does not start: {running.why_not_started.decode('utf-8', 'replace')}")
     if status in (0, NOT_MEANT):
         return Loaded(skipped=status == NOT_MEANT)
     if status in _NOT_STARTED:
@@ -269,10 +302,10 @@ def _judged(name: str, running: _Running) -> Loaded:
     return Loaded(refused=f"{name} {how}{last_words}")
 
 
-def _environment(framework: Framework, home: Path) -> dict[str, str]:
+def _environment(framework: Framework, home: Path, user: User | None) -> dict[str, str]:
     """Return all that the command sees: no credentials, no keys, and a home that goes away with the file."""
     bare = bare_environment(os.environ, framework.device)
     # Where "pip install --user" puts a framework; a home of its own would hide it.
-    user_base = os.path.expanduser("~/.local")
+    user_base = os.path.join(os.path.expanduser("~") if user is None else user.home, ".local")
     own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONUSERBASE": user_base, "PYTHONDONTWRITEBYTECODE": "1"}
     return {**bare, **own, **framework.environment}

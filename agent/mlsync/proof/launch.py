@@ -1,7 +1,8 @@
 """Becomes the command that is to load a checkpoint, after binding it: it dies with mlsync, gains no rights, has limits.
 
-Started by path, needs the standard library alone: ``launch.py PARENT REPORT CPU_S FILE_BYTES COMMAND...``. Why the
-command could not be started is written to the descriptor REPORT, which is closed once it was.
+Started by path, needs the standard library alone: ``launch.py PARENT REPORT CPU_S FILE_BYTES PATH COMMAND...``. Why
+the command could not be started is written to the descriptor REPORT, which is closed once it was; that the checkpoint
+at PATH cannot be read by whoever this runs as is such a reason.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG; it outlives the exec
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    # A service that is not root reads every user's files by such a right, and the command would inherit it.
+    libc.prctl(47, 4, 0, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
     if os.getppid() != parent_pid:
         raise SystemExit(NOT_STARTED)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -47,9 +50,12 @@ def _lower(limit: int, soft: int, hard: int) -> None:
 def main() -> None:
     """Bind and exec."""
     parent_pid, report, cpu_s, file_bytes = map(int, sys.argv[1:5])
-    command = sys.argv[5:]
+    path, command = sys.argv[5], sys.argv[6:]
     os.set_inheritable(report, False)
     bind(parent_pid, cpu_s, file_bytes)
+    if not os.access(path, os.R_OK):
+        os.write(report, b"the checkpoint cannot be read where it lies")
+        sys.exit(NOT_STARTED)
     try:
         os.execvp(command[0], command)  # noqa: S606 - what the user's configuration names
     except OSError as error:

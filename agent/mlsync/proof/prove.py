@@ -18,6 +18,7 @@ from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import NumberFault, number_facts, number_findings
 from mlsync.proof.spans import ExtentChecksums, SpanCursor
+from mlsync.proof.user import User
 from mlsync.proof.verdict import (
     LEVEL_BYTES,
     LEVEL_CONTAINER,
@@ -51,6 +52,9 @@ class ProofOptions:
     *python* is an interpreter that has torch, this one if ``None``. *timeout_s* is how long to wait for the child in
     all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
     the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
+
+    Where mlsync is root the child runs as *user*; if he cannot run that Python, it runs as root where it *may be root*,
+    and a note says so. *as_root* is why nobody else can be had although mlsync is root.
     """
 
     device: str = "auto"
@@ -62,6 +66,9 @@ class ProofOptions:
     threads: int = 1
     refuse: frozenset[NumberFault] = frozenset()
     warn: frozenset[NumberFault] = frozenset({"nan", "inf", "saturated"})
+    user: User | None = None
+    may_be_root: bool = True
+    as_root: str = ""
 
 
 class Prover:
@@ -73,6 +80,7 @@ class Prover:
     def __init__(self, options: ProofOptions) -> None:
         self._options = options
         self._engine: _Engine | None = None
+        self._user, self._as_root = options.user, options.as_root
         self._lasting_error: ProofUnavailable | None = None
 
     def __enter__(self) -> Self:
@@ -90,7 +98,7 @@ class Prover:
         """
         if self._wants_device and self._engine is None and self._lasting_error is None:
             with suppress(ProofUnavailable):
-                self._engine = _Engine(self._options)
+                self._engine = self._started()
 
     def open(self) -> DeviceInfo | None:
         """Start the child now and tell its device, or raise why it cannot be had; ``None`` if none is wanted."""
@@ -149,15 +157,30 @@ class Prover:
         if self._lasting_error is not None:
             raise _kept(self._lasting_error)
         try:
-            if self._engine is None:
-                self._engine = _Engine(self._options)
-            self._engine.wait_ready()
+            try:
+                return self._ready()
+            except (PythonUnfit, TorchMissing) as error:
+                if self._user is None or not self._options.may_be_root:
+                    raise
+                # What only root may read, such as a Python below /root, nobody else can run.
+                self._as_root = f"{self._user.name} cannot run {error.where}: {error.what}"
+                self._user = None
+                self.close()
+                return self._ready()
         except ProofUnavailable as error:
             self.close()
             if isinstance(error, (TorchMissing, DeviceMissing, PythonUnfit)):
                 self._lasting_error = error
             raise
+
+    def _ready(self) -> _Engine:
+        if self._engine is None:
+            self._engine = self._started()
+        self._engine.wait_ready()
         return self._engine
+
+    def _started(self) -> _Engine:
+        return _Engine(self._options, self._user, self._as_root)
 
     def _verdict(self, inspection: Inspection, transfer: _Transfer) -> Verdict:
         """The verdict on a file that nothing was found against."""
@@ -195,12 +218,14 @@ class Prover:
 class _Engine:
     """A child on its way up, with the key and the window that it shares with this side; ``info`` is its device."""
 
-    def __init__(self, options: ProofOptions) -> None:
+    def __init__(self, options: ProofOptions, user: User | None, as_root: str) -> None:
         self.info: DeviceInfo
         self._options = options
+        self._home = os.path.expanduser("~") if user is None else user.home
+        self._as_root = as_root
         self._digest: WindowDigest | None = None
         self._seed = os.urandom(32)
-        self._child = Child(options.python or sys.executable, options.device)
+        self._child = Child(options.python or sys.executable, options.device, user)
         try:
             self._send_opening()
         except BaseException:
@@ -218,7 +243,7 @@ class _Engine:
                 "windows": self._child.memory,
                 "threads": options.threads,
                 # Where "pip install --user" puts torch; the child is started without a home and cannot tell.
-                "user_base": os.path.expanduser("~/.local"),
+                "user_base": os.path.join(self._home, ".local"),
             }
         )
 
@@ -241,7 +266,7 @@ class _Engine:
         self._child.mark_ready()
         names = ("device", "torch", "cuda", "driver", "note", "unconfined")
         texts = {name: str(answer.get(name, ""))[:300] for name in names}
-        self.info = DeviceInfo(window_bytes=window_bytes, **texts)
+        self.info = DeviceInfo(window_bytes=window_bytes, as_root=self._as_root, **texts)
         self._digest = digest
 
     @property
@@ -378,6 +403,7 @@ def _device_findings(info: DeviceInfo) -> list[Finding]:
     """What is worth knowing of how the device came to be used."""
     told = [f"proved on the CPU: {info.note}"] if info.note else []
     told += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
+    told += [f"proved as root: {info.as_root}"] if info.as_root else []
     return [Finding(LEVEL_DEVICE, "note", what) for what in told]
 
 

@@ -79,9 +79,13 @@ class Chores:
         proved: list[int] = []
         repository = self._session.repository
         with (
-            self._session.prover() as prover,
+            self._session.prover(run=self._run) as prover,
             LaterProver(
-                repository, prover, self._monitor, loading=self._session.loading_options(), stop=self._stop.is_set
+                repository,
+                prover,
+                self._monitor,
+                loading=self._session.loading_options(run=self._run),
+                stop=self._stop.is_set,
             ) as later,
         ):
             try:

@@ -16,6 +16,7 @@ from mlsync.service.config_keys import TABLES, TOP, Key
 from mlsync.service.every import HOURLY, Every
 from mlsync.service.run_name import default_run_name
 from mlsync.service.toml_lines import KeyPath, line_of
+from mlsync.service.trust import refuse_untrusted
 
 FILE_NAME = "mlsync.toml"
 # Of proof/verdict.py, which the configuration does without.
@@ -158,8 +159,12 @@ def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
-    """What the file says, every key known and every value allowed; ``ConfigInvalid`` with file and line otherwise."""
+    """What the file says, every key known and every value allowed; ``ConfigInvalid`` with file and line otherwise.
+
+    Root gets ``Untrusted`` for a file that others can change: it names programs that would run as root.
+    """
     file = Path(os.path.abspath(path))
+    refuse_untrusted(file, "a configuration")
     return _Reader(file, _read_text(file)).config(environ)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from functools import partial
 
 from mlsync.flows.backup import BackupResult, backup
 from mlsync.monitor import Monitor
@@ -18,9 +19,10 @@ from mlsync.source.paths import display
 def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event) -> BackupResult:
     """Back a run up once; its lock is held by the caller."""
     session.clear_leftovers()
-    options = dataclasses.replace(session.backup_options(), stop=stop.is_set)
+    options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set)
+    prover = partial(session.prover, run=watch.run)
     # A prover for each version: its child holds torch, and the idle agent is to be small.
-    return backup(session.repository, session.state, source_of(watch), session.prover, options, monitor)
+    return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
 
 
 def outcome(result: BackupResult) -> Outcome:

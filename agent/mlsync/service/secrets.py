@@ -16,6 +16,7 @@ from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
 from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.service.config import KeySettings
 from mlsync.service.privacy import take_variable
+from mlsync.service.trust import refuse_untrusted
 
 VARIABLE = "MLSYNC_PASSPHRASE"
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
@@ -91,7 +92,9 @@ def _from_person(prompt: Prompt, *, confirm: bool) -> bytes:
 
 
 def _read(file: Path, *, guarded: bool = False) -> bytes:
-    """The bytes of a secret's file; refused if others than its owner have rights to it."""
+    """The bytes of a secret's file; refused if others than its owner have rights to it, or, by root, can change it."""
+    if not guarded:
+        refuse_untrusted(file, "a secret's file")
     try:
         with file.open("rb") as stream:
             info = os.fstat(stream.fileno())

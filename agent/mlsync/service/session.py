@@ -20,6 +20,7 @@ from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.service.config import Config, WatchSettings
+from mlsync.service.proof_user import OWN, RunsAs, runs_as
 from mlsync.source.state import Head, State, seen_heads
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
@@ -136,31 +137,32 @@ class Session:
         """Return the newest version of each run that this machine saw; nothing, and none is made, where is no state."""
         return seen_heads(state_path(self.config, self.repository.repository_id))
 
-    def prover(self, device: str | None = None) -> Prover:
-        """Return a prover by the configuration; *device* stands above it."""
+    def prover(self, device: str | None = None, *, run: str | None = None) -> Prover:
+        """Return a prover by the configuration; *device* stands above it, *run* says whose checkpoints they are."""
         from mlsync.proof.prove import Prover  # late, with all parsers of checkpoints
 
-        return Prover(proof_options(self.config, device))
+        return Prover(proof_options(self.config, device, runs_as(self.config, run)))
 
-    def backup_options(self) -> BackupOptions:
-        """Return how backups are done by the configuration."""
+    def backup_options(self, run: str | None = None) -> BackupOptions:
+        """Return how backups of a run are done by the configuration."""
         proof = self.config.proof
         return BackupOptions(
             required_level=REQUIRED_LEVEL if proof.require is None else proof.require,
             wait_for_proof=proof.waits,
             read_back=cast('Literal["new", "all", "none"]', proof.read_back),
             uploads=self.state_directory / UPLOADS_DIRECTORY,
-            loading=self.loading_options(),
+            loading=self.loading_options(run=run),
             policy=policy_of(self.config),
         )
 
-    def loading_options(self, device: str | None = None) -> LoadingOptions | None:
-        """Return how checkpoints are loaded by a framework by the configuration, if they are; *device* as above."""
+    def loading_options(self, device: str | None = None, *, run: str | None = None) -> LoadingOptions | None:
+        """Return how checkpoints are loaded by a framework by the configuration, if they are; the rest as above."""
         if not self.config.proof.loads:
             return None
         from mlsync.flows.loading import LoadingOptions  # late, as above
 
-        return LoadingOptions(framework_of(self.config, device), self.state_directory / LOADING_DIRECTORY)
+        framework = framework_of(self.config, device, runs_as(self.config, run))
+        return LoadingOptions(framework, self.state_directory / LOADING_DIRECTORY)
 
     def clear_leftovers(self) -> None:
         """Remove the checkpoints that a killed process was loading."""
@@ -201,7 +203,7 @@ def store_options(config: Config) -> StoreOptions:
     )
 
 
-def proof_options(config: Config, device: str | None) -> ProofOptions:
+def proof_options(config: Config, device: str | None, runs: RunsAs = OWN) -> ProofOptions:
     """Return how checkpoints are proved by the configuration."""
     from mlsync.proof.prove import ProofOptions  # late, as above
 
@@ -209,6 +211,9 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     return ProofOptions(
         device=device or proof.device,
         python=None if proof.python is None else str(proof.python),
+        user=runs.user,
+        may_be_root=runs.may_be_root,
+        as_root=runs.as_root,
         timeout_s=proof.timeout_s,
         memory_bytes=proof.memory_bytes,
         refuse=cast("frozenset[NumberFault]", refused_numbers(config)),
@@ -216,7 +221,7 @@ def proof_options(config: Config, device: str | None) -> ProofOptions:
     )
 
 
-def framework_of(config: Config, device: str | None) -> Framework:
+def framework_of(config: Config, device: str | None, runs: RunsAs = OWN) -> Framework:
     """Return how a framework loads checkpoints by the configuration."""
     from mlsync.proof import framework  # late, as above
 
@@ -244,6 +249,10 @@ def framework_of(config: Config, device: str | None) -> Framework:
         environment=_environment(proof.command_environment, os.environ),
         device=device,
         timeout_s=proof.command_timeout_s,
+        user=runs.user,
+        # Code out of somebody's checkpoint would get him root's rights: he could see to it that it does not run as he.
+        may_be_root=runs.may_be_root and runs.is_roots,
+        as_root=runs.as_root,
     )
 
 

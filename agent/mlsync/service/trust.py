@@ -1,0 +1,100 @@
+"""Root obeys only what nobody else can change: the configuration, its secrets, the programs that it names."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from mlsync.errors import Untrusted
+
+_LINKS_MAX: Final = 40
+_OTHERS_MAY_WRITE: Final = 0o022
+# The caller's own descriptors, which he opened himself, as a shell's <(command) does.
+_DESCRIPTORS: Final = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
+_ROOT: Final = frozenset({0})
+
+
+def refuse_untrusted(
+    path: str | os.PathLike[str], what: str, *, uids: Collection[int] = _ROOT, gids: Collection[int] = _ROOT
+) -> None:
+    """Raise ``Untrusted`` if anybody but *uids* can change a file, or what its path leads to; only root asks.
+
+    Each directory on the way counts, and each symbolic link with the way that it leads on: who can rename one of them
+    says what the file is. What is not there is left to whoever opens it. From here on until then nobody else can change
+    it, so that it is enough to look before.
+    """
+    if os.geteuid() != 0 or os.fspath(path).startswith(_DESCRIPTORS):
+        return
+    try:
+        fault = _fault(os.path.abspath(path), uids, gids)
+    except OSError:
+        return
+    if fault is not None:
+        place, why = fault
+        raise Untrusted(
+            f"root does not obey {what} that others can change: {why}",
+            where=place,
+            advice=f"chown root {place} && chmod go-w {place}, or run mlsync as that user",
+        )
+
+
+def is_trusted(path: str | os.PathLike[str]) -> bool:
+    """Whether nobody but root can change what a path leads to."""
+    try:
+        return _fault(os.path.abspath(path), _ROOT, _ROOT) is None
+    except OSError:
+        return False
+
+
+def program_at(word: str, search: str) -> Path | None:
+    """Return the file that a word of a command names: a path, or the first of a name in *search*, if there is one."""
+    if "/" in word:
+        return Path(word) if os.path.isabs(word) and os.path.isfile(word) else None
+    for directory in filter(None, search.split(os.pathsep)):
+        file = Path(directory) / word
+        if file.is_file() and os.access(file, os.X_OK):
+            return file
+    return None
+
+
+def _fault(path: str, uids: Collection[int], gids: Collection[int]) -> tuple[str, str] | None:
+    """Return the first place on the way to *path* that others can change, and why they can."""
+    here, links = "/", 0
+    parts = deque(part for part in path.split("/") if part not in ("", "."))
+    fault = _of_one("/", os.lstat("/"), uids, gids)
+    while parts and fault is None:
+        part = parts.popleft()
+        if part == "..":
+            here = os.path.dirname(here)
+            continue
+        place = os.path.join(here, part)
+        info = os.lstat(place)
+        if not stat.S_ISLNK(info.st_mode):
+            here, fault = place, _of_one(place, info, uids, gids)
+            continue
+        links += 1
+        if links > _LINKS_MAX:
+            return place, "its symbolic links have no end"
+        target = os.readlink(place)
+        here = "/" if target.startswith("/") else here
+        parts.extendleft(reversed([part for part in target.split("/") if part not in ("", ".")]))
+        # A link has no mode. Where others may make one, as in /tmp, it says by its owner whose it is.
+        fault = None if info.st_uid in uids else (place, f"this link belongs to user {info.st_uid}")
+    return fault
+
+
+def _of_one(place: str, info: os.stat_result, uids: Collection[int], gids: Collection[int]) -> tuple[str, str] | None:
+    if info.st_uid not in uids:
+        return place, f"it belongs to user {info.st_uid}"
+    # In a directory like /tmp nobody renames or deletes what is another's, and what is there is looked at next.
+    if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX:
+        return None
+    if info.st_mode & 0o002:
+        return place, f"everybody may write it, its mode is {stat.S_IMODE(info.st_mode):04o}"
+    if info.st_mode & _OTHERS_MAY_WRITE and info.st_gid not in gids:
+        return place, f"group {info.st_gid} may write it, its mode is {stat.S_IMODE(info.st_mode):04o}"
+    return None
