@@ -20,7 +20,6 @@ from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.service.config import Config, WatchSettings
-from mlsync.service.proof_user import OWN, RunsAs, runs_as
 from mlsync.source.state import Head, State, seen_heads
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from mlsync.proof.framework import Framework
     from mlsync.proof.numbers import NumberFault
     from mlsync.proof.prove import ProofOptions, Prover
+    from mlsync.service.proof_user import RunsAs
 
 # At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
 FIRST_CONTACT_S = 6.0
@@ -140,6 +140,7 @@ class Session:
     def prover(self, device: str | None = None, *, run: str | None = None) -> Prover:
         """Return a prover by the configuration; *device* stands above it, *run* says whose checkpoints they are."""
         from mlsync.proof.prove import Prover  # late, with all parsers of checkpoints
+        from mlsync.service.proof_user import runs_as
 
         return Prover(proof_options(self.config, device, runs_as(self.config, run)))
 
@@ -160,6 +161,7 @@ class Session:
         if not self.config.proof.loads:
             return None
         from mlsync.flows.loading import LoadingOptions  # late, as above
+        from mlsync.service.proof_user import runs_as
 
         framework = framework_of(self.config, device, runs_as(self.config, run))
         return LoadingOptions(framework, self.state_directory / LOADING_DIRECTORY)
@@ -203,9 +205,12 @@ def store_options(config: Config) -> StoreOptions:
     )
 
 
-def proof_options(config: Config, device: str | None, runs: RunsAs = OWN) -> ProofOptions:
+def proof_options(config: Config, device: str | None, runs: RunsAs | None = None) -> ProofOptions:
     """Return how checkpoints are proved by the configuration."""
     from mlsync.proof.prove import ProofOptions  # late, as above
+    from mlsync.service.proof_user import OWN
+
+    runs = runs or OWN
 
     proof = config.proof
     return ProofOptions(
@@ -221,9 +226,12 @@ def proof_options(config: Config, device: str | None, runs: RunsAs = OWN) -> Pro
     )
 
 
-def framework_of(config: Config, device: str | None, runs: RunsAs = OWN) -> Framework:
+def framework_of(config: Config, device: str | None, runs: RunsAs | None = None) -> Framework:
     """Return how a framework loads checkpoints by the configuration."""
     from mlsync.proof import framework  # late, as above
+    from mlsync.service.proof_user import OWN
+
+    runs = runs or OWN
 
     proof, device = config.proof, device or config.proof.device
     python = sys.executable if proof.python is None else str(proof.python)
