@@ -38,7 +38,7 @@ class History:
 
     def add(self, change=None, **fields: object) -> int:
         """Commit one more version of the first one's entries, those named *change* replaced."""
-        number = self.last.number + 1
+        number = fields.pop("number", self.last.number + 1)
         entries = tuple(
             msgspec.structs.replace(entry, **(change or {}).get(entry.path, {})) for entry in self.first.entries
         )
@@ -296,6 +296,18 @@ def test_a_tombstone_without_its_pack_is_named(history):
     gone = names.tombstone(bytes(16))
     history.world.store.put(gone, b"")
     assert [problem.key for problem in history.world.check().problems] == [gone]
+
+
+def test_a_replaced_version_is_found_past_what_does_not_open(history):
+    """Something planted between two versions does not hide that the older one is not the one that was followed."""
+    store, repository = history.world.store, history.world.repository
+    store.put(repository.version_key(RUN, 2), b"planted")
+    history.last = Previous(2, bytes(32))
+    number = history.add(previous=Previous(1, history.world.repository.stored(RUN, 1).digest))
+    store.delete(repository.version_key(RUN, 1))
+    history.add(number=1, previous=None)
+    problems = {problem.key: problem.text for problem in history.world.check().problems}
+    assert "not the one that it followed" in problems[repository.version_key(RUN, number)]
 
 
 # ---------------------------------------------------------------- what is no damage

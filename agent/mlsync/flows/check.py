@@ -228,7 +228,7 @@ class _Check:
             if previous is not None and previous.number not in numbers:
                 text = f"the manifest is missing, and version {number} follows it"
                 self._problem(names.version(run_id, previous.number), text, (run, previous.number))
-            elif before is not None and not missing_before and previous != before:
+            elif before is not None and _is_broken(previous, before, is_next=not missing_before):
                 self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
         for number, fault in unread:
@@ -349,6 +349,13 @@ def _odd_version_text(key: str) -> str:
     if almost is None:
         return "not an object of ours: it is left alone"
     return f"looks like the manifest of version {int(almost[1])} with {almost[2]!r} behind its name: nothing reads it"
+
+
+def _is_broken(found: Previous | None, before: Previous, *, is_next: bool) -> bool:
+    """Whether a version cannot follow the one before it that opens, between which there may be what does not."""
+    # Past what does not open it may follow that; where it follows the same number, the digest has to be the same.
+    is_of_it = found is not None and found.number == before.number
+    return found != before and (is_next or is_of_it)
 
 
 def _chain_text(found: Previous | None, expected: Previous) -> str:
