@@ -4,7 +4,8 @@
 
 Starts a real agent beside a directory in which torch checkpoints of 32 MiB are saved, and reads what the kernel says of
 its process while it waits (smaps_rollup: resident, its own, and what it shares with others). The process that makes
-the versions comes and goes and is not counted. Writes results/idle.json.
+the versions comes and goes and is not counted. The agent is alone in its session, as under systemd: elsewhere a
+bare Python of 8 MiB waits beside it. Writes results/idle.json.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def looks(place: Path, versions: int) -> dict[str, object]:
     tool.backup(run)  # makes the repository and its configuration; an empty directory makes no version
     command = [sys.executable, "-m", "mlsync", "agent", "--config", str(tool.place / "mlsync.toml"), "--quiet"]
     environment = os.environ | tool.environment()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as agent:
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as agent:
         try:
             time.sleep(SETTLE_S)
             first = memory(agent.pid)

@@ -87,8 +87,8 @@ class Mlsync(Peer):
 
     def backup(self, source: Path) -> Ran:
         if self._watched != source:
-            self._watch(source)
-        return with_facts(self.run("backup", "--json", "--verbose"))
+            self.watch(source)
+        return with_facts(self.run("backup", "--quickly", "--json", "--verbose"))
 
     def restore(self, target: Path) -> Ran:
         return with_facts(self.run("restore", "--to", target, "--json", "--verbose"))
@@ -109,7 +109,7 @@ class Mlsync(Peer):
     def _config(self) -> Path:
         return self.place / "mlsync.toml"
 
-    def _watch(self, source: Path) -> None:
+    def watch(self, source: Path) -> None:
         self.run("init", self.url(), "--watch", source, "--quiet", *self.init_options)
         text = self._config.read_text()
         state = f"state_directory = {json.dumps(str(self.place / 'state'))}"

@@ -112,11 +112,11 @@ class KillRounds:
         """A last backup that nothing disturbs; then every version that there is comes back, and a check is content."""
         self._change()
         self._digests[self._newest() + 1] = digests(self._run)
-        self.mlsync("backup")
+        self.mlsync("backup", "--quickly")
         self.tally.sent_bytes = self._proxy.sent_bytes
         for number in self._digests:
             self._restore(number)
-        self.mlsync("check", "--read-data")
+        self.mlsync("check", "--quickly", "--read-data")
 
     def mlsync(self, *arguments: object) -> str:
         """What a command says that has to succeed."""
@@ -136,7 +136,7 @@ class KillRounds:
         self.tally.new_bytes += size_bytes
 
     def _back_up_and_kill(self, victim: str) -> int:
-        command = [sys.executable, "-m", "mlsync", "backup", "--quiet"]
+        command = [sys.executable, "-m", "mlsync", "backup", "--quickly", "--quiet"]
         output = subprocess.DEVNULL
         with subprocess.Popen(command, env=self._environment, stdout=output, stderr=output) as process:
             time.sleep(self._dice.uniform(0, KILL_WITHIN_S))

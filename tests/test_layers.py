@@ -21,7 +21,7 @@ MODULES = {
     ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (AGENT / "mlsync").rglob("*.py")
 }
-LEAVES = {"errors", "monitor", "buffers", "direct_io", "beneath"}
+LEAVES = {"errors", "monitor", "buffers", "direct_io", "beneath", "courtesy"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
@@ -40,6 +40,7 @@ ARROWS = {
     "buffers": set(),
     "direct_io": set(),
     "beneath": set(),
+    "courtesy": set(),
     # The package itself: its version, and the entry of ``python -m mlsync``.
     "": set(),
     "__main__": {"cli"},
@@ -159,19 +160,22 @@ def test_libraries_stay_at_home(library):
 @pytest.mark.parametrize(
     ("program", "more"),
     [
-        ("device", {"torch", "xxhash"}),
-        ("child_sandbox", set()),
-        ("child_gpus", {"torch"}),
-        ("load_ultralytics", {"torch", "ultralytics"}),
-        ("load_state_dict", {"torch", "safetensors"}),
-        ("load_transformers", {"torch", "transformers"}),
+        ("proof.device", {"torch", "xxhash"}),
+        ("courtesy.priority", set()),
+        ("courtesy.waiting", set()),
+        ("proof.launch", set()),
+        ("proof.child_sandbox", set()),
+        ("proof.child_gpus", {"torch"}),
+        ("proof.load_ultralytics", {"torch", "ultralytics"}),
+        ("proof.load_state_dict", {"torch", "safetensors"}),
+        ("proof.load_transformers", {"torch", "transformers"}),
     ],
 )
 def test_programs_for_the_trainers_python_need_little(program, more):
     """It may have nothing but the standard library and what the program is about, and may be old."""
-    names = {name.split(".")[0] for name in imports_of(f"mlsync.proof.{program}", whole=True)}
+    names = {name.split(".")[0] for name in imports_of(f"mlsync.{program}", whole=True)}
     assert names - more - {"__future__"} <= sys.stdlib_module_names
-    ast.parse(MODULES[f"mlsync.proof.{program}"].read_text(), feature_version=(3, 9))
+    ast.parse(MODULES[f"mlsync.{program}"].read_text(), feature_version=(3, 9))
 
 
 def loaded_by(module):

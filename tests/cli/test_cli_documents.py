@@ -105,7 +105,10 @@ def test_commands_document():
         command = cli.get_command(context, name)
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert any(f"{option}" in text for option in parameter.opts), (name, parameter.opts)
+                assert any(f"{option}" in text for option in (*parameter.opts, *parameter.secondary_opts)), (
+                    name,
+                    parameter.opts,
+                )
 
 
 def test_options_that_documents_name_exist():
@@ -113,7 +116,8 @@ def test_options_that_documents_name_exist():
     context = click.Context(cli)
     known = {"--help", "--version"}
     for name in cli.list_commands(context):
-        known |= {option for parameter in cli.get_command(context, name).params for option in parameter.opts}
+        for parameter in cli.get_command(context, name).params:
+            known |= {*parameter.opts, *parameter.secondary_opts}
     for document in ("commands.md", "errors.md", "json.md"):
         text = (ROOT / "docs" / document).read_text()
         # What stands before the command that a launcher starts is the launcher's.

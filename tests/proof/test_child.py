@@ -33,6 +33,7 @@ from mlsync.errors import (
     PythonUnfit,
     TorchMissing,
 )
+from mlsync.proof import child as child_module
 from mlsync.proof.child import PROGRAM, Child, bare_environment
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.proof.windows import SEGMENTS_MAX
@@ -532,6 +533,11 @@ def test_the_child_sees_no_secrets_and_can_do_little(monkeypatch):
             b"CUDA_CACHE_DISABLE",
             b"CUDA_VISIBLE_DEVICES",
             b"OMP_NUM_THREADS",
+            b"MKL_NUM_THREADS",
+            b"OPENBLAS_NUM_THREADS",
+            b"OMP_WAIT_POLICY",
+            b"KMP_BLOCKTIME",
+            b"GOMP_SPINCOUNT",
         }
         limits = {line[:26].strip(): line[26:].split()[:2] for line in (place / "limits").read_text().splitlines()}
         assert limits["Max core file size"] == ["0", "0"]
@@ -543,11 +549,34 @@ def test_the_child_sees_no_secrets_and_can_do_little(monkeypatch):
         assert os.getpriority(os.PRIO_PROCESS, prover._engine.pid) >= 10
 
 
+def test_time_in_line_for_the_processor_is_not_counted(fake_python, monkeypatch):
+    """A child that stood behind others as long as its deadline is waited for that much longer, and no longer."""
+    waits_s = iter([0.0, 0.3, 0.3])
+    asked = []
+
+    def waited_s(pid):
+        asked.append(pid)
+        return next(waits_s)
+
+    monkeypatch.setattr(child_module, "waited_for_processor_s", waited_s)
+    child = Child(fake_python("time.sleep(60)"), "cpu")
+    try:
+        child.set_patience(0.1)
+        with pytest.raises(ProofTimedOut):
+            child.wait_answer()
+    finally:
+        child.close()
+    assert asked == [child.pid] * 3
+
+
 def test_what_the_environment_keeps():
     """Only what finds libraries and GPUs is handed on."""
     given = {"PATH": "/bin", "AWS_PROFILE": "x", "CUDA_VISIBLE_DEVICES": "1", "PYTHONPATH": "/x", "LD_PRELOAD": "/x.so"}
     kept = bare_environment(given, "cuda")
-    assert kept.keys() == {"PATH", "CUDA_VISIBLE_DEVICES", "HOME", "LC_ALL", "CUDA_CACHE_DISABLE", "OMP_NUM_THREADS"}
+    one_thread = {"OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    no_spinning = {"OMP_WAIT_POLICY", "KMP_BLOCKTIME", "GOMP_SPINCOUNT"}
+    bare = {"PATH", "CUDA_VISIBLE_DEVICES", "HOME", "LC_ALL", "CUDA_CACHE_DISABLE"}
+    assert kept.keys() == bare | one_thread | no_spinning
     assert bare_environment(given, "cpu")["CUDA_VISIBLE_DEVICES"] == ""
 
 

@@ -15,6 +15,7 @@ import pytest
 from proof_python import PROOF_PYTHON
 
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
+from mlsync.proof import framework
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command, ultralytics_command
 
 PATIENCE_S = 30.0
@@ -344,3 +345,29 @@ def test_a_python_without_ultralytics_says_nothing_of_the_file(tmp_path):
     framework = Framework("ultralytics", ultralytics_command(PROOF_PYTHON, "cpu"), device="cpu")
     with pytest.raises(CommandUnavailable, match="this Python has no Ultralytics"):
         load(framework, tmp_path / "x.pt", tmp_path, never)
+
+
+def test_a_command_of_a_process_that_stands_back_does_too(tmp_path):
+    """The session that a command gets has the last weight if mlsync has it, and an ordinary one if not."""
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\nfrom pathlib import Path\nfrom mlsync.courtesy.priority import stand_back\n"
+        "from mlsync.proof.framework import Framework, load\n"
+        "if sys.argv[1] == 'gently': stand_back()\n"
+        "script = 'cat /proc/self/autogroup > ' + sys.argv[2]\n"
+        "load(Framework('check', ('sh', '-c', script)), Path(sys.argv[3]), Path(sys.argv[4]), lambda: None)\n"
+    )
+    seen = {}
+    for manner in ("gently", "quickly"):
+        words = [sys.executable, str(program), manner, str(tmp_path / manner), str(program), str(tmp_path)]
+        subprocess.run(words, check=True)
+        seen[manner] = (tmp_path / manner).read_text().split()[-1]
+    assert seen == {"gently": "19", "quickly": "0"}
+
+
+def test_time_in_line_for_the_processor_is_not_counted(run, monkeypatch):
+    """A command that stood behind others for longer than its deadline gets that time on top."""
+    monkeypatch.setattr(framework, "waited_for_processor_s", lambda _pid: PATIENCE_S)
+    assert run("sleep 0.6", timeout_s=0.1) == Loaded()

@@ -9,6 +9,7 @@ import threading
 import click
 
 from mlsync.cli import output
+from mlsync.cli.manners import stand_behind_others, standing
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import RepositoryMissing, StoreUnavailable
 from mlsync.service import status
@@ -29,6 +30,7 @@ def agent_command(common: Common) -> None:
     systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
     then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
     """
+    stand_behind_others()
     config = common.watching_configuration()
     refuse_untrusted_programs(config)
     log_to(sys.stderr, verbose=common.verbose)
@@ -45,6 +47,8 @@ def agent_command(common: Common) -> None:
         if isinstance(error, RepositoryMissing) and not status.recall(options.status_file, config.repository):
             raise
         monitor.notice("warning", f"{error}; waiting for it")
+    if common.verbose:
+        monitor.notice("info", standing())
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
     for watch in config.watches:
         # Who starts it sees at once what it goes by; the next line may be hours away.

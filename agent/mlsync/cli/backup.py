@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
@@ -32,6 +33,7 @@ _STATUS: dict[TroubleKind, type[Error]] = {
     help="Go on with a run that another machine or directory wrote until now; that one is refused from then on.",
 )
 @common_options
+@gently_option
 def backup_command(common: Common, run: str | None, take_over: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 

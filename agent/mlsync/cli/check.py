@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import click
 
 from mlsync.cli import output
+from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import ProblemsFound
@@ -19,6 +20,7 @@ _VERSIONS_SHOWN = 8
 @click.option("--read-data", is_flag=True, help="Read and open every byte of every pack too, not only what names them.")
 @accept_rollback_option
 @common_options
+@gently_option
 def check_command(common: Common, read_data: bool, accept_rollback: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 

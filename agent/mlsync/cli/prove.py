@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import Part, share_option
@@ -40,6 +41,7 @@ Examples:
 @share_option
 @accept_rollback_option
 @common_options
+@gently_option
 def prove_command(
     common: Common,
     version: str | None,

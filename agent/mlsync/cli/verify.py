@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.show import proof_json
@@ -20,6 +21,7 @@ from mlsync.flows.verify import VerifyResult, verify
 @device_option
 @accept_rollback_option
 @common_options
+@gently_option
 def verify_command(common: Common, version: str, run: str | None, device: str | None, accept_rollback: bool) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 

@@ -64,7 +64,7 @@ class Ledger:
 
     def back_up(self) -> None:
         """Make a version by hand and take it in."""
-        done = run_mlsync("backup", "--config", str(self._place.config))["runs"][0]
+        done = run_mlsync("backup", "--quickly", "--config", str(self._place.config))["runs"][0]
         now_s = time.time()
         shown = self._show(done["version"])
         saved_s = observed.last_saved_s(shown)

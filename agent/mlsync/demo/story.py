@@ -192,7 +192,7 @@ class Story:
         self._tell(f"  the loss of epoch {both} is what it was before the kill, {how}")
 
     def _check(self) -> None:
-        done = run_mlsync("check", "--config", str(self._place.config))
+        done = run_mlsync("check", "--quickly", "--config", str(self._place.config))
         self._report.problem_count = len(done["problems"])
         self._tell(f"mlsync check: {done['version_count']} versions, {done['pack_count']} packs, no problem")
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from mlsync.courtesy.priority import waited_for_processor_s
 from mlsync.errors import (
     DeviceFailed,
     DeviceMissing,
@@ -52,6 +53,15 @@ _TRY_AGAIN = "run mlsync verify; if it comes back, report it"
 _NEW_PYTHON = "name one that has torch as proof.python"
 _KEPT_VARIABLES = frozenset({"PATH", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"})
 _KEPT_PREFIXES = ("CUDA_",)
+# One thread for what libraries compute, and none that spins while it has nothing to do: on the trainer's processors.
+_ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "GOMP_SPINCOUNT": "0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, s
     kept = {
         name: value for name, value in environment.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
-    kept |= {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "CUDA_CACHE_DISABLE": "1", "OMP_NUM_THREADS": "1"}
+    kept |= {"HOME": "/nonexistent", "LC_ALL": "C.UTF-8", "CUDA_CACHE_DISABLE": "1", **_ONE_THREAD}
     if device == "cpu":
         kept["CUDA_VISIBLE_DEVICES"] = ""
     return kept
@@ -92,6 +102,7 @@ class Child:
     def __init__(self, python: str, device: str, user: User | None = None) -> None:
         self.python = python
         self._patience_s = float("inf")
+        self._waited_s = 0.0
         self._is_ready = False
         self._hears_stderr = True
         self._answers: deque[dict[str, Any]] = deque()
@@ -154,6 +165,12 @@ class Child:
     def set_patience(self, seconds: float) -> None:
         """From now on wait for the child for *seconds* in all; time that the caller spends elsewhere is not counted."""
         self._patience_s = seconds
+        self._waited_s = waited_for_processor_s(self._process.pid)
+
+    def _kept_waiting_s(self) -> float:
+        """How long the child stood behind others since this was asked last: not its fault, and no sign of a hang."""
+        before_s, self._waited_s = self._waited_s, waited_for_processor_s(self._process.pid)
+        return max(0.0, self._waited_s - before_s)
 
     def send(self, message: dict[str, Any]) -> None:
         """Write a message, taking in whatever answers come meanwhile."""
@@ -215,6 +232,8 @@ class Child:
             self._take_out()
         # Taking in counts too: one that never stops talking would have no deadline.
         self._patience_s -= time.monotonic() - began
+        if self._patience_s <= 0:
+            self._patience_s += self._kept_waiting_s()
         if self._patience_s <= 0 and (writable is not None or not self._answers):
             self._overdue()
 

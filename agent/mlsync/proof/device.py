@@ -52,9 +52,9 @@ COUNTED_AS = {
 }
 
 
-def part(name: str) -> Any:
-    """The module of that name that lies beside this file; mlsync itself is not on this Python's path."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
+def part(name: str, *places: str) -> Any:
+    """The module of that name that lies beside this file, or in *places* from there; mlsync is not on this path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), *places, name + ".py")
     spec = importlib.util.spec_from_file_location("mlsync_" + name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -65,6 +65,7 @@ def part(name: str) -> Any:
 
 SANDBOX = part("child_sandbox")
 GPUS = part("child_gpus")
+PRIORITY = part("priority", "..", "courtesy")
 
 
 class Unavailable(Exception):
@@ -536,6 +537,7 @@ def _kind(error: Exception) -> str:
 
 def main() -> None:
     """Serve the parent until it closes the pipe."""
+    PRIORITY.follow()  # before torch comes, which takes more than all that follows it
     channel = Channel()
     SANDBOX.tie_to_parent(int(sys.argv[1]))
     try:

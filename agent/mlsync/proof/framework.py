@@ -23,6 +23,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final
 
+from mlsync.courtesy.priority import waited_for_processor_s
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
 from mlsync.formats.layout import Fact
 from mlsync.proof.child import bare_environment
@@ -236,7 +237,7 @@ class _Running:
                 poller.unregister(self._out)
             if self._alive in ready:
                 return
-            if time.monotonic() > deadline_s:
+            if time.monotonic() > deadline_s + waited_for_processor_s(self._process.pid):
                 raise ProofTimedOut(f"{self.name} did not end within {timeout_s:.0f} s")
             tick()
 

@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import resource
 import signal
 import sys
 
 NOT_STARTED = 127
+_PRIORITY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "courtesy", "priority.py")
+
+
+def stand_back_as_told() -> None:
+    """Have the session that this process was started in stand back, if mlsync does; the rest it inherited."""
+    spec = importlib.util.spec_from_file_location("mlsync_priority", _PRIORITY)
+    assert spec is not None
+    assert spec.loader is not None
+    priority = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(priority)
+    priority.follow()
 
 
 def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
@@ -52,6 +64,7 @@ def main() -> None:
     parent_pid, report, cpu_s, file_bytes = map(int, sys.argv[1:5])
     path, command = sys.argv[5], sys.argv[6:]
     os.set_inheritable(report, False)
+    stand_back_as_told()
     bind(parent_pid, cpu_s, file_bytes)
     if not os.access(path, os.R_OK):
         os.write(report, b"the checkpoint cannot be read where it lies")

@@ -24,6 +24,7 @@ from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
+from mlsync.courtesy.pressure import threads
 from mlsync.direct_io import slack_bytes
 from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
@@ -115,7 +116,9 @@ class ChunkReader:
         """Return those who fetch and those who open; threads are made when there is work for them."""
         if self._fetchers is None or self._openers is None:
             self._fetchers = ThreadPoolExecutor(FETCHERS_MAX, thread_name_prefix="mlsync-read")
-            self._openers = ThreadPoolExecutor(min(self._at_once, OPENERS_MAX), thread_name_prefix="mlsync-read-open")
+            self._openers = ThreadPoolExecutor(
+                threads(min(self._at_once, OPENERS_MAX)), thread_name_prefix="mlsync-read-open"
+            )
         return self._fetchers, self._openers
 
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
+from mlsync.courtesy.pressure import threads
 from mlsync.errors import Error
 from mlsync.repository.lanes import Lanes
 from mlsync.repository.manifest import ChunkRef
@@ -152,7 +153,7 @@ class PackWriter:
         self._batch_bytes = 0
         self._put_bytes = 0
         self._lanes = Lanes(store, keys, self._ledger, at_once=lanes, pack_bytes=pack_bytes, journal=journal)
-        self.coder_count = min(lanes or store.writes_at_once, CODERS_MAX)
+        self.coder_count = threads(min(lanes or store.writes_at_once, CODERS_MAX))
         self._threads: list[threading.Thread] = []
 
     def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:

@@ -33,7 +33,7 @@ STOP: Final = "stop"
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
 # -P: nothing that lies in the current directory is taken for a module.
-_COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_child")
+_COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_start")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, Self
 
+from mlsync.courtesy.pressure import PACE
 from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
 from mlsync.source.paths import display, joined
 from mlsync.source.racy import is_racy, newest_ns, window_ns
@@ -80,7 +81,8 @@ class SourceFile:
         done = 0
         while done < len(view):
             try:
-                count = os.preadv(self._descriptor, [view[done:]], offset + done)
+                with PACE.moving(len(view) - done):
+                    count = os.preadv(self._descriptor, [view[done:]], offset + done)
             except OSError as error:
                 raise _translated(error, self.where) from error
             if count == 0:

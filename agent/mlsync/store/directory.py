@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlsync import errors
 from mlsync.beneath import Beneath
+from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
 from mlsync.store.base import MARKER, Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.directory_upload import DirectoryUpload
@@ -123,7 +124,7 @@ class DirectoryStore:
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         rest = view_of(into)
-        with self._opened(key) as fd:
+        with self._opened(key) as fd, PACE.moving(len(rest)):
             count = self._read_long(key, fd, offset, rest)
             while rest := rest[count:]:
                 offset += count

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlsync.beneath import Beneath, reopen
+from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import write_direct
 from mlsync.store.base import Buffer, view_of
 
@@ -54,7 +55,11 @@ class UnfinishedFile:
 
     def write(self, offset: int, part: Buffer) -> None:
         """The whole of *part* is in the file at *offset*, though perhaps not on the disk yet."""
-        rest = view_of(part)
+        whole = view_of(part)
+        for piece in PACE.pieces(len(whole)):
+            self._write_piece(offset + piece.start, whole[piece])
+
+    def _write_piece(self, offset: int, rest: memoryview) -> None:
         written = write_direct(self._open_again, offset, rest)
         while rest := rest[written:]:
             offset += written
@@ -64,7 +69,8 @@ class UnfinishedFile:
 
     def sync(self) -> None:
         """The bytes are on the disk, or the error that kept one of them from it is raised."""
-        os.fsync(self.fd)
+        with PACE.moving(0):
+            os.fsync(self.fd)
         # NFS and FUSE report some write errors only when a descriptor is closed. Closing a second one asks for
         # them while the object does not exist yet, and keeps the lock, which the first one holds.
         os.close(os.dup(self.fd))

@@ -1,0 +1,440 @@
+"""What a training on all cores loses while its checkpoints are kept: beside nothing, rsync, restic and mlsync's agent.
+
+    python bench/disturb.py [--rounds 2] [--seconds 32] [--settings plain,container,unit] [--before COMMIT]
+
+``training/steady.py`` trains with a thread per core and saves 144 MB in place every 11 s. Beside it runs, in turns, one
+tool: rsync and restic once after each save, mlsync as its agent; *before* is the agent of an older commit. All of a
+turn begins anew. What counts is the mean and the 99th percentile of the steps' times (saves included), each as a ratio
+to the turn beside nothing of the same round. So that nobody wins by doing nothing, each turn tells how many saves were
+kept.
+
+- plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
+- container: both are in one control group, where sessions have no weight: nice values and policies count.
+- unit: the tool is in a control group with the weights of systemd/mlsync-agent.service (CPUWeight=20, Nice=10, idle
+  disk class), the trainer in one of weight 100.
+
+Control groups take root, and a processor controller (cgroup v2 or v1) that can be written; a setting that cannot be had
+is named and left out. Writes results/disturb.json.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import report
+from peers import Mlsync, Peer, Restic, Rsync
+
+ROOT = Path(__file__).parent.parent
+TRAINER = Path(__file__).parent / "training" / "steady.py"
+SETTINGS = ("plain", "container", "unit")
+PATIENCE_S = 120.0
+POLL_S = 0.2
+# A save that is this old is over: the trainer's own take a fraction of a second.
+SETTLED_S = 1.0
+UNIT_NICE, UNIT_WEIGHT, TRAINER_WEIGHT = 10, 20, 100
+
+
+@dataclass
+class Turn:
+    """What was seen of the trainer beside one tool, and how many of its saves the tool kept meanwhile."""
+
+    steps_s: list[float] = field(default_factory=list)
+    saves_s: list[float] = field(default_factory=list)
+    kept: int = 0
+
+    def figures(self) -> dict[str, float]:
+        ordered = sorted(self.steps_s)
+        return {
+            "steps": len(ordered),
+            "mean_s": round(statistics.fmean(ordered), 4),
+            "p99_s": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 4),
+            "longest_s": round(ordered[-1], 4),
+            "saves": len(self.saves_s),
+            "longest_save_s": round(max(self.saves_s, default=0.0), 4),
+            "kept": self.kept,
+        }
+
+
+# ---------------------------------------------------------------- control groups
+
+
+class Group:
+    """A control group for the processor, made anew; processes are put into it before they start their program."""
+
+    def __init__(self, path: Path, weight: int) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "cpu.weight").exists():
+            (path / "cpu.weight").write_text(str(weight))
+        else:
+            # What systemd makes of CPUWeight= on cgroup v1
+            (path / "cpu.shares").write_text(str(1024 * weight // 100))
+
+    def enter(self) -> None:
+        (self.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    def remove(self) -> None:
+        until_s = time.monotonic() + 10
+        while time.monotonic() < until_s:
+            try:
+                self.path.rmdir()
+            except OSError:
+                time.sleep(0.1)
+            else:
+                return
+
+
+def controller() -> Path | str:
+    """Where groups for the processor can be made, or why they cannot."""
+    v1, v2 = Path("/sys/fs/cgroup/cpu"), Path("/sys/fs/cgroup")
+    base = v1 if (v1 / "cpu.shares").exists() or (v1 / "cgroup.procs").exists() else v2
+    try:
+        if base is v2:
+            (v2 / "cgroup.subtree_control").write_text("+cpu")
+        probe = base / "mlsync-bench-probe"
+        probe.mkdir()
+        known = (probe / "cpu.weight").exists() or (probe / "cpu.shares").exists()
+        probe.rmdir()
+    except OSError as error:
+        return f"no control group can be made below {base}: {error.strerror}"
+    return base if known else f"{base} has no controller of the processor"
+
+
+@contextmanager
+def groups(setting: str) -> Iterator[tuple[Group | None, Group | None]]:
+    """The groups of the trainer and of the tool, gone afterwards."""
+    if setting == "plain":
+        yield None, None
+        return
+    base = controller()
+    assert isinstance(base, Path)
+    top = base / f"mlsync-bench-{os.getpid()}"
+    # A container's processes are all in one group; a unit has its own beside the others.
+    names = {"container": ("all", "all"), "unit": ("trainer", "tool")}[setting]
+    weights = {"all": 100, "trainer": TRAINER_WEIGHT, "tool": UNIT_WEIGHT}
+    top.mkdir()
+    if (top / "cgroup.subtree_control").exists():
+        (top / "cgroup.subtree_control").write_text("+cpu")
+    made = {name: Group(top / name, weights[name]) for name in dict.fromkeys(names)}
+    try:
+        yield made[names[0]], made[names[1]]
+    finally:
+        for group in made.values():
+            group.remove()
+        top.rmdir()
+
+
+# ---------------------------------------------------------------- processes
+
+
+def start(
+    words: Sequence[str | Path], group: Group | None, environment: Mapping[str, str] | None = None, **options: object
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own and in *group*."""
+    nice = options.pop("nice", 0)
+
+    def set_up() -> None:
+        if group is not None:
+            group.enter()
+        if nice:
+            os.nice(int(str(nice)))
+
+    return subprocess.Popen(
+        [os.fspath(word) for word in words],
+        env=os.environ | dict(environment or {}),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=set_up,  # noqa: PLW1509 - this process has one thread
+        **options,
+    )
+
+
+def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def training(run: Path, steps: Path, group: Group | None) -> Iterator[subprocess.Popen[bytes]]:
+    """A trainer that is warm and saved once."""
+    words = [sys.executable, TRAINER, run, steps, "--threads", str(os.cpu_count())]
+    process = start(words, group)
+    try:
+        until_s = time.monotonic() + PATIENCE_S
+        while not (steps.exists() and steps.stat().st_size):
+            if process.poll() is not None or time.monotonic() > until_s:
+                sys.exit("the trainer does not train")
+            time.sleep(POLL_S)
+        yield process
+    finally:
+        end(process, signal.SIGKILL)
+
+
+# ---------------------------------------------------------------- what runs beside it
+
+
+class Nothing:
+    """No tool."""
+
+    name = "none"
+
+    def prepare(self, place: Path, run: Path) -> None:
+        pass
+
+    @contextmanager
+    def beside(self, group: Group | None, nice: int) -> Iterator[None]:
+        del group, nice
+        yield
+
+    def kept(self) -> int:
+        return 0
+
+
+class Loop(Nothing):
+    """A tool that is run once after each save, by this very file as a process in the tool's session and group."""
+
+    peer: type[Peer]
+
+    def prepare(self, place: Path, run: Path) -> None:
+        self.place, self.run_directory = place, run
+        self.tool = self.peer(place)
+        self.tool.prepare()
+
+    @contextmanager
+    def beside(self, group: Group | None, nice: int) -> Iterator[None]:
+        words = [sys.executable, __file__, "--loop", self.peer.name, self.place, self.run_directory]
+        process = start(words, group, nice=nice)
+        try:
+            yield
+        finally:
+            with_children = os.getpgid(process.pid)
+            os.killpg(with_children, signal.SIGKILL)
+            process.wait()
+
+    def kept(self) -> int:
+        done = self.place / "done"
+        return len(done.read_text().split()) if done.exists() else 0
+
+
+class RsyncLoop(Loop):
+    name = "rsync"
+    peer = Rsync
+
+
+class ResticLoop(Loop):
+    name = "restic"
+    peer = Restic
+
+
+def loop(peer: type[Peer], place: Path, run: Path) -> None:
+    """Back *run* up after each save, for ever."""
+    tool = peer(place)
+    checkpoint, seen = run / "last.pt", 0
+    with (place / "done").open("w", buffering=1) as done:
+        while True:
+            found = checkpoint.stat().st_mtime_ns
+            if found != seen and time.time() - found / 1e9 > SETTLED_S:
+                tool.backup(run)
+                seen = found
+                done.write("done\n")
+            time.sleep(POLL_S)
+
+
+class Agent(Nothing):
+    """mlsync's agent, as ``mlsync init`` sets it up."""
+
+    name = "mlsync agent"
+    source = ROOT / "agent"
+
+    def prepare(self, place: Path, run: Path) -> None:
+        self.tool = Mlsync(place)
+        self.tool.prepare()
+        self.tool.watch(run)
+
+    @contextmanager
+    def beside(self, group: Group | None, nice: int) -> Iterator[None]:
+        environment = self.tool.environment() | {"PYTHONPATH": str(self.source)}
+        words = [sys.executable, "-m", "mlsync", "agent", "--config", self.tool.place / "mlsync.toml", "--quiet"]
+        with (self.tool.place / "agent.log").open("w") as log:
+            process = start(words, group, environment, nice=nice, stdout=log, stderr=log)
+            try:
+                yield
+                if process.poll() is not None:
+                    sys.exit(f"the agent ended:\n{(self.tool.place / 'agent.log').read_text()}")
+            finally:
+                end(process)
+
+    def kept(self) -> int:
+        versions = self.tool.store / "versions"
+        return sum(1 for path in versions.rglob("*") if path.is_file()) if versions.exists() else 0
+
+
+class AgentBefore(Agent):
+    """The agent of another commit."""
+
+    name = "mlsync agent before"
+
+    def __init__(self, source: Path) -> None:
+        self.source = source
+
+
+def source_of(commit: str, into: Path) -> Path:
+    """The agent's source as it was at *commit*."""
+    into.mkdir()
+    packed = into / "agent.tar"
+    subprocess.run(["git", "-C", ROOT, "archive", "-o", packed, commit, "agent"], check=True)
+    with tarfile.open(packed) as archive:
+        archive.extractall(into, filter="data")
+    return into / "agent"
+
+
+# ---------------------------------------------------------------- the turns
+
+
+def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
+    """Train beside one tool for *seconds*."""
+    place = scratch / "turn"
+    shutil.rmtree(place, ignore_errors=True)
+    run, steps = place / "run", place / "steps"
+    run.mkdir(parents=True)
+    (run / "args.yaml").write_text("lr0: 0.01\n")
+    beside.prepare(place / "tool", run)
+    os.sync()
+    nice = UNIT_NICE if setting == "unit" else 0
+    with ExitStack() as stack:
+        trainer_group, tool_group = stack.enter_context(groups(setting))
+        trainer = stack.enter_context(training(run, steps, trainer_group))
+        began_s = time.monotonic()
+        stack.enter_context(beside.beside(tool_group, nice))
+        time.sleep(seconds)
+        until_s = time.monotonic()
+        if trainer.poll() is not None:
+            sys.exit("the trainer ended")
+        kept = beside.kept()
+    seen = Turn(kept=kept)
+    for line in steps.read_text().splitlines()[1:-1]:
+        ended_s, step_s, save_s = map(float, line.split())
+        if began_s <= ended_s <= until_s:
+            seen.steps_s.append(step_s)
+            seen.saves_s += [save_s] if save_s else []
+    shutil.rmtree(place)
+    return seen
+
+
+def main() -> None:
+    parser = report.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=32.0, help="how long each turn is (default 32)")
+    parser.add_argument("--settings", default=",".join(SETTINGS), help=f"some of {','.join(SETTINGS)}")
+    parser.add_argument("--tools", default=None, help="some of none,rsync,restic,mlsync agent")
+    parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in plain only")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds = 1, 14.0
+    with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
+        before = None if arguments.before is None else source_of(arguments.before, Path(scratch) / "before")
+        measured, lacking = all_turns(arguments, Path(scratch), before)
+    tell(measured, lacking, arguments)
+
+
+def tools_of(arguments: object, setting: str, before: Path | None) -> list[Nothing]:
+    tools: list[Nothing] = [Nothing()]
+    tools += [one() for one in (RsyncLoop, ResticLoop) if one.peer.command() is not None]
+    tools += [AgentBefore(before)] if before is not None and setting == "plain" else []
+    tools.append(Agent())
+    wanted = arguments.tools
+    return [tool for tool in tools if wanted is None or tool.name in ("none", *wanted.split(","))]
+
+
+def all_turns(
+    arguments: object, scratch: Path, before: Path | None
+) -> tuple[dict[str, dict[str, list[Turn]]], dict[str, str]]:
+    """Every turn, by setting and tool; and which settings could not be had, and why."""
+    measured: dict[str, dict[str, list[Turn]]] = {}
+    lacking: dict[str, str] = {}
+    for setting in arguments.settings.split(","):
+        where = None if setting == "plain" else controller()
+        if isinstance(where, str):
+            lacking[setting] = where
+            continue
+        tools = tools_of(arguments, setting, before)
+        turns = measured[setting] = {tool.name: [] for tool in tools}
+        for number in range(arguments.rounds):
+            for tool in tools:
+                turns[tool.name].append(turn(tool, setting, scratch, arguments.seconds))
+                figures = turns[tool.name][-1].figures()
+                print(f"{setting} {number + 1}/{arguments.rounds} {tool.name}: {figures}", flush=True)
+    return measured, lacking
+
+
+def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], arguments: object) -> None:
+    """Print the tables and write the results."""
+    result: dict[str, object] = {
+        "what": "steps of a training beside a tool, as ratios to the turn beside nothing of the same round",
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "before": arguments.before,
+        "autogroup": autogroup(),
+        "left_out": lacking,
+        "settings": {},
+    }
+    for setting, turns in measured.items():
+        rows, table = [], {}
+        for name, mine in turns.items():
+            figures = compared(mine, turns["none"])
+            table[name] = figures
+            medians = [figures[key]["median"] for key in ("mean", "p99")]
+            rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], figures["kept"]))
+        columns = [setting, "mean", "p99", "longest step s", "longest save s", "saves kept"]
+        report.show(f"Steps beside each tool, {setting}: times beside nothing", columns, rows)
+        result["settings"][setting] = table
+    for setting, why in lacking.items():
+        print(f"\n{setting}: left out, {why}")
+    report.write("disturb", result, arguments)
+
+
+def compared(mine: Sequence[Turn], alone: Sequence[Turn]) -> dict[str, object]:
+    """A tool's turns beside those beside nothing."""
+    pairs = [(one.figures(), other.figures()) for one, other in zip(mine, alone, strict=True)]
+    return {
+        "mean": report.spread(one["mean_s"] / other["mean_s"] for one, other in pairs),
+        "p99": report.spread(one["p99_s"] / other["p99_s"] for one, other in pairs),
+        "longest_step_s": max(one["longest_s"] for one, _ in pairs),
+        "longest_save_s": max(one["longest_save_s"] for one, _ in pairs),
+        "kept": sum(one["kept"] for one, _ in pairs),
+        "saves": sum(one["saves"] for one, _ in pairs),
+        "turns": [one for one, _ in pairs],
+    }
+
+
+def autogroup() -> str:
+    """Whether the kernel weighs sessions, without which plain is like container."""
+    try:
+        return Path("/proc/sys/kernel/sched_autogroup_enabled").read_text().strip()
+    except OSError:
+        return "absent"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--loop"]:
+        kinds = {one.peer.name: one.peer for one in (RsyncLoop, ResticLoop)}
+        loop(kinds[sys.argv[2]], Path(sys.argv[3]), Path(sys.argv[4]))
+    else:
+        main()

@@ -1,0 +1,107 @@
+"""Commands stand behind everything else where nobody waits for them, and so does each process of the agent."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from machine import MANNERED, MLSYNC, checkpoint
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "courtesy"))
+
+from standing import LAST, needs_autogroups, standing_of
+
+HOLDS = "stands behind others: processor: batch policy, nice 19, its session nice 19; disk: idle class\n"
+PATIENCE_S = 120.0
+
+
+@pytest.mark.parametrize("command", MANNERED)
+def test_gently_and_quickly_are_obeyed(saved, command):
+    """With --gently a command stands behind others and says so with -v, whatever comes of it; with --quickly not."""
+    needs_autogroups()
+    arguments = ("--pending", "-v") if command == "prove" else ("-v",)
+    assert HOLDS in saved.run(command, "--gently", *arguments).err
+    assert "stands behind" not in saved.run(command, "--quickly", *arguments).err
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_terminal_decides_where_nobody_says(saved, is_terminal):
+    """Where stderr is a terminal a backup is quick, and elsewhere it stands behind others."""
+    needs_autogroups()
+    ear, mouth = pty.openpty() if is_terminal else os.pipe()
+    process = subprocess.Popen(
+        [MLSYNC, "backup", "-v"],
+        env=saved.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=mouth,
+    )
+    os.close(mouth)
+    said = b""
+    while True:
+        try:
+            block = os.read(ear, 65536)
+        except OSError:  # a terminal that nobody holds any more
+            break
+        if not block:
+            break
+        said += block
+    os.close(ear)
+    assert process.wait(PATIENCE_S) == 0
+    assert b"store: calls" in said
+    assert (b"stands behind others" in said) is not is_terminal
+
+
+def descendants(pid):
+    """Every process below *pid*, with its command line."""
+    found = {}
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (thread / "children").read_text().split()):
+                found[child] = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found |= descendants(child)
+    return found
+
+
+def standing_once_ready(pid):
+    """A process's standing; its session is new when it starts, and its own first act is to lower that."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while (standing := standing_of(pid)) != LAST and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return standing
+
+
+def test_each_process_of_the_agent_stands_behind_others(machine):
+    """The agent, the process of its passes and the proof's child are last in line, started from a shared session."""
+    needs_autogroups()
+    machine.configure('[proof]\ndevice = "cpu"\n[agent]\nsettle = "0s"\n')
+    (machine.training / "weights" / "last.pt").write_bytes(checkpoint(width=512))
+    before = standing_of(os.getpid())
+    with (machine.base / "log").open("w") as log:
+        agent = subprocess.Popen([MLSYNC, "agent", "-v"], env=machine.environment(), stderr=log, cwd=machine.base)
+    try:
+        wanted = {"agent": "mlsync agent", "passes": "mlsync.service.pass_start", "proof": "proof/device.py"}
+        seen = {}
+        deadline_s = time.monotonic() + PATIENCE_S
+        while seen.keys() != wanted.keys():
+            assert time.monotonic() < deadline_s, (seen, (machine.base / "log").read_text())
+            for pid, line in descendants(agent.pid).items():
+                for name in [name for name, words in wanted.items() if words in line and name not in seen]:
+                    try:
+                        seen[name] = standing_once_ready(pid)
+                    except (OSError, ProcessLookupError):
+                        continue  # it ended before it was looked at
+        assert seen == dict.fromkeys(wanted, LAST)
+        assert standing_of(os.getpid()) == before
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(PATIENCE_S) == 0
+    assert re.search(re.escape(HOLDS), (machine.base / "log").read_text())
