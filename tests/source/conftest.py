@@ -4,6 +4,7 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
+from source_parts import close_all, watched
 
 from mlsync.buffers import BufferPool
 from mlsync.source.plan import PIECE_BYTES_MAX
@@ -19,6 +20,13 @@ def pool():
         assert len(pool._free) == pool._made_count, "a hold on a buffer was forgotten"
 
 
+@pytest.fixture(autouse=True)
+def _closed():
+    """No directory stays open."""
+    yield
+    close_all()
+
+
 @pytest.fixture
 def root(tmp_path):
     """An empty directory to watch."""
@@ -32,8 +40,8 @@ def opened(root):
     """Open a file of the root the way a backup does."""
 
     def open_file(name):
-        entries = {entry.path: entry for entry in scan(os.fsencode(root)).found}
-        return SourceFile.open(os.fsencode(root), entries[os.fsencode(name)])
+        entries = {entry.path: entry for entry in scan(watched(root)).found}
+        return SourceFile.open(watched(root), entries[os.fsencode(name)])
 
     return open_file
 

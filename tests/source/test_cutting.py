@@ -9,6 +9,7 @@ from collections import deque
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from source_parts import watched
 
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading
@@ -175,8 +176,8 @@ def test_every_byte_is_read_once(root, pool, structured):
     content = os.urandom(9 * MIB)
     (root / "a").write_bytes(content)
     layout = Layout("zip", len(content), (Extent("w", 500, 5 * MIB, zlib.crc32(content[500 : 500 + 5 * MIB])),))
-    [found] = scan(os.fsencode(root)).found
-    with Counting.open(os.fsencode(root), found) as file:
+    [found] = scan(watched(root)).found
+    with Counting.open(watched(root), found) as file:
         pieces_of(file, layout if structured else None, pool, whole=WholeDigest())
         assert file.read_bytes == len(content)
 
@@ -297,8 +298,8 @@ def test_a_hole_inside_a_tensor_is_not_read(root, pool):
     """Two stretches of data in one tensor, close enough for one buffer, are two pieces, and the hole stays unread."""
     (root / "a").write_bytes(random.Random(4).randbytes(MIB))
     layout = Layout("zip", MIB, (Extent("w", 0, MIB, None),))
-    [found] = scan(os.fsencode(root)).found
-    with Counting.open(os.fsencode(root), found) as file:
+    [found] = scan(watched(root)).found
+    with Counting.open(watched(root), found) as file:
         extents = [(0, 128 * KIB), (512 * KIB, 128 * KIB)]
         edges = [(offset, len(data)) for offset, data, _ in pieces_of(file, layout, pool, extents=extents)]
         assert edges == extents

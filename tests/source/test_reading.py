@@ -4,6 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from source_parts import watched
 
 from mlsync.errors import ChangedWhileReading, SourceUnreadable
 from mlsync.source import reading
@@ -99,28 +100,28 @@ def test_every_change_after_opening_is_found(root, opened, change, words):
 def test_a_file_swapped_before_opening_is_not_opened(root, change):
     """What has the name now, and is not what the scan found, is not read."""
     (root / "a").write_bytes(b"x" * 100)
-    [found] = scan(os.fsencode(root)).found
+    [found] = scan(watched(root)).found
     change(os.fspath(root / "a"))
     with pytest.raises(ChangedWhileReading):
-        SourceFile.open(os.fsencode(root), found)
+        SourceFile.open(watched(root), found)
 
 
 def test_a_pipe_in_the_place_of_a_file_does_not_hang(root):
     """Opening what became a pipe returns at once, with an error."""
     (root / "a").write_bytes(b"x")
-    [found] = scan(os.fsencode(root)).found
+    [found] = scan(watched(root)).found
     os.unlink(root / "a")
     os.mkfifo(root / "a")
     with pytest.raises(ChangedWhileReading):
-        SourceFile.open(os.fsencode(root), found)
+        SourceFile.open(watched(root), found)
 
 
 def test_a_write_between_scan_and_opening_is_no_change(root):
     """The stat that counts is the one at opening."""
     (root / "a").write_bytes(b"x")
-    [found] = scan(os.fsencode(root)).found
+    [found] = scan(watched(root)).found
     append(root / "a")
-    with SourceFile.open(os.fsencode(root), found) as file:
+    with SourceFile.open(watched(root), found) as file:
         assert file.read_at(0, file.size_bytes) == b"xz"
         file.confirm()
 
@@ -130,9 +131,9 @@ def test_a_file_that_may_not_be_read_is_named(open_to_all, unprivileged):
     path = f"{open_to_all}/a\nb"
     write_bytes = os.open(path, os.O_CREAT | os.O_WRONLY, 0o000)
     os.close(write_bytes)
-    [found] = scan(os.fsencode(open_to_all)).found
+    [found] = scan(watched(open_to_all)).found
     with unprivileged(), pytest.raises(SourceUnreadable, match=r"Permission denied: .*/a\\u000ab"):
-        SourceFile.open(os.fsencode(open_to_all), found)
+        SourceFile.open(watched(open_to_all), found)
 
 
 def test_another_owners_file_is_read(open_to_all, unprivileged):
@@ -141,8 +142,8 @@ def test_another_owners_file_is_read(open_to_all, unprivileged):
     with open(path, "wb") as file:
         file.write(b"abc")
     os.chmod(path, 0o644)
-    [found] = scan(os.fsencode(open_to_all)).found
-    with unprivileged(), SourceFile.open(os.fsencode(open_to_all), found) as file:
+    [found] = scan(watched(open_to_all)).found
+    with unprivileged(), SourceFile.open(watched(open_to_all), found) as file:
         assert file.read_at(0, 3) == b"abc"
 
 
@@ -155,12 +156,14 @@ def test_errors_of_the_device_are_unreadable_and_stale_handles_are_changes():
 def test_reading_leaves_no_descriptor_open(root, opened):
     """Close gives the descriptor back, on failure too."""
     (root / "a").write_bytes(b"x")
-    before = len(os.listdir("/proc/self/fd"))
     with opened("a"):
         pass
-    [found] = scan(os.fsencode(root)).found
+    [found] = scan(watched(root)).found
+    tree = watched(root)
+    before = len(os.listdir("/proc/self/fd"))
+    SourceFile.open(tree, found).close()
     with pytest.raises(ChangedWhileReading):
-        SourceFile.open(os.fsencode(root), replace(found, stat=found.stat._replace(inode=1)))
+        SourceFile.open(tree, replace(found, stat=found.stat._replace(inode=1)))
     assert len(os.listdir("/proc/self/fd")) == before
 
 

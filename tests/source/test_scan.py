@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from source_parts import watched
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
 from mlsync.repository import manifest
@@ -14,7 +15,7 @@ from mlsync.source.scan import TIME_NS_MAX, FileStat, Found, Walk, scan
 
 
 def names(root, exclude=()):
-    return [entry.path for entry in scan(os.fsencode(root), exclude).found]
+    return [entry.path for entry in scan(watched(root), exclude).found]
 
 
 def make(root, *paths):
@@ -28,7 +29,7 @@ def test_everything_is_found_in_path_order(root):
     """Files, directories and symlinks come sorted by path bytes, with their kind and stat."""
     make(root, "b", "a/z", "a.txt")
     (root / "link").symlink_to("nowhere/at all")
-    found = scan(os.fsencode(root)).found
+    found = scan(watched(root)).found
     assert [(entry.path, entry.kind) for entry in found] == [
         (b"a", "directory"),
         (b"a.txt", "file"),
@@ -53,7 +54,7 @@ def test_names_around_a_slash_keep_the_order_of_whole_paths(root):
 def test_a_walk_holds_no_more_than_what_it_has_listed(root):
     """Of a hundred directories with ten files each, a walk never holds the files of more than one."""
     make(root, *(f"{directory:02}/{file}" for directory in range(100) for file in range(10)))
-    walk = Walk(os.fsencode(root))
+    walk = Walk(watched(root))
     assert max(len(walk._pending) for _ in walk) == 100 + 10 - 1
 
 
@@ -85,7 +86,7 @@ def test_hard_links_name_the_first_path(root):
     make(root, "m")
     os.link(root / "m", root / "z")
     os.link(root / "m", root / "a")
-    assert [(entry.path, entry.link_to) for entry in scan(os.fsencode(root)).found] == [
+    assert [(entry.path, entry.link_to) for entry in scan(watched(root)).found] == [
         (b"a", None),
         (b"m", b"a"),
         (b"z", b"a"),
@@ -102,7 +103,7 @@ def test_special_files_are_counted_and_left_out(root):
             listener.bind("socket")
         finally:
             os.chdir(here)
-        result = scan(os.fsencode(root))
+        result = scan(watched(root))
     assert (result.found, result.problems, result.skipped_special) == ([], [], 2)
 
 
@@ -133,7 +134,7 @@ def test_temporary_names_are_left_out(root):
 def test_excludes_are_as_in_gitignore(root, pattern, left):
     """Each pattern takes away just what git would ignore by it."""
     make(root, "k.pt", "x.log", "é.pt", "a/k.pt", "a/b/k.pt", "a/b/x.log", "cache/f")
-    found = scan(os.fsencode(root), [pattern]).found
+    found = scan(watched(root), [pattern]).found
     assert [os.fsdecode(entry.path) for entry in found if entry.kind == "file"] == left
 
 
@@ -141,16 +142,16 @@ def test_excludes_are_as_in_gitignore(root, pattern, left):
 def test_a_pattern_that_means_nothing_is_refused(root, pattern):
     """An exclude that cannot be what the user meant is an error of the configuration."""
     with pytest.raises(ConfigInvalid):
-        scan(os.fsencode(root), [pattern])
+        scan(watched(root), [pattern])
 
 
 def test_a_missing_root_raises(tmp_path):
     """A watched directory that is not there is not an empty one."""
     with pytest.raises(SourceMissing):
-        scan(os.fsencode(tmp_path / "gone"))
+        scan(watched(tmp_path / "gone"))
     make(tmp_path, "file")
     with pytest.raises(SourceMissing):
-        scan(os.fsencode(tmp_path / "file"))
+        scan(watched(tmp_path / "file"))
 
 
 def test_an_unreadable_directory_is_a_problem_and_the_rest_is_found(open_to_all, unprivileged):
@@ -158,7 +159,7 @@ def test_an_unreadable_directory_is_a_problem_and_the_rest_is_found(open_to_all,
     make(open_to_all, "a/1", "b/2", "c/3")
     os.chmod(f"{open_to_all}/b", 0)
     with unprivileged():
-        result = scan(os.fsencode(open_to_all))
+        result = scan(watched(open_to_all))
     os.chmod(f"{open_to_all}/b", 0o700)
     assert [entry.path for entry in result.found] == [b"a", b"a/1", b"b", b"c", b"c/3"]
     [(path, problem)] = result.problems
@@ -171,7 +172,7 @@ def test_an_unreadable_root_raises(open_to_all, unprivileged):
     """A root that may not be read is not an empty one."""
     os.chmod(open_to_all, 0)
     with unprivileged(), pytest.raises(SourceUnreadable):
-        scan(os.fsencode(open_to_all))
+        scan(watched(open_to_all))
     os.chmod(open_to_all, 0o755)
 
 
@@ -192,7 +193,7 @@ def test_entries_may_vanish_during_the_scan(root):
     thread.start()
     try:
         for _ in range(100):
-            result = scan(os.fsencode(root))
+            result = scan(watched(root))
             assert result.problems == []
             assert sum(entry.path.startswith(b"stays/") for entry in result.found) == 50
     finally:
@@ -211,7 +212,7 @@ def test_a_directory_swapped_after_it_was_seen_is_left_out(root, tmp_path, swap)
         (root / "d").symlink_to(tmp_path / "secret")
     else:
         make(root, "d/other")
-    walk = Walk(os.fsencode(root))
+    walk = Walk(watched(root))
     assert not walk._enter(seen)
     assert (walk._pending, walk.problems) == ([], [])
 

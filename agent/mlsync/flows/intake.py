@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,9 +15,9 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
 from mlsync.source.cutting import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
-from mlsync.source.paths import joined
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
+from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found
 from mlsync.source.state import Remembered, RememberedPiece
 
@@ -75,7 +74,7 @@ class Intake:
 
     def __init__(
         self,
-        root: bytes,
+        root: Root,
         rows: Mapping[bytes, Remembered],
         seed: int,
         writer: PackWriter,
@@ -209,12 +208,13 @@ def _pieces_of(row: Remembered | None) -> Same:
     return {(piece.length, piece.digest): ref for piece, ref in pairs if piece.length == ref.plain_bytes}
 
 
-def _look_again(root: bytes, found: Found) -> Found | None:
+def _look_again(root: Root, found: Found) -> Found | None:
+    """Return what has the name now, below the very directory that was scanned, or ``None`` if nothing has."""
     try:
-        return dataclasses.replace(found, stat=FileStat.of(os.lstat(joined(root, found.path))))
-    except FileNotFoundError:
-        return None
+        return dataclasses.replace(found, stat=FileStat.of(root.stat(found.path)))
     except OSError as error:
+        if error.errno in VANISHED:
+            return None
         raise SourceError(f"cannot be looked at: {error.strerror}", where=repr(found.path)) from error
 
 

@@ -39,7 +39,8 @@ from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.source.paths import display
-from mlsync.source.scan import Found, Scan, scan
+from mlsync.source.root import Root
+from mlsync.source.scan import FileStat, Found, Scan, scan
 from mlsync.source.state import Head, Made, Remembered, State
 
 _QUICKLY_STORED_BYTES: Final = 1 << 30
@@ -72,8 +73,12 @@ class VersionMaker:
 
     def make(self, base: Base, result: BackupResult) -> None:
         """Do the steps, and say in *result* what was done; no version is made if nothing differs but times."""
-        tree = scan(self._source.directory, self._source.exclude)
-        self._top = _top_of(self._source.directory)
+        with Root.open_watched(self._source.directory) as root:
+            self._make(root, base, result)
+
+    def _make(self, root: Root, base: Base, result: BackupResult) -> None:
+        tree = scan(root, self._source.exclude)
+        self._top = _top_of(root)
         rows = self._state.remembered(self._source.run)
         result.scanned_count = len(tree.found)
         # A row that cannot be read is as good as none.
@@ -84,9 +89,9 @@ class VersionMaker:
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         self._see_to_uploads()
         with self._open_prover() as prover:
-            candidate = self._take_in(tree, rows, recalled, base, result, prover)
+            candidate = self._take_in(root, tree, rows, recalled, base, result, prover)
             stored_s, stored_cpu_s = time.monotonic(), time.process_time()
-            change = self._prove(candidate, base, result, prover)
+            change = self._prove(root, candidate, base, result, prover)
         result.store_seconds, result.prove_seconds = stored_s - began_s, time.monotonic() - stored_s
         result.store_cpu_seconds = stored_cpu_s - began_cpu_s
         result.prove_cpu_seconds = time.process_time() - stored_cpu_s
@@ -119,6 +124,7 @@ class VersionMaker:
 
     def _take_in(
         self,
+        root: Root,
         tree: Scan,
         rows: Mapping[bytes, Remembered],
         recalled: Mapping[bytes, Recalled],
@@ -133,7 +139,7 @@ class VersionMaker:
         total_bytes = sum(found.stat.size_bytes for found in changed)
         with self._monitor.task(f"{self._source.run}: reading", total_bytes) as task:
             intake = Intake(
-                self._source.directory,
+                root,
                 rows,
                 self._state.seed,
                 writer,
@@ -220,9 +226,9 @@ class VersionMaker:
         is_quick = self._options.read_back != "none" and total_bytes <= _QUICKLY_STORED_BYTES
         return prover.start if is_quick else lambda: None
 
-    def _prove(self, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> Change:
+    def _prove(self, root: Root, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> Change:
         with self._repository.reader() as reader:
-            units = WholeUnits(candidate, reader, self._source.directory, self._options.now_ns())
+            units = WholeUnits(candidate, reader, root, self._options.now_ns())
             units.hold_back()
             candidate.forget_loads()
             if self._options.read_back == "none":
@@ -396,13 +402,10 @@ def _digests(entries: Iterable[Entry]) -> dict[bytes, bytes]:
     return {entry.path: entry.digest for entry in entries if entry.kind is EntryKind.FILE}
 
 
-def _top_of(directory: bytes) -> Top | None:
-    """Return what is kept of the directory itself; nothing if it went away or has numbers that no version holds."""
-    try:
-        found = os.stat(directory)
-    except OSError:
-        return None
-    top = Top(stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_mtime_ns)
+def _top_of(root: Root) -> Top | None:
+    """Return what is kept of the directory itself; nothing if it has numbers that no version holds."""
+    found = FileStat.of(os.fstat(root.descriptor))
+    top = Top(stat.S_IMODE(found.mode), found.uid, found.gid, found.mtime_ns)
     return top if is_sound_top(top) else None
 
 

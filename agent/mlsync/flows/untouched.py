@@ -10,6 +10,7 @@ from typing import Final
 from mlsync.flows.policy import Policy
 from mlsync.flows.recall import recall_trouble
 from mlsync.repository.manifest import Trouble
+from mlsync.source.root import Root
 from mlsync.source.scan import Walk
 from mlsync.source.state import State, is_same
 
@@ -35,7 +36,11 @@ def look_for_change(
     The tree and what is remembered of it come in the same order and are compared one by one: neither is ever held as a
     whole, so that an agent may look as often as it likes at however many files.
     """
-    walk = Walk(directory, exclude)
+    with Root.open_watched(directory) as root:
+        return _compare(state, run, Walk(root, exclude), now_ns, policy)
+
+
+def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | None) -> Untouched | None:
     count = 0
     troubles: dict[bytes, Trouble] = {}
     for found, row in zip_longest(walk, state.rows(run)):

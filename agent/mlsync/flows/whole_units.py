@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 
 from mlsync.flows.candidate import Candidate
@@ -14,14 +13,15 @@ from mlsync.formats.sharded import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import TroubleKind
-from mlsync.source.paths import display, joined
+from mlsync.source.paths import display
+from mlsync.source.root import Root
 from mlsync.source.scan import FileStat
 
 
 class WholeUnits:
     """The checkpoints of several files that changed since the last version; *root* is where the source has them."""
 
-    def __init__(self, candidate: Candidate, reader: ChunkReader, root: bytes, now_ns: int) -> None:
+    def __init__(self, candidate: Candidate, reader: ChunkReader, root: Root, now_ns: int) -> None:
         self._candidate = candidate
         self._reader = reader
         self._root = root
@@ -88,7 +88,7 @@ class WholeUnits:
     def _has_changed(self, path: bytes) -> bool:
         stat = self._candidate.stat_of(path)
         try:
-            return stat is not None and FileStat.of(os.lstat(joined(self._root, path))) != stat
+            return stat is not None and FileStat.of(self._root.stat(path)) != stat
         except OSError:
             return True
 

@@ -15,10 +15,11 @@ from mlsync.courtesy.pressure import PACE
 from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
 from mlsync.source.paths import display, joined
 from mlsync.source.racy import is_racy, newest_ns, window_ns
-from mlsync.source.scan import VANISHED, FileStat, Found
+from mlsync.source.root import VANISHED, Root
+from mlsync.source.scan import FileStat, Found
 
 # O_NONBLOCK: should a pipe stand there now, opening it must not hang.
-_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK
 # Smaller holes are read as the zeros that they are. Of a file with more holes than this the largest are kept: holes
 # save work, but lists of them must stay short, and what lies behind the last of them must not be read for a day.
 _HOLE_BYTES_MIN: Final = 64 * 1024
@@ -32,26 +33,29 @@ class SourceFile:
     *stat* is of the moment of opening, *opened_ns* (wall clock) is not later than that moment.
     """
 
-    def __init__(self, descriptor: int, path: bytes, opened: os.stat_result, opened_ns: int) -> None:
+    def __init__(self, root: Root, path: bytes, descriptor: int, opened: os.stat_result, opened_ns: int) -> None:
+        self._root = root
         self._descriptor = descriptor
         self._path = path
         self._blocks_bytes = opened.st_blocks * _STAT_BLOCK_BYTES
         self.stat = FileStat.of(opened)
         self.opened_ns = opened_ns
-        self.where = display(path)
+        self.where = display(joined(root.where, path))
 
     @classmethod
-    def open(cls, root: bytes, found: Found) -> Self:
+    def open(cls, root: Root, found: Found) -> Self:
         """Open the regular file that the scan found, and no other; to be closed, or used as a context.
+
+        *root* is to stay open for as long as the file.
 
         If the file was written a moment ago this waits until the clock of its file system has gone on, so that
         ``confirm`` can see the next write.
         """
-        path = joined(root, found.path)
+        where = display(joined(root.where, found.path))
         try:
-            descriptor = _open(path)
+            descriptor = _open(root, found.path)
         except OSError as error:
-            raise _translated(error, display(path)) from error
+            raise _translated(error, where) from error
         try:
             opened, opened_ns = _stat_past_tick(descriptor)
             if not stat.S_ISREG(opened.st_mode) or (opened.st_dev, opened.st_ino) != (
@@ -59,8 +63,12 @@ class SourceFile:
                 found.stat.inode,
             ):
                 what = "another file took its place before it was read"
-                raise ChangedWhileReading(what, where=display(path))
-            return cls(descriptor, path, opened, opened_ns)
+                raise ChangedWhileReading(what, where=where)
+            if root.is_anothers_secret(opened):
+                what = f"a second name of a file that user {opened.st_uid} keeps from others"
+                advice = "let others read it, or give it to the directory's owner"
+                raise SourceUnreadable(f"root does not read {what}", where=where, advice=advice)
+            return cls(root, found.path, descriptor, opened, opened_ns)
         except BaseException:
             os.close(descriptor)
             raise
@@ -93,12 +101,13 @@ class SourceFile:
     def read_beside(self, name: bytes, *, limit_bytes: int) -> bytes | None:
         """Give the file *name* of the same directory, or ``None`` if there is none, or none that can be read whole."""
         try:
-            descriptor = _open(os.path.join(os.path.dirname(self._path), name))
+            descriptor = _open(self._root, os.path.join(os.path.dirname(self._path), name))
         except OSError:
             return None
         try:
-            size_bytes = os.fstat(descriptor).st_size
-            if size_bytes > limit_bytes or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found = os.fstat(descriptor)
+            size_bytes = found.st_size
+            if size_bytes > limit_bytes or not stat.S_ISREG(found.st_mode) or self._root.is_anothers_secret(found):
                 return None
             content = os.pread(descriptor, size_bytes, 0)
         except OSError:
@@ -161,7 +170,7 @@ class SourceFile:
     def named_stat(self) -> FileStat:
         """Give the stat of what now has the name that was opened."""
         try:
-            return FileStat.of(os.lstat(self._path))
+            return FileStat.of(self._root.stat(self._path))
         except OSError as error:
             raise _translated(error, self.where) from error
 
@@ -190,11 +199,11 @@ class SourceFile:
         self.close()
 
 
-def _open(path: bytes) -> int:
+def _open(root: Root, path: bytes) -> int:
     try:
-        return os.open(path, _OPEN_FLAGS | os.O_NOATIME)
+        return root.open_file(path, _OPEN_FLAGS | os.O_NOATIME)
     except PermissionError:  # only a file's owner may ask not to touch its access time
-        return os.open(path, _OPEN_FLAGS)
+        return root.open_file(path, _OPEN_FLAGS)
 
 
 def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from operator import attrgetter, itemgetter
 from typing import Final, Literal, NamedTuple
 
-from mlsync.errors import SourceError, SourceMissing, SourceUnreadable
+from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display, joined
+from mlsync.source.root import VANISHED, Root
 from mlsync.source.settle import is_temporary
 
-# What the kernel says of an entry that was there a moment ago: gone, or something else now stands in its place.
-VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
-
-_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# What is deeper is not looked into: neither could most programs, nor is there an end to it.
+_PATH_BYTES_MAX: Final = 4095
 # What a version keeps of a file system's numbers; some file systems have times far beyond, or owners that are nobody's.
 TIME_NS_MAX: Final = (1 << 63) - 1
 _OWNER_MAX: Final = (1 << 32) - 2
@@ -119,7 +118,7 @@ class Scan:
     skipped_special: int = 0
 
 
-def scan(root: bytes, exclude: Sequence[str] = ()) -> Scan:
+def scan(root: Root, exclude: Sequence[str] = ()) -> Scan:
     """Find everything below *root*, as ``Walk`` does."""
     walk = Walk(root, exclude)
     found = list(walk)
@@ -127,9 +126,9 @@ def scan(root: bytes, exclude: Sequence[str] = ()) -> Scan:
 
 
 class Walk:
-    r"""Gives what is below *root*, a directory or a symlink to one, in the order of path bytes; to be walked once.
+    r"""Gives what is below *root* in the order of path bytes; to be walked once.
 
-    No other symlink is followed. *exclude* holds patterns in the manner of ``.gitignore``, for paths relative to the
+    No symlink is followed. *exclude* holds patterns in the manner of ``.gitignore``, for paths relative to the
     root: ``*`` and ``?`` match anything but ``/``, ``[abc]`` and ``[!a-c]`` one character, ``**/`` and ``/**`` any
     number of directories, ``\`` takes the next character as it is. A pattern with a ``/`` before its end is for the
     path from the root on, any other for the base name at any depth; one that ends in ``/`` is for directories only.
@@ -141,7 +140,7 @@ class Walk:
     It holds what it has listed and not given yet, never the whole tree. ``problems`` is complete when it has ended.
     """
 
-    def __init__(self, root: bytes, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, root: Root, exclude: Sequence[str] = ()) -> None:
         self.problems: list[tuple[bytes, SourceError]] = []
         self.skipped_special = 0
         self._root = root
@@ -165,11 +164,8 @@ class Walk:
 
     def _enter_root(self) -> None:
         try:
-            descriptor = os.open(self._root, _OPEN_DIRECTORY)
+            descriptor = self._root.open_directory(b"")
         except OSError as error:
-            if error.errno in VANISHED:
-                what = "the watched directory is not there"
-                raise SourceMissing(what, where=display(self._root)) from error
             raise self._unreadable(b"", error) from error
         try:
             self._list(b"", descriptor)
@@ -181,13 +177,15 @@ class Walk:
     def _enter(self, directory: Found) -> bool:
         """Look at one directory; say whether it still is there, and the one that its parent showed."""
         try:
-            descriptor = os.open(joined(self._root, directory.path), _OPEN_DIRECTORY | os.O_NOFOLLOW)
+            if len(directory.path) > _PATH_BYTES_MAX:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            descriptor = self._root.open_directory(directory.path)
         except OSError as error:
             self._note(directory.path, error)
-            return isinstance(error, PermissionError)
+            return error.errno not in VANISHED
         try:
             now = os.fstat(descriptor)
-            # Somebody may have put a symlink into the path meanwhile, to have us read elsewhere.
+            # Another one may have taken its place meanwhile.
             if (now.st_dev, now.st_ino) != (directory.stat.device, directory.stat.inode):
                 return False
             self._list(directory.path + b"/", descriptor)
@@ -253,5 +251,5 @@ class Walk:
             self.problems.append((path, self._unreadable(path, error)))
 
     def _unreadable(self, path: bytes, error: OSError) -> SourceUnreadable:
-        where = display(joined(self._root, path) if path else self._root)
+        where = display(joined(self._root.where, path) if path else self._root.where)
         return SourceUnreadable(f"cannot be read: {os.strerror(error.errno or errno.EIO)}", where=where)

@@ -1,0 +1,190 @@
+"""The watched directory, opened once for a pass: everything below it is reached from the descriptor.
+
+A process that may read what others may not, root above all, is asked by a *name* to read a directory, and whoever may
+change that name decides what is read. So each step of the name is looked at, and ``SourceUntrusted`` says which one
+somebody else could turn round.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final, NoReturn, Self
+
+from mlsync.beneath import Beneath
+from mlsync.errors import SourceMissing, SourceUnreadable, SourceUntrusted
+from mlsync.source.paths import display
+
+# What the kernel says of an entry that was there a moment ago: gone, or something else now stands in its place.
+VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
+
+_STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINKS_MAX: Final = 40  # as the kernel has it
+_OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+_CAPABILITIES: Final = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+_ADVICE: Final = "let only root and the directory's owner change the way to it, or run mlsync as that owner"
+
+
+class Root(Beneath):
+    """The watched directory, held open; *owner* is whose it was when it was opened."""
+
+    def __init__(self, descriptor: int, where: bytes) -> None:
+        super().__init__(descriptor, where)
+        self.owner = os.fstat(descriptor).st_uid
+        self.is_guarded = reads_everything()
+
+    @classmethod
+    def open_watched(cls, directory: bytes) -> Self:
+        """Open *directory*, whose name may lead through symbolic links.
+
+        Raises ``SourceMissing``, ``SourceUnreadable``, or ``SourceUntrusted`` where this process may read what others
+        may not, and somebody could lead it to what he may not read himself.
+        """
+        try:
+            return cls._of(_walked(directory) if reads_everything() else _opened(directory), directory)
+        except OSError as error:
+            if error.errno in VANISHED:
+                what = "the watched directory is not there"
+                raise SourceMissing(what, where=display(directory)) from error
+            what = f"cannot be read: {os.strerror(error.errno or errno.EIO)}"
+            raise SourceUnreadable(what, where=display(directory)) from error
+
+    @classmethod
+    def _of(cls, descriptor: int, directory: bytes) -> Self:
+        try:
+            return cls(descriptor, directory)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def is_anothers_secret(self, file: os.stat_result) -> bool:
+        """Whether a file may be somebody's who did not put it here: a second name of it needs no right to read it.
+
+        That is one of another owner than the directory, with several names, that its owner does not let all read.
+        """
+        if not self.is_guarded or file.st_nlink == 1 or file.st_mode & stat.S_IROTH:
+            return False
+        return file.st_uid not in (self.owner, os.geteuid() or self.owner)
+
+
+def reads_everything() -> bool:
+    """Whether this process may read what its user may not: it is root, or was given the right to."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        with open("/proc/self/status", "rb") as status:
+            effective = next(line for line in status if line.startswith(b"CapEff:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(effective.split()[1], 16) & _CAPABILITIES)
+
+
+def _opened(directory: bytes) -> int:
+    return os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _walked(directory: bytes) -> int:
+    """Open it step by step; who could change a step must not be able to show what he may not read."""
+    way = _Way()
+    try:
+        way.go(os.path.join(os.getcwdb(), directory))
+        way.judge(directory)
+        return os.dup(way.at)
+    finally:
+        os.close(way.at)
+
+
+class _Way:
+    """A path that is walked from the top, with *swappers*: who could change a symbolic link on it, by the link."""
+
+    def __init__(self) -> None:
+        self.at = _opened(b"/")
+        self.place = b"/"
+        self.swappers: dict[int, bytes] = {}
+        self._links_left = _LINKS_MAX
+
+    def go(self, path: bytes) -> None:
+        """Walk on, through links too; at the end ``at`` is the directory."""
+        if path.startswith(b"/"):
+            self._enter(_opened(b"/"), b"/")
+        for part in path.split(b"/"):
+            if part not in (b"", b"."):
+                self._step(part)
+
+    def judge(self, directory: bytes) -> None:
+        """Refuse links that somebody else could turn than root, and whose directory it is that they lead to."""
+        owner = os.fstat(self.at).st_uid
+        for who, link in self.swappers.items():
+            if who not in (0, os.geteuid(), owner):
+                _refuse(f"user {who} could turn the symbolic link {display(link)} that leads to it", directory)
+
+    def _step(self, part: bytes) -> None:
+        above = os.fstat(self.at)
+        place = os.path.join(self.place, part)
+        try:
+            # Opened as a directory at once, so that one that is mounted when it is needed is.
+            inside = os.open(part, _STEP | os.O_DIRECTORY, dir_fd=self.at)
+        except NotADirectoryError:
+            self._follow(part, above, place)
+            return
+        try:
+            self._check_swap(above, place)
+        except BaseException:
+            os.close(inside)
+            raise
+        self._enter(inside, place)
+
+    def _follow(self, part: bytes, above: os.stat_result, place: bytes) -> None:
+        link = os.open(part, _STEP, dir_fd=self.at)
+        try:
+            found = os.fstat(link)
+            if not stat.S_ISLNK(found.st_mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            self._check_swap(above, place)
+            self.swappers.setdefault(above.st_uid, place)
+            if above.st_mode & stat.S_ISVTX and above.st_mode & _OF_OTHERS:
+                self.swappers.setdefault(found.st_uid, place)
+            target = os.readlink(b"", dir_fd=link)
+        finally:
+            os.close(link)
+        self._links_left -= 1
+        if self._links_left < 0:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        self.go(target)
+
+    def _enter(self, inside: int, place: bytes) -> None:
+        os.close(self.at)
+        self.at, self.place = inside, place
+
+    def _check_swap(self, above: os.stat_result, place: bytes) -> None:
+        """Refuse a directory in which anybody, or a group, may put something else in the place of what it holds."""
+        if not above.st_mode & _OF_OTHERS or above.st_mode & stat.S_ISVTX:
+            return
+        if above.st_mode & stat.S_IWOTH or not self._is_own_group(above):
+            _refuse(f"others than its owner may change the directory {display(self.place)}", place, "chmod +t, say: ")
+
+    def _is_own_group(self, directory: os.stat_result) -> bool:
+        """Whether the group that may write is root's, or the one that a user has for himself and nobody else is in."""
+        if directory.st_gid == 0:
+            return True
+        # Late: of nearly all directories it is never asked.
+        import grp
+        import pwd
+
+        try:
+            os.getxattr(f"/proc/self/fd/{self.at}", "system.posix_acl_access")
+        except OSError:
+            pass
+        else:
+            return False
+        try:
+            user, group = pwd.getpwuid(directory.st_uid), grp.getgrgid(directory.st_gid)
+        except KeyError:
+            return False
+        return (user.pw_gid, user.pw_name) == (group.gr_gid, group.gr_name) and set(group.gr_mem) <= {user.pw_name}
+
+
+def _refuse(what: str, directory: bytes, first: str = "") -> NoReturn:
+    what = f"root does not read this directory: {what}"
+    raise SourceUntrusted(what, where=display(directory), advice=first + _ADVICE)
