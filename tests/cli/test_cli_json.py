@@ -114,6 +114,17 @@ def test_a_share_is_as_documented(saved):
     compare("mlsync prove", one_value(done), "share")
 
 
+def test_a_partial_restore_is_as_documented(saved):
+    """A restore that named what it could not have prints its result, with the failures, and ends with their status."""
+    (saved.base / "out" / "results.csv").mkdir(parents=True)
+    done = saved.run("restore", "--to", "out", "--json")
+    value = one_value(done)
+    compare("mlsync restore", value, "restore")
+    (failure,) = value["failures"]
+    assert (failure["path"], failure["exit_status"], done.status) == ("results.csv", 60, 60)
+    assert "results.csv" in done.err
+
+
 def test_broken_checkpoint_is_as_documented(eventful):
     """What turned out not to load has the documented fields."""
     torch.save({"model": {"weight": torch.full((64, 64), float("nan"))}}, eventful.training / "weights" / "nan.pt")

@@ -143,7 +143,10 @@ class World:
         """Bring a version back to *to* below the world's directory."""
         directory = os.fsencode(self.base / to)
         values = RestoreOptions(paths=paths, **options)
-        return restore(self.repository, self.manifest(number), directory, values, self.monitor)
+        result = restore(self.repository, self.manifest(number), directory, values, self.monitor)
+        if result.fault is not None:
+            raise result.fault
+        return result
 
     def restored(self, number: int | None = None, to: str = "out") -> Tree:
         """Bring a version back to an empty place and say what is there then."""

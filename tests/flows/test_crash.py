@@ -149,7 +149,7 @@ def _die(*_arguments):
 
 # What a restore asks of the operating system, one after the other.
 FILE_CALLS = ("open", "pread", "preadv", "pwrite", "fsync", "ftruncate", "rename", "link", "symlink", "unlink")
-OTHER_CALLS = ("chmod", "chown", "fchown", "lstat", "makedirs", "mkdir", "readlink", "stat", "statvfs", "utime")
+OTHER_CALLS = ("chmod", "chown", "fchmod", "fchown", "fstat", "fstatvfs", "mkdir", "readlink", "rmdir", "stat", "utime")
 CALLS = (*FILE_CALLS, *OTHER_CALLS)
 
 

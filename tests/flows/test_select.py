@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from datetime import datetime
 
 import pytest
 from flow_parts import RUN, World
@@ -91,3 +93,45 @@ def test_a_run_without_such_a_checkpoint_says_so(world, word):
     with pytest.raises(errors.VersionMissing, match="no version of run 'yolo'") as caught:
         find_version(world.repository, RUN, word)
     assert "mlsync show" in str(caught.value)
+
+
+@pytest.fixture
+def in_berlin(monkeypatch):
+    """Clocks that were put back at 03:00 on 2026-10-25, and forward at 02:00 on 2026-03-29."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def version_at(world, moment):
+    """Make a version with the clock at *moment*."""
+    made_ns = int(datetime.fromisoformat(moment).timestamp()) * 10**9
+    world.write("log.csv", moment.encode())
+    assert world.backup(now_ns=lambda: made_ns).version
+
+
+def test_a_time_that_came_twice_names_both_versions(world, in_berlin):
+    """Where the hour that clocks repeat could mean two versions, neither is taken: both are named, with offsets."""
+    del in_berlin
+    version_at(world, "2026-10-25T02:10+02:00")
+    version_at(world, "2026-10-25T02:10+01:00")
+    version_at(world, "2026-10-25T12:00+01:00")
+    with pytest.raises(errors.VersionAmbiguous) as caught:
+        number_of(world, "2026-10-25T02:30")
+    assert "version 1 as 2026-10-25T02:30:00+02:00 or version 2 as 2026-10-25T02:30:00+01:00" in str(caught.value)
+    assert number_of(world, "2026-10-25T02:30+02:00") == 1
+    assert number_of(world, "2026-10-25T02:30+01:00") == 2
+    assert number_of(world, "2026-10-25T12:30") == 3
+    with pytest.raises(errors.VersionAmbiguous, match="no version as"):
+        number_of(world, "2026-10-25T02:05")
+
+
+def test_a_time_that_came_twice_is_fine_where_it_means_one_version(world, in_berlin):
+    """The repeated hour, and the one that was left out, are no obstacle where no version was made in between."""
+    del in_berlin
+    version_at(world, "2026-03-01T12:00+01:00")
+    assert [number_of(world, text) for text in ("2026-03-29T02:30", "2026-10-25T02:30")] == [1, 1]
+    with pytest.raises(errors.VersionMissing):
+        number_of(world, "2025-10-26T02:30")

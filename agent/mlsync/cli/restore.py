@@ -13,7 +13,7 @@ from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.flows.ownership import hand_over
-from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
+from mlsync.flows.restore import Failure, RestoreOptions, RestoreResult, restore
 from mlsync.flows.rollback import refuse_older
 from mlsync.flows.select import find_run, find_version
 from mlsync.monitor import Monitor
@@ -42,8 +42,11 @@ Examples:
 @click.option(
     "--delete",
     is_flag=True,
-    help="Delete all in DIR that the version does not hold, what the configuration excludes too; not with PATH.",
+    help="Delete what is in DIR and not in the version; not with PATH. What the configuration excludes, unfinished "
+    "files of others and other file systems below DIR stay.",
 )
+@click.option("--delete-excluded", is_flag=True, help="With --delete: delete excluded and unfinished files too.")
+@click.option("--yes", is_flag=True, help="With --delete: delete even most of a directory that no restore made.")
 @click.option(
     "--at-least",
     type=click.IntRange(min=1),
@@ -59,6 +62,8 @@ def restore_command(
     run: str | None,
     target: Path | None,
     delete: bool,
+    delete_excluded: bool,
+    yes: bool,
     at_least: int | None,
     accept_rollback: bool,
 ) -> None:
@@ -66,16 +71,17 @@ def restore_command(
 
     PATH is relative to the run's directory, and comes back at the same place below DIR. Over an existing directory,
     files that are right are left alone, others are replaced in one step each: under its name stands the old file or
-    the whole new one. A restore that was killed goes on when it is run again. On a fresh machine --repo URL and the
+    the whole new one. A restore that was killed goes on when it is run again. What cannot be had, because a pack is
+    damaged or something stands in its place, is named, and all else is restored. On a fresh machine --repo URL and the
     passphrase are all that it needs.
 
     Training and backups go on from the restored directory: the first version that is made of it, on this machine, takes
     the run over. Until then whoever wrote the run goes on with it, so that a look at an old version costs nothing.
     """
-    if delete and paths:
-        raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
+    _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes)
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session, stopping() as stop:
+    config = common.configuration()
+    with common.session(config, monitor) as session, stopping() as stop:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         run = find_run(session.repository, run)
         if at_least is not None:
@@ -83,14 +89,33 @@ def restore_command(
         stored = find_version(session.repository, run, version)
         manifest = session.repository.manifest(stored)
         directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
-        options = RestoreOptions(tuple(os.fsencode(path) for path in paths), delete, stop.is_set)
+        options = RestoreOptions(
+            paths=tuple(os.fsencode(path) for path in paths),
+            delete=delete,
+            delete_excluded=delete_excluded,
+            confirmed=yes,
+            exclude=tuple(
+                pattern for watch in config.watches if watch.run == manifest.run for pattern in watch.exclude
+            ),
+            stop=stop.is_set,
+        )
         result = restore(session.repository, manifest, directory, options, monitor)
-        if not paths:
+        if not paths and result.fault is None:
             _hand_over(session, result, monitor)
     if common.as_json:
         output.emit(as_json(result))
     elif not common.quiet:
         output.say(_text(result))
+    if result.fault is not None:
+        raise result.fault
+
+
+def _refuse_contradictions(paths: tuple[str, ...], *, delete: bool, delete_excluded: bool, yes: bool) -> None:
+    if delete and paths:
+        raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
+    if not delete and (delete_excluded or yes):
+        what = "--delete-excluded and --yes say how --delete is done"
+        raise ConfigInvalid(what, advice="give --delete too, or leave them out")
 
 
 def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
@@ -109,7 +134,9 @@ def _text(result: RestoreResult) -> str:
     text += f"{output.size(result.read_bytes)} fetched)"
     if result.unchanged_count:
         text += f", {result.unchanged_count} right already"
-    return text + (f", {result.deleted_count} deleted" if result.deleted_count else "")
+    if result.deleted_count:
+        text += f", {result.deleted_count} deleted"
+    return text + (f", {len(result.failures)} could not be" if result.failures else "")
 
 
 def as_json(result: RestoreResult) -> dict[str, object]:
@@ -125,5 +152,17 @@ def as_json(result: RestoreResult) -> dict[str, object]:
         "size_bytes": result.size_bytes,
         "written_bytes": result.written_bytes,
         "read_bytes": result.read_bytes,
+        "failures": [_failure_json(failure) for failure in result.failures],
         "seconds": round(result.seconds, 3),
+    }
+
+
+def _failure_json(failure: Failure) -> dict[str, object]:
+    error = failure.error
+    return {
+        "path": output.path(failure.path),
+        "kind": type(error).__name__,
+        "exit_status": error.exit_code,
+        "what": error.what,
+        "where": error.where,
     }

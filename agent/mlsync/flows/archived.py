@@ -26,12 +26,13 @@ def naming_all_archived(
         try:
             return flow(repository, manifest, *given, **more)
         except ObjectArchived as error:
-            raise _naming_all(repository, manifest, error) from error
+            raise naming_all(repository, manifest, error) from error
 
     return named
 
 
-def _naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
+def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
+    """Return *error* with all packs named that *manifest* needs and that are in cold storage."""
     needed = {ref.pack for ref in refs_of(manifest.entries)}
     keys = {names.pack(pack) for pack, info in repository.packs() if info.is_archived and pack in needed}
     if error.where is not None:

@@ -18,6 +18,7 @@ from typing import Final, Self
 
 import msgspec
 
+from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.flows.let_in import let_in, remove_of_others
 from mlsync.flows.restored_file import Part
@@ -95,10 +96,21 @@ class Loading:
 
     def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
         """Bring files back through the same code as a restore."""
-        target = Target(bytes(directory), self._is_named)
-        target.make_directories(entries)
-        plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
-        needed_bytes, free_bytes = sum(plan.needed_bytes for plan in plans), target.free_bytes()
+        with Target(bytes(directory), self._is_named, tick=tick) as target:
+            for entry in entries:
+                if entry.kind is EntryKind.DIRECTORY:
+                    target.make_directory(entry)
+            plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
+            self._refuse_full(target, sum(plan.needed_bytes for plan in plans))
+            chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
+            for plan in plans:
+                target.write(plan, _contents(plan, chunks, tick))
+            for entry in entries:
+                if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
+                    target.make_link(entry)
+
+    def _refuse_full(self, target: Target, needed_bytes: int) -> None:
+        free_bytes = target.free_bytes()
         if needed_bytes + _SPARE_BYTES > free_bytes:
             what = (
                 f"no room to load a checkpoint of {needed_bytes} bytes and leave {_SPARE_BYTES} free, "
@@ -106,10 +118,6 @@ class Loading:
             )
             advice = "make room there, or set state_directory"
             raise CommandUnavailable(what, where=str(self._directory), advice=advice)
-        chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
-        for plan in plans:
-            target.write(plan, _contents(plan, chunks, tick))
-        target.make_links(entries)
 
 
 def _own(entry: Entry) -> Entry:
@@ -176,12 +184,32 @@ def _hold(place: Path) -> int:
 
 
 def _remove(place: Path) -> None:
-    """Remove *place* with all in it, also what a command made so that its owner may not look into it."""
+    """Remove *place* with all in it, also what a command made so that its owner may not look into it.
+
+    What the command left running may swap names meanwhile: modes are given to opened directories, not to names.
+    """
     remove_of_others(place / "home")
-    for folder, directories, _ in os.walk(place):
-        for name in directories:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                with suppress(OSError):
-                    os.chmod(path, 0o700)
+    with suppress(OSError), Beneath.open(bytes(place)) as root:
+        to_come = [b""]
+        while to_come:
+            path = to_come.pop()
+            with suppress(OSError):
+                to_come += _opened_up(root, path)
     shutil.rmtree(place, ignore_errors=True)
+
+
+def _opened_up(root: Beneath, path: bytes) -> list[bytes]:
+    """Let us into a directory; return those in it."""
+    if path:
+        descriptor = root.open_file(path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+        finally:
+            os.close(descriptor)
+    descriptor = root.open_directory(path)
+    try:
+        with os.scandir(descriptor) as entries:
+            names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(descriptor)
+    return [path + b"/" + name if path else name for name in names]

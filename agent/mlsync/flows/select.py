@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
-from mlsync.errors import ConfigInvalid, RunMissing, VersionMissing
+from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
 from mlsync.flows.standing import manifest_of
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, Stored
@@ -48,8 +48,7 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
         return _resumable(repository, run)
     if text == BEST:
         return _best(repository, run)
-    moment = _parse_time(text)
-    return _at(repository, run, moment)
+    return _at_one_of(repository, run, text, _parse_time(text))
 
 
 def version_before(repository: Repository, run: str, number: int) -> Stored:
@@ -116,6 +115,24 @@ def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, obje
     return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)
 
 
+def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> Stored:
+    """Return the version of that time, or raise ``VersionAmbiguous`` where its moments, of one clock time, differ."""
+    if len(moments) == 1:
+        return _at(repository, run, moments[0])
+    meant = {}
+    for moment in moments:
+        try:
+            number = _at(repository, run, moment).root.number
+        except VersionMissing:
+            number = 0
+        meant[number] = f"{f'version {number}' if number else 'no version'} as {moment.isoformat(timespec='seconds')}"
+    if len(meant) == 1:
+        return _at(repository, run, moments[0])
+    what = f"clocks were changed at {text}, and of run {run!r} it can mean {' or '.join(meant.values())}"
+    advice = "give the number, or the time with its offset as written here"
+    raise VersionAmbiguous(what, where=repository.store.url, advice=advice)
+
+
 def _at(repository: Repository, run: str, moment: datetime) -> Stored:
     """Return the version of the latest date that is not after *moment*; of equals the newest.
 
@@ -135,10 +152,13 @@ def _at(repository: Repository, run: str, moment: datetime) -> Stored:
     return repository.stored(run, found[1])
 
 
-def _parse_time(text: str) -> datetime:
+def _parse_time(text: str) -> list[datetime]:
+    """Return the moment that is meant; two where a change of clocks made the local time come twice, or never."""
     try:
-        return datetime.fromisoformat(text).astimezone() + _shown_step(text)
-    except ValueError:
+        said = datetime.fromisoformat(text)
+        moments = {said.replace(fold=fold).astimezone() for fold in (0, 1)}
+        return sorted(moment + _shown_step(text) for moment in moments)
+    except (ValueError, OverflowError):
         what = f"not a version: {text!r}"
         advice = (
             "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
