@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mlsync.proof import framework
 from mlsync.proof.user import cannot_change_user
 from unprivileged import environment, proof_python, python_for_all
 
@@ -113,3 +114,17 @@ def test_a_run_of_roots_is_loaded_by_nobody(place):
     file, said = run(place, 'id -u > "$2/said"', "", owner=0)
     assert said == "65534\n"
     assert file["proof"]["level"] == 5
+
+
+def test_a_right_that_the_service_was_given_does_not_reach_the_command():
+    """An agent that is not root reads every user's files by an ambient capability, which stays with it."""
+    python = python_for_all()
+    limits = ["9", "60", "1000000", "/etc/passwd"]
+    # The launcher's parent is told by its number: the shell waits for it.
+    command = f'"$0" -I -S "$1" $$ {" ".join(limits)} grep CapEff /proc/self/status 9>/dev/null; exit'
+    held = ["capsh", "--keep=1", "--inh=cap_dac_read_search", "--uid=4242", "--addamb=cap_dac_read_search", "--"]
+    shell = ["-c", 'grep CapEff /proc/self/status; eval "$COMMAND"', python, framework._LAUNCHER]
+    done = subprocess.run(
+        [*held, *shell], env={**environment(), "COMMAND": command}, capture_output=True, text=True, check=True
+    )
+    assert [int(line.split()[1], 16) for line in done.stdout.splitlines()] == [1 << 2, 0]

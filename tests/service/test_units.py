@@ -42,7 +42,13 @@ def test_systemd_understands_the_unit(name, tmp_path):
 @pytest.mark.parametrize("name", NAMES)
 def test_restarts_stop_at_errors_that_need_a_person(name):
     """The exit statuses that are not tried again are those of the errors that the unit's comment names."""
-    needs_a_person = (errors.ConfigInvalid, errors.FormatUnsupported, errors.PassphraseMissing, errors.WrongPassphrase)
+    needs_a_person = (
+        errors.ConfigInvalid,
+        errors.Untrusted,
+        errors.FormatUnsupported,
+        errors.PassphraseMissing,
+        errors.WrongPassphrase,
+    )
     assert value(name, "RestartPreventExitStatus") == " ".join(str(error.exit_code) for error in needs_a_person)
 
 
