@@ -16,14 +16,14 @@ from unprivileged import UID, environment, place_of_his_own, proof_python, pytho
 SECRET = "correct horse battery"
 # Goes from itself up to whoever started it, and tells of each process what it can read there.
 THIEF = """
-import json, os, re, sys
+import json, os, sys, time
 found, pid = [], os.getppid()
 while pid > 1:
     with open(f"/proc/{pid}/status") as file:
         status = dict(line.split(":", 1) for line in file.read().splitlines())
     if int(status["Uid"].split()[0]) != os.getuid():
         break
-    said = {"name": open(f"/proc/{pid}/cmdline").read().replace("\\0", " ")}
+    said = {"pid": pid, "name": open(f"/proc/{pid}/cmdline").read().replace("\\0", " ")}
     for name in ("environ", "mem"):
         try:
             with open(f"/proc/{pid}/{name}", "rb") as file:
@@ -35,6 +35,8 @@ while pid > 1:
 with open(sys.argv[1] + ".part", "w") as file:
     json.dump(found, file)
 os.rename(sys.argv[1] + ".part", sys.argv[1])
+while not os.path.exists(sys.argv[1] + ".seen"):
+    time.sleep(0.05)
 """
 
 
@@ -90,15 +92,18 @@ def test_level_5s_command_reads_no_secret_of_who_started_it(his, what):
     place, command, config, environ = his
     with run_as(UID, [*command, what, *config], environ, cwd=place) as process:
         found = json.loads(wait_for(place / "found", process))
-        environs = Path(f"/proc/{process.pid}/environ").read_bytes()
-        core = Path(f"/proc/{process.pid}/limits").read_text()
+        worker = next(int(one["pid"]) for one in found if f"-m mlsync {what}" in one["name"])
+        environs = Path(f"/proc/{worker}/environ").read_bytes()
+        core = Path(f"/proc/{worker}/limits").read_text()
+        (place / "found.seen").touch()
         if what == "agent":
             process.terminate()
         assert process.wait(60) == 0
     names = [one["name"] for one in found]
     assert [one for one in names if f"mlsync {what}" in one]
-    assert (what == "backup") == (not [one for one in names if "pass_child" in one])
-    ours = [one for one in found if "mlsync" in one["name"]]
+    assert (what == "backup") == (not [one for one in names if "mlsync.service.pass" in one])
+    # The process that only waits knows nothing.
+    ours = [one for one in found if "-m mlsync" in one["name"]]
     assert {(one["environ"], one["mem"]) for one in ours} == {("PermissionError", "PermissionError")}
     assert SECRET not in json.dumps(found)
     # Nor does root find the passphrase there.
