@@ -19,8 +19,8 @@ READING = {
     "diff": ["diff", "1", "1"],
     "check": ["check"],
     "prove": ["prove", "--pending", "--level", "1"],
-    "restore": ["restore", "--to", "out"],
-    "restore of a run": ["restore", "--to", "out", "--run", "yolo", "--version", "1"],
+    "restore": ["restore", "--to", "out", "args.yaml"],
+    "restore of a run": ["restore", "--to", "out", "--run", "yolo", "--version", "1", "args.yaml"],
 }
 
 
@@ -69,8 +69,9 @@ def test_a_fresh_machine_needs_no_state_and_makes_none(saved):
     """It believes the store, unless it is told which version there has to be at least."""
     saved.object("versions/*/*", 1).unlink()
     shutil.rmtree(saved.state)
-    saved.good("restore", "--to", "out")
-    saved.good("restore", "--to", "out", "--at-least", "1")
+    for command in (["versions"], ["show"], ["check"]):
+        saved.good(*command)
+    saved.good("restore", "--to", "out", "--at-least", "1", "args.yaml")
     done = saved.run("restore", "--to", "out", "--at-least", "2")
     assert done.status == 16
     assert "its newest version is 1, and 2 was asked for at least" in done.err
@@ -97,7 +98,7 @@ def test_a_state_that_cannot_be_read_is_none(saved):
     for path in state.parent.glob("state.sqlite-*"):
         path.unlink()
     state.write_bytes(b"no database")
-    saved.good("restore", "--to", "out")
+    saved.good("restore", "--to", "out", "args.yaml")
     assert state.read_bytes() == b"no database"
 
 
