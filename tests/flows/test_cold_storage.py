@@ -24,7 +24,7 @@ ADVICE = "have it thawed"
 
 
 class ColdStore(MemoryStore):
-    """Objects of which those in *cold* are listed as such, and given only if they are *thawed*, which no listing says."""
+    """Objects of which those in *cold* are listed as such, and given if they are *thawed*, which no listing says."""
 
     def __init__(self) -> None:
         super().__init__(MIB)
