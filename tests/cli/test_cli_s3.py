@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from machine import content, write_training
 
 from fault_proxy import Fault
 from limited_s3 import LimitedS3
+from mlsync.cli.options import Common
 
 
 @pytest.fixture
@@ -53,6 +57,24 @@ def test_init_keeps_all_that_it_was_told_of_the_server(remote):
     done = machine.run("versions", "--addressing", "elsewhere", **keys)
     assert done.status == 2
     assert "'auto', 'path', 'virtual'" in done.err
+
+
+def test_what_a_command_is_told_of_the_server_stands_above_the_configuration(tmp_path, monkeypatch):
+    """Each setting of S3 that a command line gives replaces the file's, and the others stay."""
+    monkeypatch.chdir(tmp_path)
+    given = {"endpoint_url": "http://other:9", "region": "r", "profile": "p", "addressing": "virtual"}
+    given |= {"ca_file": Path("lab.pem"), "payload_signing": "never"}
+    (tmp_path / "mlsync.toml").write_text(
+        'repository = "s3://bucket/x"\n[s3]\nendpoint_url = "http://one:9"\nregion = "a"\nprofile = "b"\n'
+        'addressing = "path"\nca_file = "/a.pem"\npayload_signing = "always"\n'
+    )
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(Common))
+    before = Common(**nothing | {"config": tmp_path / "mlsync.toml"}).configuration().s3
+    assert set(dataclasses.asdict(before)) == set(given)
+    for name, value in given.items():
+        after = Common(**nothing | {"config": tmp_path / "mlsync.toml", name: value}).configuration().s3
+        expected = tmp_path / "lab.pem" if name == "ca_file" else value
+        assert after == dataclasses.replace(before, **{name: expected})
 
 
 def test_cold_packs(remote, s3_server, proxy):

@@ -122,6 +122,7 @@ def test_a_manifest_that_came_into_the_store_damaged_is_no_version(change):
 def test_a_flip_on_the_way_back_is_no_reason_to_doubt_a_commit():
     """The manifest is read a second time before it is called another's."""
     repository = new_repository()
-    flipping = Repository(FaultyStore(repository.store, Fault("flip", method="get")), repository.keys)
-    committed = flipping.commit(version((file_entry(b"mine"),), 1), unknown)
+    faulty = FaultyStore(repository.store, Fault("flip", nth=2, method="get"))
+    committed = Repository(faulty, repository.keys).commit(version((file_entry(b"mine"),), 1), unknown)
     assert repository.stored("run", 1).digest == committed.digest
+    assert [method for method, _ in faulty.calls][-3:] == ["put", "get", "get"]
