@@ -23,6 +23,7 @@ import threading
 from pathlib import Path
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.syscall.restype = ctypes.c_long  # an address may be what comes back
 PARENT = os.getppid()
 
 

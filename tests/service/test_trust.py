@@ -140,7 +140,7 @@ def machine(tmp_path):
         runs = tmp_path / "runs"
         runs.mkdir(exist_ok=True)
         os.chown(runs, owner, owner)
-        text = f'repository = "file:///r"\n[[watch]]\ndirectory = "{runs}"\n[proof]\n{proof}'
+        text = f'repository = "file:///r"\n[[watch]]\ndirectory = "{runs}"\nrun = "mine"\n[proof]\n{proof}'
         return load(write(tmp_path / "mlsync.toml", text))
 
     return make
@@ -154,9 +154,9 @@ def program(base: Path, owner: int) -> Path:
 
 def test_a_python_of_the_trainers_runs_as_he(tmp_path, machine):
     """What the owner of the run can change has no more rights than he has; it never runs as root."""
-    runs = runs_as(machine(f'python = "{program(tmp_path, TRAINER)}"\n'), "runs")
+    runs = runs_as(machine(f'python = "{program(tmp_path, TRAINER)}"\n'), "mine")
     assert (runs.user.uid, runs.user.gid, runs.may_be_root) == (TRAINER, TRAINER, False)
-    assert runs_as(machine(f'python = "{program(tmp_path, 0)}"\n'), "runs").may_be_root
+    assert runs_as(machine(f'python = "{program(tmp_path, 0)}"\n'), "mine").may_be_root
 
 
 @pytest.mark.parametrize("key", ['python = "{}"', 'command = ["{}", "{{path}}"]', 'command = ["sh", "{}", "{{path}}"]'])
@@ -167,20 +167,20 @@ def test_a_program_of_somebody_elses_is_refused(tmp_path, machine, key):
         refuse_untrusted_programs(config)
     config = machine(key.format(program(tmp_path, TRAINER)), owner=0)
     with pytest.raises(Untrusted, match="a proof's"):
-        runs_as(config, "runs")
+        runs_as(config, "mine")
 
 
 def test_without_the_right_to_change_the_user_the_trainers_python_is_refused(tmp_path, machine, monkeypatch):
     """It would run as root then."""
     monkeypatch.setattr("mlsync.service.proof_user.cannot_change_user", lambda: "mlsync has no CAP_SETUID")
-    assert runs_as(machine(f'python = "{program(tmp_path, 0)}"\n'), "runs").as_root == "mlsync has no CAP_SETUID"
+    assert runs_as(machine(f'python = "{program(tmp_path, 0)}"\n'), "mine").as_root == "mlsync has no CAP_SETUID"
     with pytest.raises(Untrusted):
-        runs_as(machine(f'python = "{program(tmp_path, TRAINER)}"\n'), "runs")
+        runs_as(machine(f'python = "{program(tmp_path, TRAINER)}"\n'), "mine")
 
 
 def test_nobody_proves_what_is_roots(machine):
     """So it is with the runs of several owners, if it is not said which run is meant, and with runs from elsewhere."""
-    assert runs_as(machine("", owner=0), "runs").user.name == "nobody"
+    assert runs_as(machine("", owner=0), "mine").user.name == "nobody"
     assert runs_as(machine("", owner=TRAINER), "elsewhere").user.name == "nobody"
     assert runs_as(machine("", owner=TRAINER), None).user.uid == TRAINER
 
