@@ -24,6 +24,12 @@ def plant(world: World, number: int, body: bytes = b"planted") -> str:
     return key
 
 
+def plant_over(world: World, number: int) -> str:
+    """Put something in the place of a version that was there, as who may delete can."""
+    world.store.delete(world.repository.version_key(RUN, number))
+    return plant(world, number)
+
+
 def warnings(world: World) -> str:
     """What was told."""
     return "\n".join(text for severity, text in world.monitor.notices if severity == "warning")
@@ -115,9 +121,7 @@ def test_a_link_to_a_damaged_version_is_no_other_history(world):
     for content in (b"2", b"3"):
         world.write("a.bin", content)
         world.backup()
-    key = world.repository.version_key(RUN, 2)
-    world.store.delete(key)
-    plant(world, 2)
+    key = plant_over(world, 2)
     world.load_state("first")
     world.write("a.bin", b"4")
     assert world.backup().version == 4
@@ -129,9 +133,7 @@ def test_a_last_version_that_is_damaged_does_not_stop_the_run(world):
     for content in (b"1", b"2"):
         world.write("a.bin", content)
         world.backup()
-    key = world.repository.version_key(RUN, 2)
-    world.store.delete(key)
-    plant(world, 2)
+    key = plant_over(world, 2)
     world.write("a.bin", b"3")
     assert world.backup().version == 3
     assert world.repository.stored(RUN, 3).root.previous.number == 1
@@ -139,6 +141,21 @@ def test_a_last_version_that_is_damaged_does_not_stop_the_run(world):
     assert world.restored(3) == world.tree()
     world.write("a.bin", b"4")
     assert world.backup().version == 4
+
+
+def test_what_was_seen_last_is_not_forgotten_for_an_older_version(world):
+    """Where nothing changed, a machine that saw version 2 still knows of it: its loss would be noticed."""
+    for content in (b"1", b"2"):
+        world.write("a.bin", content)
+        world.backup()
+    seen = world.state.head(RUN)
+    plant_over(world, 2)
+    world.write("a.bin", b"1")
+    assert world.backup().version == 0
+    assert world.state.head(RUN) == seen
+    world.store.delete(world.repository.version_key(RUN, 2))
+    with pytest.raises(errors.HistoryRolledBack):
+        world.backup()
 
 
 def test_a_last_version_that_is_gone_is_still_another_history(world):

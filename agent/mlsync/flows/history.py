@@ -26,13 +26,15 @@ class Base:
 
     *origin*, *host* and *directory* say who made it, and *before* is the number of the version before it.
     *is_remembered* says that the local state is of this very version, so that its rows may stand for the entries.
-    *taken* are numbers above it in whose places something stands that is no version.
+    *taken* are numbers above it in whose places something stands that is no version. It *is_step_back* from a newer one
+    that this machine saw, if that does not open any more.
     """
 
     number: int
     digest: bytes
     is_remembered: bool
     taken: frozenset[int] = frozenset()
+    is_step_back: bool = False
     created_ns: int = 0
     origin: Origin | None = None
     host: str = ""
@@ -146,7 +148,7 @@ def _last_that_opens(base: Base, repository: Repository, run: str) -> Stored | N
         base.number, base.digest = (
             (0, b"") if stored_before is None else (stored_before.root.number, stored_before.digest)
         )
-        base.is_remembered = False
+        base.is_remembered, base.is_step_back = False, True
         return stored_before
     if stored.digest != base.digest:
         raise rolled_back(run, Head(base.number, base.digest), repository.store.url)

@@ -391,7 +391,7 @@ class VersionMaker:
             if _pending(manifest):
                 self._state.add_pending(self._source.run, manifest.number)
             self._state.set_head(self._source.run, Head(manifest.number, committed.digest))
-        elif candidate.base.number:
+        elif candidate.base.number and not candidate.base.is_step_back:
             self._state.set_head(self._source.run, Head(candidate.base.number, candidate.base.digest))
 
     def _add_chunks(self, refs: Iterable[ChunkRef]) -> None:

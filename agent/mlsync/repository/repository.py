@@ -213,11 +213,6 @@ class Repository:
         """Whether the run has a version, as far as a listing shows it."""
         return next(self.listed(run), None) is not None
 
-    def newest(self, run: str) -> int | None:
-        """Return the highest number in the run, if it has one; whether what stands there opens is not looked at."""
-        page = self.last_page(run)
-        return page[-1].number if page else None
-
     def last_page(self, run: str, below: int = names.VERSION_MAX + 1) -> list[Listed]:
         """Return what stands in the places of the run's last versions of those below a number, rising.
 
