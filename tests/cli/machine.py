@@ -11,8 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlsync.flows.ownership import hand_over
-from mlsync.source.state import State
+from mlsync.source.handed_over import note_handed_over
 
 PASSPHRASE = "correct horse"
 KEY = bytes(range(32))
@@ -160,8 +159,7 @@ def copy_of(template: Machine, base: Path, server: CommandServer) -> Machine:
     machine.configure()
     for state in machine.state.glob("*/state.sqlite"):
         # The copy goes on where the template stood.
-        with State.open(state) as opened:
-            hand_over(opened, "yolo", os.fsencode(machine.training), 0)
+        note_handed_over(state.parent, "yolo", os.fsencode(machine.training), 0)
     return machine
 
 

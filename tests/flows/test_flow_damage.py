@@ -11,10 +11,10 @@ import pytest
 from flow_parts import PASSPHRASE, RUN, World, keys_of, noise, outcome, small_checkpoint, tree_of
 
 from mlsync import errors
-from mlsync.flows.ownership import hand_over
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
+from mlsync.source.handed_over import note_handed_over
 from mlsync.store.directory import DirectoryStore
 
 HARMS = ("deleted", "cut in half", "cut by a byte", "first byte", "middle byte", "last byte", "longer", "swapped")
@@ -49,7 +49,7 @@ class Sample:
         shutil.copytree(self.base / "world", base, symlinks=True)
         world = World(base, DirectoryStore(base / "repo"), is_there=True)
         # The copy goes on where the world stood.
-        hand_over(world.state, RUN, os.fsencode(world.directory), 0)
+        note_handed_over(world.state.directory, RUN, os.fsencode(world.directory), 0)
         return world
 
     def objects(self, kind: str) -> list[str]:

@@ -14,10 +14,10 @@ from flow_parts import RUN, World, small_checkpoint, tree_of
 from mlsync.errors import RunOfAnother, SourceEmptied
 from mlsync.flows import ownership
 from mlsync.flows.backup import BackupOptions, Source, backup
-from mlsync.flows.ownership import hand_over
 from mlsync.flows.restore import RestoreOptions, restore
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
+from mlsync.source.handed_over import is_handed_over, note_handed_over
 from mlsync.source.state import State
 from mlsync.store.faulty import FaultyStore
 
@@ -299,7 +299,7 @@ def test_a_machine_copied_with_its_state_is_another_writer(fleet):
         fleet.train(2, who=2)
         with pytest.raises(RunOfAnother, match="on berta"):
             world.backup()
-        hand_over(world.state, RUN, os.fsencode(world.directory), 0)
+        note_handed_over(world.state.directory, RUN, os.fsencode(world.directory), 0)
         assert world.backup().version == 3
         assert world.manifest(3).origin.id != world.manifest(2).origin.id
 
@@ -320,7 +320,7 @@ def restored_to(world, directory, number=None):
     """Bring a version back as ``mlsync restore`` does."""
     place = os.fsencode(directory)
     result = restore(world.repository, world.manifest(number), place, RestoreOptions(), world.monitor)
-    hand_over(world.state, RUN, place, result.version)
+    note_handed_over(world.state.directory, RUN, place, result.version)
 
 
 def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
@@ -341,7 +341,7 @@ def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
         assert back_up_from(world, new).version == 3
         (new / "weights" / "last.pt").write_bytes(small_checkpoint(6))
         assert back_up_from(world, new).version == 4
-        assert world.state.handed_over(RUN, os.fsencode(new)) is None
+        assert not is_handed_over(world.state.directory, RUN, os.fsencode(new))
     with fleet.on("anna") as world:
         fleet.train(3)
         with pytest.raises(RunOfAnother, match="elsewhere/run-1 on berta, which made version 4"):

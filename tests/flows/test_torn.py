@@ -11,13 +11,13 @@ from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome,
 
 from checkpoint_files import weights_bytes, with_pickle
 from mlsync import errors
-from mlsync.flows.ownership import hand_over
 from mlsync.flows.select import find_version
 from mlsync.monitor import RecordingMonitor
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository.manifest import TIME_NS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
+from mlsync.source.handed_over import note_handed_over
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 
@@ -320,7 +320,7 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
     other = World(tmp_path / "other", world.store, is_there=True)
     other.write("a.bin", b"from elsewhere")
     for one in (other, world):
-        hand_over(one.state, RUN, os.fsencode(one.directory), 0)
+        note_handed_over(one.state.directory, RUN, os.fsencode(one.directory), 0)
     commit = Repository.commit
 
     def late(repository, manifest, known):

@@ -308,7 +308,7 @@ def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
 
 
-SINCE_2, SINCE_3, SINCE_4 = ("pending", "damaged", "times"), ("writers", "handed_over"), ("unreadable",)
+SINCE_2, SINCE_3, SINCE_4 = ("pending", "damaged", "times"), ("writers",), ("unreadable",)
 
 
 def older_schema(path, version, *later_tables):
@@ -335,12 +335,10 @@ def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
         assert state.remembered("run") == {b"a": remembered(1)}
         state.add_pending("run", 7)
         state.set_last_ns("run", "scrubbed", 5)
-        state.hand_over("run", b"/d", 3)
         state.add_unreadable("run", {9: "100 1.5"})
         state.begin_version("run", b"/d", b"id", Made(7, 70), Made(8, 80))
     with State.open(path) as state:
         assert (state.pending("run"), state.last_ns("run", "scrubbed")) == ([7], 5)
-        assert state.handed_over("run", b"/d") == 3
         assert (state.unreadable("run"), state.unreadable("other")) == ({9: "100 1.5"}, {})
         assert state.writer("run", b"/d") == KnownWriter(b"id", frozenset({Made(7, 70), Made(8, 80)}))
 
@@ -354,15 +352,6 @@ def test_a_writer_is_known_by_run_and_directory(state):
     assert state.writer("run", b"/d") == KnownWriter(b"one", frozenset({Made(2, 20), Made(3, 30)}))
     assert state.writer("run", b"/other").id == b"two"
     assert state.writer("other", b"/d") is None
-
-
-def test_a_directory_that_a_run_was_handed_to_is_known_until_it_is_dropped(state):
-    """It holds for one run and one directory, with the number that was restored last."""
-    state.hand_over("run", b"/d", 3)
-    state.hand_over("run", b"/d", 4)
-    assert [state.handed_over(*pair) for pair in (("run", b"/d"), ("run", b"/e"), ("b", b"/d"))] == [4, None, None]
-    state.drop_handed_over("run", b"/d")
-    assert state.handed_over("run", b"/d") is None
 
 
 def test_pending_versions_are_given_newest_first(state):

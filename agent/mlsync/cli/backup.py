@@ -10,13 +10,13 @@ from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.flows.backup import BackupResult
-from mlsync.flows.ownership import hand_over
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
 from mlsync.service.config import WatchSettings
 from mlsync.service.passes import back_up, summary, trouble_text
 from mlsync.service.runlock import RunLock
 from mlsync.service.session import Session
+from mlsync.source.handed_over import note_handed_over
 
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -79,7 +79,7 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
     lock = RunLock(session.config.state_directory, session.repository.repository_id.hex(), watch.run)
     if not take_over:
         return lock
-    hand_over(session.state, watch.run, bytes(watch.directory), 0)
+    note_handed_over(session.state_directory, watch.run, bytes(watch.directory), 0)
     try:
         lock.acquire()
     except RunLocked as error:

@@ -12,12 +12,12 @@ from mlsync.cli.options import Command, Common, common_options, run_option, vers
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
-from mlsync.flows.ownership import hand_over
 from mlsync.flows.restore import Failure, RestoreOptions, RestoreResult, restore
 from mlsync.flows.rollback import refuse_older
 from mlsync.flows.select import find_run, find_version
 from mlsync.monitor import Monitor
 from mlsync.service.session import Session
+from mlsync.source.handed_over import note_handed_over
 
 _EXAMPLES = """\b
 Examples:
@@ -121,7 +121,7 @@ def _refuse_contradictions(paths: tuple[str, ...], *, delete: bool, delete_exclu
 def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
     """Have the next backup of this directory, on this machine, go on with the run: nobody may be there to say so."""
     try:
-        hand_over(session.state, result.run, result.directory, result.version)
+        note_handed_over(session.state_directory, result.run, result.directory, result.version)
     except StateError as error:
         text = f"the local state cannot be written, so a backup from there may need --take-over: {error}"
         monitor.notice("warning", text)

@@ -23,7 +23,7 @@ from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.loading import Loading
-from mlsync.flows.ownership import Claim, Here, Writer, forget_hand_over, next_writer
+from mlsync.flows.ownership import Claim, Here, Writer, next_writer
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
@@ -38,6 +38,7 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
+from mlsync.source.handed_over import drop_handed_over
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, Scan, scan
@@ -323,7 +324,7 @@ class VersionMaker:
                 self._state.add_unreadable(self._source.run, {manifest.number: ""})
             raise
         self._remember(candidate, manifest, committed)
-        forget_hand_over(self._state, self._source.run, self._source.directory)
+        drop_handed_over(self._state.directory, self._source.run, self._source.directory)
         result.version = manifest.number
         result.size_bytes = manifest.summary.size_bytes
         result.stored_bytes += committed.stored_bytes

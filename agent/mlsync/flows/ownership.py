@@ -21,6 +21,7 @@ from mlsync.errors import RunOfAnother
 from mlsync.flows.history import Base
 from mlsync.repository.manifest import ORIGIN_BYTES, Entry, Origin
 from mlsync.repository.tokens import EntryKind
+from mlsync.source.handed_over import is_handed_over
 from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan
@@ -80,21 +81,6 @@ def next_writer(here: Here, base: Base, state: State) -> Writer:
     return Writer(Origin(writer_id, machine), host, here.directory, claim)
 
 
-def hand_over(state: State, run: str, directory: bytes, number: int) -> None:
-    """Let *directory* go on with the run by its next version, whoever makes the newest one until then.
-
-    *number* is the version that was restored there; 0 if a person said so.
-    """
-    state.hand_over(run, os.path.realpath(directory), number)
-
-
-def forget_hand_over(state: State, run: str, directory: bytes) -> None:
-    """End what ``hand_over`` began: the directory made a version."""
-    place = os.path.realpath(directory)
-    if state.handed_over(run, place) is not None:
-        state.drop_handed_over(run, place)
-
-
 def _claim(here: Here, base: Base, state: State, known: KnownWriter | None, machine: tuple[str, bytes]) -> Claim:
     """Return the first claim that holds, the cheapest first; all but the last one ask neither store nor disk."""
     if not base.number:
@@ -102,7 +88,7 @@ def _claim(here: Here, base: Base, state: State, known: KnownWriter | None, mach
     origin = _origin_of(base)
     if known is not None and known.id == origin.id and Made(base.number, base.created_ns) in known.made:
         return Claim.SAME_WRITER
-    if state.handed_over(here.run, os.path.realpath(here.directory)) is not None:
+    if is_handed_over(state.directory, here.run, here.directory):
         return Claim.HANDED_OVER
     is_same_path = here.directory == base.directory
     if is_same_path and origin.machine and machine == (base.host, origin.machine):

@@ -39,9 +39,6 @@ _SINCE_3: Final = (
     """CREATE TABLE writers (run TEXT NOT NULL, directory BLOB NOT NULL, id BLOB NOT NULL, last_number INTEGER NOT NULL,
        last_ns INTEGER NOT NULL, next_number INTEGER NOT NULL, next_ns INTEGER NOT NULL,
        PRIMARY KEY (run, directory)) WITHOUT ROWID""",
-    # Directories that may go on with a run whoever wrote it last: a version was restored there, or a person said so.
-    """CREATE TABLE handed_over (run TEXT NOT NULL, directory BLOB NOT NULL, number INTEGER NOT NULL,
-       PRIMARY KEY (run, directory)) WITHOUT ROWID""",
 )
 # What came with the fourth.
 _SINCE_4: Final = (
@@ -135,6 +132,11 @@ class State:
         except _PutAside:
             _make_private(path)
             return cls(path)
+
+    @property
+    def directory(self) -> Path:
+        """Where the state lies, with what else this machine keeps of the repository."""
+        return self._path.parent
 
     def head(self, run: str) -> Head | None:
         """Give what ``set_head`` set last."""
@@ -268,22 +270,6 @@ class State:
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def hand_over(self, run: str, directory: bytes, number: int) -> None:
-        """Let *directory*, which holds version *number* (0: whatever it holds), go on with the run."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO handed_over VALUES (?, ?, ?)", (run, directory, number))
-
-    def handed_over(self, run: str, directory: bytes) -> int | None:
-        """Give the number that ``hand_over`` noted, until ``drop_handed_over``."""
-        for (number,) in self._query("SELECT number FROM handed_over WHERE run = ? AND directory = ?", run, directory):
-            return cast("int", number)
-        return None
-
-    def drop_handed_over(self, run: str, directory: bytes) -> None:
-        """Forget it: the directory has made a version, and is the run's writer by that."""
-        with self._transaction() as connection:
-            connection.execute("DELETE FROM handed_over WHERE run = ? AND directory = ?", (run, directory))
-
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         with self._lock:
@@ -409,7 +395,7 @@ def seen_heads(path: Path) -> dict[str, Head]:
     """
     # Without the log of a writer that is at work, or was cut off, the file is all there is; and SQLite, which would
     # make a log of its own to read it, need not be able to write there.
-    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "immutable=1"
+    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)
         with closing(connection):

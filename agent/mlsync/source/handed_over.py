@@ -1,0 +1,56 @@
+"""Notes that a directory may go on with a run, whoever made its newest version: small files beside the local state.
+
+They are no part of the state's database: a restore leaves that alone, also where it is damaged or another process's.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from mlsync.errors import StateDamaged, StateFull
+from mlsync.source.paths import display
+
+_DIRECTORY: Final = "handed-over"
+
+
+def note_handed_over(state_directory: Path, run: str, directory: bytes, number: int) -> None:
+    """Have it known, durably, that *directory* holds version *number* of the run (0: whatever it holds) and goes on."""
+    note = _note(state_directory, run, directory)
+    temporary = note.with_name(f".{note.name}.{os.getpid()}")
+    try:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            # Only that it is there counts; what it says is for people.
+            file.write(json.dumps({"run": run, "directory": display(directory), "version": number}).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, note)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        kind = StateFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StateDamaged
+        what = f"it cannot be noted that a run goes on here: {error.strerror}"
+        raise kind(what, where=display(os.fsencode(note.parent))) from error
+
+
+def is_handed_over(state_directory: Path, run: str, directory: bytes) -> bool:
+    """Whether that was noted, and not dropped since."""
+    return _note(state_directory, run, directory).exists()
+
+
+def drop_handed_over(state_directory: Path, run: str, directory: bytes) -> None:
+    """Forget it: the directory has made a version, and is the run's writer by that."""
+    with suppress(OSError):
+        _note(state_directory, run, directory).unlink()
+
+
+def _note(state_directory: Path, run: str, directory: bytes) -> Path:
+    # By where it really is, for a restore and a backup may come to it by different ways.
+    name = blake2b(run.encode() + b"\0" + os.path.realpath(directory), digest_size=16).hexdigest()
+    return state_directory / _DIRECTORY / f"{name}.json"
