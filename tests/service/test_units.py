@@ -39,6 +39,45 @@ def test_systemd_understands_the_unit(name, tmp_path):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+# Root's unit is what the project promises; of the user's all that its manager can do is done.
+@pytest.mark.parametrize(("name", "most"), list(zip(NAMES, (2.0, 6.3), strict=True)))
+def test_systemd_finds_the_unit_hardened(name, most, tmp_path):
+    """``systemd-analyze security`` counts no more against a unit than the README says."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    manager = ["--user"] if "user" in name else []
+    done = subprocess.run(
+        ["systemd-analyze", "security", *manager, "--offline=yes", str(UNITS / name)],
+        env={"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": str(tmp_path), "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unrecognized option" in done.stderr:
+        pytest.skip("this systemd-analyze (before 250) reads no unit from a file")
+    exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
+    assert exposure, done
+    assert float(exposure[1]) <= most
+
+
+def test_a_gpu_opens_its_devices_and_no_more():
+    """The drop-in gives back no device but NVIDIA's, and the unit alone has none."""
+    assert value(NAMES[0], "PrivateDevices") == "yes"
+    drop_in = (UNITS / "mlsync-agent-gpu.conf").read_text()
+    settings = [line for line in drop_in.splitlines() if line and not line.startswith(("#", "["))]
+    devices = [line for line in settings if line.startswith("DeviceAllow=")]
+    assert sorted(settings) == sorted(["PrivateDevices=no", *devices])
+    assert all(re.fullmatch(r"DeviceAllow=char-nvidia(-[a-z]+)? rw", line) for line in devices)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_units_cannot_refuse_is_not_needed(name):
+    """Priorities are set by the unit as the program would, which then may not touch them."""
+    settings = {key: value(name, key) for key in ("Nice", "CPUSchedulingPolicy", "IOSchedulingClass")}
+    assert settings == {"Nice": "19", "CPUSchedulingPolicy": "batch", "IOSchedulingClass": "idle"}
+    assert "SystemCallFilter=~@resources" in (UNITS / name).read_text()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_restarts_stop_at_errors_that_need_a_person(name):
     """The exit statuses that are not tried again are those of the errors that the unit's comment names."""

@@ -22,6 +22,7 @@ nothing by it. Only calls of another processor's kind, which no honest library m
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import glob
@@ -334,7 +335,8 @@ def tie_to_parent(parent_pid: int) -> None:
     if os.getppid() != parent_pid:
         raise SystemExit(0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(10)
+    with contextlib.suppress(OSError):  # a service manager may have set it and let nobody change it
+        os.nice(10)
 
 
 def allow_cpu(seconds: int) -> None:

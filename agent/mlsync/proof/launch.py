@@ -42,7 +42,8 @@ def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
     _lower(resource.RLIMIT_FSIZE, file_bytes, file_bytes)
     # SIGXCPU comes first, which tells what it died of; SIGKILL would look like the end of memory.
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 60)
-    os.nice(10)
+    with contextlib.suppress(OSError):  # as a filter of system calls may have it
+        os.nice(10)
     # Memory has no limit of its own, for CUDA's address space is too large for one. If it runs out this goes first; if
     # /proc cannot be written, it has mlsync's own place in that order.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
