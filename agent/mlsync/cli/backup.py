@@ -18,6 +18,7 @@ from mlsync.service.runlock import RunLock
 from mlsync.service.session import Session
 from mlsync.source.handed_over import note_handed_over
 
+_LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
     TroubleKind.TORN: ChangedWhileReading,
@@ -32,9 +33,14 @@ _STATUS: dict[TroubleKind, type[Error]] = {
     is_flag=True,
     help="Go on with a run that another machine or directory wrote until now; that one is refused from then on.",
 )
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Make the version at once although most checkpoints of the last one are gone.",
+)
 @common_options
 @gently_option
-def backup_command(common: Common, run: str | None, take_over: bool) -> None:
+def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
     The version exists when this ends: its checkpoints came back from the store and were proved. Where nothing
@@ -42,6 +48,11 @@ def backup_command(common: Common, run: str | None, take_over: bool) -> None:
     content of the version before and is named; the exit status then is 42, 50 or 41 although the rest is saved.
     Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
     Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
+
+    If most checkpoints of the last version are gone at once, a disk is rather not mounted: no version is made for
+    ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss does so
+    at once. Files whose names say that they are not finished are left out (.tmp*, tmp-checkpoint-*, *.tmp,
+    *.part, *.orbax-checkpoint-tmp-*; -v names them) unless keep_temporary in [[watch]] says else.
 
     A run is written from one directory. If another one, or another machine, made its newest version, nothing is written
     and the status is 90. After a restore, and on a new machine with the old disk, a backup goes on by itself;
@@ -63,7 +74,7 @@ def backup_command(common: Common, run: str | None, take_over: bool) -> None:
         for watch in watches:
             try:
                 with _locked(session, watch, take_over=take_over):
-                    results.append(back_up(session, watch, monitor, stop))
+                    results.append(back_up(session, watch, monitor, stop, accept_loss=accept_loss))
             except Error as error:
                 # One run that cannot be backed up must not cost the others their version.
                 if len(watches) == 1 or stop.is_set():
@@ -96,9 +107,20 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
     elif not common.quiet:
         for result in results:
             output.say(f"{result.run}: {summary(result)}")
+            if common.verbose:
+                _say_left_out(result)
     for result in results:
         for trouble in result.troubles:
             click.echo(output.printable(f"warning: {result.run}: {trouble_text(trouble)}"), err=True)
+
+
+def _say_left_out(result: BackupResult) -> None:
+    """Name what is left out for its name, which nobody would miss before a restore."""
+    left_out = result.left_out
+    if left_out.count:
+        shown = ", ".join(map(output.path, sorted(left_out.paths)[:_LEFT_OUT_SHOWN]))
+        more = f" and {left_out.count - _LEFT_OUT_SHOWN} more" if left_out.count > _LEFT_OUT_SHOWN else ""
+        output.say(f"{result.run}: left out, as their names are those of unfinished files: {shown}{more}")
 
 
 def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:
@@ -127,6 +149,8 @@ def as_json(result: BackupResult) -> dict[str, object]:
         "lowest_level": result.lowest_level if result.checkpoint_count else None,
         "device": result.device or None,
         "pending": list(result.pending),
+        "left_out_count": result.left_out.count,
+        "left_out": [output.path(path) for path in sorted(result.left_out.paths)],
         "troubles": [trouble_json(trouble) for trouble in result.troubles],
         "store_seconds": round(result.store_seconds, 3),
         "prove_seconds": round(result.prove_seconds, 3),

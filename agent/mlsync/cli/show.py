@@ -14,6 +14,7 @@ from mlsync.flows.standing import by_sums, manifest_of, settled
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
+from mlsync.source.settle import TEMPORARY_NAMES, is_temporary
 
 _PROGRESS = ("epoch", "step", "global_step", "best_fitness")
 _PLACES_SHOWN = 3
@@ -26,7 +27,11 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 @accept_rollback_option
 @common_options
 def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
-    """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong."""
+    """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
+
+    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp-*)
+    are in no version unless keep_temporary in [[watch]] says else.
+    """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
@@ -53,6 +58,8 @@ def _print(manifest: Manifest) -> None:
     )
     for note in manifest.notes:
         output.say(f"note: {note}")
+    if not any(is_temporary(part) for entry in manifest.entries for part in entry.path.split(b"/")):
+        output.say(f"left out, if there were any: files named as unfinished ({TEMPORARY_NAMES})")
     output.say()
     rows = [_row(entry, manifest.required_level) for entry in manifest.entries if entry.kind is not EntryKind.DIRECTORY]
     output.table(("SIZE", "MODIFIED", "PROOF", "PATH", ""), rows, right=(0,))

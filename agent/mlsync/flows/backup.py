@@ -12,10 +12,12 @@ from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.flows.avoided import Avoided
 from mlsync.flows.history import find_base, tell_passed_over
 from mlsync.flows.policy import NO_WISH, Policy
-from mlsync.flows.untouched import look_for_change
+from mlsync.flows.shrunk import forget_loss
+from mlsync.flows.untouched import Untouched, look_for_change
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.repository import Repository
+from mlsync.source.scan import LeftOut
 from mlsync.source.state import State
 
 if TYPE_CHECKING:
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A watched directory and the run that it belongs to."""
+    """A watched directory and the run that it belongs to.
+
+    *keep_temporary*: names that writers use before they are done are taken as any others.
+    """
 
     run: str
     directory: bytes
     exclude: tuple[str, ...] = ()
+    keep_temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ class BackupOptions:
     *read_back* says what comes back from the store before a version is committed: what is ``new`` in it, ``all`` of it,
     or ``none``, which leaves its proof to later. *uploads* is the directory where it is noted how uploads that are cut
     off are gone on with; ``None``: nowhere. *loading* says how new checkpoints are loaded by a framework, if they are,
-    and *policy* is by what wishes they are refused: what another one refused is looked at again.
+    and *policy* is by what wishes they are refused: what another one refused is looked at again. With
+    *accept_loss* a version is made at once although most checkpoints are gone.
     """
 
     required_level: int = 3
@@ -48,6 +55,7 @@ class BackupOptions:
     uploads: Path | None = None
     loading: LoadingOptions | None = None
     policy: Policy = NO_WISH
+    accept_loss: bool = False
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns
@@ -81,6 +89,7 @@ class BackupResult:
     troubles: tuple[Trouble, ...] = ()
     notes: tuple[str, ...] = ()
     pending: tuple[str, ...] = field(default=())
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 def backup(
@@ -121,10 +130,11 @@ def look(state: State, source: Source) -> BackupResult | None:
     """Return what a backup of an untouched run comes to, as far as that shows without the store; else ``None``."""
     started_s = time.monotonic()
     head = state.head(source.run)
-    untouched = look_for_change(state, source.run, source.directory, source.exclude, time.time_ns())
+    untouched = _untouched(state, source, time.time_ns())
     if head is None or untouched is None:
         return None
-    result = BackupResult(source.run, head.number, scanned_count=untouched.count, troubles=untouched.troubles)
+    result = BackupResult(source.run, head.number)
+    _tell_untouched(result, untouched)
     result.seconds = time.monotonic() - started_s
     return result
 
@@ -141,12 +151,11 @@ def _once(
     """Return what one try did, if none of the *avoided* packs is relied on."""
     started_s = time.monotonic()
     # What lies in a lost pack is to be stored again, changed or not.
-    where = source.run, source.directory, source.exclude
-    untouched = None if avoided.lost else look_for_change(state, *where, options.now_ns(), options.policy)
+    untouched = None if avoided.lost else _untouched(state, source, options.now_ns(), options.policy)
     base = find_base(repository, state, source.run)
     result = BackupResult(source.run, base.number)
     if untouched is not None and base.is_remembered:
-        result.scanned_count, result.troubles = untouched.count, untouched.troubles
+        _tell_untouched(result, untouched)
     else:
         # Late: most backups find nothing changed, and do without all that reads, cuts and proves.
         from mlsync.flows.new_version import VersionMaker
@@ -154,3 +163,18 @@ def _once(
         VersionMaker(repository, state, source, open_prover, options, monitor, avoided).make(base, result)
     result.seconds = time.monotonic() - started_s
     return result
+
+
+def _untouched(state: State, source: Source, now_ns: int, policy: Policy | None = None) -> Untouched | None:
+    """Return what an untouched tree is like; whatever was missing of it is back then."""
+    untouched = look_for_change(
+        state, source.run, source.directory, source.exclude, now_ns, policy, keep_temporary=source.keep_temporary
+    )
+    if untouched is not None:
+        forget_loss(state, source.run)
+    return untouched
+
+
+def _tell_untouched(result: BackupResult, untouched: Untouched) -> None:
+    result.scanned_count, result.troubles = untouched.count, untouched.troubles
+    result.left_out = untouched.left_out

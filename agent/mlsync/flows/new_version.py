@@ -27,6 +27,7 @@ from mlsync.flows.ownership import Claim, Here, Writer, next_writer
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
 from mlsync.flows.recall import Recalled, encode_location, recall
+from mlsync.flows.shrunk import heed_loss, loss_of
 from mlsync.flows.twin import find_twin
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
 from mlsync.flows.whole_units import WholeUnits
@@ -78,7 +79,8 @@ class VersionMaker:
             self._make(root, base, result)
 
     def _make(self, root: Root, base: Base, result: BackupResult) -> None:
-        tree = scan(root, self._source.exclude)
+        tree = scan(root, self._source.exclude, keep_temporary=self._source.keep_temporary)
+        result.left_out = tree.left_out
         self._top = _top_of(root)
         rows = self._state.remembered(self._source.run)
         result.scanned_count = len(tree.found)
@@ -87,6 +89,7 @@ class VersionMaker:
         load_entries(base, self._repository, self._source.run, recalled)
         writer = next_writer(self._here(tree, base, recalled), base, self._state)
         _refuse_emptied(tree, base, self._source)
+        self._heed_loss(tree, base, result)
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         self._see_to_uploads()
         with self._open_prover() as prover:
@@ -100,6 +103,14 @@ class VersionMaker:
             self._remember(candidate)
         else:
             self._commit(candidate, base, result, writer)
+
+    def _heed_loss(self, tree: Scan, base: Base, result: BackupResult) -> None:
+        """Wait for checkpoints most of which are gone at once; that they stayed away is told, in the version too."""
+        run, now_ns = self._source.run, self._options.now_ns()
+        note = heed_loss(loss_of(tree, base), base, self._state, run, now_ns, accept=self._options.accept_loss)
+        if note is not None:
+            self._monitor.notice("warning", f"{run}: {note}")
+            result.notes += (note,)
 
     def _here(self, tree: Scan, base: Base, recalled: Mapping[bytes, Recalled]) -> Here:
         """Return what tells whether this directory may go on with the run."""

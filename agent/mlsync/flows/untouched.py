@@ -11,7 +11,7 @@ from mlsync.flows.policy import Policy
 from mlsync.flows.recall import recall_trouble
 from mlsync.repository.manifest import Trouble
 from mlsync.source.root import Root
-from mlsync.source.scan import Walk
+from mlsync.source.scan import LeftOut, Walk
 from mlsync.source.state import State, is_same
 
 # How long the rest of a checkpoint of several files is waited for.
@@ -24,10 +24,18 @@ class Untouched:
 
     count: int
     troubles: tuple[Trouble, ...]
+    left_out: LeftOut
 
 
 def look_for_change(
-    state: State, run: str, directory: bytes, exclude: Sequence[str], now_ns: int, policy: Policy | None = None
+    state: State,
+    run: str,
+    directory: bytes,
+    exclude: Sequence[str],
+    now_ns: int,
+    policy: Policy | None = None,
+    *,
+    keep_temporary: bool = False,
 ) -> Untouched | None:
     """Return what an untouched tree is like, or ``None`` at the first sign of a change.
 
@@ -37,7 +45,7 @@ def look_for_change(
     whole, so that an agent may look as often as it likes at however many files.
     """
     with Root.open_watched(directory) as root:
-        return _compare(state, run, Walk(root, exclude), now_ns, policy)
+        return _compare(state, run, Walk(root, exclude, keep_temporary=keep_temporary), now_ns, policy)
 
 
 def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | None) -> Untouched | None:
@@ -60,7 +68,7 @@ def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | N
             # It was held back for a while, in case that something was still to come.
             return None
     # Below a directory that could not be read, anything may have changed.
-    return None if walk.problems else Untouched(count, tuple(troubles.values()))
+    return None if walk.problems else Untouched(count, tuple(troubles.values()), walk.left_out)
 
 
 def is_at_rest(mtime_ns: int, now_ns: int) -> bool:

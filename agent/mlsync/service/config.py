@@ -51,6 +51,7 @@ class WatchSettings:
     directory: Path
     run: str
     exclude: tuple[str, ...] = ()
+    keep_temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mlsync.service.every import parse_every
 from mlsync.service.proof_device import DEVICES, is_device
 from mlsync.service.run_name import check_run_name
 from mlsync.service.sizes import parse_size
+from mlsync.source.settle import TEMPORARY_NAMES
 
 Parse = Callable[[Any, Path], Any]
 
@@ -248,7 +249,13 @@ WATCH: Mapping[str, Key] = {
         '"yolo"',
         'its name in the repository; default: the directory\'s (project-train if it is "train")',
     ),
-    "exclude": Key(texts, "exclude", "[]", 'patterns of files that no version needs, like ["*.tmp", "cache/"]'),
+    "exclude": Key(texts, "exclude", "[]", 'patterns of files that no version needs, like ["*.log", "cache/"]'),
+    "keep_temporary": Key(
+        flag,
+        "keep_temporary",
+        "false",
+        "take names of unfinished files too, which are left out else: " + TEMPORARY_NAMES,
+    ),
 }
 AGENT: Mapping[str, Key] = {
     "every": Key(schedule, "every", '"1h"', 'back up at least so often: "30m", "1d", a cron line "0 * * * *", "never"'),

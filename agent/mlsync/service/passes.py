@@ -16,10 +16,12 @@ from mlsync.service.wording import count, size
 from mlsync.source.paths import display
 
 
-def back_up(session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event) -> BackupResult:
+def back_up(
+    session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
+) -> BackupResult:
     """Back a run up once; its lock is held by the caller."""
     session.clear_leftovers()
-    options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set)
+    options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
     prover = partial(session.prover, run=watch.run)
     # A prover for each version: its child holds torch, and the idle agent is to be small.
     return backup(session.repository, session.state, source_of(watch), prover, options, monitor)

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter, itemgetter
 from typing import Final, Literal, NamedTuple
 
@@ -15,10 +15,11 @@ from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display, joined
 from mlsync.source.root import VANISHED, Root
-from mlsync.source.settle import is_temporary
+from mlsync.source.settle import is_own, is_temporary
 
 # What is deeper is not looked into: neither could most programs, nor is there an end to it.
 _PATH_BYTES_MAX: Final = 4095
+_LEFT_OUT_MAX: Final = 100
 # What a version keeps of a file system's numbers; some file systems have times far beyond, or owners that are nobody's.
 TIME_NS_MAX: Final = (1 << 63) - 1
 _OWNER_MAX: Final = (1 << 32) - 2
@@ -106,6 +107,20 @@ class Found:
 
 
 @dataclass
+class LeftOut:
+    """What was left out for its name, of which a writer is not done yet: how many, and the first of them."""
+
+    count: int = 0
+    paths: list[bytes] = field(default_factory=list)
+
+    def add(self, path: bytes) -> None:
+        """Note one."""
+        self.count += 1
+        if len(self.paths) < _LEFT_OUT_MAX:
+            self.paths.append(path)
+
+
+@dataclass
 class Scan:
     """What was found, in the order of path bytes.
 
@@ -116,13 +131,14 @@ class Scan:
     found: list[Found]
     problems: list[tuple[bytes, SourceError]]
     skipped_special: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
-def scan(root: Root, exclude: Sequence[str] = ()) -> Scan:
+def scan(root: Root, exclude: Sequence[str] = (), *, keep_temporary: bool = False) -> Scan:
     """Find everything below *root*, as ``Walk`` does."""
-    walk = Walk(root, exclude)
+    walk = Walk(root, exclude, keep_temporary=keep_temporary)
     found = list(walk)
-    return Scan(found, sorted(walk.problems, key=itemgetter(0)), walk.skipped_special)
+    return Scan(found, sorted(walk.problems, key=itemgetter(0)), walk.skipped_special, walk.left_out)
 
 
 class Walk:
@@ -134,14 +150,16 @@ class Walk:
     path from the root on, any other for the base name at any depth; one that ends in ``/`` is for directories only.
     What is below an excluded directory is excluded too. There is no negation.
 
-    Left out besides: names that writers use before they are done (see ``settle``); sockets, pipes and devices
-    (counted in ``skipped_special``); entries that vanish during the walk.
+    Left out besides: names that writers use before they are done (see ``settle``) unless *keep_temporary*, which are
+    noted in ``left_out``; sockets, pipes and devices (counted in ``skipped_special``); entries that vanish meanwhile.
 
     It holds what it has listed and not given yet, never the whole tree. ``problems`` is complete when it has ended.
     """
 
-    def __init__(self, root: Root, exclude: Sequence[str] = ()) -> None:
+    def __init__(self, root: Root, exclude: Sequence[str] = (), *, keep_temporary: bool = False) -> None:
         self.problems: list[tuple[bytes, SourceError]] = []
+        self.left_out = LeftOut()
+        self._is_left_out = is_own if keep_temporary else is_temporary
         self.skipped_special = 0
         self._root = root
         self._excludes = Excludes(exclude) if exclude else None
@@ -198,11 +216,14 @@ class Walk:
     def _list(self, prefix: bytes, descriptor: int) -> None:
         """Put what is in a directory among what is to come."""
         inside: list[Found] = []
+        is_left_out = self._is_left_out
         try:
             with os.scandir(descriptor) as entries:
                 for entry in entries:
                     name = entry.name.encode(_ENCODING, _ENCODING_ERRORS)
-                    if not is_temporary(name) and (found := self._look(prefix + name, entry, descriptor)):
+                    if is_left_out(name):
+                        self.left_out.add(prefix + name)
+                    elif found := self._look(prefix + name, entry, descriptor):
                         inside.append(found)
         finally:
             self._put(prefix, inside)

@@ -7,7 +7,6 @@ from typing import Final
 _BEGINNINGS: Final = (
     b".tmp",  # safetensors writes .tmpXXXXXX and renames it when it is complete
     b"tmp-checkpoint-",  # Hugging Face Trainer filled this directory and renamed it (4.36-4.38 and again in 2025)
-    b".mlsync-restore-",  # mlsync's own restore, before its rename
 )
 _ENDS: Final = (
     b".tmp",  # the usual name before a rename; torch's distributed checkpoints write .metadata.tmp
@@ -17,6 +16,17 @@ _ENDS: Final = (
 _ORBAX: Final = b".orbax-checkpoint-tmp-"
 
 
+# mlsync's own restore, before its rename: never anybody's file.
+_OWN: Final = b".mlsync-restore-"
+#: The same, as docs and messages show them.
+TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp-*"
+
+
+def is_own(name: bytes) -> bool:
+    """Say whether the name is one under which mlsync itself writes a file that it restores."""
+    return name.startswith(_OWN)
+
+
 def is_temporary(name: bytes) -> bool:
-    """Say whether the name, without a ``/``, is one that writers use before they are done."""
-    return name.startswith(_BEGINNINGS) or name.endswith(_ENDS) or _ORBAX in name
+    """Say whether the name, without a ``/``, is one that writers use before they are done, mlsync's own among them."""
+    return name.startswith((*_BEGINNINGS, _OWN)) or name.endswith(_ENDS) or _ORBAX in name
