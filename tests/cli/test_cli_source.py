@@ -37,6 +37,50 @@ def test_emptied_directory(saved):
     assert "3" not in [version["version"] for version in saved.good("versions", "--json").json()["versions"]]
 
 
+def test_most_checkpoints_gone(saved):
+    """Checkpoints gone at once end the backup with 45; that it is meant is said by an option, and told by a restore."""
+    for path in saved.training.rglob("*.pt"):
+        path.unlink()
+    (saved.training / "log.csv").write_bytes(b"a line")
+    done = saved.run("backup")
+    assert done.status == 45
+    assert "is a disk not mounted? Version 2 stays the last one" in done.err
+    done = saved.good("backup", "--accept-loss")
+    assert "warning" in done.err
+    done = saved.good("restore", "--to", "back")
+    assert "warning" in done.err
+    assert "version 3: most checkpoints are gone since version 2" in done.err
+    assert "most checkpoints" not in saved.good("restore", "--version", "2", "--to", "older").err
+
+
+def test_unfinished_files(saved):
+    """Files named as unfinished are left out and named with -v and in JSON; a key of the configuration takes them."""
+    (saved.training / "half.pt.part").write_bytes(b"1")
+    (saved.training / "weights.tmp").write_bytes(b"2")
+    done = saved.good("backup", "-v")
+    assert "left out, as their names are those of unfinished files: half.pt.part, weights.tmp" in done.out
+    assert "half.pt" not in saved.good("backup").out
+    [run] = saved.good("backup", "--json").json()["runs"]
+    assert (run["left_out_count"], run["left_out"]) == (2, ["half.pt.part", "weights.tmp"])
+    assert "named as unfinished (.tmp*, " in saved.good("show").out
+    saved.configure("keep_temporary = true\n" + NO_DEVICE)
+    saved.good("backup")
+    shown = saved.good("show").out
+    assert "weights.tmp" in shown
+    assert "named as unfinished" not in shown
+
+
+def test_attributes_that_are_not_kept(saved):
+    """Extended attributes of a file that was read are said with -v not to be kept."""
+    (saved.training / "noted.csv").write_bytes(b"a line")
+    try:
+        os.setxattr(saved.training / "noted.csv", "user.note", b"x")
+    except OSError:
+        pytest.skip("this file system has no such attributes")
+    assert "extended attributes or an ACL, which no version keeps: noted.csv" in saved.good("backup", "-v").out
+    assert "attributes" not in saved.good("backup", "-v").out
+
+
 STRANGE = (
     b"line\nbreak.csv",
     b"bytes-\xff\xfe.bin",

@@ -259,3 +259,24 @@ def test_numbers_of_a_file_system_are_kept_as_near_as_can_be(changed, field, val
     assert Remembered(stat, 7, b"", ()).stat == stat
     assert abs(stat.mtime_ns) <= manifest.TIME_NS_MAX
     assert max(stat.uid, stat.gid) <= manifest.OWNER_MAX
+
+
+def test_what_is_left_out_for_its_name_is_noted_or_taken(root):
+    """Unfinished names are counted and named, or found where that is wished; those of a restore never are."""
+    make(root, "a.tmp", "d/b.part", ".mlsync-restore-1", "c.pt", "tmp-checkpoint-5/model.pt")
+    walk = Walk(watched(root))
+    assert [found.path for found in walk] == [b"c.pt", b"d"]
+    assert (walk.left_out.count, sorted(walk.left_out.paths)) == (
+        4,
+        [b".mlsync-restore-1", b"a.tmp", b"d/b.part", b"tmp-checkpoint-5"],
+    )
+    kept = scan(watched(root), keep_temporary=True)
+    assert [found.path for found in kept.found] == [
+        b"a.tmp",
+        b"c.pt",
+        b"d",
+        b"d/b.part",
+        b"tmp-checkpoint-5",
+        b"tmp-checkpoint-5/model.pt",
+    ]
+    assert kept.left_out.paths == [b".mlsync-restore-1"]

@@ -17,6 +17,7 @@ from mlsync.service.passes import back_up, summary, trouble_text
 from mlsync.service.runlock import RunLock
 from mlsync.service.session import Session
 from mlsync.source.handed_over import note_handed_over
+from mlsync.source.scan import LeftOut
 
 _LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
@@ -115,12 +116,17 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
 
 
 def _say_left_out(result: BackupResult) -> None:
-    """Name what is left out for its name, which nobody would miss before a restore."""
-    left_out = result.left_out
-    if left_out.count:
-        shown = ", ".join(map(output.path, sorted(left_out.paths)[:_LEFT_OUT_SHOWN]))
-        more = f" and {left_out.count - _LEFT_OUT_SHOWN} more" if left_out.count > _LEFT_OUT_SHOWN else ""
-        output.say(f"{result.run}: left out, as their names are those of unfinished files: {shown}{more}")
+    """Name what is not in the version, which nobody would miss before a restore."""
+    what = "left out, as their names are those of unfinished files"
+    _say_paths(result.run, what, result.left_out)
+    _say_paths(result.run, "extended attributes or an ACL, which no version keeps", result.unkept)
+
+
+def _say_paths(run: str, what: str, which: LeftOut) -> None:
+    if which.count:
+        shown = ", ".join(map(output.path, sorted(which.paths)[:_LEFT_OUT_SHOWN]))
+        more = f" and {which.count - _LEFT_OUT_SHOWN} more" if which.count > _LEFT_OUT_SHOWN else ""
+        output.say(f"{run}: {what}: {shown}{more}")
 
 
 def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:

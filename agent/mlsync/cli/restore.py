@@ -14,7 +14,8 @@ from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.flows.restore import Failure, RestoreOptions, RestoreResult, restore
 from mlsync.flows.rollback import refuse_older
-from mlsync.flows.select import find_run, find_version
+from mlsync.flows.select import LATEST, find_run, find_version
+from mlsync.flows.shrunk import earlier_loss
 from mlsync.monitor import Monitor
 from mlsync.service.session import Session
 from mlsync.source.handed_over import note_handed_over
@@ -87,6 +88,8 @@ def restore_command(
         if at_least is not None:
             refuse_older(session.repository, run, at_least)
         stored = find_version(session.repository, run, version)
+        if version == LATEST and (loss := earlier_loss(session.repository, stored)) is not None:
+            monitor.notice("warning", f"{run}: {loss}")
         manifest = session.repository.manifest(stored)
         directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
         options = RestoreOptions(

@@ -65,7 +65,8 @@ class BackupOptions:
 class BackupResult:
     """What a backup did: *version* is 0 where nothing had changed since *previous*.
 
-    *notes* are what a person should know of the version as a whole; they stand in its manifest.
+    *notes* are what a person should know of the version as a whole; they stand in its manifest. *left_out* is what was
+    left out as unfinished, by its name; *unkept* are files that were read and have attributes that no version keeps.
     """
 
     run: str
@@ -90,6 +91,7 @@ class BackupResult:
     notes: tuple[str, ...] = ()
     pending: tuple[str, ...] = field(default=())
     left_out: LeftOut = field(default_factory=LeftOut)
+    unkept: LeftOut = field(default_factory=LeftOut)
 
 
 def backup(

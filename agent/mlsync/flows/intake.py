@@ -18,7 +18,7 @@ from mlsync.source.cutting import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, 
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
 from mlsync.source.root import VANISHED, Root
-from mlsync.source.scan import FileStat, Found
+from mlsync.source.scan import FileStat, Found, LeftOut
 from mlsync.source.state import Remembered, RememberedPiece
 
 # A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.
@@ -67,7 +67,7 @@ class Taken:
 
 
 class Intake:
-    """Reads files for one backup; counts what it read.
+    """Reads files for one backup; counts what it read, and which files have attributes that no version keeps.
 
     *expect_proof* is called as soon as a checkpoint turns out to hold what it did not hold before.
     """
@@ -85,6 +85,7 @@ class Intake:
         sleep: Callable[[float], None],
     ) -> None:
         self.read_bytes = 0
+        self.unkept = LeftOut()
         self._root = root
         self._rows = rows
         self._seed = seed
@@ -123,6 +124,8 @@ class Intake:
 
     def _read(self, found: Found) -> Taken:
         with SourceFile.open(self._root, found) as file:
+            if file.has_unkept_attributes():
+                self.unkept.add(found.path)
             structure = structure_of(file, found)
             taken = Taken(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             whole = WholeDigest()

@@ -178,7 +178,7 @@ class VersionMaker:
         if not base.is_remembered:
             self._add_chunks(candidate.refs())
         result.changed_count = len(changed)
-        result.read_bytes = intake.read_bytes
+        result.read_bytes, result.unkept = intake.read_bytes, intake.unkept
         result.new_bytes, result.stored_bytes = stats.new_bytes, stats.stored_bytes
         return candidate
 

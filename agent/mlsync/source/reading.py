@@ -160,6 +160,14 @@ class SourceFile:
                 return self.size_bytes
             raise
 
+    def has_unkept_attributes(self) -> bool:
+        """Say whether it has what no version keeps: attributes that users set, or an access list beside its mode."""
+        try:
+            names = os.listxattr(self._descriptor)
+        except OSError:  # a file system without them
+            return False
+        return any(name.startswith("user.") or name == "system.posix_acl_access" for name in names)
+
     def current_stat(self) -> FileStat:
         """Give the open file's stat as it is now, whatever its name may be."""
         try:
