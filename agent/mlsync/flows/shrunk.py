@@ -8,7 +8,6 @@ from typing import Final
 
 from mlsync.errors import Error, SourceShrunk
 from mlsync.flows.history import Base
-from mlsync.formats.sniff import is_checkpoint_name
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.tokens import EntryKind
@@ -107,6 +106,9 @@ def _is_checkpoint(entry: Entry) -> bool:
 
 
 def _is_named_like_one(path: bytes) -> bool:
+    # Late: most backups find nothing changed, and do without all that parses.
+    from mlsync.formats.sniff import is_checkpoint_name
+
     return path.endswith(b".distcp") or is_checkpoint_name(path)
 
 
