@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.errors import StoreUnavailable
+from mlsync.errors import ObjectArchived, StoreUnavailable
 from mlsync.flows.standing import standings
 from mlsync.monitor import RecordingMonitor
 from mlsync.repository.keyslot import Passphrase, Stretching
@@ -192,6 +192,30 @@ def test_what_a_scrub_finds_damaged_is_stored_again(place):
     with place.session(device="cpu") as session:
         assert back_up(session, place.watch, place.monitor, place.stop).version == 2
         assert back_up(session, place.watch, place.monitor, place.stop).version == 0
+
+
+def test_a_version_in_cold_storage_keeps_no_other_from_being_proved(place):
+    """What cannot be read now stays pending and is told; the versions behind it are proved."""
+    place.save(value=1.0)
+    frozen = {info.key for info in place.store.list("packs/")}
+    place.save(value=2.0)
+
+    class Frozen(FaultyStore):
+        def read(self, key, offset, into):
+            """Refuse what is frozen."""
+            if key in frozen:
+                raise ObjectArchived("no", where=key, advice="thaw it")
+            super().read(key, offset, into)
+
+    place.said()
+    with place.session(device="cpu") as session:
+        session.repository = Repository(Frozen(place.store), place.repository.keys)
+        chores = Chores(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
+        assert chores.do().proved_version == 2
+        assert session.state.pending("yolo") == [1]
+    told = [text for text in place.said() if text.startswith("warning: ")]
+    assert len(told) == 1
+    assert "yolo: version 1 cannot be proved now: a pack cannot be read: no: packs/" in told[0]
 
 
 def test_a_store_that_does_not_answer_costs_no_pass(place):

@@ -11,7 +11,7 @@ from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.cli.verify import not_loading
-from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage
+from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
 from mlsync.flows.prove_later import LaterProver, LaterResult
 from mlsync.flows.select import find_run, find_version
 from mlsync.flows.sharing import Share
@@ -98,14 +98,14 @@ def prove_command(
     _leave(results, damaged)
 
 
-def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tuple[list[LaterResult], Damage | None]:
-    """Prove what is pending of these runs; what is damaged of one version keeps no other from being proved."""
+def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tuple[list[LaterResult], Error | None]:
+    """Prove what is pending of these runs; what cannot be read of one version keeps no other from being proved."""
     results: list[LaterResult] = []
-    damaged: Damage | None = None
+    damaged: Error | None = None
     for stored in (stored for name in names for stored in later.lacking(name)):
         try:
             results.append(later.pending(stored))
-        except Damage as error:
+        except (Damage, ObjectArchived) as error:
             monitor.notice("error", f"{stored.root.run}: version {stored.root.number}: {error}")
             damaged = damaged or error
     return results, damaged
@@ -135,7 +135,7 @@ def _line(result: LaterResult) -> str:
     return f"{result.run}: version {result.version}: {reached}, {read}, {result.seconds:.1f} s"
 
 
-def _leave(results: list[LaterResult], damaged: Damage | None) -> None:
+def _leave(results: list[LaterResult], damaged: Error | None) -> None:
     """End with the gravest of what was found."""
     if damaged is not None:
         raise damaged

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.errors import Damage, Error, ProofUnavailable, Stopped, VersionMissing
+from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
 from mlsync.flows.prove_later import LaterProver, LaterResult
 from mlsync.flows.scrub import scrub
 from mlsync.monitor import Monitor
@@ -109,6 +109,10 @@ class Chores:
             return False
         except Damage as error:
             self._note_damage(error)
+            return False
+        except ObjectArchived as error:
+            # Pending still; what is behind it must not wait until somebody has it thawed.
+            self._monitor.notice("warning", f"{self._run}: version {number} cannot be proved now: {error}")
             return False
         self._tell(result)
         if result.unavailable is not None:
