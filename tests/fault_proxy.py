@@ -30,6 +30,9 @@ ANSWERS = {
     "403 skewed": ("403 Forbidden", "RequestTimeTooSkewed", ""),
     "400 expired": ("400 Bad Request", "ExpiredToken", ""),
     "502 page": ("502 Bad Gateway", "", ""),
+}
+# What servers say that is not the matter with a network, or with keys.
+REFUSALS = {
     "404": ("404 Not Found", "NoSuchKey", ""),
     "404 unknown": ("404 Not Found", "NeverHeardOf", ""),
     "405": ("405 Method Not Allowed", "MethodNotAllowed", ""),
@@ -80,8 +83,8 @@ class Fault:
 
     Only requests whose target holds one of *paths* count, if there are any.
 
-    Before the server hears of it: ``reset``, ``stall``, ``delay``, ``late`` (a longer delay), a key of ``ANSWERS``, at
-    once or ``late``. While the request goes on: ``cut-request``, ``stall-request``, ``flip-request``,
+    Before the server hears of it: ``reset``, ``stall``, ``delay``, ``late`` (a longer delay), a key of ``ANSWERS`` or
+    ``REFUSALS``, at once or ``late``. While the request goes on: ``cut-request``, ``stall-request``, ``flip-request``,
     ``throttle-request``. When it is done: ``lost-answer``, ``cut-answer``, ``stall-answer``, ``flip-answer``,
     ``throttle-answer``.
     """
@@ -234,9 +237,10 @@ class FaultProxy:
         if fault.startswith("late"):
             self._stopped.wait(LATE_S)
         answer = fault.removeprefix("late ")
-        if answer in ANSWERS:
-            client.send_last(_answer(*ANSWERS[answer]))
-        return answer in ANSWERS
+        given = ANSWERS.get(answer) or REFUSALS.get(answer)
+        if given is not None:
+            client.send_last(_answer(*given))
+        return given is not None
 
 
 class _Stream:

@@ -41,7 +41,7 @@ def test_a_wrong_clock_is_corrected(store, wrong_clock, ahead_s):
     """A clock that is off by minutes or a year costs one refused request, of any kind, and no backup."""
     wrong_clock(ahead_s)
     with pytest.raises(errors.StoreDenied) as caught:
-        store.stat("a/one")
+        store.get("a/one", limit_bytes=9)
     assert store.is_transient(caught.value)
     retrying = RetryingStore(store, sleep=lambda _: None)
     retrying.put("a/one", b"body")
@@ -51,6 +51,14 @@ def test_a_wrong_clock_is_corrected(store, wrong_clock, ahead_s):
     upload.finish(store.part_bytes + 4)
     assert retrying.get("a/one", limit_bytes=9) == b"body"
     assert [info.key for info in retrying.list("")] == ["a/one", "a/two"]
+
+
+def test_a_refused_head_is_answered_by_the_read_that_asks_for_its_reason(store, wrong_clock):
+    """The first request of all may be a HEAD: what is asked after its refusal is signed by the right clock already."""
+    wrong_clock(1200.0)
+    with pytest.raises(errors.NotFound):
+        store.stat("a/one")
+    assert store._clock.ahead_s != 0.0
 
 
 def test_a_right_clock_is_left_alone(store):
