@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from flow_parts import World, as_nobody, small_checkpoint
 
+from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, ProofTimedOut, Stopped
 from mlsync.flows import loading
 from mlsync.flows.loading import LoadingOptions, clear_leftovers, private_directory
@@ -259,3 +260,14 @@ def test_a_command_of_a_program_that_is_gone_is_unavailable(world):
         world.backup(prover=Prover(ON_CPU), loading=gone, required_level=5, wait_for_proof=True)
     world.backup(prover=Prover(ON_CPU), loading=gone, required_level=3)
     assert world.entry(b"last.pt").proof.level == 4
+
+
+def test_no_mode_is_changed_through_a_link_while_leftovers_are_removed(tmp_path):
+    """A directory that a command's leftover process swaps for a link, just before it is opened up, leads nowhere."""
+    outside, place = tmp_path / "outside", tmp_path / "place"
+    outside.mkdir(mode=0o500)
+    place.mkdir()
+    (place / "swapped").symlink_to(outside, target_is_directory=True)
+    with Beneath.open(bytes(place)) as root, pytest.raises(OSError, match=r"Not a directory|symbolic"):
+        loading._opened_up(root, b"swapped")
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o500

@@ -16,7 +16,7 @@ from flow_parts import World, as_nobody, contents, killed_at, noise, outcome, tr
 
 from mlsync import errors
 from mlsync.flows.restore import RestoreOptions, restore
-from mlsync.flows.target_lock import LOCK_NAME
+from mlsync.flows.target_lock import LOCK_NAME, TargetLock
 from mlsync.flows.temporary import TEMPORARY_PREFIX
 from mlsync.repository import names
 
@@ -96,6 +96,19 @@ def test_the_same_version_is_waited_for(two_versions):
     assert [error for _, error in (*first, *results)] == [None] * 4
     assert [result.unchanged_count for result, _ in results] == [5] * 3
     assert tree_of(world.base / "out") == world.tree()
+
+
+def test_two_that_begin_at_the_same_moment_do_the_work_once(two_versions, monkeypatch):
+    """Who looks at an empty directory and then waits for another restore looks again once it is let in."""
+    world, real = two_versions, TargetLock.__enter__
+
+    def entered(lock):
+        monkeypatch.setattr(TargetLock, "__enter__", real)
+        world.restore(2)
+        return real(lock)
+
+    monkeypatch.setattr(TargetLock, "__enter__", entered)
+    assert world.restore(2).unchanged_count == 5
 
 
 def test_who_waits_for_the_same_version_can_be_stopped(two_versions):
@@ -383,6 +396,26 @@ def test_a_directory_that_is_no_restores_keeps_its_mode(world):
     (world.base / "out" / "mine").write_bytes(b"x")
     world.restore()
     assert stat.S_IMODE((world.base / "out").stat().st_mode) == 0o700
+
+
+def test_a_temporary_name_that_is_swapped_while_it_is_written_leads_nowhere(world):
+    """What takes the temporary name of a long file meanwhile is not written to, and does not become the file."""
+    world.write("big.bin", noise(40 << 20))
+    world.backup()
+    out, outside = world.base / "out", world.base / "outside"
+    outside.write_bytes(b"mine")
+
+    def swap():
+        for path in out.glob(f"{TEMPORARY_PREFIX.decode()}*"):
+            if path.name != LOCK_NAME.decode() and path.stat().st_size > 0 and not path.is_symlink():
+                path.unlink()
+                path.symlink_to(outside)
+
+    result = run(world, stop=swap)
+    assert outside.read_bytes() == b"mine"
+    assert [failure.error.exit_code for failure in result.failures] == [60]
+    world.restore()
+    assert tree_of(out) == world.tree()
 
 
 # ---------------------------------------------------------------- what --delete spares

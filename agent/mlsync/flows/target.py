@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -25,6 +25,7 @@ from mlsync.flows.owners import Notice, Owners
 from mlsync.flows.restored_file import Part, parts_of
 from mlsync.flows.staging import Staging, write_at
 from mlsync.flows.target_faults import blocked, translated
+from mlsync.flows.target_lock import LOCK_NAME
 from mlsync.flows.temporary import TEMPORARY_PREFIX, Temporary, make_named, open_leftover, open_temporary
 from mlsync.repository.manifest import Entry, Top
 from mlsync.repository.tokens import EntryKind
@@ -91,7 +92,6 @@ class Target:
         with translated(directory):
             self._made = _make_directories(directory)
             self.root = Beneath.open(directory)
-            self.is_fresh = _is_empty(self.root)
         self._owners = Owners(self.root, notice)
         self._buffer = bytearray()
 
@@ -104,6 +104,13 @@ class Target:
     ) -> None:
         """Let go of the directory."""
         self.root.close()
+
+    @cached_property
+    def is_fresh(self) -> bool:
+        """Whether nothing was in the directory when this was asked first, which is to be while others are kept out."""
+        with contextlib.suppress(PermissionError), self._top() as descriptor:
+            return set(os.listdir(descriptor)) <= {os.fsdecode(LOCK_NAME)}
+        return False
 
     def free_bytes(self) -> int:
         """Return the room that is left for this user."""
@@ -225,6 +232,8 @@ class Target:
     def plan(self, entry: Entry) -> Plan | None:
         """Compare what is there with the version; ``None`` if the file is right already, its mode and time mended."""
         parts = [part for part in parts_of(entry) if part.ref is not None]
+        if self._is_in_new_directory(entry.path):
+            return Plan(entry, in_place=[], left=[], missing=parts)
         with self._faults(entry.path), self._beside(entry.path) as (parent, name):
             in_place: set[int] = set()
             descriptor = self._open_file(parent, name, entry.path)
@@ -244,6 +253,11 @@ class Target:
             left=[part for part in parts if part.offset in left],
             missing=[part for part in parts if part.offset not in in_place and part.offset not in left],
         )
+
+    def _is_in_new_directory(self, path: bytes) -> bool:
+        """Whether nothing can be there yet that is worth a look."""
+        above = path.rpartition(b"/")[0]
+        return self._directories[above].is_made if above in self._directories else not above and self.is_fresh
 
     def _open_file(self, parent: int, name: bytes, path: bytes) -> int | None:
         """Open the file of that name, ``None`` if there is none that can be read."""
@@ -464,17 +478,6 @@ def _make_directories(directory: bytes) -> list[bytes]:
         else:
             made.append(place)
     return made
-
-
-def _is_empty(root: Beneath) -> bool:
-    try:
-        descriptor = root.open_directory(b"")
-    except PermissionError:
-        return False
-    try:
-        return not os.listdir(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _open_again(descriptor: int, flags: int) -> int:
