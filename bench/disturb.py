@@ -10,8 +10,8 @@ kept.
 
 - plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
 - container: both are in one control group, where sessions have no weight: nice values and policies count.
-- unit: the tool is in a control group with the weights of systemd/mlsync-agent.service (CPUWeight=20, Nice=10, idle
-  disk class), the trainer in one of weight 100.
+- unit: the tool is in a control group with the weights of systemd/mlsync-agent.service (CPUWeight=20, Nice=19),
+  the trainer in one of weight 100.
 
 Control groups take root, and a processor controller (cgroup v2 or v1) that can be written; a setting that cannot be had
 is named and left out. Writes results/disturb.json.
@@ -43,7 +43,8 @@ PATIENCE_S = 120.0
 POLL_S = 0.2
 # A save that is this old is over: the trainer's own take a fraction of a second.
 SETTLED_S = 1.0
-UNIT_NICE, UNIT_WEIGHT, TRAINER_WEIGHT = 10, 20, 100
+START_S = 4.0
+UNIT_NICE, UNIT_WEIGHT, TRAINER_WEIGHT = 19, 20, 100
 
 
 @dataclass
@@ -249,7 +250,7 @@ def loop(peer: type[Peer], place: Path, run: Path) -> None:
     checkpoint, seen = run / "last.pt", 0
     with (place / "done").open("w", buffering=1) as done:
         while True:
-            found = checkpoint.stat().st_mtime_ns
+            found = checkpoint.stat().st_mtime_ns if checkpoint.exists() else seen
             if found != seen and time.time() - found / 1e9 > SETTLED_S:
                 tool.backup(run)
                 seen = found
@@ -320,14 +321,16 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
     nice = UNIT_NICE if setting == "unit" else 0
     with ExitStack() as stack:
         trainer_group, tool_group = stack.enter_context(groups(setting))
-        trainer = stack.enter_context(training(run, steps, trainer_group))
-        began_s = time.monotonic()
+        # An agent is there before the training; its own start is not what is measured.
         stack.enter_context(beside.beside(tool_group, nice))
+        time.sleep(START_S)
+        trainer = stack.enter_context(training(run, steps, trainer_group))
+        began_s, kept_before = time.monotonic(), beside.kept()
         time.sleep(seconds)
         until_s = time.monotonic()
         if trainer.poll() is not None:
             sys.exit("the trainer ended")
-        kept = beside.kept()
+        kept = beside.kept() - kept_before
     seen = Turn(kept=kept)
     for line in steps.read_text().splitlines()[1:-1]:
         ended_s, step_s, save_s = map(float, line.split())
@@ -346,6 +349,8 @@ def main() -> None:
     parser.add_argument("--tools", default=None, help="some of none,rsync,restic,mlsync agent")
     parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in plain only")
     arguments = parser.parse_args()
+    # What was started, and the groups, go with this process however it is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     if arguments.quick:
         arguments.rounds, arguments.seconds = 1, 14.0
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:

@@ -53,7 +53,13 @@ def show(directory: Path) -> None:
 
 
 def targets(directory: Path) -> Iterator[Target]:
-    kinds = {"size": size_targets, "speed": speed_targets, "many": many_targets, "s3": s3_targets}
+    kinds = {
+        "size": size_targets,
+        "speed": speed_targets,
+        "many": many_targets,
+        "s3": s3_targets,
+        "disturb": disturb_targets,
+    }
     for name, of_result in kinds.items():
         file = directory / f"{name}.json"
         if file.exists():
@@ -154,6 +160,15 @@ def s3_targets(result: dict) -> Iterator[Target]:
             ours = down[MlsyncWithoutDevice.name]["wall_s"]["median"]
             ratio = report.ratio(down["s5cmd"]["wall_s"]["median"], ours)
             yield Target(f"{server}, down, s5cmd's wall to it", 1.0, ratio, is_floor=True)
+
+
+def disturb_targets(result: dict) -> Iterator[Target]:
+    for setting, tools in result["settings"].items():
+        ours = tools["mlsync agent"]
+        yield Target(f"a training beside the agent, {setting}, mean step to alone", 1.01, ours["mean"]["median"])
+        if "rsync" in tools:
+            bound = tools["rsync"]["p99"]["median"]
+            yield Target(f"a training beside the agent, {setting}, p99 step to rsync's", bound, ours["p99"]["median"])
 
 
 if __name__ == "__main__":
