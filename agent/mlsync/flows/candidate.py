@@ -64,6 +64,7 @@ class Candidate:
         # Files that are in no version yet: those that were so (with whether they are checkpoints), those that stay so.
         self._was_held: dict[bytes, bool] = {}
         self._held: dict[bytes, Entry] = {}
+        self._again_ns: dict[bytes, int] = {}
         self._incomplete: dict[bytes, str] = {}
         # Of directories: those of checkpoints of several files, and those that were loaded as one.
         self._unit_troubles: dict[bytes, Trouble] = {}
@@ -165,20 +166,29 @@ class Candidate:
         row = self._rows.get(path)
         return taken.stat if taken is not None else None if row is None else row.stat
 
-    def hold_back(self, members: Sequence[bytes], instead: Iterable[Entry], directory: bytes, why: str) -> None:
-        """Leave files out that are nothing without each other, with *instead* in their place, and tell *why*."""
+    def hold_back(
+        self, members: Sequence[bytes], instead: Iterable[Entry], directory: bytes, why: str, again_ns: int = 0
+    ) -> None:
+        """Leave files out that are nothing without each other, with *instead* in their place, and tell *why*.
+
+        They are looked at again at *again_ns*, or when nobody has written to them for long.
+        """
         for path in members:
             entry = self._entries.pop(path, None)
             if entry is not None and entry != self.base.entries.get(path):
                 self._held[path] = entry
-        kept = 0
+                self._again_ns[path] = again_ns
+        is_kept = False
         for entry in instead:
             if self.known.is_lost(entry):
                 continue
             self._entries[entry.path] = entry
             self._keep_way_to(entry.path)
-            kept = self.base.number
-        where = directory or next((path for path in members if path in self._held), members[-1])
+            is_kept = True
+        # As it was called before: else the same trouble is told once more.
+        told = next((path for path in members if path in self.base.troubles), None)
+        where = directory or told or next((path for path in members if path in self._held), members[-1])
+        kept = self._kept_number(where if where in self.base.troubles else told or where) if is_kept else 0
         self._unit_troubles[where] = Trouble(where, TroubleKind.TORN, why, kept)
         self._mend_links()
 
@@ -410,8 +420,11 @@ class Candidate:
         trouble = of_whole or trouble
         recalled = Recalled(self._entries.get(found.path), trouble, refused_by=refused_by, refused_in=refused_in)
         taken = self._taken.get(found.path)
-        if held is not None and taken is not None:
-            return taken.remembered(Recalled(held, trouble, is_held=True, is_checkpoint=taken.is_checkpoint).encode())
+        if held is not None and (taken is not None or found.path in self._was_held):
+            is_checkpoint = self._was_held[found.path] if taken is None else taken.is_checkpoint
+            again_ns = self._again_ns.get(found.path, 0)
+            recalled = Recalled(held, trouble, is_held=True, is_checkpoint=is_checkpoint, again_ns=again_ns)
+            return self._remembered(found.path, recalled)
         if taken is not None:
             row = taken.remembered(recalled.encode())
             # Pieces belong to the content that was read; where another one stands, they say nothing.
@@ -424,9 +437,16 @@ class Candidate:
             if found.path not in self._left_out and not is_let_in and refused_in is None:
                 return None
             # What is left out stays so, and what is let in too, although nobody will have touched it by the next time.
-            row = self._rows[found.path]
-            return Remembered(row.stat, row.checked_ns, recalled.encode(), row.pieces)
+            return self._remembered(found.path, recalled)
         return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
+
+    def _remembered(self, path: bytes, recalled: Recalled) -> Remembered:
+        """Return the row of a file whose bytes are those that were read, now or before."""
+        taken = self._taken.get(path)
+        if taken is not None:
+            return taken.remembered(recalled.encode())
+        row = self._rows[path]
+        return Remembered(row.stat, row.checked_ns, recalled.encode(), row.pieces)
 
 
 # Of directories and links, which are never read.

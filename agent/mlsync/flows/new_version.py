@@ -30,7 +30,7 @@ from mlsync.flows.recall import Recalled, encode_location, recall
 from mlsync.flows.shrunk import heed_loss, loss_of
 from mlsync.flows.twin import find_twin
 from mlsync.flows.uploads import finish_cut_off, sweep_abandoned
-from mlsync.flows.whole_units import WholeUnits
+from mlsync.flows.whole_units import Clock, WholeUnits
 from mlsync.flows.wholes import Whole, is_below
 from mlsync.monitor import Monitor
 from mlsync.proof.prove import Prover
@@ -240,7 +240,7 @@ class VersionMaker:
 
     def _prove(self, root: Root, candidate: Candidate, base: Base, result: BackupResult, prover: Prover) -> Change:
         with self._repository.reader() as reader:
-            units = WholeUnits(candidate, reader, root, self._options.now_ns())
+            units = WholeUnits(candidate, reader, root, Clock(self._options.now_ns, self._sleep))
             units.hold_back()
             candidate.forget_loads()
             if self._options.read_back == "none":
@@ -248,8 +248,16 @@ class VersionMaker:
             else:
                 self._read_back(candidate, units, result, reader, prover)
                 units.follow_refusals()
+            units.look_again()
         result.troubles = candidate.troubles()
         return candidate.change()
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, but for no longer than a second without a look at whether to stop."""
+        while seconds > 0:
+            self._obey_stop()
+            self._options.sleep(min(seconds, 1.0))
+            seconds -= 1.0
 
     def _put_off(self, candidate: Candidate, base: Base) -> None:
         """Leave every new checkpoint to be proved later, but for what was proved under another name."""

@@ -58,13 +58,14 @@ def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | N
         if path != found.path or not is_same(stat, found):
             return None
         count += 1
-        trouble, is_held, refused_by = recall_trouble(entry)
-        if trouble is not None:
+        recalled = recall_trouble(entry)
+        if recalled.trouble is not None:
             # By its own path: all files of a directory that was refused as one name that.
-            troubles[trouble.path] = trouble
-        if policy is not None and not policy.holds(refused_by):
+            troubles[recalled.trouble.path] = recalled.trouble
+        if policy is not None and not policy.holds(recalled.refused_by):
             return None
-        if is_held and is_at_rest(found.stat.mtime_ns, now_ns):
+        is_due = recalled.again_ns <= now_ns if recalled.again_ns else is_at_rest(found.stat.mtime_ns, now_ns)
+        if recalled.is_held and is_due:
             # It was held back for a while, in case that something was still to come.
             return None
     # Below a directory that could not be read, anything may have changed.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
 
 from mlsync.flows.candidate import Candidate
+from mlsync.flows.one_save import Doubt, Save
 from mlsync.flows.proving import Judged
 from mlsync.flows.units import units_around
 from mlsync.flows.untouched import is_at_rest
@@ -17,30 +20,81 @@ from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat
 
+# For all checkpoints of a backup together: what takes longer is left to the next one.
+_WAIT_NS_MAX: Final = 10 * 10**9
+# File systems' clocks stand still for so long.
+_TICK_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What time it is, and how to let some pass."""
+
+    now_ns: Callable[[], int]
+    sleep: Callable[[float], None]
+
 
 class WholeUnits:
     """The checkpoints of several files that changed since the last version; *root* is where the source has them."""
 
-    def __init__(self, candidate: Candidate, reader: ChunkReader, root: Root, now_ns: int) -> None:
+    def __init__(self, candidate: Candidate, reader: ChunkReader, root: Root, clock: Clock) -> None:
         self._candidate = candidate
         self._reader = reader
         self._root = root
-        self._now_ns = now_ns
+        self._clock = clock
+        self._now_ns = clock.now_ns()
         self._units = units_around(candidate.moved(), candidate.by_path, reader)
+        # What is asked again right before the manifest.
+        self._let_in: list[Save] = []
 
     def hold_back(self) -> None:
         """Leave out, with what the last version had in its place, what is not whole and may still become so.
 
         What nobody has written to for long is let in as it is, with a word on what is lacking.
         """
-        for unit in self._units:
+        saves = [(unit, self._save(unit)) for unit in self._units]
+        self._wait(save for _, save in saves)
+        for unit, save in saves:
             lacking = unit.lacking or self._member_in_trouble(unit)
             if self.are_being_written(unit.members):
                 self._revert(unit, "a file of it was written while it was read")
-            elif lacking is not None and self._is_at_rest(unit):
-                self._candidate.note_incomplete(unit.members, f"of a checkpoint that is not whole: {lacking}")
-            elif lacking is not None:
+            elif lacking is not None and not self._is_at_rest(unit):
                 self._revert(unit, f"not whole yet: {lacking}")
+            elif (doubt := save.doubt(self._root, self._now_ns)) is not None:
+                self._doubt(unit, doubt)
+            else:
+                self._let_in.append(save)
+                if lacking is not None:
+                    self._candidate.note_incomplete(unit.members, f"of a checkpoint that is not whole: {lacking}")
+
+    def look_again(self) -> None:
+        """Leave out what somebody began to write anew while it was stored and proved.
+
+        Which of the files that were read were there before that, and which are the first of the new save, their times
+        do not say; only the file that is written last says that a save had ended before.
+        """
+        now_ns = self._clock.now_ns()
+        for save in self._let_in:
+            if self.are_being_written(save.unit.members):
+                self._revert(save.unit, "a file of it was written while it was proved")
+            elif not save.has_ended and (doubt := save.temporary(self._root, now_ns)) is not None:
+                self._doubt(save.unit, doubt)
+
+    def _save(self, unit: Unit) -> Save:
+        base = self._candidate.base.entries
+        return Save(unit, self._candidate.by_path, self._last(unit), base)
+
+    def _wait(self, saves: Iterable[Save]) -> None:
+        """Let time pass where that may be all that is needed: a writer that pauses is as silent as one that is done."""
+        doubts = [doubt for save in saves if (doubt := save.doubt(self._root, self._now_ns)) is not None]
+        waits_ns = [doubt.until_ns - self._now_ns for doubt in doubts]
+        wait_ns = max((wait_ns for wait_ns in waits_ns if wait_ns < _WAIT_NS_MAX), default=0)
+        if wait_ns > 0:
+            self._clock.sleep(wait_ns / 1e9 + _TICK_S)
+            self._now_ns = self._clock.now_ns()
+
+    def _doubt(self, unit: Unit, doubt: Doubt) -> None:
+        self._revert(unit, f"perhaps of two saves: {doubt.why}", doubt.until_ns)
 
     def follow_refusals(self) -> None:
         """Leave the other files of a checkpoint out too where the proof refused one of them."""
@@ -60,19 +114,24 @@ class WholeUnits:
         text = f"does not load, and was written while it was read: {judged.refused}"
         self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
 
-    def _revert(self, unit: Unit, why: str) -> None:
+    def _revert(self, unit: Unit, why: str, again_ns: int = 0) -> None:
+        """Leave a checkpoint out; it is looked at again at *again_ns*, or when it is at rest."""
         text = f"{unit.kind} checkpoint: {why}"
-        self._candidate.hold_back(unit.members, self._last_whole(unit), unit.directory, text)
+        self._candidate.hold_back(unit.members, self._last_whole(unit), unit.directory, text, again_ns)
 
     def _last_whole(self, unit: Unit) -> Iterator[Entry]:
         """Yield the files that the last version has of a checkpoint, of all of it if it has it whole."""
         base = self._candidate.base.entries
-        before = [old for old in units_around(unit.members, base, self._reader) if old.directory == unit.directory]
-        for old in before:
-            if old.kind == unit.kind and old.lacking is None:
-                yield from (base[path] for path in old.members)
-                return
-        yield from (base[path] for path in unit.members if path in base)
+        last = self._last(unit)
+        members = last.members if last is not None and last.lacking is None else unit.members
+        yield from (base[path] for path in members if path in base)
+
+    def _last(self, unit: Unit) -> Unit | None:
+        """Return the checkpoint as the last version has it, the whole one if there are several."""
+        base = self._candidate.base.entries
+        before = units_around([path for path in unit.members if path in base], base, self._reader)
+        same = [old for old in before if (old.directory, old.kind) == (unit.directory, unit.kind)]
+        return min(same, key=lambda old: old.lacking is not None, default=None)
 
     def _member_in_trouble(self, unit: Unit) -> str | None:
         for path in unit.members:

@@ -40,6 +40,8 @@ _TRAINER_WEIGHTS = re.compile(
     re.DOTALL,
 )
 _TRAINER_FILES = frozenset({b"trainer_state.json", b"training_args.bin", b"optimizer.pt", b"scheduler.pt"})
+_PART = re.compile(rb".*\.(safetensors|bin|pt|pth|ckpt|distcp)", re.DOTALL)
+_WRITTEN_LAST = re.compile(rb".*\.index\.json|trainer_state\.json|\.metadata|metadata\.json", re.DOTALL)
 _SENTINEL = b"checkpoint-is-incomplete.txt"
 _RANDOM_STATE = re.compile(rb"rng_state_(\d{1,9})\.pth")
 _DEEPSPEED = re.compile(
@@ -96,6 +98,16 @@ def is_named_for_all(directory: bytes) -> bool:
 def is_tracker(path: bytes) -> bool:
     """Whether a file says of directories beside it which of them are whole."""
     return path.rpartition(b"/")[2] in (b"latest", _MEGATRON_TRACKER)
+
+
+def is_part(path: bytes) -> bool:
+    """Whether a file of a unit holds what was trained, so that each save writes it anew."""
+    return _PART.fullmatch(path.rpartition(b"/")[2]) is not None
+
+
+def is_written_last(path: bytes) -> bool:
+    """Whether a file of a unit is one that writers write when all its parts are there."""
+    return _WRITTEN_LAST.fullmatch(path.rpartition(b"/")[2]) is not None
 
 
 class _Tree:
