@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import torch
 from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome, small_checkpoint
+from safetensors.torch import save
 
 from checkpoint_files import weights_bytes, with_pickle
 from mlsync import errors
@@ -413,3 +417,81 @@ def test_a_proof_that_falls_short_is_recorded_and_does_not_stop_the_version(worl
     result = world.backup(required_level=3, prover=Prover(ProofOptions(device="cpu", python="/nowhere/python")))
     assert (result.version, result.lowest_level, result.pending) == (1, 2, ("last.pt",))
     assert world.entry(b"last.pt").proof.shortfall
+
+
+KEPT_TO_KIND = ["checkpoint.pth.tar", "pytorch.bin", "state.pkl", "no_ending"]
+
+
+@pytest.mark.parametrize("name", KEPT_TO_KIND)
+@pytest.mark.parametrize("left", ["nothing", "zeros", "a text", "a head of zeros"])
+def test_what_was_a_checkpoint_is_held_to_that_whatever_its_name(world, name, left):
+    """A checkpoint that a dying trainer emptied, zeroed or overwrote keeps its last content, and is named."""
+    good = small_checkpoint(1)
+    world.write(name, good)
+    world.backup()
+    content = {"nothing": b"", "zeros": bytes(5000), "a text": b"hello " * 900, "a head of zeros": bytes(4096) + good}
+    world.write(name, content[left])
+    world.write("log.csv", b"1\n")
+    [trouble] = world.backup().troubles
+    assert (trouble.path, trouble.kind, trouble.kept) == (os.fsencode(name), TroubleKind.TORN, 1)
+    assert contents(world.restored(2))[os.fsencode(name)] == good
+    world.write(name, small_checkpoint(2))
+    assert world.backup().troubles == ()
+    assert world.restored(3) == world.tree()
+
+
+def test_a_legacy_file_whose_first_byte_is_lost_is_held_to_its_kind(world):
+    """Of what torch wrote before 1.6 the first bytes alone say what it is, and the last version says it too."""
+    file = io.BytesIO()
+    torch.save({"model": torch.ones(1000)}, file, _use_new_zipfile_serialization=False)
+    good = file.getvalue()
+    world.write("last.pt", good)
+    world.backup()
+    for at in (0, 5):  # what is left is no pickle, and a pickle of something else
+        world.write("last.pt", good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        world.write("log.csv", b"%d\n" % at)
+        assert [trouble.kept for trouble in world.backup().troubles] == [1]
+    assert contents(world.restored())[b"last.pt"] == good
+
+
+def test_a_checkpoint_of_another_kind_takes_its_place(world):
+    """A name under which another kind of checkpoint is saved from now on is free to be anything once it is gone."""
+    world.write("last", small_checkpoint(1))
+    world.backup()
+    world.write("last", save({"layer": torch.ones(100)}))
+    assert world.backup().troubles == ()
+    assert world.entry(b"last").proof.container == "safetensors"
+    os.unlink(world.path("last"))
+    world.write("log.csv", b"1\n")
+    world.backup(accept_loss=True)
+    world.write("last", b"a text")
+    assert world.backup().troubles == ()
+    assert world.restored() == world.tree()
+
+
+def test_a_save_that_raised_keeps_the_last_good_content(world):
+    """What torch.save leaves when it raises is a well-formed zip without the pickle: torn, also as a first version."""
+    failed = (Path(__file__).parent / "cases" / "failed-torch-save-no-data-pkl.pt").read_bytes()
+    world.write("last.pt", failed)
+    world.write("best.pt", small_checkpoint(1))
+    [trouble] = world.backup().troubles
+    assert (trouble.path, trouble.kind, trouble.kept) == (b"last.pt", TroubleKind.TORN, 0)
+    assert "no data.pkl" in trouble.text
+    world.write("last.pt", small_checkpoint(2))
+    world.backup()
+    world.write("last.pt", failed)
+    world.write("log.csv", b"1\n")
+    [trouble] = world.backup().troubles
+    assert (trouble.path, trouble.kept) == (b"last.pt", 2)
+    assert contents(world.restored())[b"last.pt"] == small_checkpoint(2)
+
+
+@pytest.mark.parametrize("name", ["a.pth.tar", "a.PYTH", "a.th", "a.ptl", "a.jit", "a.pt2", "a.keras", "a.sft"])
+def test_names_that_promise_a_checkpoint_are_held_to_it_from_the_first(world, name):
+    """An empty file, and one of zeros, is torn under such a name; another program's file is its own affair."""
+    for content in (b"", bytes(100)):
+        world.write(name, content)
+        assert [trouble.kind for trouble in world.backup().troubles] == [TroubleKind.TORN]
+    world.write(name, b"what another program calls so")
+    assert world.backup().troubles == ()
+    assert world.entry(os.fsencode(name)).proof is None

@@ -15,6 +15,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Troubl
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
 from mlsync.repository.segments import segment_refs
+from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
 
 _NAMED_COUNT: Final = 8
@@ -48,6 +49,13 @@ class Base:
     def previous(self) -> Previous | None:
         """What the next manifest says of this one."""
         return Previous(self.number, self.digest) if self.number else None
+
+    def kind_of(self, path: bytes) -> str | None:
+        """Return which container the version has at *path*: empty if nobody looked, none if it has no checkpoint."""
+        entry = self.entries.get(path)
+        if entry is not None and entry.kind is EntryKind.HARD_LINK:
+            entry = self.entries.get(entry.target)
+        return None if entry is None or entry.proof is None else entry.proof.container
 
     def next_number(self, run: str) -> int:
         """Return the number of the next version: the lowest that is free; ``VersionTaken`` where none is left."""

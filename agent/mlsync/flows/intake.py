@@ -69,6 +69,7 @@ class Taken:
 class Intake:
     """Reads files for one backup; counts what it read, and which files have attributes that no version keeps.
 
+    *kind_of* says which container the last version has at a path, if it has a checkpoint there.
     *expect_proof* is called as soon as a checkpoint turns out to hold what it did not hold before.
     """
 
@@ -80,6 +81,7 @@ class Intake:
         writer: PackWriter,
         *,
         may_use: Callable[[ChunkRef], bool],
+        kind_of: Callable[[bytes], str | None],
         expect_proof: Callable[[], None],
         advance: Callable[[int], None],
         sleep: Callable[[float], None],
@@ -91,6 +93,7 @@ class Intake:
         self._seed = seed
         self._writer = writer
         self._may_use = may_use
+        self._kind_of = kind_of
         self._expect_proof = expect_proof
         self._advance = advance
         self._sleep = sleep
@@ -126,7 +129,7 @@ class Intake:
         with SourceFile.open(self._root, found) as file:
             if file.has_unkept_attributes():
                 self.unkept.add(found.path)
-            structure = structure_of(file, found)
+            structure = structure_of(file, found, self._kind_of(found.path))
             taken = Taken(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             whole = WholeDigest()
             extents = file.data_extents()

@@ -156,6 +156,7 @@ class VersionMaker:
                 self._state.seed,
                 writer,
                 may_use=known.may_use,
+                kind_of=base.kind_of,
                 expect_proof=self._starting(prover, total_bytes),
                 advance=self._remembering(writer, self._obeying(task.advance)),
                 sleep=self._options.sleep,

@@ -11,7 +11,7 @@ from mlsync.formats.dcp import read_dcp_layout, read_dcp_storages, read_items
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout, Storage
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
-from mlsync.formats.sniff import identify
+from mlsync.formats.sniff import identify, is_lost_kind
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
@@ -40,14 +40,17 @@ class Structure:
     storages: tuple[Storage, ...] = ()
 
 
-def structure_of(file: SourceFile, found: Found) -> Structure:
+def structure_of(file: SourceFile, found: Found, was: str | None = None) -> Structure:
     """Return how *file* is built; raises ``Unsound`` for a checkpoint whose container does not hold together.
+
+    *was* is the container that the last version has at its path, empty if it has one that nobody has looked into yet:
+    what was a checkpoint is held to that, whatever it is called.
 
     Whatever else goes wrong in a parser is ``SourceUnreadable``, a fault of this file alone: one file that somebody
     made to harm must not keep all others from their version.
     """
     try:
-        return _structure_of(file, found)
+        return _structure_of(file, found, was)
     except (Unsound, SourceError):
         raise
     except (MemoryError, RecursionError) as error:
@@ -57,8 +60,10 @@ def structure_of(file: SourceFile, found: Found) -> Structure:
         raise SourceUnreadable(what[:_TEXT_CHARS_MAX], where=file.where, advice="please report it") from error
 
 
-def _structure_of(file: SourceFile, found: Found) -> Structure:
+def _structure_of(file: SourceFile, found: Found, was: str | None) -> Structure:
     container = identify(file, found.path)
+    if was is not None and is_lost_kind(was, container):
+        raise _no_longer(file, was)
     if container is None:
         return Structure(is_checkpoint=False)
     if container == "dcp":
@@ -73,6 +78,14 @@ def _structure_of(file: SourceFile, found: Found) -> Structure:
         file.confirm()
         raise Unsound(TroubleKind.TORN, str(error), file.stat, file.opened_ns) from error
     return Structure(is_checkpoint=True, layout=layout, storages=storages_of(file, layout))
+
+
+def _no_longer(file: SourceFile, was: str) -> Unsound:
+    """Return what is said of a file that was a checkpoint in the last version and, at rest, does not look like one."""
+    file.confirm()
+    what = f"was a checkpoint ({was}) in the last version" if was else "was a checkpoint in the last version"
+    now = "and is none now; if that is meant, give it another name" if file.size_bytes else "and is empty now"
+    return Unsound(TroubleKind.TORN, f"{what}, {now}", file.stat, file.opened_ns)
 
 
 def _distributed(file: SourceFile, found: Found) -> Structure:

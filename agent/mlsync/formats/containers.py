@@ -29,7 +29,11 @@ def read_layout(source: ByteSource, container: str) -> Layout:
         return read_legacy_layout(source)
     if container == "gguf":
         return read_gguf_layout(source)
-    return read_zip_layout(source, container)
+    layout = read_zip_layout(source, container)
+    if container == "torch-zip" and not any(extent.name.endswith("/data.pkl") for extent in layout.extents):
+        msg = "no data.pkl: what wrote it raised, or was interrupted, before it was done"
+        raise ContainerBroken(msg)
+    return layout
 
 
 def read_content(source: ByteSource, layout: Layout) -> Content | None:

@@ -17,16 +17,32 @@ _LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j
 _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
+# All that torch.save writes around a pickle: where nothing else is there it raised, or was interrupted, before that
+_AROUND_PICKLE = re.compile(
+    r"[^/]+/(version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)|data/\d+)"
+)
 _PROMISED_BY_NAME = (
-    (re.compile(rb".*\.(pt|pth|ckpt)", re.IGNORECASE | re.DOTALL), "torch-zip"),
+    (re.compile(rb".*\.(pt|pth|ckpt|pth\.tar|pyth|th|ptl|jit)", re.IGNORECASE | re.DOTALL), "torch-zip"),
+    (re.compile(rb".*\.(pt2|keras)", re.IGNORECASE | re.DOTALL), "zip"),
     (
         re.compile(rb"((diffusion_)?pytorch_model.*|adapter_model|optimizer|scheduler|training_args)\.bin", re.DOTALL),
         "torch-zip",
     ),
-    (re.compile(rb".*\.safetensors", re.IGNORECASE | re.DOTALL), "safetensors"),
+    (re.compile(rb".*\.(safetensors|sft)", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
 )
+# Other programs use these endings too: what plainly is something else is none of torch's, nor of the others'
+_SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
+# Anybody's data: what is there of torch's promises all of it, and what is not there promises nothing
+_BIN_NAME = re.compile(rb".*\.bin", re.IGNORECASE | re.DOTALL)
+# Told by a few bytes, or by name, or not yet: such a file may be what is left of one that was understood
+_WEAK = frozenset({"", "pickle", "zip"})
+
+
+def is_lost_kind(was: str, now: str | None) -> bool:
+    """Whether a file that was a checkpoint of the kind *was* looks like less of one *now*."""
+    return now is None or (now in _WEAK and was not in _WEAK)
 
 
 def identify(source: ByteSource, path: bytes) -> str | None:
@@ -42,9 +58,10 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     if _DCP_METADATA.search(head) and path.endswith(b".metadata"):
         return "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _which_zip(source, promised)
+        return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
     shown = _by_head(head, source.size_bytes, promised)
-    if shown is None and promised == "torch-zip" and _is_something_else(source, head):
+    is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
+    if shown is None and is_shared and _is_something_else(source, head):
         return None
     return shown or promised
 
@@ -70,6 +87,8 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
         return "npz" if first.endswith(".npy") else promised
     if any(name.endswith("/data.pkl") for name in names):
         return "torch-zip"
+    if all(map(_AROUND_PICKLE.fullmatch, names)) and (names or promised == "torch-zip"):
+        return "torch-zip"  # and as such it lacks its pickle
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     return "npz" if promised == "npz" else promised and "zip"
