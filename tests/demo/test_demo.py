@@ -25,7 +25,8 @@ def processes_of(directory: Path) -> list[str]:
 
 
 def start(directory, *options):
-    environment = os.environ | {"TMPDIR": str(directory)}
+    # The second is what a person may have: nothing of the demo goes there, or it would be found behind it.
+    environment = os.environ | {"TMPDIR": str(directory), "STATE_DIRECTORY": str(directory / "state")}
     return subprocess.Popen(
         [*DEMO, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

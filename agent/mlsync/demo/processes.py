@@ -115,15 +115,18 @@ def mlsync_command(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "mlsync", *arguments]
 
 
-def run_mlsync(*arguments: str) -> dict[str, Any]:
-    """Run a command of mlsync to its end and return what its ``--json`` says."""
+def run_mlsync(*arguments: str, state: Path | None = None) -> dict[str, Any]:
+    """Run a command of mlsync to its end and return what its ``--json`` says.
+
+    *state* is where it keeps its local state if no configuration says so: nothing of the demo is to be left elsewhere.
+    """
     done = subprocess.run(  # noqa: S603 - our own program, by our own interpreter
         mlsync_command(*arguments, "--json"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
-        env=environment(),
+        env=environment() | ({} if state is None else {"STATE_DIRECTORY": str(state)}),
         start_new_session=True,
         preexec_fn=_dies_with(os.getpid()),
     )

@@ -159,7 +159,8 @@ class Story:
         place, torn = self._place, self._report.torn
         assert torn is not None
         began_s = time.monotonic()
-        done = run_mlsync("restore", "--repo", str(place.repository), "--passphrase-file", str(place.passphrase))
+        secret = ("--passphrase-file", str(place.passphrase))
+        done = run_mlsync("restore", "--repo", str(place.repository), *secret, state=place.state)
         command_s = time.monotonic() - began_s
         # What lay there, but for the torn file: for that the trainer's own digest, taken before it wrote.
         wanted = left.digests | {LAST: left.last_digests[torn.kept_epoch]}
