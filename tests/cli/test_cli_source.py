@@ -334,3 +334,20 @@ def test_times(saved):
     listed = saved.good("versions").out.splitlines()[2].split()[2:4]
     assert saved.good("show", " ".join(listed), "--json").json()["version"] == 2
     assert saved.good("show", "2100-01-01", "--json").json()["version"] == 2
+
+
+def test_delete_heeds_the_configuration_and_asks(saved):
+    """``restore --delete`` spares what the configuration excludes, and wants ``--yes`` for much that no restore made."""
+    saved.configure('exclude = ["cache/"]\n[proof]\ndevice = "none"\n')
+    out = saved.base / "out"
+    (out / "cache").mkdir(parents=True)
+    for name in ("cache/kept", "one", "two"):
+        (out / name).write_text("mine")
+    done = saved.run("restore", "--to", "out", "--delete")
+    assert done.status == 63, done
+    assert "2 of the 2 files" in done.err
+    assert sorted(path.name for path in out.iterdir()) == ["cache", "one", "two"]
+    saved.good("restore", "--to", "out", "--delete", "--yes")
+    assert content(out) == content(saved.training) | {b"cache/kept": b"mine"}
+    saved.good("restore", "--to", "out", "--delete", "--delete-excluded", "--yes")
+    assert content(out) == content(saved.training)
