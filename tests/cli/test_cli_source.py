@@ -337,7 +337,7 @@ def test_times(saved):
 
 
 def test_delete_heeds_the_configuration_and_asks(saved):
-    """``restore --delete`` spares what the configuration excludes, and wants ``--yes`` for much that no restore made."""
+    """``--delete`` spares what the configuration excludes, and wants ``--yes`` for much that no restore made."""
     saved.configure('exclude = ["cache/"]\n[proof]\ndevice = "none"\n')
     out = saved.base / "out"
     (out / "cache").mkdir(parents=True)
