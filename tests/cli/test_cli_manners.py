@@ -105,3 +105,17 @@ def test_each_process_of_the_agent_stands_behind_others(machine):
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(PATIENCE_S) == 0
     assert re.search(re.escape(HOLDS), (machine.base / "log").read_text())
+
+
+def test_an_agent_may_be_quick(machine):
+    """With --quickly the agent stays as it was started, and in the process that was started."""
+    before = standing_of(os.getpid())
+    command = [MLSYNC, "agent", "--quickly"]
+    agent = subprocess.Popen(command, env=machine.environment(), stderr=subprocess.PIPE, text=True, cwd=machine.base)
+    try:
+        assert "watching" in agent.stderr.readline()
+        assert standing_of(agent.pid) == before
+    finally:
+        agent.send_signal(signal.SIGTERM)
+        agent.communicate(timeout=PATIENCE_S)
+    assert agent.returncode == 0

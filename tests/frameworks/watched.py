@@ -60,7 +60,7 @@ class Watched:
     def start(self) -> None:
         """The agent keeps watch."""
         log = (self.base / "agent.log").open("a")
-        command = [*MLSYNC, "agent", "--config", str(self._config)]
+        command = [*MLSYNC, "agent", "--quickly", "--config", str(self._config)]
         self._agent = subprocess.Popen(command, stderr=log, text=True, start_new_session=True)
         log.close()
 

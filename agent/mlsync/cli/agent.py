@@ -20,8 +20,15 @@ from mlsync.service.proof_user import refuse_untrusted_programs
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
+@click.option(
+    "--gently/--quickly",
+    "gently",
+    default=True,
+    help="Come after everything else that runs here (the default), or take a full share of processor and disk, which "
+    "harms a training that uses all of them.",
+)
 @common_options
-def agent_command(common: Common) -> None:
+def agent_command(common: Common, gently: bool) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
     Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds what no event
@@ -30,7 +37,8 @@ def agent_command(common: Common) -> None:
     systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
     then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
     """
-    stand_behind_others()
+    if gently:
+        stand_behind_others()
     config = common.watching_configuration()
     refuse_untrusted_programs(config)
     log_to(sys.stderr, verbose=common.verbose)
@@ -47,7 +55,7 @@ def agent_command(common: Common) -> None:
         if isinstance(error, RepositoryMissing) and not status.recall(options.status_file, config.repository):
             raise
         monitor.notice("warning", f"{error}; waiting for it")
-    if common.verbose:
+    if common.verbose and gently:
         monitor.notice("info", standing())
     jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
     for watch in config.watches:

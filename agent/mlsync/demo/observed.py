@@ -26,7 +26,7 @@ class Agent(Child):
     """The resident agent, and what its status file and its log say."""
 
     def __init__(self, place: Workplace) -> None:
-        command = mlsync_command("agent", "--config", str(place.config))
+        command = mlsync_command("agent", "--quickly", "--config", str(place.config))
         super().__init__("the agent", command, place.log("agent-output"), place.log("agent"), place.temporary)
         self._status = place.state / "status.json"
         self._committed_s: dict[int, float] = {}
