@@ -103,6 +103,20 @@ def check_pickle(data: bytes) -> None:
     container("torch-zip")(with_pickle(data, bytes(24), bytes(4)))
 
 
+def program_table() -> bytes:
+    """The table of weights of an exported program."""
+    parts = parts_of(made("shared.pt2")[0])
+    return next(part for name, part in parts.items() if name.endswith("weights_config.json"))
+
+
+def check_table(data: bytes) -> None:
+    """A table of weights in an exported program whose checksums are right."""
+    parts = parts_of(made("shared.pt2")[0])
+    container("pt2")(
+        rezipped({name: data if name.endswith("weights_config.json") else part for name, part in parts.items()})
+    )
+
+
 def check_shard(data: bytes) -> None:
     """A shard beside sound metadata."""
     source = MemorySource(data)
@@ -211,6 +225,11 @@ def zip_files() -> list[bytes]:
     return [*plain, rezipped(parts_of(plain[0]), zipfile.ZIP_DEFLATED)]
 
 
+def made(*names: str) -> list[bytes]:
+    """Files of ``made/``, which other libraries wrote."""
+    return [(Path(__file__).with_name("made") / name).read_bytes() for name in names]
+
+
 def small_files() -> list[bytes]:
     """What a tree's small files may hold."""
     index = b'{"metadata": {"total_size": 5}, "weight_map": {"w": "model-00001-of-00002.safetensors"}}'
@@ -229,6 +248,8 @@ TARGETS = {
         lambda: [gguf_bytes({"general.name": "n", "tokens": ["a", "b"], "nested": [[1]]}, gguf_tensors()[1:])],
         container("gguf"),
     ),
+    "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
+    "pt2-table": Target(lambda: [program_table()], check_table),
     "pickle": Target(lambda: [parts_of(data)["archive/data.pkl"] for data in zip_files()[:2]], check_pickle),
     "dcp-shard": Target(lambda: [shard_files()[0]], check_shard),
     "dcp-metadata": Target(lambda: [shard_files()[1]], check_metadata),

@@ -18,13 +18,14 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_files import MemorySource, with_pickle
+from checkpoint_files import MemorySource, rezipped, with_pickle
 from mlsync.formats import (
     dcp_metadata,
     gguf,
     legacy_torch,
     npz,
     pickle_machine,
+    pt2,
     safetensors,
     sharded,
     torch_content,
@@ -44,7 +45,8 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2),
+    "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
     "CHECKED_HEADER_BYTES_MAX": (safetensors,),
@@ -236,6 +238,39 @@ def test_a_zip_takes_no_more_than_is_stated(name, make):
     content = make()
     row = "npz" if name.endswith(b"npz") else "torch zip"
     assert peak_of(looked_into(content, name)) < stated_bytes(row)
+
+
+# ---------------------------------------------------------------- exported programs
+
+
+def program_of(weights: str, records: int = 1) -> bytes:
+    """A program whose table is *weights*, in a zip with right checksums."""
+    table = ('{"config":{' + weights + "}}").encode()
+    parts = {f"a/data/weights/{number}": b"" for number in range(records)}
+    return rezipped({"a/archive_format": b"pt2", "a/models/m": b"", **parts, "a/data/weights/_config.json": table})
+
+
+def weight(number: int, sizes: str = "", end: str = "") -> str:
+    """An entry as short as it may be."""
+    meta = f'{{"dtype":7,"sizes":[{sizes}],"strides":[{sizes}],"storage_offset":{{"as_int":0}},"layout":7}}'
+    return f'"{number}":{{"path_name":"{number}","use_pickle":false,"tensor_meta":{meta}{end}}}'
+
+
+PROGRAMS = {
+    "weights": lambda: program_of(",".join(weight(number) for number in range(7_000)), 7_000),
+    "shared weights": lambda: program_of(
+        ",".join(weight(number).replace(f'name":"{number}"', 'name":"0"') for number in range(7_500))
+    ),
+    "dimensions": lambda: program_of(weight(0, ",".join(["{}"] * 150_000))),
+    "what nobody asked for": lambda: program_of(weight(0, end=',"a":[' + ",".join(["{}"] * 300_000) + "]")),
+}
+
+
+@pytest.mark.parametrize("make", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_an_exported_program_takes_no_more_than_is_stated(make):
+    """Whatever its tables hold, the whole look at a file stays below the figure in the document."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.pt2")) < stated_bytes("exported program")
 
 
 # ---------------------------------------------------------------- GGUF

@@ -8,6 +8,7 @@ from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
+from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_content
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
@@ -55,6 +56,8 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_torch_content(source, layout)
     if isinstance(layout, ZipLayout) and layout.container == "npz":
         return read_npz_content(source, layout)
+    if isinstance(layout, ZipLayout) and layout.container == "pt2":
+        return read_pt2_content(source, layout)
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
+from mlsync.formats.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
 from mlsync.formats.zipfile_layout import first_record_name, record_names
 
 _HEAD_BYTES = 64
@@ -77,21 +78,23 @@ def _promised(path: bytes) -> str | None:
 
 
 def _which_zip(source: ByteSource, promised: str | None) -> str | None:
-    """A zip that is neither torch's nor numpy's is a checkpoint only if it is named like one."""
+    """A zip of no model's is a checkpoint only if it is named like one."""
     try:
         names = record_names(source)
     except ContainerBroken:
         first = first_record_name(source) or ""
         if _TORCH_RECORD.fullmatch(first):
             return "torch-zip"
-        return "npz" if first.endswith(".npy") else promised
+        return "npz" if first.endswith(".npy") else kind_by_first_record(first) or promised
+    if is_torch_package(names):
+        return "zip"
     if any(name.endswith("/data.pkl") for name in names):
         return "torch-zip"
     if all(map(_AROUND_PICKLE.fullmatch, names)) and (names or promised == "torch-zip"):
         return "torch-zip"  # and as such it lacks its pickle
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    return "npz" if promised == "npz" else promised and "zip"
+    return "npz" if promised == "npz" else kind_of_zip(names) or (promised and "zip")
 
 
 def _is_something_else(source: ByteSource, head: bytes) -> bool:

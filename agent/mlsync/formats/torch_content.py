@@ -6,16 +6,15 @@ import marshal
 from hashlib import sha256
 from typing import NamedTuple
 
-from isal.isal_zlib import crc32
-
 from mlsync.formats.answers import Answers
 from mlsync.formats.facts import torch_facts
-from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
-from mlsync.formats.inflate import inflate, inflate_head
+from mlsync.formats.faults import read_bounded
+from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, read_pickle
 from mlsync.formats.torch_graph import tensors_in
 from mlsync.formats.torch_tensors import StorageTable
+from mlsync.formats.zip_record import read_record
 from mlsync.formats.zipfile_layout import ZipLayout
 
 _BYTEORDER_BYTES_MAX = 16
@@ -54,7 +53,7 @@ def read_torch_object(source: ByteSource, layout: ZipLayout) -> tuple[object, Co
 def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
     """Read the pickle and hold it against its checksum, whether or not it is known already."""
     extent = _pickle_extent(layout)
-    pickle = _read_record(source, layout, extent)
+    pickle = read_record(source, layout, extent, PICKLE_BYTES_MAX, "pickle")
     prefix = extent.name.removesuffix("data.pkl")
     return _Question(pickle, layout, prefix, _byteorder(source, layout, prefix))
 
@@ -95,22 +94,6 @@ def _pickle_extent(layout: ZipLayout) -> Extent:
         msg = "no data.pkl"
         raise ContainerBroken(msg)
     return min(named, key=lambda extent: extent.name.count("/"))
-
-
-def _read_record(source: ByteSource, layout: ZipLayout, extent: Extent) -> bytes:
-    """A record's bytes, held against its checksum so that damage is called damage and not a bad pickle."""
-    packed = layout.packed.get(extent.name)
-    plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed
-    if max(extent.length, plain_bytes) > PICKLE_BYTES_MAX:
-        msg = "pickle is larger than is checked"
-        raise NotChecked(msg, record=extent.name, offset=extent.offset)
-    data = read_bounded(source, extent.offset, extent.length, "pickle")
-    if packed is not None:
-        data = inflate(extent, data, plain_bytes)
-    if checksum is not None and crc32(data) != checksum:
-        msg = "CRC-32 differs"
-        raise RecordDamaged(msg, record=extent.name, offset=extent.offset)
-    return data
 
 
 def _byteorder(source: ByteSource, layout: ZipLayout, prefix: str) -> bytes:

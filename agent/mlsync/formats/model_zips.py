@@ -1,0 +1,33 @@
+"""Models that are zips of other programs than ``torch.save``: which of them a zip is, by the names of its records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+_PT2: Final = re.compile(r"([^/]+/)?archive_format")
+_PT2_WEIGHTS: Final = re.compile(r"([^/]+/)?data/(weights|constants)/[^/]+")
+_PACKAGE: Final = re.compile(r"([^/]+/)?\.data/extern_modules")
+# Weights inside of a zip, under the names that their own programs give them
+_WEIGHTS: Final = re.compile(r"(.*/)?[^/]*\.(h5|hdf5|keras|pth|pt|ckpt|safetensors|npy|npz|gguf|onnx)", re.IGNORECASE)
+_MARKS: Final = frozenset({"_stable_baselines3_version", "serialized_exported_program.json"})
+
+
+def kind_of_zip(names: Collection[str]) -> str | None:
+    """Return "pt2" for an exported program, "zip" for another model, ``None`` for a zip of something else."""
+    if any(_PT2.fullmatch(name) for name in names) and any("/models/" in f"/{name}" for name in names):
+        return "pt2"
+    if is_torch_package(names) or any(name in _MARKS or _WEIGHTS.fullmatch(name) for name in names):
+        return "zip"
+    return None
+
+
+def is_torch_package(names: Collection[str]) -> bool:
+    """Whether ``torch.package`` wrote the zip; a ``data.pkl`` in it is none of ``torch.save``."""
+    return any(_PACKAGE.fullmatch(name) for name in names)
+
+
+def kind_by_first_record(name: str) -> str | None:
+    """Return the same for a zip whose directory is not there (yet)."""
+    return "pt2" if _PT2_WEIGHTS.fullmatch(name) else "zip" if _WEIGHTS.fullmatch(name) or name in _MARKS else None
