@@ -82,10 +82,7 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     try:
         names = record_names(source)
     except ContainerBroken:
-        first = first_record_name(source) or ""
-        if _TORCH_RECORD.fullmatch(first):
-            return "torch-zip"
-        return "npz" if first.endswith(".npy") else kind_by_first_record(first) or promised
+        return _which_cut_zip(first_record_name(source) or "", promised)
     if is_torch_package(names):
         return "zip"
     if any(name.endswith("/data.pkl") for name in names):
@@ -95,6 +92,13 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     return "npz" if promised == "npz" else kind_of_zip(names) or (promised and "zip")
+
+
+def _which_cut_zip(first: str, promised: str | None) -> str | None:
+    """What a zip is whose directory is not there (yet), by its first record."""
+    if _TORCH_RECORD.fullmatch(first):
+        return "torch-zip"
+    return "npz" if first.endswith(".npy") else kind_by_first_record(first) or promised
 
 
 def _is_something_else(source: ByteSource, head: bytes) -> bool:
