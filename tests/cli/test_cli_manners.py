@@ -115,6 +115,7 @@ def test_an_agent_may_be_quick(machine):
     try:
         assert "watching" in agent.stderr.readline()
         assert standing_of(agent.pid) == before
+        assert "version 1" in agent.stderr.readline()  # only then does it surely hear SIGTERM
     finally:
         agent.send_signal(signal.SIGTERM)
         agent.communicate(timeout=PATIENCE_S)
