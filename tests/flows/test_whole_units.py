@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -333,3 +336,82 @@ def test_an_unchanged_unit_costs_no_read(world):
     result, _ = saved(world)
     assert result.read_back_bytes > 0
     assert world.counted.calls["read"] - reads <= 1
+
+
+CASES = Path(__file__).parent / "cases"
+LOAD_AS_RANK = """
+import sys, torch, warnings
+import torch.distributed as dist
+from torch.distributed import checkpoint as dcp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+warnings.simplefilter("ignore")
+rank, place, store = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+mesh = init_device_mesh("cpu", (2,))
+sizes = {tensor.size for tensor in dcp.FileSystemReader(place).read_metadata(rank=rank).state_dict_metadata.values()}
+(size,) = sizes
+state = {"w": distribute_tensor(torch.zeros(size), mesh, [Shard(0)])}
+dcp.load(state, checkpoint_id=place)
+assert state["w"].to_local().abs().sum() > 0
+import os
+os._exit(0)
+"""
+
+
+def ranks_apart(world, directory="step"):
+    """Put what two ranks of torch 2.13 wrote with ``dcp.save(use_collectives=False)``: metadata of each rank."""
+    for path in (CASES / "dcp-use_collectives-false").iterdir():
+        world.write(f"{directory}/{path.name}", path.read_bytes())
+
+
+def test_metadata_of_each_rank_are_judged_together(world, tmp_path):
+    """What ranks saved without talking to each other is whole, proved, and loads from a restored directory."""
+    ranks_apart(world)
+    assert saved(world)[1] == {}
+    proofs = {entry.path: entry.proof for entry in world.manifest().entries if entry.proof is not None}
+    assert {(proof.level, proof.container) for proof in proofs.values()} == {(2, "dcp"), (2, "dcp-rank-metadata")}
+    assert len(proofs) == 4
+    assert not any(finding.severity > Severity.NOTE for proof in proofs.values() for finding in proof.findings)
+    assert world.restored() == world.tree()
+    place = os.fsdecode(world.base / "out" / "step")
+    words = [sys.executable, "-c", LOAD_AS_RANK]
+    ranks = [
+        subprocess.Popen([*words, str(rank), place, str(tmp_path / "store")], stderr=subprocess.DEVNULL)
+        for rank in range(2)
+    ]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+
+
+@pytest.mark.parametrize("gone", ["__1.metadata", "__1_0.distcp", "__0.metadata"])
+def test_what_one_of_two_ranks_wrote_is_not_whole(world, gone):
+    """Where a rank's metadata or shard is not there the checkpoint waits, and after an hour what is there is kept."""
+    ranks_apart(world)
+    os.unlink(world.path(f"step/{gone}"))
+    result, troubles = saved(world)
+    assert (result.version, list(troubles)) == (0, ["step"])
+    assert saved(world, now_ns=lambda: time.time_ns() + LATER_NS)[1] == {}
+    assert world.restored() == world.tree()
+    findings = {finding.what for entry in world.manifest().entries if entry.proof for finding in entry.proof.findings}
+    assert any("not whole" in what for what in findings)
+
+
+def test_what_both_files_of_a_rank_are_gone_of_is_not_whole(world):
+    """Of a tensor that two ranks share a part is lacking when all that the last rank wrote is gone."""
+    ranks_apart(world)
+    for gone in ("__1.metadata", "__1_0.distcp"):
+        os.unlink(world.path(f"step/{gone}"))
+    assert "do not make up their tensor" in saved(world)[1]["step"].text
+
+
+def test_metadata_that_parse_are_never_left_out(world):
+    """Metadata whose chunks do not make up their tensors keep their shards back, and an hour later are kept too."""
+    distributed(world, 1)
+    body = contents(world.tree())[b"step/.metadata"]
+    # Of the two thousands in it (as two bytes behind an M), one is the chunk's and one is the tensor's.
+    world.write("step/.metadata", body.replace(b"M\xe8\x03", b"M\xe7\x03", 1))
+    assert saved(world)[0].version == 0
+    assert saved(world, now_ns=lambda: time.time_ns() + LATER_NS)[1] == {}
+    assert world.restored() == world.tree()
+    findings = world.entry(b"step/.metadata").proof.findings
+    assert {finding.severity for finding in findings} == {Severity.WARN}

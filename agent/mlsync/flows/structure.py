@@ -8,6 +8,7 @@ from typing import Final
 from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.formats.containers import read_layout, storages_of
 from mlsync.formats.dcp import read_dcp_layout, read_dcp_storages, read_items
+from mlsync.formats.dcp_metadata import rank_metadata_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout, Storage
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
@@ -93,10 +94,13 @@ def _distributed(file: SourceFile, found: Found) -> Structure:
 
     That may be of another save than the shard, and then does not fit it, which says nothing against either.
     """
+    name = found.path.rpartition(b"/")[2]
     metadata = file.read_beside(_DCP_METADATA, limit_bytes=PICKLE_BYTES_MAX)
+    own = rank_metadata_of(name)
+    if metadata is None and own is not None:
+        metadata = file.read_beside(own, limit_bytes=PICKLE_BYTES_MAX)
     if metadata is None:
         return Structure(is_checkpoint=True)
-    name = found.path.rpartition(b"/")[2]
     try:
         items = [item for item in read_items(metadata) if item.relative_path.encode() == name]
         layout = read_dcp_layout(file, items)

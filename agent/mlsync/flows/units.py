@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlsync.flows.restored_file import RestoredFile
-from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
+from mlsync.formats.dcp_metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
 from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker
@@ -46,8 +46,12 @@ def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
     directory, _, name = entry.path.rpartition(b"/")
     if not name.endswith(b".distcp"):
         return None
-    beside = entries.get(directory + b"/.metadata" if directory else b".metadata")
-    return beside if beside is not None and beside.kind is EntryKind.FILE else None
+    # Those of all ranks, or those that its own rank wrote.
+    for about in (b".metadata", rank_metadata_of(name)):
+        beside = None if about is None else entries.get(directory + b"/" + about if directory else about)
+        if beside is not None and beside.kind is EntryKind.FILE:
+            return beside
+    return None
 
 
 def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> bytes | None:
@@ -58,14 +62,14 @@ def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> byt
     if entry.size_bytes > PICKLE_BYTES_MAX:
         return None
     data = RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
-    directory = entry.path.rpartition(b"/")[0]
+    directory, _, name = entry.path.rpartition(b"/")
     sizes = {
         os.fsdecode(path.rpartition(b"/")[2]): other.size_bytes
         for path, other in entries.items()
         if path.rpartition(b"/")[0] == directory
     }
     try:
-        check_against_files(read_dcp_metadata(data), sizes)
+        check_against_files(read_dcp_metadata(data, is_part=rank_of_metadata(name) is not None), sizes)
     except ContainerBroken:
         return None
     return data

@@ -16,6 +16,8 @@ from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
 #: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``.
 NOT_UNDERSTOOD = frozenset({"dcp", "pickle"})
+#: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
+METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
 
 
 def read_layout(source: ByteSource, container: str) -> Layout:
@@ -24,8 +26,8 @@ def read_layout(source: ByteSource, container: str) -> Layout:
         return Layout(container, source.size_bytes, ())
     if container == "safetensors":
         return read_safetensors_layout(source)
-    if container == "dcp-metadata":
-        return read_dcp_metadata_layout(source)
+    if container in METADATA:
+        return read_dcp_metadata_layout(source, container)
     if container == "torch-legacy":
         return read_legacy_layout(source)
     if container == "gguf":
@@ -41,8 +43,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if isinstance(layout, GgufLayout):
         return read_gguf_content(layout)
-    if layout.container == "dcp-metadata":
-        return read_dcp_metadata_content(source)
+    if layout.container in METADATA:
+        return read_dcp_metadata_content(source, is_part=layout.container == "dcp-rank-metadata")
     content = _read_tensors(source, layout)
     return with_counts(content) if content is not None else None
 

@@ -2,6 +2,9 @@
 
 It is written last, by one rank, and no single file beside it says whether all of them belong together. What it tells
 must be whole in itself: every chunk has its place, and the chunks of a tensor make up the tensor.
+
+Where ranks save without talking to each other (``use_collectives=False``) each writes ``__R.metadata`` of its own part,
+and only all of these together tell of all chunks.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
 _NAME_CHARS_MAX = 1024
 _RANK = re.compile(r"__(\d{1,9})_\d{1,9}\.distcp")
+_RANK_METADATA = re.compile(rb"__(\d{1,9})\.metadata")
+_RANK_SHARD = re.compile(rb"__(\d{1,9})_\d{1,9}\.distcp")
 
 
 class Chunk(NamedTuple):
@@ -60,8 +65,23 @@ class DcpMetadata:
     facts: Mapping[str, Fact] = field(default_factory=dict)
 
 
-def read_dcp_metadata(data: bytes) -> DcpMetadata:
-    """Level 2 of the metadata by themselves: all that they name has a place, and the chunks cover their tensors."""
+def rank_of_metadata(name: bytes) -> int | None:
+    """The rank whose own metadata a file is, by its name."""
+    match = _RANK_METADATA.fullmatch(name)
+    return None if match is None else int(match[1])
+
+
+def rank_metadata_of(name: bytes) -> bytes | None:
+    """The name of the metadata of the rank that wrote a shard, by the shard's."""
+    match = _RANK_SHARD.fullmatch(name)
+    return None if match is None else b"__%s.metadata" % match[1]
+
+
+def read_dcp_metadata(data: bytes, *, is_part: bool = False) -> DcpMetadata:
+    """Level 2 of the metadata by themselves: all that they name has a place, and the chunks cover their tensors.
+
+    Of one rank's metadata (*is_part*) the chunks need only lie inside of their tensors, and apart.
+    """
     root, _ = read_pickle(data)
     fields = fields_of(root)
     described, stored = fields.get("state_dict_metadata"), fields.get("storage_data")
@@ -70,9 +90,25 @@ def read_dcp_metadata(data: bytes) -> DcpMetadata:
     if max(len(described), len(stored)) > 2 * ITEMS_MAX or _number_count(described, stored) > NUMBERS_MAX:
         raise NotChecked(f"metadata of more than {ITEMS_MAX} items are larger than is checked")
     tensors, objects = _read_described(described)
-    _check_cover(tensors)
+    _check_cover(tensors, is_part=is_part)
     entries = tuple(_entries(tensors, objects, _read_stored(stored)))
     return DcpMetadata(tensors, tuple(sorted(entries, key=lambda entry: entry.item)), _facts(tensors, entries))
+
+
+def check_union(parts: Sequence[DcpMetadata]) -> None:
+    """The chunks of all ranks together cover each tensor; a chunk that several ranks wrote alike counts once.
+
+    Tensors of one name and another shape or type are each rank's own: a rank reads no metadata but its own.
+    """
+    union: dict[tuple[str, str, tuple[int, ...]], dict[Chunk, None]] = {}
+    for part in parts:
+        for name, tensor in part.tensors.items():
+            union.setdefault((name, tensor.dtype, tensor.shape), {}).update(dict.fromkeys(tensor.chunks))
+    if sum(map(len, union.values())) > ITEMS_MAX:
+        raise NotChecked(f"metadata of more than {ITEMS_MAX} chunks together are more than are checked")
+    left = COMPARISONS_MAX
+    for (name, dtype, shape), chunks in union.items():
+        left = _check_tensor(name, DcpTensor(dtype, shape, tuple(chunks)), left)
 
 
 def _number_count(described: Pairs, stored: Pairs) -> int:
@@ -93,17 +129,17 @@ def _row_length(node: object) -> int:
     return 0 if row is None else len(row)
 
 
-def read_dcp_metadata_layout(source: ByteSource) -> Layout:
+def read_dcp_metadata_layout(source: ByteSource, container: str = "dcp-metadata") -> Layout:
     """Level 1 of the file: one pickle, from its first byte to its last."""
     _, end = read_pickle(_whole(source))
     if end != source.size_bytes:
         raise ContainerBroken(f"{source.size_bytes - end} bytes behind the pickle", offset=end)
-    return Layout("dcp-metadata", source.size_bytes, ())
+    return Layout(container, source.size_bytes, ())
 
 
-def read_dcp_metadata_content(source: ByteSource) -> Content:
+def read_dcp_metadata_content(source: ByteSource, *, is_part: bool = False) -> Content:
     """Level 2 of the file: nothing in it is a tensor, but all that it says fits together."""
-    return Content((), (), dict(read_dcp_metadata(_whole(source)).facts))
+    return Content((), (), dict(read_dcp_metadata(_whole(source), is_part=is_part).facts))
 
 
 def _whole(source: ByteSource) -> bytes:
@@ -247,18 +283,23 @@ def _is_optimizers(name: str) -> bool:
 # ---------------------------------------------------------------- do the chunks make up their tensors
 
 
-def _check_cover(tensors: Mapping[str, DcpTensor]) -> None:
-    """The chunks of each tensor lie inside of it, are disjoint, and have its volume: so they cover it."""
+def _check_cover(tensors: Mapping[str, DcpTensor], *, is_part: bool) -> None:
+    """The chunks of each tensor lie inside of it and are disjoint, and (but for one rank's) they cover it."""
     left = COMPARISONS_MAX
     for name, tensor in tensors.items():
-        for chunk in tensor.chunks:
-            if any(at + size > whole for at, size, whole in zip(*chunk, tensor.shape, strict=True)):
-                _refuse(f"chunk at {list(chunk.offsets)} reaches out of its tensor", name)
-        if not tensor.shape and tensor.chunks:
-            continue  # torch lets several ranks write one number, and reads any of them
-        if sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(tensor.shape):
-            _refuse("chunks that do not make up their tensor", name)
-        left = _check_disjoint(name, [chunk for chunk in tensor.chunks if prod(chunk.sizes)], left)
+        left = _check_tensor(name, tensor, left, is_part=is_part)
+
+
+def _check_tensor(name: str, tensor: DcpTensor, left: int, *, is_part: bool = False) -> int:
+    """Hold one tensor's chunks against it; gives what is left of the bound."""
+    for chunk in tensor.chunks:
+        if any(at + size > whole for at, size, whole in zip(*chunk, tensor.shape, strict=True)):
+            _refuse(f"chunk at {list(chunk.offsets)} reaches out of its tensor", name)
+    if not tensor.shape and tensor.chunks:
+        return left  # torch lets several ranks write one number, and reads any of them
+    if not is_part and sum(prod(chunk.sizes) for chunk in tensor.chunks) != prod(tensor.shape):
+        _refuse("chunks that do not make up their tensor", name)
+    return _check_disjoint(name, [chunk for chunk in tensor.chunks if prod(chunk.sizes)], left)
 
 
 def _check_disjoint(name: str, chunks: list[Chunk], left: int) -> int:

@@ -11,10 +11,17 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
+from mlsync.formats.dcp_metadata import (
+    DcpMetadata,
+    check_against_files,
+    check_union,
+    rank_metadata_of,
+    rank_of_metadata,
+    read_dcp_metadata,
+)
 from mlsync.formats.layout import ContainerBroken
 
 #: Reads a file of the listing whole if it has at most so many bytes; ``None`` if it cannot be read, or has more.
@@ -32,7 +39,6 @@ _COUNT_MAX = 1 << 63
 
 _INDEX = re.compile(rb".*\.(safetensors|bin)\.index\.json", re.DOTALL)
 _NUMBERED = re.compile(rb"(?P<stem>.+)-(\d{5})-of-(\d{5})\.(?P<suffix>safetensors|bin)", re.DOTALL)
-_RANK_METADATA = re.compile(rb"__\d+\.metadata")
 _TRAINER = re.compile(rb"checkpoint-(\d{1,18})")
 _TRAINER_WEIGHTS = re.compile(
     rb"(model|adapter_model)\.safetensors|(pytorch_model|adapter_model|pytorch_model_fsdp)\.bin"
@@ -205,24 +211,43 @@ def _distributed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
     """A directory of ``.distcp`` files, with the metadata that are written last."""
     names = tree.directories[directory]
     shards = {name for name in names if name.endswith(b".distcp")}
-    about = [b".metadata"] if b".metadata" in names else [name for name in names if _RANK_METADATA.fullmatch(name)]
     if not shards:
         return
+    about = [b".metadata"] if b".metadata" in names else [name for name in names if rank_of_metadata(name) is not None]
     lacking = None if about else "'.metadata' is missing"
     sizes = {os.fsdecode(name): size for name, size in names.items()}
     members = shards | set(about)
+    parts: list[DcpMetadata] = []
     for name in about:
         content = tree.read(_join(directory, name))
         if content is None:
             lacking = lacking or f"{_shown(name)} could not be read"
             continue
         try:
-            metadata = read_dcp_metadata(content)
+            metadata = read_dcp_metadata(content, is_part=name != b".metadata")
             members |= {os.fsencode(entry.item.relative_path) for entry in metadata.entries}
             check_against_files(metadata, sizes)
+            parts.append(metadata)
         except ContainerBroken as fault:
             lacking = lacking or f"{_shown(name)}: {fault}"
+    if lacking is None and about != [b".metadata"]:
+        lacking = _check_ranks_metadata(parts, shards, about)
     yield _unit("dcp", directory, (_join(directory, name) for name in members & names.keys()), lacking)
+
+
+def _check_ranks_metadata(parts: Sequence[DcpMetadata], shards: Iterable[bytes], about: Iterable[bytes]) -> str | None:
+    """Every rank that wrote has its metadata, ranks are counted from zero, and together they cover all tensors."""
+    told = {os.fsencode(entry.item.relative_path) for part in parts for entry in part.entries}
+    untold = {name for name in map(rank_metadata_of, set(shards) - told) if name is not None}
+    missing = min(untold - set(about), default=None)
+    if missing is not None:
+        return f"{_shown(missing)} is missing"
+    try:
+        check_union(parts)
+    except ContainerBroken as fault:
+        return f"metadata of {len(parts)} ranks: {fault}"
+    ranks = {rank for name in about if (rank := rank_of_metadata(name)) is not None}
+    return _missing_rank(ranks, "__{}.metadata")
 
 
 # ---------------------------------------------------------------- Hugging Face

@@ -16,6 +16,7 @@ _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
 _LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
 # The class of what the pickle holds, named first; the names of files are anybody's
 _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
+_RANK_METADATA = re.compile(rb"__\d{1,9}\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
 # All that torch.save writes around a pickle: where nothing else is there it raised, or was interrupted, before that
@@ -57,7 +58,8 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     promised = _promised(path)
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
     if _DCP_METADATA.search(head) and path.endswith(b".metadata"):
-        return "dcp-metadata"
+        is_ranks = _RANK_METADATA.fullmatch(path.rpartition(b"/")[2])
+        return "dcp-rank-metadata" if is_ranks else "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
     shown = _by_head(head, source.size_bytes, promised)

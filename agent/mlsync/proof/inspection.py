@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
-from mlsync.formats.containers import NOT_UNDERSTOOD, read_content, read_layout
+from mlsync.formats.containers import METADATA, NOT_UNDERSTOOD, read_content, read_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata
 from mlsync.formats.dcp_shard import read_dcp_shard
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
@@ -58,11 +58,16 @@ def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None
         reached = LEVEL_MEANING
         return Inspection(container, layout, read_content(source, layout))
     except ContainerBroken as fault:
-        return Inspection(container, layout, finding=_finding(fault, reached))
+        finding = _finding(fault, reached)
+        if container in METADATA and layout is not None and finding.severity == "refuse":
+            # The shards load by these or not at all. Whether the checkpoint is whole is asked of all of it.
+            finding = replace(finding, severity="warn")
+        return Inspection(container, layout, finding=finding)
 
 
-# The shards of a checkpoint come one after the other, and share what may be tens of MiB.
-_parsed = lru_cache(maxsize=1)(read_dcp_metadata)
+# The shards of a checkpoint come one after the other, and share what may be tens of MiB. What other ranks wrote is none
+# of a shard's affair.
+_parsed = lru_cache(maxsize=1)(partial(read_dcp_metadata, is_part=True))
 
 
 def _inspect_shard(source: ByteSource, path: bytes, level: int, metadata: bytes) -> Inspection:
