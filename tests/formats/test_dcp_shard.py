@@ -165,6 +165,7 @@ def test_facts_of_a_checkpoint_and_of_its_files(saved):
         "parameter_count": 12 + 3 + 20,
         "dtypes": "bfloat16,complex64,float32",
         "has_optimizer": True,
+        "resumable": True,
     }
     facts = [content.facts for _, _, content in shards_in(saved).values()]
     assert {fact.get("epoch") for fact in facts} == {3, None}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -302,6 +303,49 @@ def test_each_fault_of_numbers_is_warned_of_where_the_policy_says_so(prover, fau
     assert verdict.status == "proved"
     assert [finding.severity for finding in of_numbers(verdict)] == ["warn", *["note"] * 4]
     assert of_numbers(verdict)[0].record == f"archive/data/{1 + list(FAULTY).index(fault)}"
+
+
+def test_infinity_beside_the_weights_is_noted(prover):
+    """Lightning's default checkpoint, which holds an infinite score, is proved where infinity is refused: a note."""
+    data = (Path(__file__).parents[1] / "formats/made/lightning-default.ckpt").read_bytes()
+    verdict = judged(data, prover, refuse=frozenset({"inf"}))
+    assert (verdict.status, verdict.facts["infinite_count"]) == ("proved", 1)
+    assert [(finding.severity, finding.what[-9:]) for finding in of_numbers(verdict)] == [("note", "kth_value")]
+
+
+MASK = torch.full((9, 9), float("-inf")).triu(1)
+KEPT_BESIDE = {
+    "mask by its name": {"model": {"attn.mask": torch.tensor([[1.0, float("-inf")]])}},
+    "mask by its numbers": {"model": {"attn.future": MASK}},
+    "mask of the lowest half": {"model": {"attn.future": MASK.half().clamp(min=-65504)}},
+    "limits of an observer": {"model": {"observer.min_val": torch.tensor(float("inf"))}},
+    "best score": {"model": {"w": torch.ones(3)}, "best": torch.tensor(float("inf"))},
+    "random states": {"rng_state": torch.tensor([float("nan")])},
+}
+
+
+@pytest.mark.parametrize("content", KEPT_BESIDE.values(), ids=KEPT_BESIDE.keys())
+def test_numbers_of_what_is_no_weight_are_noted(prover, content):
+    """Masks, limits and bookkeeping may be infinite: no policy speaks of them."""
+    verdict = judged(torch_bytes(content), prover, refuse=frozenset(FAULTY))
+    assert verdict.status == "proved"
+    assert [finding.severity for finding in of_numbers(verdict)] == ["note"]
+
+
+TRAINED = {
+    "weight": {"model": {"attn.weight": MASK}},
+    "moment": {"optimizer": {"state": {0: {"exp_avg": MASK}}, "param_groups": []}},
+    "on one storage with a mask": {
+        "model": dict(zip(("mask", "w"), torch.tensor([[1.0, float("inf")]] * 2), strict=True))
+    },
+}
+
+
+@pytest.mark.parametrize("content", TRAINED.values(), ids=TRAINED.keys())
+def test_infinity_in_weights_and_moments_is_refused(prover, content):
+    """What is learned, or remembered by an optimizer, is held to the policy whatever its numbers look like."""
+    verdict = judged(torch_bytes(content), prover, refuse=frozenset({"inf"}))
+    assert (verdict.status, [finding.severity for finding in of_numbers(verdict)]) == ("broken", ["refuse"])
 
 
 def test_what_is_refused_is_told_before_what_is_warned_of(prover, faulty_bytes):

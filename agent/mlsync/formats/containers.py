@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
-from mlsync.formats.facts import with_counts
+from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
@@ -46,7 +46,7 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     if layout.container in METADATA:
         return read_dcp_metadata_content(source, is_part=layout.container == "dcp-rank-metadata")
     content = _read_tensors(source, layout)
-    return with_counts(content) if content is not None else None
+    return with_counts(with_numbers(source, content)) if content is not None else None
 
 
 def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:

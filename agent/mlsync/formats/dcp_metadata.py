@@ -19,6 +19,7 @@ from mlsync.formats.dcp import ITEMS_MAX, Item, fields_of, item_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Fact, Layout
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Call, Global, Pairs, read_pickle
+from mlsync.formats.roles import is_optimizers
 
 # Of chunks with one another, for all tensors together: some seconds' work, and what a grid of 8 by 10,000 needs
 COMPARISONS_MAX = 2_000_000
@@ -265,6 +266,7 @@ def _facts(tensors: Mapping[str, DcpTensor], entries: Iterable[DcpEntry]) -> dic
     files = {entry.item.relative_path for entry in entries}
     ranks = {match[1] for match in map(_RANK.fullmatch, files) if match}
     floats = [prod(t.shape) for name, t in tensors.items() if "float" in t.dtype and not _is_optimizers(name)]
+    has_optimizer = any(_is_optimizers(name) for name in tensors)
     return {
         "framework": "dcp",
         "file_count": len(files),
@@ -272,12 +274,13 @@ def _facts(tensors: Mapping[str, DcpTensor], entries: Iterable[DcpEntry]) -> dic
         "tensor_count": len(tensors),
         "parameter_count": min(sum(floats), _COUNT_MAX),
         "dtypes": ",".join(sorted({tensor.dtype for tensor in tensors.values()})),
-        "has_optimizer": any(_is_optimizers(name) for name in tensors),
+        "has_optimizer": has_optimizer,
+        "resumable": has_optimizer and bool(sum(floats)),
     }
 
 
 def _is_optimizers(name: str) -> bool:
-    return name.partition(".")[0].startswith("optim")
+    return is_optimizers(name.partition(".")[0])
 
 
 # ---------------------------------------------------------------- do the chunks make up their tensors

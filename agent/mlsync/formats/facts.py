@@ -4,56 +4,109 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import prod
 
-from mlsync.formats.layout import Content, Fact
+from mlsync.formats.faults import read_bounded
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Fact, Number
 from mlsync.formats.pickle_machine import Call, Global, Pairs
+from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of
+from mlsync.formats.torch_tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 
 _TEXT_CHARS_MAX = 200
 _NUMBER_MAX = 1 << 63
-_STEP_KEYS = ("step", "global_step", "global_steps", "iteration")
-_MODEL_ROOTS = ("ema", "model", "state_dict", "model_state_dict", "module", "net")
-_OPTIMIZER_ROOTS = ("optimizer", "param_groups", "state")
+# How trainers call what they count, the most telling name first
+_EPOCH_KEYS = ("epoch", "current_epoch", "cur_epoch", "epochs_run", "epoch_num", "epoch_idx")
+_STEP_KEYS = (
+    *("step", "global_step", "global_steps", "iteration", "iter_num", "iter", "steps", "iterations"),
+    *("num_updates", "current_step", "train_step", "train_steps"),
+)
+_NUMBER_KEYS = {"epoch": _EPOCH_KEYS, "step": _STEP_KEYS, "best_fitness": ("best_fitness",)}
+# Where they put it, if not at the top
+_ABOUT = ("meta", "metadata", "progress", "train_state", "training_state", "trainer_state", "trainer", "extra_state")
+_OPTIMIZER_STATE = frozenset({"state", "param_groups"})
+# Settings of an optimizer, and no state of it
+_SETTINGS = ("name", "type", "class", "cls", "args", "kwargs", "config", "cfg", "params", "conf")
+# An optimizer's state lies this deep at most, in containers of no more parts; no more objects are looked at in all.
+_DEPTH_MAX = 4
+_PARTS_MAX = 1000
+_LOOKS_MAX = 20_000
 _NUMPY_SCALARS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
+_TENSOR_NUMBERS = {
+    "float64": "<d",
+    "float32": "<f",
+    "float16": "<e",
+    "int64": "<q",
+    "int32": "<i",
+    "int16": "<h",
+    "uint8": "<B",
+}
 
 
 def torch_facts(root: object) -> dict[str, Fact]:
     """The facts that the root object tells by itself."""
     keys = _top_level(root)
     facts: dict[str, Fact] = {"framework": _framework(keys)}
-    _put_number(facts, "epoch", keys.get("epoch"))
-    _put_number(facts, "step", next((keys[key] for key in _STEP_KEYS if key in keys), None))
-    _put_number(facts, "best_fitness", keys.get("best_fitness"))
+    for name, values in _counted(keys):
+        number = next((number for number in map(_number, values) if number is not None), None)
+        if number is not None:
+            facts[name] = number
     version = keys.get("version") if facts["framework"] == "ultralytics" else keys.get("pytorch-lightning_version")
     if isinstance(version, str):
         facts["framework_version"] = version[:_TEXT_CHARS_MAX]
-    has_optimizer = _has_optimizer(keys)
+    has_optimizer = _has_optimizer(root, keys)
     facts["has_optimizer"] = has_optimizer
     facts["resumable"] = has_optimizer and (facts["framework"] != "ultralytics" or _ultralytics_resumes(keys, facts))
     return facts
 
 
+def torch_numbers(root: object, table: StorageTable) -> tuple[Number, ...]:
+    """Where the numbers lie that are facts and that the trainer saved as tensors of one element."""
+    return tuple(
+        number
+        for name, values in _counted(_top_level(root))
+        if not any(_number(value) is not None for value in values)
+        for number in [_first(_place(name, value, table) for value in values)]
+        if number is not None
+    )
+
+
+def with_numbers(source: ByteSource, content: Content) -> Content:
+    """The content with those of its facts that are read from its tensors; a few bytes each."""
+    facts = dict(content.facts)
+    for fact, offset, kind in content.numbers:
+        value = struct.unpack(kind, read_bounded(source, offset, struct.calcsize(kind), "number"))[0]
+        if (number := _number(value)) is not None:
+            facts[fact] = int(number) if fact in ("epoch", "step") and number == int(number) else number
+    return replace(content, facts=facts)
+
+
 def with_counts(content: Content) -> Content:
     """The content with what its tensors add to the facts: how many parameters, of which types."""
     dtypes: set[str] = set()
-    floats: dict[str, int] = {}  # how many numbers under each root
-    for tensor in content.tensors:
-        root = tensor.name.partition(".")[0]
+    floats: dict[str, int] = {}  # how many numbers of weights under each root
+    for tensor, role in zip(content.tensors, roles_of(content.tensors), strict=True):
         dtypes.add(tensor.dtype)
-        floats[root] = floats.get(root, 0) + (prod(tensor.shape) if "float" in tensor.dtype else 0)
-    wanted = next((root for root in _MODEL_ROOTS if root in floats), None)
-    if wanted is not None:
-        parameter_count = floats[wanted]
-    else:
-        parameter_count = sum(count for root, count in floats.items() if not root.startswith(_OPTIMIZER_ROOTS))
+        if role == "weight" and "float" in tensor.dtype:
+            root = tensor.name.partition(".")[0]
+            floats[root] = floats.get(root, 0) + prod(tensor.shape)
     facts = {
         **content.facts,
         "tensor_count": len(content.tensors),
-        "parameter_count": min(parameter_count, _NUMBER_MAX),
+        "parameter_count": min(_parameter_count(floats), _NUMBER_MAX),
         "dtypes": ",".join(sorted(dtypes))[:_TEXT_CHARS_MAX],
     }
     return replace(content, facts=facts)
+
+
+def _parameter_count(floats: dict[str, int]) -> int:
+    """How many numbers the model has that is used: what it is an average of is not counted beside it."""
+    wanted = next((root for root in MODEL_ROOTS if floats.get(root)), None)
+    if wanted is not None:
+        return floats[wanted]
+    trained = [count for root, count in floats.items() if "ema" not in root.lower().split("_")]
+    return sum(trained or floats.values())
 
 
 def _top_level(root: object) -> dict[str, object]:
@@ -70,19 +123,104 @@ def _framework(keys: dict[str, object]) -> str:
         return "ultralytics"
     if "pytorch-lightning_version" in keys:
         return "lightning"
-    if keys.keys() == {"state", "param_groups"}:
+    if keys.keys() == _OPTIMIZER_STATE:
         return "huggingface-optimizer"
     return "plain"
 
 
-def _has_optimizer(keys: dict[str, object]) -> bool:
-    if keys.keys() == {"state", "param_groups"}:
+# ---------------------------------------------------------------- what the trainer counts
+
+
+def _counted(keys: dict[str, object]) -> Iterator[tuple[str, list[object]]]:
+    """What may be the value of each fact that is a number, at the top before what lies below it."""
+    places = [keys, *(_top_level(keys[about]) for about in _ABOUT if about in keys)]
+    for name, words in _NUMBER_KEYS.items():
+        yield name, [place[word] for place in places for word in words if word in place]
+
+
+def _number(value: object) -> int | float | None:
+    """A number that can be a fact, or ``None``."""
+    if isinstance(value, Call):
+        value = _numpy_scalar(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if math.isfinite(value) and abs(value) < _NUMBER_MAX else None
+
+
+def _place(fact: str, value: object, table: StorageTable) -> Number | None:
+    """Where the one number of a tensor lies in the file, or ``None`` where it is no such tensor."""
+    call = rebuilt_call(value) if isinstance(value, Call) else None
+    if call is None or not is_tensor_call(call):
+        return None
+    try:
+        tensor = tensor_view(fact, call, table)
+    except ContainerBroken:
+        return None
+    kind = _TENSOR_NUMBERS.get(tensor.dtype)
+    at = table.offset_of(tensor)
+    if kind is None or at is None or prod(tensor.shape) != 1:
+        return None
+    return Number(fact, at + tensor.first * ITEM_BYTES[tensor.dtype], kind)
+
+
+def _first(numbers: Iterable[Number | None]) -> Number | None:
+    return next((number for number in numbers if number is not None), None)
+
+
+# ---------------------------------------------------------------- can training go on
+
+
+def _has_optimizer(root: object, keys: dict[str, object]) -> bool:
+    """Whether an optimizer's state is there: by its name, or by how torch writes one, whatever its name."""
+    dotted = {key.partition(".")[0] for key in keys if "." in key}  # a flat dict, as of distributed checkpoints
+    if any(map(is_optimizers, dotted)):
         return True
-    return any(key.startswith("optimizer") and not _is_empty(value) for key, value in keys.items())
+    if any(is_optimizers(key) and not key.endswith(_SETTINGS) and _is_state(value) for key, value in keys.items()):
+        return True
+    return any(_is_optimizer_state(node) for node in _nodes(root))
 
 
-def _is_empty(value: object) -> bool:
-    return value is None or (isinstance(value, (Pairs, list, tuple)) and not value)
+def _is_state(value: object) -> bool:
+    """Whether something may be an optimizer's state, or several of these, and is not empty."""
+    if isinstance(value, Pairs) or not isinstance(value, (list, tuple)):
+        return isinstance(value, Call) or (isinstance(value, Pairs) and bool(value))
+    return any(isinstance(one, Call) or (isinstance(one, (list, tuple)) and one) for one in value[:_PARTS_MAX])
+
+
+def _is_optimizer_state(node: object) -> bool:
+    return isinstance(node, Pairs) and node[::2].count("param_groups") > 0 and node[::2].count("state") > 0
+
+
+def _nodes(root: object) -> Iterator[object]:
+    """The containers near the root, those above before those below; each once."""
+    seen: set[int] = set()
+    level: list[object] = [root]
+    looks = _LOOKS_MAX
+    for _ in range(_DEPTH_MAX + 1):
+        below: list[object] = []
+        for node in level:
+            if id(node) in seen or looks <= 0:
+                continue
+            seen.add(id(node))
+            parts = _parts(node)
+            looks -= 1 + len(parts)
+            yield from (part for part in (node, *_attributes(node)) if isinstance(part, (Pairs, list, tuple)))
+            below += [part for part in parts if isinstance(part, (Pairs, list, tuple, Call))]
+        level = below
+
+
+def _attributes(node: object) -> tuple[object, ...]:
+    """What an object of a class has: its items and its attributes."""
+    return (node.then.pairs, node.then.state) if isinstance(node, Call) and node.then is not None else ()
+
+
+def _parts(node: object) -> list[object]:
+    """What lies in a container, if that is not more than is looked at."""
+    if isinstance(node, Call):
+        return list(_attributes(node))
+    if not isinstance(node, (list, tuple)) or len(node) > 2 * _PARTS_MAX:
+        return []
+    return list(node[1::2] if isinstance(node, Pairs) else node)
 
 
 def _ultralytics_resumes(keys: dict[str, object], facts: dict[str, Fact]) -> bool:
@@ -90,15 +228,6 @@ def _ultralytics_resumes(keys: dict[str, object], facts: dict[str, Fact]) -> boo
     epoch = facts.get("epoch", -1)
     has_weights = keys.get("ema") is not None or keys.get("model") is not None
     return isinstance(epoch, int) and epoch >= 0 and has_weights
-
-
-def _put_number(facts: dict[str, Fact], name: str, value: object) -> None:
-    if isinstance(value, Call):
-        value = _numpy_scalar(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return
-    if math.isfinite(value) and abs(value) < _NUMBER_MAX:
-        facts[name] = value
 
 
 def _numpy_scalar(call: Call) -> object:

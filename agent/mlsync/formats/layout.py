@@ -85,14 +85,24 @@ class Tensor(NamedTuple):
     first: int
 
 
+class Number(NamedTuple):
+    """A fact that is a number in the file at *offset*, packed as *kind* of ``struct`` says."""
+
+    fact: str
+    offset: int
+    kind: str
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
     """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...).
 
-    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed.
+    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed. *numbers*
+    are facts that are not read yet.
     """
 
     storages: tuple[Storage, ...]
     tensors: tuple[Tensor, ...]
     facts: dict[str, Fact] = field(default_factory=dict)
     packed_count: int = 0
+    numbers: tuple[Number, ...] = ()

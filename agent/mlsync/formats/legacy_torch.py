@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, NoReturn
 
-from mlsync.formats.facts import torch_facts
+from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, Pairs, PickleCutShort, Unpickled, unpickle
@@ -56,7 +56,8 @@ def read_legacy_content(source: ByteSource, layout: Layout) -> Content:
     # A mention that nothing leads to in the end counts as well: torch reads its storage
     for storage in _storage_ids(opening.object):
         table.add(storage)
-    return Content(table.storages(), tuple(tensors), torch_facts(opening.object.root))
+    root = opening.object.root
+    return Content(table.storages(), tuple(tensors), torch_facts(root), numbers=torch_numbers(root, table))
 
 
 class _PickleStream:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from mlsync.formats.answers import Answers
-from mlsync.formats.facts import torch_facts
+from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
@@ -69,7 +69,8 @@ def _content(root: object, question: _Question) -> Content:
     facts: dict[str, Fact] = torch_facts(root)
     if question.byteorder == b"big":
         facts["byteorder"] = "big"
-    return Content(table.storages(), tuple(tensors), facts, table.packed_count())
+    numbers = torch_numbers(root, table) if question.byteorder != b"big" else ()
+    return Content(table.storages(), tuple(tensors), facts, table.packed_count(), numbers)
 
 
 def _as_bytes(layout: ZipLayout) -> bytes:

@@ -115,6 +115,11 @@ class StorageTable:
         blocks.sort(key=lambda block: block.extent.offset)
         return tuple(_storage(block.extent, block.dtype or "uint8") for block in blocks)
 
+    def offset_of(self, tensor: Tensor) -> int | None:
+        """Where in the file the storage of a tensor begins, if it lies there as it is."""
+        name = tensor.storage
+        return None if name in self._packed or name not in self._extents else self._extents[name].offset
+
     def packed_count(self) -> int:
         """How many of them are compressed."""
         return sum(block.extent.name in self._packed for block in self._blocks.values())

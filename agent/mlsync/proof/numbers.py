@@ -7,6 +7,7 @@ from math import isfinite, sqrt
 from typing import TYPE_CHECKING, Literal
 
 from mlsync.formats.layout import Content, Fact, Storage
+from mlsync.formats.roles import Role, roles_of
 from mlsync.proof.verdict import LEVEL_NUMBERS, Finding, Severity
 
 if TYPE_CHECKING:
@@ -18,24 +19,50 @@ NumberFault = Literal["nan", "inf", "zero", "constant", "saturated"]
 _FINDINGS_MAX = 100
 # Smaller tensors are often all alike for good reasons: biases, counters, moments before the first step
 _ALIKE_BYTES_MIN = 64 << 10
+# What a module learns, whatever numbers it is made of
+_LEARNED = (".weight", ".bias")
 
 
 def number_findings(
     content: Content, counts: Mapping[int, Counts], refuse: Collection[NumberFault], warn: Collection[NumberFault]
 ) -> list[Finding]:
-    """What a person should know, worst first, at most a hundred lines; *refuse* goes before *warn*."""
-    names: dict[str, str] = {}
-    for tensor in content.tensors:
-        names.setdefault(tensor.storage, tensor.name)
+    """What a person should know, worst first, at most a hundred lines; *refuse* goes before *warn*.
+
+    Both speak of weights and of optimizers' state: what a trainer keeps beside these is noted at most.
+    """
+    faults = {
+        storage.name: (storage, found, _is_mask(storage, count))
+        for index, count in counts.items()
+        if (found := list(_faults(storage := content.storages[index], count)))
+    }
+    names = _names_of(content, faults)
     findings = []
-    for index, count in counts.items():
-        storage = content.storages[index]
-        name = names.get(storage.name, storage.name)
-        for fault, what in _faults(storage, count):
+    for storage, found, is_mask in faults.values():
+        name, role = names.get(storage.name, (storage.name, "weight"))
+        is_noted = role == "noted" or (role == "weight" and is_mask and not name.endswith(_LEARNED))
+        for fault, what in found:
             severity: Severity = "refuse" if fault in refuse else "warn" if fault in warn else "note"
+            severity = "note" if is_noted else severity
             findings.append(Finding(LEVEL_NUMBERS, severity, f"{what} in {name}", storage.name, storage.offset))
     findings.sort(key=lambda finding: ("refuse", "warn", "note").index(finding.severity))
     return findings[:_FINDINGS_MAX]
+
+
+def _names_of(content: Content, storages: Collection[str]) -> dict[str, tuple[str, Role]]:
+    """For each of some storages the tensor that it is named after, and its role: the gravest of all that lie on it."""
+    names: dict[str, tuple[str, Role]] = {}
+    if not storages:
+        return names
+    for tensor, role in zip(content.tensors, roles_of(content.tensors), strict=True):
+        if tensor.storage in storages and names.get(tensor.storage, ("", "noted"))[1] == "noted":
+            names[tensor.storage] = tensor.name, role
+    return names
+
+
+def _is_mask(storage: Storage, count: Counts) -> bool:
+    """Whether all numbers are zero or infinite (or at float16's limit), and both occur: attention masks are so."""
+    hidden = max(count.infinite, count.saturated)
+    return count.zero > 0 and hidden > 0 and count.zero + hidden == count.counted_bytes // storage.item_bytes
 
 
 def number_facts(counts: Mapping[int, Counts]) -> dict[str, Fact]:

@@ -1,0 +1,93 @@
+"""Which tensors of a checkpoint are weights, which are an optimizer's state, and which are only kept beside them.
+
+Names are all that a file says of it: a state dict does not tell parameters from buffers. What is not known to be
+something else is a weight, so that what is wrong with it is not passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+from mlsync.formats.layout import Tensor
+
+#: noted: bookkeeping, masks and limits, which may well be infinite.
+Role = Literal["weight", "optimizer", "noted"]
+
+#: Where trainers put a model's state, the one that is used first.
+MODEL_ROOTS = ("ema", "model", "state_dict", "model_state_dict", "module", "net")
+_OPTIMIZERS = re.compile(r"(?:^|_)optim(?:i[sz]er)?s?(?:$|[_A-Z0-9])|^opt_states?$")
+# What a trainer keeps besides: the best score so far (at first infinite), schedules, states of random generators
+_BESIDE = frozenset(
+    {
+        *(
+            "callbacks",
+            "loops",
+            "hyper_parameters",
+            "hparams",
+            "train_args",
+            "args",
+            "config",
+            "cfg",
+            "meta",
+            "metadata",
+        ),
+        *("lr_scheduler", "lr_schedulers", "scheduler", "schedulers", "lr_sched", "sched", "scaler", "grad_scaler"),
+        *("meta", "metadata", "metrics", "train_metrics", "train_results", "history", "progress", "stats"),
+        *("rng", "rng_state", "rng_states", "random_state", "random_states"),
+    }
+)
+_MOMENTS = r"exp_\w+|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|acc_delta|state[12]|prev|sum|step"
+_MOMENT = re.compile(rf"(?:^|\.)state\.(?:\d+\.(?!weight$|bias$)\w+|(?:.*\.)?(?:{_MOMENTS}))$", re.DOTALL)
+_LIMIT = re.compile(r"(?:^|_)(?:masks?|masked_bias|thresh(?:old)?s?)$|^(?:min|max)_vals?$")
+_SCORE = re.compile(r"(?:^|_)(?:best|loss|metric|score|fitness|kth|min|max|patience)(?:$|_)")
+_PARTS = 3  # of a name, in which an optimizer's name is looked for
+
+
+def roles_of(tensors: Sequence[Tensor]) -> list[Role]:
+    """The role of each tensor, in their order."""
+    roots: dict[str, Role | None] = {}
+    names = [tensor.name for tensor in tensors]
+    for name in names:
+        root = name.partition(".")[0]
+        if root not in roots:
+            roots[root] = _of_root(root)
+    has_model = any(root in roots for root in MODEL_ROOTS)
+    return [_role(tensor, roots[tensor.name.partition(".")[0]], has_model=has_model) for tensor in tensors]
+
+
+def is_optimizers(key: str) -> bool:
+    """Whether something by the name of *key* is an optimizer's, by the name alone."""
+    return _OPTIMIZERS.search(key) is not None
+
+
+def _of_root(root: str) -> Role | None:
+    """What all below a top-level name is; ``None`` where the rest of the name decides."""
+    if is_optimizers(root):
+        return "optimizer"
+    return "noted" if root in _BESIDE else None
+
+
+def _role(tensor: Tensor, of_root: Role | None, *, has_model: bool) -> Role:
+    if of_root is not None:
+        return of_root
+    name = tensor.name
+    root, dot, rest = name.partition(".")
+    leaf = name.rpartition(".")[2]
+    if root not in MODEL_ROOTS and dot:
+        if "state." in name and _MOMENT.search(name):
+            return "optimizer"
+        if "opt" in rest and any(is_optimizers(part) for part in name.split(".", _PARTS)[1:_PARTS] if part != leaf):
+            return "optimizer"
+    if leaf not in ("weight", "bias") and _is_limit(tensor, leaf, alone=has_model and not dot):
+        return "noted"
+    return "weight"
+
+
+def _is_limit(tensor: Tensor, leaf: str, *, alone: bool) -> bool:
+    """Whether a tensor is a mask or a limit by its name, or one number that a trainer keeps beside the model."""
+    if _LIMIT.search(leaf):
+        return True
+    return (alone or _SCORE.search(leaf) is not None) and prod(tensor.shape) == 1

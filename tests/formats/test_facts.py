@@ -1,0 +1,129 @@
+"""What a checkpoint says of itself, however its trainer calls it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from checkpoint_files import MemorySource, network, torch_bytes
+from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.layout import Fact
+from mlsync.formats.sniff import identify
+
+MADE = Path(__file__).parent / "made"
+
+
+def facts_of(content: object, **saving: object) -> dict[str, Fact]:
+    """The facts of what torch saves."""
+    return facts_in(torch_bytes(content, **saving))
+
+
+def facts_in(data: bytes) -> dict[str, Fact]:
+    source = MemorySource(data)
+    found = read_content(source, read_layout(source, identify(source, b"last.pt")))
+    return found.facts
+
+
+def trained() -> torch.optim.Optimizer:
+    """An optimizer with moments."""
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.randn(3, 4)).sum().backward()
+    optimizer.step()
+    return optimizer
+
+
+WEIGHTS = torch.nn.Linear(4, 2).state_dict()
+STATE = trained().state_dict()
+RESUMABLE = {
+    "opt": {"model": WEIGHTS, "opt": STATE},
+    "optim": {"model": WEIGHTS, "optim": STATE},
+    "optim_state_dict": {"model_state_dict": WEIGHTS, "optim_state_dict": STATE},
+    "two": {"g": WEIGHTS, "d": torch.nn.Linear(4, 2).state_dict(), "opt_g": STATE, "opt_d": STATE},
+    "nested": {"checkpoint": {"model": WEIGHTS, "opt": STATE}},
+    "tuple": (WEIGHTS, STATE, 7),
+    "list": [{"model": WEIGHTS, "training": [STATE]}],
+    "sharded": {"model": WEIGHTS, "optim": {"state": {"weight": {"exp_avg": torch.ones(2, 4)}}}},
+    "flat": {"model.weight": torch.ones(2), "optimizer.state.weight.exp_avg": torch.ones(2)},
+}
+
+
+@pytest.mark.parametrize("content", RESUMABLE.values(), ids=RESUMABLE.keys())
+def test_an_optimizer_is_found_by_whatever_name_it_is_kept(content):
+    """A checkpoint with an optimizer's state is resumable, and the state's moments are no parameters."""
+    facts = facts_of(content)
+    assert (facts["has_optimizer"], facts["resumable"]) == (True, True)
+    weights = 2 if "model.weight" in content else (4 * 2 + 2) * (2 if "opt_d" in content else 1)
+    assert facts["parameter_count"] == weights
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": WEIGHTS, "optimizer": None, "optimizer_states": [], "optim": {}},
+        {"model": WEIGHTS, "optimizer": "adamw", "optimizer_name": "adamw", "optimizer_args": {"lr": 0.1}},
+        {"model": WEIGHTS, "opt": {"lr": 0.1, "name": "adamw"}},
+        {"opt_model.weight": torch.ones(2), "state": torch.ones(2)},
+    ],
+)
+def test_settings_and_what_is_empty_are_no_optimizer(content):
+    """Names of optimizers, their settings, and stripped states are nothing that training can go on from."""
+    assert facts_of(content)["resumable"] is False
+
+
+PROGRESS = {
+    "numbers": {"epoch": 3, "step": 70},
+    "tensors": {"epoch": torch.tensor(3), "step": torch.tensor(70, dtype=torch.int32)},
+    "one of many": {"epoch": torch.arange(9)[3], "step": torch.tensor([70.0])},
+    "numpy": {"epoch": np.int64(3), "step": np.float64(70)},
+    "meta": {"meta": {"epoch": 3, "iter": 70, "config": "x"}},
+    "iter_num": {"epochs_run": 3, "iter_num": 70},
+    "steps": {"epoch": "three", "current_epoch": 3, "steps": 70},
+    "nested": {"trainer_state": {"epoch": 3, "global_step": 70}},
+}
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("progress", PROGRESS.values(), ids=PROGRESS.keys())
+def test_epoch_and_step_are_found_where_trainers_keep_them(progress, is_zip):
+    """Numbers and tensors of one element, at the top or below it, by their usual names."""
+    facts = facts_of({"model": WEIGHTS, **progress}, _use_new_zipfile_serialization=is_zip)
+    assert (facts["epoch"], facts["step"]) == (3, 70)
+
+
+def test_tensors_of_two_files_alike_but_for_their_numbers_are_told_apart():
+    """Two saves of one layout, whose pickles are the same, have each the epoch that its own bytes tell."""
+    found = [facts_of({"model": WEIGHTS, "epoch": torch.tensor(epoch)})["epoch"] for epoch in (3, 4)]
+    assert found == [3, 4]
+
+
+@pytest.mark.parametrize("value", [torch.tensor([1, 2]), torch.tensor(float("nan")), torch.zeros(0), torch.ones(2, 2)])
+def test_a_tensor_that_is_no_number_is_no_fact(value):
+    """Several numbers, none, or NaN are no epoch."""
+    assert "epoch" not in facts_of({"model": WEIGHTS, "epoch": value})
+
+
+def test_deep_and_wide_objects_are_looked_into_within_bounds():
+    """Lists in lists without end, and very many, cost a bounded look and give no optimizer."""
+    deep: object = STATE
+    for _ in range(50):
+        deep = [deep]
+    assert facts_of({"a": deep, "b": [[[] for _ in range(300)] for _ in range(300)]})["has_optimizer"] is False
+
+
+def test_the_state_of_accelerate_is_known():
+    """What ``Accelerator.save_state`` wrote: the optimizer's file says that it is one, the weights count."""
+    directory = MADE / "accelerate-save-state"
+    optimizer = facts_in((directory / "optimizer.bin").read_bytes())
+    assert (optimizer["has_optimizer"], optimizer["parameter_count"]) == (True, 0)
+    assert facts_in((directory / "model.safetensors").read_bytes())["parameter_count"] == 4 * 2 + 2
+
+
+def test_the_model_of_a_pickled_module_is_counted():
+    """A whole module counts with its buffers, its average not beside it."""
+    model = network()
+    count = facts_of({"model": model})["parameter_count"]
+    assert facts_of({"generator": model, "generator_ema": network()})["parameter_count"] == count
