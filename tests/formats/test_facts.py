@@ -10,7 +10,9 @@ import torch
 
 from checkpoint_files import MemorySource, network, torch_bytes
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.facts import torch_facts
 from mlsync.formats.layout import Fact
+from mlsync.formats.pickle_machine import Call, Global, Pairs
 from mlsync.formats.sniff import identify
 
 MADE = Path(__file__).parent / "made"
@@ -112,6 +114,26 @@ def test_deep_and_wide_objects_are_looked_into_within_bounds():
     for _ in range(50):
         deep = [deep]
     assert facts_of({"a": deep, "b": [[[] for _ in range(300)] for _ in range(300)]})["has_optimizer"] is False
+
+
+def test_an_object_that_a_thousand_others_share_is_looked_at_once():
+    """Twenty thousand objects with one large state cost no twenty thousand looks at it."""
+    state = Pairs(part for number in range(1000) for part in (str(number), number))
+    looks: list[int] = []
+
+    class Counted(Pairs):
+        def __getitem__(self, place):
+            looks.append(1)
+            return super().__getitem__(place)
+
+    shared = Counted(state)
+    calls: list[object] = []
+    for _ in range(900):
+        call = Call(Global("a", "b"), ())
+        call.touch().state = shared
+        calls.append(call)
+    assert torch_facts(calls)["has_optimizer"] is False
+    assert len(looks) <= 4
 
 
 def test_the_state_of_accelerate_is_known():

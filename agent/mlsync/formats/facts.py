@@ -188,7 +188,12 @@ def _is_state(value: object) -> bool:
 
 
 def _is_optimizer_state(node: object) -> bool:
-    return isinstance(node, Pairs) and node[::2].count("param_groups") > 0 and node[::2].count("state") > 0
+    """Whether it is what ``state_dict`` of an optimizer gives; a large one is not, and may be met many times."""
+    return isinstance(node, Pairs) and len(node) <= 2 * _PARTS_MAX and _OPTIMIZER_STATE <= _texts(node)
+
+
+def _texts(node: Pairs) -> set[str]:
+    return {key for key in node[::2] if isinstance(key, str)}
 
 
 def _nodes(root: object) -> Iterator[object]:
@@ -204,7 +209,7 @@ def _nodes(root: object) -> Iterator[object]:
             seen.add(id(node))
             parts = _parts(node)
             looks -= 1 + len(parts)
-            yield from (part for part in (node, *_attributes(node)) if isinstance(part, (Pairs, list, tuple)))
+            yield node
             below += [part for part in parts if isinstance(part, (Pairs, list, tuple, Call))]
         level = below
 
