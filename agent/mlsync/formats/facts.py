@@ -189,7 +189,7 @@ def _is_state(value: object) -> bool:
 
 def _is_optimizer_state(node: object) -> bool:
     """Whether it is what ``state_dict`` of an optimizer gives; a large one is not, and may be met many times."""
-    return isinstance(node, Pairs) and len(node) <= 2 * _PARTS_MAX and _OPTIMIZER_STATE <= _texts(node)
+    return isinstance(node, Pairs) and len(node) <= 2 * _PARTS_MAX and _texts(node) >= _OPTIMIZER_STATE
 
 
 def _texts(node: Pairs) -> set[str]:
