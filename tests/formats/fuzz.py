@@ -62,6 +62,14 @@ class Target(NamedTuple):
     check: Callable[[bytes], None]
 
 
+MADE = Path(__file__).with_name("made")
+
+
+def pickle_files() -> list[bytes]:
+    """Bare pickles, of pickle itself and of joblib."""
+    return [path.read_bytes() for pattern in ("*.pkl", "*.joblib") for path in sorted(MADE.glob(pattern))]
+
+
 # ---------------------------------------------------------------- what must hold
 
 
@@ -251,6 +259,7 @@ TARGETS = {
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
     "pt2-table": Target(lambda: [program_table()], check_table),
     "pickle": Target(lambda: [parts_of(data)["archive/data.pkl"] for data in zip_files()[:2]], check_pickle),
+    "bare-pickle": Target(pickle_files, container("pickle")),
     "dcp-shard": Target(lambda: [shard_files()[0]], check_shard),
     "dcp-metadata": Target(lambda: [shard_files()[1]], check_metadata),
     "name": Target(lambda: [*zip_files(), *legacy_files()[:1], *npz_files(), shard_files()[1]], check_name),

@@ -20,6 +20,7 @@ import pytest
 
 from checkpoint_files import MemorySource, rezipped, with_pickle
 from mlsync.formats import (
+    bare_pickle,
     dcp_metadata,
     gguf,
     legacy_torch,
@@ -42,6 +43,9 @@ SHARE = 8
 DOCUMENT = Path(__file__, "../../../docs/checkpoints.md").resolve()
 BOUNDS = {
     "PICKLE_BYTES_MAX": (pickle_machine, torch_content, dcp_metadata, legacy_torch),
+    "OPCODES_BYTES_MAX": (bare_pickle,),
+    "_FIRST_BYTES": (bare_pickle,),
+    "ARRAYS_MAX": (bare_pickle,),
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
@@ -143,6 +147,19 @@ def test_a_torch_file_takes_no_more_than_is_stated(make):
     """Whatever a pickle makes, the whole look at its file stays below the figure in the document."""
     content = with_pickle(make(), b"")
     assert peak_of(looked_into(content, b"a.pt")) < stated_bytes("torch zip")
+
+
+def raw_stretches() -> bytes:
+    """As many raw stretches as the graph has room for, each an array of its own."""
+    one = b"cnumpy\n_frombuffer\n(B\0\4\0\0" + bytes(1024) + b"cnumpy\ndtype\n(X\2\0\0\0i1tRM\0\4\x85X\1\0\0\0CtR"
+    return b"\x80\x04](" + one * 12_000 + b"e."
+
+
+@pytest.mark.parametrize("make", [*PICKLES.values(), raw_stretches], ids=[*PICKLES.keys(), "raw stretches"])
+def test_a_bare_pickle_takes_no_more_than_is_stated(make):
+    """So it is where the pickle is all of the file, and where raw bytes are left in it."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.pkl")) < stated_bytes("bare pickle, joblib")
 
 
 def distributed_metadata() -> bytes:

@@ -244,7 +244,7 @@ UNFOUND = {
     "npz": UNFOUND_IN_ZIP | {"directory": "swap"},  # entries in another order
     "compressed npz": {"record head": "flip", "padding": "flip zero swap", "directory": "swap"},
     "compressed torch": {"record head": "flip", "first bytes": "truncate"},
-    "torch-legacy": {"first bytes": "flip truncate shift swap", "tensor": "flip zero swap"},  # then a bare pickle
+    "torch-legacy": {"first bytes": "flip shift swap", "tensor": "flip zero swap"},  # then a bare pickle
     "safetensors": {"directory": "flip", "tensor": "flip zero swap"},
     "gguf": {"keys": "flip", "directory": "flip", "tensor": "flip zero swap"},
     "dcp": UNFOUND_IN_ZIP | {"end": "flip"},

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
@@ -15,23 +18,26 @@ from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
 #: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``.
-NOT_UNDERSTOOD = frozenset({"dcp", "pickle"})
+NOT_UNDERSTOOD = frozenset({"dcp"})
 #: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
 METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
+_LAYOUTS: dict[str, Callable[[ByteSource], Layout]] = {
+    "gguf": read_gguf_layout,
+    "pickle": read_pickle_layout,
+    "safetensors": read_safetensors_layout,
+    "torch-legacy": read_legacy_layout,
+}
 
 
 def read_layout(source: ByteSource, container: str) -> Layout:
     """Level 1 of a file that ``identify`` called *container*; raises ``ContainerBroken``."""
     if container in NOT_UNDERSTOOD:
         return Layout(container, source.size_bytes, ())
-    if container == "safetensors":
-        return read_safetensors_layout(source)
     if container in METADATA:
         return read_dcp_metadata_layout(source, container)
-    if container == "torch-legacy":
-        return read_legacy_layout(source)
-    if container == "gguf":
-        return read_gguf_layout(source)
+    reader = _LAYOUTS.get(container)
+    if reader is not None:
+        return reader(source)
     layout = read_zip_layout(source, container)
     if container == "torch-zip" and not any(extent.name.endswith("/data.pkl") for extent in layout.extents):
         msg = "no data.pkl: what wrote it raised, or was interrupted, before it was done"
@@ -43,6 +49,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if isinstance(layout, GgufLayout):
         return read_gguf_content(layout)
+    if isinstance(layout, PickleLayout):
+        return with_counts(read_pickle_content(layout))
     if layout.container in METADATA:
         return read_dcp_metadata_content(source, is_part=layout.container == "dcp-rank-metadata")
     content = _read_tensors(source, layout)

@@ -97,8 +97,8 @@ class Number(NamedTuple):
 class Content:
     """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...).
 
-    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed. *numbers*
-    are facts that are not read yet.
+    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed, and
+    *aside_count* arrays whose numbers nobody can look at here. *numbers* are facts that are not read yet.
     """
 
     storages: tuple[Storage, ...]
@@ -106,3 +106,4 @@ class Content:
     facts: dict[str, Fact] = field(default_factory=dict)
     packed_count: int = 0
     numbers: tuple[Number, ...] = ()
+    aside_count: int = 0

@@ -133,19 +133,16 @@ def read_pickle(data: bytes, start: int = 0) -> tuple[object, int]:
     return unpickle(data, start)[:2]
 
 
-def unpickle(data: bytes, start: int = 0) -> Unpickled:
-    """All of the pickle at *start*; ``PickleCutShort`` where more bytes might make it whole."""
+def unpickle(data: bytes, start: int = 0, room_bytes: int | None = None) -> Unpickled:
+    """All of the pickle at *start*; ``PickleCutShort`` where more bytes might make it whole.
+
+    Its graph may take *room_bytes*, ``GRAPH_BYTES_MAX`` if not told otherwise.
+    """
     if len(data) - start > PICKLE_BYTES_MAX:
         msg = f"pickle of {len(data) - start} bytes is larger than is checked"
         raise NotChecked(msg, offset=start)
-    machine = _Machine(data, start)
-    try:
-        root, end = machine.run()
-    except (_Refused, IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
-        if _is_cut_short(error, machine):
-            raise PickleCutShort("pickle: cut short", offset=machine.at) from None
-        msg = f"pickle: {_reason(error)}"
-        raise ContainerBroken(msg, offset=machine.at) from None
+    machine = _Machine(data, start, GRAPH_BYTES_MAX if room_bytes is None else room_bytes)
+    root, end = machine.finish()
     return Unpickled(root, end, machine.persistents)
 
 
@@ -178,10 +175,11 @@ def _reason(error: Exception) -> str:
 class _Machine:
     """The pickle machine's registers; rare opcodes have a method each."""
 
-    __slots__ = ("at", "data", "memo", "outer", "persistents", "stack")
+    __slots__ = ("at", "data", "memo", "outer", "persistents", "room_bytes", "stack")
 
-    def __init__(self, data: bytes, start: int) -> None:
+    def __init__(self, data: bytes, start: int, room_bytes: int) -> None:
         self.data = data
+        self.room_bytes = room_bytes
         self.at = start
         self.stack: list[Any] = []
         self.outer: list[list[Any]] = []  # the stacks below each open mark
@@ -190,6 +188,16 @@ class _Machine:
         self.memo: list[Any] | dict[int, Any] = []
         self.persistents: list[Persistent] = []
 
+    def finish(self) -> tuple[object, int]:
+        """The object graph and the offset behind its STOP; ``ContainerBroken`` if the bytes are no pickle."""
+        try:
+            return self.run()
+        except (_Refused, IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
+            if _is_cut_short(error, self):
+                raise PickleCutShort("pickle: cut short", offset=self.at) from None
+            msg = f"pickle: {_reason(error)}"
+            raise ContainerBroken(msg, offset=self.at) from None
+
     def run(self) -> tuple[object, int]:  # noqa: C901, PLR0912, PLR0915 - one loop, for the reason below
         """Execute up to STOP.
 
@@ -197,8 +205,9 @@ class _Machine:
         and what follows another one as a rule is done with it: a method and a turn for each takes twice the time.
         """
         data, size, memo, outer = self.data, len(self.data), self.memo, self.outer
-        at, stack, left_bytes = self.at, self.stack, GRAPH_BYTES_MAX
+        at, stack, left_bytes = self.at, self.stack, self.room_bytes
         made: Any
+        turn = 0
         try:
             for turn in range(TURNS_MAX):
                 opcode = data[at]
@@ -323,6 +332,7 @@ class _Machine:
                 raise NotChecked(msg, offset=at)
         finally:
             self.at, self.stack = at, stack
+            self.room_bytes = left_bytes - turn * _TURN_BYTES
         return self.stop()
 
     def put(self, index: int, value: object) -> list[Any] | dict[int, Any]:
@@ -442,14 +452,18 @@ class _Machine:
     def op_unicode8(self) -> None:
         self.stack.append(self.take(self.number(8)).decode("utf-8", "surrogatepass"))
 
+    def push_bytes(self, length: int) -> None:
+        """Put the next *length* bytes on the stack."""
+        self.stack.append(self.take(length))
+
     def op_bytes1(self) -> None:
         self.stack.append(self.take(self.number(1)))
 
     def op_bytes4(self) -> None:
-        self.stack.append(self.take(self.number(4)))
+        self.push_bytes(self.number(4))
 
     def op_bytes8(self) -> None:
-        self.stack.append(self.take(self.number(8)))
+        self.push_bytes(self.number(8))
 
     # Stack and memo
 
@@ -586,6 +600,10 @@ class _Machine:
         if type(target) is not Call:
             raise _Refused("sets the state of what is no object")
         target.touch().state = state
+        self.built(target)
+
+    def built(self, made: Call) -> None:
+        """An object has got its state; who reads a format in which something else follows then looks here."""
 
     def op_persid(self) -> None:
         self.persistents.append(Persistent(self.line().decode("ascii")))
@@ -598,12 +616,19 @@ class _Machine:
             raise _Refused("unknown protocol")
 
     def op_frame(self) -> None:
-        if self.number(8) > len(self.data) - self.at:
+        if self.number(8) > self.rest_bytes():
             raise _CutShort
+
+    def rest_bytes(self) -> int:
+        """How many bytes there are from here on."""
+        return len(self.data) - self.at
 
     def op_unknown(self) -> None:
         raise _Refused(f"opcode 0x{self.data[self.at - 1]:02x} is not allowed")
 
+
+#: For those who read what lies between the opcodes of a file.
+Machine = _Machine
 
 # EXT1, EXT2, EXT4 (a registry of the process) and NEXT_BUFFER, READONLY_BUFFER (bytes from elsewhere) are left out on
 # purpose: no checkpoint holds them, and what they mean is not in the file.

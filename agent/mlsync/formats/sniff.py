@@ -18,6 +18,8 @@ _LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j
 _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
 _RANK_METADATA = re.compile(rb"__\d{1,9}\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
+_PICKLE_NAME = re.compile(rb".*\.(pkl|pickle|joblib)", re.IGNORECASE | re.DOTALL)
+_FRAME = re.compile(rb"\x80[\x04\x05]\x95(.{8})", re.DOTALL)
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
 # All that torch.save writes around a pickle: where nothing else is there it raised, or was interrupted, before that
 _AROUND_PICKLE = re.compile(
@@ -62,7 +64,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return "dcp-rank-metadata" if is_ranks else "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
-    shown = _by_head(head, source.size_bytes, promised)
+    shown = _by_head(head, source.size_bytes, promised) or _pickle(head, source.size_bytes, path)
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
         return None
@@ -125,6 +127,14 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
         return "safetensors"
     # A bare pickle says nothing by itself; under torch's name it is what torch.load would try
     return "pickle" if promised == "torch-zip" and _PICKLE.match(head) else None
+
+
+def _pickle(head: bytes, size_bytes: int, path: bytes) -> str | None:
+    """A pickle by its name, or by a first frame that lies inside of the file."""
+    frame = _FRAME.match(head)
+    if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
+        return "pickle"
+    return "pickle" if _PICKLE_NAME.fullmatch(path) and _PICKLE.match(head) else None
 
 
 def _begins_safetensors(head: bytes, size_bytes: int) -> bool:
