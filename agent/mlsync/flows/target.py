@@ -126,7 +126,7 @@ class Target:
             self._directories[entry.path] = self._make_directory(entry.path)
 
     def _make_directory(self, path: bytes) -> _Directory:
-        with self.root.beside(path) as (parent, name):
+        with self._beside(path) as (parent, name):
             try:
                 os.mkdir(name, 0o700, dir_fd=parent)
                 is_made = True

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mlsync.errors import Damage, ObjectArchived
 from mlsync.flows.candidate import Candidate
 from mlsync.flows.one_save import Doubt, Save
 from mlsync.flows.proving import Judged
@@ -81,8 +82,9 @@ class WholeUnits:
                 self._doubt(save.unit, doubt)
 
     def _save(self, unit: Unit) -> Save:
-        base = self._candidate.base.entries
-        return Save(unit, self._candidate.by_path, self._last(unit), base)
+        base, now = self._candidate.base.entries, self._candidate.by_path
+        # A copy: what is refused later is no entry of the candidate any more, and was read all the same.
+        return Save(unit, {path: now[path] for path in unit.members}, self._last(unit), base)
 
     def _wait(self, saves: Iterable[Save]) -> None:
         """Let time pass where that may be all that is needed: a writer that pauses is as silent as one that is done."""
@@ -127,9 +129,15 @@ class WholeUnits:
         yield from (base[path] for path in members if path in base)
 
     def _last(self, unit: Unit) -> Unit | None:
-        """Return the checkpoint as the last version has it, the whole one if there are several."""
+        """Return the checkpoint as the last version has it, the whole one if there are several.
+
+        ``None`` also where the store does not give back what tells of it: a pack that is lost or cold stops no version.
+        """
         base = self._candidate.base.entries
-        before = units_around([path for path in unit.members if path in base], base, self._reader)
+        try:
+            before = units_around([path for path in unit.members if path in base], base, self._reader)
+        except (Damage, ObjectArchived):
+            return None
         same = [old for old in before if (old.directory, old.kind) == (unit.directory, unit.kind)]
         return min(same, key=lambda old: old.lacking is not None, default=None)
 
