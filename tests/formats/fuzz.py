@@ -45,6 +45,7 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
 from mlsync.formats.dcp_shard import read_dcp_shard
 from mlsync.formats.layout import ContainerBroken, Content, Layout
+from mlsync.formats.onnx import read_external
 from mlsync.formats.sharded import find_units
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
@@ -109,6 +110,13 @@ def container(name: str) -> Callable[[bytes], None]:
 def check_pickle(data: bytes) -> None:
     """A pickle in a zip whose checksums are right."""
     container("torch-zip")(with_pickle(data, bytes(24), bytes(4)))
+
+
+def check_onnx(data: bytes) -> None:
+    """A graph by itself, and for where its tensors lie."""
+    container("onnx")(data)
+    with contextlib.suppress(ContainerBroken):
+        read_external(data)
 
 
 def program_table() -> bytes:
@@ -256,6 +264,7 @@ TARGETS = {
         lambda: [gguf_bytes({"general.name": "n", "tokens": ["a", "b"], "nested": [[1]]}, gguf_tensors()[1:])],
         container("gguf"),
     ),
+    "onnx": Target(lambda: made("model.onnx", "kinds.onnx", "outside.onnx"), check_onnx),
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
     "pt2-table": Target(lambda: [program_table()], check_table),
     "pickle": Target(lambda: [parts_of(data)["archive/data.pkl"] for data in zip_files()[:2]], check_pickle),

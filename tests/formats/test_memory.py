@@ -25,6 +25,7 @@ from mlsync.formats import (
     gguf,
     legacy_torch,
     npz,
+    onnx,
     pickle_machine,
     pt2,
     safetensors,
@@ -49,7 +50,8 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx),
+    "PARTS_MAX": (onnx,),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
@@ -288,6 +290,41 @@ def test_an_exported_program_takes_no_more_than_is_stated(make):
     """Whatever its tables hold, the whole look at a file stays below the figure in the document."""
     content = make()
     assert peak_of(looked_into(content, b"a.pt2")) < stated_bytes("exported program")
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes."""
+    length = len(data)
+    sizes = bytes([length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14 & 0x7F | 0x80, length >> 21])
+    return bytes([number << 3 | 2]) + sizes + data
+
+
+def graph_of(*fields: bytes) -> bytes:
+    """A model of one graph."""
+    return b"\x08\x09" + field(7, b"".join(fields)) + field(8, b"")
+
+
+WIDE = b"a" * 900 + "\U0001f600".encode()
+GRAPHS = {
+    "tensors": lambda: graph_of(*(field(5, b"\x10\x01\x08\x00") for _ in range(60_000))),
+    "named tensors": lambda: graph_of(*(field(5, b"\x10\x01\x08\x00" + field(8, b"%08d" % n)) for n in range(60_000))),
+    "dimensions": lambda: graph_of(*(field(5, b"\x10\x01" + b"\x08\x00" * 64) for _ in range(3_000))),
+    "wide names": lambda: graph_of(
+        *(field(5, field(8, b"%d" % n + b"a" * 900 + "\U0001f600".encode())) for n in range(2_000))
+    ),
+    "entries": lambda: graph_of(field(5, b"".join(field(13, field(1, b"%d" % n)) for n in range(60_000)))),
+    "one tensor's dimensions": lambda: graph_of(field(5, field(1, bytes(1_000_000)))),
+}
+
+
+@pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS.keys())
+def test_an_onnx_file_takes_no_more_than_is_stated(make):
+    """Whatever its graph holds, the whole look at a file stays below the figure in the document."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.onnx")) < stated_bytes("ONNX")
 
 
 # ---------------------------------------------------------------- GGUF

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Final
 
 from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
@@ -11,6 +12,7 @@ from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
+from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.torch_content import read_torch_content
@@ -21,11 +23,18 @@ from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 NOT_UNDERSTOOD = frozenset({"dcp"})
 #: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
 METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
-_LAYOUTS: dict[str, Callable[[ByteSource], Layout]] = {
+_LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "gguf": read_gguf_layout,
+    "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
     "torch-legacy": read_legacy_layout,
+}
+
+_ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | None]]] = {
+    "torch-zip": read_torch_content,
+    "npz": read_npz_content,
+    "pt2": read_pt2_content,
 }
 
 
@@ -62,12 +71,10 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_safetensors_content(source, layout)
     if layout.container == "torch-legacy":
         return read_legacy_content(source, layout)
-    if isinstance(layout, ZipLayout) and layout.container == "torch-zip":
-        return read_torch_content(source, layout)
-    if isinstance(layout, ZipLayout) and layout.container == "npz":
-        return read_npz_content(source, layout)
-    if isinstance(layout, ZipLayout) and layout.container == "pt2":
-        return read_pt2_content(source, layout)
+    if isinstance(layout, ZipLayout) and layout.container in _ZIP_CONTENTS:
+        return _ZIP_CONTENTS[layout.container](source, layout)
+    if isinstance(layout, OnnxLayout):
+        return read_onnx_content(layout)
     return None
 
 

@@ -105,7 +105,7 @@ def read_pt2_content(source: ByteSource, layout: ZipLayout) -> Content | None:
     if aside:
         facts["unchecked_weight_count"] = aside
     storages.sort(key=lambda storage: storage.offset)
-    return Content(tuple(storages), tuple(tensors), facts, aside)
+    return Content(tuple(storages), tuple(tensors), facts, aside_count=aside)
 
 
 def _add_table(source: ByteSource, layout: ZipLayout, extent: Extent, folder: str, records: _Weights) -> int:

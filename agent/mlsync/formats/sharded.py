@@ -23,6 +23,7 @@ from mlsync.formats.dcp_metadata import (
     read_dcp_metadata,
 )
 from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.onnx import read_external
 
 #: Reads a file of the listing whole if it has at most so many bytes; ``None`` if it cannot be read, or has more.
 ReadSmall = Callable[[bytes, int], bytes | None]
@@ -35,6 +36,8 @@ _PARSED_BYTES = {b"{": 240, b"[": 90, b",": 32, b":": 32, b'"': 20}
 # Of all files together; what lies behind it was not looked at, and says so
 READ_BYTES_MAX = 512 << 20
 _TRACKER_BYTES_MAX = 1024
+# A graph whose tensors lie elsewhere has some MiB at most; one that holds them is of no interest here
+_ONNX_BYTES_MAX = 8 << 20
 _COUNT_MAX = 1 << 63
 
 _INDEX = re.compile(rb".*\.(safetensors|bin)\.index\.json", re.DOTALL)
@@ -62,8 +65,8 @@ _MEGATRON_TRACKER = b"latest_checkpointed_iteration.txt"
 class Unit(NamedTuple):
     """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
 
-    *kind* is "dcp", "huggingface-weights", "huggingface-trainer", "deepspeed" or "megatron". Paths are those of the
-    listing; *members* are the files that are there, in order.
+    *kind* is "dcp", "huggingface-weights", "huggingface-trainer", "deepspeed", "megatron" or "onnx". Paths are those of
+    the listing; *members* are the files that are there, in order.
     """
 
     kind: str
@@ -84,6 +87,7 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
         inner += _distributed(tree, directory)
         inner += _indexed(tree, directory)
         inner += _deepspeed(tree, directory)
+        inner += _onnx(tree, directory)
         outer += _megatron(tree, directory)
         outer += _trainer(tree, directory)
     return sorted(_absorbed(inner, outer))
@@ -248,6 +252,35 @@ def _check_ranks_metadata(parts: Sequence[DcpMetadata], shards: Iterable[bytes],
         return f"metadata of {len(parts)} ranks: {fault}"
     ranks = {rank for name in about if (rank := rank_of_metadata(name)) is not None}
     return _missing_rank(ranks, "__{}.metadata")
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+def _onnx(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A graph whose tensors lie in files beside it, in its directory or below."""
+    for name in tree.directories[directory]:
+        path = _join(directory, name)
+        if not name.lower().endswith(b".onnx") or tree.files[path] > _ONNX_BYTES_MAX:
+            continue
+        try:
+            needed = {
+                os.fsencode(place.removeprefix("./")): size
+                for place, size in read_external(tree.read(path) or b"").items()
+            }
+        except (ContainerBroken, UnicodeEncodeError):
+            continue  # which is this file's own fault, and is told of it
+        if needed:
+            places = {_join(directory, place): size for place, size in needed.items()}
+            lacking = next(
+                (
+                    f"{_shown(place)} is missing" if place not in tree.files else f"{_shown(place)} is too short"
+                    for place, size in sorted(places.items())
+                    if tree.files.get(place, -1) < size
+                ),
+                None,
+            )
+            yield _unit("onnx", directory, (place for place in (path, *places) if place in tree.files), lacking)
 
 
 # ---------------------------------------------------------------- Hugging Face

@@ -25,6 +25,8 @@ _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version
 _AROUND_PICKLE = re.compile(
     r"[^/]+/(version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)|data/\d+)"
 )
+# The version of the format, then who wrote it; there is no magic number
+_ONNX = re.compile(rb"\x08[\x03-\x20]\x12[\x01-\x28](pytorch|tf2onnx|skl2onnx|onnx|keras2onnx|OnnxMLTools|Paddle)")
 _PROMISED_BY_NAME = (
     (re.compile(rb".*\.(pt|pth|ckpt|pth\.tar|pyth|th|ptl|jit)", re.IGNORECASE | re.DOTALL), "torch-zip"),
     (re.compile(rb".*\.(pt2|keras)", re.IGNORECASE | re.DOTALL), "zip"),
@@ -34,6 +36,7 @@ _PROMISED_BY_NAME = (
     ),
     (re.compile(rb".*\.(safetensors|sft)", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
+    (re.compile(rb".*\.onnx", re.IGNORECASE | re.DOTALL), "onnx"),
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
 )
 # Other programs use these endings too: what plainly is something else is none of torch's, nor of the others'
@@ -123,6 +126,8 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
         return "torch-legacy"
     if head[:4] == b"GGUF":
         return "gguf"
+    if _ONNX.match(head):
+        return "onnx"
     if _begins_safetensors(head, size_bytes):
         return "safetensors"
     # A bare pickle says nothing by itself; under torch's name it is what torch.load would try
