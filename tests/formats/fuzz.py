@@ -87,7 +87,7 @@ def check_answer(source: MemorySource, layout: Layout, content: Content | None) 
     for storage in content.storages:
         assert 0 <= storage.offset <= storage.offset + storage.length <= source.size_bytes
     for tensor in content.tensors:
-        assert tensor.storage in lengths or content.packed_count
+        assert tensor.storage in lengths or content.packed_count or content.aside_count
         assert all(size >= 0 for size in tensor.shape)
     with contextlib.suppress(UnicodeEncodeError):
         str(content.facts).encode()

@@ -190,7 +190,7 @@ class Prover:
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
             level = min(self._options.level, _level_with_device(content, transfer))
-            findings += _packed_findings(content)
+            findings += _aside_findings(content)
             findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
@@ -359,11 +359,14 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
     return checksums.faults
 
 
-def _packed_findings(content: Content) -> list[Finding]:
-    """What is to be said of tensors whose bytes are not in the file as they are, and were on no device."""
-    if not content.packed_count:
-        return []
-    return [Finding(LEVEL_DEVICE, "note", f"{content.packed_count} tensors are compressed, and went to no device")]
+def _aside_findings(content: Content) -> list[Finding]:
+    """What is to be said of tensors and arrays whose bytes are not in the file as they are, and were on no device."""
+    told = []
+    if content.packed_count:
+        told.append(f"{content.packed_count} tensors are compressed, and went to no device")
+    if content.aside_count:
+        told.append(f"{content.aside_count} arrays were left aside: nobody looked at their numbers")
+    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
 
 
 def _storages_to_send(content: Content) -> Sequence[Storage]:
@@ -374,7 +377,7 @@ def _storages_to_send(content: Content) -> Sequence[Storage]:
 
 
 def _level_with_device(content: Content, transfer: _Transfer) -> int:
-    if content.packed_count:
+    if content.packed_count or content.aside_count:
         return LEVEL_MEANING
     return LEVEL_DEVICE if transfer.uncounted() else LEVEL_NUMBERS
 
