@@ -15,6 +15,7 @@ from proof_python import PROOF_PYTHON
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.errors import (
+    CommandUnavailable,
     DeviceFailed,
     DeviceMissing,
     ProofCrashed,
@@ -401,6 +402,17 @@ def forgetful():
     return Forgetful(), (torch.zeros(1, 4),)
 """
 
+WATCHFUL = """
+
+class Watchful(Model):
+    def forward(self, x):
+        assert str(x.device) == "cuda:1", x.device
+        return super().forward(x)
+
+def watchful():
+    return Watchful(), {"x": torch.zeros(1, 4)}
+"""
+
 
 @pytest.mark.parametrize(("model", "refused"), [("sound", None), ("forgetful", "at least two devices, cuda:0 and cpu")])
 def test_a_state_is_loaded_and_run_on_the_gpu(stand, tmp_path, model, refused):
@@ -416,3 +428,19 @@ def test_a_state_is_loaded_and_run_on_the_gpu(stand, tmp_path, model, refused):
         assert loaded == Loaded()
     else:
         assert refused in loaded.refused
+
+
+def test_a_state_is_loaded_on_the_gpu_of_that_number(stand, tmp_path):
+    """With ``cuda:1`` model and example go to the second GPU; of a machine with one the load is unavailable."""
+    (tmp_path / "models.py").write_text(MODEL + WATCHFUL)
+    state = torch.nn.Module()
+    state.layer = torch.nn.Linear(4, 2)
+    (tmp_path / "a.pt").write_bytes(torch_bytes(state.state_dict()))
+    for gpus in ([ROOMY, ROOMY], [ROOMY]):
+        command = state_dict_command(stand.python(*gpus), "cuda:1", "models:watchful")
+        framework = Framework("state_dict", command, device="cuda:1", environment={"PYTHONPATH": str(tmp_path)})
+        if len(gpus) > 1:
+            assert load(framework, tmp_path / "a.pt", tmp_path, lambda: None) == Loaded()
+        else:
+            with pytest.raises(CommandUnavailable, match="there is no cuda:1, torch sees 1 GPU"):
+                load(framework, tmp_path / "a.pt", tmp_path, lambda: None)

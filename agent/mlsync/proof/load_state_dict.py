@@ -1,6 +1,6 @@
 """Loads a checkpoint's state into a model of the user's and runs it forward once.
 
-Started by path, in the trainer's Python: ``load_state_dict.py PATH auto|cuda|cpu MODULE:CALLABLE``. The callable gives
+Started by path, in the trainer's Python: ``load_state_dict.py PATH DEVICE MODULE:CALLABLE``. The callable gives
 the model with an example of what it is called with (a tensor, or a tuple or dict of arguments); an
 ``example_input_array`` of the model's does for one too. PATH is a file, or a directory: of torch's distributed
 checkpoints, or of Hugging Face's weights in one file or in several with an index. Ends with 0 if the state loads
@@ -13,13 +13,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 # This file's directory is no place for modules of others: its neighbours would be taken for them.
-sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
+sys.path[:] = [place for place in sys.path if place != HERE]
+chosen_device = runpy.run_path(os.path.join(HERE, "load_device.py"))["chosen_device"]
 
 CANNOT_TELL = 75
 NOT_MEANT = 77
@@ -51,15 +54,6 @@ def main() -> None:
     model.eval().to(device)
     with torch.inference_mode():
         run(model, moved(torch, example, device))
-
-
-def chosen_device(torch: Any, wanted: str) -> str:
-    """Return the device by its name for torch."""
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise RuntimeError("torch sees no GPU")
-    return "cpu"
 
 
 def build(name: str) -> Any:

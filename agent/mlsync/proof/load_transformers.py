@@ -1,9 +1,10 @@
 """Loads a directory with ``from_pretrained`` and runs the model forward once.
 
-Started by path, in the trainer's Python: ``load_transformers.py DIRECTORY auto|cuda|cpu``. The class is the one that
-``config.json`` names; no code out of the directory is run but what a pickle of weights holds. Ends with 0 if every
-weight of the model is there, none is left over, and the model runs; with 75 if that cannot be tried here, with 77 if
-the directory describes no model, and otherwise with what a Python ends with that met an exception.
+Started by path, in the trainer's Python: ``load_transformers.py DIRECTORY DEVICE``, the device as ``load_device.py`` has
+it. The class is the one that ``config.json`` names; no code out of the directory is run but what a pickle of weights
+holds. Ends with 0 if every weight of the model is there, none is left over, and the model runs; with 75 if that cannot
+be tried here, with 77 if the directory describes no model, and otherwise with what a Python ends with that met an
+exception.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import inspect
 import json
 import os
 import re
+import runpy
 import sys
 from typing import Any, NoReturn
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 # This file's directory is no place for modules of others: its neighbours would be taken for them.
-sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
+sys.path[:] = [place for place in sys.path if place != HERE]
+chosen_device = runpy.run_path(os.path.join(HERE, "load_device.py"))["chosen_device"]
 
 CANNOT_TELL = 75
 NOT_MEANT = 77
@@ -62,15 +66,6 @@ def described(directory: str) -> str:
     if not any(WEIGHTS.fullmatch(name) for name in os.listdir(directory)):
         leave(NOT_MEANT, "there are no weights beside config.json")
     return str(names[0])
-
-
-def chosen_device(torch: Any, wanted: str) -> str:
-    """Return the device by its name for torch."""
-    if wanted != "cpu" and torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise RuntimeError("torch sees no GPU")
-    return "cpu"
 
 
 def load(kind: Any, directory: str) -> Any:

@@ -1,4 +1,4 @@
-"""Loads a checkpoint as ``YOLO(path)`` does and runs it forward once: ``load_ultralytics.py PATH auto|cuda|cpu``.
+"""Loads a checkpoint as ``YOLO(path)`` does and runs it forward once: ``load_ultralytics.py PATH DEVICE``.
 
 Started by path, in the Python that has Ultralytics. Ends with 0 if it loads and runs, with 75 if that cannot be tried
 here, and otherwise with what a Python ends with that met an exception.
@@ -7,10 +7,13 @@ here, and otherwise with what a Python ends with that met an exception.
 from __future__ import annotations
 
 import os
+import runpy
 import sys
 
+HERE = os.path.dirname(os.path.abspath(__file__))
 # This file's directory is no place for modules of others: its neighbours would be taken for them.
-sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
+sys.path[:] = [place for place in sys.path if place != HERE]
+chosen_device = runpy.run_path(os.path.join(HERE, "load_device.py"))["chosen_device"]
 
 CANNOT_TELL = 75
 SIDE = 64
@@ -19,7 +22,7 @@ CHANNELS = 3
 
 def main() -> None:
     """Load it, and run it forward."""
-    path, device = sys.argv[1:3]
+    path, wanted = sys.argv[1:3]
     # A proof fetches nothing and installs nothing.
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false")
     try:
@@ -27,11 +30,12 @@ def main() -> None:
         from ultralytics import YOLO
     except ImportError as error:
         sys.exit(cannot_tell(f"this Python has no Ultralytics: {error}"))
-    has_cuda = device != "cpu" and torch.cuda.is_available()
-    if device == "cuda" and not has_cuda:
-        sys.exit(cannot_tell("torch sees no GPU"))
     try:
-        model = YOLO(path).model.float().eval().to("cuda" if has_cuda else "cpu")
+        device = chosen_device(torch, wanted)
+    except RuntimeError as error:
+        sys.exit(cannot_tell(str(error)))
+    try:
+        model = YOLO(path).model.float().eval().to(device)
     except ModuleNotFoundError as error:
         # Somebody's own layers, which this Python does not know.
         sys.exit(cannot_tell(f"this Python has not all that the checkpoint is made of: {error}"))
