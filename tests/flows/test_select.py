@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
 from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flow_parts import RUN, World
 
 from mlsync import errors
-from mlsync.flows.select import find_version
+from mlsync.flows.select import _goes_on_together, find_version
 
 
 @pytest.fixture
@@ -84,6 +87,73 @@ def test_best_is_the_highest_fitness_and_of_equals_the_last(world):
     for epoch, fitness in enumerate([0.1, 0.5, 0.3, 0.5, 0.2]):
         ultralytics(world, epoch, fitness)
     assert number_of(world, "best") == 4
+
+
+MADE = Path(__file__).parents[1] / "formats/made"
+
+
+def trainer_saves(world, step, *, without=()):
+    """A version with what Hugging Face's trainer wrote after that step."""
+    directory = MADE / f"huggingface-trainer/checkpoint-{step}"
+    for path in sorted(directory.iterdir()):
+        if path.name not in without:
+            world.write(f"out/checkpoint-{step}/{path.name}", path.read_bytes())
+    return world.backup().version
+
+
+def test_best_is_what_the_trainer_names_where_checkpoints_say_nothing(world):
+    """Hugging Face's trainer names step 2 the best when it is at 3: the last version that still holds that one."""
+    trainer_saves(world, 2)
+    trainer_saves(world, 3)
+    shutil.rmtree(world.directory / "out/checkpoint-2")
+    world.write("log.txt", b"rotated")
+    world.backup()
+    assert (number_of(world, "latest"), number_of(world, "best")) == (3, 2)
+
+
+def test_a_best_checkpoint_that_no_version_holds_is_named(world):
+    """What was rotated away before it got into any version is named, and nothing is given in its place."""
+    trainer_saves(world, 3)
+    with pytest.raises(errors.VersionMissing, match="names out/checkpoint-2 the best, and no version holds it"):
+        number_of(world, "best")
+
+
+@pytest.mark.parametrize(
+    ("without", "goes_on"), [((), True), (("model.safetensors",), False), (("trainer_state.json",), False)]
+)
+def test_the_trainers_checkpoint_is_resumable_with_all_that_it_takes(without, goes_on):
+    """Weights, the optimizer's state and the trainer's own, in three files, are resumable together and not else."""
+    names = ("model.safetensors", "optimizer.pt", "trainer_state.json")
+    entries = [
+        SimpleNamespace(path=b"out/checkpoint-2/" + name.encode(), proof=SimpleNamespace(facts=facts))
+        for name, facts in zip(
+            names, ({"parameter_count": 5}, {"has_optimizer": True, "parameter_count": 0}, {}), strict=True
+        )
+        if name not in without
+    ]
+    assert _goes_on_together(entries) is goes_on
+
+
+def test_weights_and_optimizer_of_accelerate_are_resumable_together(world):
+    """``Accelerator.save_state`` writes two files: with both training goes on, with the optimizer alone it does not."""
+    for name in ("optimizer.bin", "model.safetensors"):
+        world.write(f"state/{name}", (MADE / "accelerate-save-state" / name).read_bytes())
+        world.backup()
+    assert number_of(world, "resumable") == 2
+
+
+def test_best_is_read_from_the_results_where_nothing_else_says_it(world):
+    """Checkpoints that name no fitness: the version whose results.csv, with args.yaml beside, tells of the highest."""
+    rows = b"epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n"
+    world.write("train/args.yaml", b"task: detect\nepochs: 4\n")
+    for row in (b"1,0.5,0.1\n", b"2,0.9,0.8\n", b"3,0.6,0.2\n"):
+        rows += row
+        world.write("train/results.csv", rows)
+        ultralytics(world, int(row[:1]), None, name="train/weights/last.pt")
+    world.write("train/results.csv", rows[: len(rows) // 2])
+    world.write("other/results.csv", b"epoch,metrics/mAP50-95(B)\n1,99\n")
+    world.backup()
+    assert number_of(world, "best") == 3
 
 
 @pytest.mark.parametrize("word", ["resumable", "best"])

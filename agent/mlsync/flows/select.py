@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
-from mlsync.flows.standing import manifest_of
+from mlsync.flows.best import SHOWN_BY, best_number
+from mlsync.formats.sharded import enclosing
+from mlsync.formats.trainer_logs import STATE_NAME
+from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, Stored
 
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
-_SHOWN_BY = "mlsync show says what each checkpoint is"
+_OPTIMIZER_ALONE = "huggingface-optimizer"
+_TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
 
@@ -47,7 +51,7 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     if text == RESUMABLE:
         return _resumable(repository, run)
     if text == BEST:
-        return _best(repository, run)
+        return repository.stored(run, best_number(repository, run))
     return _at_one_of(repository, run, text, _parse_time(text))
 
 
@@ -79,7 +83,7 @@ def _resumable(repository: Repository, run: str) -> Stored:
         if _goes_on(repository, stored):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can go on from"
-    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+    raise VersionMissing(what, where=repository.store.url, advice=SHOWN_BY)
 
 
 def _goes_on(repository: Repository, stored: Stored) -> bool:
@@ -88,31 +92,34 @@ def _goes_on(repository: Repository, stored: Stored) -> bool:
     Ultralytics strips one file after the other, and never what ``save_period`` left: for a moment, or for good, an
     older checkpoint that is whole stands beside a last.pt that is stripped.
     """
-    proved = [(entry.path, entry.proof.facts) for entry in repository.entries(stored) if entry.proof is not None]
+    entries = repository.entries(stored)
+    proved = [(entry.path, entry.proof.facts) for entry in entries if entry.proof is not None]
     trained = [(os.path.dirname(path), facts) for path, facts in proved if facts.get("framework") == "ultralytics"]
     ended = {directory for directory, facts in trained if not facts.get("resumable")}
-    others = [facts for _, facts in proved if facts.get("framework") != "ultralytics"]
+    others = [facts for _, facts in proved if facts.get("framework") not in ("ultralytics", _OPTIMIZER_ALONE)]
     going_on = others + [facts for directory, facts in trained if directory not in ended]
-    return any(facts.get("resumable") is True for facts in going_on)
+    return any(facts.get("resumable") is True for facts in going_on) or _goes_on_together(entries)
 
 
-def _best(repository: Repository, run: str) -> Stored:
-    """Return the version of the highest ``best_fitness`` that a checkpoint names; of equals the newest."""
-    found: tuple[float, int] | None = None
-    for stored in readable(repository, run, repository.numbers(run)):
-        for facts in _facts(repository, stored):
-            fitness = facts.get("best_fitness")
-            if isinstance(fitness, (int, float)) and (found is None or (fitness, stored.root.number) > found):
-                found = (fitness, stored.root.number)
-    if found is None:
-        what = f"no version of run {run!r} has a checkpoint that names its fitness"
-        raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
-    return repository.stored(run, found[1])
+def _goes_on_together(entries: Iterable[Entry]) -> bool:
+    """Return whether a directory has weights and an optimizer's state in files of their own.
 
-
-def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
-    """Yield what the proof found each checkpoint of a version to be."""
-    return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)
+    Hugging Face's trainer and accelerate write them so; the trainer cannot go on without its ``trainer_state.json``.
+    """
+    weights, optimizers, states = set(), set(), set()
+    for entry in entries:
+        place = enclosing(entry.path.rpartition(b"/")[0])
+        facts: Mapping[str, object] = entry.proof.facts if entry.proof is not None else {}
+        if facts.get("framework") == "ultralytics":
+            continue  # what it stripped stands beside what it did not, and has no optimizer for a reason
+        if facts.get("has_optimizer") is True:
+            optimizers.add(place)
+        count = facts.get("parameter_count")
+        if isinstance(count, int) and count > 0:
+            weights.add(place)
+        if entry.path.rpartition(b"/")[2] == STATE_NAME:
+            states.add(place)
+    return any(place in states or not _TRAINER.fullmatch(place.rpartition(b"/")[2]) for place in weights & optimizers)
 
 
 def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> Stored:

@@ -1,7 +1,7 @@
 """Loads a directory with ``from_pretrained`` and runs the model forward once.
 
-Started by path, in the trainer's Python: ``load_transformers.py DIRECTORY DEVICE``, the device as ``load_device.py`` has
-it. The class is the one that ``config.json`` names; no code out of the directory is run but what a pickle of weights
+Started by path, in the trainer's Python: ``load_transformers.py DIRECTORY DEVICE`` (as in ``load_device.py``). The
+class is the one that ``config.json`` names; no code out of the directory is run but what a pickle of weights
 holds. Ends with 0 if every weight of the model is there, none is left over, and the model runs; with 75 if that cannot
 be tried here, with 77 if the directory describes no model, and otherwise with what a Python ends with that met an
 exception.
