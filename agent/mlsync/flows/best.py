@@ -24,8 +24,7 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.readable import readable
 from mlsync.repository.repository import Repository, Stored
 
-#: What tells who finds no such version which there are.
-SHOWN_BY: Final = "mlsync show says what each checkpoint is"
+_SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 _T = TypeVar("_T")
 
@@ -37,7 +36,7 @@ def best_number(repository: Repository, run: str) -> int:
         if number is not None:
             return number
     what = f"no version of run {run!r} has a checkpoint, or a trainer's log, that names its fitness"
-    raise VersionMissing(what, where=repository.store.url, advice=SHOWN_BY)
+    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 
 def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
@@ -67,7 +66,7 @@ def _best_by_state(repository: Repository, run: str) -> int | None:
             return stored.root.number
     if best is not None:
         what = f"the trainer of run {run!r} names {os.fsdecode(best)} the best, and no version holds it"
-        raise VersionMissing(what, where=repository.store.url, advice=SHOWN_BY)
+        raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
     return None
 
 

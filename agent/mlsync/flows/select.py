@@ -8,9 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
-from mlsync.flows.best import SHOWN_BY, best_number
-from mlsync.formats.sharded import enclosing
-from mlsync.formats.trainer_logs import STATE_NAME
 from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, Stored
@@ -18,6 +15,7 @@ from mlsync.repository.repository import Repository, Stored
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
+_SHOWN_BY = "mlsync show says what each checkpoint is"
 _OPTIMIZER_ALONE = "huggingface-optimizer"
 _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
@@ -51,6 +49,8 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     if text == RESUMABLE:
         return _resumable(repository, run)
     if text == BEST:
+        from mlsync.flows.best import best_number  # late, as its parsers are needed for this word alone
+
         return repository.stored(run, best_number(repository, run))
     return _at_one_of(repository, run, text, _parse_time(text))
 
@@ -83,7 +83,7 @@ def _resumable(repository: Repository, run: str) -> Stored:
         if _goes_on(repository, stored):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can go on from"
-    raise VersionMissing(what, where=repository.store.url, advice=SHOWN_BY)
+    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 
 def _goes_on(repository: Repository, stored: Stored) -> bool:
@@ -106,6 +106,9 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
 
     Hugging Face's trainer and accelerate write them so; the trainer cannot go on without its ``trainer_state.json``.
     """
+    from mlsync.formats.sharded import enclosing  # late, as above
+    from mlsync.formats.trainer_logs import STATE_NAME
+
     weights, optimizers, states = set(), set(), set()
     for entry in entries:
         place = enclosing(entry.path.rpartition(b"/")[0])
