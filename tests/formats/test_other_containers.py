@@ -10,6 +10,7 @@ import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify, is_checkpoint_name
 
@@ -119,19 +120,24 @@ def test_a_shape_that_does_not_need_its_bytes_is_refused(bad):
 
 
 def test_a_type_that_is_new_is_not_called_broken():
-    """A tensor of a type from the future is there as bytes."""
-    content = content_of(safetensors_file({"a": entry(0, 4, "F2_NEW", [16])}, b"1234"), "safetensors")
-    assert [storage.dtype for storage in content.storages] == ["unknown:F2_NEW"]
+    """A tensor of a type from the future is not judged, and a file with one is not called loadable."""
+    with pytest.raises(NotChecked, match="tensor type 'F2_NEW' is not known here"):
+        content_of(safetensors_file({"a": entry(0, 4, "F2_NEW", [16])}, b"1234"), "safetensors")
 
 
 def test_numpy_arrays_are_found_with_their_bytes():
-    """Plain arrays of an npz file have their place, type, shape and order; others are counted."""
+    """Arrays of an npz file have their place, type, shape and order; those of objects are counted."""
     arrays = {"a": np.arange(6.0).reshape(2, 3), "f": np.asfortranarray(np.ones((2, 3), "f4")), "n": np.array(3)}
     data = npz_bytes(**arrays, text=np.array("x"), things=np.array([{}], dtype=object))
     content = content_of(data, "npz")
     found = {tensor.name: (tensor.dtype, tensor.shape, tensor.stride) for tensor in content.tensors}
-    assert found == {"a": ("float64", (2, 3), (3, 1)), "f": ("float32", (2, 3), (1, 2)), "n": ("int64", (), ())}
-    assert content.facts["unchecked_array_count"] == 2
+    assert found == {
+        "a": ("float64", (2, 3), (3, 1)),
+        "f": ("float32", (2, 3), (1, 2)),
+        "n": ("int64", (), ()),
+        "text": ("text", (), ()),
+    }
+    assert (content.facts["unchecked_array_count"], content.aside_count) == (1, 1)
     storage = content.storages[0]
     assert data[storage.offset : storage.offset + storage.length] == arrays["a"].tobytes()
 

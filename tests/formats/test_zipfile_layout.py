@@ -152,9 +152,12 @@ def test_packed_records_have_no_checksum_of_their_stored_bytes():
 
 
 def test_an_encrypted_record_is_not_called_broken():
-    """What cannot be looked into is not judged."""
+    """What cannot be looked into is not judged, if all of the file says that it is so."""
     data = bytearray(rezipped({"a/data.pkl": b"N."}))
     data[data.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(ContainerBroken, match="local header and central directory differ"):
+        layout_of(bytes(data))
+    data[data.index(b"PK\x03\x04") + 6] |= 1
     with pytest.raises(NotChecked):
         layout_of(bytes(data))
 

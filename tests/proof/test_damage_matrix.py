@@ -93,7 +93,7 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "compressed torch": lambda: Sample(
         rezipped(parts_of(torch_bytes({"a": noise(900)})), zipfile.ZIP_DEFLATED), b"a.pt", "torch-zip", level=2
     ),
-    "gguf": lambda: Sample(gguf_bytes({"general.architecture": "llama"}, gguf_tensors()), b"a.gguf", "gguf"),
+    "gguf": lambda: Sample(gguf_bytes({"general.architecture": "llama"}, gguf_tensors()), b"a.gguf", "gguf", level=3),
 }
 NAMES = [*SAMPLES, "dcp", "dcp as safetensors"]
 
@@ -236,18 +236,18 @@ DAMAGE = {"flip": flip, "zero": zero, "truncate": truncate, "shift": shift, "swa
 
 
 # What the containers cannot find, by place: level 0 alone stands between this and a restore. A record's head repeats
-# what the directory says of it, and only its name, its method and its length are looked at. The end of a zip of torch
-# is repeated by the one for large zips before it, which is believed. Names in a directory are anybody's.
+# what the directory says of it, and only its name, its method and its length are looked at. Names in a directory are
+# anybody's.
 UNFOUND_IN_ZIP = {"record head": "flip", "padding": "flip zero"}
 UNFOUND = {
-    "torch-zip": UNFOUND_IN_ZIP | {"end": "flip", "first bytes": "truncate"},  # two bytes are no checkpoint
+    "torch-zip": UNFOUND_IN_ZIP,
     "npz": UNFOUND_IN_ZIP | {"directory": "swap"},  # entries in another order
     "compressed npz": {"record head": "flip", "padding": "flip zero swap", "directory": "swap"},
-    "compressed torch": {"record head": "flip", "first bytes": "truncate"},
-    "torch-legacy": {"first bytes": "flip shift swap", "tensor": "flip zero swap"},  # then a bare pickle
+    "compressed torch": {"record head": "flip"},
+    "torch-legacy": {"first bytes": "shift swap", "tensor": "flip zero swap"},  # then a bare pickle
     "safetensors": {"directory": "flip", "tensor": "flip zero swap"},
     "gguf": {"keys": "flip", "directory": "flip", "tensor": "flip zero swap"},
-    "dcp": UNFOUND_IN_ZIP | {"end": "flip"},
+    "dcp": UNFOUND_IN_ZIP,
     "dcp as safetensors": {"tensor": "flip zero swap"},
 }
 

@@ -87,7 +87,7 @@ SOUND = {
         b"old.pt",
         "torch-legacy",
     ),
-    "gguf": (gguf_bytes({"general.architecture": "llama"}, gguf_tensors()), b"m.gguf", "gguf"),
+    "gguf": (gguf_bytes({"general.architecture": "llama"}, gguf_tensors()[1:]), b"m.gguf", "gguf"),
     "optimizer": (torch_bytes(torch.optim.AdamW(network().parameters()).state_dict()), b"optimizer.pt", "torch-zip"),
 }
 
@@ -394,7 +394,7 @@ def test_other_byte_order_is_digested_and_not_counted(prover):
     ("data", "path", "level"),
     [
         (b"\x80\x04N.", b"old.pt", 0),
-        (b"GGUF\x63" + bytes(100), b"m.gguf", 0),
+        (b"GGUF\x07" + bytes(100), b"m.gguf", 0),
         (b"a,b\n1,2\n", b"results.csv", 0),
         (rezipped({"a.txt": b"x"}), b"odd.pt", 1),
     ],

@@ -15,7 +15,7 @@ from mlsync.formats.npz import read_npz_content
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
-from mlsync.formats.torch_content import read_torch_content
+from mlsync.formats.torch_content import read_torch_content, read_torch_layout
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
@@ -29,6 +29,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
     "torch-legacy": read_legacy_layout,
+    "torch-zip": read_torch_layout,
 }
 
 _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | None]]] = {
@@ -45,13 +46,7 @@ def read_layout(source: ByteSource, container: str) -> Layout:
     if container in METADATA:
         return read_dcp_metadata_layout(source, container)
     reader = _LAYOUTS.get(container)
-    if reader is not None:
-        return reader(source)
-    layout = read_zip_layout(source, container)
-    if container == "torch-zip" and not any(extent.name.endswith("/data.pkl") for extent in layout.extents):
-        msg = "no data.pkl: what wrote it raised, or was interrupted, before it was done"
-        raise ContainerBroken(msg)
-    return layout
+    return reader(source) if reader is not None else read_zip_layout(source, container)
 
 
 def read_content(source: ByteSource, layout: Layout) -> Content | None:

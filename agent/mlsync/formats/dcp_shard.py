@@ -36,6 +36,7 @@ class _Found:
         self.names_chars = 0
         self.progress = Pairs()
         self.packed_count = 0
+        self.aside_count = 0
         self.unchecked_count = 0
         self.is_big = False
         self._left_bytes = TENSORS_BYTES_MAX
@@ -76,6 +77,7 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     plain = [entry for entry in entries if not entry.is_packed]
     found = _Found()
     found.unchecked_count = len(entries) - len(plain)
+    found.aside_count = sum(entry.chunk is not None for entry in entries if entry.is_packed)
     tail = _safetensors_tail(source, plain)
     for entry, window, layout in _zips(source, [entry for entry in plain if not (tail and entry.chunk)]):
         if layout is None:
@@ -90,7 +92,9 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
         facts["unchecked_item_count"] = found.unchecked_count
     if found.is_big:
         facts["byteorder"] = "big"
-    content = Content(tuple(found.storages), tuple(found.tensors), facts, found.packed_count)
+    content = Content(
+        tuple(found.storages), tuple(found.tensors), facts, found.packed_count, aside_count=found.aside_count
+    )
     return Layout("dcp", source.size_bytes, tuple(found.extents)), with_counts(content)
 
 
@@ -126,6 +130,7 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
     elif isinstance(root, (int, float)):
         found.note_progress(entry.name, root)
     found.packed_count += content.packed_count
+    found.aside_count += content.aside_count
     found.is_big |= content.facts.get("byteorder") == "big"
     found.storages += [
         replace(storage, name=f"{label}/{storage.name}", offset=start + storage.offset) for storage in content.storages

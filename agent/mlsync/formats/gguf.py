@@ -24,6 +24,11 @@ TENSORS_MAX = 200_000
 NAMES_BYTES_MAX = 16 << 20
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
+_VERSION_MAX = 9  # of those that may come
+# A name's length, a type, the shortest value; a name's length, a number of dimensions, a type, a place
+_KEY_BYTES_MIN, _TENSOR_BYTES_MIN = 13, 24
+_ELEMENT_BYTES_MIN = 8  # a string's length; of an array even more
+_KIND_MAX = 255  # of types that may come; ggml has some forty
 _DIMENSIONS_MAX = 8
 _NAME_BYTES_MAX = 4096
 _NAME_BYTES = 32  # of a name that is kept, beside its text
@@ -190,7 +195,15 @@ class _Reader:
         if self._left_bytes < 0:
             msg = "header of more or longer names than are checked"
             raise NotChecked(msg, offset=self.at)
-        return self.take(length).decode("utf-8", "replace")
+        try:
+            return self.take(length).decode()
+        except UnicodeDecodeError:
+            self.refuse(f"{what} that is no text")
+
+    def refuse_more_than(self, count: int, least_bytes: int, what: str) -> None:
+        """So many things of at least so many bytes each must have room in what is left of the file."""
+        if count * least_bytes > self._source.size_bytes - self.at:
+            self.refuse(f"{count} {what}, more than the file has room for")
 
     def count_part(self) -> None:
         """Note that one more thing is looked at by itself."""
@@ -212,8 +225,14 @@ def _read_keys(reader: _Reader) -> tuple[int, dict[str, Fact], int]:
     if version not in _VERSIONS:
         version, reader.order = int.from_bytes(version.to_bytes(4, "little"), "big"), ">"
         if version not in _VERSIONS:
+            little = int.from_bytes(version.to_bytes(4, "big"), "little")
+            if min(version, little) > _VERSION_MAX:
+                raise ContainerBroken("a version of GGUF that there never was", offset=len(_MAGIC))
             raise NotChecked("a version of GGUF that is not known here", offset=len(_MAGIC))
     tensor_count, key_count = reader.number("Q"), reader.number("Q")
+    # What cannot be is said before what is too much: counts that are damaged are as a rule far too large
+    reader.refuse_more_than(key_count, _KEY_BYTES_MIN, "keys")
+    reader.refuse_more_than(tensor_count, _TENSOR_BYTES_MIN, "tensors")
     facts: dict[str, Fact] = {}
     alignment: object = _DEFAULT_ALIGNMENT
     seen: set[str] = set()
@@ -258,6 +277,7 @@ def _step_over_array(reader: _Reader, depth: int) -> None:
     if kind in _NUMBERS:
         reader.skip(struct.calcsize(_NUMBERS[kind]) * count)
         return
+    reader.refuse_more_than(count, _ELEMENT_BYTES_MIN, "values of an array")
     for _ in range(count):
         reader.count_part()
         _read_value(reader, kind, is_wanted=False, depth=depth + 1)
@@ -294,6 +314,8 @@ def _extents(source: ByteSource, described: list[Described], data_at: int, align
         if offset < reached:
             raise ContainerBroken("tensors overlap", record=tensor.name, offset=offset)
         following = data_at + described[place + 1].offset if place + 1 < len(described) else source.size_bytes
+        if reached + alignment <= offset <= source.size_bytes:
+            raise ContainerBroken("a gap before the tensor", record=tensor.name, offset=reached)
         length = _length(tensor, offset)
         reached = offset + (max(following - offset, 0) if length is None else length)
         if reached > source.size_bytes or offset > source.size_bytes:
@@ -304,6 +326,8 @@ def _extents(source: ByteSource, described: list[Described], data_at: int, align
 def _length(tensor: Described, offset: int) -> int | None:
     """How many bytes the tensor's type and shape need; ``None`` if the type is not known."""
     kind = _KINDS.get(tensor.kind)
+    if tensor.kind > _KIND_MAX:
+        raise ContainerBroken(f"tensor type {tensor.kind}, which there is not", record=tensor.name, offset=offset)
     if kind is None:
         return None
     row = tensor.shape[-1] if tensor.shape else 1

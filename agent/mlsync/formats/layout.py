@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+#: Begins the name of a type whose bytes lie the other way round.
+BIG_ENDIAN = "big-endian "
+
 Fact: TypeAlias = str | int | float | bool
 
 

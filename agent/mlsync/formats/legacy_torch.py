@@ -52,12 +52,13 @@ def read_legacy_content(source: ByteSource, layout: Layout) -> Content:
     """Level 2: every storage has as many elements as the object asks for, every tensor lies inside its storage."""
     opening = _read_opening(source)
     table = StorageTable(layout.extents, _PREFIX)
-    tensors = tensors_in(opening.object.root, table)
-    # A mention that nothing leads to in the end counts as well: torch reads its storage
-    for storage in _storage_ids(opening.object):
-        table.add(storage)
     root = opening.object.root
-    return Content(table.storages(), tuple(tensors), torch_facts(root), numbers=torch_numbers(root, table))
+    found = tensors_in(root, table)
+    table.add_all(opening.object.persistents)
+    numbers = torch_numbers(root, table)
+    return Content(
+        table.storages(), tuple(found.tensors), torch_facts(root), numbers=numbers, aside_count=found.aside_count
+    )
 
 
 class _PickleStream:

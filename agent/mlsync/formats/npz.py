@@ -8,7 +8,7 @@ from math import prod
 
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.inflate import inflate_head
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.layout import BIG_ENDIAN, ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 from mlsync.formats.zipfile_layout import Packed, ZipLayout
 
@@ -18,10 +18,15 @@ _SHORT_PREFIX_BYTES = 10
 _USUAL_HEAD_BYTES = 256  # numpy pads its headers to 64 bytes, or twice that
 _DIMENSIONS_MAX = 64
 _HEADER = re.compile(
-    rb"\{'descr': '(?P<descr>[^']{1,64})', 'fortran_order': (?P<fortran>True|False), "
+    rb"\{'descr': '(?P<descr>[^'\\\\]{1,64})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>[0-9L, ]{0,2000})\),? ?\} *\n?"
 )
 _SIZE = re.compile(rb"[0-9]{1,20}L?")  # numpy under Python 2 wrote long numbers as such
+# Types of a fixed width of which torch has no name: longer floats, raw bytes (what numpy writes of ml_dtypes), texts
+_WIDE = re.compile(rb"(?P<kind>[fcVSUmM])(?P<width>[0-9]{1,9})(?:\[[0-9a-zA-Z]{1,16}\])?")
+_WIDE_NAMES = {b"f": "float", b"c": "complex", b"V": "void"}  # as numpy calls them, with how many bits they have
+_TEXTS = b"SUmM"  # and times: nothing in them is ever counted
+_CHARACTER_BYTES = 4  # of a text of kind U
 _DTYPES = {
     b"f8": "float64",
     b"f4": "float32",
@@ -62,7 +67,7 @@ def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     facts: dict[str, Fact] = {"framework": "numpy"}
     if skipped:
         facts["unchecked_array_count"] = skipped
-    return Content(tuple(storages), tuple(tensors), facts, len(tensors) - len(storages))
+    return Content(tuple(storages), tuple(tensors), facts, len(tensors) - len(storages), aside_count=skipped)
 
 
 def _head(source: ByteSource, extent: Extent, packed: Packed | None) -> bytes:
@@ -81,14 +86,14 @@ def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage
     if match is None:
         return None
     descr = match["descr"]
-    dtype = _DTYPES.get(descr[1:])
-    if dtype is None or descr[:1] not in b"<|=":
+    typed = _type(descr)
+    if typed is None:
         return None
+    dtype, item_bytes = typed
     sizes = [size for size in match["shape"].replace(b" ", b"").split(b",") if size]
     if not all(map(_SIZE.fullmatch, sizes)):
         return None
     shape = tuple(int(size.rstrip(b"L")) for size in sizes)
-    item_bytes = int(descr[2:])
     length, data_at = member_bytes - begins, extent.offset + begins
     if len(shape) > _DIMENSIONS_MAX or prod(shape) * item_bytes != length:
         msg = f"array of shape {shape[:8]} does not fill its member"
@@ -96,7 +101,27 @@ def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage
     name = extent.name.removesuffix(".npy")
     is_fortran = match["fortran"] == b"True"
     stride = dense_stride(name, shape[::-1])[::-1] if is_fortran else dense_stride(name, shape)
-    return Storage(extent.name, data_at, length, dtype, item_bytes), Tensor(name, extent.name, dtype, shape, stride, 0)
+    return Storage(extent.name, data_at, length, dtype, max(item_bytes, 1)), Tensor(
+        name, extent.name, dtype, shape, stride, 0
+    )
+
+
+def _type(descr: bytes) -> tuple[str, int] | None:
+    """What numbers these are and how wide; ``None`` for objects, and for what is not known."""
+    order, name = descr[:1], descr[1:]
+    if order not in b"<>|=":
+        return None
+    known = _DTYPES.get(name)
+    if known is not None:
+        item_bytes = int(name[1:])
+        return (f"{BIG_ENDIAN}{known}" if order == b">" and item_bytes > 1 else known), item_bytes
+    match = _WIDE.fullmatch(name)
+    if match is None:
+        return None
+    kind, width = match["kind"], int(match["width"])
+    if kind in _TEXTS:
+        return "text", width * (_CHARACTER_BYTES if kind == b"U" else 1)
+    return f"{_WIDE_NAMES[kind]}{8 * width}", width
 
 
 def _split_head(head: bytes, member_bytes: int, extent: Extent) -> tuple[bytes, int]:

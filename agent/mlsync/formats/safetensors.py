@@ -6,7 +6,7 @@ import json
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
-from math import prod
+from math import isfinite, prod
 from typing import NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
@@ -20,11 +20,16 @@ TENSORS_MAX = 200_000
 ENTRY_BYTES_MAX = 16 << 10
 _LENGTH_BYTES = 8
 _DIMENSIONS_MAX = 64
+_PRODUCT_MAX = 1 << 64
 _METADATA = "__metadata__"
 
 # JSON as far as the format has it: an object of objects, whose values are texts, numbers and lists. Nothing here goes
 # back over what it has matched (the + behind a repetition), so that a megabyte costs its length and no memory.
-_TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+# A character beyond sixteen bits is written as two halves, neither of which stands alone.
+_HEX = rb"[0-9a-fA-F]"
+_HALVES = rb"[dD][89abAB]" + _HEX + _HEX + rb"\\u[dD][c-fC-F]" + _HEX + _HEX
+_UNICODE = rb"u(?:[0-9abcefABCEF]" + 3 * _HEX + rb"|[dD][0-7]" + 2 * _HEX + rb"|" + _HALVES + rb")"
+_TEXT = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|' + _UNICODE + rb')[^"\\\x00-\x1f]*+)*+"'
 _S = rb"[ \t\n\r]*+"
 _BEGIN = re.compile(rb"\{" + _S)
 _NAME = rb"(?P<name>" + _TEXT + rb")" + _S + rb":" + _S
@@ -105,6 +110,7 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
     extents = {extent.name: extent for extent in layout.extents}
     storages, tensors = [], []
     left_bytes = TENSORS_BYTES_MAX
+    unknown: tuple[str, Extent] | None = None
     entries, _ = _read_header(source)
     for own_name, entry in entries:
         extent = extents.get(own_name)
@@ -114,8 +120,11 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
         token = entry.get("dtype")
         if not isinstance(token, str):
             _refuse("tensor without a type", extent.name, extent.offset)
-        dtype, bits = _DTYPES.get(token, (f"unknown:{token[:32]}", 0))
-        if bits and prod(shape) * bits != extent.length * 8:
+        if token not in _DTYPES:
+            unknown = unknown or (token, extent)
+            continue
+        dtype, bits = _DTYPES[token]
+        if _product(shape, extent.name) * bits != extent.length * 8:
             _refuse(
                 f"shape and type need {prod(shape) * bits // 8} bytes, there are {extent.length}",
                 extent.name,
@@ -126,6 +135,9 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
         left_bytes -= held_bytes(tensors[-1])
         if left_bytes < 0:
             raise NotChecked("more tensors, or of more dimensions, than are checked", offset=_LENGTH_BYTES)
+    if unknown is not None:  # said now, when nothing else was found against the file
+        token, extent = unknown
+        raise NotChecked(f"tensor type {token[:64]!r} is not known here", record=extent.name, offset=extent.offset)
     storages.sort(key=lambda storage: (storage.offset, storage.length))
     order = {storage.name: place for place, storage in enumerate(storages)}
     tensors.sort(key=lambda tensor: order[tensor.name])
@@ -136,7 +148,7 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
 def _read_header(source: ByteSource) -> tuple[Iterator[tuple[str, dict[str, object]]], int]:
     """The header's tensor entries with their names, one by one, and the offset at which their bytes begin."""
     length = int.from_bytes(read_bounded(source, 0, _LENGTH_BYTES, "header length"), "little")
-    if length > HEADER_BYTES_MAX:
+    if length > min(HEADER_BYTES_MAX, source.size_bytes - _LENGTH_BYTES):
         _refuse(f"header of {length} bytes", None, 0)
     if length > CHECKED_HEADER_BYTES_MAX:
         raise NotChecked(f"header of {length} bytes is larger than is checked", offset=0)
@@ -189,7 +201,13 @@ def _is_member(raw: bytes, at: int) -> bool:
 def _parsed(text: bytes) -> object:
     """What a short piece of the header says."""
     try:
-        return json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(
+            text.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_whole,
+        )
     except (ValueError, RecursionError) as error:
         reason = error.args[0] if isinstance(error, _Refused) else "header is no JSON"
         raise ContainerBroken(str(reason), offset=_LENGTH_BYTES) from None
@@ -210,6 +228,16 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _no_constant(_name: str) -> NoReturn:
     msg = "header holds a number that JSON does not have"
     raise _Refused(msg)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _no_constant(text)
+
+
+def _whole(text: str) -> int | float:
+    """A whole number; a zero with a sign is none, neither in JSON's own words nor for the library."""
+    return -0.0 if text == "-0" else int(text)
 
 
 def _check_metadata(raw: bytes, at: int) -> None:
@@ -240,6 +268,16 @@ def _shape(name: str, entry: dict[str, object]) -> tuple[int, ...]:
     if not isinstance(shape, list) or len(shape) > _DIMENSIONS_MAX or not all(_is_count(size) for size in shape):
         _refuse("tensor without a shape", name, _LENGTH_BYTES)
     return tuple(shape)
+
+
+def _product(shape: tuple[int, ...], name: str) -> int:
+    """How many elements there are; the library counts in 64 bits, and a zero that comes too late saves nothing."""
+    count = 1
+    for size in shape:
+        count *= size
+        if count >= _PRODUCT_MAX:
+            _refuse("shape of more elements than can be counted", name, _LENGTH_BYTES)
+    return count
 
 
 def _is_count(value: object) -> bool:

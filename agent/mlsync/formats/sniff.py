@@ -13,6 +13,9 @@ _BEGINNING_BYTES = 16
 _TAIL_BYTES = 4096
 _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
 # The long 0x1950a86a20f9469cfc6c, with a frame before it from protocol 4 on: the first pickle of torch before 1.6
+_LEGACY_OPENING = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
+# As many bytes of it may be others: then it is such a file, and damaged
+_LEGACY_DAMAGED_BYTES_MAX = 6
 _LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
 # The class of what the pickle holds, named first; the names of files are anybody's
 _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
@@ -67,6 +70,8 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return "dcp-rank-metadata" if is_ranks else "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
+    if promised == "torch-zip" and _is_cut_off(source, head):
+        return promised
     shown = _by_head(head, source.size_bytes, promised) or _pickle(head, source.size_bytes, path)
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
@@ -92,7 +97,7 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
         return _which_cut_zip(first_record_name(source) or "", promised)
     if is_torch_package(names):
         return "zip"
-    if any(name.endswith("/data.pkl") for name in names):
+    if any(_is_object_of_torch(name, names, promised) for name in names if name.endswith("/data.pkl")):
         return "torch-zip"
     if all(map(_AROUND_PICKLE.fullmatch, names)) and (names or promised == "torch-zip"):
         return "torch-zip"  # and as such it lacks its pickle
@@ -108,6 +113,12 @@ def _which_cut_zip(first: str, promised: str | None) -> str | None:
     return "npz" if first.endswith(".npy") else kind_by_first_record(first) or promised
 
 
+def _is_object_of_torch(name: str, names: set[str], promised: str | None) -> bool:
+    """Whether a pickle is what torch saved: it has the format's version beside it, or the file is named for that."""
+    place = name.removesuffix("data.pkl")
+    return promised == "torch-zip" or not names.isdisjoint({f"{place}version", f"{place}.data/version"})
+
+
 def _is_something_else(source: ByteSource, head: bytes) -> bool:
     """Whether a file with torch's suffix is another framework's (TensorFlow and MindSpore write ``.ckpt`` too).
 
@@ -120,9 +131,20 @@ def _is_something_else(source: ByteSource, head: bytes) -> bool:
     return b"PK\x05\x06" not in source.read_at(source.size_bytes - tail_bytes, tail_bytes)
 
 
+def _is_cut_off(source: ByteSource, head: bytes) -> bool:
+    """Whether the file ends inside of the bytes that one of torch's begins with."""
+    return source.size_bytes < _BEGINNING_BYTES and (b"PK\x03\x04".startswith(head) or _LEGACY_OPENING.startswith(head))
+
+
+def _is_almost_legacy(head: bytes) -> bool:
+    """Whether the file begins as one of before 1.6 does, but for some bytes that were damaged."""
+    same = sum(one == other for one, other in zip(head, _LEGACY_OPENING, strict=False))
+    return same >= len(_LEGACY_OPENING) - _LEGACY_DAMAGED_BYTES_MAX
+
+
 def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
     """The container that the file's first bytes show."""
-    if _LEGACY_TORCH.match(head):
+    if _LEGACY_TORCH.match(head) or _is_almost_legacy(head):
         return "torch-legacy"
     if head[:4] == b"GGUF":
         return "gguf"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import marshal
+import re
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -11,30 +12,51 @@ from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
-from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX, read_pickle
-from mlsync.formats.torch_graph import tensors_in
+from mlsync.formats.pickle_machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
+from mlsync.formats.torch_graph import Found, tensors_in
 from mlsync.formats.torch_tensors import StorageTable
 from mlsync.formats.zip_record import read_record
-from mlsync.formats.zipfile_layout import ZipLayout
+from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
-_BYTEORDER_BYTES_MAX = 16
+_SMALL_RECORD_BYTES_MAX = 64
+# What torch takes in each of them; its reader stops at the first that is no digit of a version
+_SMALL_RECORDS = {
+    "version": re.compile(rb"\s*\+?0*([1-9]|10)(?![0-9]).*", re.DOTALL),
+    ".data/version": re.compile(rb"\s*\+?0*([1-9]|10)(?![0-9]).*", re.DOTALL),
+    "byteorder": re.compile(rb"little|big"),
+}
 _MARSHAL_VERSION = 2  # equal values have equal bytes; later versions note which of them are one object
+_CONSTANTS_ROOM_BYTES = GRAPH_BYTES_MAX // 4
 _ANSWERS = Answers()
 
 
 class _Question(NamedTuple):
-    """All that an answer is made of: the pickle, the places of the records, what their names begin with, the order."""
+    """All that an answer is made of: the pickle, the places of the records, what their names begin with, the order.
+
+    TorchScript has a second pickle, of *constants*: a module that was frozen has its weights there.
+    """
 
     pickle: bytes
     layout: ZipLayout
     prefix: str
     byteorder: bytes
+    constants: bytes | None
+
+
+def read_torch_layout(source: ByteSource) -> ZipLayout:
+    """Level 1 of a file of torch: a zip with the record without which nothing loads.
+
+    A ``torch.save`` that fails, or is interrupted, ends the zip well and leaves that record out.
+    """
+    layout = read_zip_layout(source, "torch-zip")
+    _pickle_extent(layout)
+    return layout
 
 
 def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
     question = _read_question(source, layout)
-    key = _digest(_as_bytes(layout), question.byteorder, question.pickle)
+    key = _digest(_as_bytes(layout), question.byteorder, question.pickle, *filter(None, [question.constants]))
     return _ANSWERS.of(key, lambda: _answer(question))
 
 
@@ -46,8 +68,9 @@ def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:
 def read_torch_object(source: ByteSource, layout: ZipLayout) -> tuple[object, Content]:
     """The same, with the graph of the object for who wants to know what it is."""
     question = _read_question(source, layout)
-    root, _ = read_pickle(question.pickle)
-    return root, _content(root, question)
+    constants = _constants(question)
+    pickled = _unpickled(question)
+    return pickled.root, _content(pickled, constants, question)
 
 
 def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
@@ -55,29 +78,59 @@ def _read_question(source: ByteSource, layout: ZipLayout) -> _Question:
     extent = _pickle_extent(layout)
     pickle = read_record(source, layout, extent, PICKLE_BYTES_MAX, "pickle")
     prefix = extent.name.removesuffix("data.pkl")
-    return _Question(pickle, layout, prefix, _byteorder(source, layout, prefix))
+    small = _small_records(source, layout, prefix)
+    return _Question(pickle, layout, prefix, small.get("byteorder", b""), _constants_pickle(source, layout, prefix))
 
 
 def _answer(question: _Question) -> Content:
-    root, _ = read_pickle(question.pickle)
-    return _content(root, question)
+    constants = _constants(question)
+    return _content(_unpickled(question), constants, question)
 
 
-def _content(root: object, question: _Question) -> Content:
+def _unpickled(question: _Question) -> Unpickled:
+    """The object's graph; with that of the constants it takes no more than a graph may."""
+    room_bytes = GRAPH_BYTES_MAX - (_CONSTANTS_ROOM_BYTES if question.constants is not None else 0)
+    return unpickle(question.pickle, 0, room_bytes)
+
+
+def _constants(question: _Question) -> tuple[StorageTable, Found] | None:
+    """The tensors of the second pickle, whose storages lie beside it."""
+    if question.constants is None:
+        return None
+    pickled = unpickle(question.constants, 0, _CONSTANTS_ROOM_BYTES)
+    table = StorageTable(question.layout.extents, f"{question.prefix}constants/", question.layout.packed)
+    found = tensors_in(pickled.root, table)
+    table.add_all(pickled.persistents)
+    named = [tensor._replace(name=f"constants.{tensor.name}".rstrip(".")) for tensor in found.tensors]
+    return table, found._replace(tensors=named)
+
+
+def _content(pickled: Unpickled, constants: tuple[StorageTable, Found] | None, question: _Question) -> Content:
     table = StorageTable(question.layout.extents, f"{question.prefix}data/", question.layout.packed)
-    tensors = tensors_in(root, table)
-    facts: dict[str, Fact] = torch_facts(root)
+    found = tensors_in(pickled.root, table)
+    table.add_all(pickled.persistents)
+    facts: dict[str, Fact] = torch_facts(pickled.root)
     if question.byteorder == b"big":
         facts["byteorder"] = "big"
-    numbers = torch_numbers(root, table) if question.byteorder != b"big" else ()
-    return Content(table.storages(), tuple(tensors), facts, table.packed_count(), numbers)
+    numbers = torch_numbers(pickled.root, table) if question.byteorder != b"big" else ()
+    both = [(table, found)] if constants is None else [(table, found), constants]
+    storages = [storage for one, _ in both for storage in one.storages()]
+    storages.sort(key=lambda storage: storage.offset)
+    return Content(
+        tuple(storages),
+        tuple(tensor for _, one in both for tensor in one.tensors),
+        facts,
+        packed_count=sum(one.packed_count() for one, _ in both),
+        numbers=numbers,
+        aside_count=sum(one.aside_count for _, one in both),
+    )
 
 
 def _as_bytes(layout: ZipLayout) -> bytes:
     """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
     places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
     packed = sorted((name, record.plain_bytes) for name, record in layout.packed.items())
-    return marshal.dumps((places, packed), _MARSHAL_VERSION)
+    return marshal.dumps((places, packed, layout.first_name), _MARSHAL_VERSION)
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -89,18 +142,44 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def _pickle_extent(layout: ZipLayout) -> Extent:
-    """The record of the object itself: the ``data.pkl`` nearest to the root."""
-    named = [extent for extent in layout.extents if extent.name.endswith("/data.pkl")]
-    if not named:
-        msg = "no data.pkl"
-        raise ContainerBroken(msg)
-    return min(named, key=lambda extent: extent.name.count("/"))
+    """The record of the object itself: the ``data.pkl`` in the folder in which torch looks for all records.
 
-
-def _byteorder(source: ByteSource, layout: ZipLayout, prefix: str) -> bytes:
+    That is the folder of the record that the directory names first.
+    """
+    folder, slash, _ = layout.first_name.partition("/")
+    wanted = f"{folder}{slash}data.pkl"
     for extent in layout.extents:
-        if extent.name == f"{prefix}byteorder" and extent.length <= _BYTEORDER_BYTES_MAX:
-            if extent.name in layout.packed:
-                return inflate_head(source, extent, _BYTEORDER_BYTES_MAX)
-            return read_bounded(source, extent.offset, extent.length, "byteorder")
-    return b""
+        if extent.name == wanted:
+            return extent
+    if any(extent.name.endswith("/data.pkl") for extent in layout.extents):
+        msg = f"no {wanted[:256]}: torch looks for it beside the first record, and it lies elsewhere"
+    else:
+        msg = "no data.pkl: what wrote it raised, or was interrupted, before it was done"
+    raise ContainerBroken(msg)
+
+
+def _constants_pickle(source: ByteSource, layout: ZipLayout, prefix: str) -> bytes | None:
+    for extent in layout.extents:
+        if extent.name == f"{prefix}constants.pkl":
+            return read_record(source, layout, extent, PICKLE_BYTES_MAX, "pickle")
+    return None
+
+
+def _small_records(source: ByteSource, layout: ZipLayout, prefix: str) -> dict[str, bytes]:
+    """What the records say that torch reads before it reads any tensor, and does not load the file without."""
+    found: dict[str, bytes] = {}
+    for extent in layout.extents:
+        name = extent.name.removeprefix(prefix)
+        if name in _SMALL_RECORDS and extent.name != name:
+            found[name] = _head(source, layout, extent)
+            if _SMALL_RECORDS[name].fullmatch(found[name]) is None:
+                raise ContainerBroken(f"{name} is none that torch knows", record=extent.name, offset=extent.offset)
+    if "version" not in found and ".data/version" not in found:
+        raise ContainerBroken("no record tells the version of the format", record=f"{prefix}version"[:256])
+    return found
+
+
+def _head(source: ByteSource, layout: ZipLayout, extent: Extent) -> bytes:
+    if extent.name in layout.packed:
+        return inflate_head(source, extent, _SMALL_RECORD_BYTES_MAX)
+    return read_bounded(source, extent.offset, min(extent.length, _SMALL_RECORD_BYTES_MAX), "small record")

@@ -7,10 +7,12 @@ recursion.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import Tensor
-from mlsync.formats.pickle_machine import Call, Members, Pairs, Persistent
+from mlsync.formats.pickle_machine import Call, Global, Members, Pairs, Persistent
+from mlsync.formats.pickled_arrays import array_made_by
 from mlsync.formats.torch_tensors import (
     StorageTable,
     is_parameter_call,
@@ -36,9 +38,17 @@ _WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
 _Path = tuple["_Path", object, int] | None
 
 
-def tensors_in(root: object, table: StorageTable) -> list[Tensor]:
+class Found(NamedTuple):
+    """The tensors of a pickle, and how many arrays it holds whose numbers were not looked at."""
+
+    tensors: list[Tensor]
+    aside_count: int
+
+
+def tensors_in(root: object, table: StorageTable) -> Found:
     """Every tensor once, under the first name that leads to it, in the order of the file."""
     tensors: list[Tensor] = []
+    aside_count = 0
     left_bytes = TENSORS_BYTES_MAX
     seen: set[int] = set()
     # What is still to come of each container on the way: a list may name one object a million times.
@@ -67,18 +77,31 @@ def tensors_in(root: object, table: StorageTable) -> list[Tensor]:
                     raise NotChecked(msg)
                 tensors.append(tensor)
                 continue
+            _refuse_unknown_maker(node)
+            aside_count += array_made_by(node) == "aside"
         depth = path[2] + 1 if path else 1
         if depth > DEPTH_MAX:
             msg = "objects nested more deeply than is checked"
             raise NotChecked(msg)
         waiting.append(iter(_parts(node, path, depth)) if isinstance(node, Call) else _below(node, path, depth))
-    return tensors
+    return Found(tensors, aside_count)
+
+
+def _refuse_unknown_maker(call: Call) -> None:
+    """What is given a storage makes a tensor of it, and what that tensor is stays unknown."""
+    for arg in call.args:
+        if type(arg) is Persistent and storage_id(arg) is not None:
+            name = f"{call.func.module}.{call.func.name}" if isinstance(call.func, Global) else "an object"
+            msg = f"tensor made by {name[:128]}, which is not known here"
+            raise NotChecked(msg)
 
 
 def _below(node: object, path: _Path, depth: int) -> Iterator[tuple[object, _Path]]:
     """What of a container's parts can lead to a tensor: most are numbers, texts and calls without arguments."""
     for key, child in _children(node):
-        if type(child) in _WALKED and (not isinstance(child, Call) or child.args or child.then):
+        if type(child) not in _WALKED:
+            continue
+        if not isinstance(child, Call) or child.args or child.then or is_tensor_call(child):
             yield child, (path, key, depth)
 
 

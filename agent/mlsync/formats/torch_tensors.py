@@ -59,9 +59,15 @@ _STORAGE_TYPES = {
     "QInt32Storage": "qint32",
     "UntypedStorage": "",
 }
-_STRIDED = frozenset({"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_qtensor"})
+# How many arguments each of them takes, at least and at most
+_STRIDED = {
+    "_rebuild_tensor": (4, 4),
+    "_rebuild_tensor_v2": (6, 7),
+    "_rebuild_tensor_v3": (7, 8),
+    "_rebuild_qtensor": (7, 7),
+}
 _REBUILD_MODULES = frozenset({"torch._utils", "torch._tensor"})
-_STRIDED_ARGUMENTS = 4  # storage, place, shape, strides
+_LEARNS_ARGUMENT = 4  # of _rebuild_tensor_v2 and _v3, behind storage, place, shape and strides
 _ID_PARTS = 5  # "storage", type, key, location, number of elements; before 1.6 which of these the tensor may see
 _CLASS_ID_PARTS = 4  # "module", class, source file, source
 _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its own
@@ -108,6 +114,13 @@ class StorageTable:
             _refuse(f"storage needs {needed} bytes, its record has {block.length}", block.extent)
         block.dtype = block.dtype or storage.dtype
         return block
+
+    def add_all(self, persistents: Iterable[Persistent]) -> None:
+        """The storages behind all ids of a pickle, also of those to which nothing leads: torch reads each of them."""
+        for persistent in persistents:
+            storage = storage_id(persistent)
+            if storage is not None:
+                self.add(storage)
 
     def storages(self) -> tuple[Storage, ...]:
         """All of them that lie in the file as they are, in its order."""
@@ -164,9 +177,7 @@ def _view(parts: tuple[object, ...], count: int) -> tuple[int, int]:
 def is_tensor_call(call: Call) -> bool:
     """Whether the call makes a tensor out of a storage, a place and strides."""
     func = call.func
-    if not isinstance(func, Global) or func.module not in _REBUILD_MODULES or func.name not in _STRIDED:
-        return False
-    return bool(call.args) and isinstance(call.args[0], Persistent)
+    return isinstance(func, Global) and func.module in _REBUILD_MODULES and func.name in _STRIDED
 
 
 def is_parameter_call(call: Call) -> bool:
@@ -192,8 +203,10 @@ def rebuilt_call(call: Call) -> Call:
 def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     """The tensor that the call would make, known to lie inside of its storage."""
     args = call.args
-    if len(args) < _STRIDED_ARGUMENTS or not isinstance(args[0], Persistent):
-        _refuse(f"tensor {name!r} is described in too few words")
+    assert isinstance(call.func, Global)
+    least, most = _STRIDED[call.func.name]
+    if not least <= len(args) <= most or not isinstance(args[0], Persistent):
+        _refuse(f"tensor {name!r} is described in {len(args)} words, or without a storage")
     storage = storage_id(args[0])
     if storage is None:
         _refuse(f"tensor {name!r} lies on a class")
@@ -212,6 +225,8 @@ def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
     reach = first + 1
     for size, step in zip(shape, stride, strict=True):
         reach += (size - 1) * step
+    if args[_LEARNS_ARGUMENT:][:1] == (True,) and "float" not in dtype and "complex" not in dtype:
+        _refuse(f"tensor {name!r} of {dtype} cannot learn, and should", extent)
     if reach * item_bytes > (storage.end - storage.begin) * storage.item_bytes and 0 not in shape:
         _refuse(f"tensor {name!r} reaches past its storage", extent)
     return Tensor(name, extent.name, dtype, shape, stride, storage.begin + first)

@@ -25,10 +25,15 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
+_END_SIGNATURE = b"PK\x05\x06"
 _COMMENT_BYTES_MAX = 0xFFFF
 _ZIP64_FIELD = 1
 _ENCRYPTED = 0x1
 _UTF8 = 0x800
+# Encrypted, patched, encrypted otherwise, local header masked: no reader of checkpoints takes such a record
+_UNREADABLE = _ENCRYPTED | 0x20 | 0x40 | 0x2000
+_VERSION_MAX = 63  # of the format, which a record may ask for; Python's zipfile refuses any other
+_DIRECTORY_ATTRIBUTE = 0x10  # of MS-DOS; torch's reader takes such a record for empty, whatever its name and length
 _STORED = 0
 _DEFLATED = 8
 _U16 = 0xFFFF
@@ -43,6 +48,7 @@ class Entry(NamedTuple):
 
     name: str
     raw_name: bytes
+    flags: int
     method: int
     crc32: int
     stored_bytes: int
@@ -52,10 +58,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The records in file order, and where the central directory begins."""
+    """The records in file order, where the central directory begins, and which record it names first."""
 
     entries: tuple[Entry, ...]
     offset: int
+    first_name: str = ""
 
 
 class Packed(NamedTuple):
@@ -67,9 +74,13 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ZipLayout(Layout):
-    """A zip's layout; the bytes of the records in *packed* are deflated, all others are there as they are."""
+    """A zip's layout; the bytes of the records in *packed* are deflated, all others are there as they are.
+
+    *first_name* is the record that the directory names first: torch looks for all others beside that one.
+    """
 
     packed: Mapping[str, Packed] = field(default_factory=dict)
+    first_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,7 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     directory = read_directory(source)
     extents: list[Extent] = []
     packed: dict[str, Packed] = {}
+    unreadable: Entry | None = None
     free_from = 0
     for entry, offset in _data_offsets(source, directory):
         if entry.header_offset < free_from:
@@ -96,21 +108,32 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
         if free_from > directory.offset:
             msg = "record runs into the central directory"
             raise ContainerBroken(msg, record=entry.name, offset=offset)
-        if entry.method != _STORED:
+        if _is_unreadable(entry):
+            unreadable = unreadable or entry
+        elif entry.method != _STORED:
             packed[entry.name] = Packed(entry.plain_bytes, _checksum(entry))
         # The CRC of a packed record says nothing of the bytes that are in the file
         checksum = _checksum(entry) if entry.method == _STORED else None
         extents.append(Extent(entry.name, offset, entry.stored_bytes, checksum))
-    return ZipLayout(container, source.size_bytes, tuple(extents), packed)
+    if unreadable is not None:  # said now, when all of the file agrees that it is so
+        msg = "zip record is encrypted, or compressed in a way that is not checked"
+        raise NotChecked(msg, record=unreadable.name, offset=unreadable.header_offset)
+    return ZipLayout(container, source.size_bytes, tuple(extents), packed, directory.first_name)
+
+
+def _is_unreadable(entry: Entry) -> bool:
+    return bool(entry.flags & _UNREADABLE) or entry.method not in (_STORED, _DEFLATED)
 
 
 def read_directory(source: ByteSource) -> Directory:
     """The central directory, whole and consistent, without a look at the records themselves."""
     end, raw = _read_end(source)
-    entries = sorted(_parse_entries(raw, end), key=lambda entry: entry.header_offset)
+    entries = list(_parse_entries(raw, end))
     if len({entry.name for entry in entries}) != len(entries):
         raise _twice(end)
-    return Directory(tuple(entries), end.offset)
+    first_name = entries[0].name if entries else ""
+    entries.sort(key=lambda entry: entry.header_offset)
+    return Directory(tuple(entries), end.offset, first_name)
 
 
 def record_names(source: ByteSource) -> set[str]:
@@ -129,12 +152,13 @@ def _twice(end: _End) -> ContainerBroken:
 def _read_end(source: ByteSource) -> tuple[_End, bytes]:
     """The end record, and the central directory's bytes, which end where that begins."""
     end = _find_end(source)
+    # What cannot be is said first: a length that is damaged is as a rule larger than anything that is checked
+    if end.offset + end.length != end.at or end.count * _CENTRAL.size > end.length:
+        msg = "central directory does not end where the end record begins"
+        raise ContainerBroken(msg, offset=end.offset)
     if end.count > RECORDS_MAX or end.length > DIRECTORY_BYTES_MAX:
         msg = f"zip directory of {end.count} records is larger than is checked"
         raise NotChecked(msg, offset=end.offset)
-    if end.offset + end.length != end.at:
-        msg = "central directory does not end where the end record begins"
-        raise ContainerBroken(msg, offset=end.offset)
     return end, read_bounded(source, end.offset, end.length, "central directory")
 
 
@@ -156,7 +180,7 @@ def _find_end(source: ByteSource) -> _End:
     """The end record, which must end where the file ends, and its 64-bit twin where there is one."""
     size = source.size_bytes
     # Nobody writes comments into checkpoints; 64 KiB before the end there may be data already.
-    for wanted_bytes in (_END64_LOCATOR.size + _END.size, _END.size + _COMMENT_BYTES_MAX):
+    for wanted_bytes in (_END64_LOCATOR.size + _END.size, _END64_LOCATOR.size + _END.size + _COMMENT_BYTES_MAX):
         tail_bytes = min(size, wanted_bytes)
         tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
         at = _end_in(tail)
@@ -168,17 +192,32 @@ def _find_end(source: ByteSource) -> _End:
     _, disk, directory_disk, count_here, count, length, offset, _ = _END.unpack_from(tail, at)
     begins = size - tail_bytes + at
     if _U16 in (count, count_here) or _U32 in (length, offset) or _has_locator(tail, at):
-        return _find_end64(source, begins)
+        end = _find_end64(source, begins)
+        _refuse_other_end(end, (disk, directory_disk, count_here, count, length, offset), begins)
+        return end
     _refuse_split(disk, directory_disk, count_here, count, begins)
     return _End(begins, offset, length, count)
 
 
 def _end_in(tail: bytes) -> int:
-    """Where in the file's last bytes its end record begins, or -1."""
-    at = tail.rfind(b"PK\x05\x06")
-    while at >= 0 and (at + _END.size > len(tail) or at + _END.size + _END.unpack_from(tail, at)[7] != len(tail)):
-        at = tail.rfind(b"PK\x05\x06", 0, at)
+    """Where in the file's last bytes its end record begins, or -1.
+
+    It is the last of them that has its length: that one all readers take, and some whatever it says of its comment. A
+    comment in which another end begins would be another archive to each of them.
+    """
+    at = tail.rfind(_END_SIGNATURE, 0, max(len(tail) - _END.size + len(_END_SIGNATURE), 0))
+    if at >= 0 and at + _END.size + _END.unpack_from(tail, at)[7] != len(tail):
+        return -1
     return at
+
+
+def _refuse_other_end(end: _End, told: tuple[int, ...], at: int) -> None:
+    """What the short end record says of the directory is what the long one says, as far as it has room for that."""
+    known = (0, 0, end.count, end.count, end.length, end.offset)
+    for value, limit, wide in zip(told, (_U16, _U16, _U16, _U16, _U32, _U32), known, strict=True):
+        if value not in (limit, wide):
+            msg = "the two end records say different things of the directory"
+            raise ContainerBroken(msg, offset=at)
 
 
 def _has_locator(tail: bytes, at: int) -> bool:
@@ -190,7 +229,7 @@ def _find_end64(source: ByteSource, end_at: int) -> _End:
     locator_at = end_at - _END64_LOCATOR.size
     locator = _END64_LOCATOR.unpack(read_bounded(source, locator_at, _END64_LOCATOR.size, "zip64 locator"))
     signature, _, at, disks = locator
-    if signature != b"PK\x06\x07" or disks > 1:
+    if signature != b"PK\x06\x07" or disks != 1:
         msg = "zip64 locator missing"
         raise ContainerBroken(msg, offset=locator_at)
     fields = _END64.unpack(read_bounded(source, at, _END64.size, "zip64 end record"))
@@ -238,20 +277,27 @@ def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
 
 
 def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
-    _, _, _, flags, method, _, _, crc32, stored_bytes, plain_bytes, _, _, _, disk, _, _, header_offset = fields
+    _, _, version, flags, method, _, _, crc32, stored_bytes, plain_bytes = fields[:10]
+    disk, _, attributes, header_offset = fields[13:]
     name = raw_name.decode("utf-8", "replace") if flags & _UTF8 else raw_name.decode("cp437")
     if _U32 in (plain_bytes, stored_bytes, header_offset):
         wide = _zip64_values(extra, (plain_bytes, stored_bytes, header_offset).count(_U32), name, at)
         plain_bytes = wide.pop(0) if plain_bytes == _U32 else plain_bytes
         stored_bytes = wide.pop(0) if stored_bytes == _U32 else stored_bytes
         header_offset = wide.pop(0) if header_offset == _U32 else header_offset
-    if flags & _ENCRYPTED or method not in (_STORED, _DEFLATED) or disk not in (0, _U16):
-        msg = "zip record is encrypted, split, or compressed in a way that is not checked"
-        raise NotChecked(msg, record=name, offset=at)
+    if disk:
+        msg = "zip is split over several files"
+        raise ContainerBroken(msg, record=name, offset=at)
+    if version & 0xFF > _VERSION_MAX:
+        msg = f"record asks for a reader of version {version & 0xFF} of the format, which there is not"
+        raise ContainerBroken(msg, record=name, offset=at)
+    if plain_bytes and (attributes & _DIRECTORY_ATTRIBUTE or raw_name.endswith(b"/")):
+        msg = "record is marked as a directory, and has bytes"
+        raise ContainerBroken(msg, record=name, offset=at)
     if method == _STORED and stored_bytes != plain_bytes:
         msg = "stored record has two different lengths"
         raise ContainerBroken(msg, record=name, offset=at)
-    return Entry(name, raw_name, method, crc32, stored_bytes, plain_bytes, header_offset)
+    return Entry(name, raw_name, flags, method, crc32, stored_bytes, plain_bytes, header_offset)
 
 
 def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
@@ -295,11 +341,13 @@ def _data_offset(source: ByteSource, entry: Entry, head: bytes) -> int:
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         msg = "local header missing"
         raise ContainerBroken(msg, record=entry.name, offset=at)
-    _, _, _, method, _, _, _, _, _, name_bytes, extra_bytes = _LOCAL.unpack_from(head)
+    _, _, flags, method, _, _, _, _, _, name_bytes, extra_bytes = _LOCAL.unpack_from(head)
     name_end = _LOCAL.size + name_bytes
     if name_end > len(head):
         head = read_bounded(source, at, name_end, "local header")
-    if head[_LOCAL.size : name_end] != entry.raw_name or method != entry.method:
+    compared = _UNREADABLE if entry.raw_name.isascii() else _UNREADABLE | _UTF8
+    is_other = method != entry.method or (flags ^ entry.flags) & compared
+    if head[_LOCAL.size : name_end] != entry.raw_name or is_other:
         msg = "local header and central directory differ"
         raise ContainerBroken(msg, record=entry.name, offset=at)
     return int(at + name_end + extra_bytes)

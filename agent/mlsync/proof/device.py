@@ -49,6 +49,7 @@ COUNTED_AS = {
     "float8_e4m3fnuz": "float8_e4m3fnuz",
     "float8_e5m2": "float8_e5m2",
     "float8_e5m2fnuz": "float8_e5m2fnuz",
+    "float8_e8m0fnu": "float8_e8m0fnu",
 }
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mlsync.errors import DeviceMissing, ProofUnavailable, PythonUnfit, TorchMissing
-from mlsync.formats.layout import ByteSource, Content, Fact, Storage
+from mlsync.formats.layout import BIG_ENDIAN, ByteSource, Content, Fact, Storage
 from mlsync.proof.child import Child, DeviceInfo
 from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
@@ -190,7 +190,7 @@ class Prover:
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
             level = min(self._options.level, _level_with_device(content, transfer))
-            findings += _aside_findings(content)
+            findings += _aside_findings(content) + _unseen_findings(transfer)
             findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
@@ -338,6 +338,10 @@ class _Transfer:
         """The types whose numbers the device's torch does not know."""
         return sorted(self._sender.uncounted) if self._sender is not None else []
 
+    def unseen(self) -> list[str]:
+        """The types in which no torch sees numbers."""
+        return sorted(self._sender.unseen) if self._sender is not None else []
+
     def info(self) -> DeviceInfo | None:
         """The device, if one was used."""
         return self._engine.info if self._engine is not None else None
@@ -369,17 +373,30 @@ def _aside_findings(content: Content) -> list[Finding]:
     return [Finding(LEVEL_DEVICE, "note", what) for what in told]
 
 
+def _unseen_findings(transfer: _Transfer) -> list[Finding]:
+    """What is to be said of bytes that the device digested, and in which no torch sees numbers."""
+    unseen = transfer.unseen()
+    if not unseen:
+        return []
+    return [
+        Finding(LEVEL_NUMBERS, "note", f"numbers of {', '.join(unseen)[:200]} were not counted: no torch reads them")
+    ]
+
+
 def _storages_to_send(content: Content) -> Sequence[Storage]:
     """The storages; those of the other byte order are digested as bytes, for their numbers would be read wrongly."""
     if content.facts.get("byteorder") != "big":
         return content.storages
-    return [replace(storage, dtype="bytes") for storage in content.storages]
+    return [
+        replace(storage, dtype=BIG_ENDIAN + storage.dtype) if storage.item_bytes > 1 else storage
+        for storage in content.storages
+    ]
 
 
 def _level_with_device(content: Content, transfer: _Transfer) -> int:
     if content.packed_count or content.aside_count:
         return LEVEL_MEANING
-    return LEVEL_DEVICE if transfer.uncounted() else LEVEL_NUMBERS
+    return LEVEL_DEVICE if transfer.uncounted() or transfer.unseen() else LEVEL_NUMBERS
 
 
 def _level_without_device(inspection: Inspection) -> int:

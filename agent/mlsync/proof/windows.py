@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
-from mlsync.formats.layout import Storage
+from mlsync.formats.layout import BIG_ENDIAN, Storage
 from mlsync.proof.child import WINDOW_COUNT, Child
 from mlsync.proof.digest import UNIT_BYTES, WindowDigest
 
@@ -33,7 +33,27 @@ _PERHAPS = {
     "float8_e4m3fnuz": 1,
     "float8_e5m2": 1,
     "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
 }
+# Of these there is nothing to count: no pattern of bits is NaN or infinite
+_WHOLE = frozenset(
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "qint8",
+        "qint32",
+        "quint8",
+        "float4_e2m1fn_x2",
+        "text",
+    ]
+)
 
 
 @dataclass(slots=True)
@@ -65,12 +85,14 @@ class _Sent:
 class WindowSender:
     """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole.
 
-    ``uncounted`` are then the types of which the child's torch knows no numbers.
+    ``uncounted`` are then the types of which the child's torch knows no numbers, and ``unseen`` those of which no torch
+    does: blocks of numbers, numbers of the other byte order, bytes of any kind.
     """
 
     def __init__(self, child: Child, digest: WindowDigest, window_bytes: int, storages: Sequence[Storage]) -> None:
         self.counts: dict[int, Counts] = {}
         self.uncounted: set[str] = set()
+        self.unseen: set[str] = set()
         self._child = child
         self._digest = digest
         self._windows = [child.window(place)[:window_bytes] for place in range(WINDOW_COUNT)]
@@ -158,6 +180,8 @@ class WindowSender:
                 self._add_counts(storage, length, row)
             elif length and dtype in _PERHAPS:
                 self.uncounted.add(dtype)
+            elif length and dtype.removeprefix(BIG_ENDIAN) not in _WHOLE:
+                self.unseen.add(dtype)
 
     def _add_counts(self, storage: int, length: int, row: Any) -> None:
         nan, infinite, zero, saturated, low, high, norm = row
