@@ -170,14 +170,14 @@ def gguf_sample() -> Sample:
     names = tuple(found(data[:first], rb"tok_embd.weight|blk.0.attn_q.weight|norm"))
     # Behind a name of so many dimensions
     types = tuple((end + 4 + 8 * data[end], end + 8 + 8 * data[end]) for _, end in names)
-    # Of a size that is another one, padding may take up the difference
-    sizes = tuple((begin - 8, at) for (begin, _), (at, _) in zip(names, types, strict=True))
+    # Where a size or a type is another one, padding may take up the difference
+    described = tuple((begin - 8, end) for (begin, _), (_, end) in zip(names, types, strict=True))
     return Sample(
         data,
         b"small.gguf",
         "gguf",
         ((0, 24), (24, header), (header, first), *extents),
-        open={"tensor bytes": extents, "names and sizes": sizes, "keys and values": ((24, header),)},
+        open={"tensor bytes": extents, "names, sizes and types": described, "keys and values": ((24, header),)},
         strange={"types": types, "version": ((4, 8),)},
     )
 
