@@ -28,6 +28,7 @@ from mlsync.proof.verdict import (
     Finding,
     Verdict,
 )
+from mlsync.proof.zero_tail import ZeroTail
 
 if TYPE_CHECKING:
     from mlsync.proof.windows import Counts, WindowSender
@@ -125,14 +126,16 @@ class Prover:
         if inspection.finding is not None and inspection.finding.severity == "refuse":
             return _refused(inspection, [inspection.finding])
         transfer = self._begin_transfer(source.size_bytes, inspection.content)
-        faults = _read_through(source, inspection, transfer)
+        tail = ZeroTail()
+        faults = _read_through(source, inspection, transfer, tail)
         if transfer.error is not None:
             self.close()
             if isinstance(transfer.error, DeviceMissing) and self._options.device.startswith("cuda"):
                 raise transfer.error
         if faults:
             return _refused(inspection, faults)
-        return self._verdict(inspection, transfer)
+        told = tail.findings(inspection.content.storages) if inspection.content is not None else []
+        return self._verdict(inspection, transfer, told)
 
     @property
     def _wants_device(self) -> bool:
@@ -182,10 +185,10 @@ class Prover:
     def _started(self) -> _Engine:
         return _Engine(self._options, self._user, self._as_root)
 
-    def _verdict(self, inspection: Inspection, transfer: _Transfer) -> Verdict:
-        """The verdict on a file that nothing was found against."""
+    def _verdict(self, inspection: Inspection, transfer: _Transfer, told: Sequence[Finding]) -> Verdict:
+        """The verdict on a file that nothing was found against, but what was *told* of it."""
         content = inspection.content
-        findings = [inspection.finding] if inspection.finding is not None else []
+        findings = [inspection.finding, *told] if inspection.finding is not None else [*told]
         level = _level_without_device(inspection)
         facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
         if content is not None and transfer.error is None and self._options.device != "none":
@@ -347,7 +350,7 @@ class _Transfer:
         return self._engine.info if self._engine is not None else None
 
 
-def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer) -> list[Finding]:
+def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail) -> list[Finding]:
     """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
     checksums = ExtentChecksums(inspection.layout)
     offset = 0
@@ -355,6 +358,7 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
         block = view.cast("B")
         checksums.feed(offset, block)
         transfer.feed(offset, block)
+        tail.feed(block)
         offset += len(block)
     transfer.finish()
     if offset != source.size_bytes:
