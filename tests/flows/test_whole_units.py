@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from flow_parts import RUN, World, contents
 from torch.distributed import checkpoint as dcp
@@ -415,3 +417,118 @@ def test_metadata_that_parse_are_never_left_out(world):
     assert world.restored() == world.tree()
     findings = world.entry(b"step/.metadata").proof.findings
     assert {finding.severity for finding in findings} == {Severity.WARN}
+
+
+def split(world, *, without=()):
+    """Put what two ranks wrote with torch's writer for Hugging Face: halves of one tensor, the second with another."""
+    halves = {
+        "shard-00001-model-00001-of-00001.safetensors": ([0, 0], {}),
+        "shard-00002-model-00001-of-00001.safetensors": ([32, 0], {"whole": torch.arange(5)}),
+        "shard-00003-model-00001-of-00001.safetensors": ([64, 0], {}),
+    }
+    for name, (at, others) in halves.items():
+        if name not in without:
+            offsets = {"sharded": {"saved_offsets": at}} | {other: {"saved_offsets": [0]} for other in others}
+            about = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(offsets)}
+            world.write("hf/" + name, safetensors.torch.save({"sharded": torch.ones(32, 16), **others}, about))
+
+
+def unit_warnings(world):
+    """What the proofs of a version's files say of the checkpoint that they are of."""
+    found = {}
+    for entry in world.manifest().entries:
+        for finding in entry.proof.findings if entry.proof is not None else ():
+            if finding.severity is Severity.WARN:
+                assert entry.path.decode() not in found
+                found[entry.path.decode()] = finding.what
+    return found
+
+
+def test_what_each_rank_wrote_of_weights_is_whole_by_its_parts(world):
+    """Where the file between two others is not there, a part of a tensor is in none: each file says so."""
+    split(world)
+    assert saved(world)[1] == {}
+    assert unit_warnings(world) == {}
+    for name in os.listdir(world.path("hf")):
+        os.unlink(world.path(b"hf/" + name))
+    split(world, without=["shard-00002-model-00001-of-00001.safetensors"])
+    saved(world, accept_loss=True)
+    assert len(unit_warnings(world)) == 2
+    assert "a part of tensor 'sharded' is in none of the files" in next(iter(unit_warnings(world).values()))
+
+
+def test_a_shard_that_was_deleted_is_missed(world):
+    """Of shards that no index names, one that the last version has and that is gone keeps its place for an hour."""
+    split(world)
+    world.backup()
+    before = contents(world.tree())
+    os.unlink(world.path("hf/shard-00003-model-00001-of-00001.safetensors"))
+    world.write("log.csv", b"1\n")
+    _, troubles = saved(world)
+    assert "shard-00003-model-00001-of-00001.safetensors, which the last version has, is gone" in troubles["hf"].text
+    assert contents(world.restored()) == before | {b"log.csv": b"1\n"}
+    assert saved(world, now_ns=lambda: time.time_ns() + LATER_NS)[1] == {}
+    assert len(unit_warnings(world)) == 2
+    assert world.restored() == world.tree()
+    split(world)
+    assert saved(world)[1] == {}
+    assert unit_warnings(world) == {}
+
+
+def test_a_tensor_that_the_index_names_otherwise_is_told_of(world):
+    """An index that names a tensor which its file does not hold is a warning on each file, until it fits."""
+    weights(world, 1)
+    index = json.loads(contents(world.tree())[INDEX.encode()])
+    index["weight_map"]["renamed"] = index["weight_map"].pop("layer1")
+    world.write(INDEX, json.dumps(index).encode())
+    assert saved(world)[0].version == 1
+    assert set(unit_warnings(world)) == set(SHARDS)
+    assert "'renamed'" in unit_warnings(world)[SHARDS[0]]
+    weights(world, 1)
+    world.write("log.csv", b"1\n")
+    assert saved(world)[1] == {}
+    assert unit_warnings(world) == {}
+
+
+def test_shards_that_say_two_steps_are_of_two_saves(world):
+    """Where trainers put the step down in each file, files of two of them are held back, whatever their times are."""
+    index = {"metadata": {"total_size": 800}, "weight_map": {f"layer{n}": name for n, name in enumerate(SHARDS)}}
+    for number, name in enumerate(SHARDS):
+        tensors = {f"layer{number}": torch.ones(100)}
+        world.write(name, safetensors.torch.save(tensors, {"step": str(100 + number)}))
+    world.write(INDEX, json.dumps(index).encode())
+    result, troubles = saved(world)
+    assert result.version == 0
+    assert "of two saves" in next(iter(troubles.values())).text
+    world.write(SHARDS[0], safetensors.torch.save({"layer0": torch.ones(100)}, {"step": "101"}))
+    world.write(INDEX, json.dumps(index).encode())
+    assert saved(world)[1] == {}
+
+
+def test_real_shards_of_torchs_writer_are_whole(world):
+    """What torch's own writer for Hugging Face wrote as one rank is one checkpoint, and nothing is said against it."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+
+    place = os.fsdecode(world.path("hf"))
+    with warnings.catch_warnings(action="ignore"):
+        writer = HuggingFaceStorageWriter(place, save_distributed=True, thread_count=1)
+        dcp.save({"a": torch.ones(64, 16), "b": torch.arange(5)}, storage_writer=writer, no_dist=True)
+    assert any(name.startswith("shard-") for name in os.listdir(place))
+    assert saved(world)[1] == {}
+    assert unit_warnings(world) == {}
+
+
+def test_ranks_whose_files_say_two_steps_are_of_two_saves(world):
+    """Files of DeepSpeed's ranks that tell of different steps are held back, and warned of in the end."""
+    for rank, step in enumerate((100, 200)):
+        content = io.BytesIO()
+        torch.save({"module": {"w": torch.ones(9)}, "global_steps": step}, content)
+        world.write(f"global_step200/mp_rank_0{rank}_model_states.pt", content.getvalue())
+    world.write("latest", b"global_step200")
+    world.write("log.csv", b"1\n")
+    result, troubles = saved(world)
+    assert "files of step 100 and of step 200" in troubles["global_step200"].text
+    assert paths(world) == {"latest", "log.csv"}
+    assert saved(world, now_ns=lambda: time.time_ns() + LATER_NS)[1] == {}
+    assert len(unit_warnings(world)) == 2
+    assert result.version == 1

@@ -23,12 +23,13 @@ from mlsync.flows.structure import Unsound
 from mlsync.flows.units import Entries
 from mlsync.flows.wholes import Whole, directory_above, is_described_by
 from mlsync.proof.verdict import LEVEL_CONTAINER
-from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Finding, Trouble
+from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Finding, Proof, Trouble
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import Remembered
 
+_OF_A_UNIT: Final = "of a checkpoint that is not whole: "
 _ANOTHER_DIRECTORY: Final = "the directory that was loaded is another one by now"
 
 
@@ -65,7 +66,7 @@ class Candidate:
         self._was_held: dict[bytes, bool] = {}
         self._held: dict[bytes, Entry] = {}
         self._again_ns: dict[bytes, int] = {}
-        self._incomplete: dict[bytes, str] = {}
+        self._unit_notes: dict[bytes, str | None] = {}
         # Of directories: those of checkpoints of several files, and those that were loaded as one.
         self._unit_troubles: dict[bytes, Trouble] = {}
         self._unloaded: set[bytes] = set()
@@ -192,9 +193,22 @@ class Candidate:
         self._unit_troubles[where] = Trouble(where, TroubleKind.TORN, why, kept)
         self._mend_links()
 
-    def note_incomplete(self, members: Iterable[bytes], why: str) -> None:
-        """Have it said in the proof of each of these files that it is of a checkpoint that is not whole."""
-        self._incomplete |= dict.fromkeys(members, why)
+    def note_unit(self, members: Iterable[bytes], why: str | None) -> None:
+        """Have it said in the proof of each of these files, and of no other time, that they are not whole together."""
+        for path in members:
+            self._unit_notes[path] = why
+            entry = self._entries.get(path)
+            if entry is not None and entry.proof is not None:
+                self._entries[path] = msgspec.structs.replace(entry, proof=self._noted(path, entry.proof))
+
+    def _noted(self, path: bytes, proof: Proof) -> Proof:
+        if path not in self._unit_notes:
+            return proof
+        findings = [finding for finding in proof.findings if not finding.what.startswith(_OF_A_UNIT)]
+        why = self._unit_notes[path]
+        if why is not None:
+            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{_OF_A_UNIT}{why}"))
+        return msgspec.structs.replace(proof, findings=findings)
 
     def unproved(self) -> list[tuple[Entry, bool]]:
         """Return the files whose content is new, or that are checkpoints without proof; each with whether it is one."""
@@ -214,12 +228,7 @@ class Candidate:
     def judged(self, entry: Entry, judged: Judged) -> None:
         """Take in a verdict: the proof goes into the entry, or the last good content takes its place."""
         if judged.refused is None:
-            proof = judged.proof
-            why = self._incomplete.get(entry.path)
-            if why is not None:
-                finding = Finding(LEVEL_CONTAINER, Severity.WARN, why)
-                proof = msgspec.structs.replace(proof, findings=[*proof.findings, finding])
-            self._entries[entry.path] = msgspec.structs.replace(entry, proof=proof)
+            self._entries[entry.path] = msgspec.structs.replace(entry, proof=self._noted(entry.path, judged.proof))
             return
         self._trouble(entry.path, TroubleKind.BROKEN, judged.refused)
         self._refused_by[entry.path] = wish_behind(judged.proof, self._policy)

@@ -249,6 +249,7 @@ class VersionMaker:
             else:
                 self._read_back(candidate, units, result, reader, prover)
                 units.follow_refusals()
+                units.compare_steps()
             units.look_again()
         result.troubles = candidate.troubles()
         return candidate.change()

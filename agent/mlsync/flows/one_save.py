@@ -55,6 +55,16 @@ class Save(NamedTuple):
             return None
         return Doubt(f"{display(name)} is being written beside it", written_ns + SILENT_NS)
 
+    def lost_shard(self) -> str | None:
+        """Return that a shard is gone which the last version has, of those that nothing else tells of."""
+        if self.last is None or self.unit.kind != "huggingface-shards":
+            return None
+        gone = [path for path in self.last.members if path not in self.entries]
+        shared = [path for path in self.unit.members if path in self.last.members]
+        if not gone or not any(_is_same(self.entries[path], self.last_entries[path]) for path in shared):
+            return None
+        return f"{display(gone[0])}, which the last version has, is gone"
+
     @property
     def has_ended(self) -> bool:
         """Whether the file that writers write last is no older than any of those before it."""

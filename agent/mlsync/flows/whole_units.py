@@ -10,6 +10,7 @@ from mlsync.errors import Damage, ObjectArchived
 from mlsync.flows.candidate import Candidate
 from mlsync.flows.one_save import Doubt, Save
 from mlsync.flows.proving import Judged
+from mlsync.flows.shard_headers import disagreement
 from mlsync.flows.units import units_around
 from mlsync.flows.untouched import is_at_rest
 from mlsync.flows.wholes import Whole
@@ -23,6 +24,8 @@ from mlsync.source.scan import FileStat
 
 # For all checkpoints of a backup together: what takes longer is left to the next one.
 _WAIT_NS_MAX: Final = 10 * 10**9
+# Each rank of these writes the step that it is of.
+_STEP_OF_EACH_RANK: Final = ("deepspeed", "megatron")
 # File systems' clocks stand still for so long.
 _TICK_S: Final = 0.01
 
@@ -56,7 +59,7 @@ class WholeUnits:
         saves = [(unit, self._save(unit)) for unit in self._units]
         self._wait(save for _, save in saves)
         for unit, save in saves:
-            lacking = unit.lacking or self._member_in_trouble(unit)
+            lacking = unit.lacking or self._member_in_trouble(unit) or save.lost_shard()
             if self.are_being_written(unit.members):
                 self._revert(unit, "a file of it was written while it was read")
             elif lacking is not None and not self._is_at_rest(unit):
@@ -64,9 +67,17 @@ class WholeUnits:
             elif (doubt := save.doubt(self._root, self._now_ns)) is not None:
                 self._doubt(unit, doubt)
             else:
-                self._let_in.append(save)
-                if lacking is not None:
-                    self._candidate.note_incomplete(unit.members, f"of a checkpoint that is not whole: {lacking}")
+                self._let_in_unless_mixed(save, lacking)
+
+    def _let_in_unless_mixed(self, save: Save, lacking: str | None) -> None:
+        """Take a checkpoint in, with a word on what is *lacking* or does not fit, if its files do not say two steps."""
+        unit = save.unit
+        said = disagreement(unit, self._candidate.by_path, self._reader) if lacking is None else None
+        if said is not None and said.of_two_saves and not self._is_at_rest(unit):
+            self._revert(unit, f"of two saves: {said.what}")
+            return
+        self._let_in.append(save)
+        self._candidate.note_unit(unit.members, lacking if said is None else said.what)
 
     def look_again(self) -> None:
         """Leave out what somebody began to write anew while it was stored and proved.
@@ -106,6 +117,24 @@ class WholeUnits:
                 if trouble is not None and trouble.kind is TroubleKind.BROKEN and not self._is_at_rest(unit):
                     self._revert(unit, f"{display(path)} of it is broken")
                     break
+
+    def compare_steps(self) -> None:
+        """Leave out the files of ranks that tell of different steps; where nothing more is to come, say so in each."""
+        for save in list(self._let_in):
+            unit = save.unit
+            if unit.kind not in _STEP_OF_EACH_RANK:
+                continue
+            entries = [self._candidate.by_path.get(path) for path in unit.members]
+            proofs = [entry.proof for entry in entries if entry is not None and entry.proof is not None]
+            steps = sorted({step for proof in proofs if isinstance(step := proof.facts.get("step"), int)})
+            if len(steps) < 2:  # noqa: PLR2004 - two of them are a contradiction
+                continue
+            what = f"files of step {steps[0]} and of step {steps[1]}"
+            if self._is_at_rest(unit):
+                self._candidate.note_unit(unit.members, what)
+            else:
+                self._let_in.remove(save)
+                self._revert(unit, f"of two saves: {what}")
 
     def refuse(self, whole: Whole, judged: Judged) -> None:
         """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""

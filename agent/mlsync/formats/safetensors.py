@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import isfinite, prod
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
@@ -18,6 +18,7 @@ HEADER_BYTES_MAX = 100_000_000  # the format's own limit
 CHECKED_HEADER_BYTES_MAX = 32 << 20
 TENSORS_MAX = 200_000
 ENTRY_BYTES_MAX = 16 << 10
+ABOUT_BYTES_MAX = 1 << 20
 _LENGTH_BYTES = 8
 _DIMENSIONS_MAX = 64
 _PRODUCT_MAX = 1 << 64
@@ -145,7 +146,28 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
     return Content(tuple(storages), tuple(tensors), facts)
 
 
-def _read_header(source: ByteSource) -> tuple[Iterator[tuple[str, dict[str, object]]], int]:
+class Header(NamedTuple):
+    """What a file says before its tensors: their shapes, and what its writer put down as texts."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    about: Mapping[str, str]
+
+
+def read_safetensors_header(source: ByteSource) -> Header:
+    """The header alone, for who wants to compare files; what is no header raises ``ContainerBroken``.
+
+    Texts of more than a MiB are left out.
+    """
+    about: list[bytes] = []
+    entries, _ = _read_header(source, about)
+    shapes = {name: _shape(name, entry) for name, entry in entries}
+    texts = _parsed(about[0]) if about else {}
+    return Header(shapes, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {})
+
+
+def _read_header(
+    source: ByteSource, about: list[bytes] | None = None
+) -> tuple[Iterator[tuple[str, dict[str, object]]], int]:
     """The header's tensor entries with their names, one by one, and the offset at which their bytes begin."""
     length = int.from_bytes(read_bounded(source, 0, _LENGTH_BYTES, "header length"), "little")
     if length > min(HEADER_BYTES_MAX, source.size_bytes - _LENGTH_BYTES):
@@ -155,10 +177,10 @@ def _read_header(source: ByteSource) -> tuple[Iterator[tuple[str, dict[str, obje
     raw = read_bounded(source, _LENGTH_BYTES, length, "header")
     if raw[:1] != b"{":
         _refuse("header is no JSON object", None, _LENGTH_BYTES)
-    return _entries(raw), _LENGTH_BYTES + length
+    return _entries(raw, about), _LENGTH_BYTES + length
 
 
-def _entries(raw: bytes) -> Iterator[tuple[str, dict[str, object]]]:
+def _entries(raw: bytes, about: list[bytes] | None = None) -> Iterator[tuple[str, dict[str, object]]]:
     """The entries of the header's object: looked at one by one, since a list of lists takes ninety times its bytes."""
     seen: set[str] = set()
     left_bytes = TENSORS_BYTES_MAX
@@ -181,7 +203,7 @@ def _entries(raw: bytes) -> Iterator[tuple[str, dict[str, object]]]:
             raise NotChecked("header of more entries, or longer names, than are checked", offset=_LENGTH_BYTES)
         at = match.end()
         if name == _METADATA:
-            _check_metadata(raw, match.start("value"))
+            _check_metadata(raw, match.start("value"), about)
             continue
         if match.end("value") - match.start("value") > ENTRY_BYTES_MAX:
             raise NotChecked("header entry is larger than is checked", record=name[:256], offset=_LENGTH_BYTES)
@@ -240,8 +262,8 @@ def _whole(text: str) -> int | float:
     return -0.0 if text == "-0" else int(text)
 
 
-def _check_metadata(raw: bytes, at: int) -> None:
-    """Text by text; nothing of it is kept, however much it is."""
+def _check_metadata(raw: bytes, at: int, about: list[bytes] | None) -> None:
+    """Text by text; nothing of it is kept, however much it is, but for who asks *about* a little."""
     match = _TEXTS.match(raw, at)
     if match is None:
         _refuse("metadata is not text by text", None, _LENGTH_BYTES)
@@ -252,6 +274,8 @@ def _check_metadata(raw: bytes, at: int) -> None:
             decoder.decode(raw[start:end], final=end == match.end())
     except ValueError:
         _refuse("header is no JSON", None, _LENGTH_BYTES)
+    if about is not None and match.end() - match.start() <= ABOUT_BYTES_MAX:
+        about.append(match[0])
 
 
 def _span(name: str, entry: dict[str, object]) -> tuple[int, int]:

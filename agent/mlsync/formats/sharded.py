@@ -42,6 +42,7 @@ _COUNT_MAX = 1 << 63
 
 _INDEX = re.compile(rb".*\.(safetensors|bin)\.index\.json", re.DOTALL)
 _NUMBERED = re.compile(rb"(?P<stem>.+)-(\d{5})-of-(\d{5})\.(?P<suffix>safetensors|bin)", re.DOTALL)
+_SPLIT = re.compile(rb"shard-\d{5}-(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors", re.DOTALL)
 _TRAINER = re.compile(rb"checkpoint-(\d{1,18})")
 _TRAINER_WEIGHTS = re.compile(
     rb"(model|adapter_model)\.safetensors|(pytorch_model|adapter_model|pytorch_model_fsdp)\.bin"
@@ -65,8 +66,8 @@ _MEGATRON_TRACKER = b"latest_checkpointed_iteration.txt"
 class Unit(NamedTuple):
     """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
 
-    *kind* is "dcp", "huggingface-weights", "huggingface-trainer", "deepspeed", "megatron" or "onnx". Paths are those of
-    the listing; *members* are the files that are there, in order.
+    *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "megatron" or
+    "onnx". Paths are those of the listing; *members* are the files that are there, in order.
     """
 
     kind: str
@@ -86,6 +87,7 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
     for directory in tree.directories:
         inner += _distributed(tree, directory)
         inner += _indexed(tree, directory)
+        inner += _split(tree, directory)
         inner += _deepspeed(tree, directory)
         inner += _onnx(tree, directory)
         outer += _megatron(tree, directory)
@@ -161,21 +163,25 @@ class _Tree:
 
     def read_json(self, path: bytes) -> dict[str, object] | None:
         """A small file's JSON object."""
-        content = self.read(path) or b""
-        # Before it is parsed: an empty list takes fifty times its bytes.
-        text_bytes = len(content) * (1 if content.isascii() else 4)
-        if text_bytes + sum(content.count(sign) * cost for sign, cost in _PARSED_BYTES.items()) > PARSED_BYTES_MAX:
-            return None
-        try:
-            value = json.loads(content)
-        except (ValueError, RecursionError):
-            return None
-        return value if isinstance(value, dict) else None
+        return parsed_object(self.read(path) or b"")
 
     def read_number(self, path: bytes, pattern: re.Pattern[bytes]) -> int | None:
         """The number in a tracker file of one word."""
         match = pattern.fullmatch((self.read(path, _TRACKER_BYTES_MAX) or b"").strip())
         return int(match[1]) if match else None
+
+
+def parsed_object(content: bytes) -> dict[str, object] | None:
+    """What a JSON text holds, if that is an object and not too large when it is parsed."""
+    # Before it is parsed: an empty list takes fifty times its bytes.
+    text_bytes = len(content) * (1 if content.isascii() else 4)
+    if text_bytes + sum(content.count(sign) * cost for sign, cost in _PARSED_BYTES.items()) > PARSED_BYTES_MAX:
+        return None
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _join(directory: bytes, name: bytes) -> bytes:
@@ -304,6 +310,17 @@ def _indexed(tree: _Tree, directory: bytes) -> Iterator[Unit]:
         if shards != {stem + b"-00001-of-00001." + suffix}:
             lacking = f"{_shown(stem + b'.' + suffix + b'.index.json')} is missing"
             yield _unit("huggingface-weights", directory, (_join(directory, name) for name in shards), lacking)
+
+
+def _split(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """What each rank wrote of weights, by torch's writer for Hugging Face; nothing beside the files tells of them."""
+    found: dict[tuple[bytes, bytes], list[bytes]] = {}
+    for name in tree.directories[directory]:
+        match = _SPLIT.fullmatch(name)
+        if match:
+            found.setdefault((match["stem"], match["count"]), []).append(_join(directory, name))
+    for members in found.values():
+        yield _unit("huggingface-shards", directory, members, None)
 
 
 def _check_index(tree: _Tree, directory: bytes, index: bytes) -> tuple[str | None, set[bytes]]:
