@@ -64,6 +64,7 @@ def test_distributed_checkpoints_that_torch_wrote_are_whole(two_ranks):
     assert [(unit.kind, unit.directory, unit.lacking) for unit in units] == [
         ("dcp", b"checkpoint", None),
         ("dcp", b"fsdp", None),
+        ("huggingface-shards", b"hf", None),
     ]
     assert units[0].members == tuple(b"checkpoint/" + name for name in (b".metadata", b"__0_0.distcp", b"__1_0.distcp"))
 
@@ -148,10 +149,19 @@ def test_an_index_without_a_total_is_taken_at_its_word():
 
 
 def test_numbered_files_without_index():
-    """One file of one is whole as it is, as are the parts that torch's writer leaves; two of two lack their index."""
+    """One file of one is whole as it is; two of two lack their index."""
     assert Tree().add("x-00001-of-00001.bin").units() == []
-    assert Tree().add("shard-00001-model-00001-of-00002.safetensors").units() == []
     assert Tree().add("a-00001-of-00002.bin").only().lacking == "'a.bin.index.json' is missing"
+
+
+def test_what_each_rank_wrote_of_weights_is_one_unit():
+    """The parts that torch's writer leaves have no index, and belong together by their names."""
+    tree = Tree()
+    for rank in (1, 2):
+        for part in (1, 2):
+            tree.add(f"m/shard-0000{rank}-model-0000{part}-of-00002.safetensors")
+    unit = tree.only()
+    assert (unit.kind, unit.directory, len(unit.members), unit.lacking) == ("huggingface-shards", b"m", 4, None)
 
 
 # ---------------------------------------------------------------- Hugging Face's trainer
