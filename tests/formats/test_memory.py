@@ -30,11 +30,13 @@ from mlsync.formats import (
     pt2,
     safetensors,
     sharded,
+    tensorflow_bundle,
     torch_content,
     torch_graph,
     zipfile_layout,
 )
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.crc32c import crc32c
 from mlsync.formats.dcp_metadata import read_dcp_metadata
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.sniff import identify
@@ -50,14 +52,15 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, tensorflow_bundle),
     "PARTS_MAX": (onnx,),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
     "CHECKED_HEADER_BYTES_MAX": (safetensors,),
     "TENSORS_MAX": (safetensors, gguf),
-    "NAMES_BYTES_MAX": (zipfile_layout, gguf),
+    "NAMES_BYTES_MAX": (zipfile_layout, gguf, tensorflow_bundle),
+    "INDEX_BYTES_MAX": (tensorflow_bundle,),
     "RECORDS_MAX": (zipfile_layout,),
     "DIRECTORY_BYTES_MAX": (zipfile_layout,),
     "SMALL_BYTES_MAX": (sharded,),
@@ -354,6 +357,61 @@ def test_a_gguf_file_takes_no_more_than_is_stated(make):
     """Whatever its header holds, the whole look at a file stays below the figure in the document."""
     content = make()
     assert peak_of(looked_into(content, b"a.gguf")) < stated_bytes("GGUF 2 and 3, either byte order")
+
+
+# ---------------------------------------------------------------- TensorFlow
+
+
+def varint(number: int) -> bytes:
+    """A number as LevelDB and protocol buffers write it."""
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + varint(number >> 7)
+
+
+def index_of(count: int, dimensions: int, shared: bytes = b"") -> bytes:
+    """An index of so many tensors of nothing, whose names begin alike."""
+    shape = b"\x12\0" * dimensions
+    message = b"\x08\6\x12" + varint(len(shape)) + shape
+    header = b"\0\0" + varint(2) + b"\x08\1"
+    begin = header + b"\0" + varint(len(shared) + 1) + varint(len(message)) + shared + b"!" + message
+    entries = (varint(len(shared)) + b"\7" + varint(len(message)) + b"%07d" % n + message for n in range(count))
+    data = begin + b"".join(entries) if count else begin
+
+    def block(content: bytes) -> bytes:
+        content += bytes(4) + b"\1\0\0\0" + b"\0"
+        crc = crc32c(content)
+        return content + (((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+    tensors, empty = block(data), block(b"")
+    root = block(b"\0\1" + varint(len(handle := b"\0" + varint(len(tensors) - 5))) + b"~" + handle)
+    at = len(tensors)
+    places = varint(at) + varint(len(empty) - 5) + varint(at + len(empty)) + varint(len(root) - 5)
+    return tensors + empty + root + places.ljust(40, b"\0") + tensorflow_bundle.TABLE_MAGIC
+
+
+TENSORFLOWS = {
+    "tensors": lambda: index_of(18_000, 0),
+    "more than pass": lambda: index_of(90_000, 0),
+    "dimensions": lambda: index_of(800, 254),
+    "names": lambda: index_of(900, 1, b"a" * 2000),
+    "wide names": lambda: index_of(900, 1, "\U0001f600".encode() * 500),
+}
+
+
+@pytest.mark.parametrize("make", TENSORFLOWS.values(), ids=TENSORFLOWS.keys())
+def test_a_checkpoint_of_tensorflow_takes_no_more_than_is_stated(make):
+    """Index and shard together, whatever the index holds."""
+    index = make()
+
+    def look() -> None:
+        looked_into(index, b"a.index")()
+        tensorflow_bundle.read_shard(MemorySource(b""), tensorflow_bundle.parse_index(index), 0)
+
+    assert peak_of(look) < stated_bytes("TensorFlow")
+
+
+def test_the_index_that_is_made_here_is_one():
+    """A look at it goes to its end."""
+    assert len(tensorflow_bundle.parse_index(index_of(3, 2)).described) == 4
 
 
 # ---------------------------------------------------------------- what tells of several files

@@ -13,6 +13,7 @@ from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout, Storage
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
 from mlsync.formats.sniff import identify, is_lost_kind
+from mlsync.formats.tensorflow_bundle import INDEX_BYTES_MAX, index_of, parse_index, read_shard, shard_of
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found
@@ -69,6 +70,8 @@ def _structure_of(file: SourceFile, found: Found, was: str | None) -> Structure:
         return Structure(is_checkpoint=False)
     if container == "dcp":
         return _distributed(file, found)
+    if container == "tensorflow-shard":
+        return _by_index(file, found)
     try:
         layout = read_layout(file, container)
     except NotChecked:
@@ -107,3 +110,16 @@ def _distributed(file: SourceFile, found: Found) -> Structure:
     except ContainerBroken:
         return Structure(is_checkpoint=True)
     return Structure(is_checkpoint=True, layout=layout, storages=read_dcp_storages(file, items))
+
+
+def _by_index(file: SourceFile, found: Found) -> Structure:
+    """Return how a shard of TensorFlow's is built, by the word of the index beside it, which may be of another save."""
+    path, place = index_of(found.path), shard_of(found.path)
+    index = None if path is None else file.read_beside(path.rpartition(b"/")[2], limit_bytes=INDEX_BYTES_MAX)
+    if index is None or place is None:
+        return Structure(is_checkpoint=True)
+    try:
+        layout, content = read_shard(file, parse_index(index), place[0])
+    except ContainerBroken:
+        return Structure(is_checkpoint=True)
+    return Structure(is_checkpoint=True, layout=layout, storages=content.storages)

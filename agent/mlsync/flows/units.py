@@ -15,6 +15,7 @@ from mlsync.formats.dcp_metadata import check_against_files, rank_metadata_of, r
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
 from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker
+from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind
@@ -44,6 +45,10 @@ def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) 
 def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
     """Return the metadata that say what a shard of a distributed checkpoint holds, if they are there."""
     directory, _, name = entry.path.rpartition(b"/")
+    index = index_of(entry.path)
+    if index is not None:
+        beside = entries.get(index)
+        return beside if beside is not None and beside.kind is EntryKind.FILE else None
     if not name.endswith(b".distcp"):
         return None
     # Those of all ranks, or those that its own rank wrote.
@@ -69,6 +74,9 @@ def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> byt
         if path.rpartition(b"/")[0] == directory
     }
     try:
+        if name.endswith(b".index"):
+            check_against_shards(parse_index(data), os.fsdecode(name).removesuffix(".index"), sizes)
+            return data
         check_against_files(read_dcp_metadata(data, is_part=rank_of_metadata(name) is not None), sizes)
     except ContainerBroken:
         return None

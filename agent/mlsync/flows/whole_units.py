@@ -168,6 +168,8 @@ class WholeUnits:
         except (Damage, ObjectArchived):
             return None
         same = [old for old in before if (old.directory, old.kind) == (unit.directory, unit.kind)]
+        if unit.kind == "tensorflow":  # many of them lie in one directory
+            same = [old for old in same if not set(old.members).isdisjoint(unit.members)]
         return min(same, key=lambda old: old.lacking is not None, default=None)
 
     def _member_in_trouble(self, unit: Unit) -> str | None:

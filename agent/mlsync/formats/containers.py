@@ -15,12 +15,14 @@ from mlsync.formats.npz import read_npz_content
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
 from mlsync.formats.torch_content import read_torch_content, read_torch_layout
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
-#: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``.
-NOT_UNDERSTOOD = frozenset({"dcp"})
+#: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``, and one of TensorFlow's
+#: with its index, by ``read_shard``.
+NOT_UNDERSTOOD = frozenset({"dcp", "tensorflow-shard"})
 #: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
 METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
 _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
@@ -28,6 +30,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
+    "tensorflow-index": read_index_layout,
     "torch-legacy": read_legacy_layout,
     "torch-zip": read_torch_layout,
 }
@@ -53,6 +56,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if isinstance(layout, GgufLayout):
         return read_gguf_content(layout)
+    if isinstance(layout, IndexLayout):
+        return read_index_content(layout)
     if isinstance(layout, PickleLayout):
         return with_counts(read_pickle_content(layout))
     if layout.container in METADATA:

@@ -52,7 +52,7 @@ def read_dcp_layout(source: ByteSource, items: Iterable[Item]) -> Layout:
     extents: list[Extent] = []
     for item, _, layout in item_zips(source, items):
         prefix, start = f"{item.offset}/", item.offset
-        extents += [Extent(prefix + name, start + at, length, crc32) for name, at, length, crc32 in layout.extents]
+        extents += [Extent(prefix + name, start + at, length, crc32) for name, at, length, crc32, _ in layout.extents]
         if len(extents) > RECORDS_MAX:
             msg = f"more than {RECORDS_MAX} records are more than is checked"
             raise NotChecked(msg, offset=item.offset)

@@ -57,7 +57,7 @@ class _Found:
 
     def add_records(self, label: str, start: int, layout: ZipLayout) -> None:
         """Note where an item's records lie, and what its pickle costs, for which there is a bound for all items."""
-        for name, at, length, crc32 in layout.extents:
+        for name, at, length, crc32, _ in layout.extents:
             self.extents.append(Extent(f"{label}/{name}", start + at, length, crc32))
             if name.endswith("/data.pkl"):
                 self.pickle_bytes += max(length, layout.packed[name].plain_bytes if name in layout.packed else 0)
@@ -208,7 +208,7 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
     labels = {entry.name: _label(metadata, entry) for entry in entries}
     for entry in entries:
         _check_described(metadata, entry, tensors[entry.name])
-    found.extents += [Extent(labels[name], start + at, length, crc32) for name, at, length, crc32 in layout.extents]
+    found.extents += [Extent(labels[name], start + at, length, crc32) for name, at, length, crc32, _ in layout.extents]
     found.storages += [
         replace(storage, name=labels[storage.name], offset=start + storage.offset) for storage in content.storages
     ]

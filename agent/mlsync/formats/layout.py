@@ -49,12 +49,13 @@ class ContainerBroken(Exception):
 
 # A checkpoint has thousands of these: a tuple is made in a third of the time that a frozen dataclass takes.
 class Extent(NamedTuple):
-    """The bytes of one record or tensor inside the file; *crc32* is ``None`` where the format computed none."""
+    """The bytes of one record or tensor inside the file; its sums are ``None`` where the format computed none."""
 
     name: str
     offset: int
     length: int
     crc32: int | None = None
+    crc32c: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

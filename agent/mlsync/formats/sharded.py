@@ -24,6 +24,7 @@ from mlsync.formats.dcp_metadata import (
 )
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.onnx import read_external
+from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
 
 #: Reads a file of the listing whole if it has at most so many bytes; ``None`` if it cannot be read, or has more.
 ReadSmall = Callable[[bytes, int], bytes | None]
@@ -50,8 +51,8 @@ _TRAINER_WEIGHTS = re.compile(
     re.DOTALL,
 )
 _TRAINER_FILES = frozenset({b"trainer_state.json", b"training_args.bin", b"optimizer.pt", b"scheduler.pt"})
-_PART = re.compile(rb".*\.(safetensors|bin|pt|pth|ckpt|distcp)", re.DOTALL)
-_WRITTEN_LAST = re.compile(rb".*\.index\.json|trainer_state\.json|\.metadata|metadata\.json", re.DOTALL)
+_PART = re.compile(rb".*\.(safetensors|bin|pt|pth|ckpt|distcp|data-\d{5}-of-\d{5})", re.DOTALL)
+_WRITTEN_LAST = re.compile(rb".*\.index(\.json)?|trainer_state\.json|\.metadata|metadata\.json", re.DOTALL)
 _SENTINEL = b"checkpoint-is-incomplete.txt"
 _RANDOM_STATE = re.compile(rb"rng_state_(\d{1,9})\.pth")
 _DEEPSPEED = re.compile(
@@ -66,8 +67,8 @@ _MEGATRON_TRACKER = b"latest_checkpointed_iteration.txt"
 class Unit(NamedTuple):
     """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
 
-    *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "megatron" or
-    "onnx". Paths are those of the listing; *members* are the files that are there, in order.
+    *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "tensorflow",
+    "megatron" or "onnx". Paths are those of the listing; *members* are the files that are there, in order.
     """
 
     kind: str
@@ -90,6 +91,7 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
         inner += _split(tree, directory)
         inner += _deepspeed(tree, directory)
         inner += _onnx(tree, directory)
+        inner += _tensorflow(tree, directory)
         outer += _megatron(tree, directory)
         outer += _trainer(tree, directory)
     return sorted(_absorbed(inner, outer))
@@ -446,6 +448,38 @@ def _missing_rank(held: set[int], name: str, expected: set[int] | None = None) -
         # As many as there are and no more are looked at: the highest may be any number
         missing = next((rank for rank in range(len(held)) if rank not in held), None)
     return None if missing is None else f"'{name.format(missing)}' is missing"
+
+
+# ---------------------------------------------------------------- TensorFlow
+
+
+def _tensorflow(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A checkpoint of TensorFlow: its shards, with the index that is written last; several may lie side by side."""
+    shards: dict[bytes, set[bytes]] = {}
+    for name in tree.directories[directory]:
+        index = index_of(name)
+        if index is not None:
+            shards.setdefault(index, set()).add(name)
+    for index, members in shards.items():
+        path = _join(directory, index)
+        if path not in tree.files:
+            lacking: str | None = f"{_shown(index)} is missing"
+        else:
+            lacking = _check_shards(tree, directory, index)
+            members.add(index)
+        yield _unit("tensorflow", directory, (_join(directory, name) for name in members), lacking)
+
+
+def _check_shards(tree: _Tree, directory: bytes, index: bytes) -> str | None:
+    content = tree.read(_join(directory, index))
+    if content is None:
+        return f"{_shown(index)} could not be read"
+    sizes = {os.fsdecode(name): size for name, size in tree.directories[directory].items()}
+    try:
+        check_against_shards(parse_index(content), os.fsdecode(index).removesuffix(".index"), sizes)
+    except ContainerBroken as fault:
+        return f"{_shown(index)}: {fault}"
+    return None
 
 
 # ---------------------------------------------------------------- Megatron

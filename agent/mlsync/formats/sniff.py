@@ -6,6 +6,7 @@ import re
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
+from mlsync.formats.tensorflow_bundle import TABLE_MAGIC, shard_of
 from mlsync.formats.zipfile_layout import first_record_name, record_names
 
 _HEAD_BYTES = 64
@@ -61,8 +62,8 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     A file that is named like a checkpoint and is not plainly something else has one: what its name promises is then
     what it is held to.
     """
-    if path.endswith(b".distcp"):
-        return "dcp"  # several zips in a row: looks like one damaged zip, and is none
+    if (named := _by_name(source, path)) is not None:
+        return named
     promised = _promised(path)
     head = source.read_at(0, min(_HEAD_BYTES, source.size_bytes))
     if _DCP_METADATA.search(head) and path.endswith(b".metadata"):
@@ -77,6 +78,20 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     if shown is None and is_shared and _is_something_else(source, head):
         return None
     return shown or promised
+
+
+def _by_name(source: ByteSource, path: bytes) -> str | None:
+    """What is known by its name alone, or by its end."""
+    if path.endswith(b".distcp"):
+        return "dcp"  # several zips in a row: looks like one damaged zip, and is none
+    if shard_of(path) is not None:
+        return "tensorflow-shard"  # tensors and nothing else
+    return "tensorflow-index" if path.endswith(b".index") and _ends_as_table(source) else None
+
+
+def _ends_as_table(source: ByteSource) -> bool:
+    length = len(TABLE_MAGIC)
+    return source.size_bytes > length and source.read_at(source.size_bytes - length, length) == TABLE_MAGIC
 
 
 def is_checkpoint_name(path: bytes) -> bool:

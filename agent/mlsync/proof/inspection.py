@@ -12,6 +12,7 @@ from mlsync.formats.dcp_shard import read_dcp_shard
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.sniff import identify
+from mlsync.formats.tensorflow_bundle import parse_index, read_shard, shard_of
 from mlsync.formats.zipfile_layout import ZipLayout
 from mlsync.proof.verdict import LEVEL_CONTAINER, LEVEL_MEANING, Finding
 
@@ -45,8 +46,8 @@ def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None
     container = identify(source, path)
     if container is None or level < LEVEL_CONTAINER:
         return Inspection(container)
-    if container == "dcp" and metadata is not None:
-        return _inspect_shard(source, path, level, metadata)
+    if container in _SHARDS and metadata is not None:
+        return _SHARDS[container](source, path, level, metadata)
     if container in NOT_UNDERSTOOD:
         return Inspection(container, finding=Finding(LEVEL_CONTAINER, "note", f"{container} is not looked into yet"))
     layout = None
@@ -78,6 +79,23 @@ def _inspect_shard(source: ByteSource, path: bytes, level: int, metadata: bytes)
     except ContainerBroken as fault:
         return Inspection("dcp", finding=_finding(fault, LEVEL_CONTAINER))
     return Inspection("dcp", layout, content if level >= LEVEL_MEANING else None)
+
+
+_parsed_index = lru_cache(maxsize=1)(parse_index)
+
+
+def _inspect_tensorflow(source: ByteSource, path: bytes, level: int, index: bytes) -> Inspection:
+    """Look at a shard of TensorFlow's by the word of its index."""
+    place = shard_of(path)
+    assert place is not None
+    try:
+        layout, content = read_shard(source, _parsed_index(index), place[0])
+    except ContainerBroken as fault:
+        return Inspection("tensorflow-shard", finding=_finding(fault, LEVEL_CONTAINER))
+    return Inspection("tensorflow-shard", layout, content if level >= LEVEL_MEANING else None)
+
+
+_SHARDS = {"dcp": _inspect_shard, "tensorflow-shard": _inspect_tensorflow}
 
 
 def _bounded(layout: Layout) -> Layout:

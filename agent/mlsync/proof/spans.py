@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from isal.isal_zlib import crc32
 
+from mlsync.formats.crc32c import crc32c
 from mlsync.formats.faults import RecordDamaged
 from mlsync.formats.inflate import Inflater
 from mlsync.formats.layout import Extent, Layout, Storage
@@ -63,7 +64,9 @@ class ExtentChecksums:
                 self._close(self._current, self._extents[index])
 
     def _is_checked(self, extent: Extent) -> bool:
-        return extent.length > 0 and (extent.crc32 is not None or extent.name in self._packed)
+        return extent.length > 0 and (
+            extent.crc32 is not None or extent.crc32c is not None or extent.name in self._packed
+        )
 
     def _begin(self, extent: Extent) -> _Plain | _Unpacked:
         packed = self._packed.get(extent.name)
@@ -80,14 +83,17 @@ class _Plain:
     """A record that lies in the file as it is."""
 
     def __init__(self, extent: Extent) -> None:
-        self._expected = extent.crc32
+        self._is_castagnoli = extent.crc32 is None
+        self._expected = extent.crc32c if self._is_castagnoli else extent.crc32
         self._crc = 0
 
     def feed(self, piece: memoryview) -> None:
-        self._crc = crc32(piece, self._crc)
+        self._crc = crc32c(piece, self._crc) if self._is_castagnoli else crc32(piece, self._crc)
 
     def fault(self) -> str | None:
-        return None if self._crc == self._expected else "CRC-32 differs"
+        if self._crc == self._expected:
+            return None
+        return "CRC-32C differs" if self._is_castagnoli else "CRC-32 differs"
 
 
 class _Unpacked:
