@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -461,6 +462,9 @@ def test_a_checkpoint_of_another_kind_takes_its_place(world):
     world.write("last", save({"layer": torch.ones(100)}))
     assert world.backup().troubles == ()
     assert world.entry(b"last").proof.container == "safetensors"
+    world.write("last", pickle.dumps({"layer": [1.0] * 9000}))
+    assert world.backup().troubles == ()
+    assert world.entry(b"last").proof.container == "pickle"
     os.unlink(world.path("last"))
     world.write("log.csv", b"1\n")
     world.backup(accept_loss=True)

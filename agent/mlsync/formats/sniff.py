@@ -47,13 +47,14 @@ _PROMISED_BY_NAME = (
 _SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
 # Anybody's data: what is there of torch's promises all of it, and what is not there promises nothing
 _BIN_NAME = re.compile(rb".*\.bin", re.IGNORECASE | re.DOTALL)
-# Told by a few bytes, or by name, or not yet: such a file may be what is left of one that was understood
-_WEAK = frozenset({"", "pickle", "zip"})
+# Told by its name, or not yet: such a file may be what is left of one that was understood
+_WEAK = frozenset({"", "zip"})
 
 
 def is_lost_kind(was: str, now: str | None) -> bool:
     """Whether a file that was a checkpoint of the kind *was* looks like less of one *now*."""
-    return now is None or (now in _WEAK and was not in _WEAK)
+    # Damage at its beginning makes a bare pickle of what torch wrote before 1.6, and of nothing else.
+    return now is None or (now in _WEAK and was not in _WEAK) or (was, now) == ("torch-legacy", "pickle")
 
 
 def identify(source: ByteSource, path: bytes) -> str | None:
