@@ -50,6 +50,10 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
     Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
     Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
 
+    Shards that are being written over an earlier save stay as the last version has them until the writer is done:
+    the status is 42, a pause of seconds is waited for, and the next backup takes them. What was a checkpoint in the
+    last version is held to that, whatever its name: emptied or overwritten it is torn.
+
     If most checkpoints of the last version are gone at once, a disk is rather not mounted: no version is made for
     ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss does so
     at once. Files whose names say that they are not finished are left out (.tmp*, tmp-checkpoint-*, *.tmp,
