@@ -149,7 +149,7 @@ def test_what_is_not_understood_is_said(saved):
         saved.good("backup")
     shown = lines(saved.good("diff"))
     at = shown.index("weights/old.pt")
-    assert shown[at + 1] == "compared as a plain file (as it was: pickle is not looked into yet)"
+    assert shown[at + 1] == "compared as a plain file (no tensor was found in it)"
 
 
 @pytest.mark.parametrize(

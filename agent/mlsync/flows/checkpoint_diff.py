@@ -78,6 +78,9 @@ def compare_checkpoints(
         return result
     files = SideBySide(reader, before, after)
     views = _sort_out(old.content, new.content, result)
+    if not views and not result.tensors:
+        result.why_not = "no tensor was found in it"
+        return result
     different = [view for view in views if not view.is_same_by_chunks(files)]
     with monitor.task(f"comparing {display(after.path)}", sum(view.both.before.length for view in different)) as task:
         windows = files.windows([view.both for view in different], task.advance)
