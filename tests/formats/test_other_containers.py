@@ -54,6 +54,51 @@ def test_safetensors_tensors_are_found_with_their_bytes():
         assert data[storage.offset : storage.offset + storage.length] == bytes(TENSORS[tensor.name].untyped_storage())
 
 
+def test_entries_as_the_library_writes_them_need_no_json_parser(monkeypatch):
+    """Of ten thousand tensors whose names have no escapes none is given to the JSON parser, and all are read."""
+    calls = []
+    decode = json.JSONDecoder.decode
+    monkeypatch.setattr(json.JSONDecoder, "decode", lambda self, text: calls.append(text) or decode(self, text))
+    tensors = {f"layers.{place}.weight": torch.full((3,), float(place)) for place in range(10_000)}
+    tensors["Schl\u00fcssel"], tensors["scalar"] = torch.ones(1, 2), torch.tensor(1.0)
+    content = content_of(safetensors.torch.save(tensors), "safetensors")
+    assert {tensor.name: tensor.shape for tensor in content.tensors} == {
+        name: tuple(tensor.shape) for name, tensor in tensors.items()
+    }
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b'{"dtype": "U8", "shape": [2], "data_offsets": [0, 2]}',
+        b'{"shape":[2],"data_offsets":[0,2],"dtype":"U8"}',
+        b'{"dtype":"U\\u0038","shape":[2],"data_offsets":[0,2]}',
+        b'{"dtype":"U8","shape":[1,2,1],"data_offsets":[0,2]}',
+    ],
+)
+def test_entries_in_other_words_mean_the_same(entry):
+    """Spaces, another order and escapes are JSON all the same."""
+    content = content_of(safetensors_file(b'{"a":' + entry + b"}", b"12"), "safetensors")
+    assert [tensor.dtype for tensor in content.tensors] == ["uint8"]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b'{"dtype":"U8","shape":[02],"data_offsets":[0,2]}',
+        b'{"dtype":"U8","shape":[2,],"data_offsets":[0,2]}',
+        b'{"dtype":"U8","shape":[,2],"data_offsets":[0,2]}',
+        b'{"dtype":"U8","shape":[2],"data_offsets":[-0,2]}',
+        b'{"dtype":"U8","shape":[2],"data_offsets":[00,2]}',
+    ],
+)
+def test_numbers_that_are_no_json_are_refused_in_entries_as_the_library_writes_them(entry):
+    """What looks like the library's own words, but for a number, is not taken for them."""
+    with pytest.raises(ContainerBroken):
+        content_of(safetensors_file(b'{"a":' + entry + b"}", b"12"), "safetensors")
+
+
 def test_a_truncated_or_extended_safetensors_file_is_refused():
     """Tensors cover the file exactly, so no other length passes."""
     data = safetensors.torch.save(TENSORS)

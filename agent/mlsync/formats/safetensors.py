@@ -58,6 +58,19 @@ _VALUE = rb'(?P<value>\{[^{}"]*+(?:' + _TEXT + rb'[^{}"]*+)*+\})' + _S
 _FIRST = re.compile(_NAME + _VALUE)
 _NEXT = re.compile(rb"," + _S + _NAME + _VALUE)
 _MEMBER = re.compile(rb",?" + _S + _NAME)
+# An entry as the library writes it, which is read without a JSON parser: there are tens of thousands of them.
+_N = rb"(?:0|[1-9][0-9]{0,18})"
+_PLAIN_ENTRY = re.compile(
+    rb'\{"dtype":"([A-Z0-9_]{1,16})","shape":\[((?:'
+    + _N
+    + rb"(?:,"
+    + _N
+    + rb')*+)?+)\],"data_offsets":\[('
+    + _N
+    + rb"),("
+    + _N
+    + rb")\]\}"
+)
 
 # token -> torch's name and bits per element
 _DTYPES = {
@@ -222,14 +235,15 @@ def _is_member(raw: bytes, at: int) -> bool:
 
 def _parsed(text: bytes) -> object:
     """What a short piece of the header says."""
+    plain = _PLAIN_ENTRY.fullmatch(text)
+    if plain is not None:
+        dtype, shape, begin, end = plain.groups()
+        sizes = [int(size) for size in shape.split(b",")] if shape else []
+        return {"dtype": dtype.decode(), "shape": sizes, "data_offsets": [int(begin), int(end)]}
     try:
-        return json.loads(
-            text.decode(),
-            object_pairs_hook=_unique,
-            parse_constant=_no_constant,
-            parse_float=_finite,
-            parse_int=_whole,
-        )
+        decoded = text.decode()
+        is_plain_name = decoded[:1] == '"' and "\\" not in decoded
+        return decoded[1:-1] if is_plain_name else _DECODER.decode(decoded)
     except (ValueError, RecursionError) as error:
         reason = error.args[0] if isinstance(error, _Refused) else "header is no JSON"
         raise ContainerBroken(str(reason), offset=_LENGTH_BYTES) from None
@@ -260,6 +274,12 @@ def _finite(text: str) -> float:
 def _whole(text: str) -> int | float:
     """A whole number; a zero with a sign is none, neither in JSON's own words nor for the library."""
     return -0.0 if text == "-0" else int(text)
+
+
+# One for all entries: to make a decoder takes longer than to read an entry with it.
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite, parse_int=_whole
+)
 
 
 def _check_metadata(raw: bytes, at: int, about: list[bytes] | None) -> None:
