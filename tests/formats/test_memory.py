@@ -22,6 +22,7 @@ from checkpoint_files import MemorySource, rezipped, with_pickle
 from mlsync.formats import (
     bare_pickle,
     dcp_metadata,
+    flax_msgpack,
     gguf,
     legacy_torch,
     npz,
@@ -52,8 +53,8 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, tensorflow_bundle),
-    "PARTS_MAX": (onnx,),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, tensorflow_bundle, flax_msgpack),
+    "PARTS_MAX": (onnx, flax_msgpack),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
@@ -357,6 +358,36 @@ def test_a_gguf_file_takes_no_more_than_is_stated(make):
     """Whatever its header holds, the whole look at a file stays below the figure in the document."""
     content = make()
     assert peak_of(looked_into(content, b"a.gguf")) < stated_bytes("GGUF 2 and 3, either byte order")
+
+
+# ---------------------------------------------------------------- flax
+
+
+def msgpack_of(count: int, array: bytes, key: bytes = b"%07d") -> bytes:
+    """A map of so many arrays."""
+    entries = (b"\xd9" + bytes([len(name := key % n)]) + name + array for n in range(count))
+    return b"\x81\xa1a\xdf" + struct.pack(">I", count) + b"".join(entries)
+
+
+def flax_array(dimensions: int) -> bytes:
+    """An array of nothing."""
+    content = b"\x93\xdc" + struct.pack(">H", dimensions) + b"\0" + b"\xcd\1\1" * (dimensions - 1) + b"\xa4int8\xc4\0"
+    return b"\xc7" + bytes([len(content)]) + b"\1" + content
+
+
+FLAX = {
+    "arrays": lambda: msgpack_of(60_000, flax_array(1)),
+    "dimensions": lambda: msgpack_of(6_000, flax_array(60)),
+    "names": lambda: msgpack_of(20_000, flax_array(1), b"%07d" + b"n" * 200),
+    "numbers": lambda: msgpack_of(200_000, b"\1"),
+}
+
+
+@pytest.mark.parametrize("make", FLAX.values(), ids=FLAX.keys())
+def test_a_checkpoint_of_flax_takes_no_more_than_is_stated(make):
+    """Whatever the map holds, the whole look at a file stays below the figure in the document."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.msgpack")) < stated_bytes("flax msgpack")
 
 
 # ---------------------------------------------------------------- TensorFlow

@@ -8,6 +8,7 @@ from typing import Final
 from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
+from mlsync.formats.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
 from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
@@ -26,6 +27,7 @@ NOT_UNDERSTOOD = frozenset({"dcp", "tensorflow-shard"})
 #: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
 METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
 _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
+    "flax-msgpack": read_flax_layout,
     "gguf": read_gguf_layout,
     "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
@@ -60,6 +62,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
         return read_index_content(layout)
     if isinstance(layout, PickleLayout):
         return with_counts(read_pickle_content(layout))
+    if isinstance(layout, FlaxLayout):
+        return with_counts(read_flax_content(layout))
     if layout.container in METADATA:
         return read_dcp_metadata_content(source, is_part=layout.container == "dcp-rank-metadata")
     content = _read_tensors(source, layout)

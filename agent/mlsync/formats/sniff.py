@@ -23,6 +23,9 @@ _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
 _RANK_METADATA = re.compile(rb"__\d{1,9}\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PICKLE_NAME = re.compile(rb".*\.(pkl|pickle|joblib)", re.IGNORECASE | re.DOTALL)
+# flax's own checkpoints have no ending
+_FLAX_NAME = re.compile(rb"(.*/)?([^/]*\.msgpack|checkpoint_\d+)", re.DOTALL)
+_MAP = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]", re.DOTALL)
 _FRAME = re.compile(rb"\x80[\x04\x05]\x95(.{8})", re.DOTALL)
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
 # All that torch.save writes around a pickle: where nothing else is there it raised, or was interrupted, before that
@@ -74,7 +77,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
     if promised == "torch-zip" and _is_cut_off(source, head):
         return promised
-    shown = _by_head(head, source.size_bytes, promised) or _pickle(head, source.size_bytes, path)
+    shown = _by_head(head, source.size_bytes, promised) or _of_python(head, source.size_bytes, path)
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
         return None
@@ -172,11 +175,13 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
     return "pickle" if promised == "torch-zip" and _PICKLE.match(head) else None
 
 
-def _pickle(head: bytes, size_bytes: int, path: bytes) -> str | None:
-    """A pickle by its name, or by a first frame that lies inside of the file."""
+def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
+    """A pickle by its name, or by a first frame that lies inside of the file; flax's map by its name and beginning."""
     frame = _FRAME.match(head)
     if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
         return "pickle"
+    if _FLAX_NAME.fullmatch(path) and _MAP.match(head):
+        return "flax-msgpack"
     return "pickle" if _PICKLE_NAME.fullmatch(path) and _PICKLE.match(head) else None
 
 
