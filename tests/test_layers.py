@@ -59,7 +59,8 @@ HOMES = {
     "sqlite3": r"mlsync\.source\.state",
     "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
-    "zstandard": r"mlsync\.codec\.frames",
+    "zstandard": r"mlsync\.(codec\.frames|formats\.ocdbt)",  # how we pack, and how others packed
+    "crc32c": r"mlsync\.formats\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",
     "numpy": r"mlsync\.(codec\.planes|proof\..+)",
 }

@@ -13,6 +13,7 @@ from mlsync.source.settle import is_temporary
         b"latest.tmp",
         b"tmp-checkpoint-500",
         b"1000.orbax-checkpoint-tmp-0",
+        b"1000.orbax-checkpoint-tmp",
         b".mlsync-restore-8f3a",
         b"new\nline.tmp",
         b"\xff.part",

@@ -29,7 +29,7 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
 
-    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp-*)
+    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp*)
     are in no version unless keep_temporary in [[watch]] says else.
     """
     monitor = common.monitor()

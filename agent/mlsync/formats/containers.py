@@ -13,6 +13,7 @@ from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
+from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
@@ -29,6 +30,7 @@ METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
 _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "flax-msgpack": read_flax_layout,
     "gguf": read_gguf_layout,
+    "ocdbt": read_ocdbt_layout,
     "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,

@@ -22,7 +22,9 @@ from mlsync.formats.dcp_metadata import (
     rank_of_metadata,
     read_dcp_metadata,
 )
+from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.ocdbt import NODE_BYTES_MAX, files_told_of, is_ocdbt
 from mlsync.formats.onnx import read_external
 from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
 
@@ -68,7 +70,7 @@ class Unit(NamedTuple):
     """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
 
     *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "tensorflow",
-    "megatron" or "onnx". Paths are those of the listing; *members* are the files that are there, in order.
+    "megatron", "orbax" or "onnx". Paths are those of the listing; *members* are the files that are there, in order.
     """
 
     kind: str
@@ -94,6 +96,7 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
         inner += _tensorflow(tree, directory)
         outer += _megatron(tree, directory)
         outer += _trainer(tree, directory)
+        outer += _orbax(tree, directory)
     return sorted(_absorbed(inner, outer))
 
 
@@ -479,6 +482,50 @@ def _check_shards(tree: _Tree, directory: bytes, index: bytes) -> str | None:
         check_against_shards(parse_index(content), os.fsdecode(index).removesuffix(".index"), sizes)
     except ContainerBroken as fault:
         return f"{_shown(index)}: {fault}"
+    return None
+
+
+# ---------------------------------------------------------------- Orbax
+
+
+def _orbax(tree: _Tree, directory: bytes) -> Iterator[Unit]:
+    """A checkpoint of Orbax: a directory that was renamed when it was whole, with databases or arrays of zarr in it."""
+    if b"_CHECKPOINT_METADATA" not in tree.directories[directory]:
+        return
+    members = tree.below(directory)
+    databases = [path.rpartition(b"/")[0] for path in members if path.rpartition(b"/")[2] == b"manifest.ocdbt"]
+    lacking = next(filter(None, (_check_database(tree, database) for database in databases)), None)
+    if lacking is None:
+        items = [path.rpartition(b"/")[0] for path in members if path.rpartition(b"/")[2] == b"_METADATA"]
+        is_bare = (item for item in items if item not in databases and _uses_database(tree, item))
+        lacking = next((f"{_shown(_join(item, b'manifest.ocdbt'))} is missing" for item in is_bare), None)
+    yield _unit("orbax", directory, members, lacking)
+
+
+def _uses_database(tree: _Tree, item: bytes) -> bool:
+    about = tree.read_json(_join(item, b"_METADATA"))
+    return about is not None and about.get("use_ocdbt") is True
+
+
+def _check_database(tree: _Tree, database: bytes) -> str | None:
+    """All data files that the manifest tells of are there, and all that the nodes in these tell of."""
+    waiting, seen = [_join(database, b"manifest.ocdbt")], set[bytes]()
+    while waiting:
+        path = waiting.pop()
+        content = tree.read(path, NODE_BYTES_MAX)
+        if content is None or not is_ocdbt(content):
+            continue  # values of arrays, or a large node
+        try:
+            named = {_join(database, os.fsencode(name)) for name in files_told_of(content)}
+        except (ContainerBroken, UnicodeEncodeError) as fault:
+            if isinstance(fault, NotChecked) or not path.endswith(b"/manifest.ocdbt"):
+                continue  # a node with values behind it, or of another version
+            return f"{_shown(path)}: {fault}"
+        missing = min(named - tree.files.keys(), default=None)
+        if missing is not None:
+            return f"{_shown(missing)} is missing"
+        waiting += named - seen
+        seen |= named
     return None
 
 

@@ -6,6 +6,7 @@ import re
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
+from mlsync.formats.ocdbt import begins_whole
 from mlsync.formats.tensorflow_bundle import TABLE_MAGIC, shard_of
 from mlsync.formats.zipfile_layout import first_record_name, record_names
 
@@ -90,6 +91,8 @@ def _by_name(source: ByteSource, path: bytes) -> str | None:
         return "dcp"  # several zips in a row: looks like one damaged zip, and is none
     if shard_of(path) is not None:
         return "tensorflow-shard"  # tensors and nothing else
+    if path.rpartition(b"/")[2] == b"manifest.ocdbt":
+        return "ocdbt"
     return "tensorflow-index" if path.endswith(b".index") and _ends_as_table(source) else None
 
 
@@ -176,10 +179,12 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
 
 
 def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
-    """A pickle by its name, or by a first frame that lies inside of the file; flax's map by its name and beginning."""
+    """A pickle by its name, or by a first frame that lies inside of the file; what tells of flax and JAX."""
     frame = _FRAME.match(head)
     if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
         return "pickle"
+    if begins_whole(head, size_bytes):
+        return "ocdbt"
     if _FLAX_NAME.fullmatch(path) and _MAP.match(head):
         return "flax-msgpack"
     return "pickle" if _PICKLE_NAME.fullmatch(path) and _PICKLE.match(head) else None

@@ -13,13 +13,13 @@ _ENDS: Final = (
     b".part",  # downloads and copies under way
 )
 # Orbax fills this directory and renames it; it stays behind after a crash.
-_ORBAX: Final = b".orbax-checkpoint-tmp-"
+_ORBAX: Final = b".orbax-checkpoint-tmp"  # newer ones have no number behind it
 
 
 # mlsync's own restore, before its rename: never anybody's file.
 _OWN: Final = b".mlsync-restore-"
 #: The same, as docs and messages show them.
-TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp-*"
+TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp*"
 
 
 def is_own(name: bytes) -> bool:
