@@ -11,7 +11,7 @@ from mlsync.formats.dcp_metadata import read_dcp_metadata
 from mlsync.formats.dcp_shard import read_dcp_shard
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
-from mlsync.formats.sniff import identify
+from mlsync.formats.sniff import identify, is_checkpoint_name
 from mlsync.formats.tensorflow_bundle import parse_index, read_shard, shard_of
 from mlsync.formats.zipfile_layout import ZipLayout
 from mlsync.proof.verdict import LEVEL_CONTAINER, LEVEL_MEANING, Finding
@@ -57,6 +57,9 @@ def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None
         if level < LEVEL_MEANING:
             return Inspection(container, layout)
         reached = LEVEL_MEANING
+        if container == "pickle" and is_checkpoint_name(path):
+            # It may be what is left of a file of torch, whose first pickle was another one
+            raise NotChecked("a bare pickle, which torch.load does not take, under a name that promises more")
         return Inspection(container, layout, read_content(source, layout))
     except ContainerBroken as fault:
         finding = _finding(fault, reached)
