@@ -537,7 +537,7 @@ def test_memory_does_not_grow_with_tensors(world):
 def test_what_holds_no_tensor_is_a_plain_file(world):
     """A checkpoint in which no tensor is found is compared as a file, and that is said."""
     for value in (1, 2):
-        world.write("state.pt", pickle.dumps({"value": value}, 2))
+        world.write("state.pkl", pickle.dumps({"value": value}, 2))
         world.backup()
     (file,) = compare(world, 1, 2).files
     assert (file.change, file.checkpoint.tensors, file.checkpoint.same_count) == ("changed", [], 0)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+#: Begins the name of a type that is not known here, of which nobody can say that a library loads it.
+UNKNOWN = "unknown:"
 #: Begins the name of a type whose bytes lie the other way round.
 BIG_ENDIAN = "big-endian "
 

@@ -10,7 +10,7 @@ from math import isfinite, prod
 from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
@@ -124,7 +124,6 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
     extents = {extent.name: extent for extent in layout.extents}
     storages, tensors = [], []
     left_bytes = TENSORS_BYTES_MAX
-    unknown: tuple[str, Extent] | None = None
     entries, _ = _read_header(source)
     for own_name, entry in entries:
         extent = extents.get(own_name)
@@ -134,11 +133,8 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
         token = entry.get("dtype")
         if not isinstance(token, str):
             _refuse("tensor without a type", extent.name, extent.offset)
-        if token not in _DTYPES:
-            unknown = unknown or (token, extent)
-            continue
-        dtype, bits = _DTYPES[token]
-        if _product(shape, extent.name) * bits != extent.length * 8:
+        dtype, bits = _DTYPES.get(token, (f"{UNKNOWN}{token[:32]}", 0))
+        if bits and _product(shape, extent.name) * bits != extent.length * 8:
             _refuse(
                 f"shape and type need {prod(shape) * bits // 8} bytes, there are {extent.length}",
                 extent.name,
@@ -149,9 +145,6 @@ def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
         left_bytes -= held_bytes(tensors[-1])
         if left_bytes < 0:
             raise NotChecked("more tensors, or of more dimensions, than are checked", offset=_LENGTH_BYTES)
-    if unknown is not None:  # said now, when nothing else was found against the file
-        token, extent = unknown
-        raise NotChecked(f"tensor type {token[:64]!r} is not known here", record=extent.name, offset=extent.offset)
     storages.sort(key=lambda storage: (storage.offset, storage.length))
     order = {storage.name: place for place, storage in enumerate(storages)}
     tensors.sort(key=lambda tensor: order[tensor.name])

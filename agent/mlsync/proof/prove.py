@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mlsync.errors import DeviceMissing, ProofUnavailable, PythonUnfit, TorchMissing
-from mlsync.formats.layout import BIG_ENDIAN, ByteSource, Content, Fact, Storage
+from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
 from mlsync.proof.child import Child, DeviceInfo
 from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
@@ -206,6 +206,12 @@ class Prover:
             return replace(verdict, status="broken", level=LEVEL_DEVICE)
         if transfer.error is not None:
             return replace(verdict, status="unavailable", level=level, error=transfer.error)
+        strange = _unknown_types(content)
+        if strange:
+            note = Finding(
+                LEVEL_MEANING, "note", f"tensors of types that are not known here: {', '.join(strange)[:200]}"
+            )
+            return replace(verdict, status="unknown", level=min(level, LEVEL_CONTAINER), findings=(*findings, note))
         is_known = level >= min(self._options.level, LEVEL_MEANING)
         left = self._left(content, transfer)
         return replace(verdict, status="proved" if is_known else "unknown", level=level, left=left)
@@ -365,6 +371,12 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
         what = f"{offset} bytes came back of {source.size_bytes}"
         return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
     return checksums.faults
+
+
+def _unknown_types(content: Content | None) -> list[str]:
+    """Types of tensors of which nobody can say here that a library loads them."""
+    storages = content.storages if content is not None else ()
+    return sorted({one.dtype.removeprefix(UNKNOWN) for one in storages if one.dtype.startswith(UNKNOWN)})
 
 
 def _aside_findings(content: Content) -> list[Finding]:
