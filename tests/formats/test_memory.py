@@ -24,6 +24,8 @@ from mlsync.formats import (
     dcp_metadata,
     flax_msgpack,
     gguf,
+    hdf5,
+    hdf5_blocks,
     legacy_torch,
     npz,
     onnx,
@@ -53,8 +55,9 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, tensorflow_bundle, flax_msgpack),
-    "PARTS_MAX": (onnx, flax_msgpack),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, hdf5, tensorflow_bundle, flax_msgpack),
+    "PARTS_MAX": (onnx, hdf5_blocks, flax_msgpack),
+    "BLOCK_BYTES_MAX": (hdf5_blocks,),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
@@ -294,6 +297,39 @@ def test_an_exported_program_takes_no_more_than_is_stated(make):
     """Whatever its tables hold, the whole look at a file stays below the figure in the document."""
     content = make()
     assert peak_of(looked_into(content, b"a.pt2")) < stated_bytes("exported program")
+
+
+# ---------------------------------------------------------------- HDF5
+
+
+def tree_node(level: int, rank: int, child: int, count: int) -> bytes:
+    """A node of a tree of chunks, all of whose children are the same."""
+    entry = struct.pack("<II", 1, 0) + bytes(8 * (rank + 1)) + struct.pack("<Q", child)
+    return b"TREE" + bytes([1, level]) + struct.pack("<H16x", count) + entry * count + bytes(8 * (rank + 2))
+
+
+def hdf5_of(rank: int, leaf_count: int, leaf_chunks: int) -> bytes:
+    """A file of one dataset, which has so many chunks of one byte."""
+    messages = [
+        (1, bytes([1, rank, 0, 0, 0, 0, 0, 0]) + struct.pack("<Q", 1) * rank),
+        (3, bytes([0x10, 0, 0, 0]) + struct.pack("<IHH", 1, 0, 8)),
+        (8, bytes([3, 2, rank + 1]) + struct.pack("<Q", 1024) + struct.pack("<I", 1) * (rank + 1)),
+    ]
+    body = b"".join(struct.pack("<HHB3x", kind, len(data), 0) + data for kind, data in messages)
+    header = struct.pack("<BxHII4x", 1, len(messages), 1, len(body)) + body
+    leaf_at = 1024 + 24 + leaf_count * (8 * rank + 24) + 8 * (rank + 2)
+    nodes = tree_node(1, rank, leaf_at, leaf_count) + tree_node(0, rank, 0, leaf_chunks)
+    end = 1024 + len(nodes)
+    head = hdf5_blocks.SIGNATURE + bytes([0, 0, 0, 0, 0, 8, 8, 0, 4, 0, 16, 0, 0, 0, 0, 0])
+    head += struct.pack("<6QII16x", 0, (1 << 64) - 1, end, (1 << 64) - 1, 0, 96, 0, 0)
+    return (head + header).ljust(1024, b"\0") + nodes
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 400), (9, 300, 300), (1, 1500, 80)])
+def test_an_hdf5_file_takes_no_more_than_is_stated(shape):
+    """However many chunks of how many dimensions it has, the whole look at a file stays below the figure."""
+    content = hdf5_of(*shape)
+    assert peak_of(looked_into(content, b"a.h5")) < stated_bytes("HDF5")
 
 
 # ---------------------------------------------------------------- ONNX

@@ -10,6 +10,7 @@ from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_meta
 from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
 from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
+from mlsync.formats.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
@@ -31,6 +32,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "flax-msgpack": read_flax_layout,
     "gguf": read_gguf_layout,
     "ocdbt": read_ocdbt_layout,
+    "hdf5": read_hdf5_layout,
     "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
@@ -79,6 +81,8 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_legacy_content(source, layout)
     if isinstance(layout, ZipLayout) and layout.container in _ZIP_CONTENTS:
         return _ZIP_CONTENTS[layout.container](source, layout)
+    if isinstance(layout, Hdf5Layout):
+        return read_hdf5_content(layout)
     if isinstance(layout, OnnxLayout):
         return read_onnx_content(layout)
     return None

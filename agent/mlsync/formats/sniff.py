@@ -44,6 +44,7 @@ _PROMISED_BY_NAME = (
     ),
     (re.compile(rb".*\.(safetensors|sft)", re.IGNORECASE | re.DOTALL), "safetensors"),
     (re.compile(rb".*\.npz", re.IGNORECASE | re.DOTALL), "npz"),
+    (re.compile(rb".*\.(h5|hdf5)", re.IGNORECASE | re.DOTALL), "hdf5"),
     (re.compile(rb".*\.onnx", re.IGNORECASE | re.DOTALL), "onnx"),
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
 )
@@ -170,6 +171,8 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
         return "torch-legacy"
     if head[:4] == b"GGUF":
         return "gguf"
+    if head[:8] == b"\x89HDF\r\n\x1a\n":
+        return "hdf5"
     if _ONNX.match(head):
         return "onnx"
     if _begins_safetensors(head, size_bytes):

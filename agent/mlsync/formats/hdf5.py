@@ -1,0 +1,308 @@
+"""HDF5 (Keras' ``.h5`` and ``.weights.h5``, h5py): its groups are walked to the datasets, and these to their bytes.
+
+Groups of the newer form with many names, chunks behind the newer indexes, datasets in other files and virtual ones are
+counted and left alone: who has them says so in the level.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from math import prod
+from typing import Final, NamedTuple
+
+from mlsync.formats.faults import NotChecked
+from mlsync.formats.hdf5_blocks import Blocks, Message, refuse
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+
+_DIMENSIONS_MAX: Final = 32
+_LINK_NAME_BYTES_MAX: Final = 4096
+_PATH_CHARS_MAX: Final = 8192
+_SPACE, _LINK_INFO, _TYPE, _OUTSIDE, _LINK, _LAYOUT, _FILTERS, _ATTRIBUTE, _NAMES = 1, 2, 3, 7, 6, 8, 11, 12, 17
+_COMPACT, _CONTIGUOUS, _CHUNKED = 0, 1, 2
+_COUNT_MAX: Final = 1 << 63
+_KERAS: Final = (b"keras_version", b"model_config", b"layer_names", b"_layer_checkpoint_dependencies")
+_KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_layer_checkpoint_dependencies", "vars"})
+
+_FIXED, _FLOAT, _ENUM = 0, 1, 8
+# Bytes of an element, bits of its exponent and of its mantissa
+_FLOATS: Final = {
+    (8, 11, 52): "float64",
+    (4, 8, 23): "float32",
+    (2, 5, 10): "float16",
+    (2, 8, 7): "bfloat16",
+    (1, 4, 3): "float8_e4m3fn",
+    (1, 5, 2): "float8_e5m2",
+}
+# Texts, bits without a meaning, references: what nobody counts as numbers
+_NO_NUMBERS: Final = frozenset({2, 3, 4, 5, 7, 9})
+
+
+class Part(NamedTuple):
+    """Plain bytes of a dataset: all of it, or one chunk; *dtype* is empty where they are no numbers that are known."""
+
+    name: str
+    offset: int
+    length: int
+    dtype: str
+    item_bytes: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hdf5Layout(Layout):
+    """An HDF5 file's layout, what lies in its extents, how many things were not looked at, and what it is."""
+
+    parts: tuple[Part, ...] = ()
+    packed_count: int = 0
+    aside_count: int = 0
+    facts: tuple[tuple[str, Fact], ...] = ()
+
+
+class _Type(NamedTuple):
+    """A datatype: how many bytes an element has, torch's name for it, and whether it is numbers at all."""
+
+    item_bytes: int
+    dtype: str
+    is_numbers: bool
+
+
+def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
+    """Level 1 and what level 2 needs: all objects are there, and datasets lie inside of the file, on no byte twice."""
+    walk = _Walk(Blocks(source))
+    walk.all()
+    parts = sorted(walk.parts, key=lambda part: (part.offset, part.length))
+    reached = 0
+    for part in parts:
+        if part.offset < reached:
+            raise ContainerBroken("datasets overlap", record=part.name, offset=part.offset)
+        reached = part.offset + part.length
+    extents = tuple(Extent(part.name, part.offset, part.length) for part in parts)
+    return Hdf5Layout(
+        "hdf5",
+        source.size_bytes,
+        extents,
+        tuple(parts),
+        walk.packed_count,
+        walk.aside_count,
+        tuple(walk.facts.items()),
+    )
+
+
+def read_hdf5_content(layout: Hdf5Layout) -> Content | None:
+    """Level 2: each dataset has the bytes that its shape and type need; the walk has held them against one another."""
+    known = [part for part in layout.parts if part.dtype]
+    if not known and not layout.packed_count and not layout.aside_count:
+        return None
+    storages = tuple(Storage(part.name, part.offset, part.length, part.dtype, part.item_bytes) for part in known)
+    tensors = tuple(Tensor(part.name, part.name, part.dtype, part.shape, part.stride, 0) for part in known)
+    facts: dict[str, Fact] = dict(layout.facts)
+    unchecked = layout.packed_count + layout.aside_count
+    if unchecked:
+        facts["unchecked_dataset_count"] = unchecked
+    return Content(storages, tensors, facts, layout.packed_count, aside_count=layout.aside_count)
+
+
+class _Walk:
+    """Walks from the root group to every dataset; an object with several names is looked at under the first."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        self.parts: list[Part] = []
+        self.packed_count = 0
+        self.aside_count = 0
+        self.facts: dict[str, Fact] = {"framework": "hdf5"}
+        self._blocks = blocks
+        self._left_bytes = TENSORS_BYTES_MAX
+        self._seen: set[int] = {blocks.root}
+        self._waiting: list[tuple[str, int]] = [("", blocks.root)]
+
+    def all(self) -> None:
+        """Look at every object."""
+        while self._waiting:
+            path, address = self._waiting.pop()
+            self._object(path, list(self._blocks.messages(address)))
+
+    def _object(self, path: str, messages: list[Message]) -> None:
+        by_kind = {message.kind: message for message in messages if message.kind not in (_LINK, _ATTRIBUTE)}
+        if not path and any(
+            mark in message.data for message in messages if message.kind == _ATTRIBUTE for mark in _KERAS
+        ):
+            self.facts["framework"] = "keras"
+        for message in messages:
+            if message.kind == _LINK:
+                self._link(path, message)
+        if _NAMES in by_kind:
+            tree, heap = _unpacked("<QQ", by_kind[_NAMES])
+            for name, header in self._blocks.names(tree, heap):
+                self._add(path, name, header)
+        if _LINK_INFO in by_kind:
+            info = by_kind[_LINK_INFO]
+            [heap] = struct.unpack_from("<Q", info.data.ljust(18, b"\xff"), 10 if info.data[1:2] > b"\0" else 2)
+            self.aside_count += self._blocks.is_defined(heap)
+        if _LAYOUT in by_kind:
+            self._dataset(path, by_kind)
+
+    def _add(self, path: str, name: str, header: int) -> None:
+        if not path and name in _KERAS_GROUPS:
+            self.facts["framework"] = "keras"
+        if header not in self._seen:
+            self._seen.add(header)
+            where = f"{path}/{name}" if path else name
+            if len(where) > _PATH_CHARS_MAX:
+                raise NotChecked("paths that are longer than is checked")
+            self._spend(150 + 4 * len(where))
+            self._waiting.append((where, header))
+
+    def _spend(self, size_bytes: int) -> None:
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise NotChecked("more datasets, or of longer names or more dimensions, than are checked")
+
+    def _link(self, path: str, message: Message) -> None:
+        data = message.data
+        flags = data[1] if len(data) > 1 else 0
+        at = 2
+        kind = 0
+        if flags & 0x08:
+            kind, at = data[at] if len(data) > at else 0, at + 1
+        at += (8 if flags & 0x04 else 0) + (1 if flags & 0x10 else 0)
+        width = 1 << (flags & 3)
+        length = int.from_bytes(data[at : at + width], "little")
+        at += width
+        if length > min(_LINK_NAME_BYTES_MAX, len(data) - at):
+            refuse("link damaged", message.at)
+        if kind == 0:
+            name = data[at : at + length].decode("utf-8", "replace")
+            [header] = _unpacked("<Q", message, at + length)
+            self._add(path, name, header)
+
+    def _dataset(self, path: str, messages: dict[int, Message]) -> None:
+        layout = messages[_LAYOUT]
+        if _SPACE not in messages or _TYPE not in messages:
+            refuse("dataset without a shape or a type", layout.at)
+        if any(messages[kind].is_shared for kind in (_SPACE, _TYPE, _LAYOUT)) or _OUTSIDE in messages:
+            self.aside_count += 1
+            return
+        shape, kind = _shape(messages[_SPACE]), _type(messages[_TYPE])
+        if shape is None:
+            return
+        try:
+            self._lay_out(path, layout, shape, kind, is_packed=_FILTERS in messages)
+        except ContainerBroken as fault:
+            if fault.record is None:
+                fault.record = path
+            raise
+
+    def _lay_out(self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, *, is_packed: bool) -> None:
+        needed_bytes = prod(shape) * kind.item_bytes
+        version, form = layout.data[:1], layout.data[1:2]
+        if version in (b"\x03", b"\x04") and form == bytes([_COMPACT]):
+            [length] = _unpacked("<H", layout, 2)
+            if length > len(layout.data) - 4:
+                refuse("dataset runs out of its object header", layout.at)
+            self._put(path, layout.at + 4, length, needed_bytes, shape, kind)
+        elif version in (b"\x03", b"\x04") and form == bytes([_CONTIGUOUS]):
+            address, length = _unpacked("<QQ", layout, 2)
+            self._put_at(path, address, length, needed_bytes, shape, kind)
+        elif version in (b"\x01", b"\x02") and layout.data[2:3] == bytes([_CONTIGUOUS]):
+            [address] = _unpacked("<Q", layout, 8)
+            self._put_at(path, address, needed_bytes, needed_bytes, shape, kind)
+        elif version == b"\x03" and form == bytes([_CHUNKED]):
+            self._put_chunks(path, layout, shape, kind, is_packed=is_packed)
+        elif needed_bytes:
+            self.aside_count += 1
+
+    def _put_at(
+        self, path: str, address: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: _Type
+    ) -> None:
+        """Note a dataset that lies at an address, unless nothing was ever written to it."""
+        if self._blocks.is_defined(address):
+            at = self._blocks.place(address, length, "dataset")
+            self._put(path, at, length, needed_bytes, shape, kind)
+
+    def _put(self, path: str, at: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: _Type) -> None:
+        self.aside_count += bool(kind.is_numbers and not kind.dtype and length)
+        if length != needed_bytes:
+            raise ContainerBroken(f"dataset needs {needed_bytes} bytes, and has {length}", record=path, offset=at)
+        self._part(path, at, length, kind, shape, dense_stride(path, shape))
+
+    def _put_chunks(self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, *, is_packed: bool) -> None:
+        rank = layout.data[2] - 1 if len(layout.data) > 2 else -1  # noqa: PLR2004 - the byte that is read
+        *sizes, item_bytes = _unpacked(f"<{max(rank, 0) + 1}I", layout, 11)
+        if rank != len(shape) or 0 in sizes or item_bytes != kind.item_bytes:
+            refuse("chunks of another shape or type than their dataset", layout.at)
+        [tree] = _unpacked("<Q", layout, 3)
+        if not self._blocks.is_defined(tree):
+            return
+        full_bytes = prod(sizes) * item_bytes
+        stride = dense_stride(path, tuple(sizes))
+        for chunk in self._blocks.chunks(tree, rank):
+            at = self._blocks.place(chunk.address, chunk.stored_bytes, "chunk")
+            if any(where % size for where, size in zip(chunk.place, sizes, strict=True)):
+                refuse("chunk lies where none begins", at)
+            if not is_packed and chunk.stored_bytes != full_bytes:
+                refuse(f"chunk needs {full_bytes} bytes, and has {chunk.stored_bytes}", at)
+            # What a chunk has beyond its dataset is no number of it
+            inside = tuple(
+                max(min(size, whole - where), 0) for size, whole, where in zip(sizes, shape, chunk.place, strict=True)
+            )
+            name = f"{path}[{','.join(map(str, chunk.place))}]"
+            plain = kind._replace(dtype="") if is_packed else kind
+            self._part(name, at, chunk.stored_bytes, plain, inside, stride)
+        if is_packed:
+            self.packed_count += 1
+        elif kind.is_numbers and not kind.dtype:
+            self.aside_count += 1
+
+    def _part(
+        self, name: str, at: int, length: int, kind: _Type, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> None:
+        self._spend(3 * held_bytes(Tensor(name, name, "", shape, stride, 0)))
+        self.parts.append(Part(name, at, length, kind.dtype, kind.item_bytes, shape, stride))
+
+
+def _unpacked(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:
+    """Numbers in a message, which must have them."""
+    if struct.calcsize(pattern) + at > len(message.data):
+        refuse("message cut short", message.at)
+    return struct.unpack_from(pattern, message.data, at)
+
+
+def _shape(message: Message) -> tuple[int, ...] | None:
+    """The dataset's shape; ``None`` if it holds nothing by its own word."""
+    version, rank, _, form = _unpacked("<4B", message)
+    if version not in (1, 2) or rank > _DIMENSIONS_MAX:
+        refuse("shape that cannot be", message.at)
+    if version == 2 and form == 2:  # noqa: PLR2004 - a null space
+        return None
+    shape = _unpacked(f"<{rank}Q", message, 8 if version == 1 else 4)
+    if prod(shape) >= _COUNT_MAX:
+        refuse("shape that cannot be", message.at)
+    return shape
+
+
+def _type(message: Message) -> _Type:
+    first, *bits, item_bytes = _unpacked("<4BI", message)
+    kind, is_big = first & 0x0F, bool(bits[0] & 1)
+    if not item_bytes:
+        refuse("type of no bytes", message.at)
+    dtype = ""
+    if kind == _FIXED:
+        dtype = _integer(bits[0], item_bytes, _unpacked("<HH", message, 8))
+    elif kind == _FLOAT:
+        offset, precision, _, exponent, _, mantissa = _unpacked("<HH4B", message, 8)
+        if not offset and precision == 8 * item_bytes:
+            dtype = _FLOATS.get((item_bytes, exponent, mantissa), "")
+    elif kind == _ENUM:  # h5py's truth values among them
+        dtype = "uint8" if item_bytes == 1 else ""
+    if is_big and item_bytes > 1:
+        dtype = ""
+    return _Type(item_bytes, dtype, kind not in _NO_NUMBERS)
+
+
+def _integer(bits: int, item_bytes: int, place: tuple[int, ...]) -> str:
+    if place != (0, 8 * item_bytes) or item_bytes not in (1, 2, 4, 8):
+        return ""
+    return f"{'int' if bits & 0x08 else 'uint'}{8 * item_bytes}"

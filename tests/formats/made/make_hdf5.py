@@ -1,0 +1,55 @@
+"""Writes the HDF5 files of this folder: ``python make_hdf5.py FOLDER``.
+
+``model.h5`` and ``small.weights.h5`` by Keras 3.15.1 on torch; ``kinds.h5`` (the oldest form of everything) and
+``latest.h5`` (``libver="latest"``) by h5py 3.16.0 with HDF5 2.0.0.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+
+def fill(file: h5py.File) -> None:
+    """Datasets of each layout and of many types, in groups, with attributes."""
+    group = file.create_group("a/b")
+    group.attrs["note"] = "x" * 30
+    group.create_dataset("plain", data=np.arange(40, dtype="<f4").reshape(5, 8))
+    group.create_dataset("half", data=np.arange(7, dtype="<f2"))
+    group.create_dataset("big", data=np.arange(7, dtype=">f8"))
+    group.create_dataset("scalar", data=np.float64(2.5))
+    group.create_dataset("none", data=np.zeros((0, 3), "f4"))
+    group.create_dataset("flags", data=np.array([True, False]))
+    group.create_dataset("complex", data=np.array([1 + 2j]))
+    file.create_dataset("chunks", data=np.arange(600, dtype="<i4").reshape(30, 20), chunks=(16, 16))
+    file.create_dataset("packed", data=np.zeros((30, 20), "<f4"), chunks=(16, 16), compression="gzip")
+    file.create_dataset("text", data="a text")
+    file.create_dataset("unwritten", shape=(9,), dtype="<f4")
+    for number in range(12):  # more than one node of a tree of names has
+        file.create_dataset(f"many/w{number:03}", data=np.full(3, number, "<f4"))
+    file["link"] = h5py.SoftLink("/a/b/plain")
+    file["again"] = file["a/b/plain"]
+
+
+def main(folder: Path) -> None:
+    """Write all files."""
+    with h5py.File(folder / "kinds.h5", "w") as file:
+        fill(file)
+    with h5py.File(folder / "latest.h5", "w", libver="latest") as file:
+        fill(file)
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(5, name="one"), keras.layers.Dense(3, name="two")])
+    model.compile("sgd", "mse")
+    model.save(folder / "model.h5")
+    model.save_weights(folder / "small.weights.h5")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

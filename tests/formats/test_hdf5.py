@@ -1,0 +1,117 @@
+"""HDF5 files that Keras and h5py wrote; ``made/make_hdf5.py`` says which versions."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from byte_edits import edited, edits
+from checkpoint_files import MemorySource, flipped
+from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.hdf5_blocks import lookup3
+from mlsync.formats.layout import ContainerBroken, Content
+from mlsync.formats.sniff import identify
+from mlsync.proof.prove import ProofOptions, Prover
+
+MADE = Path(__file__).with_name("made")
+NAMES = ("kinds", "latest", "model", "small.weights")
+FILES = {name: (MADE / f"{name}.h5").read_bytes() for name in NAMES}
+
+HOW_FAR = [("kinds", "hdf5", 2), ("latest", "hdf5", 2), ("model", "keras", 4), ("small.weights", "keras", 4)]
+
+
+def content_of(data: bytes) -> Content:
+    source = MemorySource(data)
+    content = read_content(source, read_layout(source, "hdf5"))
+    assert content is not None
+    return content
+
+
+def bytes_of(name: str, dataset: str) -> bytes:
+    [storage] = [storage for storage in content_of(FILES[name]).storages if storage.name == dataset]
+    return FILES[name][storage.offset : storage.offset + storage.length]
+
+
+@pytest.mark.parametrize("name", ["kinds", "latest"])
+def test_datasets_lie_where_the_storages_say(name):
+    """Plain ones of several types, in files of the oldest form and of the newest; one of two names under the first."""
+    assert bytes_of(name, "again") == np.arange(40, dtype="<f4").tobytes()
+    assert bytes_of(name, "a/b/half") == np.arange(7, dtype="<f2").tobytes()
+    assert bytes_of(name, "a/b/scalar") == np.float64(2.5).tobytes()
+
+
+def test_chunks_are_parts_of_their_dataset():
+    """Each is a tensor as far as it lies in the dataset, on bytes that go beyond it."""
+    tensors = {tensor.name: tensor for tensor in content_of(FILES["kinds"]).tensors}
+    assert [tensors[f"chunks[{place}]"].shape for place in ("0,0", "0,16", "16,0", "16,16")] == [
+        (16, 16),
+        (16, 4),
+        (14, 16),
+        (14, 4),
+    ]
+    assert tensors["chunks[16,16]"].stride == (16, 1)
+
+
+def test_a_tree_of_names_of_several_nodes_is_read_whole():
+    """All twelve datasets of a group are there."""
+    found = {tensor.name for tensor in content_of(FILES["kinds"]).tensors}
+    assert {f"many/w{number:03}" for number in range(12)} <= found
+
+
+@pytest.mark.parametrize(("name", "framework", "level"), HOW_FAR)
+def test_how_far_a_file_is_proved(name, framework, level):
+    """Keras' files to their numbers, those with compressed chunks and compounds to level 2."""
+    with Prover(ProofOptions(device="cpu")) as prover:
+        verdict = prover.prove(MemorySource(FILES[name]), b"x")
+    assert (verdict.status, verdict.level, verdict.facts["framework"]) == ("proved", level, framework)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_cut_short_anywhere_is_refused(name):
+    """By the superblock's end: half a file is none."""
+    data = FILES[name]
+    for size in [*range(0, len(data), 97), len(data) - 1]:
+        with pytest.raises(ContainerBroken):
+            read_layout(MemorySource(data[:size]), "hdf5")
+
+
+def test_a_block_of_the_newer_form_is_held_against_its_checksum():
+    """A bit of the superblock, and one of the root's header."""
+    assert lookup3(FILES["latest"][:44]) == int.from_bytes(FILES["latest"][44:48], "little")
+    for at in (20, 60):
+        with pytest.raises(ContainerBroken, match=r"checksum|cut short"):
+            read_layout(MemorySource(flipped(FILES["latest"], at)), "hdf5")
+
+
+def test_a_dataset_that_does_not_fit_its_shape_is_refused():
+    """A dimension of 8 that became 9."""
+    data = FILES["kinds"]
+    at = data.index(np.array([5, 8], "<u8").tobytes())
+    with pytest.raises(ContainerBroken, match=r"needs 180 bytes, and has 160.*again"):
+        read_layout(MemorySource(flipped(data, at + 8)), "hdf5")
+
+
+def test_a_file_behind_other_bytes_is_found():
+    """A block of the user's own before the file is allowed; its length is a power of two."""
+    data = bytearray(FILES["model"])
+    data[24:32] = (512).to_bytes(8, "little")  # where the file begins
+    assert len(content_of(b"#" * 512 + bytes(data)).tensors) == 6
+
+
+def test_a_file_is_known_by_content_or_name():
+    """By its signature, whatever it is called; a broken one is held to what its name promises."""
+    assert identify(MemorySource(FILES["model"]), b"x") == "hdf5"
+    assert identify(MemorySource(b"garbage"), b"best.weights.h5") == "hdf5"
+
+
+@settings(max_examples=150, deadline=None)
+@given(changes=edits)
+def test_a_changed_file_never_surprises(changes):
+    """Bytes changed: an answer or ``ContainerBroken``."""
+    for name in ("kinds", "latest"):
+        with contextlib.suppress(ContainerBroken):
+            content_of(edited(FILES[name], changes))
