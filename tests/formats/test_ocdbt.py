@@ -15,7 +15,7 @@ from checkpoint_files import MemorySource
 from mlsync.formats import ocdbt
 from mlsync.formats.containers import read_layout
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.sharded import find_units
+from mlsync.formats.sharded import find_units, orbax_around
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
 
@@ -93,3 +93,10 @@ def test_a_changed_file_never_surprises(path, changes):
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(ContainerBroken):
         patch.setattr(ocdbt, "crc32c", lambda _data: int.from_bytes(data[-4:], "little"))
         assert all(isinstance(name, str) for name in ocdbt.files_told_of(data))
+
+
+def test_a_file_deep_inside_belongs_to_the_directory_with_the_mark():
+    """So that the whole is looked at anew where one data file changed or is gone."""
+    deep = b"run/1/default/ocdbt.process_0/d"
+    assert orbax_around(deep, {b"run/1/_CHECKPOINT_METADATA": 1}) == b"run/1"
+    assert orbax_around(deep, {}) is None

@@ -14,7 +14,7 @@ from mlsync.flows.restored_file import RestoredFile
 from mlsync.formats.dcp_metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
-from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker
+from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker, orbax_around
 from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
@@ -39,7 +39,7 @@ def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) 
         return RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
 
     units = find_units(dict(_listing(places, entries)), read_small)
-    return [unit for unit in units if _is_within_any(unit.directory, places)]
+    return [unit for unit in units if _is_within_any(unit.directory, places, entries)]
 
 
 def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
@@ -88,7 +88,8 @@ def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
     places: set[bytes] = set()
     for path in paths:
         directory = path.rpartition(b"/")[0]
-        places.add(enclosing(directory))
+        marked = orbax_around(directory, entries)
+        places.add(enclosing(directory) if marked is None else marked)
         if is_tracker(path):
             beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
             places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
@@ -103,11 +104,13 @@ def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]
     for path, entry in entries.items():
         directory = path.rpartition(b"/")[0]
         if directory not in is_needed:
-            is_needed[directory] = directory in parents or _is_within_any(directory, places)
+            is_needed[directory] = directory in parents or _is_within_any(directory, places, entries)
         if is_needed[directory] and entry.kind is EntryKind.FILE:
             yield path, entry.size_bytes
 
 
-def _is_within_any(directory: bytes, places: set[bytes]) -> bool:
+def _is_within_any(directory: bytes, places: set[bytes], entries: Entries) -> bool:
     outermost = enclosing(directory)
-    return directory in places or (outermost in places and is_named_for_all(outermost))
+    if directory in places or (outermost in places and is_named_for_all(outermost)):
+        return True
+    return orbax_around(directory, entries) in places

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mlsync.formats.dcp_metadata import (
@@ -55,6 +55,7 @@ _TRAINER_WEIGHTS = re.compile(
 _TRAINER_FILES = frozenset({b"trainer_state.json", b"training_args.bin", b"optimizer.pt", b"scheduler.pt"})
 _PART = re.compile(rb".*\.(safetensors|bin|pt|pth|ckpt|distcp|data-\d{5}-of-\d{5})", re.DOTALL)
 _WRITTEN_LAST = re.compile(rb".*\.index(\.json)?|trainer_state\.json|\.metadata|metadata\.json", re.DOTALL)
+_ORBAX = b"_CHECKPOINT_METADATA"
 _SENTINEL = b"checkpoint-is-incomplete.txt"
 _RANDOM_STATE = re.compile(rb"rng_state_(\d{1,9})\.pth")
 _DEEPSPEED = re.compile(
@@ -104,6 +105,12 @@ def enclosing(directory: bytes) -> bytes:
     """The outermost directory whose files may be of one checkpoint with those in *directory*: it, or one above it."""
     above = [place for place in _upwards(directory) if is_named_for_all(place)]
     return above[-1] if above else directory
+
+
+def orbax_around(directory: bytes, files: Container[bytes]) -> bytes | None:
+    """The outermost directory with the mark of Orbax that a directory is or lies in."""
+    marked = [place for place in _upwards(directory) if _join(place, _ORBAX) in files]
+    return marked[-1] if marked else None
 
 
 def is_named_for_all(directory: bytes) -> bool:
@@ -490,7 +497,7 @@ def _check_shards(tree: _Tree, directory: bytes, index: bytes) -> str | None:
 
 def _orbax(tree: _Tree, directory: bytes) -> Iterator[Unit]:
     """A checkpoint of Orbax: a directory that was renamed when it was whole, with databases or arrays of zarr in it."""
-    if b"_CHECKPOINT_METADATA" not in tree.directories[directory]:
+    if _ORBAX not in tree.directories[directory]:
         return
     members = tree.below(directory)
     databases = [path.rpartition(b"/")[0] for path in members if path.rpartition(b"/")[2] == b"manifest.ocdbt"]
