@@ -321,15 +321,20 @@ MISTAKES = {
 }
 
 
+def change_program(stand, monkeypatch, old, new):
+    """Have proofs run a copy of the child's program, changed, with what it takes from beside itself."""
+    for folder in ("proof", "courtesy"):
+        shutil.copytree(PROGRAM.parent.parent / folder, stand._place / folder)
+    program = stand._place / "proof" / PROGRAM.name
+    program.write_text(PROGRAM.read_text().replace(old, new))
+    monkeypatch.setattr("mlsync.proof.child.PROGRAM", program)
+
+
 @pytest.mark.parametrize(("old", "new", "schedule"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_in_the_order_of_work_gives_another_digest(stand, monkeypatch, old, new, schedule):
     """The stand-in shows what it is there to show: a child with a mistake in its order is not believed."""
-    for part in PROGRAM.parent.glob("*.py"):
-        shutil.copy(part, stand._place)
-    program = PROGRAM.read_text()
-    assert program.count(old) == 1
-    (stand._place / PROGRAM.name).write_text(program.replace(old, new))
-    monkeypatch.setattr("mlsync.proof.child.PROGRAM", stand._place / PROGRAM.name)
+    assert PROGRAM.read_text().count(old) == 1
+    change_program(stand, monkeypatch, old, new)
     data = torch_bytes({"x": torch.linspace(1, 2, 8 * WINDOW_NUMBERS)})
     verdict = proved(ProofOptions(device="cuda", python=stand.python(ROOMY, schedule=schedule)), data)
     assert type(verdict.error) is ProofDisbelieved
@@ -337,11 +342,7 @@ def test_a_mistake_in_the_order_of_work_gives_another_digest(stand, monkeypatch,
 
 def test_a_copy_that_is_not_waited_for_needs_pinned_memory(stand, monkeypatch):
     """CUDA would wait for such a copy and say nothing; the stand-in says it."""
-    for part in PROGRAM.parent.glob("*.py"):
-        shutil.copy(part, stand._place)
-    program = (stand._place / PROGRAM.name).read_text().replace("pin_memory=True", "pin_memory=False")
-    (stand._place / PROGRAM.name).write_text(program)
-    monkeypatch.setattr("mlsync.proof.child.PROGRAM", stand._place / PROGRAM.name)
+    change_program(stand, monkeypatch, "pin_memory=True", "pin_memory=False")
     error = proved(ProofOptions(device="cuda", python=stand.python(ROOMY)), weights_bytes()).error
     assert type(error) is ProofCrashed
     assert "not of pinned memory" in str(error)
