@@ -38,7 +38,7 @@ def stand_back() -> None:
     Call it before there are other threads: all but the session's weight is each thread's own.
     """
     # SCHED_BATCH never preempts a thread that wakes up. SCHED_IDLE would stand a little further back, but its share of
-    # a processor that others use up is a fifth of what nice 19 gets, too little to end a pass: decision 60.
+    # a processor that others use up is a fifth of what nice 19 gets, too little to end a pass: decision 57.
     if os.sched_getscheduler(0) != os.SCHED_IDLE:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
