@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import textwrap
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from flow_parts import World
 
-NEIGHBOUR = 65_534
+from swapper import NEIGHBOUR, swapping
+
 ROUNDS = 50
 SECRET = b"for root alone " * 500
-# Exchanges two names in one step, over and over, as the user that owns the tree; begins when it says so.
-SWAPPER = textwrap.dedent("""
-    import ctypes, os, sys
-    os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
-    os.chdir(sys.argv[2])
-    renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    pairs = [(a.encode(), b.encode()) for a, b in zip(sys.argv[3::2], sys.argv[4::2])]
-    print("ready", flush=True)
-    turn = 0
-    while True:
-        for one, other in pairs:
-            renameat2(-100, one, -100, other, 2)
-        turn += 1
-        if turn % 64 == 0:
-            with open("log", "ab") as log:
-                log.write(b"x")
-""")
 
 
 @pytest.fixture
@@ -54,20 +34,6 @@ def world():
     shutil.rmtree(base)
 
 
-@contextmanager
-def swapping(world, *names):
-    """Have the neighbour swap these names pair by pair meanwhile."""
-    command = [sys.executable, "-S", "-c", SWAPPER, str(NEIGHBOUR), os.fspath(world.directory), *names]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert process.stdout.readline() == b"ready\n"
-        yield
-        assert process.poll() is None
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def give(world, name, content=None):
     """A file or directory of the neighbour's."""
     path = world.directory / name
@@ -86,7 +52,7 @@ def holds_secret(world):
 
 def attacked(world, *names):
     """Make versions while the names are swapped, and give their number."""
-    with swapping(world, *names):
+    with swapping(world.directory, *names):
         for _ in range(ROUNDS):
             world.backup(read_back="none")
     return len(world.numbers())
