@@ -145,10 +145,10 @@ def test_what_is_not_understood_is_said(saved):
     import pickle
 
     for value in (1, 2):
-        (saved.training / "weights" / "old.pt").write_bytes(pickle.dumps({"value": value}, 2))
+        (saved.training / "weights" / "old.pkl").write_bytes(pickle.dumps({"value": value}, 2))
         saved.good("backup")
     shown = lines(saved.good("diff"))
-    at = shown.index("weights/old.pt")
+    at = shown.index("weights/old.pkl")
     assert shown[at + 1] == "compared as a plain file (no tensor was found in it)"
 
 

@@ -49,7 +49,7 @@ def test_an_array_begins_behind_its_header():
     assert storage.item_bytes == 8
 
 
-@pytest.mark.parametrize("container", ["dcp", "pickle"])
+@pytest.mark.parametrize("container", ["dcp", "tensorflow-shard"])
 def test_a_file_that_is_not_understood_has_no_storages(container):
     """What is known by sight only is no reason to stop."""
     assert storages_in(b"whatever", container) == ()

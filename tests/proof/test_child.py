@@ -492,7 +492,8 @@ def test_a_child_that_does_not_start_leaves_nothing_behind(tmp_path):
     with Prover(ProofOptions(device="cpu", python=str(tmp_path / "nowhere"))) as prover:
         errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
         assert all(errors)
-        assert held() == before
+        # What an earlier test left may go meanwhile.
+        assert all(now <= then for now, then in zip(held(), before, strict=True))
 
 
 def held() -> tuple[int, int, int]:

@@ -173,8 +173,10 @@ def test_a_directory_that_is_swapped_all_the_time_never_leads_out(tree, tmp_path
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        contents = set()
-        for _ in range(2000):
+        contents, rounds = set(), 0
+        # A busy machine may give the neighbour all the time for a while.
+        while rounds < 2000 or (not contents and rounds < 200_000):
+            rounds += 1
             with contextlib.suppress(OSError):
                 contents.add(read(tree.open_file(b"a/file", os.O_RDONLY)))
     finally:
