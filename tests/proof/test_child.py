@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -483,7 +484,7 @@ def test_a_failure_leaves_nothing_behind(liar, deed):
         before = held()
         errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
         assert all(errors)
-        assert is_no_more_held_than(before)
+        assert came_since(before) == set()
 
 
 def test_a_child_that_does_not_start_leaves_nothing_behind(tmp_path):
@@ -492,20 +493,24 @@ def test_a_child_that_does_not_start_leaves_nothing_behind(tmp_path):
     with Prover(ProofOptions(device="cpu", python=str(tmp_path / "nowhere"))) as prover:
         errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
         assert all(errors)
-        assert is_no_more_held_than(before)
+        assert came_since(before) == set()
 
 
-def is_no_more_held_than(before: tuple[int, int, int]) -> bool:
-    """Whether nothing came to what this process had; what an earlier test left may go meanwhile."""
-    return all(now <= then for now, then in zip(held(), before, strict=True))
+def came_since(before: set[str]) -> set[str]:
+    """What this process has and had not: each by itself, since what an earlier test left may go meanwhile."""
+    return held() - before
 
 
-def held() -> tuple[int, int, int]:
-    """How many descriptors, maps of shared memory and children this process has."""
+def held() -> set[str]:
+    """The descriptors with what they lead to, the maps of shared memory and the children of this process."""
     gc.collect()
-    maps = Path("/proc/self/maps").read_text().count("mlsync-proof")
+    maps = {line for line in Path("/proc/self/maps").read_text().splitlines() if "mlsync-proof" in line}
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    return len(os.listdir("/proc/self/fd")), maps, len(children)
+    found = maps | {f"child {pid}" for pid in children}
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # of the listing itself
+            found.add(f"descriptor {number} {os.readlink(f'/proc/self/fd/{number}')}")
+    return found
 
 
 def test_output_of_others_does_not_disturb(fake_python):
