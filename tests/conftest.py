@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,22 @@ def pytest_configure(config: pytest.Config) -> None:
     # A runner that was started in the background, or by nohup, has them ignored, which whom it starts inherits.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if hasattr(config, "workerinput"):
+        _leave_first_session()
     config.addinivalue_line(
         "markers", "expected_warnings(*patterns): the test logs warnings; each matches a pattern, each pattern comes"
     )
+
+
+def _leave_first_session() -> None:
+    """Have the tests run in a session that the kernel weighs, as a user's are.
+
+    What a machine's first process starts without ``setsid``, as some runners are, is in none: /proc says nothing of it.
+    """
+    autogroup = Path("/proc/self/autogroup")
+    if autogroup.exists() and not autogroup.read_text():
+        with suppress(PermissionError):
+            os.setsid()
 
 
 @pytest.fixture(autouse=True)

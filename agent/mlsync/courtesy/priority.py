@@ -62,14 +62,18 @@ def stands_back() -> bool:
 def describe() -> str:
     """Return what holds of this process: what it asked for, as far as the kernel granted it."""
     session = session_nice()
-    of_session = "sessions have no weight of their own here" if session is None else f"its session nice {session}"
+    of_session = "its session has no weight of its own" if session is None else f"its session nice {session}"
     policy = _POLICY_NAMES.get(os.sched_getscheduler(0), "ordinary")
     disk = "idle class" if has_idle_disk_class() else "ordinary class"
     return f"processor: {policy} policy, nice {_nice()}, {of_session}; disk: {disk}"
 
 
 def session_nice(path: str = AUTOGROUP) -> int | None:
-    """Return the nice value of this process's session, None where the kernel gives sessions no weight."""
+    """Return the nice value of this process's session, None where that has no weight of its own.
+
+    Either the kernel gives none to any session, or nobody made this one: what the machine's first process started
+    without ``setsid`` stands among the sessions, each process by its own nice value.
+    """
     try:
         with open(path, "rb") as file:
             return int(file.read().rpartition(b"nice ")[2])
