@@ -352,3 +352,19 @@ def test_delete_heeds_the_configuration_and_asks(saved):
     assert content(out) == content(saved.training) | {b"cache/kept": b"mine"}
     saved.good("restore", "--to", "out", "--delete", "--delete-excluded", "--yes")
     assert content(out) == content(saved.training)
+
+
+def test_models_that_are_not_understood(saved):
+    """They are named on stderr once, by show and in JSON each time, and not at all if the configuration says so."""
+    (saved.training / "net.pdparams").write_bytes(os.urandom(2000))
+    line = "1 file looks like a model and is not understood: stored, not proved (net.pdparams)"
+    assert line in saved.good("backup").err
+    assert line in saved.good("show").out
+    assert saved.good("show", "--json").json()["not_understood"] == ["net.pdparams"]
+    (saved.training / "net.pdparams").write_bytes(os.urandom(2000))
+    done = saved.good("backup", "--json")
+    assert line not in done.err
+    [run] = done.json()["runs"]
+    assert (run["not_understood_count"], run["not_understood"]) == (1, ["net.pdparams"])
+    saved.configure('not_models = ["*.pdparams"]\n' + NO_DEVICE)
+    assert "looks like" not in saved.good("show").out

@@ -19,6 +19,7 @@ from mlsync.service.session import Session
 from mlsync.source.handed_over import note_handed_over
 from mlsync.source.scan import LeftOut
 
+NAMED_MAX = 100
 _LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -161,6 +162,8 @@ def as_json(result: BackupResult) -> dict[str, object]:
         "pending": list(result.pending),
         "left_out_count": result.left_out.count,
         "left_out": [output.path(path) for path in sorted(result.left_out.paths)],
+        "not_understood_count": len(result.not_understood),
+        "not_understood": [output.path(path) for path in result.not_understood[:NAMED_MAX]],
         "troubles": [trouble_json(trouble) for trouble in result.troubles],
         "store_seconds": round(result.store_seconds, 3),
         "prove_seconds": round(result.prove_seconds, 3),

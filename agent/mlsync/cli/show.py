@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
-from mlsync.cli.backup import trouble_json
+from mlsync.cli.backup import NAMED_MAX, trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.versions import version_json
+from mlsync.flows.not_understood import in_words, not_understood
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.flows.standing import by_sums, manifest_of, settled
 from mlsync.proof.verdict import LEVEL_NUMBERS
@@ -33,19 +34,27 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     are in no version unless keep_temporary in [[watch]] says else.
     """
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    config = common.configuration()
+    with common.session(config, monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         stored = find_version(session.repository, find_run(session.repository, run), version)
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)
+    patterns = [watch.not_models for watch in config.watches if watch.run == manifest.run]
+    unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
         details = {
             "entries": [_entry_json(entry) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
+            "not_understood_count": len(unknown),
+            "not_understood": [output.path(path) for path in unknown[:NAMED_MAX]],
         }
         output.emit(version_json(settled(by_sums(stored, later), manifest.entries)) | details)
         return
     _print(manifest)
+    if unknown:
+        output.say()
+        output.say(in_words(unknown))
 
 
 def _print(manifest: Manifest) -> None:

@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 class Source:
     """A watched directory and the run that it belongs to.
 
-    *keep_temporary*: names that writers use before they are done are taken as any others.
+    *keep_temporary*: names that writers use before they are done are taken as any others. *not_models* are patterns of
+    files that are not named although they look like models that are not understood.
     """
 
     run: str
     directory: bytes
     exclude: tuple[str, ...] = ()
     keep_temporary: bool = False
+    not_models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class BackupResult:
 
     *notes* are what a person should know of the version as a whole; they stand in its manifest. *left_out* is what was
     left out as unfinished, by its name; *unkept* are files that were read and have attributes that no version keeps.
+    *not_understood* are files of a new version that look like models and are of no kind that is known.
     """
 
     run: str
@@ -92,6 +95,7 @@ class BackupResult:
     pending: tuple[str, ...] = field(default=())
     left_out: LeftOut = field(default_factory=LeftOut)
     unkept: LeftOut = field(default_factory=LeftOut)
+    not_understood: tuple[bytes, ...] = ()
 
 
 def backup(

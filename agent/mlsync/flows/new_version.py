@@ -23,6 +23,7 @@ from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake
 from mlsync.flows.known import Known, refs_of
 from mlsync.flows.loading import Loading
+from mlsync.flows.not_understood import newly_told, not_understood
 from mlsync.flows.ownership import Claim, Here, Writer, next_writer
 from mlsync.flows.presence import refuse_lost
 from mlsync.flows.proving import Judged, Proving, content_of, proved_content, put_off
@@ -352,6 +353,7 @@ class VersionMaker:
         result.lowest_level, result.device = manifest.summary.lowest_level, manifest.summary.device
         result.checkpoint_count = manifest.summary.checkpoint_count
         result.pending = _pending(manifest)
+        self._tell_not_understood(manifest, result)
         # Right after, too: a prune that began before the commit did not know of it.
         known.wrote(committed.packs)
         refuse_lost(self._repository, known.foreign_refs([*refs_of(entries), *committed.body_refs]), set())
@@ -368,6 +370,14 @@ class VersionMaker:
             text = f"{manifest.run}: goes on from {display(writer.directory)} on {writer.host}, where until version "
             text += f"{base.number} it was {display(base.directory)} on {base.host}: {writer.claim.value}"
             self._monitor.notice("warning", text)
+
+    def _tell_not_understood(self, manifest: Manifest, result: BackupResult) -> None:
+        """Name what looks like a model and was not looked into, each kind once in the life of a run."""
+        found = not_understood(manifest.entries, self._source.not_models)
+        result.not_understood = tuple(found)
+        text = newly_told(found, self._state, self._source.run, self._options.now_ns())
+        if text is not None:
+            self._monitor.notice("warning", f"{self._source.run}: {text}")
 
     def _note_writer(self, manifest: Manifest, base: Base) -> None:
         """Have the local state know the version before it exists: who dies right after made it all the same."""

@@ -52,6 +52,7 @@ class WatchSettings:
     run: str
     exclude: tuple[str, ...] = ()
     keep_temporary: bool = False
+    not_models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -256,6 +256,12 @@ WATCH: Mapping[str, Key] = {
         "false",
         "take names of unfinished files too, which are left out else: " + TEMPORARY_NAMES,
     ),
+    "not_models": Key(
+        texts,
+        "not_models",
+        "[]",
+        'patterns of files that look like models, are not understood, and need not be named for it, like ["*.mdl"]',
+    ),
 }
 AGENT: Mapping[str, Key] = {
     "every": Key(schedule, "every", '"1h"', 'back up at least so often: "30m", "1d", a cron line "0 * * * *", "never"'),

@@ -189,7 +189,7 @@ def refuse_existing(config: Config, monitor: Monitor) -> None:
 
 def source_of(watch: WatchSettings) -> Source:
     """Return what the flows need to know of a watched directory."""
-    return Source(watch.run, bytes(watch.directory), watch.exclude, watch.keep_temporary)
+    return Source(watch.run, bytes(watch.directory), watch.exclude, watch.keep_temporary, watch.not_models)
 
 
 def store_options(config: Config) -> StoreOptions:
