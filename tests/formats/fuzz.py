@@ -267,6 +267,7 @@ TARGETS = {
     "hdf5": Target(lambda: made("kinds.h5", "latest.h5", "small.weights.h5"), container("hdf5")),
     "onnx": Target(lambda: made("model.onnx", "kinds.onnx", "outside.onnx"), check_onnx),
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
+    "zip": Target(lambda: made("model.keras", "a2c.zip", "package.zip"), container("zip")),
     "pt2-table": Target(lambda: [program_table()], check_table),
     "pickle": Target(lambda: [parts_of(data)["archive/data.pkl"] for data in zip_files()[:2]], check_pickle),
     "bare-pickle": Target(pickle_files, container("pickle")),

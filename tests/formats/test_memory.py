@@ -12,6 +12,7 @@ import json
 import re
 import struct
 import tracemalloc
+import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from mlsync.formats import (
     gguf,
     hdf5,
     hdf5_blocks,
+    inner_files,
     legacy_torch,
     npz,
     onnx,
@@ -55,7 +57,7 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, hdf5, tensorflow_bundle, flax_msgpack),
+    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, hdf5, tensorflow_bundle, flax_msgpack, inner_files),
     "PARTS_MAX": (onnx, hdf5_blocks, flax_msgpack),
     "BLOCK_BYTES_MAX": (hdf5_blocks,),
     "TABLE_BYTES_MAX": (pt2,),
@@ -65,6 +67,10 @@ BOUNDS = {
     "TENSORS_MAX": (safetensors, gguf),
     "NAMES_BYTES_MAX": (zipfile_layout, gguf, tensorflow_bundle),
     "INDEX_BYTES_MAX": (tensorflow_bundle,),
+    "UNPACKED_BYTES_MAX": (inner_files,),
+    "PACKAGE_PICKLE_BYTES_MAX": (inner_files,),
+    "ABOUT_BYTES_MAX": (inner_files,),
+    "FILES_MAX": (inner_files,),
     "RECORDS_MAX": (zipfile_layout,),
     "DIRECTORY_BYTES_MAX": (zipfile_layout,),
     "SMALL_BYTES_MAX": (sharded,),
@@ -264,6 +270,37 @@ def test_a_zip_takes_no_more_than_is_stated(name, make):
     content = make()
     row = "npz" if name.endswith(b"npz") else "torch zip"
     assert peak_of(looked_into(content, name)) < stated_bytes(row)
+
+
+def policies(pickle: bytes, *, packed: bool) -> bytes:
+    """Many files of torch in a zip, each of which takes what it may."""
+    inner = with_pickle(pickle, b"")
+    return rezipped(
+        {"_stable_baselines3_version": b"2", **{f"{number}.pth": inner for number in range(3)}},
+        zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED,
+    )
+
+
+def package_of(pickle: bytes) -> bytes:
+    """A package of pickles that take what they may."""
+    return rezipped({"a/.data/extern_modules": b"", **{f"a/{number}.pkl": pickle for number in range(3)}})
+
+
+INNER = {
+    "dicts": lambda: policies(PICKLES["dicts"](), packed=False),
+    "packed dicts": lambda: policies(PICKLES["dicts"](), packed=True),
+    "packed long names": lambda: policies(long_names(), packed=True),
+    "packages": lambda: package_of(PICKLES["dicts"]()),
+    "arrays": lambda: zip_of(1250, b"a/%d.npy", array_of_many_dimensions()) + b"",
+    "zeros": lambda: policies(bytes(15 * MIB // 8), packed=True),
+}
+
+
+@pytest.mark.parametrize("make", INNER.values(), ids=INNER.keys())
+def test_a_model_in_a_zip_takes_no_more_than_is_stated(make):
+    """Whatever the files in it hold, and whether they are compressed: the whole look stays below the figure."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.keras")) < stated_bytes("other models in a zip")
 
 
 # ---------------------------------------------------------------- exported programs

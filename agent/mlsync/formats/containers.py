@@ -11,6 +11,7 @@ from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
 from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
 from mlsync.formats.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
+from mlsync.formats.inner_files import read_inner_files
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.npz import read_npz_content
@@ -18,6 +19,7 @@ from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.sniff import identify
 from mlsync.formats.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
 from mlsync.formats.torch_content import read_torch_content, read_torch_layout
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
@@ -41,6 +43,8 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "torch-zip": read_torch_layout,
 }
 
+#: What is looked into where it lies inside of a zip.
+_INNER: Final = frozenset({"gguf", "hdf5", "npz", "safetensors", "torch-legacy", "torch-zip"})
 _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | None]]] = {
     "torch-zip": read_torch_content,
     "npz": read_npz_content,
@@ -79,13 +83,24 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_safetensors_content(source, layout)
     if layout.container == "torch-legacy":
         return read_legacy_content(source, layout)
-    if isinstance(layout, ZipLayout) and layout.container in _ZIP_CONTENTS:
-        return _ZIP_CONTENTS[layout.container](source, layout)
+    if isinstance(layout, ZipLayout):
+        reader = _ZIP_CONTENTS.get(layout.container)
+        return reader(source, layout) if reader is not None else read_inner_files(source, layout, _look_inside)
     if isinstance(layout, Hdf5Layout):
         return read_hdf5_content(layout)
     if isinstance(layout, OnnxLayout):
         return read_onnx_content(layout)
     return None
+
+
+def _look_inside(source: ByteSource, name: bytes) -> Content | None:
+    """The content of a file inside of a zip, if it is of a kind that says something by itself."""
+    container = identify(source, name)
+    if container not in _INNER:
+        return None
+    layout = read_layout(source, container)
+    content = read_gguf_content(layout) if isinstance(layout, GgufLayout) else _read_tensors(source, layout)
+    return with_numbers(source, content) if content is not None else None
 
 
 def storages_of(source: ByteSource, layout: Layout) -> tuple[Storage, ...]:

@@ -11,7 +11,7 @@ from math import prod
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Fact, Number
 from mlsync.formats.pickle_machine import Call, Global, Pairs
-from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of
+from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of, root_of
 from mlsync.formats.torch_tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 
 _TEXT_CHARS_MAX = 200
@@ -89,7 +89,7 @@ def with_counts(content: Content) -> Content:
     for tensor, role in zip(content.tensors, roles_of(content.tensors), strict=True):
         dtypes.add(tensor.dtype)
         if role == "weight" and "float" in tensor.dtype:
-            root = tensor.name.partition(".")[0]
+            root = root_of(tensor.name)
             floats[root] = floats.get(root, 0) + prod(tensor.shape)
     facts = {
         **content.facts,

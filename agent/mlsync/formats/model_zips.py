@@ -11,6 +11,7 @@ _PT2_WEIGHTS: Final = re.compile(r"([^/]+/)?data/(weights|constants)/[^/]+")
 _PACKAGE: Final = re.compile(r"([^/]+/)?\.data/extern_modules")
 # Weights inside of a zip, under the names that their own programs give them
 _WEIGHTS: Final = re.compile(r"(.*/)?[^/]*\.(h5|hdf5|keras|pth|pt|ckpt|safetensors|npy|npz|gguf|onnx)", re.IGNORECASE)
+_KERAS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
 _MARKS: Final = frozenset({"_stable_baselines3_version", "serialized_exported_program.json"})
 
 
@@ -21,6 +22,20 @@ def kind_of_zip(names: Collection[str]) -> str | None:
     if is_torch_package(names) or any(name in _MARKS or _WEIGHTS.fullmatch(name) for name in names):
         return "zip"
     return None
+
+
+def has_weights_name(name: str) -> bool:
+    """Whether a record has the name of a file of weights."""
+    return _WEIGHTS.fullmatch(name) is not None
+
+
+def program_of(names: Collection[str]) -> str | None:
+    """The program that wrote the zip, if it is one whose files are known by their names."""
+    if is_torch_package(names):
+        return "torch-package"
+    if "_stable_baselines3_version" in names:
+        return "stable-baselines3"
+    return "keras" if set(names) >= _KERAS else None
 
 
 def is_torch_package(names: Collection[str]) -> bool:

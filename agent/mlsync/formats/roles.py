@@ -51,11 +51,17 @@ def roles_of(tensors: Sequence[Tensor]) -> list[Role]:
     roots: dict[str, Role | None] = {}
     names = [tensor.name for tensor in tensors]
     for name in names:
-        root = name.partition(".")[0]
+        root = root_of(name)
         if root not in roots:
             roots[root] = _of_root(root)
     has_model = any(root in roots for root in MODEL_ROOTS)
-    return [_role(tensor, roots[tensor.name.partition(".")[0]], has_model=has_model) for tensor in tensors]
+    return [_role(tensor, roots[root_of(tensor.name)], has_model=has_model) for tensor in tensors]
+
+
+def root_of(name: str) -> str:
+    """What a name begins with: up to its first point, or in HDF5 to the first slash."""
+    root = name.partition(".")[0]
+    return root.partition("/")[0] if "/" in root else root
 
 
 def is_optimizers(key: str) -> bool:

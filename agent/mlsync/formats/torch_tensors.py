@@ -98,10 +98,13 @@ class StorageId(NamedTuple):
 class StorageTable:
     """The storages that the pickle mentions; answers which record each one is, and refuses what does not fit."""
 
-    def __init__(self, extents: Iterable[Extent], prefix: str, packed: Mapping[str, Packed] | None = None) -> None:
+    def __init__(
+        self, extents: Iterable[Extent], prefix: str, packed: Mapping[str, Packed] | None = None, suffix: str = ""
+    ) -> None:
         self._extents = {extent.name: extent for extent in extents}
         self._packed = packed or {}
         self._prefix = prefix
+        self._suffix = suffix
         self._blocks: dict[str, _Block] = {}
 
     def add(self, storage: StorageId) -> _Block:
@@ -138,7 +141,7 @@ class StorageTable:
         return sum(block.extent.name in self._packed for block in self._blocks.values())
 
     def _find(self, key: str) -> _Block:
-        name = self._prefix + key
+        name = self._prefix + key + self._suffix
         extent = self._extents.get(name)
         if extent is None:
             msg = "storage has no record"

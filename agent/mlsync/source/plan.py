@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from mlsync.errors import ChangedWhileReading
-from mlsync.formats.layout import Extent, Layout, Storage
+from mlsync.formats.layout import Layout, Storage
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -69,7 +69,7 @@ def plan_edges(
 ) -> Iterator[Span]:
     """Give the spans of a file of *size_bytes*, in order, that together are exactly its *data_extents*.
 
-    *storages* say what the numbers in the layout's extents of the same name are.
+    *storages* say what the numbers in the layout's extents are; an extent may hold several.
     """
     if layout is not None and layout.size_bytes != size_bytes:
         raise ChangedWhileReading(f"its size went from {layout.size_bytes} to {size_bytes} after it was parsed")
@@ -88,17 +88,22 @@ def plan_edges(
 
 def _tensors(layout: Layout | None, storages: Sequence[Storage]) -> Iterator[_Region]:
     """Give the stretches that are cut at their own edges, in order: what an extent holds of numbers, or all of it."""
-    known = {storage.name: storage for storage in storages}
+    waiting = sorted(storages, key=lambda storage: storage.offset, reverse=True)
     for extent in layout.extents if layout is not None else ():
-        storage = known.get(extent.name)
-        tensor = extent if storage is None or not _is_in(storage, extent) else storage
-        if tensor.length >= TENSOR_BYTES_MIN:
-            item_bytes = tensor.item_bytes if isinstance(tensor, Storage) else 0
-            yield _Region(tensor.offset, tensor.offset + tensor.length, is_tensor=True, item_bytes=item_bytes)
+        end = extent.offset + extent.length
+        reached, is_split = extent.offset, False
+        while waiting and waiting[-1].offset < end:
+            storage = waiting.pop()
+            if storage.offset >= reached and storage.offset + storage.length <= end:
+                reached, is_split = storage.offset + storage.length, True
+                yield from _tensor(storage.offset, storage.length, storage.item_bytes)
+        if not is_split:
+            yield from _tensor(extent.offset, extent.length, 0)
 
 
-def _is_in(storage: Storage, extent: Extent) -> bool:
-    return extent.offset <= storage.offset and storage.offset + storage.length <= extent.offset + extent.length
+def _tensor(offset: int, length: int, item_bytes: int) -> Iterator[_Region]:
+    if length >= TENSOR_BYTES_MIN:
+        yield _Region(offset, offset + length, is_tensor=True, item_bytes=item_bytes)
 
 
 def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
