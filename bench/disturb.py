@@ -10,8 +10,9 @@ kept.
 
 - plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
 - container: both are in one control group, where sessions have no weight: nice values and policies count.
-- unit: the tool is in a control group with the weights of systemd/mlsync-agent.service (CPUWeight=20, Nice=19),
-  the trainer in one of weight 100.
+- unit: the tool is in a control group with the weight and nice value that systemd/mlsync-agent.service says, beside the
+  trainer's of weight 100, as a service beside all slices stands beside user.slice. rsync and restic get an ordinary
+  service's weight, 100, and no nice value.
 
 Control groups take root, and a processor controller (cgroup v2 or v1) that can be written; a setting that cannot be had
 is named and left out. Writes results/disturb.json.
@@ -20,6 +21,7 @@ is named and left out. Writes results/disturb.json.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -44,7 +46,13 @@ POLL_S = 0.2
 # A save that is this old is over: the trainer's own take a fraction of a second.
 SETTLED_S = 1.0
 START_S = 4.0
-UNIT_NICE, UNIT_WEIGHT, TRAINER_WEIGHT = 19, 20, 100
+UNIT = ROOT / "systemd" / "mlsync-agent.service"
+USUAL_WEIGHT = 100
+
+
+def unit(key: str) -> int:
+    """A number that the shipped unit says."""
+    return int(re.search(rf"^{key}=(\d+)$", UNIT.read_text(), re.MULTILINE)[1])
 
 
 @dataclass
@@ -114,7 +122,7 @@ def controller() -> Path | str:
 
 
 @contextmanager
-def groups(setting: str) -> Iterator[tuple[Group | None, Group | None]]:
+def groups(setting: str, tool_weight: int) -> Iterator[tuple[Group | None, Group | None]]:
     """The groups of the trainer and of the tool, gone afterwards."""
     if setting == "plain":
         yield None, None
@@ -124,7 +132,7 @@ def groups(setting: str) -> Iterator[tuple[Group | None, Group | None]]:
     top = base / f"mlsync-bench-{os.getpid()}"
     # A container's processes are all in one group; a unit has its own beside the others.
     names = {"container": ("all", "all"), "unit": ("trainer", "tool")}[setting]
-    weights = {"all": 100, "trainer": TRAINER_WEIGHT, "tool": UNIT_WEIGHT}
+    weights = {"all": USUAL_WEIGHT, "trainer": USUAL_WEIGHT, "tool": tool_weight}
     top.mkdir()
     if (top / "cgroup.subtree_control").exists():
         (top / "cgroup.subtree_control").write_text("+cpu")
@@ -195,6 +203,7 @@ class Nothing:
     """No tool."""
 
     name = "none"
+    has_unit = False
 
     def prepare(self, place: Path, run: Path) -> None:
         pass
@@ -262,6 +271,7 @@ class Agent(Nothing):
     """mlsync's agent, as ``mlsync init`` sets it up."""
 
     name = "mlsync agent"
+    has_unit = True
     source = ROOT / "agent"
 
     def prepare(self, place: Path, run: Path) -> None:
@@ -318,9 +328,9 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
     (run / "args.yaml").write_text("lr0: 0.01\n")
     beside.prepare(place / "tool", run)
     os.sync()
-    nice = UNIT_NICE if setting == "unit" else 0
+    weight, nice = (unit("CPUWeight"), unit("Nice")) if setting == "unit" and beside.has_unit else (USUAL_WEIGHT, 0)
     with ExitStack() as stack:
-        trainer_group, tool_group = stack.enter_context(groups(setting))
+        trainer_group, tool_group = stack.enter_context(groups(setting, weight))
         # An agent is there before the training; its own start is not what is measured.
         stack.enter_context(beside.beside(tool_group, nice))
         time.sleep(START_S)

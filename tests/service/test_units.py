@@ -79,6 +79,12 @@ def test_what_the_units_cannot_refuse_is_not_needed(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_units_weigh_little_beside_all_else(name):
+    """A weight counts among siblings only: the units stand at the top, beside the slices of services and of logins."""
+    assert (value(name, "Slice"), value(name, "CPUWeight")) == ("-.slice", "1")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_restarts_stop_at_errors_that_need_a_person(name):
     """The exit statuses that are not tried again are those of the errors that the unit's comment names."""
     needs_a_person = (
