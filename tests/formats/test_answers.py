@@ -153,13 +153,26 @@ def test_few_answers_are_kept():
 
 
 def test_no_more_tensors_are_kept_than_fit(monkeypatch):
-    """Old answers make room for a large new one, and one that is too large is not kept at all."""
+    """Old answers make room for a large new one; one that is larger than all together is kept until the next question.
+
+    It is given up before that is answered.
+    """
     monkeypatch.setattr(answers, "WEIGHT_MAX", 10)
     memory = Answers()
     small, large, huge = Parser(content_of(4)), Parser(content_of(8)), Parser(content_of(11))
-    for parser in (small, large, huge, huge, large, small):
+    for parser in (small, large, huge, huge, large, small, huge):
         memory.of(str(id(parser)).encode(), parser)
     assert (small.calls, large.calls, huge.calls) == (2, 1, 2)
+
+
+def test_a_large_answer_is_gone_before_the_next_question_is_answered(monkeypatch):
+    """Two checkpoints of many tensors are never in memory at once."""
+    monkeypatch.setattr(answers, "WEIGHT_MAX", 10)
+    memory = Answers()
+    memory.of(b"large", Parser(content_of(11)))
+    seen = []
+    memory.of(b"next", lambda: seen.append(memory._large) or content_of(11))
+    assert seen == [None]
 
 
 def test_threads_get_the_same_answers(monkeypatch):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from threading import Lock
 
 from mlsync.formats.layout import ContainerBroken, Content
 
-# In tensors and storages, of all that is kept: some 10 MiB. One checkpoint that has more is parsed each time.
+# In tensors and storages, of all that is kept beside a large one: some 10 MiB.
 WEIGHT_MAX = 20_000
 ANSWERS_MAX = 8
 
@@ -26,6 +27,10 @@ class _Answer:
 class Answers:
     """Keeps what a parser said of the bytes behind each key; any thread may ask.
 
+    Of answers that are larger than all others may be together it keeps the last, and gives that up before anything
+    else is parsed: a checkpoint of a hundred thousand tensors takes a second to parse, and comes back from the
+    repository right after it was stored.
+
     Nothing is lost in safety as long as the parser is a function of those bytes alone and the key a cryptographic
     digest of all of them: then the answer is the one that the parser would give again, and nobody can make other bytes
     that have the same key.
@@ -34,30 +39,53 @@ class Answers:
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, _Answer] = OrderedDict()
         self._weight = 0
+        self._large: tuple[bytes, _Answer] | None = None
         self._lock = Lock()
 
     def of(self, key: bytes, parse: Callable[[], Content]) -> Content:
         """The content that *parse* returns, or the ``ContainerBroken`` that it raises: now, or when it was called."""
         with self._lock:
-            answer = self._kept.get(key)
-            if answer is not None:
-                self._kept.move_to_end(key)
+            answer = self._known(key)
         if answer is None:
             answer = _ask(parse)
             self._keep(key, answer)
         return _told(answer)
 
+    def _known(self, key: bytes) -> _Answer | None:
+        answer = self._kept.get(key)
+        if answer is not None:
+            self._kept.move_to_end(key)
+            return answer
+        if self._large is not None and self._large[0] == key:
+            return self._large[1]
+        self._large = None
+        return None
+
     def _keep(self, key: bytes, answer: _Answer) -> None:
-        if answer.weight > WEIGHT_MAX:
-            return
         with self._lock:
             if key in self._kept:
+                return
+            if answer.weight > WEIGHT_MAX:
+                self._large = key, answer
                 return
             self._kept[key] = answer
             self._weight += answer.weight
             while self._weight > WEIGHT_MAX or len(self._kept) > ANSWERS_MAX:
                 _, oldest = self._kept.popitem(last=False)
                 self._weight -= oldest.weight
+
+
+#: Shared by all parsers, so that no more than one large answer is kept; a key begins with whose it is.
+ANSWERS = Answers()
+
+
+def key_of(*parts: bytes) -> bytes:
+    """A cryptographic digest of all parts, which tells where one ends and the next begins."""
+    digest = sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
 
 
 def _ask(parse: Callable[[], Content]) -> _Answer:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
+from mlsync.formats.collector import uncollected
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
@@ -18,7 +19,7 @@ from mlsync.formats.npz import read_npz_content
 from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.pt2 import read_pt2_content
-from mlsync.formats.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
 from mlsync.formats.sniff import identify
 from mlsync.formats.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
 from mlsync.formats.torch_content import read_torch_content, read_torch_layout
@@ -52,6 +53,7 @@ _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | No
 }
 
 
+@uncollected
 def read_layout(source: ByteSource, container: str) -> Layout:
     """Level 1 of a file that ``identify`` called *container*; raises ``ContainerBroken``."""
     if container in NOT_UNDERSTOOD:
@@ -62,6 +64,7 @@ def read_layout(source: ByteSource, container: str) -> Layout:
     return reader(source) if reader is not None else read_zip_layout(source, container)
 
 
+@uncollected
 def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if isinstance(layout, GgufLayout):
@@ -79,8 +82,8 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
 
 
 def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
-    if layout.container == "safetensors":
-        return read_safetensors_content(source, layout)
+    if isinstance(layout, SafetensorsLayout):
+        return read_safetensors_content(layout)
     if layout.container == "torch-legacy":
         return read_legacy_content(source, layout)
     if isinstance(layout, ZipLayout):

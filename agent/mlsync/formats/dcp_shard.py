@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 
 from mlsync.formats.dcp import item_zips
 from mlsync.formats.dcp_metadata import DcpEntry, DcpMetadata
@@ -133,7 +132,7 @@ def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Win
     found.aside_count += content.aside_count
     found.is_big |= content.facts.get("byteorder") == "big"
     found.storages += [
-        replace(storage, name=f"{label}/{storage.name}", offset=start + storage.offset) for storage in content.storages
+        storage._replace(name=f"{label}/{storage.name}", offset=start + storage.offset) for storage in content.storages
     ]
     found.add_tensors(
         tensor._replace(name=f"{label}.{tensor.name}".rstrip("."), storage=f"{label}/{tensor.storage}")
@@ -199,7 +198,7 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
     window = Window(source, start, source.size_bytes - start)
     try:
         layout = read_safetensors_layout(window)
-        content = read_safetensors_content(window, layout)
+        content = read_safetensors_content(layout)
     except ContainerBroken as fault:
         raise type(fault)(fault.reason, record=fault.record, offset=start + (fault.offset or 0)) from None
     tensors = {tensor.name: tensor for tensor in content.tensors}
@@ -210,7 +209,7 @@ def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries:
         _check_described(metadata, entry, tensors[entry.name])
     found.extents += [Extent(labels[name], start + at, length, crc32) for name, at, length, crc32, _ in layout.extents]
     found.storages += [
-        replace(storage, name=labels[storage.name], offset=start + storage.offset) for storage in content.storages
+        storage._replace(name=labels[storage.name], offset=start + storage.offset) for storage in content.storages
     ]
     found.add_tensors(
         tensor._replace(name=labels[tensor.name], storage=labels[tensor.name]) for tensor in content.tensors

@@ -7,7 +7,7 @@ its pickles and storages as records of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import msgspec
@@ -66,7 +66,7 @@ class _Found:
         self.add_tensors(name, (tensor._replace(storage=f"{name}/{tensor.storage}") for tensor in content.tensors))
         for storage in () if is_packed else content.storages:
             self._spend(_STORAGE_BYTES)
-            self.storages.append(replace(storage, name=f"{name}/{storage.name}", offset=offset + storage.offset))
+            self.storages.append(storage._replace(name=f"{name}/{storage.name}", offset=offset + storage.offset))
         self.packed_count += content.packed_count + (len(content.storages) if is_packed else 0)
         self.aside_count += content.aside_count
         self.facts.append(content.facts)

@@ -69,8 +69,7 @@ class Layout:
     extents: tuple[Extent, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Storage:
+class Storage(NamedTuple):
     """A block of tensor bytes: what a device copies and digests. *dtype* is torch's name without ``torch.``."""
 
     name: str

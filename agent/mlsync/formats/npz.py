@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import marshal
 import re
-import struct
+from collections.abc import Iterable, Iterator, Sequence
 from math import prod
+from typing import NamedTuple
 
+from mlsync.formats.answers import ANSWERS, key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.inflate import inflate_head
 from mlsync.formats.layout import BIG_ENDIAN, ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
-from mlsync.formats.zipfile_layout import Packed, ZipLayout
+from mlsync.formats.zipfile_layout import MARSHAL_VERSION, Packed, ZipLayout, as_bytes
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12
 _SHORT_PREFIX_BYTES = 10
 _USUAL_HEAD_BYTES = 256  # numpy pads its headers to 64 bytes, or twice that
 _DIMENSIONS_MAX = 64
+_BYTES_MAX = 1 << 63
+# Headers that lie closer than this are read together
+_GATHER_BYTES = 64 << 10
+# How many different headers are recognised when they come again
+_HEADS_MAX = 1000
+# What is said of a smaller file is made anew as fast as it is looked up
+_KEPT_MIN = 1000
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[^'\\\\]{1,64})', 'fortran_order': (?P<fortran>True|False), "
     rb"'shape': \((?P<shape>[0-9L, ]{0,2000})\),? ?\} *\n?"
@@ -47,20 +57,36 @@ _DTYPES = {
 
 def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every plain array fills its member; arrays of objects, texts and records are left to the checksum."""
+    heads = _heads(source, layout)
+    if len(heads) < _KEPT_MIN:
+        return _content(layout, heads)
+    question = marshal.dumps(([(head.text, head.begins) for head in heads], as_bytes(layout)), MARSHAL_VERSION)
+    return ANSWERS.of(key_of(b"npz", question), lambda: _content(layout, heads))
+
+
+def _content(layout: ZipLayout, heads: Sequence[_Head]) -> Content:
     storages, tensors = [], []
     skipped = 0
     left_bytes = TENSORS_BYTES_MAX
-    for extent in layout.extents:
-        packed = layout.packed.get(extent.name)
-        length = extent.length if packed is None else packed.plain_bytes
-        array = _read_array(_head(source, extent, packed), length, extent)
+    arrays: dict[bytes, _Array | None] = {}
+    for extent, head in zip(layout.extents, heads, strict=True):
+        array = arrays.get(head.text) or _array(head.text, extent.name)
         if array is None:
             skipped += 1
             continue
+        if len(arrays) < _HEADS_MAX:
+            arrays[head.text] = array
+        packed = layout.packed.get(extent.name)
+        length = (extent.length if packed is None else packed.plain_bytes) - head.begins
+        if array.needed_bytes != length:
+            msg = f"array of shape {array.shape[:8]} does not fill its member"
+            raise ContainerBroken(msg, record=extent.name, offset=extent.offset + head.begins)
         if packed is None:
-            storages.append(array[0])
-        tensors.append(array[1])
-        left_bytes -= held_bytes(array[1])
+            storages.append(
+                Storage(extent.name, extent.offset + head.begins, length, array.dtype, max(array.item_bytes, 1))
+            )
+        tensors.append(Tensor(extent.name.removesuffix(".npy"), extent.name, array.dtype, array.shape, array.stride, 0))
+        left_bytes -= held_bytes(tensors[-1])
         if left_bytes < 0:
             msg = "more arrays, or of more dimensions, than are checked"
             raise NotChecked(msg)
@@ -70,40 +96,69 @@ def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     return Content(tuple(storages), tuple(tensors), facts, len(tensors) - len(storages), aside_count=skipped)
 
 
-def _head(source: ByteSource, extent: Extent, packed: Packed | None) -> bytes:
-    """The member's first bytes as they were before it was packed: all of its header at least, if it has one."""
-    if packed is not None:
-        return inflate_head(source, extent, _PREFIX_BYTES + _HEADER_BYTES_MAX)
-    head = read_bounded(source, extent.offset, min(_USUAL_HEAD_BYTES, extent.length), "array header")
-    if head[6:7] == b"\x01" and int.from_bytes(head[8:10], "little") + _SHORT_PREFIX_BYTES <= len(head):
-        return head
-    return read_bounded(source, extent.offset, min(_PREFIX_BYTES + _HEADER_BYTES_MAX, extent.length), "array header")
+class _Head(NamedTuple):
+    """A member's header, and where in the member its array's first byte lies."""
+
+    text: bytes
+    begins: int
 
 
-def _read_array(head: bytes, member_bytes: int, extent: Extent) -> tuple[Storage, Tensor] | None:
-    text, begins = _split_head(head, member_bytes, extent)
+def _heads(source: ByteSource, layout: ZipLayout) -> list[_Head]:
+    """The header of each member. Those that lie close together are read together, and equal ones kept once."""
+    known: dict[_Head, _Head] = {}
+    heads = []
+    for group in _gather(layout.extents):
+        first, last = group[0].offset, group[-1]
+        window = read_bounded(source, first, last.offset + min(_USUAL_HEAD_BYTES, last.length) - first, "array header")
+        for extent in group:
+            begins = extent.offset - first
+            start = window[begins : begins + min(_USUAL_HEAD_BYTES, extent.length)]
+            head = _split_head(source, extent, layout.packed.get(extent.name), start)
+            heads.append(known.get(head, head))
+            if len(known) < _HEADS_MAX:
+                known[head] = head
+    return heads
+
+
+def _gather(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
+    """Neighbours whose headers fit in one read."""
+    group: list[Extent] = []
+    for extent in extents:
+        if group and extent.offset - group[0].offset > _GATHER_BYTES:
+            yield group
+            group = []
+        group.append(extent)
+    if group:
+        yield group
+
+
+class _Array(NamedTuple):
+    """What a header says."""
+
+    dtype: str
+    item_bytes: int
+    needed_bytes: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _array(text: bytes, name: str) -> _Array | None:
+    """What the header of the member of that *name* says; ``None`` of what are no plain numbers."""
     match = _HEADER.fullmatch(text)
-    if match is None:
-        return None
-    descr = match["descr"]
-    typed = _type(descr)
-    if typed is None:
+    typed = None if match is None else _type(match["descr"])
+    if match is None or typed is None:
         return None
     dtype, item_bytes = typed
     sizes = [size for size in match["shape"].replace(b" ", b"").split(b",") if size]
     if not all(map(_SIZE.fullmatch, sizes)):
         return None
     shape = tuple(int(size.rstrip(b"L")) for size in sizes)
-    length, data_at = member_bytes - begins, extent.offset + begins
-    if len(shape) > _DIMENSIONS_MAX or prod(shape) * item_bytes != length:
-        msg = f"array of shape {shape[:8]} does not fill its member"
-        raise ContainerBroken(msg, record=extent.name, offset=data_at)
-    name = extent.name.removesuffix(".npy")
+    needed_bytes = prod(shape) * item_bytes
+    if len(shape) > _DIMENSIONS_MAX or needed_bytes >= _BYTES_MAX:
+        return _Array(dtype, item_bytes, -1, shape, ())
     is_fortran = match["fortran"] == b"True"
     stride = dense_stride(name, shape[::-1])[::-1] if is_fortran else dense_stride(name, shape)
-    return Storage(extent.name, data_at, length, dtype, max(item_bytes, 1)), Tensor(
-        name, extent.name, dtype, shape, stride, 0
-    )
+    return _Array(dtype, item_bytes, needed_bytes, shape, stride)
 
 
 def _type(descr: bytes) -> tuple[str, int] | None:
@@ -124,16 +179,22 @@ def _type(descr: bytes) -> tuple[str, int] | None:
     return f"{_WIDE_NAMES[kind]}{8 * width}", width
 
 
-def _split_head(head: bytes, member_bytes: int, extent: Extent) -> tuple[bytes, int]:
-    """The header's text, and where in the member the array's first byte lies."""
-    if len(head) < _PREFIX_BYTES or head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
+def _split_head(source: ByteSource, extent: Extent, packed: Packed | None, start: bytes) -> _Head:
+    """The member's header by the *start* of what lies in the file, and by more of it where that is not all."""
+    member_bytes = extent.length if packed is None else packed.plain_bytes
+    if packed is not None:
+        start = inflate_head(source, extent, _PREFIX_BYTES + _HEADER_BYTES_MAX)
+    elif start[6:7] != b"\x01" or int.from_bytes(start[8:10], "little") + _SHORT_PREFIX_BYTES > len(start):
+        longer = min(_PREFIX_BYTES + _HEADER_BYTES_MAX, extent.length)
+        start = read_bounded(source, extent.offset, longer, "array header")
+    if len(start) < _PREFIX_BYTES or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
         msg = "member is no numpy array"
         raise ContainerBroken(msg, record=extent.name, offset=extent.offset)
-    if head[6] == 1:
-        begins, length = _SHORT_PREFIX_BYTES, struct.unpack_from("<H", head, 8)[0]
+    if start[6] == 1:
+        begins, length = _SHORT_PREFIX_BYTES, int.from_bytes(start[8:10], "little")
     else:
-        begins, length = _PREFIX_BYTES, struct.unpack_from("<I", head, 8)[0]
-    if length > _HEADER_BYTES_MAX or begins + length > min(member_bytes, len(head)):
+        begins, length = _PREFIX_BYTES, int.from_bytes(start[8:12], "little")
+    if length > _HEADER_BYTES_MAX or begins + length > min(member_bytes, len(start)):
         msg = "array header runs past its member"
         raise ContainerBroken(msg, record=extent.name, offset=extent.offset)
-    return head[begins : begins + length], begins + length
+    return _Head(start[begins : begins + length], begins + length)

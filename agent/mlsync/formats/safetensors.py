@@ -6,9 +6,12 @@ import json
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import isfinite, prod
+from operator import itemgetter
 from typing import NamedTuple, NoReturn
 
+from mlsync.formats.answers import ANSWERS, key_of
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
 from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
@@ -22,7 +25,13 @@ ABOUT_BYTES_MAX = 1 << 20
 _LENGTH_BYTES = 8
 _DIMENSIONS_MAX = 64
 _PRODUCT_MAX = 1 << 64
+_COUNT_MAX = 1 << 63
 _METADATA = "__metadata__"
+_RAW_METADATA = b"__metadata__"
+# What is said of a smaller file is made anew as fast as it is looked up
+_KEPT_MIN = 1000
+# How many different types and shapes are recognised when they come again
+_MEANINGS_MAX = 1000
 
 # JSON as far as the format has it: an object of objects, whose values are texts, numbers and lists. Nothing here goes
 # back over what it has matched (the + behind a repetition), so that a megabyte costs its length and no memory.
@@ -58,10 +67,11 @@ _VALUE = rb'(?P<value>\{[^{}"]*+(?:' + _TEXT + rb'[^{}"]*+)*+\})' + _S
 _FIRST = re.compile(_NAME + _VALUE)
 _NEXT = re.compile(rb"," + _S + _NAME + _VALUE)
 _MEMBER = re.compile(rb",?" + _S + _NAME)
-# An entry as the library writes it, which is read without a JSON parser: there are tens of thousands of them.
+# An entry as the library writes it, which is read without a JSON parser: there are tens of thousands of them. The
+# white space that may lie behind it is that of the general one.
 _N = rb"(?:0|[1-9][0-9]{0,18})"
-_PLAIN_ENTRY = re.compile(
-    rb'\{"dtype":"([A-Z0-9_]{1,16})","shape":\[((?:'
+_PLAIN = (
+    rb'"([^"\\\x00-\x1f]*+)":\{"dtype":"([A-Z0-9_]{1,16})","shape":\[((?:'
     + _N
     + rb"(?:,"
     + _N
@@ -70,7 +80,10 @@ _PLAIN_ENTRY = re.compile(
     + rb"),("
     + _N
     + rb")\]\}"
+    + _S
 )
+_PLAIN_FIRST = re.compile(_PLAIN)
+_PLAIN_NEXT = re.compile(rb"," + _PLAIN)
 
 # token -> torch's name and bits per element
 _DTYPES = {
@@ -97,57 +110,83 @@ _DTYPES = {
     "U8": ("uint8", 8),
     "BOOL": ("bool", 8),
 }
+_NO_TYPE = ("", 0)
 
 
-def read_safetensors_layout(source: ByteSource) -> Layout:
+class _Entry(NamedTuple):
+    """What a header says of a tensor, as far as it is of the right kind: *begin* is -1 where it says no place."""
+
+    name: str
+    token: str | None
+    shape: tuple[int, ...] | None
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsLayout(Layout):
+    """The layout, with what the header says of the type and shape of each extent; *header* is a digest of all of it."""
+
+    meanings: tuple[tuple[str | None, tuple[int, ...] | None], ...] = ()
+    header: bytes = b""
+
+
+def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
     """Level 1: the header parses and its tensors cover the file, each byte once."""
-    entries, data_at = _read_header(source)
+    raw = _read_header(source)
+    data_at = _LENGTH_BYTES + len(raw)
+    entries = []
+    for entry in _entries(raw):
+        if entry.begin < 0:
+            raise ContainerBroken("tensor without a place in the file", record=entry.name, offset=_LENGTH_BYTES)
+        entries.append(entry)
+    entries.sort(key=itemgetter(3, 4))
     extents = []
-    for name, entry in entries:
-        begin, end = _span(name, entry)
-        extents.append(Extent(name, data_at + begin, end - begin))
-    extents.sort(key=lambda extent: (extent.offset, extent.length))
     covered = data_at
-    for extent in extents:
-        if extent.offset != covered:
-            _refuse("tensors overlap or leave a gap", extent.name, extent.offset)
-        covered += extent.length
+    for name, _, _, begin, end in entries:
+        if data_at + begin != covered:
+            _refuse("tensors overlap or leave a gap", name, data_at + begin)
+        extents.append(Extent(name, covered, end - begin))
+        covered = data_at + end
     if covered != source.size_bytes:
         _refuse(
             f"header tells of {covered} bytes, the file has {source.size_bytes}", None, min(covered, source.size_bytes)
         )
-    return Layout("safetensors", source.size_bytes, tuple(extents))
+    meanings = tuple((entry.token, entry.shape) for entry in entries)
+    return SafetensorsLayout("safetensors", source.size_bytes, tuple(extents), meanings, key_of(raw))
 
 
-def read_safetensors_content(source: ByteSource, layout: Layout) -> Content:
+def read_safetensors_content(layout: SafetensorsLayout) -> Content:
     """Level 2: each tensor's type and shape need exactly the bytes that it has."""
-    extents = {extent.name: extent for extent in layout.extents}
+    if len(layout.extents) < _KEPT_MIN:
+        return _content(layout)
+    return ANSWERS.of(key_of(b"safetensors", layout.header), lambda: _content(layout))
+
+
+def _content(layout: SafetensorsLayout) -> Content:
     storages, tensors = [], []
     left_bytes = TENSORS_BYTES_MAX
-    entries, _ = _read_header(source)
-    for own_name, entry in entries:
-        extent = extents.get(own_name)
-        if extent is None:
-            _refuse("header is another one than it was", own_name, _LENGTH_BYTES)
-        shape = _shape(extent.name, entry)
-        token = entry.get("dtype")
-        if not isinstance(token, str):
-            _refuse("tensor without a type", extent.name, extent.offset)
-        dtype, bits = _DTYPES.get(token, (f"{UNKNOWN}{token[:32]}", 0))
-        if bits and _product(shape, extent.name) * bits != extent.length * 8:
-            _refuse(
-                f"shape and type need {prod(shape) * bits // 8} bytes, there are {extent.length}",
-                extent.name,
-                extent.offset,
-            )
-        storages.append(Storage(extent.name, extent.offset, extent.length, dtype, max(bits // 8, 1)))
-        tensors.append(Tensor(extent.name, extent.name, dtype, shape, dense_stride(extent.name, shape), 0))
+    strides: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for (name, offset, length, _, _), (token, shape) in zip(layout.extents, layout.meanings, strict=True):
+        if shape is None:
+            _refuse("tensor without a shape", name, _LENGTH_BYTES)
+        if token is None:
+            _refuse("tensor without a type", name, offset)
+        dtype, bits = _DTYPES.get(token, _NO_TYPE)
+        if not bits:
+            dtype = f"{UNKNOWN}{token[:32]}"
+        elif _product(shape, name) * bits != length * 8:
+            _refuse(f"shape and type need {prod(shape) * bits // 8} bytes, there are {length}", name, offset)
+        stride = strides.get(shape)
+        if stride is None:
+            stride = dense_stride(name, shape)
+            if len(strides) < _MEANINGS_MAX:
+                strides[shape] = stride
+        storages.append(Storage(name, offset, length, dtype, max(bits // 8, 1)))
+        tensors.append(Tensor(name, name, dtype, shape, stride, 0))
         left_bytes -= held_bytes(tensors[-1])
         if left_bytes < 0:
             raise NotChecked("more tensors, or of more dimensions, than are checked", offset=_LENGTH_BYTES)
-    storages.sort(key=lambda storage: (storage.offset, storage.length))
-    order = {storage.name: place for place, storage in enumerate(storages)}
-    tensors.sort(key=lambda tensor: order[tensor.name])
     facts: dict[str, Fact] = {"framework": "safetensors"}
     return Content(tuple(storages), tuple(tensors), facts)
 
@@ -165,16 +204,17 @@ def read_safetensors_header(source: ByteSource) -> Header:
     Texts of more than a MiB are left out.
     """
     about: list[bytes] = []
-    entries, _ = _read_header(source, about)
-    shapes = {name: _shape(name, entry) for name, entry in entries}
+    shapes = {}
+    for entry in _entries(_read_header(source), about):
+        if entry.shape is None:
+            _refuse("tensor without a shape", entry.name, _LENGTH_BYTES)
+        shapes[entry.name] = entry.shape
     texts = _parsed(about[0]) if about else {}
     return Header(shapes, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {})
 
 
-def _read_header(
-    source: ByteSource, about: list[bytes] | None = None
-) -> tuple[Iterator[tuple[str, dict[str, object]]], int]:
-    """The header's tensor entries with their names, one by one, and the offset at which their bytes begin."""
+def _read_header(source: ByteSource) -> bytes:
+    """The header's JSON object, behind which the tensors' bytes begin."""
     length = int.from_bytes(read_bounded(source, 0, _LENGTH_BYTES, "header length"), "little")
     if length > min(HEADER_BYTES_MAX, source.size_bytes - _LENGTH_BYTES):
         _refuse(f"header of {length} bytes", None, 0)
@@ -183,42 +223,81 @@ def _read_header(
     raw = read_bounded(source, _LENGTH_BYTES, length, "header")
     if raw[:1] != b"{":
         _refuse("header is no JSON object", None, _LENGTH_BYTES)
-    return _entries(raw, about), _LENGTH_BYTES + length
+    return raw
 
 
-def _entries(raw: bytes, about: list[bytes] | None = None) -> Iterator[tuple[str, dict[str, object]]]:
+def _entries(raw: bytes, about: list[bytes] | None = None) -> Iterator[_Entry]:
     """The entries of the header's object: looked at one by one, since a list of lists takes ninety times its bytes."""
     seen: set[str] = set()
     left_bytes = TENSORS_BYTES_MAX
     begin = _BEGIN.match(raw)
     at = begin.end() if begin is not None else 0
     is_first = True
+    plain = _PlainEntries()
     while raw[at : at + 1] != b"}":
-        match = (_FIRST if is_first else _NEXT).match(raw, at)
-        if match is None:
-            _refuse("header entry is no object" if _is_member(raw, at) else "header is no JSON", None, _LENGTH_BYTES)
+        match = (_PLAIN_FIRST if is_first else _PLAIN_NEXT).match(raw, at)
+        entry = None if match is None else plain.entry(match)
+        if entry is None:
+            match = (_FIRST if is_first else _NEXT).match(raw, at)
+            if match is None:
+                what = "header entry is no object" if _is_member(raw, at) else "header is no JSON"
+                _refuse(what, None, _LENGTH_BYTES)
+            if match.end("name") - match.start("name") > ENTRY_BYTES_MAX:
+                raise NotChecked("header entry whose name is longer than is checked", offset=_LENGTH_BYTES)
+            name = _parsed(match["name"])
+        else:
+            name = entry.name
+        assert match is not None
         is_first = False
-        if match.end("name") - match.start("name") > ENTRY_BYTES_MAX:
-            raise NotChecked("header entry whose name is longer than is checked", offset=_LENGTH_BYTES)
-        name = _parsed(match["name"])
+        at = match.end()
         if not isinstance(name, str) or name in seen:
             _refuse("header names something twice", None, _LENGTH_BYTES)
         seen.add(name)
         left_bytes -= len(name) if name.isascii() else 4 * len(name)
         if len(seen) > TENSORS_MAX or left_bytes < 0:
             raise NotChecked("header of more entries, or longer names, than are checked", offset=_LENGTH_BYTES)
-        at = match.end()
         if name == _METADATA:
             _check_metadata(raw, match.start("value"), about)
             continue
-        if match.end("value") - match.start("value") > ENTRY_BYTES_MAX:
-            raise NotChecked("header entry is larger than is checked", record=name[:256], offset=_LENGTH_BYTES)
-        entry = _parsed(match["value"])
-        if not isinstance(entry, dict):
-            _refuse("header entry is no object", name, _LENGTH_BYTES)
-        yield name, entry
+        yield entry or _other_entry(name, match)
     if raw[at + 1 :].strip(b" "):
         _refuse("header is no JSON", None, _LENGTH_BYTES)
+
+
+class _PlainEntries:
+    """Reads entries as the library writes them; types and shapes that come again are the same objects."""
+
+    def __init__(self) -> None:
+        self._meanings: dict[tuple[bytes, bytes], tuple[str, tuple[int, ...] | None]] = {}
+
+    def entry(self, match: re.Match[bytes]) -> _Entry | None:
+        """The entry, or ``None`` where it has to be looked at more closely."""
+        raw_name, raw_token, raw_shape, raw_begin, raw_end = match.groups()
+        begin, end = int(raw_begin), int(raw_end)
+        if not begin <= end < _COUNT_MAX or raw_name == _RAW_METADATA or len(raw_name) > ENTRY_BYTES_MAX - 2:
+            return None
+        try:
+            name = raw_name.decode()
+        except UnicodeDecodeError:
+            return None
+        meaning = self._meanings.get((raw_token, raw_shape))
+        if meaning is None:
+            sizes = [int(size) for size in raw_shape.split(b",") if size]
+            meaning = raw_token.decode(), _as_shape(sizes)
+            if len(self._meanings) < _MEANINGS_MAX:
+                self._meanings[raw_token, raw_shape] = meaning
+        return _Entry(name, *meaning, begin, end)
+
+
+def _other_entry(name: str, match: re.Match[bytes]) -> _Entry:
+    """An entry as JSON may have it too."""
+    if match.end("value") - match.start("value") > ENTRY_BYTES_MAX:
+        raise NotChecked("header entry is larger than is checked", record=name[:256], offset=_LENGTH_BYTES)
+    entry = _parsed(match["value"])
+    if not isinstance(entry, dict):
+        _refuse("header entry is no object", name, _LENGTH_BYTES)
+    token = entry.get("dtype")
+    return _Entry(name, token if isinstance(token, str) else None, _as_shape(entry.get("shape")), *_span(entry))
 
 
 def _is_member(raw: bytes, at: int) -> bool:
@@ -228,11 +307,6 @@ def _is_member(raw: bytes, at: int) -> bool:
 
 def _parsed(text: bytes) -> object:
     """What a short piece of the header says."""
-    plain = _PLAIN_ENTRY.fullmatch(text)
-    if plain is not None:
-        dtype, shape, begin, end = plain.groups()
-        sizes = [int(size) for size in shape.split(b",")] if shape else []
-        return {"dtype": dtype.decode(), "shape": sizes, "data_offsets": [int(begin), int(end)]}
     try:
         decoded = text.decode()
         is_plain_name = decoded[:1] == '"' and "\\" not in decoded
@@ -291,19 +365,19 @@ def _check_metadata(raw: bytes, at: int, about: list[bytes] | None) -> None:
         about.append(match[0])
 
 
-def _span(name: str, entry: dict[str, object]) -> tuple[int, int]:
+def _span(entry: dict[str, object]) -> tuple[int, int]:
+    """Where its bytes are; -1 where that is not said, or cannot be."""
     offsets = entry.get("data_offsets")
     if isinstance(offsets, list) and len(offsets) == len(("begin", "end")) and all(map(_is_count, offsets)):
         begin, end = offsets
         if begin <= end:
             return begin, end
-    raise ContainerBroken("tensor without a place in the file", record=name, offset=_LENGTH_BYTES)
+    return -1, -1
 
 
-def _shape(name: str, entry: dict[str, object]) -> tuple[int, ...]:
-    shape = entry.get("shape")
-    if not isinstance(shape, list) or len(shape) > _DIMENSIONS_MAX or not all(_is_count(size) for size in shape):
-        _refuse("tensor without a shape", name, _LENGTH_BYTES)
+def _as_shape(shape: object) -> tuple[int, ...] | None:
+    if not isinstance(shape, list) or len(shape) > _DIMENSIONS_MAX or not all(map(_is_count, shape)):
+        return None
     return tuple(shape)
 
 
@@ -318,7 +392,7 @@ def _product(shape: tuple[int, ...], name: str) -> int:
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    return type(value) is int and 0 <= value < _COUNT_MAX
 
 
 def _refuse(reason: str, name: str | None, offset: int) -> NoReturn:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import marshal
 import re
-from hashlib import sha256
 from typing import NamedTuple
 
-from mlsync.formats.answers import Answers
+from mlsync.formats.answers import ANSWERS, key_of
 from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.inflate import inflate_head
@@ -16,7 +14,7 @@ from mlsync.formats.pickle_machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unp
 from mlsync.formats.torch_graph import Found, tensors_in
 from mlsync.formats.torch_tensors import StorageTable
 from mlsync.formats.zip_record import read_record
-from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
+from mlsync.formats.zipfile_layout import ZipLayout, as_bytes, read_zip_layout
 
 _SMALL_RECORD_BYTES_MAX = 64
 # What torch takes in each of them; its reader stops at the first that is no digit of a version
@@ -25,9 +23,8 @@ _SMALL_RECORDS = {
     ".data/version": re.compile(rb"\s*\+?0*([1-9]|10)(?![0-9]).*", re.DOTALL),
     "byteorder": re.compile(rb"little|big"),
 }
-_MARSHAL_VERSION = 2  # equal values have equal bytes; later versions note which of them are one object
 _CONSTANTS_ROOM_BYTES = GRAPH_BYTES_MAX // 4
-_ANSWERS = Answers()
+_ANSWERS = ANSWERS
 
 
 class _Question(NamedTuple):
@@ -56,7 +53,7 @@ def read_torch_layout(source: ByteSource) -> ZipLayout:
 def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
     question = _read_question(source, layout)
-    key = _digest(_as_bytes(layout), question.byteorder, question.pickle, *filter(None, [question.constants]))
+    key = key_of(b"torch", as_bytes(layout), question.byteorder, question.pickle, *filter(None, [question.constants]))
     return _ANSWERS.of(key, lambda: _answer(question))
 
 
@@ -124,21 +121,6 @@ def _content(pickled: Unpickled, constants: tuple[StorageTable, Found] | None, q
         numbers=numbers,
         aside_count=sum(one.aside_count for _, one in both),
     )
-
-
-def _as_bytes(layout: ZipLayout) -> bytes:
-    """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
-    places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
-    packed = sorted((name, record.plain_bytes) for name, record in layout.packed.items())
-    return marshal.dumps((places, packed, layout.first_name), _MARSHAL_VERSION)
-
-
-def _digest(*parts: bytes) -> bytes:
-    digest = sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
 
 
 def _pickle_extent(layout: ZipLayout) -> Extent:

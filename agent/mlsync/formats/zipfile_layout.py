@@ -6,11 +6,14 @@ and a guess is what this check must not make.
 
 from __future__ import annotations
 
+import marshal
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
+from mlsync.formats.answers import key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
 
@@ -19,6 +22,11 @@ RECORDS_MAX = 200_000
 DIRECTORY_BYTES_MAX = 24 << 20
 # A name is kept as it stands and as text, which may take four times as much
 NAMES_BYTES_MAX = 48 << 20
+# A smaller directory is parsed again as fast as it is looked up
+_LARGE_RECORDS = 1000
+
+#: Of ``marshal``: equal values have equal bytes; later versions note which of them are one object.
+MARSHAL_VERSION = 2
 
 _END = struct.Struct("<4s4H2LH")
 _END64_LOCATOR = struct.Struct("<4sLQL")
@@ -93,6 +101,35 @@ class _End:
     count: int
 
 
+class _LastDirectory:
+    """The last large directory that was parsed: the same bytes are asked for up to four times within a backup.
+
+    What is found is what would be parsed again, for the bytes that are there now are held against the digest of those
+    that were parsed. Any thread may ask.
+    """
+
+    def __init__(self) -> None:
+        self._kept: tuple[bytes, _End, Directory] | None = None
+
+    def find(self, end: _End, raw: bytes) -> Directory | None:
+        """What *raw* was parsed to, if it was the last, at the same place of a file."""
+        kept = self._kept
+        if end.count < _LARGE_RECORDS or kept is None:
+            return None
+        if kept[1] == end and kept[0] == key_of(raw):
+            return kept[2]
+        self._kept = None  # before another takes its place in memory
+        return None
+
+    def keep(self, end: _End, raw: bytes, directory: Directory) -> None:
+        """Keep it instead of the one before, if it is worth that."""
+        if end.count >= _LARGE_RECORDS:
+            self._kept = key_of(raw), end, directory
+
+
+_LAST = _LastDirectory()
+
+
 def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     """Level 1 of a zip file: every record is where the directory says, none overlap, all lie before the directory."""
     directory = read_directory(source)
@@ -121,6 +158,13 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     return ZipLayout(container, source.size_bytes, tuple(extents), packed, directory.first_name)
 
 
+def as_bytes(layout: ZipLayout) -> bytes:
+    """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
+    places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
+    packed = sorted((name, record.plain_bytes) for name, record in layout.packed.items())
+    return marshal.dumps((places, packed, layout.first_name), MARSHAL_VERSION)
+
+
 def _is_unreadable(entry: Entry) -> bool:
     return bool(entry.flags & _UNREADABLE) or entry.method not in (_STORED, _DEFLATED)
 
@@ -128,17 +172,28 @@ def _is_unreadable(entry: Entry) -> bool:
 def read_directory(source: ByteSource) -> Directory:
     """The central directory, whole and consistent, without a look at the records themselves."""
     end, raw = _read_end(source)
+    directory = _LAST.find(end, raw)
+    if directory is None:
+        directory = _parse_directory(end, raw)
+        _LAST.keep(end, raw, directory)
+    return directory
+
+
+def _parse_directory(end: _End, raw: bytes) -> Directory:
     entries = list(_parse_entries(raw, end))
     if len({entry.name for entry in entries}) != len(entries):
         raise _twice(end)
     first_name = entries[0].name if entries else ""
-    entries.sort(key=lambda entry: entry.header_offset)
+    entries.sort(key=attrgetter("header_offset"))
     return Directory(tuple(entries), end.offset, first_name)
 
 
 def record_names(source: ByteSource) -> set[str]:
     """The names in the central directory and no more of it: of a zip of any kind, most of which nobody wants."""
     end, raw = _read_end(source)
+    directory = _LAST.find(end, raw)
+    if directory is not None:
+        return {entry.name for entry in directory.entries}
     names = {entry.name for entry in _parse_entries(raw, end)}
     if len(names) != end.count:
         raise _twice(end)

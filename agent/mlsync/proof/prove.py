@@ -404,7 +404,7 @@ def _storages_to_send(content: Content) -> Sequence[Storage]:
     if content.facts.get("byteorder") != "big":
         return content.storages
     return [
-        replace(storage, dtype=BIG_ENDIAN + storage.dtype) if storage.item_bytes > 1 else storage
+        storage._replace(dtype=BIG_ENDIAN + storage.dtype) if storage.item_bytes > 1 else storage
         for storage in content.storages
     ]
 

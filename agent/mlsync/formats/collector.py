@@ -1,0 +1,50 @@
+"""Keeps the collector of cyclic garbage away while a parser makes its objects.
+
+It would look at all of them again and again, a third of the time of a file of many tensors, and find nothing: what
+parsers make is in use until they are done, and is bounded by them.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from functools import wraps
+from threading import Lock
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_lock = Lock()
+_inside = 0
+_was_enabled = False
+
+
+def uncollected(parse: Callable[_P, _T]) -> Callable[_P, _T]:
+    """The function, during which nothing is collected; afterwards all is as it was. Any thread may call it."""
+
+    @wraps(parse)
+    def parse_uncollected(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        _enter()
+        try:
+            return parse(*args, **kwargs)
+        finally:
+            _leave()
+
+    return parse_uncollected
+
+
+def _enter() -> None:
+    global _inside, _was_enabled  # noqa: PLW0603 - there is one collector in a process
+    with _lock:
+        if _inside == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _inside += 1
+
+
+def _leave() -> None:
+    global _inside  # noqa: PLW0603 - as above
+    with _lock:
+        _inside -= 1
+        if _inside == 0 and _was_enabled:
+            gc.enable()
