@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlsync.proof.prove import Room
+
 
 class MemorySource:
     """A file held in memory, as the parsers and the proof want it; counts what is read."""
@@ -33,14 +35,16 @@ class MemorySource:
         self.random_bytes += length
         return self.data[offset : offset + length]
 
-    def stream(self) -> Iterator[memoryview]:
-        """The file in blocks, each in the same buffer, as a reader that reuses its memory gives them."""
-        buffer = bytearray(self.block_bytes)
+    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+        """The file in blocks, each in its room or the same buffer, as a reader that reuses its memory gives them."""
+        buffer = memoryview(bytearray(self.block_bytes))
         for at in range(0, len(self.data), self.block_bytes):
             block = self.data[at : at + self.block_bytes]
-            buffer[: len(block)] = block
+            given = None if room is None else room(at, len(block))
+            view = buffer[: len(block)] if given is None else given
+            view[:] = block
             self.streamed_bytes += len(block)
-            yield memoryview(buffer)[: len(block)]
+            yield view
 
 
 def torch_bytes(value: Any, **options: Any) -> bytes:

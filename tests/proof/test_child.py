@@ -205,7 +205,7 @@ class MeddlingSource(MemorySource):
         super().__init__(data)
         self._meddle = meddle
 
-    def stream(self) -> Iterator[memoryview]:
+    def stream(self, room: object = None) -> Iterator[memoryview]:
         """The blocks, with the deed before the second."""
         for place, block in enumerate(super().stream()):
             if place == 1:

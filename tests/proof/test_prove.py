@@ -421,7 +421,7 @@ def test_without_a_device_no_child_is_started(options, level):
 class FailingSource(MemorySource):
     """Comes back damaged in the middle."""
 
-    def stream(self) -> Iterator[memoryview]:
+    def stream(self, room: object = None) -> Iterator[memoryview]:
         """The first blocks, then an error."""
         for place, block in enumerate(super().stream()):
             if place == 2:
@@ -439,7 +439,7 @@ def test_damage_in_the_store_passes_through(prover):
 class ShortSource(MemorySource):
     """Gives less than it promised."""
 
-    def stream(self) -> Iterator[memoryview]:
+    def stream(self, room: object = None) -> Iterator[memoryview]:
         """All bytes but the last."""
         yield memoryview(self.data)[:-1]
 

@@ -37,10 +37,12 @@ def nothing() -> None:
     """Release what needs no release."""
 
 
-def write_chunks(store: Store, keys: Keys, pieces: Iterable[bytes], *, lanes: int = 1) -> list[ChunkRef]:
+def write_chunks(
+    store: Store, keys: Keys, pieces: Iterable[bytes], *, lanes: int = 1, item_bytes: int = 0
+) -> list[ChunkRef]:
     """Store the pieces, in one lane unless more are asked for, and return where they lie."""
     writer = PackWriter(store, keys, unknown, lanes=lanes)
-    placed = [writer.put(memoryview(piece), nothing) for piece in pieces]
+    placed = [writer.put(memoryview(piece), nothing, item_bytes) for piece in pieces]
     writer.finish()
     return [one.ref for one in placed]
 

@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
+import numpy as np
 import pytest
 from elastic_store import ElasticStore
 from format_parts import KEYS, keys_under, noise, replace_object, write_chunks
@@ -263,3 +264,54 @@ def test_any_order_any_windows(order, threads, window_bytes, gap_bytes):
 def _read(store, refs):
     with ChunkReader(store, KEYS) as chunks:
         return [bytes(plain) for plain in chunks.stream(refs)]
+
+
+def test_a_chunk_is_opened_right_into_the_room_that_it_is_given(monkeypatch):
+    """Raw, zstd and planes alike: what is yielded is the room itself, and the reader takes no memory of its own."""
+    halves = np.random.default_rng(0).standard_normal(40_000, np.float32).view("<u2")[1::2].tobytes()
+    store, pieces = MemoryStore(), [noise(70_000), b"epoch 1\n" * 9000, halves]
+    refs = write_chunks(store, KEYS, pieces[:2]) + write_chunks(store, KEYS, pieces[2:], item_bytes=2)
+    assert [ref.coding for ref in refs] == [Coding.RAW, Coding.ZSTD, Coding.PLANES]
+    rooms = [memoryview(bytearray(len(piece))) for piece in pieces]
+    made = []
+    monkeypatch.setattr(reader._Window, "clear", lambda _, size_bytes: made.append(size_bytes))
+    with ChunkReader(store, KEYS) as chunks:
+        for view, room in zip(chunks.stream(refs, lambda number: rooms[number]), rooms, strict=True):
+            assert view.obj is room.obj
+    assert [bytes(room) for room in rooms] == pieces
+    assert made == [0]
+
+
+def test_rooms_are_asked_for_in_order_and_not_for_what_comes_again(counted, monkeypatch):
+    """A chunk twice in a window lies in the reader's memory, for its first room may be used again by then."""
+    store, refs = counted
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 5 * 1016)
+    asked: list[int] = []
+
+    def room(number: int) -> memoryview | None:
+        asked.append(number)
+        return memoryview(bytearray(1000)) if number % 2 else None
+
+    order = [0, 1, 2, 1, 3, 1, 4, 4, 5, 6]
+    with ChunkReader(store, KEYS) as chunks:
+        assert [bytes(plain) for plain in chunks.stream([refs[at] for at in order], room)] == [
+            noise(1000, at) for at in order
+        ]
+    assert asked == [0, 2, 4, 5, 8, 9]
+
+
+def test_a_chunk_that_fails_in_its_room_is_read_again_and_told(counted):
+    """Damage is told as without a room; where the second reading is right, the room has the right bytes."""
+    store, refs = counted
+    rooms = [memoryview(bytearray(1000)) for _ in refs]
+    with ChunkReader(FaultyStore(store, Fault("flip", 1, "read")), KEYS) as chunks:
+        opened = [bytes(plain) for plain in chunks.stream(refs, lambda number: rooms[number])]
+    assert opened == [bytes(room) for room in rooms] == [noise(1000, at) for at in range(20)]
+    at = refs[3].offset + 500
+    replace_object(store._store, names.pack(refs[0].pack), lambda body: flipped_at(body, at))
+    with ChunkReader(store, KEYS) as chunks, pytest.raises(ObjectDamaged, match="chunk 3 of a pack is damaged"):
+        list(chunks.stream(refs, lambda number: rooms[number]))
+
+
+def flipped_at(body: bytes, at: int) -> bytes:
+    return body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]

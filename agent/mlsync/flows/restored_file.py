@@ -9,6 +9,7 @@ from typing import Final
 
 from mlsync.codec.digest import file_digester
 from mlsync.errors import ManifestDamaged, ObjectDamaged
+from mlsync.proof.prove import Room
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.reader import ChunkReader
 
@@ -87,9 +88,14 @@ class RestoredFile:
             taken += bytes(end - begin) if part.ref is None else self._chunk(index, part.ref)[begin:end]
         return bytes(taken)
 
-    def stream(self) -> Iterator[memoryview]:
-        """Yield the whole file in order; after the last byte the whole-file digest is compared."""
-        for view in whole(self._entry, self._reader.stream(self._entry.chunks)):
+    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+        """Yield the whole file in order; after the last byte the whole-file digest is compared.
+
+        A chunk that *room* gives memory for is opened there, and nowhere else.
+        """
+        stretches = [part for part in self._parts if part.ref is not None] if room is not None else []
+        room_of = None if room is None else lambda number: room(stretches[number].offset, stretches[number].length)
+        for view in whole(self._entry, self._reader.stream(self._entry.chunks, room_of)):
             yield view
             self._advance(len(view))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
 
-from mlsync.errors import DeviceMissing, ProofUnavailable, PythonUnfit, TorchMissing
+from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
 from mlsync.proof.child import Child, DeviceInfo
 from mlsync.proof.digest import WindowDigest, window_digest
@@ -35,13 +35,22 @@ if TYPE_CHECKING:
 
 _SLOWEST_BYTES_PER_S = 20_000_000
 _NO_DEVICE = 'no device is wanted here: device = "none"'
+# Where a GPU shows that torch may see. Without one windows are short, and chunks are opened right into them.
+_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+_SHORT_WINDOW_BYTES = 1 << 20
+
+#: Memory for the bytes of a file at an offset, so and so many; asked in the order of the file. ``None``: take your own.
+Room: TypeAlias = Callable[[int, int], memoryview | None]
 
 
 class ProofSource(ByteSource, Protocol):
     """A file as it comes back from the store."""
 
-    def stream(self) -> Iterator[memoryview]:
-        """The whole file in order, its digests checked (level 0); a view is valid until the next is asked for."""
+    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+        """The whole file in order, its digests checked (level 0); a view is valid until the next is asked for.
+
+        Where *room* was asked and gave memory, the view is that memory, and the whole of it.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Prover:
             return _refused(inspection, [inspection.finding])
         transfer = self._begin_transfer(source.size_bytes, inspection.content)
         tail = ZeroTail()
-        faults = _read_through(source, inspection, transfer, tail)
+        faults = _confirmed_faults(source, inspection, transfer, tail)
         if transfer.error is not None:
             self.close()
             if isinstance(transfer.error, DeviceMissing) and self._options.device.startswith("cuda"):
@@ -230,6 +239,7 @@ class _Engine:
     def __init__(self, options: ProofOptions, user: User | None, as_root: str) -> None:
         self.info: DeviceInfo
         self._options = options
+        self._stride_bytes = _stride_bytes(options.device)
         self._home = os.path.expanduser("~") if user is None else user.home
         self._as_root = as_root
         self._digest: WindowDigest | None = None
@@ -242,6 +252,8 @@ class _Engine:
             raise
 
     def _send_opening(self) -> None:
+        from mlsync.proof.windows import windows_in_memory
+
         options = self._options
         self._child.set_patience(options.start_timeout_s)
         self._child.send(
@@ -249,7 +261,7 @@ class _Engine:
                 "device": options.device,
                 "seed": self._seed.hex(),
                 "memory_bytes": options.memory_bytes,
-                "windows": self._child.memory,
+                "windows": windows_in_memory(self._child.memory, self._stride_bytes),
                 "threads": options.threads,
                 # Where "pip install --user" puts torch; the child is started without a home and cannot tell.
                 "user_base": os.path.join(self._home, ".local"),
@@ -294,7 +306,11 @@ class _Engine:
         assert self._digest is not None
         self._child.set_patience(patience_s)
         self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
-        return WindowSender(self._child, self._digest, self.info.window_bytes, storages)
+        return WindowSender(self._child, self._digest, self.info.window_bytes, self._stride_bytes, storages)
+
+    def disbelieve(self, what: str) -> NoReturn:
+        """Give up on the child, which gave *what*."""
+        self._child.disbelieve(what)
 
     def close(self) -> None:
         """End the child."""
@@ -318,16 +334,33 @@ class _Transfer:
         self._sender = sender
         self._cursor = SpanCursor(storages)
 
+    def room(self, offset: int, length: int) -> memoryview | None:
+        """Memory that the child sees, for what is fed later as one block; ``None`` where that is to be copied."""
+        return None if self._sender is None or self.error is not None else self._sender.room(offset, length)
+
+    @property
+    def gave_rooms(self) -> bool:
+        """Whether bytes of the file lay in memory that the child can write to."""
+        return self._sender is not None and self._sender.gave_rooms
+
     def feed(self, offset: int, block: memoryview) -> None:
         """Send what *block* holds of the storages."""
         if self._sender is None or self.error is not None:
             return
         try:
             for index, piece, ends in self._cursor.pieces(offset, block):
-                self._sender.add(index, piece)
+                self._sender.add(index, piece, offset)
                 if ends:
                     self._sender.close_storage()
         except ProofUnavailable as error:
+            self.error = _kept(error)
+
+    def disbelieve(self, what: str) -> None:
+        """Take nothing of what the child said."""
+        assert self._engine is not None
+        try:
+            self._engine.disbelieve(what)
+        except ProofDisbelieved as error:
             self.error = _kept(error)
 
     def finish(self) -> None:
@@ -340,8 +373,8 @@ class _Transfer:
             self.error = _kept(error)
 
     def counts(self) -> dict[int, Counts]:
-        """What the device counted, by storage."""
-        return self._sender.counts if self._sender is not None else {}
+        """What the device counted, by storage, in the order of the file."""
+        return dict(sorted(self._sender.counts.items())) if self._sender is not None else {}
 
     def uncounted(self) -> list[str]:
         """The types whose numbers the device's torch does not know."""
@@ -356,11 +389,40 @@ class _Transfer:
         return self._engine.info if self._engine is not None else None
 
 
+def _stride_bytes(device: str) -> int:
+    """How far apart the windows lie: as a GPU takes them if there may be one, else as short as a CPU likes them."""
+    from mlsync.proof.child import WINDOW_STRIDE_BYTES
+
+    may_be_gpu = device.startswith("cuda") or (device != "cpu" and any(map(os.path.exists, _GPU_FILES)))
+    return WINDOW_STRIDE_BYTES if may_be_gpu else _SHORT_WINDOW_BYTES
+
+
+def _confirmed_faults(
+    source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail
+) -> list[Finding]:
+    """What speaks against the file, by bytes in memory that nobody else can write to.
+
+    A child that changed what lies in its windows would have a sound file refused: what was found there is looked for
+    once more in memory of our own. Raises ``Damage`` as the source does.
+    """
+    try:
+        faults = _read_through(source, inspection, transfer, tail)
+        if not faults or not transfer.gave_rooms:
+            return faults
+    except ObjectDamaged:
+        if not transfer.gave_rooms:
+            raise
+    faults = _read_through(source, inspection, _Transfer(()), ZeroTail())
+    if not faults:
+        transfer.disbelieve("other bytes in its windows than were put there")
+    return faults
+
+
 def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail) -> list[Finding]:
     """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
     checksums = ExtentChecksums(inspection.layout)
     offset = 0
-    for view in source.stream():
+    for view in source.stream(transfer.room):
         block = view.cast("B")
         checksums.feed(offset, block)
         transfer.feed(offset, block)

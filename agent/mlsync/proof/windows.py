@@ -9,8 +9,9 @@ from math import isfinite
 from typing import Any
 
 from mlsync.formats.layout import BIG_ENDIAN, Storage
-from mlsync.proof.child import WINDOW_COUNT, Child
+from mlsync.proof.child import WINDOW_COUNT, WINDOW_STRIDE_BYTES, Child
 from mlsync.proof.digest import UNIT_BYTES, WindowDigest
+from mlsync.proof.rooms import Room, Rooms
 
 # Keeps a window's message small when it is full of tiny storages
 SEGMENTS_MAX = 4096
@@ -80,6 +81,13 @@ class _Sent:
     index: int
     digest: Callable[[], int]
     segments: list[tuple[int, str, int, int]]
+    ends_room: bool = False
+
+
+def windows_in_memory(memory: dict[str, int], window_bytes: int) -> dict[str, int]:
+    """Where the child finds its windows if they are *window_bytes* apart, and so many more."""
+    count = memory["count"] * memory["stride_bytes"] // window_bytes
+    return {**memory, "count": count, "stride_bytes": window_bytes}
 
 
 class WindowSender:
@@ -89,14 +97,29 @@ class WindowSender:
     does: blocks of numbers, numbers of the other byte order, bytes of any kind.
     """
 
-    def __init__(self, child: Child, digest: WindowDigest, window_bytes: int, storages: Sequence[Storage]) -> None:
+    def __init__(
+        self, child: Child, digest: WindowDigest, window_bytes: int, stride_bytes: int, storages: Sequence[Storage]
+    ) -> None:
         self.counts: dict[int, Counts] = {}
         self.uncounted: set[str] = set()
         self.unseen: set[str] = set()
+        self.copied_bytes = 0
+        self.gave_rooms = False
         self._child = child
         self._digest = digest
-        self._windows = [child.window(place)[:window_bytes] for place in range(WINDOW_COUNT)]
+        self._window_bytes = min(window_bytes, stride_bytes)
+        blocks = [child.window(place) for place in range(WINDOW_COUNT)]
+        per_block = WINDOW_STRIDE_BYTES // stride_bytes
+        # Those that are copied to come first; the rest, if there are more, is room for chunks.
+        self._windows = [
+            blocks[place // per_block][place % per_block * stride_bytes :][: self._window_bytes]
+            for place in range(WINDOW_COUNT)
+        ]
+        is_room = per_block > 1 and self._window_bytes == stride_bytes
+        self._rooms = Rooms(blocks, stride_bytes, WINDOW_COUNT, storages) if is_room else None
+        self._given: dict[int, Room] = {}
         self._storages = storages
+        self._place = 0
         self._used = 0
         self._segments: list[tuple[int, str, int, int]] = []
         self._sent: deque[_Sent] = deque()
@@ -105,10 +128,24 @@ class WindowSender:
     @property
     def _window(self) -> memoryview:
         """The window that is being filled; the child is done with what was in it."""
-        return self._windows[self._index % WINDOW_COUNT]
+        return self._windows[self._place]
 
-    def add(self, storage: int, piece: memoryview) -> None:
-        """Send the next bytes of the *storage*-th storage."""
+    def room(self, offset: int, length: int) -> memoryview | None:
+        """Memory that the file's *length* bytes at *offset* may be written to, and then are; asked for in order."""
+        room = None if self._rooms is None else self._rooms.room(offset, length)
+        if room is None:
+            return None
+        self.gave_rooms = True
+        self._given[offset] = room
+        return room.memory[:length]
+
+    def add(self, storage: int, piece: memoryview, offset: int) -> None:
+        """Send the next bytes of the *storage*-th storage; *offset* is theirs in the file."""
+        room = self._given.pop(offset, None)
+        if room is not None:
+            self._send_room(storage, room)
+            return
+        self.copied_bytes += len(piece)
         while piece:
             window = self._window
             count = min(len(window) - self._used, len(piece))
@@ -145,19 +182,36 @@ class WindowSender:
         else:
             self._segments.append((storage, self._storages[storage].dtype, self._used, count))
 
+    def _send_room(self, storage: int, room: Room) -> None:
+        """Send what was written to a room, which is windows of its own."""
+        dtype = self._storages[storage].dtype
+        for start in range(0, room.length, self._window_bytes):
+            count = min(self._window_bytes, room.length - start)
+            end = start + count + -count % UNIT_BYTES
+            room.memory[start + count : end] = bytes(-count % UNIT_BYTES)
+            place = room.place + start // self._window_bytes
+            is_last = start + count == room.length
+            self._send(room.memory[start:end], place, [(storage, dtype, 0, count)], ends_room=is_last)
+
     def _flush(self) -> None:
         if not self._used:
             return
-        digest = self._digest.start(self._window[: self._used], self._index)
-        self._sent.append(_Sent(self._index, digest, self._segments))
-        place = self._index % WINDOW_COUNT
-        self._child.send({"window": self._index, "place": place, "length": self._used, "segments": self._segments})
-        self._index += 1
+        self._send(self._window[: self._used], self._place, self._segments)
+        # The child is done with it: what lay there was sent before the last windows that wait for an answer.
+        self._place = (self._place + 1) % WINDOW_COUNT
         self._used = 0
         self._segments = []
+
+    def _send(
+        self, window: memoryview, place: int, segments: list[tuple[int, str, int, int]], *, ends_room: bool = False
+    ) -> None:
+        """Tell the child of a window; afterwards fewer than *WINDOW_COUNT* wait for an answer."""
+        digest = self._digest.start(window, self._index)
+        self._sent.append(_Sent(self._index, digest, segments, ends_room))
+        self._child.send({"window": self._index, "place": place, "length": len(window), "segments": segments})
+        self._index += 1
         while (answer := self._child.take_answer()) is not None:
             self._check(answer)
-        # The next window's place is free when the one that lay there before was answered.
         while len(self._sent) >= WINDOW_COUNT:
             self._check(self._child.wait_answer())
 
@@ -170,6 +224,8 @@ class WindowSender:
             self._child.disbelieve(
                 "another digest than that of the bytes it was sent: the device or the way to it is at fault"
             )
+        if sent.ends_room and self._rooms is not None:
+            self._rooms.give_back()
         counts = answer.get("counts")
         if not isinstance(counts, list) or len(counts) != len(sent.segments):
             self._child.disbelieve("counts of other tensors than it was sent")

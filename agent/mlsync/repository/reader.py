@@ -13,14 +13,14 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, Self, TypeAlias
 
 from mlsync.buffers import aligned_memory
-from mlsync.codec.compression import CodingBroken, decode_into
+from mlsync.codec.compression import Coding, CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
@@ -47,6 +47,8 @@ FETCHERS_MAX: Final = 64
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
+#: Memory for the n-th chunk of a stream, as long as it; ``None`` for one that is to lie in the reader's own.
+RoomOf: TypeAlias = Callable[[int], memoryview | None]
 
 
 class ChunkReader:
@@ -81,20 +83,24 @@ class ChunkReader:
         self.read_bytes += self._opener.fill(window, [ref])
         return bytes(window.views[0])
 
-    def stream(self, refs: Iterable[ChunkRef]) -> Iterator[Plain]:
+    def stream(self, refs: Iterable[ChunkRef], room: RoomOf | None = None) -> Iterator[Plain]:
         """Yield the chunks of *refs* in order; each view is valid until the next is asked for.
 
-        Some windows are fetched ahead; memory is bounded by the windows, whatever the number of chunks.
+        Some windows are fetched ahead; memory is bounded by the windows, whatever the number of chunks. *room* is asked
+        in order, when a chunk is about to be fetched, and not for one that comes again in the same window.
         """
         fetchers, openers = self._executors()
         free: list[_Window] = []
         ahead: deque[tuple[_Window, Future[int]]] = deque()
         planned = _windows(refs, lambda: AHEAD_BYTES // self._at_once)
+        asked_count = 0
         try:
             while True:
                 # One more than calls: whoever reads has a window too.
                 while len(ahead) <= self._at_once and (chunks := next(planned, None)) is not None:
                     window = free.pop() if free else _Window()
+                    window.rooms = {} if room is None else _rooms(chunks, asked_count, room)
+                    asked_count += len(chunks)
                     ahead.append((window, fetchers.submit(self._opener.fill, window, chunks, openers)))
                 if not ahead:
                     return
@@ -123,10 +129,14 @@ class ChunkReader:
 
 
 class _Window:
-    """Buffers for some chunks, as they come and as they are, and the views on them in the order that was asked for."""
+    """Buffers for some chunks, as they come and as they are, and the views on them in the order that was asked for.
+
+    Chunks that have *rooms* take none of it.
+    """
 
     def __init__(self) -> None:
         self.views: list[memoryview] = []
+        self.rooms: dict[ChunkRef, memoryview] = {}
         self._buffer: mmap.mmap | bytes = b""
         self._sealed: mmap.mmap | bytes = b""
         self._filled_bytes = 0
@@ -153,8 +163,11 @@ class _Window:
         if len(self._sealed) > kept_bytes:
             self._sealed = b""
 
-    def place(self, length: int) -> memoryview:
-        """Return the next *length* bytes of the buffer, to be filled."""
+    def place(self, ref: ChunkRef) -> memoryview:
+        """Return where a chunk belongs: its room, or else the next bytes of the buffer."""
+        if (room := self.rooms.get(ref)) is not None:
+            return room
+        length = ref.plain_bytes
         start, self._filled_bytes = self._filled_bytes, self._filled_bytes + length
         return memoryview(self._buffer)[start : self._filled_bytes]
 
@@ -183,7 +196,7 @@ class _Opener:
         """
         # By all of a reference: two that disagree about one place are each held to what they say.
         unique = dict.fromkeys(refs)
-        window.clear(sum(ref.plain_bytes for ref in unique))
+        window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.rooms))
         plains: dict[ChunkRef, memoryview] = {}
         read_bytes = 0
         for group in _neighbours(sorted(unique, key=lambda ref: (ref.pack, ref.offset))):
@@ -219,7 +232,7 @@ class _Opener:
         size_bytes = len(sealed)
         for ref in group:
             begin = ref.offset - group[0].offset
-            into = window.place(ref.plain_bytes)
+            into = window.place(ref)
             size_bytes += self._open_or_read_again(ref, sealed[begin : begin + ref.stored_bytes], into)
             plains[ref] = into
         return size_bytes
@@ -241,10 +254,13 @@ class _Opener:
         return 0
 
     def _open(self, ref: ChunkRef, sealed: memoryview, into: memoryview) -> None:
-        coded = self._scratch("coded", ref.stored_bytes - TAG_BYTES)
+        """Fill *into* with the chunk, or raise ``ObjectDamaged``; what lies there is of no use then."""
+        is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
+        coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
         try:
             self._seal_of(ref.pack).open_chunk(ref.place, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
-            decode_into(ref.coding, coded, into)
+            if not is_raw:
+                decode_into(ref.coding, coded, into)
         except SealBroken as error:
             self._check_header(ref.pack)
             raise _damaged(ref, str(error)) from None
@@ -295,6 +311,20 @@ def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterat
         window_bytes += cost_bytes
     if window:
         yield window
+
+
+def _rooms(chunks: list[ChunkRef], first: int, room: RoomOf) -> dict[ChunkRef, memoryview]:
+    """Return the rooms of a window's chunks, the *first*-th of the stream and those behind it.
+
+    What comes again in the window is opened once and lies in the reader's memory: a room may be used again as soon as
+    its own chunk went by.
+    """
+    counts = Counter(chunks)
+    rooms = {}
+    for number, ref in enumerate(chunks, first):
+        if counts[ref] == 1 and (memory := room(number)) is not None:
+            rooms[ref] = memory
+    return rooms
 
 
 def _neighbours(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
