@@ -39,14 +39,14 @@
     |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept
     |- ProofUnavailable
     |  |- DeviceMissing           51   the device that was asked for is not there
-    |  |- TorchMissing            52   the proof's Python has no torch that works
+    |  |- TorchMissing            52   no torch that works for a proof on a GPU
     |  |- ProofTimedOut           53   the proof's deadline passed
     |  |- ProofOutOfMemory        54   host or device memory ran out
     |  |- ProofCrashed            55   the proof's process died of itself
     |  |- DeviceFailed            56   the device, or its driver, answered with an error
     |  |- ProofDisbelieved        57   the proof's process answered what cannot be
     |  |- ProofKilled             58   the proof's process was ended from outside
-    |  |- PythonUnfit             59   the proof's Python is not there, is too old, or is none
+    |  |- PythonUnfit             59   the proof's Python is not there, too old, none, or lacks numpy
     |  `- CommandUnavailable      49   the command that loads a checkpoint could not be run, or could not tell
     |- TargetError
     |  |- TargetBlocked           60   something in the way at the restore target
@@ -305,7 +305,7 @@ class DeviceMissing(ProofUnavailable):
 
 
 class TorchMissing(ProofUnavailable):
-    """The Python that is to prove has no torch, or none that works."""
+    """The Python that is to prove on a GPU has no torch, or none that works."""
 
     exit_code = 52
 
@@ -347,7 +347,7 @@ class ProofKilled(ProofUnavailable):
 
 
 class PythonUnfit(ProofUnavailable):
-    """The Python that is to prove is not there, is too old, or is none."""
+    """The Python that is to prove is not there, is too old, is none, or has no numpy that works."""
 
     exit_code = 59
 

@@ -255,22 +255,22 @@ def test_one_failing_run_of_two(machine):
 
 
 @pytest.mark.parametrize("require", [False, True])
-def test_no_torch(machine, require):
-    """Without torch the version is committed at L2 and pending, or waits with 52 if the configuration names a level."""
+def test_no_numpy(machine, require):
+    """Without numpy the version is committed at L2 and pending, or waits with 59 if the configuration names a level."""
     bare = machine.base / "bare" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare.parent.parent], check=True)
     machine.configure(f'[proof]\npython = "{bare}"\n' + ("require = 3\n" if require else ""))
     done = machine.run("backup")
     if require:
-        assert done.status == 52
-        assert "torch" in done.err
+        assert done.status == 59
+        assert "numpy" in done.err
         assert str(bare) in done.err
         assert machine.good("versions").out == "no version yet\n"
         return
     assert done.status == 0, done
     assert "1 of them pending" in done.out
     assert "L2 (pending L3)" in machine.good("versions").out
-    assert "pending: weights/last.pt: No torch for the proof" in machine.good("show").out
+    assert "pending: weights/last.pt: The proof's Python has no numpy" in machine.good("show").out
     machine.good("restore", "--to", "back")
     assert content(machine.base / "back") == content(machine.training)
 

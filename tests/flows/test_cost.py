@@ -225,7 +225,7 @@ class Starting(Prover):
         self.asked.append(dict(self._world.counted.calls))
 
 
-def test_torch_is_imported_while_files_are_stored(world):
+def test_the_prover_makes_ready_while_files_are_stored(world):
     """A checkpoint that holds something new has the prover make ready before the store is sent any of it."""
     world.write("last.pt", small_checkpoint())
     prover = Starting(world)
@@ -236,7 +236,7 @@ def test_torch_is_imported_while_files_are_stored(world):
 
 
 @pytest.mark.parametrize("what", ["touched", "log", "large"])
-def test_torch_is_not_imported_for_nothing(world, what, monkeypatch):
+def test_the_prover_does_not_make_ready_for_nothing(world, what, monkeypatch):
     """Nobody makes ready for a file that was only touched, for a log, or for what will take long to store."""
     world.write("last.pt", small_checkpoint())
     if what != "large":

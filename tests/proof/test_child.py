@@ -81,10 +81,10 @@ def script(path: Path, command: str) -> str:
     return str(path)
 
 
-def unavailable(python: str, **options) -> ProofUnavailable:
+def unavailable(python: str, device: str = "cpu", **options) -> ProofUnavailable:
     """The error of a proof that stopped at level 2 for want of a device."""
     source = MemorySource(weights_bytes())
-    with Prover(ProofOptions(device="cpu", python=python, **options)) as prover:
+    with Prover(ProofOptions(device=device, python=python, **options)) as prover:
         verdict = prover.prove(source, b"w.pt")
     assert (verdict.status, verdict.level, verdict.device) == ("unavailable", 2, "")
     assert source.streamed_bytes == len(source.data), "the checksums were still checked"
@@ -92,18 +92,39 @@ def unavailable(python: str, **options) -> ProofUnavailable:
     return verdict.error
 
 
-def test_a_python_without_torch(tmp_path):
-    """No torch is said as such, with what to do."""
-    error = unavailable(script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"'))
-    assert isinstance(error, TorchMissing)
-    assert "proof.python" in str(error)
+def test_a_python_without_numpy_or_torch(tmp_path):
+    """What the CPU needs and is not there, or a GPU that was asked for, is said as such, with what to do."""
+    python = script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"')
+    for device, kind, words in (("cpu", PythonUnfit, "has no numpy"), ("cuda", TorchMissing, "No torch")):
+        error = unavailable(python, device)
+        assert isinstance(error, kind)
+        assert words in str(error)
+        assert "proof.python" in str(error)
 
 
-def test_torch_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatch):
-    """A torch below ~/.local serves a Python that has none of its own, although the child knows no home."""
+@pytest.mark.parametrize("is_gpu_here", [False, True])
+def test_auto_does_without_torch(fake_python, is_gpu_here):
+    """Without a GPU a proof does not look for torch; with one and no torch it is had on the CPU, and says so."""
+    patch = f"""
+        sys.modules["torch"] = None
+        device.GPUS.glob.glob = lambda pattern: {is_gpu_here} * [pattern]
+        real = device.SANDBOX.confine
+        device.SANDBOX.confine = lambda *a: f"{{real(*a)}} {{sorted(m for m in sys.modules if m.startswith('torch'))}}"
+    """
+    with Prover(ProofOptions(device="auto", python=fake_python(patch))) as prover:
+        info = prover.open()
+        verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
+    assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
+    assert verdict.torch.startswith("numpy ")
+    assert info.unconfined.endswith("['torch']"), "but for the word that there is none"
+    assert ("no torch that can use it: ModuleNotFoundError" if is_gpu_here else "no GPU is here") in info.note
+
+
+def test_numpy_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatch):
+    """A numpy below ~/.local serves a Python that has none of its own, although the child knows no home."""
     site = tmp_path / "home/.local/lib" / f"python{asked('sysconfig.get_python_version()', 'sysconfig')}"
     site.mkdir(parents=True)
-    (site / "site-packages").symlink_to(asked("sysconfig.get_path('purelib')", "sysconfig"))
+    (site / "site-packages").symlink_to(asked("os.path.dirname(numpy.__path__[0])", "numpy, os"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     python = script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
@@ -115,7 +136,7 @@ def test_a_python_that_is_not_there(tmp_path):
     error = unavailable(str(tmp_path / "nowhere"))
     assert isinstance(error, PythonUnfit)
     assert "No such file or directory: " in str(error)
-    assert "nowhere (name one that has torch as proof.python)" in str(error)
+    assert "nowhere (name one that has numpy as proof.python, or torch for a GPU)" in str(error)
 
 
 UNFIT = {
@@ -155,14 +176,28 @@ TORCHES = {
 def test_a_torch_that_does_not_work(tmp_path, fake_python, content, words):
     """A torch that is there and does not import, or is too old, is told apart from none at all."""
     (tmp_path / "torch.py").write_text(content)
-    error = unavailable(fake_python(f"sys.path.insert(0, {str(tmp_path)!r})"))
+    error = unavailable(fake_python(f"sys.path.insert(0, {str(tmp_path)!r})"), "cuda")
     assert isinstance(error, TorchMissing)
-    assert "torch does not work" in str(error)
+    assert "torch for the proof on a GPU does not work" in str(error)
     assert words in str(error)
 
 
+def test_a_numpy_that_does_not_work(tmp_path, fake_python):
+    """A numpy that is there and does not import, or is too old, is told apart from none at all."""
+    python = fake_python(f"sys.path.insert(0, {str(tmp_path)!r})")
+    for content, words in (
+        ("raise ImportError('no libopenblas')", "no libopenblas"),
+        ("__version__ = '1.16.0'", "1.20"),
+    ):
+        (tmp_path / "numpy.py").write_text(content)
+        error = unavailable(python)
+        assert isinstance(error, PythonUnfit)
+        assert "numpy of the proof's Python does not work" in str(error)
+        assert words in str(error)
+
+
 def test_what_will_not_change_is_not_tried_twice(tmp_path):
-    """After one look at a Python without torch, other files do not start it again."""
+    """After one look at a Python without numpy, other files do not start it again."""
     count = tmp_path / "count"
     python = script(tmp_path / "python", f'echo >> "{count}"\nexec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
@@ -189,7 +224,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
     with Prover(ProofOptions()) as prover:
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
     assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
-    assert "proved on the CPU: torch sees no GPU" in [finding.what for finding in verdict.findings]
+    assert "proved on the CPU: no GPU is here" in [finding.what for finding in verdict.findings]
 
 
 def has_cuda() -> bool:
@@ -240,7 +275,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_a_child_that_hangs_is_ended(fake_python):
     """A child that stops taking bytes is given up after the time that it was given."""
-    error = unavailable(fake_python("device.Prover.take = lambda *_: time.sleep(100)"), timeout_s=0.2)
+    error = unavailable(fake_python("device.CPU.Prover.take = lambda *_: time.sleep(100)"), timeout_s=0.2)
     assert isinstance(error, ProofTimedOut)
     assert "raise proof.timeout" in str(error)
 
@@ -305,18 +340,19 @@ def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch
 
 
 LIES = {
-    "digest": "real = device.Xxh3.of; device.Xxh3.of = lambda *a: real(*a) + 1",
+    "digest": "real = device.CPU.Xxh3.digest; device.CPU.Xxh3.digest = lambda *a: real(*a) + 1",
     "digest as a GPU's": """
         sys.modules["xxhash"] = None
-        real = device.Nh.of
-        device.Nh.of = lambda *a: real(*a) + 1
+        nh = device.part("nh")
+        nh.Nh.digest = lambda *a: 1
+        device.part = lambda name: nh
     """,
-    "a digest of no name": "device.Xxh3.name = 'md5'",
+    "a digest of no name": "device.CPU.Xxh3.name = 'md5'",
     "windows twice": """
         real = device.Channel.write
         device.Channel.write = lambda s, m: [real(s, m)] + ([real(s, m)] if "window" in m else [])
     """,
-    "odd window": "device.CPU_WINDOW_BYTES = 48",
+    "odd window": "device.CPU.WINDOW_BYTES = 5008",
 }
 # The same, and more, of a child that has no torch to start.
 QUICK_LIES = {
@@ -359,9 +395,9 @@ def test_a_python_without_xxhash_digests_as_a_gpu_does(fake_python):
         assert prover._engine._digest.__class__.__name__ == "Nh"
 
 
-def test_numbers_that_the_childs_torch_does_not_know_leave_a_level_open(fake_python):
+def test_numbers_that_the_child_does_not_know_leave_a_level_open(fake_python):
     """As with torch 2.1 and its two types of float8: all is digested, level 3 holds, and what is left says why."""
-    python = fake_python("del device.COUNTED_AS['float8_e4m3fnuz']")
+    python = fake_python("del device.CPU.COUNTED_AS['float8_e4m3fnuz']")
     known = torch.ones(99).to(torch.float8_e4m3fn)
     source = MemorySource(torch_bytes({"a": known, "b": torch.ones(99).to(torch.float8_e4m3fnuz)}))
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
@@ -394,10 +430,10 @@ def test_a_child_that_keeps_its_answers_is_waited_for_until_the_deadline(fake_py
     assert isinstance(unavailable(fake_python(patch), timeout_s=0.5), ProofTimedOut)
 
 
-@pytest.mark.parametrize("deed", ["s.torch.empty(1 << 33, dtype=s.torch.uint8)", "bytearray(1 << 33)"])
+@pytest.mark.parametrize("deed", ["__import__('numpy').empty(1 << 33, 'u1')", "bytearray(1 << 33)"])
 def test_memory_has_an_end_and_is_told_as_such(fake_python, deed):
     """A child that takes more of the machine's memory than it may is out of memory, by whichever way it asks for it."""
-    error = unavailable(fake_python(f"def take(s, header):\n    {deed}\ndevice.Prover.take = take"))
+    error = unavailable(fake_python(f"def take(s, header):\n    {deed}\ndevice.CPU.Prover.take = take"))
     assert isinstance(error, ProofOutOfMemory)
     assert "of the machine's memory" in str(error)
 
@@ -418,7 +454,7 @@ def test_what_torch_raises_is_told_by_whose_fault_it_is(fake_python, name, text,
     patch = f"""
         def find(*_):
             raise type({name!r}, (RuntimeError,), {{}})({text!r})
-        device._find_torch = find
+        device._find = find
     """
     error = unavailable(fake_python(patch))
     assert type(error) is kind
@@ -457,11 +493,11 @@ def test_a_child_cannot_take_the_shared_memory_away(fake_python):
     """Memory that both sides see keeps its length: a shorter one would end the parent by a signal."""
     patch = """
         real = device.Windows.__init__
-        def shorten(self, torch, where):
+        def shorten(self, where):
             try:
                 os.ftruncate(where["descriptor"], 0)
             except PermissionError:
-                real(self, torch, where)
+                real(self, where)
         device.Windows.__init__ = shorten
     """
     with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
@@ -516,12 +552,12 @@ def held() -> set[str]:
 def test_output_of_others_does_not_disturb(fake_python):
     """What a library prints on standard output or error goes past the answers."""
     patch = """
-        real = device.Prover.take
+        real = device.CPU.Prover.take
         def take(*a):
             os.write(1, b"noise" * 50_000)
             os.write(2, b"noise" * 50_000)
             return real(*a)
-        device.Prover.take = take
+        device.CPU.Prover.take = take
     """
     with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
         assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"

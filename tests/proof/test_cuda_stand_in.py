@@ -23,7 +23,7 @@ from mlsync.errors import (
     ProofOutOfMemory,
 )
 from mlsync.proof.child import PROGRAM
-from mlsync.proof.device import COUNTED_AS
+from mlsync.proof.child_cpu import COUNTED_AS
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
 from mlsync.proof.prove import ProofOptions, Prover
 
@@ -297,15 +297,15 @@ def test_what_fails_on_the_gpu_is_told_apart(stand, fault, kind, words):
 
 # Mistakes in the child's own lines: what stood there, what stands there instead, and on which schedule it shows.
 MISTAKES = {
-    "no wait for the window": ("            slot.event.synchronize()\n", "            pass\n", "late"),
+    "no wait for the window": ("        slot.event.synchronize()\n", "", "late"),
     "an event that is marked too early": (
         "            self._launch(slot, header, used)\n            slot.event.record(self.stream)\n",
         "            slot.event.record(self.stream)\n            self._launch(slot, header, used)\n",
         "late",
     ),
     "one pinned buffer for all slots": (
-        "        self._next = 0\n        if",
-        "        self._next = 0\n        for s in self.slots:\n            s.host = self.slots[0].host\n        if",
+        "        self.stream = torch",
+        "        for s in self.slots:\n            s.host = self.slots[0].host\n        self.stream = torch",
         "late",
     ),
     "the window copied after it was asked for": (
@@ -314,8 +314,8 @@ MISTAKES = {
         "early",
     ),
     "scratch memory that two streams share": (
-        "        with self.torch.cuda.stream(self.stream):\n",
-        "        self.stream = self.torch.cuda.Stream(0)\n        with self.torch.cuda.stream(self.stream):\n",
+        "with self.torch.cuda.stream(self.stream):\n            slot",
+        "self.stream = self.torch.cuda.Stream(0)\n        with self.torch.cuda.stream(self.stream):\n            slot",
         "mixed",
     ),
 }

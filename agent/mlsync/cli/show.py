@@ -19,6 +19,7 @@ from mlsync.source.settle import TEMPORARY_NAMES, is_temporary
 
 _PROGRESS = ("epoch", "step", "global_step", "best_fitness")
 _PLACES_SHOWN = 3
+_NUMPY = "numpy "
 _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
 
@@ -156,7 +157,8 @@ def proof_json(proof: Proof) -> dict[str, object]:
         "level": proof.level,
         "container": proof.container,
         "device": proof.device or None,
-        "torch": proof.torch or None,
+        "torch": proof.torch if proof.torch and not proof.torch.startswith(_NUMPY) else None,
+        "numpy": proof.torch.removeprefix(_NUMPY) if proof.torch.startswith(_NUMPY) else None,
         "proved": output.iso(proof.proved_ns),
         "seconds": proof.seconds,
         "tensor_count": proof.tensor_count,

@@ -50,7 +50,7 @@ _BURIAL_S = 10.0
 _LAST_WORDS_S = 5.0
 _OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS})
 _TRY_AGAIN = "run mlsync verify; if it comes back, report it"
-_NEW_PYTHON = "name one that has torch as proof.python"
+_NEW_PYTHON = "name one that has numpy as proof.python, or torch for a GPU"
 _KEPT_VARIABLES = frozenset({"PATH", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"})
 _KEPT_PREFIXES = ("CUDA_",)
 # One thread for what libraries compute, and none that spins while it has nothing to do: on the trainer's processors.
@@ -282,7 +282,9 @@ class Child:
     def _overdue(self) -> NoReturn:
         what = "did not end in its time" if self._is_ready else "did not get ready in its time"
         advice = (
-            "raise proof.timeout, or see whether the device hangs" if self._is_ready else "see whether torch imports"
+            "raise proof.timeout, or see whether the device hangs"
+            if self._is_ready
+            else "see whether its numpy imports, and torch for a GPU"
         )
         raise ProofTimedOut(f"The proof {what}", where=self.python, advice=advice)
 
@@ -329,15 +331,25 @@ def _shared_memory(size_bytes: int) -> int:
 # What the child says that it failed of: the error for it, its words, and what to do.
 _FAILURES: Mapping[str, tuple[type[ProofUnavailable], str, str]] = {
     "python": (PythonUnfit, "The proof's Python is older than 3.9", _NEW_PYTHON),
+    "no-numpy": (
+        PythonUnfit,
+        "The proof's Python has no numpy",
+        "name another one as proof.python: mlsync's own has it, and a trainer's mostly",
+    ),
+    "broken-numpy": (
+        PythonUnfit,
+        "The numpy of the proof's Python does not work",
+        f"mend it, see python -c 'import numpy', or {_NEW_PYTHON}",
+    ),
     "no-torch": (
         TorchMissing,
-        "No torch for the proof",
-        "install mlsync-agent[torch], or set proof.python to the trainer's Python",
+        "No torch for the proof on a GPU",
+        'install mlsync-agent[torch], set proof.python to the trainer\'s Python, or take "cpu"',
     ),
     "broken-torch": (
         TorchMissing,
-        "The proof's torch does not work",
-        f"mend it, see python -c 'import torch', or {_NEW_PYTHON}",
+        "The torch for the proof on a GPU does not work",
+        "mend it, see python -c 'import torch', or name another Python that has one as proof.python",
     ),
     "no-device": (
         DeviceMissing,

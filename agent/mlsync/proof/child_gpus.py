@@ -1,4 +1,6 @@
-"""How much memory is free on which GPU, asked without making a context on any: a context takes hundreds of megabytes.
+"""Whether a GPU is here at all, and how much memory is free on which, asked without making a context on any.
+
+A context takes hundreds of megabytes, and torch as much, so that nobody imports it to learn that there is no GPU.
 
 Loaded by path, from beside ``device.py``; 3.9 and its standard library are enough. NVIDIA's management library knows
 what is free, but counts the GPUs as they are plugged in; CUDA counts those that CUDA_VISIBLE_DEVICES leaves, in an
@@ -8,10 +10,15 @@ order of its own. What both know is a GPU's unique id, which CUDA's driver tells
 from __future__ import annotations
 
 import ctypes
+import glob
+import os
 import uuid
 
 _DRIVER, _MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
 _UUID_BYTES = 16
+# What a driver opens: NVIDIA's, Tegra's among them, AMD's, and that of Windows' Linux. Without one of these there is no
+# GPU that torch.cuda reaches.
+_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 
 
 class _Memory(ctypes.Structure):
@@ -26,6 +33,13 @@ class _Memory(ctypes.Structure):
 
 class _Refused(Exception):
     """A library answered with an error; the GPU, or all of them, cannot be told of."""
+
+
+def why_none() -> str:
+    """Why there is no GPU for this process, as far as that can be told without torch; empty if there may be one."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES leaves no GPU"
+    return "" if any(glob.glob(pattern) for pattern in _DEVICES) else "no GPU is here"
 
 
 def free_bytes() -> dict[int, int]:

@@ -1,14 +1,15 @@
 """The proof's child: takes tensor bytes out of shared memory, puts them on the device, digests and counts them there.
 
-It needs Python 3.9 and torch, imports nothing of mlsync but its own two parts, which it loads from beside itself by
-their path, and runs nothing that came from a checkpoint: what reaches it is raw bytes and the names of their types.
-Each message to it and each answer is a 4-byte big-endian length and a JSON object; the bytes themselves lie in windows
-that both sides see, and are not touched by the parent between the message that tells of a window and the answer to it.
+It needs Python 3.9, and numpy for the CPU or torch for a GPU: torch is imported where a GPU is to be seen or asked for
+by name, for it takes seconds and hundreds of megabytes. It imports nothing of mlsync but its own parts, which it loads
+from beside itself by their path, and runs nothing that came from a checkpoint: what reaches it is raw bytes and the
+names of their types. Each message to it and each answer is a 4-byte big-endian length and a JSON object; the bytes
+themselves lie in windows that both sides see, and are not touched by the parent between the message that tells of a
+window and the answer to it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import json
@@ -16,7 +17,6 @@ import math
 import mmap
 import os
 import sys
-from contextlib import nullcontext
 from typing import Any
 
 KEY_SLIDES = 64
@@ -24,33 +24,15 @@ UNIT_BYTES = 16
 LENGTH_FACTOR = 0x9E3779B97F4A7C15
 MODULUS = 1 << 64
 HEADER_BYTES_MAX = 16 << 20
-CPU_WINDOW_BYTES = 1 << 20  # window, key and scratch stay in the second-level cache
 CUDA_WINDOW_BYTES = 16 << 20
 CUDA_WINDOWS = 3
 CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer is not to be crowded
 FLOAT16_MAX = 65504.0
 PYTHON_MIN = (3, 9)
 TORCH_MIN = (2, 1)
+NUMPY_MIN = (1, 20)
 # Squares are summed in float32 over so many elements, and in float64 from there.
 NORM_ROW = 1024
-HALF_BYTES = 2
-
-# How a type's elements are looked at to be counted; complex numbers are pairs of floats. What is not here, or not in
-# this torch, is digested and not counted.
-COUNTED_AS = {
-    "float64": "float64",
-    "float32": "float32",
-    "float16": "float16",
-    "bfloat16": "bfloat16",
-    "complex128": "float64",
-    "complex64": "float32",
-    "complex32": "float16",
-    "float8_e4m3fn": "float8_e4m3fn",
-    "float8_e4m3fnuz": "float8_e4m3fnuz",
-    "float8_e5m2": "float8_e5m2",
-    "float8_e5m2fnuz": "float8_e5m2fnuz",
-    "float8_e8m0fnu": "float8_e8m0fnu",
-}
 
 
 def part(name: str, *places: str) -> Any:
@@ -66,6 +48,7 @@ def part(name: str, *places: str) -> Any:
 
 SANDBOX = part("child_sandbox")
 GPUS = part("child_gpus")
+CPU = part("child_cpu")
 PRIORITY = part("priority", "..", "courtesy")
 
 
@@ -119,28 +102,27 @@ class Channel:
 
 
 class Device:
-    """The device that was chosen, what can be said of it, and how much memory may be used on it."""
+    """The GPU that was chosen, if one was, what can be said of it, and how much memory may be used on it."""
 
     def __init__(self, torch: Any, wanted: str, memory_bytes: int) -> None:
         self.torch = torch
         self.index: int | None = None
         self.note = ""
-        if wanted != "cpu":
-            self._look_for_cuda(wanted, memory_bytes)
+        self._look_for_cuda(wanted, memory_bytes)
         self.is_cuda = self.index is not None
-        self.name = f"cuda:{self.index}" if self.is_cuda else "cpu"
-        self.window_bytes = CUDA_WINDOW_BYTES if self.is_cuda else CPU_WINDOW_BYTES
+        self.name = f"cuda:{self.index}"
 
     def describe(self) -> dict[str, Any]:
         """What the parent records of the device."""
         torch = self.torch
-        about = {"device": self.name, "torch": torch.__version__, "window_bytes": self.window_bytes, "note": self.note}
-        if self.is_cuda:
-            about["device"] += " " + torch.cuda.get_device_name(self.index)
-            about["cuda"] = str(torch.version.cuda or torch.version.hip or "")
-            about["driver"] = _driver_version()
-            about["free_bytes"] = torch.cuda.mem_get_info(self.index)[0]
-        return about
+        return {
+            "device": f"{self.name} {torch.cuda.get_device_name(self.index)}",
+            "torch": torch.__version__,
+            "window_bytes": CUDA_WINDOW_BYTES,
+            "cuda": str(torch.version.cuda or torch.version.hip or ""),
+            "driver": _driver_version(),
+            "free_bytes": torch.cuda.mem_get_info(self.index)[0],
+        }
 
     def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
         """Take the GPU that was asked for by its number, or the one with most memory free, if there is room on it."""
@@ -207,16 +189,15 @@ def gpu_number(wanted: str, count: int) -> str:
 
 
 class Windows:
-    """The shared memory that the parent writes tensor bytes to, as tensors."""
+    """The shared memory that the parent writes tensor bytes to."""
 
-    def __init__(self, torch: Any, where: dict[str, int]) -> None:
+    def __init__(self, where: dict[str, int]) -> None:
         self.count = where["count"]
         self.stride_bytes = where["stride_bytes"]
-        shared = mmap.mmap(where["descriptor"], self.count * self.stride_bytes)
+        self._bytes = memoryview(mmap.mmap(where["descriptor"], self.count * self.stride_bytes))
         os.close(where["descriptor"])
-        self._bytes = torch.frombuffer(shared, dtype=torch.uint8)
 
-    def at(self, place: int, length: int) -> Any:
+    def at(self, place: int, length: int) -> memoryview:
         """The first *length* bytes of the *place*-th window."""
         if not 0 <= place < self.count or not 0 < length <= self.stride_bytes:
             raise SystemExit(3)
@@ -225,13 +206,12 @@ class Windows:
 
 
 class Slot:
-    """A window under way: on the CPU the shared memory itself; for a GPU pinned memory and its twin on the device."""
+    """A window under way: pinned memory, and its twin on the GPU."""
 
     def __init__(self, torch: Any, device: Device) -> None:
-        size = device.window_bytes
-        self.host: Any = torch.empty(size, dtype=torch.uint8, pin_memory=True) if device.is_cuda else None
-        self.there: Any = torch.empty(size, dtype=torch.uint8, device=device.name) if device.is_cuda else None
-        self.event: Any = torch.cuda.Event() if device.is_cuda else None
+        self.host: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, pin_memory=True)
+        self.there: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, device=device.name)
+        self.event: Any = torch.cuda.Event()
         self.pending: Any = None
 
 
@@ -239,11 +219,10 @@ class Nh:
     """NH of a window's words, as mlsync/proof/nh.py has it; its sum is still on the device."""
 
     name = "nh"
-    length_factor = LENGTH_FACTOR
 
     def __init__(self, torch: Any, device: Device, seed: bytes) -> None:
         self.torch = torch
-        size = device.window_bytes
+        size = CUDA_WINDOW_BYTES
         key = bytearray(hashlib.shake_256(seed).digest(size + KEY_SLIDES * UNIT_BYTES))
         self._key = torch.frombuffer(key, dtype=torch.int32).to(device.name)
         self._second = size // 8
@@ -264,41 +243,22 @@ class Nh:
         return left.mul_(right).sum()
 
 
-class Xxh3:
-    """XXH3-64 of what lies where the window's tensor is, as mlsync/proof/digest.py has it; for the CPU."""
-
-    name = "xxh3"
-    length_factor = 0  # it knows the length
-
-    def __init__(self, function: Any, seed: bytes) -> None:
-        self._function = function
-        self._seed = int.from_bytes(seed[:8], "big")
-
-    def of(self, window: Any, index: int) -> int:
-        """Digest *window*, the *index*-th of its file."""
-        memory = (ctypes.c_ubyte * window.numel()).from_address(window.data_ptr())
-        digest: int = self._function(memory, (self._seed + index * LENGTH_FACTOR) % MODULUS)
-        return digest
-
-
 class Prover:
-    """Takes windows in turn and answers each one, in order, when its digest and counts are there."""
+    """Takes windows to the GPU in turn and answers each one, in order, when its digest and counts are there."""
 
     def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel, windows: Windows) -> None:
         self.torch = torch
         self.channel = channel
         self.windows = windows
         self.device = device
-        self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS if device.is_cuda else 1)]
-        self.stream = torch.cuda.Stream(device.index) if device.is_cuda else None
-        xxh3 = None if device.is_cuda else _find_xxh3()
-        self.digest = Nh(torch, device, seed) if xxh3 is None else Xxh3(xxh3, seed)
+        self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS)]
+        self.stream = torch.cuda.Stream(device.index)
+        self.digest = Nh(torch, device, seed)
         # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
-        self._wide = torch.empty(device.window_bytes, dtype=torch.float32, device=device.name)
+        self._wide = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
         self._magnitudes = torch.empty_like(self._wide)
         self._next = 0
-        if device.is_cuda:
-            torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
+        torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
 
     def take(self, header: dict[str, Any]) -> None:
         """Set the device to work on one window."""
@@ -306,37 +266,15 @@ class Prover:
         self._next += 1
         self.finish(slot)
         used = header["length"]
-        if used > self.device.window_bytes or used % UNIT_BYTES:
+        if used > CUDA_WINDOW_BYTES or used % UNIT_BYTES:
             raise SystemExit(3)
-        shared = self.windows.at(header["place"], used)
-        if self.stream is None:
-            slot.there = shared
-            self._launch(slot, header, used)
-            self.finish(slot)
-            return
+        shared = self.torch.frombuffer(self.windows.at(header["place"], used), dtype=self.torch.uint8)
         # Over pinned memory: only from there does the GPU fetch by itself.
         slot.host[:used].copy_(shared)
         with self.torch.cuda.stream(self.stream):
             slot.there[:used].copy_(slot.host[:used], non_blocking=True)
             self._launch(slot, header, used)
             slot.event.record(self.stream)
-
-    def rehearse(self) -> None:
-        """Do on the CPU once all that a window can need: what torch looks up when it is first used, it has by then.
-
-        Under the bans nothing is found by its path any more.
-        """
-        size = min(4096, self.device.window_bytes)
-        for pattern in (b"\0", b"\xff", b"\x7f\0\0\x7f", b"\0\1\2\3"):
-            window = self.torch.frombuffer(bytearray(pattern * size)[:size], dtype=self.torch.uint8)
-            slot = Slot(self.torch, self.device)
-            slot.there = window
-            segments = [[0, dtype, 0, len(window)] for dtype in COUNTED_AS]
-            self._launch(slot, {"window": 0, "segments": segments}, len(window))
-            _, _, total, rows = slot.pending
-            int(total)
-            for segment, row in zip(segments, rows.tolist()):  # noqa: B905 - 3.9
-                self._counts(slot, segment, row)
 
     def finish_all(self) -> None:
         """Answer what is still under way, oldest first, and begin anew."""
@@ -350,14 +288,12 @@ class Prover:
             return
         header, used, total, rows = slot.pending
         slot.pending = None
-        if slot.event is not None:
-            slot.event.synchronize()
+        slot.event.synchronize()
         # Not on the stream of the windows, where it would wait for those behind it and leave the GPU without work.
-        digest = (int(total) + used * self.digest.length_factor) % MODULUS
+        digest = (int(total) + used * LENGTH_FACTOR) % MODULUS
         extremes = rows.tolist()
         # On the stream of the windows behind it: they use the same scratch memory.
-        stream = nullcontext() if self.stream is None else self.torch.cuda.stream(self.stream)
-        with stream:
+        with self.torch.cuda.stream(self.stream):
             counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
@@ -376,7 +312,7 @@ class Prover:
     def _extremes(self, magnitudes: Any) -> Any:
         """The least and the greatest; a NaN is greater than all.
 
-        Numbers without a sign are ordered as their bits are, and of whole numbers a CPU finds both twice as fast.
+        Numbers without a sign are ordered as their bits are.
         """
         bits = magnitudes.view(getattr(self.torch, f"int{8 * magnitudes.element_size()}"))
         return [bound.view(magnitudes.dtype) for bound in self.torch.aminmax(bits)]
@@ -384,9 +320,6 @@ class Prover:
     def _norm(self, values: Any) -> Any:
         """The square root of the sum of the squares."""
         norm, float64 = self.torch.linalg.vector_norm, self.torch.float64
-        # A CPU is quicker with the float32 of a half than with the half itself
-        if values.element_size() == HALF_BYTES and not self.device.is_cuda:
-            values = self._widened(values)
         whole = values.numel() - values.numel() % NORM_ROW
         if not whole or values.dtype == float64:
             return norm(values, dtype=float64)
@@ -397,7 +330,7 @@ class Prover:
 
     def _seen_as(self, segment: list[Any]) -> Any:
         """The type as which a segment's elements are counted, or None where there is nothing to count."""
-        return getattr(self.torch, COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
+        return getattr(self.torch, CPU.COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
 
     def _values(self, slot: Slot, segment: list[Any]) -> Any:
         """The segment's elements as floats that can be counted, or None where there is nothing to count."""
@@ -466,62 +399,92 @@ def _driver_version() -> str:
     return next((word for word in words if word[:1].isdigit() and "." in word), "")
 
 
-def _import_torch(user_base: str) -> Any:
-    """Give torch; where this Python has none of its own, the one that its user installed for himself."""
+def _import(name: str, user_base: str) -> Any:
+    """Give a module; where this Python has none of its own, the one that its user installed for himself."""
     try:
-        import torch
+        return importlib.import_module(name)
     except ModuleNotFoundError:
         version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
         sys.path.append(os.path.join(user_base, "lib", version, "site-packages"))
-        import torch
-    return torch
+        return importlib.import_module(name)
 
 
-def _find_torch(user_base: str) -> Any:
-    """Give a torch that is new enough, or say what is the matter with it: none, broken, old."""
+def _find(name: str, oldest: tuple[int, int], user_base: str) -> Any:
+    """Give a torch or numpy that is new enough, or say what is the matter with it: none, broken, old."""
     try:
-        torch = _import_torch(user_base)
-        version = tuple(int(number) for number in torch.__version__.split(".")[:2])
+        module = _import(name, user_base)
+        version = tuple(int(number) for number in module.__version__.split(".")[:2])
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
         text = f"{type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            raise Unavailable("no-torch", text) from None
-        raise Unavailable(_kind(error) if _kind(error) == "host-memory" else "broken-torch", text) from None
-    if version < TORCH_MIN:
-        raise Unavailable("broken-torch", f"version {torch.__version__}, and 2.1 is the oldest that will do")
-    return torch
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise Unavailable(f"no-{name}", text) from None
+        raise Unavailable(_kind(error) if _kind(error) == "host-memory" else f"broken-{name}", text) from None
+    if version < oldest:
+        text = f"version {module.__version__}, and {oldest[0]}.{oldest[1]} is the oldest that will do"
+        raise Unavailable(f"broken-{name}", text)
+    return module
 
 
-def _open(channel: Channel, opening: dict[str, Any]) -> Prover:
-    """Import torch, choose the device, give up all that is not needed any more, and say so."""
-    user_base = str(opening["user_base"])
-    torch = _find_torch(user_base)
+def _find_digest(user_base: str, seed: bytes) -> Any:
+    """XXH3, or NH where this Python has no xxhash: it is quicker, and not needed."""
+    try:
+        return CPU.Xxh3(_import("xxhash", user_base).xxh3_64_intdigest, seed)
+    except ImportError:
+        return part("nh").Nh(seed, CPU.WINDOW_BYTES)
+
+
+def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
+    """The GPU to prove on, or why it is the CPU: without so much as a look at torch where no GPU is to be seen."""
+    wanted = opening["device"]
+    is_any = wanted.startswith("auto")
+    if wanted == "cpu":
+        return None, ""
+    why = GPUS.why_none()
+    if why and is_any:
+        return None, why
+    try:
+        torch = _find("torch", TORCH_MIN, user_base)
+    except Unavailable as error:
+        if not is_any:
+            raise
+        return None, f"a GPU is here, and no torch that can use it: {error.text}"
     torch.set_num_threads(opening["threads"])
-    device = Device(torch, opening["device"], opening["memory_bytes"])
-    windows = Windows(torch, opening["windows"])
-    prover = Prover(torch, device, bytes.fromhex(opening["seed"]), channel, windows)
-    if not device.is_cuda:
-        with torch.no_grad():
-            prover.rehearse()
-    about = dict(device.describe(), digest=prover.digest.name)
-    unconfined = SANDBOX.confine(device.is_cuda, os.path.dirname(user_base), opening["threads"])
-    channel.write(dict(about, unconfined=unconfined, ready=True))
+    torch.set_grad_enabled(False)
+    device = Device(torch, wanted, opening["memory_bytes"])
+    return (device, "") if device.is_cuda else (None, device.note)
+
+
+def _open(channel: Channel, opening: dict[str, Any]) -> Any:
+    """Choose the device, import what it needs, give up all that is not needed any more, and say so."""
+    user_base = str(opening["user_base"])
+    seed = bytes.fromhex(opening["seed"])
+    device, note = _gpu(opening, user_base)
+    windows = Windows(opening["windows"])
+    prover: Any
+    if device is not None:
+        about = device.describe()
+        prover = Prover(device.torch, device, seed, channel, windows)
+    else:
+        np = _find("numpy", NUMPY_MIN, user_base)
+        about = {"device": "cpu", "torch": f"numpy {np.__version__}", "window_bytes": CPU.WINDOW_BYTES, "note": note}
+        prover = CPU.Prover(np, _find_digest(user_base, seed), windows, channel.write)
+        prover.rehearse()
+    unconfined = SANDBOX.confine(device is not None, os.path.dirname(user_base), opening["threads"])
+    channel.write(dict(about, digest=prover.digest.name, unconfined=unconfined, ready=True))
     return prover
 
 
 def _serve(channel: Channel) -> None:
-    opening = channel.read()
-    prover = _open(channel, opening)
-    with prover.torch.no_grad():
-        while True:
-            header = channel.read()
-            if "window" in header:
-                prover.take(header)
-            elif "begin" in header:
-                SANDBOX.allow_cpu(header["cpu_s"])
-            else:
-                prover.finish_all()
-                channel.write({"ended": header["end"]})
+    prover = _open(channel, channel.read())
+    while True:
+        header = channel.read()
+        if "window" in header:
+            prover.take(header)
+        elif "begin" in header:
+            SANDBOX.allow_cpu(header["cpu_s"])
+        else:
+            prover.finish_all()
+            channel.write({"ended": header["end"]})
 
 
 def _kind(error: Exception) -> str:
@@ -538,7 +501,7 @@ def _kind(error: Exception) -> str:
 
 def main() -> None:
     """Serve the parent until it closes the pipe."""
-    PRIORITY.follow()  # before torch comes, which takes more than all that follows it
+    PRIORITY.follow()  # before torch comes, which may take more than all that follows it
     channel = Channel()
     SANDBOX.tie_to_parent(int(sys.argv[1]))
     try:

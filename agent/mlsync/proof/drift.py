@@ -21,6 +21,7 @@ import numpy as np
 from mlsync.formats.layout import Tensor
 from mlsync.formats.torch_tensors import ITEM_BYTES
 from mlsync.formats.views import span_count
+from mlsync.proof.child_cpu import NARROW, eight_bit_numbers
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 #: Gives the numbers of a block as float64, in memory of its own or in the array that it is given.
@@ -36,14 +37,6 @@ _FLOAT_CODES: Final = {"float64": "f8", "float32": "f4", "float16": "f2"}
 # Torch takes a pair of them for an element.
 _TWO_IN_A_BYTE: Final = "float4_e2m1fn_x2"
 _COMPLEX_CODES: Final = {"complex128": "f8", "complex64": "f4", "complex32": "f2"}
-# Mantissa bits and bias of the exponent.
-_EIGHT_BITS: Final = {
-    "float8_e4m3fn": (3, 7),
-    "float8_e4m3fnuz": (3, 8),
-    "float8_e5m2": (2, 15),
-    "float8_e5m2fnuz": (2, 16),
-    "float8_e8m0fnu": (0, 127),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +199,7 @@ def _decoder(dtype: str, order: str) -> Decode | None:
     if dtype == "bfloat16":
         # The upper half of a float32.
         return lambda bits, into: _copied((bits.astype(np.uint32) << 16).view(np.float32), into)
-    if dtype in _EIGHT_BITS:
+    if dtype in NARROW:
         table = _eight_bit_table(dtype)
         return lambda bits, into: np.take(table, bits, out=into[: len(bits)], mode="clip")
     return None
@@ -220,23 +213,7 @@ def _copied(numbers: Array, into: Array) -> Array:
 
 @cache
 def _eight_bit_table(dtype: str) -> Array:
-    """The number that each of the 256 codes of an 8-bit float stands for."""
-    codes = np.arange(256)
-    numbers: Array
-    mantissa_bits, bias = _EIGHT_BITS[dtype]
-    if dtype == "float8_e8m0fnu":
-        return np.append(np.ldexp(1.0, codes[:-1] - bias), np.nan)
-    exponent = (codes & 0x7F) >> mantissa_bits
-    fraction = (codes & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)
-    numbers = np.ldexp(np.where(exponent > 0, 1 + fraction, fraction), np.maximum(exponent, 1) - bias)
-    numbers[0x80:] *= -1
-    if dtype.endswith("fnuz"):
-        numbers[0x80] = np.nan
-    elif dtype == "float8_e5m2":
-        numbers[[0x7C, 0xFC]] = np.inf, -np.inf
-        numbers[[0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF]] = np.nan
-    else:
-        numbers[[0x7F, 0xFF]] = np.nan
+    numbers: Array = eight_bit_numbers(np, dtype)
     return numbers
 
 

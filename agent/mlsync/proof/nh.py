@@ -1,5 +1,8 @@
 """The parent's side of the digest of a GPU's windows: NH, the universal hash of UMAC (RFC 4418), in its signed form.
 
+It is both sides' for a child on the CPU whose Python has no xxhash. The child loads it by its path, in Python 3.9 or
+newer: it imports nothing of mlsync.
+
 A window's 32-bit words are taken in two halves; word i of the first half plus a key word, times word i of the second
 half plus another, all summed modulo 2**64 (additions modulo 2**32, read as signed). The key words are random and made
 anew for each child, and begin at another place for each window, so that bytes that changed, moved or changed places
@@ -20,8 +23,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from mlsync.proof.digest import LENGTH_FACTOR, MODULUS, UNIT_BYTES
-
+_UNIT_BYTES = 16
+_LENGTH_FACTOR = 0x9E3779B97F4A7C15
+_MODULUS = 1 << 64
 _SLIDES = 64
 _CHUNK_WORDS = 16 << 10  # 64 KiB each of words and key: stays in the second-level cache
 # A GPU takes windows faster than one thread digests them, and the thread that fills the next one has its own work.
@@ -29,10 +33,12 @@ _THREADS = 2
 
 
 class Nh:
-    """Digests windows of up to *window_bytes* under the key that *seed* expands to, each in a thread beside."""
+    """Digests windows of up to *window_bytes* under the key that *seed* expands to; ``start`` in a thread beside."""
+
+    name = "nh"
 
     def __init__(self, seed: bytes, window_bytes: int) -> None:
-        key = hashlib.shake_256(seed).digest(window_bytes + _SLIDES * UNIT_BYTES)
+        key = hashlib.shake_256(seed).digest(window_bytes + _SLIDES * _UNIT_BYTES)
         self._key = np.frombuffer(key, dtype="<i4")
         self._second = window_bytes // 8
         self._scratch = _Scratch()
@@ -46,7 +52,7 @@ class Nh:
         """The digest of *window*, a multiple of 16 bytes, as the *index*-th of its file."""
         words = np.frombuffer(window, dtype="<i4")
         half = len(words) // 2
-        slide = index % _SLIDES * (UNIT_BYTES // 4)
+        slide = index % _SLIDES * (_UNIT_BYTES // 4)
         scratch = self._scratch
         total = 0
         for at in range(0, half, _CHUNK_WORDS):
@@ -58,7 +64,7 @@ class Nh:
             np.add(words[half + at : half + at + count], self._key[key_at : key_at + count], out=right)
             np.multiply(left, right, out=product, dtype=np.int64)
             total += int(np.add.reduce(product))
-        return (total + len(window) * LENGTH_FACTOR) % MODULUS
+        return (total + len(window) * _LENGTH_FACTOR) % _MODULUS
 
     def close(self) -> None:
         """End the threads."""

@@ -75,7 +75,10 @@ class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What was checked of a checkpoint: *level* is the highest that it passed, on *device* with *torch*."""
+    """What was checked of a checkpoint: *level* is the highest that it passed, on *device*.
+
+    *torch* is the version of torch that counted there, or ``numpy`` and its version.
+    """
 
     level: int
     container: str
@@ -87,7 +90,7 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     tensor_bytes: int
     facts: dict[str, Fact]
     findings: list[Finding]
-    shortfall: str = ""  # why a higher level could not be had: no torch, no device, out of memory ...
+    shortfall: str = ""  # why a higher level could not be had: no device, no numpy, out of memory ...
 
     @property
     def is_broken(self) -> bool:

@@ -290,7 +290,7 @@ PROOF: Mapping[str, Key] = {
         '"512MiB"',
         "take no more of a GPU's memory for it than this",
     ),
-    "python": Key(path, "python", '"/opt/conda/bin/python"', "the Python that has torch: the trainer's own, say"),
+    "python": Key(path, "python", '"/opt/conda/bin/python"', "for a GPU one that has torch: the trainer's own, say"),
     "require": Key(
         number(0, 5),
         "require",

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import glob
 import inspect
 import json
 import os
@@ -26,6 +27,7 @@ import torch
 from machine import Machine, Stream
 from tensors import Dispatch
 
+GLOB = glob.glob
 _DRIVERS = ("libcuda.so.1", "libnvidia-ml.so.1")
 
 
@@ -150,6 +152,11 @@ class Library(ctypes.CDLL):
         super().__init__(name, *args, **kwargs)
 
 
+def see(pattern, *args, **kwargs):
+    """``glob.glob``, which sees a device of NVIDIA's driver."""
+    return ["/dev/nvidia0"] if pattern == "/dev/nvidia*" else GLOB(pattern, *args, **kwargs)
+
+
 def make_error(name, text):
     """The error of torch's of that name, or its forebear where this torch has it not yet."""
     kinds = {"OutOfMemoryError": torch.cuda.OutOfMemoryError}
@@ -163,6 +170,7 @@ def stand_in():
     torch.cuda.Stream, torch.cuda.Event = GivenStream, Event
     torch.version.cuda = "0.0"
     ctypes.CDLL = Library
+    glob.glob = see
     torch.Tensor.to = numbered(torch.Tensor.to)
     # A model's parameters are exchanged for those on the GPU, which would else have their insides put into themselves.
     torch.__future__.set_overwrite_module_params_on_conversion(True)
