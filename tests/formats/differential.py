@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import pickle
 import re
 import struct
 import subprocess
@@ -30,11 +31,15 @@ import torch
 from real_loader import LENGTHS
 
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
+from mlsync.formats.containers import read_layout
 from mlsync.formats.gguf import read_gguf_layout
 from mlsync.formats.layout import Extent
 from mlsync.formats.legacy_torch import read_legacy_layout
+from mlsync.formats.ocdbt import is_ocdbt
 from mlsync.formats.pickle_machine import read_pickle
 from mlsync.formats.safetensors import read_safetensors_layout
+from mlsync.formats.sniff import identify
+from mlsync.formats.tensorflow_bundle import parse_index, read_shard
 from mlsync.proof.prove import ProofOptions, Prover
 
 PROGRAM = Path(__file__).with_name("real_loader.py")
@@ -48,8 +53,10 @@ Place = tuple[int, int]  # where it begins and ends
 class Sample:
     """A sound file and where its records are.
 
-    *open* are the bytes that another checkpoint may have as well: its format has no checksum, and what is there is
-    anybody's. *strange* are those that make it a file of a kind that mlsync does not know, and says so.
+    *beside* are the other files of its checkpoint, which the loader is given too, in a zip with it; *metadata* is what
+    mlsync judges it with. *open* are the bytes that another checkpoint may have as well: its format has no checksum,
+    and what is there is anybody's. *strange* are those that make it a file of a kind that mlsync does not know, and
+    says so.
     """
 
     data: bytes
@@ -59,6 +66,25 @@ class Sample:
     edges: tuple[int, ...] = ()
     open: dict[str, tuple[Place, ...]] = field(default_factory=dict)
     strange: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    beside: dict[str, bytes] = field(default_factory=dict)
+    metadata: bytes | None = None
+    status: Callable[[Prover, bytes], str] | None = None
+
+    def given(self, data: bytes) -> bytes:
+        """What the loader is given: the file, or all files of the checkpoint with it among them."""
+        if not self.beside:
+            return data
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for name, content in {**self.beside, self.path.decode(): data}.items():
+                archive.writestr(name, content)
+        return file.getvalue()
+
+    def judged(self, prover: Prover, data: bytes) -> str:
+        """What mlsync says of the file."""
+        if self.status is not None:
+            return self.status(prover, data)
+        return prover.prove(MemorySource(data), self.path, self.metadata).status
 
 
 class Change(NamedTuple):
@@ -182,6 +208,120 @@ def gguf_sample() -> Sample:
     )
 
 
+def made(name: str, loader: str, reason: str) -> Sample:
+    """A file of ``made/``, without checksums: all that is in it may be otherwise, where the library takes it."""
+    data = (MADE / name).read_bytes()
+    source = MemorySource(data)
+    container = identify(source, name.encode())
+    assert container is not None
+    extents = places(read_layout(source, container).extents)
+    known = {"tensor bytes": extents, reason: ((0, len(data)),)}
+    between = tuple((end, begin) for (_, end), (begin, _) in itertools.pairwise(((0, 0), *extents)) if end < begin)
+    strange = {"kinds that are not known": ((0, len(data)),)}
+    return Sample(data, name.encode(), loader, (*extents, *between), open=known, strange=strange)
+
+
+def hdf5_sample() -> Sample:
+    return made("small.h5", "hdf5", "names, types, attributes")
+
+
+def new_hdf5_sample() -> Sample:
+    return made("small-latest.h5", "hdf5", "names, types, attributes")
+
+
+def onnx_sample() -> Sample:
+    return made("model.onnx", "onnx", "names, graph")
+
+
+def flax_sample() -> Sample:
+    return made("small.msgpack", "flax", "names, numbers")
+
+
+def joblib_sample() -> Sample:
+    return made("small.joblib", "joblib", "pickles")
+
+
+def pickle_sample() -> Sample:
+    """Written here by Python and numpy."""
+    values = {"epoch": 3, "weight": arrays()["a"], "labels": np.arange(150), "name": "run", "rate": 0.125}
+    data = pickle.dumps(values, 4)
+    extents = places(read_layout(MemorySource(data), "pickle").extents)
+    known = {"tensor bytes": extents, "pickles": ((0, len(data)),)}
+    strange = {"kinds that are not known": ((0, len(data)),)}
+    return Sample(data, b"small.pkl", "pickle", extents, open=known, strange=strange)
+
+
+def whole(path: bytes) -> Callable[[Prover, bytes], str]:
+    """What mlsync says of a file of a kind that ends at level 1: whole is as good as proved there."""
+
+    def status(prover: Prover, data: bytes) -> str:
+        verdict = prover.prove(MemorySource(data), path)
+        return "proved" if verdict.status == "unknown" and verdict.level == 1 else verdict.status
+
+    return status
+
+
+def pt2_sample() -> Sample:
+    return zip_sample((MADE / "model.pt2").read_bytes(), b"model.pt2", "pt2")
+
+
+def keras_sample() -> Sample:
+    sample = zip_sample((MADE / "model.keras").read_bytes(), b"model.keras", "keras")
+    return replace(sample, status=whole(sample.path))
+
+
+def package_sample() -> Sample:
+    sample = zip_sample((MADE / "package.zip").read_bytes(), b"package.zip", "package")
+    return replace(sample, status=whole(sample.path), strange={"kinds that are not known": ((0, len(sample.data)),)})
+
+
+def tensorflow_shard_sample() -> Sample:
+    folder = MADE / "tensorflow"
+    data = (folder / "model.ckpt-7.data-00000-of-00001").read_bytes()
+    index = (folder / "model.ckpt-7.index").read_bytes()
+    extents = places(read_shard(MemorySource(data), parse_index(index), 0)[0].extents)
+    return Sample(data, b"c.data-00000-of-00001", "tensorflow", extents, beside={"c.index": index}, metadata=index)
+
+
+def tensorflow_index_sample() -> Sample:
+    """The index is judged by itself, and by its shard, whose tensors it tells."""
+    folder = MADE / "tensorflow"
+    shard = (folder / "model.ckpt-7.data-00000-of-00001").read_bytes()
+    data = (folder / "model.ckpt-7.index").read_bytes()
+    name = "c.data-00000-of-00001"
+
+    def status(prover: Prover, index: bytes) -> str:
+        own = prover.prove(MemorySource(index), b"c.index").status
+        return own if own == "broken" else prover.prove(MemorySource(shard), name.encode(), index).status
+
+    return Sample(data, b"c.index", "tensorflow", ((0, len(data) - 48),), beside={name: shard}, status=status)
+
+
+def ocdbt_sample(which: str) -> Sample:
+    """A file of an OCDBT store: its manifest, or a node of its tree."""
+    folder = MADE / "orbax" / "default"
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        name: data
+        for name, data in files.items()
+        if name == "manifest.ocdbt" or "ocdbt.process" in name or name[:2] == "d/"
+    }
+    name = next(name for name, data in sorted(files.items()) if name.startswith(which) and is_ocdbt(data))
+    data = files.pop(name)
+    strange = (
+        {"kinds that are not known": ((0, 14), (0, len(data)))} if which != "manifest" else {"versions": ((12, 14),)}
+    )
+    return Sample(
+        data,
+        name.encode(),
+        "ocdbt",
+        strange=strange,
+        records=((0, 14), (14, len(data) - 4), (len(data) - 4, len(data))),
+        beside=files,
+        status=whole(name.encode()),
+    )
+
+
 def found(data: bytes, pattern: bytes) -> Iterator[Place]:
     """Where the pattern is."""
     return (match.span() for match in re.finditer(pattern, data))
@@ -199,6 +339,19 @@ SAMPLES: dict[str, Callable[[], Sample]] = {
     "npz": npz_sample,
     "compressed npz": packed_npz_sample,
     "GGUF": gguf_sample,
+    "HDF5": hdf5_sample,
+    "HDF5, newest form": new_hdf5_sample,
+    "ONNX": onnx_sample,
+    "flax msgpack": flax_sample,
+    "pickle": pickle_sample,
+    "joblib": joblib_sample,
+    "`.pt2`": pt2_sample,
+    "`.keras`": keras_sample,
+    "`torch.package`": package_sample,
+    "TensorFlow, index": tensorflow_index_sample,
+    "TensorFlow, shard": tensorflow_shard_sample,
+    "OCDBT, manifest": lambda: ocdbt_sample("manifest"),
+    "OCDBT, node": lambda: ocdbt_sample("d/"),
 }
 
 
@@ -297,14 +450,14 @@ def is_sound(answer: str) -> bool:
 
 def compare(sample: Sample, damage: Iterable[Change], loader: Loader, prover: Prover) -> Iterator[Outcome]:
     """Judge each damaged file; the library is asked about those that mlsync does not refuse."""
-    sound = loader.answer(sample.loader, sample.data)
+    sound = loader.answer(sample.loader, sample.given(sample.data))
     assert is_sound(sound), sound
     for change in damage:
-        status = prover.prove(MemorySource(change.data), sample.path).status
+        status = sample.judged(prover, change.data)
         if status == "broken":
             yield Outcome(change, status, "", "caught")
             continue
-        answer = loader.answer(sample.loader, change.data)
+        answer = loader.answer(sample.loader, sample.given(change.data))
         yield Outcome(change, status, answer, _harm(sample, change, status, answer, sound))
 
 

@@ -14,6 +14,7 @@ import struct
 import sys
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -103,6 +104,98 @@ def load_gguf(data: bytes) -> Any:
     return [{name: field for name, field in fields.items() if not name.startswith("GGUF.")}, tensors]
 
 
+def load_hdf5(data: bytes) -> Any:
+    import h5py
+
+    found: list[Any] = []
+
+    def see(name: str, one: Any) -> None:
+        attributes = {key: one.attrs[key] for key in sorted(one.attrs)}
+        content = one[()] if isinstance(one, h5py.Dataset) else sorted(one)
+        found.append([name, content, attributes])
+
+    with h5py.File(io.BytesIO(data), "r") as file:
+        see("/", file)
+        file.visititems(see)
+    return found
+
+
+def load_onnx(data: bytes) -> Any:
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(data)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    del model.graph.initializer[:]
+    return [tensors, model.SerializeToString(deterministic=True)]
+
+
+def load_flax(data: bytes) -> Any:
+    from flax import serialization
+
+    return serialization.msgpack_restore(data)
+
+
+def load_pickle(data: bytes) -> Any:
+    import pickle
+
+    return pickle.loads(data)
+
+
+def load_joblib(data: bytes) -> Any:
+    import joblib
+
+    return joblib.load(io.BytesIO(data))
+
+
+def load_pt2(data: bytes) -> Any:
+    import torch
+
+    program = torch.export.load(io.BytesIO(data))
+    return [str(program.graph), dict(program.state_dict), dict(program.constants)]
+
+
+def load_package(data: bytes) -> Any:
+    from torch.package import PackageImporter
+
+    return PackageImporter(io.BytesIO(data)).load_pickle("model", "data.pkl")
+
+
+def load_keras(data: bytes) -> Any:
+    os.environ["KERAS_BACKEND"] = "torch"
+    import keras
+
+    with tempfile.NamedTemporaryFile(suffix=".keras") as file:
+        file.write(data)
+        file.flush()
+        model = keras.saving.load_model(file.name)
+    return [model.get_config(), model.get_weights()]
+
+
+def unpacked(data: bytes, folder: str) -> None:
+    """The files of a checkpoint of several, which come as a zip."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        archive.extractall(folder)
+
+
+def load_tensorflow(data: bytes) -> Any:
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked(data, folder)
+        reader = tf.train.load_checkpoint(f"{folder}/c")
+        return {name: reader.get_tensor(name) for name in sorted(reader.get_variable_to_shape_map())}
+
+
+def load_ocdbt(data: bytes) -> Any:
+    import tensorstore
+
+    with tempfile.TemporaryDirectory() as folder:
+        unpacked(data, folder)
+        store = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}/"}).result()
+        return {key: bytes(store.read(key).result().value) for key in sorted(store.list().result())}
+
+
 LOADERS: dict[str, Callable[[bytes], Any]] = {
     "torch": load_torch,
     "trusted-torch": load_trusted_torch,
@@ -110,6 +203,16 @@ LOADERS: dict[str, Callable[[bytes], Any]] = {
     "safetensors": load_safetensors,
     "npz": load_npz,
     "gguf": load_gguf,
+    "hdf5": load_hdf5,
+    "onnx": load_onnx,
+    "flax": load_flax,
+    "pickle": load_pickle,
+    "joblib": load_joblib,
+    "pt2": load_pt2,
+    "package": load_package,
+    "keras": load_keras,
+    "tensorflow": load_tensorflow,
+    "ocdbt": load_ocdbt,
 }
 
 

@@ -119,3 +119,16 @@ def test_a_changed_file_never_surprises(name, changes):
             reached = extent.offset + extent.length
         assert reached <= len(data)
         read_content(MemorySource(data), layout)
+
+
+def test_what_flax_does_not_take_is_refused():
+    """Names that are no UTF-8, keys that are numbers, extensions of no number, a map in the place of a shape."""
+    good = (MADE / "small.msgpack").read_bytes()
+    changes = {b"bias": b"b\xe9as", b"\xa4step": b"\x01\xa3tep", b"\x17\x01\x93\x91": b"\x17\x81\x93\x91"}
+    changes |= {b"\x93\x91\x05": b"\x93\x81\x05"}
+    for old, new in changes.items():
+        assert good.count(old) == 1
+        with pytest.raises(ContainerBroken):
+            read_layout(MemorySource(good.replace(old, new)), "flax-msgpack")
+    with pytest.raises(NotChecked, match="float36 is not known"):
+        content_of(good.replace(b"float32", b"float36"))

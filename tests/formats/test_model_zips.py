@@ -129,3 +129,11 @@ def test_a_program_cut_short_is_known_for_one():
     assert identify(source, b"no-suffix") == "pt2"
     with pytest.raises(ContainerBroken, match="no end record"):
         read_layout(source, "pt2")
+
+
+def test_what_is_left_of_a_model_is_known_by_its_first_record_or_its_name():
+    """A package whose directory is gone, and the first byte of a file that is named for a zip."""
+    package = (MADE / "package.zip").read_bytes()
+    assert identify(MemorySource(package[:-200]), b"package.zip") == "zip"
+    assert identify(MemorySource(b"P"), b"model.pt2") == "zip"
+    assert identify(MemorySource(b"P"), b"data.zip") is None

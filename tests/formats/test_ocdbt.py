@@ -62,6 +62,14 @@ def test_every_flipped_bit_is_found():
             assert faults_of(bytes(damaged), path), (path, at)
 
 
+def test_a_node_that_is_cut_is_told():
+    """By its length, in a directory of data files; other data that begins so is nobody's node."""
+    path, data = next((path, data) for path, data in OURS.items() if b"/d/" in path)
+    assert identify(MemorySource(data[:-1]), path) == "ocdbt"
+    assert faults_of(data[:-1], path)
+    assert identify(MemorySource(data[:-1]), b"data") is None
+
+
 def test_a_directory_of_orbax_is_whole():
     """All of it is one checkpoint."""
     assert units() == [("orbax", None)]

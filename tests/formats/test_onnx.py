@@ -141,3 +141,12 @@ def test_a_changed_file_never_surprises(changes):
     for data in (MODEL, KINDS, OUTSIDE):
         with contextlib.suppress(ContainerBroken):
             content_of(edited(data, changes))
+
+
+def test_what_onnx_does_not_parse_is_refused():
+    """A field of no number, or bytes in the place of a message that they are not."""
+    assert MODEL[22:26] == b"\x0a\x2f\x0a\x08"
+    for number in (0, 5, 9, 10):
+        damaged = MODEL[:24] + bytes([number << 3 | 2]) + MODEL[25:]
+        with pytest.raises(ContainerBroken):
+            content_of(damaged)

@@ -9,6 +9,7 @@ from typing import Final
 _PT2: Final = re.compile(r"([^/]+/)?archive_format")
 _PT2_WEIGHTS: Final = re.compile(r"([^/]+/)?data/(weights|constants)/[^/]+")
 _PACKAGE: Final = re.compile(r"([^/]+/)?\.data/extern_modules")
+_PACKAGE_FIRST: Final = re.compile(r"([^/]+/)?\.data/([0-9]+\.storage|extern_modules|version|serialization_id)")
 # Weights inside of a zip, under the names that their own programs give them
 _WEIGHTS: Final = re.compile(r"(.*/)?[^/]*\.(h5|hdf5|keras|pth|pt|ckpt|safetensors|npy|npz|gguf|onnx)", re.IGNORECASE)
 _KERAS: Final = frozenset({"config.json", "metadata.json", "model.weights.h5"})
@@ -45,4 +46,6 @@ def is_torch_package(names: Collection[str]) -> bool:
 
 def kind_by_first_record(name: str) -> str | None:
     """Return the same for a zip whose directory is not there (yet)."""
-    return "pt2" if _PT2_WEIGHTS.fullmatch(name) else "zip" if _WEIGHTS.fullmatch(name) or name in _MARKS else None
+    if _PT2_WEIGHTS.fullmatch(name):
+        return "pt2"
+    return "zip" if _WEIGHTS.fullmatch(name) or _PACKAGE_FIRST.fullmatch(name) or name in _MARKS else None

@@ -7,6 +7,8 @@ looked into.
 
 from __future__ import annotations
 
+import re
+
 from mlsync.formats.crc32c import crc32c
 from mlsync.formats.faults import NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
@@ -14,6 +16,7 @@ from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
 NODE_BYTES_MAX = 1 << 20
 _PLAIN_BYTES_MAX = 8 << 20
 _MANIFEST, _NODE = b"\x0c\xdb\x3a\x2a", b"\x0c\xdb\x20\xde"
+_DATA_FILE = re.compile(rb"(.*/)?d/[0-9a-f]{32}", re.DOTALL)
 _LENGTH_END = 12
 _HEAD_BYTES = 14
 _SUM_BYTES = 4
@@ -26,9 +29,12 @@ _NOT_PACKED, _ZSTD = 0, 1
 _MORE = 0x80
 
 
-def begins_whole(head: bytes, size_bytes: int) -> bool:
-    """Whether a file is one manifest or one node, by its first bytes and its length."""
-    return is_ocdbt(head) and int.from_bytes(head[4:_LENGTH_END], "little") == size_bytes
+def begins_whole(head: bytes, size_bytes: int, path: bytes) -> bool:
+    """Whether a file is one manifest or one node, by its first bytes and its length, or one by its name, cut short."""
+    if not is_ocdbt(head):
+        return False
+    length = int.from_bytes(head[4:_LENGTH_END], "little")
+    return length == size_bytes or (length > size_bytes and _DATA_FILE.fullmatch(path) is not None)
 
 
 def is_ocdbt(head: bytes) -> bool:

@@ -6,7 +6,7 @@ that a file of gigabytes costs its fields and leaves only its tensors' names and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Final, NamedTuple, NoReturn
@@ -28,6 +28,27 @@ _IR_WITH_OPSETS: Final = 3
 _LOW: Final = bytes(range(0x80))
 
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+_KEY_MAX: Final = (1 << 32) - 1
+# Messages that hold no tensor, and which message lies in which of their fields: each must parse, or no model is read
+_INSIDE: Final[Mapping[str, Mapping[int, str]]] = {
+    "pair": {},
+    "operators": {},
+    "annotation": {2: "pair"},
+    "value": {2: "type", 4: "pair"},
+    "type": {1: "array", 4: "list", 5: "map", 7: "pair", 8: "array", 9: "list"},
+    "array": {2: "shape"},
+    "list": {1: "type"},
+    "map": {2: "type"},
+    "shape": {1: "pair"},
+    "devices": {2: "sharding"},
+    "sharding": {3: "pair", 4: "sharded"},
+    "sharded": {2: "pair"},
+}
+_IN_MODEL: Final = {8: "operators", 14: "pair", 26: "pair"}
+_IN_GRAPH: Final = {11: "value", 12: "value", 13: "value", 14: "annotation", 16: "pair"}
+_IN_NODE: Final = dict.fromkeys((1, 2, 3, 4, 5), "") | {9: "pair", 10: "devices"}
+_IN_TRAINING: Final = {3: "pair", 4: "pair"}
+_IN_FUNCTION: Final = {9: "operators", 12: "value", 14: "pair"}
 _EXTERNAL: Final = 1
 _STRING: Final = 8
 _PLACE: Final = frozenset({"location", "offset", "length"})
@@ -227,13 +248,14 @@ class _Walk:
                 self._want(wire, _BYTES)
                 graphs += 1
                 self._graph(value, 0)
-            elif number == 8:  # noqa: PLR2004
+            elif number in _IN_MODEL:
+                opsets += number == 8  # noqa: PLR2004
                 self._want(wire, _BYTES)
-                opsets += 1
+                self._skim(value, _IN_MODEL[number], 0)
             elif number in (20, 25):
                 self._want(wire, _BYTES)
                 self._graph_holder(value, {20: (1, 2), 25: ()}[number], 7 if number == 25 else 0, 0)  # noqa: PLR2004
-            elif not number or number > 64:  # noqa: PLR2004 - the format has 26, and grows slowly
+            elif number > 64:  # noqa: PLR2004 - the format has 26, and grows slowly
                 self._refuse("field that no ONNX model has")
         if "ir_version" not in facts or graphs != 1:
             self._refuse("no ONNX model: cut short, or something else")
@@ -254,13 +276,31 @@ class _Walk:
             elif number == 15:  # noqa: PLR2004
                 self._want(wire, _BYTES)
                 self._sparse(value)
-            elif number in (11, 12, 13):
+            elif number in _IN_GRAPH:
                 self._want(wire, _BYTES)
+                self._skim(value, _IN_GRAPH[number], depth)
+
+    def _skim(self, end: int, message: str, depth: int) -> None:
+        """Go over a message that holds no tensor, and over those inside of it."""
+        if depth > _NESTING_MAX:
+            self._refuse("types nested too deeply")
+        for number, wire, value in self._fields(end):
+            inner = _INSIDE[message].get(number)
+            if inner is not None:
+                self._want(wire, _BYTES)
+                self._skim(value, inner, depth + 1)
 
     def _graph_holder(self, end: int, graphs: tuple[int, ...], nodes: int, depth: int) -> None:
         """A message that has graphs, or nodes, in the fields of these numbers: a training, a function."""
+        others = _IN_FUNCTION if nodes else _IN_TRAINING
         for number, wire, value in self._fields(end):
-            if number in graphs or number == nodes:
+            if number in others:
+                self._want(wire, _BYTES)
+                self._skim(value, others[number], depth)
+            elif nodes and number == 11:  # noqa: PLR2004
+                self._want(wire, _BYTES)
+                self._attribute(value, depth)
+            elif number in graphs or number == nodes:
                 self._want(wire, _BYTES)
                 if number == nodes:
                     self._node(value, depth)
@@ -269,9 +309,11 @@ class _Walk:
 
     def _node(self, end: int, depth: int) -> None:
         for number, wire, value in self._fields(end):
-            if number in (1, 2, 3, 4, 5):
+            if number in _IN_NODE:
                 self._want(wire, _BYTES)
-                if number == 5:  # noqa: PLR2004
+                if _IN_NODE[number]:
+                    self._skim(value, _IN_NODE[number], depth)
+                elif number == 5:  # noqa: PLR2004
                     self._attribute(value, depth)
 
     def _attribute(self, end: int, depth: int) -> None:
@@ -280,11 +322,15 @@ class _Walk:
             10: self._tensor,
             6: lambda place: self._graph(place, depth + 1),
             11: lambda place: self._graph(place, depth + 1),
+            14: lambda place: self._skim(place, "type", depth),
+            15: lambda place: self._skim(place, "type", depth),
             22: self._sparse,
             23: self._sparse,
         }
         for number, wire, value in self._fields(end):
-            if number in inner:
+            if number in (7, 8) and wire == _BYTES:  # in a row: floats, or whole numbers
+                self._count(_FLOAT_DATA if number == 7 else _INT64_DATA, wire, value)  # noqa: PLR2004
+            elif number in inner:
                 self._want(wire, _BYTES)
                 inner[number](value)
 
@@ -418,6 +464,8 @@ class _Walk:
             self._part()
             key = self._varint(end)
             wire, value = key & 7, 0
+            if not key >> 3 or key > _KEY_MAX:
+                self._refuse("field of a number that none has")
             if wire == _VARINT:
                 value = self._varint(end)
                 following = self._at

@@ -77,7 +77,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return "dcp-rank-metadata" if is_ranks else "dcp-metadata"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return _which_zip(source, promised or ("zip" if _BIN_NAME.fullmatch(path) else None))
-    if promised == "torch-zip" and _is_cut_off(source, head):
+    if promised in ("torch-zip", "zip") and _is_cut_off(source, head):
         return promised
     shown = _by_head(head, source.size_bytes, promised) or _of_python(head, source.size_bytes, path)
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
@@ -186,7 +186,7 @@ def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
     frame = _FRAME.match(head)
     if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
         return "pickle"
-    if begins_whole(head, size_bytes):
+    if begins_whole(head, size_bytes, path):
         return "ocdbt"
     if _FLAX_NAME.fullmatch(path) and _MAP.match(head):
         return "flax-msgpack"
