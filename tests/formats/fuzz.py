@@ -264,7 +264,7 @@ TARGETS = {
         lambda: [gguf_bytes({"general.name": "n", "tokens": ["a", "b"], "nested": [[1]]}, gguf_tensors()[1:])],
         container("gguf"),
     ),
-    "hdf5": Target(lambda: made("kinds.h5", "latest.h5", "small.weights.h5"), container("hdf5")),
+    "hdf5": Target(lambda: made("kinds.h5", "latest.h5", "filters.h5", "small.weights.h5"), container("hdf5")),
     "onnx": Target(lambda: made("model.onnx", "kinds.onnx", "outside.onnx"), check_onnx),
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
     "zip": Target(lambda: made("model.keras", "a2c.zip", "package.zip"), container("zip")),

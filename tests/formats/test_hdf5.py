@@ -16,12 +16,19 @@ from mlsync.formats.hdf5_blocks import lookup3
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
 from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.spans import ExtentChecksums
 
 MADE = Path(__file__).with_name("made")
-NAMES = ("kinds", "latest", "model", "small.weights")
+NAMES = ("kinds", "latest", "filters", "model", "small.weights")
 FILES = {name: (MADE / f"{name}.h5").read_bytes() for name in NAMES}
 
-HOW_FAR = [("kinds", "hdf5", 2), ("latest", "hdf5", 2), ("model", "keras", 4), ("small.weights", "keras", 4)]
+HOW_FAR = [
+    ("filters", "hdf5", 2),
+    ("kinds", "hdf5", 2),
+    ("latest", "hdf5", 2),
+    ("model", "keras", 4),
+    ("small.weights", "keras", 4),
+]
 
 
 def content_of(data: bytes) -> Content:
@@ -56,18 +63,56 @@ def test_chunks_are_parts_of_their_dataset():
     assert tensors["chunks[16,16]"].stride == (16, 1)
 
 
+def test_a_chunk_that_is_only_summed_up_is_there_as_it_is():
+    """Its numbers end four bytes before the chunk does; so it is where lzf or zlib were left out for a chunk."""
+    tensors = {tensor.name: tensor for tensor in content_of(FILES["filters"]).tensors}
+    assert set(tensors) == {"summed[0]", "summed[160]", "lzf[0]", "odd[0]", "skipped[0]"}
+    assert bytes_of("filters", "summed[0]") == np.arange(160, dtype="<f4").tobytes()
+    assert bytes_of("filters", "odd[0]") == bytes(range(7))
+    assert bytes_of("filters", "skipped[0]") == np.array([1, 2], "<f4").tobytes()
+
+
+def test_a_bit_of_a_chunk_that_went_through_filters_is_found():
+    """By zlib's own sum or by Fletcher's; not where nothing but the order of its bytes was changed, nor by lzf."""
+    source = MemorySource(FILES["filters"])
+    chunks = {extent.name: extent for extent in read_layout(source, "hdf5").extents}
+    for name in ("deflated[0]", "all[0]", "all[160]", "summed[160]", "odd[0]"):
+        where = chunks[name].offset
+        for at in (where, where + chunks[name].length // 2, where + chunks[name].length - 1):
+            assert damaged_records(flipped(FILES["filters"], at)) == [name]
+    for name in ("moved[0]", "scaled[0]"):
+        assert damaged_records(flipped(FILES["filters"], chunks[name].offset + 40)) == []
+
+
+def damaged_records(data: bytes) -> list[str | None]:
+    checksums = ExtentChecksums(read_layout(MemorySource(data), "hdf5"))
+    for at in range(0, len(data), 999):  # in blocks that end anywhere
+        checksums.feed(at, memoryview(data)[at : at + 999])
+    return [finding.record for finding in checksums.faults]
+
+
+def test_a_chunk_that_lacks_the_bytes_of_its_shape_is_refused():
+    """One of which nothing but the order of its bytes was changed has a length that is known: one byte of it less."""
+    data = FILES["filters"]
+    source = MemorySource(data)
+    [extent] = [extent for extent in read_layout(source, "hdf5").extents if extent.name == "moved[160]"]
+    at = data.index(extent.offset.to_bytes(8, "little"))  # behind size, filters and place
+    with pytest.raises(ContainerBroken, match="chunk needs 640 bytes, and has 512"):
+        read_layout(MemorySource(flipped(data, at - 24, 7)), "hdf5")
+
+
 def test_a_tree_of_names_of_several_nodes_is_read_whole():
     """All twelve datasets of a group are there."""
     found = {tensor.name for tensor in content_of(FILES["kinds"]).tensors}
     assert {f"many/w{number:03}" for number in range(12)} <= found
 
 
-@pytest.mark.parametrize(("name", "framework", "level"), HOW_FAR)
-def test_how_far_a_file_is_proved(name, framework, level):
+def test_how_far_a_file_is_proved():
     """Keras' files to their numbers, those with compressed chunks and compounds to level 2."""
     with Prover(ProofOptions(device="cpu")) as prover:
-        verdict = prover.prove(MemorySource(FILES[name]), b"x")
-    assert (verdict.status, verdict.level, verdict.facts["framework"]) == ("proved", level, framework)
+        for name, framework, level in HOW_FAR:
+            verdict = prover.prove(MemorySource(FILES[name]), b"x")
+            assert (verdict.status, verdict.level, verdict.facts["framework"]) == ("proved", level, framework)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -112,6 +157,6 @@ def test_a_file_is_known_by_content_or_name():
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """Bytes changed: an answer or ``ContainerBroken``."""
-    for name in ("kinds", "latest"):
+    for name in ("kinds", "latest", "filters"):
         with contextlib.suppress(ContainerBroken):
             content_of(edited(FILES[name], changes))

@@ -345,12 +345,13 @@ def tree_node(level: int, rank: int, child: int, count: int) -> bytes:
     return b"TREE" + bytes([1, level]) + struct.pack("<H16x", count) + entry * count + bytes(8 * (rank + 2))
 
 
-def hdf5_of(rank: int, leaf_count: int, leaf_chunks: int) -> bytes:
-    """A file of one dataset, which has so many chunks of one byte."""
+def hdf5_of(rank: int, leaf_count: int, leaf_chunks: int, filters: bytes = b"") -> bytes:
+    """A file of one dataset, which has so many chunks of one byte, that went through *filters*."""
     messages = [
         (1, bytes([1, rank, 0, 0, 0, 0, 0, 0]) + struct.pack("<Q", 1) * rank),
         (3, bytes([0x10, 0, 0, 0]) + struct.pack("<IHH", 1, 0, 8)),
         (8, bytes([3, 2, rank + 1]) + struct.pack("<Q", 1024) + struct.pack("<I", 1) * (rank + 1)),
+        *([(11, filters)] if filters else []),
     ]
     body = b"".join(struct.pack("<HHB3x", kind, len(data), 0) + data for kind, data in messages)
     header = struct.pack("<BxHII4x", 1, len(messages), 1, len(body)) + body
@@ -362,7 +363,10 @@ def hdf5_of(rank: int, leaf_count: int, leaf_chunks: int) -> bytes:
     return (head + header).ljust(1024, b"\0") + nodes
 
 
-@pytest.mark.parametrize("shape", [(1, 300, 400), (9, 300, 300), (1, 1500, 80)])
+DEFLATED = bytes([1, 1]) + bytes(6) + struct.pack("<HHHH", 1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 300, 400), (9, 300, 300), (1, 1500, 80), (1, 300, 400, DEFLATED)])
 def test_an_hdf5_file_takes_no_more_than_is_stated(shape):
     """However many chunks of how many dimensions it has, the whole look at a file stays below the figure."""
     content = hdf5_of(*shape)

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.hdf5_blocks import Blocks, Message, refuse
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Packed, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 _DIMENSIONS_MAX: Final = 32
@@ -21,6 +21,10 @@ _LINK_NAME_BYTES_MAX: Final = 4096
 _PATH_CHARS_MAX: Final = 8192
 _SPACE, _LINK_INFO, _TYPE, _OUTSIDE, _LINK, _LAYOUT, _FILTERS, _ATTRIBUTE, _NAMES = 1, 2, 3, 7, 6, 8, 11, 12, 17
 _COMPACT, _CONTIGUOUS, _CHUNKED = 0, 1, 2
+_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+_FILTERS_MAX: Final = 32
+_NAMED_FILTER: Final = 256  # from this one on they are anybody's, and have a name
+_SUM_BYTES: Final = 4
 _COUNT_MAX: Final = 1 << 63
 _KERAS: Final = (b"keras_version", b"model_config", b"layer_names", b"_layer_checkpoint_dependencies")
 _KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_layer_checkpoint_dependencies", "vars"})
@@ -49,6 +53,12 @@ class Part(NamedTuple):
     item_bytes: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    packed: Packed | None = None
+
+    @property
+    def data_bytes(self) -> int:
+        """How many of its bytes are the numbers."""
+        return self.length if self.packed is None else self.packed.plain_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,7 @@ def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
         walk.packed_count,
         walk.aside_count,
         tuple(walk.facts.items()),
+        packed={part.name: part.packed for part in parts if part.packed is not None},
     )
 
 
@@ -96,7 +107,7 @@ def read_hdf5_content(layout: Hdf5Layout) -> Content | None:
     known = [part for part in layout.parts if part.dtype]
     if not known and not layout.packed_count and not layout.aside_count:
         return None
-    storages = tuple(Storage(part.name, part.offset, part.length, part.dtype, part.item_bytes) for part in known)
+    storages = tuple(Storage(part.name, part.offset, part.data_bytes, part.dtype, part.item_bytes) for part in known)
     tensors = tuple(Tensor(part.name, part.name, part.dtype, part.shape, part.stride, 0) for part in known)
     facts: dict[str, Fact] = dict(layout.facts)
     unchecked = layout.packed_count + layout.aside_count
@@ -189,13 +200,15 @@ class _Walk:
         if shape is None:
             return
         try:
-            self._lay_out(path, layout, shape, kind, is_packed=_FILTERS in messages)
+            self._lay_out(path, layout, shape, kind, _filters(messages[_FILTERS]) if _FILTERS in messages else ())
         except ContainerBroken as fault:
             if fault.record is None:
                 fault.record = path
             raise
 
-    def _lay_out(self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, *, is_packed: bool) -> None:
+    def _lay_out(
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+    ) -> None:
         needed_bytes = prod(shape) * kind.item_bytes
         version, form = layout.data[:1], layout.data[1:2]
         if version in (b"\x03", b"\x04") and form == bytes([_COMPACT]):
@@ -210,7 +223,7 @@ class _Walk:
             [address] = _unpacked("<Q", layout, 8)
             self._put_at(path, address, needed_bytes, needed_bytes, shape, kind)
         elif version == b"\x03" and form == bytes([_CHUNKED]):
-            self._put_chunks(path, layout, shape, kind, is_packed=is_packed)
+            self._put_chunks(path, layout, shape, kind, filters)
         elif needed_bytes:
             self.aside_count += 1
 
@@ -228,7 +241,9 @@ class _Walk:
             raise ContainerBroken(f"dataset needs {needed_bytes} bytes, and has {length}", record=path, offset=at)
         self._part(path, at, length, kind, shape, dense_stride(path, shape))
 
-    def _put_chunks(self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, *, is_packed: bool) -> None:
+    def _put_chunks(
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+    ) -> None:
         rank = layout.data[2] - 1 if len(layout.data) > 2 else -1  # noqa: PLR2004 - the byte that is read
         *sizes, item_bytes = _unpacked(f"<{max(rank, 0) + 1}I", layout, 11)
         if rank != len(shape) or 0 in sizes or item_bytes != kind.item_bytes:
@@ -238,29 +253,89 @@ class _Walk:
             return
         full_bytes = prod(sizes) * item_bytes
         stride = dense_stride(path, tuple(sizes))
+        is_plain = True
         for chunk in self._blocks.chunks(tree, rank):
             at = self._blocks.place(chunk.address, chunk.stored_bytes, "chunk")
             if any(where % size for where, size in zip(chunk.place, sizes, strict=True)):
                 refuse("chunk lies where none begins", at)
-            if not is_packed and chunk.stored_bytes != full_bytes:
-                refuse(f"chunk needs {full_bytes} bytes, and has {chunk.stored_bytes}", at)
+            form = _form(filters, chunk.skipped, full_bytes)
+            if form.stored_bytes not in (None, chunk.stored_bytes):
+                refuse(f"chunk needs {form.stored_bytes} bytes, and has {chunk.stored_bytes}", at)
+            is_plain &= form.is_plain
             # What a chunk has beyond its dataset is no number of it
             inside = tuple(
                 max(min(size, whole - where), 0) for size, whole, where in zip(sizes, shape, chunk.place, strict=True)
             )
             name = f"{path}[{','.join(map(str, chunk.place))}]"
-            plain = kind._replace(dtype="") if is_packed else kind
-            self._part(name, at, chunk.stored_bytes, plain, inside, stride)
-        if is_packed:
+            own = kind if form.is_plain else kind._replace(dtype="")
+            self._part(name, at, chunk.stored_bytes, own, inside, stride, form.packed)
+        if not is_plain:
             self.packed_count += 1
         elif kind.is_numbers and not kind.dtype:
             self.aside_count += 1
 
     def _part(
-        self, name: str, at: int, length: int, kind: _Type, shape: tuple[int, ...], stride: tuple[int, ...]
+        self,
+        name: str,
+        at: int,
+        length: int,
+        kind: _Type,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        packed: Packed | None = None,
     ) -> None:
         self._spend(3 * held_bytes(Tensor(name, name, "", shape, stride, 0)))
-        self.parts.append(Part(name, at, length, kind.dtype, kind.item_bytes, shape, stride))
+        self.parts.append(Part(name, at, length, kind.dtype, kind.item_bytes, shape, stride, packed))
+
+
+class _Form(NamedTuple):
+    """How a chunk lies in the file: how many bytes it has there, if that is known, and whether they are its numbers."""
+
+    stored_bytes: int | None
+    is_plain: bool
+    packed: Packed | None
+
+
+def _form(filters: tuple[int, ...], skipped: int, full_bytes: int) -> _Form:
+    """What is left of a dataset's filters for a chunk that skipped those whose bits are set."""
+    used = [kind for place, kind in enumerate(filters) if not skipped >> place & 1]
+    is_summed = used[-1:] == [_FLETCHER]
+    if is_summed:
+        used.pop()
+    is_moved = _SHUFFLE in used  # bytes of one significance together: as many as before
+    used = [kind for kind in used if kind != _SHUFFLE]
+    if used not in ([], [_DEFLATE]):
+        return _Form(None, is_plain=False, packed=None)
+    sum_bytes = _SUM_BYTES if is_summed else 0
+    if used:
+        return _Form(None, is_plain=False, packed=Packed(full_bytes, None, "zlib", is_summed))
+    packed = Packed(full_bytes, None, "plain", is_summed) if is_summed else None
+    return _Form(full_bytes + sum_bytes, not is_moved, packed)
+
+
+def _filters(message: Message) -> tuple[int, ...]:
+    """The filters that a dataset's chunks went through, in the order of writing."""
+    version, count = _unpacked("<2B", message)
+    at = 8 if version == 1 else 2
+    if version not in (1, 2) or count > _FILTERS_MAX:
+        refuse("filters that cannot be", message.at)
+    kinds = []
+    for _ in range(count):
+        [kind] = _unpacked("<H", message, at)
+        at += 2
+        name_bytes = 0
+        if version == 1 or kind >= _NAMED_FILTER:
+            [name_bytes] = _unpacked("<H", message, at)
+            at += 2
+        _, numbers = _unpacked("<HH", message, at)
+        if version == 1:
+            name_bytes += -name_bytes % 8
+            numbers += numbers % 2
+        at += 4 + name_bytes + 4 * numbers
+        kinds.append(kind)
+    if at > len(message.data):
+        refuse("filters run out of their message", message.at)
+    return tuple(kinds)
 
 
 def _unpacked(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:

@@ -44,6 +44,7 @@ class Chunk(NamedTuple):
     """A chunk as the tree of chunks tells it."""
 
     stored_bytes: int
+    skipped: int  # filters, as bits
     place: tuple[int, ...]
     address: int
 
@@ -111,7 +112,7 @@ class Blocks:
             for at in range(0, len(node) - width, width):
                 sizes, *place = node[at : at + width - 1]
                 self.count_parts()
-                yield Chunk(sizes & _M32, tuple(place[:rank]), node[at + width - 1])
+                yield Chunk(sizes & _M32, sizes >> 32, tuple(place[:rank]), node[at + width - 1])
 
     def _superblock(self) -> int:
         at = 0

@@ -1,4 +1,4 @@
-"""Deflated records of a zip: their bytes one piece at a time, in memory that does not grow with them.
+"""Deflated records: their bytes one piece at a time, in memory that does not grow with them.
 
 A record tells how long it is when unpacked. Nothing is unpacked past that length, so that a bomb costs no more than it
 admits to, and what it admits to is looked at before.
@@ -19,12 +19,15 @@ _DAMAGED = "compressed data are damaged"
 
 
 class Inflater:
-    """Unpacks the record that it is shown piece by piece; any damage is ``RecordDamaged``."""
+    """Unpacks the record that it is shown piece by piece; any damage is ``RecordDamaged``.
 
-    def __init__(self, extent: Extent, plain_bytes: int) -> None:
+    With zlib's own head before it, the sum behind it is checked too.
+    """
+
+    def __init__(self, extent: Extent, plain_bytes: int, *, has_head: bool = False) -> None:
         self._extent = extent
         self._left_bytes = plain_bytes
-        self._engine = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._engine = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
 
     def feed(self, piece: bytes | memoryview) -> Iterator[bytes]:
         """What *piece* unpacks to, in pieces of at most a MiB."""

@@ -6,8 +6,9 @@ Everything here is read from untrusted bytes: parsers bound what they read, allo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 #: Begins the name of a type that is not known here, of which nobody can say that a library loads it.
 UNKNOWN = "unknown:"
@@ -60,13 +61,29 @@ class Extent(NamedTuple):
     crc32c: int | None = None
 
 
+class Packed(NamedTuple):
+    """A record that does not lie in the file as it is: how long it is, and the CRC-32 of that, if one was computed.
+
+    It is deflated, with zlib's head and sum around it or without these, or plain; behind it may be a sum of Fletcher's.
+    """
+
+    plain_bytes: int
+    crc32: int | None = None
+    form: Literal["deflated", "zlib", "plain"] = "deflated"
+    is_summed: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file."""
+    """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file.
+
+    Those whose names are in *packed* do not lie there as they are.
+    """
 
     container: str  # as ``sniff`` calls it: "torch-zip", "safetensors", "dcp"
     size_bytes: int
     extents: tuple[Extent, ...]
+    packed: Mapping[str, Packed] = field(default_factory=dict, kw_only=True)
 
 
 class Storage(NamedTuple):

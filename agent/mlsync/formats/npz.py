@@ -11,9 +11,19 @@ from typing import NamedTuple
 from mlsync.formats.answers import ANSWERS, key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.inflate import inflate_head
-from mlsync.formats.layout import BIG_ENDIAN, ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.layout import (
+    BIG_ENDIAN,
+    ByteSource,
+    ContainerBroken,
+    Content,
+    Extent,
+    Fact,
+    Packed,
+    Storage,
+    Tensor,
+)
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
-from mlsync.formats.zipfile_layout import MARSHAL_VERSION, Packed, ZipLayout, as_bytes
+from mlsync.formats.zipfile_layout import MARSHAL_VERSION, ZipLayout, as_bytes
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12

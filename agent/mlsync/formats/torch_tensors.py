@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn, TypeGuard
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import ContainerBroken, Extent, Storage, Tensor
+from mlsync.formats.layout import ContainerBroken, Extent, Packed, Storage, Tensor
 from mlsync.formats.pickle_machine import Call, Global, Persistent
-from mlsync.formats.zipfile_layout import Packed
 
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63

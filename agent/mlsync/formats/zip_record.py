@@ -13,7 +13,7 @@ from mlsync.formats.zipfile_layout import ZipLayout
 def read_record(source: ByteSource, layout: ZipLayout, extent: Extent, limit_bytes: int, what: str) -> bytes:
     """A record's bytes, held against its checksum so that damage is called damage and not a bad *what*."""
     packed = layout.packed.get(extent.name)
-    plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed
+    plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed[:2]
     if max(extent.length, plain_bytes) > limit_bytes:
         msg = f"{what} is larger than is checked"
         raise NotChecked(msg, record=extent.name, offset=extent.offset)

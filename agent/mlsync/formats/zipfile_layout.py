@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import marshal
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
 from mlsync.formats.answers import key_of
 from mlsync.formats.faults import NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout
+from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Packed
 
 # A checkpoint has a record for each tensor, and some seventy bytes of directory for each record
 RECORDS_MAX = 200_000
@@ -73,13 +73,6 @@ class Directory:
     first_name: str = ""
 
 
-class Packed(NamedTuple):
-    """A compressed record unpacked: how long it is, and the CRC-32 of that, ``None`` where none was computed."""
-
-    plain_bytes: int
-    crc32: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class ZipLayout(Layout):
     """A zip's layout; the bytes of the records in *packed* are deflated, all others are there as they are.
@@ -87,7 +80,6 @@ class ZipLayout(Layout):
     *first_name* is the record that the directory names first: torch looks for all others beside that one.
     """
 
-    packed: Mapping[str, Packed] = field(default_factory=dict)
     first_name: str = ""
 
 
@@ -155,7 +147,7 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     if unreadable is not None:  # said now, when all of the file agrees that it is so
         msg = "zip record is encrypted, or compressed in a way that is not checked"
         raise NotChecked(msg, record=unreadable.name, offset=unreadable.header_offset)
-    return ZipLayout(container, source.size_bytes, tuple(extents), packed, directory.first_name)
+    return ZipLayout(container, source.size_bytes, tuple(extents), directory.first_name, packed=packed)
 
 
 def as_bytes(layout: ZipLayout) -> bytes:

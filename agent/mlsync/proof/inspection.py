@@ -13,7 +13,6 @@ from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.sniff import identify, is_checkpoint_name
 from mlsync.formats.tensorflow_bundle import parse_index, read_shard, shard_of
-from mlsync.formats.zipfile_layout import ZipLayout
 from mlsync.proof.verdict import LEVEL_CONTAINER, LEVEL_MEANING, Finding
 
 # Numbers shrink to two thirds, zeros to a thousandth: what claims to grow more than this is not believed
@@ -103,10 +102,9 @@ _SHARDS = {"dcp": _inspect_shard, "tensorflow-shard": _inspect_tensorflow}
 
 def _bounded(layout: Layout) -> Layout:
     """The layout, unless its checksums need more unpacking than a file of its size is worth."""
-    if isinstance(layout, ZipLayout):
-        plain_bytes = sum(record.plain_bytes for record in layout.packed.values())
-        if plain_bytes > max(PLAIN_BYTES_MIN, PLAIN_FACTOR_MAX * layout.size_bytes):
-            raise NotChecked(f"compressed records of {plain_bytes} bytes are more than is unpacked")
+    plain_bytes = sum(record.plain_bytes for record in layout.packed.values())
+    if plain_bytes > max(PLAIN_BYTES_MIN, PLAIN_FACTOR_MAX * layout.size_bytes):
+        raise NotChecked(f"compressed records of {plain_bytes} bytes are more than is unpacked")
     return layout
 
 

@@ -8,12 +8,13 @@ from isal.isal_zlib import crc32
 
 from mlsync.formats.crc32c import crc32c
 from mlsync.formats.faults import RecordDamaged
+from mlsync.formats.fletcher32 import Fletcher32
 from mlsync.formats.inflate import Inflater
-from mlsync.formats.layout import Extent, Layout, Storage
-from mlsync.formats.zipfile_layout import Packed, ZipLayout
+from mlsync.formats.layout import Extent, Layout, Packed, Storage
 from mlsync.proof.verdict import LEVEL_CONTAINER, Finding
 
 _FAULTS_MAX = 100
+_SUM_BYTES = 4
 _NOT_PACKED: Mapping[str, Packed] = {}
 
 
@@ -48,11 +49,11 @@ class ExtentChecksums:
 
     def __init__(self, layout: Layout | None) -> None:
         self.faults: list[Finding] = []
-        self._packed = layout.packed if isinstance(layout, ZipLayout) else _NOT_PACKED
+        self._packed = layout.packed if layout is not None else _NOT_PACKED
         extents = layout.extents if layout is not None else ()
         self._extents = [extent for extent in extents if self._is_checked(extent)]
         self._cursor = SpanCursor(self._extents)
-        self._current: _Plain | _Unpacked | None = None
+        self._current: _Plain | _Unpacked | _Summed | None = None
 
     def feed(self, offset: int, block: memoryview) -> None:
         """Take in the file's bytes at *offset*."""
@@ -68,11 +69,13 @@ class ExtentChecksums:
             extent.crc32 is not None or extent.crc32c is not None or extent.name in self._packed
         )
 
-    def _begin(self, extent: Extent) -> _Plain | _Unpacked:
+    def _begin(self, extent: Extent) -> _Plain | _Unpacked | _Summed:
         packed = self._packed.get(extent.name)
-        return _Plain(extent) if packed is None else _Unpacked(extent, packed)
+        if packed is None:
+            return _Plain(extent)
+        return _Summed(extent, packed) if packed.is_summed else _Unpacked(extent, packed)
 
-    def _close(self, record: _Plain | _Unpacked, extent: Extent) -> None:
+    def _close(self, record: _Plain | _Unpacked | _Summed, extent: Extent) -> None:
         fault = record.fault()
         if fault is not None and len(self.faults) < _FAULTS_MAX:
             self.faults.append(Finding(LEVEL_CONTAINER, "refuse", fault, extent.name, extent.offset))
@@ -102,7 +105,7 @@ class _Unpacked:
     def __init__(self, extent: Extent, packed: Packed) -> None:
         self._expected = packed.crc32
         self._crc = 0
-        self._inflater = Inflater(extent, packed.plain_bytes)
+        self._inflater = Inflater(extent, packed.plain_bytes, has_head=packed.form == "zlib")
         self._fault: str | None = None
 
     def feed(self, piece: memoryview) -> None:
@@ -122,3 +125,25 @@ class _Unpacked:
                 self._crc = crc32(piece, self._crc)
         except RecordDamaged as damage:
             self._fault = damage.reason
+
+
+class _Summed:
+    """A record with a sum of Fletcher's behind it, of its bytes as they lie in the file."""
+
+    def __init__(self, extent: Extent, packed: Packed) -> None:
+        self._record = _Unpacked(extent, packed) if packed.form != "plain" else None
+        self._sum = Fletcher32()
+        self._held = b""  # what may be the sum
+
+    def feed(self, piece: memoryview) -> None:
+        whole = memoryview(self._held + bytes(piece)) if self._held else piece
+        self._held = bytes(whole[-_SUM_BYTES:])
+        before = whole[:-_SUM_BYTES]
+        self._sum.feed(before)
+        if before and self._record is not None:
+            self._record.feed(before)
+
+    def fault(self) -> str | None:
+        if not self._sum.is_that(self._held):
+            return "Fletcher's sum differs"
+        return self._record.fault() if self._record is not None else None

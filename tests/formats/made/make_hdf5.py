@@ -1,7 +1,7 @@
 """Writes the HDF5 files of this folder: ``python make_hdf5.py FOLDER``.
 
 ``model.h5`` and ``small.weights.h5`` by Keras 3.15.1 on torch; ``kinds.h5`` (the oldest form of everything) and
-``latest.h5`` (``libver="latest"``) by h5py 3.16.0 with HDF5 2.0.0.
+``latest.h5`` (``libver="latest"``) and ``filters.h5`` (each filter) by h5py 3.16.0 with HDF5 2.0.0.
 """
 
 from __future__ import annotations
@@ -35,12 +35,33 @@ def fill(file: h5py.File) -> None:
     file["again"] = file["a/b/plain"]
 
 
+def fill_filtered(file: h5py.File) -> None:
+    """Datasets of chunks that went through each filter that there is without a plugin."""
+    data = np.arange(300, dtype="<f4")
+    kinds = {
+        "deflated": {"compression": "gzip"},
+        "moved": {"shuffle": True},
+        "summed": {"fletcher32": True},
+        "all": {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        "lzf": {"compression": "lzf", "fletcher32": True},
+        "scaled": {"scaleoffset": 2},
+    }
+    for name, options in kinds.items():
+        file.create_dataset(name, data=data, chunks=(160,), **options)
+    odd = np.arange(7, dtype="u1")
+    file.create_dataset("odd", data=odd, chunks=(7,), fletcher32=True)
+    skipped = file.create_dataset("skipped", shape=(4,), dtype="<f4", chunks=(2,), compression="gzip", fletcher32=True)
+    skipped.id.write_direct_chunk((0,), np.array([1, 2], "<f4").tobytes(), filter_mask=3)
+
+
 def main(folder: Path) -> None:
     """Write all files."""
     with h5py.File(folder / "kinds.h5", "w") as file:
         fill(file)
     with h5py.File(folder / "latest.h5", "w", libver="latest") as file:
         fill(file)
+    with h5py.File(folder / "filters.h5", "w") as file:
+        fill_filtered(file)
     os.environ["KERAS_BACKEND"] = "torch"
     import keras
 
