@@ -47,7 +47,7 @@ ARROWS = {
 }
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
-    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\..+)",
+    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
     "boto3": r"mlsync\.store\.s3.*",
     "botocore": r"mlsync\.store\.s3.*",
     "s3transfer": r"mlsync\.store\.s3.*",

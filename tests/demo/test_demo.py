@@ -4,11 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
 
-DEMO = [sys.executable, "-P", "-m", "mlsync", "demo"]
+import mlsync
+
+DEMO = ["-P", "-m", "mlsync", "demo"]
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -24,11 +27,28 @@ def processes_of(directory: Path) -> list[str]:
     return found
 
 
-def start(directory, *options):
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory):
+    """The Python of a virtual environment that has all that this one has, but for torch."""
+    place = tmp_path_factory.mktemp("without-torch")
+    venv.create(place / "venv", symlinks=True)
+    packages = place / "packages"
+    packages.mkdir()
+    for directory in map(Path, sys.path):
+        if directory.name in ("site-packages", "dist-packages"):
+            for package in directory.iterdir():
+                if not package.name.startswith(("torch", "functorch")) and not (packages / package.name).is_symlink():
+                    (packages / package.name).symlink_to(package)
+    found = next((place / "venv/lib").glob("python*/site-packages")) / "packages.pth"
+    found.write_text(f"{packages}\n{Path(mlsync.__file__).parents[1]}\n")
+    return str(place / "venv/bin/python")
+
+
+def start(directory, *options, command=(sys.executable, *DEMO)):
     # The second is what a person may have: nothing of the demo goes there, or it would be found behind it.
     environment = os.environ | {"TMPDIR": str(directory), "STATE_DIRECTORY": str(directory / "state")}
     return subprocess.Popen(
-        [*DEMO, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -42,9 +62,9 @@ def wait_until_training(process):
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
-    """The whole demo, once: its directory for temporary files and what it printed."""
+    """The whole demo, once, with numpy: its directory for temporary files and what it printed."""
     directory = tmp_path_factory.mktemp("demo")
-    process = start(directory, "--json", "--device", "cpu")
+    process = start(directory, "--json", "--trainer", "numpy", "--device", "cpu")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return directory, json.loads(out), err
@@ -54,14 +74,14 @@ pytestmark = pytest.mark.slow
 
 
 def test_torn_checkpoint_is_named_and_its_last_good_content_kept(played):
-    """A last.pt that the killed trainer left half-written is named in a version that holds the epoch before."""
+    """A checkpoint that the killed trainer left half-written is named in a version that holds the epoch before."""
     _, report, _ = played
     torn = report["torn"]
-    assert torn["path"] == "weights/last.pt"
+    assert torn["path"] == "weights/last.safetensors"
     assert 0 < torn["bytes_on_disk"] < torn["whole_bytes"]
     assert torn["kept_epoch"] < torn["epoch"]
     version = next(item for item in report["versions"] if item["number"] == torn["version"])
-    assert [trouble["path"] for trouble in version["troubles"]] == ["weights/last.pt"]
+    assert [trouble["path"] for trouble in version["troubles"]] == ["weights/last.safetensors"]
     assert version["troubles"][0]["kept_version"] == torn["kept_version"]
 
 
@@ -85,10 +105,10 @@ def test_training_goes_on_where_it_was(played):
 
 
 def test_versions_were_proved_and_the_history_went_on(played):
-    """Each version with checkpoints was proved with torch, and the last one stands upon the lost machine's."""
+    """Each version with checkpoints was proved to its numbers, and the last one stands upon the lost machine's."""
     _, report, _ = played
     with_checkpoints = [version for version in report["versions"] if version["checkpoint_count"]]
-    assert all(version["level"] >= 3 and version["device"] == "cpu" for version in with_checkpoints)
+    assert all(version["level"] == 4 and version["device"] == "cpu" for version in with_checkpoints)
     assert [version["number"] for version in report["versions"]] == list(range(1, len(report["versions"]) + 1))
     assert all(0 < version["proved_after_s"] < 120 for version in with_checkpoints if not version["troubles"])
     assert all(version["read_bytes"] for version in report["versions"])
@@ -118,7 +138,7 @@ def test_json_is_alone_on_stdout_and_the_story_on_stderr(played):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 3)])
 def test_an_interrupted_demo_leaves_nothing(tmp_path, number, status):
     """Ctrl-C and SIGTERM in the middle of the training end the demo, its processes and its files."""
-    process = start(tmp_path, "--json", "--device", "cpu")
+    process = start(tmp_path, "--json", "--trainer", "numpy")
     wait_until_training(process)
     assert len(processes_of(tmp_path)) >= 2
     process.send_signal(number)
@@ -131,7 +151,7 @@ def test_an_interrupted_demo_leaves_nothing(tmp_path, number, status):
 
 def test_a_killed_demo_leaves_no_process(tmp_path):
     """Agent and trainer die with a demo that is killed without a chance to end them."""
-    process = start(tmp_path, "--json", "--device", "cpu")
+    process = start(tmp_path, "--json", "--trainer", "numpy")
     wait_until_training(process)
     process.kill()
     process.communicate(timeout=60)
@@ -144,24 +164,37 @@ def test_a_killed_demo_leaves_no_process(tmp_path):
 def test_a_directory_in_use_is_refused(tmp_path):
     """A directory that holds something is no place for the demo, and stays as it is."""
     (tmp_path / "mine").write_text("precious")
-    done = subprocess.run([*DEMO, "--directory", str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *DEMO, "--directory", str(tmp_path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_without_torch_the_demo_says_how_to_get_it(tmp_path):
-    """Where torch is not installed, the demo ends with TorchMissing's status and the command that installs it."""
-    script = (
-        "import importlib.util, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
-        "sys.argv = ['mlsync', 'demo', '--directory', sys.argv[1]]\n"
-        "from mlsync.cli.main import main\n"
-        "main()\n"
+def test_torchs_trainer_is_killed_restored_and_resumed_as_well(tmp_path):
+    """With torch the same story, here a short one, goes as well, and its checkpoints are torch's."""
+    program = (
+        "import sys; from mlsync.demo import story; story.VERSIONS_BEFORE = story.EPOCHS_AFTER = 1\n"
+        "sys.argv[0] = 'mlsync'; from mlsync.cli.main import main; main()\n"
     )
+    process = start(tmp_path, "--json", "--device", "cpu", command=(sys.executable, "-P", "-c", program, "demo"))
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert (report["trainer"], report["torn"]["path"]) == ("torch", "weights/last.pt")
+    assert report["restored"]["identical_count"] == report["restored"]["file_count"]
+    assert report["resumed"]["losses"][-1]["resumed"] == pytest.approx(
+        report["resumed"]["losses"][-1]["killed"], rel=1e-4
+    )
+    assert min(version["level"] for version in report["versions"] if version["checkpoint_count"]) == 4
+
+
+def test_torchs_trainer_without_torch_says_how_to_get_it(tmp_path, without_torch):
+    """Where torch is not installed, to ask for it ends with TorchMissing's status and the command that installs it."""
     place = tmp_path / "demo"
-    done = subprocess.run([sys.executable, "-c", script, str(place)], capture_output=True, text=True, check=False)
+    command = [without_torch, *DEMO, "--trainer", "torch", "--directory", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 52
     assert "pip install 'mlsync-agent[torch]'" in done.stderr
     assert not place.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from checkpoint_files import MemorySource, network, torch_bytes
@@ -149,3 +150,21 @@ def test_the_model_of_a_pickled_module_is_counted():
     model = network()
     count = facts_of({"model": model})["parameter_count"]
     assert facts_of({"generator": model, "generator_ema": network()})["parameter_count"] == count
+
+
+def test_the_texts_of_safetensors_tell_epoch_and_step():
+    """What a trainer puts down as texts beside its tensors are facts, and an optimizer beside weights can go on."""
+    tensors = {"model.a": np.ones(4, np.float32), "optimizer.state.a.exp_avg": np.ones(4, np.float32)}
+    for texts, expected in [
+        ({"epoch": "3", "global_step": "70", "best_fitness": "0.5"}, {"epoch": 3, "step": 70, "best_fitness": 0.5}),
+        ({"note": '"epoch": "9"', "epoch": "03 "}, {}),
+        ({"epoch": "nan", "step": "1e400", "best_fitness": "9" * 5000}, {}),
+        ({"epoch": "three", "current_epoch": "3"}, {"epoch": 3}),
+        (None, {}),
+    ]:
+        found = facts_in(safetensors.numpy.save(tensors, texts))
+        told = {name: found[name] for name in ("epoch", "step", "best_fitness") if name in found}
+        assert told == expected
+        assert (found["has_optimizer"], found["resumable"], found["parameter_count"]) == (True, True, 4)
+    assert "resumable" not in facts_in(safetensors.numpy.save({"a": np.ones(4)}, {"epoch": "3"}))
+    assert facts_in(safetensors.numpy.save({"optimizer.a": np.ones(4)}))["resumable"] is False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
 import signal
 import sys
@@ -42,20 +41,31 @@ _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
     show_default=True,
     help="Where checkpoints are loaded to prove them; auto takes a GPU if there is one.",
 )
+@click.option(
+    "--trainer",
+    type=click.Choice(["auto", "torch", "numpy"]),
+    default="auto",
+    show_default=True,
+    help="What the network is trained with; auto takes torch where it is installed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the end only, not what is done on the way.")
-def demo_command(*, keep: bool, directory: Path | None, device: str, as_json: bool, quiet: bool) -> None:
+def demo_command(*, keep: bool, directory: Path | None, device: str, trainer: str, as_json: bool, quiet: bool) -> None:
     """Show a real training run backed up, killed, deleted, restored and resumed.
 
-    A small network is trained by a process of its own, which saves as Ultralytics does. The agent keeps versions of it
+    A small network is trained by a process of its own, with torch or with numpy alone, which saves as Ultralytics
+    does. The agent keeps versions of it
     in a repository in a temporary directory. The trainer is killed while it writes a checkpoint; its directory and all
     that the agent noted down are deleted; the last version is restored from the repository and the passphrase, and the
-    training goes on where it was. Takes half a minute, needs torch, and leaves nothing behind without --keep.
+    training goes on where it was. Takes half a minute and leaves nothing behind without --keep.
     """
-    _need_torch(device)
+    from mlsync.demo.kinds import kind_of
     from mlsync.demo.story import Story  # late, as only this command needs it
     from mlsync.demo.workplace import workplace
 
+    kind = kind_of(trainer)
+    if device == "cuda":
+        _need_gpu()
     say = _to_stderr if as_json else output.say
 
     def tell(seconds: float, text: str) -> None:
@@ -64,7 +74,7 @@ def demo_command(*, keep: bool, directory: Path | None, device: str, as_json: bo
 
     with _signals_as_errors(), workplace(directory, keep=keep) as place:
         try:
-            report = Story(place, device, tell, kept=keep).play()
+            report = Story(place, kind, device, tell, kept=keep).play()
         except Error as error:
             error.advice = error.advice or (f"kept in {place.directory}" if keep else "--keep leaves logs and files")
             raise
@@ -78,19 +88,15 @@ def _to_stderr(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _need_torch(device: str) -> None:
-    advice = "pip install 'mlsync-agent[torch]'"
-    if importlib.util.find_spec("torch") is None:
-        raise TorchMissing("the demo trains a real network and needs torch", where=sys.executable, advice=advice)
-    if device == "cuda":
-        from mlsync.proof.prove import ProofOptions, Prover  # late, as only this device needs asking for beforehand
+def _need_gpu() -> None:
+    from mlsync.proof.prove import ProofOptions, Prover  # late, as only this device needs asking for beforehand
 
-        with Prover(ProofOptions(device="cuda")) as prover:
-            try:
-                prover.open()
-            except DeviceMissing as error:
-                error.advice = "leave --device out: the CPU proves as well, only slower"
-                raise
+    with Prover(ProofOptions(device="cuda")) as prover:
+        try:
+            prover.open()
+        except (DeviceMissing, TorchMissing) as error:
+            error.advice = "leave --device out: the CPU proves as well, only slower"
+            raise
 
 
 @contextmanager

@@ -1,28 +1,13 @@
-"""How the demo's trainer saves and resumes: the files, the order and the content of Ultralytics 8.4.
-
-Ultralytics resumes from half-precision weights, so its resume is never exact. This trainer keeps its weights in full
-precision beside them, so that the demo can show a loss that goes on to the last digit.
-"""
+"""How the demo's trainers save: the files and their order are those of Ultralytics 8.4, whatever a checkpoint holds."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import io
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import torch
-
-import mlsync
-from mlsync.demo.network import Network
-
-LAST, BEST = Path("weights/last.pt"), Path("weights/best.pt")
 
 
 @dataclass(slots=True)
@@ -34,55 +19,21 @@ class Progress:
     fitness: float = 0.0
 
 
-def packed(
-    network: Network,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    arguments: dict[str, Any],
-    results: dict[str, list[float]],
-) -> bytes:
-    """Return a checkpoint as one buffer; all files of an epoch are written from it and are alike to the byte."""
-    buffer = io.BytesIO()
-    content = {
-        "epoch": progress.epoch,
-        "best_fitness": progress.best_fitness,
-        "model": None,
-        "ema": copy.deepcopy(network).half(),
-        "updates": progress.epoch,
-        "optimizer": optimizer.state_dict(),
-        "weights": network.state_dict(),
-        "train_args": arguments,
-        "train_results": results,
-        "date": datetime.now().astimezone().isoformat(),
-        "version": mlsync.__version__,
-        "license": "Apache-2.0",
-    }
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def save(
-    directory: Path, buffer: bytes, progress: Progress, period: int, stall_wanted: Callable[[], bool]
+    directory: Path, suffix: str, buffer: bytes, progress: Progress, period: int, stall_wanted: Callable[[], bool]
 ) -> list[str]:
-    """Write an epoch's files over what stands there, in place, and return their names."""
-    files = [LAST]
+    """Write an epoch's files over what stands there, in place, from one buffer; return their names."""
+    names = ["last"]
     if progress.fitness == progress.best_fitness:
-        files.append(BEST)
+        names.append("best")
     if period and progress.epoch % period == 0:
-        files.append(LAST.with_name(f"epoch{progress.epoch}.pt"))
+        names.append(f"epoch{progress.epoch}")
+    files = [directory / "weights" / f"{name}{suffix}" for name in names]
     if stall_wanted():
-        _write_half(directory / LAST, buffer)
+        _write_half(files[0], buffer)
     for file in files:
-        (directory / file).write_bytes(buffer)
+        file.write_bytes(buffer)
     return [file.name for file in files]
-
-
-def load(directory: Path, network: Network, optimizer: torch.optim.Optimizer) -> Progress:
-    """Take network and optimizer on from ``last.pt``, which the trainer wrote itself and trusts."""
-    content = torch.load(directory / LAST, map_location="cpu", weights_only=False)
-    network.load_state_dict(content["weights"])
-    optimizer.load_state_dict(content["optimizer"])
-    return Progress(content["epoch"], content["best_fitness"])
 
 
 def digest(buffer: bytes) -> str:

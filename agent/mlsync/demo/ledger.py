@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlsync.demo import observed
-from mlsync.demo.observed import LAST, RESULTS, Agent
+from mlsync.demo.kinds import Kind
+from mlsync.demo.observed import RESULTS, Agent
 from mlsync.demo.processes import run_mlsync
 from mlsync.demo.report import Trouble, VersionMade
 from mlsync.demo.workplace import Workplace
@@ -18,8 +19,9 @@ from mlsync.errors import Error
 class Ledger:
     """Takes versions in; *tell* hears of each."""
 
-    def __init__(self, place: Workplace, tell: Callable[[str], None]) -> None:
+    def __init__(self, place: Workplace, kind: Kind, tell: Callable[[str], None]) -> None:
         self._place = place
+        self._kind = kind
         self._tell = tell
         self._saved_s: float | None = None
         self._results_bytes = 0
@@ -28,14 +30,14 @@ class Ledger:
     @property
     def whole_count(self) -> int:
         """How many versions hold checkpoints, each as it lay on the disk."""
-        return sum(version.checkpoint_count > 0 and _of_last(version) is None for version in self.versions)
+        return sum(version.checkpoint_count > 0 and self._of_last(version) is None for version in self.versions)
 
     def trouble(self) -> Trouble | None:
-        """Return what the newest version says is the matter with last.pt, if it knows of the training's last words."""
+        """Return the newest version's trouble with the last checkpoint, if it has the training's last words."""
         results = self._place.run / RESULTS
         if not self.versions or self._results_bytes != results.stat().st_size:
             return None
-        return _of_last(self.versions[-1])
+        return self._of_last(self.versions[-1])
 
     def has_news(self, agent: Agent) -> bool:
         """Whether the agent made a version that was not taken in."""
@@ -45,7 +47,7 @@ class Ledger:
         """Take in the versions that the agent made since the last time."""
         for number in range(self._last + 1, agent.last_version() + 1):
             shown = self._show(number)
-            saved_s = observed.last_saved_s(shown)
+            saved_s = observed.last_saved_s(shown, self._kind.last)
             after_s = None
             if saved_s is not None and saved_s != self._saved_s:
                 after_s = (agent.committed_s(number) or observed.made_s(shown)) - saved_s
@@ -67,31 +69,33 @@ class Ledger:
         done = run_mlsync("backup", "--quickly", "--config", str(self._place.config))["runs"][0]
         now_s = time.time()
         shown = self._show(done["version"])
-        saved_s = observed.last_saved_s(shown)
+        saved_s = observed.last_saved_s(shown, self._kind.last)
         self._add(shown, "backup", done["read_bytes"], None if saved_s is None else now_s - saved_s)
 
     def _show(self, number: int) -> dict[str, Any]:
         return run_mlsync("show", str(number), "--config", str(self._place.config))
 
     def _add(self, shown: Mapping[str, Any], made_by: str, read_bytes: int | None, after_s: float | None) -> None:
-        self._saved_s = observed.last_saved_s(shown)
+        self._saved_s = observed.last_saved_s(shown, self._kind.last)
         self._results_bytes = observed.size_bytes(shown, RESULTS)
         if shown["pending"]:
             raise Error("the checkpoints could not be proved on a device", where=observed.shortfall(shown))
         after_s = None if after_s is None else round(after_s, 3)
-        version = observed.version_made(shown, made_by=made_by, read_bytes=read_bytes, proved_after_s=after_s)
+        version = observed.version_made(
+            shown, self._kind.last, made_by=made_by, read_bytes=read_bytes, proved_after_s=after_s
+        )
         self.versions.append(version)
-        self._tell(f"version {version.number}: {_in_words(version)}")
+        self._tell(f"version {version.number}: {self._in_words(version)}")
 
+    def _in_words(self, version: VersionMade) -> str:
+        if not version.checkpoint_count:
+            return "no checkpoint is there yet"
+        trouble = self._of_last(version)
+        what = f"epoch {version.epoch}"
+        if trouble is not None:
+            what = f"{self._kind.last_name} {trouble.kind}, {what}'s kept"
+        after = "" if version.proved_after_s is None else f" {version.proved_after_s:.1f} s after the save"
+        return f"{what}, {version.checkpoint_count} checkpoints at L{version.level} on {version.device}{after}"
 
-def _in_words(version: VersionMade) -> str:
-    if not version.checkpoint_count:
-        return "no checkpoint is there yet"
-    trouble = _of_last(version)
-    what = f"epoch {version.epoch}" if trouble is None else f"last.pt {trouble.kind}, epoch {version.epoch}'s kept"
-    after = "" if version.proved_after_s is None else f" {version.proved_after_s:.1f} s after the save"
-    return f"{what}, {version.checkpoint_count} checkpoints at L{version.level} on {version.device}{after}"
-
-
-def _of_last(version: VersionMade) -> Trouble | None:
-    return next((trouble for trouble in version.troubles if trouble.path == LAST), None)
+    def _of_last(self, version: VersionMade) -> Trouble | None:
+        return next((trouble for trouble in version.troubles if trouble.path == self._kind.last), None)

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mlsync.demo.kinds import Kind
 from mlsync.demo.processes import Child, mlsync_command
 from mlsync.demo.report import Trouble, VersionMade
 from mlsync.demo.workplace import Workplace
 
-LAST = "weights/last.pt"
 RESULTS = "results.csv"
 _READ = re.compile(r": version (\d+) in .* with ([\d.]+) (B|KiB|MiB|GiB) read")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -55,8 +55,9 @@ class Agent(Child):
 class Trainer(Child):
     """The training, and what it says of itself."""
 
-    def __init__(self, place: Workplace, name: str, *options: str) -> None:
-        command = [sys.executable, "-P", "-m", "mlsync.demo.trainer", str(place.run), *options]
+    def __init__(self, place: Workplace, kind: Kind, name: str, *options: str) -> None:
+        program = [sys.executable, "-P", "-m", "mlsync.demo.trainer"]
+        command = [*program, str(place.run), "--trainer", kind.name, *options]
         self._output = place.log(f"{name}-events")
         super().__init__("the trainer", command, self._output, place.log(name), place.temporary)
         self._heard_count = 0
@@ -99,15 +100,15 @@ def made_s(shown: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(shown["made"]).timestamp()
 
 
-def last_saved_s(shown: Mapping[str, Any]) -> float | None:
-    """Return when the last.pt that a version holds was written."""
-    entry = _last(shown)
+def last_saved_s(shown: Mapping[str, Any], last: str) -> float | None:
+    """Return when the last checkpoint that a version holds was written."""
+    entry = _entry(shown, last)
     return None if entry is None else datetime.fromisoformat(entry["modified"]).timestamp()
 
 
-def last_epoch(shown: Mapping[str, Any]) -> int | None:
-    """Return which epoch the last.pt that a version holds is of, as the proof found it in the file."""
-    entry = _last(shown)
+def last_epoch(shown: Mapping[str, Any], last: str) -> int | None:
+    """Return which epoch the last checkpoint that a version holds is of, as the proof found it in the file."""
+    entry = _entry(shown, last)
     if entry is None or entry["proof"] is None:
         return None
     epoch = entry["proof"]["facts"].get("epoch")
@@ -126,13 +127,13 @@ def shortfall(shown: Mapping[str, Any]) -> str | None:
 
 
 def version_made(
-    shown: Mapping[str, Any], *, made_by: str, read_bytes: int | None, proved_after_s: float | None
+    shown: Mapping[str, Any], last: str, *, made_by: str, read_bytes: int | None, proved_after_s: float | None
 ) -> VersionMade:
     """Return a version as the report has it, from what ``mlsync show --json`` says."""
     return VersionMade(
         number=shown["version"],
         made_by=made_by,
-        epoch=last_epoch(shown),
+        epoch=last_epoch(shown, last),
         file_count=shown["file_count"],
         size_bytes=shown["size_bytes"],
         read_bytes=read_bytes,
@@ -146,8 +147,8 @@ def version_made(
     )
 
 
-def _last(shown: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    return next((entry for entry in shown["entries"] if entry["path"] == LAST), None)
+def _entry(shown: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
+    return next((entry for entry in shown["entries"] if entry["path"] == path), None)
 
 
 def _troubles(given: Iterable[Mapping[str, Any]]) -> Iterable[Trouble]:

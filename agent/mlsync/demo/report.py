@@ -19,7 +19,7 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class VersionMade:
-    """A version; *proved_after_s* counts from the save of its last.pt, none where that is an older version's."""
+    """A version; *proved_after_s* counts from its last checkpoint's save, none where that is an older version's."""
 
     number: int
     made_by: str
@@ -87,6 +87,7 @@ class Report:
 
     directory: str
     kept: bool
+    trainer: str
     parameter_count: int = 0
     versions: list[VersionMade] = field(default_factory=list)
     torn: Torn | None = None

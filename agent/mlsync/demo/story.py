@@ -12,8 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from mlsync.demo import observed
+from mlsync.demo.kinds import Kind
 from mlsync.demo.ledger import Ledger
-from mlsync.demo.observed import LAST, Agent, Trainer
+from mlsync.demo.observed import Agent, Trainer
 from mlsync.demo.processes import run_mlsync, wait_for
 from mlsync.demo.report import EpochLosses, Report, Restored, Resumed, Torn
 from mlsync.demo.workplace import Workplace
@@ -41,20 +42,23 @@ class Left:
 class Story:
     """Plays it in a directory; *tell* hears of each step as it is done."""
 
-    def __init__(self, place: Workplace, device: str, tell: Callable[[float, str], None], *, kept: bool) -> None:
+    def __init__(
+        self, place: Workplace, kind: Kind, device: str, tell: Callable[[float, str], None], *, kept: bool
+    ) -> None:
         self._place = place
+        self._kind = kind
         self._device = device
         self._tell_at = tell
         self._began_s = time.monotonic()
-        self._ledger = Ledger(place, self._tell)
-        self._report = Report(str(place.directory), kept, versions=self._ledger.versions)
+        self._ledger = Ledger(place, kind, self._tell)
+        self._report = Report(str(place.directory), kept, kind.name, versions=self._ledger.versions)
 
     def play(self) -> Report:
         """Return the report of a story that ended well; an ``Error`` says where it did not."""
         self._make_repository()
         with ExitStack() as stack:
             agent = stack.enter_context(Agent(self._place))
-            trainer = stack.enter_context(Trainer(self._place, "trainer"))
+            trainer = stack.enter_context(Trainer(self._place, self._kind, "trainer"))
             self._watch_training(agent, trainer)
             self._kill_while_saving(trainer)
             self._wait_for_torn(agent, trainer)
@@ -92,7 +96,9 @@ class Story:
         wait_for(lambda: bool(trainer.events("begins")), [agent, trainer], "the training began")
         self._report.parameter_count = trainer.events("begins")[0]["parameters"]
         millions = self._report.parameter_count / 1e6
-        self._tell(f"training: {millions:.1f} million parameters, AdamW, on the CPU (process {trainer.pid})")
+        self._tell(
+            f"training: {millions:.1f} million parameters, {self._kind.name}, AdamW, on the CPU (process {trainer.pid})"
+        )
         ledger = self._ledger
         while ledger.whole_count < VERSIONS_BEFORE or ledger.versions[-1].troubles:
             wait_for(lambda: trainer.has_news() or ledger.has_news(agent), [agent, trainer], "a version was made")
@@ -113,7 +119,7 @@ class Story:
         trainer.wait(_STOP_S)
         event = trainer.events("stalled")[0]
         done, whole = event["bytes"] / _MIB, event["of_bytes"] / _MIB
-        self._tell(f"SIGKILL in the middle of a save: last.pt has {done:.1f} of {whole:.1f} MiB")
+        self._tell(f"SIGKILL in the middle of a save: {self._kind.last_name} has {done:.1f} of {whole:.1f} MiB")
 
     def _wait_for_torn(self, agent: Agent, trainer: Trainer) -> None:
         ledger = self._ledger
@@ -125,7 +131,7 @@ class Story:
         if trouble.kept_version is None or version.epoch is None:
             raise Error("the last good checkpoint was not kept", where=trouble.text)
         self._report.torn = Torn(
-            path=LAST,
+            path=self._kind.last,
             epoch=max(observed.losses(self._place.run)),
             bytes_on_disk=event["bytes"],
             whole_bytes=event["of_bytes"],
@@ -163,7 +169,7 @@ class Story:
         done = run_mlsync("restore", "--repo", str(place.repository), *secret, state=place.state)
         command_s = time.monotonic() - began_s
         # What lay there, but for the torn file: for that the trainer's own digest, taken before it wrote.
-        wanted = left.digests | {LAST: left.last_digests[torn.kept_epoch]}
+        wanted = left.digests | {self._kind.last: left.last_digests[torn.kept_epoch]}
         found = observed.digests(place.run)
         wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         if wrong:
@@ -179,8 +185,8 @@ class Story:
         torn = self._report.torn
         assert torn is not None
         last = max(torn.kept_epoch + EPOCHS_AFTER, torn.epoch)
-        with Trainer(self._place, "trainer-resumed", "--resume", "--epochs", str(last)) as trainer:
-            self._tell(f"training: resumes from the restored last.pt, after epoch {torn.kept_epoch}")
+        with Trainer(self._place, self._kind, "trainer-resumed", "--resume", "--epochs", str(last)) as trainer:
+            self._tell(f"training: resumes from the restored {self._kind.last_name}, after epoch {torn.kept_epoch}")
             while trainer.is_alive() or trainer.has_news():
                 wait_for(lambda: trainer.has_news() or not trainer.is_alive(), [], "the training went on")
                 self._tell_epochs(trainer)

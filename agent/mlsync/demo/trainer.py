@@ -1,7 +1,7 @@
 """The demo's trainer: ``python -m mlsync.demo.trainer DIRECTORY [--resume]``, a training loop like many others.
 
 It knows nothing of mlsync. It tells what it does as lines of JSON on stdout. SIGUSR1 makes it stand still in the middle
-of its next write of ``last.pt``, so that it can be killed there.
+of its next write of its last checkpoint, so that it can be killed there.
 """
 
 from __future__ import annotations
@@ -14,17 +14,35 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch.nn import functional
+from typing import Any, Protocol
 
 from mlsync.demo import checkpoint
 from mlsync.demo.checkpoint import Progress
-from mlsync.demo.network import Network, dataset, parameter_count
+from mlsync.demo.kinds import KINDS, Kind
 
 COLUMNS = ("epoch", "time", "train/loss", "val/loss", "metrics/accuracy", "lr/pg0")
-BATCH_SIZE = 64
+# One thread: the sums are then the same each time, and the machine's other core is left for others.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class Learner(Protocol):
+    """Network, optimizer and data, and how they become a checkpoint and come back from one."""
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the training adjusts."""
+
+    def epoch(self, number: int) -> float:
+        """Train for an epoch; return its mean loss."""
+
+    def validate(self) -> tuple[float, float]:
+        """Return loss and accuracy on what is not trained with."""
+
+    def packed(self, progress: Progress, arguments: dict[str, Any], results: dict[str, list[float]]) -> bytes:
+        """Return a checkpoint as one buffer; all files of an epoch are written from it and are alike to the byte."""
+
+    def resume(self, file: Path) -> Progress:
+        """Go on from a checkpoint."""
 
 
 class Trainer:
@@ -34,11 +52,9 @@ class Trainer:
         self.directory: Path = arguments.directory
         self.arguments = arguments
         self.stall = False
-        torch.manual_seed(arguments.seed)
-        self.network = Network()
-        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=arguments.rate, weight_decay=0.01)
+        self.kind: Kind = KINDS[arguments.trainer]
+        self.learner = _learner(arguments)
         self.progress = Progress()
-        self.train, self.validation = dataset(arguments.seed)
 
     def run(self) -> None:
         """Train until the last epoch."""
@@ -46,8 +62,8 @@ class Trainer:
         for epoch in range(self.progress.epoch + 1, self.arguments.epochs + 1):
             self.progress.epoch = epoch
             began_s = time.monotonic()
-            loss = self._epoch(epoch)
-            validation_loss, accuracy = self._validate()
+            loss = self.learner.epoch(epoch)
+            validation_loss, accuracy = self.learner.validate()
             self.progress.fitness = accuracy
             self.progress.best_fitness = max(self.progress.best_fitness, accuracy)
             seconds = time.monotonic() - began_s
@@ -56,37 +72,15 @@ class Trainer:
         tell(event="finished", epoch=self.progress.epoch)
 
     def _begin(self) -> None:
-        (self.directory / checkpoint.LAST).parent.mkdir(parents=True, exist_ok=True)
+        self._last.parent.mkdir(parents=True, exist_ok=True)
         if self.arguments.resume:
-            self.progress = checkpoint.load(self.directory, self.network, self.optimizer)
+            self.progress = self.learner.resume(self._last)
             self._forget_later_epochs()
         else:
             settings = vars(self.arguments) | {"directory": os.fspath(self.directory)}
             lines = [f"{name}: {json.dumps(value)}\n" for name, value in settings.items()]
             (self.directory / "args.yaml").write_text("".join(lines))
-        tell(event="begins", parameters=parameter_count(self.network), after_epoch=self.progress.epoch)
-
-    def _epoch(self, epoch: int) -> float:
-        """Take a gradient step for each batch, in an order that the epoch's number alone decides."""
-        features, classes = self.train
-        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(self.arguments.seed + epoch))
-        self.network.train()
-        total = 0.0
-        for batch in torch.split(order, BATCH_SIZE):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss: Any = functional.cross_entropy(self.network(features[batch]), classes[batch])
-            loss.backward()
-            self.optimizer.step()
-            total += loss.item() * len(batch)
-        return total / len(features)
-
-    @torch.no_grad()
-    def _validate(self) -> tuple[float, float]:
-        features, classes = self.validation
-        self.network.eval()
-        scores = self.network(features)
-        accuracy = (scores.argmax(dim=1) == classes).double().mean().item()
-        return functional.cross_entropy(scores, classes).item(), accuracy
+        tell(event="begins", parameters=self.learner.parameter_count, after_epoch=self.progress.epoch)
 
     def _append(self, row: tuple[float, ...]) -> None:
         file = self._results
@@ -99,9 +93,9 @@ class Trainer:
 
     def _save(self, loss: float, seconds: float) -> None:
         settings = vars(self.arguments) | {"directory": os.fspath(self.directory)}
-        buffer = checkpoint.packed(self.network, self.optimizer, self.progress, settings, self._read_results())
+        buffer = self.learner.packed(self.progress, settings, self._read_results())
         period = self.arguments.save_period
-        files = checkpoint.save(self.directory, buffer, self.progress, period, lambda: self.stall)
+        files = checkpoint.save(self.directory, self.kind.suffix, buffer, self.progress, period, lambda: self.stall)
         tell(
             event="saved",
             epoch=self.progress.epoch,
@@ -111,6 +105,10 @@ class Trainer:
             bytes=len(buffer),
             sha256=checkpoint.digest(buffer),
         )
+
+    @property
+    def _last(self) -> Path:
+        return self.directory / self.kind.last
 
     @property
     def _results(self) -> Path:
@@ -128,6 +126,17 @@ class Trainer:
         self._results.write_text("".join([*lines[:1], *known]))
 
 
+def _learner(arguments: argparse.Namespace) -> Learner:
+    """Return the learner that was asked for; only what it needs is imported."""
+    if arguments.trainer == "torch":
+        from mlsync.demo.torch_learner import TorchLearner
+
+        return TorchLearner(arguments.seed, arguments.rate)
+    from mlsync.demo.numpy_learner import NumpyLearner
+
+    return NumpyLearner(arguments.seed, arguments.rate)
+
+
 def tell(**event: Any) -> None:
     """Print a line of JSON at once."""
     sys.stdout.write(json.dumps(event) + "\n")
@@ -139,18 +148,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mlsync.demo.trainer", description="Train the demo's network.")
     parser.add_argument("directory", type=Path, help="the run's directory")
     parser.add_argument("--epochs", type=int, default=100, help="train until this epoch")
-    parser.add_argument("--resume", action="store_true", help="go on from weights/last.pt")
-    parser.add_argument("--save-period", type=int, default=2, help="keep epochN.pt for each N-th epoch; 0: for none")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument("--trainer", choices=sorted(KINDS), default="numpy", help="what to train with")
+    parser.add_argument("--save-period", type=int, default=2, help="keep a checkpoint of each N-th epoch; 0: for none")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=4e-4, help="AdamW's learning rate")
-    trainer = Trainer(parser.parse_args())
+    parser.add_argument("--rate", type=float, help="AdamW's learning rate")
+    # Read by the libraries of numpy when they are loaded.
+    os.environ.update(_ONE_THREAD)
+    arguments = parser.parse_args()
+    arguments.rate = arguments.rate or KINDS[arguments.trainer].rate
+    trainer = Trainer(arguments)
 
     def stall(*_: object) -> None:
         trainer.stall = True
 
     signal.signal(signal.SIGUSR1, stall)
-    # One thread: the sums are then the same each time, and the machine's other core is left for others.
-    torch.set_num_threads(1)
     trainer.run()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -15,6 +15,7 @@ from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of, root_of
 from mlsync.formats.torch_tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 
 _TEXT_CHARS_MAX = 200
+_NUMBER_CHARS_MAX = 40
 _NUMBER_MAX = 1 << 63
 # How trainers call what they count, the most telling name first
 _EPOCH_KEYS = ("epoch", "current_epoch", "cur_epoch", "epochs_run", "epoch_num", "epoch_idx")
@@ -32,6 +33,7 @@ _SETTINGS = ("name", "type", "class", "cls", "args", "kwargs", "config", "cfg", 
 _DEPTH_MAX = 4
 _PARTS_MAX = 1000
 _LOOKS_MAX = 20_000
+NUMBER_WORDS = frozenset(word for words in _NUMBER_KEYS.values() for word in words)
 _NUMPY_SCALARS = {"f8": "<d", "f4": "<f", "i8": "<q", "i4": "<i"}
 _TENSOR_NUMBERS = {
     "float64": "<d",
@@ -70,6 +72,16 @@ def torch_numbers(root: object, table: StorageTable) -> tuple[Number, ...]:
         for number in [_first(_place(name, value, table) for value in values)]
         if number is not None
     )
+
+
+def text_facts(texts: Mapping[str, str]) -> dict[str, Fact]:
+    """The facts that a writer of tensors put down beside them, as texts: ``{"epoch": "3", "step": "70"}``."""
+    found: dict[str, Fact] = {}
+    for name, words in _NUMBER_KEYS.items():
+        number = next((number for word in words if (number := _text_number(texts.get(word, ""))) is not None), None)
+        if number is not None:
+            found[name] = number
+    return found
 
 
 def with_numbers(source: ByteSource, content: Content) -> Content:
@@ -145,6 +157,16 @@ def _number(value: object) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return value if math.isfinite(value) and abs(value) < _NUMBER_MAX else None
+
+
+def _text_number(text: str) -> int | float | None:
+    """The number that a text is, if it can be a fact."""
+    if len(text) > _NUMBER_CHARS_MAX or not text.isascii() or text != text.strip():
+        return None
+    try:
+        return _number(int(text) if text.isdigit() else float(text))
+    except ValueError:
+        return None
 
 
 def _place(fact: str, value: object, table: StorageTable) -> Number | None:

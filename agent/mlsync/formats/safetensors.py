@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import isfinite, prod
 from operator import itemgetter
 from typing import NamedTuple, NoReturn
 
 from mlsync.formats.answers import ANSWERS, key_of
+from mlsync.formats.facts import NUMBER_WORDS, text_facts
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
 from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.roles import is_optimizers
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
@@ -22,6 +24,8 @@ CHECKED_HEADER_BYTES_MAX = 32 << 20
 TENSORS_MAX = 200_000
 ENTRY_BYTES_MAX = 16 << 10
 ABOUT_BYTES_MAX = 1 << 20
+_SHORT_BYTES = 128
+_NUMBER_WORDS = frozenset(word.encode() for word in NUMBER_WORDS)
 _LENGTH_BYTES = 8
 _DIMENSIONS_MAX = 64
 _PRODUCT_MAX = 1 << 64
@@ -63,6 +67,7 @@ _TEXTS = re.compile(
     + _S
     + rb")*+)?+\}"
 )
+_PAIR = re.compile(rb"(" + _TEXT + rb")" + _S + rb":" + _S + rb"(" + _TEXT + rb")")
 _VALUE = rb'(?P<value>\{[^{}"]*+(?:' + _TEXT + rb'[^{}"]*+)*+\})' + _S
 _FIRST = re.compile(_NAME + _VALUE)
 _NEXT = re.compile(rb"," + _S + _NAME + _VALUE)
@@ -125,10 +130,14 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsLayout(Layout):
-    """The layout, with what the header says of the type and shape of each extent; *header* is a digest of all of it."""
+    """The layout, with what the header says of the type and shape of each extent; *header* is a digest of all of it.
+
+    *counted* is what the writer's texts say of epoch and step.
+    """
 
     meanings: tuple[tuple[str | None, tuple[int, ...] | None], ...] = ()
     header: bytes = b""
+    counted: Mapping[str, Fact] = field(default_factory=dict)
 
 
 def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
@@ -136,7 +145,8 @@ def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
     raw = _read_header(source)
     data_at = _LENGTH_BYTES + len(raw)
     entries = []
-    for entry in _entries(raw):
+    about: list[bytes] = []
+    for entry in _entries(raw, about):
         if entry.begin < 0:
             raise ContainerBroken("tensor without a place in the file", record=entry.name, offset=_LENGTH_BYTES)
         entries.append(entry)
@@ -153,7 +163,7 @@ def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
             f"header tells of {covered} bytes, the file has {source.size_bytes}", None, min(covered, source.size_bytes)
         )
     meanings = tuple((entry.token, entry.shape) for entry in entries)
-    return SafetensorsLayout("safetensors", source.size_bytes, tuple(extents), meanings, key_of(raw))
+    return SafetensorsLayout("safetensors", source.size_bytes, tuple(extents), meanings, key_of(raw), _counted(about))
 
 
 def read_safetensors_content(layout: SafetensorsLayout) -> Content:
@@ -187,8 +197,25 @@ def _content(layout: SafetensorsLayout) -> Content:
         left_bytes -= held_bytes(tensors[-1])
         if left_bytes < 0:
             raise NotChecked("more tensors, or of more dimensions, than are checked", offset=_LENGTH_BYTES)
+    return Content(tuple(storages), tuple(tensors), {**_facts(tensors), **layout.counted})
+
+
+def _facts(tensors: Sequence[Tensor]) -> dict[str, Fact]:
+    """Whether training can go on from the file; weights alone do not say, as an optimizer's state may lie elsewhere."""
+    # Most names are no optimizer's by three letters, and cost no call.
+    roots = [tensor.name.partition(".")[0] for tensor in tensors if "opt" in tensor.name]
+    optimizers = set(filter(is_optimizers, set(roots)))
     facts: dict[str, Fact] = {"framework": "safetensors"}
-    return Content(tuple(storages), tuple(tensors), facts)
+    if optimizers:
+        facts |= {"has_optimizer": True, "resumable": sum(root in optimizers for root in roots) < len(tensors)}
+    return facts
+
+
+def _counted(about: Sequence[bytes]) -> dict[str, Fact]:
+    """What a writer's texts say of epoch and step: short ones are read one by one, and of a megabyte none is kept."""
+    pairs = (match for part in about for match in _PAIR.finditer(part) if match.end() - match.start() <= _SHORT_BYTES)
+    texts = {str(_parsed(match[1])): str(_parsed(match[2])) for match in pairs if match[1][1:-1] in _NUMBER_WORDS}
+    return text_facts(texts)
 
 
 class Header(NamedTuple):
