@@ -62,7 +62,7 @@ HOMES = {
     "zstandard": r"mlsync\.(codec\.frames|formats\.ocdbt)",  # how we pack, and how others packed
     "crc32c": r"mlsync\.formats\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",
-    "numpy": r"mlsync\.(codec\.planes|proof\..+)",
+    "numpy": r"mlsync\.(codec\.planes|proof\..+|demo\.(numpy_.+|safetensors_file))",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
 # such as click, cryptography and tenacity around the store, may come at once.)
