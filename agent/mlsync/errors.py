@@ -375,7 +375,7 @@ class TargetFull(TargetError):
 
 
 class TargetLocked(TargetError):
-    """Another restore writes to that place."""
+    """Another restore writes to that place, or to a directory above or below it."""
 
     exit_code = 62
 

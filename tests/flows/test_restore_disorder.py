@@ -15,6 +15,7 @@ import pytest
 from flow_parts import World, as_nobody, contents, killed_at, noise, outcome, tree_of
 
 from mlsync import errors
+from mlsync.flows import nested_targets
 from mlsync.flows.restore import RestoreOptions, restore
 from mlsync.flows.target_lock import LOCK_NAME, TargetLock
 from mlsync.flows.temporary import TEMPORARY_PREFIX
@@ -39,7 +40,7 @@ def left_over(world: World) -> list[bytes]:
 
 
 @contextmanager
-def one_at_work(world: World, number: int):
+def one_at_work(world: World, number: int, to: str = "out"):
     """A restore that has begun and waits, in another thread, until the context ends."""
     began, may_go_on, results = threading.Event(), threading.Event(), []
 
@@ -48,7 +49,7 @@ def one_at_work(world: World, number: int):
         may_go_on.wait(20)
 
     def work():
-        results.append(outcome(lambda: world.restore(number, stop=stop)))
+        results.append(outcome(lambda: world.restore(number, to, stop=stop)))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -79,6 +80,22 @@ def test_another_version_is_refused_while_one_is_restored(two_versions):
         assert "yolo version 2" in str(raised.value)
     assert first[0][1] is None
     assert tree_of(world.base / "out") == world.tree()
+
+
+@pytest.mark.parametrize(("first", "second"), [("out", "out/weights/best"), ("out/weights/best", "out")])
+def test_a_restore_into_a_directory_keeps_away_those_above_and_below(two_versions, monkeypatch, first, second):
+    """Of two restores, one into a directory that lies in the other's, the second is refused, whichever that is."""
+    monkeypatch.setattr(nested_targets, "_WAIT_S", 0)
+    (two_versions.base / second).mkdir(parents=True, exist_ok=True)
+    with one_at_work(two_versions, 2, first) as results, pytest.raises(errors.TargetLocked, match="under way"):
+        two_versions.restore(2, second)
+    assert results[0][1] is None
+
+
+def test_restores_into_neighbouring_directories_do_not_wait(two_versions):
+    """Two directories of one are two places."""
+    with one_at_work(two_versions, 2, "out/one"):
+        two_versions.restore(1, "out/two")
 
 
 def test_the_same_version_is_waited_for(two_versions):

@@ -16,6 +16,7 @@ from typing import Final, Self
 
 from mlsync.beneath import Beneath
 from mlsync.errors import TargetLocked
+from mlsync.flows.nested_targets import NestedTargets
 from mlsync.flows.owners import Notice
 from mlsync.flows.target_faults import blocked, translated
 from mlsync.flows.temporary import TEMPORARY_PREFIX
@@ -35,7 +36,7 @@ class TargetLock:
     """Holds the lock of the directory *root* for *version*, a token that is equal for equal versions only.
 
     Another restore of the same version is waited for: the ranks of one training all restore, and all but the first find
-    every file right. One of another version is ``TargetLocked``. The lock is the kernel's (``flock``) on a file in the
+    every file right. One of another version is ``TargetLocked``, and so is one into a directory above or below. The lock is the kernel's (``flock``) on a file in the
     directory, so that it works between machines that share the directory, and dies with its holder.
     """
 
@@ -55,6 +56,7 @@ class TargetLock:
         self._notice = notice
         self._tick = tick
         self._sleep = sleep
+        self._nested = NestedTargets(root.descriptor, root.where, tick=tick, sleep=sleep)
         self._descriptor: int | None = None
         self._has_told = False
         self._nameless_count = 0
@@ -64,18 +66,19 @@ class TargetLock:
         while not self._acquired():
             self._tick()
             self._sleep(_WAIT_S)
+        try:
+            self._nested.__enter__()
+        except BaseException:
+            self._free()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """The lock is free from here, and its file is gone."""
-        try:
-            self.remove()
-        finally:
-            if self._descriptor is not None:
-                os.close(self._descriptor)
-                self._descriptor = None
+        self._nested.__exit__(kind, error, trace)
+        self._free()
 
     def remove(self) -> None:
         """The file is gone while the lock is still held: what is done after this touches no name in the directory."""
@@ -84,6 +87,14 @@ class TargetLock:
                 os.unlink(LOCK_NAME, dir_fd=self._root.descriptor)
 
     # ------------------------------------------------------------ inside
+
+    def _free(self) -> None:
+        try:
+            self.remove()
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
 
     def _acquired(self) -> bool:
         """Try once; whether there is nothing more to wait for."""

@@ -17,6 +17,7 @@ from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.service.config import KeySettings
 from mlsync.service.privacy import take_variable
 from mlsync.service.trust import refuse_untrusted
+from mlsync.service.wording import count
 
 VARIABLE = "MLSYNC_PASSPHRASE"
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
@@ -131,10 +132,10 @@ def refuse_weak(new: Passphrase | KeyFile) -> None:
     """Raise ``PassphraseWeak``, which suggests another one, for a new passphrase that would be found by trying."""
     if isinstance(new, KeyFile):
         return
-    count = len(new.secret.decode(errors="surrogateescape"))
-    if count < PASSPHRASE_CHARS_MIN:
+    chars = len(new.secret.decode(errors="surrogateescape"))
+    if chars < PASSPHRASE_CHARS_MIN:
         raise PassphraseWeak(
-            f"a passphrase of {count} characters is found by trying; {PASSPHRASE_CHARS_MIN} is the least",
+            f"a passphrase of {count(chars, 'character')} is found by trying; {PASSPHRASE_CHARS_MIN} is the least",
             advice=f"take a longer one, such as {_suggested()}, made just now, or say --allow-weak",
         )
 
