@@ -1,4 +1,4 @@
-"""A restore into a directory and one into a directory below it are kept apart by locks on the directories themselves."""
+"""Locks on the directories themselves keep a restore into one and a restore into one below it apart."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _DEPTH_MAX: Final = 4096
 class NestedTargets:
     """Holds the directory *descriptor* for one restore alone, and each directory above it together with others.
 
-    So of two restores, one into ``/a`` and one into ``/a/b``, the second is ``TargetLocked``, whichever began first; one into
-    ``/a/b`` and one into ``/a/c`` are not. The locks are the kernel's (``flock``) on the directories: nothing is written, and
-    they die with their holder. What cannot be opened or locked is left out: a directory that another user hides, NFS.
+    So of two restores, one into ``/a`` and one into ``/a/b``, the second is ``TargetLocked``, whichever began first; one
+    into ``/a/b`` and one into ``/a/c`` are not. The locks are the kernel's (``flock``) on the directories: nothing is
+    written, and they die with their holder. What cannot be opened or locked is left out: a directory that another user
+    hides, NFS.
     """
 
     def __init__(
