@@ -24,8 +24,8 @@ _DEPTH_MAX: Final = 4096
 class NestedTargets:
     """Holds the directory *descriptor* for one restore alone, and each directory above it together with others.
 
-    So of two restores, one into ``/a`` and one into ``/a/b``, the second is ``TargetLocked``, whichever began first; one
-    into ``/a/b`` and one into ``/a/c`` are not. The locks are the kernel's (``flock``) on the directories: nothing is
+    So of two restores, one into ``/a`` and one into ``/a/b``, the second is ``TargetLocked``, whichever began first;
+    one into ``/a/b`` and one into ``/a/c`` are not. The locks are the kernel's, on the directories: nothing is
     written, and they die with their holder. What cannot be opened or locked is left out: a directory that another user
     hides, NFS.
     """

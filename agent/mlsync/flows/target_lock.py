@@ -36,8 +36,8 @@ class TargetLock:
     """Holds the lock of the directory *root* for *version*, a token that is equal for equal versions only.
 
     Another restore of the same version is waited for: the ranks of one training all restore, and all but the first find
-    every file right. One of another version is ``TargetLocked``, and so is one into a directory above or below. The lock
-    is the kernel's (``flock``) on a file in the directory, so that it works between machines that share the directory,
+    every file right. One of another version is ``TargetLocked``, and so is one into a directory above or below. It
+    is a lock of the kernel (``flock``) on a file in the directory: it works between machines that share it,
     and dies with its holder.
     """
 
