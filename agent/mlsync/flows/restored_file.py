@@ -54,7 +54,7 @@ def parts_of(entry: Entry) -> list[Part]:
 class RestoredFile:
     """Random and sequential access to a file of a version; never holds more than a few chunks, and some small ones.
 
-    *advance* is told of the bytes that went by in order.
+    *advance* is told of the bytes that went by in order, and of none again where they go by a second time.
     """
 
     #: A byte more than is asked for may be another chunk, some MiB of them: parsers are not to read ahead.
@@ -64,6 +64,7 @@ class RestoredFile:
         self._reader = reader
         self._entry = entry
         self._advance = advance
+        self._told_bytes = 0
         self._parts = parts_of(entry)
         self._offsets = [part.offset for part in self._parts]
         self._held: tuple[int, bytes] | None = None
@@ -95,9 +96,12 @@ class RestoredFile:
         """
         stretches = [part for part in self._parts if part.ref is not None] if room is not None else []
         room_of = None if room is None else lambda number: room(stretches[number].offset, stretches[number].length)
+        offset = 0
         for view in whole(self._entry, self._reader.stream(self._entry.chunks, room_of)):
             yield view
-            self._advance(len(view))
+            offset += len(view)
+            told_bytes, self._told_bytes = self._told_bytes, max(self._told_bytes, offset)
+            self._advance(self._told_bytes - told_bytes)
 
     def _chunk(self, index: int, ref: ChunkRef) -> bytes:
         if self._small is None:
