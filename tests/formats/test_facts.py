@@ -168,3 +168,14 @@ def test_the_texts_of_safetensors_tell_epoch_and_step():
         assert (found["has_optimizer"], found["resumable"], found["parameter_count"]) == (True, True, 4)
     assert "resumable" not in facts_in(safetensors.numpy.save({"a": np.ones(4)}, {"epoch": "3"}))
     assert facts_in(safetensors.numpy.save({"optimizer.a": np.ones(4)}))["resumable"] is False
+
+
+def test_deepspeed_says_how_many_ranks_wrote():
+    """The ranks that each have files of their own are a fact, but where (with MiCS) few of them write."""
+    made = Path(__file__).parent / "made" / "groups" / "deepspeed-zero1" / "global_step2"
+    assert facts_in((made / "mp_rank_00_model_states.pt").read_bytes())["data_rank_count"] == 2
+    said = {"dp_world_size": 8, "ds_version": "0.19.8"}
+    assert facts_of(said)["data_rank_count"] == 8
+    assert "data_rank_count" not in facts_of(said | {"ds_config": {"zero_optimization": {"mics_shard_size": 4}}})
+    assert "data_rank_count" not in facts_of({"dp_world_size": 8})
+    assert "data_rank_count" not in facts_of(said | {"dp_world_size": True})

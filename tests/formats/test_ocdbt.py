@@ -15,7 +15,7 @@ from checkpoint_files import MemorySource
 from mlsync.formats import ocdbt
 from mlsync.formats.containers import read_layout
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.sharded import find_units, orbax_around
+from mlsync.formats.sharded import find_units, marked_around
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
 
@@ -106,5 +106,5 @@ def test_a_changed_file_never_surprises(path, changes):
 def test_a_file_deep_inside_belongs_to_the_directory_with_the_mark():
     """So that the whole is looked at anew where one data file changed or is gone."""
     deep = b"run/1/default/ocdbt.process_0/d"
-    assert orbax_around(deep, {b"run/1/_CHECKPOINT_METADATA": 1}) == b"run/1"
-    assert orbax_around(deep, {}) is None
+    assert marked_around(deep, {b"run/1/_CHECKPOINT_METADATA": 1}) == b"run/1"
+    assert marked_around(deep, {}) is None

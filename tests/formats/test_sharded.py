@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.formats import sharded
-from mlsync.formats.sharded import Unit, find_units
+from mlsync.formats import listing
+from mlsync.formats.listing import Unit
+from mlsync.formats.sharded import find_units
 
 
 class Tree:
@@ -221,12 +222,56 @@ def test_what_lies_inside_of_a_trainers_checkpoint_is_a_part_of_it():
 
 
 def deepspeed(ranks: int = 3, models: int = 2, prefix: str = "bf16_", latest: str = "global_step40\n") -> Tree:
-    tree = Tree().add("out/latest", latest).add("out/zero_to_fp32.py")
+    tree = Tree().add("out/latest", latest).add(f"out/{latest.strip()}/another").add("out/zero_to_fp32.py")
     for model in range(models):
         tree.add(f"out/global_step40/mp_rank_{model:02}_model_states.pt")
         for rank in range(ranks):
             tree.add(f"out/global_step40/{prefix}zero_pp_rank_{rank}_mp_rank_{model:02}_optim_states.pt")
     return tree
+
+
+def test_a_pointer_to_what_is_not_there_says_so():
+    """A tracker that names a directory of which no file is there is told of; other words than numbers name none."""
+    for tracker, word, named in (
+        ("latest", "global_step40\n", "global_step40"),
+        ("latest_checkpointed_iteration.txt", "120", "iter_0000120"),
+    ):
+        tree = Tree().add(f"out/{tracker}", word).add("out/global_step20/mp_rank_00_model_states.pt")
+        (pointer,) = (unit for unit in tree.units() if unit.kind == "pointer")
+        assert (pointer.directory, pointer.members) == (f"out/{named}".encode(), (f"out/{tracker}".encode(),))
+        assert pointer.lacking == f"'{tracker}' names '{named}', which is not there"
+        tree.add(f"out/{named}/notes.txt")
+        assert not any(unit.kind == "pointer" for unit in tree.units())
+    for words in ("release", "epoch-3", "global_step1/../x", "a\nb", "", "9" * 2000):
+        assert Tree().add("latest", words).add("latest_checkpointed_iteration.txt", words).units() == []
+
+
+def test_a_pointer_is_known_to_the_save_that_it_names():
+    """Who leaves that save out leaves out what names it."""
+    assert deepspeed().only().pointer == b"out/latest"
+    assert deepspeed(latest="global_step80").only().pointer is None
+    assert megatron().only().pointer == b"ckpt/latest_checkpointed_iteration.txt"
+    assert megatron("456").only().pointer is None
+
+
+def test_experts_and_layers_of_deepspeed():
+    """Experts are counted from zero, with the same ranks each; a layer in parts has as many as the others."""
+    tree = deepspeed()
+    for name in (
+        *(f"layer_{layer}_expert_{n}_mp_rank_0{m}_model_states.pt" for layer in (3, 5) for n in (0, 1) for m in (0, 1)),
+        *(f"expp_rank_{n}_mp_rank_0{m}_optim_states.pt" for n in (0, 1) for m in (0, 1)),
+        *(f"layer_0{layer}-model_0{m}-model_states.pt" for layer in (0, 2) for m in (0, 1)),
+    ):
+        tree.add(f"out/global_step40/{name}")
+    assert tree.only().lacking is None
+    for gone, lacking in (
+        ("layer_3_expert_0_mp_rank_01_model_states.pt", "'layer_3_expert_0_mp_rank_01' is missing"),
+        ("expp_rank_1_mp_rank_00_optim_states.pt", "'expp_rank_1_mp_rank_00' is missing"),
+        ("layer_02-model_01-model_states.pt", "'layer_02-model_01' is missing"),
+    ):
+        assert tree.without(f"out/global_step40/{gone}").only().lacking == lacking
+        tree.add(f"out/global_step40/{gone}")
+    assert "is empty" in tree.add("out/global_step40/layer_02-model_01-model_states.pt", 0).only().lacking
 
 
 def zero3() -> Tree:
@@ -239,7 +284,14 @@ def zero3() -> Tree:
 
 @pytest.mark.parametrize(
     "tree",
-    [deepspeed(), deepspeed(1, 1), deepspeed(prefix=""), zero3(), deepspeed(latest="global_step80"), deepspeed(0, 2)],
+    [
+        deepspeed(),
+        deepspeed(1, 1),
+        deepspeed(prefix=""),
+        zero3(),
+        deepspeed(latest="global_step80"),
+        deepspeed(0, 2),
+    ],
     ids=["bf16", "one", "plain", "zero-3", "an older one", "no optimizer"],
 )
 def test_a_tag_of_deepspeed_is_whole(tree):
@@ -287,6 +339,8 @@ def test_the_directory_itself_may_be_a_tag():
 
 def megatron(tracker: str = "123") -> Tree:
     tree = Tree().add("ckpt/latest_checkpointed_iteration.txt", tracker)
+    if tracker not in ("123", "release"):
+        tree.add(f"ckpt/iter_{tracker:0>7}/another")
     for tensor in range(2):
         for pipeline in range(3):
             tree.add(f"ckpt/iter_0000123/mp_rank_{tensor:02}_{pipeline:03}/model_optim_rng.pt")
@@ -334,7 +388,10 @@ def test_a_distributed_checkpoint_of_megatron(two_ranks):
     """Its directory holds one of torch's, which is a part of it and is held to the same."""
     files, read = on_disk(two_ranks)
     moved = {path.replace(b"fsdp/", b"iter_0000007/"): size for path, size in files.items() if b"fsdp/" in path}
-    texts = {b"iter_0000007/metadata.json": b'{"sharded_backend": "torch_dist"}', sharded._MEGATRON_TRACKER: b"7"}
+    texts = {
+        b"iter_0000007/metadata.json": b'{"sharded_backend": "torch_dist"}',
+        b"latest_checkpointed_iteration.txt": b"7",
+    }
     moved |= {path: len(text) for path, text in texts.items()}
 
     def read_moved(path: bytes, limit: int) -> bytes | None:
@@ -376,7 +433,7 @@ def test_a_large_listing_is_gone_through_once():
 
 def test_no_more_is_read_in_all_than_the_bound(monkeypatch):
     """What lies behind the bound is not read, and its unit says so by what could not be looked at."""
-    monkeypatch.setattr(sharded, "READ_BYTES_MAX", 80)
+    monkeypatch.setattr(listing, "READ_BYTES_MAX", 80)
     tree = Tree()
     for step in range(5):
         tree.add(f"checkpoint-{step}/trainer_state.json", {"global_step": step}).add(

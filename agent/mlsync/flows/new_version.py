@@ -244,6 +244,8 @@ class VersionMaker:
         with self._repository.reader() as reader:
             units = WholeUnits(candidate, reader, root, Clock(self._options.now_ns, self._sleep))
             units.hold_back()
+            for text in units.said:
+                self._monitor.notice("warning", f"{self._source.run}: {text}")
             candidate.forget_loads()
             if self._options.read_back == "none":
                 self._put_off(candidate, base)

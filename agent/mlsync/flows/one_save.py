@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 
 from mlsync.beneath import Beneath
 from mlsync.flows.untouched import PATIENCE_NS, is_at_rest
-from mlsync.formats.sharded import Unit, is_part, is_written_last
+from mlsync.formats.listing import Unit
+from mlsync.formats.sharded import is_part, is_written_last
 from mlsync.repository.manifest import Entry
 from mlsync.source.paths import display
 from mlsync.source.settle import is_temporary

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from math import prod
 from typing import Final, NamedTuple
 
 from mlsync.flows.restored_file import RestoredFile
 from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.listing import SMALL_BYTES_MAX, Unit, join, parsed_object
 from mlsync.formats.safetensors import Header, read_safetensors_header
-from mlsync.formats.sharded import SMALL_BYTES_MAX, Unit, parsed_object
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.paths import display
 
 _INDEX: Final = b".safetensors.index.json"
+_ADAPTER: Final = b"adapter_config.json"
+_LORA_A: Final = re.compile(r"\.lora_(embedding_)?A(\.|$)")
 _SHARDS_MAX: Final = 4096
 _TENSORS_MAX: Final = 400_000
 # As trainers put them down among a file's texts
@@ -34,11 +37,13 @@ class Disagreement(NamedTuple):
 
 def disagreement(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) -> Disagreement | None:
     """Return what speaks against shards of safetensors that are all there; what cannot be read says nothing."""
-    if unit.kind not in ("huggingface-weights", "huggingface-shards"):
+    if unit.kind not in ("huggingface-weights", "huggingface-shards", "peft"):
         return None
     headers = _headers(unit, entries, reader)
     if headers is None:
         return None
+    if unit.kind == "peft":
+        return _of_another_rank(headers, _object(entries.get(join(unit.directory, _ADAPTER)), reader))
     if unit.kind == "huggingface-shards":
         return _of_two_steps(headers) or _not_covered(headers)
     index = next((path for path in unit.members if path.endswith(_INDEX)), None)
@@ -73,14 +78,32 @@ def _of_two_steps(headers: Mapping[bytes, Header]) -> Disagreement | None:
 
 def _not_held(headers: Mapping[bytes, Header], index: Entry, reader: ChunkReader) -> Disagreement | None:
     """Return a tensor that the index names and that is not in the file where it should be."""
-    if index.size_bytes > SMALL_BYTES_MAX:
-        return None
-    about = parsed_object(RestoredFile(reader, index, lambda _: None).read_at(0, index.size_bytes))
-    weights = about.get("weight_map") if about is not None else None
+    weights = _object(index, reader).get("weight_map")
     shapes = {os.fsdecode(path.rpartition(b"/")[2]): header.shapes for path, header in headers.items()}
     for tensor, file in weights.items() if isinstance(weights, dict) else ():
         if file in shapes and tensor not in shapes[file]:
             return Disagreement(f"the index names tensor {tensor[:200]!r} in {file!r}, which does not hold it")
+    return None
+
+
+def _object(entry: Entry | None, reader: ChunkReader) -> dict[str, object]:
+    """Return what a small file of JSON holds, nothing where that is no object."""
+    if entry is None or entry.size_bytes > SMALL_BYTES_MAX:
+        return {}
+    return parsed_object(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)) or {}
+
+
+def _of_another_rank(headers: Mapping[bytes, Header], settings: Mapping[str, object]) -> Disagreement | None:
+    """Return a tensor of a LoRA adapter that cannot be of the rank which its settings give to all of them."""
+    rank = settings.get("r")
+    if settings.get("peft_type") != "LORA" or settings.get("rank_pattern") or type(rank) is not int or rank < 1:
+        return None
+    for path, header in headers.items():
+        for tensor, shape in header.shapes.items():
+            # Of experts in one tensor several ranks lie one behind the other.
+            if _LORA_A.search(tensor) and shape and shape[0] % rank:
+                what = f"{display(path)} holds {tensor[:200]!r} of {shape[0]} rows, its settings say rank {rank}"
+                return Disagreement(what, of_two_saves=True)
     return None
 
 

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from mlsync.flows.restored_file import RestoredFile
 from mlsync.formats.dcp_metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
 from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.listing import Unit
 from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
-from mlsync.formats.sharded import Unit, enclosing, find_units, is_named_for_all, is_tracker, orbax_around
+from mlsync.formats.ranks import is_tracker
+from mlsync.formats.sharded import enclosing, find_units, is_named_for_all, marked_around
 from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
@@ -28,6 +30,7 @@ def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) 
 
     The small files that tell of the others are read as they are stored; raises ``Damage`` if one does not come back.
     """
+    paths = set(paths)
     places = _places_of(paths, entries)
     if not places:
         return []
@@ -39,7 +42,14 @@ def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) 
         return RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
 
     units = find_units(dict(_listing(places, entries)), read_small)
-    return [unit for unit in units if _is_within_any(unit.directory, places, entries)]
+    return [unit for unit in units if _is_asked(unit, paths, places, entries)]
+
+
+def _is_asked(unit: Unit, paths: set[bytes], places: set[bytes], entries: Entries) -> bool:
+    """Whether a unit was looked for; of directories that were not, no file was in the listing."""
+    if unit.kind == "pointer":
+        return unit.directory in places or not paths.isdisjoint(unit.members)
+    return _is_within_any(unit.directory, places, entries)
 
 
 def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
@@ -88,7 +98,7 @@ def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
     places: set[bytes] = set()
     for path in paths:
         directory = path.rpartition(b"/")[0]
-        marked = orbax_around(directory, entries)
+        marked = marked_around(directory, entries)
         places.add(enclosing(directory) if marked is None else marked)
         if is_tracker(path):
             beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
@@ -113,4 +123,4 @@ def _is_within_any(directory: bytes, places: set[bytes], entries: Entries) -> bo
     outermost = enclosing(directory)
     if directory in places or (outermost in places and is_named_for_all(outermost)):
         return True
-    return orbax_around(directory, entries) in places
+    return marked_around(directory, entries) in places

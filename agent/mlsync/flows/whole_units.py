@@ -14,7 +14,9 @@ from mlsync.flows.shard_headers import disagreement
 from mlsync.flows.units import units_around
 from mlsync.flows.untouched import is_at_rest
 from mlsync.flows.wholes import Whole
-from mlsync.formats.sharded import Unit
+from mlsync.formats.facts import DATA_RANKS
+from mlsync.formats.listing import Unit
+from mlsync.formats.ranks import data_rank_count
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import TroubleKind
@@ -50,6 +52,8 @@ class WholeUnits:
         self._units = units_around(candidate.moved(), candidate.by_path, reader)
         # What is asked again right before the manifest.
         self._let_in: list[Save] = []
+        #: What is to be told beside what the version holds.
+        self.said: list[str] = []
 
     def hold_back(self) -> None:
         """Leave out, with what the last version had in its place, what is not whole and may still become so.
@@ -72,6 +76,10 @@ class WholeUnits:
     def _let_in_unless_mixed(self, save: Save, lacking: str | None) -> None:
         """Take a checkpoint in, with a word on what is *lacking* or does not fit, if its files do not say two steps."""
         unit = save.unit
+        if unit.kind == "pointer":
+            # Its files have no proof in which that could stand.
+            self.said.append(f"{lacking}: no training goes on from there")
+            return
         said = disagreement(unit, self._candidate.by_path, self._reader) if lacking is None else None
         if said is not None and said.of_two_saves and not self._is_at_rest(unit):
             self._revert(unit, f"of two saves: {said.what}")
@@ -119,22 +127,34 @@ class WholeUnits:
                     break
 
     def compare_steps(self) -> None:
-        """Leave out the files of ranks that tell of different steps; where nothing more is to come, say so in each."""
+        """Leave out the files of ranks that tell of different steps, or of more ranks than wrote files.
+
+        Where nothing more is to come, say so in each.
+        """
         for save in list(self._let_in):
             unit = save.unit
-            if unit.kind not in _STEP_OF_EACH_RANK:
+            if unit.kind not in _STEP_OF_EACH_RANK or (told := self._told_by_ranks(unit)) is None:
                 continue
-            entries = [self._candidate.by_path.get(path) for path in unit.members]
-            proofs = [entry.proof for entry in entries if entry is not None and entry.proof is not None]
-            steps = sorted({step for proof in proofs if isinstance(step := proof.facts.get("step"), int)})
-            if len(steps) < 2:  # noqa: PLR2004 - two of them are a contradiction
-                continue
-            what = f"files of step {steps[0]} and of step {steps[1]}"
+            why, what = told
             if self._is_at_rest(unit):
                 self._candidate.note_unit(unit.members, what)
             else:
                 self._let_in.remove(save)
-                self._revert(unit, f"of two saves: {what}")
+                self._revert(unit, f"{why}: {what}")
+
+    def _told_by_ranks(self, unit: Unit) -> tuple[str, str] | None:
+        """Return what the ranks' files say against each other, or against how many they are."""
+        entries = [self._candidate.by_path.get(path) for path in unit.members]
+        facts = [entry.proof.facts for entry in entries if entry is not None and entry.proof is not None]
+        steps = sorted({step for one in facts if isinstance(step := one.get("step"), int)})
+        if len(steps) >= 2:  # noqa: PLR2004 - two of them are a contradiction
+            return "of two saves", f"files of step {steps[0]} and of step {steps[1]}"
+        wanted = max((count for one in facts if isinstance(count := one.get(DATA_RANKS), int)), default=0)
+        held = data_rank_count(unit.members)
+        # Where none has a file of its own, one wrote for all.
+        if 0 < held < wanted:
+            return "not whole yet", f"files of {held} data-parallel ranks are there, of {wanted}"
+        return None
 
     def refuse(self, whole: Whole, judged: Judged) -> None:
         """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
@@ -146,15 +166,18 @@ class WholeUnits:
         self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
 
     def _revert(self, unit: Unit, why: str, again_ns: int = 0) -> None:
-        """Leave a checkpoint out; it is looked at again at *again_ns*, or when it is at rest."""
+        """Leave a checkpoint out, and what names it as the newest; looked at again at *again_ns*, or when at rest."""
         text = f"{unit.kind} checkpoint: {why}"
-        self._candidate.hold_back(unit.members, self._last_whole(unit), unit.directory, text, again_ns)
+        members = unit.members if unit.pointer is None else (*unit.members, unit.pointer)
+        self._candidate.hold_back(members, self._last_whole(unit), unit.directory, text, again_ns)
 
     def _last_whole(self, unit: Unit) -> Iterator[Entry]:
-        """Yield the files that the last version has of a checkpoint, of all of it if it has it whole."""
+        """Yield what the last version has of a checkpoint, all of it if it is whole, and what names the newest."""
         base = self._candidate.base.entries
         last = self._last(unit)
         members = last.members if last is not None and last.lacking is None else unit.members
+        if unit.pointer is not None:
+            members = (*members, unit.pointer)
         yield from (base[path] for path in members if path in base)
 
     def _last(self, unit: Unit) -> Unit | None:
@@ -167,7 +190,9 @@ class WholeUnits:
             before = units_around([path for path in unit.members if path in base], base, self._reader)
         except (Damage, ObjectArchived):
             return None
-        same = [old for old in before if (old.directory, old.kind) == (unit.directory, unit.kind)]
+        here = [old for old in before if old.directory == unit.directory]
+        # What is left of one may look like a part of another kind.
+        same = [old for old in here if old.kind == unit.kind] or here
         if unit.kind == "tensorflow":  # many of them lie in one directory
             same = [old for old in same if not set(old.members).isdisjoint(unit.members)]
         return min(same, key=lambda old: old.lacking is not None, default=None)

@@ -29,6 +29,8 @@ _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63
 _NAME_CHARS_MAX = 1024
 _RANK = re.compile(r"__(\d{1,9})_\d{1,9}\.distcp")
+_CLASS = b"torch.distributed.checkpoint.metadata"
+_CLASS_WITHIN_BYTES = 64
 _RANK_METADATA = re.compile(rb"__(\d{1,9})\.metadata")
 _RANK_SHARD = re.compile(rb"__(\d{1,9})_\d{1,9}\.distcp")
 
@@ -76,6 +78,11 @@ def rank_metadata_of(name: bytes) -> bytes | None:
     """The name of the metadata of the rank that wrote a shard, by the shard's."""
     match = _RANK_SHARD.fullmatch(name)
     return None if match is None else b"__%s.metadata" % match[1]
+
+
+def is_metadata(data: bytes) -> bool:
+    """Whether a file called ``.metadata`` is one of torch's: the class of what it pickles is named first."""
+    return _CLASS in data[:_CLASS_WITHIN_BYTES]
 
 
 def read_dcp_metadata(data: bytes, *, is_part: bool = False) -> DcpMetadata:

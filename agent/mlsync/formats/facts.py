@@ -14,6 +14,8 @@ from mlsync.formats.pickle_machine import Call, Global, Pairs
 from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of, root_of
 from mlsync.formats.torch_tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 
+#: How many data-parallel ranks of DeepSpeed each write files of their own.
+DATA_RANKS = "data_rank_count"
 _TEXT_CHARS_MAX = 200
 _NUMBER_CHARS_MAX = 40
 _NUMBER_MAX = 1 << 63
@@ -57,10 +59,21 @@ def torch_facts(root: object) -> dict[str, Fact]:
     version = keys.get("version") if facts["framework"] == "ultralytics" else keys.get("pytorch-lightning_version")
     if isinstance(version, str):
         facts["framework_version"] = version[:_TEXT_CHARS_MAX]
+    if (ranks := _data_ranks(keys)) is not None:
+        facts[DATA_RANKS] = ranks
     has_optimizer = _has_optimizer(root, keys)
     facts["has_optimizer"] = has_optimizer
     facts["resumable"] = has_optimizer and (facts["framework"] != "ultralytics" or _ultralytics_resumes(keys, facts))
     return facts
+
+
+def _data_ranks(keys: dict[str, object]) -> int | None:
+    """How many data-parallel ranks DeepSpeed says that there were, but for a way in which few of them write (MiCS)."""
+    ranks = keys.get("dp_world_size")
+    settings = _top_level(_top_level(keys.get("ds_config")).get("zero_optimization"))
+    if "ds_version" not in keys or type(ranks) is not int or not 0 < ranks < _NUMBER_MAX:
+        return None
+    return ranks if settings.get("mics_shard_size", -1) in (-1, None) else None
 
 
 def torch_numbers(root: object, table: StorageTable) -> tuple[Number, ...]:
