@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from flow_parts import RUN, World, keys_of, noise, small_checkpoint
 
 from mlsync import errors
+from mlsync.errors import ObjectDamaged
 from mlsync.flows.backup import BackupOptions, Source, backup
 from mlsync.flows.known import Known
+from mlsync.flows.presence import refuse_lost
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names
+from mlsync.repository.pack import TRAILER_BYTES
 
 
 def damage(world: World, key: str) -> None:
@@ -57,6 +62,20 @@ def test_an_unchanged_file_in_a_pack_that_is_gone_is_stored_again(world, how):
     assert world.backup().version == 2
     assert world.restored(2) == world.tree()
     assert any(severity == "error" and pack in text for severity, text in world.monitor.notices)
+
+
+def test_a_pack_that_ends_within_its_trailer_is_cut_short(world):
+    """A pack that has its chunks and lacks a byte of what tells where its footer is counts as cut short."""
+    world.write("frozen.bin", noise(12_000))
+    world.backup()
+    (entry,) = [entry for entry in world.manifest().entries if entry.path == b"frozen.bin"]
+    (pack,) = keys_of(world.store, "packs/")
+    end_bytes = max(ref.offset + ref.stored_bytes for ref in entry.chunks)
+    body = world.store._objects[pack][0]
+    for size_bytes, is_whole in ((end_bytes + TRAILER_BYTES - 1, False), (len(body), True)):
+        world.store._objects[pack] = (body[:size_bytes], 0.0)
+        with nullcontext() if is_whole else pytest.raises(ObjectDamaged, match="cut short"):
+            refuse_lost(world.repository, entry.chunks, frozenset())
 
 
 def test_many_packs_are_looked_for_by_one_listing(world):

@@ -240,6 +240,27 @@ def test_a_leftover_of_something_else_does_no_harm(world):
     assert tree_of(world.base / "out") == world.tree()
 
 
+def test_all_that_a_restore_made_is_durable_when_it_returns(world, monkeypatch):
+    """Each file is synced before it gets its name, and each directory after the last name in it."""
+    world.write("weights/last.pt", noise(5000))
+    world.write("args.yaml", b"lr0: 0.01\n")
+    world.backup()
+    synced, real = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    world.restore()
+    out = str(world.base / "out")
+    assert out == synced[-1]
+    assert f"{out}/weights" in synced
+    files = [path for path in synced if path not in (out, f"{out}/weights")]
+    assert len(files) == 2
+    assert all(TEMPORARY_PREFIX.decode() in path for path in files)
+
+
 def test_a_damaged_pack_writes_no_file_under_its_name(world):
     """Of a file that does not come back right nothing stands under its final name; others that were there stay."""
     world.write("a.bin", noise(40_000))

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlsync.buffers import BufferPool
 from mlsync.errors import StoreFull, StoreUnavailable
 from mlsync.repository import names
+from mlsync.repository.lanes import Lanes
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
@@ -40,6 +41,35 @@ class Releases:
                 self.counts[place] += 1
 
         return release
+
+
+class Sent:
+    """What became of packs."""
+
+    def __init__(self):
+        self.fault, self.stored = None, []
+
+    def fail(self, error):
+        """The first fault counts."""
+        self.fault = self.fault or error
+
+    def pack_stored(self, pack_id, size_bytes):
+        """A pack is durable."""
+        self.stored.append(size_bytes)
+
+
+def test_the_fullest_free_pack_is_filled_on():
+    """Of two packs that are free the fuller one is given, so that fewer are left at the end."""
+    sent = Sent()
+    lanes = Lanes(MemoryStore(), KEYS, sent, at_once=3, pack_bytes=1 << 20, journal=None)
+    packs = [lanes.take() for _ in range(3)]
+    for pack, size_bytes in zip(packs, (100, 300, 200), strict=True):
+        pack.add(bytes([size_bytes % 256]) * 32, memoryview(noise(size_bytes)))
+        lanes.give_back(pack)
+    assert lanes.take() is packs[1]
+    lanes.give_back(packs[1])
+    lanes.close()
+    assert (sent.fault, len(sent.stored)) == (None, 3)
 
 
 @pytest.mark.parametrize("lanes", [1, 2, 3, 4])

@@ -279,7 +279,9 @@ def manager(tmp_path):
 def hear(listening, pattern):
     """What was heard until *pattern* was."""
     heard = []
+    deadline = time.monotonic() + PATIENCE_S
     while not heard or not re.search(pattern, heard[-1]):
+        assert time.monotonic() < deadline, (pattern, heard)
         heard.append(listening.recv(4096).decode())
     return heard
 
@@ -307,7 +309,9 @@ def test_a_hung_worker_stops_the_signs_of_life(agent, runs, manager):
     hear(listening, "WATCHDOG=1")
     silent_rounds = 0
     # Each round of the agent ends with a status; three of them without a sign of life say that none comes any more.
+    deadline = time.monotonic() + PATIENCE_S
     while silent_rounds < 3:
+        assert time.monotonic() < deadline, "signs of life go on"
         message = listening.recv(4096).decode()
         silent_rounds = 0 if message == "WATCHDOG=1" else silent_rounds + message.startswith("STATUS=")
     running.wait_for("b version 1 of 0 files")

@@ -20,10 +20,15 @@ class Clock:
 
     def __init__(self):
         self.now_s = 1000.0
+        self.wall_s = 5000.0
 
     def __call__(self):
         """The time."""
         return self.now_s
+
+    def wall(self):
+        """The time of day."""
+        return self.wall_s
 
 
 class Job:
@@ -58,7 +63,13 @@ def make(clock):
     def make(*ends, uniform=lambda _low, high: high, **timing):
         monitor = RecordingMonitor()
         worker = Worker(
-            Job(clock, ends), Timing(**timing), monitor, lambda: None, clock=clock, wall=lambda: 5000.0, uniform=uniform
+            Job(clock, ends),
+            Timing(**timing),
+            monitor,
+            lambda: None,
+            clock=clock,
+            wall=lambda: clock.wall_s,
+            uniform=uniform,
         )
         return worker, monitor
 
@@ -146,6 +157,21 @@ def test_success_ends_the_retries(make):
     assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed tries"), ("info", "yolo: version 7")]
     worker._pass()
     assert worker.due(None, False) == 1005.0
+
+
+def test_what_changed_during_a_pass_waits_for_the_next_one(make, clock):
+    """A pass speaks for what was there when it began, not when it ended."""
+    worker, _ = make(outcome(1))
+    real = worker.job.run
+
+    def run(stop):
+        clock.wall_s += 100.0
+        return real(stop)
+
+    worker.job.run = run
+    worker._pass()
+    assert worker.state.last_pass_s == 5000.0
+    assert worker.state.last_version_s == 5100.0
 
 
 @pytest.mark.expected_warnings("yolo: unexpected error")

@@ -2,6 +2,7 @@ import os
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -201,6 +202,24 @@ def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
     assert path.with_name(path.name + ".damaged-1").exists()
     with State.open(path) as state:
         assert state.remembered("run") == {}
+
+
+def test_the_log_of_a_damaged_file_goes_with_it(path):
+    """Where another process has the file open its log is put aside as well: a fresh file would be read through it."""
+    with State.open(path) as state:
+        state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [])
+    content = bytearray(path.read_bytes())
+    content[10 * 4096 :] = os.urandom(len(content) - 10 * 4096)
+    path.write_bytes(content)
+    with State.open(path) as state, closing(sqlite3.connect(path)) as other:
+        state.set_head("run", Head(1, b"d"))
+        assert other.execute("SELECT count(*) FROM heads").fetchone() == (1,)
+        log = path.with_name(path.name + "-wal").read_bytes()
+        with pytest.raises(StateDamaged, match="put aside"):
+            state.remembered("run")
+    assert log
+    assert path.with_name(path.name + ".damaged-1-wal").read_bytes() == log
+    assert not path.with_name(path.name + "-wal").exists()
 
 
 def test_rows_that_do_not_parse_are_damage(path):
