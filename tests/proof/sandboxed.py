@@ -158,20 +158,22 @@ DEEDS = {
     "go to a directory": lambda: os.chdir("/"),
     "make a file of memory": lambda: os.memfd_create("x"),
     "ask a device": lambda: fcntl.ioctl(SOCKET, 0x5411, struct.pack("i", 0)),
+    "read a library": lambda: Path(os.__file__).read_bytes(),
+    "read its own maps": lambda: Path("/proc/self/maps").read_bytes(),
+    "map code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC).close(),
+    "turn memory into code": lambda: checked(LIBC.mprotect(ctypes.c_void_p(PAGE), ctypes.c_size_t(4096), 7)),
     "import a module": lambda: __import__("colorsys"),
     "use a key": lambda: syscall("keyctl", 0, -3, 1),
     "leave the namespace": lambda: syscall("unshare", 0),
     "clone with a structure": lambda: syscall("clone3", None, 0),
     "a call of tomorrow": lambda: syscall("tomorrow"),
-    # What torch and CUDA go on to do.
+    # What libraries go on to do.
     "start a thread": start_a_thread,
     "map memory": lambda: mmap.mmap(-1, 1 << 20).close(),
     "lock a file": lock,
     "set flags of a descriptor": wait_or_not,
     "ask for a terminal": lambda: os.isatty(READER),
     "name itself": lambda: checked(LIBC.prctl(15, b"child", 0, 0, 0)),
-    "read a library": lambda: Path(os.__file__).read_bytes(),
-    "read its own maps": lambda: Path("/proc/self/maps").read_bytes(),
     "limit itself": lambda: SANDBOX.allow_cpu(1000),
 }
 
@@ -199,11 +201,12 @@ if __name__ == "__main__":
     if platform.machine() != "x86_64":
         del DEEDS["change segments"]
     FILE = os.open(HOME / "weights.pt", os.O_RDONLY)
+    PAGE = ctypes.addressof(ctypes.c_char.from_buffer(mmap.mmap(-1, 4096)))
     WATCHER = LIBC.inotify_init1(0)
     SEGMENT = LIBC.shmget(0, 4096, 0o1600)
     LIBC.shmat(SEGMENT, None, 0)
     LIBC.shmctl(SEGMENT, 0, None)  # it goes with this process
     _, OTHER_WRITER = os.pipe()
     os.write(WRITER, b"x")
-    lacking = SANDBOX.confine(kind == "cuda", str(HOME), 1) if kind != "free" else ""
+    lacking = SANDBOX.confine(kind == "cuda", str(HOME)) if kind != "free" else ""
     sys.stdout.write(json.dumps({"lacking": lacking, "came of it": {name: done(deed) for name, deed in DEEDS.items()}}))

@@ -21,10 +21,11 @@ MODULUS = 1 << 64
 # Squares are summed in float32 over so many elements, and in float64 from there.
 ROW = 1024
 # As float32 so many stay in the second-level cache.
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 # Below this, on average, squares of float32 lose digits.
 SQUARE_MIN = 1e-37
 FLOAT16_MAX, FLOAT16_MAX_SQUARE = 0x7BFF, 65504.0**2
+REHEARSED_BYTES = 2 * ROW * 8 + 16 * UNIT_BYTES  # rows of the widest type, and a rest
 UNSIGNED = "float8_e8m0fnu"
 
 # The type that a type's elements are looked at as; complex numbers are pairs of floats.
@@ -115,18 +116,20 @@ class Wide:
 
     def _squares(self, bits: Any) -> tuple[float, float]:
         """The sum of the squares, and the largest sum of a row; not finite where a number is not, or is too large."""
+        np = self._np
         total = largest = 0.0
         for values in self._blocks_of_floats(bits):
             whole = len(values) - len(values) % ROW
-            rest = values[whole:].astype(self._np.float64)
-            sums = [float(rest.dot(rest))]
             if whole:
                 rows = values[:whole].reshape(-1, ROW)
-                of_rows = self._rows(rows, rows)
-                sums.append(float(of_rows.sum(dtype=self._np.float64)))
-                largest = max(largest, float(of_rows.max()))
-            total += sum(sums)
-            largest = max(largest, sums[0])
+                sums = self._rows(rows, rows)
+                total += float(sums.sum(dtype=np.float64))
+                largest = max(largest, float(sums.max()))
+            if whole < len(values):
+                rest = values[whole:].astype(np.float64)
+                square = float(rest.dot(rest))
+                total += square
+                largest = max(largest, square)
         return total, largest
 
     def _exact_squares(self, bits: Any) -> float:
@@ -325,8 +328,8 @@ class Prover:
 
         Under the bans nothing is found by its path any more.
         """
-        for pattern in (b"\0", b"\xff", b"\x7f\0\0\x7f", b"\0\1\2\3"):
-            window = memoryview((pattern * 5000)[: 5000 - 5000 % UNIT_BYTES])
+        for pattern in (b"\0", b"\xff", b"\1", b"\x7f\0\0\x7f", b"\0\1\2\3"):
+            window = memoryview((pattern * REHEARSED_BYTES)[:REHEARSED_BYTES])
             segments = [[0, dtype, 0, len(window)] for dtype in COUNTED_AS]
             self._told(window, {"window": 0, "segments": segments})
 

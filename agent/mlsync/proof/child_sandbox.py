@@ -1,11 +1,11 @@
 """What the proof's child may do: all that it takes to find its device, and then only compute and answer its parent.
 
-Loaded by path, from beside ``device.py``, in whatever Python has torch: 3.9 and its standard library are enough.
+Loaded by path, from beside ``device.py``, in whatever Python has numpy or torch: 3.9 and its standard library do.
 
 Three bans, each taken up for good and none able to be undone from inside:
 
-- Landlock: no file may be read but the libraries, and none written but the devices of a GPU; no signal reaches a
-  process outside, whatever sends it.
+- Landlock: on the CPU no file may be opened; for a GPU none be read but the libraries, and none written but its
+  devices. No signal reaches a process outside, whatever sends it.
 - No capability is left: the agent may read every user's files, and its child inherits that.
 - seccomp: a list of system calls that are refused, in all threads at once, some by what they are asked for.
 
@@ -200,9 +200,13 @@ REFUSED = {
     "request_key": (249, 218),
     "keyctl": (250, 219),
 }
-# On the CPU all that torch needs is loaded by now, and is used through descriptors that are open: nothing is looked up
-# by its path any more. A GPU's driver goes on to look for its devices and libraries, so there these calls stay free.
+# On the CPU all that numpy needs is loaded by now: no path is looked up any more, nothing opened, no thread started and
+# no device spoken to. A GPU's driver goes on to do all of that, so there these calls stay free.
 REFUSED_ON_THE_CPU = {
+    "open": (2, _ABSENT),
+    "openat": (257, 56),
+    "clone": (56, 220),
+    "ioctl": (16, 29),
     "stat": (4, _ABSENT),
     "lstat": (6, _ABSENT),
     "newfstatat": (262, 79),
@@ -221,16 +225,15 @@ REFUSED_ON_THE_CPU = {
     "memfd_create": (319, 279),
 }
 # Looked at by what they are asked for.
-_CLONE = (56, 220)
 _CLONE3 = (435, 435)
-_OPEN = (2, _ABSENT)
-_OPENAT = (257, 56)
 _TGKILL = (234, 131)
 _RT_TGSIGQUEUEINFO = (297, 240)
 _PRLIMIT64 = (302, 261)
 _SCHED_SETAFFINITY = (203, 122)
 _FCNTL = (72, 25)
-_IOCTL = (16, 29)
+_MMAP = (9, 222)
+_MPROTECT = (10, 226)
+_PKEY_MPROTECT = (329, 288)
 _PRCTL = (157, 167)
 _SECCOMP = (317, 277)
 _LANDLOCK = (444, 445, 446)  # create_ruleset, add_rule, restrict_self
@@ -241,8 +244,7 @@ _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _CLONE_THREAD = 0x10000
 _O_TMPFILE = 0o20000000
 _OPENS_ANEW = os.O_CREAT | os.O_TRUNC | _O_TMPFILE
-# O_PATH: past Landlock, which lets it open what may not be read, if only to be looked at.
-_OPENS_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_APPEND | _OPENS_ANEW | os.O_PATH
+_PROT_EXEC = 4
 # Commands of fcntl. The kernel sends a signal to whoever is named as the owner of a descriptor, by F_SETOWN and others,
 # and keeps others from opening a file that somebody has a lease on.
 _F_SETFL = 4
@@ -266,8 +268,6 @@ _REFUSED_IOCTL = {
     "TIOCSPGRP": 0x5410,
     "TIOCLINUX": 0x541C,
 }
-# On the CPU there is no device to speak to: whether it is a terminal, its two flags, how much there is to read.
-_CPU_IOCTL = {"TCGETS": 0x5401, "FIOCLEX": 0x5451, "FIONCLEX": 0x5450, "FIONBIO": 0x5421, "FIONREAD": 0x541B}
 # It is to die with its parent and to be looked into by nobody, and its memory is to stay what the kernel made of it.
 _REFUSED_PRCTL = {
     "PR_SET_PDEATHSIG": 1,
@@ -297,7 +297,7 @@ _VERSION_OF_TCP, _VERSION_OF_IOCTL, _VERSION_OF_SCOPES = 4, 5, 6
 _TCP_BIND_AND_CONNECT, _SCOPE_SOCKETS_AND_SIGNALS = 3, 3
 _RULE_PATH_BENEATH = 1
 
-# What libraries open late: other libraries, facts about machine, process and driver.
+# What a GPU's libraries open late: other libraries, facts about machine, process and driver.
 _READABLE = (
     "/usr",
     "/lib",
@@ -315,7 +315,7 @@ _READABLE = (
     "/dev/null",
 )
 _GPU_DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/dxg")
-CPU_SPARE_BYTES = 2 << 30
+CPU_SPARE_BYTES = 512 << 20
 _CPU_DESCRIPTORS_MAX, _GPU_DESCRIPTORS_MAX = 64, 1024
 
 
@@ -347,7 +347,7 @@ def allow_cpu(seconds: int) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
-def confine(is_cuda: bool, home: str, threads: int) -> str:
+def confine(is_cuda: bool, home: str) -> str:
     """Take the bans up, for good; tells which could not be had on this kernel, nothing if all could.
 
     On a GPU the ban on files holds for this thread and those that it starts: the driver's own, which are older, cannot
@@ -356,14 +356,15 @@ def confine(is_cuda: bool, home: str, threads: int) -> str:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)  # without it neither Landlock nor seccomp is for everybody
-    _limit(is_cuda, threads)
+    _limit(is_cuda)
+    is_alone = len(os.listdir("/proc/self/task")) == 1
     lacking = [_ban_files(libc, home, is_cuda)]
     lacking.append(_drop_capabilities(libc))
-    lacking.append(_ban_calls(libc, is_cuda))
+    lacking.append(_ban_calls(libc, is_cuda, is_alone))
     return "; ".join(text for text in lacking if text)
 
 
-def _limit(is_cuda: bool, threads: int) -> None:
+def _limit(is_cuda: bool) -> None:
     """No file that grows, few descriptors; on the CPU an end to memory, and no thread or process more.
 
     CUDA's address space is too large for a limit, and its driver starts threads when it likes. The kernel counts the
@@ -380,8 +381,7 @@ def _limit(is_cuda: bool, threads: int) -> None:
     # Counted for all of a user's processes together: what this one took, the trainer would not get.
     for limit in (resource.RLIMIT_SIGPENDING, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_MEMLOCK):
         _lower(limit, 0)
-    if threads == 1:
-        _lower(resource.RLIMIT_NPROC, 0)
+    _lower(resource.RLIMIT_NPROC, 0)
 
 
 def _lower(limit: int, bound: int) -> None:
@@ -391,7 +391,7 @@ def _lower(limit: int, bound: int) -> None:
 
 
 def _ban_files(libc: ctypes.CDLL, home: str, is_cuda: bool) -> str:
-    """Let no file be opened but the libraries and a GPU's devices."""
+    """Let no file be opened; for a GPU none but the libraries and its devices."""
     create, add, restrict = _LANDLOCK
     version = libc.syscall(create, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     if version < 1:
@@ -401,7 +401,7 @@ def _ban_files(libc: ctypes.CDLL, home: str, is_cuda: bool) -> str:
     if rules < 0:
         return f"files can be read, for Landlock is refused ({_last_error()})"
     try:
-        for place in _readable_places(home):
+        for place in _readable_places(home) if is_cuda else ():
             _let(libc, add, rules, place, _READ_FILE | _READ_DIRECTORY)
         for pattern in _GPU_DEVICES if is_cuda else ():
             for place in glob.glob(pattern):
@@ -457,7 +457,7 @@ def _drop_capabilities(libc: ctypes.CDLL) -> str:
     return "" if done == 0 else f"capabilities are kept, for capset is refused ({_last_error()})"
 
 
-def _ban_calls(libc: ctypes.CDLL, is_cuda: bool) -> str:
+def _ban_calls(libc: ctypes.CDLL, is_cuda: bool, is_alone: bool) -> str:
     """Refuse the calls of the list in all threads."""
     machine = _MACHINES.get(platform.machine())
     if machine is None or sys.maxsize < 1 << 32:
@@ -472,7 +472,6 @@ def _ban_calls(libc: ctypes.CDLL, is_cuda: bool) -> str:
         return ""
     why = _last_error() if done < 0 else f"thread {done} has a filter of its own"
     # Older than seccomp(2), or refused by a filter around this one; it does for this thread and those that it starts.
-    is_alone = len(os.listdir("/proc/self/task")) == 1
     if is_alone and libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(filter_), 0, 0) == 0:
         return ""
     return f"system calls are not filtered, for seccomp is refused ({why})"
@@ -507,7 +506,6 @@ def program(column: int, audited: int, is_cuda: bool, pid: int) -> bytes:
 
 def _looked_at(is_cuda: bool, pid: int, refuse: int) -> list[tuple[tuple[int, int], list[_Step]]]:
     """The calls that are judged by what they are asked for, each with the steps that end in its answer."""
-    writing = _OPENS_ANEW if is_cuda else _OPENS_FOR_WRITING
 
     def argument(place: int) -> _Step:
         return (_LOAD, 0, 0, _ARGUMENTS_AT + 8 * place)
@@ -523,19 +521,22 @@ def _looked_at(is_cuda: bool, pid: int, refuse: int) -> list[tuple[tuple[int, in
     # Of flags only the one by which a descriptor sends signals; whether a read waits is everybody's business.
     flags = [argument(2), *refuse_only(_IF_ANY_BIT, _O_ASYNC)]
     commands = refuse_only(_IF_EQUAL, *_REFUSED_FCNTL.values())
-    ioctls = (
-        refuse_only(_IF_EQUAL, *_REFUSED_IOCTL.values()) if is_cuda else allow_only(_IF_EQUAL, *_CPU_IOCTL.values())
-    )
+    # Threads, and no processes; only there, for on the CPU neither these calls nor code that comes later is allowed.
+    of_a_gpu = [
+        (REFUSED_ON_THE_CPU["clone"], [argument(0), *allow_only(_IF_ANY_BIT, _CLONE_THREAD)]),
+        (REFUSED_ON_THE_CPU["open"], [argument(1), *refuse_only(_IF_ANY_BIT, _OPENS_ANEW)]),
+        (REFUSED_ON_THE_CPU["openat"], [argument(2), *refuse_only(_IF_ANY_BIT, _OPENS_ANEW)]),
+        (REFUSED_ON_THE_CPU["ioctl"], [argument(1), *refuse_only(_IF_EQUAL, *_REFUSED_IOCTL.values())]),
+    ]
+    code = [argument(2), *refuse_only(_IF_ANY_BIT, _PROT_EXEC)]
+    of_the_cpu = [(_MMAP, code), (_MPROTECT, code), (_PKEY_MPROTECT, code)]
     return [
-        (_CLONE, [argument(0), *allow_only(_IF_ANY_BIT, _CLONE_THREAD)]),  # threads, and no processes
-        (_OPEN, [argument(1), *refuse_only(_IF_ANY_BIT, writing)]),
-        (_OPENAT, [argument(2), *refuse_only(_IF_ANY_BIT, writing)]),
+        *(of_a_gpu if is_cuda else of_the_cpu),
         (_TGKILL, [argument(0), *allow_only(_IF_EQUAL, pid)]),  # abort() and raise() do that to their own process
         (_RT_TGSIGQUEUEINFO, [argument(0), *allow_only(_IF_EQUAL, pid)]),
         (_PRLIMIT64, [argument(0), *allow_only(_IF_EQUAL, 0)]),  # its own limits, and nobody else's
         (_SCHED_SETAFFINITY, [argument(0), *allow_only(_IF_EQUAL, 0, pid)]),  # its own place, likewise
         (_FCNTL, [argument(1), (_IF_EQUAL, 0, len(flags), _F_SETFL), *flags, *commands]),
-        (_IOCTL, [argument(1), *ioctls]),
         (_PRCTL, [argument(0), *refuse_only(_IF_EQUAL, *_REFUSED_PRCTL.values())]),
     ]
 

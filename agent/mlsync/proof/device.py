@@ -469,7 +469,7 @@ def _open(channel: Channel, opening: dict[str, Any]) -> Any:
         about = {"device": "cpu", "torch": f"numpy {np.__version__}", "window_bytes": CPU.WINDOW_BYTES, "note": note}
         prover = CPU.Prover(np, _find_digest(user_base, seed), windows, channel.write)
         prover.rehearse()
-    unconfined = SANDBOX.confine(device is not None, os.path.dirname(user_base), opening["threads"])
+    unconfined = SANDBOX.confine(device is not None, os.path.dirname(user_base))
     channel.write(dict(about, digest=prover.digest.name, unconfined=unconfined, ready=True))
     return prover
 
