@@ -29,6 +29,7 @@ from mlsync.formats import (
     hdf5_blocks,
     inner_files,
     legacy_torch,
+    lightgbm_model,
     npz,
     onnx,
     pickle_machine,
@@ -38,6 +39,7 @@ from mlsync.formats import (
     tensorflow_bundle,
     torch_content,
     torch_graph,
+    xgboost_model,
     zipfile_layout,
 )
 from mlsync.formats.containers import read_content, read_layout
@@ -58,7 +60,7 @@ BOUNDS = {
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
     "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, hdf5, tensorflow_bundle, flax_msgpack, inner_files),
-    "PARTS_MAX": (onnx, hdf5_blocks, flax_msgpack),
+    "PARTS_MAX": (xgboost_model, onnx, hdf5_blocks, flax_msgpack),
     "BLOCK_BYTES_MAX": (hdf5_blocks,),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
@@ -70,6 +72,11 @@ BOUNDS = {
     "UNPACKED_BYTES_MAX": (inner_files,),
     "PACKAGE_PICKLE_BYTES_MAX": (inner_files,),
     "ABOUT_BYTES_MAX": (inner_files,),
+    "JSON_BYTES_MAX": (xgboost_model,),
+    "LIST_BYTES_MAX": (xgboost_model,),
+    "HEAD_BYTES_MAX": (lightgbm_model,),
+    "TREE_BYTES_MAX": (lightgbm_model,),
+    "TREES_MAX": (lightgbm_model,),
     "FILES_MAX": (inner_files,),
     "RECORDS_MAX": (zipfile_layout,),
     "DIRECTORY_BYTES_MAX": (zipfile_layout,),
@@ -371,6 +378,67 @@ def test_an_hdf5_file_takes_no_more_than_is_stated(shape):
     """However many chunks of how many dimensions it has, the whole look at a file stays below the figure."""
     content = hdf5_of(*shape)
     assert peak_of(looked_into(content, b"a.h5")) < stated_bytes("HDF5")
+
+
+# ---------------------------------------------------------------- boosted trees
+
+NODE_LISTS = [name.encode() for name in xgboost_model.NODE_LISTS]
+TREE_LISTS = (b"split_feature", b"threshold", b"decision_type", b"left_child", b"right_child", b"leaf_value")
+
+
+def boosted(trees: bytes, beside: bytes = b"", count: int = 0) -> bytes:
+    """A model of XGBoost in JSON."""
+    told = b'"gbtree_model_param":{"num_trees":"%d"}' % count
+    booster = b'{"learner":{"gradient_booster":{"model":{%s,"trees":[%s]}},' % (told, trees)
+    return booster + b'"learner_model_param":{"num_feature":"1"}%s}}' % beside
+
+
+def json_tree(numbers: bytes = b"", nodes: int = 0) -> bytes:
+    """A tree as short as it may be."""
+    lists = b",".join(b'"%s":[%s]' % (name, numbers) for name in NODE_LISTS)
+    return b'{%s,"tree_param":{"num_nodes":"%d"}}' % (lists, nodes)
+
+
+def binary(key: bytes, value: bytes) -> bytes:
+    """A model of XGBoost in the binary form, with something in it."""
+    return b"{L\0\0\0\0\0\0\0\x07learner{" + b"i\x01a{" * 15 + b"i%c" % len(key) + key + value
+
+
+def binary_tree(nodes: int) -> bytes:
+    """A tree of nodes that name the first one."""
+    numbers = b"[$l#l" + nodes.to_bytes(4, "big") + bytes(4 * nodes)
+    lists = b"".join(b"i%c%s" % (len(name), name) + numbers for name in NODE_LISTS)
+    told = b"%d" % nodes
+    return b"{" + lists + b"i\x0atree_param{i\x09num_nodesSi%c%s}}" % (len(told), told)
+
+
+def lightgbm(head: bytes = b"", tree: bytes = b"") -> bytes:
+    """A model of LightGBM with one tree."""
+    tree = b"Tree=0\n" + tree
+    return b"tree\nversion=v4\nmax_feature_idx=1\n%stree_sizes=%d\n\n%send of trees\n" % (head, len(tree), tree)
+
+
+BOOSTED = {
+    "trees": lambda: boosted(b",".join([json_tree()] * 22_000), count=22_000),
+    "children": lambda: boosted(json_tree(b",".join([b"0"] * 260_000), 260_000), count=2),
+    "words": lambda: boosted(json_tree(b",".join([b"NaN"] * 150_000), 150_000), count=1),
+    "attributes": lambda: boosted(b"", b',"attributes":{' + b",".join(b'"%d":[]' % n for n in range(300_000)) + b"}"),
+    "keys": lambda: binary(b"b", b"{" + b"".join(b"U\xc8%0200dZ" % n for n in range(9_000))),
+    "nested": lambda: binary(b"trees", b"[" + b"[" * 100_000),
+    "binary children": lambda: binary(b"trees", b"[#i\1" + binary_tree(1 << 16)),
+    "lines": lambda: lightgbm(b"a=\n" * 300_000),
+    "sizes": lambda: lightgbm(b"tree_sizes=" + b"1 " * 20_000 + b"\n"),
+    "leaves": lambda: lightgbm(
+        b"", b"num_leaves=40001\n" + b"".join(name + b"=" + b"1 " * 40_000 + b"\n" for name in TREE_LISTS)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", BOOSTED.values(), ids=BOOSTED.keys())
+def test_boosted_trees_take_no_more_than_is_stated(make):
+    """However many trees, nodes, attributes and lines there are: the whole look stays below the figure."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.model")) < stated_bytes("XGBoost, LightGBM")
 
 
 # ---------------------------------------------------------------- ONNX

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
+from mlsync.formats.boosting import BoosterLayout, read_booster_content
 from mlsync.formats.collector import uncollected
 from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
@@ -15,6 +16,7 @@ from mlsync.formats.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
 from mlsync.formats.inner_files import read_inner_files
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
+from mlsync.formats.lightgbm_model import read_lightgbm_layout
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
@@ -23,6 +25,7 @@ from mlsync.formats.safetensors import SafetensorsLayout, read_safetensors_conte
 from mlsync.formats.sniff import identify
 from mlsync.formats.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
 from mlsync.formats.torch_content import read_torch_content, read_torch_layout
+from mlsync.formats.xgboost_model import read_xgboost_binary_layout, read_xgboost_json_layout
 from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
@@ -36,12 +39,15 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "gguf": read_gguf_layout,
     "ocdbt": read_ocdbt_layout,
     "hdf5": read_hdf5_layout,
+    "lightgbm": read_lightgbm_layout,
     "onnx": read_onnx_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
     "tensorflow-index": read_index_layout,
     "torch-legacy": read_legacy_layout,
     "torch-zip": read_torch_layout,
+    "xgboost-json": read_xgboost_json_layout,
+    "xgboost-ubj": read_xgboost_binary_layout,
 }
 
 #: What is looked into where it lies inside of a zip.
@@ -71,10 +77,12 @@ def read_content(source: ByteSource, layout: Layout) -> Content | None:
         return read_gguf_content(layout)
     if isinstance(layout, IndexLayout):
         return read_index_content(layout)
-    if isinstance(layout, PickleLayout):
-        return with_counts(read_pickle_content(layout))
-    if isinstance(layout, FlaxLayout):
-        return with_counts(read_flax_content(layout))
+    if isinstance(layout, BoosterLayout):
+        return read_booster_content(layout)
+    if isinstance(layout, PickleLayout | FlaxLayout):
+        return with_counts(
+            read_pickle_content(layout) if isinstance(layout, PickleLayout) else read_flax_content(layout)
+        )
     if layout.container in METADATA:
         return read_dcp_metadata_content(source, is_part=layout.container == "dcp-rank-metadata")
     content = _read_tensors(source, layout)

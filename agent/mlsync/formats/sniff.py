@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 
 from mlsync.formats.layout import ByteSource, ContainerBroken
+from mlsync.formats.lightgbm_model import begins_as_lightgbm
 from mlsync.formats.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
 from mlsync.formats.ocdbt import begins_whole
 from mlsync.formats.tensorflow_bundle import TABLE_MAGIC, shard_of
+from mlsync.formats.xgboost_model import begins_as_xgboost
 from mlsync.formats.zipfile_layout import first_record_name, record_names
 
 _HEAD_BYTES = 64
@@ -182,7 +184,7 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
 
 
 def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
-    """A pickle by its name, or by a first frame that lies inside of the file; what tells of flax and JAX."""
+    """A pickle by its name, or by a first frame that lies inside of the file; flax and JAX; boosted trees."""
     frame = _FRAME.match(head)
     if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
         return "pickle"
@@ -190,6 +192,10 @@ def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
         return "ocdbt"
     if _FLAX_NAME.fullmatch(path) and _MAP.match(head):
         return "flax-msgpack"
+    if (booster := begins_as_xgboost(head)) is not None:
+        return booster
+    if begins_as_lightgbm(head):
+        return "lightgbm"
     return "pickle" if _PICKLE_NAME.fullmatch(path) and _PICKLE.match(head) else None
 
 
