@@ -262,3 +262,20 @@ def test_demo_is_as_documented():
 def test_every_table_was_compared():
     """No table of the document stands for something that no test above has seen."""
     assert {name for name, fields in TABLES.items() if fields} == seen
+
+
+def test_show_tells_what_trainers_logged(saved):
+    """Epoch, step and best of a trainer's log stand beside it, as text and as facts; where it is lost, nothing does."""
+    state = {"global_step": 9, "epoch": 3.0, "best_metric": 0.25, "best_model_checkpoint": "out/checkpoint-6"}
+    (saved.training / "trainer_state.json").write_text(json.dumps(state))
+    saved.good("backup")
+    told = {"framework": "huggingface-trainer", "epoch": 3, "step": 9, "best_metric": 0.25, "best_step": 6}
+    value = one_value(saved.good("show", "--json"))
+    compare("mlsync show", value, "show")
+    logged = {entry["path"]: entry["logged"] for entry in value["entries"] if entry["logged"] is not None}
+    assert logged == {"trainer_state.json": told}
+    shown = "huggingface-trainer, epoch 3, step 9, best metric 0.25, best step 6"
+    assert shown in saved.good("show").out
+    for pack in saved.repository.glob("packs/*/*"):
+        pack.unlink()
+    assert shown not in saved.good("show").out

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.formats.trainer_logs import STATE_BYTES_MAX, TrainerState, read_fitness, read_trainer_state
+from mlsync.formats.trainer_logs import (
+    STATE_BYTES_MAX,
+    TrainerState,
+    argument_facts,
+    read_fitness,
+    read_trainer_state,
+    results_facts,
+    state_facts,
+)
 
 MADE = Path(__file__).parent / "made"
 STATE = (MADE / "huggingface-trainer/checkpoint-3/trainer_state.json").read_bytes()
@@ -80,3 +88,27 @@ def test_the_state_is_still_json_as_the_trainer_writes_it():
     """What the tests read is what the real trainer wrote, with a direction that its state does not tell."""
     state = json.loads(STATE)
     assert (state["best_metric"], [one["eval_score"] for one in state["log_history"]]) == (0.25, [0.5, 0.25, 0.75])
+
+
+def test_what_logs_tell_of_a_training():
+    """The state of the real trainer, and a table and settings of Ultralytics, say how far it was and what was best."""
+    best = json.loads(STATE)["best_metric"]
+    state = {"framework": "huggingface-trainer", "epoch": json.loads(STATE)["epoch"], "step": 3}
+    assert state_facts(STATE) == state | {"best_metric": best, "best_step": 2}
+    assert results_facts(RESULTS) == {
+        "framework": "ultralytics",
+        "epoch": 3,
+        "best_epoch": 2,
+        "best_fitness": pytest.approx(0.51),
+    }
+    settings = b"task: detect\nmode: train\nmodel: 'yolo11n.pt'\nepochs: 100\nproject: null\n"
+    told = {"framework": "ultralytics", "task": "detect", "model": "yolo11n.pt", "epochs": 100}
+    assert argument_facts(settings) == told
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff\0", b"task: a\nmodel: b\n", b"epoch,loss\n1,2\n", b'{"epoch": 1}'])
+def test_other_files_of_these_names_tell_nothing(data):
+    """What is no such log has no facts, and numbers that are none are left out of those of one that is."""
+    assert (state_facts(data), results_facts(data), argument_facts(data)) == ({}, {}, {})
+    odd = b'{"global_step": 1, "epoch": NaN, "best_metric": true}'
+    assert state_facts(odd) == {"framework": "huggingface-trainer", "step": 1}

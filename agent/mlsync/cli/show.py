@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import click
 
 from mlsync.cli import output
@@ -9,17 +12,21 @@ from mlsync.cli.backup import NAMED_MAX, trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.versions import version_json
+from mlsync.flows.logged import logged_facts
 from mlsync.flows.not_understood import in_words, not_understood
 from mlsync.flows.select import LATEST, find_run, find_version
 from mlsync.flows.standing import by_sums, manifest_of, settled
+from mlsync.formats.layout import Fact
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
 from mlsync.source.settle import TEMPORARY_NAMES, is_temporary
 
-_PROGRESS = ("epoch", "step", "global_step", "best_fitness")
+_PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN = 3
 _NUMPY = "numpy "
+# By path what a trainer's log tells
+Logged: TypeAlias = Mapping[bytes, Mapping[str, Fact]]
 _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
 
@@ -31,6 +38,9 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
 
+    Beside the logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) stands
+    how far the training was, and its best.
+
     Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp*)
     are in no version unless keep_temporary in [[watch]] says else.
     """
@@ -41,24 +51,25 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
         stored = find_version(session.repository, find_run(session.repository, run), version)
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)
+        logged = logged_facts(session.repository, manifest.entries)
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
         details = {
-            "entries": [_entry_json(entry) for entry in manifest.entries],
+            "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
             "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
             "not_understood_count": len(unknown),
             "not_understood": [output.path(path) for path in unknown[:NAMED_MAX]],
         }
         output.emit(version_json(settled(by_sums(stored, later), manifest.entries)) | details)
         return
-    _print(manifest)
+    _print(manifest, logged)
     if unknown:
         output.say()
         output.say(in_words(unknown))
 
 
-def _print(manifest: Manifest) -> None:
+def _print(manifest: Manifest, logged: Logged) -> None:
     summary = manifest.summary
     output.say(f"run {manifest.run}, version {manifest.number}, made {output.moment(manifest.created_ns)}")
     output.say(f"from {output.path(manifest.directory)} on {manifest.host} by {manifest.writer}")
@@ -71,7 +82,11 @@ def _print(manifest: Manifest) -> None:
     if not any(is_temporary(part) for entry in manifest.entries for part in entry.path.split(b"/")):
         output.say(f"left out, if there were any: files named as unfinished ({TEMPORARY_NAMES})")
     output.say()
-    rows = [_row(entry, manifest.required_level) for entry in manifest.entries if entry.kind is not EntryKind.DIRECTORY]
+    rows = [
+        _row(entry, manifest.required_level, logged.get(entry.path, {}))
+        for entry in manifest.entries
+        if entry.kind is not EntryKind.DIRECTORY
+    ]
     output.table(("SIZE", "MODIFIED", "PROOF", "PATH", ""), rows, right=(0,))
     _print_findings(manifest)
     if manifest.troubles:
@@ -109,11 +124,11 @@ def _place(finding: Finding) -> str:
     return finding.place if finding.severity is Severity.REFUSE else ""
 
 
-def _row(entry: Entry, required_level: int) -> tuple[str, ...]:
-    proof, facts = "-", ""
+def _row(entry: Entry, required_level: int, logged: Mapping[str, Fact]) -> tuple[str, ...]:
+    proof, facts = "-", _facts(logged)
     if entry.proof is not None:
         proof = "broken" if entry.proof.is_broken else _reached(entry.proof, required_level)
-        facts = _facts(entry.proof)
+        facts = _facts(entry.proof.facts)
     path = output.path(entry.path)
     if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
         path += (" -> " if entry.kind is EntryKind.SYMLINK else " = ") + output.path(entry.target)
@@ -125,9 +140,8 @@ def _reached(proof: Proof, required_level: int) -> str:
     return output.level(proof.level, proof.device, required_level if proof.is_pending(required_level) else None)
 
 
-def _facts(proof: Proof) -> str:
+def _facts(facts: Mapping[str, Fact]) -> str:
     """Return what a person looks for first: whose it is, how far the training was, whether it can go on from here."""
-    facts = proof.facts
     parts = [] if facts.get("framework") in (None, "plain") else [str(facts["framework"])]
     parts += [f"{name.replace('_', ' ')} {facts[name]}" for name in _PROGRESS if name in facts]
     if "parameter_count" in facts:
@@ -137,7 +151,7 @@ def _facts(proof: Proof) -> str:
     return ", ".join(parts)
 
 
-def _entry_json(entry: Entry) -> dict[str, object]:
+def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, object]:
     return {
         "path": output.path(entry.path),
         "kind": entry.kind.name.lower(),
@@ -148,6 +162,7 @@ def _entry_json(entry: Entry) -> dict[str, object]:
         "chunk_count": len(entry.chunks),
         "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
         "proof": proof_json(entry.proof) if entry.proof else None,
+        "logged": logged,
     }
 
 

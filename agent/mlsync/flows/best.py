@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 from mlsync.errors import VersionMissing
-from mlsync.flows.restored_file import RestoredFile
+from mlsync.flows.logged import read_files
 from mlsync.flows.standing import manifest_of
 from mlsync.formats.trainer_logs import (
     ARGUMENTS_NAME,
@@ -26,7 +26,6 @@ from mlsync.repository.repository import Repository, Stored
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
-_T = TypeVar("_T")
 
 
 def best_number(repository: Repository, run: str) -> int:
@@ -61,7 +60,7 @@ def _best_by_state(repository: Repository, run: str) -> int | None:
         files = {entry.path: entry for entry in repository.entries(stored)}
         if best is None:
             named = {path: entry for path, entry in files.items() if _is_state(path)}
-            best = _named_best(_read_all(repository, named, STATE_BYTES_MAX, read_trainer_state, looked))
+            best = _named_best(read_files(repository, named, STATE_BYTES_MAX, read_trainer_state, looked))
         if best is not None and any(_has_weights(path, entry, best) for path, entry in files.items()):
             return stored.root.number
     if best is not None:
@@ -101,32 +100,13 @@ def _best_by_results(repository: Repository, run: str) -> int | None:
         results = {path: entry for path, entry in files.items() if path.rpartition(b"/")[2] == RESULTS_NAME}
         # Any program may write a results.csv: that of Ultralytics has the settings of the training beside it.
         results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
-        for _, fitness in _read_all(repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
+        for _, fitness in read_files(repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
             found = max(found or (fitness, 0), (fitness, stored.root.number))
     return None if found is None else found[1]
 
 
 def _beside(path: bytes, name: bytes) -> bytes:
     return path[: len(path) - len(path.rpartition(b"/")[2])] + name
-
-
-def _read_all(
-    repository: Repository,
-    files: Mapping[bytes, Entry],
-    bytes_max: int,
-    read: Callable[[bytes], _T | None],
-    looked: dict[tuple[ChunkRef, ...], _T | None],
-) -> Iterator[tuple[bytes, _T]]:
-    """Yield what small files of a version say; one that did not change from version to version is read once."""
-    for path, entry in files.items():
-        if entry.size_bytes > bytes_max:
-            continue
-        if entry.chunks not in looked:
-            with repository.reader() as reader:
-                looked[entry.chunks] = read(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes))
-        said = looked[entry.chunks]
-        if said is not None:
-            yield path, said
 
 
 def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:

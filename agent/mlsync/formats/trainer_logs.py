@@ -10,7 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
+
+from mlsync.formats.layout import Fact
 
 #: What is longer is not looked at. A JSON text takes some twenty times its length when it is parsed.
 STATE_BYTES_MAX = 8 << 20
@@ -25,6 +27,10 @@ _STEP = re.compile(r"checkpoint-(\d{1,18})/?$")
 # Boxes, masks, poses: as Ultralytics weighs them up for its own best.pt
 _MEAN_PRECISION = re.compile(r"metrics/mAP50(-95)?\(\w\)")
 _WEIGHTS = {None: 0.1, "-95": 0.9}
+# What every run of Ultralytics says at the top, each on a line of its own
+_ARGUMENTS: Final = frozenset({"task", "model", "epochs"})
+_ARGUMENT = re.compile(rb"^(task|model|epochs): *([^\r\n]{1,1000})\r?$", re.MULTILINE)
+_TEXT_CHARS_MAX = 200
 _ACCURACY = ("metrics/accuracy_top1", "metrics/accuracy_top5")
 
 
@@ -37,14 +43,37 @@ class TrainerState(NamedTuple):
 
 def read_trainer_state(data: bytes) -> TrainerState | None:
     """Return what a ``trainer_state.json`` says, ``None`` if it is none."""
+    state = _state(data)
+    return None if state is None else TrainerState(state["global_step"], _best_step(state))
+
+
+def state_facts(data: bytes) -> dict[str, Fact]:
+    """Return what a ``trainer_state.json`` tells of the training: how far it was, and what its best was; or nothing."""
+    state = _state(data)
+    if state is None:
+        return {}
+    epoch, metric, best_step = _real(state.get("epoch")), _real(state.get("best_metric")), _best_step(state)
+    found = {"epoch": epoch, "step": state["global_step"], "best_metric": metric, "best_step": best_step}
+    facts: dict[str, Fact] = {"framework": "huggingface-trainer"}
+    return facts | {name: value for name, value in found.items() if value is not None}
+
+
+def _state(data: bytes) -> dict[str, Any] | None:
+    """Return the object in a ``trainer_state.json``; its ``global_step`` is a count."""
     if len(data) > STATE_BYTES_MAX:
         return None
     try:
         state = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    step = _count(state.get("global_step")) if isinstance(state, dict) else None
-    return None if step is None else TrainerState(step, _best_step(state))
+    return state if isinstance(state, dict) and _count(state.get("global_step")) is not None else None
+
+
+def _real(value: object) -> int | float | None:
+    """Return a number that can be a fact; a whole one without a point."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _NUMBER_MAX:
+        return None
+    return int(value) if value == int(value) else value
 
 
 def _best_step(state: dict[str, object]) -> int | None:
@@ -63,21 +92,46 @@ def _count(value: object) -> int | None:
 
 def read_fitness(data: bytes) -> float | None:
     """Return the highest fitness in a ``results.csv`` of Ultralytics, ``None`` if it tells of none."""
+    return max((fitness for _, fitness in _results(data)), default=None)
+
+
+def results_facts(data: bytes) -> dict[str, Fact]:
+    """Return what a ``results.csv`` of Ultralytics tells of the training, or nothing."""
+    rows = list(_results(data))
+    if not rows:
+        return {}
+    best_epoch, best = max(rows, key=lambda row: row[1])
+    found = {"epoch": rows[-1][0], "best_epoch": best_epoch, "best_fitness": best}
+    facts: dict[str, Fact] = {"framework": "ultralytics"}
+    return facts | {name: value for name, value in found.items() if value is not None}
+
+
+def argument_facts(data: bytes) -> dict[str, Fact]:
+    """Return what an ``args.yaml`` of Ultralytics says was to be trained, or nothing."""
+    found = {match[1].decode(): match[2].strip(b" '\"") for match in _ARGUMENT.finditer(data[:RESULTS_BYTES_MAX])}
+    if found.keys() != _ARGUMENTS:
+        return {}
+    facts: dict[str, Fact] = {"framework": "ultralytics"}
+    facts |= {name: found[name].decode("utf-8", "replace")[:_TEXT_CHARS_MAX] for name in ("task", "model")}
+    return facts | ({"epochs": int(found["epochs"])} if found["epochs"].isdigit() else {})
+
+
+def _results(data: bytes) -> list[tuple[int | float | None, float]]:
+    """Return the epoch and the fitness of each row that has one."""
     if len(data) > RESULTS_BYTES_MAX:
-        return None
+        return []
     whole = data[: data.rfind(b"\n") + 1]  # a row without its end is still being written
     lines = [line for line in whole.decode("utf-8", "replace").splitlines() if len(line) <= _LINE_CHARS_MAX]
     try:
         rows = csv.reader(lines)
         columns = [name.strip() for name in next(rows, [])]
-        if len(columns) > _COLUMNS_MAX:
-            return None
-        return max(_fitnesses(columns, rows), default=None)
+        return list(_fitnesses(columns, rows)) if len(columns) <= _COLUMNS_MAX else []
     except csv.Error:
-        return None
+        return []
 
 
-def _fitnesses(columns: list[str], rows: Iterator[list[str]]) -> Iterator[float]:
+def _fitnesses(columns: list[str], rows: Iterator[list[str]]) -> Iterator[tuple[int | float | None, float]]:
+    epoch_at = columns.index("epoch") if "epoch" in columns else None
     weights = {
         place: _WEIGHTS[match[1]] for place, name in enumerate(columns) if (match := _MEAN_PRECISION.fullmatch(name))
     }
@@ -86,7 +140,8 @@ def _fitnesses(columns: list[str], rows: Iterator[list[str]]) -> Iterator[float]
         if weights and len(row) == len(columns):
             try:
                 fitness = sum(float(row[place]) * weight for place, weight in weights.items())
+                epoch = None if epoch_at is None else _real(float(row[epoch_at]))
             except ValueError:
                 continue
             if math.isfinite(fitness):
-                yield fitness
+                yield epoch, fitness
