@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -132,9 +133,9 @@ def test_arrows_make_no_circle():
 
 
 def test_modules_make_no_circle():
-    """No module needs itself to be imported, by whatever way round."""
+    """No module needs itself, by whatever way round, also where an import waits in a function."""
     below = {
-        module: {name for name in imports_of(module, whole=False) if name in MODULES and name != module}
+        module: {name for name in imports_of(module, whole=True) if name in MODULES and name != module}
         for module in MODULES
     }
     done = set()
@@ -262,6 +263,13 @@ def test_every_test_states_one_fact():
                 stated = ast.get_docstring(node)
                 assert stated, f"{path.name}: {node.name}"
                 assert stated.endswith((".", "?", "!")), f"{path.name}: {node.name}"
+
+
+def test_every_folder_of_tests_is_run():
+    """The test command names each folder that has tests, so that none is left out without a word."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    folders = {str(path.parent.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py")} - {"tests"}
+    assert folders <= set(settings["testpaths"])
 
 
 def test_every_module_introduces_itself():

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from mlsync.errors import Error
-from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, BackupResult, Source
 from mlsync.flows.check import CheckResult, check
 from mlsync.flows.restore import RestoreOptions, RestoreResult, restore
 from mlsync.flows.verify import VerifyResult, verify

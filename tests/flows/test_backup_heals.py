@@ -9,7 +9,8 @@ from flow_parts import RUN, World, keys_of, noise, small_checkpoint
 
 from mlsync import errors
 from mlsync.errors import ObjectDamaged
-from mlsync.flows.backup import BackupOptions, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, Source
 from mlsync.flows.known import Known
 from mlsync.flows.presence import refuse_lost
 from mlsync.proof.prove import ProofOptions, Prover

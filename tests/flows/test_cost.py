@@ -10,7 +10,8 @@ import torch
 from flow_parts import RUN, World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
 from torch.distributed import checkpoint as distributed
 
-from mlsync.flows.backup import Source, look
+from mlsync.flows.backup import look
+from mlsync.flows.backup_request import Source
 from mlsync.flows.restored_file import SMALL_CHUNK_BYTES_MAX, RestoredFile
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.store.faulty import FaultyStore

@@ -13,7 +13,8 @@ from flow_parts import RUN, World, small_checkpoint, tree_of
 
 from mlsync.errors import RunOfAnother, SourceEmptied
 from mlsync.flows import ownership
-from mlsync.flows.backup import BackupOptions, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, Source
 from mlsync.flows.restore import RestoreOptions, restore
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.repository import names

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsync.errors import ObjectMissing
-from mlsync.flows.backup import BackupOptions, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, Source
 from mlsync.flows.prove_later import LaterProver
 from mlsync.flows.sharing import Division, Share
 from mlsync.flows.standing import standings

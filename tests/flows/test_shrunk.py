@@ -10,7 +10,8 @@ import torch
 from flow_parts import RUN, checkpoint, contents, small_checkpoint
 
 from mlsync.errors import SourceShrunk, SourceUnreadable
-from mlsync.flows.backup import Source, look
+from mlsync.flows.backup import look
+from mlsync.flows.backup_request import Source
 from mlsync.flows.history import Base
 from mlsync.flows.shrunk import SETTLE_NS, Loss, earlier_loss, loss_of
 from mlsync.repository.manifest import Entry, Proof

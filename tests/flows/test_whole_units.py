@@ -18,7 +18,8 @@ import torch
 from flow_parts import RUN, World, contents
 from torch.distributed import checkpoint as dcp
 
-from mlsync.flows.backup import Source, look
+from mlsync.flows.backup import look
+from mlsync.flows.backup_request import Source
 from mlsync.flows.one_save import SILENT_NS
 from mlsync.flows.prove_later import LaterProver
 from mlsync.flows.recall import recall

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mlsync.errors import CommandUnavailable
-from mlsync.flows.backup import BackupOptions, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, Source
 from mlsync.flows.loading import LoadingOptions
 from mlsync.flows.policy import Policy
 from mlsync.monitor import RecordingMonitor

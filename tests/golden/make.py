@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 
 import mlsync
-from mlsync.flows.backup import BackupOptions, BackupResult, Source, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupOptions, BackupResult, Source
 from mlsync.flows.prove_later import LaterProver
 from mlsync.monitor import SilentMonitor
 from mlsync.proof.prove import ProofOptions, Prover

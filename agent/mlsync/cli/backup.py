@@ -9,7 +9,7 @@ from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
-from mlsync.flows.backup import BackupResult
+from mlsync.flows.backup_request import BackupResult
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
 from mlsync.service.config import WatchSettings

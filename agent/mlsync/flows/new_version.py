@@ -17,7 +17,7 @@ from typing import Final
 import mlsync
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.flows.avoided import Avoided
-from mlsync.flows.backup import BackupOptions, BackupResult, Source
+from mlsync.flows.backup_request import BackupOptions, BackupResult, Source
 from mlsync.flows.candidate import Candidate, Change
 from mlsync.flows.history import Base, load_entries
 from mlsync.flows.intake import Intake

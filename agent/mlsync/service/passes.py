@@ -6,7 +6,8 @@ import dataclasses
 import threading
 from functools import partial
 
-from mlsync.flows.backup import BackupResult, backup
+from mlsync.flows.backup import backup
+from mlsync.flows.backup_request import BackupResult
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.service.config import WatchSettings

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 
 from mlsync.codec.keys import Keys
 from mlsync.errors import RepositoryMissing
-from mlsync.flows.backup import BackupOptions, Source
+from mlsync.flows.backup_request import BackupOptions, Source
 from mlsync.flows.policy import Policy
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
