@@ -61,10 +61,10 @@ def wait_until_training(process):
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory):
-    """The whole demo, once, with numpy: its directory for temporary files and what it printed."""
+def played(tmp_path_factory, without_torch):
+    """The whole demo, once, where no torch is: its directory for temporary files and what it printed."""
     directory = tmp_path_factory.mktemp("demo")
-    process = start(directory, "--json", "--trainer", "numpy", "--device", "cpu")
+    process = start(directory, "--json", command=(without_torch, *DEMO))
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return directory, json.loads(out), err
