@@ -52,6 +52,15 @@ def start(directory, *options, command=(sys.executable, *DEMO)):
     )
 
 
+def shortened(python, versions):
+    """The command of a demo that waits for that many versions until the trainer is killed, and as many epochs after."""
+    program = (
+        f"import sys; from mlsync.demo import story; story.VERSIONS_BEFORE = story.EPOCHS_AFTER = {versions}\n"
+        "sys.argv[0] = 'mlsync'; from mlsync.cli.main import main; main()\n"
+    )
+    return python, "-P", "-c", program, "demo"
+
+
 def wait_until_training(process):
     """Read the story on stderr until the trainer has begun."""
     for line in process.stderr:
@@ -62,9 +71,9 @@ def wait_until_training(process):
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory, without_torch):
-    """The whole demo, once, where no torch is: its directory for temporary files and what it printed."""
+    """The demo, a shorter one, where no torch is: its directory for temporary files and what it printed."""
     directory = tmp_path_factory.mktemp("demo")
-    process = start(directory, "--json", command=(without_torch, *DEMO))
+    process = start(directory, "--json", command=shortened(without_torch, 2))
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     return directory, json.loads(out), err
@@ -174,11 +183,7 @@ def test_a_directory_in_use_is_refused(tmp_path):
 
 def test_torchs_trainer_is_killed_restored_and_resumed_as_well(tmp_path):
     """With torch the same story, here a short one, goes as well, and its checkpoints are torch's."""
-    program = (
-        "import sys; from mlsync.demo import story; story.VERSIONS_BEFORE = story.EPOCHS_AFTER = 1\n"
-        "sys.argv[0] = 'mlsync'; from mlsync.cli.main import main; main()\n"
-    )
-    process = start(tmp_path, "--json", "--device", "cpu", command=(sys.executable, "-P", "-c", program, "demo"))
+    process = start(tmp_path, "--json", "--device", "cpu", command=shortened(sys.executable, 1))
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     report = json.loads(out)

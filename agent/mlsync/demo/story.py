@@ -117,6 +117,7 @@ class Story:
         wait_for(lambda: bool(trainer.events("stalled")), [trainer], "the trainer was in a write")
         trainer.send(signal.SIGKILL)
         trainer.wait(_STOP_S)
+        self._tell_epochs(trainer)
         event = trainer.events("stalled")[0]
         done, whole = event["bytes"] / _MIB, event["of_bytes"] / _MIB
         self._tell(f"SIGKILL in the middle of a save: {self._kind.last_name} has {done:.1f} of {whole:.1f} MiB")
