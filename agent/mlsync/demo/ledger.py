@@ -91,11 +91,11 @@ class Ledger:
         if not version.checkpoint_count:
             return "no checkpoint is there yet"
         trouble = self._of_last(version)
-        what = f"epoch {version.epoch}"
         if trouble is not None:
-            what = f"{self._kind.last_name} {trouble.kind}, {what}'s kept"
-        after = "" if version.proved_after_s is None else f" {version.proved_after_s:.1f} s after the save"
-        return f"{what}, {version.checkpoint_count} checkpoints at L{version.level} on {version.device}{after}"
+            return f"{self._kind.last_name} {trouble.kind}, epoch {version.epoch}'s kept in its place"
+        after = "" if version.proved_after_s is None else f", {version.proved_after_s:.1f} s after the save"
+        where = f"L{version.level} {version.device}"
+        return f"epoch {version.epoch}, {version.checkpoint_count} checkpoints at {where}{after}"
 
     def _of_last(self, version: VersionMade) -> Trouble | None:
         return next((trouble for trouble in version.troubles if trouble.path == self._kind.last), None)

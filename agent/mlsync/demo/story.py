@@ -107,8 +107,9 @@ class Story:
 
     def _tell_epochs(self, trainer: Trainer) -> None:
         for event in trainer.news():
-            size, files = f"{event['bytes'] / _MIB:.1f} MiB", ", ".join(event["files"])
-            self._tell(f"epoch {event['epoch']}: loss {event['loss']:.4f}, {size} written to {files}")
+            size, suffix = f"{event['bytes'] / _MIB:.1f} MiB", self._kind.suffix
+            names = ", ".join(name.removesuffix(suffix) for name in event["files"])
+            self._tell(f"epoch {event['epoch']}: loss {event['loss']:.4f}, {size} to {names}{suffix}")
 
     # ------------------------------------------------------------ the machine dies
 
