@@ -12,7 +12,7 @@ from test_child import liar  # noqa: F401 - a fixture
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
 from mlsync.errors import ProofDisbelieved
 from mlsync.formats.layout import Storage
-from mlsync.proof import windows
+from mlsync.proof import child_gpus, windows
 from mlsync.proof.prove import ProofOptions, Prover, Room
 from mlsync.proof.rooms import ROOM_BYTES_MIN, Rooms
 from mlsync.proof.windows import WindowSender
@@ -92,6 +92,18 @@ def test_more_is_lent_than_there_is_room_for(senders):
     assert [(verdict.status, verdict.level) for verdict in verdicts] == [("proved", 4)] * 2
     assert [sender.copied_bytes for sender in senders] == [12 * MIB] * 2
     assert verdicts[0].facts["zero_count"] == 1
+
+
+def test_where_a_gpu_may_be_chunks_are_copied(senders, monkeypatch):
+    """With a GPU in sight windows lie as it takes them, and where the child then finds none, all is proved as ever."""
+    data = tensors_bytes()
+    copied = []
+    for why in ("no GPU is here", ""):
+        monkeypatch.setattr(child_gpus, "why_none", lambda why=why: why)
+        with Prover(ProofOptions(device="auto")) as prover:
+            assert prover.prove(reader_ahead(data), b"w.pt").level == 4
+        copied.append(senders[-1].copied_bytes)
+    assert copied == [400, 12 * MIB + MIB // 2 + 400]
 
 
 def test_damage_in_a_room_is_refused_like_any_other(senders):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
 
 from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
-from mlsync.proof.child import Child, DeviceInfo
+from mlsync.proof.child import WINDOW_STRIDE_BYTES, Child, DeviceInfo
 from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import NumberFault, number_facts, number_findings
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 _SLOWEST_BYTES_PER_S = 20_000_000
 _NO_DEVICE = 'no device is wanted here: device = "none"'
-# Where a GPU shows that torch may see. Without one windows are short, and chunks are opened right into them.
-_GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+# As a CPU's child takes them; chunks are opened right into such windows.
 _SHORT_WINDOW_BYTES = 1 << 20
 
 #: Memory for the bytes of a file at an offset, so and so many; asked in the order of the file. ``None``: take your own.
@@ -391,9 +390,9 @@ class _Transfer:
 
 def _stride_bytes(device: str) -> int:
     """How far apart the windows lie: as a GPU takes them if there may be one, else as short as a CPU likes them."""
-    from mlsync.proof.child import WINDOW_STRIDE_BYTES
+    from mlsync.proof.child_gpus import why_none
 
-    may_be_gpu = device.startswith("cuda") or (device != "cpu" and any(map(os.path.exists, _GPU_FILES)))
+    may_be_gpu = device.startswith("cuda") or (device != "cpu" and not why_none())
     return WINDOW_STRIDE_BYTES if may_be_gpu else _SHORT_WINDOW_BYTES
 
 
