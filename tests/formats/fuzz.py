@@ -168,6 +168,8 @@ def check_small_files(data: bytes) -> None:
             b"checkpoint-7/trainer_state.json", b"checkpoint-7/model.safetensors", b"s/latest",
             b"s/global_step4/mp_rank_00_model_states.pt", b"m/latest_checkpointed_iteration.txt",
             b"m/iter_0000004/metadata.json", b"m/iter_0000004/.metadata", b"m/iter_0000004/__0_0.distcp",
+            b"p/adapter_config.json", b"p/adapter_model.safetensors", b"a/random_states_0.pkl", b"a/model.safetensors",
+            b"n/context/io.json", b"n/weights/.metadata", b"t/x.index", b"u/.metadata", b"u/__3.metadata",
         ],
         len(data),
     )  # fmt: skip
@@ -178,6 +180,9 @@ def check_small_files(data: bytes) -> None:
         "huggingface-trainer",
         "deepspeed",
         "megatron",
+        "peft",
+        "accelerate",
+        "nemo",
     }
 
 

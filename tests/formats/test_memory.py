@@ -30,6 +30,7 @@ from mlsync.formats import (
     inner_files,
     legacy_torch,
     lightgbm_model,
+    listing,
     npz,
     onnx,
     pickle_machine,
@@ -80,8 +81,8 @@ BOUNDS = {
     "FILES_MAX": (inner_files,),
     "RECORDS_MAX": (zipfile_layout,),
     "DIRECTORY_BYTES_MAX": (zipfile_layout,),
-    "SMALL_BYTES_MAX": (sharded,),
-    "PARSED_BYTES_MAX": (sharded,),
+    "SMALL_BYTES_MAX": (listing,),
+    "PARSED_BYTES_MAX": (listing,),
 }
 
 
