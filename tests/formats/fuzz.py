@@ -272,6 +272,7 @@ TARGETS = {
     "hdf5": Target(lambda: made("kinds.h5", "latest.h5", "filters.h5", "small.weights.h5"), container("hdf5")),
     "onnx": Target(lambda: made("model.onnx", "kinds.onnx", "outside.onnx"), check_onnx),
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
+    "packed-pickle": Target(lambda: made("zlib.joblib", "xz.joblib", "lz4.joblib"), container("packed-pickle")),
     "xgboost-json": Target(lambda: made("boosting/plain.json", "boosting/dart.json"), container("xgboost-json")),
     "xgboost-ubj": Target(lambda: made("boosting/plain.ubj", "boosting/linear.ubj"), container("xgboost-ubj")),
     "lightgbm": Target(lambda: made("boosting/plain.txt", "boosting/linear.txt"), container("lightgbm")),

@@ -6,6 +6,7 @@ that makes a million objects takes half a minute.
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gc
 import json
@@ -33,6 +34,7 @@ from mlsync.formats import (
     listing,
     npz,
     onnx,
+    packed_pickle,
     pickle_machine,
     pt2,
     safetensors,
@@ -73,6 +75,8 @@ BOUNDS = {
     "UNPACKED_BYTES_MAX": (inner_files,),
     "PACKAGE_PICKLE_BYTES_MAX": (inner_files,),
     "ABOUT_BYTES_MAX": (inner_files,),
+    "PLAIN_BYTES_MAX": (packed_pickle,),
+    "KEPT_BYTES_MAX": (packed_pickle,),
     "JSON_BYTES_MAX": (xgboost_model,),
     "LIST_BYTES_MAX": (xgboost_model,),
     "HEAD_BYTES_MAX": (lightgbm_model,),
@@ -183,6 +187,21 @@ def test_a_bare_pickle_takes_no_more_than_is_stated(make):
     """So it is where the pickle is all of the file, and where raw bytes are left in it."""
     content = make()
     assert peak_of(looked_into(content, b"a.pkl")) < stated_bytes("bare pickle, joblib")
+
+
+PACKED = {
+    "dicts": lambda: zlib.compress(PICKLES["dicts"]()),
+    "raw stretches": lambda: zlib.compress(raw_stretches()),
+    "one text": lambda: zlib.compress(PICKLES["one text"]()),
+    "zeros": lambda: bz2.compress(b"\x80\x04B" + (30 * MIB).to_bytes(4, "little") + bytes(30 * MIB) + b"."),
+}
+
+
+@pytest.mark.parametrize("make", PACKED.values(), ids=PACKED.keys())
+def test_a_compressed_pickle_takes_no_more_than_is_stated(make):
+    """So it is where the pickle comes out of a stream, of which the last part is kept."""
+    content = make()
+    assert peak_of(looked_into(content, b"a.joblib")) < stated_bytes("compressed pickle, joblib")
 
 
 def distributed_metadata() -> bytes:

@@ -20,6 +20,11 @@ from mlsync.formats.lightgbm_model import read_lightgbm_layout
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
+from mlsync.formats.packed_pickle import (
+    PackedPickleLayout,
+    read_packed_pickle_content,
+    read_packed_pickle_layout,
+)
 from mlsync.formats.pt2 import read_pt2_content
 from mlsync.formats.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
 from mlsync.formats.sniff import identify
@@ -41,6 +46,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "hdf5": read_hdf5_layout,
     "lightgbm": read_lightgbm_layout,
     "onnx": read_onnx_layout,
+    "packed-pickle": read_packed_pickle_layout,
     "pickle": read_pickle_layout,
     "safetensors": read_safetensors_layout,
     "tensorflow-index": read_index_layout,
@@ -101,7 +107,7 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_hdf5_content(layout)
     if isinstance(layout, OnnxLayout):
         return read_onnx_content(layout)
-    return None
+    return read_packed_pickle_content(source, layout) if isinstance(layout, PackedPickleLayout) else None
 
 
 def _look_inside(source: ByteSource, name: bytes) -> Content | None:
@@ -120,6 +126,8 @@ def storages_of(source: ByteSource, layout: Layout) -> tuple[Storage, ...]:
     A file that cannot be understood this far has none: whether it is sound is for the proof to say, later and with
     reasons, and must not depend on who else looked at it.
     """
+    if isinstance(layout, PackedPickleLayout):
+        return ()  # to find none all of it would be unpacked once more
     try:
         content = read_content(source, layout)
     except ContainerBroken:

@@ -8,6 +8,7 @@ from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.lightgbm_model import begins_as_lightgbm
 from mlsync.formats.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
 from mlsync.formats.ocdbt import begins_whole
+from mlsync.formats.packed_pickle import is_packed_pickle
 from mlsync.formats.tensorflow_bundle import TABLE_MAGIC, shard_of
 from mlsync.formats.xgboost_model import begins_as_xgboost
 from mlsync.formats.zipfile_layout import first_record_name, record_names
@@ -192,10 +193,9 @@ def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
         return "ocdbt"
     if _FLAX_NAME.fullmatch(path) and _MAP.match(head):
         return "flax-msgpack"
-    if (booster := begins_as_xgboost(head)) is not None:
-        return booster
-    if begins_as_lightgbm(head):
-        return "lightgbm"
+    booster = "lightgbm" if begins_as_lightgbm(head) else begins_as_xgboost(head)
+    if booster is not None or is_packed_pickle(path, head):
+        return booster or "packed-pickle"
     return "pickle" if _PICKLE_NAME.fullmatch(path) and _PICKLE.match(head) else None
 
 

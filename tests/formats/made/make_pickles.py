@@ -1,6 +1,6 @@
 """Makes the pickles of ``tests/formats/test_bare_pickle.py``: ``python make_pickles.py FOLDER``.
 
-Run with Python 3.11, numpy 2.4.6, joblib 1.6.0 and scikit-learn 1.9.1. The folder is this one.
+Run with Python 3.11, numpy 2.4.6, joblib 1.6.0, lz4 4.4.5 and scikit-learn 1.9.1. The folder is this one.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ def main(folder: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(200, 6))
     model = GradientBoostingClassifier(n_estimators=20).fit(rows, rows[:, 0] > 0)
     joblib.dump(model, folder / "boosting.joblib")
+    for way in ("zlib", "gzip", "bz2", "lzma", "xz", "lz4"):
+        joblib.dump(state(), folder / f"{way}.joblib", compress=(way, 3))
     with (folder / "several.pkl").open("wb") as file:
         for part in range(3):
             pickle.dump({"part": part, "rows": np.full((30, 10), part, "f4")}, file)
