@@ -6,10 +6,13 @@ import sys
 import time
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import mlsync
+from mlsync.demo import workplace
+from mlsync.errors import ConfigInvalid
 
 DEMO = ["-P", "-m", "mlsync", "demo"]
 
@@ -179,6 +182,23 @@ def test_a_directory_in_use_is_refused(tmp_path):
     assert done.returncode == 2
     assert "is not empty" in done.stderr
     assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
+    """Where there is not the room that a demo takes, it says so at once, and the directory is as it was."""
+    monkeypatch.setattr(workplace, "NEEDED_BYTES", 1 << 60)
+    with pytest.raises(ConfigInvalid, match="room for") as caught, workplace.workplace(tmp_path / "new", keep=False):
+        pytest.fail("it began")
+    assert "--directory" in caught.value.advice
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_is_named(tmp_path, monkeypatch):
+    """What fails where no room is left is followed by that, whichever process it was that could not say so."""
+    with workplace.workplace(tmp_path, keep=False) as place:
+        assert place.shortage() is None
+        monkeypatch.setattr(workplace.shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+        assert "no room left" in place.shortage()
 
 
 def test_torchs_trainer_is_killed_restored_and_resumed_as_well(tmp_path):

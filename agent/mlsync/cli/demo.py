@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -76,7 +77,11 @@ def demo_command(*, keep: bool, directory: Path | None, device: str, trainer: st
         try:
             report = Story(place, kind, device, tell, kept=keep).play()
         except Error as error:
-            error.advice = error.advice or (f"kept in {place.directory}" if keep else "--keep leaves logs and files")
+            error.advice = (
+                place.shortage()
+                or error.advice
+                or (f"kept in {place.directory}" if keep else "--keep leaves logs and files")
+            )
             raise
     if as_json:
         output.emit(report.as_json())
@@ -170,11 +175,13 @@ def _looks(report: Report) -> Iterator[tuple[str, str]]:
         yield "", "nothing is left of it; --keep leaves everything for looking at"
         return
     config = shlex.quote(f"{report.directory}/mlsync.toml")
+    # As it was called: what a virtual environment has is mostly not found by its name alone.
+    mlsync = shlex.quote(sys.argv[0]) if os.path.basename(sys.argv[0]) == "mlsync" else "mlsync"
     yield "kept", report.directory
-    yield "look", f"mlsync versions --config {config}"
-    yield "", f"mlsync show --config {config}"
-    yield "", f"mlsync verify --config {config}"
-    yield "", f"mlsync restore --config {config} --version 1 --to {shlex.quote(report.directory + '/first')}"
+    yield "look", f"{mlsync} versions --config {config}"
+    yield "", f"{mlsync} show --config {config}"
+    yield "", f"{mlsync} verify --config {config}"
+    yield "", f"{mlsync} restore --config {config} --version 1 --to {shlex.quote(report.directory + '/first')}"
     yield "remove", f"rm -r {shlex.quote(report.directory)}"
 
 

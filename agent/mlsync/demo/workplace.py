@@ -15,6 +15,10 @@ from mlsync.demo.processes import unhurried
 from mlsync.errors import ConfigInvalid
 
 _PASSPHRASE_BYTES = 18
+# A slow agent beside a quick trainer keeps some twenty checkpoints; mostly it is half of this.
+NEEDED_BYTES = 400 << 20
+_NOTHING_LEFT_BYTES = 32 << 20
+_ELSEWHERE = "--directory names another place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,12 @@ class Workplace:
         """The log of a process."""
         return self.directory / f"{name}.log"
 
+    def shortage(self) -> str | None:
+        """Return what to do where the disk is full, whatever else is said to have gone wrong; none if it is not."""
+        if _free_bytes(self.directory) > _NOTHING_LEFT_BYTES:
+            return None
+        return f"{self.directory} has no room left: {_ELSEWHERE}"
+
     def write_passphrase(self) -> None:
         """The passphrase is a new one, which nobody else may read."""
         descriptor = os.open(self.passphrase, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -69,6 +79,7 @@ def workplace(asked: Path | None, *, keep: bool) -> Iterator[Workplace]:
     """Give a directory: *asked*, if that is empty or not there, else a temporary one; gone afterwards unless kept."""
     directory, is_new = _made(asked)
     try:
+        _need_room(directory)
         yield Workplace(directory)
     finally:
         if not keep:
@@ -91,6 +102,17 @@ def _made(asked: Path | None) -> tuple[Path, bool]:
         what = "the demo's directory is not empty"
         raise ConfigInvalid(what, where=str(directory), advice="name one that is, or one that is not there yet")
     return directory, is_new
+
+
+def _need_room(directory: Path) -> None:
+    free = _free_bytes(directory)
+    if free < NEEDED_BYTES:
+        what = f"the demo's directory has room for {free >> 20} MiB, and up to {NEEDED_BYTES >> 20} MiB are written"
+        raise ConfigInvalid(what, where=str(directory), advice=_ELSEWHERE)
+
+
+def _free_bytes(directory: Path) -> int:
+    return shutil.disk_usage(directory).free
 
 
 def _remove(directory: Path, *, itself: bool) -> None:
