@@ -184,16 +184,28 @@ def stages(device: str, memory_bytes: int, dtype: str):
     child = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(child)
     torch.set_num_threads(1)
-    chosen = child.Device(torch, device, memory_bytes)
     memory = os.memfd_create("bench")
     os.ftruncate(memory, WINDOW_STRIDE_BYTES)
-    windows = child.Windows(torch, {"descriptor": memory, "count": 1, "stride_bytes": WINDOW_STRIDE_BYTES})
-    size = chosen.window_bytes
-    window = windows.at(0, size)
+    windows = child.Windows({"descriptor": memory, "count": 1, "stride_bytes": WINDOW_STRIDE_BYTES})
+    is_cuda = device.startswith("cuda")
+    size = child.CUDA_WINDOW_BYTES if is_cuda else child.CPU.WINDOW_BYTES
+    window = torch.frombuffer(windows.at(0, size), dtype=torch.uint8)
     numbers = window.view(getattr(torch, dtype))
     numbers.copy_((torch.randn(numbers.numel()) * 0.02).to(numbers.dtype))
+    if not is_cuda:
+        return {"digest and counts": rate_on_cpu(child.CPU, windows, size, dtype)}
+    chosen = child.Device(torch, device, memory_bytes)
     with torch.no_grad():
         return stage_rates(torch, child.Prover(torch, chosen, bytes(32), Silence(), windows), window, dtype)
+
+
+def rate_on_cpu(cpu, windows, size: int, dtype: str) -> float:
+    import numpy as np
+    from xxhash import xxh3_64_intdigest
+
+    prover = cpu.Prover(np, cpu.Xxh3(xxh3_64_intdigest, bytes(32)), windows, lambda _: None)
+    header = {"window": 0, "place": 0, "length": size, "segments": [[0, dtype, 0, size]]}
+    return rate(lambda: prover.take(header), size, lambda: None)
 
 
 class Silence:
@@ -206,7 +218,7 @@ class Silence:
 def stage_rates(torch, prover, window, dtype: str):
     size = window.numel()
     slot = prover.slots[0]
-    synchronize = torch.cuda.synchronize if prover.device.is_cuda else lambda: None
+    synchronize = torch.cuda.synchronize
     header = {"window": 0, "place": 0, "length": size, "segments": [[0, dtype, 0, size]]}
 
     def digest():
@@ -216,13 +228,9 @@ def stage_rates(torch, prover, window, dtype: str):
         prover.finish(slot)
         slot.event = event
 
-    rates = {}
-    if prover.device.is_cuda:
-        rates["into pinned memory"] = rate(lambda: slot.host.copy_(window), size, synchronize)
-        onto = lambda: slot.there.copy_(slot.host, non_blocking=True)  # noqa: E731 - as above
-        rates["onto the device"] = rate(onto, size, synchronize)
-    else:
-        slot.there = window
+    rates = {"into pinned memory": rate(lambda: slot.host.copy_(window), size, synchronize)}
+    onto = lambda: slot.there.copy_(slot.host, non_blocking=True)  # noqa: E731 - as above
+    rates["onto the device"] = rate(onto, size, synchronize)
     rates["digest and counts"] = rate(digest, size, synchronize)
     return rates
 

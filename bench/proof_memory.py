@@ -3,7 +3,7 @@
     python bench/proof_memory.py [--device cpu] [--sizes-gib 1,20] [--quick]
 
 Each file is backed up into a repository in a directory and proved to level 4 from there by a process that does nothing
-else. Told is the peak of that process and of its child with torch. All tensors of a file are the same: the repository
+else. Told is the peak of that process and of its child. All tensors of a file are the same: the repository
 stays small, and each of them is read back, opened and proved all the same. Takes as much disk as the largest file.
 
 Writes results/proof_memory.json.

@@ -12,6 +12,7 @@ from proof_python import PROOF_PYTHON
 
 from mlsync.proof import child_gpus
 from mlsync.proof.device import gpu_number
+from mlsync.proof.prove import _stride_bytes
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
@@ -92,3 +93,21 @@ def test_the_roomiest_comes_first():
 def test_ranks_go_round_the_gpus(wanted, count, number):
     """A rank has the GPU of its number, counted on where there are fewer; what was asked for by its number stays it."""
     assert gpu_number(wanted, count) == number
+
+
+def test_that_there_is_no_gpu_is_seen_without_torch(monkeypatch):
+    """A driver's device is one that may be used unless the environment leaves none; windows are as long as it takes."""
+    found = set()
+    monkeypatch.setattr(child_gpus.glob, "glob", lambda pattern: [pattern] * (pattern in found))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert child_gpus.why_none() == "no GPU is here"
+    assert (_stride_bytes("auto"), _stride_bytes("cpu"), _stride_bytes("cuda:1")) == (1 << 20, 1 << 20, 16 << 20)
+    for device in ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg"):
+        found.clear()
+        found.add(device)
+        assert child_gpus.why_none() == ""
+        assert _stride_bytes("auto%1") == 16 << 20
+    for value, why in (("0,1", ""), ("GPU-1a", ""), ("", "leaves no GPU"), ("-1", "leaves no GPU")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+        assert why in child_gpus.why_none()
+        assert bool(why) == bool(child_gpus.why_none())

@@ -314,7 +314,7 @@ _READABLE = (
     "/dev/urandom",
     "/dev/null",
 )
-_GPU_DEVICES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri", "/dev/dxg")
+_GPU_DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/nvgpu", "/dev/kfd", "/dev/dri", "/dev/dxg")
 CPU_SPARE_BYTES = 512 << 20
 _CPU_DESCRIPTORS_MAX, _GPU_DESCRIPTORS_MAX = 64, 1024
 

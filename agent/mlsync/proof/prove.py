@@ -58,8 +58,8 @@ class ProofOptions:
 
     *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: of the GPUs that the
     child sees the one that N comes to, counted round and round. *memory_bytes* bounds what is used of a GPU.
-    *python* is an interpreter that has torch, this one if ``None``. *timeout_s* is how long to wait for the child in
-    all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
+    *python* is an interpreter that has numpy, for a GPU torch, this one if ``None``. *timeout_s* is how long to wait
+    for the child in all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
     the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
 
     Where mlsync is root the child runs as *user*; if he cannot run that Python, it runs as root where it *may be root*,
@@ -101,7 +101,7 @@ class Prover:
         self.close()
 
     def start(self) -> None:
-        """Begin to start the child, which takes a second to import torch, and do not wait for it.
+        """Begin to start the child, which takes seconds where it imports torch, and do not wait for it.
 
         What is wrong with it shows when it is needed.
         """
@@ -262,7 +262,7 @@ class _Engine:
                 "memory_bytes": options.memory_bytes,
                 "windows": windows_in_memory(self._child.memory, self._stride_bytes),
                 "threads": options.threads,
-                # Where "pip install --user" puts torch; the child is started without a home and cannot tell.
+                # Where "pip install --user" puts numpy or torch; the child is started without a home and cannot tell.
                 "user_base": os.path.join(self._home, ".local"),
             }
         )

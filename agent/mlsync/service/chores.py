@@ -21,7 +21,7 @@ from mlsync.service.session import Session
 from mlsync.service.wording import count, size
 from mlsync.source.paths import display
 
-# A device that was not there a minute ago mostly is not there yet, and each try starts a process that imports torch.
+# A device that was not there a minute ago mostly is not there yet, and each try starts a process that looks for it.
 PROVE_EVERY_S: Final = 3600.0
 SCRUB_EVERY_S: Final = 3600.0
 _PROVED: Final = "proved"

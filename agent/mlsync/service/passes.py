@@ -24,7 +24,7 @@ def back_up(
     session.clear_leftovers()
     options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
     prover = partial(session.prover, run=watch.run)
-    # A prover for each version: its child holds torch, and the idle agent is to be small.
+    # A prover for each version: its child holds numpy or torch, and the idle agent is to be small.
     return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
 
 
