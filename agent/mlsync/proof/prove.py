@@ -59,8 +59,8 @@ class ProofOptions:
     *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: of the GPUs that the
     child sees the one that N comes to, counted round and round. *memory_bytes* bounds what is used of a GPU.
     *python* is an interpreter that has numpy, for a GPU torch, this one if ``None``. *timeout_s* is how long to wait
-    for the child in all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are at fault in one of
-    the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
+    for the child in all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are
+    at fault in one of the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
 
     Where mlsync is root the child runs as *user*; if he cannot run that Python, it runs as root where it *may be root*,
     and a note says so. *as_root* is why nobody else can be had although mlsync is root.
