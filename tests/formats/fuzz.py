@@ -276,6 +276,7 @@ TARGETS = {
     "xgboost-json": Target(lambda: made("boosting/plain.json", "boosting/dart.json"), container("xgboost-json")),
     "xgboost-ubj": Target(lambda: made("boosting/plain.ubj", "boosting/linear.ubj"), container("xgboost-ubj")),
     "lightgbm": Target(lambda: made("boosting/plain.txt", "boosting/linear.txt"), container("lightgbm")),
+    "nemo": Target(lambda: made("groups/small.nemo"), container("nemo")),
     "zip": Target(lambda: made("model.keras", "a2c.zip", "package.zip"), container("zip")),
     "pt2-table": Target(lambda: [program_table()], check_table),
     "pickle": Target(lambda: [parts_of(data)["archive/data.pkl"] for data in zip_files()[:2]], check_pickle),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gc
+import io
 import json
 import re
 import struct
+import tarfile
 import tracemalloc
 import zipfile
 import zlib
@@ -20,7 +22,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoint_files import MemorySource, rezipped, with_pickle
+from checkpoint_files import MemorySource, rezipped, torch_bytes, with_pickle
 from mlsync.formats import (
     bare_pickle,
     dcp_metadata,
@@ -32,6 +34,7 @@ from mlsync.formats import (
     legacy_torch,
     lightgbm_model,
     listing,
+    nemo_tar,
     npz,
     onnx,
     packed_pickle,
@@ -70,7 +73,7 @@ BOUNDS = {
     "NUMBERS_MAX": (dcp_metadata,),
     "CHECKED_HEADER_BYTES_MAX": (safetensors,),
     "TENSORS_MAX": (safetensors, gguf),
-    "NAMES_BYTES_MAX": (zipfile_layout, gguf, tensorflow_bundle),
+    "NAMES_BYTES_MAX": (zipfile_layout, gguf, tensorflow_bundle, nemo_tar),
     "INDEX_BYTES_MAX": (tensorflow_bundle,),
     "UNPACKED_BYTES_MAX": (inner_files,),
     "PACKAGE_PICKLE_BYTES_MAX": (inner_files,),
@@ -83,7 +86,8 @@ BOUNDS = {
     "TREE_BYTES_MAX": (lightgbm_model,),
     "TREES_MAX": (lightgbm_model,),
     "FILES_MAX": (inner_files,),
-    "RECORDS_MAX": (zipfile_layout,),
+    "RECORDS_MAX": (zipfile_layout, nemo_tar),
+    "MEMBERS_MAX": (nemo_tar,),
     "DIRECTORY_BYTES_MAX": (zipfile_layout,),
     "SMALL_BYTES_MAX": (listing,),
     "PARSED_BYTES_MAX": (listing,),
@@ -630,3 +634,28 @@ def test_an_index_takes_no_more_than_is_stated(make):
     files = {b"model.safetensors.index.json": len(content), b"model-00001-of-00001.safetensors": 1}
     peak = peak_of(lambda: sharded.find_units(files, lambda path, limit_bytes: content))
     assert peak < stated_bytes("index or state of a checkpoint of many files")
+
+
+def tar_of(count: int, name: str, content: bytes = b"") -> bytes:
+    """An archive of many members."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:", format=tarfile.GNU_FORMAT) as tar:
+        for number in range(count):
+            info = tarfile.TarInfo(name.format(number))
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+ARCHIVES = {
+    "members": lambda: tar_of(2400, "{:08}"),
+    "names": lambda: tar_of(2400, "n" * 800 + "{:08}"),
+    "weights": lambda: tar_of(300, "{}.ckpt", torch_bytes({"w": [1.0]})),
+    "records": lambda: tar_of(1, "{}.ckpt", zip_of(6000, b"%08d" + b"r" * 100)),
+}
+
+
+@pytest.mark.parametrize("make", ARCHIVES.values(), ids=ARCHIVES.keys())
+def test_an_archive_of_nemo_takes_no_more_than_is_stated(make):
+    """However many members and records in these there are: the whole look stays below the figure."""
+    assert peak_of(looked_into(make(), b"m.nemo")) <= stated_bytes("NeMo")

@@ -36,7 +36,6 @@ MODEL_ENDINGS: Final = {
     "t7": "Lua Torch",
     "eqx": "Equinox",
     "mindir": "MindSpore",
-    "nemo": "NeMo",
     "skops": "skops",
     "model": "XGBoost, gensim and others",
     "mar": "TorchServe",

@@ -17,6 +17,7 @@ from mlsync.formats.inner_files import read_inner_files
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
 from mlsync.formats.lightgbm_model import read_lightgbm_layout
+from mlsync.formats.nemo_tar import NemoLayout, read_nemo_content, read_nemo_layout
 from mlsync.formats.npz import read_npz_content
 from mlsync.formats.ocdbt import read_ocdbt_layout
 from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
@@ -45,6 +46,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "ocdbt": read_ocdbt_layout,
     "hdf5": read_hdf5_layout,
     "lightgbm": read_lightgbm_layout,
+    "nemo": read_nemo_layout,
     "onnx": read_onnx_layout,
     "packed-pickle": read_packed_pickle_layout,
     "pickle": read_pickle_layout,
@@ -100,14 +102,20 @@ def _read_tensors(source: ByteSource, layout: Layout) -> Content | None:
         return read_safetensors_content(layout)
     if layout.container == "torch-legacy":
         return read_legacy_content(source, layout)
-    if isinstance(layout, ZipLayout):
-        reader = _ZIP_CONTENTS.get(layout.container)
-        return reader(source, layout) if reader is not None else read_inner_files(source, layout, _look_inside)
+    if isinstance(layout, ZipLayout | NemoLayout):
+        return _read_archive(source, layout)
     if isinstance(layout, Hdf5Layout):
         return read_hdf5_content(layout)
     if isinstance(layout, OnnxLayout):
         return read_onnx_content(layout)
     return read_packed_pickle_content(source, layout) if isinstance(layout, PackedPickleLayout) else None
+
+
+def _read_archive(source: ByteSource, layout: ZipLayout | NemoLayout) -> Content | None:
+    if isinstance(layout, NemoLayout):
+        return read_nemo_content(source, layout, _look_inside)
+    reader = _ZIP_CONTENTS.get(layout.container)
+    return reader(source, layout) if reader is not None else read_inner_files(source, layout, _look_inside)
 
 
 def _look_inside(source: ByteSource, name: bytes) -> Content | None:

@@ -106,6 +106,25 @@ def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Conte
         facts |= found.facts[0]  # a checkpoint that somebody zipped
     if program == "stable-baselines3":
         facts["resumable"] = facts["has_optimizer"] = any(one.get("has_optimizer") for one in found.facts)
+    return _content(found, facts)
+
+
+def read_members(source: ByteSource, program: str, members: tuple[Extent, ...], look: Look) -> Content | None:
+    """The same for the files of another archive, which a known program wrote: their names are promises."""
+    layout = ZipLayout(program, source.size_bytes, members)
+    found = _Found()
+    for member in members:
+        if has_weights_name(member.name):
+            _read_file(source, layout, member, found, look, is_promise=True)
+        elif member.name.endswith(".distcp"):
+            found.aside_count += 1  # which says nothing without its metadata
+    if not found.files_count:
+        return None
+    only = found.facts[0] if len(found.facts) == 1 else {}
+    return _content(found, {**only, "framework": program})
+
+
+def _content(found: _Found, facts: dict[str, Fact]) -> Content:
     if found.aside_count:
         facts["unchecked_part_count"] = found.aside_count
     found.storages.sort(key=lambda storage: storage.offset)

@@ -50,6 +50,7 @@ _PROMISED_BY_NAME = (
     (re.compile(rb".*\.(h5|hdf5)", re.IGNORECASE | re.DOTALL), "hdf5"),
     (re.compile(rb".*\.onnx", re.IGNORECASE | re.DOTALL), "onnx"),
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
+    (re.compile(rb".*\.nemo", re.IGNORECASE | re.DOTALL), "nemo"),
 )
 # Other programs use these endings too: what plainly is something else is none of torch's, nor of the others'
 _SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
