@@ -651,6 +651,8 @@ ARCHIVES = {
     "members": lambda: tar_of(2400, "{:08}"),
     "names": lambda: tar_of(2400, "n" * 800 + "{:08}"),
     "weights": lambda: tar_of(300, "{}.ckpt", torch_bytes({"w": [1.0]})),
+    "dicts": lambda: tar_of(3, "{}.ckpt", with_pickle(PICKLES["dicts"](), b"")),
+    "long names": lambda: tar_of(3, "{}.ckpt", with_pickle(long_names(), b"")),
     "records": lambda: tar_of(1, "{}.ckpt", zip_of(6000, b"%08d" + b"r" * 100)),
 }
 
