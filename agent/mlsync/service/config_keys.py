@@ -301,7 +301,7 @@ PROOF: Mapping[str, Key] = {
         one_of("commit", "wait"),
         "on_unavailable",
         '"commit"',
-        'when no device or torch is there: "commit" as pending and prove later, or "wait"; "wait" where require is set',
+        'no GPU, or no torch for it: "commit" as pending and prove later, or "wait"; "wait" where require is set',
     ),
     "read_back": Key(
         one_of("new", "all", "none"),
