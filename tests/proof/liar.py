@@ -41,7 +41,8 @@ def honest(header):
     at = header["place"] * opening["windows"]["stride_bytes"]
     window = shared[at : at + header["length"]]
     counts = []
-    for _, dtype, start, length in header["segments"]:
+    for segment in header["segments"]:
+        _, dtype, start, length = segment[:4]
         values = np.frombuffer(window[start : start + length], np.float32) if dtype == "float32" else None
         floats = [float(values.min()), float(values.max()), 1.0] if values is not None else []
         counts.append([0, 0, 0, 0, *floats] if floats else None)

@@ -368,6 +368,7 @@ QUICK_LIES = {
     "answers without end": "while True: say(answer)",
     "more NaN than numbers": "say({**answer, 'counts': [row and [1 << 60, *row[1:]] for row in answer['counts']]})",
     "less than no NaN": "say({**answer, 'counts': [row and [-1, *row[1:]] for row in answer['counts']]})",
+    "a row too few": "say({**answer, 'counts': [row and [row] for row in answer['counts']]})",
     "half a NaN": "say({**answer, 'counts': [row and [0.5, *row[1:]] for row in answer['counts']]})",
     "a lowest that is text": "say({**answer, 'counts': [row and [*row[:4], 'x', 1, 1] for row in answer['counts']]})",
     "an endless norm": "say({**answer, 'counts': [row and [*row[:6], float('inf')] for row in answer['counts']]})",
@@ -413,6 +414,20 @@ def test_no_answer_that_cannot_be_is_believed(liar, lie):
     error = unavailable(liar(lie))
     assert isinstance(error, ProofDisbelieved)
     assert "gave" in str(error)
+
+
+@pytest.mark.parametrize("told", ["row and [1, *row[1:]]", "row and [row, row, row]", "row and [[9, *row[1:]], row]"])
+def test_several_small_tensors_have_one_row_or_a_row_each(liar, told):
+    """NaN in one row of two tensors, rows of three, and more NaN in one of the two than it has numbers."""
+    source = MemorySource(torch_bytes({"a": torch.linspace(1, 2, 4), "b": torch.linspace(2, 3, 4)}))
+    with Prover(
+        ProofOptions("cpu", liar(f"say({{**answer, 'counts': [{told} for row in answer['counts']]}})"))
+    ) as prover:
+        assert isinstance(prover.prove(source, b"w.pt").error, ProofDisbelieved)
+    with Prover(
+        ProofOptions("cpu", liar("say({**answer, 'counts': [[row, row] for row in answer['counts']]})"))
+    ) as prover:
+        assert prover.prove(source, b"w.pt").status == "proved"
 
 
 def test_the_liar_is_believed_when_it_is_honest(liar):

@@ -26,6 +26,8 @@ from checkpoint_files import (
 )
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
+from mlsync.proof import windows
+from mlsync.proof.child import Child
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.proof.verdict import Finding, Verdict
 
@@ -227,6 +229,45 @@ def test_numbers_that_are_none_are_told(prover, tensor, what):
         ("warn", what, "archive/data/1")
     ]
     assert verdict.status == "proved"
+
+
+SMALL = {f"layer.{n}": torch.linspace(n + 1, n + 2, 3 + n % 5) for n in range(3000)} | {
+    "half": torch.ones(3).half(),
+    "zeros": torch.zeros(5),
+    "count": torch.arange(7),
+    "large": torch.linspace(1, 2, 9 << 10),
+    "empty": torch.zeros(0),
+    "last": torch.zeros(1),
+}
+
+
+def test_small_tensors_are_counted_together(prover, monkeypatch):
+    """The counts are those of tensors that are counted one by one; the child is told of stretches, not of tensors."""
+    told = []
+    send = Child.send
+    monkeypatch.setattr(Child, "send", lambda child, message: told.append(message) or send(child, message))
+    source = MemorySource(torch_bytes(SMALL))
+    together = prover.prove(source, b"last.pt")
+    segment_count = sum(len(message.get("segments", ())) for message in told)
+    monkeypatch.setattr(windows, "SMALL_BYTES_MAX", -1)
+    one_by_one = prover.prove(source, b"last.pt")
+    assert (together.status, together.level, together.findings) == ("proved", 4, ())
+    assert together.facts == one_by_one.facts
+    assert together.facts["zero_count"] == 6
+    assert segment_count <= 8
+
+
+@pytest.mark.parametrize("fault", ["nan", "inf", "norm"])
+def test_small_tensors_are_told_apart_where_one_is_at_fault(prover, fault):
+    """Of thousands the one is named, and what is counted is the same as of each by itself."""
+    odd = {"nan": float("nan"), "inf": float("-inf"), "norm": 1e300}[fault]
+    tensors = {name: tensor.double() for name, tensor in SMALL.items()}
+    tensors["layer.2345"][1] = odd
+    verdict = prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt")
+    whats = {"nan": ["1 NaN in layer.2345"], "inf": ["1 infinite numbers in layer.2345"], "norm": []}[fault]
+    assert [finding.what for finding in of_numbers(verdict)] == whats
+    assert verdict.facts["zero_count"] == 7
+    assert "norm" not in verdict.facts
 
 
 def test_numbers_are_counted_over_windows(prover):

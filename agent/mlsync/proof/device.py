@@ -294,7 +294,7 @@ class Prover:
         extremes = rows.tolist()
         # On the stream of the windows behind it: they use the same scratch memory.
         with self.torch.cuda.stream(self.stream):
-            counts = [self._counts(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
+            counts = [self._told(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
     def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
@@ -303,11 +303,15 @@ class Prover:
         segments = header["segments"]
         rows = self.torch.empty((len(segments), 3), dtype=self.torch.float64, device=self.device.name)
         for place, segment in enumerate(segments):
-            values = self._values(slot, segment)
-            if values is not None:
-                rows[place, 0], rows[place, 1] = self._extremes(self._magnitudes_of(values))
-                rows[place, 2] = self._norm(values)
+            self._look(slot, segment, rows[place])
         slot.pending = (header, used, total, rows)
+
+    def _look(self, slot: Slot, segment: list[Any], row: Any) -> None:
+        """Queue the bounding magnitudes and the norm of a segment, which go into *row*."""
+        values = self._values(slot, segment)
+        if values is not None:
+            row[0], row[1] = self._extremes(self._magnitudes_of(values))
+            row[2] = self._norm(values)
 
     def _extremes(self, magnitudes: Any) -> Any:
         """The least and the greatest; a NaN is greater than all.
@@ -337,7 +341,7 @@ class Prover:
         seen_as = self._seen_as(segment)
         if seen_as is None:
             return None
-        _, dtype, start, length = segment
+        _, dtype, start, length = segment[:4]
         values = slot.there[start : start + length].view(seen_as)
         # Nothing counts float8 as it is
         return self._widened(values) if dtype.startswith("float8") else values
@@ -347,6 +351,17 @@ class Prover:
 
     def _magnitudes_of(self, values: Any) -> Any:
         return self.torch.abs(values, out=self._magnitudes.view(values.dtype)[: values.numel()])
+
+    def _told(self, slot: Slot, segment: list[Any], row: list[float]) -> Any:
+        """What is told of a segment: one row, or a row of each of its storages if they have to be told apart."""
+        counts = self._counts(slot, segment, row)
+        if CPU.is_told_of_all(segment, counts):
+            return counts
+        parts = list(CPU.parts_of(segment))
+        rows = self.torch.empty((len(parts), 3), dtype=self.torch.float64, device=self.device.name)
+        for place, part in enumerate(parts):
+            self._look(slot, part, rows[place])
+        return [self._counts(slot, part, row) for part, row in zip(parts, rows.tolist())]  # noqa: B905 - 3.9
 
     def _counts(self, slot: Slot, segment: list[Any], row: list[float]) -> list[Any] | None:
         """[NaN, infinite, zero, at float16's limit, lowest, highest, norm] of a segment; None if not counted.

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
+from typing import Any, TypeAlias
 
 from mlsync.formats.layout import BIG_ENDIAN, Storage
 from mlsync.proof.child import WINDOW_COUNT, WINDOW_STRIDE_BYTES, Child
@@ -15,6 +15,9 @@ from mlsync.proof.rooms import Room, Rooms
 
 # Keeps a window's message small when it is full of tiny storages
 SEGMENTS_MAX = 4096
+# Storages up to this length are counted together with their neighbours of the same type: one by one each would cost
+# more than its bytes do. They are told apart where something is wrong among them.
+SMALL_BYTES_MAX = 16 << 10
 # A segment's counts: NaN, infinite, zero, at float16's limit; then lowest and highest where both are of one
 # magnitude, and the norm, each a number or null
 _ROW_LENGTH, _WHOLE_NUMBERS = 7, 4
@@ -57,11 +60,17 @@ _WHOLE = frozenset(
 )
 
 
+# Which storage, its type, where in the window and how long; then the lengths of it and of those behind it, if they are
+# told of together
+Segment: TypeAlias = tuple[int, str, int, int] | tuple[int, str, int, int, list[int]]
+
+
 @dataclass(slots=True)
 class Counts:
     """What the device counted in one storage; *low* and *high* are ``None`` where not all numbers can be one.
 
-    *square_sum* is that of all its numbers, ``None`` where one of them is not finite.
+    *square_sum* is that of all its numbers, ``None`` where one of them is not finite. Of small storages among which
+    nothing is wrong the first has the counts of all.
     """
 
     nan: int = 0
@@ -80,8 +89,19 @@ class _Sent:
 
     index: int
     digest: Callable[[], int]
-    segments: list[tuple[int, str, int, int]]
+    segments: list[Segment]
     ends_room: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    """Small storages of one type, one behind the other in the file and in the window; each is whole numbers."""
+
+    first: int
+    dtype: str
+    start: int
+    number_bytes: int
+    lengths: list[int]
 
 
 def windows_in_memory(memory: dict[str, int], window_bytes: int) -> dict[str, int]:
@@ -121,7 +141,9 @@ class WindowSender:
         self._storages = storages
         self._place = 0
         self._used = 0
-        self._segments: list[tuple[int, str, int, int]] = []
+        self._segments: list[Segment] = []
+        self._group: _Group | None = None
+        self._small_count = 0
         self._sent: deque[_Sent] = deque()
         self._index = 0
 
@@ -146,6 +168,9 @@ class WindowSender:
             self._send_room(storage, room)
             return
         self.copied_bytes += len(piece)
+        if len(piece) == self._storages[storage].length <= SMALL_BYTES_MAX and self._add_small(storage, piece):
+            return
+        self._end_group()
         while piece:
             window = self._window
             count = min(len(window) - self._used, len(piece))
@@ -157,12 +182,11 @@ class WindowSender:
                 self._flush()
 
     def close_storage(self) -> None:
-        """Bring the window to where the next storage may begin."""
-        padding = -self._used % UNIT_BYTES
-        self._window[self._used : self._used + padding] = bytes(padding)
-        self._used += padding
-        if self._used == len(self._window) or len(self._segments) >= SEGMENTS_MAX:
-            self._flush()
+        """Bring the window to where the next storage may begin, if that is not behind others that are as small."""
+        if self._group is None:
+            self._pad()
+            if self._used == len(self._window) or len(self._segments) + self._small_count >= SEGMENTS_MAX:
+                self._flush()
 
     def finish(self) -> None:
         """Send what is left and wait until the device has answered for all."""
@@ -174,10 +198,51 @@ class WindowSender:
         if self._child.wait_answer() != {"ended": self._index}:
             self._child.disbelieve("an answer to a question that was not asked")
 
+    def _add_small(self, storage: int, piece: memoryview) -> bool:
+        """Put all of a small storage behind its neighbours; false where it is to be sent as others are."""
+        length = len(piece)
+        dtype = self._storages[storage].dtype
+        group = self._group
+        if (
+            group is None
+            or group.dtype != dtype
+            or group.first + len(group.lengths) != storage
+            or self._used + length > self._window_bytes
+            or len(self._segments) + self._small_count >= SEGMENTS_MAX
+        ):
+            self._end_group()
+            self.close_storage()
+            if self._used + length > self._window_bytes:
+                return False
+            number_bytes = _NUMBER_BYTES.get(dtype) or _PERHAPS.get(dtype) or 1
+            group = _Group(storage, dtype, self._used, number_bytes, [])
+        if length % group.number_bytes:
+            return False
+        self._group = group
+        self._window[self._used : self._used + length] = piece
+        self._used += length
+        self._small_count += 1
+        group.lengths.append(length)
+        return True
+
+    def _end_group(self) -> None:
+        """Make a segment of the small storages that are there, and bring the window to where the next one may begin."""
+        group, self._group = self._group, None
+        if group is not None:
+            length = self._used - group.start
+            told = (group.first, group.dtype, group.start, length)
+            self._segments.append((*told, group.lengths) if len(group.lengths) > 1 else told)
+            self._pad()
+
+    def _pad(self) -> None:
+        padding = -self._used % UNIT_BYTES
+        self._window[self._used : self._used + padding] = bytes(padding)
+        self._used += padding
+
     def _note(self, storage: int, count: int) -> None:
         """Make the bytes part of the storage's segment in this window."""
         if self._segments and self._segments[-1][0] == storage:
-            _, dtype, start, length = self._segments[-1]
+            _, dtype, start, length = self._segments[-1][:4]
             self._segments[-1] = (storage, dtype, start, length + count)
         else:
             self._segments.append((storage, self._storages[storage].dtype, self._used, count))
@@ -194,17 +259,16 @@ class WindowSender:
             self._send(room.memory[start:end], place, [(storage, dtype, 0, count)], ends_room=is_last)
 
     def _flush(self) -> None:
+        self._end_group()
         if not self._used:
             return
         self._send(self._window[: self._used], self._place, self._segments)
         # The child is done with it: what lay there was sent before the last windows that wait for an answer.
         self._place = (self._place + 1) % WINDOW_COUNT
-        self._used = 0
+        self._used = self._small_count = 0
         self._segments = []
 
-    def _send(
-        self, window: memoryview, place: int, segments: list[tuple[int, str, int, int]], *, ends_room: bool = False
-    ) -> None:
+    def _send(self, window: memoryview, place: int, segments: list[Segment], *, ends_room: bool = False) -> None:
         """Tell the child of a window; afterwards fewer than *WINDOW_COUNT* wait for an answer."""
         digest = self._digest.start(window, self._index)
         self._sent.append(_Sent(self._index, digest, segments, ends_room))
@@ -229,15 +293,25 @@ class WindowSender:
         counts = answer.get("counts")
         if not isinstance(counts, list) or len(counts) != len(sent.segments):
             self._child.disbelieve("counts of other tensors than it was sent")
-        for (storage, dtype, _, length), row in zip(sent.segments, counts, strict=True):
-            if not _is_plausible(row, dtype, length):
-                self._child.disbelieve("counts that cannot be")
-            if row is not None:
-                self._add_counts(storage, length, row)
-            elif length and dtype in _PERHAPS:
-                self.uncounted.add(dtype)
-            elif length and dtype.removeprefix(BIG_ENDIAN) not in _WHOLE:
-                self.unseen.add(dtype)
+        for segment, row in zip(sent.segments, counts, strict=True):
+            self._take_in(segment, row)
+
+    def _take_in(self, segment: Segment, row: Any) -> None:
+        """Take in what is told of a segment: one row of all of it, or one of each of the storages in it."""
+        storage, dtype, _, length, *more = segment
+        parts = more[0] if more else None
+        if parts is not None and isinstance(row, list) and len(row) == len(parts) and isinstance(row[0], list):
+            for place, (part_length, part_row) in enumerate(zip(parts, row, strict=True)):
+                self._take_in((storage + place, dtype, 0, part_length), part_row)
+            return
+        if not _is_plausible(row, dtype, length) or (parts is not None and not _is_clean(row)):
+            self._child.disbelieve("counts that cannot be")
+        if row is not None:
+            self._add_counts(storage, length, row)
+        elif length and dtype in _PERHAPS:
+            self.uncounted.add(dtype)
+        elif length and dtype.removeprefix(BIG_ENDIAN) not in _WHOLE:
+            self.unseen.add(dtype)
 
     def _add_counts(self, storage: int, length: int, row: Any) -> None:
         nan, infinite, zero, saturated, low, high, norm = row
@@ -264,6 +338,11 @@ def _is_plausible(row: object, dtype: str, length: int) -> bool:
     return all(type(number) is int and 0 <= number <= length // number_bytes for number in whole) and all(
         number is None or (isinstance(number, float) and isfinite(number)) for number in real
     )
+
+
+def _is_clean(row: Any) -> bool:
+    """Whether a row says of several storages that there is nothing for which they would have to be told apart."""
+    return row is None or not (row[0] or row[1] or row[3] or row[6] is None)
 
 
 def _bound(old: float | None, new: object, *, known: bool, choose: Any) -> float | None:
