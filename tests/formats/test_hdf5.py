@@ -140,6 +140,13 @@ def test_a_dataset_that_does_not_fit_its_shape_is_refused():
         read_layout(MemorySource(flipped(data, at + 8)), "hdf5")
 
 
+def test_layers_alone_are_not_those_of_keras():
+    """Anndata has them as well, and says so in its root."""
+    content = content_of((MADE / "small.h5ad").read_bytes())
+    assert content.facts["framework"] == "anndata"
+    assert [tensor.name for tensor in content.tensors] == ["X", "layers/counts"]
+
+
 def test_a_file_behind_other_bytes_is_found():
     """A block of the user's own before the file is allowed; its length is a power of two."""
     data = bytearray(FILES["model"])

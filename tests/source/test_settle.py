@@ -14,6 +14,7 @@ from mlsync.source.settle import is_temporary
         b"tmp-checkpoint-500",
         b"1000.orbax-checkpoint-tmp-0",
         b"1000.orbax-checkpoint-tmp",
+        b"0.4429701acdd5e0865e149aa9d359fdf0.partial",
         b".mlsync-restore-8f3a",
         b"new\nline.tmp",
         b"\xff.part",

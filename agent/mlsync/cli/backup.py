@@ -58,7 +58,7 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
     If most checkpoints of the last version are gone at once, a disk is rather not mounted: no version is made for
     ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss does so
     at once. Files whose names say that they are not finished are left out (.tmp*, tmp-checkpoint-*, *.tmp,
-    *.part, *.orbax-checkpoint-tmp*; -v names them) unless keep_temporary in [[watch]] says else.
+    *.part, *.partial, *.orbax-checkpoint-tmp*; -v names them) unless keep_temporary in [[watch]] says else.
 
     A run is written from one directory. If another one, or another machine, made its newest version, nothing is written
     and the status is 90. After a restore, and on a new machine with the old disk, a backup goes on by itself;

@@ -41,8 +41,8 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     Beside the logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) stands
     how far the training was, and its best.
 
-    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp*)
-    are in no version unless keep_temporary in [[watch]] says else.
+    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial,
+    *.orbax-checkpoint-tmp*) are in no version unless keep_temporary in [[watch]] says else.
     """
     monitor = common.monitor()
     config = common.configuration()

@@ -18,6 +18,7 @@ from mlsync.formats.pickle_machine import PICKLE_BYTES_MAX
 from mlsync.formats.ranks import is_tracker
 from mlsync.formats.sharded import enclosing, find_units, is_named_for_all, marked_around
 from mlsync.formats.tensorflow_bundle import check_against_shards, index_of, parse_index
+from mlsync.formats.zarr_arrays import array_around
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind
@@ -100,6 +101,8 @@ def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
         directory = path.rpartition(b"/")[0]
         marked = marked_around(directory, entries)
         places.add(enclosing(directory) if marked is None else marked)
+        if (array := array_around(directory, entries)) is not None:
+            places.add(array)
         if is_tracker(path):
             beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
             places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
@@ -123,4 +126,4 @@ def _is_within_any(directory: bytes, places: set[bytes], entries: Entries) -> bo
     outermost = enclosing(directory)
     if directory in places or (outermost in places and is_named_for_all(outermost)):
         return True
-    return marked_around(directory, entries) in places
+    return marked_around(directory, entries) in places or array_around(directory, entries) in places

@@ -80,6 +80,8 @@ class WholeUnits:
             # Its files have no proof in which that could stand.
             self.said.append(f"{lacking}: no training goes on from there")
             return
+        if unit.kind == "zarr":
+            self.said.append(f"{lacking}: what it holds cannot be read")
         said = disagreement(unit, self._candidate.by_path, self._reader) if lacking is None else None
         if said is not None and said.of_two_saves and not self._is_at_rest(unit):
             self._revert(unit, f"of two saves: {said.what}")

@@ -27,6 +27,7 @@ _NAMED_FILTER: Final = 256  # from this one on they are anybody's, and have a na
 _SUM_BYTES: Final = 4
 _COUNT_MAX: Final = 1 << 63
 _KERAS: Final = (b"keras_version", b"model_config", b"layer_names", b"_layer_checkpoint_dependencies")
+_ANNDATA: Final = b"encoding-type"
 _KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_layer_checkpoint_dependencies", "vars"})
 
 _FIXED, _FLOAT, _ENUM = 0, 1, 8
@@ -137,10 +138,8 @@ class _Walk:
 
     def _object(self, path: str, messages: list[Message]) -> None:
         by_kind = {message.kind: message for message in messages if message.kind not in (_LINK, _ATTRIBUTE)}
-        if not path and any(
-            mark in message.data for message in messages if message.kind == _ATTRIBUTE for mark in _KERAS
-        ):
-            self.facts["framework"] = "keras"
+        if not path:
+            self._tell_framework([message.data for message in messages if message.kind == _ATTRIBUTE])
         for message in messages:
             if message.kind == _LINK:
                 self._link(path, message)
@@ -155,8 +154,15 @@ class _Walk:
         if _LAYOUT in by_kind:
             self._dataset(path, by_kind)
 
+    def _tell_framework(self, attributes: list[bytes]) -> None:
+        """Whose file it is, by the attributes of its root."""
+        if any(mark in data for data in attributes for mark in _KERAS):
+            self.facts["framework"] = "keras"
+        elif any(_ANNDATA in data for data in attributes):
+            self.facts["framework"] = "anndata"  # which has layers too
+
     def _add(self, path: str, name: str, header: int) -> None:
-        if not path and name in _KERAS_GROUPS:
+        if not path and name in _KERAS_GROUPS and self.facts["framework"] == "hdf5":
             self.facts["framework"] = "keras"
         if header not in self._seen:
             self._seen.add(header)

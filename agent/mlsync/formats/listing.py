@@ -25,9 +25,9 @@ class Unit(NamedTuple):
     """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
 
     *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "tensorflow",
-    "megatron", "orbax", "onnx", "accelerate", "peft", "torchtune", "nemo", or "pointer": a file that names a directory
-    which is not there. Paths are those of the listing; *members* are the files that are there, in order.
-    *pointer* is the file beside it that names this checkpoint as the one to go on from.
+    "megatron", "orbax", "onnx", "zarr", "accelerate", "peft", "torchtune", "nemo", or "pointer": a file
+    that names a directory which is not there. Paths are those of the listing; *members* are the files that are there,
+    in order. *pointer* is the file beside it that names this checkpoint as the one to go on from.
     """
 
     kind: str

@@ -37,6 +37,7 @@ from mlsync.formats.trainer_saves import (
     peft,
     torchtune,
 )
+from mlsync.formats.zarr_arrays import torn_arrays
 
 # A graph whose tensors lie elsewhere has some MiB at most; one that holds them is of no interest here
 _ONNX_BYTES_MAX = 8 << 20
@@ -80,6 +81,7 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
         inner += deepspeed(tree, directory)
         inner += pointers(tree, directory)
         inner += peft(tree, directory)
+        inner += torn_arrays(tree, directory)
         inner += _onnx(tree, directory)
         inner += _tensorflow(tree, directory)
         outer += megatron(tree, directory)

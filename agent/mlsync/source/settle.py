@@ -11,6 +11,7 @@ _BEGINNINGS: Final = (
 _ENDS: Final = (
     b".tmp",  # the usual name before a rename; torch's distributed checkpoints write .metadata.tmp
     b".part",  # downloads and copies under way
+    b".partial",  # chunks of zarr before their rename
 )
 # Orbax fills this directory and renames it; it stays behind after a crash.
 _ORBAX: Final = b".orbax-checkpoint-tmp"  # newer ones have no number behind it
@@ -19,7 +20,7 @@ _ORBAX: Final = b".orbax-checkpoint-tmp"  # newer ones have no number behind it
 # mlsync's own restore, before its rename: never anybody's file.
 _OWN: Final = b".mlsync-restore-"
 #: The same, as docs and messages show them.
-TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.orbax-checkpoint-tmp*"
+TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial, *.orbax-checkpoint-tmp*"
 
 
 def is_own(name: bytes) -> bool:
