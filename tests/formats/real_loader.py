@@ -110,8 +110,8 @@ def load_hdf5(data: bytes) -> Any:
     found: list[Any] = []
 
     def see(name: str, one: Any) -> None:
-        attributes = {key: one.attrs[key] for key in sorted(one.attrs)}
-        content = one[()] if isinstance(one, h5py.Dataset) else sorted(one)
+        attributes = {key: one.attrs[key] for key in sorted(one.attrs, key=str)}
+        content = one[()] if isinstance(one, h5py.Dataset) else sorted(one, key=str)
         found.append([name, content, attributes])
 
     with h5py.File(io.BytesIO(data), "r") as file:

@@ -150,8 +150,12 @@ def test_layers_alone_are_not_those_of_keras():
 def test_a_file_behind_other_bytes_is_found():
     """A block of the user's own before the file is allowed; its length is a power of two."""
     data = bytearray(FILES["model"])
+    assert len(content_of(b"#" * 512 + bytes(data)).tensors) == 6  # put before it later
     data[24:32] = (512).to_bytes(8, "little")  # where the file begins
+    data[40:48] = (512 + len(data)).to_bytes(8, "little")  # where it ends, from the very beginning
     assert len(content_of(b"#" * 512 + bytes(data)).tensors) == 6
+    with pytest.raises(ContainerBroken, match="cut short"):
+        content_of(b"#" * 512 + bytes(data[:-1]))
 
 
 def test_a_file_is_known_by_content_or_name():
@@ -167,3 +171,35 @@ def test_a_changed_file_never_surprises(changes):
     for name in ("kinds", "latest", "filters"):
         with contextlib.suppress(ContainerBroken):
             content_of(edited(FILES[name], changes))
+
+
+SMALL = (MADE / "small.h5").read_bytes()
+OLDEST = {
+    "a version in the superblock": (9, 1),
+    "another version in it": (12, 1),
+    "flags of the file": (21, 1),
+    "an address that no file of its time has": (32, 1),
+    "nodes without room": (16, 4),
+    "a driver's address": (48, 1),
+    "the end before a block's end": (40, 0x20),
+    "a list of free places": (696, 8),
+    "a heap's version": (684, 1),
+    "a key of the tree of names": (160, 8),
+    "a neighbour of a node": (153, 1),
+    "what is kept beside a name": (1528, 4),
+    "a message's flags": (820, 0x20),
+    "a length that is not even": (832, 1),
+}
+
+
+def test_what_hdf5_does_not_open_is_refused():
+    """Damage to the oldest form, which has no checksum, in places that the library looks at."""
+    assert content_of(SMALL) is not None
+    passed = []
+    for what, (at, bit) in OLDEST.items():
+        damaged = bytearray(SMALL)
+        damaged[at] ^= bit
+        with contextlib.suppress(ContainerBroken):
+            content_of(bytes(damaged))
+            passed.append(what)
+    assert passed == []

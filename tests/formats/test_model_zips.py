@@ -137,3 +137,12 @@ def test_what_is_left_of_a_model_is_known_by_its_first_record_or_its_name():
     assert identify(MemorySource(package[:-200]), b"package.zip") == "zip"
     assert identify(MemorySource(b"P"), b"model.pt2") == "zip"
     assert identify(MemorySource(b"P"), b"data.zip") is None
+
+
+def test_a_file_that_is_named_for_a_zip_and_ends_as_one_is_held_to_it():
+    """Whatever it begins with: Keras reads its directory, and finds no record there."""
+    data = FILES["model.keras"]
+    weights = data.index(b"\x89HDF")
+    moved = data[weights:-200] + data[:weights] + data[-200:]
+    assert identify(MemorySource(moved), b"model.keras") == "zip"
+    assert identify(MemorySource(moved), b"model.h5") == "hdf5"

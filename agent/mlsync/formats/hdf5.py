@@ -153,6 +153,8 @@ class _Walk:
             self.aside_count += self._blocks.is_defined(heap)
         if _LAYOUT in by_kind:
             self._dataset(path, by_kind)
+        elif by_kind.keys().isdisjoint((_NAMES, _LINK_INFO, _TYPE)):
+            raise ContainerBroken("neither a group nor a dataset", record=path or None)
 
     def _tell_framework(self, attributes: list[bytes]) -> None:
         """Whose file it is, by the attributes of its root."""

@@ -29,6 +29,14 @@ _M32: Final = 0xFFFFFFFF
 _CONTINUATION: Final = 0x10
 _SHARED: Final = 0x02
 _SOFT: Final = 2
+_NO_MORE: Final = 1  # of free places
+_KNOWN_FLAGS: Final = 0x07
+_WAS_UNKNOWN: Final = 0x20
+_MARK_UNKNOWN: Final = 0x10
+_NEVER_SHARED: Final = 0x06
+_MAY_BE_SHARED: Final = 0x42
+_HALF_CHUNKS: Final = 32  # where the superblock has no number for it
+_SHAREABLE: Final = frozenset({1, 3, 4, 5, 11, 12})
 
 
 class Message(NamedTuple):
@@ -57,6 +65,8 @@ class Blocks:
         self._source = source
         self._base = 0
         self._parts = 0
+        # Half of what a node of names, one of a tree of names, and one of a tree of chunks has room for
+        self._half_leaf = self._half_node = self._half_chunks = 0
         self.root = self._superblock()
 
     def count_parts(self, count: int = 1) -> None:
@@ -89,21 +99,45 @@ class Blocks:
     def names(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
         """The names in a group of the old form, and the addresses of the objects' headers; no soft links."""
         head = self._read(heap, 32, "heap of names")
-        size, _, data = struct.unpack_from("<QQQ", head, 8)
-        if head[:4] != b"HEAP":
+        size, free, data = struct.unpack_from("<QQQ", head, 8)
+        if head[:5] != b"HEAP\0":
             refuse("heap of names missing", self._base + heap)
+        self.place(data, size, "heap of names")
+        self._free_list(data, size, free)
+        last = b""
         for node in self._leaves(tree, 0, 0):
-            for address in node[1::2]:
-                head = self._read(address, 8, "names")
-                if head[:5] != b"SNOD\x01":
-                    refuse("names missing", self._base + address)
-                count = int.from_bytes(head[6:8], "little")
-                entries = self._read(address + 8, 40 * count, "names")
-                for name_at, header, cached in struct.iter_unpack("<QQI20x", entries):
-                    self.count_parts()
-                    name = self._name(data, size, name_at)
+            for first_at, address, last_at in zip(node[0::2], node[1::2], node[2::2], strict=False):
+                if self._name(data, size, first_at) != last:
+                    refuse("tree of names damaged", self._base + tree)
+                for name, header, cached in self._entries(address, data, size):
+                    if name <= last:
+                        refuse("names out of order", self._base + address)
+                    last = name
                     if cached != _SOFT:
-                        yield name, header
+                        yield name.decode("utf-8", "replace"), header
+                if self._name(data, size, last_at) != last:
+                    refuse("tree of names damaged", self._base + tree)
+
+    def _entries(self, address: int, data: int, size: int) -> Iterator[tuple[bytes, int, int]]:
+        """Name, header's address and what is kept beside it, of each entry of a node of names."""
+        head = self._read(address, 8, "names")
+        if head[:5] != b"SNOD\x01":
+            refuse("names missing", self._base + address)
+        count = int.from_bytes(head[6:8], "little")
+        self.place(address, 8 + 80 * self._half_leaf, "names")
+        for name_at, header, cached in struct.iter_unpack("<QQI20x", self._read(address + 8, 40 * count, "names")):
+            self.count_parts()
+            if cached > _SOFT:
+                refuse("entry of names damaged", self._base + address)
+            yield self._name(data, size, name_at), header, cached
+
+    def _free_list(self, data: int, size: int, free: int) -> None:
+        """Walk the free places of a heap of names: HDF5 does not open one whose list is damaged."""
+        while free != _NO_MORE:
+            following, length = struct.unpack("<QQ", self._read(data + free, 16, "heap of names"))
+            if not length or free + length > size:
+                refuse("heap of names damaged", self._base + data + free)
+            free = following
 
     def chunks(self, tree: int, rank: int) -> Iterator[Chunk]:
         """The chunks of a dataset of so many dimensions, in the tree's order."""
@@ -127,35 +161,51 @@ class Blocks:
         if version > 3 or sizes != bytes([_OFFSET_BYTES] * 2):  # noqa: PLR2004 - the newest
             raise NotChecked("an HDF5 file of a version, or of widths, that are not known here", offset=at + 8)
         if version < 2:  # noqa: PLR2004
-            addresses = 24 + 4 * version
-            if len(head) < addresses + 72:
-                refuse("superblock cut short", at)
-            base, _, end, _, _, first = struct.unpack_from("<6Q", head, addresses)
+            base, end, first = self._old_superblock(head, version, at)
         else:
             base, _, end, first = struct.unpack_from("<4Q", head, 12)
             self._check(head[:48], at, "superblock")
             if version == 3 and head[11] & _OPEN_FOR_WRITING:  # noqa: PLR2004
                 refuse("file is marked as open for writing: still being written, or its writer died", at + 11)
-        if base + end > self.size_bytes:
-            refuse(f"file is cut short: it should have {base + end} bytes", self.size_bytes)
+        base, end = at, end - base + at  # the library goes by where it found the superblock, too
+        if end > self.size_bytes:
+            refuse(f"file is cut short: it should have {end} bytes", self.size_bytes)
         self._base, root = int(base), int(first)
+        self.size_bytes = end
         return root
+
+    def _old_superblock(self, head: bytes, version: int, at: int) -> tuple[int, int, int]:
+        """Base, end and the root's address; HDF5 opens no file in which anything else of it is otherwise."""
+        addresses = 24 + 4 * version
+        if len(head) < addresses + 72:
+            refuse("superblock cut short", at)
+        base, extension, end, driver, _, first, cached = struct.unpack_from("<6QI", head, addresses)
+        flags = int.from_bytes(head[20:24], "little")
+        self._half_leaf, self._half_node = struct.unpack_from("<HH", head, 16)
+        self._half_chunks = int.from_bytes(head[24:26], "little") if version else _HALF_CHUNKS
+        others = (head[9], head[10], head[12], flags & ~_KNOWN_FLAGS, extension != _UNDEFINED, cached >= _SOFT)
+        is_outside = driver != _UNDEFINED and at + driver >= self.size_bytes
+        if any(others) or is_outside or not self._half_leaf or not self._half_node:
+            refuse("superblock damaged", at)
+        return base, end, first
 
     def _old_messages(self, address: int, count: int, _references: int, length: int) -> Iterator[Message]:
         blocks = [(address + 16, length)]
         for begin, size in blocks:
             data = self._read(begin, size, "object header")
             at = 0
-            while at + 8 <= size and count:
+            while at < size:
+                if at + 8 > size:
+                    refuse("message runs out of its object header", self._base + begin + at)
                 kind, data_bytes, flags = struct.unpack_from("<HHB", data, at)
                 count -= 1
                 following = at + 8 + data_bytes
-                if following > size:
+                if following > size or data_bytes % 8:
                     refuse("message runs out of its object header", self._base + begin + at)
                 yield from self._message(kind, flags, data[at + 8 : following], begin + at + 8, blocks)
                 at = following
         if count:
-            refuse("object header lacks messages", self._base + address)
+            refuse("object header of another number of messages", self._base + address)
 
     def _new_messages(self, address: int, head: bytes) -> Iterator[Message]:
         flags = head[5]
@@ -184,19 +234,22 @@ class Blocks:
         self, kind: int, flags: int, data: bytes, address: int, blocks: list[tuple[int, int]]
     ) -> Iterator[Message]:
         self.count_parts()
+        is_torn = (flags & _WAS_UNKNOWN and not flags & _MARK_UNKNOWN) or flags & _NEVER_SHARED == _NEVER_SHARED
+        if (flags & _MAY_BE_SHARED and kind not in _SHAREABLE) or is_torn:
+            refuse("message damaged", self._base + address)
         if kind != _CONTINUATION:
             yield Message(kind, bool(flags & _SHARED), data, self._base + address)
         elif len(data) >= 16:  # noqa: PLR2004 - address and length
             blocks.append(struct.unpack_from("<QQ", data))
 
-    def _name(self, data: int, size: int, at: int) -> str:
+    def _name(self, data: int, size: int, at: int) -> bytes:
         raw = self._read(data + at, max(min(256, size - at), 0), "name")
         if b"\0" not in raw:
             raw = self._read(data + at, max(min(_NAME_BYTES_MAX, size - at), 0), "name")
         name, end, _ = raw.partition(b"\0")
         if not end:
             refuse("name without an end", self._base + data + at)
-        return name.decode("utf-8", "replace")
+        return name
 
     def _leaves(self, address: int, kind: int, rank: int) -> Iterator[tuple[int, ...]]:
         """Keys and children of the lowest nodes of a tree, from left to right."""
@@ -208,6 +261,11 @@ class Blocks:
             level, count = head[5], int.from_bytes(head[6:8], "little")
             if head[:4] != b"TREE" or head[4] != kind or level >= above:
                 refuse("tree of names or chunks damaged", self._base + at)
+            for beside in struct.unpack_from("<QQ", head, 8):
+                if self.is_defined(beside):
+                    self.place(beside, 24, "tree")
+            half, key_bytes = (self._half_chunks, 8 * (rank + 2)) if kind else (self._half_node, 8)
+            self.place(at, 24 + key_bytes + 2 * half * (key_bytes + 8), "tree")
             key_numbers = rank + 2 if kind else 1
             numbers = count * (key_numbers + 1) + key_numbers
             node = struct.unpack(f"<{numbers}Q", self._read(at + 24, 8 * numbers, "tree"))

@@ -84,6 +84,8 @@ def identify(source: ByteSource, path: bytes) -> str | None:
     if promised in ("torch-zip", "zip") and _is_cut_off(source, head):
         return promised
     shown = _by_head(head, source.size_bytes, promised) or _of_python(head, source.size_bytes, path)
+    if promised == "zip" and not _is_something_else(source, head):
+        shown = None  # it ends as one
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
         return None
