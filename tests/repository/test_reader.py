@@ -152,6 +152,20 @@ def test_a_stream_that_is_given_up_ends_its_threads(counted):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("mlsync-read")]
 
 
+def test_the_next_stream_has_the_memory_of_the_last(counted, monkeypatch):
+    """Memory is made for the first stream of a reader and used by those behind it; closing the reader gives it back."""
+    store, refs = counted
+    monkeypatch.setattr(reader, "WINDOW_BYTES", 2500)
+    made: list[int] = []
+    monkeypatch.setattr(reader, "aligned_memory", lambda size: (made.append(size), bytearray(size))[1])
+    with ChunkReader(store, KEYS, threads=2) as chunks:
+        opened = [[bytes(plain) for plain in chunks.stream(refs)] for _ in range(3)]
+        assert opened == [[noise(1000, at) for at in range(20)]] * 3
+        assert len(made) <= 2 * 4
+        assert 0 < len(chunks._free) <= 4
+    assert not chunks._free
+
+
 def test_a_missing_pack_is_named(counted):
     """A pack that is gone is missing, by name, for one chunk and for a stream."""
     store, refs = counted

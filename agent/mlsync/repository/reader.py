@@ -39,6 +39,9 @@ AHEAD_BYTES: Final = 32 << 20
 WINDOW_CHUNKS: Final = 1024
 # The longest that pieces of files come; memory that is given back and taken again for each costs more than it saves.
 _KEPT_BYTES_MIN: Final = 4 << 20
+# Windows differ a little in length. Large memory comes in huge pages.
+_LARGE_STEP_BYTES: Final = 2 << 20
+_SMALL_STEP_BYTES: Final = 64 << 10
 GAP_BYTES_MAX: Final = 64 << 10
 SEALS_MAX: Final = 256
 FETCHERS_MAX: Final = 64
@@ -61,6 +64,8 @@ class ChunkReader:
         self._threads = threads
         self._fetchers: ThreadPoolExecutor | None = None
         self._openers: ThreadPoolExecutor | None = None
+        # What one stream needs, kept for the next: to have 70 MiB anew costs what reading half as much does.
+        self._free: list[_Window] = []
 
     def __enter__(self) -> Self:
         """Be used in a ``with``."""
@@ -76,6 +81,7 @@ class ChunkReader:
             if executor is not None:
                 executor.shutdown(wait=True, cancel_futures=True)
         self._fetchers = self._openers = None
+        self._free.clear()
 
     def one(self, ref: ChunkRef) -> bytes:
         """Return one chunk."""
@@ -90,7 +96,7 @@ class ChunkReader:
         in order, when a chunk is about to be fetched, and not for one that comes again in the same window.
         """
         fetchers, openers = self._executors()
-        free: list[_Window] = []
+        free = self._free
         ahead: deque[tuple[_Window, Future[int]]] = deque()
         planned = _windows(refs, lambda: AHEAD_BYTES // self._at_once)
         asked_count = 0
@@ -108,7 +114,9 @@ class ChunkReader:
                 self.read_bytes += filled.result()
                 yield from window.give()
                 window.keep_at_most(AHEAD_BYTES // self._at_once)
-                free.append(window)
+                # As many as one stream has now: there may have been several, or more calls.
+                if len(free) < self._at_once + 2:
+                    free.append(window)
         finally:
             for _, future in ahead:
                 future.cancel()
@@ -145,14 +153,16 @@ class _Window:
         """Make room for *size_bytes*."""
         self.views = []
         self._filled_bytes = 0
+        if self.rooms and len(self._buffer) > 4 * size_bytes:
+            self._buffer = b""  # what has rooms takes memory elsewhere
         if len(self._buffer) < size_bytes:
-            self._buffer = aligned_memory(size_bytes)
+            self._buffer = aligned_memory(_rounded_up(size_bytes))
 
     def sealed(self, start: int, size_bytes: int) -> memoryview:
         """Return room for what lies at *start* in its pack, placed so that it can be read past the page cache."""
         slack = slack_bytes(start)
         if len(self._sealed) < slack + size_bytes:
-            self._sealed = aligned_memory(slack + size_bytes)
+            self._sealed = aligned_memory(_rounded_up(slack + size_bytes))
         return memoryview(self._sealed)[slack : slack + size_bytes]
 
     def keep_at_most(self, window_bytes: int) -> None:
@@ -177,6 +187,12 @@ class _Window:
         for view in views:
             with view[:] as given:
                 yield given
+
+
+def _rounded_up(size_bytes: int) -> int:
+    """Return a length that is enough for what is a little longer, too; nobody is charged for what is not used of it."""
+    step_bytes = _LARGE_STEP_BYTES if size_bytes > _LARGE_STEP_BYTES else _SMALL_STEP_BYTES
+    return -(-size_bytes // step_bytes) * step_bytes
 
 
 class _Opener:
