@@ -92,11 +92,14 @@ def unavailable(python: str, device: str = "cpu", **options) -> ProofUnavailable
     return verdict.error
 
 
-def test_a_python_without_numpy_or_torch(tmp_path):
+def test_a_python_without_numpy_or_torch(fake_python):
     """What the CPU needs and is not there, or a GPU that was asked for, is said as such, with what to do."""
-    python = script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"')
-    for device, kind, words in (("cpu", PythonUnfit, "has no numpy"), ("cuda", TorchMissing, "No torch")):
-        error = unavailable(python, device)
+    python = fake_python("""
+        sys.modules |= {"numpy": None, "torch": None}
+        device.GPUS.glob.glob = lambda pattern: [pattern]
+    """)
+    for name, kind, words in (("cpu", PythonUnfit, "has no numpy"), ("cuda", TorchMissing, "No torch")):
+        error = unavailable(python, name)
         assert isinstance(error, kind)
         assert words in str(error)
         assert "proof.python" in str(error)
@@ -340,19 +343,25 @@ def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch
 
 
 LIES = {
-    "digest": "real = device.CPU.Xxh3.digest; device.CPU.Xxh3.digest = lambda *a: real(*a) + 1",
+    "digest": "real = device.CPU.Prover._told; device.CPU.Prover._told = lambda *a: {**real(*a), 'digest': 1}",
     "digest as a GPU's": """
         sys.modules["xxhash"] = None
         nh = device.part("nh")
         nh.Nh.digest = lambda *a: 1
         device.part = lambda name: nh
     """,
-    "a digest of no name": "device.CPU.Xxh3.name = 'md5'",
+    "a digest of no name": """
+        real = device.Channel.write
+        device.Channel.write = lambda s, m: real(s, {**m, "digest": "md5"} if "ready" in m else m)
+    """,
     "windows twice": """
         real = device.Channel.write
         device.Channel.write = lambda s, m: [real(s, m)] + ([real(s, m)] if "window" in m else [])
     """,
-    "odd window": "device.CPU.WINDOW_BYTES = 5008",
+    "odd window": """
+        real = device.Channel.write
+        device.Channel.write = lambda s, m: real(s, {**m, "window_bytes": 48})
+    """,
 }
 # The same, and more, of a child that has no torch to start.
 QUICK_LIES = {

@@ -460,6 +460,8 @@ def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
     try:
         torch = _find("torch", TORCH_MIN, user_base)
     except Unavailable as error:
+        if not is_any and why and error.kind == "no-torch":
+            raise Unavailable("no-device", why) from None  # which a torch would not change
         if not is_any:
             raise
         return None, f"a GPU is here, and no torch that can use it: {error.text}"
