@@ -213,3 +213,30 @@ def test_an_imitated_directory_of_nemo(world):
         os.unlink(world.path(f"run/m--step=10/{gone}"))
         world.backup(accept_loss=True)
         assert contents(world.restored()) == whole, gone
+
+
+@pytest.mark.parametrize(
+    ("made", "place", "left"),
+    [
+        ("groups/accelerate/checkpoints/checkpoint_0", "run/step_5", "model.safetensors"),
+        ("groups/accelerate/checkpoints/checkpoint_0", "run/checkpoint-5", "model.safetensors"),
+        ("groups/megatron", "run", "iter_0000010/common.pt"),
+    ],
+)
+def test_what_is_left_of_a_save(world, made, place, left):
+    """While a save is deleted, a version has all of it, whatever is left; in the end what nobody touches any more."""
+    put(world, made, place)
+    world.write("log.csv", b"1\n")
+    world.backup()
+    whole = contents(world.tree())
+    for folder, _, names in os.walk(world.path("run")):
+        for name in names:
+            path = os.path.join(folder, name)
+            if path != world.path(f"{place}/{left}") and b"latest" not in path:
+                os.unlink(path)
+    world.write("log.csv", b"2\n")
+    assert len(world.backup(accept_loss=True).troubles) == 1
+    assert contents(world.restored()) == whole | {b"log.csv": b"2\n"}
+    later = {"now_ns": lambda: time.time_ns() + 2 * 3600 * 10**9}
+    world.backup(accept_loss=True, **later)
+    assert world.restored() == world.tree()

@@ -17,6 +17,7 @@ from mlsync.flows.wholes import Whole
 from mlsync.formats.facts import DATA_RANKS
 from mlsync.formats.listing import Unit
 from mlsync.formats.ranks import data_rank_count
+from mlsync.formats.sharded import is_part
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import TroubleKind
@@ -49,7 +50,8 @@ class WholeUnits:
         self._root = root
         self._clock = clock
         self._now_ns = clock.now_ns()
-        self._units = units_around(candidate.moved(), candidate.by_path, reader)
+        units = units_around(candidate.moved(), candidate.by_path, reader)
+        self._units = [*units, *self._leftovers(units)]
         # What is asked again right before the manifest.
         self._let_in: list[Save] = []
         #: What is to be told beside what the version holds.
@@ -182,16 +184,43 @@ class WholeUnits:
             members = (*members, unit.pointer)
         yield from (base[path] for path in members if path in base)
 
+    def _leftovers(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Yield what is left of checkpoints that are being deleted, where it does not look like one of several files.
+
+        What nobody touches for long is meant to be what is left.
+        """
+        now = self._candidate.by_path
+        gone = [path for path in self._candidate.moved() if path not in now and is_part(path)]
+        judged = {path for unit in units for path in unit.members}
+        for old in self._units_before(gone):
+            left = tuple(path for path in old.members if path in now)
+            missing = next((path for path in gone if path in old.members), None)
+            # Of the watched directory itself all that lies in it may be a member.
+            if missing is None or old.lacking is not None or not old.directory:
+                continue
+            if not judged.isdisjoint(left) or not any(map(is_part, left)):
+                continue
+            what = f"{display(missing)}, which the last version has, is gone"
+            unit = Unit(old.kind, old.directory, left, what)
+            if not self._is_at_rest(unit):
+                yield unit
+
+    def _units_before(self, paths: list[bytes]) -> list[Unit]:
+        """Return what the last version has around paths of its; nothing where the store does not give that back."""
+        if not paths:
+            return []
+        try:
+            return units_around(paths, self._candidate.base.entries, self._reader)
+        except (Damage, ObjectArchived):
+            return []
+
     def _last(self, unit: Unit) -> Unit | None:
         """Return the checkpoint as the last version has it, the whole one if there are several.
 
         ``None`` also where the store does not give back what tells of it: a pack that is lost or cold stops no version.
         """
         base = self._candidate.base.entries
-        try:
-            before = units_around([path for path in unit.members if path in base], base, self._reader)
-        except (Damage, ObjectArchived):
-            return None
+        before = self._units_before([path for path in unit.members if path in base])
         here = [old for old in before if old.directory == unit.directory]
         # What is left of one may look like a part of another kind.
         same = [old for old in here if old.kind == unit.kind] or here
