@@ -61,7 +61,7 @@ BOUNDS = {
     "PICKLE_BYTES_MAX": (pickle_machine, torch_content, dcp_metadata, legacy_torch),
     "OPCODES_BYTES_MAX": (bare_pickle,),
     "_FIRST_BYTES": (bare_pickle,),
-    "ARRAYS_MAX": (bare_pickle,),
+    "ARRAYS_MAX": (bare_pickle, npz),
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
@@ -280,9 +280,9 @@ def zip_of(count: int, name: bytes, content: bytes = b"") -> bytes:
     )
 
 
-def array_of_many_dimensions() -> bytes:
+def array_of_many_dimensions(count: int = 21) -> bytes:
     """An array of nothing, in as many dimensions as there may be."""
-    header = b"{'descr': '|i1', 'fortran_order': False, 'shape': (0" + b",7" * 20 + b"), }\n"
+    header = b"{'descr': '|i1', 'fortran_order': False, 'shape': (0" + b",7" * (count - 1) + b",), }\n"
     return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header
 
 
@@ -291,6 +291,8 @@ ZIPS = {
     "records of any name": (b"data.zip", lambda: zip_of(zipfile_layout.RECORDS_MAX, b"%d")),
     "a million records": (b"data.zip", lambda: zip_of(125_000, b"%d")),
     "wide names": (b"a.pt", lambda: zip_of(3_000, b"%d" + b"a" * 900 + "\U0001f600".encode())),
+    "arrays of one kind": (b"a.npz", lambda: zip_of(12_400, b"%d.npy", array_of_many_dimensions(1))),
+    "more arrays than pass": (b"a.npz", lambda: zip_of(24_000, b"%d.npy", array_of_many_dimensions(1))),
     "arrays": (b"a.npz", lambda: zip_of(7_500, b"%d.npy", array_of_many_dimensions())),
 }
 

@@ -80,7 +80,7 @@ def read_pickle_layout(source: ByteSource) -> PickleLayout:
         except PickleCutShort:
             if window_bytes >= OPCODES_BYTES_MAX:
                 raise _too_large() from None
-            window_bytes *= _STEP_FACTOR
+            window_bytes = min(window_bytes * _STEP_FACTOR, OPCODES_BYTES_MAX)
             continue
         arrays = [*reader.arrays, *(array for root in [*roots, *reader.inner] for array in _arrays_in(root))]
         extents = tuple(Extent(f"raw/{place}", *raw) for place, raw in enumerate(reader.raws))

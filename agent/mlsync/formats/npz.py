@@ -31,6 +31,7 @@ _SHORT_PREFIX_BYTES = 10
 _USUAL_HEAD_BYTES = 256  # numpy pads its headers to 64 bytes, or twice that
 _DIMENSIONS_MAX = 64
 _BYTES_MAX = 1 << 63
+ARRAYS_MAX = 100_000
 # Headers that lie closer than this are read together
 _GATHER_BYTES = 64 << 10
 # How many different headers are recognised when they come again
@@ -67,6 +68,9 @@ _DTYPES = {
 
 def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every plain array fills its member; arrays of objects, texts and records are left to the checksum."""
+    if len(layout.extents) > ARRAYS_MAX:
+        msg = f"more than {ARRAYS_MAX} arrays are more than are checked"
+        raise NotChecked(msg)
     heads = _heads(source, layout)
     if len(heads) < _KEPT_MIN:
         return _content(layout, heads)
