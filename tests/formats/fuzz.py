@@ -269,7 +269,9 @@ TARGETS = {
         lambda: [gguf_bytes({"general.name": "n", "tokens": ["a", "b"], "nested": [[1]]}, gguf_tensors()[1:])],
         container("gguf"),
     ),
-    "hdf5": Target(lambda: made("kinds.h5", "latest.h5", "filters.h5", "small.weights.h5"), container("hdf5")),
+    "hdf5": Target(
+        lambda: made("kinds.h5", "latest.h5", "newer.h5", "filters.h5", "small.weights.h5"), container("hdf5")
+    ),
     "onnx": Target(lambda: made("model.onnx", "kinds.onnx", "outside.onnx"), check_onnx),
     "pt2": Target(lambda: made("model.pt2", "shared.pt2"), container("pt2")),
     "packed-pickle": Target(lambda: made("zlib.joblib", "xz.joblib", "lz4.joblib"), container("packed-pickle")),

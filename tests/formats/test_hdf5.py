@@ -19,13 +19,14 @@ from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.proof.spans import ExtentChecksums
 
 MADE = Path(__file__).with_name("made")
-NAMES = ("kinds", "latest", "filters", "model", "small.weights")
+NAMES = ("kinds", "latest", "newer", "filters", "model", "small.weights")
 FILES = {name: (MADE / f"{name}.h5").read_bytes() for name in NAMES}
 
 HOW_FAR = [
     ("filters", "hdf5", 2),
     ("kinds", "hdf5", 2),
     ("latest", "hdf5", 2),
+    ("newer", "hdf5", 2),
     ("model", "keras", 4),
     ("small.weights", "keras", 4),
 ]
@@ -140,6 +141,45 @@ def test_a_dataset_that_does_not_fit_its_shape_is_refused():
         read_layout(MemorySource(flipped(data, at + 8)), "hdf5")
 
 
+def test_the_newest_form_holds_what_the_oldest_does():
+    """Groups of many names and the newer indexes of chunks: the same tensors, and as many left aside."""
+    old, new = content_of(FILES["kinds"]), content_of(FILES["latest"])
+    assert {(tensor.name, tensor.shape) for tensor in old.tensors} == {
+        (tensor.name, tensor.shape) for tensor in new.tensors
+    }
+    assert (old.packed_count, old.aside_count) == (new.packed_count, new.aside_count) == (1, 2)
+
+
+def test_all_names_of_a_large_group_are_found():
+    """77 of them in two levels of a tree and many blocks of a heap; seven are datasets of their own."""
+    tensors = [tensor.name for tensor in content_of(FILES["newer"]).tensors]
+    own = sorted(name for name in tensors if name.startswith("g/"))
+    values = sorted(int(np.frombuffer(bytes_of("newer", name), "<i4")[0]) for name in own)
+    assert values == list(range(0, 77, 11))
+
+
+def test_chunks_of_each_newer_index_lie_where_they_should():
+    """A list, one of several pages of which some were never written, one chunk, chunks in a row; packed; one aside."""
+    content = content_of(FILES["newer"])
+    assert bytes_of("newer", "listed[2]") == np.array([2, 3], "<f4").tobytes()
+    paged = {s.name: bytes_of("newer", s.name) for s in content.storages if s.name.startswith("paged[")}
+    assert paged == {f"paged[{at}]": b"\7" if at < 6 else b"\x09" for at in (*range(6), 1098, 1099)}
+    assert bytes_of("newer", "single[0,0]") == np.arange(12, dtype="<f4").tobytes()
+    assert bytes_of("newer", "row[0,3]")[:4] == np.float32(3).tobytes()
+    assert bytes_of("newer", "row[2,0]")[:12] == np.arange(8, 11, dtype="<f4").tobytes()
+    assert (content.packed_count, content.aside_count) == (2, 1)
+
+
+def test_each_block_of_the_newer_form_has_a_checksum():
+    """A bit in each heap, tree and list of chunks: refused."""
+    data = FILES["newer"]
+    for mark in (b"FRHP", b"FHIB", b"FHDB", b"BTHD", b"BTIN", b"BTLF", b"FAHD", b"FADB"):
+        at = data.index(mark)
+        for bit in (0, 5 * 8, 20 * 8 + 1):
+            with pytest.raises(ContainerBroken):
+                read_layout(MemorySource(flipped(data, at + bit // 8, bit % 8)), "hdf5")
+
+
 def test_layers_alone_are_not_those_of_keras():
     """Anndata has them as well, and says so in its root."""
     content = content_of((MADE / "small.h5ad").read_bytes())
@@ -168,7 +208,7 @@ def test_a_file_is_known_by_content_or_name():
 @given(changes=edits)
 def test_a_changed_file_never_surprises(changes):
     """Bytes changed: an answer or ``ContainerBroken``."""
-    for name in ("kinds", "latest", "filters"):
+    for name in ("kinds", "latest", "newer", "filters"):
         with contextlib.suppress(ContainerBroken):
             content_of(edited(FILES[name], changes))
 

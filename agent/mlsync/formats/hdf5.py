@@ -7,12 +7,14 @@ counted and left alone: who has them says so in the level.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.hdf5_blocks import Blocks, Message, refuse
+from mlsync.formats.hdf5_blocks import Blocks, Chunk, Message, refuse
+from mlsync.formats.hdf5_newer import FIXED, IMPLICIT, SINGLE, chunks_in_a_row, dense_links, listed_chunks
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Packed, Storage, Tensor
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
@@ -22,6 +24,8 @@ _PATH_CHARS_MAX: Final = 8192
 _SPACE, _LINK_INFO, _TYPE, _OUTSIDE, _LINK, _LAYOUT, _FILTERS, _ATTRIBUTE, _NAMES = 1, 2, 3, 7, 6, 8, 11, 12, 17
 _COMPACT, _CONTIGUOUS, _CHUNKED = 0, 1, 2
 _DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
+_NEW_LAYOUTS: Final = (b"\x03", b"\x04", b"\x05")  # the last one is HDF5 2's
+_SINGLE_FILTERED, _EDGES_PLAIN = 0x02, 0x01  # flags of the newer layout
 _FILTERS_MAX: Final = 32
 _NAMED_FILTER: Final = 256  # from this one on they are anybody's, and have a name
 _SUM_BYTES: Final = 4
@@ -148,13 +152,19 @@ class _Walk:
             for name, header in self._blocks.names(tree, heap):
                 self._add(path, name, header)
         if _LINK_INFO in by_kind:
-            info = by_kind[_LINK_INFO]
-            [heap] = struct.unpack_from("<Q", info.data.ljust(18, b"\xff"), 10 if info.data[1:2] > b"\0" else 2)
-            self.aside_count += self._blocks.is_defined(heap)
+            self._dense_links(path, by_kind[_LINK_INFO])
         if _LAYOUT in by_kind:
             self._dataset(path, by_kind)
         elif by_kind.keys().isdisjoint((_NAMES, _LINK_INFO, _TYPE)):
             raise ContainerBroken("neither a group nor a dataset", record=path or None)
+
+    def _dense_links(self, path: str, info: Message) -> None:
+        """Take the links of a group that has more of them than its header holds."""
+        skipped = 8 if info.data[1:2] and info.data[1] & 1 else 0
+        heap, names = struct.unpack_from("<QQ", info.data.ljust(26, b"\xff"), 2 + skipped)
+        if self._blocks.is_defined(heap) and self._blocks.is_defined(names):
+            for link in dense_links(self._blocks, heap, names):
+                self._link(path, link)
 
     def _tell_framework(self, attributes: list[bytes]) -> None:
         """Whose file it is, by the attributes of its root."""
@@ -219,12 +229,12 @@ class _Walk:
     ) -> None:
         needed_bytes = prod(shape) * kind.item_bytes
         version, form = layout.data[:1], layout.data[1:2]
-        if version in (b"\x03", b"\x04") and form == bytes([_COMPACT]):
+        if version in _NEW_LAYOUTS and form == bytes([_COMPACT]):
             [length] = _unpacked("<H", layout, 2)
             if length > len(layout.data) - 4:
                 refuse("dataset runs out of its object header", layout.at)
             self._put(path, layout.at + 4, length, needed_bytes, shape, kind)
-        elif version in (b"\x03", b"\x04") and form == bytes([_CONTIGUOUS]):
+        elif version in _NEW_LAYOUTS and form == bytes([_CONTIGUOUS]):
             address, length = _unpacked("<QQ", layout, 2)
             self._put_at(path, address, length, needed_bytes, shape, kind)
         elif version in (b"\x01", b"\x02") and layout.data[2:3] == bytes([_CONTIGUOUS]):
@@ -232,6 +242,8 @@ class _Walk:
             self._put_at(path, address, needed_bytes, needed_bytes, shape, kind)
         elif version == b"\x03" and form == bytes([_CHUNKED]):
             self._put_chunks(path, layout, shape, kind, filters)
+        elif version in (b"\x04", b"\x05") and form == bytes([_CHUNKED]):
+            self._put_newer_chunks(path, layout, shape, kind, filters)
         elif needed_bytes:
             self.aside_count += 1
 
@@ -259,10 +271,52 @@ class _Walk:
         [tree] = _unpacked("<Q", layout, 3)
         if not self._blocks.is_defined(tree):
             return
-        full_bytes = prod(sizes) * item_bytes
-        stride = dense_stride(path, tuple(sizes))
+        self._put_each(path, self._blocks.chunks(tree, rank), tuple(sizes), shape, kind, filters)
+
+    def _put_newer_chunks(
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+    ) -> None:
+        """Note the chunks behind one of the newer indexes, or the whole dataset as aside where that is not known."""
+        flags, dimensions, width = _unpacked("<3B", layout, 2)
+        end = 5 + dimensions * width
+        *sizes, item_bytes = (
+            int.from_bytes(layout.data[at : at + width], "little") for at in range(5, end, width or 1)
+        )
+        if len(sizes) != len(shape) or 0 in sizes or item_bytes != kind.item_bytes or end >= len(layout.data):
+            refuse("chunks of another shape or type than their dataset", layout.at)
+        full_bytes, index = prod(sizes) * item_bytes, layout.data[end]
+        counts = tuple(-(-whole // size) for whole, size in zip(shape, sizes, strict=True))
+        if index not in (SINGLE, IMPLICIT, FIXED) or flags & _EDGES_PLAIN:
+            self.aside_count += bool(prod(shape))
+            return
+        told = full_bytes, 0
+        at = end + 1 + (index == FIXED)
+        if index == SINGLE and flags & _SINGLE_FILTERED:
+            size, skipped = _unpacked("<QI", layout, at)
+            told, at = (size, skipped), at + 12
+        [address] = _unpacked("<Q", layout, at)
+        if not self._blocks.is_defined(address) or not all(counts):
+            return
+        if index == SINGLE:
+            chunks = iter((Chunk(*told, (0,) * len(sizes), address),))
+        else:
+            read = listed_chunks if index == FIXED else chunks_in_a_row
+            chunks = read(self._blocks, address, counts, tuple(sizes), full_bytes)
+        self._put_each(path, chunks, tuple(sizes), shape, kind, filters)
+
+    def _put_each(
+        self,
+        path: str,
+        chunks: Iterator[Chunk],
+        sizes: tuple[int, ...],
+        shape: tuple[int, ...],
+        kind: _Type,
+        filters: tuple[int, ...],
+    ) -> None:
+        full_bytes = prod(sizes) * kind.item_bytes
+        stride = dense_stride(path, sizes)
         is_plain = True
-        for chunk in self._blocks.chunks(tree, rank):
+        for chunk in chunks:
             at = self._blocks.place(chunk.address, chunk.stored_bytes, "chunk")
             if any(where % size for where, size in zip(chunk.place, sizes, strict=True)):
                 refuse("chunk lies where none begins", at)

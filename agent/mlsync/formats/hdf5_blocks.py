@@ -284,6 +284,22 @@ class Blocks:
             refuse(f"{what} lies outside of the file", self.size_bytes)
         return self._source.read_at(self.place(address, length, what), length)
 
+    def checked(
+        self, address: int, length: int, mark: bytes, what: str, sum_at: int | None = None, *, has_sum: bool = True
+    ) -> bytes:
+        """A block of the newer form that begins with *mark*; its sum is at its end, or at *sum_at*."""
+        data = self._read(address, length, what)
+        if not data.startswith(mark):
+            refuse(f"{what} missing", self._base + address)
+        if has_sum and sum_at is not None and sum_at != length - _CHECKSUM_BYTES:
+            end = sum_at + _CHECKSUM_BYTES
+            self._check(
+                data[:sum_at] + bytes(_CHECKSUM_BYTES) + data[end:] + data[sum_at:end], self._base + address, what
+            )
+        elif has_sum:
+            self._check(data, self._base + address, what)
+        return data
+
     def _check(self, data: bytes, at: int, what: str) -> None:
         """Hold a block of the newer form against the checksum at its end."""
         self.count_parts(len(data) // _CHECKED_BYTES_A_PART)

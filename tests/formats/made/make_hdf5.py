@@ -1,7 +1,8 @@
 """Writes the HDF5 files of this folder: ``python make_hdf5.py FOLDER``.
 
 ``model.h5`` and ``small.weights.h5`` by Keras 3.15.1 on torch; ``kinds.h5`` (the oldest form of everything) and
-``latest.h5`` (``libver="latest"``) and ``filters.h5`` (each filter) by h5py 3.16.0 with HDF5 2.0.0.
+``latest.h5`` (``libver="latest"``), ``newer.h5`` (the same, with
+many names and each index of chunks) and ``filters.h5`` (each filter) by h5py 3.16.0 with HDF5 2.0.0.
 """
 
 from __future__ import annotations
@@ -54,12 +55,40 @@ def fill_filtered(file: h5py.File) -> None:
     skipped.id.write_direct_chunk((0,), np.array([1, 2], "<f4").tobytes(), filter_mask=3)
 
 
+def fill_newer(file: h5py.File) -> None:
+    """A group of more names than its header or one block holds, and each of the newer indexes of chunks."""
+    group = file.create_group("g")
+    for number in range(77):
+        name = f"{number:03}" + "n" * 40
+        if number % 11:
+            group[name] = group["000" + "n" * 40]
+        else:
+            group.create_dataset(name, data=np.array([number], "<i4"))
+    file.create_dataset("listed", data=np.arange(5, dtype="<f4"), chunks=(2,))
+    paged = file.create_dataset("paged", shape=(1100,), dtype="u1", chunks=(1,))
+    paged[:6] = 7
+    paged[1098:] = 9
+    packed = file.create_dataset("packed", shape=(9,), dtype="<f4", chunks=(1,), compression="gzip")
+    packed[8] = 1
+    values = np.arange(12, dtype="<f4").reshape(3, 4)
+    file.create_dataset("single", data=values, chunks=(3, 4))
+    file.create_dataset("summed", data=values, chunks=(3, 4), compression="gzip", fletcher32=True)
+    file.create_dataset("grows", data=values, chunks=(3, 4), maxshape=(None, 4))
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_chunk((2, 3))
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    h5py.h5d.create(file.id, b"row", h5py.h5t.IEEE_F32LE, h5py.h5s.create_simple((3, 4)), dcpl=early)
+    file["row"][:] = values
+
+
 def main(folder: Path) -> None:
     """Write all files."""
     with h5py.File(folder / "kinds.h5", "w") as file:
         fill(file)
     with h5py.File(folder / "latest.h5", "w", libver="latest") as file:
         fill(file)
+    with h5py.File(folder / "newer.h5", "w", libver="latest") as file:
+        fill_newer(file)
     with h5py.File(folder / "filters.h5", "w") as file:
         fill_filtered(file)
     os.environ["KERAS_BACKEND"] = "torch"
