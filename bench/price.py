@@ -4,7 +4,8 @@
 
 One version holds the same numbers (``randn * 0.02``) as ``torch.save`` writes them, whose records have CRC-32s, and as
 safetensors does. In each round, in a process of its own: the child's start, each file proved with the repository out of
-the page cache, and twice with it there; the same file only read back, which is what a proof adds to. With *before*, the
+the page cache (where *directory* is on a disk), and twice with it there, of which the better counts; the same file only
+read back, which is what a proof adds to. With *before*, the
 agent of an older commit does the same in turn with this one, on the same repository, and ratios are medians over the
 rounds of the ratio within a round: more than 1 is dearer before. Processor seconds are of mlsync and its child
 together; where others use the machine they say more than the clock. Writes results/price.json.
