@@ -110,7 +110,7 @@ def _engine(way: str) -> _Engine:
 def _pieces(source: ByteSource, way: str) -> Iterator[bytes]:
     """What the file unpacks to, a MiB at a time; several streams may stand one behind the other."""
     engine = _engine(way)
-    at, data, is_full = 0, b"", False
+    at, data = 0, b""
     left_streams = STREAMS_MAX
     while not engine.eof or data or at < source.size_bytes:
         if engine.eof:
@@ -123,14 +123,13 @@ def _pieces(source: ByteSource, way: str) -> Iterator[bytes]:
             if not left_streams:
                 raise NotChecked(f"more than {STREAMS_MAX} streams one behind the other", offset=at)
             engine = _engine(way)
-        if not data and not is_full and _wants(engine):
+        if not data and _wants(engine):
             data = source.read_at(at, min(_FEED_BYTES, source.size_bytes - at))
             at += len(data)
             if not data:
                 raise ContainerBroken("file ends inside of its compressed stream", offset=at)
         piece = _unpacked(engine, data, at)
         data = engine.unused_data if engine.eof else getattr(engine, "unconsumed_tail", b"")
-        is_full = len(piece) == _PIECE_BYTES and not engine.eof
         if piece:
             yield piece
 
