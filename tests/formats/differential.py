@@ -224,7 +224,7 @@ def made(name: str, loader: str, reason: str) -> Sample:
 def hdf5_sample() -> Sample:
     """Its attribute, and the heap that it lies in, are not looked at."""
     sample = made("small.h5", "hdf5", "names, types")
-    at, heap = sample.data.index(b"note\0") - 8, sample.data.index(b"GCOL")
+    at, heap = sample.data.index(b"note\0") - 16, sample.data.index(b"GCOL")
     return replace(sample, open=sample.open | {"attributes": ((at, at + 80), (heap, heap + 4096))})
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MEMORY_BYTES_MAX = 8 << 30  # of address space, most of which is torch's own
+SECONDS_MAX = 60  # some libraries run in circles in a damaged file
 LENGTHS = struct.Struct("<HQ")
 
 
@@ -237,9 +239,11 @@ def main() -> None:
     os.dup2(2, 1)  # some libraries print what they think of a file
     while head := frames.read(LENGTHS.size):
         name_bytes, data_bytes = LENGTHS.unpack(head)
+        signal.alarm(SECONDS_MAX)  # which ends the process
         loader = frames.read(name_bytes).decode()
         answers.write(answer(loader, frames.read(data_bytes)).encode("utf-8", "replace") + b"\n")
         answers.flush()
+        signal.alarm(0)
 
 
 if __name__ == "__main__":

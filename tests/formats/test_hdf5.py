@@ -134,11 +134,13 @@ def test_a_block_of_the_newer_form_is_held_against_its_checksum():
 
 
 def test_a_dataset_that_does_not_fit_its_shape_is_refused():
-    """A dimension of 8 that became 9."""
+    """A dimension of 8 that became 9, alone or with the largest that it may become."""
     data = FILES["kinds"]
-    at = data.index(np.array([5, 8], "<u8").tobytes())
-    with pytest.raises(ContainerBroken, match=r"needs 180 bytes, and has 160.*again"):
+    at = data.index(np.array([5, 8, 5, 8], "<u8").tobytes())
+    with pytest.raises(ContainerBroken, match="shape that cannot be"):
         read_layout(MemorySource(flipped(data, at + 8)), "hdf5")
+    with pytest.raises(ContainerBroken, match=r"needs 180 bytes, and has 160.*again"):
+        read_layout(MemorySource(flipped(flipped(data, at + 8), at + 24)), "hdf5")
 
 
 def test_the_newest_form_holds_what_the_oldest_does():
@@ -229,6 +231,11 @@ OLDEST = {
     "what is kept beside a name": (1528, 4),
     "a message's flags": (820, 0x20),
     "a length that is not even": (832, 1),
+    "a float's exponent": (6229, 0x20),
+    "how a float is normalised": (6801, 0x10),
+    "a whole number's place": (7083, 0x20),
+    "a value to fill with": (6252, 0x10),
+    "a size above the largest": (7053, 2),
 }
 
 

@@ -106,7 +106,7 @@ def _an_eighth(monkeypatch):
 
 def stated_bytes(row: str) -> int:
     """The share of the figure that the document states for a container."""
-    [figure] = re.findall(rf"^\| {re.escape(row)} \| ([0-9]+) MiB \|$", DOCUMENT.read_text(), re.MULTILINE)
+    [figure] = re.findall(rf"^\| {re.escape(row)} \| ([0-9]+) MiB \|", DOCUMENT.read_text(), re.MULTILINE)
     return int(figure) * MIB // SHARE
 
 

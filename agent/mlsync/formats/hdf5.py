@@ -34,6 +34,9 @@ _KERAS: Final = (b"keras_version", b"model_config", b"layer_names", b"_layer_che
 _ANNDATA: Final = b"encoding-type"
 _KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_layer_checkpoint_dependencies", "vars"})
 
+_FILL: Final = 5
+_TYPE_VERSION_MAX: Final = 5
+_NORMALISED: Final = 0x30  # of the three ways that there are, a fourth
 _FIXED, _FLOAT, _ENUM = 0, 1, 8
 # Bytes of an element, bits of its exponent and of its mantissa
 _FLOATS: Final = {
@@ -155,7 +158,7 @@ class _Walk:
             self._dense_links(path, by_kind[_LINK_INFO])
         if _LAYOUT in by_kind:
             self._dataset(path, by_kind)
-        elif by_kind.keys().isdisjoint((_NAMES, _LINK_INFO, _TYPE)):
+        elif by_kind.keys().isdisjoint((_NAMES, _LINK_INFO, _TYPE)) or _SPACE in by_kind:
             raise ContainerBroken("neither a group nor a dataset", record=path or None)
 
     def _dense_links(self, path: str, info: Message) -> None:
@@ -211,10 +214,13 @@ class _Walk:
         layout = messages[_LAYOUT]
         if _SPACE not in messages or _TYPE not in messages:
             refuse("dataset without a shape or a type", layout.at)
+        if messages[_SPACE].is_shared:
+            raise NotChecked("shapes that are shared are not looked at", offset=layout.at)
         if any(messages[kind].is_shared for kind in (_SPACE, _TYPE, _LAYOUT)) or _OUTSIDE in messages:
             self.aside_count += 1
             return
         shape, kind = _shape(messages[_SPACE]), _type(messages[_TYPE])
+        _check_fill(messages.get(_FILL))
         if shape is None:
             return
         try:
@@ -244,6 +250,8 @@ class _Walk:
             self._put_chunks(path, layout, shape, kind, filters)
         elif version in (b"\x04", b"\x05") and form == bytes([_CHUNKED]):
             self._put_newer_chunks(path, layout, shape, kind, filters)
+        elif version not in _NEW_LAYOUTS:
+            raise NotChecked("datasets that are laid out in a way that is not known here", offset=layout.at)
         elif needed_bytes:
             self.aside_count += 1
 
@@ -409,34 +417,66 @@ def _unpacked(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:
 
 def _shape(message: Message) -> tuple[int, ...] | None:
     """The dataset's shape; ``None`` if it holds nothing by its own word."""
-    version, rank, _, form = _unpacked("<4B", message)
+    version, rank, flags, form = _unpacked("<4B", message)
     if version not in (1, 2) or rank > _DIMENSIONS_MAX:
         refuse("shape that cannot be", message.at)
     if version == 2 and form == 2:  # noqa: PLR2004 - a null space
         return None
-    shape = _unpacked(f"<{rank}Q", message, 8 if version == 1 else 4)
-    if prod(shape) >= _COUNT_MAX:
+    begins = 8 if version == 1 else 4
+    shape = _unpacked(f"<{rank}Q", message, begins)
+    largest = _unpacked(f"<{rank}Q", message, begins + 8 * rank) if flags & 1 else shape
+    if prod(shape) >= _COUNT_MAX or any(size > most for size, most in zip(shape, largest, strict=True)):
         refuse("shape that cannot be", message.at)
     return shape
+
+
+def _check_fill(message: Message | None) -> None:
+    """A value to fill with must lie in its message: HDF5 opens no dataset without."""
+    if message is None:
+        return
+    if message.is_shared:
+        raise NotChecked("values to fill with that are shared are not looked at", offset=message.at)
+    if message.data[:1] == b"\1" or (message.data[:1] == b"\2" and message.data[3:4] != b"\0"):
+        [length] = _unpacked("<i", message, 4)
+        if length > len(message.data) - 8:
+            refuse("value to fill with damaged", message.at)
 
 
 def _type(message: Message) -> _Type:
     first, *bits, item_bytes = _unpacked("<4BI", message)
     kind, is_big = first & 0x0F, bool(bits[0] & 1)
-    if not item_bytes:
-        refuse("type of no bytes", message.at)
+    if not item_bytes or not 1 <= first >> 4 <= _TYPE_VERSION_MAX:
+        refuse("type of no bytes, or of no version", message.at)
     dtype = ""
     if kind == _FIXED:
-        dtype = _integer(bits[0], item_bytes, _unpacked("<HH", message, 8))
+        place = _unpacked("<HH", message, 8)
+        if sum(place) > 8 * item_bytes:
+            refuse("type that cannot be", message.at)
+        dtype = _integer(bits[0], item_bytes, place)
     elif kind == _FLOAT:
-        offset, precision, _, exponent, _, mantissa = _unpacked("<HH4B", message, 8)
-        if not offset and precision == 8 * item_bytes:
-            dtype = _FLOATS.get((item_bytes, exponent, mantissa), "")
+        dtype = _float(message, bits, item_bytes)
     elif kind == _ENUM:  # h5py's truth values among them
+        if not 1 <= _unpacked("<B", message, 8)[0] >> 4 <= _TYPE_VERSION_MAX:
+            refuse("type that cannot be", message.at)
         dtype = "uint8" if item_bytes == 1 else ""
     if is_big and item_bytes > 1:
         dtype = ""
     return _Type(item_bytes, dtype, kind not in _NO_NUMBERS)
+
+
+def _float(message: Message, bits: list[int], item_bytes: int) -> str:
+    """What torch calls the float, if it does; one that HDF5 does not open is refused."""
+    offset, precision, exponent_at, exponent, mantissa_at, mantissa = _unpacked("<HH4B", message, 8)
+    exponent_end, mantissa_end, sign = exponent_at + exponent, mantissa_at + mantissa, bits[1]
+    is_apart = min(exponent_end, mantissa_end) <= max(exponent_at, mantissa_at)
+    is_inside = offset + precision <= 8 * item_bytes and max(exponent_end, mantissa_end, sign + 1) <= precision
+    is_sign = not exponent_at <= sign < exponent_end and not mantissa_at <= sign < mantissa_end
+    if not (is_apart and is_inside and is_sign) or bits[0] & _NORMALISED == _NORMALISED:
+        refuse("type that cannot be", message.at)
+    if _unpacked("<I", message, 16) != ((1 << exponent - 1) - 1 if exponent else 0,):
+        raise NotChecked("floats of a kind that is not known here", offset=message.at)
+    is_usual = not offset and precision == 8 * item_bytes and (exponent_at, mantissa_at) == (mantissa, 0)
+    return _FLOATS.get((item_bytes, exponent, mantissa), "") if is_usual else ""
 
 
 def _integer(bits: int, item_bytes: int, place: tuple[int, ...]) -> str:
