@@ -26,6 +26,8 @@ from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
 DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024
 _KEY_CHARS_MAX = 200
+# More than any maker of tensors takes.
+_ARGUMENTS_USUAL: Final = 16
 _PARAMETER_ARGUMENTS_MAX = 4  # tensor, whether it learns, hooks, state
 _STATE_PARTS_MAX = 2  # dict, slots
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
@@ -51,6 +53,8 @@ def tensors_in(root: object, table: StorageTable) -> Found:
     aside_count = 0
     left_bytes = TENSORS_BYTES_MAX
     seen: set[int] = set()
+    # Long arguments that were judged, kept so that their ids stay theirs: a million calls may share a million of them.
+    judged: dict[int, tuple[object, ...]] = {}
     # What is still to come of each container on the way: a list may name one object a million times.
     waiting: list[Iterator[tuple[object, _Path]]] = [iter([(root, None)])]
     while waiting:
@@ -77,7 +81,10 @@ def tensors_in(root: object, table: StorageTable) -> Found:
                     raise NotChecked(msg)
                 tensors.append(tensor)
                 continue
-            _refuse_unknown_maker(node)
+            if id(node.args) not in judged:
+                _refuse_unknown_maker(node)
+                if len(node.args) > _ARGUMENTS_USUAL:
+                    judged[id(node.args)] = node.args
             aside_count += array_made_by(node) == "aside"
         depth = path[2] + 1 if path else 1
         if depth > DEPTH_MAX:
