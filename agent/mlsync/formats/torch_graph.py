@@ -27,7 +27,7 @@ DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024
 _KEY_CHARS_MAX = 200
 # More than any maker of tensors takes.
-_ARGUMENTS_USUAL: Final = 16
+_ARGUMENTS_USUAL = 16
 _PARAMETER_ARGUMENTS_MAX = 4  # tensor, whether it learns, hooks, state
 _STATE_PARTS_MAX = 2  # dict, slots
 # What torch.nn.Module keeps its children under: not part of any name that a user knows
@@ -53,8 +53,7 @@ def tensors_in(root: object, table: StorageTable) -> Found:
     aside_count = 0
     left_bytes = TENSORS_BYTES_MAX
     seen: set[int] = set()
-    # Long arguments that were judged, kept so that their ids stay theirs: a million calls may share a million of them.
-    judged: dict[int, tuple[object, ...]] = {}
+    makers = _Makers()
     # What is still to come of each container on the way: a list may name one object a million times.
     waiting: list[Iterator[tuple[object, _Path]]] = [iter([(root, None)])]
     while waiting:
@@ -81,10 +80,7 @@ def tensors_in(root: object, table: StorageTable) -> Found:
                     raise NotChecked(msg)
                 tensors.append(tensor)
                 continue
-            if id(node.args) not in judged:
-                _refuse_unknown_maker(node)
-                if len(node.args) > _ARGUMENTS_USUAL:
-                    judged[id(node.args)] = node.args
+            makers.refuse_unknown(node)
             aside_count += array_made_by(node) == "aside"
         depth = path[2] + 1 if path else 1
         if depth > DEPTH_MAX:
@@ -94,13 +90,24 @@ def tensors_in(root: object, table: StorageTable) -> Found:
     return Found(tensors, aside_count)
 
 
-def _refuse_unknown_maker(call: Call) -> None:
-    """What is given a storage makes a tensor of it, and what that tensor is stays unknown."""
-    for arg in call.args:
-        if type(arg) is Persistent and storage_id(arg) is not None:
-            name = f"{call.func.module}.{call.func.name}" if isinstance(call.func, Global) else "an object"
-            msg = f"tensor made by {name[:128]}, which is not known here"
-            raise NotChecked(msg)
+class _Makers:
+    """What is given a storage makes a tensor of it, and what a tensor of an unknown maker is stays unknown."""
+
+    def __init__(self) -> None:
+        # Kept so that their ids stay theirs: a million calls may share a million arguments, which are judged once.
+        self._judged: dict[int, tuple[object, ...]] = {}
+
+    def refuse_unknown(self, call: Call) -> None:
+        """Raise ``NotChecked`` for a call with a storage among its arguments."""
+        if id(call.args) in self._judged:
+            return
+        for arg in call.args:
+            if type(arg) is Persistent and storage_id(arg) is not None:
+                name = f"{call.func.module}.{call.func.name}" if isinstance(call.func, Global) else "an object"
+                msg = f"tensor made by {name[:128]}, which is not known here"
+                raise NotChecked(msg)
+        if len(call.args) > _ARGUMENTS_USUAL:
+            self._judged[id(call.args)] = call.args
 
 
 def _below(node: object, path: _Path, depth: int) -> Iterator[tuple[object, _Path]]:
