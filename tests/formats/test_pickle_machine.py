@@ -207,6 +207,7 @@ SHARED = {
 }
 
 
+@pytest.mark.timeout(20)
 @pytest.mark.parametrize(("what", "use"), SHARED.values(), ids=SHARED.keys())
 def test_what_many_calls_share_is_walked_once(what, use):
     """Fifty thousand calls that share a container of fifty thousand parts cost a hundred thousand steps."""
