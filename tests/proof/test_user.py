@@ -10,6 +10,7 @@ import pytest
 from checkpoint_files import MemorySource, weights_bytes
 from mlsync.errors import PythonUnfit
 from mlsync.proof import user as module
+from mlsync.proof.child import Child
 from mlsync.proof.prove import ProofOptions, Prover
 from mlsync.proof.user import User, cannot_change_user
 from unprivileged import place_of_his_own, proof_python, python_for_all
@@ -65,6 +66,22 @@ def test_a_python_that_he_cannot_run_is_run_by_root_and_that_is_noted(python):
     assert len(said) == 1
     assert "Permission denied" in said[0]
     assert note.read_text().splitlines()[0] == "0"
+
+
+@CAN
+def test_a_python_that_does_not_start_is_not_tried_with_each_piece_of_a_file(python, monkeypatch):
+    """A child that could not be started ahead of its work is started next when it is needed, and as root then."""
+    file, _ = python
+    file.parent.chmod(0o700)
+    os.chown(file.parent, 0, 0)
+    tried = []
+    start = Child._start
+    monkeypatch.setattr(Child, "_start", lambda child, *rest: tried.append(rest) or start(child, *rest))
+    with Prover(ProofOptions(device="cpu", python=str(file), user=TRAINER)) as prover:
+        for _ in range(9):
+            prover.start()
+        assert len(tried) == 1
+        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
 
 
 @CAN

@@ -91,6 +91,7 @@ class Prover:
         self._engine: _Engine | None = None
         self._user, self._as_root = options.user, options.as_root
         self._lasting_error: ProofUnavailable | None = None
+        self._is_begun = False
 
     def __enter__(self) -> Self:
         return self
@@ -103,9 +104,10 @@ class Prover:
     def start(self) -> None:
         """Begin to start the child, which takes seconds where it imports torch, and do not wait for it.
 
-        What is wrong with it shows when it is needed.
+        It is tried once, however often this is asked for: what is wrong with it shows when it is needed.
         """
-        if self._wants_device and self._engine is None and self._lasting_error is None:
+        if self._wants_device and self._engine is None and not self._is_begun:
+            self._is_begun = True
             with suppress(ProofUnavailable):
                 self._engine = self._started()
 
