@@ -173,6 +173,12 @@ def test_what_stays_incomplete_is_kept_as_it_is(world):
     (finding,) = world.entry(SHARDS[0].encode()).proof.findings
     assert finding.severity is Severity.WARN
     assert SHARDS[1] in finding.what
+    world.monitor.notices.clear()
+    world.restore()
+    ((severity, text),) = world.monitor.notices
+    assert severity == "warning"
+    assert "of a checkpoint that is not whole" in text
+    assert SHARDS[1] in text
 
 
 def test_what_was_held_back_is_let_in_when_nothing_came(world):

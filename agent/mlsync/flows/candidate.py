@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from mlsync.errors import ChangedWhileReading, SourceError
+from mlsync.flows.half_saves import OF_A_UNIT
 from mlsync.flows.history import Base
 from mlsync.flows.intake import Intake, Taken
 from mlsync.flows.known import Known, refs_of
@@ -29,7 +30,6 @@ from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import Remembered
 
-_OF_A_UNIT: Final = "of a checkpoint that is not whole: "
 _ANOTHER_DIRECTORY: Final = "the directory that was loaded is another one by now"
 
 
@@ -204,10 +204,10 @@ class Candidate:
     def _noted(self, path: bytes, proof: Proof) -> Proof:
         if path not in self._unit_notes:
             return proof
-        findings = [finding for finding in proof.findings if not finding.what.startswith(_OF_A_UNIT)]
+        findings = [finding for finding in proof.findings if not finding.what.startswith(OF_A_UNIT)]
         why = self._unit_notes[path]
         if why is not None:
-            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{_OF_A_UNIT}{why}"))
+            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{OF_A_UNIT}{why}"))
         return msgspec.structs.replace(proof, findings=findings)
 
     def unproved(self) -> list[tuple[Entry, bool]]:

@@ -29,6 +29,7 @@ from mlsync.errors import (
 )
 from mlsync.flows.archived import naming_all
 from mlsync.flows.deletion import Deletion
+from mlsync.flows.half_saves import OF_A_UNIT, half_saves
 from mlsync.flows.restored_file import Part
 from mlsync.flows.target import Plan, Target
 from mlsync.flows.target_lock import TargetLock
@@ -101,6 +102,9 @@ def restore(
     """
     started_s = time.monotonic()
     entries = _selected(manifest, options.paths)
+    for why, which in half_saves(entries).items():
+        more = f" and {len(which) - 1} more" if len(which) > 1 else ""
+        monitor.notice("warning", f"{display(which[0])}{more}: {OF_A_UNIT}{why}")
     result = RestoreResult(manifest.run, manifest.number, directory)
 
     def tick() -> None:
