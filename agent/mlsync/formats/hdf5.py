@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Final, NamedTuple
@@ -157,7 +158,8 @@ class _Walk:
         if _LINK_INFO in by_kind:
             self._dense_links(path, by_kind[_LINK_INFO])
         if _LAYOUT in by_kind:
-            self._dataset(path, by_kind)
+            with _named(path):
+                self._dataset(path, by_kind)
         elif by_kind.keys().isdisjoint((_NAMES, _LINK_INFO, _TYPE)) or _SPACE in by_kind:
             raise ContainerBroken("neither a group nor a dataset", record=path or None)
 
@@ -223,12 +225,7 @@ class _Walk:
         _check_fill(messages.get(_FILL))
         if shape is None:
             return
-        try:
-            self._lay_out(path, layout, shape, kind, _filters(messages[_FILTERS]) if _FILTERS in messages else ())
-        except ContainerBroken as fault:
-            if fault.record is None:
-                fault.record = path
-            raise
+        self._lay_out(path, layout, shape, kind, _filters(messages[_FILTERS]) if _FILTERS in messages else ())
 
     def _lay_out(
         self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
@@ -406,6 +403,17 @@ def _filters(message: Message) -> tuple[int, ...]:
     if at > len(message.data):
         refuse("filters run out of their message", message.at)
     return tuple(kinds)
+
+
+@contextmanager
+def _named(path: str) -> Iterator[None]:
+    """A fault that comes up is told with the dataset's path, unless it says where already."""
+    try:
+        yield
+    except ContainerBroken as fault:
+        if fault.record is None:
+            fault.record = path
+        raise
 
 
 def _unpacked(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:
