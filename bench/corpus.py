@@ -60,6 +60,16 @@ def trained(kind: str) -> tuple[Any, Any]:
     return model, optimizer
 
 
+# Of a transformer on texts, as small as the library takes it.
+SMALL_TEXTS = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 99,
+}
+
+
 @maker
 def torch_types(folder: Path) -> None:
     import torch
@@ -241,18 +251,11 @@ def gguf_files(folder: Path) -> None:
 def transformers_models(folder: Path) -> None:
     import transformers as t
 
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "vocab_size": 99,
-    }
     t5 = {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 64, "d_kv": 16, "vocab_size": 99}
     models = {
-        "bert": t.BertForMaskedLM(t.BertConfig(**small)),
-        "llama": t.LlamaForCausalLM(t.LlamaConfig(**small, num_key_value_heads=2)),
-        "qwen": t.Qwen2ForCausalLM(t.Qwen2Config(**small, num_key_value_heads=2)),
+        "bert": t.BertForMaskedLM(t.BertConfig(**SMALL_TEXTS)),
+        "llama": t.LlamaForCausalLM(t.LlamaConfig(**SMALL_TEXTS, num_key_value_heads=2)),
+        "qwen": t.Qwen2ForCausalLM(t.Qwen2Config(**SMALL_TEXTS, num_key_value_heads=2)),
         "gpt2": t.GPT2LMHeadModel(t.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=99)),
         "t5": t.T5ForConditionalGeneration(t.T5Config(**t5)),
         "vit": t.ViTForImageClassification(
@@ -272,14 +275,7 @@ def transformers_trainer(folder: Path) -> None:
     import torch
     import transformers as t
 
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "vocab_size": 99,
-    }
-    model = t.BertForSequenceClassification(t.BertConfig(**small))
+    model = t.BertForSequenceClassification(t.BertConfig(**SMALL_TEXTS))
     rows = [{"input_ids": torch.arange(9), "labels": torch.tensor(number % 2)} for number in range(8)]
     arguments = t.TrainingArguments(
         str(folder), max_steps=4, save_steps=2, report_to=[], use_cpu=True, per_device_train_batch_size=4
@@ -292,19 +288,12 @@ def peft_adapters(folder: Path) -> None:
     import peft
     import transformers as t
 
-    small = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 64,
-        "vocab_size": 99,
-    }
     kinds = {
         "lora": peft.LoraConfig(target_modules=["query"]),
         "ia3": peft.IA3Config(target_modules=["key"], feedforward_modules=[]),
     }
     for name, config in kinds.items():
-        model = peft.get_peft_model(t.BertModel(t.BertConfig(**small)), config)
+        model = peft.get_peft_model(t.BertModel(t.BertConfig(**SMALL_TEXTS)), config)
         model.save_pretrained(folder / name)
         model.save_pretrained(folder / f"{name}-bin", safe_serialization=False)
 

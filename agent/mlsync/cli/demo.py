@@ -55,10 +55,10 @@ def demo_command(*, keep: bool, directory: Path | None, device: str, trainer: st
     """Show a real training run backed up, killed, deleted, restored and resumed.
 
     A small network is trained by a process of its own, with torch or with numpy alone, which saves as Ultralytics
-    does. The agent keeps versions of it
-    in a repository in a temporary directory. The trainer is killed while it writes a checkpoint; its directory and all
-    that the agent noted down are deleted; the last version is restored from the repository and the passphrase, and the
-    training goes on where it was. Takes half a minute and leaves nothing behind without --keep.
+    does. The agent keeps versions of it in a repository in a temporary directory. The trainer is killed while it
+    writes a checkpoint; its directory and all that the agent noted down are deleted; the last version is restored
+    from the repository and the passphrase, and the training goes on where it was. Takes half a minute and leaves
+    nothing behind without --keep.
     """
     from mlsync.demo.kinds import kind_of
     from mlsync.demo.story import Story  # late, as only this command needs it

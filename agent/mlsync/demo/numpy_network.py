@@ -8,15 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlsync.demo.sizes import BLOCK_COUNT, CLASS_COUNT, FEATURE_COUNT, TRAIN_COUNT, VALIDATION_COUNT, WIDTH
+
 Floats = NDArray[np.float32]
 Classes = NDArray[np.int64]
 
-FEATURE_COUNT = 128
-CLASS_COUNT = 10
-WIDTH = 384
-BLOCK_COUNT = 4
-TRAIN_COUNT = 8192
-VALIDATION_COUNT = 2048
 _EPSILON = np.float32(1e-5)
 _HALF = np.float32(0.5)
 _BETAS = (0.9, 0.999)

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-FEATURE_COUNT = 128
-CLASS_COUNT = 10
-WIDTH = 384
-BLOCK_COUNT = 4
-TRAIN_COUNT = 8192
-VALIDATION_COUNT = 2048
+from mlsync.demo.sizes import BLOCK_COUNT, CLASS_COUNT, FEATURE_COUNT, TRAIN_COUNT, VALIDATION_COUNT, WIDTH
 
 
 class Block(nn.Module):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import marshal
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
+from operator import attrgetter
 from typing import NamedTuple
 
 from mlsync.formats.answers import ANSWERS, key_of
@@ -23,7 +24,7 @@ from mlsync.formats.layout import (
     Tensor,
 )
 from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
-from mlsync.formats.zipfile_layout import MARSHAL_VERSION, ZipLayout, as_bytes
+from mlsync.formats.zipfile_layout import MARSHAL_VERSION, ZipLayout, as_bytes, gathered
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12
@@ -32,8 +33,6 @@ _USUAL_HEAD_BYTES = 256  # numpy pads its headers to 64 bytes, or twice that
 _DIMENSIONS_MAX = 64
 _BYTES_MAX = 1 << 63
 ARRAYS_MAX = 100_000
-# Headers that lie closer than this are read together
-_GATHER_BYTES = 64 << 10
 # How many different headers are recognised when they come again
 _HEADS_MAX = 1000
 # What is said of a smaller file is made anew as fast as it is looked up
@@ -121,7 +120,7 @@ def _heads(source: ByteSource, layout: ZipLayout) -> list[_Head]:
     """The header of each member. Those that lie close together are read together, and equal ones kept once."""
     known: dict[_Head, _Head] = {}
     heads = []
-    for group in _gather(layout.extents):
+    for group in gathered(layout.extents, attrgetter("offset")):
         first, last = group[0].offset, group[-1]
         window = read_bounded(source, first, last.offset + min(_USUAL_HEAD_BYTES, last.length) - first, "array header")
         for extent in group:
@@ -132,18 +131,6 @@ def _heads(source: ByteSource, layout: ZipLayout) -> list[_Head]:
             if len(known) < _HEADS_MAX:
                 known[head] = head
     return heads
-
-
-def _gather(extents: Iterable[Extent]) -> Iterator[list[Extent]]:
-    """Neighbours whose headers fit in one read."""
-    group: list[Extent] = []
-    for extent in extents:
-        if group and extent.offset - group[0].offset > _GATHER_BYTES:
-            yield group
-            group = []
-        group.append(extent)
-    if group:
-        yield group
 
 
 class _Array(NamedTuple):

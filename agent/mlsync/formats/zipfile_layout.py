@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import marshal
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from mlsync.formats.answers import key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Packed
+
+_Item = TypeVar("_Item")
 
 # A checkpoint has a record for each tensor, and some seventy bytes of directory for each record
 RECORDS_MAX = 200_000
@@ -361,7 +363,7 @@ def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
 
 def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
     """Each entry with the offset of its first byte, which only its local header tells."""
-    for group in _gather(directory.entries):
+    for group in gathered(directory.entries, attrgetter("header_offset")):
         first, last = group[0].header_offset, group[-1]
         # To the end of the last name and no further: what comes next is data, in a repository megabytes of it at once.
         length = min(last.header_offset + _LOCAL.size + len(last.raw_name), directory.offset) - first
@@ -371,14 +373,14 @@ def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[En
             yield entry, _data_offset(source, entry, window[begins : begins + _HEADER_GUESS_BYTES])
 
 
-def _gather(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Neighbours whose headers fit in one read."""
-    group: list[Entry] = []
-    for entry in entries:
-        if group and entry.header_offset - group[0].header_offset > _GATHER_BYTES:
+def gathered(items: Iterable[_Item], offset_of: Callable[[_Item], int]) -> Iterator[list[_Item]]:
+    """Group neighbours, which come in the order of the file, whose headers fit in one read."""
+    group: list[_Item] = []
+    for item in items:
+        if group and offset_of(item) - offset_of(group[0]) > _GATHER_BYTES:
             yield group
             group = []
-        group.append(entry)
+        group.append(item)
     if group:
         yield group
 
