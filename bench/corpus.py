@@ -626,11 +626,10 @@ def make(folder: Path, only: list[str]) -> None:
 
 def judge(folder: Path) -> int:
     """Back the folder up and print what was said of each kind."""
-    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/flows")]
+    sys.path.insert(0, str(ROOT / "tests"))
     from flow_parts import World
-
-    from mlsync.flows.not_understood import not_understood
-    from mlsync.proof.prove import ProofOptions, Prover
+    from mlsync.backup.not_understood import not_understood
+    from mlsync.proof.prover import ProofOptions, Prover
     from mlsync.repository.tokens import EntryKind, Severity
 
     bad = 0

@@ -35,7 +35,7 @@ NETWORKS = {
 }
 FIXED = """
 import sys
-from mlsync.store import s3
+from mlsync.store.s3 import store as s3
 s3.WRITES_AT_ONCE_MAX, s3.READS_AT_ONCE_MAX = s3.WRITES_AT_ONCE, s3.READS_AT_ONCE
 from mlsync.cli.main import main
 sys.argv[0] = "mlsync"

@@ -29,7 +29,7 @@ from typing import Self
 import report
 from peers import SECRET, MlsyncWithoutDevice
 
-from mlsync.proof import child_gpus
+from mlsync.proof.programs import gpus as child_gpus
 
 STEPS = Path(__file__).with_name("gpu_steps.py")
 MEMORY_BYTES = 512 << 20

@@ -55,10 +55,10 @@ def make_repeated(path: str, gib: int):
 
 def prove(config: str, passphrase: str, device: str, rounds: int, until: str | None = None):
     """From the repository to proved, and the reading alone; with *until*, over and over while that file is there."""
+    from mlsync.app.session import Session
+    from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
     from mlsync.repository.keyslot import Passphrase
-    from mlsync.service.config import load
-    from mlsync.service.session import Session
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entry, reader = last_checkpoint(session)
@@ -81,10 +81,10 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
 
 def price(config: str, passphrase: str):
     """Seconds and processor seconds of the child's start and of each checkpoint of the last version, on the CPU."""
+    from mlsync.app.session import Session
+    from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
     from mlsync.repository.keyslot import Passphrase
-    from mlsync.service.config import load
-    from mlsync.service.session import Session
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entries, reader = checkpoints(session)
@@ -132,7 +132,7 @@ def last_checkpoint(session):
 
 
 def checkpoints(session):
-    from mlsync.flows.select import find_run, find_version
+    from mlsync.versions.select import find_run, find_version
 
     run = find_run(session.repository, None)
     manifest = session.repository.manifest(find_version(session.repository, run, "latest"))
@@ -140,14 +140,14 @@ def checkpoints(session):
 
 
 def proved(prover, reader, entry):
-    from mlsync.flows.restored_file import RestoredFile
+    from mlsync.versions.stored_file import RestoredFile
 
     verdict = prover.prove(RestoredFile(reader, entry, lambda _: None), entry.path)
     assert (verdict.status, verdict.level) == ("proved", 4), verdict
 
 
 def read(reader, entry):
-    from mlsync.flows.restored_file import RestoredFile
+    from mlsync.versions.stored_file import RestoredFile
 
     for _ in RestoredFile(reader, entry, lambda _: None).stream():
         pass

@@ -414,8 +414,8 @@ def varint(number: int) -> bytes:
 
 def index_of(dimensions: int, name: bytes = b"") -> Make:
     """An index of as many tensors of nothing as there is room for."""
-    from mlsync.formats.crc32c import crc32c
-    from mlsync.formats.tensorflow_bundle import TABLE_MAGIC
+    from mlsync.formats.libraries.crc32c import crc32c
+    from mlsync.formats.libraries.tensorflow_bundle import TABLE_MAGIC
 
     def block(content: bytes) -> bytes:
         content += bytes(4) + b"\1\0\0\0" + b"\0"
@@ -443,7 +443,7 @@ def bomb(size: int) -> bytes:
     """A manifest of OCDBT that unpacks to more than is taken: zeros, in zstd."""
     import zstandard
 
-    from mlsync.formats.crc32c import crc32c
+    from mlsync.formats.libraries.crc32c import crc32c
 
     body = zstandard.ZstdCompressor().compress(bytes(size))
     head = b"\x0c\xdb\x3a\x2a" + (14 + len(body) + 4).to_bytes(8, "little") + b"\0\1"
@@ -532,9 +532,9 @@ def look(place: Path, name: bytes) -> tuple[int, str]:
     from contextlib import suppress
 
     from mlsync.formats.containers import read_content, read_layout
+    from mlsync.formats.groups.sharded import find_units
     from mlsync.formats.layout import ContainerBroken
-    from mlsync.formats.ocdbt import NODE_BYTES_MAX, files_told_of
-    from mlsync.formats.sharded import find_units
+    from mlsync.formats.libraries.ocdbt import NODE_BYTES_MAX, files_told_of
     from mlsync.formats.sniff import identify
 
     class File:

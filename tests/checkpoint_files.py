@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlsync.proof.prove import Room
+from mlsync.proof.prover import Room
 
 
 class MemorySource:

@@ -7,9 +7,11 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_proxy import FaultProxy
 from seaweed import S3Server, Seaweed
+
+if TYPE_CHECKING:
+    from flow_parts import World
 
 _AT_START = dict(os.environ)
 # Test knobs stay; all else of these families would make a test depend on whose machine it runs on.
@@ -115,6 +120,31 @@ def s3_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield seaweed.start()
     finally:
         seaweed.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A run without files, a repository in memory, an empty local state."""
+    from flow_parts import World
+
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def directory_world() -> Iterator[World]:
+    """The same on a directory repository, in a place that every user can reach: pytest closes its own to others."""
+    # Late, as above: tests of the lowest layers run although a layer above them does not even import.
+    from flow_parts import World
+    from mlsync.store.directory.store import DirectoryStore
+
+    with tempfile.TemporaryDirectory(prefix="mlsync-test-") as name:
+        base = Path(name)
+        os.chmod(base, 0o755)
+        world = World(base, DirectoryStore(base / "repo", create=True))
+        yield world
+        world.close()
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,24 @@ MODULES = {
     for path in (AGENT / "mlsync").rglob("*.py")
 }
 LEAVES = {"errors", "monitor", "buffers", "direct_io", "beneath", "courtesy"}
+FLOWS = {"backup", "restore", "proving", "upkeep", "diff"}
+BELOW = {"source", "proof", "repository"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
-    "cli": {"service", "flows", "source", "proof", "repository", "codec", "store", "formats", "demo"},
-    "demo": {"service", "flows", "source", "proof", "repository", "store"},
-    "service": {"flows", "source", "proof", "repository", "codec", "store"},
-    "flows": {"source", "proof", "repository", "codec", "store", "formats"},
+    "cli": {"service", "app", "config", *FLOWS, "versions", *BELOW, "codec", "store", "formats", "demo"},
+    "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
+    "service": {"app", "config", *FLOWS, *BELOW, "codec"},
+    "app": {"config", *FLOWS, *BELOW, "codec", "store"},
+    "config": {"source"},
+    # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
+    "backup": {"proving", "versions", *BELOW, "codec", "formats"},
+    "restore": {"target", "versions", *BELOW, "codec", "formats"},
+    "upkeep": {"versions", *BELOW, "codec", "store"},
+    "diff": {"versions", *BELOW, "formats"},
+    "proving": {"target", "versions", *BELOW, "formats"},
+    "target": {"versions", "source", "repository", "codec"},
+    "versions": {*BELOW, "codec", "formats"},
     "source": {"formats"},
     "proof": {"formats"},
     "repository": {"codec", "store"},
@@ -48,22 +59,22 @@ ARROWS = {
 }
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
-    "torch": r"mlsync\.(proof\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
-    "boto3": r"mlsync\.store\.s3.*",
-    "botocore": r"mlsync\.store\.s3.*",
-    "s3transfer": r"mlsync\.store\.s3.*",
+    "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
+    "boto3": r"mlsync\.store\.s3\..+",
+    "botocore": r"mlsync\.store\.s3\..+",
+    "s3transfer": r"mlsync\.store\.s3\..+",
     "tenacity": r"mlsync\.store\.retry",
     "watchdog": r"mlsync\.service\.watch",
-    "apscheduler": r"mlsync\.service\.(schedule|every)",
+    "apscheduler": r"mlsync\.(service\.schedule|config\.every)",
     "rich": r"mlsync\.cli\..+",
     "click": r"mlsync\.cli\..+",
     "sqlite3": r"mlsync\.source\.state",
     "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
-    "zstandard": r"mlsync\.(codec\.frames|formats\.ocdbt)",  # how we pack, and how others packed
-    "crc32c": r"mlsync\.formats\.crc32c",
+    "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed
+    "crc32c": r"mlsync\.formats\.libraries\.crc32c",
     "pyfastcdc": r"mlsync\.source\..+",
-    "numpy": r"mlsync\.(codec\.planes|proof\..+|demo\.(numpy_.+|safetensors_file))",
+    "numpy": r"mlsync\.(codec\.planes|proof\..+|diff\.drift|demo\.(numpy_.+|safetensors_file))",
 }
 # What costs tens of megabytes or of milliseconds, and is not needed by an agent that waits. (What every command needs,
 # such as click, cryptography and tenacity around the store, may come at once.)
@@ -162,15 +173,15 @@ def test_libraries_stay_at_home(library):
 @pytest.mark.parametrize(
     ("program", "more"),
     [
-        ("proof.device", {"torch", "xxhash"}),
+        ("proof.programs.device", {"torch", "xxhash"}),
         ("courtesy.priority", set()),
         ("courtesy.waiting", set()),
-        ("proof.launch", set()),
-        ("proof.child_sandbox", set()),
-        ("proof.child_gpus", {"torch"}),
-        ("proof.load_ultralytics", {"torch", "ultralytics"}),
-        ("proof.load_state_dict", {"torch", "safetensors"}),
-        ("proof.load_transformers", {"torch", "transformers"}),
+        ("proof.programs.launch", set()),
+        ("proof.programs.sandbox", set()),
+        ("proof.programs.gpus", {"torch"}),
+        ("proof.programs.load_ultralytics", {"torch", "ultralytics"}),
+        ("proof.programs.load_state_dict", {"torch", "safetensors"}),
+        ("proof.programs.load_transformers", {"torch", "transformers"}),
     ],
 )
 def test_programs_for_the_trainers_python_need_little(program, more):
@@ -197,7 +208,7 @@ def test_a_backup_that_finds_nothing_changed_starts_without_what_makes_a_version
     """What reads, cuts, parses and proves comes late, and so do the other commands."""
     ours = {name for name in loaded_by("mlsync.cli.backup") if name.startswith("mlsync.")}
     assert not {name for name in ours if layer_of(name) in ("proof", "formats", "demo")}
-    assert ours.isdisjoint({"mlsync.flows.new_version", "mlsync.source.reading", "mlsync.source.cutting"})
+    assert ours.isdisjoint({"mlsync.backup.new_version", "mlsync.source.reading", "mlsync.source.cutting"})
     assert {name for name in ours if name.startswith("mlsync.cli.")} & {f"mlsync.cli.{name}" for name in COMMANDS} == {
         "mlsync.cli.backup"
     }

@@ -41,14 +41,3 @@ class SilentMonitor:
 
     def notice(self, severity: Severity, text: str) -> None:
         """Drop it."""
-
-
-class RecordingMonitor(SilentMonitor):
-    """Keeps notices in order: the monitor of tests and of ``--json``."""
-
-    def __init__(self) -> None:
-        self.notices: list[tuple[Severity, str]] = []
-
-    def notice(self, severity: Severity, text: str) -> None:
-        """Keep it."""
-        self.notices.append((severity, text))

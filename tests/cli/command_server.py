@@ -20,12 +20,12 @@ def serve() -> None:
     # What is forked from here has it already: also what a command imports late, and another user may not read.
     import rich.progress  # noqa: F401
 
+    import mlsync.backup.new_version
     import mlsync.cli.main
-    import mlsync.flows.new_version
     import mlsync.proof.nh
     import mlsync.proof.windows
     import mlsync.service.agent
-    import mlsync.store.s3
+    import mlsync.store.s3.store
 
     for command in mlsync.cli.main.COMMANDS:
         importlib.import_module(f"mlsync.cli.{command}")

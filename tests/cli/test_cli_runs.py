@@ -7,7 +7,7 @@ import shutil
 import pytest
 from machine import NO_DEVICE, Machine, checkpoint, write_training
 
-from mlsync.service.runlock import RunLock
+from mlsync.app.run_lock import RunLock
 
 
 @pytest.fixture

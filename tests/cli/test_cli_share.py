@@ -16,10 +16,10 @@ import pytest
 from machine import KEY, MLSYNC, NO_DEVICE, copy_of
 
 from mlsync.cli.share import Part
-from mlsync.flows.sharing import Share
+from mlsync.proving.shares import Share
 from mlsync.repository.keyslot import KeyFile
 from mlsync.repository.repository import Repository
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 NOT_READ_BACK = '[proof]\nread_back = "none"\n'

@@ -171,7 +171,7 @@ def test_a_stopped_restore(machine):
 
 def test_a_bug_is_a_traceback_and_json(saved):
     """What is no error of ours shows its traceback on stderr, its status is 1, and --json is one value still."""
-    broken = "import mlsync.flows.check as c; c._Check.run = lambda *a, **k: 1 // 0"
+    broken = "import mlsync.upkeep.check as c; c._Check.run = lambda *a, **k: 1 // 0"
     code = f"import sys; sys.argv = ['mlsync', 'check', '--json']; {broken}; from mlsync.cli.main import main; main()"
     done = run(saved, f'python -c "{code}"')
     assert done.returncode == 1

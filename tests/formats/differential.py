@@ -32,15 +32,15 @@ from real_loader import LENGTHS
 
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
 from mlsync.formats.containers import read_layout
-from mlsync.formats.gguf import read_gguf_layout
 from mlsync.formats.layout import Extent
-from mlsync.formats.legacy_torch import read_legacy_layout
-from mlsync.formats.ocdbt import is_ocdbt
-from mlsync.formats.pickle_machine import read_pickle
-from mlsync.formats.safetensors import read_safetensors_layout
+from mlsync.formats.libraries.gguf import read_gguf_layout
+from mlsync.formats.libraries.ocdbt import is_ocdbt
+from mlsync.formats.libraries.safetensors import read_safetensors_layout
+from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard
 from mlsync.formats.sniff import identify
-from mlsync.formats.tensorflow_bundle import parse_index, read_shard
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.formats.torch.legacy_torch import read_legacy_layout
+from mlsync.formats.torch.pickle_machine import read_pickle
+from mlsync.proof.prover import ProofOptions, Prover
 
 PROGRAM = Path(__file__).with_name("real_loader.py")
 MADE = Path(__file__).with_name("made")

@@ -42,11 +42,11 @@ from torch.distributed.checkpoint.metadata import (
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, with_pickle
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.dcp_metadata import check_against_files, read_dcp_metadata
-from mlsync.formats.dcp_shard import read_dcp_shard
+from mlsync.formats.dcp.metadata import check_against_files, read_dcp_metadata
+from mlsync.formats.dcp.shard import read_dcp_shard
+from mlsync.formats.groups.sharded import find_units
 from mlsync.formats.layout import ContainerBroken, Content, Layout
-from mlsync.formats.onnx import read_external
-from mlsync.formats.sharded import find_units
+from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
 

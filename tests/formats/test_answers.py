@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, yolo_bytes
-from mlsync.formats import answers, torch_content
+from mlsync.formats import answers
 from mlsync.formats.answers import Answers
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content, Storage
+from mlsync.formats.torch import torch_content
 
 
 def content_of(tensors: int = 0, **facts: str) -> Content:

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource
-from mlsync.formats import bare_pickle
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
+from mlsync.formats.torch import bare_pickle
 
 MADE = Path(__file__).with_name("made")
 FILES = {

@@ -14,7 +14,7 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 
 FILES = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("made").glob("boosting/*"))}
 TEXT = FILES["plain.txt"]

@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter, Serializat
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped, network, parts_of, rezipped, torch_bytes, yolo_bytes
-from mlsync.formats import dcp
-from mlsync.formats.dcp import Item, read_dcp_layout, read_dcp_storages, read_items
+from mlsync.formats.dcp import container as dcp
+from mlsync.formats.dcp.container import Item, read_dcp_layout, read_dcp_storages, read_items
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 

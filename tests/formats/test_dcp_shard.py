@@ -26,11 +26,12 @@ from torch.distributed.checkpoint.metadata import (
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_bytes
-from mlsync.formats import dcp_metadata, dcp_shard
 from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.dcp import Item
-from mlsync.formats.dcp_metadata import DcpMetadata, check_against_files, read_dcp_metadata
-from mlsync.formats.dcp_shard import read_dcp_shard
+from mlsync.formats.dcp import metadata as dcp_metadata
+from mlsync.formats.dcp import shard as dcp_shard
+from mlsync.formats.dcp.container import Item
+from mlsync.formats.dcp.metadata import DcpMetadata, check_against_files, read_dcp_metadata
+from mlsync.formats.dcp.shard import read_dcp_shard
 from mlsync.formats.faults import NotChecked, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 

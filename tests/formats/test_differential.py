@@ -16,7 +16,7 @@ from differential import SAMPLES, Loader, changes, compare, is_sound
 from differential import value as torch_value
 
 from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_bytes
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 
 # Of flips and lengths so many are tried; a flip of each bit is met in one field or another
 STEPS = {

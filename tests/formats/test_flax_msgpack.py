@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource
-from mlsync.formats import flax_msgpack
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
+from mlsync.formats.libraries import flax_msgpack
 from mlsync.formats.sniff import identify
 
 MADE = Path(__file__).with_name("made")

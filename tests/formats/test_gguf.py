@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, zeroed
 from gguf_file import GgufTensor, gguf_bytes, gguf_tensors, plain, quantised, text
-from mlsync.formats import gguf
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content, Layout
+from mlsync.formats.libraries import gguf
 
 KEYS = {
     "general.architecture": "llama",

@@ -13,12 +13,12 @@ import pytest
 from torch.distributed.checkpoint.metadata import Metadata
 
 from checkpoint_files import MemorySource, with_pickle
-from mlsync.formats import pickle_machine
 from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.dcp_metadata import read_dcp_metadata
+from mlsync.formats.dcp.metadata import read_dcp_metadata
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.legacy_torch import STORAGES_MAX
+from mlsync.formats.torch import pickle_machine
+from mlsync.formats.torch.legacy_torch import STORAGES_MAX
 
 
 def in_zip(data: bytes) -> object:

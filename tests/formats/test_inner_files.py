@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes
-from mlsync.formats import inner_files
+from mlsync.formats.archives import inner_files
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.source.plan import plan_edges
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, network, torch_bytes, yolo_bytes
-from mlsync.formats import legacy_torch
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 from mlsync.formats.sniff import identify
+from mlsync.formats.torch import legacy_torch
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

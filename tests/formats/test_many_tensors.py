@@ -13,11 +13,14 @@ import torch
 from safetensors.numpy import save
 
 from checkpoint_files import MemorySource, torch_bytes
-from mlsync.formats import answers, npz, safetensors, torch_content, zipfile_layout
+from mlsync.formats import answers
 from mlsync.formats.answers import Answers
+from mlsync.formats.archives import npz, zipfile_layout
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.layout import Content
+from mlsync.formats.libraries import safetensors
 from mlsync.formats.sniff import identify
+from mlsync.formats.torch import torch_content
 
 FEW, MANY = 1000, 2000
 Arrays: TypeAlias = dict[str, np.ndarray]

@@ -23,37 +23,35 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, rezipped, torch_bytes, with_pickle
-from mlsync.formats import (
-    bare_pickle,
-    dcp_metadata,
+from mlsync.formats.archives import inner_files, nemo_tar, npz, zipfile_layout
+from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.dcp import metadata as dcp_metadata
+from mlsync.formats.dcp.metadata import read_dcp_metadata
+from mlsync.formats.groups import listing, sharded
+from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.libraries import (
     flax_msgpack,
     gguf,
     hdf5,
     hdf5_blocks,
     hdf5_newer,
-    inner_files,
-    legacy_torch,
     lightgbm_model,
-    listing,
-    nemo_tar,
-    npz,
     onnx,
+    safetensors,
+    tensorflow_bundle,
+    xgboost_model,
+)
+from mlsync.formats.libraries.crc32c import crc32c
+from mlsync.formats.sniff import identify
+from mlsync.formats.torch import (
+    bare_pickle,
+    legacy_torch,
     packed_pickle,
     pickle_machine,
     pt2,
-    safetensors,
-    sharded,
-    tensorflow_bundle,
     torch_content,
     torch_graph,
-    xgboost_model,
-    zipfile_layout,
 )
-from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.crc32c import crc32c
-from mlsync.formats.dcp_metadata import read_dcp_metadata
-from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.sniff import identify
 
 MIB = 1 << 20
 SHARE = 8

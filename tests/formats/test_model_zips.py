@@ -11,7 +11,7 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 
 MADE = Path(__file__).with_name("made")

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, torch_bytes
-from mlsync.formats import nemo_tar
+from mlsync.formats.archives import nemo_tar
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.sniff import identify
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 
 # NeMo 3.0.0 wrote it (see made/make_groups.py).
 MADE = (Path(__file__).parent / "made" / "groups" / "small.nemo").read_bytes()

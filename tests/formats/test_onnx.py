@@ -11,14 +11,14 @@ from hypothesis import given, settings
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped
-from mlsync.formats import onnx
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
+from mlsync.formats.groups.sharded import find_units
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.formats.onnx import read_external
-from mlsync.formats.sharded import find_units
+from mlsync.formats.libraries import onnx
+from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 
 MADE = Path(__file__).with_name("made")
 MODEL, KINDS, OUTSIDE = ((MADE / f"{name}.onnx").read_bytes() for name in ("model", "kinds", "outside"))

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from checkpoint_files import MemorySource, flipped
-from mlsync.formats import packed_pickle
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.formats.torch import packed_pickle
+from mlsync.proof.prover import ProofOptions, Prover
 
 MADE = Path(__file__).with_name("made")
 WAYS = ("zlib", "gzip", "bz2", "lzma", "xz", "lz4")

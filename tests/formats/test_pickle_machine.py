@@ -10,11 +10,11 @@ import tracemalloc
 import pytest
 
 from checkpoint_files import MemorySource, with_pickle
-from mlsync.formats import pickle_machine
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.pickle_machine import Call, Global, Members, Pairs, Persistent, read_pickle
+from mlsync.formats.torch import pickle_machine
+from mlsync.formats.torch.pickle_machine import Call, Global, Members, Pairs, Persistent, read_pickle
 
 
 def plain(node: object) -> object:

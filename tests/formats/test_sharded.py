@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.formats import listing
-from mlsync.formats.listing import Unit
-from mlsync.formats.sharded import find_units
+from mlsync.formats.groups import listing
+from mlsync.formats.groups.listing import Unit
+from mlsync.formats.groups.sharded import find_units
 
 
 class Tree:

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource
-from mlsync.formats import tensorflow_bundle
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
+from mlsync.formats.groups.sharded import find_units
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.formats.sharded import find_units
+from mlsync.formats.libraries import tensorflow_bundle
+from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard
 from mlsync.formats.sniff import identify
-from mlsync.formats.tensorflow_bundle import parse_index, read_shard
 from mlsync.proof.inspection import inspect
 from mlsync.proof.spans import ExtentChecksums
 

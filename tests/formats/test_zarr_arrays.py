@@ -7,8 +7,8 @@ import os
 import random
 from pathlib import Path
 
-from mlsync.formats.listing import Unit
-from mlsync.formats.sharded import find_units
+from mlsync.formats.groups.listing import Unit
+from mlsync.formats.groups.sharded import find_units
 from mlsync.source.settle import is_temporary
 
 MADE = Path(__file__).with_name("made") / "zarr"

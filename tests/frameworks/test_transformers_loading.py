@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from doubles.memory_store import MemoryStore
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.backup.backup import backup
+from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import CommandUnavailable
-from mlsync.flows.backup import backup
-from mlsync.flows.backup_request import BackupOptions, Source
-from mlsync.flows.loading import LoadingOptions
-from mlsync.flows.policy import Policy
-from mlsync.monitor import RecordingMonitor
 from mlsync.proof.framework import DESCRIBED, HUGGING_FACE, Framework, Loaded, load, transformers_command
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proving.load import LoadingOptions
+from mlsync.proving.policy import Policy
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.state import State
-from mlsync.store.memory import MemoryStore
 
 pytestmark = pytest.mark.slow
 SAVE = """

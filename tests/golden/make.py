@@ -21,18 +21,18 @@ import safetensors.torch
 import torch
 
 import mlsync
-from mlsync.flows.backup import backup
-from mlsync.flows.backup_request import BackupOptions, BackupResult, Source
-from mlsync.flows.prove_later import LaterProver
+from mlsync.backup.backup import backup
+from mlsync.backup.request import BackupOptions, BackupResult, Source
 from mlsync.monitor import SilentMonitor
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import keyslot, names
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import State
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 
 HERE = Path(__file__).parent.resolve()
 PASSPHRASE = "a golden passphrase, schön öffentlich"
@@ -197,7 +197,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as work,
         contextlib.chdir(work),
         mock.patch("socket.gethostname", return_value="golden-node"),
-        mock.patch("mlsync.flows.ownership.machine_mark", return_value=b"a golden machine"),
+        mock.patch("mlsync.backup.ownership.machine_mark", return_value=b"a golden machine"),
     ):
         make(place, Path(work))
     files = sorted(path for path in HERE.rglob("*") if path.is_file() and path.parent != HERE)

@@ -11,8 +11,8 @@ import torch
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
 from mlsync.errors import DeviceMissing
-from mlsync.proof import child_gpus
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.prover import ProofOptions, Prover
 
 pytestmark = [
     pytest.mark.gpu,

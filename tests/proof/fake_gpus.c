@@ -1,4 +1,4 @@
-/* The few functions of CUDA's driver and of NVIDIA's management library that child_gpus.py calls, with their real ABI.
+/* The few functions of CUDA's driver and of NVIDIA's management library that gpus.py calls, with their real ABI.
 
    FAKE_GPUS lists the GPUs in CUDA's order as id:MiB, ids of one byte; a slice (MIG) has an id above 127, and one that
    the management library will not tell of has no MiB. The library knows them by their ids only. */

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlsync.proof.child_cpu import BLOCK, COUNTED_AS, ROW, SQUARE_MIN, Numbers
+from mlsync.proof.programs.cpu import BLOCK, COUNTED_AS, ROW, SQUARE_MIN, Numbers
 
 NUMBERS = Numbers(np)
 TYPES = sorted(set(COUNTED_AS.values()))  # complex numbers are pairs of these

@@ -23,9 +23,9 @@ from mlsync.errors import (
     ProofOutOfMemory,
 )
 from mlsync.proof.child import PROGRAM
-from mlsync.proof.child_cpu import COUNTED_AS
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.programs.cpu import COUNTED_AS
+from mlsync.proof.prover import ProofOptions, Prover
 
 HERE = Path(__file__).parent
 STAND_IN = HERE / "cuda_stand_in" / "stand_in.py"
@@ -327,8 +327,8 @@ MISTAKES = {
 def change_program(stand, monkeypatch, old, new):
     """Have proofs run a copy of the child's program, changed, with what it takes from beside itself."""
     for folder in ("proof", "courtesy"):
-        shutil.copytree(PROGRAM.parent.parent / folder, stand._place / folder)
-    program = stand._place / "proof" / PROGRAM.name
+        shutil.copytree(PROGRAM.parents[2] / folder, stand._place / folder)
+    program = stand._place / "proof" / "programs" / PROGRAM.name
     program.write_text(PROGRAM.read_text().replace(old, new))
     monkeypatch.setattr("mlsync.proof.child.PROGRAM", program)
 

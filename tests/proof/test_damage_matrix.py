@@ -23,9 +23,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter, Serializat
 from checkpoint_files import MemorySource, flipped, network, parts_of, records, rezipped, torch_bytes, zeroed
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_layout
-from mlsync.formats.dcp import read_items
-from mlsync.formats.legacy_torch import read_legacy_layout
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.formats.dcp.container import read_items
+from mlsync.formats.torch.legacy_torch import read_legacy_layout
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 
 Place = tuple[int, int]  # offset, length

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from proof_python import PROOF_PYTHON
 
-from mlsync.proof import child_gpus
-from mlsync.proof.device import gpu_number
-from mlsync.proof.prove import _stride_bytes
+from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.programs.device import gpu_number
+from mlsync.proof.prover import _stride_bytes
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 

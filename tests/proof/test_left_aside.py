@@ -14,7 +14,7 @@ import torch
 
 from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes
 from gguf_file import gguf_bytes, gguf_tensors
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 
 MADE = Path(__file__).parent.parent / "formats" / "made"

@@ -12,9 +12,9 @@ from proof_python import PROOF_PYTHON
 
 from checkpoint_files import torch_bytes
 from mlsync.errors import CommandUnavailable
-from mlsync.proof import load_device
 from mlsync.proof.framework import Framework, load, state_dict_command
-from mlsync.proof.load_device import chosen_device
+from mlsync.proof.programs import load_device
+from mlsync.proof.programs.load_device import chosen_device
 
 PROGRAMS = sorted(Path(load_device.__file__).parent.glob("load_*.py"))
 

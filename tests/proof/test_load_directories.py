@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mlsync.proof import load_transformers
 from mlsync.proof.framework import DESCRIBED, HUGGING_FACE, Framework, Loaded, load, state_dict_command
+from mlsync.proof.programs import load_transformers
 
 RANK = Path(__file__).parents[1] / "formats" / "dcp_rank.py"
 RANKS = 2

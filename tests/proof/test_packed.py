@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, yolo_bytes
 from mlsync.proof import inspection
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 
 
 @pytest.fixture(scope="module")

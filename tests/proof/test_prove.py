@@ -28,7 +28,7 @@ from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof import windows
 from mlsync.proof.child import Child
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Finding, Verdict
 
 CPU = ProofOptions(device="cpu")

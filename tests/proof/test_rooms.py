@@ -12,8 +12,9 @@ from test_child import liar  # noqa: F401 - a fixture
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
 from mlsync.errors import ProofDisbelieved
 from mlsync.formats.layout import Storage
-from mlsync.proof import child_gpus, windows
-from mlsync.proof.prove import ProofOptions, Prover, Room
+from mlsync.proof import windows
+from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.prover import ProofOptions, Prover, Room
 from mlsync.proof.rooms import ROOM_BYTES_MIN, Rooms
 from mlsync.proof.windows import WindowSender
 

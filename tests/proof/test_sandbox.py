@@ -16,8 +16,8 @@ from proof_python import PROOF_PYTHON
 from sandboxed import DEEDS
 
 from checkpoint_files import MemorySource, yolo_bytes
-from mlsync.proof import child_sandbox
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.programs import sandbox as child_sandbox
+from mlsync.proof.prover import ProofOptions, Prover
 
 ALLOWED = (
     "map memory",

@@ -11,7 +11,7 @@ from checkpoint_files import MemorySource, weights_bytes
 from mlsync.errors import PythonUnfit
 from mlsync.proof import user as module
 from mlsync.proof.child import Child
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.user import User, cannot_change_user
 from unprivileged import place_of_his_own, proof_python, python_for_all
 

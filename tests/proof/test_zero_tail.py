@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from checkpoint_files import MemorySource
 from mlsync.formats.layout import Storage
-from mlsync.proof.prove import ProofOptions, Prover
+from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.zero_tail import ZeroTail
 
 PAGE = 4096

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 from format_examples import Examples, inputs
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
-from mlsync.store.memory import MemoryStore
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()

@@ -30,7 +30,7 @@ from mlsync.repository.manifest import (
     Trouble,
     encode_entries,
 )
-from mlsync.repository.pack import ChunkRecord, PackSeal
+from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST, SealedKind
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import Buffer, file_digester
 from mlsync.codec.keys import Keys
 from mlsync.repository.keyslot import Passphrase, Stretching
@@ -13,7 +14,6 @@ from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.store.base import Store
-from mlsync.store.memory import MemoryStore
 
 MASTER = bytes(range(32))
 REPOSITORY_ID = bytes(range(0x40, 0x50))

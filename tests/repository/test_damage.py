@@ -20,6 +20,7 @@ from format_parts import (
     write_chunks,
 )
 
+from doubles.memory_store import MemoryStore
 from mlsync.errors import (
     Damage,
     Error,
@@ -32,12 +33,11 @@ from mlsync.errors import (
     VersionMissing,
     WrongPassphrase,
 )
-from mlsync.flows.check import check
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, segments
 from mlsync.repository.manifest import Previous
 from mlsync.repository.repository import Repository
-from mlsync.store.memory import MemoryStore
+from mlsync.upkeep.check import check
 
 PIECES = {1: [noise(400, 1), bytes(3000), noise(300, 2)], 2: [noise(500, 3)]}
 

@@ -21,13 +21,13 @@ from forged import (
     root_value,
 )
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.sealing import Seal
 from mlsync.errors import Damage, FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged
 from mlsync.repository import header, keyslot, names, sealed_object
-from mlsync.repository.pack import PackSeal
-from mlsync.repository.pack_footer import read_refs
+from mlsync.repository.pack.footer import read_refs
+from mlsync.repository.pack.pack import PackSeal
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_MANIFEST
-from mlsync.store.memory import MemoryStore
 
 SEGMENT = (SEGMENTS, 0)
 FILE = (*SEGMENT, 2, 1, 0)

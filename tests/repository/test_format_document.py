@@ -16,16 +16,18 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from format_examples import DOCUMENT, Examples, blocks, inputs, parse, render
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, names, pack, pack_footer, sealed_object, segments
+from mlsync.repository import header, keyslot, names, sealed_object, segments
 from mlsync.repository.manifest import Root, decode_as, decode_entries
+from mlsync.repository.pack import footer as pack_footer
+from mlsync.repository.pack import pack
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
-from mlsync.store.memory import MemoryStore
 
 TEXT = DOCUMENT.read_text()
 BLOCKS = blocks()

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from mlsync.codec.compression import Coding
-from mlsync.flows.check import check
-from mlsync.flows.restore import RestoreOptions, restore
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keyslot import KeyFile, Passphrase
 from mlsync.repository.repository import Repository
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.store.directory import DirectoryStore
+from mlsync.restore.restore import RestoreOptions, restore
+from mlsync.store.directory.store import DirectoryStore
+from mlsync.upkeep.check import check
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir() and not path.name.startswith(("_", ".")))

@@ -7,11 +7,11 @@ import json
 import pytest
 from format_parts import KEYS, MASTER, PASSPHRASE, REPOSITORY_ID, body_of, flip, new_repository, replace_object
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ObjectDamaged, ObjectMissing, RepositoryExists, RepositoryMissing
 from mlsync.repository import header, names
 from mlsync.repository.repository import Repository
-from mlsync.store.memory import MemoryStore
 
 BODY = header.encode(KEYS, conditional_create=True)
 

@@ -8,6 +8,8 @@ import msgspec
 import pytest
 from format_examples import Examples, inputs, parse
 
+from doubles.faulty_store import Fault, FaultyStore
+from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
@@ -15,8 +17,6 @@ from mlsync.repository import names, sealed_object
 from mlsync.repository.later_proof import LaterProof, LaterProofs
 from mlsync.repository.manifest import decode_as
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
-from mlsync.store.faulty import Fault, FaultyStore
-from mlsync.store.memory import MemoryStore
 
 EXAMPLES = Examples(inputs())
 RUN_ID = run_id(EXAMPLES.keys.of("run id"), EXAMPLES.run)

@@ -5,8 +5,8 @@ import pytest
 
 from mlsync.errors import FormatUnsupported
 from mlsync.repository.manifest import PackedRef, unpack_refs
-from mlsync.repository.pack import ChunkRecord
-from mlsync.repository.pack_footer import ref_of
+from mlsync.repository.pack.footer import ref_of
+from mlsync.repository.pack.pack import ChunkRecord
 
 PACK = b"p" * 16
 NAME = b"n" * 32

@@ -10,17 +10,20 @@ from format_parts import KEYS, body_of, file_entry, flip, keys_under, noise, rep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ObjectDamaged
-from mlsync.repository import names, pack, pack_builder, pack_footer
+from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import HEADER_BYTES, TRAILER_BYTES, ChunkRecord, PackSeal
+from mlsync.repository.pack import builder as pack_builder
+from mlsync.repository.pack import footer as pack_footer
+from mlsync.repository.pack import pack
+from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES, ChunkRecord, PackSeal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import PackWriter
-from mlsync.store.memory import MemoryStore
 
 PACK_ID = bytes(range(0xA0, 0xB0))
 OTHER_KEYS = Keys(bytes(32), KEYS.repository_id)

@@ -9,14 +9,15 @@ import stat
 import pytest
 from format_parts import KEYS, keys_under, noise, unknown
 
+from doubles.faulty_store import Fault, FaultyStore, ProcessDied
+from doubles.memory_store import MemoryStore
 from mlsync.errors import StateError, StoreUnavailable
-from mlsync.repository import names, pack_footer
-from mlsync.repository.pack_builder import PackBuilder, buffer_bytes, finish_noted
-from mlsync.repository.pack_journal import PackJournal
+from mlsync.repository import names
+from mlsync.repository.pack import footer as pack_footer
+from mlsync.repository.pack.builder import PackBuilder, buffer_bytes, finish_noted
+from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
-from mlsync.store.memory import MemoryStore
 
 PACK_ID = bytes(range(16))
 PART_BYTES = 4096
@@ -195,7 +196,7 @@ def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
 def test_a_note_of_a_newer_coding_is_none(journal, monkeypatch):
     """A note that a newer mlsync left is not half understood: an older one sends again."""
     builder_of(MemoryStore(PART_BYTES), journal)
-    monkeypatch.setattr("mlsync.repository.pack_journal._CODINGS", frozenset({1}))
+    monkeypatch.setattr("mlsync.repository.pack.journal._CODINGS", frozenset({1}))
     assert list(journal.noted()) == []
 
 

@@ -14,15 +14,15 @@ from format_parts import KEYS, keys_under, noise, replace_object, write_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles.faulty_store import Fault, FaultyStore
+from doubles.memory_store import MemoryStore
 from mlsync.codec.compression import Coding
 from mlsync.errors import ObjectDamaged, ObjectMissing, StoreUnavailable
 from mlsync.repository import names, reader
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import PackSeal
+from mlsync.repository.pack.pack import PackSeal
 from mlsync.repository.reader import ChunkReader
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore
-from mlsync.store.memory import MemoryStore
 
 
 @pytest.fixture

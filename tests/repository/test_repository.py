@@ -19,14 +19,14 @@ from format_parts import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from doubles.faulty_store import Fault, FaultyStore, ProcessDied
+from doubles.memory_store import MemoryStore
 from mlsync.errors import FormatUnsupported, ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
 from mlsync.repository import names, segments
 from mlsync.repository.manifest import Previous
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
-from mlsync.store.memory import MemoryStore
 
 ENTRIES = (file_entry(b"a", digest=digest_of()),)
 

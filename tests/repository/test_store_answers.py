@@ -6,11 +6,11 @@ import pytest
 from format_examples import Examples, inputs
 from format_parts import PASSPHRASE, file_entry, keys_under, new_repository, noise, unknown, version, write_chunks
 
+from doubles.faulty_store import Fault, FaultyStore
+from doubles.memory_store import MemoryStore
 from mlsync.errors import KeySlotDamaged, ManifestDamaged, ObjectDamaged, StoreBroken, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
-from mlsync.store.faulty import Fault, FaultyStore
-from mlsync.store.memory import MemoryStore
 
 WHAT = ("header", "key slot", "manifest", "later proof", "chunk", "footer")
 

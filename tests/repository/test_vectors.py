@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
-from mlsync.repository import header, keyslot, names, pack_footer, sealed_object
+from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
-from mlsync.store.memory import MemoryStore
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FILES = sorted(VECTORS.glob("*.txt"))

@@ -11,15 +11,15 @@ from format_parts import KEYS, keys_under, noise, unknown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles.faulty_store import Fault, FaultyStore, ProcessDied
+from doubles.memory_store import MemoryStore
 from mlsync.buffers import BufferPool
 from mlsync.errors import StoreFull, StoreUnavailable
 from mlsync.repository import names
-from mlsync.repository.lanes import Lanes
+from mlsync.repository.pack.lanes import Lanes
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
-from mlsync.store.memory import MemoryStore
 
 pytestmark = pytest.mark.timeout(60)
 

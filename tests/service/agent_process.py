@@ -13,12 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+from mlsync.app.passes import Outcome
+from mlsync.app.run_lock import RunLock
+from mlsync.config.every import Never
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.every import Never
-from mlsync.service.job import Outcome, Pulse
+from mlsync.service.job import Pulse
 from mlsync.service.notify import LogMonitor, log_to
-from mlsync.service.runlock import RunLock
 from mlsync.service.worker import Timing
 
 

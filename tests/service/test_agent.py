@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.app.passes import Outcome
+from mlsync.app.run_lock import RunLock
+from mlsync.config.every import Interval, Never
+from mlsync.config.load import Config, load
 from mlsync.errors import ConfigInvalid
-from mlsync.monitor import RecordingMonitor
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.config import Config, load
-from mlsync.service.every import Interval, Never
-from mlsync.service.job import Outcome, Pulse
+from mlsync.service.job import Pulse
 from mlsync.service.notify import Notifier
-from mlsync.service.runlock import RunLock
 
 PROGRAM = Path(__file__).with_name("agent_process.py")
 PATIENCE_S = 30.0

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from doubles.faulty_store import Fault, FaultyStore
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.app.passes import back_up
+from mlsync.app.session import Session
+from mlsync.config.load import Config, ProofSettings, WatchSettings
 from mlsync.errors import ObjectArchived, StoreUnavailable
-from mlsync.flows.standing import standings
-from mlsync.monitor import RecordingMonitor
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.chores import PROVE_EVERY_S, SCRUB_EVERY_S, Chores
-from mlsync.service.config import Config, ProofSettings, WatchSettings
-from mlsync.service.passes import back_up
-from mlsync.service.session import Session
-from mlsync.store.directory import DirectoryStore
-from mlsync.store.faulty import Fault, FaultyStore
+from mlsync.store.directory.store import DirectoryStore
+from mlsync.versions.standing import standings
 
 SECRET = Passphrase(b"open sesame")
 NOWHERE = Path("/nowhere/python")

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from mlsync.app.session import framework_of, policy_of
+from mlsync.config.load import load
 from mlsync.errors import ConfigInvalid
-from mlsync.service.config import load
-from mlsync.service.session import framework_of, policy_of
 
 
 @pytest.fixture

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.config.load import Config, ProofSettings, WatchSettings
 from mlsync.errors import Error, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
-from mlsync.monitor import RecordingMonitor
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, Opener
-from mlsync.service.config import Config, ProofSettings, WatchSettings
 from mlsync.service.job import Pulse
 from mlsync.service.pass_process import PassProcess, PassRequest
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 
 SECRET = b"open sesame"
 PATIENCE_S = 30.0
@@ -332,7 +332,7 @@ def test_the_agent_stays_small_and_its_process_dies_with_it(tmp_path):
     with agent:
         assert agent.stdout is not None
         pid, *modules = agent.stdout.readline().split()
-        assert {"numpy", "torch", "boto3", "botocore", "pyfastcdc", "mlsync.flows.new_version"}.isdisjoint(modules)
+        assert {"numpy", "torch", "boto3", "botocore", "pyfastcdc", "mlsync.backup.new_version"}.isdisjoint(modules)
         stat = Path(f"/proc/{pid}/stat")
         assert stat.exists()
         agent.kill()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlsync.service.every import Cron, Interval, Never, parse_every
+from mlsync.config.every import Cron, Interval, Never, parse_every
 from mlsync.service.schedule import Schedule
 
 

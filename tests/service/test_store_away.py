@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.config.load import Config, ProofSettings, WatchSettings
 from mlsync.errors import RepositoryMissing
-from mlsync.monitor import RecordingMonitor
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, Opener
-from mlsync.service.config import Config, ProofSettings, WatchSettings
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 
 SECRET = Passphrase(b"open sesame")
 PATIENCE_S = 60.0

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from doubles.recording_monitor import RecordingMonitor
 from limited_s3 import LimitedS3
+from mlsync.app.session import Session
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
-from mlsync.monitor import RecordingMonitor
-from mlsync.service.config import Config, S3Settings
-from mlsync.service.session import Session
+from mlsync.config.load import Config, S3Settings
 from mlsync.store.options import OVERWRITES
 
 

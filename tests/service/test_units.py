@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlsync import errors
-from mlsync.service import secrets
-from mlsync.service.config import AgentSettings
+from mlsync.app import secrets
+from mlsync.config.load import AgentSettings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ("mlsync-agent.service", "mlsync-agent-user.service")

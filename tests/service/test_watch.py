@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from mlsync.monitor import RecordingMonitor
+from doubles.recording_monitor import RecordingMonitor
 from mlsync.service.changes import Changes
 from mlsync.service.watch import Watcher, _Queue
 
@@ -238,7 +238,7 @@ def test_no_inotify_at_all_is_told_and_survived(tmp_path, watched, monkeypatch):
 
 AS_SOMEBODY = """
 import ctypes, errno, os, pathlib, sys
-from mlsync.monitor import RecordingMonitor
+from doubles.recording_monitor import RecordingMonitor
 from mlsync.service.changes import Changes
 from mlsync.service.watch import Watcher
 # Another user: its inotify instances are not those of the other tests, and it may not read everything.

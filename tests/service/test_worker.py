@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from doubles.recording_monitor import RecordingMonitor
+from mlsync.app.passes import Outcome
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
-from mlsync.monitor import RecordingMonitor
 from mlsync.service.changes import Pending
-from mlsync.service.job import Outcome, Pulse
+from mlsync.service.job import Pulse
 from mlsync.service.worker import Timing, Worker
 
 

@@ -8,12 +8,12 @@ import uuid
 import pytest
 
 from certificate import write_certificate
-from mlsync.store import directory
+from doubles.faulty_store import FaultyStore
+from doubles.memory_store import MemoryStore
 from mlsync.store.counting import CountingStore
-from mlsync.store.directory import DirectoryStore
-from mlsync.store.faulty import FaultyStore
+from mlsync.store.directory import store as directory
+from mlsync.store.directory.store import DirectoryStore
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.memory import MemoryStore
 from mlsync.store.retry import RetryingStore
 from seaweed import Seaweed
 
@@ -60,7 +60,7 @@ def secure(tmp_path_factory):
 @pytest.fixture(scope="session")
 def s3_client_cache():
     """Clients of botocore by their options: making one takes half a second, and hundreds of tests want the same."""
-    from mlsync.store import s3
+    from mlsync.store.s3 import store as s3
 
     return functools.cache(s3._client)
 
@@ -68,7 +68,7 @@ def s3_client_cache():
 @pytest.fixture
 def s3_store(s3_url, s3_options, s3_client_cache, monkeypatch):
     """A bare S3 store in a place of its own."""
-    from mlsync.store import s3
+    from mlsync.store.s3 import store as s3
 
     monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES["s3"])
     monkeypatch.setattr(s3, "_client", lambda options, _place: s3_client_cache(options, ""))

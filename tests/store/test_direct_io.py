@@ -23,7 +23,7 @@ from mlsync.direct_io import (
     slack_bytes,
     write_direct,
 )
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 
 SIZE_BYTES = 3 * DIRECT_FROM_BYTES + 1234
 CONTENT = random.Random(1).randbytes(SIZE_BYTES)
@@ -193,7 +193,7 @@ def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
         direct_bytes.append(write_direct(open_again, offset, view))
         return direct_bytes[-1]
 
-    monkeypatch.setattr("mlsync.store.unfinished.write_direct", counted)
+    monkeypatch.setattr("mlsync.store.directory.unfinished.write_direct", counted)
     store = DirectoryStore(tmp_path, create=True)
     content = CONTENT * (2 + store.part_bytes // SIZE_BYTES)
     upload, view = store.upload("packs/a"), aligned(content)

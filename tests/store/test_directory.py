@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from mlsync import errors
-from mlsync.store import unfinished
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory import unfinished
+from mlsync.store.directory.store import DirectoryStore
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_put_leaves_no_unfinished_file(store, root):
 CRASHING = """
 import os, signal, sys
 from pathlib import Path
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 store = DirectoryStore(Path(sys.argv[1]), create=True)
 store.put("repository", b"")
 upload = store.upload("packs/ab/crashed")
@@ -310,7 +310,7 @@ UNMOUNTED = """
 import os, subprocess, sys
 from pathlib import Path
 from mlsync import errors
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 place = Path(sys.argv[1])
 run = lambda *command: subprocess.run(command, check=True)
 run("mount", "-t", "tmpfs", "tmpfs", str(place))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from doubles.faulty_store import Fault, FaultyStore, ProcessDied
+from doubles.memory_store import MemoryStore
 from mlsync import errors
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore, ProcessDied
-from mlsync.store.memory import MemoryStore
 
 
 @pytest.fixture

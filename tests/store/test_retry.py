@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from doubles.faulty_store import Fault, FaultyStore
+from doubles.memory_store import MemoryStore
 from mlsync import errors
 from mlsync.store.counting import CountingStore
-from mlsync.store.faulty import Fault, FaultyStore
-from mlsync.store.memory import MemoryStore
 from mlsync.store.retry import BUDGET_S, TRIES_MAX, TRIES_MIN, RetryingStore
 
 

@@ -14,7 +14,7 @@ from limited_s3 import LimitedS3, error_body, listing_body
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
-from mlsync.store.s3_transfer import SeekableBody
+from mlsync.store.s3.transfer import SeekableBody
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from fault_proxy import Fault, FaultProxy
 from mlsync import errors
-from mlsync.store import s3_clock
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
+from mlsync.store.s3 import clock as s3_clock
 
 
 @pytest.fixture

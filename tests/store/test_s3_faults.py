@@ -8,9 +8,9 @@ import pytest
 
 from fault_proxy import ANSWERS, Fault, FaultProxy
 from mlsync import errors
-from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
+from mlsync.store.s3 import store as s3
 
 PART_BYTES = 5 << 20
 SMALL = random.Random(1).randbytes(300_000)

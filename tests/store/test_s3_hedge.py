@@ -11,9 +11,9 @@ import pytest
 
 from fault_proxy import Fault
 from mlsync import errors
-from mlsync.store import s3_hedge
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.s3_connection import Call
+from mlsync.store.s3 import hedge as s3_hedge
+from mlsync.store.s3.connection import Call
 
 # What is silent for 30 s is cut anyway: a test that waited for that has shown nothing.
 pytestmark = pytest.mark.timeout(20)

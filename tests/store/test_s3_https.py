@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlsync import errors
-from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.s3_connection import Call
-from mlsync.store.s3_errors import translating
+from mlsync.store.s3 import store as s3
+from mlsync.store.s3.connection import Call
+from mlsync.store.s3.errors import translating
 
 PART_BYTES = 5 << 20
 

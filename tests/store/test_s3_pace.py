@@ -11,9 +11,9 @@ import pytest
 
 from fault_proxy import Fault
 from mlsync import errors
-from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.s3_pace import Pace
+from mlsync.store.s3 import store as s3
+from mlsync.store.s3.pace import Pace
 
 MB = 1_000_000
 PART_BYTES = 8 * MB
@@ -32,7 +32,7 @@ class Transfer:
     """
 
     def __init__(self, monkeypatch, seconds_of, refuses=lambda _count: False):
-        monkeypatch.setattr("mlsync.store.s3_pace.asks_for_less", lambda error: isinstance(error, SlowDown))
+        monkeypatch.setattr("mlsync.store.s3.pace.asks_for_less", lambda error: isinstance(error, SlowDown))
         self.now_s = 0.0
         self.pace = Pace(FIRST, MOST, clock=lambda: self.now_s)
         self.seen = []

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from mlsync.errors import StoreUnavailable
-from mlsync.store import s3
 from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.s3 import store as s3
 from tunnel_proxy import TunnelProxy
 
 PART_BYTES = 5 << 20

@@ -22,7 +22,7 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import Seal
 from mlsync.repository import header, keyslot
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
-from mlsync.repository.pack import ChunkRecord, PackSeal
+from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent
 KEYS = Keys(hashlib.sha256(b"vector master key").digest(), hashlib.sha256(b"vector repository").digest()[:16])

@@ -8,6 +8,7 @@ import threading
 
 import click
 
+from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.cli import output
 from mlsync.cli.manners import stand_behind_others, standing
 from mlsync.cli.options import Command, Common, common_options
@@ -16,7 +17,6 @@ from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, Opener
 from mlsync.service.notify import LogMonitor, log_to
-from mlsync.service.proof_user import refuse_untrusted_programs
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
+from mlsync.app.passes import back_up, summary, trouble_text
+from mlsync.app.run_lock import RunLock
+from mlsync.app.session import Session
+from mlsync.backup.request import BackupResult
 from mlsync.cli import output
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
+from mlsync.config.load import WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
-from mlsync.flows.backup_request import BackupResult
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
-from mlsync.service.config import WatchSettings
-from mlsync.service.passes import back_up, summary, trouble_text
-from mlsync.service.runlock import RunLock
-from mlsync.service.session import Session
 from mlsync.source.handed_over import note_handed_over
 from mlsync.source.scan import LeftOut
 

@@ -11,7 +11,7 @@ from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import ProblemsFound
-from mlsync.flows.check import CheckResult, Problem, check
+from mlsync.upkeep.check import CheckResult, Problem, check
 
 _VERSIONS_SHOWN = 8
 

@@ -94,7 +94,7 @@ def _to_stderr(text: str) -> None:
 
 
 def _need_gpu() -> None:
-    from mlsync.proof.prove import ProofOptions, Prover  # late, as only this device needs asking for beforehand
+    from mlsync.proof.prover import ProofOptions, Prover  # late, as only this device needs asking for beforehand
 
     with Prover(ProofOptions(device="cuda")) as prover:
         try:

@@ -11,16 +11,16 @@ from mlsync.cli import output
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, TensorDiff
-from mlsync.flows.diff import DiffResult, FileDiff, diff
-from mlsync.flows.select import LATEST, find_run, find_version, version_before
+from mlsync.diff.checkpoint import FATES, CheckpointDiff, TensorDiff
+from mlsync.diff.diff import DiffResult, FileDiff, diff
 from mlsync.formats.layout import Tensor
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, Stored
+from mlsync.versions.select import LATEST, find_run, find_version, version_before
 
 if TYPE_CHECKING:
     # numpy would come with it.
-    from mlsync.proof.drift import Drift
+    from mlsync.diff.drift import Drift
 
 _EXAMPLES = """\b
 Examples:

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli import output
-from mlsync.flows.checkpoint_diff import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
-from mlsync.flows.diff import DiffResult, FileDiff
+from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
+from mlsync.diff.diff import DiffResult, FileDiff
 from mlsync.formats.layout import Fact, Tensor
 from mlsync.repository.manifest import Entry
 from mlsync.repository.tokens import EntryKind
 
 if TYPE_CHECKING:
     # numpy would come with it.
-    from mlsync.proof.drift import Drift
+    from mlsync.diff.drift import Drift
 
 # Together at most forty lines, which is a screen.
 TENSORS_SHOWN: Final = 10

@@ -12,14 +12,14 @@ from typing import cast
 
 import click
 
+from mlsync.app.secrets import refuse_weak
+from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, as_url, common_options
+from mlsync.config.load import Config, load, usual_places
+from mlsync.config.run_name import default_run_name
+from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
-from mlsync.service.config import Config, load, usual_places
-from mlsync.service.config_template import template
-from mlsync.service.run_name import default_run_name
-from mlsync.service.secrets import refuse_weak
-from mlsync.service.session import Session, refuse_existing
 
 _EXAMPLES = """\b
 Examples:

@@ -13,18 +13,18 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from mlsync.app.privacy import keep_private
+from mlsync.app.secrets import find_secret
+from mlsync.app.session import FIRST_CONTACT_S, Session
 from mlsync.cli import output
 from mlsync.cli.progress import TerminalMonitor
+from mlsync.config.load import Config, KeySettings, S3Settings, WatchSettings, find_config, load
+from mlsync.config.proof_device import is_device
 from mlsync.errors import ConfigInvalid
-from mlsync.flows.history import tell_passed_over
-from mlsync.flows.select import LATEST
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.service.config import Config, KeySettings, S3Settings, WatchSettings, find_config, load
-from mlsync.service.privacy import keep_private
-from mlsync.service.proof_device import is_device
-from mlsync.service.secrets import find_secret
-from mlsync.service.session import FIRST_CONTACT_S, Session
+from mlsync.repository.readable import tell_passed_over
+from mlsync.versions.select import LATEST
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import click
 
+from mlsync.app.wording import count, size
 from mlsync.errors import Error
-from mlsync.service.wording import count, size
 from mlsync.source.paths import display
 
 __all__ = [

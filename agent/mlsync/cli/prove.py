@@ -12,11 +12,11 @@ from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.cli.verify import not_loading
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
-from mlsync.flows.prove_later import LaterProver, LaterResult
-from mlsync.flows.select import find_run, find_version
-from mlsync.flows.sharing import Share
 from mlsync.monitor import Monitor
 from mlsync.proof.verdict import LEVEL_FRAMEWORK
+from mlsync.proving.prove_later import LaterProver, LaterResult
+from mlsync.proving.shares import Share
+from mlsync.versions.select import find_run, find_version
 
 _EXAMPLES = """\b
 Examples:

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
+from mlsync.app.session import Session
+from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
-from mlsync.flows.restore import Failure, RestoreOptions, RestoreResult, restore
-from mlsync.flows.rollback import refuse_older
-from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.flows.shrunk import earlier_loss
 from mlsync.monitor import Monitor
-from mlsync.service.session import Session
+from mlsync.restore.restore import Failure, RestoreOptions, RestoreResult, restore
 from mlsync.source.handed_over import note_handed_over
+from mlsync.versions.rollback import refuse_older
+from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
 Examples:

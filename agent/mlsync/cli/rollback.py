@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
+from mlsync.app.session import Session
 from mlsync.errors import HistoryRolledBack
-from mlsync.flows.rollback import refuse_rolled_back
 from mlsync.monitor import Monitor
-from mlsync.service.session import Session
+from mlsync.versions.rollback import refuse_rolled_back
 
 accept_rollback_option = click.option(
     "--accept-rollback",

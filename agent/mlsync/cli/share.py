@@ -16,7 +16,7 @@ from typing import Final
 
 import click
 
-from mlsync.flows.sharing import Share
+from mlsync.proving.shares import Share
 
 _BY_RANK: Final = "rank"
 _TOLD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")

@@ -7,20 +7,20 @@ from typing import TypeAlias
 
 import click
 
+from mlsync.backup.not_understood import in_words, not_understood
 from mlsync.cli import output
 from mlsync.cli.backup import NAMED_MAX, trouble_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.versions import version_json
-from mlsync.flows.logged import logged_facts
-from mlsync.flows.not_understood import in_words, not_understood
-from mlsync.flows.select import LATEST, find_run, find_version
-from mlsync.flows.standing import by_sums, manifest_of, settled
 from mlsync.formats.layout import Fact
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
 from mlsync.source.settle import TEMPORARY_NAMES, is_temporary
+from mlsync.versions.logged import logged_facts
+from mlsync.versions.select import LATEST, find_run, find_version
+from mlsync.versions.standing import by_sums, manifest_of, settled
 
 _PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN = 3

@@ -10,9 +10,9 @@ from mlsync.cli.options import Command, Common, common_options, device_option, r
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
-from mlsync.flows.select import find_run, find_version
-from mlsync.flows.standing import manifest_of
-from mlsync.flows.verify import VerifyResult, verify
+from mlsync.proving.verify import VerifyResult, verify
+from mlsync.versions.select import find_run, find_version
+from mlsync.versions.standing import manifest_of
 
 
 @click.command("verify", cls=Command, short_help="Read a version back and prove it again.")

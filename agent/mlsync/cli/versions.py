@@ -7,9 +7,9 @@ import click
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.flows.select import find_run
-from mlsync.flows.standing import Standing, standings
 from mlsync.repository.manifest import Root
+from mlsync.versions.select import find_run
+from mlsync.versions.standing import Standing, standings
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")

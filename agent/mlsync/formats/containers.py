@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from mlsync.formats.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
-from mlsync.formats.boosting import BoosterLayout, read_booster_content
+from mlsync.formats.archives.inner_files import read_inner_files
+from mlsync.formats.archives.nemo_tar import NemoLayout, read_nemo_content, read_nemo_layout
+from mlsync.formats.archives.npz import read_npz_content
+from mlsync.formats.archives.zipfile_layout import ZipLayout, read_zip_layout
 from mlsync.formats.collector import uncollected
-from mlsync.formats.dcp_metadata import read_dcp_metadata_content, read_dcp_metadata_layout
+from mlsync.formats.dcp.metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
-from mlsync.formats.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
-from mlsync.formats.gguf import GgufLayout, read_gguf_content, read_gguf_layout
-from mlsync.formats.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
-from mlsync.formats.inner_files import read_inner_files
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
-from mlsync.formats.legacy_torch import read_legacy_content, read_legacy_layout
-from mlsync.formats.lightgbm_model import read_lightgbm_layout
-from mlsync.formats.nemo_tar import NemoLayout, read_nemo_content, read_nemo_layout
-from mlsync.formats.npz import read_npz_content
-from mlsync.formats.ocdbt import read_ocdbt_layout
-from mlsync.formats.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
-from mlsync.formats.packed_pickle import (
+from mlsync.formats.libraries.boosting import BoosterLayout, read_booster_content
+from mlsync.formats.libraries.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
+from mlsync.formats.libraries.gguf import GgufLayout, read_gguf_content, read_gguf_layout
+from mlsync.formats.libraries.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
+from mlsync.formats.libraries.lightgbm_model import read_lightgbm_layout
+from mlsync.formats.libraries.ocdbt import read_ocdbt_layout
+from mlsync.formats.libraries.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
+from mlsync.formats.libraries.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
+from mlsync.formats.libraries.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
+from mlsync.formats.libraries.xgboost_model import read_xgboost_binary_layout, read_xgboost_json_layout
+from mlsync.formats.sniff import identify
+from mlsync.formats.torch.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
+from mlsync.formats.torch.legacy_torch import read_legacy_content, read_legacy_layout
+from mlsync.formats.torch.packed_pickle import (
     PackedPickleLayout,
     read_packed_pickle_content,
     read_packed_pickle_layout,
 )
-from mlsync.formats.pt2 import read_pt2_content
-from mlsync.formats.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
-from mlsync.formats.sniff import identify
-from mlsync.formats.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
-from mlsync.formats.torch_content import read_torch_content, read_torch_layout
-from mlsync.formats.xgboost_model import read_xgboost_binary_layout, read_xgboost_json_layout
-from mlsync.formats.zipfile_layout import ZipLayout, read_zip_layout
+from mlsync.formats.torch.pt2 import read_pt2_content
+from mlsync.formats.torch.torch_content import read_torch_content, read_torch_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
 #: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``, and one of TensorFlow's

@@ -32,7 +32,7 @@ from mlsync.errors import (
 )
 from mlsync.proof.user import User
 
-PROGRAM = Path(__file__).with_name("device.py")
+PROGRAM = Path(__file__).with_name("programs") / "device.py"
 # Counts of all the segments that a window may have take half of it; what is larger, when parsed, takes memory.
 _ANSWER_BYTES_MAX = 1 << 20
 _STDERR_BYTES_KEPT = 2000

@@ -33,10 +33,10 @@ PATH: Final = "{path}"
 #: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for
 #: (what test programs exit with to be skipped).
 CANNOT_TELL, NOT_MEANT = 75, 77
-_LAUNCHER: Final = Path(__file__).with_name("launch.py")
-_ULTRALYTICS: Final = Path(__file__).with_name("load_ultralytics.py")
-_STATE_DICT: Final = Path(__file__).with_name("load_state_dict.py")
-_TRANSFORMERS: Final = Path(__file__).with_name("load_transformers.py")
+_LAUNCHER: Final = Path(__file__).with_name("programs") / "launch.py"
+_ULTRALYTICS: Final = Path(__file__).with_name("programs") / "load_ultralytics.py"
+_STATE_DICT: Final = Path(__file__).with_name("programs") / "load_state_dict.py"
+_TRANSFORMERS: Final = Path(__file__).with_name("programs") / "load_transformers.py"
 #: What is a checkpoint in several files, by its kind (see ``formats.sharded``), and what is one by a ``config.json``.
 HUGGING_FACE: Final = frozenset({"huggingface-weights", "huggingface-trainer"})
 SEVERAL_FILES: Final = HUGGING_FACE | {"dcp", "deepspeed", "megatron"}

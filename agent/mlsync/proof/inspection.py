@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from mlsync.formats.containers import METADATA, NOT_UNDERSTOOD, read_content, read_layout
-from mlsync.formats.dcp_metadata import read_dcp_metadata
-from mlsync.formats.dcp_shard import read_dcp_shard
+from mlsync.formats.dcp.metadata import read_dcp_metadata
+from mlsync.formats.dcp.shard import read_dcp_shard
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
+from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard, shard_of
 from mlsync.formats.sniff import identify, is_checkpoint_name
-from mlsync.formats.tensorflow_bundle import parse_index, read_shard, shard_of
 from mlsync.proof.verdict import LEVEL_CONTAINER, LEVEL_MEANING, Finding
 
 # Numbers shrink to two thirds, zeros to a thousandth: what claims to grow more than this is not believed

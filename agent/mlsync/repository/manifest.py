@@ -6,7 +6,7 @@ These are the structs that stand in stored objects as MessagePack arrays; the or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -16,7 +16,7 @@ from msgspec.structs import force_setattr
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import Error, FormatUnsupported, ManifestDamaged
-from mlsync.repository.pack import PACK_ID_BYTES, is_sound
+from mlsync.repository.pack.pack import PACK_ID_BYTES, is_sound
 from mlsync.repository.strict import decode_exactly, newer
 from mlsync.repository.tokens import TOKEN_MAX, EntryKind, Severity, TroubleKind
 
@@ -488,3 +488,8 @@ def is_count(number: int) -> bool:
 def is_time(moment_ns: int) -> bool:
     """Whether *moment_ns* is a time that files, too, may have."""
     return -TIME_NS_MAX <= moment_ns <= TIME_NS_MAX
+
+
+def refs_of(entries: Iterable[Entry]) -> Iterable[ChunkRef]:
+    """Yield the chunks of all entries."""
+    return (ref for entry in entries for ref in entry.chunks)

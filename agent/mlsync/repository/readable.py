@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionMissing
+from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
 
 _AT_ONCE: Final = 16
+_NAMED_COUNT: Final = 8
 # So many of these are in memory at once; what is larger is looked at alone.
 _SMALL_BYTES: Final = 1 << 20
 
@@ -90,3 +92,14 @@ def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
             batch.append(one)
     if batch:
         yield batch
+
+
+def tell_passed_over(repository: Repository, monitor: Monitor) -> None:
+    """Name what stands in a version's place and does not open, as far as it was met since this was called last."""
+    passed_over = dict(repository.passed_over)
+    repository.passed_over.clear()
+    for key, error in sorted(passed_over.items())[:_NAMED_COUNT]:
+        monitor.notice("warning", f"{key} is passed over: {error.what}")
+    if len(passed_over) > _NAMED_COUNT:
+        text = f"{len(passed_over) - _NAMED_COUNT} more objects in the places of versions are passed over"
+        monitor.notice("warning", f"{text}; mlsync check names all of them")

@@ -29,7 +29,7 @@ from mlsync.direct_io import slack_bytes
 from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
 
 # What is fetched in one call: as much as keeps it worth it, and all that are under way together no more than the sum.

@@ -32,12 +32,13 @@ from mlsync.errors import (
     VersionMissing,
     VersionTaken,
 )
-from mlsync.repository import header, keyslot, names, pack_footer, sealed_object, segments
+from mlsync.repository import header, keyslot, names, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, decode_as, storable
-from mlsync.repository.pack_builder import finish_noted
-from mlsync.repository.pack_journal import NotedPack, PackJournal
+from mlsync.repository.pack import footer as pack_footer
+from mlsync.repository.pack.builder import finish_noted
+from mlsync.repository.pack.journal import NotedPack, PackJournal
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.rules import check_root
 from mlsync.repository.second_look import looked_at_twice

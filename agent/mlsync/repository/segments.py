@@ -25,7 +25,7 @@ from mlsync.repository.manifest import (
     encode_entries,
     unpack_refs,
 )
-from mlsync.repository.pack import CHUNK_BYTES_MAX
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX
 from mlsync.repository.writer import Placed
 
 # A body up to this stands in the manifest itself: one object less for most runs.

@@ -20,10 +20,10 @@ from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.courtesy.pressure import threads
 from mlsync.errors import Error
-from mlsync.repository.lanes import Lanes
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.pack_builder import PackBuilder
-from mlsync.repository.pack_journal import PackJournal
+from mlsync.repository.pack.builder import PackBuilder
+from mlsync.repository.pack.journal import PackJournal
+from mlsync.repository.pack.lanes import Lanes
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20

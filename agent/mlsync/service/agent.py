@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from mlsync.config.every import HOURLY, Every
+from mlsync.config.load import Config
 from mlsync.errors import ConfigInvalid, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.changes import Changes
-from mlsync.service.config import Config
-from mlsync.service.every import HOURLY, Every
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
 from mlsync.service.worker import Timing, Worker

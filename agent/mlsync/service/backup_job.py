@@ -6,16 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from mlsync.app.passes import Outcome, outcome
+from mlsync.app.run_lock import RunLock
+from mlsync.app.session import source_of, state_path
+from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
-from mlsync.flows.backup import look
+from mlsync.config.load import Config, WatchSettings
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.service.config import Config, WatchSettings
-from mlsync.service.job import Outcome, Pulse
+from mlsync.service.job import Pulse
 from mlsync.service.pass_process import Opened, OpenRequest, PassProcess, PassRequest
-from mlsync.service.passes import outcome
-from mlsync.service.runlock import RunLock
-from mlsync.service.session import source_of, state_path
 from mlsync.source.state import State
 
 # For so long after a pass that asked the store, passes over a run that nobody touched are content with a look at it.

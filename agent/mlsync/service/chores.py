@@ -11,15 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from mlsync.app.session import Session
+from mlsync.app.wording import count, size
+from mlsync.config.load import WatchSettings
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
-from mlsync.flows.prove_later import LaterProver, LaterResult
-from mlsync.flows.scrub import scrub
 from mlsync.monitor import Monitor
+from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
-from mlsync.service.config import WatchSettings
-from mlsync.service.session import Session
-from mlsync.service.wording import count, size
 from mlsync.source.paths import display
+from mlsync.upkeep.scrub import scrub
 
 # A device that was not there a minute ago mostly is not there yet, and each try starts a process that looks for it.
 PROVE_EVERY_S: Final = 3600.0

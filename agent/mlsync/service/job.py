@@ -5,25 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
-
-    *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
-    content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
-    proved now and were not before the pass: the one that it made, or an older one that was pending.
-    """
-
-    run: str
-    version: int | None
-    proved_version: int | None
-    troubles: tuple[str, ...]
-    summary: str
+from mlsync.app.passes import Outcome
 
 
 class RunJob(Protocol):

@@ -17,14 +17,14 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mlsync import errors
+from mlsync.app.passes import back_up, outcome
+from mlsync.app.privacy import keep_private
+from mlsync.app.session import Session
 from mlsync.errors import Error, Stopped
 from mlsync.monitor import Severity, Task
 from mlsync.service.chores import Chores
 from mlsync.service.notify import log_to
 from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
-from mlsync.service.passes import back_up, outcome
-from mlsync.service.privacy import keep_private
-from mlsync.service.session import Session
 
 _LOG: Final = logging.getLogger("mlsync")
 # Often enough for the agent to see that it goes forward, and too seldom to cost anything.

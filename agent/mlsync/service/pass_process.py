@@ -21,10 +21,10 @@ from typing import Any, Final
 
 from mlsync import errors
 from mlsync.codec.keys import Keys
+from mlsync.config.load import Config, WatchSettings
 from mlsync.errors import Error
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.service.config import Config, WatchSettings
 from mlsync.service.job import Pulse
 
 # A trainer that writes all the time is served by one process; after this long without a pass it goes.

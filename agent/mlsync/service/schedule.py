@@ -13,7 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
-from mlsync.service.every import Cron, Every, Never
+from mlsync.config.every import Cron, Every, Never
 
 CLOCK_STEP_S = 5.0
 _JOB = "every"

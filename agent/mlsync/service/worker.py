@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mlsync.app.passes import Outcome
 from mlsync.errors import Error, RunLocked, RunOfAnother
 from mlsync.monitor import Monitor
 from mlsync.service.changes import Changes, Pending
-from mlsync.service.job import Outcome, RunJob
+from mlsync.service.job import RunJob
 
 _LOG = logging.getLogger("mlsync")
 

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from mlsync import errors
 from mlsync.store.base import Store
-from mlsync.store.directory import DirectoryStore
+from mlsync.store.directory.store import DirectoryStore
 from mlsync.store.options import StoreOptions
 
 __all__ = ["StoreOptions", "open_store"]
@@ -58,7 +58,7 @@ def _without_tilde(path: str) -> str:
 def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
     bucket, prefix = _bucket_and_prefix(url)
     _check_endpoint(options.endpoint_url)
-    from mlsync.store.s3 import S3Store
+    from mlsync.store.s3.store import S3Store
 
     store = S3Store(bucket, prefix, options)
     if create:

@@ -1,0 +1,75 @@
+"""One pass over a run: the flow by the configuration, and what came out in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass
+from functools import partial
+
+from mlsync.app.session import Session, source_of
+from mlsync.app.wording import count, size
+from mlsync.backup.backup import backup
+from mlsync.backup.request import BackupResult
+from mlsync.config.load import WatchSettings
+from mlsync.monitor import Monitor
+from mlsync.repository.manifest import Trouble
+from mlsync.source.paths import display
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
+
+    *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
+    content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
+    proved now and were not before the pass: the one that it made, or an older one that was pending.
+    """
+
+    run: str
+    version: int | None
+    proved_version: int | None
+    troubles: tuple[str, ...]
+    summary: str
+
+
+def back_up(
+    session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
+) -> BackupResult:
+    """Back a run up once; its lock is held by the caller."""
+    session.clear_leftovers()
+    options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
+    prover = partial(session.prover, run=watch.run)
+    # A prover for each version: its child holds numpy or torch, and the idle agent is to be small.
+    return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
+
+
+def outcome(result: BackupResult) -> Outcome:
+    """Return what a backup came to, in the agent's terms."""
+    troubles = tuple(map(trouble_text, result.troubles))
+    version = result.version or None
+    return Outcome(result.run, version, None if result.pending else version, troubles, summary(result))
+
+
+def trouble_text(trouble: Trouble) -> str:
+    """Return one line on a file that is not in the version as the source has it."""
+    kept = f"version {trouble.kept}'s content is kept" if trouble.kept else "no earlier content, left out"
+    return f"{display(trouble.path)}: {trouble.kind.name.lower()}: {trouble.text}; {kept}"
+
+
+def summary(result: BackupResult) -> str:
+    """Return one line on what a backup did, without the run's name."""
+    if not result.version:
+        return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
+    parts = [
+        f"version {result.version} in {result.seconds:.1f} s",
+        f"{count(result.changed_count, 'file')} with {size(result.read_bytes)} read",
+        f"{size(result.new_bytes)} new",
+        f"{size(result.stored_bytes)} stored",
+    ]
+    if result.checkpoint_count:
+        on_device = f" on {result.device}" if result.device else ""
+        parts.append(f"{count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
+    if result.pending:
+        parts.append(f"{len(result.pending)} of them pending (mlsync show says why)")
+    return ", ".join(parts)

@@ -1,0 +1,77 @@
+"""As whom the proof's processes run where mlsync is root, and that root starts no program which others can change."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlsync.config.load import Config
+from mlsync.config.trust import is_trusted, program_at, refuse_untrusted
+from mlsync.proof.user import NOBODY, User, cannot_change_user
+
+
+@dataclass(frozen=True, slots=True)
+class RunsAs:
+    """Who the proof's processes run as: *user*, or this process's own user if there is none.
+
+    *may_be_root* is whether they may run as root if that user cannot start them, *as_root* why they run as root anyway,
+    *is_roots* whether the checkpoints themselves are root's: then code out of them is nobody else's.
+    """
+
+    user: User | None = None
+    may_be_root: bool = True
+    as_root: str = ""
+    is_roots: bool = True
+
+
+OWN: Final = RunsAs()
+
+
+def runs_as(config: Config, run: str | None) -> RunsAs:
+    """Return who proves the checkpoints of a run: the user whose directory it is, or nobody.
+
+    Raises ``Untrusted`` if anybody else than he could change a program that is to run as he, or anybody but root one
+    that is to run as root.
+    """
+    if os.geteuid() != 0:
+        return OWN
+    user, lacking = _user_of(config, run), cannot_change_user()
+    programs = list(_programs(config))
+    # Nobody owns nothing: what belongs to that number is somebody's who is as little known.
+    is_nobodys = user.name == NOBODY
+    own: tuple[set[int], set[int]] = (set(), set()) if lacking or is_nobodys else ({user.uid}, {user.gid})
+    for file, what in programs:
+        refuse_untrusted(file, what, uids={0} | own[0], gids={0} | own[1])
+    if lacking:
+        return RunsAs(as_root=lacking, is_roots=is_nobodys)
+    return RunsAs(user, all(is_trusted(file) for file, _ in programs), is_roots=is_nobodys)
+
+
+def refuse_untrusted_programs(config: Config) -> None:
+    """Raise ``Untrusted`` as any proof of the watched runs would."""
+    for watch in config.watches:
+        runs_as(config, watch.run)
+
+
+def _user_of(config: Config, run: str | None) -> User:
+    """Return whose directory a run is, or all runs are; nobody if that is root, or not known here."""
+    owners = set()
+    for watch in config.watches:
+        if run in (None, watch.run):
+            with suppress(OSError):
+                owners.add(watch.directory.stat().st_uid)
+    return User.of(owners.pop()) if len(owners) == 1 else User.nobody()
+
+
+def _programs(config: Config) -> Iterator[tuple[Path, str]]:
+    """Yield the files that the configuration has run: its Python, its command, and the programs that this names."""
+    proof = config.proof
+    if proof.python is not None:
+        yield proof.python, "a proof's Python"
+    for word in proof.command:
+        if file := program_at(word, os.environ.get("PATH", os.defpath) if word == proof.command[0] else ""):
+            yield file, "a proof's command"

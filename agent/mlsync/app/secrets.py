@@ -1,0 +1,160 @@
+"""Where the secret that opens the repository comes from: a file, the environment, a systemd credential, a prompt."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import stat
+import sys
+import unicodedata
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from secrets import choice
+
+from mlsync.app.privacy import take_variable
+from mlsync.app.wording import count
+from mlsync.config.load import KeySettings
+from mlsync.config.trust import refuse_untrusted
+from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
+from mlsync.repository.keyslot import KeyFile, Passphrase
+
+VARIABLE = "MLSYNC_PASSPHRASE"
+CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
+CREDENTIAL_KEY = "mlsync-key"
+SECRET_BYTES_MAX = 64 * 1024
+# What is shorter is found by trying, however slow each try is made.
+PASSPHRASE_CHARS_MIN = 8
+_SUGGESTED_GROUPS, _SUGGESTED_GROUP_CHARS = 5, 4
+_SUGGESTED_FROM = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 that nobody takes for one another: 100 bits in all
+
+Prompt = Callable[[str], str]
+
+
+def find_secret(
+    configured: KeySettings,
+    asked: KeySettings | None = None,
+    *,
+    environ: MutableMapping[str, str] = os.environ,
+    prompt: Prompt | None = None,
+    confirm: bool = False,
+) -> Passphrase | KeyFile:
+    """The secret from the first place that has one: *asked* (options), environment, *configured*, systemd, a person.
+
+    The environment's passphrase is gone afterwards whichever is taken: no child process inherits it, and nobody finds
+    it in ``/proc``. A person is asked only at a terminal (or through *prompt*), twice with *confirm*.
+    """
+    from_environment = take_variable(environ, VARIABLE)
+    secret = _from_files(asked or KeySettings())
+    if secret is None and from_environment is not None:
+        secret = _passphrase(os.fsencode(from_environment), VARIABLE)
+    secret = secret or _from_files(configured) or _from_credentials(environ)
+    if secret is not None:
+        return secret
+    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
+        prompt = getpass.getpass
+    if prompt is None:
+        raise _missing()
+    return _passphrase(_from_person(prompt, confirm=confirm), "the prompt")
+
+
+def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
+    if settings.passphrase_file and settings.key_file:
+        raise ConfigInvalid("both a passphrase file and a key file were given", advice="keep one of them")
+    if settings.key_file:
+        return KeyFile(_not_empty(_read(settings.key_file), str(settings.key_file)))
+    if settings.passphrase_file:
+        return _passphrase(_line(_read(settings.passphrase_file)), str(settings.passphrase_file))
+    return None
+
+
+def _from_credentials(environ: MutableMapping[str, str]) -> Passphrase | KeyFile | None:
+    """What systemd laid ready for this service, in a directory that it guards itself."""
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    passphrase, key = Path(directory) / CREDENTIAL_PASSPHRASE, Path(directory) / CREDENTIAL_KEY
+    # No look at the modes: systemd grants by an access list, which shows as a group's right to read.
+    if passphrase.exists():
+        return _passphrase(_line(_read(passphrase, guarded=True)), str(passphrase))
+    if key.exists():
+        return KeyFile(_not_empty(_read(key, guarded=True), str(key)))
+    return None
+
+
+def _from_person(prompt: Prompt, *, confirm: bool) -> bytes:
+    try:
+        typed = os.fsencode(prompt("Passphrase: "))
+        if confirm and os.fsencode(prompt("Passphrase again: ")) != typed:
+            raise PassphraseMissing("the two passphrases differ; nothing was done")
+    except EOFError:
+        raise _missing() from None
+    return typed
+
+
+def _read(file: Path, *, guarded: bool = False) -> bytes:
+    """The bytes of a secret's file; refused if others than its owner have rights to it, or, by root, can change it."""
+    if not guarded:
+        refuse_untrusted(file, "a secret's file")
+    try:
+        with file.open("rb") as stream:
+            info = os.fstat(stream.fileno())
+            # A pipe, as of a shell's <(command), has no mode worth looking at.
+            if not guarded and stat.S_ISREG(info.st_mode) and info.st_mode & 0o077:
+                mode = f"{stat.S_IMODE(info.st_mode):04o}"
+                raise PassphraseMissing(
+                    f"other users may read this secret, its mode is {mode}", where=str(file), advice=f"chmod 600 {file}"
+                )
+            secret = stream.read(SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise PassphraseMissing(f"the secret cannot be read: {error.strerror}", where=str(file)) from error
+    if len(secret) > SECRET_BYTES_MAX:
+        raise PassphraseMissing(f"a secret of more than {SECRET_BYTES_MAX} bytes", where=str(file))
+    return secret
+
+
+def _line(secret: bytes) -> bytes:
+    """Without the line end that editors and ``echo`` leave behind a passphrase."""
+    return secret.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _passphrase(given: bytes, where: str) -> Passphrase:
+    """A passphrase as ``docs/format.md`` has it: text in NFC and UTF-8, and bytes that are no text as they are.
+
+    The same letters reach a program in two ways, composed or not, by which keyboard and system they come from.
+    """
+    with suppress(UnicodeDecodeError):
+        given = unicodedata.normalize("NFC", given.decode()).encode()
+    return Passphrase(_not_empty(given, where))
+
+
+def refuse_weak(new: Passphrase | KeyFile) -> None:
+    """Raise ``PassphraseWeak``, which suggests another one, for a new passphrase that would be found by trying."""
+    if isinstance(new, KeyFile):
+        return
+    chars = len(new.secret.decode(errors="surrogateescape"))
+    if chars < PASSPHRASE_CHARS_MIN:
+        raise PassphraseWeak(
+            f"a passphrase of {count(chars, 'character')} is found by trying; {PASSPHRASE_CHARS_MIN} is the least",
+            advice=f"take a longer one, such as {_suggested()}, made just now, or say --allow-weak",
+        )
+
+
+def _suggested() -> str:
+    """A passphrase that nobody has used."""
+    groups = ("".join(choice(_SUGGESTED_FROM) for _ in range(_SUGGESTED_GROUP_CHARS)) for _ in range(_SUGGESTED_GROUPS))
+    return "-".join(groups)
+
+
+def _not_empty(secret: bytes, where: str) -> bytes:
+    if not secret:
+        raise PassphraseMissing("the secret is empty", where=where)
+    return secret
+
+
+def _missing() -> PassphraseMissing:
+    return PassphraseMissing(
+        "no passphrase and no key file",
+        advice=f"give --passphrase-file, --key-file, {VARIABLE}, [key] in the configuration, a systemd credential "
+        f"named {CREDENTIAL_PASSPHRASE} or {CREDENTIAL_KEY}, or run it at a terminal",
+    )

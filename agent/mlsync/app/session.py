@@ -1,0 +1,327 @@
+"""Open what a command works with: the store with its wrappers, the repository, the local state, the prover."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self, cast
+
+from mlsync.backup.request import BackupOptions, Source
+from mlsync.codec.keys import Keys
+from mlsync.config.load import Config, WatchSettings
+from mlsync.errors import RepositoryMissing
+from mlsync.monitor import Monitor
+from mlsync.proving.policy import Policy
+from mlsync.repository.keyslot import Unlock
+from mlsync.repository.repository import Repository
+from mlsync.source.state import Head, State, seen_heads
+from mlsync.store.base import Store
+from mlsync.store.counting import CountingStore
+from mlsync.store.location import StoreOptions, open_store
+from mlsync.store.options import OVERWRITES
+from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
+
+if TYPE_CHECKING:
+    from mlsync.app.proof_user import RunsAs
+    from mlsync.proof.framework import Framework
+    from mlsync.proof.numbers import NumberFault
+    from mlsync.proof.prover import ProofOptions, Prover
+    from mlsync.proving.load import LoadingOptions
+
+# At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
+FIRST_CONTACT_S = 6.0
+STATE_FILE = "state.sqlite"
+SLOT_FILE = "key-slot"
+UPLOADS_DIRECTORY = "uploads"
+LOADING_DIRECTORY = "loading"
+# What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
+# them is the user's; what must hold is that the bytes are on the device as they were in the file.
+REQUIRED_LEVEL = 3
+
+
+class Session:
+    """A repository that is open, with what the configuration says of it."""
+
+    def __init__(self, config: Config, counted: CountingStore, repository: Repository) -> None:
+        self.config = config
+        self.repository = repository
+        self.counted = counted
+        self._state: State | None = None
+        self._state_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        find_unlock: Callable[[], Unlock],
+        monitor: Monitor,
+        *,
+        first_contact_s: float = BUDGET_S,
+    ) -> Self:
+        """Open the repository that *config* names; *find_unlock* is only asked once it is known to be there."""
+        inner = open_store(config.repository, store_options(config))
+        counted = CountingStore(inner)
+        try:
+            found = Repository.look(_retrying(counted, monitor, first_contact_s))
+            likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
+            store = _retrying(counted, monitor)
+            repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
+        except BaseException:
+            inner.close()
+            raise
+        _heed(inner, repository, monitor)
+        return cls(config, counted, repository)
+
+    @classmethod
+    def resume(cls, config: Config, keys: Keys, monitor: Monitor, *, conditional_create: bool, slot: str) -> Self:
+        """Go on with a repository that was opened before, and ask the store nothing about it."""
+        inner = open_store(config.repository, store_options(config))
+        counted = CountingStore(inner)
+        store = _retrying(counted, monitor)
+        repository = Repository(store, keys, conditional_create=conditional_create, slot=slot)
+        _heed(inner, repository, monitor)
+        return cls(config, counted, repository)
+
+    @classmethod
+    def create(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
+        """Make the repository that *config* names."""
+        inner = open_store(config.repository, store_options(config), create=True)
+        conditional_create = bool(getattr(inner, "conditional_create", True))
+        if not conditional_create:
+            monitor.notice("warning", OVERWRITES)
+        counted = CountingStore(inner)
+        try:
+            store = _retrying(counted, monitor)
+            return cls(config, counted, Repository.create(store, unlock, conditional_create=conditional_create))
+        except BaseException:
+            inner.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Be used in a ``with``."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close everything."""
+        self.close()
+
+    def close(self) -> None:
+        """Close state and store; the session is not used afterwards."""
+        if self._state is not None:
+            self._state.close()
+        self.repository.close()
+
+    @property
+    def state_directory(self) -> Path:
+        """Where the state of this repository lies: by its id, so that two repositories never share one."""
+        return _state_directory(self.config, self.repository.repository_id)
+
+    @property
+    def state(self) -> State:
+        """The local state, opened when first asked for: a restore on a fresh machine needs none."""
+        with self._state_lock:
+            if self._state is None:
+                self._state = State.open(state_path(self.config, self.repository.repository_id))
+                _write_slot_name(self.state_directory, self.repository.slot)
+            return self._state
+
+    def seen_heads(self) -> dict[str, Head]:
+        """Return the newest version of each run that this machine saw; nothing, and none is made, where is no state."""
+        return seen_heads(state_path(self.config, self.repository.repository_id))
+
+    def prover(self, device: str | None = None, *, run: str | None = None) -> Prover:
+        """Return a prover by the configuration; *device* stands above it, *run* says whose checkpoints they are."""
+        from mlsync.app.proof_user import runs_as
+        from mlsync.proof.prover import Prover  # late, with all parsers of checkpoints
+
+        return Prover(proof_options(self.config, device, runs_as(self.config, run)))
+
+    def backup_options(self, run: str | None = None) -> BackupOptions:
+        """Return how backups of a run are done by the configuration."""
+        proof = self.config.proof
+        return BackupOptions(
+            required_level=REQUIRED_LEVEL if proof.require is None else proof.require,
+            wait_for_proof=proof.waits,
+            read_back=cast('Literal["new", "all", "none"]', proof.read_back),
+            uploads=self.state_directory / UPLOADS_DIRECTORY,
+            loading=self.loading_options(run=run),
+            policy=policy_of(self.config),
+        )
+
+    def loading_options(self, device: str | None = None, *, run: str | None = None) -> LoadingOptions | None:
+        """Return how checkpoints are loaded by a framework by the configuration, if they are; the rest as above."""
+        if not self.config.proof.loads:
+            return None
+        from mlsync.app.proof_user import runs_as
+        from mlsync.proving.load import LoadingOptions  # late, as above
+
+        framework = framework_of(self.config, device, runs_as(self.config, run))
+        return LoadingOptions(framework, self.state_directory / LOADING_DIRECTORY)
+
+    def clear_leftovers(self) -> None:
+        """Remove the checkpoints that a killed process was loading."""
+        directory = self.state_directory / LOADING_DIRECTORY
+        if directory.is_dir():
+            from mlsync.proving.load import clear_leftovers  # late, as above
+
+            clear_leftovers(directory)
+
+
+def refuse_existing(config: Config, monitor: Monitor) -> None:
+    """Raise ``RepositoryExists`` before anybody is asked for a new passphrase; a place that is not there is fine."""
+    try:
+        inner = open_store(config.repository, store_options(config))
+    except RepositoryMissing:
+        return
+    try:
+        Repository.refuse_existing(_retrying(inner, monitor, FIRST_CONTACT_S))
+    finally:
+        inner.close()
+
+
+def source_of(watch: WatchSettings) -> Source:
+    """Return what the flows need to know of a watched directory."""
+    return Source(watch.run, bytes(watch.directory), watch.exclude, watch.keep_temporary, watch.not_models)
+
+
+def store_options(config: Config) -> StoreOptions:
+    """Return how the store is reached by the configuration."""
+    s3 = config.s3
+    return StoreOptions(
+        endpoint_url=s3.endpoint_url,
+        region=s3.region,
+        profile=s3.profile,
+        addressing=cast('Literal["auto", "path", "virtual"]', s3.addressing),
+        ca_file=None if s3.ca_file is None else str(s3.ca_file),
+        payload_signing=cast('Literal["auto", "always", "never"]', s3.payload_signing),
+    )
+
+
+def proof_options(config: Config, device: str | None, runs: RunsAs | None = None) -> ProofOptions:
+    """Return how checkpoints are proved by the configuration."""
+    from mlsync.app.proof_user import OWN
+    from mlsync.proof.prover import ProofOptions  # late, as above
+
+    runs = runs or OWN
+
+    proof = config.proof
+    return ProofOptions(
+        device=device or proof.device,
+        python=None if proof.python is None else str(proof.python),
+        user=runs.user,
+        may_be_root=runs.may_be_root,
+        as_root=runs.as_root,
+        timeout_s=proof.timeout_s,
+        memory_bytes=proof.memory_bytes,
+        refuse=cast("frozenset[NumberFault]", refused_numbers(config)),
+        warn=cast("frozenset[NumberFault]", frozenset(proof.warn)),
+    )
+
+
+def framework_of(config: Config, device: str | None, runs: RunsAs | None = None) -> Framework:
+    """Return how a framework loads checkpoints by the configuration."""
+    from mlsync.app.proof_user import OWN
+    from mlsync.proof import framework  # late, as above
+
+    runs = runs or OWN
+
+    proof, device = config.proof, device or config.proof.device
+    python = sys.executable if proof.python is None else str(proof.python)
+    kinds, wants, takes_files = framework.SEVERAL_FILES, None, True
+    if proof.framework == "ultralytics":
+        name, command = "ultralytics", framework.ultralytics_command(python, device)
+        kinds, wants = frozenset(), "ultralytics"
+    elif proof.framework == "transformers":
+        name, command = "transformers", framework.transformers_command(python, device)
+        kinds, takes_files = framework.HUGGING_FACE | {framework.DESCRIBED}, False
+    elif proof.model is not None:
+        name, command = f"state_dict {proof.model}", framework.state_dict_command(python, device, proof.model)
+        kinds = framework.HUGGING_FACE | {"dcp"}
+    else:
+        name, command = " ".join(proof.command), proof.command
+    return framework.Framework(
+        name=name,
+        command=command,
+        patterns=proof.command_for,
+        framework=wants,
+        kinds=kinds,
+        takes_files=takes_files,
+        environment=_environment(proof.command_environment, os.environ),
+        device=device,
+        timeout_s=proof.command_timeout_s,
+        user=runs.user,
+        # Code out of somebody's checkpoint would get him root's rights: he could see to it that it does not run as he.
+        may_be_root=runs.may_be_root and runs.is_roots,
+        as_root=runs.as_root,
+    )
+
+
+def policy_of(config: Config) -> Policy:
+    """Return by what wishes of the configuration checkpoints are refused."""
+    numbers = " ".join(sorted(refused_numbers(config)))
+    if not config.proof.loads:
+        return Policy(numbers)
+    given = hashlib.sha256("\0".join(config.proof.command_environment).encode("utf-8", "surrogateescape")).hexdigest()
+    return Policy(numbers, f"{framework_of(config, None).fingerprint()} {given[:16]}")
+
+
+def refused_numbers(config: Config) -> frozenset[str]:
+    """Return what breaks a checkpoint by the configuration if it is the matter with its numbers."""
+    return frozenset(config.proof.refuse) | (frozenset({"nan", "inf"}) if config.proof.refuse_nan else frozenset())
+
+
+def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a list of names, which are taken from *environ*, and of assignments."""
+    given = {name: value for name, is_set, value in (item.partition("=") for item in wanted) if is_set}
+    return {name: environ[name] for name in wanted if name in environ} | given
+
+
+def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Store:
+    """Try again, and tell; what counts stands inside of it, so that tries count too."""
+
+    def tell(call: str, error: Exception, wait_s: float) -> None:
+        monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
+
+    tries_min = TRIES_MIN if budget_s >= BUDGET_S else 1
+    return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
+
+
+def _heed(inner: Store, repository: Repository, monitor: Monitor) -> None:
+    """Tell the store what init found out by writing, and have told what it finds out itself."""
+    if not repository.conditional_create and hasattr(inner, "conditional_create"):
+        inner.conditional_create = False
+    if hasattr(inner, "on_finding"):
+        inner.on_finding = lambda text: monitor.notice("warning", text)
+
+
+def state_path(config: Config, repository_id: bytes) -> Path:
+    """Return where the local state of a repository lies."""
+    return _state_directory(config, repository_id) / STATE_FILE
+
+
+def _state_directory(config: Config, repository_id: bytes) -> Path:
+    return config.state_directory / repository_id.hex()
+
+
+def _read_slot_name(directory: Path) -> str | None:
+    """Return the name of the key slot that opened last time: no secret, and no more than a hint."""
+    try:
+        return (directory / SLOT_FILE).read_text("utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _write_slot_name(directory: Path, name: str) -> None:
+    if _read_slot_name(directory) != name:
+        with suppress(OSError):
+            path = directory / SLOT_FILE
+            path.touch(mode=0o600)
+            path.write_text(name, "utf-8")

@@ -1,0 +1,205 @@
+"""Whose run is it? Decide whether this directory may add a version to a run, by who made the run's newest one.
+
+The table of cases is docs/runs.md. Two rules stand behind it: two directories never mix in one history without a word,
+and no restart that nobody attends waits for a person.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from mlsync.backup.parent import Base
+from mlsync.beneath import Beneath
+from mlsync.codec.digest import file_digester
+from mlsync.errors import RunOfAnother
+from mlsync.repository.manifest import ORIGIN_BYTES, Entry, Origin
+from mlsync.repository.tokens import EntryKind
+from mlsync.source.handed_over import is_handed_over
+from mlsync.source.machine import machine_mark
+from mlsync.source.paths import display
+from mlsync.source.scan import Scan
+from mlsync.source.state import KnownWriter, Made, State
+
+_SECOND_NS: Final = 10**9
+# A log that is shorter may be the same in every run: a line of column names.
+_LOG_BYTES_MIN: Final = 64
+_LOG_BYTES_MAX: Final = 256 << 20
+_LOGS_READ_MAX: Final = 16
+_BLOCK_BYTES: Final = 1 << 20
+
+
+class Claim(Enum):
+    """By what a directory goes on with a run."""
+
+    FIRST = "the run has no version yet"
+    SAME_WRITER = "this directory made the newest version"
+    HANDED_OVER = "a version was restored here, or the run was taken over with --take-over"
+    SAME_PLACE = "the same directory on the same machine made the newest version"
+    SAME_CONTENT = "the directory of the same path holds what the newest version holds"
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who writes the next version of a run, and why that may be."""
+
+    origin: Origin
+    host: str
+    directory: bytes
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A run's directory as a backup finds it.
+
+    *remembered* are the digests that the local state keeps of the run's files; *before* gives those of the version
+    before the newest one.
+    """
+
+    run: str
+    directory: bytes
+    tree: Scan
+    remembered: Mapping[bytes, bytes]
+    before: Callable[[], Mapping[bytes, bytes]]
+
+
+def next_writer(here: Here, base: Base, state: State) -> Writer:
+    """Return who goes on with the run from here, or raise ``RunOfAnother``; nothing is noted yet."""
+    known = state.writer(here.run, here.directory)
+    host, machine = socket.gethostname(), machine_mark()
+    claim = _claim(here, base, state, known, (host, machine))
+    # An id that another one uses too, as after a machine was copied with its local state, is given up.
+    is_shared = known is not None and claim is not Claim.SAME_WRITER and known.id == _origin_of(base).id
+    writer_id = os.urandom(ORIGIN_BYTES) if known is None or is_shared else known.id
+    return Writer(Origin(writer_id, machine), host, here.directory, claim)
+
+
+def _claim(here: Here, base: Base, state: State, known: KnownWriter | None, machine: tuple[str, bytes]) -> Claim:
+    """Return the first claim that holds, the cheapest first; all but the last one ask neither store nor disk."""
+    if not base.number:
+        return Claim.FIRST
+    origin = _origin_of(base)
+    if known is not None and known.id == origin.id and Made(base.number, base.created_ns) in known.made:
+        return Claim.SAME_WRITER
+    if is_handed_over(state.directory, here.run, here.directory):
+        return Claim.HANDED_OVER
+    is_same_path = here.directory == base.directory
+    if is_same_path and origin.machine and machine == (base.host, origin.machine):
+        return Claim.SAME_PLACE
+    if is_same_path and _goes_on(here, base, known):
+        return Claim.SAME_CONTENT
+    raise _of_another(here, base, machine[0])
+
+
+def _goes_on(here: Here, base: Base, known: KnownWriter | None) -> bool:
+    """Whether the directory has what the newest version added to the one before: older files prove nothing.
+
+    Two copies of one disk have those in common, whatever became of each. What this directory had made itself is known
+    here; of any other, it is what the version before the newest holds.
+    """
+    if not here.tree.found and not here.tree.problems:
+        # Nothing can be mixed: an empty directory is refused as that.
+        return True
+    earlier = here.before() if known is None else here.remembered
+    return Content(here, base.entries.values(), earlier).goes_on()
+
+
+def _origin_of(base: Base) -> Origin:
+    return base.origin or Origin(b"")
+
+
+def _of_another(here: Here, base: Base, host: str) -> RunOfAnother:
+    made = datetime.fromtimestamp(base.created_ns // _SECOND_NS).astimezone().isoformat(" ", "seconds")
+    what = (
+        f"run {here.run!r} is written from {display(base.directory)} on {base.host}, which made version {base.number} "
+        f"at {made}; no version was made from {display(here.directory)} on {host}"
+    )
+    advice = (
+        'for a run of its own set run = "another name" under [[watch]]; if this directory goes on with that run: '
+        f"mlsync backup --take-over {here.run}"
+    )
+    if Content(here, base.entries.values(), {}).is_alike():
+        advice = f"most files are the same here; {advice}"
+    return RunOfAnother(what, advice=advice)
+
+
+class Content:
+    """Whether a directory holds what a version added to what was there *earlier*, or what came of that.
+
+    It is told by stats, and by few bytes where they leave it open.
+    """
+
+    def __init__(self, here: Here, entries: Iterable[Entry], earlier: Mapping[bytes, bytes]) -> None:
+        self._directory = here.directory
+        self._found = {one.path: one for one in here.tree.found if one.kind == "file"}
+        files = [entry for entry in entries if entry.kind is EntryKind.FILE and entry.size_bytes]
+        self._files = [entry for entry in files if earlier.get(entry.path) != entry.digest]
+        # A file system that keeps no more than seconds is all that can make every time a whole one.
+        self._is_coarse = all(entry.mtime_ns % _SECOND_NS == 0 for entry in self._files)
+        self._same = [entry for entry in self._files if self._is_same(entry)]
+
+    def is_alike(self) -> bool:
+        """Whether most files are the same by their stats."""
+        return 2 * len(self._same) >= len(self._files)
+
+    def goes_on(self) -> bool:
+        """Whether the directory goes on from the version."""
+        if self.is_alike() or any(entry.proof is not None for entry in self._same):
+            return True
+        return self._a_log_grew() or self._is_equal()
+
+    def _is_same(self, entry: Entry) -> bool:
+        """Whether the very file seems to be there: times to the nanosecond do not meet by chance, unpacked ones do."""
+        found = self._found.get(entry.path)
+        is_told_apart = self._is_coarse or entry.mtime_ns % _SECOND_NS != 0
+        return (
+            found is not None
+            and is_told_apart
+            and (found.stat.size_bytes, found.stat.mtime_ns) == (entry.size_bytes, entry.mtime_ns)
+        )
+
+    def _a_log_grew(self) -> bool:
+        """Whether a file is what the version has of it and more: no other run wrote the same lines."""
+        grown = [
+            entry
+            for entry in self._files
+            if _LOG_BYTES_MIN <= entry.size_bytes <= _LOG_BYTES_MAX
+            and (found := self._found.get(entry.path)) is not None
+            and found.stat.size_bytes > entry.size_bytes
+        ]
+        grown.sort(key=lambda entry: entry.size_bytes)
+        return any(map(self._begins_as, grown[:_LOGS_READ_MAX]))
+
+    def _is_equal(self) -> bool:
+        """Whether every file is there with the same bytes: a copy without its times. The first that differs ends it."""
+        by_size = sorted(self._files, key=lambda entry: entry.size_bytes)
+        sizes = {path: one.stat.size_bytes for path, one in self._found.items()}
+        has_all = all(sizes.get(entry.path) == entry.size_bytes for entry in by_size)
+        return has_all and all(map(self._begins_as, by_size))
+
+    def _begins_as(self, entry: Entry) -> bool:
+        with suppress(OSError), Beneath.open(self._directory) as directory:
+            descriptor = directory.open_file(entry.path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return _digest_of(descriptor, entry) == entry.digest
+            finally:
+                os.close(descriptor)
+        return False
+
+
+def _digest_of(descriptor: int, entry: Entry) -> bytes:
+    """Return the digest of what the version holds of a file, as the file has it now: holes are left out."""
+    digester, at = file_digester(), 0
+    for offset, length in (*entry.holes, (entry.size_bytes, 0)):
+        while at < offset and (block := os.pread(descriptor, min(_BLOCK_BYTES, offset - at), at)):
+            digester.update(block)
+            at += len(block)
+        at = offset + length
+    return digester.digest()

@@ -1,0 +1,49 @@
+"""Whether the packs that a version relies on are in the store: asked before a commit, and of chunks only remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing
+from mlsync.repository import names
+from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.pack.pack import TRAILER_BYTES
+from mlsync.repository.repository import Repository
+
+# More packs than this are looked for by one listing: it costs a call per thousand objects, and not one for each.
+STATS_MAX: Final = 8
+
+
+def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]) -> None:
+    """Raise ``ObjectMissing`` or ``ObjectDamaged`` for a pack of *refs* that is gone, cut short or about to be deleted.
+
+    What does not show in a listing is asked for by name before it counts as gone.
+    """
+    ends: dict[bytes, int] = {}
+    for ref in refs:
+        ends[ref.pack] = max(ends.get(ref.pack, 0), ref.offset + ref.stored_bytes)
+    listed = dict(_sizes(repository)) if len(ends) > STATS_MAX else {}
+    for pack_id, end_bytes in ends.items():
+        where = names.pack(pack_id)
+        size_bytes = listed.get(pack_id)
+        if size_bytes is None:
+            size_bytes = _size(repository, pack_id)
+        if size_bytes is None:
+            raise ObjectMissing("a pack that earlier versions or the local state knew is gone", where=where)
+        if size_bytes < end_bytes + TRAILER_BYTES:
+            raise ObjectDamaged("a pack that earlier versions or the local state knew is cut short", where=where)
+        if pack_id in tombstones:
+            raise ObjectMissing("a pack that earlier versions or the local state knew is to be deleted", where=where)
+
+
+def _sizes(repository: Repository) -> Iterable[tuple[bytes, int]]:
+    return ((pack_id, info.size_bytes) for pack_id, info in repository.packs())
+
+
+def _size(repository: Repository, pack_id: bytes) -> int | None:
+    try:
+        return repository.store.stat(names.pack(pack_id)).size_bytes
+    except NotFound:
+        return None

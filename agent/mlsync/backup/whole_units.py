@@ -1,0 +1,253 @@
+"""Keeps a candidate from holding a part of a checkpoint whose other files are not there, or are of another save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.backup.candidate import Candidate
+from mlsync.backup.one_save import Doubt, Save
+from mlsync.backup.shard_headers import disagreement
+from mlsync.backup.unchanged import is_at_rest
+from mlsync.errors import Damage, ObjectArchived
+from mlsync.formats.facts import DATA_RANKS
+from mlsync.formats.groups.listing import Unit
+from mlsync.formats.groups.ranks import data_rank_count
+from mlsync.formats.groups.sharded import is_part
+from mlsync.proving.judge import Judged
+from mlsync.repository.manifest import Entry
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.tokens import TroubleKind
+from mlsync.source.paths import display
+from mlsync.source.root import Root
+from mlsync.source.scan import FileStat
+from mlsync.versions.units import units_around
+from mlsync.versions.wholes import Whole
+
+# For all checkpoints of a backup together: what takes longer is left to the next one.
+_WAIT_NS_MAX: Final = 10 * 10**9
+# Each rank of these writes the step that it is of.
+_STEP_OF_EACH_RANK: Final = ("deepspeed", "megatron")
+# File systems' clocks stand still for so long.
+_TICK_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What time it is, and how to let some pass."""
+
+    now_ns: Callable[[], int]
+    sleep: Callable[[float], None]
+
+
+class WholeUnits:
+    """The checkpoints of several files that changed since the last version; *root* is where the source has them."""
+
+    def __init__(self, candidate: Candidate, reader: ChunkReader, root: Root, clock: Clock) -> None:
+        self._candidate = candidate
+        self._reader = reader
+        self._root = root
+        self._clock = clock
+        self._now_ns = clock.now_ns()
+        units = units_around(candidate.moved(), candidate.by_path, reader)
+        self._units = [*units, *self._leftovers(units)]
+        # What is asked again right before the manifest.
+        self._let_in: list[Save] = []
+        #: What is to be told beside what the version holds.
+        self.said: list[str] = []
+
+    def hold_back(self) -> None:
+        """Leave out, with what the last version had in its place, what is not whole and may still become so.
+
+        What nobody has written to for long is let in as it is, with a word on what is lacking.
+        """
+        saves = [(unit, self._save(unit)) for unit in self._units]
+        self._wait(save for _, save in saves)
+        for unit, save in saves:
+            lacking = unit.lacking or self._member_in_trouble(unit) or save.lost_shard()
+            if self.are_being_written(unit.members):
+                self._revert(unit, "a file of it was written while it was read")
+            elif lacking is not None and not self._is_at_rest(unit):
+                self._revert(unit, f"not whole yet: {lacking}")
+            elif (doubt := save.doubt(self._root, self._now_ns)) is not None:
+                self._doubt(unit, doubt)
+            else:
+                self._let_in_unless_mixed(save, lacking)
+
+    def _let_in_unless_mixed(self, save: Save, lacking: str | None) -> None:
+        """Take a checkpoint in, with a word on what is *lacking* or does not fit, if its files do not say two steps."""
+        unit = save.unit
+        if unit.kind == "pointer":
+            # Its files have no proof in which that could stand.
+            self.said.append(f"{lacking}: no training goes on from there")
+            return
+        if unit.kind == "zarr":
+            self.said.append(f"{lacking}: what it holds cannot be read")
+        said = disagreement(unit, self._candidate.by_path, self._reader) if lacking is None else None
+        if said is not None and said.of_two_saves and not self._is_at_rest(unit):
+            self._revert(unit, f"of two saves: {said.what}")
+            return
+        self._let_in.append(save)
+        self._candidate.note_unit(unit.members, lacking if said is None else said.what)
+
+    def look_again(self) -> None:
+        """Leave out what somebody began to write anew while it was stored and proved.
+
+        Which of the files that were read were there before that, and which are the first of the new save, their times
+        do not say; only the file that is written last says that a save had ended before.
+        """
+        now_ns = self._clock.now_ns()
+        for save in self._let_in:
+            if self.are_being_written(save.unit.members):
+                self._revert(save.unit, "a file of it was written while it was proved")
+            elif not save.has_ended and (doubt := save.temporary(self._root, now_ns)) is not None:
+                self._doubt(save.unit, doubt)
+
+    def _save(self, unit: Unit) -> Save:
+        base, now = self._candidate.base.entries, self._candidate.by_path
+        # A copy: what is refused later is no entry of the candidate any more, and was read all the same.
+        return Save(unit, {path: now[path] for path in unit.members}, self._last(unit), base)
+
+    def _wait(self, saves: Iterable[Save]) -> None:
+        """Let time pass where that may be all that is needed: a writer that pauses is as silent as one that is done."""
+        doubts = [doubt for save in saves if (doubt := save.doubt(self._root, self._now_ns)) is not None]
+        waits_ns = [doubt.until_ns - self._now_ns for doubt in doubts]
+        wait_ns = max((wait_ns for wait_ns in waits_ns if wait_ns < _WAIT_NS_MAX), default=0)
+        if wait_ns > 0:
+            self._clock.sleep(wait_ns / 1e9 + _TICK_S)
+            self._now_ns = self._clock.now_ns()
+
+    def _doubt(self, unit: Unit, doubt: Doubt) -> None:
+        self._revert(unit, f"perhaps of two saves: {doubt.why}", doubt.until_ns)
+
+    def follow_refusals(self) -> None:
+        """Leave the other files of a checkpoint out too where the proof refused one of them."""
+        for unit in self._units:
+            for path in unit.members:
+                trouble = self._candidate.trouble_by_path.get(path)
+                if trouble is not None and trouble.kind is TroubleKind.BROKEN and not self._is_at_rest(unit):
+                    self._revert(unit, f"{display(path)} of it is broken")
+                    break
+
+    def compare_steps(self) -> None:
+        """Leave out the files of ranks that tell of different steps, or of more ranks than wrote files.
+
+        Where nothing more is to come, say so in each.
+        """
+        for save in list(self._let_in):
+            unit = save.unit
+            if unit.kind not in _STEP_OF_EACH_RANK or (told := self._told_by_ranks(unit)) is None:
+                continue
+            why, what = told
+            if self._is_at_rest(unit):
+                self._candidate.note_unit(unit.members, what)
+            else:
+                self._let_in.remove(save)
+                self._revert(unit, f"{why}: {what}")
+
+    def _told_by_ranks(self, unit: Unit) -> tuple[str, str] | None:
+        """Return what the ranks' files say against each other, or against how many they are."""
+        entries = [self._candidate.by_path.get(path) for path in unit.members]
+        facts = [entry.proof.facts for entry in entries if entry is not None and entry.proof is not None]
+        steps = sorted({step for one in facts if isinstance(step := one.get("step"), int)})
+        if len(steps) >= 2:  # noqa: PLR2004 - two of them are a contradiction
+            return "of two saves", f"files of step {steps[0]} and of step {steps[1]}"
+        wanted = max((count for one in facts if isinstance(count := one.get(DATA_RANKS), int)), default=0)
+        held = data_rank_count(unit.members)
+        # Where none has a file of its own, one wrote for all.
+        if 0 < held < wanted:
+            return "not whole yet", f"files of {held} data-parallel ranks are there, of {wanted}"
+        return None
+
+    def refuse(self, whole: Whole, judged: Judged) -> None:
+        """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
+        parts = self._candidate.parts_of(whole)
+        if not self.are_being_written(parts):
+            self._candidate.refuse_whole(whole, judged)
+            return
+        text = f"does not load, and was written while it was read: {judged.refused}"
+        self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
+
+    def _revert(self, unit: Unit, why: str, again_ns: int = 0) -> None:
+        """Leave a checkpoint out, and what names it as the newest; looked at again at *again_ns*, or when at rest."""
+        text = f"{unit.kind} checkpoint: {why}"
+        members = unit.members if unit.pointer is None else (*unit.members, unit.pointer)
+        self._candidate.hold_back(members, self._last_whole(unit), unit.directory, text, again_ns)
+
+    def _last_whole(self, unit: Unit) -> Iterator[Entry]:
+        """Yield what the last version has of a checkpoint, all of it if it is whole, and what names the newest."""
+        base = self._candidate.base.entries
+        last = self._last(unit)
+        members = last.members if last is not None and last.lacking is None else unit.members
+        if unit.pointer is not None:
+            members = (*members, unit.pointer)
+        yield from (base[path] for path in members if path in base)
+
+    def _leftovers(self, units: Iterable[Unit]) -> Iterator[Unit]:
+        """Yield what is left of checkpoints that are being deleted, where it does not look like one of several files.
+
+        What nobody touches for long is meant to be what is left.
+        """
+        now = self._candidate.by_path
+        gone = [path for path in self._candidate.moved() if path not in now and is_part(path)]
+        judged = {path for unit in units for path in unit.members}
+        for old in self._units_before(gone):
+            left = tuple(path for path in old.members if path in now)
+            missing = next((path for path in gone if path in old.members), None)
+            # Of the watched directory itself all that lies in it may be a member.
+            if missing is None or old.lacking is not None or not old.directory:
+                continue
+            if not judged.isdisjoint(left) or not any(map(is_part, left)):
+                continue
+            what = f"{display(missing)}, which the last version has, is gone"
+            unit = Unit(old.kind, old.directory, left, what)
+            if not self._is_at_rest(unit):
+                yield unit
+
+    def _units_before(self, paths: list[bytes]) -> list[Unit]:
+        """Return what the last version has around paths of its; nothing where the store does not give that back."""
+        if not paths:
+            return []
+        try:
+            return units_around(paths, self._candidate.base.entries, self._reader)
+        except (Damage, ObjectArchived):
+            return []
+
+    def _last(self, unit: Unit) -> Unit | None:
+        """Return the checkpoint as the last version has it, the whole one if there are several.
+
+        ``None`` also where the store does not give back what tells of it: a pack that is lost or cold stops no version.
+        """
+        base = self._candidate.base.entries
+        before = self._units_before([path for path in unit.members if path in base])
+        here = [old for old in before if old.directory == unit.directory]
+        # What is left of one may look like a part of another kind.
+        same = [old for old in here if old.kind == unit.kind] or here
+        if unit.kind == "tensorflow":  # many of them lie in one directory
+            same = [old for old in same if not set(old.members).isdisjoint(unit.members)]
+        return min(same, key=lambda old: old.lacking is not None, default=None)
+
+    def _member_in_trouble(self, unit: Unit) -> str | None:
+        for path in unit.members:
+            trouble = self._candidate.trouble_by_path.get(path)
+            if trouble is not None:
+                return f"{display(path)}: {trouble.text}"
+        return None
+
+    def are_being_written(self, paths: Iterable[bytes]) -> bool:
+        """Whether the source has other files by now than those that were read, so that two saves may be mixed."""
+        return any(self._has_changed(path) for path in paths)
+
+    def _has_changed(self, path: bytes) -> bool:
+        stat = self._candidate.stat_of(path)
+        try:
+            return stat is not None and FileStat.of(self._root.stat(path)) != stat
+        except OSError:
+            return True
+
+    def _is_at_rest(self, unit: Unit) -> bool:
+        entries = self._candidate.by_path
+        places = [*unit.members, unit.directory]
+        mtimes_ns = [entries[path].mtime_ns for path in places if path in entries]
+        return is_at_rest(max(mtimes_ns, default=self._now_ns), self._now_ns)

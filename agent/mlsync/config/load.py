@@ -1,0 +1,335 @@
+"""The configuration: where it is looked for, how it is read, and the values that it gives."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from mlsync.config.every import HOURLY, Every
+from mlsync.config.keys import TABLES, TOP, Key
+from mlsync.config.run_name import default_run_name
+from mlsync.config.toml_lines import KeyPath, line_of
+from mlsync.config.trust import refuse_untrusted
+from mlsync.errors import ConfigInvalid, RunNameInvalid
+
+FILE_NAME = "mlsync.toml"
+# Of proof/verdict.py, which the configuration does without.
+LEVEL_FRAMEWORK = 5
+SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    """How the S3 store is reached."""
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    profile: str | None = None
+    addressing: str = "auto"
+    ca_file: Path | None = None
+    payload_signing: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """Where the secret that opens the repository lies."""
+
+    passphrase_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """One training directory, and the name of its run."""
+
+    directory: Path
+    run: str
+    exclude: tuple[str, ...] = ()
+    keep_temporary: bool = False
+    not_models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """When the resident agent backs up."""
+
+    every: Every = HOURLY
+    on_change: bool = True
+    settle_s: float = 2.0
+    settle_max_s: float = 60.0
+    rescan_s: float = 60.0
+    stop_within_s: float = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProofSettings:
+    """How checkpoints are proved; what is ``None`` was not said.
+
+    *refuse* and *warn* name what may be the matter with numbers; *refuse_nan* adds ``nan`` and ``inf`` to *refuse*.
+    """
+
+    device: str = "auto"
+    python: Path | None = None
+    require: int | None = None
+    on_unavailable: str | None = None
+    read_back: str = "new"
+    scrub_s: float | None = None
+    timeout_s: float = 600.0
+    memory_bytes: int = 512 << 20
+    refuse: tuple[str, ...] = ()
+    warn: tuple[str, ...] = ("nan", "inf", "saturated")
+    refuse_nan: bool = False
+    framework: str | None = None
+    model: str | None = None
+    command: tuple[str, ...] = ()
+    command_for: tuple[str, ...] = ()
+    command_environment: tuple[str, ...] = ()
+    command_timeout_s: float = 600.0
+
+    @property
+    def loads(self) -> bool:
+        """Whether level 5 is wanted: a command or a framework loads checkpoints."""
+        return bool(self.command or self.framework)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no version is made while a proof cannot be had: who names a level rather waits than has less."""
+        return self.on_unavailable == "wait" or (self.on_unavailable is None and self.require is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that a configuration file says; *path* is where it was read, if it was."""
+
+    repository: str
+    state_directory: Path
+    s3: S3Settings = field(default_factory=S3Settings)
+    key: KeySettings = field(default_factory=KeySettings)
+    watches: tuple[WatchSettings, ...] = ()
+    agent: AgentSettings = field(default_factory=AgentSettings)
+    proof: ProofSettings = field(default_factory=ProofSettings)
+    path: Path | None = None
+
+    @classmethod
+    def for_repository(cls, url: str, environ: Mapping[str, str] = os.environ) -> Self:
+        """The defaults for one repository: what a command without a configuration file goes by."""
+        try:
+            checked = TOP["repository"].parse(url, Path.cwd())
+        except ValueError as allowed:
+            raise ConfigInvalid(f"the repository must be {allowed}, not {_shown(url)}") from None
+        return cls(repository=checked, state_directory=default_state_directory(environ))
+
+
+def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
+    """Where the state lies unless the configuration says else: systemd's place, root's, or the user's."""
+    if given := environ.get("STATE_DIRECTORY"):
+        # systemd separates several by colons; the unit's own comes first.
+        return Path(given.split(":")[0])
+    if (os.geteuid() if uid is None else uid) == 0:
+        return Path("/var/lib/mlsync")
+    return _base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
+
+
+def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The configuration file to use; ``ConfigInvalid`` names every place that was looked at."""
+    for said, by in ((explicit, "--config"), (environ.get("MLSYNC_CONFIG"), "MLSYNC_CONFIG")):
+        if said:
+            # A file that was named is never silently replaced by another one.
+            if os.path.isfile(said):
+                return Path(said)
+            raise ConfigInvalid(f"no configuration file at the place that {by} names", where=os.fspath(said))
+    places = usual_places(environ)
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigInvalid(
+        "no configuration file",
+        where="looked for --config, MLSYNC_CONFIG, " + ", ".join(map(str, places)),
+        advice="make one with mlsync init, or name a repository with --repo",
+    )
+
+
+def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
+    """Where a configuration is looked for when none is named: the user's place, then the system's."""
+    return (_base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
+
+
+def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
+    """What the file says, every key known and every value allowed; ``ConfigInvalid`` with file and line otherwise.
+
+    Root gets ``Untrusted`` for a file that others can change: it names programs that would run as root.
+    """
+    file = Path(os.path.abspath(path))
+    refuse_untrusted(file, "a configuration")
+    return _Reader(file, _read_text(file)).config(environ)
+
+
+def _base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    given = environ.get(variable, "")
+    # The XDG specification says that relative values are to be ignored.
+    return Path(given) if given.startswith("/") else Path(environ.get("HOME") or Path.home()) / below_home
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigInvalid(f"the configuration cannot be read: {error.strerror}", where=str(file)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigInvalid("the configuration is not UTF-8 text", where=str(file)) from error
+
+
+class _Reader:
+    """Reads one file; knows its text so that each complaint can name a line."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self._file = file
+        self._text = text
+        try:
+            self._tree = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigInvalid(f"the configuration is not TOML: {error}", where=str(file)) from error
+
+    def config(self, environ: Mapping[str, str]) -> Config:
+        plain = {key: value for key, value in self._tree.items() if key not in TABLES}
+        top = self._table((), plain, TOP)
+        if "repository" not in top:
+            raise ConfigInvalid("the configuration names no repository", where=str(self._file))
+        config = Config(
+            repository=top["repository"],
+            state_directory=top.get("state_directory", default_state_directory(environ)),
+            s3=S3Settings(**self._section("s3")),
+            key=KeySettings(**self._section("key")),
+            watches=self._watches(),
+            agent=AgentSettings(**self._section("agent")),
+            proof=ProofSettings(**self._section("proof")),
+            path=self._file,
+        )
+        self._check_together(config)
+        return config
+
+    def _section(self, name: str) -> dict[str, Any]:
+        given = self._tree.get(name, {})
+        if not isinstance(given, dict):
+            self._refuse((name,), f"{name} must be a table", f"write [{name}] on a line of its own")
+        return self._table((name,), given, TABLES[name])
+
+    def _watches(self) -> tuple[WatchSettings, ...]:
+        given = self._tree.get("watch", [])
+        if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+            self._refuse(("watch",), "watch must be a list of tables", "write [[watch]] above each directory")
+        return tuple(self._watch(("watch", index), item) for index, item in enumerate(given))
+
+    def _watch(self, at: KeyPath, given: dict[str, Any]) -> WatchSettings:
+        values = self._table(at, given, TABLES["watch"])
+        if "directory" not in values:
+            self._refuse(at, "a [[watch]] without directory", None)
+        if "run" not in values:
+            try:
+                values["run"] = default_run_name(values["directory"])
+            except RunNameInvalid as error:
+                self._refuse((*at, "directory"), f"this directory's name gives no run name: {error.where}", "set run")
+        return WatchSettings(**values)
+
+    def _table(self, at: KeyPath, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
+        """The values of one table by the name of their field."""
+        values = {}
+        for name, value in given.items():
+            if name not in keys:
+                self._refuse_unknown(at, name, keys)
+            try:
+                values[keys[name].field] = keys[name].parse(value, self._file.parent)
+            except ValueError as allowed:
+                self._refuse((*at, name), f"{name}{_in(at)} must be {allowed}, not {_shown(value)}", None)
+        return values
+
+    def _refuse_unknown(self, at: KeyPath, name: str, keys: Mapping[str, Key]) -> NoReturn:
+        homes = [table for table, known in TABLES.items() if name in known]
+        candidates = [*keys, *TABLES] if not at else [*keys]
+        close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+        if close:
+            advice = f"did you mean {close[0]}?"
+        elif homes:
+            advice = f"it belongs under [{homes[0]}]"
+        else:
+            advice = "known here: " + ", ".join(candidates)
+        kind = "table" if not at and isinstance(self._tree[name], dict) else "key"
+        self._refuse((*at, name), f"unknown {kind} {name}{_in(at)}", advice)
+
+    def _check_together(self, config: Config) -> None:
+        """Refuse what is allowed key by key and wrong as a whole."""
+        if config.key.passphrase_file and config.key.key_file:
+            self._refuse(("key", "key_file"), "both passphrase_file and key_file in [key]", "keep one of them")
+        if config.agent.settle_max_s < config.agent.settle_s:
+            self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
+        if config.proof.read_back == "none" and config.proof.waits:
+            what = 'read_back = "none" in [proof] leaves proofs to later, and no version could wait for one'
+            self._refuse(("proof", "read_back"), what, 'set on_unavailable = "commit"')
+        self._check_loading(config.proof)
+        first: dict[str, int] = {}
+        for index, watch in enumerate(config.watches):
+            if watch.run in first:
+                at: KeyPath = ("watch", index, "run" if "run" in self._tree["watch"][index] else "directory")
+                other = line_of(self._text, ("watch", first[watch.run]))
+                self._refuse(at, f"a second run named {watch.run!r}", f"the first one is at line {other}; set run")
+            first[watch.run] = index
+            self._check_apart(index, watch, config)
+
+    def _check_loading(self, proof: ProofSettings) -> None:
+        """Refuse a level 5 that contradicts itself, or that nothing could reach."""
+        if proof.command and proof.framework:
+            self._refuse(("proof", "framework"), "both command and framework in [proof]", "keep one of them")
+        if (proof.model is not None) != (proof.framework == "state_dict"):
+            key = "framework" if proof.model is None else "model"
+            self._refuse(("proof", key), 'model in [proof] and framework = "state_dict" need each other', None)
+        self._check_patterns(proof)
+        if proof.loads and proof.device == "none":
+            advice = "level 5 comes after the levels that need a device"
+            self._refuse(("proof", "device"), 'device = "none" in [proof], and a command or framework', advice)
+        if proof.require == LEVEL_FRAMEWORK and not proof.loads:
+            self._refuse(("proof", "require"), "require = 5 in [proof], and no command or framework", None)
+
+    def _check_patterns(self, proof: ProofSettings) -> None:
+        """Refuse patterns for directories where only files are loaded, and the other way round."""
+        takes = {"ultralytics": "files", "transformers": "directories"}.get(proof.framework or "")
+        odd = [one for one in proof.command_for if one.endswith("/") != (takes == "directories")]
+        if takes is not None and odd:
+            what = f'framework = "{proof.framework}" in [proof] loads {takes}, and command_for has {_shown(odd[0])}'
+            self._refuse(("proof", "command_for"), what, "patterns that end in a slash are for directories")
+
+    def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
+        """Refuse to watch what mlsync itself writes: each backup would be the next one's change, for ever."""
+        own = {"the state directory": config.state_directory}
+        if config.repository.startswith("file://"):
+            own["the repository"] = Path(config.repository.removeprefix("file://"))
+        watched = os.path.realpath(watch.directory)
+        for what, place in own.items():
+            if os.path.commonpath((watched, os.path.realpath(place))) == watched:
+                at = ("watch", index, "directory")
+                self._refuse(at, f"{what} lies in a watched directory", f"move {place} elsewhere")
+
+    def _refuse(self, at: KeyPath, what: str, advice: str | None) -> NoReturn:
+        raise ConfigInvalid(what, where=f"{self._file}:{line_of(self._text, at)}", advice=advice) from None
+
+
+def _in(at: KeyPath) -> str:
+    if not at:
+        return ""
+    return f" in [[{at[0]}]]" if len(at) > 1 else f" in [{at[0]}]"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # Who wrote credentials into a URL is told so, without showing them to whoever reads the log.
+        return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_shown, value)) + "]"
+    return str(value)

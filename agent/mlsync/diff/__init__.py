@@ -1,0 +1,1 @@
+"""What differs between two versions: files, and tensors inside of checkpoints."""

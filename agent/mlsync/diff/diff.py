@@ -1,0 +1,201 @@
+"""What differs between two versions of a run: which files came, went and changed, and what changed inside checkpoints.
+
+The manifests say which files are the same; of the others only checkpoints that are in both are looked into.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from mlsync.diff.checkpoint import CheckpointDiff, compare_checkpoints
+from mlsync.errors import PathMissing
+from mlsync.monitor import Monitor
+from mlsync.repository.manifest import Entry, Root
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.tokens import EntryKind
+from mlsync.source.paths import display
+from mlsync.versions.units import Entries
+
+Change: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
+
+
+@dataclass(slots=True)
+class FileDiff:
+    """A file, link or directory that is not the same in both versions.
+
+    What was *renamed* or *copied* has the very content that *before* had under another path. *new_bytes* of its content
+    were in no file of the version before. *checkpoint* says what changed inside, of what was and is a checkpoint.
+    """
+
+    change: Change
+    before: Entry | None
+    after: Entry | None
+    new_bytes: int = 0
+    checkpoint: CheckpointDiff | None = None
+
+    @property
+    def path(self) -> bytes:
+        """Where it is, or where it was if it is no more."""
+        entry = self.after or self.before
+        assert entry is not None
+        return entry.path
+
+
+@dataclass(slots=True)
+class DiffResult:
+    """What differs, by path; *same_count* files and links are the same.
+
+    *new_bytes* counts content once that several files hold, *read_bytes* what was fetched besides the manifests.
+    """
+
+    before: Root
+    after: Root
+    files: list[FileDiff] = field(default_factory=list)
+    same_count: int = 0
+    new_bytes: int = 0
+    read_bytes: int = 0
+    seconds: float = 0.0
+
+
+def diff(
+    repository: Repository, before: Stored, after: Stored, paths: tuple[bytes, ...], monitor: Monitor
+) -> DiffResult:
+    """Return what differs from *before* to *after*, of everything or of what lies at and below *paths*.
+
+    Raises ``PathMissing`` if a path names nothing in either, ``Damage`` if a byte that is needed does not come back.
+    """
+    started_s = time.monotonic()
+    result = DiffResult(before.root, after.root)
+    old = {entry.path: entry for entry in repository.entries(before)}
+    new = {entry.path: entry for entry in repository.entries(after)}
+    selection = _Selection(paths)
+    selection.refuse_missing(old.keys() | new.keys(), result)
+    result.files = [file for file in _changes(old, new) if selection.holds(file)]
+    result.same_count = sum(
+        _is_same(old.get(entry.path), entry)
+        for entry in new.values()
+        if entry.kind is not EntryKind.DIRECTORY and selection.names(entry.path)
+    )
+    _count_new_bytes(result, {ref.name for entry in old.values() for ref in entry.chunks})
+    with repository.reader() as reader:
+        _look_into(result.files, (old, new), reader, monitor)
+        result.read_bytes = reader.read_bytes
+    result.seconds = time.monotonic() - started_s
+    return result
+
+
+def _look_into(
+    files: Iterable[FileDiff], beside: tuple[Entries, Entries], reader: ChunkReader, monitor: Monitor
+) -> None:
+    """Compare the checkpoints that are in both versions; those that were and are alike (last, best) only once."""
+    known: dict[Hashable, CheckpointDiff] = {}
+    for file in files:
+        before, after = file.before, file.after
+        if before is None or after is None or before.proof is None or after.proof is None:
+            continue
+        contents = _content(before), _content(after)
+        if contents[0] == contents[1]:
+            continue
+        if contents not in known:
+            known[contents] = compare_checkpoints(reader, before, after, beside, monitor)
+        file.checkpoint = known[contents]
+
+
+def _count_new_bytes(result: DiffResult, known: set[bytes]) -> None:
+    """Say of each file, and of all together, how much of the content was in no file of the version before."""
+    new: dict[bytes, int] = {}
+    for file in result.files:
+        refs = file.after.chunks if file.after is not None else ()
+        of_file = {ref.name: ref.plain_bytes for ref in refs if ref.name not in known}
+        file.new_bytes = sum(of_file.values())
+        new |= of_file
+    result.new_bytes = sum(new.values())
+
+
+# ---------------------------------------------------------------- which entries differ
+
+
+def _changes(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> Iterator[FileDiff]:
+    """Yield what differs, by path; a directory that came or went with something in it is not named besides that."""
+    origins = _Origins(old, new)
+    came = {path: origins.came(entry) for path, entry in new.items() if path not in old}
+    filled_old, filled_new = _directories_above(old), _directories_above(new)
+    for path in sorted(old.keys() | new.keys()):
+        before, after = old.get(path), new.get(path)
+        if before is not None and after is not None:
+            if not _is_same(before, after):
+                yield FileDiff("changed", before, after)
+        elif after is not None:
+            if path not in filled_new:
+                yield came[path]
+        elif path not in filled_old and path not in origins.renamed:
+            yield FileDiff("went", before, None)
+
+
+class _Origins:
+    """Finds where the content of a file that came was before; *renamed* are the paths that gave theirs away."""
+
+    def __init__(self, old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> None:
+        self.renamed: set[bytes] = set()
+        self._gone: dict[Hashable, Entry] = {}
+        self._there: dict[Hashable, Entry] = {}
+        for path, entry in old.items():
+            if entry.size_bytes:  # what is empty comes from nowhere
+                (self._there if path in new else self._gone).setdefault(_content(entry), entry)
+
+    def came(self, entry: Entry) -> FileDiff:
+        """Return what became of a path that is new."""
+        content = _content(entry)
+        origin = self._gone.get(content)
+        if origin is not None and origin.path not in self.renamed:
+            self.renamed.add(origin.path)
+            return FileDiff("renamed", origin, entry)
+        origin = origin or self._there.get(content)
+        return FileDiff("came", None, entry) if origin is None else FileDiff("copied", origin, entry)
+
+
+def _is_same(before: Entry | None, after: Entry) -> bool:
+    """Whether all is the same that makes a version: a time alone does not."""
+    return before is not None and _state(before) == _state(after)
+
+
+def _state(entry: Entry) -> Hashable:
+    return entry.kind, entry.mode, entry.uid, entry.gid, entry.target, _content(entry)
+
+
+def _content(entry: Entry) -> Hashable:
+    """Return what two files have in common that hold the same bytes, wherever these are stored."""
+    return entry.size_bytes, entry.holes, tuple(ref.name for ref in entry.chunks)
+
+
+def _directories_above(entries: Iterable[bytes]) -> set[bytes]:
+    return {path.rpartition(b"/")[0] for path in entries}
+
+
+class _Selection:
+    """The paths that were asked for; all where there are none."""
+
+    def __init__(self, paths: tuple[bytes, ...]) -> None:
+        self._paths = [os.path.normpath(path).strip(b"/") for path in paths]
+
+    def names(self, path: bytes) -> bool:
+        """Whether a path was asked for, or lies below one that was."""
+        return not self._paths or any(path == one or path.startswith(one + b"/") for one in self._paths)
+
+    def holds(self, file: FileDiff) -> bool:
+        """Whether a file was asked for, by the path that it has or by the one that it had and left."""
+        entries = (file.after,) if file.change == "copied" else (file.after, file.before)
+        return any(entry is not None and self.names(entry.path) for entry in entries)
+
+    def refuse_missing(self, known: Iterable[bytes], result: DiffResult) -> None:
+        """Raise ``PathMissing`` for a path that names nothing."""
+        known = list(known)
+        for path in self._paths:
+            if not any(one == path or one.startswith(path + b"/") for one in known):
+                what = f"neither version {result.before.number} nor {result.after.number} holds anything at"
+                raise PathMissing(f"{what} {display(path)}", where=f"run {result.before.run}")

@@ -1,0 +1,225 @@
+"""How far the numbers of a tensor moved between two versions, taken in window by window and summed in float64.
+
+A difference of norms would miss what turned or changed places, so both sides are looked at, number by number. What is
+no finite number on either side is counted and left out of every sum, so that one NaN does not hide all others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+# One thread, and that before numpy comes: its BLAS would start one for each core.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+from mlsync.formats.layout import Tensor
+from mlsync.formats.torch.torch_tensors import ITEM_BYTES
+from mlsync.formats.views import span_count
+from mlsync.proof.programs.cpu import NARROW, eight_bit_numbers
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+#: Gives the numbers of a block as float64, in memory of its own or in the array that it is given.
+Decode: TypeAlias = Callable[[Array, Array], Array]
+
+# Four blocks of float64 stay in the second-level cache.
+_BLOCK_NUMBERS: Final = 1 << 15
+# Within these bounds the squares of as many numbers as there can be neither overflow nor vanish.
+_LARGE: Final = 1e140
+_SMALL: Final = 1e-140
+
+_FLOAT_CODES: Final = {"float64": "f8", "float32": "f4", "float16": "f2"}
+# Torch takes a pair of them for an element.
+_TWO_IN_A_BYTE: Final = "float4_e2m1fn_x2"
+_COMPLEX_CODES: Final = {"complex128": "f8", "complex64": "f4", "complex32": "f2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What became of a tensor's numbers; the parts of a complex number are two numbers.
+
+    *changed_count* have other bits. The norms, the *mean* and the *largest* absolute change are of the numbers that are
+    finite on both sides, and ``None`` for types that are counted only; *left_out_count* says how many are not.
+    """
+
+    number_count: int
+    changed_count: int
+    before_nonfinite_count: int = 0
+    after_nonfinite_count: int = 0
+    left_out_count: int = 0
+    before_norm: float | None = None
+    moved_norm: float | None = None
+    mean: float | None = None
+    largest: float | None = None
+
+    @property
+    def relative(self) -> float | None:
+        """``||B-A|| / ||A||``, or ``None`` where that is no number."""
+        if self.moved_norm is None or not self.before_norm:
+            return None
+        return _finite(self.moved_norm / self.before_norm)
+
+
+def item_bytes(dtype: str) -> int | None:
+    """How wide an element of *dtype* is; ``None`` for types whose elements are no whole bytes, or that are not known.
+
+    Of those, ``Meter`` takes each byte for a number that is counted only.
+    """
+    return None if dtype == _TWO_IN_A_BYTE else ITEM_BYTES.get(dtype)
+
+
+def gathered(window: memoryview, tensor: Tensor) -> memoryview:
+    """The tensor's elements side by side, in the order of its dimensions; *window* is all of its span."""
+    width = item_bytes(tensor.dtype)
+    assert len(window) == span_count(tensor) * (width or 0)  # what lies outside of it is not ours to read
+    steps = tuple(step * (width or 0) for step in tensor.stride)
+    items = np.frombuffer(window, dtype=f"V{width}")
+    return memoryview(np.lib.stride_tricks.as_strided(items, tensor.shape, steps, writeable=False).tobytes())
+
+
+class Meter:
+    """Takes in a tensor of two versions, window by window, both in the same order; ``drift`` says what became of it."""
+
+    def __init__(self, dtype: str, *, big_endian: bool = False) -> None:
+        order = ">" if big_endian else "<"
+        self._bits = np.dtype(f"{order}u{_number_bytes(dtype)}")
+        self._decode = _decoder(dtype, order)
+        self._before, self._after, self._moved = (np.empty(_BLOCK_NUMBERS) for _ in range(3))
+        self._number_count = self._changed_count = self._left_out_count = 0
+        self._before_nonfinite_count = self._after_nonfinite_count = 0
+        self._before_norm, self._moved_norm = _Norm(), _Norm()
+        self._sum = self._largest = 0.0
+
+    def add(self, before: memoryview, after: memoryview) -> None:
+        """Take in the next numbers of both sides: whole ones, as many here as there."""
+        old, new = np.frombuffer(before, self._bits), np.frombuffer(after, self._bits)
+        with np.errstate(all="ignore"):
+            for at in range(0, len(old), _BLOCK_NUMBERS):
+                self._add_block(old[at : at + _BLOCK_NUMBERS], new[at : at + _BLOCK_NUMBERS])
+
+    def add_same(self, window: memoryview) -> None:
+        """Take in the next numbers, which are the same on both sides: they count for the norm of what was."""
+        old = np.frombuffer(window, self._bits)
+        with np.errstate(all="ignore"):
+            for at in range(0, len(old), _BLOCK_NUMBERS):
+                self._add_same_block(old[at : at + _BLOCK_NUMBERS])
+
+    def drift(self) -> Drift:
+        """What was found in all that was taken in."""
+        counts = (
+            self._number_count,
+            self._changed_count,
+            self._before_nonfinite_count,
+            self._after_nonfinite_count,
+            self._left_out_count,
+        )
+        finite_count = self._number_count - self._left_out_count
+        if self._decode is None or not finite_count:
+            return Drift(*counts)
+        mean, largest = _finite(self._sum / finite_count), _finite(self._largest)
+        return Drift(*counts, _finite(self._before_norm.value), _finite(self._moved_norm.value), mean, largest)
+
+    def _add_block(self, old: Array, new: Array) -> None:
+        changed_count = int(np.count_nonzero(old != new))
+        if not changed_count:
+            self._add_same_block(old)
+            return
+        self._number_count += len(old)
+        self._changed_count += changed_count
+        if self._decode is None:
+            return
+        before, after = self._decode(old, self._before), self._decode(new, self._after)
+        moved = np.subtract(after, before, out=self._moved[: len(old)])
+        finite = np.isfinite(moved)
+        if not finite.all():
+            self._left_out_count += len(old) - int(np.count_nonzero(finite))
+            self._before_nonfinite_count += _nonfinite_count(before)
+            self._after_nonfinite_count += _nonfinite_count(after)
+            before, moved = before[finite], moved[finite]
+        self._before_norm.add(before)
+        self._moved_norm.add(moved)
+        np.abs(moved, out=moved)
+        self._sum += float(moved.sum())
+        self._largest = max(self._largest, float(moved.max(initial=0.0)))
+
+    def _add_same_block(self, old: Array) -> None:
+        self._number_count += len(old)
+        if self._decode is None:
+            return
+        before = self._decode(old, self._before)
+        finite = np.isfinite(before)
+        if not finite.all():
+            nonfinite_count = len(old) - int(np.count_nonzero(finite))
+            self._left_out_count += nonfinite_count
+            self._before_nonfinite_count += nonfinite_count
+            self._after_nonfinite_count += nonfinite_count
+            before = before[finite]
+        self._before_norm.add(before)
+
+
+class _Norm:
+    """The root of a sum of squares, also where these are beyond what a float64 holds, as those of float64 may be."""
+
+    def __init__(self) -> None:
+        self._squares = 0.0
+        self._extremes = 0.0
+
+    def add(self, numbers: Array) -> None:
+        largest = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0)))
+        if _SMALL < largest < _LARGE:
+            self._squares += float(np.dot(numbers, numbers))
+        elif largest:
+            scaled = numbers / largest
+            self._extremes = math.hypot(self._extremes, largest * math.sqrt(float(np.dot(scaled, scaled))))
+
+    @property
+    def value(self) -> float:
+        return math.hypot(math.sqrt(self._squares), self._extremes)
+
+
+# ---------------------------------------------------------------- types
+
+
+def _number_bytes(dtype: str) -> int:
+    """Of a complex number its parts are the numbers; what is not known is compared byte by byte."""
+    part = _COMPLEX_CODES.get(dtype)
+    return np.dtype(part).itemsize if part is not None else ITEM_BYTES.get(dtype, 1)
+
+
+def _decoder(dtype: str, order: str) -> Decode | None:
+    """What makes float64 of the bits of *dtype*, or ``None`` for what is counted only."""
+    code = _FLOAT_CODES.get(dtype) or _COMPLEX_CODES.get(dtype)
+    if code is not None:
+        return lambda bits, into: _copied(bits.view(order + code), into)
+    if dtype == "bfloat16":
+        # The upper half of a float32.
+        return lambda bits, into: _copied((bits.astype(np.uint32) << 16).view(np.float32), into)
+    if dtype in NARROW:
+        table = _eight_bit_table(dtype)
+        return lambda bits, into: np.take(table, bits, out=into[: len(bits)], mode="clip")
+    return None
+
+
+def _copied(numbers: Array, into: Array) -> Array:
+    into = into[: len(numbers)]
+    np.copyto(into, numbers)
+    return into
+
+
+@cache
+def _eight_bit_table(dtype: str) -> Array:
+    numbers: Array = eight_bit_numbers(np, dtype)
+    return numbers
+
+
+def _nonfinite_count(numbers: Array) -> int:
+    return len(numbers) - int(np.count_nonzero(np.isfinite(numbers)))
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,273 @@
+"""Files inside of a zip, each looked at by its own format where it lies: Keras' weights, policies of reinforcement.
+
+What is stored as it is, is looked at in place; what is deflated, is unpacked if it is short. ``torch.package`` writes
+its pickles and storages as records of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from mlsync.formats.archives.model_zips import has_weights_name, is_torch_package, program_of
+from mlsync.formats.archives.npz import read_npz_content
+from mlsync.formats.archives.zip_record import read_record
+from mlsync.formats.archives.zipfile_layout import ZipLayout
+from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.torch.pickle_machine import Persistent, unpickle
+from mlsync.formats.torch.torch_graph import tensors_in
+from mlsync.formats.torch.torch_tensors import StorageTable
+from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
+from mlsync.formats.window import Window
+
+#: Of a compressed file that is looked into: it is unpacked in memory.
+UNPACKED_BYTES_MAX = 16 << 20
+PACKAGE_PICKLE_BYTES_MAX = 8 << 20
+ABOUT_BYTES_MAX = 8 << 20
+#: How many files are looked into; each costs some reads.
+FILES_MAX = 10_000
+_TEXT_CHARS_MAX: Final = 200
+_COUNT_MAX: Final = 1 << 63
+_STORAGE_BYTES: Final = 400
+_KEY: Final = 2  # its place in a storage's id
+_NUMPY: Final = b"\x93NUMPY"
+
+#: Looks at a file of that name: its content, or ``None`` where it is of no kind that is known by itself.
+Look: TypeAlias = Callable[[ByteSource, bytes], Content | None]
+
+
+class _KerasAbout(msgspec.Struct):
+    keras_version: str | None = None
+
+
+class _BaselinesAbout(msgspec.Struct):
+    num_timesteps: int | None = None
+
+
+@dataclass
+class _Found:
+    """What the files of a zip hold together."""
+
+    storages: list[Storage] = field(default_factory=list)
+    tensors: list[tuple[str, Tensor]] = field(default_factory=list)  # with the file that it lies in
+    packed_count: int = 0
+    aside_count: int = 0
+    facts: list[dict[str, Fact]] = field(default_factory=list)
+    files_count: int = 0
+    left_bytes: int = TENSORS_BYTES_MAX
+
+    def add(self, content: Content, extent: Extent, *, offset: int, is_packed: bool) -> None:
+        """Take in a file whose bytes begin at *offset* of the zip, or are nowhere in it as they are."""
+        name = extent.name
+        self.add_tensors(name, (tensor._replace(storage=f"{name}/{tensor.storage}") for tensor in content.tensors))
+        for storage in () if is_packed else content.storages:
+            self._spend(_STORAGE_BYTES)
+            self.storages.append(storage._replace(name=f"{name}/{storage.name}", offset=offset + storage.offset))
+        self.packed_count += content.packed_count + (len(content.storages) if is_packed else 0)
+        self.aside_count += content.aside_count
+        self.facts.append(content.facts)
+
+    def add_tensors(self, file: str, tensors: Iterable[Tensor]) -> None:
+        """Take in the tensors of a file, whose storages have the names that they have in the zip."""
+        self.files_count += 1
+        for tensor in tensors:
+            self._spend(held_bytes(tensor) + 4 * len(file))
+            self.tensors.append((file, tensor))
+
+    def _spend(self, size_bytes: int) -> None:
+        self.left_bytes -= size_bytes
+        if self.left_bytes < 0:
+            raise NotChecked("more tensors, or longer names of them, than are checked")
+
+
+def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Content | None:
+    """Level 2 of a model in a zip: each file in it that has the name of weights is what its own format asks for.
+
+    ``None`` where nothing in it could be looked into.
+    """
+    names = {extent.name for extent in layout.extents}
+    found = _Found()
+    if is_torch_package(names):
+        _read_package(source, layout, found)
+    program = program_of(names)
+    for extent in layout.extents:
+        if has_weights_name(extent.name):
+            _read_file(source, layout, extent, found, look, is_promise=program is not None)
+    if not found.files_count:
+        return None
+    facts: dict[str, Fact] = {"framework": "zip"}
+    if program is not None:
+        facts = {"framework": program, **_about(source, layout, program)}
+    elif len(found.facts) == 1:
+        facts |= found.facts[0]  # a checkpoint that somebody zipped
+    if program == "stable-baselines3":
+        facts["resumable"] = facts["has_optimizer"] = any(one.get("has_optimizer") for one in found.facts)
+    return _content(found, facts)
+
+
+def read_members(source: ByteSource, program: str, members: tuple[Extent, ...], look: Look) -> Content | None:
+    """The same for the files of another archive, which a known program wrote: their names are promises."""
+    layout = ZipLayout(program, source.size_bytes, members)
+    found = _Found()
+    for member in members:
+        if has_weights_name(member.name):
+            _read_file(source, layout, member, found, look, is_promise=True)
+        elif member.name.endswith(".distcp"):
+            found.aside_count += 1  # which says nothing without its metadata
+    if not found.files_count:
+        return None
+    only = found.facts[0] if len(found.facts) == 1 else {}
+    return _content(found, {**only, "framework": program})
+
+
+def _content(found: _Found, facts: dict[str, Fact]) -> Content:
+    if found.aside_count:
+        facts["unchecked_part_count"] = found.aside_count
+    found.storages.sort(key=lambda storage: storage.offset)
+    return Content(
+        tuple(found.storages),
+        tuple(_named(found.tensors)),
+        facts,
+        packed_count=found.packed_count,
+        aside_count=found.aside_count,
+    )
+
+
+def _named(tensors: list[tuple[str, Tensor]]) -> Iterator[Tensor]:
+    """The tensors under their own names, behind that of their file where there are several."""
+    is_one = len({file for file, _ in tensors}) == 1
+    for file, tensor in tensors:
+        yield tensor if is_one else tensor._replace(name=f"{file.rpartition('.')[0]}.{tensor.name}".rstrip("."))
+
+
+def _read_file(
+    source: ByteSource, layout: ZipLayout, extent: Extent, found: _Found, look: Look, *, is_promise: bool
+) -> None:
+    """Look at one file; what is wrong in it is told of the zip's record.
+
+    Where a known program wrote the zip, a file's name says what it has to be; else only its own bytes do.
+    """
+    packed = layout.packed.get(extent.name)
+    if found.files_count + found.aside_count >= FILES_MAX or (packed and packed.plain_bytes > UNPACKED_BYTES_MAX):
+        found.aside_count += 1
+        return
+    inner: ByteSource = Window(source, extent.offset, extent.length)
+    if packed is not None:
+        inner = _InMemory(read_record(source, layout, extent, UNPACKED_BYTES_MAX, "compressed file"))
+    try:
+        if extent.name.endswith(".npy"):
+            content = _of_array(inner)
+        else:
+            content = look(inner, extent.name.encode("utf-8", "replace") if is_promise else b"")
+    except NotChecked:
+        content = None
+    except ContainerBroken as fault:
+        raise _told_of(fault, extent, in_place=packed is None) from None
+    if content is None:
+        found.aside_count += 1
+    else:
+        found.add(content, extent, offset=extent.offset, is_packed=packed is not None)
+
+
+def _told_of(fault: ContainerBroken, extent: Extent, *, in_place: bool) -> ContainerBroken:
+    """The fault of a file as one of the zip that it lies in."""
+    record = extent.name if fault.record is None else f"{extent.name}/{fault.record}"
+    offset = extent.offset + (fault.offset or 0 if in_place else 0)
+    kind = RecordDamaged if isinstance(fault, RecordDamaged) else MeaningBroken
+    return kind(fault.reason, record=record, offset=offset)
+
+
+def _of_array(inner: ByteSource) -> Content | None:
+    if inner.size_bytes < len(_NUMPY) or inner.read_at(0, len(_NUMPY)) != _NUMPY:
+        return None
+    return read_npz_content(inner, ZipLayout("npz", inner.size_bytes, (Extent("array", 0, inner.size_bytes),)))
+
+
+class _InMemory:
+    """A file that was unpacked."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size_bytes = len(data)
+        self._data = data
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """The *length* bytes at *offset*."""
+        return self._data[offset : offset + length]
+
+
+# ---------------------------------------------------------------- torch.package
+
+
+def _read_package(source: ByteSource, layout: ZipLayout, found: _Found) -> None:
+    """Look at each pickle of a package: its tensors lie inside of their storages, which are records beside it."""
+    folder = next(extent.name for extent in layout.extents if extent.name.endswith(".data/extern_modules"))
+    prefix = folder.removesuffix(".data/extern_modules")
+    table = StorageTable(layout.extents, f"{prefix}.data/", layout.packed, suffix=".storage")
+    for extent in layout.extents:
+        if not extent.name.endswith(".pkl"):
+            continue
+        try:
+            data = read_record(source, layout, extent, PACKAGE_PICKLE_BYTES_MAX, "pickle")
+            pickled = unpickle(data, 0)
+            if not all(map(_names_storage, pickled.persistents)):
+                found.aside_count += 1  # an object that its own module rebuilds, of whatever it likes
+                continue
+            tensors = tensors_in(pickled.root, table)
+            table.add_all(pickled.persistents)
+        except NotChecked:
+            found.aside_count += 1
+            continue
+        except ContainerBroken as fault:
+            kind = RecordDamaged if isinstance(fault, RecordDamaged) else MeaningBroken
+            raise kind(fault.reason, record=fault.record or extent.name, offset=fault.offset) from None
+        found.aside_count += tensors.aside_count
+        found.add_tensors(extent.name, tensors.tensors)
+    found.storages += table.storages()
+    found.packed_count += table.packed_count()
+
+
+def _names_storage(persistent: Persistent) -> bool:
+    """Whether an id is a storage's; its key, which is a number here, is a text from then on, as elsewhere."""
+    parts = persistent.id
+    if type(parts) is not tuple or parts[:1] != ("storage",):
+        return False
+    persistent.id = tuple(
+        str(part) if place == _KEY and type(part) is int else part for place, part in enumerate(parts)
+    )
+    return True
+
+
+# ---------------------------------------------------------------- whose it is
+
+
+def _about(source: ByteSource, layout: ZipLayout, program: str | None) -> dict[str, Fact]:
+    """What the program says of itself, and of the training."""
+    facts: dict[str, Fact] = {}
+    records = {extent.name: extent for extent in layout.extents}
+    if program == "keras":
+        keras = _decoded(source, layout, records.get("metadata.json"), _KerasAbout)
+        if isinstance(keras, _KerasAbout) and keras.keras_version:
+            facts["framework_version"] = keras.keras_version[:_TEXT_CHARS_MAX]
+    if program == "stable-baselines3":
+        about = _decoded(source, layout, records.get("data"), _BaselinesAbout)
+        if isinstance(about, _BaselinesAbout) and about.num_timesteps is not None:
+            facts["step"] = about.num_timesteps
+        version = records.get("_stable_baselines3_version")
+        if version is not None and version.name not in layout.packed and version.length < _TEXT_CHARS_MAX:
+            raw = read_bounded(source, version.offset, version.length, "version")
+            facts["framework_version"] = raw.decode("utf-8", "replace").strip()
+    return {name: fact for name, fact in facts.items() if not isinstance(fact, int) or 0 <= fact < _COUNT_MAX}
+
+
+def _decoded(source: ByteSource, layout: ZipLayout, extent: Extent | None, kind: type[msgspec.Struct]) -> object:
+    """What a record of JSON says of what is wanted, or ``None``: whether it is damaged is for its checksum to say."""
+    if extent is None:
+        return None
+    try:
+        return msgspec.json.decode(read_record(source, layout, extent, ABOUT_BYTES_MAX, "description"), type=kind)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, NotChecked):
+        return None

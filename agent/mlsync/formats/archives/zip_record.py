@@ -1,0 +1,26 @@
+"""One record of a zip in memory: bounded, unpacked, and held against its checksum before anybody parses it."""
+
+from __future__ import annotations
+
+from isal.isal_zlib import crc32
+
+from mlsync.formats.archives.inflate import inflate
+from mlsync.formats.archives.zipfile_layout import ZipLayout
+from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
+from mlsync.formats.layout import ByteSource, Extent
+
+
+def read_record(source: ByteSource, layout: ZipLayout, extent: Extent, limit_bytes: int, what: str) -> bytes:
+    """A record's bytes, held against its checksum so that damage is called damage and not a bad *what*."""
+    packed = layout.packed.get(extent.name)
+    plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed[:2]
+    if max(extent.length, plain_bytes) > limit_bytes:
+        msg = f"{what} is larger than is checked"
+        raise NotChecked(msg, record=extent.name, offset=extent.offset)
+    data = read_bounded(source, extent.offset, extent.length, what)
+    if packed is not None:
+        data = inflate(extent, data, plain_bytes)
+    if checksum is not None and crc32(data) != checksum:
+        msg = "CRC-32 differs"
+        raise RecordDamaged(msg, record=extent.name, offset=extent.offset)
+    return data

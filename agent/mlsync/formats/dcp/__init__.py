@@ -1,0 +1,1 @@
+"""torch.distributed.checkpoint: shards, and the metadata that says what is in them."""

@@ -1,0 +1,1 @@
+"""A parser for the files of each other library."""

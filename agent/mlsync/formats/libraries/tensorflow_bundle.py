@@ -1,0 +1,400 @@
+"""TensorFlow's checkpoints (``X.index``, ``X.data-00000-of-00001``), as ``Saver``, Keras and SavedModels write them.
+
+The index is a table as LevelDB has it: blocks of sorted keys, each with a CRC-32C, and a footer that leads to them. A
+key is a tensor's name, its value a message that says type, shape, shard, place and CRC-32C. The shards hold nothing but
+tensors and say nothing without the index. Both sums are masked: turned by 15 bits, with a constant added.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+from mlsync.formats.facts import with_counts, with_numbers
+from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Number, Storage, Tensor
+from mlsync.formats.libraries.crc32c import crc32c
+from mlsync.formats.libraries.protobuf_fields import fields_in, numbers_of
+from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+
+INDEX_BYTES_MAX = 32 << 20
+#: What the list of all tensors may take.
+NAMES_BYTES_MAX = 64 << 20
+TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
+_SHARD = re.compile(rb"(?P<stem>.+)\.data-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
+_FOOTER_BYTES = 48
+_TRAILER_BYTES = 5
+_MASK_DELTA = 0xA282EAD8
+_WORD = 0xFFFFFFFF
+_NOT_PACKED, _SNAPPY = 0, 1
+_VARINT_BITS_MAX, _VARINT_STEP = 63, 7
+_MORE = 0x80  # the bit that says that a number goes on
+_KEY_BYTES = 400  # of an entry in the list, beside its name and shape
+_NUMBER_BYTES = 40
+_SHARDS_MAX = 99_999
+_SHAPE, _SLICES = 2, 7
+_DIMENSIONS_MAX = 254  # TensorFlow's own limit
+_STRING = 7
+# Texts, handles and variants, whose sum is not that of their bytes
+_SUMMED_OTHERWISE = frozenset({_STRING, 20, 21})
+_STRING_LENGTHS_MAX = 100_000
+_STRING_BYTES_MAX = 4 << 20
+_LENGTH_MAX = 0xFFFFFFFF
+_SIZE_MAX = 1 << 63
+_TYPES = {
+    1: ("float32", 4),
+    2: ("float64", 8),
+    3: ("int32", 4),
+    4: ("uint8", 1),
+    5: ("int16", 2),
+    6: ("int8", 1),
+    8: ("complex64", 8),
+    9: ("int64", 8),
+    10: ("bool", 1),
+    11: ("int8", 1),
+    12: ("uint8", 1),
+    13: ("int32", 4),
+    14: ("bfloat16", 2),
+    15: ("int16", 2),
+    16: ("uint16", 2),
+    17: ("uint16", 2),
+    18: ("complex128", 16),
+    19: ("float16", 2),
+    22: ("uint32", 4),
+    23: ("uint64", 8),
+    24: ("float8_e5m2", 1),
+    25: ("float8_e4m3fn", 1),
+    26: ("float8_e4m3fnuz", 1),
+    28: ("float8_e5m2fnuz", 1),
+}
+_STEP_NAMES = ("global_step", "step/.ATTRIBUTES/VARIABLE_VALUE", "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE")
+# The optimizer's own of TensorFlow 1, behind the name of the variable that they are of
+_SLOTS = frozenset({"Adam", "Adam_1", "Momentum", "RMSProp", "Adagrad", "beta1_power", "beta2_power"})
+
+
+class Described(NamedTuple):
+    """A tensor by the word of the index."""
+
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    length: int
+    crc32c: int
+    is_sliced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IndexLayout(Layout):
+    """An index's blocks, and what they tell of the shards."""
+
+    shard_count: int = 0
+    is_big_endian: bool = False
+    described: tuple[Described, ...] = ()
+
+
+def shard_name(stem: str, number: int, count: int) -> str:
+    """How a shard is called."""
+    return f"{stem}.data-{number:05}-of-{count:05}"
+
+
+def index_of(path: bytes) -> bytes | None:
+    """The path of the index that tells of a shard; ``None`` for what is not named like one."""
+    match = _SHARD.fullmatch(path)
+    return match["stem"] + b".index" if match else None
+
+
+def shard_of(name: bytes) -> tuple[int, int] | None:
+    """Which of how many shards a file is by its name."""
+    match = _SHARD.fullmatch(name)
+    return (int(match["number"]), int(match["count"])) if match else None
+
+
+# ---------------------------------------------------------------- the index
+
+
+def read_index_layout(source: ByteSource) -> IndexLayout:
+    """Level 1: every block has its CRC-32C, and the keys are in order."""
+    if source.size_bytes > INDEX_BYTES_MAX:
+        raise NotChecked(f"index of {source.size_bytes} bytes is larger than is checked")
+    return parse_index(read_bounded(source, 0, source.size_bytes, "index"))
+
+
+def parse_index(data: bytes) -> IndexLayout:
+    """All of an index; ``ContainerBroken`` if it does not hold together."""
+    if len(data) < _FOOTER_BYTES or data[-8:] != TABLE_MAGIC:
+        raise ContainerBroken("no table: the magic number at the end is missing", offset=max(len(data) - 8, 0))
+    footer = len(data) - _FOOTER_BYTES
+    meta_at, meta_bytes, at = _handle(data, footer)
+    root_at, root_bytes, at = _handle(data, at)
+    if data[at : -len(TABLE_MAGIC)].strip(b"\0"):
+        raise ContainerBroken("footer with more in it than two handles", offset=at)
+    blocks = [(meta_at, meta_bytes), (root_at, root_bytes)]
+    described: list[Described] = []
+    header: tuple[int, bool] | None = None
+    left_bytes, last = NAMES_BYTES_MAX, None
+    # What a table holds besides its keys, a filter say
+    blocks += [_handle(value, 0)[:2] for _, value in _pairs(data, meta_at, meta_bytes)]
+    for _, value in _pairs(data, root_at, root_bytes):
+        begin, length, _ = _handle(value, 0)
+        blocks.append((begin, length))
+        for key, message in _pairs(data, begin, length):
+            if last is not None and key <= last:
+                raise ContainerBroken("keys are not in order", offset=begin)
+            last = key
+            if not key:
+                header = _header(message)
+                continue
+            described.append(_described(key, message, begin))
+            left_bytes -= _KEY_BYTES + 4 * len(key) + _NUMBER_BYTES * len(described[-1].shape)
+            if left_bytes < 0:
+                raise NotChecked("index of more tensors, or of longer names, than are checked", offset=begin)
+    if header is None:
+        raise ContainerBroken("no header: not the index of a checkpoint of TensorFlow")
+    extents = tuple(_extents(sorted(blocks), footer))
+    return IndexLayout("tensorflow-index", len(data), extents, *header, tuple(described))
+
+
+def read_index_content(layout: IndexLayout) -> Content:
+    """Level 2: every tensor has the bytes that its type and shape need, in a shard that is, on no byte twice."""
+    check_described(layout)
+    return Content((), (), _facts(layout))
+
+
+def check_described(layout: IndexLayout) -> None:
+    """Raise ``MeaningBroken`` where the index contradicts itself."""
+    reached: dict[int, int] = {}
+    for tensor in sorted(layout.described, key=lambda one: (one.shard, one.offset, one.length)):
+        if tensor.is_sliced:
+            continue
+        if tensor.shard >= layout.shard_count:
+            raise MeaningBroken(f"tensor in shard {tensor.shard} of {layout.shard_count}", record=tensor.name)
+        if tensor.offset < reached.get(tensor.shard, 0):
+            raise MeaningBroken("tensors overlap", record=tensor.name, offset=tensor.offset)
+        reached[tensor.shard] = tensor.offset + tensor.length
+        known = _TYPES.get(tensor.kind)
+        if known is not None and prod(tensor.shape) * known[1] != tensor.length:
+            what = f"shape {tensor.shape[:8]} of {known[0]} does not need {tensor.length} bytes"
+            raise MeaningBroken(what, record=tensor.name, offset=tensor.offset)
+
+
+def shard_bytes(layout: IndexLayout) -> dict[int, int]:
+    """How long each shard is by the word of the index: its tensors lie one behind the other to its end."""
+    ends = dict.fromkeys(range(layout.shard_count), 0)
+    for tensor in layout.described:
+        if not tensor.is_sliced:
+            ends[tensor.shard] = max(ends.get(tensor.shard, 0), tensor.offset + tensor.length)
+    return ends
+
+
+def check_against_shards(layout: IndexLayout, stem: str, sizes: Mapping[str, int]) -> None:
+    """Raise ``ContainerBroken`` if the files beside the index are not those that it tells of; *sizes* by name."""
+    check_described(layout)
+    if layout.shard_count > len(sizes):
+        raise ContainerBroken(f"{layout.shard_count} shards are needed")
+    for number, needed in shard_bytes(layout).items():
+        name = shard_name(stem, number, layout.shard_count)
+        if name not in sizes:
+            raise ContainerBroken(f"file {name!r} is missing")
+        if sizes[name] != needed:
+            raise ContainerBroken(f"file {name!r} has {sizes[name]} bytes, {needed} are needed")
+
+
+def _handle(data: bytes, at: int) -> tuple[int, int, int]:
+    """Where a block lies and how long it is, and where the next handle begins."""
+    begin, at = _varint(data, at)
+    length, at = _varint(data, at)
+    return begin, length, at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > _VARINT_BITS_MAX:
+            raise ContainerBroken("number without end", offset=at)
+        part = data[at]
+        value |= (part & 0x7F) << shift
+        at, shift = at + 1, shift + _VARINT_STEP
+        if part < _MORE:
+            if not part and shift > _VARINT_STEP:
+                raise ContainerBroken("number that is longer than it needs to be", offset=at)
+            return value, at
+
+
+def _pairs(data: bytes, begin: int, length: int) -> Iterator[tuple[bytes, bytes]]:
+    """The keys and values of a block whose sum is right."""
+    end = begin + length
+    if end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES or length < 4:  # noqa: PLR2004 - the count at its end
+        raise ContainerBroken("block lies outside of the file", offset=min(begin, len(data)))
+    stored = int.from_bytes(data[end + 1 : end + _TRAILER_BYTES], "little")
+    if unmasked(stored) != crc32c(memoryview(data)[begin : end + 1]):
+        raise RecordDamaged("CRC-32C differs", record=f"block/{begin}", offset=begin)
+    if data[end] != _NOT_PACKED:
+        kind = "packed with snappy" if data[end] == _SNAPPY else "packed in an unknown way"
+        raise NotChecked(f"block is {kind}", offset=begin)
+    restarts = 4 * int.from_bytes(data[end - 4 : end], "little") + 4
+    if restarts > length:
+        raise ContainerBroken("block has no room for its restarts", offset=begin)
+    yield from _pairs_before(data, begin, end - restarts)
+
+
+def _pairs_before(data: bytes, at: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+    key = b""
+    while at < stop:
+        shared, at = _varint(data, at)
+        own, at = _varint(data, at)
+        value_bytes, at = _varint(data, at)
+        if shared > len(key) or at + own + value_bytes > stop:
+            raise ContainerBroken("entry leaves its block", offset=at)
+        key = key[:shared] + data[at : at + own]
+        at += own
+        yield key, data[at : at + value_bytes]
+        at += value_bytes
+
+
+def _extents(blocks: list[tuple[int, int]], footer: int) -> Iterator[Extent]:
+    reached = 0
+    for begin, length in blocks:
+        if begin < reached:
+            raise ContainerBroken("blocks overlap", offset=begin)
+        reached = begin + length + _TRAILER_BYTES
+        yield Extent(f"block/{begin}", begin, length + _TRAILER_BYTES)
+    if reached != footer:
+        raise ContainerBroken(f"{footer - reached} bytes between the last block and the footer", offset=reached)
+
+
+def unmasked(stored: int) -> int:
+    """The CRC-32C that TensorFlow turned and shifted."""
+    turned = (stored - _MASK_DELTA) & _WORD
+    return ((turned >> 17) | (turned << 15)) & _WORD
+
+
+def _header(message: bytes) -> tuple[int, bool]:
+    numbers = numbers_of(message)
+    shard_count = numbers.get(1, 0)
+    if not 0 < shard_count <= _SHARDS_MAX:
+        raise MeaningBroken(f"{shard_count} shards")
+    return shard_count, numbers.get(2, 0) == 1
+
+
+def _described(key: bytes, message: bytes, at: int) -> Described:
+    name = _name_of(key)
+    numbers: dict[int, int] = {}
+    shape: tuple[int, ...] = ()
+    is_sliced = False
+    for field, value in fields_in(message, at):
+        if isinstance(value, int):
+            numbers[field] = value
+        elif field == _SHAPE:
+            shape = _shape(value, name, at)
+        elif field == _SLICES:
+            is_sliced = True
+    offset, length = numbers.get(4, 0), numbers.get(5, 0)
+    if max(offset, length, offset + length) >= _SIZE_MAX:
+        raise MeaningBroken("place that cannot be", record=name, offset=at)
+    return Described(
+        name, numbers.get(1, 0), shape, numbers.get(3, 0), offset, length, unmasked(numbers.get(6, 0)), is_sliced
+    )
+
+
+def _name_of(key: bytes) -> str:
+    """The name of a tensor; a slice of a variable that was partitioned has that of the variable, and its place."""
+    begin, _, place = key[1:].partition(b"\0\1") if key[:1] == b"\0" else (key, b"", b"")
+    return begin.decode("utf-8", "backslashreplace") + (f"/slice/{place.hex()}" if place else "")
+
+
+def _shape(message: bytes, name: str, at: int) -> tuple[int, ...]:
+    sizes = []
+    for field, value in fields_in(message, at):
+        if field == _SHAPE and isinstance(value, bytes):
+            sizes.append(numbers_of(value).get(1, 0))
+        if len(sizes) > _DIMENSIONS_MAX:
+            raise MeaningBroken("shape of more dimensions than TensorFlow has", record=name, offset=at)
+    if any(size >= _SIZE_MAX for size in sizes):
+        raise MeaningBroken("shape that cannot be", record=name, offset=at)
+    return tuple(sizes)
+
+
+def _facts(layout: IndexLayout) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {"framework": "tensorflow", "file_count": layout.shard_count}
+    plain = [one for one in layout.described if one.kind in _TYPES and not one.is_sliced]
+    facts["tensor_count"] = len(plain)
+    floats = [one for one in plain if "float" in _TYPES[one.kind][0] and not _is_slot(one.name)]
+    facts["parameter_count"] = min(sum(prod(one.shape) for one in floats), _SIZE_MAX)
+    facts["dtypes"] = ",".join(sorted({_TYPES[one.kind][0] for one in plain}))
+    facts["has_optimizer"] = any(_is_optimizer(one.name) for one in layout.described)
+    if layout.is_big_endian:
+        facts["byteorder"] = "big"
+    return facts
+
+
+def _is_slot(name: str) -> bool:
+    return ".OPTIMIZER_SLOT" in name or _is_optimizer(name)
+
+
+def _is_optimizer(name: str) -> bool:
+    return name.startswith(("optimizer/", "_optimizer/", "keras_api/optimizer")) or name.rpartition("/")[2] in _SLOTS
+
+
+# ---------------------------------------------------------------- a shard
+
+
+def read_shard(source: ByteSource, index: IndexLayout, number: int) -> tuple[Layout, Content]:
+    """Levels 1 and 2 of a shard by the word of its index: all tensors lie in it, and texts are what was written."""
+    check_described(index)
+    own = sorted((one for one in index.described if one.shard == number and not one.is_sliced), key=lambda one: one[4])
+    extents, storages, tensors = [], [], []
+    aside_count, left_bytes = 0, TENSORS_BYTES_MAX
+    for one in own:
+        if one.offset + one.length > source.size_bytes:
+            raise ContainerBroken("tensor lies outside of the file", record=one.name, offset=source.size_bytes)
+        is_summed = one.kind not in _SUMMED_OTHERWISE
+        extents.append(Extent(one.name, one.offset, one.length, crc32c=one.crc32c if is_summed else None))
+        if one.kind not in _TYPES:
+            aside_count += is_summed or not _is_text_checked(source, one)
+            continue
+        dtype, item_bytes = _TYPES[one.kind]
+        tensor = Tensor(one.name, one.name, dtype, one.shape, dense_stride(one.name, one.shape), 0)
+        left_bytes -= held_bytes(tensor)
+        if left_bytes < 0:
+            raise NotChecked("more tensors, or of more dimensions, than are checked")
+        storages.append(Storage(one.name, one.offset, one.length, dtype, item_bytes))
+        tensors.append(tensor)
+    layout = Layout("tensorflow-shard", source.size_bytes, tuple(extents))
+    facts: dict[str, Fact] = {"framework": "tensorflow"}
+    if index.is_big_endian:
+        facts["byteorder"] = "big"
+    step = next((one for name in _STEP_NAMES for one in storages if (one.name, one.dtype) == (name, "int64")), None)
+    numbers = () if step is None or step.length != step.item_bytes else (Number("step", step.offset, "<q"),)
+    content = Content(tuple(storages), tuple(tensors), facts, numbers=numbers, aside_count=aside_count)
+    return layout, with_counts(with_numbers(source, content))
+
+
+def _is_text_checked(source: ByteSource, one: Described) -> bool:
+    """Whether the texts of a tensor were held against their sum; it is made of their lengths as numbers, not as bytes.
+
+    Raises ``RecordDamaged`` if they are not what was written.
+    """
+    count = prod(one.shape)
+    if one.kind != _STRING or count > _STRING_LENGTHS_MAX or one.length > _STRING_BYTES_MAX:
+        return False
+    data = read_bounded(source, one.offset, one.length, "texts")
+    lengths, at = [], 0
+    try:
+        for _ in range(count):
+            length, at = _varint(data, at)
+            lengths.append(length)
+    except ContainerBroken as fault:
+        raise RecordDamaged("lengths of texts do not parse", record=one.name, offset=one.offset) from fault
+    if at + 4 + sum(lengths) != len(data):
+        raise RecordDamaged("texts are not as long as their tensor", record=one.name, offset=one.offset)
+    numbers = b"".join(length.to_bytes(4 if length <= _LENGTH_MAX else 8, "little") for length in lengths)
+    of_lengths = crc32c(numbers)
+    is_right = unmasked(int.from_bytes(data[at : at + 4], "little")) == of_lengths
+    if not is_right or crc32c(memoryview(data)[at:], of_lengths) != one.crc32c:
+        raise RecordDamaged("CRC-32C differs", record=one.name, offset=one.offset)
+    return True

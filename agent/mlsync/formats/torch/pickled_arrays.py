@@ -1,0 +1,82 @@
+"""Arrays of numpy inside of a pickle: whether their bytes are as many as they need, and whether they hold numbers.
+
+Their bytes are a part of the pickle, as text as a rule, and go to no device. Whole numbers, truth values and texts have
+nothing that would be counted there, so that their lengths are all that there is to see; the state of a random generator
+is such an array. Of floats, and of what is not known, nobody has looked at the numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from typing import Literal, TypeGuard
+
+from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.torch.pickle_machine import Call, Global
+
+#: none: the call makes no array. seen: there is nothing in it that would be counted. aside: its numbers were not seen.
+Array = Literal["none", "seen", "aside"]
+
+_DTYPE = re.compile(r"([biufcSU])([0-9]{1,9})")
+_UNCOUNTED = "biuSU"
+_STATE_PARTS = 5  # version, shape, type, whether it is column by column, bytes
+_BUFFER_ARGUMENTS = 4  # bytes, type, shape, order
+_DIMENSIONS_MAX = 64
+_SIZE_MAX = 1 << 63
+_TEXT_WIDTH = 4  # bytes of a character of a text of numpy
+
+
+def array_made_by(call: Call) -> Array:
+    """What kind of array the call makes, if it does; one that lacks bytes is ``ContainerBroken``."""
+    func = call.func
+    if type(func) is not Global or not func.module.startswith("numpy"):
+        is_hidden = type(func) is Global and func.module == "torch.storage" and func.name == "_load_from_bytes"
+        return "aside" if is_hidden else "none"
+    if func.name == "_reconstruct":
+        state = call.then.state if call.then is not None else None
+        if type(state) is not tuple or len(state) != _STATE_PARTS:
+            return "aside"
+        return _judged(shape=state[1], dtype=state[2], data=state[4])
+    if func.name == "_frombuffer" and len(call.args) == _BUFFER_ARGUMENTS:
+        return _judged(shape=call.args[2], dtype=call.args[1], data=call.args[0])
+    return "none"
+
+
+def _judged(*, shape: object, dtype: object, data: object) -> Array:
+    match = _DTYPE.fullmatch(_code(dtype))
+    held_bytes = _length(data)
+    if match is None or held_bytes is None or not _is_shape(shape):
+        return "aside"
+    kind, width = match[1], int(match[2]) * (_TEXT_WIDTH if match[1] == "U" else 1)
+    needed = prod(shape) * width
+    if needed != held_bytes:
+        raise ContainerBroken(f"array in the pickle needs {needed} bytes, there are {held_bytes}")
+    return "seen" if kind in _UNCOUNTED or not needed else "aside"
+
+
+def _code(dtype: object) -> str:
+    """How numpy calls the type: ``f4``, without its byte order; empty for what is made of several, and for objects."""
+    if type(dtype) is not Call or type(dtype.func) is not Global or dtype.func.name != "dtype":
+        return ""
+    return dtype.args[0] if dtype.args and type(dtype.args[0]) is str else ""
+
+
+def _length(data: object) -> int | None:
+    """How many bytes there are, or ``None`` where that cannot be told."""
+    if type(data) is bytes:
+        return len(data)
+    if type(data) is Call and type(data.func) is Global:
+        # Protocol 2 has no bytes: a text of which each character is one, or nothing at all
+        if data.func.name == "encode" and data.args and type(data.args[0]) is str:
+            return len(data.args[0])
+        if data.func.name in ("bytes", "bytearray") and not data.args:
+            return 0
+    return None
+
+
+def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
+    return (
+        type(shape) is tuple
+        and len(shape) <= _DIMENSIONS_MAX
+        and all(type(size) is int and 0 <= size < _SIZE_MAX for size in shape)
+    )

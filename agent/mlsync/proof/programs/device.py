@@ -1,0 +1,536 @@
+"""The proof's child: takes tensor bytes out of shared memory, puts them on the device, digests and counts them there.
+
+It needs Python 3.9, and numpy for the CPU or torch for a GPU: torch is imported where a GPU is to be seen or asked for
+by name, for it takes seconds and hundreds of megabytes. It imports nothing of mlsync but its own parts, which it loads
+from beside itself by their path, and runs nothing that came from a checkpoint: what reaches it is raw bytes and the
+names of their types. Each message to it and each answer is a 4-byte big-endian length and a JSON object; the bytes
+themselves lie in windows that both sides see, and are not touched by the parent between the message that tells of a
+window and the answer to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import mmap
+import os
+import sys
+from typing import Any
+
+KEY_SLIDES = 64
+UNIT_BYTES = 16
+LENGTH_FACTOR = 0x9E3779B97F4A7C15
+MODULUS = 1 << 64
+HEADER_BYTES_MAX = 16 << 20
+CUDA_WINDOW_BYTES = 16 << 20
+CUDA_WINDOWS = 3
+CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer is not to be crowded
+FLOAT16_MAX = 65504.0
+PYTHON_MIN = (3, 9)
+TORCH_MIN = (2, 1)
+NUMPY_MIN = (1, 20)
+# Squares are summed in float32 over so many elements, and in float64 from there.
+NORM_ROW = 1024
+
+
+def part(name: str, *places: str) -> Any:
+    """The module of that name that lies beside this file, or in *places* from there; mlsync is not on this path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), *places, name + ".py")
+    spec = importlib.util.spec_from_file_location("mlsync_" + name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SANDBOX = part("sandbox")
+GPUS = part("gpus")
+CPU = part("cpu")
+PRIORITY = part("priority", "..", "..", "courtesy")
+
+
+class Unavailable(Exception):
+    """Why there can be no proof here; *kind* is what the parent tells apart."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.text = text
+
+
+class Channel:
+    """The pipes to the parent, out of reach of anything that prints."""
+
+    def __init__(self) -> None:
+        self._in = os.dup(0)
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        self._length = bytearray(4)
+
+    def read(self) -> dict[str, Any]:
+        """The next message's JSON object; ends the process if the parent closed the pipe."""
+        self.fill(memoryview(self._length))
+        length = int.from_bytes(self._length, "big")
+        if length > HEADER_BYTES_MAX:
+            raise SystemExit(3)
+        text = bytearray(length)
+        self.fill(memoryview(text))
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+    def fill(self, view: memoryview) -> None:
+        """Fill *view* from the pipe."""
+        at = 0
+        while at < len(view):
+            count = os.readv(self._in, [view[at:]])
+            if count == 0:
+                raise SystemExit(0)
+            at += count
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Send one answer."""
+        text = json.dumps(message, allow_nan=False).encode()
+        left = memoryview(len(text).to_bytes(4, "big") + text)
+        while left:
+            left = left[os.write(self._out, left) :]
+
+
+class Device:
+    """The GPU that was chosen, if one was, what can be said of it, and how much memory may be used on it."""
+
+    def __init__(self, torch: Any, wanted: str, memory_bytes: int) -> None:
+        self.torch = torch
+        self.index: int | None = None
+        self.note = ""
+        self._look_for_cuda(wanted, memory_bytes)
+        self.is_cuda = self.index is not None
+        self.name = f"cuda:{self.index}"
+
+    def describe(self) -> dict[str, Any]:
+        """What the parent records of the device."""
+        torch = self.torch
+        return {
+            "device": f"{self.name} {torch.cuda.get_device_name(self.index)}",
+            "torch": torch.__version__,
+            "window_bytes": CUDA_WINDOW_BYTES,
+            "cuda": str(torch.version.cuda or torch.version.hip or ""),
+            "driver": _driver_version(),
+            "free_bytes": torch.cuda.mem_get_info(self.index)[0],
+        }
+
+    def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
+        """Take the GPU that was asked for by its number, or the one with most memory free, if there is room on it."""
+        torch = self.torch
+        if not torch.cuda.is_available():
+            self._do_without(wanted, "no-device", "torch sees no GPU")
+            return
+        count = torch.cuda.device_count()
+        number = gpu_number(wanted, count)
+        if number and int(number) >= count:
+            self._do_without(wanted, "no-device", f"there is no {wanted}, torch sees {count} GPUs")
+            return
+        needed = memory_bytes + CUDA_SPARE_BYTES
+        free = self._free_bytes([int(number)] if number else list(range(count)))
+        kind = "device-error"
+        for index in GPUS.by_room(free):
+            if free[index] < needed:
+                why = f"{needed >> 20} MiB are not free on {f'cuda:{number}' if number else 'any GPU'}"
+                self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
+                return
+            kind = self._take(index, memory_bytes)
+            if not kind:
+                return
+        self._do_without(wanted, kind, self.note or "no GPU tells its memory")
+
+    def _free_bytes(self, numbers: list[int]) -> dict[int, int]:
+        """What is free on these GPUs; only where the driver's libraries do not tell are they opened to be looked at."""
+        told = GPUS.free_bytes()
+        found = {number: told[number] for number in numbers if number in told}
+        for number in numbers if not found else ():
+            try:
+                found[number] = self.torch.cuda.mem_get_info(number)[0]
+            except RuntimeError as error:
+                self.note = str(error).splitlines()[0][:200]
+        return found
+
+    def _take(self, index: int, memory_bytes: int) -> str:
+        """Make this GPU the device, no more than *memory_bytes* of it; or note why not, and tell the kind of reason."""
+        cuda = self.torch.cuda
+        try:
+            free, total = cuda.mem_get_info(index)  # makes the context, which takes memory itself
+            if free < memory_bytes:
+                self.note = f"{memory_bytes >> 20} MiB are not free on cuda:{index} once it is opened"
+                return "device-memory"
+            cuda.set_device(index)
+            cuda.set_per_process_memory_fraction(min(1.0, memory_bytes / total), index)
+        except RuntimeError as error:
+            self.note = str(error).splitlines()[0][:200]
+            return "device-error"
+        self.index, self.note = index, ""
+        return ""
+
+    def _do_without(self, wanted: str, kind: str, why: str) -> None:
+        """Fall back to the CPU where any device will do."""
+        self.note = why
+        if not wanted.startswith("auto"):
+            raise Unavailable(kind, why)
+
+
+def gpu_number(wanted: str, count: int) -> str:
+    """The number of the GPU that is asked for, empty if any will do; ranks, which may be more than GPUs, go round."""
+    rank = wanted.partition("%")[2]
+    return str(int(rank) % count) if rank else wanted.partition(":")[2]
+
+
+class Windows:
+    """The shared memory that the parent writes tensor bytes to."""
+
+    def __init__(self, where: dict[str, int]) -> None:
+        self.count = where["count"]
+        self.stride_bytes = where["stride_bytes"]
+        self._bytes = memoryview(mmap.mmap(where["descriptor"], self.count * self.stride_bytes))
+        os.close(where["descriptor"])
+
+    def at(self, place: int, length: int) -> memoryview:
+        """The first *length* bytes of the *place*-th window."""
+        if not 0 <= place < self.count or not 0 < length <= self.stride_bytes:
+            raise SystemExit(3)
+        start = place * self.stride_bytes
+        return self._bytes[start : start + length]
+
+
+class Slot:
+    """A window under way: pinned memory, and its twin on the GPU."""
+
+    def __init__(self, torch: Any, device: Device) -> None:
+        self.host: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, pin_memory=True)
+        self.there: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, device=device.name)
+        self.event: Any = torch.cuda.Event()
+        self.pending: Any = None
+
+
+class Nh:
+    """NH of a window's words, as mlsync/proof/nh.py has it; its sum is still on the device."""
+
+    name = "nh"
+
+    def __init__(self, torch: Any, device: Device, seed: bytes) -> None:
+        self.torch = torch
+        size = CUDA_WINDOW_BYTES
+        key = bytearray(hashlib.shake_256(seed).digest(size + KEY_SLIDES * UNIT_BYTES))
+        self._key = torch.frombuffer(key, dtype=torch.int32).to(device.name)
+        self._second = size // 8
+        self._sum32 = torch.empty(size // 8, dtype=torch.int32, device=device.name)
+        self._left = torch.empty(size // 8, dtype=torch.int64, device=device.name)
+        self._right = torch.empty(size // 8, dtype=torch.int64, device=device.name)
+
+    def of(self, window: Any, index: int) -> Any:
+        """Queue the sum for *window*, the *index*-th of its file."""
+        torch = self.torch
+        words = window.view(torch.int32)
+        half = words.numel() // 2
+        at = index % KEY_SLIDES * (UNIT_BYTES // 4)
+        left, right, scratch = self._left[:half], self._right[:half], self._sum32[:half]
+        left.copy_(torch.add(words[:half], self._key[at : at + half], out=scratch))
+        at += self._second
+        right.copy_(torch.add(words[half:], self._key[at : at + half], out=scratch))
+        return left.mul_(right).sum()
+
+
+class Prover:
+    """Takes windows to the GPU in turn and answers each one, in order, when its digest and counts are there."""
+
+    def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel, windows: Windows) -> None:
+        self.torch = torch
+        self.channel = channel
+        self.windows = windows
+        self.device = device
+        self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS)]
+        self.stream = torch.cuda.Stream(device.index)
+        self.digest = Nh(torch, device, seed)
+        # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
+        self._wide = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
+        self._magnitudes = torch.empty_like(self._wide)
+        self._next = 0
+        torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
+
+    def take(self, header: dict[str, Any]) -> None:
+        """Set the device to work on one window."""
+        slot = self.slots[self._next % len(self.slots)]
+        self._next += 1
+        self.finish(slot)
+        used = header["length"]
+        if used > CUDA_WINDOW_BYTES or used % UNIT_BYTES:
+            raise SystemExit(3)
+        shared = self.torch.frombuffer(self.windows.at(header["place"], used), dtype=self.torch.uint8)
+        # Over pinned memory: only from there does the GPU fetch by itself.
+        slot.host[:used].copy_(shared)
+        with self.torch.cuda.stream(self.stream):
+            slot.there[:used].copy_(slot.host[:used], non_blocking=True)
+            self._launch(slot, header, used)
+            slot.event.record(self.stream)
+
+    def finish_all(self) -> None:
+        """Answer what is still under way, oldest first, and begin anew."""
+        for place in range(len(self.slots)):
+            self.finish(self.slots[(self._next + place) % len(self.slots)])
+        self._next = 0
+
+    def finish(self, slot: Slot) -> None:
+        """Wait for the slot's window, if it has one, and answer it."""
+        if slot.pending is None:
+            return
+        header, used, total, rows = slot.pending
+        slot.pending = None
+        slot.event.synchronize()
+        # Not on the stream of the windows, where it would wait for those behind it and leave the GPU without work.
+        digest = (int(total) + used * LENGTH_FACTOR) % MODULUS
+        extremes = rows.tolist()
+        # On the stream of the windows behind it: they use the same scratch memory.
+        with self.torch.cuda.stream(self.stream):
+            counts = [self._told(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
+        self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
+
+    def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
+        """Queue the digest of the whole window, and the norm and the bounding magnitudes of each segment."""
+        total = self.digest.of(slot.there[:used], header["window"])
+        segments = header["segments"]
+        rows = self.torch.empty((len(segments), 3), dtype=self.torch.float64, device=self.device.name)
+        for place, segment in enumerate(segments):
+            self._look(slot, segment, rows[place])
+        slot.pending = (header, used, total, rows)
+
+    def _look(self, slot: Slot, segment: list[Any], row: Any) -> None:
+        """Queue the bounding magnitudes and the norm of a segment, which go into *row*."""
+        values = self._values(slot, segment)
+        if values is not None:
+            row[0], row[1] = self._extremes(self._magnitudes_of(values))
+            row[2] = self._norm(values)
+
+    def _extremes(self, magnitudes: Any) -> Any:
+        """The least and the greatest; a NaN is greater than all.
+
+        Numbers without a sign are ordered as their bits are.
+        """
+        bits = magnitudes.view(getattr(self.torch, f"int{8 * magnitudes.element_size()}"))
+        return [bound.view(magnitudes.dtype) for bound in self.torch.aminmax(bits)]
+
+    def _norm(self, values: Any) -> Any:
+        """The square root of the sum of the squares."""
+        norm, float64 = self.torch.linalg.vector_norm, self.torch.float64
+        whole = values.numel() - values.numel() % NORM_ROW
+        if not whole or values.dtype == float64:
+            return norm(values, dtype=float64)
+        total = norm(norm(values[:whole].view(-1, NORM_ROW), dim=1, dtype=self.torch.float32), dtype=float64)
+        if whole < values.numel():
+            total = self.torch.hypot(total, norm(values[whole:], dtype=float64))
+        return total
+
+    def _seen_as(self, segment: list[Any]) -> Any:
+        """The type as which a segment's elements are counted, or None where there is nothing to count."""
+        return getattr(self.torch, CPU.COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
+
+    def _values(self, slot: Slot, segment: list[Any]) -> Any:
+        """The segment's elements as floats that can be counted, or None where there is nothing to count."""
+        seen_as = self._seen_as(segment)
+        if seen_as is None:
+            return None
+        _, dtype, start, length = segment[:4]
+        values = slot.there[start : start + length].view(seen_as)
+        # Nothing counts float8 as it is
+        return self._widened(values) if dtype.startswith("float8") else values
+
+    def _widened(self, values: Any) -> Any:
+        return self._wide[: values.numel()].copy_(values)
+
+    def _magnitudes_of(self, values: Any) -> Any:
+        return self.torch.abs(values, out=self._magnitudes.view(values.dtype)[: values.numel()])
+
+    def _told(self, slot: Slot, segment: list[Any], row: list[float]) -> Any:
+        """What is told of a segment: one row, or a row of each of its storages if they have to be told apart."""
+        counts = self._counts(slot, segment, row)
+        if CPU.is_told_of_all(segment, counts):
+            return counts
+        parts = list(CPU.parts_of(segment))
+        rows = self.torch.empty((len(parts), 3), dtype=self.torch.float64, device=self.device.name)
+        for place, part in enumerate(parts):
+            self._look(slot, part, rows[place])
+        return [self._counts(slot, part, row) for part, row in zip(parts, rows.tolist())]  # noqa: B905 - 3.9
+
+    def _counts(self, slot: Slot, segment: list[Any], row: list[float]) -> list[Any] | None:
+        """[NaN, infinite, zero, at float16's limit, lowest, highest, norm] of a segment; None if not counted.
+
+        The bounds are told of numbers that are all of one magnitude, for only these can be all one number.
+        """
+        if self._seen_as(segment) is None:
+            return None
+        torch = self.torch
+        least, greatest, norm = row
+        # They say of most tensors that there is nothing to count, in a fraction of the time.
+        is_finite = math.isfinite(greatest)
+        is_saturated = segment[1] in ("float16", "complex32") and not greatest < FLOAT16_MAX
+        if is_finite and 0 < least < greatest and not is_saturated and math.isfinite(norm):
+            return [0, 0, 0, 0, None, None, norm]
+        values: Any = self._values(slot, segment)
+        nan_count = infinite_count = zero_count = saturated_count = 0
+        bounds = [None, None]
+        if not is_finite:
+            nan_count = int(torch.isnan(values).sum())
+            infinite_count = int(torch.isinf(values).sum())
+        elif least == greatest:
+            bounds = [bound.item() for bound in torch.aminmax(values)]
+        if least == 0:
+            zero_count = values.numel() - int(torch.count_nonzero(values))
+        if is_saturated:
+            saturated_count = int((self._magnitudes_of(values) == FLOAT16_MAX).sum())
+        if is_finite and not math.isfinite(norm):  # its squares are too large for float32, rarely
+            norm = values.to(torch.float64).norm().item()
+        counts = [nan_count, infinite_count, zero_count, saturated_count]
+        return counts + bounds + [norm if math.isfinite(norm) else None]
+
+
+def _find_xxh3() -> Any:
+    """XXH3-64 of a buffer and a seed, or None where this Python has no xxhash: it is quicker, and not needed."""
+    try:
+        from xxhash import xxh3_64_intdigest
+    except ImportError:
+        return None
+    return xxh3_64_intdigest
+
+
+def _driver_version() -> str:
+    """The NVIDIA driver's version as the kernel module tells it, or nothing."""
+    try:
+        with open("/proc/driver/nvidia/version", encoding="ascii", errors="replace") as file:
+            words = file.readline().split()
+    except OSError:
+        return ""
+    return next((word for word in words if word[:1].isdigit() and "." in word), "")
+
+
+def _import(name: str, user_base: str) -> Any:
+    """Give a module; where this Python has none of its own, the one that its user installed for himself."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        sys.path.append(os.path.join(user_base, "lib", version, "site-packages"))
+        return importlib.import_module(name)
+
+
+def _find(name: str, oldest: tuple[int, int], user_base: str) -> Any:
+    """Give a torch or numpy that is new enough, or say what is the matter with it: none, broken, old."""
+    try:
+        module = _import(name, user_base)
+        version = tuple(int(number) for number in module.__version__.split(".")[:2])
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            raise Unavailable(f"no-{name}", text) from None
+        raise Unavailable(_kind(error) if _kind(error) == "host-memory" else f"broken-{name}", text) from None
+    if version < oldest:
+        text = f"version {module.__version__}, and {oldest[0]}.{oldest[1]} is the oldest that will do"
+        raise Unavailable(f"broken-{name}", text)
+    return module
+
+
+def _find_digest(user_base: str, seed: bytes) -> Any:
+    """XXH3, or NH where this Python has no xxhash: it is quicker, and not needed."""
+    try:
+        return CPU.Xxh3(_import("xxhash", user_base).xxh3_64_intdigest, seed)
+    except ImportError:
+        return part("nh").Nh(seed, CPU.WINDOW_BYTES)
+
+
+def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
+    """The GPU to prove on, or why it is the CPU: without so much as a look at torch where no GPU is to be seen."""
+    wanted = opening["device"]
+    is_any = wanted.startswith("auto")
+    if wanted == "cpu":
+        return None, ""
+    why = GPUS.why_none()
+    if why and is_any:
+        return None, why
+    try:
+        torch = _find("torch", TORCH_MIN, user_base)
+    except Unavailable as error:
+        if not is_any and why and error.kind == "no-torch":
+            raise Unavailable("no-device", why) from None  # which a torch would not change
+        if not is_any:
+            raise
+        return None, f"a GPU is here, and no torch that can use it: {error.text}"
+    torch.set_num_threads(opening["threads"])
+    torch.set_grad_enabled(False)
+    device = Device(torch, wanted, opening["memory_bytes"])
+    return (device, "") if device.is_cuda else (None, device.note)
+
+
+def _open(channel: Channel, opening: dict[str, Any]) -> Any:
+    """Choose the device, import what it needs, give up all that is not needed any more, and say so."""
+    user_base = str(opening["user_base"])
+    seed = bytes.fromhex(opening["seed"])
+    device, note = _gpu(opening, user_base)
+    windows = Windows(opening["windows"])
+    prover: Any
+    if device is not None:
+        about = device.describe()
+        prover = Prover(device.torch, device, seed, channel, windows)
+    else:
+        np = _find("numpy", NUMPY_MIN, user_base)
+        about = {"device": "cpu", "torch": f"numpy {np.__version__}", "window_bytes": CPU.WINDOW_BYTES, "note": note}
+        prover = CPU.Prover(np, _find_digest(user_base, seed), windows, channel.write)
+        prover.rehearse()
+    unconfined = SANDBOX.confine(device is not None, os.path.dirname(user_base))
+    channel.write(dict(about, digest=prover.digest.name, unconfined=unconfined, ready=True))
+    return prover
+
+
+def _serve(channel: Channel) -> None:
+    prover = _open(channel, channel.read())
+    while True:
+        header = channel.read()
+        if "window" in header:
+            prover.take(header)
+        elif "begin" in header:
+            SANDBOX.allow_cpu(header["cpu_s"])
+        else:
+            prover.finish_all()
+            channel.write({"ended": header["end"]})
+
+
+def _kind(error: Exception) -> str:
+    """Whose fault it is, as far as words tell: memory that ran out on either side, the device, or nobody knows."""
+    text = str(error).lower()
+    names = {one.__name__ for one in type(error).__mro__}
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "cannot allocate memory" in text:
+        return "host-memory"
+    if "OutOfMemoryError" in names or "out of memory" in text:
+        return "device-memory"
+    is_device = "AcceleratorError" in names or any(word in text for word in ("cuda", "cublas", "nvidia", "hip error"))
+    return "device-error" if is_device else "error"
+
+
+def main() -> None:
+    """Serve the parent until it closes the pipe."""
+    PRIORITY.follow()  # before torch comes, which may take more than all that follows it
+    channel = Channel()
+    SANDBOX.tie_to_parent(int(sys.argv[1]))
+    try:
+        if sys.version_info < PYTHON_MIN:
+            raise Unavailable("python", f"it is {sys.version.split()[0]}")
+        _serve(channel)
+    except Unavailable as error:
+        channel.write({"failed": error.kind, "text": error.text[:500]})
+    except Exception as error:  # noqa: BLE001 - the parent decides what it means
+        text = f"{type(error).__name__}: {error}"
+        channel.write({"failed": _kind(error), "text": text[:500]})
+
+
+if __name__ == "__main__":
+    main()

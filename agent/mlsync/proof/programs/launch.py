@@ -1,0 +1,82 @@
+"""Becomes the command that is to load a checkpoint, after binding it: it dies with mlsync, gains no rights, has limits.
+
+Started by path, needs the standard library alone: ``launch.py PARENT REPORT CPU_S FILE_BYTES PATH COMMAND...``. Why
+the command could not be started is written to the descriptor REPORT, which is closed once it was; that the checkpoint
+at PATH cannot be read by whoever this runs as is such a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import resource
+import signal
+import sys
+
+NOT_STARTED = 127
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PRIORITY = os.path.join(_PACKAGE, "courtesy", "priority.py")
+
+
+def stand_back_as_told() -> None:
+    """Have the session that this process was started in stand back, if mlsync does; the rest it inherited."""
+    spec = importlib.util.spec_from_file_location("mlsync_priority", _PRIORITY)
+    assert spec is not None
+    assert spec.loader is not None
+    priority = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(priority)
+    priority.follow()
+
+
+def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
+    """Die with the parent, gain no rights, leave no core, stand behind the trainer for processor and memory."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG; it outlives the exec
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    # A service that is not root reads every user's files by such a right, and the command would inherit it.
+    libc.prctl(47, 4, 0, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
+    if os.getppid() != parent_pid:
+        raise SystemExit(NOT_STARTED)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_FSIZE, file_bytes, file_bytes)
+    # SIGXCPU comes first, which tells what it died of; SIGKILL would look like the end of memory.
+    _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 60)
+    with contextlib.suppress(OSError):  # as a filter of system calls may have it
+        os.nice(10)
+    # Memory has no limit of its own, for CUDA's address space is too large for one. If it runs out this goes first; if
+    # /proc cannot be written, it has mlsync's own place in that order.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("1000")
+    # Python ignores these, and who is exec'ed would go on ignoring them.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _lower(limit: int, soft: int, hard: int) -> None:
+    most = resource.getrlimit(limit)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(limit, (soft, hard))
+
+
+def main() -> None:
+    """Bind and exec."""
+    parent_pid, report, cpu_s, file_bytes = map(int, sys.argv[1:5])
+    path, command = sys.argv[5], sys.argv[6:]
+    os.set_inheritable(report, False)
+    stand_back_as_told()
+    bind(parent_pid, cpu_s, file_bytes)
+    if not os.access(path, os.R_OK):
+        os.write(report, b"the checkpoint cannot be read where it lies")
+        sys.exit(NOT_STARTED)
+    try:
+        os.execvp(command[0], command)  # noqa: S606 - what the user's configuration names
+    except OSError as error:
+        os.write(report, (error.strerror or "unknown error").encode())
+        sys.exit(NOT_STARTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""Does a checkpoint that came back from the store load? Levels 0 to 4 of one file after another, with one child."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
+
+from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
+from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
+from mlsync.proof.child import WINDOW_STRIDE_BYTES, Child, DeviceInfo
+from mlsync.proof.digest import WindowDigest, window_digest
+from mlsync.proof.inspection import Inspection, inspect
+from mlsync.proof.numbers import NumberFault, number_facts, number_findings
+from mlsync.proof.spans import ExtentChecksums, SpanCursor
+from mlsync.proof.user import User
+from mlsync.proof.verdict import (
+    LEVEL_BYTES,
+    LEVEL_CONTAINER,
+    LEVEL_DEVICE,
+    LEVEL_MEANING,
+    LEVEL_NUMBERS,
+    Finding,
+    Verdict,
+)
+from mlsync.proof.zero_tail import ZeroTail
+
+if TYPE_CHECKING:
+    from mlsync.proof.windows import Counts, WindowSender
+
+_SLOWEST_BYTES_PER_S = 20_000_000
+_NO_DEVICE = 'no device is wanted here: device = "none"'
+# As a CPU's child takes them; chunks are opened right into such windows.
+_SHORT_WINDOW_BYTES = 1 << 20
+
+#: Memory for the bytes of a file at an offset, so and so many; asked in the order of the file. ``None``: take your own.
+Room: TypeAlias = Callable[[int, int], memoryview | None]
+
+
+class ProofSource(ByteSource, Protocol):
+    """A file as it comes back from the store."""
+
+    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+        """The whole file in order, its digests checked (level 0); a view is valid until the next is asked for.
+
+        Where *room* was asked and gave memory, the view is that memory, and the whole of it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ProofOptions:
+    """How far to prove, on what, and for how long at most.
+
+    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: of the GPUs that the
+    child sees the one that N comes to, counted round and round. *memory_bytes* bounds what is used of a GPU.
+    *python* is an interpreter that has numpy, for a GPU torch, this one if ``None``. *timeout_s* is how long to wait
+    for the child in all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are
+    at fault in one of the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
+
+    Where mlsync is root the child runs as *user*; if he cannot run that Python, it runs as root where it *may be root*,
+    and a note says so. *as_root* is why nobody else can be had although mlsync is root.
+    """
+
+    device: str = "auto"
+    python: str | None = None
+    level: int = LEVEL_NUMBERS
+    timeout_s: float = 120.0
+    start_timeout_s: float = 180.0
+    memory_bytes: int = 512 << 20
+    threads: int = 1
+    refuse: frozenset[NumberFault] = frozenset()
+    warn: frozenset[NumberFault] = frozenset({"nan", "inf", "saturated"})
+    user: User | None = None
+    may_be_root: bool = True
+    as_root: str = ""
+
+
+class Prover:
+    """Proves files one at a time, from one thread; owns the child, which starts when first needed.
+
+    Damage found by the source goes through untouched; so does ``DeviceMissing`` if a CUDA device was asked for by name.
+    """
+
+    def __init__(self, options: ProofOptions) -> None:
+        self._options = options
+        self._engine: _Engine | None = None
+        self._user, self._as_root = options.user, options.as_root
+        self._lasting_error: ProofUnavailable | None = None
+        self._is_begun = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Begin to start the child, which takes seconds where it imports torch, and do not wait for it.
+
+        It is tried once, however often this is asked for: what is wrong with it shows when it is needed.
+        """
+        if self._wants_device and self._engine is None and not self._is_begun:
+            self._is_begun = True
+            with suppress(ProofUnavailable):
+                self._engine = self._started()
+
+    def open(self) -> DeviceInfo | None:
+        """Start the child now and tell its device, or raise why it cannot be had; ``None`` if none is wanted."""
+        return self._ready_engine().info if self._wants_device else None
+
+    def close(self) -> None:
+        """End the child; the next file would start another."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def prove(self, source: ProofSource, path: bytes, metadata: bytes | None = None) -> Verdict:
+        """Prove one file; *path* is its name, for what it promises, *metadata* the ``.metadata`` beside a shard."""
+        began = time.monotonic()
+        try:
+            verdict = self._prove(source, path, metadata)
+        except BaseException:
+            self.close()  # the child may be in the middle of the file
+            raise
+        return replace(verdict, seconds=time.monotonic() - began)
+
+    def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
+        inspection = inspect(source, path, self._options.level, metadata)
+        if inspection.finding is not None and inspection.finding.severity == "refuse":
+            return _refused(inspection, [inspection.finding])
+        transfer = self._begin_transfer(source.size_bytes, inspection.content)
+        tail = ZeroTail()
+        faults = _confirmed_faults(source, inspection, transfer, tail)
+        if transfer.error is not None:
+            self.close()
+            if isinstance(transfer.error, DeviceMissing) and self._options.device.startswith("cuda"):
+                raise transfer.error
+        if faults:
+            return _refused(inspection, faults)
+        told = tail.findings(inspection.content.storages) if inspection.content is not None else []
+        return self._verdict(inspection, transfer, told)
+
+    @property
+    def _wants_device(self) -> bool:
+        return self._options.device != "none" and self._options.level >= LEVEL_DEVICE
+
+    def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
+        """The way of the tensors to the device; it leads nowhere if there is none to send or none is wanted."""
+        if content is None or not self._wants_device or not any(storage.length for storage in content.storages):
+            return _Transfer(())
+        storages = _storages_to_send(content)
+        try:
+            engine = self._ready_engine()
+            patience_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
+            return _Transfer(storages, engine, engine.begin(storages, patience_s))
+        except ProofUnavailable as error:
+            return _Transfer((), error=_kept(error))
+
+    def _ready_engine(self) -> _Engine:
+        """The child, alive; what will not change by trying again is not tried again."""
+        if self._engine is not None and self._engine.is_ready and not self._engine.is_alive():
+            self.close()
+        if self._lasting_error is not None:
+            raise _kept(self._lasting_error)
+        try:
+            try:
+                return self._ready()
+            except (PythonUnfit, TorchMissing) as error:
+                if self._user is None or not self._options.may_be_root:
+                    raise
+                # What only root may read, such as a Python below /root, nobody else can run.
+                self._as_root = f"{self._user.name} cannot run {error.where}: {error.what}"
+                self._user = None
+                self.close()
+                return self._ready()
+        except ProofUnavailable as error:
+            self.close()
+            if isinstance(error, (TorchMissing, DeviceMissing, PythonUnfit)):
+                self._lasting_error = error
+            raise
+
+    def _ready(self) -> _Engine:
+        if self._engine is None:
+            self._engine = self._started()
+        self._engine.wait_ready()
+        return self._engine
+
+    def _started(self) -> _Engine:
+        return _Engine(self._options, self._user, self._as_root)
+
+    def _verdict(self, inspection: Inspection, transfer: _Transfer, told: Sequence[Finding]) -> Verdict:
+        """The verdict on a file that nothing was found against, but what was *told* of it."""
+        content = inspection.content
+        findings = [inspection.finding, *told] if inspection.finding is not None else [*told]
+        level = _level_without_device(inspection)
+        facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
+        if content is not None and transfer.error is None and self._options.device != "none":
+            level = min(self._options.level, _level_with_device(content, transfer))
+            findings += _aside_findings(content) + _unseen_findings(transfer)
+            findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
+            facts |= number_facts(transfer.counts())
+        info = transfer.info()
+        if info is not None:
+            findings += _device_findings(info)
+        verdict = _described(inspection, findings, facts)
+        if info is not None and transfer.error is None:
+            verdict = replace(verdict, device=info.device, torch=info.torch)
+        if any(finding.severity == "refuse" for finding in findings):
+            return replace(verdict, status="broken", level=LEVEL_DEVICE)
+        if transfer.error is not None:
+            return replace(verdict, status="unavailable", level=level, error=transfer.error)
+        strange = _unknown_types(content)
+        if strange:
+            note = Finding(
+                LEVEL_MEANING, "note", f"tensors of types that are not known here: {', '.join(strange)[:200]}"
+            )
+            return replace(verdict, status="unknown", level=min(level, LEVEL_CONTAINER), findings=(*findings, note))
+        is_known = level >= min(self._options.level, LEVEL_MEANING)
+        left = self._left(content, transfer)
+        return replace(verdict, status="proved" if is_known else "unknown", level=level, left=left)
+
+    def _left(self, content: Content | None, transfer: _Transfer) -> str:
+        """What was not tried here and may be elsewhere."""
+        if self._options.device == "none" and content is not None and any(one.length for one in content.storages):
+            return _NO_DEVICE
+        uncounted = transfer.uncounted()
+        return f"numbers of {', '.join(uncounted)} were not counted: this torch has none" if uncounted else ""
+
+
+class _Engine:
+    """A child on its way up, with the key and the window that it shares with this side; ``info`` is its device."""
+
+    def __init__(self, options: ProofOptions, user: User | None, as_root: str) -> None:
+        self.info: DeviceInfo
+        self._options = options
+        self._stride_bytes = _stride_bytes(options.device)
+        self._home = os.path.expanduser("~") if user is None else user.home
+        self._as_root = as_root
+        self._digest: WindowDigest | None = None
+        self._seed = os.urandom(32)
+        self._child = Child(options.python or sys.executable, options.device, user)
+        try:
+            self._send_opening()
+        except BaseException:
+            self._child.close()
+            raise
+
+    def _send_opening(self) -> None:
+        from mlsync.proof.windows import windows_in_memory
+
+        options = self._options
+        self._child.set_patience(options.start_timeout_s)
+        self._child.send(
+            {
+                "device": options.device,
+                "seed": self._seed.hex(),
+                "memory_bytes": options.memory_bytes,
+                "windows": windows_in_memory(self._child.memory, self._stride_bytes),
+                "threads": options.threads,
+                # Where "pip install --user" puts numpy or torch; the child is started without a home and cannot tell.
+                "user_base": os.path.join(self._home, ".local"),
+            }
+        )
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the child said that it has its device."""
+        return self._digest is not None
+
+    def wait_ready(self) -> None:
+        """Wait until the child has its device, if it has not yet."""
+        if self.is_ready:
+            return
+        answer = self._child.wait_answer()
+        window_bytes = answer.get("window_bytes")
+        if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
+            self._child.disbelieve("an answer that does not parse")
+        digest = window_digest(str(answer.get("digest")), self._seed, window_bytes)
+        if digest is None:
+            self._child.disbelieve("an answer that does not parse")
+        self._child.mark_ready()
+        names = ("device", "torch", "cuda", "driver", "note", "unconfined")
+        texts = {name: str(answer.get(name, ""))[:300] for name in names}
+        self.info = DeviceInfo(window_bytes=window_bytes, as_root=self._as_root, **texts)
+        self._digest = digest
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def is_alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._child.is_alive()
+
+    def begin(self, storages: Sequence[Storage], patience_s: float) -> WindowSender:
+        """Begin a file."""
+        from mlsync.proof.windows import WindowSender
+
+        assert self._digest is not None
+        self._child.set_patience(patience_s)
+        self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
+        return WindowSender(self._child, self._digest, self.info.window_bytes, self._stride_bytes, storages)
+
+    def disbelieve(self, what: str) -> NoReturn:
+        """Give up on the child, which gave *what*."""
+        self._child.disbelieve(what)
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+        if self._digest is not None:
+            self._digest.close()
+
+
+class _Transfer:
+    """One file's tensors on their way to the device; an ``error`` stops them and leaves the pass over the file be."""
+
+    def __init__(
+        self,
+        storages: Sequence[Storage],
+        engine: _Engine | None = None,
+        sender: WindowSender | None = None,
+        error: ProofUnavailable | None = None,
+    ) -> None:
+        self.error = error
+        self._engine = engine
+        self._sender = sender
+        self._cursor = SpanCursor(storages)
+
+    def room(self, offset: int, length: int) -> memoryview | None:
+        """Memory that the child sees, for what is fed later as one block; ``None`` where that is to be copied."""
+        return None if self._sender is None or self.error is not None else self._sender.room(offset, length)
+
+    @property
+    def gave_rooms(self) -> bool:
+        """Whether bytes of the file lay in memory that the child can write to."""
+        return self._sender is not None and self._sender.gave_rooms
+
+    def feed(self, offset: int, block: memoryview) -> None:
+        """Send what *block* holds of the storages."""
+        if self._sender is None or self.error is not None:
+            return
+        try:
+            for index, piece, ends in self._cursor.pieces(offset, block):
+                self._sender.add(index, piece, offset)
+                if ends:
+                    self._sender.close_storage()
+        except ProofUnavailable as error:
+            self.error = _kept(error)
+
+    def disbelieve(self, what: str) -> None:
+        """Take nothing of what the child said."""
+        assert self._engine is not None
+        try:
+            self._engine.disbelieve(what)
+        except ProofDisbelieved as error:
+            self.error = _kept(error)
+
+    def finish(self) -> None:
+        """Wait for the device's last answer."""
+        if self._sender is None or self.error is not None:
+            return
+        try:
+            self._sender.finish()
+        except ProofUnavailable as error:
+            self.error = _kept(error)
+
+    def counts(self) -> dict[int, Counts]:
+        """What the device counted, by storage, in the order of the file."""
+        return dict(sorted(self._sender.counts.items())) if self._sender is not None else {}
+
+    def uncounted(self) -> list[str]:
+        """The types whose numbers the device's torch does not know."""
+        return sorted(self._sender.uncounted) if self._sender is not None else []
+
+    def unseen(self) -> list[str]:
+        """The types in which no torch sees numbers."""
+        return sorted(self._sender.unseen) if self._sender is not None else []
+
+    def info(self) -> DeviceInfo | None:
+        """The device, if one was used."""
+        return self._engine.info if self._engine is not None else None
+
+
+def _stride_bytes(device: str) -> int:
+    """How far apart the windows lie: as a GPU takes them if there may be one, else as short as a CPU likes them."""
+    from mlsync.proof.programs.gpus import why_none
+
+    may_be_gpu = device.startswith("cuda") or (device != "cpu" and not why_none())
+    return WINDOW_STRIDE_BYTES if may_be_gpu else _SHORT_WINDOW_BYTES
+
+
+def _confirmed_faults(
+    source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail
+) -> list[Finding]:
+    """What speaks against the file, by bytes in memory that nobody else can write to.
+
+    A child that changed what lies in its windows would have a sound file refused: what was found there is looked for
+    once more in memory of our own. Raises ``Damage`` as the source does.
+    """
+    try:
+        faults = _read_through(source, inspection, transfer, tail)
+        if not faults or not transfer.gave_rooms:
+            return faults
+    except ObjectDamaged:
+        if not transfer.gave_rooms:
+            raise
+    faults = _read_through(source, inspection, _Transfer(()), ZeroTail())
+    if not faults:
+        transfer.disbelieve("other bytes in its windows than were put there")
+    return faults
+
+
+def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail) -> list[Finding]:
+    """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
+    checksums = ExtentChecksums(inspection.layout)
+    offset = 0
+    for view in source.stream(transfer.room):
+        block = view.cast("B")
+        checksums.feed(offset, block)
+        transfer.feed(offset, block)
+        tail.feed(block)
+        offset += len(block)
+    transfer.finish()
+    if offset != source.size_bytes:
+        what = f"{offset} bytes came back of {source.size_bytes}"
+        return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
+    return checksums.faults
+
+
+def _unknown_types(content: Content | None) -> list[str]:
+    """Types of tensors of which nobody can say here that a library loads them."""
+    storages = content.storages if content is not None else ()
+    return sorted({one.dtype.removeprefix(UNKNOWN) for one in storages if one.dtype.startswith(UNKNOWN)})
+
+
+def _aside_findings(content: Content) -> list[Finding]:
+    """What is to be said of tensors and arrays whose bytes are not in the file as they are, and were on no device."""
+    told = []
+    if content.packed_count:
+        told.append(f"{content.packed_count} tensors are compressed, and went to no device")
+    if content.aside_count:
+        told.append(f"{content.aside_count} arrays were left aside: nobody looked at their numbers")
+    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
+
+
+def _unseen_findings(transfer: _Transfer) -> list[Finding]:
+    """What is to be said of bytes that the device digested, and in which no torch sees numbers."""
+    unseen = transfer.unseen()
+    if not unseen:
+        return []
+    return [
+        Finding(LEVEL_NUMBERS, "note", f"numbers of {', '.join(unseen)[:200]} were not counted: no torch reads them")
+    ]
+
+
+def _storages_to_send(content: Content) -> Sequence[Storage]:
+    """The storages; those of the other byte order are digested as bytes, for their numbers would be read wrongly."""
+    if content.facts.get("byteorder") != "big":
+        return content.storages
+    return [
+        storage._replace(dtype=BIG_ENDIAN + storage.dtype) if storage.item_bytes > 1 else storage
+        for storage in content.storages
+    ]
+
+
+def _level_with_device(content: Content, transfer: _Transfer) -> int:
+    if content.packed_count or content.aside_count:
+        return LEVEL_MEANING
+    return LEVEL_DEVICE if transfer.uncounted() or transfer.unseen() else LEVEL_NUMBERS
+
+
+def _level_without_device(inspection: Inspection) -> int:
+    if inspection.content is not None:
+        return LEVEL_MEANING
+    return LEVEL_CONTAINER if inspection.layout is not None else LEVEL_BYTES
+
+
+def _described(inspection: Inspection, findings: Sequence[Finding], facts: dict[str, Fact]) -> Verdict:
+    """A verdict that says what the file is, its outcome still open."""
+    content = inspection.content
+    return Verdict(
+        status="unknown",
+        level=LEVEL_BYTES,
+        container=inspection.container,
+        findings=tuple(findings),
+        facts=facts,
+        tensor_count=len(content.tensors) if content is not None else 0,
+        tensor_bytes=sum(storage.length for storage in content.storages) if content is not None else 0,
+    )
+
+
+def _device_findings(info: DeviceInfo) -> list[Finding]:
+    """What is worth knowing of how the device came to be used."""
+    told = [f"proved on the CPU: {info.note}"] if info.note else []
+    told += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
+    told += [f"proved as root: {info.as_root}"] if info.as_root else []
+    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
+
+
+def _kept(error: ProofUnavailable) -> ProofUnavailable:
+    """The error as a value: the frames that it, or one before it, went through would hold the child's memory."""
+    error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _refused(inspection: Inspection, findings: Sequence[Finding]) -> Verdict:
+    """The verdict on a file that does not hold at the level of its worst finding."""
+    facts: dict[str, Fact] = dict(inspection.content.facts) if inspection.content is not None else {}
+    level = max(min(finding.level for finding in findings) - 1, LEVEL_BYTES)
+    return replace(_described(inspection, findings, facts), status="broken", level=level)

@@ -1,0 +1,1 @@
+"""How far a version's checkpoints load: judged before a commit, proved later, verified again."""

@@ -1,0 +1,215 @@
+"""Level 5 of a version's checkpoints: each comes back from the store as a file or directory, which a command loads.
+
+It lies in a directory that is for us alone and is gone afterwards; what a killed process left is removed by the
+next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from mlsync.beneath import Beneath
+from mlsync.errors import CommandUnavailable, TargetError
+from mlsync.proof.framework import Framework, Loaded, load
+from mlsync.proof.verdict import LEVEL_NUMBERS
+from mlsync.proving.let_in import let_in, remove_of_others
+from mlsync.repository.manifest import Entry, Proof
+from mlsync.repository.reader import ChunkReader, Plain
+from mlsync.repository.repository import Repository
+from mlsync.repository.tokens import EntryKind
+from mlsync.target.target import IsNamed, Plan, Target
+from mlsync.versions.stored_file import Part
+from mlsync.versions.units import Entries
+from mlsync.versions.wholes import Wholes, wholes_around
+
+# The state directory may lie on the trainer's disk, which is not filled up for a proof.
+_SPARE_BYTES: Final = 1 << 30
+_PREFIX: Final = "checkpoint-"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadingOptions:
+    """How checkpoints are loaded, and the *directory* that their files are put below for that time."""
+
+    framework: Framework
+    directory: Path
+
+
+class Loading:
+    """Has the checkpoints of one repository loaded, one at a time."""
+
+    def __init__(self, options: LoadingOptions, reader: ChunkReader, is_named: IsNamed) -> None:
+        self._framework = options.framework
+        self._directory = options.directory
+        self._reader = reader
+        self._is_named = is_named
+
+    @classmethod
+    def of(cls, options: LoadingOptions | None, reader: ChunkReader, repository: Repository) -> Self | None:
+        """Return what loads the checkpoints of *repository*, none if that is not wanted."""
+        return None if options is None else cls(options, reader, repository.is_chunk)
+
+    @property
+    def name(self) -> str:
+        """What loads them, as the proof records it."""
+        return self._framework.name
+
+    def is_wanted(self, entry: Entry, proof: Proof) -> bool:
+        """Whether a file is to be loaded: all levels below hold, and the command is meant for it."""
+        is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
+        return proof.level == LEVEL_NUMBERS and is_meant
+
+    def wholes(self, paths: Iterable[bytes], entries: Entries) -> Wholes:
+        """Return the directories that are to be loaded as one and that any of *paths* is in."""
+        return wholes_around(self._framework, paths, entries, self._reader)
+
+    def load(self, entries: Sequence[Entry], name: bytes, tick: Callable[[], None]) -> Loaded:
+        """Return what came of loading a file or directory; it is gone again.
+
+        The command gets the path that is *name* below the directory that *entries* are put in, by their paths.
+        Raises a ``ProofUnavailable`` where the load could not be had, ``Damage`` if something does not come back
+        whole, and what *tick* raises, which is called all the while.
+        """
+        try:
+            with private_directory(self._directory) as place:
+                home = place / "home"
+                home.mkdir(mode=0o700)
+                self._restore([_own(entry) for entry in entries], place / "file", tick)
+                if self._framework.user is not None:
+                    # The state directory, the repository's in it, and the one for loading: all are mlsync's own.
+                    through = (*self._directory.parents[1::-1], self._directory)
+                    with _locked(self._directory):
+                        let_in(self._framework.user, through, place / "file", home)
+                return load(self._framework, place / "file" / os.fsdecode(name), home, tick)
+        except (OSError, TargetError) as error:
+            raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
+
+    def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
+        """Bring files back through the same code as a restore."""
+        with Target(bytes(directory), self._is_named, tick=tick) as target:
+            for entry in entries:
+                if entry.kind is EntryKind.DIRECTORY:
+                    target.make_directory(entry)
+            plans = [plan for entry in entries if entry.kind is EntryKind.FILE and (plan := target.plan(entry))]
+            self._refuse_full(target, sum(plan.needed_bytes for plan in plans))
+            chunks = self._reader.stream(part.ref for plan in plans for part in plan.missing if part.ref is not None)
+            for plan in plans:
+                target.write(plan, _contents(plan, chunks, tick))
+            for entry in entries:
+                if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
+                    target.make_link(entry)
+
+    def _refuse_full(self, target: Target, needed_bytes: int) -> None:
+        free_bytes = target.free_bytes()
+        if needed_bytes + _SPARE_BYTES > free_bytes:
+            what = (
+                f"no room to load a checkpoint of {needed_bytes} bytes and leave {_SPARE_BYTES} free, "
+                f"of {free_bytes} that are"
+            )
+            advice = "make room there, or set state_directory"
+            raise CommandUnavailable(what, where=str(self._directory), advice=advice)
+
+
+def _own(entry: Entry) -> Entry:
+    """Return an entry as it is put there: ours, and for nobody else."""
+    mode = 0o700 if entry.kind is EntryKind.DIRECTORY else 0o600
+    return msgspec.structs.replace(entry, mode=mode, uid=os.geteuid(), gid=os.getegid())
+
+
+def _contents(plan: Plan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:
+    for part in plan.missing:
+        yield part, next(chunks)
+        tick()
+
+
+# ---------------------------------------------------------------- the directory
+
+
+@contextmanager
+def private_directory(base: Path) -> Iterator[Path]:
+    """Give a directory below *base* that is for us alone, and gone afterwards, whatever was put there."""
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(base):
+        place = Path(tempfile.mkdtemp(dir=base, prefix=_PREFIX))
+        held = _hold(place)
+    try:
+        yield place
+    finally:
+        _remove(place)
+        os.close(held)
+
+
+def clear_leftovers(base: Path) -> None:
+    """Remove what processes left below *base* that are no more; what a living one works with stays."""
+    if not base.is_dir():
+        return
+    # Whoever makes one holds this lock until the new one is held too.
+    with _locked(base):
+        for place in base.glob(_PREFIX + "*"):
+            with suppress(OSError):
+                held = _hold(place)
+                _remove(place)
+                os.close(held)
+
+
+@contextmanager
+def _locked(base: Path) -> Iterator[None]:
+    descriptor = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _hold(place: Path) -> int:
+    """Return a descriptor that holds *place* as long as this process lives; ``OSError`` if another one's does."""
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _remove(place: Path) -> None:
+    """Remove *place* with all in it, also what a command made so that its owner may not look into it.
+
+    What the command left running may swap names meanwhile: modes are given to opened directories, not to names.
+    """
+    remove_of_others(place / "home")
+    with suppress(OSError), Beneath.open(bytes(place)) as root:
+        to_come = [b""]
+        while to_come:
+            path = to_come.pop()
+            with suppress(OSError):
+                to_come += _opened_up(root, path)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _opened_up(root: Beneath, path: bytes) -> list[bytes]:
+    """Let us into a directory; return those in it."""
+    if path:
+        descriptor = root.open_file(path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", 0o700)
+        finally:
+            os.close(descriptor)
+    descriptor = root.open_directory(path)
+    try:
+        with os.scandir(descriptor) as entries:
+            names = [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    finally:
+        os.close(descriptor)
+    return [path + b"/" + name if path else name for name in names]

@@ -1,0 +1,232 @@
+"""Prove what versions were committed without: read their checkpoints back, and put the proof beside the manifest.
+
+Any machine that opens the repository can do it, as one with a GPU for a trainer that has none to spare.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+
+import mlsync
+from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
+from mlsync.monitor import Monitor
+from mlsync.proof.prover import Prover
+from mlsync.proof.verdict import LEVEL_DEVICE, LEVEL_NUMBERS
+from mlsync.proving.judge import Judged, Proving
+from mlsync.proving.load import Loading, LoadingOptions
+from mlsync.proving.shares import Share, Sharing
+from mlsync.repository.later_proof import LaterProof, ProvedFile
+from mlsync.repository.manifest import Entry, Proof, Root
+from mlsync.repository.repository import Repository, Stored
+from mlsync.versions.standing import Standing, by_sums, standings, summed, with_proofs
+from mlsync.versions.units import Entries
+from mlsync.versions.wholes import Wholes
+
+_WAITS: Final = "not loaded yet: other files of its directory were another process's share"
+
+
+@dataclass(slots=True)
+class LaterResult:
+    """What was proved of one version: *judged* by path; *lowest_level* on *device* is where all of it stands now.
+
+    It *is_pending* where a checkpoint of it still is to be proved further, by whomever.
+    """
+
+    run: str
+    version: int
+    required_level: int
+    lowest_level: int = 0
+    device: str = ""
+    is_pending: bool = False
+    read_bytes: int = 0
+    seconds: float = 0.0
+    judged: dict[bytes, Judged] = field(default_factory=dict)
+
+    @property
+    def refused(self) -> dict[bytes, str]:
+        """The checkpoints that do not load, and why."""
+        return {path: judged.refused for path, judged in self.judged.items() if judged.refused is not None}
+
+    @property
+    def unavailable(self) -> ProofUnavailable | None:
+        """Why a checkpoint still is not proved as far as required, if one is not."""
+        short = (judged for judged in self.judged.values() if judged.proof.level < self.required_level)
+        return next((judged.unavailable for judged in short if judged.unavailable is not None), None)
+
+
+class LaterProver:
+    """Proves versions one after the other; content that several of them hold is read and judged once.
+
+    *level* is what to reach instead of what each version requires; *loading* has level 5 done, if it is wanted. With a
+    *share* it proves what is that share's, and leaves the rest to the processes that have the others.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        prover: Prover,
+        monitor: Monitor,
+        *,
+        level: int | None = None,
+        loading: LoadingOptions | None = None,
+        share: Share | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._repository = repository
+        self._prover = prover
+        self._monitor = monitor
+        self._level = level
+        self._stop = stop
+        self._reader = repository.reader()
+        self._proving = Proving(self._reader, prover, loading=Loading.of(loading, self._reader, repository))
+        self._sharing = None if share is None else Sharing(repository, share, self._lacks)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    def lacking(self, run: str) -> Iterator[Stored]:
+        """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored.
+
+        Of a share, those that it has something of; the run is divided by this, which ``pending`` relies on.
+        """
+        all_of_them = standings(self._repository, run)
+        lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
+        if self._sharing is not None and lacking:
+            # Also those that were proved since: whose a checkpoint is must not depend on what was.
+            manifests = [by_sums(standing.stored, ()) for standing in all_of_them]
+            unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
+            numbers = self._sharing.divide(unproved)
+            lacking = [stored for stored in lacking if stored.root.number in numbers]
+        yield from reversed(lacking)
+
+    def _is_lacking(self, standing: Standing) -> bool:
+        return standing.is_pending if self._level is None else standing.lacks(self._level)
+
+    def pending(self, stored: Stored) -> LaterResult:
+        """Prove what a version still lacks; nothing is read where the device cannot be had.
+
+        Raises ``ProofUnavailable`` then, ``Damage`` if a byte does not come back, and ``Stopped``.
+        """
+        return self._prove(stored, lambda proof: self._lacks(stored.root, proof))
+
+    def anew(self, stored: Stored) -> LaterResult:
+        """Prove all checkpoints of a version again, whatever they were proved to before."""
+        if self._sharing is not None:
+            self._sharing.divide_whole(stored)
+        return self._prove(stored, lambda _: True)
+
+    def _lacks(self, root: Root, proof: Proof) -> bool:
+        """Whether a checkpoint may be proved further: who asks for a level has it tried of all that are below."""
+        if self._level is None:
+            return proof.is_pending(root.required_level)
+        return not proof.is_broken and proof.level < self._level
+
+    def _wanted(self, root: Root) -> int:
+        return root.required_level if self._level is None else self._level
+
+    def _prove(self, stored: Stored, is_wanted: Callable[[Proof], bool]) -> LaterResult:
+        began_s, read_bytes = time.monotonic(), self._proving.read_bytes
+        later = self._repository.later_proofs(stored)
+        entries = tuple(with_proofs(self._repository.entries(stored), later))
+        wanted = [entry for entry in entries if entry.proof is not None and is_wanted(entry.proof)]
+        if self._sharing is not None:
+            wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
+        result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
+        # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
+        if wanted and result.required_level >= LEVEL_DEVICE and self._prover.open() is None:
+            advice = 'say --device cpu, or set device in [proof] to "auto"'
+            raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
+        try:
+            self._judge(wanted, {entry.path: entry for entry in entries}, result)
+        finally:
+            # What was proved before a later file could not be is not done again.
+            self._record(stored, later, entries, result)
+        result.read_bytes = self._proving.read_bytes - read_bytes
+        result.seconds = time.monotonic() - began_s
+        return result
+
+    def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
+        def advance(amount: int) -> None:
+            # Within a file too: who asks for the stop may kill half a minute later, with all that is not recorded yet.
+            if self._stop():
+                raise Stopped(f"{result.run}: stopped while proving version {result.version}")
+            task.advance(amount)
+
+        name = f"{result.run} version {result.version}: proving"
+        with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
+            wholes = self._proving.wholes([entry.path for entry in entries], beside)
+            for entry in entries:
+                advance(0)
+                result.judged[entry.path] = self._proving.judge(entry, beside, advance, wholes)
+            result.judged |= self._proving.judge_wholes(wholes, beside, result.judged, advance)
+        if self._sharing is not None:
+            _note_what_waits(wholes, beside, result.judged)
+
+    def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
+        """Put what was found beside the version, then what all that lies there comes to, where none of it says so.
+
+        Others may prove other files of it at the same time, and none has the others' in its sum. So each looks again
+        once its own lies there: whoever was last sees them all.
+        """
+        known = {entry.path: entry.proof for entry in entries if entry.proof is not None}
+        files = [
+            ProvedFile(path, judged.proof)
+            for path, judged in result.judged.items()
+            if judged.refused is not None or judged.proof.level >= known[path].level
+        ]
+        if files:
+            self._add(stored, entries, [], files)
+            later = self._repository.later_proofs(stored)
+        proved = tuple(with_proofs(entries, later))
+        level, device, broken_count = summed(proved)
+        result.lowest_level, result.device = level, device
+        result.is_pending = any(one.proof.is_pending(result.required_level) for one in proved if one.proof is not None)
+        shown = by_sums(stored, later)
+        if (level, broken_count) != (shown.lowest_level, shown.broken_count):
+            self._add(stored, entries, later, [])
+
+    def _add(
+        self, stored: Stored, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
+    ) -> None:
+        """Put *files* beside the version, with the sum of them, of *entries* as they were known, and of *later*."""
+        proof = LaterProof(
+            run=stored.root.run,
+            number=stored.root.number,
+            manifest=stored.digest,
+            made_ns=time.time_ns(),
+            writer=f"mlsync {mlsync.__version__}",
+            host=socket.gethostname(),
+            lowest_level=0,
+            device="",
+            broken_count=0,
+            files=files,
+        )
+        level, device, broken_count = summed(with_proofs(entries, [*later, proof]))
+        proof = msgspec.structs.replace(proof, lowest_level=level, device=device, broken_count=broken_count)
+        self._repository.add_later_proof(proof)
+
+
+def _note_what_waits(wholes: Wholes, beside: Entries, judged: dict[bytes, Judged]) -> None:
+    """Note in what was *judged* that its directory is yet to be loaded, where files in it are other processes' share.
+
+    Else a version would pass for proved as far as can be: none of them saw the directory whole.
+    """
+    for path, found in list(judged.items()):
+        whole = next((one for one in wholes.found if one.holds(path)), None)
+        if whole is None or found.refused is not None:
+            continue
+        others = (entry.proof for other, entry in beside.items() if other not in judged and whole.holds(other))
+        if any(proof is not None and proof.level < LEVEL_NUMBERS and not proof.is_broken for proof in others):
+            judged[path] = replace(found, proof=msgspec.structs.replace(found.proof, shortfall=_WAITS))

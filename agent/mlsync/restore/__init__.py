@@ -1,0 +1,1 @@
+"""How a version comes back: ``restore`` tells it, into a directory of ``mlsync.target``."""

@@ -1,0 +1,41 @@
+"""Name all of a version's packs that lie in cold storage where one of them was refused: thawing takes hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
+
+from mlsync.errors import ObjectArchived
+from mlsync.repository import names
+from mlsync.repository.manifest import Manifest, refs_of
+from mlsync.repository.repository import Repository
+
+_More = ParamSpec("_More")
+_Result = TypeVar("_Result")
+
+
+def naming_all_archived(
+    flow: Callable[Concatenate[Repository, Manifest, _More], _Result],
+) -> Callable[Concatenate[Repository, Manifest, _More], _Result]:
+    """Return *flow*, which reads from a version, with all of its cold packs named in its ``ObjectArchived``."""
+
+    @wraps(flow)
+    def named(repository: Repository, manifest: Manifest, /, *given: _More.args, **more: _More.kwargs) -> _Result:
+        try:
+            return flow(repository, manifest, *given, **more)
+        except ObjectArchived as error:
+            raise naming_all(repository, manifest, error) from error
+
+    return named
+
+
+def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
+    """Return *error* with all packs named that *manifest* needs and that are in cold storage."""
+    needed = {ref.pack for ref in refs_of(manifest.entries)}
+    keys = {names.pack(pack) for pack, info in repository.packs() if info.is_archived and pack in needed}
+    if error.where is not None:
+        keys.add(error.where)
+    packs = "1 pack" if len(keys) == 1 else f"{len(keys)} packs"
+    what = f"{packs} of version {manifest.number} of run {manifest.run!r} must be thawed first"
+    return ObjectArchived(what, where=", ".join(sorted(keys)), advice=error.advice)

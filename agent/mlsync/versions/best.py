@@ -1,0 +1,114 @@
+"""Find the version that holds the best checkpoint: by what checkpoints say, or else by what their trainers wrote."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from mlsync.errors import VersionMissing
+from mlsync.formats.trainer_logs import (
+    ARGUMENTS_NAME,
+    RESULTS_BYTES_MAX,
+    RESULTS_NAME,
+    STATE_BYTES_MAX,
+    STATE_NAME,
+    TrainerState,
+    read_fitness,
+    read_trainer_state,
+)
+from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.readable import readable
+from mlsync.repository.repository import Repository, Stored
+from mlsync.versions.logged import read_files
+from mlsync.versions.standing import manifest_of
+
+_SHOWN_BY: Final = "mlsync show says what each checkpoint is"
+_TRAINER = re.compile(rb"checkpoint-\d{1,18}")
+
+
+def best_number(repository: Repository, run: str) -> int:
+    """Return the version that holds the best of a run's checkpoints, or raise ``VersionMissing``."""
+    for best_by in (_best_by_checkpoints, _best_by_state, _best_by_results):
+        number = best_by(repository, run)
+        if number is not None:
+            return number
+    what = f"no version of run {run!r} has a checkpoint, or a trainer's log, that names its fitness"
+    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+
+
+def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
+    """Return the version of the highest ``best_fitness`` that a checkpoint names; of equals the newest."""
+    found: tuple[float, int] | None = None
+    for stored in readable(repository, run, repository.numbers(run)):
+        for facts in _facts(repository, stored):
+            fitness = facts.get("best_fitness")
+            if isinstance(fitness, (int, float)) and (found is None or (fitness, stored.root.number) > found):
+                found = (fitness, stored.root.number)
+    return None if found is None else found[1]
+
+
+def _best_by_state(repository: Repository, run: str) -> int | None:
+    """Return the newest version that holds the checkpoint that Hugging Face's trainer named the best in the end.
+
+    In which direction its metric is better does not stand in the state, but which checkpoint is the best does.
+    """
+    looked: dict[tuple[ChunkRef, ...], TrainerState | None] = {}
+    best: bytes | None = None
+    for stored in readable(repository, run, reversed(repository.numbers(run))):
+        files = {entry.path: entry for entry in repository.entries(stored)}
+        if best is None:
+            named = {path: entry for path, entry in files.items() if _is_state(path)}
+            best = _named_best(read_files(repository, named, STATE_BYTES_MAX, read_trainer_state, looked))
+        if best is not None and any(_has_weights(path, entry, best) for path, entry in files.items()):
+            return stored.root.number
+    if best is not None:
+        what = f"the trainer of run {run!r} names {os.fsdecode(best)} the best, and no version holds it"
+        raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+    return None
+
+
+def _is_state(path: bytes) -> bool:
+    """Whether a file is the state of a checkpoint of Hugging Face's trainer."""
+    directory, _, name = path.rpartition(b"/")
+    return name == STATE_NAME and _TRAINER.fullmatch(directory.rpartition(b"/")[2]) is not None
+
+
+def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
+    """Return the directory of the best checkpoint by the state of the last step that names one."""
+    naming = [(state.step, path, state.best_step) for path, state in states if state.best_step is not None]
+    if not naming:
+        return None
+    _, path, best_step = max(naming)
+    above = path.rpartition(b"/")[0].rpartition(b"/")[0]
+    return (above + b"/" if above else b"") + b"checkpoint-%d" % best_step
+
+
+def _has_weights(path: bytes, entry: Entry, directory: bytes) -> bool:
+    """Whether a file lies in a directory and has weights."""
+    count = entry.proof.facts.get("parameter_count") if entry.proof is not None else None
+    return path.startswith(directory + b"/") and isinstance(count, int) and count > 0
+
+
+def _best_by_results(repository: Repository, run: str) -> int | None:
+    """Return the version with the highest fitness in a ``results.csv`` of Ultralytics; of equals the newest."""
+    looked: dict[tuple[ChunkRef, ...], float | None] = {}
+    found: tuple[float, int] | None = None
+    for stored in readable(repository, run, repository.numbers(run)):
+        files = {entry.path: entry for entry in repository.entries(stored)}
+        results = {path: entry for path, entry in files.items() if path.rpartition(b"/")[2] == RESULTS_NAME}
+        # Any program may write a results.csv: that of Ultralytics has the settings of the training beside it.
+        results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
+        for _, fitness in read_files(repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
+            found = max(found or (fitness, 0), (fitness, stored.root.number))
+    return None if found is None else found[1]
+
+
+def _beside(path: bytes, name: bytes) -> bytes:
+    return path[: len(path) - len(path.rpartition(b"/")[2])] + name
+
+
+def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
+    """Yield what the proof found each checkpoint of a version to be."""
+    return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)

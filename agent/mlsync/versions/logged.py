@@ -1,0 +1,72 @@
+"""What trainers logged beside their checkpoints, read out of a version: small files that no proof looks into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeVar
+
+from mlsync.errors import Damage, StoreError
+from mlsync.formats.layout import Fact
+from mlsync.formats.trainer_logs import (
+    ARGUMENTS_NAME,
+    RESULTS_BYTES_MAX,
+    RESULTS_NAME,
+    STATE_BYTES_MAX,
+    STATE_NAME,
+    argument_facts,
+    results_facts,
+    state_facts,
+)
+from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.repository import Repository
+from mlsync.repository.tokens import EntryKind
+from mlsync.versions.stored_file import RestoredFile
+
+# A directory of thousands of checkpoints is no reason to read thousands of files before anything is shown.
+_FILES_MAX: Final = 200
+_READERS: Final[Mapping[bytes, tuple[int, Callable[[bytes], dict[str, Fact]]]]] = {
+    STATE_NAME: (STATE_BYTES_MAX, state_facts),
+    RESULTS_NAME: (RESULTS_BYTES_MAX, results_facts),
+    ARGUMENTS_NAME: (STATE_BYTES_MAX, argument_facts),
+}
+_T = TypeVar("_T")
+
+
+def logged_facts(repository: Repository, entries: Iterable[Entry]) -> dict[bytes, dict[str, Fact]]:
+    """Return by path what the trainers' logs of a version tell; the last 200 of them where there are more.
+
+    What cannot be read tells nothing: ``check`` says what is the matter with it.
+    """
+    logs = [entry for entry in entries if entry.kind is EntryKind.FILE and _name(entry) in _READERS]
+    looked: dict[tuple[ChunkRef, ...], dict[str, Fact] | None] = {}
+    found: dict[bytes, dict[str, Fact]] = {}
+    for entry in sorted(logs, key=lambda entry: entry.mtime_ns)[-_FILES_MAX:]:
+        bytes_max, read = _READERS[_name(entry)]
+        try:
+            found |= dict(read_files(repository, {entry.path: entry}, bytes_max, read, looked))
+        except (Damage, StoreError):
+            continue
+    return {path: facts for path, facts in found.items() if facts}
+
+
+def _name(entry: Entry) -> bytes:
+    return entry.path.rpartition(b"/")[2]
+
+
+def read_files(
+    repository: Repository,
+    files: Mapping[bytes, Entry],
+    bytes_max: int,
+    read: Callable[[bytes], _T | None],
+    looked: dict[tuple[ChunkRef, ...], _T | None],
+) -> Iterator[tuple[bytes, _T]]:
+    """Yield what small files of a version say; one that did not change from version to version is read once."""
+    for path, entry in files.items():
+        if entry.size_bytes > bytes_max:
+            continue
+        if entry.chunks not in looked:
+            with repository.reader() as reader:
+                looked[entry.chunks] = read(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes))
+        said = looked[entry.chunks]
+        if said is not None:
+            yield path, said

@@ -1,0 +1,46 @@
+"""Whether a store shows an older history than this machine saw before: what every reader asks that can know better."""
+
+from __future__ import annotations
+
+from mlsync.errors import HistoryRolledBack
+from mlsync.repository.readable import newest_readable, stored_or_none
+from mlsync.repository.repository import Repository
+from mlsync.source.state import Head
+
+_ADVICE = "find out who changed the store; --accept-rollback goes on with what it shows"
+
+
+def refuse_rolled_back(repository: Repository, run: str, head: Head, *, by_number: bool) -> None:
+    """Raise ``HistoryRolledBack`` unless the version that was seen last is there, and the same one.
+
+    One that is there and does not open is noted and passed over, as any other: it is damaged, or was made so. Only who
+    asks for the newest version, and not for one *by_number*, would get an older one than was seen.
+    """
+    first = next(repository.listed(run, after=head.number - 1), None)
+    stored = stored_or_none(repository, run, head.number)
+    is_gone = first is None or first.number != head.number
+    if is_gone or (stored is not None and stored.digest != head.digest):
+        raise rolled_back(run, head, repository.store.url, _ADVICE)
+    if stored is None and not by_number:
+        newest = newest_readable(repository, run)
+        if newest is not None and newest.root.number < head.number:
+            what = (
+                f"version {head.number} of run {run!r}, which was seen before, does not open any more; the newest that "
+            )
+            raise HistoryRolledBack(f"{what}does is {newest.root.number}", where=repository.store.url, advice=_ADVICE)
+
+
+def refuse_older(repository: Repository, run: str, number: int) -> None:
+    """Raise ``HistoryRolledBack`` unless the run's newest version has this number or a higher one."""
+    newest = newest_readable(repository, run)
+    if newest is None or newest.root.number < number:
+        found = "no version of it opens" if newest is None else f"its newest version is {newest.root.number}"
+        what = f"the store shows less of run {run!r} than it has to: {found}, and {number} was asked for at least"
+        raise HistoryRolledBack(what, where=repository.store.url, advice="find out who changed the store")
+
+
+def rolled_back(run: str, head: Head, url: str, advice: str | None = None) -> HistoryRolledBack:
+    """Return the error that says that the store shows another history than this machine saw."""
+    what = f"the store no longer shows version {head.number} of run {run!r} as it was seen before"
+    own = "find out who changed the store; to take its word, delete the local state"
+    return HistoryRolledBack(what, where=url, advice=advice or own)

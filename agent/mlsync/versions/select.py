@@ -1,0 +1,195 @@
+"""Find the version that a person means: a number, ``latest``, ``resumable``, ``best``, or a moment in time."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+
+from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
+from mlsync.repository.manifest import Entry
+from mlsync.repository.readable import newest_readable, opened, readable
+from mlsync.repository.repository import Repository, Stored
+
+LATEST = "latest"
+RESUMABLE = "resumable"
+BEST = "best"
+_SHOWN_BY = "mlsync show says what each checkpoint is"
+_OPTIMIZER_ALONE = "huggingface-optimizer"
+_TRAINER = re.compile(rb"checkpoint-\d{1,18}")
+_SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
+
+
+def find_run(repository: Repository, run: str | None) -> str:
+    """Return *run*, or the only run if none was named; raises ``RunMissing`` with the runs that there are."""
+    if run is not None:
+        if repository.has_versions(run):
+            return run
+        raise _missing(f"no run named {run!r}", sorted(repository.run_names()), repository)
+    names = sorted(repository.run_names())
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        repository.refuse_unreadable()
+    what = "which run? name one with --run" if names else "the repository holds no version yet"
+    raise _missing(what, names, repository)
+
+
+def find_version(repository: Repository, run: str, text: str) -> Stored:
+    """Return the version of *run* that *text* means, or raise ``VersionMissing`` with those that there are."""
+    if text == LATEST:
+        newest = newest_readable(repository, run)
+        if newest is None:
+            repository.refuse_unreadable()
+            raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
+        return newest
+    if text.isdecimal():
+        return _numbered(repository, run, int(text))
+    if text == RESUMABLE:
+        return _resumable(repository, run)
+    if text == BEST:
+        from mlsync.versions.best import best_number  # late, as its parsers are needed for this word alone
+
+        return repository.stored(run, best_number(repository, run))
+    return _at_one_of(repository, run, text, _parse_time(text))
+
+
+def version_before(repository: Repository, run: str, number: int) -> Stored:
+    """Return the version of *run* that stands before *number*, or raise ``VersionMissing`` where none does."""
+    earlier = newest_readable(repository, run, below=number)
+    if earlier is None:
+        what = f"version {number} of run {run!r} is the first: there is none before it to compare it with"
+        raise VersionMissing(what, where=repository.store.url)
+    return earlier
+
+
+def _numbered(repository: Repository, run: str, number: int) -> Stored:
+    """Return a version by its number: nothing is listed, unless it is not there and its owner wants to know what is."""
+    try:
+        return repository.stored(run, number)
+    except VersionMissing:
+        numbers = repository.numbers(run)
+        what = f"run {run!r} has no version" + (f" {number}, only {_span(numbers)}" if numbers else "")
+        raise VersionMissing(what, where=repository.store.url) from None
+
+
+def _resumable(repository: Repository, run: str) -> Stored:
+    """Return the newest version that training can go on from, by what the proof found in its checkpoints.
+
+    Some trainers strip their last checkpoint when they end: what comes after is good for inference only.
+    """
+    for stored in readable(repository, run, reversed(repository.numbers(run))):
+        if _goes_on(repository, stored):
+            return stored
+    what = f"no version of run {run!r} has a checkpoint that training can go on from"
+    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+
+
+def _goes_on(repository: Repository, stored: Stored) -> bool:
+    """Return whether a version holds a checkpoint that training can go on from, in a directory where it has not ended.
+
+    Ultralytics strips one file after the other, and never what ``save_period`` left: for a moment, or for good, an
+    older checkpoint that is whole stands beside a last.pt that is stripped.
+    """
+    entries = repository.entries(stored)
+    proved = [(entry.path, entry.proof.facts) for entry in entries if entry.proof is not None]
+    trained = [(os.path.dirname(path), facts) for path, facts in proved if facts.get("framework") == "ultralytics"]
+    ended = {directory for directory, facts in trained if not facts.get("resumable")}
+    others = [facts for _, facts in proved if facts.get("framework") not in ("ultralytics", _OPTIMIZER_ALONE)]
+    going_on = others + [facts for directory, facts in trained if directory not in ended]
+    return any(facts.get("resumable") is True for facts in going_on) or _goes_on_together(entries)
+
+
+def _goes_on_together(entries: Iterable[Entry]) -> bool:
+    """Return whether a directory has weights and an optimizer's state in files of their own.
+
+    Hugging Face's trainer and accelerate write them so; the trainer cannot go on without its ``trainer_state.json``.
+    """
+    from mlsync.formats.groups.sharded import enclosing  # late, as above
+    from mlsync.formats.trainer_logs import STATE_NAME
+
+    weights, optimizers, states = set(), set(), set()
+    for entry in entries:
+        place = enclosing(entry.path.rpartition(b"/")[0])
+        facts: Mapping[str, object] = entry.proof.facts if entry.proof is not None else {}
+        if facts.get("framework") == "ultralytics":
+            continue  # what it stripped stands beside what it did not, and has no optimizer for a reason
+        if facts.get("has_optimizer") is True:
+            optimizers.add(place)
+        count = facts.get("parameter_count")
+        if isinstance(count, int) and count > 0:
+            weights.add(place)
+        if entry.path.rpartition(b"/")[2] == STATE_NAME:
+            states.add(place)
+    return any(place in states or not _TRAINER.fullmatch(place.rpartition(b"/")[2]) for place in weights & optimizers)
+
+
+def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> Stored:
+    """Return the version of that time, or raise ``VersionAmbiguous`` where its moments, of one clock time, differ."""
+    if len(moments) == 1:
+        return _at(repository, run, moments[0])
+    meant = {}
+    for moment in moments:
+        try:
+            number = _at(repository, run, moment).root.number
+        except VersionMissing:
+            number = 0
+        meant[number] = f"{f'version {number}' if number else 'no version'} as {moment.isoformat(timespec='seconds')}"
+    if len(meant) == 1:
+        return _at(repository, run, moments[0])
+    what = f"clocks were changed at {text}, and of run {run!r} it can mean {' or '.join(meant.values())}"
+    advice = "give the number, or the time with its offset as written here"
+    raise VersionAmbiguous(what, where=repository.store.url, advice=advice)
+
+
+def _at(repository: Repository, run: str, moment: datetime) -> Stored:
+    """Return the version of the latest date that is not after *moment*; of equals the newest.
+
+    All manifests are read: a clock that was wrong for a while leaves dates in no order, and a search that takes them to
+    be in order would give another version without a word.
+    """
+    moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
+    dates = (
+        (one.root.created_ns, one.root.number)
+        for _, one in opened(repository, run, list(repository.listed(run)))
+        if one
+    )
+    found = max((date for date in dates if date[0] <= moment_ns), default=None)
+    if found is None:
+        what = f"run {run!r} has no version as old as {moment.isoformat(sep=' ')}"
+        raise VersionMissing(what, where=repository.store.url)
+    return repository.stored(run, found[1])
+
+
+def _parse_time(text: str) -> list[datetime]:
+    """Return the moment that is meant; two where a change of clocks made the local time come twice, or never."""
+    try:
+        said = datetime.fromisoformat(text)
+        moments = {said.replace(fold=fold).astimezone() for fold in (0, 1)}
+        return sorted(moment + _shown_step(text) for moment in moments)
+    except (ValueError, OverflowError):
+        what = f"not a version: {text!r}"
+        advice = (
+            "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
+        )
+        raise ConfigInvalid(what, advice=advice) from None
+
+
+def _shown_step(text: str) -> timedelta:
+    """Return up to the last moment that is written as *text*: who names a version by its listed time means that one."""
+    found = _SECONDS.search(text)
+    if found is None:
+        return timedelta(0)
+    step_us = 10 ** max(0, 6 - len(found[1] or ""))
+    return timedelta(microseconds=step_us)
+
+
+def _span(numbers: list[int]) -> str:
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
+    return ", ".join(map(str, numbers[-20:]))
+
+
+def _missing(what: str, names: list[str], repository: Repository) -> RunMissing:
+    return RunMissing(what, where=repository.store.url, advice=f"there are: {', '.join(names)}" if names else None)

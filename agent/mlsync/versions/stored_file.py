@@ -1,0 +1,150 @@
+"""A file of a version, read from the store: what a restore writes and what a proof looks at are the same bytes."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from mlsync.codec.digest import file_digester
+from mlsync.errors import ManifestDamaged, ObjectDamaged
+from mlsync.proof.prover import Room
+from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.reader import ChunkReader
+
+_ZEROS: Final = memoryview(bytes(1 << 20))
+# What lies between tensors: headers, pickles, directories. They are asked for in no order and again and again.
+SMALL_CHUNK_BYTES_MAX: Final = 64 << 10
+SMALL_BYTES_MAX: Final = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a file: a chunk, or a hole where *ref* is ``None``."""
+
+    offset: int
+    length: int
+    ref: ChunkRef | None
+
+
+def parts_of(entry: Entry) -> list[Part]:
+    """Return the stretches of a file in order; they cover it exactly."""
+    parts: list[Part] = []
+    offset = 0
+    holes = iter((*entry.holes, (entry.size_bytes, 0)))
+    hole_offset, hole_length = next(holes)
+    for ref in entry.chunks:
+        while offset == hole_offset and hole_length:
+            parts.append(Part(offset, hole_length, None))
+            offset += hole_length
+            hole_offset, hole_length = next(holes)
+        if offset + ref.plain_bytes > hole_offset:
+            raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}")
+        parts.append(Part(offset, ref.plain_bytes, ref))
+        offset += ref.plain_bytes
+    if hole_length:
+        parts.append(Part(offset, hole_length, None))
+        offset += hole_length
+    if offset != entry.size_bytes:
+        raise ManifestDamaged(f"chunks and holes do not cover the file: {entry.path!r}")
+    return parts
+
+
+class RestoredFile:
+    """Random and sequential access to a file of a version; never holds more than a few chunks, and some small ones.
+
+    *advance* is told of the bytes that went by in order, and of none again where they go by a second time.
+    """
+
+    #: A byte more than is asked for may be another chunk, some MiB of them: parsers are not to read ahead.
+    is_far = True
+
+    def __init__(self, reader: ChunkReader, entry: Entry, advance: Callable[[int], None]) -> None:
+        self._reader = reader
+        self._entry = entry
+        self._advance = advance
+        self._told_bytes = 0
+        self._parts = parts_of(entry)
+        self._offsets = [part.offset for part in self._parts]
+        self._held: tuple[int, bytes] | None = None
+        self._small: dict[int, bytes] | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The file's length."""
+        return self._entry.size_bytes
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return *length* bytes at *offset*: the headers and directories of a container."""
+        if offset < 0 or length < 0 or offset + length > self.size_bytes:
+            raise ValueError("read outside of the file")
+        taken = bytearray()
+        while len(taken) < length:
+            at = offset + len(taken)
+            index = bisect_right(self._offsets, at) - 1
+            part = self._parts[index]
+            begin = at - part.offset
+            end = min(part.length, begin + length - len(taken))
+            taken += bytes(end - begin) if part.ref is None else self._chunk(index, part.ref)[begin:end]
+        return bytes(taken)
+
+    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+        """Yield the whole file in order; after the last byte the whole-file digest is compared.
+
+        A chunk that *room* gives memory for is opened there, and nowhere else.
+        """
+        stretches = [part for part in self._parts if part.ref is not None] if room is not None else []
+        room_of = None if room is None else lambda number: room(stretches[number].offset, stretches[number].length)
+        offset = 0
+        for view in whole(self._entry, self._reader.stream(self._entry.chunks, room_of)):
+            yield view
+            offset += len(view)
+            told_bytes, self._told_bytes = self._told_bytes, max(self._told_bytes, offset)
+            self._advance(self._told_bytes - told_bytes)
+
+    def _chunk(self, index: int, ref: ChunkRef) -> bytes:
+        if self._small is None:
+            self._small = dict(self._small_chunks())
+        if index in self._small:
+            return self._small[index]
+        if self._held is None or self._held[0] != index:
+            self._held = (index, self._reader.one(ref))
+        return self._held[1]
+
+    def _small_chunks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the small chunks, fetched together: one after the other each would cost the way there and back."""
+        wanted: list[tuple[int, ChunkRef]] = []
+        left_bytes = SMALL_BYTES_MAX
+        for index, part in enumerate(self._parts):
+            if part.ref is not None and part.length <= min(SMALL_CHUNK_BYTES_MAX, left_bytes):
+                wanted.append((index, part.ref))
+                left_bytes -= part.length
+        chunks = self._reader.stream(ref for _, ref in wanted)
+        for (index, _), chunk in zip(wanted, chunks, strict=True):
+            yield index, bytes(chunk)
+
+
+def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Yield a file in order, its chunks taken from *chunks*; each view is valid until the next is asked for.
+
+    After the last byte the whole-file digest is compared: ``ObjectDamaged`` if the chunks do not make the file.
+    """
+    digester = file_digester()
+    for part in parts_of(entry):
+        if part.ref is None:
+            yield from _zeros(part.length)
+            continue
+        view = next(chunks)
+        digester.update(view)
+        yield view
+    if digester.digest() != entry.digest:
+        # Every chunk was the right one by its name: the manifest puts them together wrongly.
+        raise ObjectDamaged("a file's chunks do not make the file", where=repr(entry.path))
+
+
+def _zeros(length: int) -> Iterator[memoryview]:
+    while length > 0:
+        piece = _ZEROS[: min(length, len(_ZEROS))]
+        yield piece
+        length -= len(piece)

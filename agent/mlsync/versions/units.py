@@ -1,0 +1,129 @@
+"""Checkpoints of several files: in a version all together, or as they were, while one of them is still to come.
+
+A shard that is whole is no checkpoint without its brothers. While one is being written, none of its files gets into a
+version; one that stays incomplete for long was left so by a crash, and is kept as what it is: losing the weights
+because a list beside them is missing would be worse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+
+from mlsync.formats.dcp.metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
+from mlsync.formats.groups.listing import Unit
+from mlsync.formats.groups.ranks import is_tracker
+from mlsync.formats.groups.sharded import enclosing, find_units, is_named_for_all, marked_around
+from mlsync.formats.groups.zarr_arrays import array_around
+from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.libraries.tensorflow_bundle import check_against_shards, index_of, parse_index
+from mlsync.formats.torch.pickle_machine import PICKLE_BYTES_MAX
+from mlsync.repository.manifest import Entry
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.tokens import EntryKind
+from mlsync.versions.stored_file import RestoredFile
+
+Entries = Mapping[bytes, Entry]
+
+
+def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) -> list[Unit]:
+    """Return the checkpoints of several files, of those in *entries*, that any of *paths* is or was a part of.
+
+    The small files that tell of the others are read as they are stored; raises ``Damage`` if one does not come back.
+    """
+    paths = set(paths)
+    places = _places_of(paths, entries)
+    if not places:
+        return []
+
+    def read_small(path: bytes, limit_bytes: int) -> bytes | None:
+        entry = entries[path]
+        if entry.size_bytes > limit_bytes:
+            return None
+        return RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
+
+    units = find_units(dict(_listing(places, entries)), read_small)
+    return [unit for unit in units if _is_asked(unit, paths, places, entries)]
+
+
+def _is_asked(unit: Unit, paths: set[bytes], places: set[bytes], entries: Entries) -> bool:
+    """Whether a unit was looked for; of directories that were not, no file was in the listing."""
+    if unit.kind == "pointer":
+        return unit.directory in places or not paths.isdisjoint(unit.members)
+    return _is_within_any(unit.directory, places, entries)
+
+
+def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
+    """Return the metadata that say what a shard of a distributed checkpoint holds, if they are there."""
+    directory, _, name = entry.path.rpartition(b"/")
+    index = index_of(entry.path)
+    if index is not None:
+        beside = entries.get(index)
+        return beside if beside is not None and beside.kind is EntryKind.FILE else None
+    if not name.endswith(b".distcp"):
+        return None
+    # Those of all ranks, or those that its own rank wrote.
+    for about in (b".metadata", rank_metadata_of(name)):
+        beside = None if about is None else entries.get(directory + b"/" + about if directory else about)
+        if beside is not None and beside.kind is EntryKind.FILE:
+            return beside
+    return None
+
+
+def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> bytes | None:
+    """Return the bytes of a distributed checkpoint's metadata; none if they are not those of the files beside them.
+
+    Of one that is not whole nobody can say which file is of another save: none of them speaks against another.
+    """
+    if entry.size_bytes > PICKLE_BYTES_MAX:
+        return None
+    data = RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)
+    directory, _, name = entry.path.rpartition(b"/")
+    sizes = {
+        os.fsdecode(path.rpartition(b"/")[2]): other.size_bytes
+        for path, other in entries.items()
+        if path.rpartition(b"/")[0] == directory
+    }
+    try:
+        if name.endswith(b".index"):
+            check_against_shards(parse_index(data), os.fsdecode(name).removesuffix(".index"), sizes)
+            return data
+        check_against_files(read_dcp_metadata(data, is_part=rank_of_metadata(name) is not None), sizes)
+    except ContainerBroken:
+        return None
+    return data
+
+
+def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
+    """Return the directories whose checkpoints may be whole, or not, by these files."""
+    places: set[bytes] = set()
+    for path in paths:
+        directory = path.rpartition(b"/")[0]
+        marked = marked_around(directory, entries)
+        places.add(enclosing(directory) if marked is None else marked)
+        if (array := array_around(directory, entries)) is not None:
+            places.add(array)
+        if is_tracker(path):
+            beside = {other for other, entry in entries.items() if entry.kind is EntryKind.DIRECTORY}
+            places |= {other for other in beside if other.rpartition(b"/")[0] == directory and is_named_for_all(other)}
+    return places
+
+
+def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]]:
+    """Yield the files that a look at *places* needs, with their sizes: what is in them, and the trackers beside."""
+    parents = {place.rpartition(b"/")[0] for place in places}
+    # By directory: of a hundred thousand files in a few directories each would be asked for the same.
+    is_needed: dict[bytes, bool] = {}
+    for path, entry in entries.items():
+        directory = path.rpartition(b"/")[0]
+        if directory not in is_needed:
+            is_needed[directory] = directory in parents or _is_within_any(directory, places, entries)
+        if is_needed[directory] and entry.kind is EntryKind.FILE:
+            yield path, entry.size_bytes
+
+
+def _is_within_any(directory: bytes, places: set[bytes], entries: Entries) -> bool:
+    outermost = enclosing(directory)
+    if directory in places or (outermost in places and is_named_for_all(outermost)):
+        return True
+    return marked_around(directory, entries) in places or array_around(directory, entries) in places

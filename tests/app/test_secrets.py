@@ -1,0 +1,136 @@
+"""Where secrets come from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlsync.app.secrets import find_secret
+from mlsync.config.load import KeySettings
+from mlsync.errors import ConfigInvalid, PassphraseMissing
+from mlsync.repository.keyslot import KeyFile, Passphrase
+
+
+@pytest.fixture
+def secret_file(tmp_path):
+    def make(content, mode=0o600, name="secret"):
+        file = tmp_path / name
+        file.write_bytes(content)
+        file.chmod(mode)
+        return file
+
+    return make
+
+
+def test_a_passphrase_file_loses_its_line_end(secret_file):
+    """One line end behind a passphrase is not part of it, a second one is."""
+    assert find_secret(KeySettings(passphrase_file=secret_file(b"a b\n")), environ={}) == Passphrase(b"a b")
+    assert find_secret(KeySettings(passphrase_file=secret_file(b"a\n\n")), environ={}) == Passphrase(b"a\n")
+    assert find_secret(KeySettings(passphrase_file=secret_file(b"a\r\n")), environ={}) == Passphrase(b"a")
+
+
+def test_a_key_file_is_taken_byte_by_byte(secret_file):
+    """A key file's last byte is kept even if it is a line end."""
+    assert find_secret(KeySettings(key_file=secret_file(b"\x00\xff\n")), environ={}) == KeyFile(b"\x00\xff\n")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
+def test_a_file_that_others_may_read_is_refused(mode, secret_file):
+    """A secret that others may read is refused, and the cure is named."""
+    file = secret_file(b"x", mode)
+    with pytest.raises(PassphraseMissing) as raised:
+        find_secret(KeySettings(passphrase_file=file), environ={})
+    assert str(raised.value) == f"other users may read this secret, its mode is {mode:04o}: {file} (chmod 600 {file})"
+
+
+def test_the_variable_is_gone_after_reading():
+    """No child process inherits the passphrase of the environment."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from mlsync.config.load import KeySettings\n"
+        "from mlsync.app.secrets import find_secret\n"
+        "assert find_secret(KeySettings()).secret == b'open \\xff'\n"
+        "sys.exit(subprocess.run(['sh', '-c', 'test -z \"$MLSYNC_PASSPHRASE\"']).returncode)\n"
+    )
+    environ = {**os.environb, b"MLSYNC_PASSPHRASE": b"open \xff"}
+    assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0
+
+
+def test_options_come_before_the_variable_and_that_before_the_configuration(secret_file):
+    """The nearer place wins, and the variable is taken away even if it was not used."""
+    option, configured = secret_file(b"option", name="o"), secret_file(b"configured", name="c")
+    environ = {"MLSYNC_PASSPHRASE": "variable"}
+    found = find_secret(KeySettings(passphrase_file=configured), KeySettings(passphrase_file=option), environ=environ)
+    assert (found, environ) == (Passphrase(b"option"), {})
+    environ = {"MLSYNC_PASSPHRASE": "variable"}
+    assert find_secret(KeySettings(passphrase_file=configured), environ=environ) == Passphrase(b"variable")
+
+
+def test_a_systemd_credential_is_found(tmp_path):
+    """A credential that systemd laid ready is taken although its access list shows as a group's right."""
+    (tmp_path / "mlsync-passphrase").write_bytes(b"credential\n")
+    (tmp_path / "mlsync-passphrase").chmod(0o440)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert find_secret(KeySettings(), environ=environ) == Passphrase(b"credential")
+    (tmp_path / "mlsync-passphrase").unlink()
+    (tmp_path / "mlsync-key").write_bytes(b"k\n")
+    assert find_secret(KeySettings(), environ=environ) == KeyFile(b"k\n")
+
+
+def test_a_person_is_asked_twice_for_a_new_passphrase():
+    """Two different answers make no passphrase."""
+    answers = iter(["one", "two"])
+    with pytest.raises(PassphraseMissing, match="differ"):
+        find_secret(KeySettings(), environ={}, prompt=lambda _: next(answers), confirm=True)
+    answers = iter(["one", "one"])
+    assert find_secret(KeySettings(), environ={}, prompt=lambda _: next(answers), confirm=True) == Passphrase(b"one")
+
+
+def test_without_any_secret_all_ways_are_told(monkeypatch):
+    """Nobody at a terminal and no secret anywhere: the error lists the ways to give one."""
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr("sys.stdin", nothing)
+        with pytest.raises(PassphraseMissing) as raised:
+            find_secret(KeySettings(), environ={})
+    for way in ("--passphrase-file", "--key-file", "MLSYNC_PASSPHRASE", "mlsync-passphrase", "terminal"):
+        assert way in str(raised.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n"])
+def test_an_empty_secret_is_refused(content, secret_file):
+    """An empty file, or an empty variable, is a mistake and no passphrase."""
+    with pytest.raises(PassphraseMissing, match="empty"):
+        find_secret(KeySettings(passphrase_file=secret_file(content)), environ={})
+    with pytest.raises(PassphraseMissing, match="empty"):
+        find_secret(KeySettings(), environ={"MLSYNC_PASSPHRASE": ""})
+
+
+def test_files_that_cannot_be_secrets_are_refused(tmp_path, secret_file):
+    """A missing file and a huge one are refused by name."""
+    with pytest.raises(PassphraseMissing, match="No such file"):
+        find_secret(KeySettings(passphrase_file=tmp_path / "absent"), environ={})
+    with pytest.raises(PassphraseMissing, match="more than 65536 bytes"):
+        find_secret(KeySettings(key_file=secret_file(bytes(65537))), environ={})
+
+
+def test_two_kinds_at_once_are_refused(secret_file):
+    """A passphrase file and a key file on one command line leave open which one is meant."""
+    file = secret_file(b"x")
+    with pytest.raises(ConfigInvalid, match="both"):
+        find_secret(KeySettings(), KeySettings(passphrase_file=file, key_file=file), environ={})
+
+
+def test_a_pipe_gives_a_passphrase():
+    """A passphrase may come through a pipe, whatever its mode."""
+    read, write = os.pipe()
+    os.write(write, b"piped\n")
+    os.close(write)
+    try:
+        settings = KeySettings(passphrase_file=Path(f"/dev/fd/{read}"))
+        assert find_secret(settings, environ={}) == Passphrase(b"piped")
+    finally:
+        os.close(read)

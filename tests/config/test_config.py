@@ -1,0 +1,467 @@
+"""The configuration: strict, with a line and a suggestion for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlsync.app.session import proof_options
+from mlsync.config.every import Cron, Interval, Never, parse_every
+from mlsync.config.keys import TABLES, TOP
+from mlsync.config.load import Config, KeySettings, WatchSettings, default_state_directory, find_config, load
+from mlsync.config.run_name import check_run_name
+from mlsync.config.template import template
+from mlsync.config.toml_lines import line_of
+from mlsync.errors import ConfigInvalid, RunNameInvalid
+
+GOOD = """\
+repository = "file:///srv/mlsync"
+"""
+
+# text, line that is named, what is said
+MISTAKES = {
+    "suggestion": ('[agent]\nsetle = "2s"\n', 3, "unknown key setle in [agent]: FILE:3 (did you mean settle?)"),
+    "unknown table": ("\n[agnet]\n", 3, "unknown table agnet: FILE:3 (did you mean agent?)"),
+    "wrong table": ('every = "1h"\n', 2, "unknown key every: FILE:2 (it belongs under [agent])"),
+    "no idea": (
+        "[key]\nzzz = 1\n",
+        3,
+        "unknown key zzz in [key]: FILE:3 (known here: passphrase_file, key_file)",
+    ),
+    "second watch": (
+        '[[watch]]\ndirectory = "/a"\n\n[[watch]]\ndirectory = "/b"\nexclud = []\n',
+        7,
+        "unknown key exclud in [[watch]]: FILE:7 (did you mean exclude?)",
+    ),
+    "number for duration": (
+        "[agent]\nsettle = 5\n",
+        3,
+        'settle in [agent] must be a length of time like "500ms", "2s", "30m", "1h30m" or "1d", not 5: FILE:3',
+    ),
+    "bad cron": (
+        '[agent]\nevery = "61 * * * *"\n',
+        3,
+        (
+            'every in [agent] must be a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", '
+            'or "never", not "61 * * * *": FILE:3'
+        ),
+    ),
+    "bad choice": (
+        '[proof]\ndevice = "gpu"\n',
+        3,
+        'device in [proof] must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "gpu": FILE:3',
+    ),
+    "no number of a device": (
+        '[proof]\ndevice = "cuda:x"\n',
+        3,
+        'device in [proof] must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "cuda:x": FILE:3',
+    ),
+    "unknown fault of numbers": (
+        '[proof]\nrefuse = ["nan", "nul"]\n',
+        3,
+        (
+            'refuse in [proof] must be a list of some of "nan", "inf", "zero", "constant", "saturated", '
+            'not ["nan", "nul"]: FILE:3'
+        ),
+    ),
+    "fault of numbers that is no list": (
+        '[proof]\nwarn = "nan"\n',
+        3,
+        'warn in [proof] must be a list of some of "nan", "inf", "zero", "constant", "saturated", not "nan": FILE:3',
+    ),
+    "memory without a unit": (
+        "[proof]\nmemory = 512\n",
+        3,
+        'memory in [proof] must be an amount of memory like "512MiB" or "1.5GiB", not 512: FILE:3',
+    ),
+    "too little memory": (
+        '[proof]\nmemory = "0.1GiB"\n',
+        3,
+        'memory in [proof] must be at least 384MiB, not "0.1GiB": FILE:3',
+    ),
+    "flag as level": (
+        "[proof]\nrequire = true\n",
+        3,
+        "require in [proof] must be a whole number from 0 to 5, not true: FILE:3",
+    ),
+    "text as flag": (
+        '[agent]\non_change = "yes"\n',
+        3,
+        'on_change in [agent] must be true or false, not "yes": FILE:3',
+    ),
+    "inline table": (
+        's3 = { addressing = "host" }\n',
+        2,
+        'addressing in [s3] must be one of "auto", "path", "virtual", not "host": FILE:2',
+    ),
+    "dotted key": ("s3.profil = 'x'\n", 2, "unknown key profil in [s3]: FILE:2 (did you mean profile?)"),
+    "run name": (
+        '[[watch]]\ndirectory = "/a"\nrun = "../b"\n',
+        4,
+        'run in [[watch]] must be a run\'s name; it has a "/", not "../b": FILE:4',
+    ),
+    "directory without a name": (
+        '[[watch]]\ndirectory = "/"\n',
+        3,
+        "this directory's name gives no run name: it is empty: FILE:3 (set run)",
+    ),
+    "same name twice": (
+        '[[watch]]\ndirectory = "/a/x"\n[[watch]]\ndirectory = "/b/x"\n',
+        5,
+        "a second run named 'x': FILE:5 (the first one is at line 2; set run)",
+    ),
+    "no directory": ('[[watch]]\nrun = "x"\n', 2, "a [[watch]] without directory: FILE:2"),
+    "watching its own writes": (
+        '[[watch]]\ndirectory = "/srv"\n',
+        3,
+        "the repository lies in a watched directory: FILE:3 (move /srv/mlsync elsewhere)",
+    ),
+    "two secrets": (
+        '[key]\npassphrase_file = "/a"\nkey_file = "/b"\n',
+        4,
+        "both passphrase_file and key_file in [key]: FILE:4 (keep one of them)",
+    ),
+    "watch as a table": (
+        '[watch]\ndirectory = "/a"\n',
+        2,
+        "watch must be a list of tables: FILE:2 (write [[watch]] above each directory)",
+    ),
+    "command without a path": (
+        '[proof]\ncommand = ["true"]\n',
+        3,
+        (
+            'command in [proof] must be a list of strings like ["python", "check.py", "{path}"], with {path} among '
+            'them, not ["true"]: FILE:3'
+        ),
+    ),
+    "program that is not there": (
+        '[proof]\ncommand = ["python", "/absent/check.py", "{path}"]\n',
+        3,
+        (
+            "command in [proof] must be a command whose programs exist; there is no /absent/check.py, "
+            'not ["python", "/absent/check.py", "{path}"]: FILE:3'
+        ),
+    ),
+    "command and framework": (
+        '[proof]\ncommand = ["true", "{path}"]\nframework = "ultralytics"\n',
+        4,
+        "both command and framework in [proof]: FILE:4 (keep one of them)",
+    ),
+    "state_dict without a model": (
+        '[proof]\nframework = "state_dict"\n',
+        3,
+        'model in [proof] and framework = "state_dict" need each other: FILE:3',
+    ),
+    "model of nothing": (
+        '[proof]\nmodel = "a.b:c"\n',
+        3,
+        'model in [proof] and framework = "state_dict" need each other: FILE:3',
+    ),
+    "model that is no callable": (
+        '[proof]\nmodel = "a/b.py"\n',
+        3,
+        'model in [proof] must be a module and a callable in it, like "package.module:build", not "a/b.py": FILE:3',
+    ),
+    "level 5 without a device": (
+        '[proof]\ndevice = "none"\nframework = "ultralytics"\n',
+        3,
+        (
+            'device = "none" in [proof], and a command or framework: FILE:3 '
+            "(level 5 comes after the levels that need a device)"
+        ),
+    ),
+    "level 5 of nothing": (
+        "[proof]\nrequire = 5\n",
+        3,
+        "require = 5 in [proof], and no command or framework: FILE:3",
+    ),
+    "a secret for the command": (
+        '[proof]\ncommand_environment = ["MLSYNC_PASSPHRASE"]\n',
+        3,
+        (
+            'command_environment in [proof] must be a list like ["PYTHONPATH", "OMP_NUM_THREADS=4"], without MLSYNC_* '
+            'and AWS_*, not ["MLSYNC_PASSPHRASE"]: FILE:3'
+        ),
+    ),
+    "settling longer than allowed": (
+        '[agent]\nsettle = "5m"\nsettle_max = "1m"\n',
+        4,
+        "settle_max in [agent] is less than settle: FILE:4",
+    ),
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        file = tmp_path / "mlsync.toml"
+        file.write_text(text)
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_is_named_with_its_line(mistake, write):
+    """A mistake is told with file, line, what is allowed, and what was meant."""
+    text, line, said = MISTAKES[mistake]
+    file = write(GOOD + text)
+    with pytest.raises(ConfigInvalid) as raised:
+        load(file)
+    assert str(raised.value) == said.replace("FILE", str(file))
+    assert f":{line}" in raised.value.where
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("/srv/x", 'a URL; for a directory write "file:///srv/x"'),
+        ("file://srv/x", '"file:///directory" or "s3://bucket/prefix"'),
+        ("s3://", '"file:///directory" or "s3://bucket/prefix"'),
+        ("s3://key:secret@bucket", "a URL without credentials"),
+        ("http://x", '"file:///directory" or "s3://bucket/prefix"'),
+        ("", "a string that is not empty"),
+    ],
+)
+def test_repository_must_be_a_url_without_secrets(url, said, write):
+    """A repository that names no store, or holds a secret, is refused in the file and in --repo alike."""
+    with pytest.raises(ConfigInvalid, match=":1") as raised:
+        load(write(f'repository = "{url}"\n'))
+    assert said in str(raised.value)
+    with pytest.raises(ConfigInvalid) as raised:
+        Config.for_repository(url)
+    assert said in str(raised.value)
+
+
+def test_a_file_without_repository_is_refused(write):
+    """A configuration that names no repository is refused."""
+    with pytest.raises(ConfigInvalid, match="names no repository"):
+        load(write("[agent]\n"))
+
+
+def test_broken_toml_names_the_line(write):
+    """What TOML's own parser refuses is told with its line."""
+    with pytest.raises(ConfigInvalid, match=r"not TOML.*line 2"):
+        load(write(GOOD + "[agent\n"))
+
+
+def test_values_arrive(write):
+    """Each key of a file arrives as the value it says."""
+    file = write(
+        GOOD
+        + """\
+state_directory = "state"
+[key]
+passphrase_file = "~/secret"
+[agent]
+every = "1h30m"
+settle = "500ms"
+stop_within = "10s"
+[[watch]]
+directory = "runs/yolo"
+exclude = ["*.tmp"]
+[[watch]]
+directory = "/data/x"
+run = "größe 2"
+[proof]
+python = "/opt/conda/bin/python"
+require = 3
+"""
+    )
+    config = load(file)
+    assert config.state_directory == file.parent / "state"
+    assert config.key == KeySettings(passphrase_file=Path.home() / "secret")
+    assert (config.agent.every, config.agent.settle_s, config.agent.stop_within_s) == (Interval(5400.0), 0.5, 10.0)
+    assert config.watches == (
+        WatchSettings(file.parent / "runs/yolo", "yolo", ("*.tmp",)),
+        WatchSettings(Path("/data/x"), "größe 2"),
+    )
+    assert (config.proof.require, config.proof.device, config.path) == (3, "auto", file)
+
+
+def options_of(write, proof):
+    """What the prover is told by the lines of ``[proof]``."""
+    return proof_options(load(write(GOOD + "[proof]\n" + proof)), None)
+
+
+def test_numbers_are_refused_and_warned_of_as_the_lists_say(write):
+    """Both lists arrive at the prover; without them NaN, infinity and saturation are warned of, nothing is refused."""
+    options = options_of(write, 'refuse = ["constant", "zero", "zero"]\nwarn = []\n')
+    assert (options.refuse, options.warn) == ({"zero", "constant"}, set())
+    options = options_of(write, "")
+    assert (options.refuse, options.warn) == (set(), {"nan", "inf", "saturated"})
+
+
+def test_refuse_nan_is_the_same_as_nan_and_inf_in_refuse(write):
+    """The flag of earlier configurations adds NaN and infinity to what is refused, beside the list."""
+    assert options_of(write, "refuse_nan = true\n") == options_of(write, 'refuse = ["nan", "inf"]\n')
+    assert options_of(write, 'refuse_nan = true\nrefuse = ["zero"]\n').refuse == {"nan", "inf", "zero"}
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1", "cpu", "none"])
+def test_a_gpu_is_named_by_its_number(write, device):
+    """A kind of device and one GPU's number arrive at the prover as they are."""
+    assert options_of(write, f'device = "{device}"\n').device == device
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"), [("512MiB", 512 << 20), ("1.5 GiB", 3 << 29), ("500MB", 500_000_000), ("2GB", 2 * 10**9)]
+)
+def test_the_bound_on_a_gpus_memory_is_an_amount_with_its_unit(write, text, size_bytes):
+    """The amount arrives at the prover in bytes."""
+    assert options_of(write, f'memory = "{text}"\n').memory_bytes == size_bytes
+
+
+def test_the_template_reads_back(write):
+    """The file that init writes says what was given to it, and nothing else."""
+    strange = Path('/data/a "b"\x7f\n\\')
+    text = template(
+        "s3://bucket/x",
+        [(strange, "named"), (Path("/data/c"), None)],
+        s3={"endpoint_url": "https://m", "payload_signing": True},
+    )
+    config = load(write(text))
+    assert config.repository == "s3://bucket/x"
+    assert config.watches == (WatchSettings(strange, "named"), WatchSettings(Path("/data/c"), "c"))
+    assert (config.s3.endpoint_url, config.s3.payload_signing) == ("https://m", "always")
+    plain = Config.for_repository("s3://bucket/x")
+    assert (config.agent, config.proof, config.key) == (plain.agent, plain.proof, plain.key)
+
+
+def test_the_template_shows_every_key():
+    """Every key that the reader knows stands in the template, with a reason."""
+    text = template("file:///r")
+    for keys in (TOP, *TABLES.values()):
+        for name, key in keys.items():
+            assert f"{name} = " in text
+            assert f"# {key.why}\n" in text
+
+
+@pytest.mark.parametrize("key", ["device", "memory", "timeout", "refuse", "warn", "refuse_nan"])
+def test_the_template_shows_true_defaults_of_the_proof(write, key):
+    """With the # before a key of [proof] that has a default taken away the configuration stays the same."""
+    shown = TABLES["proof"][key].shown
+    assert load(write(f"{GOOD}[proof]\n{key} = {shown}\n")).proof == Config.for_repository("file:///r").proof
+
+
+def test_the_template_shows_true_defaults(write):
+    """With every # before a key of [agent] taken away the configuration stays the same."""
+    text = template("file:///r").replace("# [[watch]]", "")
+    agent = text.partition("[agent]\n")[2]
+    agent = agent.partition("[proof]")[0]
+    keys = "\n".join(line.removeprefix("# ") for line in agent.splitlines() if " = " in line and line.startswith("# "))
+    keys = "\n".join(line for line in keys.splitlines() if line.split(" = ")[0] in TABLES["agent"])
+    assert load(write(f'repository = "file:///r"\n[agent]\n{keys}\n')).agent == Config.for_repository("file:///r").agent
+
+
+def test_looking_for_a_file_tells_all_places(tmp_path, monkeypatch):
+    """Without a configuration every place that was looked at is named."""
+    monkeypatch.setattr("mlsync.config.load.SYSTEM_FILE", tmp_path / "etc/mlsync.toml")
+    with pytest.raises(ConfigInvalid) as raised:
+        find_config(environ={"XDG_CONFIG_HOME": str(tmp_path / "cfg")})
+    assert str(raised.value) == (
+        f"no configuration file: looked for --config, MLSYNC_CONFIG, {tmp_path}/cfg/mlsync/mlsync.toml, "
+        f"{tmp_path}/etc/mlsync.toml (make one with mlsync init, or name a repository with --repo)"
+    )
+
+
+def test_looking_goes_from_the_nearest_to_the_farthest(tmp_path, monkeypatch):
+    """Option before variable before the user's place before the system's."""
+    files = [tmp_path / name for name in ("option.toml", "variable.toml", "cfg/mlsync/mlsync.toml", "system.toml")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(GOOD)
+    monkeypatch.setattr("mlsync.config.load.SYSTEM_FILE", files[3])
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "cfg"), "MLSYNC_CONFIG": str(files[1])}
+    assert find_config(files[0], environ) == files[0]
+    assert find_config(None, environ) == files[1]
+    del environ["MLSYNC_CONFIG"]
+    assert find_config(None, environ) == files[2]
+    files[2].unlink()
+    assert find_config(None, environ) == files[3]
+
+
+def test_a_named_file_is_never_replaced_by_another(tmp_path):
+    """A file that was named and is not there is an error, whatever lies elsewhere."""
+    with pytest.raises(ConfigInvalid, match="the place that MLSYNC_CONFIG names"):
+        find_config(None, {"MLSYNC_CONFIG": str(tmp_path / "gone.toml")})
+
+
+def test_the_state_has_its_usual_places():
+    """The directory of systemd wins, then root's, then the user's."""
+    assert default_state_directory({"STATE_DIRECTORY": "/var/lib/mlsync:/x"}, uid=5) == Path("/var/lib/mlsync")
+    assert default_state_directory({}, uid=0) == Path("/var/lib/mlsync")
+    assert default_state_directory({"HOME": "/home/u"}, uid=5) == Path("/home/u/.local/state/mlsync")
+    assert default_state_directory({"HOME": "/home/u", "XDG_STATE_HOME": "rel"}, uid=5) == Path(
+        "/home/u/.local/state/mlsync"
+    )
+    assert default_state_directory({"XDG_STATE_HOME": "/s"}, uid=5) == Path("/s/mlsync")
+
+
+@pytest.mark.parametrize(
+    ("text", "every"),
+    [
+        ("90s", Interval(90.0)),
+        ("1d", Interval(86400.0)),
+        ("never", Never()),
+        ("0 * * * *", Cron("0", "*", "*", "*", "*")),
+        ("30 3 * * 0", Cron("30", "3", "*", "*", "sun")),
+        ("0 0 * * 1-5", Cron("0", "0", "*", "*", "mon,tue,wed,thu,fri")),
+        ("0 0 * * 5-7,2", Cron("0", "0", "*", "*", "fri,sat,sun,tue")),
+    ],
+)
+def test_every_is_understood(text, every):
+    """Lengths of time and cron lines are understood, weekdays as cron counts them."""
+    assert parse_every(text) == every
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "h", "0s", "-1h", "1h x", "* * * *", "0 0 1 * 1", "0 0 * * 5-3", "0 0 * * 8"]
+)
+def test_nonsense_is_no_schedule(text):
+    """What is neither a length of time nor a cron line is refused."""
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_every(text)
+
+
+@pytest.mark.parametrize("name", ["a", "yolo-1", "größe", "训练", "a b", "x" * 128, "_x", "1.2"])
+def test_printable_names_are_run_names(name):
+    """Printable names in composed form are taken as they are."""
+    assert check_run_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "x" * 129,
+        "a/b",
+        "/",
+        ".",
+        "..",
+        ".a",
+        "-a",
+        "a\n",
+        "a\0",
+        " a",
+        "a ",
+        "gro\u0308ße",
+        "\x1b[2J",
+        "\u202eabc",
+        "\udcff",
+    ],
+)
+def test_names_that_mislead_are_refused(name):
+    """Names that could be paths, options, or mislead the eye are refused with a printable message."""
+    with pytest.raises(RunNameInvalid) as raised:
+        check_run_name(name)
+    assert str(raised.value).isprintable()
+
+
+def test_lines_are_found_behind_text_that_looks_like_toml():
+    """Keys inside a multi-line string are not taken for keys."""
+    text = 'a = """\n[agent]\nevery = 1\n"""\n# [agent]\n[agent] # here\n"every" = 2\n'
+    assert line_of(text, ("agent", "every")) == 7
+    assert line_of(text, ("agent",)) == 6
+    assert line_of(text, ("absent",)) == 1
