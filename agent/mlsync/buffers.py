@@ -7,7 +7,10 @@ import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeAlias
+
+# Bytes that a function takes without a copy, whoever owns them.
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def aligned_memory(size_bytes: int) -> mmap.mmap:
@@ -29,7 +32,7 @@ class _Block:
     holders: int = field(default=0)
 
 
-class Buffer:
+class PooledBuffer:
     """A hold on one of the pool's buffers; the buffer is free again when every hold on it is released."""
 
     __slots__ = ("_block", "_pool", "_released")
@@ -47,7 +50,7 @@ class Buffer:
             raise ValueError(msg)
         return self._block.view
 
-    def share(self) -> Buffer:
+    def share(self) -> PooledBuffer:
         """Give a second hold on the same memory, released on its own: several pieces may lie in one buffer."""
         return self._pool.hold_again(self, self._block)
 
@@ -93,7 +96,7 @@ class BufferPool:
         self._made_count = 0
         self._closed = False
 
-    def acquire(self) -> Buffer:
+    def acquire(self) -> PooledBuffer:
         """Give a buffer, as soon as there is one; its content is whatever was in it before."""
         if self._before_waiting is not None and not self._is_ready():
             self._before_waiting()
@@ -105,7 +108,7 @@ class BufferPool:
             # The buffer used last comes first: its pages are mapped and may still be in the processor's cache.
             block = self._free.pop() if self._free else self._make()
             block.holders = 1
-            return Buffer(self, block)
+            return PooledBuffer(self, block)
 
     def close(self) -> None:
         """Give the memory back to the system: free buffers now, held ones on their release; waiting readers fail."""
@@ -115,16 +118,16 @@ class BufferPool:
                 _unmap(self._free.pop())
             self._changed.notify_all()
 
-    def hold_again(self, buffer: Buffer, block: _Block) -> Buffer:
+    def hold_again(self, buffer: PooledBuffer, block: _Block) -> PooledBuffer:
         """Count one more holder of *block*, which *buffer* still holds."""
         with self._changed:
             if buffer.is_released:
                 msg = "the buffer was released"
                 raise ValueError(msg)
             block.holders += 1
-            return Buffer(self, block)
+            return PooledBuffer(self, block)
 
-    def give_back(self, buffer: Buffer, block: _Block) -> None:
+    def give_back(self, buffer: PooledBuffer, block: _Block) -> None:
         """Count one holder less; the last one frees the block."""
         with self._changed:
             if not buffer.mark_released():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mlsync import errors
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload
+from mlsync.buffers import Buffer
+from mlsync.store.base import ObjectInfo, Store, Upload
 
 
 class ProcessDied(BaseException):

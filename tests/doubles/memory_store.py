@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from mlsync import errors
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, view_of
+from mlsync.buffers import Buffer
+from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
 from mlsync.store.parts import PartLedger
 
 _ENDS = "The object ends before what was to be read"

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Iterable
 
 from doubles.memory_store import MemoryStore
-from mlsync.codec.digest import Buffer, file_digester
+from mlsync.buffers import Buffer
+from mlsync.codec.digest import file_digester
 from mlsync.codec.keys import Keys
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Origin, Previous, Summary, Trouble

@@ -9,12 +9,13 @@ import threading
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from mlsync.codec.frames import WORTH_RATIO, Buffer, CodingBroken, Manner, best_manner, decode_frame_into, frame
+from mlsync.buffers import Buffer
+from mlsync.codec.frames import WORTH_RATIO, CodingBroken, Manner, best_manner, decode_frame_into, frame
 
 if TYPE_CHECKING:
     from mlsync.codec.planes import PlaneCoder
 
-__all__ = ["Buffer", "Coding", "CodingBroken", "decode", "decode_into", "encode"]
+__all__ = ["Coding", "CodingBroken", "decode", "decode_into", "encode"]
 
 
 class Coding(IntEnum):

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final, TypeAlias
+from typing import Final
 
 import xxhash
 from blake3 import blake3
 
+from mlsync.buffers import Buffer
+
 NAME_BYTES: Final = 32
 FILE_DIGEST_BYTES: Final = 16
 OBJECT_DIGEST_BYTES: Final = 32
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def chunk_name(key: bytes, plain: Buffer) -> bytes:

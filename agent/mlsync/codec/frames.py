@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final
 
 import zstandard
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+from mlsync.buffers import Buffer
 
 ZSTD_LEVEL: Final = 1
 # fp32 weights come to 0.92 with zstd-1; what comes to more than this is not worth a gigabyte a second at each restore.

@@ -21,8 +21,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
-from mlsync.buffers import aligned_memory
-from mlsync.codec.frames import Buffer, CodingBroken, Manner, best_manner, decode_frame_into, frame
+from mlsync.buffers import Buffer, aligned_memory
+from mlsync.codec.frames import CodingBroken, Manner, best_manner, decode_frame_into, frame
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

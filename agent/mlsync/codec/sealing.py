@@ -7,15 +7,15 @@ sends the sealed bytes again; it never seals again.
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from mlsync.buffers import Buffer
+
 TAG_BYTES: Final = 16
 NONCE_BYTES: Final = 12
-
-Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 class SealBroken(Exception):

@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from mlsync.codec.digest import Buffer, is_named, object_digest, run_id
+from mlsync.buffers import Buffer
+from mlsync.codec.digest import is_named, object_digest, run_id
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.errors import (
     AlreadyExists,

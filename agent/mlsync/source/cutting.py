@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import xxhash
 from pyfastcdc import FastCDC
 
-from mlsync.buffers import Buffer, BufferPool
+from mlsync.buffers import BufferPool, PooledBuffer
 from mlsync.formats.layout import Layout, Storage
 from mlsync.source.crc import RecordChecks
 from mlsync.source.plan import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_edges
@@ -38,7 +38,7 @@ class Piece:
     length: int
     view: memoryview
     digest: bytes
-    buffer: Buffer
+    buffer: PooledBuffer
     item_bytes: int = 0
 
     def release(self) -> None:
@@ -155,7 +155,7 @@ class _Reader:
         finally:
             buffer.release()
 
-    def _pieces(self, span: Span, buffer: Buffer, start: int, upto: int) -> Iterator[Piece]:
+    def _pieces(self, span: Span, buffer: PooledBuffer, start: int, upto: int) -> Iterator[Piece]:
         """Give the pieces of a span from *start* on, where *buffer* begins, that bytes behind *upto* cannot change."""
         cut = start
         while (piece := self._earlier_piece(buffer, start, cut, upto)) is not None:
@@ -169,7 +169,7 @@ class _Reader:
             yield self._piece(buffer, start, cut, length)
             cut += length
 
-    def _earlier_piece(self, buffer: Buffer, start: int, cut: int, upto: int) -> Piece | None:
+    def _earlier_piece(self, buffer: PooledBuffer, start: int, cut: int, upto: int) -> Piece | None:
         """Give the piece that was cut at *cut* the last time, if its bytes are the same: so then is its end."""
         known = self.earlier.get(cut)
         if known is None or cut + known[0] > upto:
@@ -186,7 +186,7 @@ class _Reader:
         if self.whole is not None:
             self.whole.update(view)
 
-    def _piece(self, buffer: Buffer, start: int, offset: int, length: int, item_bytes: int = 0) -> Piece:
+    def _piece(self, buffer: PooledBuffer, start: int, offset: int, length: int, item_bytes: int = 0) -> Piece:
         view = buffer.view[offset - start : offset - start + length]
         digest = xxhash.xxh3_128_digest(view, self.seed)
         return Piece(offset, length, view, digest, buffer.share(), item_bytes)

@@ -6,7 +6,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, view_of
+from mlsync.buffers import Buffer
+from mlsync.store.base import ObjectInfo, Store, Upload, view_of
 
 
 class CountingStore:

@@ -10,7 +10,8 @@ from typing import TypeVar
 import tenacity
 
 from mlsync import errors
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload
+from mlsync.buffers import Buffer
+from mlsync.store.base import ObjectInfo, Store, Upload
 
 TRIES_MAX = 12
 # Whatever the time: one answer that never comes takes as long as many that come late, and must not end a backup.

@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from mlsync.buffers import aligned_memory
-from mlsync.codec.digest import Buffer
+from mlsync.buffers import Buffer, aligned_memory
 from mlsync.direct_io import OpenAgain, bytes_before_aligned, slack_bytes, write_direct
 
 STAGING_BYTES: Final = 8 << 20

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from mlsync.beneath import Beneath, reopen
-from mlsync.codec.digest import Buffer, file_digester
+from mlsync.buffers import Buffer
+from mlsync.codec.digest import file_digester
 from mlsync.errors import Damage, ObjectDamaged, TargetError
 from mlsync.repository.manifest import Entry, Top
 from mlsync.repository.tokens import EntryKind

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from mlsync import errors
 from mlsync.beneath import Beneath
+from mlsync.buffers import Buffer
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
-from mlsync.store.base import MARKER, Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
+from mlsync.store.base import MARKER, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.directory.os_errors import is_transient, translated, translating
 from mlsync.store.directory.unfinished import DIRECTORY_MODE, ORPHAN_AGE_S, UnfinishedFile, remove_orphans
 from mlsync.store.directory.upload import DirectoryUpload

@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlsync.beneath import Beneath, reopen
+from mlsync.buffers import Buffer
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import write_direct
-from mlsync.store.base import Buffer, view_of
+from mlsync.store.base import view_of
 
 DIRECTORY = b"tmp"
 FILE_MODE = 0o600

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from mlsync import errors
-from mlsync.store.base import Buffer, Upload, view_of
+from mlsync.buffers import Buffer
+from mlsync.store.base import Upload, view_of
 from mlsync.store.directory.unfinished import UnfinishedFile
 from mlsync.store.parts import PartLedger
 

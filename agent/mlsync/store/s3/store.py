@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from isal.isal_zlib import crc32 as _crc32
 
 from mlsync import errors
-from mlsync.store.base import Buffer, ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
+from mlsync.buffers import Buffer
+from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import OVERWRITES, StoreOptions
 from mlsync.store.s3.clock import ServerClock
 from mlsync.store.s3.cold import is_archived_entry, is_archived_head, is_cold

@@ -13,7 +13,8 @@ from typing import Protocol
 import msgspec
 
 from mlsync import errors
-from mlsync.store.base import Buffer, Upload, view_of
+from mlsync.buffers import Buffer
+from mlsync.store.base import Upload, view_of
 from mlsync.store.parts import PartLedger
 
 
