@@ -214,6 +214,12 @@ def test_a_backup_that_finds_nothing_changed_starts_without_what_makes_a_version
     }
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_do_not_import_each_other(command):
+    """What several commands share, the shapes of their JSON above all, stands beside them and in none of them."""
+    assert set(imports_of(f"mlsync.cli.{command}", whole=True)).isdisjoint(f"mlsync.cli.{name}" for name in COMMANDS)
+
+
 # ---------------------------------------------------------------- errors
 
 

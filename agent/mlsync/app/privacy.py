@@ -8,6 +8,7 @@ import resource
 from collections.abc import MutableMapping
 from typing import Final
 
+PASSPHRASE_VARIABLE: Final = "MLSYNC_PASSPHRASE"  # noqa: S105 - the name of a variable, not the secret
 _PR_SET_DUMPABLE: Final = 4
 # Where the kernel says in /proc/self/stat from where to where the environment lies that a program was started with.
 _BOUNDS_AFTER_NAME: Final = slice(47, 49)

@@ -7,19 +7,18 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from secrets import choice
 
-from mlsync.app.privacy import take_variable
+from mlsync.app.privacy import PASSPHRASE_VARIABLE
 from mlsync.app.wording import count
 from mlsync.config.load import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
 from mlsync.repository.keyslot import KeyFile, Passphrase
 
-VARIABLE = "MLSYNC_PASSPHRASE"
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
 SECRET_BYTES_MAX = 64 * 1024
@@ -35,19 +34,19 @@ def find_secret(
     configured: KeySettings,
     asked: KeySettings | None = None,
     *,
-    environ: MutableMapping[str, str] = os.environ,
+    passphrase: str | None = None,
+    environ: Mapping[str, str] = os.environ,
     prompt: Prompt | None = None,
     confirm: bool = False,
 ) -> Passphrase | KeyFile:
-    """The secret from the first place that has one: *asked* (options), environment, *configured*, systemd, a person.
+    """Return the secret from the first place that has one.
 
-    The environment's passphrase is gone afterwards whichever is taken: no child process inherits it, and nobody finds
-    it in ``/proc``. A person is asked only at a terminal (or through *prompt*), twice with *confirm*.
+    The places are *asked* (options), *passphrase* (the environment's, taken out of it at the start), *configured*,
+    systemd's credentials, and a person, who is asked only at a terminal or through *prompt*, twice with *confirm*.
     """
-    from_environment = take_variable(environ, VARIABLE)
     secret = _from_files(asked or KeySettings())
-    if secret is None and from_environment is not None:
-        secret = _passphrase(os.fsencode(from_environment), VARIABLE)
+    if secret is None and passphrase is not None:
+        secret = _passphrase(os.fsencode(passphrase), PASSPHRASE_VARIABLE)
     secret = secret or _from_files(configured) or _from_credentials(environ)
     if secret is not None:
         return secret
@@ -68,7 +67,7 @@ def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
     return None
 
 
-def _from_credentials(environ: MutableMapping[str, str]) -> Passphrase | KeyFile | None:
+def _from_credentials(environ: Mapping[str, str]) -> Passphrase | KeyFile | None:
     """What systemd laid ready for this service, in a directory that it guards itself."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
@@ -155,6 +154,6 @@ def _not_empty(secret: bytes, where: str) -> bytes:
 def _missing() -> PassphraseMissing:
     return PassphraseMissing(
         "no passphrase and no key file",
-        advice=f"give --passphrase-file, --key-file, {VARIABLE}, [key] in the configuration, a systemd credential "
-        f"named {CREDENTIAL_PASSPHRASE} or {CREDENTIAL_KEY}, or run it at a terminal",
+        advice=f"give --passphrase-file, --key-file, {PASSPHRASE_VARIABLE}, [key] in the configuration, a systemd "
+        f"credential named {CREDENTIAL_PASSPHRASE} or {CREDENTIAL_KEY}, or run it at a terminal",
     )

@@ -69,4 +69,4 @@ def agent_command(common: Common, gently: bool) -> None:
         for job in jobs:
             job.close()
     if common.as_json:
-        output.emit(agent.as_json())
+        common.emit(agent.as_json())

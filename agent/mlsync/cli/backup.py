@@ -9,6 +9,7 @@ from mlsync.app.run_lock import RunLock
 from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
 from mlsync.cli import output
+from mlsync.cli.json import backups_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
@@ -19,7 +20,6 @@ from mlsync.repository.tokens import TroubleKind
 from mlsync.source.handed_over import note_handed_over
 from mlsync.source.scan import LeftOut
 
-NAMED_MAX = 100
 _LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.BROKEN: CheckpointBroken,
@@ -108,8 +108,7 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
 
 def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, Error]]) -> None:
     if common.as_json:
-        errors = [{"run": run} | output.as_error_json(error) for run, error in failed]
-        output.emit({"runs": [as_json(result) for result in results], "errors": errors})
+        common.emit(backups_json(results, failed))
     elif not common.quiet:
         for result in results:
             output.say(f"{result.run}: {summary(result)}")
@@ -141,43 +140,3 @@ def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:
     for kind, error in _STATUS.items():
         if any(trouble.kind is kind for trouble in troubles):
             raise click.exceptions.Exit(error.exit_code)
-
-
-def as_json(result: BackupResult) -> dict[str, object]:
-    """Return a backup's result as docs/json.md describes it."""
-    return {
-        "run": result.run,
-        "version": result.version or None,
-        "previous": result.previous or None,
-        "scanned_count": result.scanned_count,
-        "changed_count": result.changed_count,
-        "size_bytes": result.size_bytes,
-        "read_bytes": result.read_bytes,
-        "new_bytes": result.new_bytes,
-        "stored_bytes": result.stored_bytes,
-        "read_back_bytes": result.read_back_bytes,
-        "checkpoint_count": result.checkpoint_count,
-        "lowest_level": result.lowest_level if result.checkpoint_count else None,
-        "device": result.device or None,
-        "pending": list(result.pending),
-        "left_out_count": result.left_out.count,
-        "left_out": [output.path(path) for path in sorted(result.left_out.paths)],
-        "not_understood_count": len(result.not_understood),
-        "not_understood": [output.path(path) for path in result.not_understood[:NAMED_MAX]],
-        "troubles": [trouble_json(trouble) for trouble in result.troubles],
-        "store_seconds": round(result.store_seconds, 3),
-        "prove_seconds": round(result.prove_seconds, 3),
-        "store_cpu_seconds": round(result.store_cpu_seconds, 3),
-        "prove_cpu_seconds": round(result.prove_cpu_seconds, 3),
-        "seconds": round(result.seconds, 3),
-    }
-
-
-def trouble_json(trouble: Trouble) -> dict[str, object]:
-    """Return a trouble as docs/json.md describes it."""
-    return {
-        "path": output.path(trouble.path),
-        "kind": trouble.kind.name.lower(),
-        "text": trouble.text,
-        "kept_version": trouble.kept or None,
-    }

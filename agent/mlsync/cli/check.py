@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import click
 
 from mlsync.cli import output
+from mlsync.cli.json import check_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
@@ -37,7 +36,7 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
         look_for_rollback(session, None, monitor, accept=accept_rollback)
         result = check(session.repository, monitor, read_data=read_data)
     if common.as_json:
-        output.emit(as_json(result, read_data=read_data))
+        common.emit(check_json(result, read_data=read_data))
     else:
         _print(result, quiet=common.quiet)
     if result.problems:
@@ -73,31 +72,3 @@ def _touches(problem: Problem) -> str:
     shown = [f"{run}/{number}" for run, number in problem.versions[:_VERSIONS_SHOWN]]
     more = len(problem.versions) - len(shown)
     return f" (touches {', '.join(shown)}{f' and {more} more' if more else ''})"
-
-
-def as_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
-    """Return a check's result as docs/json.md describes it."""
-    return {
-        "run_count": result.run_count,
-        "version_count": result.version_count,
-        "pack_count": result.pack_count,
-        "pack_bytes": result.pack_bytes,
-        "chunk_count": result.chunk_count,
-        "unused_pack_count": result.unused_packs,
-        "read_data": read_data,
-        "read_bytes": result.read_bytes,
-        "problems": _listed(result.problems),
-        "unchecked": _listed(result.unchecked),
-        "oddities": _listed(result.oddities),
-    }
-
-
-def _listed(problems: Iterable[Problem]) -> list[dict[str, object]]:
-    return [
-        {
-            "object": problem.key,
-            "text": problem.text,
-            "versions": [{"run": run, "version": number} for run, number in problem.versions],
-        }
-        for problem in problems
-    ]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mlsync.cli import output
+from mlsync.cli.invocation import Invocation
 from mlsync.errors import DeviceMissing, Error, Stopped, TorchMissing
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the end only, not what is done on the way.")
-def demo_command(*, keep: bool, directory: Path | None, device: str, trainer: str, as_json: bool, quiet: bool) -> None:
+@click.pass_obj
+def demo_command(
+    invocation: Invocation, *, keep: bool, directory: Path | None, device: str, trainer: str, as_json: bool, quiet: bool
+) -> None:
     """Show a real training run backed up, killed, deleted, restored and resumed.
 
     A small network is trained by a process of its own, with torch or with numpy alone, which saves as Ultralytics
@@ -84,9 +88,9 @@ def demo_command(*, keep: bool, directory: Path | None, device: str, trainer: st
             )
             raise
     if as_json:
-        output.emit(report.as_json())
+        invocation.emit(report.as_json())
     else:
-        _print(report)
+        _print(report, invocation.program)
 
 
 def _to_stderr(text: str) -> None:
@@ -119,7 +123,7 @@ def _signals_as_errors() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print(report: Report) -> None:
+def _print(report: Report, program: str) -> None:
     output.say()
     _table(_VERSION_HEADERS, [_version_row(version) for version in report.versions], right=range(7))
     output.say()
@@ -127,7 +131,7 @@ def _print(report: Report) -> None:
     output.say()
     _table(_LOSS_HEADERS, _loss_rows(report), right=range(3))
     output.say()
-    _lines([("done", f"all of it in {report.seconds:.0f} s"), *_looks(report)])
+    _lines([("done", f"all of it in {report.seconds:.0f} s"), *_looks(report, program)])
 
 
 def _version_row(version: VersionMade) -> tuple[str, ...]:
@@ -170,13 +174,13 @@ def _loss_rows(report: Report) -> list[tuple[str, ...]]:
     ]
 
 
-def _looks(report: Report) -> Iterator[tuple[str, str]]:
+def _looks(report: Report, program: str) -> Iterator[tuple[str, str]]:
     if not report.kept:
         yield "", "nothing is left of it; --keep leaves everything for looking at"
         return
     config = shlex.quote(f"{report.directory}/mlsync.toml")
     # As it was called: what a virtual environment has is mostly not found by its name alone.
-    mlsync = shlex.quote(sys.argv[0]) if os.path.basename(sys.argv[0]) == "mlsync" else "mlsync"
+    mlsync = shlex.quote(program) if os.path.basename(program) == "mlsync" else "mlsync"
     yield "kept", report.directory
     yield "look", f"{mlsync} versions --config {config}"
     yield "", f"{mlsync} show --config {config}"

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import click
 
-from mlsync.cli import output
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
+from mlsync.cli.json import diff_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.diff.checkpoint import FATES, CheckpointDiff, TensorDiff
-from mlsync.diff.diff import DiffResult, FileDiff, diff
-from mlsync.formats.layout import Tensor
-from mlsync.repository.manifest import Entry
+from mlsync.diff.diff import diff
 from mlsync.repository.repository import Repository, Stored
 from mlsync.versions.select import LATEST, find_run, find_version, version_before
-
-if TYPE_CHECKING:
-    # numpy would come with it.
-    from mlsync.diff.drift import Drift
 
 _EXAMPLES = """\b
 Examples:
@@ -72,7 +64,7 @@ def diff_command(
         old, new = _versions(session.repository, find_run(session.repository, run), before, after)
         result = diff(session.repository, old, new, tuple(os.fsencode(path) for path in paths), monitor)
     if common.as_json:
-        output.emit(as_json(result))
+        common.emit(diff_json(result))
         return
     print_report(result, tensor_count)
 
@@ -82,80 +74,3 @@ def _versions(repository: Repository, run: str, before: str | None, after: str) 
     if before is None:
         return version_before(repository, run, new.root.number), new
     return find_version(repository, run, before), new
-
-
-def as_json(result: DiffResult) -> dict[str, object]:
-    """Return a difference as docs/json.md describes it."""
-    return {
-        "run": result.after.run,
-        "before": result.before.number,
-        "after": result.after.number,
-        "files": [_file_json(file) for file in result.files],
-        "same_count": result.same_count,
-        "new_bytes": result.new_bytes,
-        "read_bytes": result.read_bytes,
-        "seconds": round(result.seconds, 3),
-    }
-
-
-def _file_json(file: FileDiff) -> dict[str, object]:
-    return {
-        "path": output.path(file.path),
-        "change": file.change,
-        "before": _state_json(file.before) if file.before else None,
-        "after": _state_json(file.after) if file.after else None,
-        "new_bytes": file.new_bytes,
-        "checkpoint": _checkpoint_json(file.checkpoint) if file.checkpoint else None,
-    }
-
-
-def _state_json(entry: Entry) -> dict[str, object]:
-    return {
-        "path": output.path(entry.path),
-        "kind": entry.kind.name.lower(),
-        "mode": f"{entry.mode:04o}",
-        "owner": f"{entry.uid}:{entry.gid}",
-        "size_bytes": entry.size_bytes,
-        "target": output.path(entry.target) if entry.target else None,
-    }
-
-
-def _checkpoint_json(checkpoint: CheckpointDiff) -> dict[str, object]:
-    return {
-        "not_looked_into": checkpoint.why_not or None,
-        "facts_before": {name: was for name, (was, _) in checkpoint.facts.items() if was is not None},
-        "facts_after": {name: now for name, (_, now) in checkpoint.facts.items() if now is not None},
-        "same_count": checkpoint.same_count,
-        **{f"{fate}_count": checkpoint.count(fate) for fate in FATES},
-        "tensors": [_tensor_json(tensor) for tensor in checkpoint.tensors],
-    }
-
-
-def _tensor_json(tensor: TensorDiff) -> dict[str, object]:
-    return {
-        "name": tensor.name,
-        "change": tensor.fate,
-        "before": _form_json(tensor.before) if tensor.before else None,
-        "after": _form_json(tensor.after) if tensor.after else None,
-        "drift": _drift_json(tensor.drift) if tensor.drift else None,
-        "note": tensor.note or None,
-    }
-
-
-def _form_json(tensor: Tensor) -> dict[str, object]:
-    return {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-
-
-def _drift_json(drift: Drift) -> dict[str, object]:
-    return {
-        "number_count": drift.number_count,
-        "changed_count": drift.changed_count,
-        "relative": drift.relative,
-        "moved_norm": drift.moved_norm,
-        "before_norm": drift.before_norm,
-        "mean_change": drift.mean,
-        "largest_change": drift.largest,
-        "before_nonfinite_count": drift.before_nonfinite_count,
-        "after_nonfinite_count": drift.after_nonfinite_count,
-        "left_out_count": drift.left_out_count,
-    }

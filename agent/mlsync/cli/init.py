@@ -64,7 +64,7 @@ def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, 
         with Session.create(config, unlock, monitor) as session:
             repository_id = session.repository.repository_id.hex()
     if common.as_json:
-        output.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
+        common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
         _tell(common, config, place, repository_id)
 

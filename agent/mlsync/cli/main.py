@@ -12,6 +12,8 @@ import click
 
 import mlsync
 from mlsync.cli import output
+from mlsync.cli.invocation import Invocation
+from mlsync.cli.json import error_json, failure_json
 from mlsync.errors import Error
 
 _EPILOG = """\b
@@ -79,41 +81,38 @@ def main() -> NoReturn:
     # Many files are many objects and hardly a cycle among them: looking for those less often saves a tenth of the time.
     gc.set_threshold(20_000)
     try:
-        status = _run()
+        status = _run(Invocation.take())
     except output.ReaderGone:
         # A reader that went away ("| head") is no fault; this is how a shell reports what SIGPIPE ends.
         status = 128 + signal.SIGPIPE
     sys.exit(status)
 
 
-def _run() -> int:
+def _run(invocation: Invocation) -> int:
+    failure: dict[str, object] | None = None
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(invocation.arguments, standalone_mode=False, obj=invocation)
     except click.exceptions.Exit as leaving:
         status = leaving.exit_code
     except click.Abort:
         click.echo("mlsync: interrupted", err=True)
         status = 128 + signal.SIGINT
-        _emit(output.error_json("Interrupted", status, "interrupted"))
+        failure = failure_json("Interrupted", status, "interrupted")
     except click.ClickException as error:
         error.show()
         status = error.exit_code
-        _emit(output.error_json("UsageError", status, error.format_message(), advice=_usage_advice(error)))
+        failure = failure_json("UsageError", status, error.format_message(), advice=_usage_advice(error))
     except Error as error:
         click.echo(output.printable(f"mlsync: {error}"), err=True)
         status = error.exit_code
-        _emit(output.as_error_json(error))
+        failure = error_json(error)
     except Exception as bug:
-        _emit(output.error_json("Bug", 1, f"{type(bug).__name__}: {bug}", advice="the traceback is on stderr"))
+        failure = failure_json("Bug", 1, f"{type(bug).__name__}: {bug}", advice="the traceback is on stderr")
         raise
+    finally:
+        if failure is not None and invocation.wants_json:
+            invocation.emit({"error": failure})
     return status if isinstance(status, int) else 0
-
-
-def _emit(error: dict[str, object]) -> None:
-    """Print an error as JSON where JSON was asked for: also of arguments that click refused, so by the bare words."""
-    words = sys.argv[1:]
-    if "--json" in words[: words.index("--") if "--" in words else None]:
-        output.emit({"error": error})
 
 
 def _usage_advice(error: click.ClickException) -> str | None:

@@ -17,6 +17,7 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.secrets import find_secret
 from mlsync.app.session import FIRST_CONTACT_S, Session
 from mlsync.cli import output
+from mlsync.cli.invocation import Invocation
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.config.load import Config, KeySettings, S3Settings, WatchSettings, find_config, load
 from mlsync.config.proof_device import is_device
@@ -47,6 +48,7 @@ class Common:
     as_json: bool
     quiet: bool
     verbose: bool
+    invocation: Invocation
 
     @property
     def asked_key(self) -> KeySettings:
@@ -82,7 +84,11 @@ class Common:
     def secret(self, configured: KeySettings, *, confirm: bool = False) -> Unlock:
         """Return the passphrase or key; from before it is known, nobody else of this user may look into the process."""
         keep_private()
-        return find_secret(configured, self.asked_key, confirm=confirm)
+        return find_secret(configured, self.asked_key, passphrase=self.invocation.passphrase, confirm=confirm)
+
+    def emit(self, value: object) -> None:
+        """Print the command's JSON value."""
+        self.invocation.emit(value)
 
     @contextmanager
     def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
@@ -169,12 +175,13 @@ def _store_use(session: Session) -> str:
 
 
 def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def call(**given: Any) -> Any:
-        fields = {field.name: given.pop(field.name) for field in dataclasses.fields(Common)}
-        return function(Common(**fields), **given)
+    names = [field.name for field in dataclasses.fields(Common) if field.name != "invocation"]
 
-    return call
+    def call(invocation: Invocation, /, **given: Any) -> Any:
+        fields = {name: given.pop(name) for name in names}
+        return function(Common(invocation=invocation, **fields), **given)
+
+    return functools.update_wrapper(click.pass_obj(call), function)
 
 
 _OPTIONS = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -11,18 +10,15 @@ from datetime import datetime
 import click
 
 from mlsync.app.wording import count, size
-from mlsync.errors import Error
 from mlsync.source.paths import display
 
 __all__ = [
     "ReaderGone",
-    "as_error_json",
     "count",
-    "emit",
-    "error_json",
     "iso",
     "level",
     "moment",
+    "not_loading",
     "path",
     "printable",
     "say",
@@ -33,9 +29,6 @@ __all__ = [
 
 class ReaderGone(Exception):
     """Nobody reads stdout any longer, as behind ``| head``."""
-
-
-_emitted = False
 
 
 def moment(time_ns: int) -> str:
@@ -89,24 +82,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Seque
         say("  ".join(cells).rstrip())
 
 
-def emit(value: object) -> None:
-    """Print one JSON value; a second one, as for the error that a result with problems ends with, is dropped."""
-    global _emitted  # noqa: PLW0603 - a process has one stdout, and one value on it
-    if not _emitted:
-        _emitted = True
-        say(json.dumps(value, ensure_ascii=True))
-
-
-def error_json(
-    kind: str, exit_status: int, what: str, *, where: str | None = None, advice: str | None = None
-) -> dict[str, object]:
-    """Return an error as docs/json.md describes it."""
-    return {"kind": kind, "exit_status": exit_status, "what": what, "where": where, "advice": advice}
-
-
-def as_error_json(error: Error) -> dict[str, object]:
-    """Return an error of ours as docs/json.md describes it."""
-    return error_json(type(error).__name__, error.exit_code, error.what, where=error.where, advice=error.advice)
+def not_loading(number: int) -> str:
+    """Return how many checkpoints do not load, as an error says it."""
+    return "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
 
 
 def _reader_gone() -> ReaderGone:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.json import prove_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
-from mlsync.cli.verify import not_loading
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.proof.verdict import LEVEL_FRAMEWORK
@@ -113,8 +113,7 @@ def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tu
 
 def _show(common: Common, share: Share | None, results: list[LaterResult]) -> None:
     if common.as_json:
-        shown = None if share is None else {"number": share.number, "count": share.count}
-        output.emit({"share": shown, "versions": [as_json(result) for result in results]})
+        common.emit(prove_json(share, results))
         return
     if common.quiet:
         return
@@ -142,22 +141,9 @@ def _leave(results: list[LaterResult], damaged: Error | None) -> None:
     broken = [result for result in results if result.refused]
     if broken:
         number = sum(len(result.refused) for result in broken)
-        raise CheckpointBroken(not_loading(number), where=", ".join(f"{r.run} version {r.version}" for r in broken))
+        raise CheckpointBroken(
+            output.not_loading(number), where=", ".join(f"{r.run} version {r.version}" for r in broken)
+        )
     for result in results:
         if result.unavailable is not None:
             raise result.unavailable
-
-
-def as_json(result: LaterResult) -> dict[str, object]:
-    """Return what was proved of a version as docs/json.md describes it."""
-    return {
-        "run": result.run,
-        "version": result.version,
-        "required_level": result.required_level,
-        "lowest_level": result.lowest_level,
-        "device": result.device or None,
-        "checkpoint_count": len(result.judged),
-        "broken": [{"path": output.path(path), "refused": why} for path, why in sorted(result.refused.items())],
-        "read_bytes": result.read_bytes,
-        "seconds": round(result.seconds, 3),
-    }

@@ -10,12 +10,13 @@ import click
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import output
+from mlsync.cli.json import restore_json
 from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.monitor import Monitor
-from mlsync.restore.restore import Failure, RestoreOptions, RestoreResult, restore
+from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.handed_over import note_handed_over
 from mlsync.versions.rollback import refuse_older
 from mlsync.versions.select import LATEST, find_run, find_version
@@ -106,7 +107,7 @@ def restore_command(
         if not paths and result.fault is None:
             _hand_over(session, result, monitor)
     if common.as_json:
-        output.emit(as_json(result))
+        common.emit(restore_json(result))
     elif not common.quiet:
         output.say(_text(result))
     if result.fault is not None:
@@ -140,32 +141,3 @@ def _text(result: RestoreResult) -> str:
     if result.deleted_count:
         text += f", {result.deleted_count} deleted"
     return text + (f", {len(result.failures)} could not be" if result.failures else "")
-
-
-def as_json(result: RestoreResult) -> dict[str, object]:
-    """Return a restore's result as docs/json.md describes it."""
-    return {
-        "run": result.run,
-        "version": result.version,
-        "directory": output.path(result.directory),
-        "file_count": result.file_count,
-        "written_count": result.written_count,
-        "unchanged_count": result.unchanged_count,
-        "deleted_count": result.deleted_count,
-        "size_bytes": result.size_bytes,
-        "written_bytes": result.written_bytes,
-        "read_bytes": result.read_bytes,
-        "failures": [_failure_json(failure) for failure in result.failures],
-        "seconds": round(result.seconds, 3),
-    }
-
-
-def _failure_json(failure: Failure) -> dict[str, object]:
-    error = failure.error
-    return {
-        "path": output.path(failure.path),
-        "kind": type(error).__name__,
-        "exit_status": error.exit_code,
-        "what": error.what,
-        "where": error.where,
-    }

@@ -9,10 +9,9 @@ import click
 
 from mlsync.backup.not_understood import in_words, not_understood
 from mlsync.cli import output
-from mlsync.cli.backup import NAMED_MAX, trouble_json
+from mlsync.cli.json import show_json
 from mlsync.cli.options import Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.versions import version_json
 from mlsync.formats.layout import Fact
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
@@ -24,7 +23,6 @@ from mlsync.versions.standing import by_sums, manifest_of, settled
 
 _PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN = 3
-_NUMPY = "numpy "
 # By path what a trainer's log tells
 Logged: TypeAlias = Mapping[bytes, Mapping[str, Fact]]
 _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
@@ -55,13 +53,7 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
-        details = {
-            "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
-            "troubles": [trouble_json(trouble) for trouble in manifest.troubles],
-            "not_understood_count": len(unknown),
-            "not_understood": [output.path(path) for path in unknown[:NAMED_MAX]],
-        }
-        output.emit(version_json(settled(by_sums(stored, later), manifest.entries)) | details)
+        common.emit(show_json(settled(by_sums(stored, later), manifest.entries), manifest, logged, unknown))
         return
     _print(manifest, logged)
     if unknown:
@@ -149,45 +141,3 @@ def _facts(facts: Mapping[str, Fact]) -> str:
     if "resumable" in facts:
         parts.append("resumable" if facts["resumable"] else "not resumable")
     return ", ".join(parts)
-
-
-def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, object]:
-    return {
-        "path": output.path(entry.path),
-        "kind": entry.kind.name.lower(),
-        "mode": f"{entry.mode:04o}",
-        "modified": output.iso(entry.mtime_ns),
-        "size_bytes": entry.size_bytes,
-        "target": output.path(entry.target) if entry.target else None,
-        "chunk_count": len(entry.chunks),
-        "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
-        "proof": proof_json(entry.proof) if entry.proof else None,
-        "logged": logged,
-    }
-
-
-def proof_json(proof: Proof) -> dict[str, object]:
-    """Return a proof as docs/json.md describes it."""
-    return {
-        "level": proof.level,
-        "container": proof.container,
-        "device": proof.device or None,
-        "torch": proof.torch if proof.torch and not proof.torch.startswith(_NUMPY) else None,
-        "numpy": proof.torch.removeprefix(_NUMPY) if proof.torch.startswith(_NUMPY) else None,
-        "proved": output.iso(proof.proved_ns),
-        "seconds": proof.seconds,
-        "tensor_count": proof.tensor_count,
-        "tensor_bytes": proof.tensor_bytes,
-        "facts": proof.facts,
-        "shortfall": proof.shortfall or None,
-        "findings": [
-            {
-                "level": finding.level,
-                "severity": finding.severity.name.lower(),
-                "what": finding.what,
-                "record": finding.record,
-                "offset": finding.offset,
-            }
-            for finding in proof.findings
-        ],
-    }

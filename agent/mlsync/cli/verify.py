@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.json import verify_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, device_option, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.show import proof_json
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.versions.select import find_run, find_version
@@ -42,20 +42,15 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
                 prover.open()
             result = verify(session.repository, manifest, prover, monitor, session.loading_options(device, run=name))
     if common.as_json:
-        output.emit(as_json(result))
+        common.emit(verify_json(result))
     elif not common.quiet:
         _print(result)
     if result.refused:
-        raise CheckpointBroken(not_loading(len(result.refused)), where=f"version {result.version}")
+        raise CheckpointBroken(output.not_loading(len(result.refused)), where=f"version {result.version}")
     for file in result.checkpoints:
         before, now = file.entry.proof, file.judged
         if now.unavailable is not None and before is not None and now.proof.level < before.level:
             raise now.unavailable
-
-
-def not_loading(number: int) -> str:
-    """Return how many checkpoints do not load, as an error says it."""
-    return "1 checkpoint does not load" if number == 1 else f"{number} checkpoints do not load"
 
 
 def _print(result: VerifyResult) -> None:
@@ -70,23 +65,3 @@ def _print(result: VerifyResult) -> None:
         f"{result.run}: version {result.version}: {output.count(result.file_count, 'file')} read back "
         f"({output.size(result.read_bytes)}), {output.count(proved, 'checkpoint')} proved, {result.seconds:.1f} s"
     )
-
-
-def as_json(result: VerifyResult) -> dict[str, object]:
-    """Return a verification's result as docs/json.md describes it."""
-    return {
-        "run": result.run,
-        "version": result.version,
-        "file_count": result.file_count,
-        "read_bytes": result.read_bytes,
-        "lowest_level": result.lowest_level if result.checkpoints else None,
-        "checkpoints": [
-            {
-                "path": output.path(file.entry.path),
-                "refused": file.judged.refused,
-                "proof": None if file.judged.refused is not None else proof_json(file.judged.proof),
-            }
-            for file in result.checkpoints
-        ],
-        "seconds": round(result.seconds, 3),
-    }

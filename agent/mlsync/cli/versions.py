@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.json import versions_json
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.repository.manifest import Root
@@ -34,12 +35,7 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
         if not listed:
             session.repository.refuse_unreadable()
     if common.as_json:
-        output.emit(
-            {
-                "versions": [version_json(standing) for standing in listed],
-                "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
-            }
-        )
+        common.emit(versions_json(listed, unreadable))
         return
     if not listed:
         output.say("no version yet")
@@ -88,31 +84,3 @@ def _proof(standing: Standing) -> str:
     pending = standing.root.required_level if standing.is_pending else None
     reached = output.level(standing.lowest_level, standing.device, pending)
     return f"{reached}, {broken}" if broken else reached
-
-
-def version_json(standing: Standing) -> dict[str, object]:
-    """Return a version as docs/json.md describes it."""
-    root, summary = standing.root, standing.root.summary
-    has_checkpoints = summary.checkpoint_count > 0
-    return {
-        "run": root.run,
-        "version": root.number,
-        "previous": root.previous.number if root.previous else None,
-        "made": output.iso(root.created_ns),
-        "host": root.host,
-        "directory": output.path(root.directory),
-        "writer": root.writer,
-        "writer_id": root.origin.id.hex(),
-        "file_count": summary.file_count,
-        "size_bytes": summary.size_bytes,
-        "new_bytes": summary.new_bytes,
-        "stored_bytes": summary.stored_bytes,
-        "checkpoint_count": summary.checkpoint_count,
-        "broken_count": standing.broken_count,
-        "lowest_level": standing.lowest_level if has_checkpoints else None,
-        "required_level": root.required_level,
-        "pending": standing.is_pending,
-        "device": standing.device or None,
-        "trouble_count": len(root.troubles),
-        "notes": list(root.notes),
-    }

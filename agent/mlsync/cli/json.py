@@ -1,0 +1,363 @@
+"""The JSON of every command: all shapes of docs/json.md, but for the agent's status and the demo's report.
+
+Those two are made where they are also written to a file: ``service/status.py`` and ``demo/report.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from mlsync.cli.output import iso, path
+
+if TYPE_CHECKING:
+    # Only for annotations: no command pays for the imports of another one.
+    from mlsync.backup.request import BackupResult
+    from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
+    from mlsync.diff.diff import DiffResult, FileDiff
+    from mlsync.diff.drift import Drift
+    from mlsync.errors import Error
+    from mlsync.formats.layout import Fact, Tensor
+    from mlsync.proving.prove_later import LaterResult
+    from mlsync.proving.shares import Share
+    from mlsync.proving.verify import VerifyResult
+    from mlsync.repository.manifest import Entry, Manifest, Proof, Trouble
+    from mlsync.restore.restore import Failure, RestoreResult
+    from mlsync.upkeep.check import CheckResult, Problem
+    from mlsync.versions.standing import Standing
+
+# How many files that are not understood are listed by name; the count says how many there are.
+_NAMED_MAX: Final = 100
+_NUMPY: Final = "numpy "
+
+
+def backups_json(results: Iterable[BackupResult], failed: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync backup``."""
+    return {
+        "runs": [_backup_json(result) for result in results],
+        "errors": [{"run": run} | error_json(error) for run, error in failed],
+    }
+
+
+def _backup_json(result: BackupResult) -> dict[str, object]:
+    return {
+        "run": result.run,
+        "version": result.version or None,
+        "previous": result.previous or None,
+        "scanned_count": result.scanned_count,
+        "changed_count": result.changed_count,
+        "size_bytes": result.size_bytes,
+        "read_bytes": result.read_bytes,
+        "new_bytes": result.new_bytes,
+        "stored_bytes": result.stored_bytes,
+        "read_back_bytes": result.read_back_bytes,
+        "checkpoint_count": result.checkpoint_count,
+        "lowest_level": result.lowest_level if result.checkpoint_count else None,
+        "device": result.device or None,
+        "pending": list(result.pending),
+        "left_out_count": result.left_out.count,
+        "left_out": [path(name) for name in sorted(result.left_out.paths)],
+        **_not_understood_json(result.not_understood),
+        "troubles": [_trouble_json(trouble) for trouble in result.troubles],
+        "store_seconds": round(result.store_seconds, 3),
+        "prove_seconds": round(result.prove_seconds, 3),
+        "store_cpu_seconds": round(result.store_cpu_seconds, 3),
+        "prove_cpu_seconds": round(result.prove_cpu_seconds, 3),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _not_understood_json(paths: Sequence[bytes]) -> dict[str, object]:
+    return {
+        "not_understood_count": len(paths),
+        "not_understood": [path(name) for name in paths[:_NAMED_MAX]],
+    }
+
+
+def _trouble_json(trouble: Trouble) -> dict[str, object]:
+    return {
+        "path": path(trouble.path),
+        "kind": trouble.kind.name.lower(),
+        "text": trouble.text,
+        "kept_version": trouble.kept or None,
+    }
+
+
+def versions_json(listed: Iterable[Standing], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync versions``."""
+    return {
+        "versions": [_version_json(standing) for standing in listed],
+        "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
+    }
+
+
+def _version_json(standing: Standing) -> dict[str, object]:
+    root, summary = standing.root, standing.root.summary
+    has_checkpoints = summary.checkpoint_count > 0
+    return {
+        "run": root.run,
+        "version": root.number,
+        "previous": root.previous.number if root.previous else None,
+        "made": iso(root.created_ns),
+        "host": root.host,
+        "directory": path(root.directory),
+        "writer": root.writer,
+        "writer_id": root.origin.id.hex(),
+        "file_count": summary.file_count,
+        "size_bytes": summary.size_bytes,
+        "new_bytes": summary.new_bytes,
+        "stored_bytes": summary.stored_bytes,
+        "checkpoint_count": summary.checkpoint_count,
+        "broken_count": standing.broken_count,
+        "lowest_level": standing.lowest_level if has_checkpoints else None,
+        "required_level": root.required_level,
+        "pending": standing.is_pending,
+        "device": standing.device or None,
+        "trouble_count": len(root.troubles),
+        "notes": list(root.notes),
+    }
+
+
+def show_json(
+    standing: Standing,
+    manifest: Manifest,
+    logged: Mapping[bytes, Mapping[str, Fact]],
+    unknown: Sequence[bytes],
+) -> dict[str, object]:
+    """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
+    return _version_json(standing) | {
+        "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
+        "troubles": [_trouble_json(trouble) for trouble in manifest.troubles],
+        **_not_understood_json(unknown),
+    }
+
+
+def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, object]:
+    return {
+        "path": path(entry.path),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "modified": iso(entry.mtime_ns),
+        "size_bytes": entry.size_bytes,
+        "target": path(entry.target) if entry.target else None,
+        "chunk_count": len(entry.chunks),
+        "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
+        "proof": _proof_json(entry.proof) if entry.proof else None,
+        "logged": logged,
+    }
+
+
+def _proof_json(proof: Proof) -> dict[str, object]:
+    return {
+        "level": proof.level,
+        "container": proof.container,
+        "device": proof.device or None,
+        "torch": proof.torch if proof.torch and not proof.torch.startswith(_NUMPY) else None,
+        "numpy": proof.torch.removeprefix(_NUMPY) if proof.torch.startswith(_NUMPY) else None,
+        "proved": iso(proof.proved_ns),
+        "seconds": proof.seconds,
+        "tensor_count": proof.tensor_count,
+        "tensor_bytes": proof.tensor_bytes,
+        "facts": proof.facts,
+        "shortfall": proof.shortfall or None,
+        "findings": [
+            {
+                "level": finding.level,
+                "severity": finding.severity.name.lower(),
+                "what": finding.what,
+                "record": finding.record,
+                "offset": finding.offset,
+            }
+            for finding in proof.findings
+        ],
+    }
+
+
+def diff_json(result: DiffResult) -> dict[str, object]:
+    """Return the value of ``mlsync diff``."""
+    return {
+        "run": result.after.run,
+        "before": result.before.number,
+        "after": result.after.number,
+        "files": [_file_json(file) for file in result.files],
+        "same_count": result.same_count,
+        "new_bytes": result.new_bytes,
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _file_json(file: FileDiff) -> dict[str, object]:
+    return {
+        "path": path(file.path),
+        "change": file.change,
+        "before": _state_json(file.before) if file.before else None,
+        "after": _state_json(file.after) if file.after else None,
+        "new_bytes": file.new_bytes,
+        "checkpoint": _checkpoint_json(file.checkpoint) if file.checkpoint else None,
+    }
+
+
+def _state_json(entry: Entry) -> dict[str, object]:
+    return {
+        "path": path(entry.path),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "owner": f"{entry.uid}:{entry.gid}",
+        "size_bytes": entry.size_bytes,
+        "target": path(entry.target) if entry.target else None,
+    }
+
+
+def _checkpoint_json(checkpoint: CheckpointDiff) -> dict[str, object]:
+    from mlsync.diff.checkpoint import FATES  # late, with numpy
+
+    return {
+        "not_looked_into": checkpoint.why_not or None,
+        "facts_before": {name: was for name, (was, _) in checkpoint.facts.items() if was is not None},
+        "facts_after": {name: now for name, (_, now) in checkpoint.facts.items() if now is not None},
+        "same_count": checkpoint.same_count,
+        **{f"{fate}_count": checkpoint.count(fate) for fate in FATES},
+        "tensors": [_tensor_json(tensor) for tensor in checkpoint.tensors],
+    }
+
+
+def _tensor_json(tensor: TensorDiff) -> dict[str, object]:
+    return {
+        "name": tensor.name,
+        "change": tensor.fate,
+        "before": _form_json(tensor.before) if tensor.before else None,
+        "after": _form_json(tensor.after) if tensor.after else None,
+        "drift": _drift_json(tensor.drift) if tensor.drift else None,
+        "note": tensor.note or None,
+    }
+
+
+def _form_json(tensor: Tensor) -> dict[str, object]:
+    return {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+
+def _drift_json(drift: Drift) -> dict[str, object]:
+    return {
+        "number_count": drift.number_count,
+        "changed_count": drift.changed_count,
+        "relative": drift.relative,
+        "moved_norm": drift.moved_norm,
+        "before_norm": drift.before_norm,
+        "mean_change": drift.mean,
+        "largest_change": drift.largest,
+        "before_nonfinite_count": drift.before_nonfinite_count,
+        "after_nonfinite_count": drift.after_nonfinite_count,
+        "left_out_count": drift.left_out_count,
+    }
+
+
+def restore_json(result: RestoreResult) -> dict[str, object]:
+    """Return the value of ``mlsync restore``."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "directory": path(result.directory),
+        "file_count": result.file_count,
+        "written_count": result.written_count,
+        "unchanged_count": result.unchanged_count,
+        "deleted_count": result.deleted_count,
+        "size_bytes": result.size_bytes,
+        "written_bytes": result.written_bytes,
+        "read_bytes": result.read_bytes,
+        "failures": [_unrestored_json(failure) for failure in result.failures],
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _unrestored_json(failure: Failure) -> dict[str, object]:
+    error = failure.error
+    return {
+        "path": path(failure.path),
+        "kind": type(error).__name__,
+        "exit_status": error.exit_code,
+        "what": error.what,
+        "where": error.where,
+    }
+
+
+def verify_json(result: VerifyResult) -> dict[str, object]:
+    """Return the value of ``mlsync verify``."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "file_count": result.file_count,
+        "read_bytes": result.read_bytes,
+        "lowest_level": result.lowest_level if result.checkpoints else None,
+        "checkpoints": [
+            {
+                "path": path(file.entry.path),
+                "refused": file.judged.refused,
+                "proof": None if file.judged.refused is not None else _proof_json(file.judged.proof),
+            }
+            for file in result.checkpoints
+        ],
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def prove_json(share: Share | None, results: Iterable[LaterResult]) -> dict[str, object]:
+    """Return the value of ``mlsync prove``."""
+    return {
+        "share": None if share is None else {"number": share.number, "count": share.count},
+        "versions": [_proved_version_json(result) for result in results],
+    }
+
+
+def _proved_version_json(result: LaterResult) -> dict[str, object]:
+    return {
+        "run": result.run,
+        "version": result.version,
+        "required_level": result.required_level,
+        "lowest_level": result.lowest_level,
+        "device": result.device or None,
+        "checkpoint_count": len(result.judged),
+        "broken": [{"path": path(name), "refused": why} for name, why in sorted(result.refused.items())],
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def check_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
+    """Return the value of ``mlsync check``."""
+    return {
+        "run_count": result.run_count,
+        "version_count": result.version_count,
+        "pack_count": result.pack_count,
+        "pack_bytes": result.pack_bytes,
+        "chunk_count": result.chunk_count,
+        "unused_pack_count": result.unused_packs,
+        "read_data": read_data,
+        "read_bytes": result.read_bytes,
+        "problems": _problems_json(result.problems),
+        "unchecked": _problems_json(result.unchecked),
+        "oddities": _problems_json(result.oddities),
+    }
+
+
+def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
+    return [
+        {
+            "object": problem.key,
+            "text": problem.text,
+            "versions": [{"run": run, "version": number} for run, number in problem.versions],
+        }
+        for problem in problems
+    ]
+
+
+def failure_json(
+    kind: str, exit_status: int, what: str, *, where: str | None = None, advice: str | None = None
+) -> dict[str, object]:
+    """Return what any failure of a command says, of which no error of mlsync's own need be the cause."""
+    return {"kind": kind, "exit_status": exit_status, "what": what, "where": where, "advice": advice}
+
+
+def error_json(error: Error) -> dict[str, object]:
+    """Return what an error of mlsync's own says."""
+    return failure_json(type(error).__name__, error.exit_code, error.what, where=error.where, advice=error.advice)
