@@ -532,7 +532,7 @@ def look(place: Path, name: bytes) -> tuple[int, str]:
     from contextlib import suppress
 
     from mlsync.formats.containers import read_content, read_layout
-    from mlsync.formats.groups.sharded import find_units
+    from mlsync.formats.groups.find import find_units
     from mlsync.formats.layout import ContainerBroken
     from mlsync.formats.libraries.ocdbt import NODE_BYTES_MAX, files_told_of
     from mlsync.formats.sniff import identify

@@ -14,7 +14,7 @@ from mlsync import errors
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
-from mlsync.source.handed_over import note_handed_over
+from mlsync.source.takeover import allow_takeover
 from mlsync.store.directory.store import DirectoryStore
 
 HARMS = ("deleted", "cut in half", "cut by a byte", "first byte", "middle byte", "last byte", "longer", "swapped")
@@ -49,7 +49,7 @@ class Sample:
         shutil.copytree(self.base / "world", base, symlinks=True)
         world = World(base, DirectoryStore(base / "repo"), is_there=True)
         # The copy goes on where the world stood.
-        note_handed_over(world.state.directory, RUN, os.fsencode(world.directory), 0)
+        allow_takeover(world.state.directory, RUN, os.fsencode(world.directory), 0)
         return world
 
     def objects(self, kind: str) -> list[str]:

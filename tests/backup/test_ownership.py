@@ -19,8 +19,8 @@ from mlsync.errors import RunOfAnother, SourceEmptied
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository import names
 from mlsync.restore.restore import RestoreOptions, restore
-from mlsync.source.handed_over import is_handed_over, note_handed_over
 from mlsync.source.state import State
+from mlsync.source.takeover import allow_takeover, may_take_over
 
 HEADER = b"epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision\n"
 
@@ -300,7 +300,7 @@ def test_a_machine_copied_with_its_state_is_another_writer(fleet):
         fleet.train(2, who=2)
         with pytest.raises(RunOfAnother, match="on berta"):
             world.backup()
-        note_handed_over(world.state.directory, RUN, os.fsencode(world.directory), 0)
+        allow_takeover(world.state.directory, RUN, os.fsencode(world.directory), 0)
         assert world.backup().version == 3
         assert world.manifest(3).origin.id != world.manifest(2).origin.id
 
@@ -321,7 +321,7 @@ def restored_to(world, directory, number=None):
     """Bring a version back as ``mlsync restore`` does."""
     place = os.fsencode(directory)
     result = restore(world.repository, world.manifest(number), place, RestoreOptions(), world.monitor)
-    note_handed_over(world.state.directory, RUN, place, result.version)
+    allow_takeover(world.state.directory, RUN, place, result.version)
 
 
 def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
@@ -342,7 +342,7 @@ def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
         assert back_up_from(world, new).version == 3
         (new / "weights" / "last.pt").write_bytes(small_checkpoint(6))
         assert back_up_from(world, new).version == 4
-        assert not is_handed_over(world.state.directory, RUN, os.fsencode(new))
+        assert not may_take_over(world.state.directory, RUN, os.fsencode(new))
     with fleet.on("anna") as world:
         fleet.train(3)
         with pytest.raises(RunOfAnother, match="elsewhere/run-1 on berta, which made version 4"):

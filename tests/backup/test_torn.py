@@ -21,7 +21,7 @@ from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository.manifest import TIME_NS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
-from mlsync.source.handed_over import note_handed_over
+from mlsync.source.takeover import allow_takeover
 from mlsync.versions.select import find_version
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
@@ -325,7 +325,7 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
     other = World(tmp_path / "other", world.store, is_there=True)
     other.write("a.bin", b"from elsewhere")
     for one in (other, world):
-        note_handed_over(one.state.directory, RUN, os.fsencode(one.directory), 0)
+        allow_takeover(one.state.directory, RUN, os.fsencode(one.directory), 0)
     commit = Repository.commit
 
     def late(repository, manifest, known):

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlsync.source.handed_over import note_handed_over
+from mlsync.source.takeover import allow_takeover
 
 PASSPHRASE = "correct horse"
 KEY = bytes(range(32))
@@ -159,7 +159,7 @@ def copy_of(template: Machine, base: Path, server: CommandServer) -> Machine:
     machine.configure()
     for state in machine.state.glob("*/state.sqlite"):
         # The copy goes on where the template stood.
-        note_handed_over(state.parent, "yolo", os.fsencode(machine.training), 0)
+        allow_takeover(state.parent, "yolo", os.fsencode(machine.training), 0)
     return machine
 
 

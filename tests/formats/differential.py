@@ -37,9 +37,9 @@ from mlsync.formats.libraries.gguf import read_gguf_layout
 from mlsync.formats.libraries.ocdbt import is_ocdbt
 from mlsync.formats.libraries.safetensors import read_safetensors_layout
 from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard
+from mlsync.formats.pickles.machine import read_pickle
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch.legacy_torch import read_legacy_layout
-from mlsync.formats.torch.pickle_machine import read_pickle
+from mlsync.formats.torch.legacy import read_legacy_layout
 from mlsync.proof.prover import ProofOptions, Prover
 
 PROGRAM = Path(__file__).with_name("real_loader.py")

@@ -44,7 +44,7 @@ from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp.metadata import check_against_files, read_dcp_metadata
 from mlsync.formats.dcp.shard import read_dcp_shard
-from mlsync.formats.groups.sharded import find_units
+from mlsync.formats.groups.find import find_units
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify

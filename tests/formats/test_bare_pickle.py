@@ -16,8 +16,8 @@ from checkpoint_files import MemorySource
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
+from mlsync.formats.pickles import pickle_file as bare_pickle
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch import bare_pickle
 
 MADE = Path(__file__).with_name("made")
 FILES = {

@@ -13,8 +13,8 @@ from checkpoint_files import MemorySource, network, torch_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.layout import Fact
+from mlsync.formats.pickles.machine import Call, Global, Pairs
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch.pickle_machine import Call, Global, Pairs
 
 MADE = Path(__file__).parent / "made"
 

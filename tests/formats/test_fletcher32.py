@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlsync.formats.libraries.fletcher32 import Fletcher32
+from mlsync.formats.hdf5.fletcher32 import Fletcher32
 
 
 def by_definition(data: bytes) -> bytes:

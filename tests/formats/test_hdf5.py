@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.hdf5.blocks import lookup3
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.formats.libraries.hdf5_blocks import lookup3
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.spans import ExtentChecksums

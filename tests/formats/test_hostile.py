@@ -17,8 +17,8 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp.metadata import read_dcp_metadata
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.torch import pickle_machine
-from mlsync.formats.torch.legacy_torch import STORAGES_MAX
+from mlsync.formats.pickles import machine as pickle_machine
+from mlsync.formats.torch.legacy import STORAGES_MAX
 
 
 def in_zip(data: bytes) -> object:

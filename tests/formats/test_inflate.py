@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, yolo_bytes
-from mlsync.formats.archives.inflate import PIECE_BYTES, Inflater, inflate, inflate_head
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content, Extent
-from mlsync.formats.torch import torch_content
+from mlsync.formats.torch import content as torch_content
+from mlsync.formats.zips.inflate import PIECE_BYTES, Inflater, inflate, inflate_head
 
 PLAIN = bytes(range(256)) * 20_000
 

@@ -18,7 +18,7 @@ from mlsync.formats.faults import MeaningBroken, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
-from mlsync.source.plan import plan_edges
+from mlsync.source.spans import plan_spans
 
 MADE = Path(__file__).with_name("made")
 FILES = {name: (MADE / name).read_bytes() for name in ("model.keras", "a2c.zip", "package.zip")}
@@ -131,7 +131,7 @@ def test_an_inner_file_is_cut_at_its_tensors():
     source, layout = both(data)
     content = read_content(source, layout)
     assert content is not None
-    spans = list(plan_edges(layout, len(data), [(0, len(data))], content.storages))
+    spans = list(plan_spans(layout, len(data), [(0, len(data))], content.storages))
     tensors = [(span.offset, span.length) for span in spans if span.item_bytes == 4]
     assert tensors == [(storage.offset, storage.length) for storage in content.storages]
 

@@ -15,7 +15,7 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch import legacy_torch
+from mlsync.formats.torch import legacy as legacy_torch
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

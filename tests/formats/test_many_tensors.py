@@ -13,14 +13,15 @@ import torch
 from safetensors.numpy import save
 
 from checkpoint_files import MemorySource, torch_bytes
-from mlsync.formats import answers
-from mlsync.formats.answers import Answers
-from mlsync.formats.archives import npz, zipfile_layout
+from mlsync.formats import content_cache as answers
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.content_cache import ContentCache
 from mlsync.formats.layout import Content
 from mlsync.formats.libraries import safetensors
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch import torch_content
+from mlsync.formats.torch import content as torch_content
+from mlsync.formats.zips import npz
+from mlsync.formats.zips import zip_layout as zipfile_layout
 
 FEW, MANY = 1000, 2000
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -50,8 +51,8 @@ def file_of(name: str, count: int, odd: Arrays | None = None) -> bytes:
 def _nothing_known(monkeypatch):
     """Begin with nothing kept, and keep contents of that many tensors as large ones."""
     monkeypatch.setattr(answers, "WEIGHT_MAX", 500)
-    for module, name in ((torch_content, "_ANSWERS"), (safetensors, "ANSWERS"), (npz, "ANSWERS")):
-        monkeypatch.setattr(module, name, Answers())
+    for module, name in ((torch_content, "_CACHE"), (safetensors, "CONTENT_CACHE"), (npz, "CONTENT_CACHE")):
+        monkeypatch.setattr(module, name, ContentCache())
     monkeypatch.setattr(zipfile_layout, "_LAST", zipfile_layout._LastDirectory())
 
 

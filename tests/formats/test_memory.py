@@ -23,18 +23,19 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, rezipped, torch_bytes, with_pickle
-from mlsync.formats.archives import inner_files, nemo_tar, npz, zipfile_layout
+from mlsync.formats.archives import inner_files, nemo_tar
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp import metadata as dcp_metadata
 from mlsync.formats.dcp.metadata import read_dcp_metadata
-from mlsync.formats.groups import listing, sharded
+from mlsync.formats.groups import find as sharded
+from mlsync.formats.groups import tree as listing
+from mlsync.formats.hdf5 import blocks as hdf5_blocks
+from mlsync.formats.hdf5 import container as hdf5
+from mlsync.formats.hdf5 import newer as hdf5_newer
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries import (
     flax_msgpack,
     gguf,
-    hdf5,
-    hdf5_blocks,
-    hdf5_newer,
     lightgbm_model,
     onnx,
     safetensors,
@@ -42,16 +43,16 @@ from mlsync.formats.libraries import (
     xgboost_model,
 )
 from mlsync.formats.libraries.crc32c import crc32c
+from mlsync.formats.pickles import machine as pickle_machine
+from mlsync.formats.pickles import packed_file as packed_pickle
+from mlsync.formats.pickles import pickle_file as bare_pickle
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch import (
-    bare_pickle,
-    legacy_torch,
-    packed_pickle,
-    pickle_machine,
-    pt2,
-    torch_content,
-    torch_graph,
-)
+from mlsync.formats.torch import content as torch_content
+from mlsync.formats.torch import graph as torch_graph
+from mlsync.formats.torch import legacy as legacy_torch
+from mlsync.formats.torch import pt2
+from mlsync.formats.zips import npz
+from mlsync.formats.zips import zip_layout as zipfile_layout
 
 MIB = 1 << 20
 SHARE = 8

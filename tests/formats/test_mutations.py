@@ -16,8 +16,8 @@ from byte_edits import edited, edits
 from checkpoint_files import MemorySource, parts_of, with_pickle, yolo_bytes
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.layout import ContainerBroken
+from mlsync.formats.pickles.machine import read_pickle
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch.pickle_machine import read_pickle
 
 
 def small_torch() -> bytes:

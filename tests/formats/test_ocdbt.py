@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource
 from mlsync.formats.containers import read_layout
-from mlsync.formats.groups.sharded import find_units, marked_around
+from mlsync.formats.groups.find import find_units, marked_around
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries import ocdbt
 from mlsync.formats.sniff import identify

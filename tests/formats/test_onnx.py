@@ -13,7 +13,7 @@ from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.groups.sharded import find_units
+from mlsync.formats.groups.find import find_units
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.libraries import onnx
 from mlsync.formats.libraries.onnx import read_external

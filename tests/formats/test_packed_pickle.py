@@ -18,8 +18,8 @@ from checkpoint_files import MemorySource, flipped
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
+from mlsync.formats.pickles import packed_file as packed_pickle
 from mlsync.formats.sniff import identify
-from mlsync.formats.torch import packed_pickle
 from mlsync.proof.prover import ProofOptions, Prover
 
 MADE = Path(__file__).with_name("made")

@@ -13,8 +13,8 @@ from checkpoint_files import MemorySource, with_pickle
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.torch import pickle_machine
-from mlsync.formats.torch.pickle_machine import Call, Global, Members, Pairs, Persistent, read_pickle
+from mlsync.formats.pickles import machine as pickle_machine
+from mlsync.formats.pickles.machine import Call, Global, Members, Pairs, Persistent, read_pickle
 
 
 def plain(node: object) -> object:

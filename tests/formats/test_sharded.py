@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.formats.groups import listing
-from mlsync.formats.groups.listing import Unit
-from mlsync.formats.groups.sharded import find_units
+from mlsync.formats.groups import tree as listing
+from mlsync.formats.groups.find import find_units
+from mlsync.formats.groups.tree import Unit
 
 
 class Tree:

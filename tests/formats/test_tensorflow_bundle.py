@@ -14,7 +14,7 @@ from byte_edits import edited, edits
 from checkpoint_files import MemorySource
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.groups.sharded import find_units
+from mlsync.formats.groups.find import find_units
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.libraries import tensorflow_bundle
 from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard

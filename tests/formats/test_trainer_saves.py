@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_sharded import Tree, on_disk, trainer
 
-from mlsync.formats.groups.sharded import find_units
+from mlsync.formats.groups.find import find_units
 
 GROUPS = Path(__file__).parent / "made" / "groups"
 

@@ -7,9 +7,9 @@ import os
 import random
 from pathlib import Path
 
-from mlsync.formats.groups.listing import Unit
-from mlsync.formats.groups.sharded import find_units
-from mlsync.source.settle import is_temporary
+from mlsync.formats.groups.find import find_units
+from mlsync.formats.groups.tree import Unit
+from mlsync.source.temporary_names import is_temporary
 
 MADE = Path(__file__).with_name("made") / "zarr"
 FILES = {b"a/" + os.fsencode(path.relative_to(MADE)): path.read_bytes() for path in MADE.rglob("*") if path.is_file()}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, torch_bytes, weights_bytes, yolo_bytes
-from mlsync.formats.archives import zipfile_layout
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout
+from mlsync.formats.zips import zip_layout as zipfile_layout
 
 
 def layout_of(data: bytes) -> Layout:

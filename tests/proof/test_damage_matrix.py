@@ -24,7 +24,7 @@ from checkpoint_files import MemorySource, flipped, network, parts_of, records, 
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_layout
 from mlsync.formats.dcp.container import read_items
-from mlsync.formats.torch.legacy_torch import read_legacy_layout
+from mlsync.formats.torch.legacy import read_legacy_layout
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 

@@ -7,9 +7,9 @@ import pytest
 from source_parts import close_all, watched
 
 from mlsync.buffers import BufferPool
-from mlsync.source.plan import PIECE_BYTES_MAX
 from mlsync.source.reading import SourceFile
 from mlsync.source.scan import scan
+from mlsync.source.spans import PIECE_BYTES_MAX
 
 
 @pytest.fixture

@@ -9,17 +9,17 @@ import pytest
 from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source import state as state_module
 from mlsync.source.scan import FileStat, Found
-from mlsync.source.state import Head, KnownWriter, Made, Remembered, RememberedPiece, State, is_same
+from mlsync.source.state import CachedFile, CachedPiece, Head, KnownWriter, Made, State, is_same
 
 STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
 
 
 def remembered(number=0, pieces=2):
-    return Remembered(
+    return CachedFile(
         STAT._replace(inode=number),
         10**18 + 10**10,
         b"entry %d" % number,
-        [RememberedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16) for n in range(pieces)],
+        [CachedPiece(n * 4194304, 4194304, bytes([n % 256]) * 16) for n in range(pieces)],
     )
 
 
@@ -38,7 +38,7 @@ def state(path):
 
 def test_what_is_remembered_comes_back(path):
     """Heads, files and chunks are there after reopening, with every field, large inodes included."""
-    files = {b"a/\xff\n": Remembered(STAT, 5, b"e", []), b"b": remembered(1, pieces=300)}
+    files = {b"a/\xff\n": CachedFile(STAT, 5, b"e", []), b"b": remembered(1, pieces=300)}
     with State.open(path) as state:
         seed = state.seed
         state.set_head("run", Head(3, b"digest"))
@@ -97,7 +97,7 @@ def test_chunks_are_forgotten_by_pack(state):
 def test_a_hundred_thousand_files_are_remembered(state):
     """A large run comes back whole, and pieces are taken apart for those files only that ask."""
     blob = remembered(0, pieces=3).packed()[2]
-    files = {b"dir/%d" % n: Remembered(STAT, n, b"entry", blob) for n in range(100_000)}
+    files = {b"dir/%d" % n: CachedFile(STAT, n, b"entry", blob) for n in range(100_000)}
     state.replace_files("run", files, [])
     back = state.remembered("run")
     assert back.keys() == files.keys()
@@ -305,7 +305,7 @@ def found(kind="file", link_to=None, **changed):
 @pytest.mark.parametrize("name", ["device", "inode", "size_bytes", "mtime_ns", "ctime_ns"])
 def test_a_file_with_any_other_stat_is_not_the_same(name):
     """Each of the five fields counts alone."""
-    known = Remembered(STAT, 10**18 + 10**10, b"", [])
+    known = CachedFile(STAT, 10**18 + 10**10, b"", [])
     assert known.is_same(found())
     assert known.is_same(found(mode=0o100600, uid=5, link_count=2))
     assert not known.is_same(found(**{name: 1}))
@@ -314,7 +314,7 @@ def test_a_file_with_any_other_stat_is_not_the_same(name):
 @pytest.mark.parametrize("thing", [{"kind": "directory"}, {"kind": "symlink"}, {"link_to": b"b"}])
 def test_of_directories_and_links_other_fields_count(thing):
     """It is the same while place, mode, owner and mtime are, whatever its length and ctime, whenever it was read."""
-    known = Remembered(STAT, 0, b"", [])
+    known = CachedFile(STAT, 0, b"", [])
     assert known.is_same(found(**thing))
     assert known.is_same(found(**thing, size_bytes=1, ctime_ns=1, link_count=5))
     for name in ("device", "inode", "mode", "uid", "gid", "mtime_ns"):
@@ -323,8 +323,8 @@ def test_of_directories_and_links_other_fields_count(thing):
 
 def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
     """Equal stats prove nothing for a file that was read right after it was written, or before a clock was set back."""
-    assert not Remembered(STAT, STAT.ctime_ns + 1000, b"", []).is_same(found())
-    assert not Remembered(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
+    assert not CachedFile(STAT, STAT.ctime_ns + 1000, b"", []).is_same(found())
+    assert not CachedFile(STAT, STAT.ctime_ns - 10**12, b"", []).is_same(found())
 
 
 SINCE_2, SINCE_3, SINCE_4 = ("pending", "damaged", "times"), ("writers",), ("unreadable",)

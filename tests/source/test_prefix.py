@@ -3,7 +3,7 @@ import os
 import pytest
 
 from mlsync.errors import ChangedWhileReading
-from mlsync.source.cutting import WholeDigest, read_pieces
+from mlsync.source.chunker import WholeDigest, read_pieces
 from mlsync.source.prefix import prefix_unchanged
 
 

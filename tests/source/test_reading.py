@@ -8,7 +8,7 @@ from source_parts import watched
 
 from mlsync.errors import ChangedWhileReading, SourceUnreadable
 from mlsync.source import reading
-from mlsync.source.cutting import read_pieces
+from mlsync.source.chunker import read_pieces
 from mlsync.source.racy import COARSE_NS, FINE_NS, is_racy, newest_ns, window_ns
 from mlsync.source.reading import SourceFile, _translated
 from mlsync.source.scan import FileStat, scan

@@ -9,8 +9,8 @@ from source_parts import watched
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
 from mlsync.repository import manifest
+from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
-from mlsync.source.remembered import Remembered
 from mlsync.source.scan import TIME_NS_MAX, FileStat, Found, Walk, scan
 
 
@@ -256,7 +256,7 @@ def test_numbers_of_a_file_system_are_kept_as_near_as_can_be(changed, field, val
     """What a version or the local state could not hold becomes the nearest that they can, and both take it."""
     stat = FileStat.of(raw_stat(**changed))
     assert getattr(stat, field) == value
-    assert Remembered(stat, 7, b"", ()).stat == stat
+    assert CachedFile(stat, 7, b"", ()).stat == stat
     assert abs(stat.mtime_ns) <= manifest.TIME_NS_MAX
     assert max(stat.uid, stat.gid) <= manifest.OWNER_MAX
 

@@ -14,12 +14,12 @@ from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
-from mlsync.source.cutting import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
+from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
 from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found, LeftOut
-from mlsync.source.state import Remembered, RememberedPiece
+from mlsync.source.state import CachedFile, CachedPiece
 
 # A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.
 BUFFERS_PER_BATCH: Final = BATCH_BYTES // PIECE_BYTES_MAX
@@ -44,7 +44,7 @@ class Taken:
     digest: bytes = b""
     holes: tuple[tuple[int, int], ...] = ()
     placed: list[Placed] = field(default_factory=list)
-    pieces: list[RememberedPiece] = field(default_factory=list)
+    pieces: list[CachedPiece] = field(default_factory=list)
 
     def entry(self) -> Entry:
         """Return the file's entry; asked after the writer's ``finish``."""
@@ -61,9 +61,9 @@ class Taken:
             chunks=tuple(placed.ref for placed in self.placed),
         )
 
-    def remembered(self, body: bytes) -> Remembered:
+    def remembered(self, body: bytes) -> CachedFile:
         """Return the row by which the next backup knows the file again."""
-        return Remembered(self.stat, self.checked_ns, body, tuple(self.pieces))
+        return CachedFile(self.stat, self.checked_ns, body, tuple(self.pieces))
 
 
 class Intake:
@@ -76,7 +76,7 @@ class Intake:
     def __init__(
         self,
         root: Root,
-        rows: Mapping[bytes, Remembered],
+        rows: Mapping[bytes, CachedFile],
         seed: int,
         writer: PackWriter,
         *,
@@ -166,7 +166,7 @@ class Intake:
                 raise
 
     def _hand_on(self, piece: Piece, taken: Taken) -> None:
-        taken.pieces.append(RememberedPiece(piece.offset, piece.length, piece.digest))
+        taken.pieces.append(CachedPiece(piece.offset, piece.length, piece.digest))
         self.read_bytes += piece.length
         self._advance(piece.length)
         ref = self._same(taken.found.path).get((piece.length, piece.digest))
@@ -196,7 +196,7 @@ class Intake:
         return self._pool
 
 
-def _cuts_of(row: Remembered | None, size_bytes: int) -> Earlier:
+def _cuts_of(row: CachedFile | None, size_bytes: int) -> Earlier:
     """Return how the file was cut the last time; where it only ended is no cut of a file that has grown."""
     if row is None:
         return {}
@@ -204,7 +204,7 @@ def _cuts_of(row: Remembered | None, size_bytes: int) -> Earlier:
     return {offset: (length, digest) for offset, length, digest in row.pieces if offset + length != ended_at}
 
 
-def _pieces_of(row: Remembered | None) -> Same:
+def _pieces_of(row: CachedFile | None) -> Same:
     if row is None:
         return {}
     recalled = recall(row.entry)

@@ -25,7 +25,7 @@ from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Finding, Pr
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
-from mlsync.source.state import Remembered
+from mlsync.source.state import CachedFile
 from mlsync.versions.half_saves import OF_A_UNIT
 from mlsync.versions.units import Entries
 from mlsync.versions.wholes import Whole, directory_above, is_described_by
@@ -46,7 +46,7 @@ class Candidate:
     def __init__(
         self,
         tree: Scan,
-        rows: Mapping[bytes, Remembered],
+        rows: Mapping[bytes, CachedFile],
         recalled: Mapping[bytes, Recalled],
         base: Base,
         known: Known,
@@ -293,7 +293,7 @@ class Candidate:
         """Return all chunks of the version."""
         return refs_of(self._entries.values())
 
-    def rows(self) -> tuple[dict[bytes, Remembered], list[bytes]]:
+    def rows(self) -> tuple[dict[bytes, CachedFile], list[bytes]]:
         """Return what the local state is to keep of each path that was looked at, and the paths to forget."""
         changed = {}
         for found in self._tree.found:
@@ -418,7 +418,7 @@ class Candidate:
         before = self.base.troubles.get(path)
         return before.kept if before is not None and before.kept else self.base.number
 
-    def _row_of(self, found: Found) -> Remembered | None:
+    def _row_of(self, found: Found) -> CachedFile | None:
         trouble = self._troubles.get(found.path)
         held = self._held.get(found.path)
         if held is not None or found.kind == "directory":
@@ -437,25 +437,25 @@ class Candidate:
         if taken is not None:
             row = taken.remembered(recalled.encode())
             # Pieces belong to the content that was read; where another one stands, they say nothing.
-            return row if trouble is None else Remembered(row.stat, row.checked_ns, row.entry, ())
+            return row if trouble is None else CachedFile(row.stat, row.checked_ns, row.entry, ())
         unsound = self._unsound.get(found.path)
         if unsound is not None:
-            return Remembered(unsound.stat, unsound.checked_ns, recalled.encode(), ())
+            return CachedFile(unsound.stat, unsound.checked_ns, recalled.encode(), ())
         if found.kind == "file" and found.link_to is None:
             is_let_in = found.path in self._was_held and held is None
             if found.path not in self._left_out and not is_let_in and refused_in is None:
                 return None
             # What is left out stays so, and what is let in too, although nobody will have touched it by the next time.
             return self._remembered(found.path, recalled)
-        return Remembered(found.stat, _TRUSTED_NS, recalled.encode(), ())
+        return CachedFile(found.stat, _TRUSTED_NS, recalled.encode(), ())
 
-    def _remembered(self, path: bytes, recalled: Recalled) -> Remembered:
+    def _remembered(self, path: bytes, recalled: Recalled) -> CachedFile:
         """Return the row of a file whose bytes are those that were read, now or before."""
         taken = self._taken.get(path)
         if taken is not None:
             return taken.remembered(recalled.encode())
         row = self._rows[path]
-        return Remembered(row.stat, row.checked_ns, recalled.encode(), row.pieces)
+        return CachedFile(row.stat, row.checked_ns, recalled.encode(), row.pieces)
 
 
 # Of directories and links, which are never read.

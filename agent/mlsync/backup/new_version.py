@@ -39,11 +39,11 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
-from mlsync.source.handed_over import drop_handed_over
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, Scan, scan
-from mlsync.source.state import Head, Made, Remembered, State
+from mlsync.source.state import CachedFile, Head, Made, State
+from mlsync.source.takeover import end_takeover
 from mlsync.versions.wholes import Whole, is_below
 
 _QUICKLY_STORED_BYTES: Final = 1 << 30
@@ -139,7 +139,7 @@ class VersionMaker:
         self,
         root: Root,
         tree: Scan,
-        rows: Mapping[bytes, Remembered],
+        rows: Mapping[bytes, CachedFile],
         recalled: Mapping[bytes, Recalled],
         base: Base,
         result: BackupResult,
@@ -185,7 +185,7 @@ class VersionMaker:
         return candidate
 
     def _to_be_read(
-        self, files: list[Found], rows: Mapping[bytes, Remembered], recalled: Mapping[bytes, Recalled]
+        self, files: list[Found], rows: Mapping[bytes, CachedFile], recalled: Mapping[bytes, Recalled]
     ) -> list[Found]:
         """Return those whose bytes are not known, or are to be judged anew."""
         changed = {found.path for found in files if not self._stands(rows, recalled, found)}
@@ -193,7 +193,7 @@ class VersionMaker:
         changed |= {path for path, one in recalled.items() if one.refused_in in stirred}
         return [found for found in files if found.path in changed]
 
-    def _stands(self, rows: Mapping[bytes, Remembered], recalled: Mapping[bytes, Recalled], found: Found) -> bool:
+    def _stands(self, rows: Mapping[bytes, CachedFile], recalled: Mapping[bytes, Recalled], found: Found) -> bool:
         """Whether what is remembered of a file is true of it now, and can be had from the store."""
         row, one = rows.get(found.path), recalled.get(found.path)
         if row is None or one is None or not row.is_same(found) or not self._options.policy.holds(one.refused_by):
@@ -348,7 +348,7 @@ class VersionMaker:
                 self._state.add_unreadable(self._source.run, {manifest.number: ""})
             raise
         self._remember(candidate, manifest, committed)
-        drop_handed_over(self._state.directory, self._source.run, self._source.directory)
+        end_takeover(self._state.directory, self._source.run, self._source.directory)
         result.version = manifest.number
         result.size_bytes = manifest.summary.size_bytes
         result.stored_bytes += committed.stored_bytes

@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 
 from mlsync.backup.unchanged import PATIENCE_NS, is_at_rest
 from mlsync.beneath import Beneath
-from mlsync.formats.groups.listing import Unit
-from mlsync.formats.groups.sharded import is_part, is_written_last
+from mlsync.formats.groups.find import is_part, is_written_last
+from mlsync.formats.groups.tree import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.source.paths import display
-from mlsync.source.settle import is_temporary
+from mlsync.source.temporary_names import is_temporary
 
 #: A writer that is silent for so long is no more; what it left is waited for no longer.
 SILENT_NS: Final = 600 * 10**9

@@ -21,11 +21,11 @@ from mlsync.codec.digest import file_digester
 from mlsync.errors import RunOfAnother
 from mlsync.repository.manifest import ORIGIN_BYTES, Entry, Origin
 from mlsync.repository.tokens import EntryKind
-from mlsync.source.handed_over import is_handed_over
 from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan
 from mlsync.source.state import KnownWriter, Made, State
+from mlsync.source.takeover import may_take_over
 
 _SECOND_NS: Final = 10**9
 # A log that is shorter may be the same in every run: a line of column names.
@@ -88,7 +88,7 @@ def _claim(here: Here, base: Base, state: State, known: KnownWriter | None, mach
     origin = _origin_of(base)
     if known is not None and known.id == origin.id and Made(base.number, base.created_ns) in known.made:
         return Claim.SAME_WRITER
-    if is_handed_over(state.directory, here.run, here.directory):
+    if may_take_over(state.directory, here.run, here.directory):
         return Claim.HANDED_OVER
     is_same_path = here.directory == base.directory
     if is_same_path and origin.machine and machine == (base.host, origin.machine):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Final, NamedTuple
 
-from mlsync.formats.groups.listing import SMALL_BYTES_MAX, Unit, join, parsed_object
+from mlsync.formats.groups.tree import SMALL_BYTES_MAX, Unit, join, parsed_object
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries.safetensors import Header, read_safetensors_header
 from mlsync.repository.manifest import Entry

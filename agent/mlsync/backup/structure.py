@@ -12,8 +12,8 @@ from mlsync.formats.dcp.metadata import rank_metadata_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout, Storage
 from mlsync.formats.libraries.tensorflow_bundle import INDEX_BYTES_MAX, index_of, parse_index, read_shard, shard_of
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX
 from mlsync.formats.sniff import identify, is_lost_kind
-from mlsync.formats.torch.pickle_machine import PICKLE_BYTES_MAX
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.reading import SourceFile
 from mlsync.source.scan import FileStat, Found

@@ -17,8 +17,8 @@ from mlsync.config.load import WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
-from mlsync.source.handed_over import note_handed_over
 from mlsync.source.scan import LeftOut
+from mlsync.source.takeover import allow_takeover
 
 _LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
@@ -96,7 +96,7 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
     lock = RunLock(session.config.state_directory, session.repository.repository_id.hex(), watch.run)
     if not take_over:
         return lock
-    note_handed_over(session.state_directory, watch.run, bytes(watch.directory), 0)
+    allow_takeover(session.state_directory, watch.run, bytes(watch.directory), 0)
     try:
         lock.acquire()
     except RunLocked as error:

@@ -17,7 +17,7 @@ from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.monitor import Monitor
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
-from mlsync.source.handed_over import note_handed_over
+from mlsync.source.takeover import allow_takeover
 from mlsync.versions.rollback import refuse_older
 from mlsync.versions.select import LATEST, find_run, find_version
 
@@ -125,7 +125,7 @@ def _refuse_contradictions(paths: tuple[str, ...], *, delete: bool, delete_exclu
 def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
     """Have the next backup of this directory, on this machine, go on with the run: nobody may be there to say so."""
     try:
-        note_handed_over(session.state_directory, result.run, result.directory, result.version)
+        allow_takeover(session.state_directory, result.run, result.directory, result.version)
     except StateError as error:
         text = f"the local state cannot be written, so a backup from there may need --take-over: {error}"
         monitor.notice("warning", text)

@@ -16,7 +16,7 @@ from mlsync.formats.layout import Fact
 from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
-from mlsync.source.settle import TEMPORARY_NAMES, is_temporary
+from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
 from mlsync.versions.logged import logged_facts
 from mlsync.versions.select import LATEST, find_run, find_version
 from mlsync.versions.standing import by_sums, manifest_of, settled

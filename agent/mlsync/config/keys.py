@@ -18,7 +18,7 @@ from mlsync.config.proof_device import DEVICES, is_device
 from mlsync.config.run_name import check_run_name
 from mlsync.config.sizes import parse_size
 from mlsync.errors import RunNameInvalid
-from mlsync.source.settle import TEMPORARY_NAMES
+from mlsync.source.temporary_names import TEMPORARY_NAMES
 
 Parse = Callable[[Any, Path], Any]
 

@@ -19,8 +19,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from mlsync.formats.layout import Tensor
-from mlsync.formats.torch.torch_tensors import ITEM_BYTES
-from mlsync.formats.views import span_count
+from mlsync.formats.strides import span_count
+from mlsync.formats.torch.tensors import ITEM_BYTES
 from mlsync.proof.programs.cpu import NARROW, eight_bit_numbers
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from mlsync.diff.side_by_side import WINDOW_BYTES, Both, SideBySide, Stretch, Window
 from mlsync.formats.layout import Storage, Tensor
-from mlsync.formats.views import element_count, is_dense, lie_alike, span_count
+from mlsync.formats.strides import element_count, is_dense, lie_alike, span_count
 
 if TYPE_CHECKING:
     # numpy would come with it, and a checkpoint whose tensors are all the same needs none.

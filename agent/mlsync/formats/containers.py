@@ -7,32 +7,32 @@ from typing import Final
 
 from mlsync.formats.archives.inner_files import read_inner_files
 from mlsync.formats.archives.nemo_tar import NemoLayout, read_nemo_content, read_nemo_layout
-from mlsync.formats.archives.npz import read_npz_content
-from mlsync.formats.archives.zipfile_layout import ZipLayout, read_zip_layout
-from mlsync.formats.collector import uncollected
 from mlsync.formats.dcp.metadata import read_dcp_metadata_content, read_dcp_metadata_layout
 from mlsync.formats.facts import with_counts, with_numbers
+from mlsync.formats.gc_pause import gc_paused
+from mlsync.formats.hdf5.container import Hdf5Layout, read_hdf5_content, read_hdf5_layout
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout, Storage
 from mlsync.formats.libraries.boosting import BoosterLayout, read_booster_content
 from mlsync.formats.libraries.flax_msgpack import FlaxLayout, read_flax_content, read_flax_layout
 from mlsync.formats.libraries.gguf import GgufLayout, read_gguf_content, read_gguf_layout
-from mlsync.formats.libraries.hdf5 import Hdf5Layout, read_hdf5_content, read_hdf5_layout
 from mlsync.formats.libraries.lightgbm_model import read_lightgbm_layout
 from mlsync.formats.libraries.ocdbt import read_ocdbt_layout
 from mlsync.formats.libraries.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.libraries.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
 from mlsync.formats.libraries.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
 from mlsync.formats.libraries.xgboost_model import read_xgboost_binary_layout, read_xgboost_json_layout
-from mlsync.formats.sniff import identify
-from mlsync.formats.torch.bare_pickle import PickleLayout, read_pickle_content, read_pickle_layout
-from mlsync.formats.torch.legacy_torch import read_legacy_content, read_legacy_layout
-from mlsync.formats.torch.packed_pickle import (
+from mlsync.formats.pickles.packed_file import (
     PackedPickleLayout,
     read_packed_pickle_content,
     read_packed_pickle_layout,
 )
+from mlsync.formats.pickles.pickle_file import PickleLayout, read_pickle_content, read_pickle_layout
+from mlsync.formats.sniff import identify
+from mlsync.formats.torch.content import read_torch_content, read_torch_layout
+from mlsync.formats.torch.legacy import read_legacy_content, read_legacy_layout
 from mlsync.formats.torch.pt2 import read_pt2_content
-from mlsync.formats.torch.torch_content import read_torch_content, read_torch_layout
+from mlsync.formats.zips.npz import read_npz_content
+from mlsync.formats.zips.zip_layout import ZipLayout, read_zip_layout
 
 #: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
 #: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``, and one of TensorFlow's
@@ -67,7 +67,7 @@ _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | No
 }
 
 
-@uncollected
+@gc_paused
 def read_layout(source: ByteSource, container: str) -> Layout:
     """Level 1 of a file that ``identify`` called *container*; raises ``ContainerBroken``."""
     if container in NOT_UNDERSTOOD:
@@ -78,7 +78,7 @@ def read_layout(source: ByteSource, container: str) -> Layout:
     return reader(source) if reader is not None else read_zip_layout(source, container)
 
 
-@uncollected
+@gc_paused
 def read_content(source: ByteSource, layout: Layout) -> Content | None:
     """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
     if isinstance(layout, GgufLayout):

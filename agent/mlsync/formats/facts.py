@@ -10,9 +10,9 @@ from math import prod
 
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Fact, Number
+from mlsync.formats.pickles.machine import Call, Global, Pairs
 from mlsync.formats.roles import MODEL_ROOTS, is_optimizers, roles_of, root_of
-from mlsync.formats.torch.pickle_machine import Call, Global, Pairs
-from mlsync.formats.torch.torch_tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
+from mlsync.formats.torch.tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 
 #: How many data-parallel ranks of DeepSpeed each write files of their own.
 DATA_RANKS = "data_rank_count"

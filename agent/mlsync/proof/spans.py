@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from isal.isal_zlib import crc32
 
-from mlsync.formats.archives.inflate import Inflater
 from mlsync.formats.faults import RecordDamaged
+from mlsync.formats.hdf5.fletcher32 import Fletcher32
 from mlsync.formats.layout import Extent, Layout, Packed, Storage
 from mlsync.formats.libraries.crc32c import crc32c
-from mlsync.formats.libraries.fletcher32 import Fletcher32
+from mlsync.formats.zips.inflate import Inflater
 from mlsync.proof.verdict import LEVEL_CONTAINER, Finding
 
 _FAULTS_MAX = 100

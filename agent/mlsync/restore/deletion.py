@@ -16,7 +16,7 @@ from mlsync.beneath import Beneath
 from mlsync.errors import DeletionRefused, TargetError
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import joined
-from mlsync.source.settle import is_temporary
+from mlsync.source.temporary_names import is_temporary
 from mlsync.target.faults import translated
 from mlsync.target.lock import LOCK_NAME
 from mlsync.target.temporary import TEMPORARY_PREFIX

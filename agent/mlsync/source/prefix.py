@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mlsync.errors import ChangedWhileReading
-from mlsync.source.cutting import WholeDigest
+from mlsync.source.chunker import WholeDigest
 from mlsync.source.reading import SourceFile
 
 _WINDOW_BYTES: Final = 1024 * 1024

@@ -15,7 +15,7 @@ from mlsync.errors import SourceError, SourceUnreadable
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display, joined
 from mlsync.source.root import VANISHED, Root
-from mlsync.source.settle import is_own, is_temporary
+from mlsync.source.temporary_names import is_own, is_temporary
 
 # What is deeper is not looked into: neither could most programs, nor is there an end to it.
 _PATH_BYTES_MAX: Final = 4095

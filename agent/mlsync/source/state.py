@@ -16,10 +16,10 @@ from typing import Any, Final, Self, cast
 from urllib.parse import quote
 
 from mlsync.errors import StateDamaged, StateError, StateFull
+from mlsync.source.cached_file import CachedFile, CachedPiece, is_same
 from mlsync.source.paths import display
-from mlsync.source.remembered import Remembered, RememberedPiece, is_same
 
-__all__ = ["Head", "KnownWriter", "Made", "Remembered", "RememberedPiece", "State", "is_same", "seen_heads"]
+__all__ = ["CachedFile", "CachedPiece", "Head", "KnownWriter", "Made", "State", "is_same", "seen_heads"]
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
 _SCHEMA_VERSION: Final = 4
@@ -149,12 +149,12 @@ class State:
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (run, head.number, head.digest))
 
-    def remembered(self, run: str) -> dict[bytes, Remembered]:
+    def remembered(self, run: str) -> dict[bytes, CachedFile]:
         """Give everything remembered of the run's files, by path."""
         rows = self._pages("path, stat, entry, pieces", run)
         with self._translating():
             try:
-                return {path: Remembered.unpacked(packed, entry, pieces) for path, packed, entry, pieces in rows}
+                return {path: CachedFile.unpacked(packed, entry, pieces) for path, packed, entry, pieces in rows}
             except ValueError as error:
                 raise _Unknown from error
 
@@ -172,7 +172,7 @@ class State:
             yield from page
             last = page[-1][0]
 
-    def replace_files(self, run: str, changed: Mapping[bytes, Remembered], removed: Iterable[bytes]) -> None:
+    def replace_files(self, run: str, changed: Mapping[bytes, CachedFile], removed: Iterable[bytes]) -> None:
         """Remember *changed* anew and forget *removed*."""
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (run,))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from mlsync.errors import VersionMissing
-from mlsync.formats.trainer_logs import (
+from mlsync.formats.libraries.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
     RESULTS_NAME,

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from mlsync.errors import Damage, StoreError
 from mlsync.formats.layout import Fact
-from mlsync.formats.trainer_logs import (
+from mlsync.formats.libraries.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
     RESULTS_NAME,

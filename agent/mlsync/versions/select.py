@@ -106,8 +106,8 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
 
     Hugging Face's trainer and accelerate write them so; the trainer cannot go on without its ``trainer_state.json``.
     """
-    from mlsync.formats.groups.sharded import enclosing  # late, as above
-    from mlsync.formats.trainer_logs import STATE_NAME
+    from mlsync.formats.groups.find import enclosing  # late, as above
+    from mlsync.formats.libraries.trainer_logs import STATE_NAME
 
     weights, optimizers, states = set(), set(), set()
     for entry in entries:

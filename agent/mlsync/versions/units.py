@@ -11,13 +11,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlsync.formats.dcp.metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
-from mlsync.formats.groups.listing import Unit
+from mlsync.formats.groups.find import enclosing, find_units, is_named_for_all, marked_around
 from mlsync.formats.groups.ranks import is_tracker
-from mlsync.formats.groups.sharded import enclosing, find_units, is_named_for_all, marked_around
+from mlsync.formats.groups.tree import Unit
 from mlsync.formats.groups.zarr_arrays import array_around
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries.tensorflow_bundle import check_against_shards, index_of, parse_index
-from mlsync.formats.torch.pickle_machine import PICKLE_BYTES_MAX
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from mlsync.formats.groups.sharded import enclosing, is_named_for_all
+from mlsync.formats.groups.find import enclosing, is_named_for_all
 from mlsync.proof.framework import DESCRIBED, Framework
 from mlsync.repository.manifest import Entry, storable
 from mlsync.repository.reader import ChunkReader

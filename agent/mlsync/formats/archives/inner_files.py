@@ -13,16 +13,16 @@ from typing import Final, TypeAlias
 import msgspec
 
 from mlsync.formats.archives.model_zips import has_weights_name, is_torch_package, program_of
-from mlsync.formats.archives.npz import read_npz_content
-from mlsync.formats.archives.zip_record import read_record
-from mlsync.formats.archives.zipfile_layout import ZipLayout
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
-from mlsync.formats.torch.pickle_machine import Persistent, unpickle
-from mlsync.formats.torch.torch_graph import tensors_in
-from mlsync.formats.torch.torch_tensors import StorageTable
-from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
-from mlsync.formats.window import Window
+from mlsync.formats.pickles.machine import Persistent, unpickle
+from mlsync.formats.section import Section
+from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
+from mlsync.formats.torch.graph import tensors_in
+from mlsync.formats.torch.tensors import StorageTable
+from mlsync.formats.zips.npz import read_npz_content
+from mlsync.formats.zips.record import read_record
+from mlsync.formats.zips.zip_layout import ZipLayout
 
 #: Of a compressed file that is looked into: it is unpacked in memory.
 UNPACKED_BYTES_MAX = 16 << 20
@@ -155,7 +155,7 @@ def _read_file(
     if found.files_count + found.aside_count >= FILES_MAX or (packed and packed.plain_bytes > UNPACKED_BYTES_MAX):
         found.aside_count += 1
         return
-    inner: ByteSource = Window(source, extent.offset, extent.length)
+    inner: ByteSource = Section(source, extent.offset, extent.length)
     if packed is not None:
         inner = _InMemory(read_record(source, layout, extent, UNPACKED_BYTES_MAX, "compressed file"))
     try:

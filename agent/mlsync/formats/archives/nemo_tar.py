@@ -12,10 +12,10 @@ from typing import Final, NamedTuple
 
 from mlsync.formats.archives.inner_files import Look, read_members
 from mlsync.formats.archives.model_zips import has_weights_name
-from mlsync.formats.archives.zipfile_layout import read_zip_layout
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Packed
-from mlsync.formats.window import Window
+from mlsync.formats.section import Section
+from mlsync.formats.zips.zip_layout import read_zip_layout
 
 MEMBERS_MAX = 20_000
 NAMES_BYTES_MAX = 16 << 20
@@ -75,7 +75,7 @@ def read_nemo_content(source: ByteSource, layout: NemoLayout, look: Look) -> Con
 
 def _records(source: ByteSource, member: Extent, packed: dict[str, Packed], left: int) -> Iterator[Extent]:
     """The records of a member that is a zip, with their checksums, or else the member itself."""
-    window = Window(source, member.offset, member.length)
+    window = Section(source, member.offset, member.length)
     if not has_weights_name(member.name) or member.length < 4 or window.read_at(0, 4) != b"PK\x03\x04":  # noqa: PLR2004
         yield member
         return

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
-from mlsync.formats.archives.zipfile_layout import RECORDS_MAX, ZipLayout, read_zip_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Storage
-from mlsync.formats.torch.pickle_machine import Call, Pairs, read_pickle
-from mlsync.formats.torch.torch_content import read_torch_content_anew
-from mlsync.formats.window import Window
+from mlsync.formats.pickles.machine import Call, Pairs, read_pickle
+from mlsync.formats.section import Section
+from mlsync.formats.torch.content import read_torch_content_anew
+from mlsync.formats.zips.zip_layout import RECORDS_MAX, ZipLayout, read_zip_layout
 
 ITEMS_MAX = 100_000  # of all files of a directory together
 # Of one file's items together; that of a tensor has some hundred bytes
@@ -74,7 +74,7 @@ def read_dcp_storages(source: ByteSource, items: Iterable[Item]) -> tuple[Storag
     return tuple(storages)
 
 
-def _storages(item: Item, window: Window, layout: ZipLayout) -> Iterator[Storage]:
+def _storages(item: Item, window: Section, layout: ZipLayout) -> Iterator[Storage]:
     """The storages of one item; what is wrong with it takes nothing from the others."""
     try:
         content = read_torch_content_anew(window, layout)
@@ -85,7 +85,7 @@ def _storages(item: Item, window: Window, layout: ZipLayout) -> Iterator[Storage
         yield Storage(name, offset, storage.length, storage.dtype, storage.item_bytes)
 
 
-def item_zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item, Window, ZipLayout]]:
+def item_zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item, Section, ZipLayout]]:
     """Each item that is a zip, in the order of the file; ``ContainerBroken`` if one is damaged, or two overlap."""
     reached = 0
     for item in sorted(set(items), key=lambda item: (item.offset, item.length)):
@@ -94,12 +94,12 @@ def item_zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item,
             msg = "item overlaps another one, or leaves the file"
             raise ContainerBroken(msg, record=str(item.offset), offset=min(max(item.offset, 0), source.size_bytes))
         reached = end
-        window = Window(source, item.offset, item.length)
+        window = Section(source, item.offset, item.length)
         if window.read_at(0, min(len(_ZIP), item.length)) == _ZIP:
             yield item, window, _zip_layout(item, window)
 
 
-def _zip_layout(item: Item, window: Window) -> ZipLayout:
+def _zip_layout(item: Item, window: Section) -> ZipLayout:
     try:
         return read_zip_layout(window, "torch-zip")
     except ContainerBroken as fault:

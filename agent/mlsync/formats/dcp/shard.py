@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mlsync.formats.archives.zipfile_layout import RECORDS_MAX, ZipLayout
 from mlsync.formats.dcp.container import item_zips
 from mlsync.formats.dcp.metadata import DcpEntry, DcpMetadata
 from mlsync.formats.facts import torch_facts, with_counts
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.libraries.safetensors import read_safetensors_content, read_safetensors_layout
-from mlsync.formats.torch.pickle_machine import PICKLE_BYTES_MAX, Call, Pairs
-from mlsync.formats.torch.torch_content import read_torch_object
-from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
-from mlsync.formats.window import Window
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, Call, Pairs
+from mlsync.formats.section import Section
+from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
+from mlsync.formats.torch.content import read_torch_object
+from mlsync.formats.zips.zip_layout import RECORDS_MAX, ZipLayout
 
 _ZIP = b"PK\x03\x04"
 # Of all records together, each of which is named by its owner
@@ -97,7 +97,7 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     return Layout("dcp", source.size_bytes, tuple(found.extents)), with_counts(content)
 
 
-def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Window, ZipLayout | None]]:
+def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Section, ZipLayout | None]]:
     """Each entry as the zip that it is, in the order of the file; then what is none.
 
     A tensor must be one. What an object's bytes are is the planner's affair (Megatron brings its own); zeros are none.
@@ -108,13 +108,13 @@ def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[Dcp
     for item, window, layout in item_zips(source, by_item):
         yield by_item.pop(item), window, layout
     for item, entry in by_item.items():
-        window = Window(source, item.offset, item.length)
+        window = Section(source, item.offset, item.length)
         if entry.chunk is not None or not window.read_at(0, min(len(_ZIP), item.length)).strip(b"\0"):
             raise ContainerBroken("item is no torch zip", record=entry.name[:256], offset=item.offset)
         yield entry, window, None
 
 
-def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Window, layout: ZipLayout) -> None:
+def _add_item(found: _Found, metadata: DcpMetadata, entry: DcpEntry, window: Section, layout: ZipLayout) -> None:
     label = _label(metadata, entry)
     start = entry.item.offset
     found.add_records(label, start, layout)
@@ -195,7 +195,7 @@ def _safetensors_tail(source: ByteSource, entries: Sequence[DcpEntry]) -> list[D
 
 def _add_tail(found: _Found, metadata: DcpMetadata, source: ByteSource, entries: Sequence[DcpEntry]) -> None:
     start = entries[0].item.offset
-    window = Window(source, start, source.size_bytes - start)
+    window = Section(source, start, source.size_bytes - start)
     try:
         layout = read_safetensors_layout(window)
         content = read_safetensors_content(layout)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from mlsync.formats.groups.listing import Tree, Unit, join, missing_rank, shown, unit_of
+from mlsync.formats.groups.tree import Tree, Unit, join, missing_rank, shown, unit_of
 
 _DEEPSPEED: Final = re.compile(
     rb"(?P<kind>(?:bf16_|fp16_)?(?:zero_pp_rank_(?P<data>\d{1,9})_)?)mp_rank_(?P<model>\d{1,9})_(?P<what>model|optim)_states\.pt"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from mlsync.formats.groups.listing import Tree, Unit, join, missing_rank, shown, unit_of
+from mlsync.formats.groups.tree import Tree, Unit, join, missing_rank, shown, unit_of
 
 #: What accelerate's main process writes last, and what a directory of NeMo 2 or torchtune has: all below is of one.
 ACCELERATE_MARK: Final = b"random_states_0.pkl"

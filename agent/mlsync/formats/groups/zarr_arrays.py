@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator
 from math import prod
 from typing import Final, NamedTuple
 
-from mlsync.formats.groups.listing import Tree, Unit, join, parsed_object, shown, unit_of, upwards
+from mlsync.formats.groups.tree import Tree, Unit, join, parsed_object, shown, unit_of, upwards
 
 ABOUT_BYTES_MAX = 64 << 10
 _DIMENSIONS_MAX: Final = 64

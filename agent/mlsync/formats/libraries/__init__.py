@@ -1,1 +1,4 @@
-"""A parser for the files of each other library."""
+"""Formats of one library each, with the encodings that two of them share (CRC-32C, protocol buffers).
+
+Imports only the modules beside the folders.
+"""

@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, MeaningBroken, NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 PARTS_MAX = 2_000_000
 _NESTING_MAX = 100

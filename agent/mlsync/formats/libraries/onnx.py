@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 PARTS_MAX = 2_000_000  # fields, all that is looked at one by one
 _WINDOW_BYTES: Final = 64 << 10

@@ -11,12 +11,12 @@ from math import isfinite, prod
 from operator import itemgetter
 from typing import NamedTuple, NoReturn
 
-from mlsync.formats.answers import ANSWERS, key_of
+from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.facts import NUMBER_WORDS, text_facts
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
 from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.roles import is_optimizers
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
 # A tensor has a hundred bytes of it; beyond these it is stored as it is, and not looked into.
@@ -170,7 +170,7 @@ def read_safetensors_content(layout: SafetensorsLayout) -> Content:
     """Level 2: each tensor's type and shape need exactly the bytes that it has."""
     if len(layout.extents) < _KEPT_MIN:
         return _content(layout)
-    return ANSWERS.of(key_of(b"safetensors", layout.header), lambda: _content(layout))
+    return CONTENT_CACHE.of(key_of(b"safetensors", layout.header), lambda: _content(layout))
 
 
 def _content(layout: SafetensorsLayout) -> Content:

@@ -18,7 +18,7 @@ from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Number, Storage, Tensor
 from mlsync.formats.libraries.crc32c import crc32c
 from mlsync.formats.libraries.protobuf_fields import fields_in, numbers_of
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 INDEX_BYTES_MAX = 32 << 20
 #: What the list of all tensors may take.

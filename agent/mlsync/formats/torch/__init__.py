@@ -1,1 +1,4 @@
-"""What torch and its relatives write: pickles, which are read and never run, and the tensors behind them."""
+"""What ``torch.save`` and ``torch.export.save`` write: the object's graph, its tensors and their storages.
+
+Imports ``zips`` and ``pickles``.
+"""

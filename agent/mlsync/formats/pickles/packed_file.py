@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
-from mlsync.formats.torch.bare_pickle import read_pickle_content, read_pickle_layout
+from mlsync.formats.pickles.pickle_file import read_pickle_content, read_pickle_layout
 
 #: Of what a stream unpacks to: at most some seconds' work.
 PLAIN_BYTES_MAX = 256 << 20

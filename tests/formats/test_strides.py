@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mlsync.formats.layout import Tensor
-from mlsync.formats.views import element_count, is_dense, lie_alike, span_count
+from mlsync.formats.strides import element_count, is_dense, lie_alike, span_count
 
 BASE = torch.arange(3 * 4 * 5 * 6)
 

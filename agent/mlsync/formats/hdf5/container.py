@@ -14,10 +14,10 @@ from math import prod
 from typing import Final, NamedTuple
 
 from mlsync.formats.faults import NotChecked
+from mlsync.formats.hdf5.blocks import Blocks, Chunk, Message, refuse
+from mlsync.formats.hdf5.newer import FIXED, IMPLICIT, SINGLE, chunks_in_a_row, dense_links, listed_chunks
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Packed, Storage, Tensor
-from mlsync.formats.libraries.hdf5_blocks import Blocks, Chunk, Message, refuse
-from mlsync.formats.libraries.hdf5_newer import FIXED, IMPLICIT, SINGLE, chunks_in_a_row, dense_links, listed_chunks
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 _DIMENSIONS_MAX: Final = 32
 _LINK_NAME_BYTES_MAX: Final = 4096

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from isal.isal_zlib import crc32
 
-from mlsync.formats.archives.inflate import inflate
-from mlsync.formats.archives.zipfile_layout import ZipLayout
 from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, Extent
+from mlsync.formats.zips.inflate import inflate
+from mlsync.formats.zips.zip_layout import ZipLayout
 
 
 def read_record(source: ByteSource, layout: ZipLayout, extent: Extent, limit_bytes: int, what: str) -> bytes:

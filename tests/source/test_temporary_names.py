@@ -1,6 +1,6 @@
 import pytest
 
-from mlsync.source.settle import is_temporary
+from mlsync.source.temporary_names import is_temporary
 
 
 @pytest.mark.parametrize(

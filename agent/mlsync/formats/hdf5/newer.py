@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.libraries.hdf5_blocks import Blocks, Chunk, Message, refuse
+from mlsync.formats.hdf5.blocks import Blocks, Chunk, Message, refuse
 
 HEAP_BYTES_MAX = 8 << 20
 _HEAP_HEAD_BYTES: Final = 146

@@ -14,7 +14,7 @@ _STAT: Final = struct.Struct("<QQIIIQQqqq")
 _PIECE: Final = struct.Struct("<QI16s")
 
 
-class RememberedPiece(NamedTuple):
+class CachedPiece(NamedTuple):
     """Where a piece lay, and its seeded xxh3-128."""
 
     offset: int
@@ -22,7 +22,7 @@ class RememberedPiece(NamedTuple):
     digest: bytes
 
 
-class Remembered:
+class CachedFile:
     """A file as it was read; *entry* is the caller's own.
 
     *stat* and *checked_ns* are ``stat`` and ``opened_ns`` of the ``SourceFile`` that it was read through. Both, and the
@@ -31,9 +31,7 @@ class Remembered:
 
     __slots__ = ("_packed_stat", "_pieces", "entry")
 
-    def __init__(
-        self, stat: FileStat, checked_ns: int, entry: bytes, pieces: Sequence[RememberedPiece] | bytes
-    ) -> None:
+    def __init__(self, stat: FileStat, checked_ns: int, entry: bytes, pieces: Sequence[CachedPiece] | bytes) -> None:
         self._packed_stat = _STAT.pack(*stat, checked_ns)
         self._pieces = pieces if isinstance(pieces, bytes) else tuple(pieces)
         self.entry = entry
@@ -50,14 +48,14 @@ class Remembered:
         return checked_ns
 
     @property
-    def pieces(self) -> tuple[RememberedPiece, ...]:
+    def pieces(self) -> tuple[CachedPiece, ...]:
         """The file's pieces in order."""
         if isinstance(self._pieces, bytes):
-            self._pieces = tuple(map(RememberedPiece._make, _PIECE.iter_unpack(self._pieces)))
+            self._pieces = tuple(map(CachedPiece._make, _PIECE.iter_unpack(self._pieces)))
         return self._pieces
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Remembered):
+        if not isinstance(other, CachedFile):
             return NotImplemented
         return self.packed() == other.packed()
 
@@ -71,7 +69,7 @@ class Remembered:
         return self._packed_stat, self.entry, pieces
 
     @classmethod
-    def unpacked(cls, stat: bytes, entry: bytes, pieces: bytes) -> Remembered:
+    def unpacked(cls, stat: bytes, entry: bytes, pieces: bytes) -> CachedFile:
         """Give back what was packed; ``ValueError`` if those bytes cannot be it."""
         if len(stat) != _STAT.size or len(pieces) % _PIECE.size:
             msg = "not what was packed"

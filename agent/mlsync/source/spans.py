@@ -61,7 +61,7 @@ class _Region:
     item_bytes: int = 0
 
 
-def plan_edges(
+def plan_spans(
     layout: Layout | None,
     size_bytes: int,
     data_extents: Sequence[tuple[int, int]],

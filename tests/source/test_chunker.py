@@ -14,12 +14,13 @@ from source_parts import watched
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading
 from mlsync.formats.layout import Extent, Layout
-from mlsync.source import cutting, plan
-from mlsync.source.crc import RecordChecks
-from mlsync.source.cutting import PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, WholeDigest, read_pieces
-from mlsync.source.plan import Chunking, Span, plan_edges
+from mlsync.source import chunker as cutting
+from mlsync.source import spans as plan
+from mlsync.source.chunker import PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, WholeDigest, read_pieces
 from mlsync.source.reading import SourceFile
+from mlsync.source.record_crc import RecordChecks
 from mlsync.source.scan import scan
+from mlsync.source.spans import Chunking, Span, plan_spans
 
 KIB, MIB = 1024, 1024 * 1024
 
@@ -389,7 +390,7 @@ def test_spans_are_exactly_the_data(drawn):
     """Whatever the layout and the holes, spans are in order, disjoint, and cover the data extents and no more."""
     layout, size, data = drawn
     covered = []
-    for span in plan_edges(layout, size, data):
+    for span in plan_spans(layout, size, data):
         assert span.length > 0
         assert span.cut != "whole" or span.length <= TENSOR_PIECE_BYTES
         if covered and covered[-1][1] == span.offset:
@@ -472,7 +473,7 @@ def test_the_sizes_of_pieces_are_part_of_what_is_stored():
     assert plan.CHUNKINGS["fine"] == Chunking(16384, 65536, 262144)
     assert plan.CHUNKINGS["coarse"] == Chunking(262144, 1048576, 4194304)
     assert (PIECE_BYTES_MAX, TENSOR_PIECE_BYTES) == (4194304, 2097152)
-    assert list(plan_edges(None, 65 * MIB, [(0, 65 * MIB)])) == [
+    assert list(plan_spans(None, 65 * MIB, [(0, 65 * MIB)])) == [
         Span(0, 64 * MIB, "fine"),
         Span(64 * MIB, MIB, "coarse"),
     ]

@@ -9,9 +9,7 @@ from math import prod
 from operator import attrgetter
 from typing import NamedTuple
 
-from mlsync.formats.answers import ANSWERS, key_of
-from mlsync.formats.archives.inflate import inflate_head
-from mlsync.formats.archives.zipfile_layout import MARSHAL_VERSION, ZipLayout, as_bytes, gathered
+from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import (
     BIG_ENDIAN,
@@ -24,7 +22,9 @@ from mlsync.formats.layout import (
     Storage,
     Tensor,
 )
-from mlsync.formats.views import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.formats.zips.inflate import inflate_head
+from mlsync.formats.zips.zip_layout import MARSHAL_VERSION, ZipLayout, as_bytes, gathered
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12
@@ -74,7 +74,7 @@ def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
     if len(heads) < _KEPT_MIN:
         return _content(layout, heads)
     question = marshal.dumps(([(head.text, head.begins) for head in heads], as_bytes(layout)), MARSHAL_VERSION)
-    return ANSWERS.of(key_of(b"npz", question), lambda: _content(layout, heads))
+    return CONTENT_CACHE.of(key_of(b"npz", question), lambda: _content(layout, heads))
 
 
 def _content(layout: ZipLayout, heads: Sequence[_Head]) -> Content:

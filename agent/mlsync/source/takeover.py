@@ -19,7 +19,7 @@ from mlsync.source.paths import display
 _DIRECTORY: Final = "handed-over"
 
 
-def note_handed_over(state_directory: Path, run: str, directory: bytes, number: int) -> None:
+def allow_takeover(state_directory: Path, run: str, directory: bytes, number: int) -> None:
     """Have it known, durably, that *directory* holds version *number* of the run (0: whatever it holds) and goes on."""
     note = _note(state_directory, run, directory)
     temporary = note.with_name(f".{note.name}.{os.getpid()}")
@@ -39,12 +39,12 @@ def note_handed_over(state_directory: Path, run: str, directory: bytes, number: 
         raise kind(what, where=display(os.fsencode(note.parent))) from error
 
 
-def is_handed_over(state_directory: Path, run: str, directory: bytes) -> bool:
+def may_take_over(state_directory: Path, run: str, directory: bytes) -> bool:
     """Whether that was noted, and not dropped since."""
     return _note(state_directory, run, directory).exists()
 
 
-def drop_handed_over(state_directory: Path, run: str, directory: bytes) -> None:
+def end_takeover(state_directory: Path, run: str, directory: bytes) -> None:
     """Forget it: the directory has made a version, and is the run's writer by that."""
     with suppress(OSError):
         _note(state_directory, run, directory).unlink()

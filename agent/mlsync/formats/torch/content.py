@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from mlsync.formats.answers import ANSWERS, key_of
-from mlsync.formats.archives.inflate import inflate_head
-from mlsync.formats.archives.zip_record import read_record
-from mlsync.formats.archives.zipfile_layout import ZipLayout, as_bytes, read_zip_layout
+from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
-from mlsync.formats.torch.pickle_machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
-from mlsync.formats.torch.torch_graph import Found, tensors_in
-from mlsync.formats.torch.torch_tensors import StorageTable
+from mlsync.formats.pickles.machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
+from mlsync.formats.torch.graph import Found, tensors_in
+from mlsync.formats.torch.tensors import StorageTable
+from mlsync.formats.zips.inflate import inflate_head
+from mlsync.formats.zips.record import read_record
+from mlsync.formats.zips.zip_layout import ZipLayout, as_bytes, read_zip_layout
 
 _SMALL_RECORD_BYTES_MAX = 64
 # What torch takes in each of them; its reader stops at the first that is no digit of a version
@@ -24,7 +24,7 @@ _SMALL_RECORDS = {
     "byteorder": re.compile(rb"little|big"),
 }
 _CONSTANTS_ROOM_BYTES = GRAPH_BYTES_MAX // 4
-_ANSWERS = ANSWERS
+_CACHE = CONTENT_CACHE
 
 
 class _Question(NamedTuple):
@@ -54,7 +54,7 @@ def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
     """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
     question = _read_question(source, layout)
     key = key_of(b"torch", as_bytes(layout), question.byteorder, question.pickle, *filter(None, [question.constants]))
-    return _ANSWERS.of(key, lambda: _answer(question))
+    return _CACHE.of(key, lambda: _answer(question))
 
 
 def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:

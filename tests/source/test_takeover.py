@@ -8,33 +8,33 @@ import os
 import pytest
 
 from mlsync.errors import StateDamaged, StateFull
-from mlsync.source.handed_over import drop_handed_over, is_handed_over, note_handed_over
+from mlsync.source.takeover import allow_takeover, end_takeover, may_take_over
 
 
 def test_a_note_is_of_one_run_and_one_directory_until_it_is_dropped(tmp_path):
     """Nothing but that pair is handed over; noting twice and dropping twice is fine."""
     state = tmp_path / "state"
-    assert not is_handed_over(state, "run", b"/d")
-    note_handed_over(state, "run", b"/d", 3)
-    note_handed_over(state, "run", b"/d", 4)
-    assert [is_handed_over(state, *pair) for pair in (("run", b"/d"), ("run", b"/e"), ("b", b"/d"))] == [
+    assert not may_take_over(state, "run", b"/d")
+    allow_takeover(state, "run", b"/d", 3)
+    allow_takeover(state, "run", b"/d", 4)
+    assert [may_take_over(state, *pair) for pair in (("run", b"/d"), ("run", b"/e"), ("b", b"/d"))] == [
         True,
         False,
         False,
     ]
     (note,) = (state / "handed-over").iterdir()
     assert note.stat().st_mode & 0o777 == 0o600
-    drop_handed_over(state, "run", b"/d")
-    drop_handed_over(state, "run", b"/d")
-    assert not is_handed_over(state, "run", b"/d")
+    end_takeover(state, "run", b"/d")
+    end_takeover(state, "run", b"/d")
+    assert not may_take_over(state, "run", b"/d")
 
 
 def test_a_directory_is_known_by_where_it_really_is(tmp_path):
     """A way through a symlink leads to the same directory."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to("disk")
-    note_handed_over(tmp_path, "run", os.fsencode(tmp_path / "link" / "d"), 1)
-    assert is_handed_over(tmp_path, "run", os.fsencode(tmp_path / "disk" / "d"))
+    allow_takeover(tmp_path, "run", os.fsencode(tmp_path / "link" / "d"), 1)
+    assert may_take_over(tmp_path, "run", os.fsencode(tmp_path / "disk" / "d"))
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.ENOSPC, StateFull), (errno.EROFS, StateDamaged)])
@@ -46,5 +46,5 @@ def test_what_cannot_be_noted_is_the_states_error(tmp_path, monkeypatch, number,
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(kind, match="handed-over"):
-        note_handed_over(tmp_path, "run", b"/d", 1)
+        allow_takeover(tmp_path, "run", b"/d", 1)
     assert list((tmp_path / "handed-over").iterdir()) == []

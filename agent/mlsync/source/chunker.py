@@ -13,11 +13,11 @@ from pyfastcdc import FastCDC
 
 from mlsync.buffers import BufferPool, PooledBuffer
 from mlsync.formats.layout import Layout, Storage
-from mlsync.source.crc import RecordChecks
-from mlsync.source.plan import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_edges
 from mlsync.source.reading import SourceFile
+from mlsync.source.record_crc import RecordChecks
+from mlsync.source.spans import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_spans
 
-__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "plan_edges", "read_pieces"]
+__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "plan_spans", "read_pieces"]
 
 # Length and seeded digest of a piece by its offset.
 Earlier: TypeAlias = Mapping[int, tuple[int, bytes]]
@@ -86,7 +86,7 @@ def read_pieces(
         raise ValueError(msg)
     checks = RecordChecks(layout.extents if layout is not None else (), file.where)
     reader = _Reader(file, pool, seed, checks, whole, earlier)
-    for batch in _batches(plan_edges(layout, file.size_bytes, extents, storages), pool.size_bytes):
+    for batch in _batches(plan_spans(layout, file.size_bytes, extents, storages), pool.size_bytes):
         if batch[0].cut == "whole":
             yield from reader.whole_spans(batch)
         else:

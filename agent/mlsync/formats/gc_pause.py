@@ -19,7 +19,7 @@ _inside = 0
 _was_enabled = False
 
 
-def uncollected(parse: Callable[_P, _T]) -> Callable[_P, _T]:
+def gc_paused(parse: Callable[_P, _T]) -> Callable[_P, _T]:
     """The function, during which nothing is collected; afterwards all is as it was. Any thread may call it."""
 
     @wraps(parse)

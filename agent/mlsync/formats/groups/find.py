@@ -21,7 +21,6 @@ from mlsync.formats.dcp.metadata import (
     read_dcp_metadata,
 )
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.groups.listing import ReadSmall, Tree, Unit, join, missing_rank, shown, unit_of, upwards
 from mlsync.formats.groups.ranks import deepspeed, is_ranks_directory, megatron, pointers
 from mlsync.formats.groups.trainer_saves import (
     ACCELERATE_MARK,
@@ -33,6 +32,7 @@ from mlsync.formats.groups.trainer_saves import (
     peft,
     torchtune,
 )
+from mlsync.formats.groups.tree import ReadSmall, Tree, Unit, join, missing_rank, shown, unit_of, upwards
 from mlsync.formats.groups.zarr_arrays import torn_arrays
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries.ocdbt import NODE_BYTES_MAX, files_told_of, is_ocdbt

@@ -14,9 +14,9 @@ from typing import NamedTuple, NoReturn
 from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout
-from mlsync.formats.torch.pickle_machine import PICKLE_BYTES_MAX, Pairs, PickleCutShort, Unpickled, unpickle
-from mlsync.formats.torch.torch_graph import tensors_in
-from mlsync.formats.torch.torch_tensors import StorageId, StorageTable, storage_id
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, Pairs, PickleCutShort, Unpickled, unpickle
+from mlsync.formats.torch.graph import tensors_in
+from mlsync.formats.torch.tensors import StorageId, StorageTable, storage_id
 
 STORAGES_MAX = 200_000
 _MAGIC = 0x1950A86A20F9469CFC6C

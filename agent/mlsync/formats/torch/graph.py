@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import Tensor
-from mlsync.formats.torch.pickle_machine import Call, Global, Members, Pairs, Persistent
-from mlsync.formats.torch.pickled_arrays import array_made_by
-from mlsync.formats.torch.torch_tensors import (
+from mlsync.formats.pickles.machine import Call, Global, Members, Pairs, Persistent
+from mlsync.formats.pickles.numpy_arrays import array_made_by
+from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
+from mlsync.formats.torch.tensors import (
     StorageTable,
     is_parameter_call,
     is_tensor_call,
@@ -21,7 +22,6 @@ from mlsync.formats.torch.torch_tensors import (
     storage_id,
     tensor_view,
 )
-from mlsync.formats.views import TENSORS_BYTES_MAX, held_bytes
 
 DEPTH_MAX = 300
 _NAME_CHARS_MAX = 1024

@@ -12,7 +12,7 @@ from mlsync.formats.layout import ContainerBroken, Content
 
 # In tensors and storages, of all that is kept beside a large one: some 10 MiB.
 WEIGHT_MAX = 20_000
-ANSWERS_MAX = 8
+ENTRIES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Answer:
     weight: int
 
 
-class Answers:
+class ContentCache:
     """Keeps what a parser said of the bytes behind each key; any thread may ask.
 
     Of answers that are larger than all others may be together it keeps the last, and gives that up before anything
@@ -70,13 +70,13 @@ class Answers:
                 return
             self._kept[key] = answer
             self._weight += answer.weight
-            while self._weight > WEIGHT_MAX or len(self._kept) > ANSWERS_MAX:
+            while self._weight > WEIGHT_MAX or len(self._kept) > ENTRIES_MAX:
                 _, oldest = self._kept.popitem(last=False)
                 self._weight -= oldest.weight
 
 
 #: Shared by all parsers, so that no more than one large answer is kept; a key begins with whose it is.
-ANSWERS = Answers()
+CONTENT_CACHE = ContentCache()
 
 
 def key_of(*parts: bytes) -> bytes:

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes, yolo_bytes
-from mlsync.formats import answers
-from mlsync.formats.answers import Answers
+from mlsync.formats import content_cache as answers
 from mlsync.formats.containers import read_content, read_layout
+from mlsync.formats.content_cache import ContentCache
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content, Storage
-from mlsync.formats.torch import torch_content
+from mlsync.formats.torch import content as torch_content
 
 
 def content_of(tensors: int = 0, **facts: str) -> Content:
@@ -40,7 +40,7 @@ def parsed(monkeypatch):
     """The pickles that were really parsed, from an empty memory on."""
     seen = []
     real = torch_content.unpickle
-    monkeypatch.setattr(torch_content, "_ANSWERS", Answers())
+    monkeypatch.setattr(torch_content, "_CACHE", ContentCache())
     monkeypatch.setattr(torch_content, "unpickle", lambda data, *rest: seen.append(data) or real(data, *rest))
     return seen
 
@@ -92,7 +92,7 @@ def test_damage_is_found_before_anything_is_remembered(parsed):
 def test_a_fault_is_told_again_in_the_same_words(kind):
     """What was raised once is raised each time: its kind, reason, record and offset."""
     parser = Parser(kind("no sense", record="data/0", offset=7))
-    memory = Answers()
+    memory = ContentCache()
     told = []
     for _ in range(3):
         with pytest.raises(ContainerBroken) as caught:
@@ -114,7 +114,7 @@ def test_a_remembered_fault_holds_no_graph():
         raise ContainerBroken("no sense")
 
     held: list[weakref.ref[Graph]] = []
-    memory = Answers()
+    memory = ContentCache()
     with pytest.raises(ContainerBroken):
         memory.of(b"key", parse)
     gc.collect()
@@ -127,7 +127,7 @@ def test_other_errors_are_not_remembered():
     def parse() -> Content:
         raise OSError("gone")
 
-    memory = Answers()
+    memory = ContentCache()
     with pytest.raises(OSError, match="gone"):
         memory.of(b"key", parse)
     assert memory.of(b"key", Parser(content_of())) == content_of()
@@ -135,15 +135,15 @@ def test_other_errors_are_not_remembered():
 
 def test_what_a_caller_does_to_its_answer_stays_with_it():
     """Facts that are added to one answer are not in the next."""
-    memory = Answers()
+    memory = ContentCache()
     memory.of(b"key", Parser(content_of(epoch="1"))).facts["epoch"] = "2"
     assert memory.of(b"key", Parser(content_of())).facts == {"epoch": "1"}
 
 
 def test_few_answers_are_kept():
     """The oldest answer goes when there are too many; one that was asked for again is young."""
-    memory = Answers()
-    for key in range(answers.ANSWERS_MAX):
+    memory = ContentCache()
+    for key in range(answers.ENTRIES_MAX):
         memory.of(bytes([key]), Parser(content_of()))
     memory.of(bytes([0]), Parser(content_of()))
     memory.of(b"one more", Parser(content_of()))
@@ -159,7 +159,7 @@ def test_no_more_tensors_are_kept_than_fit(monkeypatch):
     It is given up before that is answered.
     """
     monkeypatch.setattr(answers, "WEIGHT_MAX", 10)
-    memory = Answers()
+    memory = ContentCache()
     small, large, huge = Parser(content_of(4)), Parser(content_of(8)), Parser(content_of(11))
     for parser in (small, large, huge, huge, large, small, huge):
         memory.of(str(id(parser)).encode(), parser)
@@ -169,7 +169,7 @@ def test_no_more_tensors_are_kept_than_fit(monkeypatch):
 def test_a_large_answer_is_gone_before_the_next_question_is_answered(monkeypatch):
     """Two checkpoints of many tensors are never in memory at once."""
     monkeypatch.setattr(answers, "WEIGHT_MAX", 10)
-    memory = Answers()
+    memory = ContentCache()
     memory.of(b"large", Parser(content_of(11)))
     seen = []
     memory.of(b"next", lambda: seen.append(memory._large) or content_of(11))
@@ -178,8 +178,8 @@ def test_a_large_answer_is_gone_before_the_next_question_is_answered(monkeypatch
 
 def test_threads_get_the_same_answers(monkeypatch):
     """Many threads that ask for more than is kept get what each asked for."""
-    monkeypatch.setattr(answers, "ANSWERS_MAX", 3)
-    memory = Answers()
+    monkeypatch.setattr(answers, "ENTRIES_MAX", 3)
+    memory = ContentCache()
 
     def ask(number: int) -> bool:
         key = bytes([number % 7])

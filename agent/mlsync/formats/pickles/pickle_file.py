@@ -16,9 +16,9 @@ from typing import NamedTuple, TypeGuard
 from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
-from mlsync.formats.torch import pickle_machine
-from mlsync.formats.torch.pickle_machine import Call, Global, Machine, Members, Pairs, PickleCutShort
-from mlsync.formats.views import dense_stride
+from mlsync.formats.pickles import machine as pickle_machine
+from mlsync.formats.pickles.machine import Call, Global, Machine, Members, Pairs, PickleCutShort
+from mlsync.formats.strides import dense_stride
 
 ARRAYS_MAX = 200_000
 #: Of all opcodes in a file; the raw bytes between them do not count.

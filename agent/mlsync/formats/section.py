@@ -9,7 +9,7 @@ HEAD_BYTES = 2048
 TAIL_BYTES = 1536
 
 
-class Window:
+class Section:
     """The *size_bytes* bytes at *offset* of a source, which must have them.
 
     The two ends are read once and in one piece each: a parser asks for a dozen small things there, and a checkpoint may
