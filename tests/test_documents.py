@@ -1,10 +1,22 @@
 """What the documents promise of commands and files is true of the tree."""
 
 import re
+import tomllib
 from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / name / "README.md" for name in ("bench", "systemd")),
+]
+PACKAGE = ROOT / "agent" / "mlsync"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_ci_runs_the_readmes_test_command():
@@ -14,11 +26,36 @@ def test_ci_runs_the_readmes_test_command():
 
 
 def test_documents_that_are_linked_exist():
-    """Every relative link of the documents leads to a file."""
-    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text()):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    """Every relative link of the documents leads to a file, and to a heading of it where it names one."""
+    for document in DOCUMENTS:
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text()):
+            if "://" in target:
+                continue
+            linked = document.parent / target if target else document
+            assert linked.exists(), f"{document.name} links to {target}"
+            assert not anchor or anchor in _anchors(linked), f"{document.name} links to {target}#{anchor}"
+
+
+def _anchors(document):
+    """The names under which a page's headings are linked to."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_modules_that_documents_name_exist():
+    """Every path of a module, a folder or a test in backquotes leads to a file of the tree."""
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir()} - {"__pycache__"}
+    count = 0
+    for document in DOCUMENTS:
+        text = document.read_text()
+        for path in re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)(?:::\w+)?`", text):
+            first = path.split("/")[0]
+            if document.parent.name == "bench" or (first not in {*folders, "tests", "bench", "agent"} and "/" in path):
+                continue
+            places = [ROOT / path, PACKAGE / path, ROOT / "bench" / path]
+            assert any(place.exists() for place in places), f"{document.name} names {path}"
+            count += 1
+    assert count > 50  # the pattern finds them
 
 
 def test_the_threat_models_promises_name_tests_that_exist():
@@ -30,7 +67,61 @@ def test_the_threat_models_promises_name_tests_that_exist():
         assert (ROOT / file).is_file(), file
         assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
     sections = re.split(r"^## ", text, flags=re.MULTILINE)
-    for section in sections:
-        if section.startswith("What is promised"):
-            rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
-            assert all("`tests/" in row for row in rows), section.partition("\n")[0]
+    promised = [section for section in sections if section.startswith("Promises")]
+    assert len(promised) > 5
+    for section in promised:
+        rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+        assert rows, section.partition("\n")[0]
+        assert all("`tests/" in row for row in rows), section.partition("\n")[0]
+
+
+def test_the_lock_and_the_project_agree():
+    """requirements.lock has every runtime dependency at a version that pyproject.toml allows and the tests run with."""
+    locked = _pins((ROOT / "requirements.lock").read_text())
+    tested = _pins((ROOT / "constraints.txt").read_text())
+    for dependency in map(Requirement, PROJECT["dependencies"]):
+        assert dependency.specifier.contains(locked[canonicalize_name(dependency.name)]), dependency
+    only_windows = {"tzdata"}
+    assert {name: tested.get(name) for name in locked.keys() - only_windows} == {
+        name: version for name, version in locked.items() if name not in only_windows
+    }
+
+
+def test_the_lock_is_hashed_and_names_no_place():
+    """Each entry of requirements.lock has hashes, none of them is torch or of the tests, and no index is named."""
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"^(?=\w)", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE), flags=re.MULTILINE)[1:]
+    assert len(entries) == len(_pins(text)) > len(PROJECT["dependencies"])
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}\b", entry) for entry in entries)
+    assert "://" not in text
+    assert not re.search(r"index|find-links|trusted", text)
+    assert _pins(text).keys().isdisjoint({"torch", "pytest", "hypothesis", "ruff", "mypy", "safetensors"})
+
+
+def _pins(text):
+    """The version of each package that a file of pins names."""
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE)
+    }
+
+
+def test_the_workflow_tests_what_the_readme_says():
+    """The workflow runs the README's test command and tries the built wheel, on each Python from the oldest on."""
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())["jobs"]
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    for job in jobs.values():
+        assert job["strategy"]["matrix"]["python"] == [oldest, "3.12", "3.13", "3.14"]
+        assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) for step in job["steps"] if "uses" in step)
+    commands = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    assert "bash .ci/run" in commands["tests"]
+    assert "python -m build" in commands["package"]
+    assert any("--require-hashes -r requirements.lock" in command for command in commands["package"])
+    assert commands["package"][-1] == "clean/bin/mlsync --version && clean/bin/mlsync demo"
+
+
+def test_forms_and_hooks_are_yaml():
+    """Issue forms and workflows parse, and the hooks of pre-commit are lint and format of the ruff that is here."""
+    for path in (ROOT / ".github").rglob("*.yml"):
+        assert yaml.safe_load(path.read_text()), path
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].split()[:2] for hook in hooks] == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"]]
