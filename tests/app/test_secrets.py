@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlsync.app.secrets import find_secret
-from mlsync.config.load import KeySettings
+from mlsync.config.model import KeySettings
 from mlsync.errors import ConfigInvalid, PassphraseMissing
 from mlsync.repository.keyslot import KeyFile, Passphrase
 

@@ -129,7 +129,7 @@ def test_broken_checkpoint_is_as_documented(eventful):
     """What turned out not to load has the documented fields."""
     torch.save({"model": {"weight": torch.full((64, 64), float("nan"))}}, eventful.training / "weights" / "nan.pt")
     eventful.run("backup")
-    eventful.configure("[proof]\nrefuse_nan = true\n")
+    eventful.configure('[proof]\nrefuse = ["nan", "inf"]\n')
     done = eventful.run("prove", "latest", "--device", "cpu", "--json")
     assert done.status == 50
     (broken,) = one_value(done)["versions"][0]["broken"]

@@ -56,7 +56,7 @@ def test_what_does_not_load_is_marked(fresh):
     fresh.good("init", fresh.url, "--config", fresh.base / "other.toml")
     fresh.configure(NO_TORCH)
     fresh.good("backup")
-    fresh.configure("[proof]\nrefuse_nan = true\n")
+    fresh.configure('[proof]\nrefuse = ["nan", "inf"]\n')
     done = fresh.run("prove", "--pending", "--device", "cpu")
     assert done.status == 50
     assert "broken: last.pt: level 4: 9 NaN" in done.out

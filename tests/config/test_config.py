@@ -8,8 +8,8 @@ import pytest
 
 from mlsync.app.session import proof_options
 from mlsync.config.every import Cron, Interval, Never, parse_every
-from mlsync.config.keys import TABLES, TOP
-from mlsync.config.load import Config, KeySettings, WatchSettings, default_state_directory, find_config, load
+from mlsync.config.load import find_config, load
+from mlsync.config.model import TABLES, TOP, Config, KeySettings, WatchSettings, default_state_directory
 from mlsync.config.run_name import check_run_name
 from mlsync.config.template import template
 from mlsync.config.toml_lines import line_of
@@ -22,6 +22,11 @@ repository = "file:///srv/mlsync"
 # text, line that is named, what is said
 MISTAKES = {
     "suggestion": ('[agent]\nsetle = "2s"\n', 3, "unknown key setle in [agent]: FILE:3 (did you mean settle?)"),
+    "refuse_nan": (
+        "[proof]\nrefuse_nan = true\n",
+        3,
+        "unknown key refuse_nan in [proof]: FILE:3 (did you mean refuse?)",
+    ),
     "unknown table": ("\n[agnet]\n", 3, "unknown table agnet: FILE:3 (did you mean agent?)"),
     "wrong table": ('every = "1h"\n', 2, "unknown key every: FILE:2 (it belongs under [agent])"),
     "no idea": (
@@ -293,12 +298,6 @@ def test_numbers_are_refused_and_warned_of_as_the_lists_say(write):
     assert (options.refuse, options.warn) == (set(), {"nan", "inf", "saturated"})
 
 
-def test_refuse_nan_is_the_same_as_nan_and_inf_in_refuse(write):
-    """The flag of earlier configurations adds NaN and infinity to what is refused, beside the list."""
-    assert options_of(write, "refuse_nan = true\n") == options_of(write, 'refuse = ["nan", "inf"]\n')
-    assert options_of(write, 'refuse_nan = true\nrefuse = ["zero"]\n').refuse == {"nan", "inf", "zero"}
-
-
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1", "cpu", "none"])
 def test_a_gpu_is_named_by_its_number(write, device):
     """A kind of device and one GPU's number arrive at the prover as they are."""
@@ -338,7 +337,7 @@ def test_the_template_shows_every_key():
             assert f"# {key.why}\n" in text
 
 
-@pytest.mark.parametrize("key", ["device", "memory", "timeout", "refuse", "warn", "refuse_nan"])
+@pytest.mark.parametrize("key", ["device", "memory", "timeout", "refuse", "warn"])
 def test_the_template_shows_true_defaults_of_the_proof(write, key):
     """With the # before a key of [proof] that has a default taken away the configuration stays the same."""
     shown = TABLES["proof"][key].shown

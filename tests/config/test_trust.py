@@ -10,7 +10,8 @@ import pytest
 
 from mlsync.app.proof_user import refuse_untrusted_programs, runs_as
 from mlsync.app.secrets import find_secret
-from mlsync.config.load import KeySettings, load
+from mlsync.config.load import load
+from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import Untrusted
 

@@ -19,7 +19,8 @@ from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import Outcome
 from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Interval, Never
-from mlsync.config.load import Config, load
+from mlsync.config.load import load
+from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Pulse

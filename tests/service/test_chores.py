@@ -13,7 +13,7 @@ from doubles.faulty_store import Fault, FaultyStore
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import back_up
 from mlsync.app.session import Session
-from mlsync.config.load import Config, ProofSettings, WatchSettings
+from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import ObjectArchived, StoreUnavailable
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
@@ -145,7 +145,7 @@ def test_what_turns_out_not_to_load_is_told(place):
     """A checkpoint that is refused when it is proved at last is an error for somebody to see, and no proved version."""
     place.save(value=float("nan"))
     place.said()
-    assert place.chores(device="cpu", refuse_nan=True).proved_version is None
+    assert place.chores(device="cpu", refuse=("nan", "inf")).proved_version is None
     (said,) = place.said()
     assert said.startswith("error: yolo: version 1: last.pt turned out not to load: level 4: 500 NaN")
     assert place.pending() == []

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.config.load import Config, ProofSettings, WatchSettings
+from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import Error, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository

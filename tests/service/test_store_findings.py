@@ -11,7 +11,7 @@ from doubles.recording_monitor import RecordingMonitor
 from limited_s3 import LimitedS3
 from mlsync.app.session import Session
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
-from mlsync.config.load import Config, S3Settings
+from mlsync.config.model import Config, S3Settings
 from mlsync.store.options import OVERWRITES
 
 

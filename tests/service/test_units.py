@@ -11,7 +11,7 @@ import pytest
 
 from mlsync import errors
 from mlsync.app import secrets
-from mlsync.config.load import AgentSettings
+from mlsync.config.model import AgentSettings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ("mlsync-agent.service", "mlsync-agent-user.service")

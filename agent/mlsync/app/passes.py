@@ -11,7 +11,7 @@ from mlsync.app.session import Session, source_of
 from mlsync.app.wording import count, size
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupResult
-from mlsync.config.load import WatchSettings
+from mlsync.config.model import WatchSettings
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.source.paths import display

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mlsync.config.load import Config
+from mlsync.config.model import Config
 from mlsync.config.trust import is_trusted, program_at, refuse_untrusted
 from mlsync.proof.user import NOBODY, User, cannot_change_user
 

@@ -14,7 +14,7 @@ from secrets import choice
 
 from mlsync.app.privacy import PASSPHRASE_VARIABLE
 from mlsync.app.wording import count
-from mlsync.config.load import KeySettings
+from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
 from mlsync.repository.keyslot import KeyFile, Passphrase

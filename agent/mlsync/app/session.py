@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self, cast
 
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.codec.keys import Keys
-from mlsync.config.load import Config, WatchSettings
+from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import RepositoryMissing
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
@@ -221,7 +221,7 @@ def proof_options(config: Config, device: str | None, runs: RunsAs | None = None
         as_root=runs.as_root,
         timeout_s=proof.timeout_s,
         memory_bytes=proof.memory_bytes,
-        refuse=cast("frozenset[NumberFault]", refused_numbers(config)),
+        refuse=cast("frozenset[NumberFault]", frozenset(config.proof.refuse)),
         warn=cast("frozenset[NumberFault]", frozenset(proof.warn)),
     )
 
@@ -266,16 +266,11 @@ def framework_of(config: Config, device: str | None, runs: RunsAs | None = None)
 
 def policy_of(config: Config) -> Policy:
     """Return by what wishes of the configuration checkpoints are refused."""
-    numbers = " ".join(sorted(refused_numbers(config)))
+    numbers = " ".join(sorted(config.proof.refuse))
     if not config.proof.loads:
         return Policy(numbers)
     given = hashlib.sha256("\0".join(config.proof.command_environment).encode("utf-8", "surrogateescape")).hexdigest()
     return Policy(numbers, f"{framework_of(config, None).fingerprint()} {given[:16]}")
-
-
-def refused_numbers(config: Config) -> frozenset[str]:
-    """Return what breaks a checkpoint by the configuration if it is the matter with its numbers."""
-    return frozenset(config.proof.refuse) | (frozenset({"nan", "inf"}) if config.proof.refuse_nan else frozenset())
 
 
 def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from mlsync.cli.json import backups_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
-from mlsync.config.load import WatchSettings
+from mlsync.config.model import WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind

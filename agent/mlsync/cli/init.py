@@ -16,7 +16,8 @@ from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import output
 from mlsync.cli.options import Command, Common, as_url, common_options
-from mlsync.config.load import Config, load, usual_places
+from mlsync.config.load import load, usual_places
+from mlsync.config.model import Config
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid

@@ -19,8 +19,9 @@ from mlsync.app.session import FIRST_CONTACT_S, Session
 from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.progress import TerminalMonitor
-from mlsync.config.load import Config, KeySettings, S3Settings, WatchSettings, find_config, load
-from mlsync.config.proof_device import is_device
+from mlsync.config.keys import is_device
+from mlsync.config.load import find_config, load
+from mlsync.config.model import Config, KeySettings, S3Settings, WatchSettings
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from mlsync.config.durations import parse_duration
+from mlsync.config.units import parse_duration
 
 ALLOWED = 'a length of time like "30m", "6h" or "1d", a cron line like "0 * * * *", or "never"'
 INTERVAL_MIN_S = 1.0
@@ -16,7 +16,7 @@ _DAY_RANGE = re.compile(r"(?P<first>[0-7])(?:-(?P<last>[0-7]))?(?:/(?P<step>[1-7
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Again when so much time has passed."""
+    """Again after a length of time."""
 
     seconds: float
 
@@ -42,7 +42,7 @@ HOURLY = Interval(3600.0)
 
 
 def parse_every(text: str) -> Every:
-    """What *text* says; ``ValueError`` with what is allowed otherwise."""
+    """Return what *text* says; raise ``ValueError`` with what is allowed otherwise."""
     words = text.split()
     if words == ["never"]:
         return Never()
@@ -59,7 +59,7 @@ def parse_every(text: str) -> Every:
 
 def _checked(cron: Cron) -> Cron:
     if cron.day != "*" and cron.weekdays != "*":
-        # cron takes either day, the scheduler takes days that are both: rather refuse than surprise.
+        # cron runs on either day, the scheduler only on days that are both: a surprise for the user.
         raise ValueError("a cron line that names days of the month or days of the week, not both")
     from apscheduler.triggers.cron import CronTrigger  # late: only a cron line needs the scheduler to be understood
 
@@ -71,7 +71,7 @@ def _checked(cron: Cron) -> Cron:
 
 
 def _weekdays(field: str) -> str:
-    """The weekdays by name: in cron 0 and 7 are Sunday, for the scheduler 0 is Monday."""
+    """Return the weekdays by name: in cron 0 and 7 are Sunday, for the scheduler 0 is Monday."""
     return ",".join(_weekday_names(part) for part in field.split(","))
 
 

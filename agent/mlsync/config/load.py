@@ -1,18 +1,28 @@
-"""The configuration: where it is looked for, how it is read, and the values that it gives."""
+"""Find the configuration file and read it, with the file and line of whatever is wrong in it."""
 
 from __future__ import annotations
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
-from mlsync.config.every import HOURLY, Every
-from mlsync.config.keys import TABLES, TOP, Key
+from mlsync.config.keys import Key
+from mlsync.config.model import (
+    TABLES,
+    TOP,
+    AgentSettings,
+    Config,
+    KeySettings,
+    ProofSettings,
+    S3Settings,
+    WatchSettings,
+    base_directory,
+    default_state_directory,
+    shown,
+)
 from mlsync.config.run_name import default_run_name
 from mlsync.config.toml_lines import KeyPath, line_of
 from mlsync.config.trust import refuse_untrusted
@@ -24,123 +34,11 @@ LEVEL_FRAMEWORK = 5
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
-@dataclass(frozen=True, slots=True)
-class S3Settings:
-    """How the S3 store is reached."""
-
-    endpoint_url: str | None = None
-    region: str | None = None
-    profile: str | None = None
-    addressing: str = "auto"
-    ca_file: Path | None = None
-    payload_signing: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class KeySettings:
-    """Where the secret that opens the repository lies."""
-
-    passphrase_file: Path | None = None
-    key_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WatchSettings:
-    """One training directory, and the name of its run."""
-
-    directory: Path
-    run: str
-    exclude: tuple[str, ...] = ()
-    keep_temporary: bool = False
-    not_models: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class AgentSettings:
-    """When the resident agent backs up."""
-
-    every: Every = HOURLY
-    on_change: bool = True
-    settle_s: float = 2.0
-    settle_max_s: float = 60.0
-    rescan_s: float = 60.0
-    stop_within_s: float = 25.0
-
-
-@dataclass(frozen=True, slots=True)
-class ProofSettings:
-    """How checkpoints are proved; what is ``None`` was not said.
-
-    *refuse* and *warn* name what may be the matter with numbers; *refuse_nan* adds ``nan`` and ``inf`` to *refuse*.
-    """
-
-    device: str = "auto"
-    python: Path | None = None
-    require: int | None = None
-    on_unavailable: str | None = None
-    read_back: str = "new"
-    scrub_s: float | None = None
-    timeout_s: float = 600.0
-    memory_bytes: int = 512 << 20
-    refuse: tuple[str, ...] = ()
-    warn: tuple[str, ...] = ("nan", "inf", "saturated")
-    refuse_nan: bool = False
-    framework: str | None = None
-    model: str | None = None
-    command: tuple[str, ...] = ()
-    command_for: tuple[str, ...] = ()
-    command_environment: tuple[str, ...] = ()
-    command_timeout_s: float = 600.0
-
-    @property
-    def loads(self) -> bool:
-        """Whether level 5 is wanted: a command or a framework loads checkpoints."""
-        return bool(self.command or self.framework)
-
-    @property
-    def waits(self) -> bool:
-        """Whether no version is made while a proof cannot be had: who names a level rather waits than has less."""
-        return self.on_unavailable == "wait" or (self.on_unavailable is None and self.require is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Config:
-    """All that a configuration file says; *path* is where it was read, if it was."""
-
-    repository: str
-    state_directory: Path
-    s3: S3Settings = field(default_factory=S3Settings)
-    key: KeySettings = field(default_factory=KeySettings)
-    watches: tuple[WatchSettings, ...] = ()
-    agent: AgentSettings = field(default_factory=AgentSettings)
-    proof: ProofSettings = field(default_factory=ProofSettings)
-    path: Path | None = None
-
-    @classmethod
-    def for_repository(cls, url: str, environ: Mapping[str, str] = os.environ) -> Self:
-        """The defaults for one repository: what a command without a configuration file goes by."""
-        try:
-            checked = TOP["repository"].parse(url, Path.cwd())
-        except ValueError as allowed:
-            raise ConfigInvalid(f"the repository must be {allowed}, not {_shown(url)}") from None
-        return cls(repository=checked, state_directory=default_state_directory(environ))
-
-
-def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
-    """Where the state lies unless the configuration says else: systemd's place, root's, or the user's."""
-    if given := environ.get("STATE_DIRECTORY"):
-        # systemd separates several by colons; the unit's own comes first.
-        return Path(given.split(":")[0])
-    if (os.geteuid() if uid is None else uid) == 0:
-        return Path("/var/lib/mlsync")
-    return _base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
-
-
 def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The configuration file to use; ``ConfigInvalid`` names every place that was looked at."""
+    """Return the configuration file to use; ``ConfigInvalid`` names every place where none was."""
     for said, by in ((explicit, "--config"), (environ.get("MLSYNC_CONFIG"), "MLSYNC_CONFIG")):
         if said:
-            # A file that was named is never silently replaced by another one.
+            # Another file never silently replaces the one that was named.
             if os.path.isfile(said):
                 return Path(said)
             raise ConfigInvalid(f"no configuration file at the place that {by} names", where=os.fspath(said))
@@ -156,24 +54,18 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
 
 
 def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Where a configuration is looked for when none is named: the user's place, then the system's."""
-    return (_base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
+    """Return where a configuration may be when none is named: the user's place, then the system's."""
+    return (base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
-    """What the file says, every key known and every value allowed; ``ConfigInvalid`` with file and line otherwise.
+    """Return what the file says; raise ``ConfigInvalid`` with file and line for an unknown key or a wrong value.
 
     Root gets ``Untrusted`` for a file that others can change: it names programs that would run as root.
     """
     file = Path(os.path.abspath(path))
     refuse_untrusted(file, "a configuration")
     return _Reader(file, _read_text(file)).config(environ)
-
-
-def _base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
-    given = environ.get(variable, "")
-    # The XDG specification says that relative values are to be ignored.
-    return Path(given) if given.startswith("/") else Path(environ.get("HOME") or Path.home()) / below_home
 
 
 def _read_text(file: Path) -> str:
@@ -186,7 +78,7 @@ def _read_text(file: Path) -> str:
 
 
 class _Reader:
-    """Reads one file; knows its text so that each complaint can name a line."""
+    """Reads one file; keeps its text so that each error can name a line."""
 
     def __init__(self, file: Path, text: str) -> None:
         self._file = file
@@ -238,7 +130,7 @@ class _Reader:
         return WatchSettings(**values)
 
     def _table(self, at: KeyPath, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
-        """The values of one table by the name of their field."""
+        """Return the values of one table by the names of their fields."""
         values = {}
         for name, value in given.items():
             if name not in keys:
@@ -246,7 +138,7 @@ class _Reader:
             try:
                 values[keys[name].field] = keys[name].parse(value, self._file.parent)
             except ValueError as allowed:
-                self._refuse((*at, name), f"{name}{_in(at)} must be {allowed}, not {_shown(value)}", None)
+                self._refuse((*at, name), f"{name}{_in(at)} must be {allowed}, not {shown(value)}", None)
         return values
 
     def _refuse_unknown(self, at: KeyPath, name: str, keys: Mapping[str, Key]) -> NoReturn:
@@ -282,7 +174,7 @@ class _Reader:
             self._check_apart(index, watch, config)
 
     def _check_loading(self, proof: ProofSettings) -> None:
-        """Refuse a level 5 that contradicts itself, or that nothing could reach."""
+        """Refuse a level 5 that contradicts itself, or that no checkpoint could reach."""
         if proof.command and proof.framework:
             self._refuse(("proof", "framework"), "both command and framework in [proof]", "keep one of them")
         if (proof.model is not None) != (proof.framework == "state_dict"):
@@ -300,11 +192,11 @@ class _Reader:
         takes = {"ultralytics": "files", "transformers": "directories"}.get(proof.framework or "")
         odd = [one for one in proof.command_for if one.endswith("/") != (takes == "directories")]
         if takes is not None and odd:
-            what = f'framework = "{proof.framework}" in [proof] loads {takes}, and command_for has {_shown(odd[0])}'
+            what = f'framework = "{proof.framework}" in [proof] loads {takes}, and command_for has {shown(odd[0])}'
             self._refuse(("proof", "command_for"), what, "patterns that end in a slash are for directories")
 
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
-        """Refuse to watch what mlsync itself writes: each backup would be the next one's change, for ever."""
+        """Refuse to watch what mlsync itself writes: each backup would cause the next one, for ever."""
         own = {"the state directory": config.state_directory}
         if config.repository.startswith("file://"):
             own["the repository"] = Path(config.repository.removeprefix("file://"))
@@ -322,14 +214,3 @@ def _in(at: KeyPath) -> str:
     if not at:
         return ""
     return f" in [[{at[0]}]]" if len(at) > 1 else f" in [{at[0]}]"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # Who wrote credentials into a URL is told so, without showing them to whoever reads the log.
-        return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_shown, value)) + "]"
-    return str(value)

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlsync.config.keys import AGENT, KEY, PROOF, S3, TOP, WATCH, Key
+from mlsync.config.keys import Key
+from mlsync.config.model import TABLES, TOP
 from mlsync.errors import ConfigInvalid
 
 _HEAD = """\
-# What mlsync keeps, where, and when. Every key is here; those behind a # have the value that they have anyway, or an
-# example where there is no default. Unknown keys are refused. Relative paths count from this file; ~ is your home.
+# What mlsync keeps, where, and when. Every key is here; those behind a # show their default, or an example where there
+# is none. mlsync refuses unknown keys. Relative paths count from this file; ~ is your home.
 """
 
 
@@ -23,17 +24,17 @@ def template(
     s3: Mapping[str, str | bool | Path | None] | None = None,
     key: Mapping[str, str | bool | Path | None] | None = None,
 ) -> str:
-    """A file that ``config.load`` reads back to these values; *watches*: directories, each with a run name or none."""
+    """Return a file that ``load`` reads back to these values; each of *watches* has a run name or none."""
     given: dict[str, str | bool | Path | None] = {"repository": repository, "state_directory": state_directory}
     parts = [_HEAD, *_lines(TOP, given)]
     for directory, run in watches:
-        parts += ["", "[[watch]]", *_lines(WATCH, {"directory": directory, "run": run})]
+        parts += ["", "[[watch]]", *_lines(TABLES["watch"], {"directory": directory, "run": run})]
     if not watches:
-        parts += ["", "# [[watch]]", *_lines(WATCH, {})]
-    parts += ["", "[key]", *_lines(KEY, key or {})]
-    parts += ["", "[agent]", *_lines(AGENT, {})]
-    parts += ["", "[proof]", *_lines(PROOF, {})]
-    parts += ["", "[s3]", *_lines(S3, s3 or {})]
+        parts += ["", "# [[watch]]", *_lines(TABLES["watch"], {})]
+    parts += ["", "[key]", *_lines(TABLES["key"], key or {})]
+    parts += ["", "[agent]", *_lines(TABLES["agent"], {})]
+    parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
+    parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"
 
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Self
 
 from mlsync.config.every import HOURLY, Every
-from mlsync.config.load import Config
+from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status

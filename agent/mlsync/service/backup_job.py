@@ -11,7 +11,7 @@ from mlsync.app.run_lock import RunLock
 from mlsync.app.session import source_of, state_path
 from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
-from mlsync.config.load import Config, WatchSettings
+from mlsync.config.model import Config, WatchSettings
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.service.job import Pulse

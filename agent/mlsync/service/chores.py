@@ -13,7 +13,7 @@ from typing import Final
 
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
-from mlsync.config.load import WatchSettings
+from mlsync.config.model import WatchSettings
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult

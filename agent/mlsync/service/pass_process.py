@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from mlsync import errors
 from mlsync.codec.keys import Keys
-from mlsync.config.load import Config, WatchSettings
+from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import Error
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock

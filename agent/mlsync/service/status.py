@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlsync.config.durations import format_age
+from mlsync.config.units import format_age
 from mlsync.service.worker import RunState
 
 FILE_NAME = "status.json"
