@@ -655,7 +655,7 @@ def judge(folder: Path) -> int:
             if finding.severity is not Severity.NOTE:
                 print(f"{finding.severity.name}: {entry.path.decode()}: {finding.what}")
                 bad += 1
-    for trouble in manifest.troubles:
+    for trouble in manifest.root.troubles:
         print(f"{trouble.kind.name}: {trouble.path.decode()}: {trouble.text}")
         bad += 1
     print("| kind | files | container and level: how many | no checkpoints |\n|---|---|---|---|")

@@ -174,7 +174,7 @@ class World:
 
     def troubles(self, number: int | None = None) -> dict[bytes, Any]:
         """The troubles of a version by path."""
-        return {trouble.path: trouble for trouble in self.manifest(number).troubles}
+        return {trouble.path: trouble for trouble in self.manifest(number).root.troubles}
 
     def close(self) -> None:
         """Close the state."""

@@ -154,7 +154,7 @@ def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(worl
 
     def commit_and_lose(self, manifest, known):
         committed = commit(self, manifest, known)
-        if manifest.number == 2:
+        if manifest.root.number == 2:
             world.store.delete(pack)
         return committed
 

@@ -76,7 +76,7 @@ def fleet(world, monkeypatch):
 
 def writers(world):
     """Who made each version, by host."""
-    return [world.manifest(number).host for number in world.numbers()]
+    return [world.manifest(number).root.host for number in world.numbers()]
 
 
 def back_up_from(world, directory, run=RUN):
@@ -115,7 +115,7 @@ def test_a_container_has_another_name_at_each_start(fleet):
             fleet.world.write("last.pt", small_checkpoint(start))
             world.backup()
     assert writers(world) == ["container-1", "container-2", "container-3"]
-    assert len({world.manifest(number).origin.id for number in world.numbers()}) == 1
+    assert len({world.manifest(number).root.origin.id for number in world.numbers()}) == 1
 
 
 def test_what_died_right_after_its_commit_is_the_writer(fleet, monkeypatch):
@@ -145,7 +145,7 @@ def test_the_same_directory_on_the_same_machine_goes_on_without_its_state(fleet)
         world.state.close()
         world.state = State.open(fleet.state_of("anna"))
         assert world.backup().version == 2
-        assert world.manifest(1).origin.id != world.manifest(2).origin.id
+        assert world.manifest(1).root.origin.id != world.manifest(2).root.origin.id
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 3])
@@ -302,7 +302,7 @@ def test_a_machine_copied_with_its_state_is_another_writer(fleet):
             world.backup()
         allow_takeover(world.state.directory, RUN, os.fsencode(world.directory), 0)
         assert world.backup().version == 3
-        assert world.manifest(3).origin.id != world.manifest(2).origin.id
+        assert world.manifest(3).root.origin.id != world.manifest(2).root.origin.id
 
 
 def test_an_empty_directory_of_the_same_path_is_a_disk_that_is_not_there(fleet):

@@ -69,7 +69,7 @@ def test_what_stayed_away_is_told(world, clock, away):
     with pytest.raises(SourceShrunk):
         clock()
     assert clock(SETTLE_NS).version == 2
-    [note] = world.manifest(2).notes
+    [note] = world.manifest(2).root.notes
     assert note == "most checkpoints are gone since version 1: 3 of 3; that version still has them"
     assert ("warning", f"{RUN}: {note}") in world.monitor.notices
     world.append("log.csv", b"3\n")

@@ -265,7 +265,7 @@ def test_a_clock_that_was_set_back_a_little_keeps_the_order_of_versions(world):
     world.backup(now_ns=lambda: NOW_NS)
     world.write("a.bin", b"2")
     world.backup(now_ns=lambda: NOW_NS - 10 * A_MINUTE_NS)
-    assert world.manifest(2).created_ns == NOW_NS + 1
+    assert world.manifest(2).root.created_ns == NOW_NS + 1
     assert any("clock" in text for _, text in world.monitor.notices)
 
 
@@ -275,7 +275,7 @@ def test_a_clock_that_was_wrong_once_spoils_no_later_dates(world):
     for number, time_ns in enumerate(times_ns, 1):
         world.write("a.bin", b"%d" % number)
         assert world.backup(now_ns=lambda time_ns=time_ns: time_ns).version == number
-    assert [world.manifest(number).created_ns for number in range(1, 6)] == times_ns
+    assert [world.manifest(number).root.created_ns for number in range(1, 6)] == times_ns
     asked = {
         "2027-01-15T08:10:00Z": 1,
         "2027-01-15T08:40:00Z": 3,
@@ -341,7 +341,7 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
     assert contents(world.restored(2)) == {b"a.bin": b"from elsewhere"}
     assert world.backup().version == 3
     assert world.restored(3) == world.tree()
-    assert world.manifest(3).previous.number == 2
+    assert world.manifest(3).root.previous.number == 2
     assert world.check().problems == []
     other.close()
 

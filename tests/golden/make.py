@@ -145,16 +145,16 @@ def prove_later(repository: Repository, versions: list[dict[str, Any]]) -> None:
 def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]]) -> dict[str, Any]:
     """What must be found of a version, told by the source's files; labels are all alike and only counted."""
     entries = [entry for entry in manifest.entries if not entry.path.startswith(b"labels/")]
-    kept = {trouble.path for trouble in manifest.troubles}
+    kept = {trouble.path for trouble in manifest.root.troubles}
     return {
-        "run": manifest.run,
-        "number": manifest.number,
-        "created_ns": manifest.created_ns,
-        "machine": manifest.origin.machine.decode(),
-        "top": None if manifest.top is None else [oct(manifest.top.mode), manifest.top.mtime_ns],
-        "notes": list(manifest.notes),
-        "previous": None if manifest.previous is None else manifest.previous.number,
-        "troubles": [[_text(trouble.path), trouble.kind.name, trouble.kept] for trouble in manifest.troubles],
+        "run": manifest.root.run,
+        "number": manifest.root.number,
+        "created_ns": manifest.root.created_ns,
+        "machine": manifest.root.origin.machine.decode(),
+        "top": None if manifest.root.top is None else [oct(manifest.root.top.mode), manifest.root.top.mtime_ns],
+        "notes": list(manifest.root.notes),
+        "previous": None if manifest.root.previous is None else manifest.root.previous.number,
+        "troubles": [[_text(trouble.path), trouble.kind.name, trouble.kept] for trouble in manifest.root.troubles],
         "label_count": len(manifest.entries) - len(entries),
         "entries": {
             _text(entry.path): {

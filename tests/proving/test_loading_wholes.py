@@ -136,7 +136,7 @@ def test_a_refusal_alone_makes_a_version_that_tells_of_it(world):
     back_up(world, "true")
     sharded(world, 2)
     assert back_up(world, "exit 1").version == 2
-    assert [trouble.path for trouble in world.manifest().troubles] == [b"final"]
+    assert [trouble.path for trouble in world.manifest().root.troubles] == [b"final"]
     assert back_up(world, "exit 1").version == 0
 
 

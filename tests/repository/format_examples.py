@@ -20,10 +20,10 @@ from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
     Finding,
+    ManifestRoot,
     Origin,
     Previous,
     Proof,
-    Root,
     SegmentRef,
     Summary,
     Top,
@@ -174,12 +174,12 @@ class Examples:
             msgspec.structs.replace(bare, path=b"newest", kind=EntryKind.SYMLINK, mode=0o777, target=b"last.pt"),
         ]
 
-    def root(self) -> Root:
+    def root(self) -> ManifestRoot:
         """The root of version 2 of the run."""
         body = encode_entries(self.entries())
         trouble = Trouble(b"best.pt", TroubleKind.TORN, "ends in the middle", 1)
         size_bytes = 4096 + len(self.plain)
-        return Root(
+        return ManifestRoot(
             run=self.run,
             number=2,
             created_ns=1_795_435_300_000_000_000,

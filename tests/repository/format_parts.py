@@ -10,7 +10,7 @@ from mlsync.buffers import Buffer
 from mlsync.codec.digest import file_digester
 from mlsync.codec.keys import Keys
 from mlsync.repository.keyslot import Passphrase, Stretching
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Origin, Previous, Summary, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Origin, Previous, Summary, Trouble
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
@@ -79,7 +79,7 @@ def version(
 ) -> Manifest:
     """A version that holds *entries*."""
     entries = tuple(entries)
-    return Manifest(
+    root = ManifestRoot(
         run=run,
         number=number,
         created_ns=1_700_000_000_000_000_000 + number,
@@ -90,9 +90,13 @@ def version(
         required_level=3,
         summary=summary_of(entries),
         troubles=troubles,
-        entries=entries,
+        packs=[],
+        segments=[],
         origin=Origin(bytes(range(16))),
+        top=None,
+        notes=(),
     )
+    return Manifest(root, entries)
 
 
 def summary_of(entries: Iterable[Entry]) -> Summary:

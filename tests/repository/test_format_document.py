@@ -22,7 +22,7 @@ from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
 from mlsync.repository import header, keyslot, names, sealed_object, segments
-from mlsync.repository.manifest import Root, decode_as, decode_entries
+from mlsync.repository.manifest import ManifestRoot, decode_as, decode_entries
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
 from mlsync.repository.reader import ChunkReader
@@ -105,7 +105,7 @@ def test_the_manifest_example_is_read():
     """The document's manifest opens under its key and holds the document's root."""
     plain = sealed_object.open_(EXAMPLES.keys, sealed_object.MANIFEST, EXAMPLES.version_key, parse("manifest"))
     assert plain == parse("root")
-    assert decode_as(plain, Root, "document") == EXAMPLES.root()
+    assert decode_as(plain, ManifestRoot, "document") == EXAMPLES.root()
 
 
 def test_a_restore_needs_the_documents_objects_and_the_passphrase():
@@ -201,7 +201,7 @@ def test_bounds_are_the_documented_ones():
 def test_arrays_have_the_documented_positions():
     """Every struct that stands in a manifest has as many fields as its table has rows."""
     root = TEXT[TEXT.index("### Root") : TEXT.index("Summary:")]
-    assert len([line for line in root.splitlines() if line[2:3].isdigit()]) == len(msgspec.structs.fields(Root))
+    assert len([line for line in root.splitlines() if line[2:3].isdigit()]) == len(msgspec.structs.fields(ManifestRoot))
     entry = TEXT[TEXT.index("### Entry") : TEXT.index("A reader refuses, before")]
     # Owner and group share a row.
     rows = [line for line in entry.splitlines() if line[2:3].isdigit()]

@@ -97,12 +97,15 @@ def test_a_version_lists_what_it_held(open_golden, name, index):
     expected = EXPECTED[name]["versions"][index]
     repository = open_golden(name)
     manifest = repository.manifest(repository.stored(expected["run"], expected["number"]))
-    assert manifest.created_ns == expected["created_ns"]
-    assert (manifest.previous.number if manifest.previous else None) == expected["previous"]
-    assert (manifest.origin.machine.decode(), list(manifest.notes)) == (expected["machine"], expected["notes"])
-    assert [oct(manifest.top.mode), manifest.top.mtime_ns] == expected["top"]
+    assert manifest.root.created_ns == expected["created_ns"]
+    assert (manifest.root.previous.number if manifest.root.previous else None) == expected["previous"]
+    assert (manifest.root.origin.machine.decode(), list(manifest.root.notes)) == (
+        expected["machine"],
+        expected["notes"],
+    )
+    assert [oct(manifest.root.top.mode), manifest.root.top.mtime_ns] == expected["top"]
     troubles = [(os.fsencode(path), TroubleKind[kind], kept) for path, kind, kept in expected["troubles"]]
-    assert [(trouble.path, trouble.kind, trouble.kept) for trouble in manifest.troubles] == troubles
+    assert [(trouble.path, trouble.kind, trouble.kept) for trouble in manifest.root.troubles] == troubles
     entries = {entry.path: entry for entry in manifest.entries if not entry.path.startswith(b"labels/")}
     assert len(manifest.entries) - len(entries) == expected["label_count"]
     assert sorted(entries) == sorted(os.fsencode(path) for path in expected["entries"])

@@ -27,12 +27,12 @@ from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
     Finding,
+    Manifest,
+    ManifestRoot,
     Origin,
-    PackedEntry,
     PackedRef,
     Previous,
     Proof,
-    Root,
     Segment,
     SegmentRef,
     Summary,
@@ -132,15 +132,12 @@ def test_equal_entries_give_equal_bytes(one, other):
 def test_a_version_comes_back(text, when, directory, trouble):
     """Everything that a manifest says beside its entries comes back from the store."""
     repository = new_repository()
-    made = msgspec.structs.replace(
-        version([FILE], 7, Previous(6, bytes(range(32))), "run"),
-        created_ns=when,
-        host=text,
-        directory=directory,
-        troubles=(trouble,),
-    )
-    commit(repository, made)
-    assert repository.manifest(repository.stored("run", 7)) == made
+    made = version([FILE], 7, Previous(6, bytes(range(32))), "run")
+    root = msgspec.structs.replace(made.root, created_ns=when, host=text, directory=directory, troubles=(trouble,))
+    commit(repository, Manifest(root, made.entries))
+    found = repository.manifest(repository.stored("run", 7))
+    assert found.entries == made.entries
+    assert msgspec.structs.replace(found.root, packs=[], segments=[]) == root
 
 
 @pytest.mark.parametrize(
@@ -257,14 +254,14 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
 def test_chunk_references_out_of_bounds_are_refused(change, error):
     """A reference's numbers are bounded before anything is fetched or allocated by them."""
     packed = msgspec.structs.replace(PackedRef(bytes(32), 0, 0, 48, 26, 10, 0), **change)
-    entry = PackedEntry(b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [packed], None)
+    entry = Entry(b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [packed], None)
     with pytest.raises(error):
         decode_entries(msgspec.msgpack.encode(Segment([bytes(16)], [entry])), KEY)
 
 
 def test_a_pack_id_of_a_wrong_length_is_refused():
     """A table of packs holds ids of sixteen bytes."""
-    entry = PackedEntry(
+    entry = Entry(
         b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [PackedRef(bytes(32), 0, 0, 48, 26, 10, 0)], None
     )
     with pytest.raises(ManifestDamaged):
@@ -345,7 +342,7 @@ def test_links_backwards_lead_backwards(previous):
 @given(st.binary(max_size=60))
 def test_bytes_that_are_no_manifest_are_refused(body):
     """Whatever bytes a writer sealed, decoding gives entries or ``ManifestDamaged``."""
-    for kind in (Root, Segment):
+    for kind in (ManifestRoot, Segment):
         try:
             decode_as(body, kind, KEY)
         except ManifestDamaged:
@@ -370,7 +367,7 @@ def test_text_that_is_no_utf8_is_refused():
     """A text that is not UTF-8 is the manifest's damage and no crash."""
     body = msgspec.msgpack.encode(_root()).replace(b"writer", b"wr\xfftr")
     with pytest.raises(ManifestDamaged):
-        decode_as(body, Root, KEY)
+        decode_as(body, ManifestRoot, KEY)
 
 
 def test_text_of_a_hostile_checkpoint_can_be_stored():
@@ -464,16 +461,17 @@ def test_a_manifest_longer_than_any_is_damage():
 def test_the_writer_the_directory_and_the_notes_come_back():
     """What a version says of its writer, of the run's own directory and of itself is read as it was written."""
     repository = new_repository()
+    made = version([file_entry(b"a", digest=digest_of())])
     written = msgspec.structs.replace(
-        version([file_entry(b"a", digest=digest_of())]),
+        made.root,
         origin=Origin(b"i" * 16, b"m" * 16),
         top=Top(0o2750, 1000, 0, -1),
         notes=("two checkpoints are gone", "a lone \udc80 is stored too"),
     )
-    commit(repository, written)
+    commit(repository, Manifest(written, made.entries))
     manifest = repository.manifest(repository.stored("run", 1))
-    assert (manifest.origin, manifest.top) == (written.origin, written.top)
-    assert manifest.notes == ("two checkpoints are gone", "a lone \\udc80 is stored too")
+    assert (manifest.root.origin, manifest.root.top) == (written.origin, written.top)
+    assert manifest.root.notes == ("two checkpoints are gone", "a lone \\udc80 is stored too")
 
 
 @pytest.mark.parametrize(
@@ -505,4 +503,4 @@ def _root(**changes):
     values = {"troubles": [], "packs": [bytes(16)], "segments": [], "origin": ORIGIN, "top": None, "notes": []}
     values |= changes
     summary = Summary(0, 0, 0, 0, 0, 0, "")
-    return Root("run", 1, 0, None, "writer", "host", b"/d", 0, summary, **values)
+    return ManifestRoot("run", 1, 0, None, "writer", "host", b"/d", 0, summary, **values)

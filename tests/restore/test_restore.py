@@ -11,6 +11,7 @@ import pytest
 
 from flow_parts import World, as_nobody, contents, killed_at, noise, small_checkpoint, tree_of
 from mlsync import errors
+from mlsync.repository.manifest import Manifest
 from mlsync.target.target import TEMPORARY_PREFIX, Target
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, or changes its user")
@@ -286,7 +287,8 @@ def test_a_hostile_manifest_cannot_lead_out_of_the_target(world):
     manifest = world.manifest()
     (entry,) = manifest.entries
     for path in (b"../a.bin", b"/a.bin", b"d/../../a.bin", b"a\0b"):
-        hostile = msgspec.structs.replace(manifest, number=2, entries=(msgspec.structs.replace(entry, path=path),))
+        root = msgspec.structs.replace(manifest.root, number=2)
+        hostile = Manifest(root, (msgspec.structs.replace(entry, path=path),))
         with pytest.raises(errors.ManifestDamaged):
             world.repository.commit(hostile, lambda _name: None)
     assert world.numbers() == [1]

@@ -45,11 +45,10 @@ class History:
         values = {
             "number": number,
             "previous": self.last,
-            "entries": entries,
-            "created_ns": self.first.created_ns + number,
+            "created_ns": self.first.root.created_ns + number,
         }
-        manifest: Manifest = msgspec.structs.replace(self.first, **(values | fields))
-        self.world.repository.commit(manifest, lambda _: None)
+        root = msgspec.structs.replace(self.first.root, **(values | fields))
+        self.world.repository.commit(Manifest(root, entries), lambda _: None)
         self.last = self._previous(number)
         return number
 
@@ -111,9 +110,8 @@ def test_right_chunks_in_a_wrong_order_are_found(world):
     assert middle, "the file is cut into three chunks at least"
     swapped = msgspec.structs.replace(entry, chunks=(last, *middle, first))
     previous = Previous(1, world.repository.stored(RUN, 1).digest)
-    world.repository.commit(
-        msgspec.structs.replace(manifest, number=2, previous=previous, entries=(swapped,)), lambda _: None
-    )
+    root = msgspec.structs.replace(manifest.root, number=2, previous=previous)
+    world.repository.commit(Manifest(root, (swapped,)), lambda _: None)
     (problem,) = world.check().problems
     assert problem.versions == ((RUN, 2),)
 
@@ -129,7 +127,7 @@ def test_the_digest_of_an_empty_file_is_compared_unread(history, read_data):
 @MODES
 def test_a_summary_is_compared_with_its_files(history, field, read_data):
     """A listing shows the summary alone, so it must be that of the files."""
-    summary = history.first.summary
+    summary = history.first.root.summary
     value = {"device": "cuda:0", "lowest_level": 1}.get(field, getattr(summary, field) + 1 if field != "device" else "")
     extra = {"checkpoint_count": 1} if field == "lowest_level" else {}
     number = history.add(summary=msgspec.structs.replace(summary, **{field: value} | extra))

@@ -34,7 +34,7 @@ from mlsync.monitor import Monitor
 from mlsync.proof.prover import Prover
 from mlsync.proving.judge import Judged, Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Summary, Top, is_sound_top, refs_of
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, is_sound_top, refs_of
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Committed, Repository
 from mlsync.repository.tokens import EntryKind
@@ -321,7 +321,7 @@ class VersionMaker:
         entries = candidate.entries()
         known = candidate.known
         refuse_lost(self._repository, known.old_refs(refs_of(entries)), self._repository.tombstones())
-        manifest = Manifest(
+        root = ManifestRoot(
             run=self._source.run,
             number=base.next_number(self._source.run),
             created_ns=self._created_ns(base),
@@ -332,11 +332,13 @@ class VersionMaker:
             required_level=self._options.required_level,
             summary=_summary(entries, result),
             troubles=result.troubles,
-            entries=entries,
+            packs=[],
+            segments=[],
             origin=writer.origin,
             top=self._top,
             notes=result.notes,
         )
+        manifest = Manifest(root, entries)
         self._tell_clamped(candidate)
         self._tell_writer(manifest, base, writer)
         self._note_writer(manifest, base)
@@ -345,15 +347,15 @@ class VersionMaker:
         except VersionTaken as error:
             if error.is_planted:
                 # No listing need show it: a store may hide what is no object.
-                self._state.add_unreadable(self._source.run, {manifest.number: ""})
+                self._state.add_unreadable(self._source.run, {root.number: ""})
             raise
         self._remember(candidate, manifest, committed)
         end_takeover(self._state.directory, self._source.run, self._source.directory)
-        result.version = manifest.number
-        result.size_bytes = manifest.summary.size_bytes
+        result.version = root.number
+        result.size_bytes = root.summary.size_bytes
         result.stored_bytes += committed.stored_bytes
-        result.lowest_level, result.device = manifest.summary.lowest_level, manifest.summary.device
-        result.checkpoint_count = manifest.summary.checkpoint_count
+        result.lowest_level, result.device = root.summary.lowest_level, root.summary.device
+        result.checkpoint_count = root.summary.checkpoint_count
         result.pending = _pending(manifest)
         self._tell_not_understood(manifest, result)
         # Right after, too: a prune that began before the commit did not know of it.
@@ -362,14 +364,15 @@ class VersionMaker:
 
     def _tell_writer(self, manifest: Manifest, base: Base, writer: Writer) -> None:
         """Tell when the run goes on from another place, or begins with what another run holds already."""
+        root = manifest.root
         if writer.claim is Claim.FIRST:
-            twin = find_twin(self._repository, manifest.entries, manifest.summary)
+            twin = find_twin(self._repository, manifest.entries, root.summary)
             if twin is not None:
-                text = f"{manifest.run}: this new run holds the same files as version {twin.number} of run {twin.run!r}"
+                text = f"{root.run}: this new run holds the same files as version {twin.number} of run {twin.run!r}"
                 text += f", from {display(twin.directory)} on {twin.host}; if it is that run, set run = "
                 self._monitor.notice("warning", f'{text}"{twin.run}" under [[watch]]')
         elif (base.host, base.directory) != (writer.host, writer.directory):
-            text = f"{manifest.run}: goes on from {display(writer.directory)} on {writer.host}, where until version "
+            text = f"{root.run}: goes on from {display(writer.directory)} on {writer.host}, where until version "
             text += f"{base.number} it was {display(base.directory)} on {base.host}: {writer.claim.value}"
             self._monitor.notice("warning", text)
 
@@ -383,8 +386,8 @@ class VersionMaker:
 
     def _note_writer(self, manifest: Manifest, base: Base) -> None:
         """Have the local state know the version before it exists: who dies right after made it all the same."""
-        last, made = Made(base.number, base.created_ns), Made(manifest.number, manifest.created_ns)
-        self._state.begin_version(self._source.run, self._source.directory, manifest.origin.id, last, made)
+        last, made = Made(base.number, base.created_ns), Made(manifest.root.number, manifest.root.created_ns)
+        self._state.begin_version(self._source.run, self._source.directory, manifest.root.origin.id, last, made)
 
     def _tell_clamped(self, candidate: Candidate) -> None:
         """Name what comes back with another time than it has: some file systems have times far beyond any other."""
@@ -423,8 +426,8 @@ class VersionMaker:
         # Last: rows of a version that the head does not name are not believed.
         if manifest is not None and committed is not None:
             if _pending(manifest):
-                self._state.add_pending(self._source.run, manifest.number)
-            self._state.set_head(self._source.run, Head(manifest.number, committed.digest))
+                self._state.add_pending(self._source.run, manifest.root.number)
+            self._state.set_head(self._source.run, Head(manifest.root.number, committed.digest))
         elif candidate.base.number and not candidate.base.is_step_back:
             self._state.set_head(self._source.run, Head(candidate.base.number, candidate.base.digest))
 
@@ -482,5 +485,5 @@ def _pending(manifest: Manifest) -> tuple[str, ...]:
     return tuple(
         display(entry.path)
         for entry in manifest.entries
-        if entry.proof is not None and entry.proof.is_pending(manifest.required_level)
+        if entry.proof is not None and entry.proof.is_pending(manifest.root.required_level)
     )

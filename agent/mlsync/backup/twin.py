@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from mlsync.errors import Error
-from mlsync.repository.manifest import Entry, Root, Summary
+from mlsync.repository.manifest import Entry, ManifestRoot, Summary
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.tokens import EntryKind
 
@@ -17,7 +17,7 @@ _RUNS_MAX: Final = 64
 _AT_ONCE: Final = 16
 
 
-def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary) -> Root | None:
+def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary) -> ManifestRoot | None:
     """Return the newest version of a run that holds the same files as *entries*; damage elsewhere is passed over.
 
     A list of files is only read where number and size are the same.

@@ -127,7 +127,7 @@ def show_json(
     """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
     return _version_json(standing) | {
         "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
-        "troubles": [_trouble_json(trouble) for trouble in manifest.troubles],
+        "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
         **_not_understood_json(unknown),
     }
 

@@ -92,14 +92,14 @@ def restore_command(
         if version == LATEST and (loss := earlier_loss(session.repository, stored)) is not None:
             monitor.notice("warning", f"{run}: {loss}")
         manifest = session.repository.manifest(stored)
-        directory = manifest.directory if target is None else os.fsencode(os.path.abspath(target))
+        directory = manifest.root.directory if target is None else os.fsencode(os.path.abspath(target))
         options = RestoreOptions(
             paths=tuple(os.fsencode(path) for path in paths),
             delete=delete,
             delete_excluded=delete_excluded,
             confirmed=yes,
             exclude=tuple(
-                pattern for watch in config.watches if watch.run == manifest.run for pattern in watch.exclude
+                pattern for watch in config.watches if watch.run == manifest.root.run for pattern in watch.exclude
             ),
             stop=stop.is_set,
         )

@@ -50,7 +50,7 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
         later = session.repository.later_proofs(stored)
         manifest = manifest_of(session.repository, stored, later)
         logged = logged_facts(session.repository, manifest.entries)
-    patterns = [watch.not_models for watch in config.watches if watch.run == manifest.run]
+    patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
         common.emit(show_json(settled(by_sums(stored, later), manifest.entries), manifest, logged, unknown))
@@ -62,28 +62,28 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
 
 
 def _print(manifest: Manifest, logged: Logged) -> None:
-    summary = manifest.summary
-    output.say(f"run {manifest.run}, version {manifest.number}, made {output.moment(manifest.created_ns)}")
-    output.say(f"from {output.path(manifest.directory)} on {manifest.host} by {manifest.writer}")
+    root, summary = manifest.root, manifest.root.summary
+    output.say(f"run {root.run}, version {root.number}, made {output.moment(root.created_ns)}")
+    output.say(f"from {output.path(root.directory)} on {root.host} by {root.writer}")
     output.say(
         f"{output.count(summary.file_count, 'file')}, {output.size(summary.size_bytes)}; "
         f"{output.size(summary.new_bytes)} new, {output.size(summary.stored_bytes)} stored"
     )
-    for note in manifest.notes:
+    for note in root.notes:
         output.say(f"note: {note}")
     if not any(is_temporary(part) for entry in manifest.entries for part in entry.path.split(b"/")):
         output.say(f"left out, if there were any: files named as unfinished ({TEMPORARY_NAMES})")
     output.say()
     rows = [
-        _row(entry, manifest.required_level, logged.get(entry.path, {}))
+        _row(entry, root.required_level, logged.get(entry.path, {}))
         for entry in manifest.entries
         if entry.kind is not EntryKind.DIRECTORY
     ]
     output.table(("SIZE", "MODIFIED", "PROOF", "PATH", ""), rows, right=(0,))
     _print_findings(manifest)
-    if manifest.troubles:
+    if root.troubles:
         output.say()
-    for trouble in manifest.troubles:
+    for trouble in root.troubles:
         kept = f"the content of version {trouble.kept} stands" if trouble.kept else "not in this version"
         output.say(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}: {trouble.text}; {kept}")
 
@@ -97,7 +97,7 @@ def _print_findings(manifest: Manifest) -> None:
             if entry.proof
             else []
         )
-        if entry.proof and entry.proof.is_pending(manifest.required_level):
+        if entry.proof and entry.proof.is_pending(manifest.root.required_level):
             said.append(("pending", entry.proof.shortfall))
         elif entry.proof and entry.proof.shortfall and entry.proof.level == LEVEL_NUMBERS:
             # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.

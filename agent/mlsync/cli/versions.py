@@ -8,7 +8,7 @@ from mlsync.cli import output
 from mlsync.cli.json import versions_json
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.repository.manifest import Root
+from mlsync.repository.manifest import ManifestRoot
 from mlsync.versions.select import find_run
 from mlsync.versions.standing import Standing, standings
 
@@ -49,7 +49,7 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
 def _new_writers(listed: list[Standing]) -> list[str]:
     """Return for each version where it came from, if that is another place than the version before it came from."""
     texts = []
-    last: Root | None = None
+    last: ManifestRoot | None = None
     for root in (standing.root for standing in listed):
         is_new = last is not None and last.run == root.run and last.origin.id != root.origin.id
         moved = last is not None and (last.host, last.directory) != (root.host, root.directory)

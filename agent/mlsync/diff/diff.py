@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from mlsync.diff.checkpoint import CheckpointDiff, compare_checkpoints
 from mlsync.errors import PathMissing
 from mlsync.monitor import Monitor
-from mlsync.repository.manifest import Entry, Root
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.tokens import EntryKind
@@ -53,8 +53,8 @@ class DiffResult:
     *new_bytes* counts content once that several files hold, *read_bytes* what was fetched besides the manifests.
     """
 
-    before: Root
-    after: Root
+    before: ManifestRoot
+    after: ManifestRoot
     files: list[FileDiff] = field(default_factory=list)
     same_count: int = 0
     new_bytes: int = 0

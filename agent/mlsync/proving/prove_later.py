@@ -23,7 +23,7 @@ from mlsync.proving.judge import Judged, Proving
 from mlsync.proving.load import Loading, LoadingOptions
 from mlsync.proving.shares import Share, Sharing
 from mlsync.repository.later_proof import LaterProof, ProvedFile
-from mlsync.repository.manifest import Entry, Proof, Root
+from mlsync.repository.manifest import Entry, ManifestRoot, Proof
 from mlsync.repository.repository import Repository, Stored
 from mlsync.versions.standing import Standing, by_sums, standings, summed, with_proofs
 from mlsync.versions.units import Entries
@@ -127,13 +127,13 @@ class LaterProver:
             self._sharing.divide_whole(stored)
         return self._prove(stored, lambda _: True)
 
-    def _lacks(self, root: Root, proof: Proof) -> bool:
+    def _lacks(self, root: ManifestRoot, proof: Proof) -> bool:
         """Whether a checkpoint may be proved further: who asks for a level has it tried of all that are below."""
         if self._level is None:
             return proof.is_pending(root.required_level)
         return not proof.is_broken and proof.level < self._level
 
-    def _wanted(self, root: Root) -> int:
+    def _wanted(self, root: ManifestRoot) -> int:
         return root.required_level if self._level is None else self._level
 
     def _prove(self, stored: Stored, is_wanted: Callable[[Proof], bool]) -> LaterResult:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mlsync.errors import Damage
-from mlsync.repository.manifest import Entry, Proof, Root
+from mlsync.repository.manifest import Entry, ManifestRoot, Proof
 from mlsync.repository.repository import Repository, Stored
 
 
@@ -75,7 +75,7 @@ class Division:
 class Sharing:
     """What is *share*'s own of each run, by what *lacks* says of a checkpoint's proof in a manifest."""
 
-    def __init__(self, repository: Repository, share: Share, lacks: Callable[[Root, Proof], bool]) -> None:
+    def __init__(self, repository: Repository, share: Share, lacks: Callable[[ManifestRoot, Proof], bool]) -> None:
         self._repository = repository
         self._share = share
         self._lacks = lacks

@@ -57,9 +57,9 @@ def verify(
     *loading* says how checkpoints are loaded by a framework, if they are to be.
     """
     started_s = time.monotonic()
-    result = VerifyResult(manifest.run, manifest.number)
+    result = VerifyResult(manifest.root.run, manifest.root.number)
     files = [entry for entry in manifest.entries if is_file(entry)]
-    task_name = f"{manifest.run} version {manifest.number}: verifying"
+    task_name = f"{manifest.root.run} version {manifest.root.number}: verifying"
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
         proving = Proving(reader, prover, loading=Loading.of(loading, reader, repository))
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
@@ -114,11 +114,33 @@ class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
         force_setattr(self, "shortfall", storable(self.shortfall))
 
 
-class Entry(msgspec.Struct, frozen=True):
+class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """A chunk reference as it is stored: *pack* is an index into the table of packs beside it."""
+
+    name: bytes
+    pack: int
+    place: int
+    offset: int
+    stored_bytes: int
+    plain_bytes: int
+    coding: int
+    base: Any = None  # anything in it is of a newer mlsync: refused as that, not as damage
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    Ref = TypeVarWithDefault("Ref", default=ChunkRef)
+else:
+    Ref = TypeVar("Ref")
+
+
+class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_unknown_fields=True):
     """A file, directory, symbolic link or hard link of the tree.
 
     *target* is a symbolic link's text or, for a hard link, the path of the entry that it is the same file as.
-    *holes* are (offset, length) pairs; *chunks* fill what is left of *size_bytes*, in order.
+    *holes* are (offset, length) pairs; *chunks* fill the rest of *size_bytes*, in order. An entry in a stored segment
+    is an ``Entry[PackedRef]``.
     """
 
     path: bytes
@@ -131,7 +153,7 @@ class Entry(msgspec.Struct, frozen=True):
     target: bytes = b""
     digest: bytes = b""
     holes: tuple[tuple[int, int], ...] = ()
-    chunks: tuple[ChunkRef, ...] = ()
+    chunks: tuple[Ref, ...] = ()
     proof: Proof | None = None
 
 
@@ -186,63 +208,11 @@ class Top(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     mtime_ns: int
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """A version, committed or candidate: everything but the entries themselves, which are read apart."""
-
-    run: str
-    number: int
-    created_ns: int
-    previous: Previous | None
-    writer: str
-    host: str
-    directory: bytes
-    required_level: int
-    summary: Summary
-    troubles: tuple[Trouble, ...]
-    entries: tuple[Entry, ...]
-    origin: Origin
-    top: Top | None = None
-    notes: tuple[str, ...] = ()
-
-
-# ---------------------------------------------------------------- as it is stored
-
-
-class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A chunk reference whose *pack* is an index into the table beside it."""
-
-    name: bytes
-    pack: int
-    place: int
-    offset: int
-    stored_bytes: int
-    plain_bytes: int
-    coding: int
-    base: Any = None  # anything in it is of a newer mlsync: refused as that, not as damage
-
-
-class PackedEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An entry whose chunks refer to a table of packs."""
-
-    path: bytes
-    kind: EntryKind
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    size_bytes: int
-    target: bytes
-    digest: bytes
-    holes: tuple[tuple[int, int], ...]
-    chunks: list[PackedRef]
-    proof: Proof | None
-
-
 class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A stretch of entries in path order with the packs that they need: complete by itself."""
 
     packs: list[bytes]
-    entries: list[PackedEntry]
+    entries: list[Entry[PackedRef]]
 
 
 class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -254,8 +224,8 @@ class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     chunks: list[PackedRef]
 
 
-class Root(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The sealed body of a manifest object."""
+class ManifestRoot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The sealed body of a manifest object: all of a version but its entries, which *packs* and *segments* lead to."""
 
     run: str
     number: int
@@ -266,12 +236,23 @@ class Root(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     directory: bytes
     required_level: int
     summary: Summary
-    troubles: list[Trouble]
+    troubles: tuple[Trouble, ...]
     packs: list[bytes]
     segments: list[SegmentRef]
     origin: Origin
     top: Top | None
-    notes: list[str]
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Make the notes storable."""
+        force_setattr(self, "notes", tuple(map(storable, self.notes)))
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """A version, committed or candidate. A candidate's root has no packs and segments: the commit adds them."""
+
+    root: ManifestRoot
+    entries: tuple[Entry, ...]
 
 
 class PackTable:
@@ -293,48 +274,16 @@ class PackTable:
 def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
     """Return the bytes of a segment: equal entries give equal bytes, whatever stands around them."""
     table = PackTable()
-    packed = [
-        PackedEntry(
-            entry.path,
-            entry.kind,
-            entry.mode,
-            entry.uid,
-            entry.gid,
-            entry.mtime_ns,
-            entry.size_bytes,
-            entry.target,
-            entry.digest,
-            entry.holes,
-            [table.refer(ref) for ref in entry.chunks],
-            entry.proof,
-        )
-        for entry in entries
-    ]
-    return msgspec.msgpack.encode(Segment(table.packs, packed))
+    packed = [replace(entry, chunks=tuple(map(table.refer, entry.chunks))) for entry in entries]
+    return msgspec.msgpack.encode(Segment(table.packs, cast("list[Entry[PackedRef]]", packed)))
 
 
 def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     """Return a segment's entries, each checked; or raise ``ManifestDamaged``."""
     segment = decode_as(body, Segment, where)
     check_pack_table(segment.packs, where)
-    refs = unpack_refs
-    entries = [
-        Entry(
-            packed.path,
-            packed.kind,
-            packed.mode,
-            packed.uid,
-            packed.gid,
-            packed.mtime_ns,
-            packed.size_bytes,
-            packed.target,
-            packed.digest,
-            packed.holes,
-            refs(packed.chunks, segment.packs, where),
-            packed.proof,
-        )
-        for packed in segment.entries
-    ]
+    unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, segment.packs, where)) for packed in segment.entries]
+    entries = cast("list[Entry]", unpacked)
     for entry in entries:
         check_entry(entry, where)
     return entries
@@ -348,7 +297,7 @@ def decode_as(body: bytes | memoryview, kind: type[T], where: str) -> T:
         raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
 
 
-def unpack_refs(packed: list[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
+def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
     """Return references with whole pack ids, each within the format's bounds."""
     refs = []
     for ref in packed:

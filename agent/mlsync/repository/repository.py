@@ -36,7 +36,7 @@ from mlsync.errors import (
 from mlsync.repository import header, keyslot, names, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, Root, decode_as, storable
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, decode_as
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_noted
 from mlsync.repository.pack.journal import NotedPack, PackJournal
@@ -72,7 +72,7 @@ class Listed:
 class Stored:
     """A manifest's root as it was read, with the digest that the next version will carry."""
 
-    root: Root
+    root: ManifestRoot
     digest: bytes
     key: str
 
@@ -300,7 +300,7 @@ class Repository:
             if not error.is_of_object:
                 raise
             raise ManifestDamaged(f"the manifest is not as it was written: {error.what}", where=key) from error
-        root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), Root, key)
+        root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), ManifestRoot, key)
         check_root(root, key)
         # Its seal is bound to the key; this holds whoever has the master key to it too.
         if self.version_key(root.run, root.number) != key:
@@ -339,23 +339,7 @@ class Repository:
 
     def manifest(self, stored: Stored) -> Manifest:
         """Return a version whole."""
-        root = stored.root
-        return Manifest(
-            root.run,
-            root.number,
-            root.created_ns,
-            root.previous,
-            root.writer,
-            root.host,
-            root.directory,
-            root.required_level,
-            root.summary,
-            tuple(root.troubles),
-            self.entries(stored),
-            root.origin,
-            root.top,
-            tuple(root.notes),
-        )
+        return Manifest(stored.root, self.entries(stored))
 
     def reader(self) -> ChunkReader:
         """Return a reader of chunks; close it after use."""
@@ -432,7 +416,7 @@ class Repository:
         ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back: there are stores
         that overwrite what they were told not to.
         """
-        key = self.version_key(manifest.run, manifest.number)
+        key = self.version_key(manifest.root.run, manifest.root.number)
         writer = self.writer(known, lanes=1)
 
         def put(piece: bytes) -> Placed:
@@ -445,23 +429,7 @@ class Repository:
             writer.abort()
             raise
         packs, segment_refs = body.encode()
-        root = Root(
-            manifest.run,
-            manifest.number,
-            manifest.created_ns,
-            manifest.previous,
-            manifest.writer,
-            manifest.host,
-            manifest.directory,
-            manifest.required_level,
-            manifest.summary,
-            list(manifest.troubles),
-            packs,
-            segment_refs,
-            manifest.origin,
-            manifest.top,
-            [storable(note) for note in manifest.notes],
-        )
+        root = msgspec.structs.replace(manifest.root, packs=packs, segments=segment_refs)
         check_root(root, key)
         sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
         # A disk may have gone from under the packs, and a version in its bare mount point would be lost unseen.
@@ -491,7 +459,7 @@ class Repository:
 
     def _taken(self, manifest: Manifest) -> VersionTaken:
         """Return what to say of a number that could not be had: whose it is."""
-        run, number = manifest.run, manifest.number
+        run, number = manifest.root.run, manifest.root.number
         try:
             self.open_version(self.version_key(run, number))
         except (ManifestDamaged, FormatUnsupported) as error:

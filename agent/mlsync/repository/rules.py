@@ -9,7 +9,7 @@ from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
 from mlsync.repository.manifest import (
     ORIGIN_BYTES,
-    Root,
+    ManifestRoot,
     Summary,
     Trouble,
     check_pack_table,
@@ -22,7 +22,7 @@ from mlsync.repository.manifest import (
 )
 
 
-def check_root(root: Root, where: str) -> None:
+def check_root(root: ManifestRoot, where: str) -> None:
     """Refuse a root that no writer of ours makes: numbers, paths or ids that cannot be, a link that leads nowhere."""
     check_previous(root.previous, root.number, where)
     check_pack_table(root.packs, where)

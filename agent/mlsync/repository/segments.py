@@ -16,8 +16,8 @@ from mlsync.errors import ManifestDamaged
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
+    ManifestRoot,
     PackTable,
-    Root,
     SegmentRef,
     check_entry,
     check_tree,
@@ -76,7 +76,7 @@ class Body:
 
 
 def read_entries(
-    root: Root, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
+    root: ManifestRoot, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
 ) -> tuple[Entry, ...]:
     """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
     refs = [_refs_of(segment, root, where) for segment in root.segments]
@@ -92,7 +92,7 @@ def read_entries(
     return tuple(entries)
 
 
-def segment_refs(root: Root, where: str) -> tuple[ChunkRef, ...]:
+def segment_refs(root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
     """Return the chunks that a version's own body stands in."""
     return tuple(ref for segment in root.segments for ref in _refs_of(segment, root, where))
 
@@ -105,7 +105,7 @@ def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> byt
     return bytes(body)
 
 
-def _refs_of(segment: SegmentRef, root: Root, where: str) -> tuple[ChunkRef, ...]:
+def _refs_of(segment: SegmentRef, root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
     if (segment.inline is None) != bool(segment.chunks):
         raise ManifestDamaged("a segment stands in two places, or in none", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:

@@ -105,7 +105,7 @@ def restore(
     for why, which in half_saves(entries).items():
         more = f" and {len(which) - 1} more" if len(which) > 1 else ""
         monitor.notice("warning", f"{display(which[0])}{more}: {OF_A_UNIT}{why}")
-    result = RestoreResult(manifest.run, manifest.number, directory)
+    result = RestoreResult(manifest.root.run, manifest.root.number, directory)
 
     def tick() -> None:
         if options.stop():
@@ -116,12 +116,12 @@ def restore(
         TargetLock(
             target.root,
             _identity(repository, manifest),
-            f"{manifest.run} version {manifest.number}",
+            f"{manifest.root.run} version {manifest.root.number}",
             notice=monitor.notice,
             tick=tick,
         ) as lock,
     ):
-        mark = f"{repository.repository_id.hex()} {manifest.run}".encode()
+        mark = f"{repository.repository_id.hex()} {manifest.root.run}".encode()
         is_ours = target.is_fresh or target.is_marked(mark)
         if is_ours:
             target.mark(mark)
@@ -133,8 +133,8 @@ def restore(
             raise
         # Before the directory gets its time back: taking the file away changes it.
         lock.remove()
-        top = None if options.paths else manifest.top
-        target.finish(top, is_ours=is_ours or os.path.realpath(directory) == manifest.directory)
+        top = None if options.paths else manifest.root.top
+        target.finish(top, is_ours=is_ours or os.path.realpath(directory) == manifest.root.directory)
     result.fault = _fault(repository, manifest, result)
     result.seconds = time.monotonic() - started_s
     return result
@@ -170,7 +170,7 @@ class _Restore:
         is_ours: bool,
     ) -> None:
         self._repository = repository
-        self._name = f"{manifest.run} version {manifest.number}"
+        self._name = f"{manifest.root.run} version {manifest.root.number}"
         self._target = target
         self._options = options
         self._monitor = monitor
@@ -410,7 +410,7 @@ def _missing_bytes(plan: Plan) -> int:
 def _identity(repository: Repository, manifest: Manifest) -> str:
     """Return what is the same for the same version only, and says nothing about it."""
     digest = hashlib.sha256(repository.repository_id)
-    digest.update(f"{manifest.number} {manifest.created_ns} {manifest.run}".encode())
+    digest.update(f"{manifest.root.number} {manifest.root.created_ns} {manifest.root.run}".encode())
     return digest.hexdigest()
 
 
@@ -424,7 +424,7 @@ def _selected(manifest: Manifest, paths: tuple[bytes, ...]) -> list[Entry]:
         found = [entry for entry in manifest.entries if entry.path == path or entry.path.startswith(path + b"/")]
         if not found:
             raise PathMissing(
-                f"version {manifest.number} holds nothing at {display(path)}", where=f"run {manifest.run}"
+                f"version {manifest.root.number} holds nothing at {display(path)}", where=f"run {manifest.root.run}"
             )
         wanted += found
         parts = path.split(b"/")

@@ -37,5 +37,5 @@ def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived
     if error.where is not None:
         keys.add(error.where)
     packs = "1 pack" if len(keys) == 1 else f"{len(keys)} packs"
-    what = f"{packs} of version {manifest.number} of run {manifest.run!r} must be thawed first"
+    what = f"{packs} of version {manifest.root.number} of run {manifest.root.run!r} must be thawed first"
     return ObjectArchived(what, where=", ".join(sorted(keys)), advice=error.advice)

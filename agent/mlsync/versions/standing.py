@@ -11,7 +11,7 @@ import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
-from mlsync.repository.manifest import Entry, Manifest, Proof, Root
+from mlsync.repository.manifest import Entry, Manifest, ManifestRoot, Proof
 from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository, Stored
 from mlsync.source.paths import display
@@ -36,7 +36,7 @@ class Standing:
     is_settled: bool = False
 
     @property
-    def root(self) -> Root:
+    def root(self) -> ManifestRoot:
         """What its manifest says."""
         return self.stored.root
 
