@@ -102,7 +102,7 @@ def test_the_first_version_names_its_writer(fleet):
         world.backup()
         fleet.train(2)
         world.backup()
-        one, two = world.manifest(1), world.manifest(2)
+        one, two = world.manifest(1).root, world.manifest(2).root
     assert one.origin == two.origin
     assert (len(one.origin.id), one.origin.machine, one.host) == (16, b"a" * 16, "anna")
     assert warnings(world) == []

@@ -65,7 +65,7 @@ def test_a_chunk_that_fails_where_the_child_sees_it_is_told_as_ever(world, prove
     at = ref.offset + ref.stored_bytes // 2
     replace(world, key, whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
     with world.repository.reader() as reader:
-        with pytest.raises(ObjectDamaged, match=f"chunk {ref.place} of a pack is damaged") as caught:
+        with pytest.raises(ObjectDamaged, match=f"chunk {ref.ordinal} of a pack is damaged") as caught:
             prover.prove(RestoredFile(reader, entry, told.append), entry.path)
         assert 0.4 * entry.size_bytes < sum(told) < entry.size_bytes
         assert caught.value.where == key

@@ -189,12 +189,12 @@ class Examples:
             directory=b"/data/run",
             required_level=3,
             summary=Summary(1, size_bytes, len(self.plain), 203, 1, 3, "cpu"),
-            troubles=[trouble],
+            troubles=(trouble,),
             packs=[],
             segments=[SegmentRef(b"last.pt", 4, body, [])],
             origin=Origin(self.writer_id, self.machine),
             top=Top(0o755, 1000, 1000, 1_795_435_100_000_000_001),
-            notes=["two of three checkpoints of version 1 are gone"],
+            notes=("two of three checkpoints of version 1 are gone",),
         )
 
     def manifest(self) -> Fields:

@@ -60,14 +60,14 @@ def table(value: Any) -> list[bytes]:
 
 def reference(value: Any, packs: list[bytes]) -> int:
     """A chunk reference; its plain length."""
-    name, index, place, offset, stored, plain, coding, base = array(value, 8)
+    name, index, ordinal, offset, stored, plain, coding, base = array(value, 8)
     need(type(name) is bytes and type(index) is int and type(coding) is int)
-    need(all(type(number) is int for number in (place, offset, stored, plain)))
+    need(all(type(number) is int for number in (ordinal, offset, stored, plain)))
     if base is not None:
         raise Newer
     need(0 <= index < len(packs))
     token(coding, 2, 0)
-    need(len(name) == 32 and 0 <= place < 65_536 and 48 <= offset <= 1 << 40)
+    need(len(name) == 32 and 0 <= ordinal < 65_536 and 48 <= offset <= 1 << 40)
     need(1 <= plain <= 16 << 20 and 17 <= stored <= plain + 16)
     return plain
 

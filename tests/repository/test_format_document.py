@@ -140,11 +140,11 @@ def test_a_reader_written_from_the_document_alone_restores():
     body = parse("manifest")
     root = AESGCM(key_of(b"manifest" + body[16:48])).decrypt(bytes(12), body[48:], body[:48] + key.encode())
     packs, entries = msgspec.msgpack.decode(msgspec.msgpack.decode(root)[11][0][2])
-    name, pack_index, place, offset, stored_bytes, plain_bytes, coding, _ = entries[0][10][0]
+    name, pack_index, ordinal, offset, stored_bytes, plain_bytes, coding, _ = entries[0][10][0]
     body = parse("pack")
-    bound = body[:48] + struct.pack("<IIB32s", place, plain_bytes, coding, name)
+    bound = body[:48] + struct.pack("<IIB32s", ordinal, plain_bytes, coding, name)
     cipher = AESGCM(key_of(b"pack" + packs[pack_index]))
-    plain = cipher.decrypt(struct.pack(">IQ", 0, place), body[offset : offset + stored_bytes], bound)
+    plain = cipher.decrypt(struct.pack(">IQ", 0, ordinal), body[offset : offset + stored_bytes], bound)
     assert blake3(plain, key=key_of(b"chunk name")).digest() == name
     assert plain == EXAMPLES.plain
 

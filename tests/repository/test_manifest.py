@@ -78,8 +78,8 @@ _PROOF = st.builds(
     shortfall=_TEXT,
 )
 _REF = st.builds(
-    lambda name, pack, place, offset, plain, spare, coding: ChunkRef(
-        name, pack, place, offset, 17 + spare % plain, plain, coding
+    lambda name, pack, ordinal, offset, plain, spare, coding: ChunkRef(
+        name, pack, ordinal, offset, 17 + spare % plain, plain, coding
     ),
     st.binary(min_size=32, max_size=32),
     st.sampled_from([bytes([seed]) * 16 for seed in range(3)]),
@@ -234,9 +234,9 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
         ({"pack": 1}, ManifestDamaged),
         ({"pack": -1}, ManifestDamaged),
         ({"name": bytes(31)}, ManifestDamaged),
-        ({"place": -1}, ManifestDamaged),
-        ({"place": 65_536}, ManifestDamaged),
-        ({"place": 1 << 63}, ManifestDamaged),
+        ({"ordinal": -1}, ManifestDamaged),
+        ({"ordinal": 65_536}, ManifestDamaged),
+        ({"ordinal": 1 << 63}, ManifestDamaged),
         ({"offset": 47}, ManifestDamaged),
         ({"offset": (1 << 64) - 1}, ManifestDamaged),
         ({"stored_bytes": 16}, ManifestDamaged),

@@ -31,7 +31,7 @@ NAME = chunk_name(KEYS.of("chunk name"), b"plain")
 
 
 def test_a_sealed_chunk_opens():
-    """What was sealed for a place comes back from it."""
+    """What was sealed under an ordinal comes back from it."""
     sealed = _sealed()
     assert _opened(sealed) == b"plain"
 
@@ -39,7 +39,7 @@ def test_a_sealed_chunk_opens():
 @pytest.mark.parametrize(
     "change",
     [
-        {"place": 8},
+        {"ordinal": 8},
         {"name": bytes(32)},
         {"coding": Coding.ZSTD},
         {"plain_bytes": 6},
@@ -209,7 +209,7 @@ def test_a_pack_is_closed_when_it_holds_as_many_chunks_as_it_may(monkeypatch):
     monkeypatch.setattr(pack_builder, "PACK_CHUNKS_MAX", 3)
     store = MemoryStore()
     refs = write_chunks(store, KEYS, [noise(9, seed) for seed in range(7)])
-    assert [ref.place for ref in refs] == [0, 1, 2, 0, 1, 2, 0]
+    assert [ref.ordinal for ref in refs] == [0, 1, 2, 0, 1, 2, 0]
     assert len(keys_under(store, "packs/")) == 3
 
 
@@ -273,9 +273,9 @@ def _sealed():
     return bytes(into[:length])
 
 
-def _opened(sealed, *, place=7, name=NAME, coding=Coding.RAW, plain_bytes=5, pack_id=PACK_ID, keys=KEYS):
+def _opened(sealed, *, ordinal=7, name=NAME, coding=Coding.RAW, plain_bytes=5, pack_id=PACK_ID, keys=KEYS):
     into = bytearray(5)
-    PackSeal(keys, pack_id).open_chunk(place, name, coding, plain_bytes, sealed, memoryview(into))
+    PackSeal(keys, pack_id).open_chunk(ordinal, name, coding, plain_bytes, sealed, memoryview(into))
     return bytes(into)
 
 

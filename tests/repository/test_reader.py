@@ -213,7 +213,7 @@ def test_a_bit_flipped_on_the_way_is_found_out(counted):
     "change",
     [
         {"name": bytes(32)},
-        {"place": 1},
+        {"ordinal": 1},
         {"offset": 49},
         {"stored_bytes": 1015},
         {"stored_bytes": 1017},
@@ -230,7 +230,7 @@ def test_a_reference_that_is_wrong_in_one_field_opens_nothing(counted, change):
     with ChunkReader(store, KEYS) as chunks:
         with pytest.raises((ObjectDamaged, ObjectMissing)):
             chunks.one(wrong)
-        # Beside a right reference to the same place, too.
+        # Beside a right reference to the same ordinal, too.
         with pytest.raises((ObjectDamaged, ObjectMissing)):
             list(chunks.stream([wrong, refs[0]]))
 

@@ -95,7 +95,7 @@ def test_a_pack_ends_where_it_is_full():
     writer = PackWriter(store, KEYS, unknown, lanes=1, pack_bytes=48 + 3 * 116)
     placed = [writer.put(memoryview(noise(100, seed)), lambda: None) for seed in range(7)]
     writer.finish()
-    assert [one.ref.place for one in placed] == [0, 1, 2, 0, 1, 2, 0]
+    assert [one.ref.ordinal for one in placed] == [0, 1, 2, 0, 1, 2, 0]
     assert len({one.ref.pack for one in placed}) == 3
 
 

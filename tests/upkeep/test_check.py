@@ -156,7 +156,7 @@ FALSE = {
     "beyond": {"offset": 1 << 39},
     "name": {"name": bytes(32)},
     "length": {"stored_bytes": 17},
-    "place": {"place": 60_000},
+    "ordinal": {"ordinal": 60_000},
 }
 
 
@@ -171,22 +171,22 @@ def test_one_false_reference_names_one_version(world, change, where, read_data):
             history.add()
     number = history.add({b"frozen.bin": history.ref(b"frozen.bin", **FALSE[change])})
     if where == "first":
-        # As if no honest version had come before: the false one is what a place is known by.
+        # As if no honest version had come before: the false one is what an ordinal is known by.
         world.store.delete(world.repository.version_key(RUN, 1))
         history.last = Previous(number, history.last.digest)
         for _ in range(20):
             history.add()
     found = [one for one in history.problems(read_data=read_data) if one[0] == "packs"]
-    if change == "place" and not read_data:
-        # Nobody else speaks of that place, and the pack is not asked.
+    if change == "ordinal" and not read_data:
+        # Nobody else speaks of that ordinal, and the pack is not asked.
         assert found == []
         return
     assert found == [("packs", (number,))]
 
 
 def test_a_false_reference_that_nobody_contradicts_is_found_by_reading(history):
-    """What one version alone says of a place is held against the pack's own list."""
-    number = history.add({b"frozen.bin": history.ref(b"frozen.bin", place=60_000)})
+    """What one version alone says of an ordinal is held against the pack's own list."""
+    number = history.add({b"frozen.bin": history.ref(b"frozen.bin", ordinal=60_000)})
     assert history.problems() == [("packs", (number,))]
 
 
@@ -205,7 +205,7 @@ def test_a_damaged_chunk_names_the_versions_that_have_it(world):
     world.store._objects[pack] = (bytes(body), modified_s)
     (problem,) = world.check().problems
     assert (problem.key, problem.versions) == (pack, ((RUN, 1),))
-    assert f"chunk {ref.place} of a pack is damaged" in problem.text
+    assert f"chunk {ref.ordinal} of a pack is damaged" in problem.text
 
 
 def test_every_damaged_chunk_of_a_pack_is_found(world):
@@ -224,7 +224,7 @@ def test_every_damaged_chunk_of_a_pack_is_found(world):
         body[refs[number].offset] ^= 1
     world.store._objects[pack] = (bytes(body), modified_s)
     (problem,) = world.check().problems
-    assert f"chunks {refs[2].place}, {refs[4].place}" in problem.text
+    assert f"chunks {refs[2].ordinal}, {refs[4].ordinal}" in problem.text
     assert problem.versions == ((RUN, 1), (RUN, 2), (RUN, 3))
 
 

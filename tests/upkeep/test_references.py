@@ -48,8 +48,8 @@ def test_a_file_is_gone_through_before_the_next():
     assert order == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_is_said_of_a_place_twice_is_kept_apart():
-    """The first that is said of a place stands for it, whoever says otherwise is told, and all of it is kept."""
+def test_what_is_said_of_an_ordinal_twice_is_kept_apart():
+    """The first that is said of an ordinal stands for it, whoever says otherwise is told, and all of it is kept."""
     references = References()
     refs = [ChunkRef(bytes([n]) * 32, b"p" * 16, 0, 48, 26, 10, Coding.RAW) for n in range(3)]
     assert [references.note(ref) for ref in (refs[0], refs[1], refs[0], refs[2])] == [True, False, True, False]

@@ -48,10 +48,10 @@ def pack(
     """A pack of (plain, coding, coded) chunks; *change* has its way with the records before they are sealed."""
     seal = PackSeal(keys, PACK_ID)
     body, records = bytearray(seal.header), []
-    for place, (plain, coding, coded) in enumerate(chunks):
+    for ordinal, (plain, coding, coded) in enumerate(chunks):
         name = chunk_name(keys.of("chunk name"), plain)
         into = memoryview(bytearray(len(coded) + 16))
-        seal.seal_chunk(place, name, coding, len(plain), coded, into)
+        seal.seal_chunk(ordinal, name, coding, len(plain), coded, into)
         records.append(ChunkRecord(name, len(body), len(into), len(plain), int(coding)))
         body += into
     change(records)

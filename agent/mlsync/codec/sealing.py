@@ -1,7 +1,7 @@
 """Sealing: AES-256-GCM (NIST SP 800-38D) into buffers that are reused.
 
 Why a (key, nonce) pair never comes twice: each key belongs to one object (its context is random and stands in the
-object), the object is written once by one writer, and the nonce is a place inside it that the writer counts. A retry
+object), the object is written once by one writer, and the nonce is an ordinal inside it that the writer counts. A retry
 sends the sealed bytes again; it never seals again.
 """
 

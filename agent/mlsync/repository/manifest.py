@@ -38,7 +38,7 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     name: bytes
     pack: bytes
-    place: int
+    ordinal: int
     offset: int
     stored_bytes: int
     plain_bytes: int
@@ -119,7 +119,7 @@ class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
     name: bytes
     pack: int
-    place: int
+    ordinal: int
     offset: int
     stored_bytes: int
     plain_bytes: int
@@ -268,7 +268,7 @@ class PackTable:
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
             self.packs.append(ref.pack)
-        return PackedRef(ref.name, index, ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
+        return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
 
 
 def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
@@ -306,10 +306,10 @@ def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> 
         if not 0 <= ref.pack < len(packs):
             raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
         coding = coding_of(ref.coding, where, ManifestDamaged)
-        if not is_sound(ref.name, ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes):
+        if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
             raise ManifestDamaged("a chunk's numbers cannot be", where=where)
         refs.append(
-            ChunkRef(ref.name, packs[ref.pack], ref.place, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
+            ChunkRef(ref.name, packs[ref.pack], ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
         )
     return tuple(refs)
 

@@ -3,7 +3,7 @@
 Fetching and opening are done by different threads: many calls may have to be under way at once to a store that is far
 away, and opening takes memory of its own. The more calls there are, the shorter they get: memory stays the same.
 
-Every chunk is authenticated (AES-GCM binds pack, place, coding and length) and its name recomputed from its plain
+Every chunk is authenticated (AES-GCM binds pack, ordinal, coding and length) and its name recomputed from its plain
 bytes, so what comes out is what was put in, or a ``Damage`` that names the pack. All buffers are made once and used
 again: fresh memory would cost more than everything that is done to the bytes.
 """
@@ -210,7 +210,7 @@ class _Opener:
 
         What was fetched is opened by *openers*, by the caller itself if there are none.
         """
-        # By all of a reference: two that disagree about one place are each held to what they say.
+        # By all of a reference: two that disagree about one ordinal are each held to what they say.
         unique = dict.fromkeys(refs)
         window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.rooms))
         plains: dict[ChunkRef, memoryview] = {}
@@ -274,7 +274,7 @@ class _Opener:
         is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
         coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
         try:
-            self._seal_of(ref.pack).open_chunk(ref.place, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
+            self._seal_of(ref.pack).open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
             if not is_raw:
                 decode_into(ref.coding, coded, into)
         except SealBroken as error:
@@ -310,7 +310,7 @@ class _Opener:
 
 
 def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
-    return ObjectDamaged(f"chunk {ref.place} of a pack is damaged: {why}", where=names.pack(ref.pack))
+    return ObjectDamaged(f"chunk {ref.ordinal} of a pack is damaged: {why}", where=names.pack(ref.pack))
 
 
 def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterator[list[ChunkRef]]:

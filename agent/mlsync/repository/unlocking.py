@@ -67,9 +67,9 @@ class _Search:
             self._read(key)
         # A stable order: of slots that cost the same, the oldest first.
         spent = 0
-        for place, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
+        for position, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
             # One is always tried: who holds a slot that costs more than any of ours is not locked out by that.
-            if place and spent + cost > COST_SUM_MAX:
+            if position and spent + cost > COST_SUM_MAX:
                 self.left_out_count += 1
                 continue
             spent += cost

@@ -1,7 +1,7 @@
 """Writing chunks: each coder names, compresses and seals one piece at a time into a pack that is its own meanwhile.
 
 ``put`` returns at once with a ``Placed`` whose ``ref`` is known after ``finish``, the only barrier: when it returns,
-every chunk that was put lies durable in the store. A pack is one thread's at a time, so places and offsets need no
+every chunk that was put lies durable in the store. A pack is one thread's at a time, so ordinals and offsets need no
 lock; see lanes.py. Memory is the caller's buffers plus, for each coder, three chunks, and for each pack that is under
 way a part of an upload and one chunk.
 """

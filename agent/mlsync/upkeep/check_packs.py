@@ -100,15 +100,15 @@ class PackCheck:
             self._faults.of_pack(pack, short if is_short else error.what)
             disputed = self._references.disputed.get(pack)
             if disputed:
-                places = _places(disputed)
-                self._faults.of_refs(pack, disputed, f"versions disagree about {places}, and the pack cannot tell")
+                chunks = _chunk_list(disputed)
+                self._faults.of_refs(pack, disputed, f"versions disagree about {chunks}, and the pack cannot tell")
             return
-        false = {ref for ref in said if ref.place >= len(stored) or stored[ref.place] != ref}
+        false = {ref for ref in said if ref.ordinal >= len(stored) or stored[ref.ordinal] != ref}
         if false:
-            self._faults.of_refs(pack, false, f"{_places(false)}: not as versions say")
+            self._faults.of_refs(pack, false, f"{_chunk_list(false)}: not as versions say")
             self._false |= false
         known = self._references.packs.get(pack, {})
-        self._others[pack] = [ref for ref in stored if known.get(ref.place) != ref]
+        self._others[pack] = [ref for ref in stored if known.get(ref.ordinal) != ref]
 
     def _not_read(self, pack: bytes, error: Error) -> None:
         """Say once of a pack that it cannot be looked at."""
@@ -204,7 +204,9 @@ class PackCheck:
     def _note_damaged(self) -> None:
         for pack, damaged in self._damaged.items():
             first = next(iter(damaged.values()))
-            self._faults.of_refs(pack, damaged, first if len(damaged) == 1 else f"{_places(damaged)}, such as: {first}")
+            self._faults.of_refs(
+                pack, damaged, first if len(damaged) == 1 else f"{_chunk_list(damaged)}, such as: {first}"
+            )
 
 
 def _feed(digester: xxhash.xxh3_128, plain: memoryview, count: int) -> None:
@@ -212,10 +214,10 @@ def _feed(digester: xxhash.xxh3_128, plain: memoryview, count: int) -> None:
         digester.update(plain)
 
 
-def _places(refs: Iterable[ChunkRef]) -> str:
-    places = sorted({ref.place for ref in refs})
-    if len(places) == 1:
-        return f"chunk {places[0]}"
-    shown = ", ".join(map(str, places[:_NAMED_MAX]))
-    more = len(places) - _NAMED_MAX
+def _chunk_list(refs: Iterable[ChunkRef]) -> str:
+    ordinals = sorted({ref.ordinal for ref in refs})
+    if len(ordinals) == 1:
+        return f"chunk {ordinals[0]}"
+    shown = ", ".join(map(str, ordinals[:_NAMED_MAX]))
+    more = len(ordinals) - _NAMED_MAX
     return f"chunks {shown}{f' and {more} more' if more > 0 else ''}"

@@ -9,7 +9,7 @@ from typing import Final
 
 from mlsync.repository.manifest import ChunkRef
 
-_PLACE_BITS: Final = 16
+_ORDINAL_BITS: Final = 16
 NUMBER_BYTES: Final = 8
 
 
@@ -21,19 +21,21 @@ class References:
 
     def __init__(self) -> None:
         self.packs: dict[bytes, dict[int, ChunkRef]] = {}
-        self.disputed: dict[bytes, set[ChunkRef]] = {}  # where two say different things of one place: all that is said
+        self.disputed: dict[
+            bytes, set[ChunkRef]
+        ] = {}  # where two say different things of one ordinal: all that is said
         self.contents: dict[bytes, set[bytes]] = {}
         self._numbers: dict[bytes, int] = {}
         self._ids: list[bytes] = []
 
     def note(self, ref: ChunkRef) -> bool:
-        """Take a reference in; say whether it agrees with what was said of its place before."""
-        places = self.packs.get(ref.pack)
-        if places is None:
-            places = self.packs[ref.pack] = {}
+        """Take a reference in; say whether it agrees with what was said of its ordinal before."""
+        ordinals = self.packs.get(ref.pack)
+        if ordinals is None:
+            ordinals = self.packs[ref.pack] = {}
             self._numbers[ref.pack] = len(self._ids)
             self._ids.append(ref.pack)
-        known = places.setdefault(ref.place, ref)
+        known = ordinals.setdefault(ref.ordinal, ref)
         if known == ref:
             return True
         self.disputed.setdefault(ref.pack, set()).update((known, ref))
@@ -46,15 +48,15 @@ class References:
     def content_of(self, chunks: Sequence[ChunkRef]) -> bytes:
         """Return the content that *chunks*, which were noted, make."""
         numbers = self._numbers
-        return pack(f">{len(chunks)}Q", *(numbers[ref.pack] << _PLACE_BITS | ref.place for ref in chunks))
+        return pack(f">{len(chunks)}Q", *(numbers[ref.pack] << _ORDINAL_BITS | ref.ordinal for ref in chunks))
 
     def ref(self, number: int) -> ChunkRef:
         """Return the chunk of that number."""
-        return self.packs[self._ids[number >> _PLACE_BITS]][number & (1 << _PLACE_BITS) - 1]
+        return self.packs[self._ids[number >> _ORDINAL_BITS]][number & (1 << _ORDINAL_BITS) - 1]
 
     def packs_of(self, content: bytes) -> set[bytes]:
         """Return the packs that a content lies in."""
-        return {self._ids[number >> _PLACE_BITS] for number in chunks_of(content)}
+        return {self._ids[number >> _ORDINAL_BITS] for number in chunks_of(content)}
 
 
 def chunks_of(content: bytes) -> Iterator[int]:
@@ -70,13 +72,13 @@ def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, i
     if the contents have their common chunks in one order, as versions of a file mostly do; else once for each order.
     """
     awaited = Counter(chunk for content in contents for chunk, _ in _runs(content, 0))
-    places = [0] * len(contents)
+    offsets = [0] * len(contents)
     waiting: dict[int, list[tuple[int, int]]] = {}
     # The last in is the first out, so that a file is gone through to its end before the next is begun.
     ready: list[int] = []
 
     def arrive(index: int) -> None:
-        for chunk, count in _runs(contents[index], places[index]):
+        for chunk, count in _runs(contents[index], offsets[index]):
             here = waiting.setdefault(chunk, [])
             here.append((index, count))
             if len(here) == awaited[chunk]:
@@ -92,7 +94,7 @@ def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, i
         awaited[chunk] -= len(here)
         yield chunk, here
         for index, count in here:
-            places[index] += count * NUMBER_BYTES
+            offsets[index] += count * NUMBER_BYTES
             arrive(index)
 
 

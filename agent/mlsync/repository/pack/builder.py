@@ -53,17 +53,17 @@ class PackBuilder:
         return len(self._records) >= PACK_CHUNKS_MAX
 
     def add(self, name: bytes, plain: memoryview, item_bytes: int = 0) -> ChunkRef:
-        """Seal a chunk at the next place; *item_bytes* is the width of its numbers, 0 where that is not known."""
+        """Seal a chunk under the next ordinal; *item_bytes* is the width of its numbers, 0 where that is not known."""
         if not 0 < len(plain) <= CHUNK_BYTES_MAX or self.has_part:
             raise ValueError(f"a chunk of {len(plain)} bytes behind {self.unsent_bytes}")
         coding, coded = encode(plain, item_bytes)
-        place, offset = len(self._records), self.size_bytes
+        ordinal, offset = len(self._records), self.size_bytes
         into = self._buffer[self.unsent_bytes :]
-        stored_bytes = self._seal.seal_chunk(place, name, coding, len(plain), memoryview(coded), into)
+        stored_bytes = self._seal.seal_chunk(ordinal, name, coding, len(plain), memoryview(coded), into)
         self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
         self.unsent_bytes += stored_bytes
         self.size_bytes += stored_bytes
-        return ChunkRef(name, self.pack_id, place, offset, stored_bytes, len(plain), coding)
+        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, len(plain), coding)
 
     @property
     def has_part(self) -> bool:
@@ -162,7 +162,7 @@ def finish_noted(
         tell(error)
         return []
     key = names.pack(noted.pack_id)
-    return [ref_of(noted.pack_id, place, record, key) for place, record in enumerate(noted.records)]
+    return [ref_of(noted.pack_id, ordinal, record, key) for ordinal, record in enumerate(noted.records)]
 
 
 def _is_whole(store: Store, keys: Keys, noted: NotedPack) -> bool:

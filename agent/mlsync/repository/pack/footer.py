@@ -20,7 +20,7 @@ from mlsync.store.base import Store
 
 
 def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
-    """Return the chunks of a pack in order of their places, or raise ``ObjectDamaged`` or ``FormatUnsupported``."""
+    """Return the chunks of a pack in order of their ordinals, or raise ``ObjectDamaged`` or ``FormatUnsupported``."""
     key = names.pack(pack_id)
     if size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise ObjectDamaged("the pack is shorter than any pack", where=key)
@@ -34,7 +34,7 @@ def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list
         raise ObjectDamaged(f"the pack's footer is damaged: {error}", where=key) from None
     if not records_are_sound(records, footer_offset):
         raise ObjectDamaged("the pack's footer does not describe the pack", where=key)
-    return [ref_of(pack_id, place, record, key) for place, record in enumerate(records)]
+    return [ref_of(pack_id, ordinal, record, key) for ordinal, record in enumerate(records)]
 
 
 def _read(store: Store, key: str, offset: int, length: int) -> bytes:
@@ -48,9 +48,9 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
     return bytes(body)
 
 
-def ref_of(pack_id: bytes, place: int, record: ChunkRecord, key: str) -> ChunkRef:
+def ref_of(pack_id: bytes, ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
     """Return the chunk that a pack's record tells of; raise ``FormatUnsupported`` for what is newer, else damage."""
     if record.base is not None:
         raise newer_base(key)
     coding = coding_of(record.coding, key, ObjectDamaged)
-    return ChunkRef(record.name, pack_id, place, record.offset, record.stored_bytes, record.plain_bytes, coding)
+    return ChunkRef(record.name, pack_id, ordinal, record.offset, record.stored_bytes, record.plain_bytes, coding)

@@ -1,6 +1,6 @@
 """What it takes to finish packs whose writer died: on this machine's disk, one file for each pack that is on its way.
 
-A pack that was cut off is never written on: its next places may have been sealed and sent already, and sealing other
+A pack that was cut off is never written on: its next ordinals may have been sealed and sent already, and sealing other
 bytes for them would be fatal (one key and nonce, two plaintexts). It is finished where it stands: behind the parts
 that the store has come the rest of the last chunk in them, kept here, and the footer. Where a footer may have been
 sent already, the note that it is made from was on the disk before, so what is sealed then is the same bytes.

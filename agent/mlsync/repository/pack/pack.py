@@ -36,13 +36,13 @@ _TRAILER = struct.Struct("<II8s")
 TRAILER_BYTES: Final = _TRAILER.size
 _CHUNK_BOUND = struct.Struct("<IIB32s")
 
-# Domains of the nonce: a chunk's place can never be the footer's nonce.
+# Domains of the nonce: a chunk's ordinal can never give the footer's nonce.
 _CHUNK_NONCE = struct.Struct(">IQ")
 _FOOTER_NONCE: Final = _CHUNK_NONCE.pack(1, 0)
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
-    """A chunk as the footer lists it; its place is its index. *base* is room for chunks stored as a difference."""
+    """A chunk as the footer lists it; its ordinal is its index. *base* is room for chunks stored as a difference."""
 
     name: bytes
     offset: int
@@ -72,16 +72,16 @@ class PackSeal:
         self._seal = Seal(keys.of("pack", pack_id))
 
     def seal_chunk(
-        self, place: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
+        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
     ) -> int:
-        """Seal a chunk for *place* to the start of *into*; return its stored length."""
-        return self._seal.seal_into(self._nonce(place), coded, self._bound(place, name, coding, plain_bytes), into)
+        """Seal a chunk for *ordinal* to the start of *into*; return its stored length."""
+        return self._seal.seal_into(self._nonce(ordinal), coded, self._bound(ordinal, name, coding, plain_bytes), into)
 
     def open_chunk(
-        self, place: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview | bytes, into: memoryview
+        self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview | bytes, into: memoryview
     ) -> None:
-        """Open the chunk of *place*; ``SealBroken`` unless place, name, coding and length are what was sealed."""
-        self._seal.open_into(self._nonce(place), sealed, self._bound(place, name, coding, plain_bytes), into)
+        """Open the chunk of *ordinal*; ``SealBroken`` unless ordinal, name, coding and length are what was sealed."""
+        self._seal.open_into(self._nonce(ordinal), sealed, self._bound(ordinal, name, coding, plain_bytes), into)
 
     def seal_end(self, records: Sequence[ChunkRecord]) -> bytes:
         """Return the sealed footer and the trailer."""
@@ -102,11 +102,11 @@ class PackSeal:
         return records
 
     @staticmethod
-    def _nonce(place: int) -> bytes:
-        return _CHUNK_NONCE.pack(0, place)
+    def _nonce(ordinal: int) -> bytes:
+        return _CHUNK_NONCE.pack(0, ordinal)
 
-    def _bound(self, place: int, name: bytes, coding: Coding, plain_bytes: int) -> bytes:
-        return self.header + _CHUNK_BOUND.pack(place, plain_bytes, coding, name)
+    def _bound(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int) -> bytes:
+        return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
 
 
 def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
@@ -137,11 +137,11 @@ def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
     return int(footer_bytes)
 
 
-def is_sound(name: bytes, place: int, offset: int, stored_bytes: int, plain_bytes: int) -> bool:
+def is_sound(name: bytes, ordinal: int, offset: int, stored_bytes: int, plain_bytes: int) -> bool:
     """Whether a chunk's numbers are within the format's bounds, whoever names it: a footer or a manifest."""
     return (
         len(name) == NAME_BYTES
-        and 0 <= place < PACK_CHUNKS_MAX
+        and 0 <= ordinal < PACK_CHUNKS_MAX
         and HEADER_BYTES <= offset <= PACK_BYTES_MAX
         and 0 < plain_bytes <= CHUNK_BYTES_MAX
         # Stored raw at worst: what would be longer when coded is not coded.
@@ -152,9 +152,9 @@ def is_sound(name: bytes, place: int, offset: int, stored_bytes: int, plain_byte
 def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
     """Whether the chunks lie one behind the other from header to footer, each within its bounds."""
     offset = HEADER_BYTES
-    for place, record in enumerate(records):
+    for ordinal, record in enumerate(records):
         numbers = (record.offset, record.stored_bytes, record.plain_bytes)
-        if record.offset != offset or not is_sound(record.name, place, *numbers):
+        if record.offset != offset or not is_sound(record.name, ordinal, *numbers):
             return False
         offset += record.stored_bytes
     return offset == footer_offset
