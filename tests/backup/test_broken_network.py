@@ -87,7 +87,7 @@ def test_a_network_that_goes_away_is_an_error_and_loses_nothing(world, proxy, fl
     proxy.reset()
     do(world, flow)
     all_is_well(world)
-    assert world.store.sweep(-3600.0) == 0
+    assert world.store.remove_stale_uploads(-3600.0) == 0
 
 
 def test_parts_that_no_server_sums_are_read_back_and_stored_again(world, proxy, monkeypatch):

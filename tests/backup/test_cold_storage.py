@@ -14,7 +14,7 @@ from fault_proxy import Fault
 from flow_parts import World, checkpoint, keys_of, noise
 from mlsync import errors
 from mlsync.repository import names
-from mlsync.store.base import THAW, ObjectInfo
+from mlsync.store.base import ARCHIVED_ADVICE, ObjectInfo
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 from mlsync.upkeep.scrub import scrub
@@ -34,7 +34,7 @@ class ColdStore(MemoryStore):
     def read(self, key, offset, into):
         """Refuse what is cold."""
         if key in self.cold - self.thawed:
-            raise errors.ObjectArchived("The store answered InvalidObjectState", where=key, advice=ADVICE)
+            raise errors.ObjectArchived("the store answered InvalidObjectState", where=key, advice=ADVICE)
         super().read(key, offset, into)
 
     def list(self, prefix, *, after=""):
@@ -133,7 +133,7 @@ def test_a_bucket_that_freezes_what_it_takes_ends_the_backup(world, monkeypatch)
 
     def read(self, key, offset, into):
         assert len(self._objects) < 40, "without a bound it would go on for ever"
-        raise errors.ObjectArchived("The store answered InvalidObjectState", where=key, advice=ADVICE)
+        raise errors.ObjectArchived("the store answered InvalidObjectState", where=key, advice=ADVICE)
 
     monkeypatch.setattr(ColdStore, "read", read)
     world.write("data.bin", noise(4 * MIB))
@@ -173,7 +173,7 @@ def test_a_check_names_every_cold_pack_once_and_reads_the_others(world):
         result = world.check(read_data=read_data)
         assert [found.key for found in result.unchecked] == frozen
         assert all("cold storage" in found.text for found in result.unchecked)
-        assert all((ADVICE if read_data else THAW) in found.text for found in result.unchecked)
+        assert all((ADVICE if read_data else ARCHIVED_ADVICE) in found.text for found in result.unchecked)
         assert all(found.versions[-1] == ("yolo", 4) for found in result.unchecked)
         assert result.problems == []
         assert isinstance(result.left_open, errors.ObjectArchived) == read_data

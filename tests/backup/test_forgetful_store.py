@@ -31,7 +31,7 @@ class Forgetful(MemoryStore):
         # Without a bound it would go on until the machine has no memory left.
         assert sum(len(body) for body, _ in self._objects.values()) < 4 * SIZE_BYTES
         if key.startswith("packs/") and self.stat(key).size_bytes > self.kept_bytes:
-            raise errors.NotFound("No such object", where=key)
+            raise errors.NotFound("no such object", where=key)
         super().read(key, offset, into)
 
 
@@ -39,7 +39,7 @@ def test_a_store_that_forgets_all_is_sent_everything_once(tmp_path):
     """No chunk is sent a second time where not even a trial comes back, and the status is the store's, not damage."""
     world = World(tmp_path, Forgetful())
     world.write("data.bin", noise(SIZE_BYTES))
-    with pytest.raises(errors.StoreBroken, match="does not give back what it took: No such object") as caught:
+    with pytest.raises(errors.StoreBroken, match="does not give back what it took: no such object") as caught:
         world.backup()
     assert caught.value.exit_code == 76
     assert world.counted.written_bytes < SIZE_BYTES + SMALL_BYTES
@@ -51,7 +51,7 @@ def test_a_store_that_forgets_large_packs_is_sent_everything_twice_at_most(tmp_p
     """Where small objects come back and packs do not, the second copy of a pack that is not there ends the backup."""
     world = World(tmp_path, Forgetful(10_000))
     world.write("data.bin", noise(SIZE_BYTES))
-    with pytest.raises(errors.StoreBroken, match=r"stored twice .* No such object") as caught:
+    with pytest.raises(errors.StoreBroken, match=r"stored twice .* no such object") as caught:
         world.backup()
     assert names.parse_pack(caught.value.where) is not None
     assert world.counted.written_bytes < 2 * SIZE_BYTES + SMALL_BYTES
@@ -104,9 +104,9 @@ def test_packs_that_rot_one_after_the_other_are_each_stored_again(tmp_path, monk
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("416", "InvalidRange: asked for, and by its own word the object has"),
-        ("404", "NoSuchKey: asked for, and by its own word the object has"),
-        ("404 unknown", "NeverHeardOf: asked for, and by its own word the object has"),
+        ("416", "InvalidRange: asked for, but says that the object has"),
+        ("404", "NoSuchKey: asked for, but says that the object has"),
+        ("404 unknown", "NeverHeardOf: asked for, but says that the object has"),
         ("501", "NotImplemented: asked for"),
         ("418", "Teapot: asked for"),
         ("400 unknown", "SomethingElse: asked for"),

@@ -69,7 +69,7 @@ def test_what_was_sent_is_not_sent_again(world, kind, nth):
     """A backup that died, or lost its store, costs the next one at most the parts that were under way."""
     first_bytes = backup_through(world, Fault(kind, nth, "upload.write", lasts=True, is_transient=False))
     assert world.numbers() == []
-    # One that was killed before the answer to its first part came is nobody's: the sweep's.
+    # One that was killed before the answer to its first part came is nobody's: remove_stale_uploads takes it.
     unnoted = [parts for parts in world.store.uploads.values() if parts.key.rpartition("/")[2] not in notes_of(world)]
     assert len(unnoted) <= 3
     second_bytes = backup_through(world)
@@ -86,7 +86,7 @@ def test_what_was_sent_is_not_sent_again(world, kind, nth):
 def test_an_upload_that_may_not_be_listed_is_sent_anew_and_the_right_is_named(world):
     """Where the parts of an upload may not be listed, a backup after a kill sends it anew and says what is missing."""
     backup_through(world, Fault("die-after", 7, "upload.write", lasts=True))
-    error = errors.NotFound("What was uploaded cannot be gone on with", advice="allow s3:ListMultipartUploadParts")
+    error = errors.NotFound("the upload cannot be resumed", advice="allow s3:ListMultipartUploadParts")
     world.use(FaultyStore(world.store, Fault("before", method="resume", lasts=True, error=error, is_transient=False)))
     assert world.backup().version == 1
     told = [text for severity, text in world.monitor.notices if severity == "warning"]
@@ -148,11 +148,15 @@ def test_uploads_are_looked_for_once_a_day(world):
         counting = CountingStore(world.store)
         world.use(counting)
         world.backup(now_ns=lambda seconds=seconds: NOW_NS + int(seconds * 1e9))
-        assert counting.calls.get("sweep", 0) == calls, number
+        assert counting.calls.get("remove_stale_uploads", 0) == calls, number
 
 
 def test_who_may_not_list_uploads_can_back_up(world):
     """A right that is missing for tidying up is told, and is no reason to keep nothing."""
-    world.use(FaultyStore(world.store, Fault("before", 1, "sweep", error=errors.StoreDenied("no"), is_transient=False)))
+    world.use(
+        FaultyStore(
+            world.store, Fault("before", 1, "remove_stale_uploads", error=errors.StoreDenied("no"), is_transient=False)
+        )
+    )
     assert world.backup().version == 1
     assert any("could not be looked for" in text for _, text in world.monitor.notices)

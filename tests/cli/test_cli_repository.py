@@ -265,7 +265,7 @@ def test_no_store(fresh):
         ("repository", 2, '"file:///directory" or "s3://bucket/prefix"'),
         ("s3://key:secret@bucket/x", 2, "without credentials"),
         ("file://elsewhere/directory", 2, "file:///directory"),
-        ("s3://b/x", 75, "Not a bucket and prefix"),
+        ("s3://b/x", 75, "not a bucket and prefix"),
         ("~nobody-of-that-name/x", 2, "no such user's home"),
     ],
 )

@@ -13,10 +13,10 @@ from mlsync.buffers import Buffer
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
 from mlsync.store.parts import PartLedger
 
-_ENDS = "The object ends before what was to be read"
+_ENDS = "the object ends before what was to be read"
 
 
-class MemoryStore:
+class MemoryStore(Store):
     """Objects in a dictionary; gone with the process."""
 
     def __init__(self, part_bytes: int = 8 << 20) -> None:
@@ -28,7 +28,7 @@ class MemoryStore:
 
     @property
     def url(self) -> str:
-        """The place in words."""
+        """The location."""
         return "memory:"
 
     @property
@@ -38,12 +38,12 @@ class MemoryStore:
 
     @property
     def writes_at_once(self) -> int:
-        """How many uploads at a time keep the store busy."""
+        """How many concurrent uploads keep the store busy."""
         return 4
 
     @property
     def reads_at_once(self) -> int:
-        """How many reads at a time keep the store busy."""
+        """How many concurrent reads keep the store busy."""
         return 2
 
     def put(self, key: str, body: Buffer) -> None:
@@ -52,24 +52,24 @@ class MemoryStore:
         content = bytes(body)
         with self._lock:
             if key in self._objects:
-                raise errors.AlreadyExists("The object exists already", where=self._where(key))
+                raise errors.AlreadyExists("the object exists already", where=self._where(key))
             self._objects[key] = (content, time.time())
 
     def upload(self, key: str) -> Upload:
         """Begin an object in parts."""
         return _MemoryUpload(self, check_key(key), str(next(self._numbers)), ())
 
-    def resume(self, key: str, ticket: str) -> Upload:
-        """Go on with an upload that has at least the parts that the ticket names."""
-        number, _, text = ticket.partition(":")
+    def resume(self, key: str, token: str) -> Upload:
+        """Continue an upload that has at least the parts of the token."""
+        number, _, text = token.partition(":")
         offsets = [int(offset) for offset in text.split(",") if offset.isdecimal()]
         parts = self.uploads.get(number)
         if parts is None or parts.key != key or not parts.content.keys() >= set(offsets):
-            raise errors.NotFound("What was uploaded is not there any more", where=self._where(key))
+            raise errors.NotFound("the uploaded parts are gone", where=self._where(key))
         return _MemoryUpload(self, key, number, offsets)
 
-    def sweep(self, age_s: float) -> int:
-        """Old uploads are forgotten."""
+    def remove_stale_uploads(self, age_s: float) -> int:
+        """Forget old uploads."""
         now_s = time.time()
         old = [number for number, parts in self.uploads.items() if now_s - parts.begun_s > age_s]
         for number in old:
@@ -84,20 +84,20 @@ class MemoryStore:
         into[:] = content[offset : offset + len(into)]
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """The whole of a small object."""
+        """Return a small object."""
         content = self._object(key)[0]
         if len(content) > limit_bytes:
-            what = f"The object is longer than {limit_bytes} bytes"
+            what = f"the object is longer than {limit_bytes} bytes"
             raise errors.StoreBroken(what, where=self._where(key), is_of_object=True)
         return content
 
     def stat(self, key: str) -> ObjectInfo:
-        """The object's size and time."""
+        """Return the object's size and time."""
         content, modified_s = self._object(key)
         return ObjectInfo(key, len(content), modified_s)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under *prefix* after *after*, as they are when the listing begins."""
+        """Yield every object under *prefix* after *after*, as they are when the listing begins."""
         check_prefix(prefix)
         with self._lock:
             objects = sorted(self._objects.items())
@@ -105,27 +105,23 @@ class MemoryStore:
             if key.startswith(prefix) and key > after:
                 yield ObjectInfo(key, len(content), modified_s)
 
-    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """A dictionary holds objects only."""
-        return iter(())
-
     def delete(self, key: str) -> None:
-        """The object is gone."""
+        """Delete the object."""
         with self._lock:
             self._objects.pop(check_key(key), None)
 
     def is_transient(self, error: Exception) -> bool:
-        """Memory does not fail for a while."""
+        """Return that no error passes: memory does not fail temporarily."""
         return False
 
     def close(self) -> None:
-        """Nothing is held; the objects stay, so that a test can open the store again."""
+        """Do nothing; the objects stay, so that a test can open the store again."""
 
     def _object(self, key: str) -> tuple[bytes, float]:
         with self._lock:
             found = self._objects.get(check_key(key))
         if found is None:
-            raise errors.NotFound("No such object", where=self._where(key))
+            raise errors.NotFound("no such object", where=self._where(key))
         return found
 
     def _where(self, key: str) -> str:
@@ -134,15 +130,15 @@ class MemoryStore:
 
 @dataclass(slots=True)
 class _Parts:
-    """What the store has of an upload, by offset; it outlives whoever began it."""
+    """The parts of an upload by offset; the store keeps them after the process that began it ends."""
 
     key: str
     begun_s: float = field(default_factory=time.time)
     content: dict[int, bytes] = field(default_factory=dict)
 
 
-class _MemoryUpload:
-    """Parts kept by their offset until they are joined; the store knows of them from the first one on."""
+class _MemoryUpload(Upload):
+    """Keeps parts by offset until ``finish`` joins them; the store knows the upload from its first part on."""
 
     def __init__(self, store: MemoryStore, key: str, number: str, offsets: Iterable[int]) -> None:
         self._store = store
@@ -163,7 +159,7 @@ class _MemoryUpload:
     def finish(self, size_bytes: int) -> None:
         self._ledger.check_whole(size_bytes)
         if self._offsets and self._number not in self._store.uploads:
-            raise errors.NotFound("This upload is over; it has to be begun again", where=self._key)
+            raise errors.NotFound("this upload is over; begin it again", where=self._key)
         parts = self._store.uploads.get(self._number, _Parts(self._key)).content
         self._store.put(self._key, b"".join(parts[offset] for offset in sorted(self._offsets)))
         self.abort()
@@ -171,9 +167,6 @@ class _MemoryUpload:
     def abort(self) -> None:
         self._store.uploads.pop(self._number, None)
 
-    def ticket(self) -> str | None:
+    def resume_token(self) -> str | None:
         offsets = ",".join(map(str, sorted(self._offsets)))
         return f"{self._number}:{offsets}" if self._number in self._store.uploads else None
-
-
-_CONFORMS: type[Store] = MemoryStore

@@ -1,4 +1,4 @@
-"""A monitor that remembers what it was told."""
+"""A monitor that keeps its notices."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from mlsync.monitor import Severity, SilentMonitor
 
 
 class RecordingMonitor(SilentMonitor):
-    """Keeps notices in order: what tests look at."""
+    """Keeps notices in order, for tests to look at."""
 
     def __init__(self) -> None:
         self.notices: list[tuple[Severity, str]] = []
 
     def notice(self, severity: Severity, text: str) -> None:
-        """Keep it."""
+        """Keep the notice."""
         self.notices.append((severity, text))

@@ -110,11 +110,11 @@ def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
     (noted,) = journal.noted()
     (parts,) = store.uploads.values()
     if end == "swept":
-        store.sweep(-1)
+        store.remove_stale_uploads(-1)
     elif end == "a part is lost":
         del parts.content[PART_BYTES]
     elif end == "another object is there":
-        store.sweep(-1)
+        store.remove_stale_uploads(-1)
         store.put(names.pack(PACK_ID), b"not this pack")
     else:
         store.put(names.pack(PACK_ID), b"not this pack")

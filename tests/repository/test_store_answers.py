@@ -57,7 +57,7 @@ def test_an_answer_that_nobody_knows_is_the_stores_error(repository, what):
     """An unknown answer to a read of any object ends with 76 and the store's words, and calls nothing damaged."""
     _, read = reader_of(repository, what)
     with pytest.raises(StoreBroken, match="Odd: asked for") as caught:
-        read(answering(repository.store, StoreBroken("The store answered Odd: asked for")))
+        read(answering(repository.store, StoreBroken("the store answered Odd: asked for")))
     assert caught.value.exit_code == 76
 
 
@@ -66,7 +66,7 @@ def test_an_object_of_another_length_is_damaged(repository, what):
     """What the store has and is shorter or longer than what was written is damage, as ever."""
     damage, read = reader_of(repository, what)
     with pytest.raises(damage):
-        read(answering(repository.store, StoreBroken("The object ends before that", is_of_object=True)))
+        read(answering(repository.store, StoreBroken("the object ends before that", is_of_object=True)))
 
 
 # ------------------------------------------------------------ a store that overwrites

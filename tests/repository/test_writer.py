@@ -235,7 +235,7 @@ def test_a_fault_in_a_lane_comes_out_and_nothing_hangs(method, nth, kind, lanes)
         writer.abort()
         left = durable_refs(writer)
         assert releases.counts == [1] * len(releases.counts)
-    # An upload whose very beginning was not answered has no name that could be aborted: the store's sweep finds it.
+    # An upload whose very beginning was not answered has no name that could be aborted: remove_stale_uploads finds it.
     assert inner.open_uploads == set() or (method, kind) == ("upload", "after")
     durable = set(keys_under(inner, "packs/"))
     assert {names.pack(ref.pack) for ref in left} <= durable

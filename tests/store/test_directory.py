@@ -287,7 +287,7 @@ def test_place_without_a_header_is_not_written_to(root):
     for call in (lambda: store.put("packs/ab/x", b"x"), lambda: store.upload("packs/ab/x")):
         with pytest.raises(errors.RepositoryMissing):
             call()
-    assert store.sweep(0) == 0
+    assert store.remove_stale_uploads(0) == 0
     store.close()
     assert [path.relative_to(root).as_posix() for path in sorted(root.rglob("*"))] == ["tmp", "tmp/" + "0" * 32]
 
@@ -406,7 +406,7 @@ def test_lost_bytes_are_not_forgotten_by_a_second_finish(store, root, monkeypatc
     with pytest.raises(errors.StoreUnavailable):
         upload.finish(1)
     monkeypatch.setattr(os, "fsync", real_fsync)
-    with pytest.raises(errors.StoreUnavailable, match="were lost") as caught:
+    with pytest.raises(errors.StoreUnavailable, match="lost bytes") as caught:
         upload.finish(1)
     assert not store.is_transient(caught.value)
     upload.abort()

@@ -70,7 +70,7 @@ def test_error_that_stays_is_told_after_the_last_try(method):
     inner.put("old", b"body")
     store, faulty, sleeper = retrying(Fault("before", method=method, lasts=True), inner=inner, budget_s=1e9)
     with pytest.raises(
-        errors.StoreUnavailable, match=f"{TRIES_MAX} tries of {method}: A fault was asked for"
+        errors.StoreUnavailable, match=f"{TRIES_MAX} tries of {method}: a fault was asked for"
     ) as caught:
         CALLS[method](store)
     assert calls_of(faulty, method) == TRIES_MAX

@@ -82,13 +82,13 @@ def put(store):
 def put_large(store):
     upload(store, "a/large")
     assert content_of(store, "a/large", len(LARGE)) == LARGE
-    return store.sweep(-3600.0)
+    return store.remove_stale_uploads(-3600.0)
 
 
 def resume(store):
     begun = store.upload("a/resumed")
     begun.write(0, LARGE[:PART_BYTES])
-    resumed = store.resume("a/resumed", begun.ticket())
+    resumed = store.resume("a/resumed", begun.resume_token())
     resumed.write(PART_BYTES, b"rest")
     resumed.finish(PART_BYTES + 4)
     assert content_of(store, "a/resumed", PART_BYTES + 4) == LARGE[:PART_BYTES] + b"rest"
@@ -97,8 +97,8 @@ def resume(store):
 def abandon(store):
     upload = store.upload("a/abandoned")
     upload.write(0, LARGE[:PART_BYTES])
-    store.sweep(-3600.0)
-    assert store.sweep(-3600.0) == 0
+    store.remove_stale_uploads(-3600.0)
+    assert store.remove_stale_uploads(-3600.0) == 0
 
 
 def look(store):
@@ -137,9 +137,9 @@ def test_a_fault_that_passes_is_not_noticed(proxy, store, operation, kind):
     """Whatever breaks once, at whatever operation, the work is done: whole objects, each once, nothing left over."""
     proxy.reset(Fault(kind, operation))
     left_count = WORK[operation](store) or 0
-    # An upload whose very name was lost on the way is the sweep's, and is swept.
+    # remove_stale_uploads finds an upload whose id was lost on the way.
     assert left_count <= (operation == "CreateMultipartUpload" and kind in AFTER)
-    assert store.sweep(-3600.0) == 0
+    assert store.remove_stale_uploads(-3600.0) == 0
     assert any(fault.matched_count for fault in proxy.faults), "the fault met nothing"
 
 

@@ -46,7 +46,7 @@ def test_objects_and_uploads_over_https(opened, secure, payload_signing):
     upload = store.upload("a/large")
     for offset in range(0, len(body), PART_BYTES):
         upload.write(offset, memoryview(body)[offset : offset + PART_BYTES])
-    resumed = store.resume("a/large", upload.ticket()) if payload_signing == "auto" else upload
+    resumed = store.resume("a/large", upload.resume_token()) if payload_signing == "auto" else upload
     if resumed is not upload:
         resumed.write(2 * PART_BYTES, body[2 * PART_BYTES :])
     resumed.finish(len(body))

@@ -251,7 +251,7 @@ def test_proxy_wants_a_password(held, opened, refusing, monkeypatch):
 
 
 def test_proxy_refuses(held, opened, refusing, monkeypatch):
-    """A proxy that does not let us through is told as such where it can be told from the store."""
+    """A proxy that refuses the connection is told as such where it can be told from the store."""
     proxy = refusing(403)
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.host}")

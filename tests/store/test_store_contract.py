@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mlsync import errors
+from mlsync.store.base import Store, Upload
+from mlsync.store.wrapping import WrappingStore, WrappingUpload
 
 RACERS_COUNT = 8
 
@@ -379,60 +381,60 @@ def resumable(store, request):
     return store
 
 
-def test_upload_is_gone_on_with_by_its_ticket(resumable):
-    """Who has the ticket needs to send only what was not sent, and may send parts again."""
+def test_upload_is_resumed_by_its_token(resumable):
+    """Who has the token needs to send only what was not sent, and may send parts again."""
     upload, body = begun(resumable)
     tail = b"tail" * 100
     upload.write(len(body), tail)
     for part_again in (False, True):
-        resumed = resumable.resume("packs/ab/begun", upload.ticket())
+        resumed = resumable.resume("packs/ab/begun", upload.resume_token())
         if part_again:
             resumed.write(0, body[: resumable.part_bytes])
     resumed.write(len(body), tail)
     resumed.finish(len(body) + len(tail))
     assert content_of(resumable, "packs/ab/begun") == body + tail
-    assert resumable.sweep(0.0) == 0
+    assert resumable.remove_stale_uploads(0.0) == 0
 
 
-def test_upload_that_was_not_heard_of_has_no_ticket(store):
-    """Before its first part there is nothing to go on with, and after its end neither."""
+def test_unknown_upload_has_no_token(store):
+    """An upload has no token before its first part and after its end."""
     upload = store.upload("packs/ab/begun")
-    assert upload.ticket() is None
+    assert upload.resume_token() is None
     upload.write(0, b"short and all")
     upload.finish(len(b"short and all"))
-    assert upload.ticket() is None
+    assert upload.resume_token() is None
 
 
-@pytest.mark.parametrize("end", ["finished", "aborted", "swept", "another key", "nonsense"])
-def test_upload_that_is_over_cannot_be_gone_on_with(store, end):
-    """A ticket of an upload that was finished, aborted or swept away, or of none, is NotFound."""
+@pytest.mark.parametrize("end", ["finished", "aborted", "removed", "another key", "nonsense"])
+def test_upload_that_is_over_cannot_be_resumed(store, end):
+    """Resuming by the token of a finished, aborted or removed upload, or by no token at all, is NotFound."""
     upload, body = begun(store)
-    key, ticket = "packs/ab/begun", upload.ticket() or "a directory has none"
+    key, token = "packs/ab/begun", upload.resume_token() or "a directory has none"
     if end == "finished":
         upload.finish(len(body))
     elif end == "aborted":
         upload.abort()
-    elif end == "swept":
-        store.sweep(-3600.0)
+    elif end == "removed":
+        store.remove_stale_uploads(-3600.0)
     elif end == "another key":
         key = "packs/ab/another"
     else:
-        ticket = "x" + ticket
+        token = "x" + token
     with pytest.raises(errors.NotFound) as caught:
-        store.resume(key, ticket)
+        store.resume(key, token)
     assert not store.is_transient(caught.value)
     upload.abort()
 
 
-def test_ticket_of_a_part_that_the_store_lost_is_good_for_nothing(resumable):
-    """Whoever goes on is not told that parts are there that are not, nor that others are these."""
+def test_token_of_a_lost_part_is_useless(resumable):
+    """Resuming fails if the store lost a part of the token, or has another one in its place."""
     upload, _ = begun(resumable)
     other, _ = begun(resumable, parts_count=3, seed=2)
-    ticket = other.ticket()
+    token = other.resume_token()
     mixed = (
-        ticket.replace(json.loads(ticket)["upload_id"], json.loads(upload.ticket())["upload_id"])
-        if "{" in ticket
-        else (upload.ticket().partition(":")[0] + ":" + ticket.partition(":")[2])
+        token.replace(json.loads(token)["upload_id"], json.loads(upload.resume_token())["upload_id"])
+        if "{" in token
+        else (upload.resume_token().partition(":")[0] + ":" + token.partition(":")[2])
     )
     with pytest.raises(errors.NotFound):
         resumable.resume("packs/ab/begun", mixed)
@@ -440,18 +442,18 @@ def test_ticket_of_a_part_that_the_store_lost_is_good_for_nothing(resumable):
         one.abort()
 
 
-def test_sweep_takes_what_is_old_and_leaves_what_is_not(resumable):
-    """An upload is swept when it began longer ago than asked, whatever lies beside it."""
+def test_old_uploads_are_removed_and_new_ones_stay(resumable):
+    """An unfinished upload is removed if it is older than asked; newer ones and objects stay."""
     resumable.put("packs/ab/object", b"an object")
     upload, _ = begun(resumable)
-    ticket = upload.ticket()
-    assert resumable.sweep(3600.0) == 0
-    resumable.resume("packs/ab/begun", ticket)
-    assert resumable.sweep(-3600.0) == 1
-    assert resumable.sweep(-3600.0) == 0
+    token = upload.resume_token()
+    assert resumable.remove_stale_uploads(3600.0) == 0
+    resumable.resume("packs/ab/begun", token)
+    assert resumable.remove_stale_uploads(-3600.0) == 1
+    assert resumable.remove_stale_uploads(-3600.0) == 0
     assert keys(resumable) == ["packs/ab/object"]
     with pytest.raises(errors.NotFound):
-        resumable.resume("packs/ab/begun", ticket)
+        resumable.resume("packs/ab/begun", token)
 
 
 def test_no_object_is_a_stray(store):
@@ -460,3 +462,19 @@ def test_no_object_is_a_stray(store):
         store.put(key, b"x")
     assert {name for name, _ in store.strays("versions/")} <= {"versions/aa", "versions/bb"}
     assert list(store.strays("packs/")) == []
+
+
+def test_store_that_is_said_to_overwrite_still_refuses_a_taken_key(store, request):
+    """A store takes what `init` found out if that can differ for its kind, and refuses a taken key in any case."""
+    assert store.conditional_create
+    store.configure(conditional_create=False, warn=lambda _text: None)
+    assert store.conditional_create is ("s3_store" not in request.fixturenames)
+    store.put("a", b"first")
+    with pytest.raises(errors.AlreadyExists):
+        store.put("a", b"second")
+
+
+@pytest.mark.parametrize(("protocol", "base"), [(Store, WrappingStore), (Upload, WrappingUpload)])
+def test_wrapper_forwards_the_whole_protocol(protocol, base):
+    """The base of wrappers defines every member itself, so that no default hides what the wrapped store says."""
+    assert {name for name in vars(protocol) if not name.startswith("_")} <= vars(base).keys()

@@ -75,7 +75,7 @@ class Session:
         except BaseException:
             inner.close()
             raise
-        _heed(inner, repository, monitor)
+        _configure(store, repository, monitor)
         return cls(config, counted, repository)
 
     @classmethod
@@ -85,20 +85,20 @@ class Session:
         counted = CountingStore(inner)
         store = _retrying(counted, monitor)
         repository = Repository(store, keys, conditional_create=conditional_create, slot=slot)
-        _heed(inner, repository, monitor)
+        _configure(store, repository, monitor)
         return cls(config, counted, repository)
 
     @classmethod
     def create(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
         """Make the repository that *config* names."""
         inner = open_store(config.repository, store_options(config), create=True)
-        conditional_create = bool(getattr(inner, "conditional_create", True))
-        if not conditional_create:
+        if not inner.conditional_create:
             monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
-            return cls(config, counted, Repository.create(store, unlock, conditional_create=conditional_create))
+            repository = Repository.create(store, unlock, conditional_create=inner.conditional_create)
+            return cls(config, counted, repository)
         except BaseException:
             inner.close()
             raise
@@ -289,12 +289,9 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
 
 
-def _heed(inner: Store, repository: Repository, monitor: Monitor) -> None:
-    """Tell the store what init found out by writing, and have told what it finds out itself."""
-    if not repository.conditional_create and hasattr(inner, "conditional_create"):
-        inner.conditional_create = False
-    if hasattr(inner, "on_finding"):
-        inner.on_finding = lambda text: monitor.notice("warning", text)
+def _configure(store: Store, repository: Repository, monitor: Monitor) -> None:
+    """Pass the store what init found out about it, and its warnings to *monitor*."""
+    store.configure(conditional_create=repository.conditional_create, warn=lambda text: monitor.notice("warning", text))
 
 
 def state_path(config: Config, repository_id: bytes) -> Path:

@@ -52,7 +52,7 @@ def sweep_abandoned(directory: Path, repository: Repository, monitor: Monitor, n
     if 0 <= now_s - _swept_s(directory) < SWEEP_EVERY_S:
         return
     try:
-        count = repository.store.sweep(ABANDONED_AGE_S)
+        count = repository.store.remove_stale_uploads(ABANDONED_AGE_S)
     except StoreError as error:
         # Tidiness is no condition of a backup, and not everybody may list uploads.
         monitor.notice("info", f"uploads that were cut off long ago could not be looked for: {error}")

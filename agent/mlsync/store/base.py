@@ -1,48 +1,47 @@
-"""What a store is: named objects, created once, read in ranges, listed, deleted. Nothing else is asked of one.
+"""What a store is: named objects that are created once, read in ranges, listed and deleted.
 
-The contract, which ``tests/store/test_store_contract.py`` runs over every store and wrapper:
+``tests/store/test_store_contract.py`` runs this contract over every store and every wrapper:
 
-- A key is lower-case ASCII letters, digits, ``-``, ``.`` and ``/``; no empty part, no part ``.`` or ``..``; at most
-  512 bytes; the first part is not ``tmp``, which a directory keeps for what is not finished. No key goes on with a
-  ``/`` where another ends (a file system cannot hold both), and none with ``-`` or ``.`` where others go on with a
-  ``/`` (some S3 servers then list in another order than that of the bytes, which is refused). Keys are our own and
-  never hold a user's words.
-- An object comes into being whole or not at all, and never changes. ``put`` and ``Upload.finish`` return only when it
-  is durable: what they said is there after a power cut. If the key is taken they raise ``AlreadyExists`` and leave
-  the object as it was.
-- ``list`` gives every object under the prefix in key order or raises; it never gives a short answer as a whole one.
-- An object that was made is seen by the next ``stat``, ``read`` and ``list`` (S3 since 2020, every file system).
-- Every error is a ``mlsync.errors.StoreError``, but for ``RepositoryMissing`` where the whole place is gone. Which of
-  them are worth another try is said by ``is_transient``, which is asked by ``RetryingStore`` alone; no store retries by
-  itself.
-- Methods are called from several threads at once.
+- A key consists of lower-case ASCII letters, digits, ``-``, ``.`` and ``/``. It has no empty part, no part ``.`` or
+  ``..``, at most 512 bytes, and does not begin with the part ``tmp``, which a directory uses for temporary files. No
+  key is a directory of another key, because a file system cannot hold both. Where keys continue a name with ``/``, no
+  other key continues it with ``-`` or ``.``: some S3 servers do not list those in byte order, and mlsync rejects such
+  a listing. mlsync makes all keys; they never contain a user's words.
+- An object is created whole or not at all, and never changes. ``put`` and ``Upload.finish`` return only when the object
+  is durable: it survives a power cut. If the key exists, they raise ``AlreadyExists`` and leave the object unchanged.
+- ``list`` yields every object under the prefix in key order, or raises. It never ends early without an error.
+- The next ``stat``, ``read`` and ``list`` see a created object (S3 since 2020, every file system).
+- Every error is a ``mlsync.errors.StoreError``, except ``RepositoryMissing`` if the whole location is gone.
+  ``is_transient`` says which of them are worth a retry. Only ``RetryingStore`` retries; no store retries by itself.
+- Several threads call the methods at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from mlsync.buffers import Buffer
 
 KEY_BYTES_MAX = 512
-# What to do about an object in cold storage.
-THAW = (
-    "Have the store restore it for some days (aws s3api restore-object; docs/s3.md has the lines), wait until that is "
+# What to do about an archived object.
+ARCHIVED_ADVICE = (
+    "have the store restore it for some days (aws s3api restore-object; docs/s3.md has the lines), wait until that is "
     "done, and run this again"
 )
-# The object that every repository has from its beginning to its end.
+# The object that every repository has from its creation to its end.
 MARKER = "repository"
 _KEY = re.compile(r"[a-z0-9.-]+(?:/[a-z0-9.-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object as a listing or a stat shows it; *modified_s* is the store's clock, seconds since 1970.
+    """An object as ``list`` or ``stat`` reports it; *modified_s* is seconds since 1970 by the store's clock.
 
-    *is_archived* says that it lies in cold storage and cannot be read now.
+    *is_archived* says that the object is in cold storage and cannot be read now.
     """
 
     key: str
@@ -52,100 +51,130 @@ class ObjectInfo:
 
 
 class Upload(Protocol):
-    """A large object on its way, in parts; nothing is visible before ``finish``.
+    """The upload of a large object in parts; the object does not exist before ``finish``.
 
-    Parts are ``Store.part_bytes`` long except the last, and may be written in any order, from several threads, and
-    again (the same bytes) after a failure.
+    Every part is ``Store.part_bytes`` long, except the last. Several threads may write parts in any order, and write
+    the same bytes again after a failure.
     """
 
+    @abstractmethod
     def write(self, offset: int, part: Buffer) -> None:
-        """Send the part that begins at *offset*, a multiple of ``part_bytes``; *part* may be reused on return."""
+        """Send the part at *offset*, a multiple of ``part_bytes``; the caller may reuse *part* afterwards."""
 
+    @abstractmethod
     def finish(self, size_bytes: int) -> None:
-        """Make the object appear, whole and durable; raise ``AlreadyExists`` if the key was taken meanwhile."""
+        """Create the object, whole and durable; raise ``AlreadyExists`` if the key exists by now."""
 
+    @abstractmethod
     def abort(self) -> None:
-        """Forget the parts; never raises, and is allowed after ``finish``, where it does nothing."""
+        """Discard the parts; never raises, and does nothing after ``finish``."""
 
-    def ticket(self) -> str | None:
-        """What ``Store.resume`` needs to go on with the parts that are written by now, in another process even.
+    def resume_token(self) -> str | None:
+        """Return what ``Store.resume`` needs to continue with the parts written so far, even in another process.
 
-        ``None`` where this store cannot go on with an upload, or has not heard of this one yet. It is no secret, and
-        good for nothing to whom the store does not know.
+        ``None`` if the store cannot continue this upload, or does not know of it yet. The token is not secret: it is
+        useless without access to the store.
         """
+        return None
 
 
 class Store(Protocol):
-    """Named objects in one place."""
+    """Named objects in one location. Stores inherit from it: what they do not define is the default given here."""
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        """The place in words that may be shown: never with a secret in it."""
+        """The location, without any secret: it is shown to people."""
 
     @property
+    @abstractmethod
     def part_bytes(self) -> int:
         """The length of an upload's parts."""
 
     @property
+    @abstractmethod
     def writes_at_once(self) -> int:
-        """How many uploads at a time keep the store busy; each costs its caller the memory of a part and more.
+        """How many concurrent uploads keep the store busy; each costs its caller the memory of a part and more.
 
-        It may be another number after each call, as the store is learned to know; whoever goes by it asks again.
+        The store may change it after every call, as it measures its speed; callers ask again each time.
         """
 
     @property
+    @abstractmethod
     def reads_at_once(self) -> int:
-        """How many reads at a time keep the store busy; as above."""
+        """How many concurrent reads keep the store busy; it changes like ``writes_at_once``."""
 
+    @property
+    def conditional_create(self) -> bool:
+        """Whether the store refuses to overwrite an object even when two writers create it at the same moment."""
+        return True
+
+    def configure(self, *, conditional_create: bool, warn: Callable[[str], None]) -> None:
+        """Set what `init` found out about the store, and call *warn* with what a person should know about it later."""
+        del conditional_create, warn  # by default there is nothing to set, and nothing to warn of
+
+    @abstractmethod
     def put(self, key: str, body: Buffer) -> None:
-        """Create the object *key*; the whole of *body* is there, durable, or nothing is."""
+        """Create the object *key* with all of *body*, durable, or create nothing."""
 
+    @abstractmethod
     def upload(self, key: str) -> Upload:
-        """Begin an object that is too large, or not ready, to be put at once."""
+        """Begin an object that is too large to ``put``, or is not complete yet."""
 
-    def resume(self, key: str, ticket: str) -> Upload:
-        """Go on with the upload that gave *ticket*, which has the parts that it had then.
+    @abstractmethod
+    def resume(self, key: str, token: str) -> Upload:
+        """Continue the upload that returned *token*, with the parts that it had then.
 
-        ``NotFound`` if they are not there, or not all of them: it was finished, aborted, or swept away. Nothing of it
-        is left to be paid for then.
+        Raise ``NotFound`` if any of them is gone: the upload was finished, aborted, or removed as stale. The store then
+        keeps none of its parts.
         """
 
-    def sweep(self, age_s: float) -> int:
-        """Uploads that began more than *age_s* ago and were not finished are gone; give how many there were."""
+    @abstractmethod
+    def remove_stale_uploads(self, age_s: float) -> int:
+        """Remove unfinished uploads that began more than *age_s* ago; return how many there were."""
 
+    @abstractmethod
     def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into* with the object's bytes from *offset*; ``StoreBroken``, of the object, if it ends before that.
+        """Fill *into* with the object's bytes from *offset*.
 
-        An empty *into* is full already: the store may not even look whether the object is there.
+        Raise ``StoreBroken``, of the object, if the object ends too early. If *into* is empty, the store may return
+        without looking whether the object exists.
         """
 
+    @abstractmethod
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """The whole of a small object; ``StoreBroken``, of the object, if it is longer than *limit_bytes*."""
+        """Return a small object; raise ``StoreBroken``, of the object, if it is longer than *limit_bytes*."""
 
+    @abstractmethod
     def stat(self, key: str) -> ObjectInfo:
-        """The object's size and time; ``NotFound`` if it is not there."""
+        """Return the object's size and time; raise ``NotFound`` if it does not exist."""
 
+    @abstractmethod
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """Every object whose key begins with *prefix* and sorts after *after*, in key order."""
+        """Yield every object whose key begins with *prefix* and sorts after *after*, in key order."""
 
-    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """What lies under *prefix*, which ends in ``/``, and is not listed: its name, and what it is.
+    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002 - stores that hold only objects have none
+        """Yield the name and kind of everything under *prefix*, which ends in ``/``, that ``list`` leaves out.
 
-        Of a file system that is what is no file, directories too, and files whose names are no keys.
+        In a file system that is everything except files, directories included, and files whose names are not keys.
         """
+        return iter(())
 
+    @abstractmethod
     def delete(self, key: str) -> None:
-        """The object is gone afterwards; one that was not there is no error."""
+        """Delete the object; do nothing if it does not exist."""
 
+    @abstractmethod
     def is_transient(self, error: Exception) -> bool:
-        """Whether the same call may well succeed later."""
+        """Return whether the same call may succeed later."""
 
+    @abstractmethod
     def close(self) -> None:
-        """Give back connections and files; the store is not used afterwards."""
+        """Release connections and files; the store is not used afterwards."""
 
 
 def check_key(key: str) -> str:
-    """Give *key* back, or raise ``ValueError``: a wrong key is a bug of ours, never a user's."""
+    """Return *key*, or raise ``ValueError``: a wrong key is a bug in mlsync, never the user's mistake."""
     parts = key.split("/")
     if len(key) > KEY_BYTES_MAX or not _KEY.fullmatch(key) or parts[0] == "tmp" or not {".", ".."}.isdisjoint(parts):
         msg = f"not an object key: {key!r}"
@@ -154,7 +183,7 @@ def check_key(key: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether *text* could be one of our objects; what else lies in the place is somebody else's and not shown."""
+    """Return whether *text* could be the key of an object; anything else in the store is not mlsync's."""
     try:
         check_key(text)
     except ValueError:
@@ -163,7 +192,7 @@ def is_key(text: str) -> bool:
 
 
 def check_prefix(prefix: str) -> str:
-    """Give *prefix* back, or raise ``ValueError`` if no key can begin so."""
+    """Return *prefix*, or raise ``ValueError`` if no key can begin with it."""
     if prefix and not is_key(prefix + "x"):
         msg = f"not the beginning of an object key: {prefix!r}"
         raise ValueError(msg)
@@ -171,5 +200,5 @@ def check_prefix(prefix: str) -> str:
 
 
 def view_of(body: Buffer) -> memoryview:
-    """*body* as plain bytes without a copy, whatever the shape and item type that it had."""
+    """Return *body* as plain bytes without a copy, whatever its shape and item type."""
     return memoryview(body).cast("B")

@@ -1,23 +1,27 @@
-"""A store that counts what is asked of it: requests cost money and time, so tests and summaries state them."""
+"""A store that counts requests and bytes: they cost money and time, so summaries and tests state them."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 from mlsync.buffers import Buffer
-from mlsync.store.base import ObjectInfo, Store, Upload, view_of
+from mlsync.store.base import Store, Upload, view_of
+from mlsync.store.wrapping import WrappingStore, WrappingUpload
+
+_Result = TypeVar("_Result")
 
 
-class CountingStore:
+class CountingStore(WrappingStore):
     """Counts calls by method (an upload's as ``upload.write`` and so on) and the bytes that they moved.
 
-    A call is counted when it is made; its bytes when it has succeeded. A listing is one call, whatever its length.
+    It counts a call when it is made, and its bytes when it has succeeded. A listing is one call, whatever its length.
     """
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        super().__init__(store)
         self._lock = threading.Lock()
         self._calls: Counter[str] = Counter()
         self._written_bytes = 0
@@ -25,7 +29,7 @@ class CountingStore:
 
     @property
     def calls(self) -> dict[str, int]:
-        """How often each method was called; methods that were not are absent."""
+        """How often each method was called, without those that were never called."""
         with self._lock:
             return dict(self._calls)
 
@@ -36,101 +40,40 @@ class CountingStore:
 
     @property
     def read_bytes(self) -> int:
-        """Bytes of objects that the store gave."""
+        """Bytes of objects that the store returned."""
         return self._read_bytes
 
-    @property
-    def url(self) -> str:
-        """The inner store's place."""
-        return self._store.url
-
-    @property
-    def part_bytes(self) -> int:
-        """The inner store's part length."""
-        return self._store.part_bytes
-
-    @property
-    def writes_at_once(self) -> int:
-        """As many as of the inner store."""
-        return self._store.writes_at_once
-
-    @property
-    def reads_at_once(self) -> int:
-        """As many as of the inner store."""
-        return self._store.reads_at_once
-
     def reset(self) -> None:
-        """Begin to count again."""
+        """Set all counts to zero."""
         with self._lock:
             self._calls.clear()
             self._written_bytes = self._read_bytes = 0
 
+    def call(self, method: str, key: str, work: Callable[[], _Result]) -> _Result:
+        """Count the call, and make it."""
+        with self._lock:
+            self._calls[method] += 1
+        return super().call(method, key, work)
+
+    def wrap_upload(self, key: str, upload: Upload) -> Upload:
+        """Return an upload that counts its parts."""
+        return _CountingUpload(self, key, upload)
+
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*."""
-        self.count("put")
-        self._store.put(key, body)
+        super().put(key, body)
         self.count_written(view_of(body).nbytes)
-
-    def upload(self, key: str) -> Upload:
-        """Begin an object whose parts are counted."""
-        self.count("upload")
-        return _CountingUpload(self, self._store.upload(key))
-
-    def resume(self, key: str, ticket: str) -> Upload:
-        """Go on with an upload, whose parts are counted."""
-        self.count("resume")
-        return _CountingUpload(self, self._store.resume(key, ticket))
-
-    def sweep(self, age_s: float) -> int:
-        """Old uploads that nobody finished are gone."""
-        self.count("sweep")
-        return self._store.sweep(age_s)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
-        self.count("read")
-        self._store.read(key, offset, into)
+        super().read(key, offset, into)
         self._count_read(into.nbytes)
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """The whole of a small object."""
-        self.count("get")
-        content = self._store.get(key, limit_bytes=limit_bytes)
+        """Return a small object."""
+        content = super().get(key, limit_bytes=limit_bytes)
         self._count_read(len(content))
         return content
-
-    def stat(self, key: str) -> ObjectInfo:
-        """The object's size and time."""
-        self.count("stat")
-        return self._store.stat(key)
-
-    def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under *prefix* after *after*."""
-        self.count("list")
-        return self._store.list(prefix, after=after)
-
-    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """What the inner store does not list."""
-        self.count("strays")
-        return self._store.strays(prefix)
-
-    def delete(self, key: str) -> None:
-        """The object is gone."""
-        self.count("delete")
-        self._store.delete(key)
-
-    def is_transient(self, error: Exception) -> bool:
-        """Whether the inner store calls *error* transient."""
-        return self._store.is_transient(error)
-
-    def close(self) -> None:
-        """Close the inner store; the counts stay."""
-        self._store.close()
-
-    def count(self, method: str) -> None:
-        """Count one call."""
-        with self._lock:
-            self._calls[method] += 1
 
     def count_written(self, size_bytes: int) -> None:
         """Count bytes that the store took."""
@@ -142,26 +85,11 @@ class CountingStore:
             self._read_bytes += size_bytes
 
 
-class _CountingUpload:
-    def __init__(self, counts: CountingStore, upload: Upload) -> None:
+class _CountingUpload(WrappingUpload):
+    def __init__(self, counts: CountingStore, key: str, upload: Upload) -> None:
+        super().__init__(counts, key, upload)
         self._counts = counts
-        self._upload = upload
 
     def write(self, offset: int, part: Buffer) -> None:
-        self._counts.count("upload.write")
-        self._upload.write(offset, part)
+        super().write(offset, part)
         self._counts.count_written(view_of(part).nbytes)
-
-    def finish(self, size_bytes: int) -> None:
-        self._counts.count("upload.finish")
-        self._upload.finish(size_bytes)
-
-    def abort(self) -> None:
-        self._counts.count("upload.abort")
-        self._upload.abort()
-
-    def ticket(self) -> str | None:
-        return self._upload.ticket()
-
-
-_CONFORMS: type[Store] = CountingStore

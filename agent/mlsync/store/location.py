@@ -13,8 +13,8 @@ from mlsync.store.options import StoreOptions
 
 __all__ = ["StoreOptions", "open_store"]
 
-_EXAMPLES = "Give file:///backups/training, /backups/training, or s3://bucket/prefix"
-_NO_SECRETS = "Give keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in a profile"
+_EXAMPLES = "give file:///backups/training, /backups/training, or s3://bucket/prefix"
+_NO_SECRETS = "give keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in a profile"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 # Of the 1024 bytes that a key of S3 may have, so many are the prefix's.
 _PREFIX_BYTES_MAX = 500
@@ -37,14 +37,14 @@ def _directory_of(url: str) -> Path:
     if url.startswith("file:"):
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise errors.StoreLocationInvalid("Not a file URL of this machine", where=_shown(url), advice=_EXAMPLES)
+            raise errors.StoreLocationInvalid("not a file URL of this machine", where=_shown(url), advice=_EXAMPLES)
         text = unquote(parts.path, errors="surrogateescape")
     elif url.startswith("~"):
         text = _without_tilde(url)
     else:
         text = url
     if not text.startswith("/") or "\0" in text:
-        raise errors.StoreLocationInvalid("Not the place of a repository", where=_shown(url), advice=_EXAMPLES)
+        raise errors.StoreLocationInvalid("not the location of a repository", where=_shown(url), advice=_EXAMPLES)
     return Path(text)
 
 
@@ -52,7 +52,7 @@ def _without_tilde(path: str) -> str:
     try:
         return str(Path(path).expanduser())
     except RuntimeError as error:
-        raise errors.StoreLocationInvalid("No such user's home", where=path, advice=_EXAMPLES) from error
+        raise errors.StoreLocationInvalid("no such user", where=path, advice=_EXAMPLES) from error
 
 
 def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
@@ -69,11 +69,11 @@ def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
 def _bucket_and_prefix(url: str) -> tuple[str, str]:
     place = url.removeprefix("s3://")
     if "@" in place.partition("/")[0]:
-        raise errors.StoreLocationInvalid("The URL holds credentials", where=_shown(url), advice=_NO_SECRETS)
+        raise errors.StoreLocationInvalid("the URL contains credentials", where=_shown(url), advice=_NO_SECRETS)
     bucket, _, prefix = place.partition("/")
     prefix = prefix.rstrip("/")
     if place == url or not _BUCKET.fullmatch(bucket):
-        raise errors.StoreLocationInvalid("Not a bucket and prefix", where=_shown(url), advice=_EXAMPLES)
+        raise errors.StoreLocationInvalid("not a bucket and prefix", where=_shown(url), advice=_EXAMPLES)
     fault = _fault_of_prefix(prefix)
     if fault is not None:
         raise errors.StoreLocationInvalid(fault, where=_shown(url), advice=_EXAMPLES)
@@ -84,13 +84,13 @@ def _fault_of_prefix(prefix: str) -> str | None:
     """What is wrong with a prefix, which is taken letter by letter: ``%20`` is itself and no space."""
     for letter in prefix:
         if letter in _NOT_IN_PREFIX or not letter.isprintable():
-            return f"The prefix may not hold the character {letter!r}"
+            return f"the prefix may not contain the character {letter!r}"
     # Some servers resolve these as in a file system.
     for part in prefix.split("/") if prefix else ():
         if part in ("", ".", ".."):
-            return f"The prefix may not have the part {part!r}"
+            return f"the prefix may not have the part {part!r}"
     if len(prefix.encode()) > _PREFIX_BYTES_MAX:
-        return f"The prefix is longer than {_PREFIX_BYTES_MAX} bytes"
+        return f"the prefix is longer than {_PREFIX_BYTES_MAX} bytes"
     return None
 
 
@@ -103,10 +103,10 @@ def _check_endpoint(endpoint_url: str | None) -> None:
     except ValueError:  # a port that is no number, an address in brackets that is none
         is_url = False
     if "@" in endpoint_url:
-        raise errors.StoreLocationInvalid("The endpoint holds credentials", advice=_NO_SECRETS)
+        raise errors.StoreLocationInvalid("the endpoint contains credentials", advice=_NO_SECRETS)
     if not is_url:
-        advice = "Give it as https://host or http://host:port"
-        raise errors.StoreLocationInvalid("The endpoint is no URL", where=endpoint_url, advice=advice)
+        advice = "give it as https://host or http://host:port"
+        raise errors.StoreLocationInvalid("the endpoint is not a URL", where=endpoint_url, advice=advice)
 
 
 def _shown(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The one layer that tries again: a store around a store that decides nothing itself about what is worth it."""
+"""The one layer that retries: a store around a store, which itself never decides what is worth a retry."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import tenacity
 
 from mlsync import errors
 from mlsync.buffers import Buffer
-from mlsync.store.base import ObjectInfo, Store, Upload
+from mlsync.store.base import ObjectInfo, Store, Upload, view_of
+from mlsync.store.wrapping import WrappingStore, WrappingUpload
 
 TRIES_MAX = 12
-# Whatever the time: one answer that never comes takes as long as many that come late, and must not end a backup.
+# At least so many, however long they take: one answer that never comes takes as long as many that come late, and must
+# not end a backup.
 TRIES_MIN = 3
 BUDGET_S = 60.0
 _WAIT_FIRST_S = 0.25
@@ -25,15 +27,15 @@ _Result = TypeVar("_Result")
 OnWait = Callable[[str, errors.StoreError, float], None]
 
 
-class RetryingStore:
-    """Tries each call again while the inner store calls its error transient, within a number of tries and a time.
+class RetryingStore(WrappingStore):
+    """Retries each call while the wrapped store calls its error transient, up to a number of tries and a time.
 
-    Waits are exponential with full jitter, so that many agents do not come back at the same moment, and not shorter
-    than the store asked for. The time ends no call before its *tries_min*-th try, unless the store asks for a wait that
-    is longer than all of it. After the last try ``StoreUnavailable`` says how many there were. A create whose answer
-    was lost and that is refused when it is tried again has succeeded if the object is ours.
+    Waits grow exponentially with full jitter, so that many agents do not come back at the same moment, and are never
+    shorter than the store asked for. The time limit ends no call before its *tries_min*-th try, unless the store asks
+    for a wait that is longer than the whole limit. After the last try, ``StoreUnavailable`` says how many there were.
+    A create whose answer was lost, and which the store refuses on the next try, has succeeded if the object is ours.
 
-    *on_wait* is told the call, the error and the seconds to wait, before each wait.
+    *on_wait* gets the call, the error and the seconds to wait, before each wait.
     """
 
     def __init__(
@@ -47,7 +49,7 @@ class RetryingStore:
         clock: Callable[[], float] = time.monotonic,
         on_wait: OnWait | None = None,
     ) -> None:
-        self._store = store
+        super().__init__(store)
         self._budget_s = budget_s
         self._tries_max = tries_max
         self._tries_min = tries_min
@@ -55,86 +57,34 @@ class RetryingStore:
         self._clock = clock
         self._on_wait = on_wait
 
-    @property
-    def url(self) -> str:
-        """The inner store's place."""
-        return self._store.url
-
-    @property
-    def part_bytes(self) -> int:
-        """The inner store's part length."""
-        return self._store.part_bytes
-
-    @property
-    def writes_at_once(self) -> int:
-        """As many as of the inner store."""
-        return self._store.writes_at_once
-
-    @property
-    def reads_at_once(self) -> int:
-        """As many as of the inner store."""
-        return self._store.reads_at_once
+    def wrap_upload(self, key: str, upload: Upload) -> Upload:
+        """Return an upload that retries its parts."""
+        return _RetryingUpload(self, key, upload)
 
     def put(self, key: str, body: Buffer) -> None:
-        """Create the object *key*; an object that an earlier try made is the same success."""
+        """Create the object *key*; if an earlier try created it, that is the same success."""
 
         def is_ours() -> bool:
-            size_bytes = memoryview(body).nbytes
-            if self.stat(key).size_bytes != size_bytes:
+            view = view_of(body)
+            if self.stat(key).size_bytes != view.nbytes:
                 return False
-            return memoryview(self.get(key, limit_bytes=size_bytes)) == memoryview(body).cast("B")
+            return self.get(key, limit_bytes=view.nbytes) == view
 
-        self.create("put", lambda: self._store.put(key, body), is_ours)
-
-    def upload(self, key: str) -> Upload:
-        """Begin an object whose parts are each tried again."""
-        return _RetryingUpload(self, key, self.call("upload", lambda: self._store.upload(key)))
-
-    def resume(self, key: str, ticket: str) -> Upload:
-        """Go on with an upload, whose parts are each tried again."""
-        return _RetryingUpload(self, key, self.call("resume", lambda: self._store.resume(key, ticket)))
-
-    def sweep(self, age_s: float) -> int:
-        """Old uploads that nobody finished are gone."""
-        return self.call("sweep", lambda: self._store.sweep(age_s))
-
-    def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into* with the object's bytes from *offset*."""
-        self.call("read", lambda: self._store.read(key, offset, into))
-
-    def get(self, key: str, *, limit_bytes: int) -> bytes:
-        """The whole of a small object."""
-        return self.call("get", lambda: self._store.get(key, limit_bytes=limit_bytes))
-
-    def stat(self, key: str) -> ObjectInfo:
-        """The object's size and time."""
-        return self.call("stat", lambda: self._store.stat(key))
+        self.create("put", key, lambda: self._store.put(key, body), is_ours)
 
     def list(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """Every object under *prefix* after *after*; a listing that broke goes on after the last object it gave."""
+        """Yield every object under *prefix* after *after*; a broken listing continues after its last object."""
         listing = _Listing(self._store, prefix, after)
-        while batch := self.call("list", listing.next_batch):
+        while batch := self.call("list", prefix, listing.next_batch):
             yield from batch
 
-    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """What the inner store does not list."""
-        yield from self.call("strays", lambda: tuple(self._store.strays(prefix)))
-
-    def delete(self, key: str) -> None:
-        """The object is gone."""
-        self.call("delete", lambda: self._store.delete(key))
-
     def is_transient(self, error: Exception) -> bool:
-        """Whether the inner store calls *error*, or the last of the tries that it ended, transient."""
+        """Return whether the wrapped store calls *error*, or the last error of the tries behind it, transient."""
         last = error.__cause__
         return self._store.is_transient(last if isinstance(last, errors.StoreError) else error)
 
-    def close(self) -> None:
-        """Close the inner store."""
-        self._store.close()
-
-    def create(self, what: str, make: Callable[[], None], is_ours: Callable[[], bool]) -> None:
-        """*make* has succeeded, be it in a try that seemed to fail."""
+    def create(self, method: str, key: str, make: Callable[[], None], is_ours: Callable[[], bool]) -> None:
+        """Return when *make* has succeeded, even if its try seemed to fail."""
         has_failed = False
 
         def attempt() -> None:
@@ -146,14 +96,14 @@ class RetryingStore:
                 raise
 
         try:
-            self.call(what, attempt)
+            self.call(method, key, attempt)
         except (errors.AlreadyExists, errors.NotFound) as refusal:
             # NotFound: an upload that an earlier try completed is no longer there to be completed.
             if not has_failed or not self._is_there_and(is_ours):
                 raise refusal from None
 
-    def call(self, what: str, work: Callable[[], _Result]) -> _Result:
-        """What *work* gives, after as many tries as it takes and may take."""
+    def call(self, method: str, key: str, work: Callable[[], _Result]) -> _Result:  # noqa: ARG002 - the base's signature
+        """Return what *work* returns, after as many tries as it needs and may have."""
         began_s = self._clock()
 
         def is_over(state: tenacity.RetryCallState) -> bool:
@@ -163,16 +113,16 @@ class RetryingStore:
             return state.attempt_number >= self._tries_min and ends_s > self._budget_s
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self._is_worth_another_try),
+            retry=tenacity.retry_if_exception(self._is_worth_a_retry),
             wait=_wait_s,
             stop=is_over,
             sleep=self._sleep,
-            before_sleep=lambda state: self._tell(what, state),
-            retry_error_callback=lambda state: _give_up(what, state),
+            before_sleep=lambda state: self._report(method, state),
+            retry_error_callback=lambda state: _give_up(method, state),
         )
         return retrying(work)
 
-    def _is_worth_another_try(self, error: BaseException) -> bool:
+    def _is_worth_a_retry(self, error: BaseException) -> bool:
         return isinstance(error, errors.StoreError) and self._store.is_transient(error)
 
     def _is_there_and(self, is_ours: Callable[[], bool]) -> bool:
@@ -181,39 +131,29 @@ class RetryingStore:
         except errors.NotFound:
             return False
 
-    def _tell(self, what: str, state: tenacity.RetryCallState) -> None:
+    def _report(self, method: str, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
         if self._on_wait is not None and isinstance(error, errors.StoreError):
-            self._on_wait(what, error, state.upcoming_sleep)
+            self._on_wait(method, error, state.upcoming_sleep)
 
 
-class _RetryingUpload:
-    """Tries parts and the finish again; ``abort`` never raises and is not worth waiting for."""
+class _RetryingUpload(WrappingUpload):
+    """Retries parts through the base, and knows the object of a ``finish`` whose answer was lost."""
 
     def __init__(self, store: RetryingStore, key: str, upload: Upload) -> None:
-        self._store = store
-        self._key = key
-        self._upload = upload
-
-    def write(self, offset: int, part: Buffer) -> None:
-        self._store.call("upload.write", lambda: self._upload.write(offset, part))
+        super().__init__(store, key, upload)
+        self._retrying = store
 
     def finish(self, size_bytes: int) -> None:
-        # An object of that size under that key is ours: keys of uploads are random and nobody else's.
+        # An object of that size under that key is ours: an upload's key is random, and no one else has it.
         def is_ours() -> bool:
-            return self._store.stat(self._key).size_bytes == size_bytes
+            return self._retrying.stat(self._key).size_bytes == size_bytes
 
-        self._store.create("upload.finish", lambda: self._upload.finish(size_bytes), is_ours)
-
-    def abort(self) -> None:
-        self._upload.abort()
-
-    def ticket(self) -> str | None:
-        return self._upload.ticket()
+        self._retrying.create("upload.finish", self._key, lambda: self._upload.finish(size_bytes), is_ours)
 
 
 class _Listing:
-    """A listing in batches, which begins again after the last object when it breaks."""
+    """A listing in batches; when it breaks, it begins again after the last object."""
 
     def __init__(self, store: Store, prefix: str, after: str) -> None:
         self._store = store
@@ -222,7 +162,7 @@ class _Listing:
         self._objects: Iterator[ObjectInfo] | None = None
 
     def next_batch(self) -> list[ObjectInfo]:
-        """The next objects; none at the end. What came before an error is given, and the error met again."""
+        """Return the next objects, none at the end; an error comes after the objects before it, on the next call."""
         if self._objects is None:
             self._objects = self._store.list(self._prefix, after=self._after)
         batch: list[ObjectInfo] = []
@@ -241,20 +181,17 @@ _jitter_s = tenacity.wait_random_exponential(multiplier=_WAIT_FIRST_S, max=_WAIT
 
 
 def _wait_s(state: tenacity.RetryCallState) -> float:
-    """Return a wait by chance, longer with each try, and no shorter than the store asked for."""
+    """Return a random wait that grows with each try, and is never shorter than the store asked for."""
     error = state.outcome.exception() if state.outcome is not None else None
     asked_s = error.retry_after_s if isinstance(error, errors.StoreError) else 0.0
     return max(_jitter_s(state), asked_s)
 
 
-def _give_up(what: str, state: tenacity.RetryCallState) -> None:
+def _give_up(method: str, state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome is not None else None
     if not isinstance(error, errors.StoreError):
-        msg = "only errors of the store are tried again"
+        msg = "only store errors are retried"
         raise TypeError(msg)
     tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
-    text = f"The store still fails after {tries} of {what}: {error.what}"
+    text = f"the store still fails after {tries} of {method}: {error.what}"
     raise errors.StoreUnavailable(text, where=error.where, advice=error.advice) from error
-
-
-_CONFORMS: type[Store] = RetryingStore

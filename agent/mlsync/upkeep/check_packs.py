@@ -19,7 +19,7 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.store.base import THAW, ObjectInfo
+from mlsync.store.base import ARCHIVED_ADVICE, ObjectInfo
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.references import NUMBER_BYTES, References, chunks_of, in_order
 
@@ -61,7 +61,7 @@ class PackCheck:
         for pack, info in self._packs.items():
             # A listing may not know what was thawed since; who wants all of it read finds that out by trying.
             if info.is_archived and not read_data:
-                self._not_read(pack, ObjectArchived("the store lists it as such", advice=THAW))
+                self._not_read(pack, ObjectArchived("the store lists it as such", advice=ARCHIVED_ADVICE))
             elif read_data or self._is_doubtful(pack, info.size_bytes):
                 self._compare(pack, info.size_bytes)
         if read_data:

@@ -112,10 +112,10 @@ class PackBuilder:
         """Have the journal know what the store has by now and what it lacks."""
         if self._journal is None or self._upload is None:
             return
-        ticket = self._upload.ticket()
-        if ticket is not None:
+        token = self._upload.resume_token()
+        if token is not None:
             tail = self._buffer[: self.unsent_bytes]
-            self._is_noted = self._journal.note(self.pack_id, ticket, self._sent_bytes, self._records, tail)
+            self._is_noted = self._journal.note(self.pack_id, token, self._sent_bytes, self._records, tail)
 
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):

@@ -9,22 +9,22 @@ from contextlib import contextmanager
 from mlsync import errors
 
 _FULL = {
-    errno.ENOSPC: "Free some room, or prune old versions",
-    errno.EDQUOT: "The quota is used up; have it raised, or prune old versions",
-    errno.EFBIG: "The file system or a limit of this process does not allow files of that size",
+    errno.ENOSPC: "free some room, or prune old versions",
+    errno.EDQUOT: "the quota is used up; have it raised, or prune old versions",
+    errno.EFBIG: "the file system or a limit of this process does not allow files of that size",
 }
 _DENIED = {
-    errno.EACCES: "Check who owns the directory, and its modes",
-    errno.EPERM: "Check who owns the directory, and whether its files were made immutable",
-    errno.EROFS: "The file system is mounted read-only",
+    errno.EACCES: "check who owns the directory, and its modes",
+    errno.EPERM: "check who owns the directory, and whether its files were made immutable",
+    errno.EROFS: "the file system is mounted read-only",
 }
 _IMPOSSIBLE = {
-    errno.ENOTDIR: "A file stands where the repository has a directory",
-    errno.EISDIR: "A directory stands where the repository has an object",
-    errno.ELOOP: "A symbolic link stands in the repository, where none is followed; put there what it leads to",
-    errno.ENAMETOOLONG: "The file system does not allow names as long as the repository's",
-    errno.ENXIO: "Something that is no file stands where the repository has an object",
-    errno.EXDEV: "The repository lies on several file systems; its tmp directory must be on the same as the rest",
+    errno.ENOTDIR: "a file is where the repository has a directory",
+    errno.EISDIR: "a directory is where the repository has an object",
+    errno.ELOOP: "a symbolic link is in the repository, and mlsync follows none; replace it by what it leads to",
+    errno.ENAMETOOLONG: "the file system does not allow names as long as the repository's",
+    errno.ENXIO: "something that is not a file is where the repository has an object",
+    errno.EXDEV: "the repository lies on several file systems; its tmp directory must be on the same as the rest",
 }
 
 _TRANSIENT = {
@@ -53,17 +53,17 @@ def translated(error: OSError, where: str) -> errors.StoreError:
     number = error.errno or 0
     text = (error.strerror or str(error)).lower()
     if number == errno.ENOENT:
-        return errors.NotFound("No such object", where=where)
+        return errors.NotFound("no such object", where=where)
     if number == errno.EEXIST:
-        return errors.AlreadyExists("The object exists already", where=where)
+        return errors.AlreadyExists("the object exists already", where=where)
     if number in _FULL:
-        return errors.StoreFull(f"The store is full: {text}", where=where, advice=_FULL[number])
+        return errors.StoreFull(f"the store is full: {text}", where=where, advice=_FULL[number])
     if number in _DENIED:
-        return errors.StoreDenied(f"The store refuses: {text}", where=where, advice=_DENIED[number])
+        return errors.StoreDenied(f"the store refuses: {text}", where=where, advice=_DENIED[number])
     if number in _IMPOSSIBLE:
-        return errors.StoreBroken(f"The store is not as it was made: {text}", where=where, advice=_IMPOSSIBLE[number])
-    advice = "Check that the disk or the network file system is there and sound"
-    return errors.StoreUnavailable(f"The store does not work: {text}", where=where, advice=advice)
+        return errors.StoreBroken(f"the store was changed: {text}", where=where, advice=_IMPOSSIBLE[number])
+    advice = "check that the disk or the network file system is there and sound"
+    return errors.StoreUnavailable(f"the store does not work: {text}", where=where, advice=advice)
 
 
 def is_transient(error: Exception) -> bool:

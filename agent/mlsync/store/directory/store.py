@@ -42,10 +42,10 @@ _NO_DIRECTORY_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 # Opening a pipe must not wait for whoever writes to it; for files it means nothing.
 _READING = os.O_RDONLY | os.O_NONBLOCK
-_ADVICE = "Check whether its disk is mounted; nothing was written to what stands there"
+_ADVICE = "check whether its disk is mounted; nothing was written there"
 
 
-class DirectoryStore:
+class DirectoryStore(Store):
     """Objects as files below *root*; other files and the ``tmp`` directory there are not objects and not shown.
 
     The root is held open, and everything is reached from its descriptor without following a symbolic link. If the disk
@@ -114,12 +114,12 @@ class DirectoryStore:
             publish=lambda: self._publish(file, key),
         )
 
-    def resume(self, key: str, ticket: str) -> Upload:  # noqa: ARG002  the contract's signature
-        """A directory's uploads give no tickets: what is lost with one is copied again, and crosses no network."""
-        raise errors.NotFound("What was uploaded is not there any more", where=self._where(key))
+    def resume(self, key: str, token: str) -> Upload:  # noqa: ARG002 - the contract's signature
+        """Raise ``NotFound``: a directory's uploads have no tokens, as sending their parts again crosses no network."""
+        raise errors.NotFound("the uploaded parts are gone", where=self._where(key))
 
-    def sweep(self, age_s: float) -> int:
-        """What crashed writers left is gone; what is written to by somebody is locked, and stays."""
+    def remove_stale_uploads(self, age_s: float) -> int:
+        """Remove what crashed writers left; a file that someone still writes is locked, and stays."""
         return self._tidy(time.time() + ORPHAN_AGE_S - age_s)
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
@@ -131,7 +131,7 @@ class DirectoryStore:
                 offset += count
                 count = os.preadv(fd, [rest], offset)
                 if count == 0:
-                    raise _not_as_written("The object ends before what was to be read", self._where(key))
+                    raise _not_as_written("the object ends before what was to be read", self._where(key))
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
         """The whole of a small object."""
@@ -139,7 +139,7 @@ class DirectoryStore:
         with self._opened(key) as fd:
             size_bytes = os.fstat(fd).st_size
             if size_bytes > limit_bytes:
-                raise _not_as_written(f"The object is longer than {limit_bytes} bytes", self._where(key))
+                raise _not_as_written(f"the object is longer than {limit_bytes} bytes", self._where(key))
             content = bytearray(size_bytes)
             got_bytes = os.preadv(fd, [content], 0)
             while 0 < got_bytes < size_bytes:
@@ -148,7 +148,7 @@ class DirectoryStore:
                     break
                 got_bytes += more_bytes
         if got_bytes != size_bytes:
-            raise _not_as_written("The object ends before its size", self._where(key))
+            raise _not_as_written("the object ends before its size", self._where(key))
         return bytes(content)
 
     def stat(self, key: str) -> ObjectInfo:
@@ -266,8 +266,8 @@ class DirectoryStore:
                 return
         if stat.S_ISLNK(found.st_mode):
             # What it leads to may be a directory full of objects: left out, the listing would be a short one.
-            what = "A symbolic link stands in the repository, where none is followed"
-            where, advice = self._where(path), "Put there what it leads to, or remove it"
+            what = "a symbolic link is in the repository, and mlsync follows none"
+            where, advice = self._where(path), "replace it by what it leads to, or remove it"
             raise errors.StoreBroken(what, where=where, advice=advice, is_of_object=True)
         if stat.S_ISREG(found.st_mode):
             yield ObjectInfo(path, found.st_size, found.st_mtime)
@@ -315,7 +315,7 @@ class DirectoryStore:
         """Raise unless this still is the place that was opened, and a repository: before anything is made in it."""
         self._check_root()
         if not self._creates and not self._is_repository():
-            raise errors.RepositoryMissing("There is no repository any more", where=str(self._root), advice=_ADVICE)
+            raise errors.RepositoryMissing("the repository is gone", where=str(self._root), advice=_ADVICE)
 
     def _check_root(self) -> None:
         """Raise unless the root's name leads to the directory that was opened: a disk may be gone from under it."""
@@ -325,7 +325,7 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 is_pinned = False
         if not is_pinned:
-            what = "The repository's directory is away, or another one stands in its place"
+            what = "the repository's directory is gone, or another one replaced it"
             raise errors.RepositoryMissing(what, where=str(self._root), advice=_ADVICE)
 
     def _open(self, key: str, flags: int) -> int:
@@ -333,7 +333,7 @@ class DirectoryStore:
 
     def _refuse_no_file(self, found: os.stat_result, key: str) -> None:
         if not stat.S_ISREG(found.st_mode):
-            raise _not_as_written("Something that is no file stands where an object should", self._where(key))
+            raise _not_as_written("something that is not a file is where an object should be", self._where(key))
 
     @contextmanager
     def _opened(self, key: str) -> Iterator[int]:
@@ -352,7 +352,7 @@ class DirectoryStore:
             yield
         except FileNotFoundError as error:
             self._check_root()
-            raise errors.NotFound("No such object", where=self._where(key)) from error
+            raise errors.NotFound("no such object", where=self._where(key)) from error
         except OSError as error:
             raise translated(error, self._where(key)) from error
 
@@ -363,7 +363,7 @@ class DirectoryStore:
             yield
         except FileNotFoundError as error:
             self._check_root()
-            what = "A file or directory of the repository vanished in the middle of a write"
+            what = "a file or directory of the repository disappeared during a write"
             raise errors.StoreUnavailable(what, where=self._where(key)) from error
         except OSError as error:
             raise translated(error, self._where(key)) from error
@@ -384,10 +384,10 @@ def _open_root(root: Path) -> Beneath:
     try:
         return Beneath.open(os.fsencode(root))
     except FileNotFoundError as error:
-        advice = "Check the path and whether its disk is mounted, or make a repository with: mlsync init"
-        raise errors.RepositoryMissing("No such directory", where=str(root), advice=advice) from error
+        advice = "check the path and whether its disk is mounted, or make a repository with: mlsync init"
+        raise errors.RepositoryMissing("no such directory", where=str(root), advice=advice) from error
     except NotADirectoryError as error:
-        raise errors.StoreLocationInvalid("Not a directory", where=str(root)) from error
+        raise errors.StoreLocationInvalid("not a directory", where=str(root)) from error
 
 
 def _make_root(root: Path) -> None:
@@ -414,6 +414,3 @@ def _sync(fd: int) -> None:
 def _not_as_written(what: str, where: str) -> errors.StoreBroken:
     """What stands in an object's place is not what was put there."""
     return errors.StoreBroken(what, where=where, is_of_object=True)
-
-
-_CONFORMS: type[Store] = DirectoryStore

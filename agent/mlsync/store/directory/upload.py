@@ -13,7 +13,7 @@ from mlsync.store.directory.unfinished import UnfinishedFile
 from mlsync.store.parts import PartLedger
 
 
-class DirectoryUpload:
+class DirectoryUpload(Upload):
     """Fills *file* and has it published; *translating* is the store's border for errors of the operating system."""
 
     def __init__(
@@ -59,10 +59,6 @@ class DirectoryUpload:
             self._turn.wait_for(lambda: self._writers_count == 0)
             self._file.discard()
 
-    def ticket(self) -> str | None:
-        """None: the file is an orphan when this process is gone."""
-        return None
-
     def _sync(self) -> None:
         try:
             self._file.sync()
@@ -92,10 +88,7 @@ class DirectoryUpload:
 
     def _check_usable(self) -> None:
         if self._is_lost:
-            what = "Bytes of this upload were lost by the disk; it has to be begun again"
+            what = "the disk lost bytes of this upload; begin it again"
             raise errors.StoreUnavailable(what, where=self._where)
         if self._is_over:
-            raise errors.StoreUnavailable("This upload is over; it has to be begun again", where=self._where)
-
-
-_CONFORMS: type[Upload] = DirectoryUpload
+            raise errors.StoreUnavailable("this upload is over; begin it again", where=self._where)

@@ -12,7 +12,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
 
 from mlsync import errors
-from mlsync.store.base import THAW
+from mlsync.store.base import ARCHIVED_ADVICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +32,29 @@ class SignInFailed(aws.BotoCoreError):  # type: ignore[misc]  # botocore is with
         self.means = means
 
 
-_AWAY = "Check the network and the endpoint; nothing was lost"
-_PROXY = Meaning(errors.StoreUnavailable, True, "Check the proxy that HTTPS_PROXY or HTTP_PROXY names, and NO_PROXY")
+_AWAY = "check the network and the endpoint; nothing was lost"
+_PROXY = Meaning(errors.StoreUnavailable, True, "check the proxy that HTTPS_PROXY or HTTP_PROXY names, and NO_PROXY")
 _PROXY_REFUSES = Meaning(
-    errors.StoreUnavailable, False, "Give the proxy's user and password in HTTPS_PROXY or HTTP_PROXY, or mend NO_PROXY"
+    errors.StoreUnavailable, False, "give the proxy's user and password in HTTPS_PROXY or HTTP_PROXY, or fix NO_PROXY"
 )
-_BUSY = Meaning(errors.StoreUnavailable, True, "The store asks for fewer requests; try later")
-_FAULT = Meaning(errors.StoreUnavailable, True, "The store has a fault of its own; see its status page or log")
-_DAMAGED_ON_THE_WAY = Meaning(errors.StoreUnavailable, True, "The network damages what is sent; check it")
-_CONFLICT = Meaning(errors.StoreUnavailable, True, "Another writer makes the same object; see that only one runs")
+_BUSY = Meaning(errors.StoreUnavailable, True, "the store asks for fewer requests; try later")
+_FAULT = Meaning(errors.StoreUnavailable, True, "the store has an internal fault; see its status page or log")
+_DAMAGED_ON_THE_WAY = Meaning(errors.StoreUnavailable, True, "check the network: it damages what mlsync sends")
+_CONFLICT = Meaning(errors.StoreUnavailable, True, "another writer creates the same object; run only one of them")
 _TAKEN = Meaning(errors.AlreadyExists, False)
 _MISSING = Meaning(errors.NotFound, False)
 _BAD_KEYS = Meaning(
-    errors.StoreDenied, False, "Check the access key and the secret key, and that they are this store's"
+    errors.StoreDenied, False, "check the access key and the secret key, and that they are this store's"
 )
-_BAD_KEY_ID = Meaning(errors.StoreDenied, False, "Check the access key (AWS_ACCESS_KEY_ID) and that it is this store's")
+_BAD_KEY_ID = Meaning(errors.StoreDenied, False, "check the access key (AWS_ACCESS_KEY_ID) and that it is this store's")
 _BAD_SECRET = Meaning(
-    errors.StoreDenied, False, "Check the secret key (AWS_SECRET_ACCESS_KEY): it does not fit the access key"
+    errors.StoreDenied, False, "check the secret key (AWS_SECRET_ACCESS_KEY): it does not fit the access key"
 )
-_EXPIRED = Meaning(errors.StoreDenied, False, "Get new temporary credentials, or use a profile that renews them")
+_EXPIRED = Meaning(errors.StoreDenied, False, "get new temporary credentials, or use a profile that renews them")
 _FORBIDDEN = Meaning(
-    errors.StoreDenied, False, "Check that the credentials allow GetObject, PutObject and ListBucket there"
+    errors.StoreDenied, False, "check that the credentials allow GetObject, PutObject and ListBucket there"
 )
-_FORBIDDEN_OR_PROXY = Meaning(errors.StoreDenied, False, f"{_FORBIDDEN.advice}, and that no proxy on the way refuses")
+_FORBIDDEN_OR_PROXY = Meaning(errors.StoreDenied, False, f"{_FORBIDDEN.advice}, and that no proxy in between refuses")
 # What an operation needs, as policies name it. Without the right to list, what is not there is refused as well.
 _RIGHTS = {
     "ListObjectsV2": "s3:ListBucket",
@@ -68,22 +68,22 @@ _RIGHTS = {
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "DeleteObject": "s3:DeleteObject",
 }
-_CLOCK = Meaning(errors.StoreDenied, False, "Set this machine's clock: it differs too much from the store's")
-_REGION = Meaning(errors.StoreLocationInvalid, False, "Set the bucket's own region")
-_FULL = Meaning(errors.StoreFull, False, "Free some room, have the quota raised, or prune old versions")
-_NO_BUCKET = Meaning(errors.StoreLocationInvalid, False, "Make the bucket first, or check its name and the endpoint")
-_PROFILE = Meaning(errors.StoreLocationInvalid, False, "Mend the profile in ~/.aws/config, or name another one")
+_CLOCK = Meaning(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
+_REGION = Meaning(errors.StoreLocationInvalid, False, "set the bucket's own region")
+_FULL = Meaning(errors.StoreFull, False, "free some room, have the quota raised, or prune old versions")
+_NO_BUCKET = Meaning(errors.StoreLocationInvalid, False, "make the bucket first, or check its name and the endpoint")
+_PROFILE = Meaning(errors.StoreLocationInvalid, False, "fix the profile in ~/.aws/config, or name another one")
 _NEEDS_CHECKSUM = (
-    "If the bucket demands checksums or signed bodies, set payload_signing = always; if that is set, the store's words "
-    "say what it wants"
+    "if the bucket demands checksums or signed bodies, set payload_signing = always; if it is set already, the "
+    "store's answer says what it wants"
 )
-_ADDRESSING = Meaning(errors.StoreLocationInvalid, False, "Set addressing = virtual: this store wants the bucket's "
+_ADDRESSING = Meaning(errors.StoreLocationInvalid, False, "set addressing = virtual: this store wants the bucket's "
                       "name in the host's")  # fmt: skip
 # Of servers that want the bucket's name in the host's: Aliyun OSS, Tencent COS, Volcengine TOS, Huawei OBS.
 _PATH_FORM_REFUSED = frozenset(
     {"SecondLevelDomainForbidden", "PathStyleDomainForbidden", "InvalidPathAccess", "VirtualHostDomainRequired"}
 )
-_UNKNOWN_ANSWER = Meaning(errors.StoreBroken, False, "Check that the endpoint speaks S3")
+_UNKNOWN_ANSWER = Meaning(errors.StoreBroken, False, "check that the endpoint speaks S3")
 
 # By the code in the answer's body.
 _BY_CODE: dict[str, Meaning] = {
@@ -124,22 +124,22 @@ _BY_CODE: dict[str, Meaning] = {
     "AccessDenied": _FORBIDDEN,
     "AllAccessDisabled": _FORBIDDEN,
     "AccountProblem": _FORBIDDEN,
-    "MethodNotAllowed": Meaning(errors.StoreDenied, False, "The store or an object lock does not allow this"),
-    "InvalidObjectState": Meaning(errors.ObjectArchived, False, THAW),
+    "MethodNotAllowed": Meaning(errors.StoreDenied, False, "the store or an object lock does not allow this"),
+    "InvalidObjectState": Meaning(errors.ObjectArchived, False, ARCHIVED_ADVICE),
     **dict.fromkeys(_PATH_FORM_REFUSED, _ADDRESSING),
     "QuotaExceeded": _FULL,
     "InsufficientStorage": _FULL,
     "XMinioStorageFull": _FULL,
     "XMinioAdminBucketQuotaExceeded": _FULL,
-    "InvalidRange": Meaning(errors.StoreBroken, False, "The object is shorter than what was written"),
-    "InvalidPart": Meaning(errors.StoreBroken, False, "The store lost a part of an upload; begin it again"),
+    "InvalidRange": Meaning(errors.StoreBroken, False, "the object is shorter than what was written"),
+    "InvalidPart": Meaning(errors.StoreBroken, False, "the store lost a part of an upload; begin it again"),
     "InvalidRequest": Meaning(errors.StoreBroken, False, _NEEDS_CHECKSUM),
-    "MissingContentLength": Meaning(errors.StoreBroken, False, "Something on the way drops Content-Length"),
+    "MissingContentLength": Meaning(errors.StoreBroken, False, "something in between drops Content-Length"),
 }
 
 # By the answer's status, where the code says nothing: HEAD has no body, and proxies have words of their own.
 _BY_STATUS: dict[int, Meaning] = {
-    400: Meaning(errors.StoreBroken, False, "Check region and endpoint, and whether temporary keys have expired"),
+    400: Meaning(errors.StoreBroken, False, "check region and endpoint, and whether temporary keys have expired"),
     401: _BAD_KEYS,
     403: _FORBIDDEN_OR_PROXY,
     404: _MISSING,
@@ -149,23 +149,23 @@ _BY_STATUS: dict[int, Meaning] = {
     412: _TAKEN,
     429: _BUSY,
     500: _FAULT,
-    502: Meaning(errors.StoreUnavailable, True, "Something between here and the store does not reach it"),
+    502: Meaning(errors.StoreUnavailable, True, "something between here and the store does not reach it"),
     503: _BUSY,
-    504: Meaning(errors.StoreUnavailable, True, "Something between here and the store does not reach it"),
+    504: Meaning(errors.StoreUnavailable, True, "something between here and the store does not reach it"),
     507: _FULL,
     509: _BUSY,
 }
 
 # By class, the first that fits: the special before the general.
 _BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
-    (aws.NoCredentialsError, Meaning(errors.StoreDenied, False, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
+    (aws.NoCredentialsError, Meaning(errors.StoreDenied, False, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                                      "or name a profile")),
-    (aws.PartialCredentialsError, Meaning(errors.StoreDenied, False, "Give the access key and the secret key")),
+    (aws.PartialCredentialsError, Meaning(errors.StoreDenied, False, "give the access key and the secret key")),
     # Instance roles and single sign-on ask a service, which may be away for a moment.
-    (aws.CredentialRetrievalError, Meaning(errors.StoreDenied, True, "Check the profile or the instance's role")),
-    (aws.MetadataRetrievalError, Meaning(errors.StoreDenied, True, "Check the instance's role")),
-    (aws.TokenRetrievalError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
-    (aws.SSOError, Meaning(errors.StoreDenied, False, "Sign in again: aws sso login")),
+    (aws.CredentialRetrievalError, Meaning(errors.StoreDenied, True, "check the profile or the instance's role")),
+    (aws.MetadataRetrievalError, Meaning(errors.StoreDenied, True, "check the instance's role")),
+    (aws.TokenRetrievalError, Meaning(errors.StoreDenied, False, "sign in again: aws sso login")),
+    (aws.SSOError, Meaning(errors.StoreDenied, False, "sign in again: aws sso login")),
     (aws.ProfileNotFound, _PROFILE),
     (aws.InvalidConfigError, _PROFILE),  # a role without a source, a source that is not there
     (aws.InfiniteLoopConfigError, _PROFILE),
@@ -184,11 +184,11 @@ _BY_CLASS: tuple[tuple[type[Exception], Meaning], ...] = (
     (aws.UnseekableStreamError, Meaning(errors.StoreLocationInvalid, True, _REGION.advice)),
 )  # fmt: skip
 
-_NO_HOST = Meaning(errors.StoreUnavailable, True, "Check how the endpoint is spelled, and this machine's DNS")
-_CERTIFICATE = Meaning(errors.StoreUnavailable, False, "Name the authority that signed its certificate: ca_file")
+_NO_HOST = Meaning(errors.StoreUnavailable, True, "check how the endpoint is spelled, and this machine's DNS")
+_CERTIFICATE = Meaning(errors.StoreUnavailable, False, "name the authority that signed its certificate: ca_file")
 
 
-_WHAT = {errors.NotFound: "No such object", errors.AlreadyExists: "The object exists already"}
+_WHAT = {errors.NotFound: "no such object", errors.AlreadyExists: "the object exists already"}
 
 
 def meaning(error: BaseException | None) -> Meaning | None:
@@ -308,7 +308,7 @@ def _text(error: Exception, found: Meaning) -> str:
     if found.kind in _WHAT:
         return _WHAT[found.kind]
     if isinstance(error, aws.ClientError):
-        return f"The {'proxy' if found is _PROXY_REFUSES else 'store'} answered {said(error)}"
+        return f"the {'proxy' if found is _PROXY_REFUSES else 'store'} answered {said(error)}"
     return _text_without_answer(error, found)
 
 
@@ -316,19 +316,19 @@ def _text_without_answer(error: Exception, found: Meaning) -> str:
     if isinstance(error, SignInFailed):
         return str(error)
     if isinstance(error, aws.UnseekableStreamError):
-        return "The store sends this request on to another region"
+        return "the store redirects this request to another region"
     if found.kind is errors.StoreDenied:
-        return f"There are no keys to sign in with: {error}".rstrip(".")
+        return f"there are no credentials to sign in with: {error}".rstrip(".")
     if isinstance(error, aws.ProxyConnectionError):
-        return f"The proxy {error.kwargs.get('proxy_url')} does not let us through: {_reason(error)}"
-    return f"The store did not answer: {_reason(error)}"
+        return f"the proxy {error.kwargs.get('proxy_url')} refuses the connection: {_reason(error)}"
+    return f"the store did not answer: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:
     """Why there was no answer, in the system's own words where botocore keeps them back."""
     inner = _inner(error)
     if isinstance(inner, NameResolutionError):
-        return "the name of its host is not known"
+        return "its host name cannot be resolved"
     cause = getattr(inner, "original_error", None) or getattr(inner, "__cause__", None)
     if isinstance(cause, NewConnectionError):
         cause = cause.__cause__

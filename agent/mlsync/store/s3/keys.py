@@ -31,11 +31,11 @@ _BEGUN_S: Final = "mlsync_begun_s"
 _NEW_S: Final = 60.0
 _EXPIRED_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_TRUST = "Check the role's name (AWS_ROLE_ARN or role_arn) and that its trust policy lets you take it on"
-_NOT_TAKEN = "The token in AWS_WEB_IDENTITY_TOKEN_FILE is not taken: see that whoever writes it renews it"
-_FILE = "Check AWS_WEB_IDENTITY_TOKEN_FILE, or the command of credential_process"
-_SERVICE = "Check the network, the region, and AWS_ENDPOINT_URL_STS if it is set"
-_CLOCK = "Set this machine's clock, or have whoever gives the keys give new ones"
+_TRUST = "check the role's name (AWS_ROLE_ARN or role_arn) and that its trust policy lets you take it on"
+_NOT_TAKEN = "the token in AWS_WEB_IDENTITY_TOKEN_FILE was refused: make sure that whatever writes it renews it"
+_FILE = "check AWS_WEB_IDENTITY_TOKEN_FILE, or the command of credential_process"
+_SERVICE = "check the network, the region, and AWS_ENDPOINT_URL_STS if it is set"
+_CLOCK = "set this machine's clock, or get new keys from their provider"
 _OF_TOKEN: Final = frozenset(
     {"ExpiredTokenException", "InvalidIdentityToken", "IDPRejectedClaim", "IDPCommunicationError"}
 )
@@ -80,7 +80,7 @@ class SignIn:
             except Exception as error:
                 raise self._failed(error, self._keys.method, role) from error
             if expires <= datetime.now(UTC):
-                what = f"{_way(self._keys.method, role, self._asked)} gave keys that have expired already"
+                what = f"{_way(self._keys.method, role, self._asked)} returned keys that have already expired"
                 raise SignInFailed(what, Meaning(errors.StoreDenied, False, _CLOCK))
             return keys
 
@@ -124,7 +124,7 @@ def are_renewed(error: Exception) -> bool:
 
 def _way(method: str, role: str | None, asked: str) -> str:
     of_role = f" for {role}" if role else ""
-    return f"Signing in by {method}{of_role}{f' at {asked}' if asked else ''}"
+    return f"signing in by {method}{of_role}{f' at {asked}' if asked else ''}"
 
 
 def _why(error: Exception) -> str:

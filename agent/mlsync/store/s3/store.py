@@ -41,7 +41,7 @@ from mlsync.store.s3.hedge import HedgedReads
 from mlsync.store.s3.keys import SignIn, are_renewed
 from mlsync.store.s3.pace import Pace
 from mlsync.store.s3.transfer import SeekableBody, fill, whole_size
-from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_ticket
+from mlsync.store.s3.upload import S3Upload, SentPart, has_parts, read_token
 
 # Six of these are under way in the memory that four larger ones would take, and less is lost when the process dies.
 PART_BYTES = 8 << 20
@@ -64,7 +64,7 @@ _CONFLICTS = {"ConditionalRequestConflict", "OperationAborted"}
 _SAYS_NOT_THERE = (404, 416)
 
 
-class S3Store:
+class S3Store(Store):
     """Objects of one bucket below one prefix.
 
     *conditional_create* says whether the server refuses to overwrite when it is asked to (``If-None-Match: *``). It
@@ -80,8 +80,8 @@ class S3Store:
         self._signs_payload = options.payload_signing == "always"
         self._sums_parts = options.payload_signing != "never"
         self._place = f"s3://{bucket}/{self._prefix}"
-        self.conditional_create = True
-        self.on_finding: Callable[[str], None] = lambda _text: None
+        self._conditional_create = True
+        self._warn: Callable[[str], None] = lambda _text: None
         self._lock = threading.Lock()
         self._has_versions = False
         self._has_other_form = False
@@ -113,25 +113,35 @@ class S3Store:
         """How many reads at a time keep the store busy, by what was learned of it so far."""
         return self._read_pace.at_once
 
+    @property
+    def conditional_create(self) -> bool:
+        """Whether the server refuses to overwrite when it is asked to, as far as it showed until now."""
+        return self._conditional_create
+
+    def configure(self, *, conditional_create: bool, warn: Callable[[str], None]) -> None:
+        """Look before each create if the server does not refuse to overwrite; call *warn* if it stops refusing."""
+        self._conditional_create = conditional_create
+        self._warn = warn
+
     def probe(self) -> bool:
         """Find out by two puts whether conditional create works; needs the right to write, so ``init`` asks, once.
 
         The object may stay if the credentials cannot delete; being always the same one, it stays once.
         """
-        self.conditional_create = True
+        self._conditional_create = True
         for _ in range(2):
             with contextlib.suppress(errors.AlreadyExists):
                 self.put(PROBE_KEY, secrets.token_bytes(8))
                 continue
             break
         else:
-            self.conditional_create = False
+            self._conditional_create = False
         # Among versions it stays: deleting would leave a marker and one version more with each probe, and of an object
         # that is there one put tells all.
         if not self._has_versions:
             with contextlib.suppress(errors.StoreDenied):
                 self.delete(PROBE_KEY)
-        return self.conditional_create
+        return self._conditional_create
 
     def _note_versions(self, answer: Mapping[str, Any]) -> None:
         """Probe, once, when the answer to a create tells that the bucket keeps versions: no request asks for that."""
@@ -139,11 +149,11 @@ class S3Store:
             if self._has_versions or "VersionId" not in answer:
                 return
             self._has_versions = True
-        if self.conditional_create:
+        if self._conditional_create:
             # Who may not write there goes on as before; the manifest is read back in any case.
             with contextlib.suppress(errors.StoreError):
                 if not self.probe():
-                    self.on_finding(OVERWRITES)
+                    self._warn(OVERWRITES)
 
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*, which the server has as it was sent or not at all."""
@@ -159,10 +169,10 @@ class S3Store:
         """Begin an object in parts; the server hears of it when the first part is sent."""
         return S3Upload(self, check_key(key))
 
-    def resume(self, key: str, ticket: str) -> Upload:
+    def resume(self, key: str, token: str) -> Upload:
         """Go on with a multipart upload, after a look at what the server has of it."""
-        gone = errors.NotFound("What was uploaded is not there any more", where=self._where(key))
-        known = read_ticket(ticket)
+        gone = errors.NotFound("the uploaded parts are gone", where=self._where(key))
+        known = read_token(token)
         if known is None:
             raise gone
         try:
@@ -172,15 +182,15 @@ class S3Store:
                 raise
             # Not worth a backup: what was sent is sent again.
             self.abort_multipart(key, known.upload_id)
-            what = f"What was uploaded cannot be gone on with: {error.what}"
+            what = f"the upload cannot be resumed: {error.what}"
             raise errors.NotFound(what, where=self._where(key), advice=error.advice) from error
         if known.part_bytes != self.part_bytes or not has_parts(known, listed):
             self.abort_multipart(key, known.upload_id)
             raise gone
         return S3Upload(self, key, known)
 
-    def sweep(self, age_s: float) -> int:
-        """Multipart uploads below the prefix that are too old are aborted: their parts are paid for until then."""
+    def remove_stale_uploads(self, age_s: float) -> int:
+        """Abort multipart uploads below the prefix that are older than *age_s*: their parts cost money until then."""
         old = [(name, upload_id) for name, upload_id, since_s in self._multipart_uploads() if since_s > age_s]
         for name, upload_id in old:
             with translating(self._where("")), contextlib.suppress(self._client.exceptions.NoSuchUpload):
@@ -217,10 +227,10 @@ class S3Store:
             return
         where = self._where(key)
         if size_bytes < end_bytes:
-            what = "The object ends before what was to be read"
+            what = "the object ends before what was to be read"
             raise errors.StoreBroken(what, where=where, is_of_object=True) from error
-        what = f"The store answered {said(error)}, and by its own word the object has {size_bytes} bytes"
-        advice = "Check what stands between (a proxy, a gateway), and that the endpoint answers range requests"
+        what = f"the store answered {said(error)}, but says that the object has {size_bytes} bytes"
+        advice = "check for a proxy or gateway in between, and that the endpoint answers range requests"
         raise errors.StoreBroken(what, where=where, advice=advice) from error
 
     def get(self, key: str, *, limit_bytes: int) -> bytes:
@@ -230,11 +240,11 @@ class S3Store:
             answer = self._call("get_object", self._names(key))
             with contextlib.closing(answer["Body"]) as stream:
                 if answer["ContentLength"] > limit_bytes:
-                    what = f"The object is longer than {limit_bytes} bytes"
+                    what = f"the object is longer than {limit_bytes} bytes"
                     raise errors.StoreBroken(what, where=where, is_of_object=True)
                 content: bytes = stream.read()
         if len(content) != answer["ContentLength"]:
-            raise errors.StoreBroken("The store sent another length than it announced", where=where)
+            raise errors.StoreBroken("the store sent another length than it announced", where=where)
         return content
 
     def stat(self, key: str) -> ObjectInfo:
@@ -265,17 +275,13 @@ class S3Store:
                 name = entry["Key"]
                 # A server that does not sort may skip at a page's end, and what is skipped would be pruned as gone.
                 if name <= last or not name.startswith(self._prefix + prefix):
-                    advice = "This store cannot hold a repository: its listings are not in order"
-                    raise errors.StoreBroken(f"The listing gave {name!r} out of order", where=where, advice=advice)
+                    advice = "this store cannot hold a repository: its listings are not in order"
+                    raise errors.StoreBroken(f"the listing returned {name!r} out of order", where=where, advice=advice)
                 last = name
                 key = name[len(self._prefix) :]
                 if is_key(key):
                     modified_s = entry["LastModified"].timestamp()
                     yield ObjectInfo(key, entry["Size"], modified_s, is_archived_entry(entry))
-
-    def strays(self, prefix: str) -> Iterator[tuple[str, str]]:  # noqa: ARG002  the contract's signature
-        """A bucket holds objects only; whose names are no keys of ours is somebody else's affair."""
-        return iter(())
 
     def delete(self, key: str) -> None:
         """The object is gone."""
@@ -358,13 +364,13 @@ class S3Store:
     def _create(self, key: str, operation: str, arguments: dict[str, Any]) -> Mapping[str, Any]:
         """The answer to a create; ``AlreadyExists`` if the key was taken."""
         where = self._where(key)
-        if self.conditional_create:
+        if self._conditional_create:
             try:
                 answer: Mapping[str, Any] = self._call(operation, {**arguments, "IfNoneMatch": "*"})
             except ClientError as error:
                 if not _lacks_feature(error):
                     raise self._create_error(key, error) from error
-                self.conditional_create = False
+                self._conditional_create = False
             except BotoCoreError as error:
                 raise translated(error, where) from error
             else:
@@ -379,13 +385,13 @@ class S3Store:
         if code_of(error) in _CONFLICTS:
             with contextlib.suppress(errors.NotFound):
                 self.stat(key)
-                return errors.AlreadyExists("The object exists already", where=self._where(key))
+                return errors.AlreadyExists("the object exists already", where=self._where(key))
         return translated(error, self._where(key))
 
     def _raise_if_taken(self, key: str) -> None:
         with contextlib.suppress(errors.NotFound):
             self.stat(key)
-            raise errors.AlreadyExists("The object exists already", where=self._where(key))
+            raise errors.AlreadyExists("the object exists already", where=self._where(key))
 
     def _pages(self, prefix: str, after: str) -> Iterator[Iterable[dict[str, Any]]]:
         """The pages of a listing, none missing: whether there is another is told alike by flag and token."""
@@ -399,13 +405,13 @@ class S3Store:
                 page = self._with_thawed(self._call("list_objects_v2", arguments), arguments)
             entries = page.get("Contents", [])
             if page.get("KeyCount", len(entries)) != len(entries):
-                raise errors.StoreBroken("A listing's page holds fewer objects than it says", where=where)
+                raise errors.StoreBroken("a page of the listing has fewer objects than it says", where=where)
             yield entries
             next_token = page.get("NextContinuationToken")
             if not page.get("IsTruncated"):
                 return
             if not next_token or next_token == token:
-                raise errors.StoreBroken("A listing says that it goes on but not how", where=where)
+                raise errors.StoreBroken("the listing says that it continues, but not where", where=where)
             arguments["ContinuationToken"] = token = next_token
 
     def _with_thawed(self, page: dict[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -457,7 +463,7 @@ class S3Store:
     def _check_goes_on(self, marker: object, last: object) -> None:
         """A listing that says that it goes on, and not how, would be asked for ever."""
         if not marker or marker == last:
-            raise errors.StoreBroken("A listing says that it goes on but not how", where=self._where(""))
+            raise errors.StoreBroken("the listing says that it continues, but not where", where=self._where(""))
 
     def _names(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
@@ -532,10 +538,7 @@ def _client(options: StoreOptions, place: str) -> Any:
             config=config,
         )
     except ValueError as error:
-        raise errors.StoreLocationInvalid(f"The endpoint is no URL: {options.endpoint_url}", where=place) from error
+        raise errors.StoreLocationInvalid(f"the endpoint is not a URL: {options.endpoint_url}", where=place) from error
     sign_in.watch(client)
     make_cuttable(client)
     return client
-
-
-_CONFORMS: type[Store] = S3Store

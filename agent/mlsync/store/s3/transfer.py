@@ -69,7 +69,7 @@ def whole_size(answer: dict[str, object], where: str) -> int:
     match = _CONTENT_RANGE.fullmatch(str(content_range))
     size_bytes = answer.get("ContentLength") if content_range is None else match and match[3]
     if size_bytes in (None, "*"):
-        raise errors.StoreBroken(f"The store does not tell the object's length: {content_range}", where=where)
+        raise errors.StoreBroken(f"the store does not say how long the object is: {content_range}", where=where)
     return int(str(size_bytes))
 
 
@@ -81,9 +81,9 @@ def _bytes_before(into: memoryview, offset: int, answer: dict[str, object], wher
     match = _CONTENT_RANGE.fullmatch(str(content_range))
     end = offset + into.nbytes
     if match is None or int(match[1]) != offset or int(match[2]) >= end:
-        raise errors.StoreBroken(f"The store sent another range than it was asked for: {content_range}", where=where)
+        raise errors.StoreBroken(f"the store sent another range than it was asked for: {content_range}", where=where)
     if int(match[2]) + 1 < end or answer.get("ContentLength") != into.nbytes:
-        raise errors.StoreBroken("The object ends before what was to be read", where=where, is_of_object=True)
+        raise errors.StoreBroken("the object ends before what was to be read", where=where, is_of_object=True)
     return 0
 
 
@@ -91,15 +91,15 @@ def _bytes_before_in_whole(into: memoryview, offset: int, answer: dict[str, obje
     """The store knows no ranges and sends the whole object: good enough for a small one."""
     size_bytes = answer.get("ContentLength")
     if not isinstance(size_bytes, int) or size_bytes < offset + into.nbytes:
-        raise errors.StoreBroken("The object ends before what was to be read", where=where, is_of_object=True)
+        raise errors.StoreBroken("the object ends before what was to be read", where=where, is_of_object=True)
     if size_bytes - into.nbytes > _SKIP_BYTES_MAX:
-        advice = "Every small read would transfer a whole pack; use a store that answers range requests"
-        raise errors.StoreBroken("The store ignores ranges and sends whole objects", where=where, advice=advice)
+        advice = "every small read would transfer a whole pack; use a store that answers range requests"
+        raise errors.StoreBroken("the store ignores ranges and sends whole objects", where=where, advice=advice)
     return offset
 
 
 def _read(stream: Stream, into: memoryview, where: str) -> int:
     count = stream.readinto(into)
     if count == 0:
-        raise errors.StoreBroken("The store sent fewer bytes than it announced", where=where)
+        raise errors.StoreBroken("the store sent fewer bytes than it announced", where=where)
     return count

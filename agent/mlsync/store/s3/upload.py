@@ -1,7 +1,7 @@
 """An upload to S3: a multipart upload, or one put if a single short part turns out to be all.
 
-What the server has of it outlives this process: a ticket names the upload and its parts, with the tag that the server
-gave each. Whoever goes on compares these with the server's own list first.
+What the server has of it outlives this process: a resume token names the upload and its parts, each with the server's
+tag. ``S3Store.resume`` compares these with the server's own list first.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Multipart(Protocol):
         """Forget the parts; never raises."""
 
 
-class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResumeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it takes to go on with an upload: its id, and each part by its number; all of them are whole ones."""
 
     upload_id: str
@@ -56,10 +56,10 @@ class Ticket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parts: dict[int, SentPart]
 
 
-class S3Upload:
+class S3Upload(Upload):
     """Sends parts as they come; only a first part that is short, and so surely the last, is kept back for a put."""
 
-    def __init__(self, store: Multipart, key: str, ticket: Ticket | None = None) -> None:
+    def __init__(self, store: Multipart, key: str, token: ResumeToken | None = None) -> None:
         self._store = store
         self._key = key
         self._ledger = PartLedger(store.part_bytes)
@@ -67,11 +67,11 @@ class S3Upload:
         self._short_number = 0
         self._only_part: bytes | None = None
         self._upload_id: str | None = None
-        if ticket is not None:
-            self._upload_id = ticket.upload_id
-            self._parts.update(ticket.parts)
-            for number in ticket.parts:
-                self._ledger.add((number - 1) * ticket.part_bytes, ticket.part_bytes)
+        if token is not None:
+            self._upload_id = token.upload_id
+            self._parts.update(token.parts)
+            for number in token.parts:
+                self._ledger.add((number - 1) * token.part_bytes, token.part_bytes)
         self._is_over = False
         self._lock = threading.Lock()
 
@@ -92,7 +92,7 @@ class S3Upload:
         """Make the object appear; after a failure it may be asked again."""
         self._ledger.check_whole(size_bytes)
         if self._is_over:
-            raise errors.StoreUnavailable("This upload is over; it has to be begun again", where=self._key)
+            raise errors.StoreUnavailable("this upload is over; begin it again", where=self._key)
         if self._upload_id is None:
             self._store.put(self._key, self._only_part or b"")
         else:
@@ -109,12 +109,12 @@ class S3Upload:
         if is_begun and self._upload_id is not None:
             self._store.abort_multipart(self._key, self._upload_id)
 
-    def ticket(self) -> str | None:
+    def resume_token(self) -> str | None:
         """Name the upload and its whole parts, if the server knows it; a short one, the last, is sent again."""
         if self._upload_id is None or self._is_over:
             return None
         whole = {number: part for number, part in self._parts.items() if number != self._short_number}
-        return msgspec.json.encode(Ticket(self._upload_id, self._store.part_bytes, whole)).decode()
+        return msgspec.json.encode(ResumeToken(self._upload_id, self._store.part_bytes, whole)).decode()
 
     def _complete(self, upload_id: str) -> None:
         try:
@@ -127,23 +127,20 @@ class S3Upload:
     def _begun(self) -> str:
         with self._lock:
             if self._is_over:
-                raise errors.StoreUnavailable("This upload is over; it has to be begun again", where=self._key)
+                raise errors.StoreUnavailable("this upload is over; begin it again", where=self._key)
             if self._upload_id is None:
                 self._upload_id = self._store.begin_multipart(self._key)
             return self._upload_id
 
 
-def read_ticket(text: str) -> Ticket | None:
-    """Give what *text* says, if it is a ticket."""
+def read_token(text: str) -> ResumeToken | None:
+    """Return the token that *text* is, or ``None`` if it is none."""
     try:
-        return msgspec.json.decode(text, type=Ticket)
+        return msgspec.json.decode(text, type=ResumeToken)
     except ValueError:
         return None
 
 
-def has_parts(ticket: Ticket, listed: Mapping[int, tuple[str, int]]) -> bool:
-    """Whether the server's list, tag and size by number, has the ticket's parts, the same ones and whole."""
-    return all(listed.get(number) == (part.tag, ticket.part_bytes) for number, part in ticket.parts.items())
-
-
-_CONFORMS: type[Upload] = S3Upload
+def has_parts(token: ResumeToken, listed: Mapping[int, tuple[str, int]]) -> bool:
+    """Whether the server's list, tag and size by number, has the token's parts, the same ones and whole."""
+    return all(listed.get(number) == (part.tag, token.part_bytes) for number, part in token.parts.items())
