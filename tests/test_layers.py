@@ -22,7 +22,7 @@ MODULES = {
     ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (AGENT / "mlsync").rglob("*.py")
 }
-LEAVES = {"errors", "monitor", "buffers", "direct_io", "beneath", "courtesy"}
+LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy"}
 FLOWS = {"backup", "restore", "proving", "upkeep", "diff"}
 BELOW = {"source", "proof", "repository"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
@@ -49,6 +49,7 @@ ARROWS = {
     "formats": set(),
     "errors": set(),
     "monitor": set(),
+    "log_context": set(),
     "buffers": set(),
     "direct_io": set(),
     "beneath": set(),

@@ -18,8 +18,8 @@ from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Never
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.job import Pulse
-from mlsync.service.notify import LogMonitor, log_to
+from mlsync.service.job import Heartbeat
+from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.worker import Timing
 
 
@@ -29,7 +29,7 @@ class FakeJob:
     def __init__(self, name, kind, directory, state, report):
         self.name = name
         self.directory = Path(directory)
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self._kind = kind
         self._report = report
         self._lock = RunLock(state, "0" * 16, name)

@@ -23,7 +23,7 @@ from mlsync.config.load import load
 from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.job import Pulse
+from mlsync.service.job import Heartbeat
 from mlsync.service.notify import Notifier
 
 PROGRAM = Path(__file__).with_name("agent_process.py")
@@ -327,7 +327,7 @@ class Counting:
     def __init__(self, name, directory):
         self.name = name
         self.directory = directory
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self.passes = threading.Semaphore(0)
 
     def run(self, stop):

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from doubles.recording_monitor import RecordingMonitor
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import Error, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, Opener
-from mlsync.service.job import Pulse
+from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
+from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import PassProcess, PassRequest
 from mlsync.store.directory.store import DirectoryStore
 
@@ -30,7 +29,7 @@ SECRET = b"open sesame"
 PATIENCE_S = 30.0
 
 
-class CountingPulse(Pulse):
+class CountingHeartbeat(Heartbeat):
     """Counts its beats."""
 
     count = 0
@@ -56,14 +55,13 @@ class Place:
         self.config = dataclasses.replace(
             config, state_directory=base / "state", watches=(self.watch,), proof=ProofSettings(device="none")
         )
-        self.monitor = RecordingMonitor()
         self.now_s = 1000.0
         self.jobs: list[BackupJob] = []
 
     def job(self, secret: bytes = SECRET) -> BackupJob:
         """A job on the run, as the agent makes it."""
-        opener = Opener(self.config, Passphrase(secret), self.monitor)
-        self.jobs.append(BackupJob(opener, self.watch, self.monitor, clock=lambda: self.now_s))
+        opener = RepositoryOpener(self.config, Passphrase(secret))
+        self.jobs.append(BackupJob(opener, self.watch, clock=lambda: self.now_s))
         return self.jobs[-1]
 
     def write(self, name: str, content: bytes) -> None:
@@ -183,20 +181,21 @@ def test_a_bug_is_an_error(place):
     assert passed(job).version == 1
 
 
-def test_notices_and_signs_of_life_come_over(place):
-    """The agent hears what the flow has to say, and that it goes forward."""
+def test_heartbeats_come_over_and_notices_are_logged(place, capfd):
+    """The agent learns of progress; the process writes notices to the agent's stderr."""
     job = place.job()
-    job.pulse = job._process._pulse = CountingPulse()
+    job.heartbeat = job._process._heartbeat = CountingHeartbeat()
     place.write("a.txt", b"1")
     passed(job)
-    count = job.pulse.count
+    count = job.heartbeat.count
     assert count >= 2
     [pack] = [path for path in place.store.glob("packs/*/*") if path.is_file()]
     pack.unlink()
     place.write("b.txt", b"2")
     assert passed(job).version == 2
-    assert job.pulse.count > count
-    assert any("is stored again" in text for _, text in place.monitor.notices)
+    assert job.heartbeat.count > count
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "is stored again" in line]
+    assert " ERROR   " in line
 
 
 def begin(job, stop):
@@ -288,7 +287,7 @@ def test_a_run_stays_locked_between_passes(place):
 def test_the_process_goes_when_there_is_nothing_to_do(place):
     """After its time without a pass the process is gone, and comes again when it is needed."""
     job = place.job()
-    job._process = PassProcess(place.monitor, job.pulse, linger_s=0.05)
+    job._process = PassProcess("yolo", job.heartbeat, idle_s=0.05)
     place.write("a.txt", b"1")
     assert passed(job).version == 1
     wait_until(lambda: job._process.pid is None)

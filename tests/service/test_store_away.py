@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from doubles.recording_monitor import RecordingMonitor
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import RepositoryMissing
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.service.backup_job import BackupJob, Opener
+from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.store.directory.store import DirectoryStore
 
 SECRET = Passphrase(b"open sesame")
@@ -42,8 +41,7 @@ class Place:
             watches=(self.watch,),
             proof=ProofSettings(device="none"),
         )
-        monitor = RecordingMonitor()
-        self.job = BackupJob(Opener(config, SECRET, monitor), self.watch, monitor)
+        self.job = BackupJob(RepositoryOpener(config, SECRET), self.watch)
 
     def unmount(self) -> None:
         """The disk goes."""

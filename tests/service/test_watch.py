@@ -12,22 +12,22 @@ import threading
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.service.changes import Changes
+from mlsync.service.trigger import Trigger
 from mlsync.service.watch import Watcher, _Queue
 
 PATIENCE_S = 20.0
 
 
-class Seen(Changes):
-    """Changes that a test can wait for."""
+class Seen(Trigger):
+    """A trigger whose changes a test can wait for."""
 
     def __init__(self):
         super().__init__()
         self.noted = threading.Event()
 
-    def note(self):
+    def note_change(self):
         """Note it, and let the test go on."""
-        super().note()
+        super().note_change()
         self.noted.set()
 
     def within(self, seconds=PATIENCE_S):
@@ -206,12 +206,12 @@ def test_a_kernel_without_room_is_told_and_survived(tmp_path, watched, monkeypat
     assert not watcher.watched(tmp_path)
     (tmp_path / "file").write_text("x")
     assert seen.within()
-    watcher.look()
+    watcher.check()
     assert monitor.notices == [
         (
             "warning",
             (
-                "the kernel has no room for more watches: some changes are seen only by the next rescan "
+                "the kernel has no room for more watches: mlsync sees some changes only at the next rescan "
                 "(sysctl fs.inotify.max_user_watches=1048576)"
             ),
         )
@@ -239,7 +239,7 @@ def test_no_inotify_at_all_is_told_and_survived(tmp_path, watched, monkeypatch):
 AS_SOMEBODY = """
 import ctypes, errno, os, pathlib, sys
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.service.changes import Changes
+from mlsync.service.trigger import Trigger
 from mlsync.service.watch import Watcher
 # Another user: its inotify instances are not those of the other tests, and it may not read everything.
 os.setgroups([])
@@ -249,7 +249,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 """
 WATCH = """
 monitor, place = RecordingMonitor(), pathlib.Path(sys.argv[1])
-watcher = Watcher({place: [Changes()]}, monitor, poll_s=0.01)
+watcher = Watcher({place: [Trigger()]}, monitor, poll_s=0.01)
 watcher.start()
 print(watcher.watched(place), monitor.notices)
 watcher.stop()
@@ -299,6 +299,6 @@ def test_dropped_events_count_as_changes(tmp_path, watched):
         watcher._observer.queue.handle_event(InotifyEvent(-1, InotifyConstants.IN_Q_OVERFLOW, 0, b""))
         assert a.within()
         assert b.within()
-    assert [text for _, text in monitor.notices] == ["the kernel had to drop change events, so all files are looked at"]
+    assert [text for _, text in monitor.notices] == ["the kernel dropped change events, so all files are rescanned"]
     (tmp_path / "a/file").write_text("x")
     assert a.within()

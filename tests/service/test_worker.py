@@ -11,8 +11,8 @@ import pytest
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import Outcome
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
-from mlsync.service.changes import Pending
-from mlsync.service.job import Pulse
+from mlsync.service.job import Heartbeat
+from mlsync.service.trigger import ChangeTimes
 from mlsync.service.worker import Timing, Worker
 
 
@@ -39,7 +39,7 @@ class Job:
     directory = Path("/nowhere")
 
     def __init__(self, clock, ends):
-        self.pulse = Pulse(clock)
+        self.heartbeat = Heartbeat(clock)
         self._ends = iter(ends)
 
     def run(self, stop):
@@ -88,17 +88,17 @@ def test_changes_settle_first(make, clock):
     worker, _ = make(outcome(1), settle_s=2.0, settle_max_s=60.0, rescan_s=300.0)
     worker._pass()
     assert worker.due(None, False) == 1300.0
-    assert worker.due(Pending(1000.0, 1000.0), False) == 1002.0
-    assert worker.due(Pending(1000.0, 1030.0), False) == 1032.0
-    assert worker.due(Pending(1000.0, 1059.5), False) == 1060.0
-    assert worker.due(Pending(1000.0, 1059.5), True) == -math.inf
+    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1002.0
+    assert worker.due(ChangeTimes(1000.0, 1030.0), False) == 1032.0
+    assert worker.due(ChangeTimes(1000.0, 1059.5), False) == 1060.0
+    assert worker.due(ChangeTimes(1000.0, 1059.5), True) == -math.inf
 
 
 def test_without_on_change_only_requests_count(make):
     """An agent that goes by the clock takes no notice of changes."""
     worker, _ = make(outcome(1), on_change=False)
     worker._pass()
-    assert worker.due(Pending(1.0, 1.0), False) == math.inf
+    assert worker.due(ChangeTimes(1.0, 1.0), False) == math.inf
     assert worker.due(None, True) == -math.inf
 
 
@@ -129,23 +129,23 @@ def test_changes_do_not_hasten_a_retry_but_requests_do(make):
     """A store that is away is not asked with every file that is saved; a person who asks is heard."""
     worker, _ = make(StoreUnavailable("away"))
     worker._pass()
-    assert worker.due(Pending(0.0, 0.0), False) == 1005.0
-    assert worker.due(Pending(0.0, 0.0), True) == -math.inf
+    assert worker.due(ChangeTimes(0.0, 0.0), False) == 1005.0
+    assert worker.due(ChangeTimes(0.0, 0.0), True) == -math.inf
 
 
 def test_a_run_of_another_writer_is_tried_seldom(make):
     """A person, a restore here or the other writer's end changes it: ten minutes, shown as refused, until it works."""
     worker, monitor = make(RunOfAnother("it is another one's"), StoreUnavailable("away"), outcome(9))
     worker._pass()
-    assert (worker.due(None, False), worker._rest()) == (1600.0, "refused")
-    assert worker.due(Pending(1000.0, 1000.0), False) == 1600.0
+    assert (worker.due(None, False), worker._idle_phase()) == (1600.0, "refused")
+    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1600.0
     assert worker.due(None, True) == -math.inf
     assert worker.state.locked is None
     assert monitor.notices == [("error", "yolo: it is another one's; next try in 600 s")]
     worker._pass()
-    assert worker._rest() == "retrying"
+    assert worker._idle_phase() == "retrying"
     worker._pass()
-    assert (worker._rest(), worker.state.last_error, worker.state.last_version) == ("waiting", None, 9)
+    assert (worker._idle_phase(), worker.state.last_error, worker.state.last_version) == ("waiting", None, 9)
 
 
 def test_success_ends_the_retries(make):
@@ -154,7 +154,7 @@ def test_success_ends_the_retries(make):
     worker._pass()
     worker._pass()
     assert (worker.state.failures, worker.state.last_error, worker.state.last_version) == (0, None, 7)
-    assert worker.due(Pending(1000.0, 1000.0), False) == 1002.0
+    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1002.0
     assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed tries"), ("info", "yolo: version 7")]
     worker._pass()
     assert worker.due(None, False) == 1005.0
@@ -211,7 +211,7 @@ def test_a_run_of_another_agent_is_given_up(make):
     assert worker.state.locked is None
     worker._pass()
     assert worker.state.locked is not None
-    assert worker.due(Pending(0.0, 0.0), False) == 1600.0
+    assert worker.due(ChangeTimes(0.0, 0.0), False) == 1600.0
     worker._pass()
     assert worker.state.locked is None
 
@@ -239,11 +239,11 @@ def test_a_hung_worker_is_known(make, clock):
     worker, _ = make()
     worker.thread = threading.main_thread()
     worker.state.phase = "running"
-    worker.job.pulse.beat()
+    worker.job.heartbeat.beat()
     clock.now_s += 100
     assert worker.hung(60)
     for _ in range(3):
-        worker.job.pulse.beat()
+        worker.job.heartbeat.beat()
         assert not worker.hung(60)
         clock.now_s += 50
     assert not worker.hung(60)

@@ -12,6 +12,7 @@ from mlsync.app.wording import count, size
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
+from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.source.paths import display
@@ -41,7 +42,8 @@ def back_up(
     options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
     prover = partial(session.prover, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent is to be small.
-    return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
+    with working_on(watch.run):
+        return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
 
 
 def outcome(result: BackupResult) -> Outcome:

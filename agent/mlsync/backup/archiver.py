@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,12 +16,14 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
 from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
+from mlsync.source.paths import display
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
 from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found, LeftOut
 from mlsync.source.state import CachedFile, CachedPiece
 
+_LOG: Final = logging.getLogger(__name__)
 # A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.
 BUFFERS_PER_BATCH: Final = BATCH_BYTES // PIECE_BYTES_MAX
 BUFFERS_READ_INTO: Final = 2
@@ -122,10 +125,12 @@ class Intake:
                 if wait_s is None:
                     raise
                 found = again
+                _LOG.debug("%s changed; reading it again in %.1f s", display(found.path), wait_s)
                 self._sleep(wait_s)
         raise AssertionError
 
     def _read(self, found: Found) -> Taken:
+        _LOG.debug("reading %s, %d bytes", display(found.path), found.stat.size_bytes)
         with SourceFile.open(self._root, found) as file:
             if file.has_unkept_attributes():
                 self.unkept.add(found.path)

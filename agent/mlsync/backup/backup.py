@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mlsync.backup.avoided import Avoided
 from mlsync.backup.parent import find_base
@@ -12,14 +13,18 @@ from mlsync.backup.request import BackupOptions, BackupResult, Source
 from mlsync.backup.shrunk import forget_loss
 from mlsync.backup.unchanged import Untouched, look_for_change
 from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
+from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
 from mlsync.repository.readable import tell_passed_over
 from mlsync.repository.repository import Repository
+from mlsync.source.paths import display
 from mlsync.source.state import State
 
 if TYPE_CHECKING:
     from mlsync.proof.prover import Prover
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 def backup(
@@ -81,7 +86,9 @@ def _once(
     """Return what one try did, if none of the *avoided* packs is relied on."""
     started_s = time.monotonic()
     # What lies in a lost pack is to be stored again, changed or not.
+    _LOG.debug("looking for changed files in %s", display(source.directory))
     untouched = None if avoided.lost else _untouched(state, source, options.now_ns(), options.policy)
+    _LOG.debug("looking for the last version")
     base = find_base(repository, state, source.run)
     result = BackupResult(source.run, base.number)
     if untouched is not None and base.is_remembered:
@@ -90,7 +97,8 @@ def _once(
         # Late: most backups find nothing changed, and do without all that reads, cuts and proves.
         from mlsync.backup.new_version import VersionMaker
 
-        VersionMaker(repository, state, source, open_prover, options, monitor, avoided).make(base, result)
+        with working_on(source.run, base.number + 1):
+            VersionMaker(repository, state, source, open_prover, options, monitor, avoided).make(base, result)
     result.seconds = time.monotonic() - started_s
     return result
 

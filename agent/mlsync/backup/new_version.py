@@ -6,6 +6,7 @@ manifest is written last, and only with what was proved or what an earlier versi
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
@@ -46,6 +47,7 @@ from mlsync.source.state import CachedFile, Head, Made, State
 from mlsync.source.takeover import end_takeover
 from mlsync.versions.wholes import Whole, is_below
 
+_LOG: Final = logging.getLogger(__name__)
 _QUICKLY_STORED_BYTES: Final = 1 << 30
 # As far as clocks of machines that set them differ, or are set back.
 _CLOCKS_APART_NS: Final = 15 * 60 * 10**9
@@ -80,11 +82,13 @@ class VersionMaker:
             self._make(root, base, result)
 
     def _make(self, root: Root, base: Base, result: BackupResult) -> None:
+        _LOG.debug("scanning")
         tree = scan(root, self._source.exclude, keep_temporary=self._source.keep_temporary)
         result.left_out = tree.left_out
         self._top = _top_of(root)
         rows = self._state.remembered(self._source.run)
         result.scanned_count = len(tree.found)
+        _LOG.debug("found %d files and directories", result.scanned_count)
         # A row that cannot be read is as good as none.
         recalled = {path: one for path, row in rows.items() if (one := recall(row.entry)) is not None}
         load_entries(base, self._repository, self._source.run, recalled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -30,6 +31,7 @@ _WAIT_NS_MAX: Final = 10 * 10**9
 # Each rank of these writes the step that it is of.
 _STEP_OF_EACH_RANK: Final = ("deepspeed", "megatron")
 # File systems' clocks stand still for so long.
+_LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.01
 
 
@@ -115,6 +117,7 @@ class WholeUnits:
         waits_ns = [doubt.until_ns - self._now_ns for doubt in doubts]
         wait_ns = max((wait_ns for wait_ns in waits_ns if wait_ns < _WAIT_NS_MAX), default=0)
         if wait_ns > 0:
+            _LOG.debug("waiting %.1f s for the writers of checkpoints in several files", wait_ns / 1e9)
             self._clock.sleep(wait_ns / 1e9 + _TICK_S)
             self._now_ns = self._clock.now_ns()
 

@@ -15,8 +15,8 @@ from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import RepositoryMissing, StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.backup_job import BackupJob, Opener
-from mlsync.service.notify import LogMonitor, log_to
+from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.log import LogMonitor, log_to
 
 
 @click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
@@ -41,23 +41,21 @@ def agent_command(common: Common, gently: bool) -> None:
         stand_behind_others()
     config = common.watching_configuration()
     refuse_untrusted_programs(config)
-    log_to(sys.stderr, verbose=common.verbose)
-    if common.quiet:
-        logging.getLogger("mlsync").setLevel(logging.WARNING)
+    log_to(sys.stderr, logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
-    opener = Opener(config, common.secret(config.key), monitor)
+    opener = RepositoryOpener(config, common.secret(config.key))
     try:
         # What will not mend itself ends the agent at once: a wrong place, a wrong passphrase.
         opener.opened(threading.Event())
     except (StoreUnavailable, RepositoryMissing) as error:
         # Where an agent worked before, the place is right, and its disk is not mounted yet.
-        if isinstance(error, RepositoryMissing) and not status.recall(options.status_file, config.repository):
+        if isinstance(error, RepositoryMissing) and not status.read_states(options.status_file, config.repository):
             raise
         monitor.notice("warning", f"{error}; waiting for it")
     if common.verbose and gently:
         monitor.notice("info", standing())
-    jobs = [BackupJob(opener, watch, monitor) for watch in config.watches]
+    jobs = [BackupJob(opener, watch) for watch in config.watches]
     for watch in config.watches:
         # Who starts it sees at once what it goes by; the next line may be hours away.
         directory = output.path(bytes(watch.directory))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.readable import tell_passed_over
+from mlsync.service.log import LogMonitor, log_to
 from mlsync.versions.select import LATEST
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,7 +51,7 @@ class Common:
     key_file: Path | None
     as_json: bool
     quiet: bool
-    verbose: bool
+    verbose: int
     invocation: Invocation
 
     @property
@@ -56,9 +59,17 @@ class Common:
         """The secret's place as the command line says it."""
         return KeySettings(self.passphrase_file, self.key_file)
 
-    def monitor(self, *, bars: bool = True) -> TerminalMonitor:
+    @property
+    def is_debug(self) -> bool:
+        """Whether ``-vv`` asks for a log of each step."""
+        return self.verbose > 1 and not self.quiet
+
+    def monitor(self, *, bars: bool = True) -> Monitor:
         """Return where progress and notices go; no *bars* where several processes have one terminal."""
-        return TerminalMonitor(quiet=self.quiet, verbose=self.verbose, bars=bars)
+        if self.is_debug:
+            log_to(sys.stderr, logging.DEBUG)
+            return LogMonitor()
+        return TerminalMonitor(quiet=self.quiet, verbose=bool(self.verbose), bars=bars)
 
     def configuration(self) -> Config:
         """Return the configuration: the file's, with what the command line says above it."""
@@ -256,8 +267,8 @@ _OPTIONS = [
         "-v",
         "--verbose",
         cls=_CommonOption,
-        is_flag=True,
-        help="Print also what is done, and what the store was asked.",
+        count=True,
+        help="Print also what is done, and what the store was asked; -vv logs each step.",
     ),
 ]
 

@@ -5,6 +5,7 @@ Where the kernel tells nothing (before Linux 4.20, or switched off) nobody is ta
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.5
 # In how much of a pause somebody has to wait for the disk for the next one to be longer.
 CONTENDED_SHARE: Final = 0.5
+_LOGGED_PAUSE_S: Final = 0.1
+_LOG: Final = logging.getLogger(__name__)
 
 
 def threads(most: int, pressure: Path = PROCESSOR) -> int:
@@ -124,6 +127,8 @@ class Pace:
             with self._turn:
                 self._turn.wait_for(lambda: self._under_way == 0)
             waited_us, began_s = _value(self._pressure, "total"), self._clock()
+            if self.pause_s >= _LOGGED_PAUSE_S:
+                _LOG.debug("others wait for the disk: pausing %.2f s", self.pause_s)
             self._sleep(self.pause_s)
             now_us, lasted_s = _value(self._pressure, "total"), self._clock() - began_s
             if waited_us is not None and now_us is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import select
@@ -33,6 +34,7 @@ PATH: Final = "{path}"
 #: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for
 #: (what test programs exit with to be skipped).
 CANNOT_TELL, NOT_MEANT = 75, 77
+_LOG: Final = logging.getLogger(__name__)
 _LAUNCHER: Final = Path(__file__).with_name("programs") / "launch.py"
 _ULTRALYTICS: Final = Path(__file__).with_name("programs") / "load_ultralytics.py"
 _STATE_DICT: Final = Path(__file__).with_name("programs") / "load_state_dict.py"
@@ -178,10 +180,13 @@ def _load(
 ) -> Loaded:
     """Have it loaded by a process of *user*, or of this one's own."""
     running = _Running(framework, path, home, user)
+    # Not the command: its words may hold a secret.
+    _LOG.debug("a framework's process started to load %r", path.name)
     try:
         running.wait(framework.timeout_s, tick)
     finally:
         running.end()
+        _LOG.debug("the framework's process ended with %d", running.status)
     return replace(_judged(framework.name, running), as_root=as_root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self, TypeAlias
 
 from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mlsync.proof.windows import Counts, WindowSender
 
 _SLOWEST_BYTES_PER_S = 20_000_000
+_LOG: Final = logging.getLogger(__name__)
 _NO_DEVICE = 'no device is wanted here: device = "none"'
 # As a CPU's child takes them; chunks are opened right into such windows.
 _SHORT_WINDOW_BYTES = 1 << 20
@@ -124,12 +126,15 @@ class Prover:
     def prove(self, source: ProofSource, path: bytes, metadata: bytes | None = None) -> Verdict:
         """Prove one file; *path* is its name, for what it promises, *metadata* the ``.metadata`` beside a shard."""
         began = time.monotonic()
+        _LOG.debug("proving %r, %d bytes", os.fsdecode(path), source.size_bytes)
         try:
             verdict = self._prove(source, path, metadata)
         except BaseException:
             self.close()  # the child may be in the middle of the file
             raise
-        return replace(verdict, seconds=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        _LOG.debug("%r: %s at level %d after %.1f s", os.fsdecode(path), verdict.status, verdict.level, seconds)
+        return replace(verdict, seconds=seconds)
 
     def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
         inspection = inspect(source, path, self._options.level, metadata)
@@ -246,6 +251,8 @@ class _Engine:
         self._digest: WindowDigest | None = None
         self._seed = os.urandom(32)
         self._child = Child(options.python or sys.executable, options.device, user)
+        self._started_s = time.monotonic()
+        _LOG.debug("proof process %d started with %s for %s", self.pid, self._child.python, options.device)
         try:
             self._send_opening()
         except BaseException:
@@ -278,6 +285,7 @@ class _Engine:
         """Wait until the child has its device, if it has not yet."""
         if self.is_ready:
             return
+        _LOG.debug("waiting for proof process %d", self.pid)
         answer = self._child.wait_answer()
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
@@ -290,6 +298,8 @@ class _Engine:
         texts = {name: str(answer.get(name, ""))[:300] for name in names}
         self.info = DeviceInfo(window_bytes=window_bytes, as_root=self._as_root, **texts)
         self._digest = digest
+        started_in_s = time.monotonic() - self._started_s
+        _LOG.debug("proof process %d is ready on %s after %.1f s", self.pid, self.info.device, started_in_s)
 
     @property
     def pid(self) -> int:

@@ -1,4 +1,4 @@
-"""What stays resident and decides when: configuration, secrets, watching, schedule, systemd.
+"""What stays resident and decides when to make passes: watching, schedule, workers, systemd.
 
-It may import the flows and everything below them; only the commands import it.
+It may import the flows and everything below them; only ``cli`` and ``demo`` import it.
 """

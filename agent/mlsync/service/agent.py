@@ -1,7 +1,8 @@
-"""The resident agent: a worker for each run, woken by changes, by rescans and by the clock, until a signal ends it."""
+"""The resident agent: one worker for each run; changes, rescans and the schedule wake it until a signal ends it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -11,26 +12,28 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from mlsync.config.every import HOURLY, Every
 from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
-from mlsync.service.changes import Changes
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
+from mlsync.service.trigger import Trigger
 from mlsync.service.worker import Timing, Worker
 
-_STOP, _NOW, _TOLD = b"s", b"n", b"t"
-_MEANINGS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _NOW}
+_LOG: Final = logging.getLogger(__name__)
+# What is written to the wakeup pipe.
+_STOP, _BACKUP_NOW, _STATE_CHANGED = b"s", b"n", b"c"
+_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _BACKUP_NOW}
 TICK_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """What the agent goes by; *status_file* tells how each run fares, *repository* says whose runs they are."""
+    """The agent's settings; *status_file* shows the state of each run, *repository* is the one that they belong to."""
 
     repository: str
     status_file: Path
@@ -42,7 +45,7 @@ class AgentOptions:
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """What the configuration says of it."""
+        """Return the settings that the configuration gives."""
         agent = config.agent
         return cls(
             repository=config.repository,
@@ -55,10 +58,10 @@ class AgentOptions:
 
 
 class Agent:
-    """Cares for all runs until ``stop``; what one run goes through never delays another.
+    """Keeps all runs backed up until ``stop``; no run delays another.
 
-    The main thread does nothing that can block: it hears signals, says "alive" while all workers are, and tells the
-    status. Each worker's thread, the watcher's and the schedule's are daemons, so that nothing outlives the agent.
+    The main thread does nothing that can block: it handles signals, notifies the watchdog while all workers are alive,
+    and reports the status. The threads of workers, watcher and schedule are daemons, so that none outlives the agent.
     """
 
     def __init__(
@@ -78,10 +81,11 @@ class Agent:
         self._notifier = notifier or Notifier.from_environment()
         self._clock = clock
         self._wall = wall
-        # Never closed: a worker that was cut short would speak into whatever file gets the number next.
-        self._ear, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # Never closed: a worker that outlives ``run`` would write to whatever file gets the number next.
+        self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._workers = [
-            Worker(job, options.timing, monitor, lambda: self._say(_TOLD), clock=clock, wall=wall) for job in jobs
+            Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
+            for job in jobs
         ]
         self._watched: Callable[[Path], bool] = lambda _: False
         self._hung: set[str] = set()
@@ -90,12 +94,12 @@ class Agent:
         self._status: dict[str, Any] = {}
 
     def run(self, *, signals: bool = True) -> None:
-        """Return after SIGTERM, SIGINT or ``stop``; raise ``RunLocked`` if every run turns out to be another's.
+        """Return after SIGTERM, SIGINT or ``stop``; raise ``RunLocked`` if another process holds every run.
 
-        Signals can be heard by a process's main thread only; elsewhere say *signals* = ``False``.
+        Only a process's main thread can handle signals; elsewhere pass *signals* = ``False``.
         """
-        self._recall()
-        with self._hearing_signals(signals), self._watching(), self._by_the_clock() as check_clock:
+        self._restore_states()
+        with self._handling_signals(signals), self._watching(), self._scheduling() as check_clock:
             for worker in self._workers:
                 worker.start()
             self._notifier.ready()
@@ -106,38 +110,44 @@ class Agent:
                 self._end()
 
     def stop(self) -> None:
-        """The agent ends soon; may be called from any thread and from signal handlers."""
-        self._say(_STOP)
+        """Ask the agent to end; any thread and any signal handler may call this."""
+        self._wake(_STOP)
 
     def backup_now(self) -> None:
-        """Every run is backed up as soon as its worker is free; may be called from any thread."""
-        self._say(_NOW)
+        """Ask for a pass over every run, as soon as its worker is free; any thread may call this."""
+        self._wake(_BACKUP_NOW)
 
     def _serve(self, check_clock: Callable[[], None]) -> None:
-        """Hear, look after the workers, tell; until told to stop."""
+        """Wait for events, check the workers and report the status, until an event says to stop."""
         while True:
-            heard = self._hear(self._tick_s())
-            if _STOP in heard:
+            events = self._wait(self._tick_s())
+            if _STOP in events:
                 return
-            if _NOW in heard:
-                self._ask_all()
+            if _BACKUP_NOW in events:
+                self._reload()
             check_clock()
-            self._look_after_workers()
-            self._tell()
+            self._check_workers()
+            self._report()
             self._give_up_if_locked()
 
     def _tick_s(self) -> float:
         watchdog_s = self._notifier.watchdog_s
         return min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
 
-    def _ask_all(self) -> None:
+    def _reload(self) -> None:
         self._notifier.reloading()
-        for worker in self._workers:
-            worker.changes.ask()
+        self._request_all()
         self._notifier.ready()
 
-    def _look_after_workers(self) -> None:
-        """Say "alive" only while every worker is: systemd starts the agent anew when that stays away."""
+    def _request_all(self) -> None:
+        for worker in self._workers:
+            worker.trigger.request()
+
+    def _check_workers(self) -> None:
+        """Notify the watchdog only while no worker hangs; otherwise systemd restarts the agent."""
+        for worker in self._workers:
+            if worker.state.phase == "running" and (silent_s := worker.job.heartbeat.age_s) >= TICK_S:
+                _LOG.debug("%s: the pass has made no progress for %.0f s", worker.job.name, silent_s)
         hung = {worker.job.name for worker in self._workers if worker.hung(self._options.hung_after_s)}
         for name in sorted(hung - self._hung):
             self._monitor.notice("error", f"{name}: no progress for {self._options.hung_after_s:.0f} s; it hangs")
@@ -146,7 +156,7 @@ class Agent:
             self._notifier.alive()
 
     def _give_up_if_locked(self) -> None:
-        """End when there is nothing left to do; while one run is ours, the locked ones are tried again now and then."""
+        """Raise ``RunLocked`` if every run is locked; while one run is ours, the others are tried again."""
         locked = [worker.state.locked for worker in self._workers]
         if all(error is not None for error in locked):
             first = locked[0]
@@ -154,11 +164,12 @@ class Agent:
             raise RunLocked(first.what, where=first.where, advice=first.advice)
 
     def as_json(self) -> dict[str, Any]:
-        """How every run fares, as the status file tells it."""
+        """Return the state of every run, as the status file shows it."""
         runs = [self._run_status(worker) for worker in self._workers]
         return status.as_json(runs, self._options.repository, self._started_s)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
+        """Report the status to systemd, and in the status file if it changed."""
         runs = [self._run_status(worker) for worker in self._workers]
         now_s = self._wall()
         self._notifier.status(status.as_line(runs, now_s))
@@ -182,20 +193,20 @@ class Agent:
             worker.job.name, worker.job.directory, self._watched(worker.job.directory), state, next_try_s
         )
 
-    def _recall(self) -> None:
-        recalled = status.recall(self._options.status_file, self._options.repository)
+    def _restore_states(self) -> None:
+        states = status.read_states(self._options.status_file, self._options.repository)
         for worker in self._workers:
-            worker.state = recalled.get(worker.job.name, worker.state)
+            worker.state = states.get(worker.job.name, worker.state)
 
     def _end(self) -> None:
-        """Every worker was told to stop, and had its time for it; the status says so."""
+        """Stop all workers, wait for them within the time that the settings allow, and report the status."""
         for worker in self._workers:
             worker.stop()
         deadline_s = time.monotonic() + self._options.stop_within_s
         while any(worker.thread.is_alive() for worker in self._workers):
             left_s = deadline_s - time.monotonic()
-            # A second signal says that somebody does not want to wait.
-            if left_s <= 0 or _STOP in self._hear(min(left_s, 1.0)):
+            # A second signal means that somebody does not want to wait.
+            if left_s <= 0 or _STOP in self._wait(min(left_s, 1.0)):
                 break
             self._notifier.alive()
         for worker in self._workers:
@@ -203,29 +214,29 @@ class Agent:
                 self._monitor.notice(
                     "warning", f"{worker.job.name}: cut short; the next pass goes on from what is stored"
                 )
-        self._tell()
+        self._report()
 
-    def _say(self, word: bytes) -> None:
-        # A full pipe means that the main thread has plenty to hear already, and a closed one that it is gone.
+    def _wake(self, event: bytes) -> None:
+        # A full pipe means that the main thread has enough to handle already, and a closed one that it is gone.
         with suppress(OSError):
-            os.write(self._mouth, word)
+            os.write(self._wakeup_write, event)
 
-    def _hear(self, timeout_s: float) -> bytes:
-        """What was said since the last time; empty when nothing was within *timeout_s*."""
-        ready, _, _ = select.select([self._ear], [], [], timeout_s)
-        return os.read(self._ear, 4096) if ready else b""
+    def _wait(self, timeout_s: float) -> bytes:
+        """Return the events since the last call; empty when none came within *timeout_s*."""
+        ready, _, _ = select.select([self._wakeup_read], [], [], timeout_s)
+        return os.read(self._wakeup_read, 4096) if ready else b""
 
     @contextmanager
-    def _hearing_signals(self, wanted: bool) -> Iterator[None]:
+    def _handling_signals(self, wanted: bool) -> Iterator[None]:
         if not wanted:
             yield
             return
 
-        def heard(number: int, _frame: FrameType | None) -> None:
-            # Only a write: a lock taken here could be one that the interrupted code holds.
-            self._say(_MEANINGS[signal.Signals(number)])
+        def handle(number: int, _frame: FrameType | None) -> None:
+            # Only a write: the interrupted code could hold any lock that this took.
+            self._wake(_SIGNALS[signal.Signals(number)])
 
-        before = {number: signal.signal(number, heard) for number in _MEANINGS}
+        before = {number: signal.signal(number, handle) for number in _SIGNALS}
         try:
             yield
         finally:
@@ -237,11 +248,11 @@ class Agent:
         if not self._options.timing.on_change:
             yield
             return
-        from mlsync.service.watch import Watcher  # late, as all of inotify, for agents that go by the clock
+        from mlsync.service.watch import Watcher  # late: agents that only follow the schedule need no inotify
 
-        directories: dict[Path, list[Changes]] = {}
+        directories: dict[Path, list[Trigger]] = {}
         for worker in self._workers:
-            directories.setdefault(worker.job.directory, []).append(worker.changes)
+            directories.setdefault(worker.job.directory, []).append(worker.trigger)
         watcher = Watcher(directories, self._monitor)
         watcher.start()
         self._watched = watcher.watched
@@ -251,16 +262,12 @@ class Agent:
             watcher.stop()
 
     @contextmanager
-    def _by_the_clock(self) -> Iterator[Callable[[], None]]:
+    def _scheduling(self) -> Iterator[Callable[[], None]]:
         from mlsync.service.schedule import Schedule  # late: commands that only need options do not pay for it
 
-        schedule = Schedule(self._options.every, self._ask_by_the_clock)
+        schedule = Schedule(self._options.every, self._request_all)
         schedule.start()
         try:
             yield schedule.check_clock
         finally:
             schedule.stop()
-
-    def _ask_by_the_clock(self) -> None:
-        for worker in self._workers:
-            worker.changes.ask()

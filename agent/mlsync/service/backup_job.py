@@ -1,10 +1,12 @@
-"""One run as the agent works on it: its lock, a look at what changed, and a process of its own for what takes more."""
+"""One run as the agent works on it: its lock, a quick check for changes, and a process for passes that need more."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Final
 
 from mlsync.app.passes import Outcome, outcome
 from mlsync.app.run_lock import RunLock
@@ -12,91 +14,86 @@ from mlsync.app.session import source_of, state_path
 from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
-from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.service.job import Pulse
+from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.source.state import State
 
-# For so long after a pass that asked the store, passes over a run that nobody touched are content with a look at it.
+_LOG: Final = logging.getLogger(__name__)
+# For this long after a pass that asked the store, passes over an untouched run only check the run's files.
 STORE_UNASKED_S = 900.0
 
 
-class Opener:
-    """Opens the repository once, whenever that works: an agent that starts while its store is away waits for it."""
+class RepositoryOpener:
+    """Opens the repository once, as soon as that works: an agent that starts while its store is away waits for it."""
 
-    def __init__(self, config: Config, unlock: Unlock, monitor: Monitor) -> None:
+    def __init__(self, config: Config, unlock: Unlock) -> None:
         self.config = config
         self._unlock = unlock
-        self._monitor = monitor
         self._lock = threading.Lock()
         self._opened: Opened | None = None
 
     def opened(self, stop: threading.Event) -> Opened:
-        """Return the repository, unlocked now if it was not yet."""
+        """Return the repository; unlock it now if no call did before."""
         with self._lock:
             if self._opened is None:
-                process = PassProcess(self._monitor, Pulse())
+                process = PassProcess("opening the repository", Heartbeat())
                 try:
-                    told = process.ask(OpenRequest(self.config, self._unlock), stop)
+                    done = process.ask(OpenRequest(self.config, self._unlock), stop)
                 finally:
                     process.close()
-                keys = Keys(bytes.fromhex(told["master"]), bytes.fromhex(told["repository_id"]))
-                self._opened = Opened(keys, told["conditional_create"], told["slot"])
+                keys = Keys(bytes.fromhex(done["master"]), bytes.fromhex(done["repository_id"]))
+                self._opened = Opened(keys, done["conditional_create"], done["slot"])
             return self._opened
 
 
 class BackupJob:
-    """Backs one run up; holds the run's lock from its first pass to ``close``."""
+    """Backs up one run; holds the run's lock from its first pass to ``close``."""
 
     def __init__(
-        self,
-        opener: Opener,
-        watch: WatchSettings,
-        monitor: Monitor,
-        *,
-        clock: Callable[[], float] = time.monotonic,
+        self, opener: RepositoryOpener, watch: WatchSettings, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.name = watch.run
         self.directory = watch.directory
-        self.pulse = Pulse()
+        self.heartbeat = Heartbeat()
         self._opener = opener
         self._watch = watch
         self._clock = clock
         self._lock: RunLock | None = None
-        self._process = PassProcess(monitor, self.pulse)
-        self._asked_s: float | None = None  # when the store was asked last, if that pass went well
+        self._process = PassProcess(watch.run, self.heartbeat)
+        self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
     def run(self, stop: threading.Event) -> Outcome:
         """Make a version if anything changed."""
         opened = self._opener.opened(stop)
-        self._have_lock(opened)
+        self._acquire_lock(opened)
         asked_s, self._asked_s = self._asked_s, None
         if asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
-            untouched = self._look(opened)
+            untouched = self._check_untouched(opened)
             if untouched is not None:
+                _LOG.debug("%s: no file changed; the store is not asked", self.name)
                 self._asked_s = asked_s
                 return untouched
         began_s = self._clock()
-        told = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
+        done = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
         self._asked_s = began_s
-        return Outcome(**told | {"troubles": tuple(told["troubles"])})
+        return Outcome(**done | {"troubles": tuple(done["troubles"])})
 
     def close(self) -> None:
-        """Let the run go; a pass that is still under way ends as by a crash."""
+        """Release the run; a pass that is still under way ends as in a crash."""
         self._process.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
-    def _look(self, opened: Opened) -> Outcome | None:
-        """Return what a pass over the run would come to, if nothing was touched since the last one."""
-        # Opened each time: what the process did to it is seen, also that it was put aside; and nothing of it is kept.
+    def _check_untouched(self, opened: Opened) -> Outcome | None:
+        """Return the outcome of a pass if no file was touched since the last one."""
+        # Opened for each check, so that it shows what the process wrote since, or that the process replaced it.
         with State.open(state_path(self._opener.config, opened.keys.repository_id)) as state:
             result = look(state, source_of(self._watch))
         return None if result is None else outcome(result)
 
-    def _have_lock(self, opened: Opened) -> None:
+    def _acquire_lock(self, opened: Opened) -> None:
         if self._lock is None:
             directory = self._opener.config.state_directory
             lock = RunLock(directory, opened.keys.repository_id.hex(), self._watch.run)

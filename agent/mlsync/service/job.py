@@ -1,4 +1,4 @@
-"""What the agent runs: a job per run, what comes out of it, and its sign of life."""
+"""What the agent runs: one job for each run, and the job's heartbeat."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlsync.app.passes import Outcome
 
 
 class RunJob(Protocol):
-    """Backs one run up whenever it is told to; called from one thread at a time."""
+    """Makes passes over one run; one thread at a time calls it."""
 
     @property
     def name(self) -> str:
@@ -20,31 +20,31 @@ class RunJob(Protocol):
 
     @property
     def directory(self) -> Path:
-        """The directory that is watched for it."""
+        """The run's directory, which the agent watches."""
 
     @property
-    def pulse(self) -> Pulse:
+    def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
     def run(self, stop: threading.Event) -> Outcome:
-        """Make a version if anything changed; end at the next safe point when *stop* is set.
+        """Make a version if anything changed; end at the next safe point once *stop* is set.
 
-        Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if it should be tried again.
+        Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.
         """
 
 
-class Pulse:
-    """When something last went forward."""
+class Heartbeat:
+    """The time of the last progress."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._last_s = clock()
 
     def beat(self) -> None:
-        """Something went forward just now."""
+        """Record progress just now."""
         self._last_s = self._clock()
 
     @property
     def age_s(self) -> float:
-        """How long nothing has gone forward."""
+        """The seconds without progress."""
         return self._clock() - self._last_s

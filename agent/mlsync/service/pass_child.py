@@ -1,4 +1,4 @@
-"""The process that an agent has its passes done in; ``PassProcess`` starts it and says how they speak."""
+"""The process in which an agent makes its passes; ``pass_process`` starts it and describes the protocol."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
 from mlsync.app.session import Session
 from mlsync.errors import Error, Stopped
+from mlsync.log_context import working_on
 from mlsync.monitor import Severity, Task
-from mlsync.service.chores import Chores
-from mlsync.service.notify import log_to
+from mlsync.service.log import LogMonitor, log_to
+from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
 
-_LOG: Final = logging.getLogger("mlsync")
-# Often enough for the agent to see that it goes forward, and too seldom to cost anything.
+_LOG: Final = logging.getLogger(__name__)
+# Often enough for the agent to see progress, and too seldom to cost anything.
 _BEAT_S: Final = 1.0
 
 
-class PassChild:
-    """Does what it is asked, one thing after the other, and holds the repository open between."""
+class PassChild(LogMonitor):
+    """Serves one request after the other, and keeps the repository open in between."""
 
     def __init__(self, requests: int, answers: int) -> None:
         self._incoming = os.fdopen(requests, "rb")
@@ -44,7 +45,7 @@ class PassChild:
         self._beaten_s = 0.0
 
     def listen(self) -> None:
-        """Take in what the agent says, also during a pass; nothing is left to do when the agent is gone."""
+        """Receive the agent's messages, also during a pass; end the process when the agent is gone."""
         while True:
             try:
                 message = pickle.load(self._incoming)  # noqa: S301 - from the process that started this one
@@ -53,14 +54,14 @@ class PassChild:
             if message == STOP:
                 self._stop.set()
             else:
-                # Here, not where the request is taken up: the next message may be the one to stop it.
+                # Not when the request is taken from the queue: a STOP that follows it would be lost.
                 self._stop.clear()
                 self._requests.put(message)
 
     def serve(self) -> None:
         """Answer one request after the other."""
         while True:
-            self._say(**self._answer(self._requests.get()))
+            self._send(**self._answer(self._requests.get()))
 
     def _answer(self, request: Request) -> dict[str, Any]:
         try:
@@ -68,12 +69,12 @@ class PassChild:
         except Error as error:
             if not isinstance(error, Stopped):
                 # The next pass begins with a fresh connection and local state, whatever was wrong with these.
-                self._let_go()
-            return {"error": _told(error)}
-        except Exception as bug:  # noqa: BLE001 - told as an error: the agent survives it and tries again
+                self._close_session()
+            return {"error": _as_json(error)}
+        except Exception as bug:  # noqa: BLE001 - answered as an error: the agent survives it and tries again
             _LOG.exception("unexpected error")
-            self._let_go()
-            return {"error": _told(Error(f"unexpected error: {type(bug).__name__}: {bug}"))}
+            self._close_session()
+            return {"error": _as_json(Error(f"unexpected error: {type(bug).__name__}: {bug}"))}
         return {"done": done}
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
@@ -87,6 +88,10 @@ class PassChild:
             }
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
+        with working_on(request.watch.run):
+            return self._back_up(request)
+
+    def _back_up(self, request: PassRequest) -> dict[str, Any]:
         if self._session is None:
             opened = request.opened
             self._session = Session.resume(
@@ -94,12 +99,11 @@ class PassChild:
             )
         # It was opened long ago: its disk may be away by now, or another one in its place.
         self._session.repository.confirm()
-        result = back_up(self._session, request.watch, self, self._stop)
-        told = outcome(result)
-        done = Chores(self._session, request.watch, self, self._stop).do()
-        return dataclasses.asdict(dataclasses.replace(told, proved_version=told.proved_version or done.proved_version))
+        made = outcome(back_up(self._session, request.watch, self, self._stop))
+        proved_version = Maintenance(self._session, request.watch, self, self._stop).run()
+        return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))
 
-    def _let_go(self) -> None:
+    def _close_session(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -107,41 +111,43 @@ class PassChild:
     # ------------------------------------------------------------ the monitor of the flows
 
     @contextmanager
-    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:  # noqa: ARG002 - the protocol's
-        """Open a task, of which the agent only hears that it goes forward."""
+    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
+        """Open a task whose progress reaches the agent as heartbeats."""
         self.advance(0)
-        yield self
+        with super().task(name, total, unit):
+            yield self
         self.advance(0)
 
     def advance(self, amount: int) -> None:  # noqa: ARG002 - the protocol's
-        """Say so, now and then."""
+        """Send a heartbeat, unless one was sent a moment ago."""
         now_s = time.monotonic()
         if now_s >= self._beaten_s + _BEAT_S:
             self._beaten_s = now_s
-            self._say(beat=True)
+            self._send(beat=True)
 
     def notice(self, severity: Severity, text: str) -> None:
-        """Hand it on to the agent's own monitor."""
-        self._say(notice=[severity, text])
+        """Log it, and count it as progress."""
+        super().notice(severity, text)
+        self.advance(0)
 
-    def _say(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         line = memoryview(json.dumps(message).encode() + b"\n")
         with self._lock:
             while line:
                 line = line[os.write(self._answers, line) :]
 
 
-def _told(error: Error) -> dict[str, Any]:
-    """Return an error so that the agent can raise it again: a private one as the public one that it is."""
+def _as_json(error: Error) -> dict[str, Any]:
+    """Return an error so that the agent can raise it again: a private kind as the public one that it extends."""
     kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
     return {"kind": kind.__name__, "what": error.what, "where": error.where, "advice": error.advice}
 
 
 def main() -> None:
-    """Serve the process that started this one until it is gone."""
+    """Serve the process that started this one until it is gone; the first argument is the level to log from."""
     # As for any command.
     gc.set_threshold(20_000)
-    log_to(sys.stderr)
+    log_to(sys.stderr, int(sys.argv[1]))
     requests, answers = os.dup(0), os.dup(1)
     # What a library reads or prints must not come between the messages.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -1,15 +1,17 @@
-"""A process of its own for passes over a run: what they need and what they leave in memory goes with it.
+"""A process for the passes over a run: when it ends, so does all that they load and leave in memory.
 
-An agent that waits is to be small, and most passes find nothing changed. What makes versions (numpy, the S3 client, the
-buffers) stays out of the agent; so does what a pass cannot be trusted not to do: run out of memory, or crash.
+An agent that waits should be small, and most passes find no change. So what makes versions (numpy, the S3 client, the
+buffers) stays out of the agent. A pass that runs out of memory or crashes does not take the agent with it either.
 
-The agent speaks on the process's stdin in pickles, a ``Request`` or ``STOP``; its end is the process's end. The process
-answers on its stdout in lines of JSON: ``beat`` and ``notice`` any number of times, then ``done`` or ``error``.
+The agent writes pickles to the process's stdin, a ``Request`` or ``STOP``; the process ends when that is closed. The
+process answers on its stdout in lines of JSON: ``beat`` any number of times, then ``done`` or ``error``. Its log goes
+to the agent's stderr.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import select
 import subprocess
@@ -23,16 +25,17 @@ from mlsync import errors
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import Error
-from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.service.job import Pulse
+from mlsync.service.job import Heartbeat
+from mlsync.service.log import log_level
 
-# A trainer that writes all the time is served by one process; after this long without a pass it goes.
-LINGER_S: Final = 30.0
+# One process serves a trainer that writes all the time; without a pass for this long it ends.
+IDLE_S: Final = 30.0
 STOP: Final = "stop"
+_LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
-# -P: nothing that lies in the current directory is taken for a module.
+# -P: Python takes no file in the current directory for a module.
 _COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_start")
 
 
@@ -66,44 +69,44 @@ Request = OpenRequest | PassRequest
 
 
 class PassProcess:
-    """Starts the process when there is something to ask, and ends it when there was nothing for a while."""
+    """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log."""
 
-    def __init__(self, monitor: Monitor, pulse: Pulse, *, linger_s: float = LINGER_S) -> None:
-        self._monitor = monitor
-        self._pulse = pulse
-        self._linger_s = linger_s
+    def __init__(self, name: str, heartbeat: Heartbeat, *, idle_s: float = IDLE_S) -> None:
+        self._name = name
+        self._heartbeat = heartbeat
+        self._idle_s = idle_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._timer: threading.Timer | None = None
 
     def ask(self, request: Request, stop: threading.Event) -> dict[str, Any]:
-        """Return what was done; raise the error that it met, or that it could not go on. *stop* reaches the flow."""
+        """Return what the process did; raise the error that it met, or that ended it. *stop* reaches the flow."""
         with self._lock:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._cancel_timer()
             process = self._running()
             try:
                 answer = self._answer(process, request, stop)
             except BaseException:
-                self._let_go()
+                self._kill()
                 raise
-            self._timer = threading.Timer(self._linger_s, self._end_idle)
+            self._timer = threading.Timer(self._idle_s, self._end_idle)
             self._timer.daemon = True
             self._timer.start()
         if "error" in answer:
-            raise _error(answer["error"])
+            raise _raised(answer["error"])
         done: dict[str, Any] = answer["done"]
         return done
 
     def close(self) -> None:
         """End the process, whatever it does: as a crash would, which a backup survives."""
-        # Whoever waits for its answer, in another thread, gets none then and lets go of the lock.
+        # A thread that waits for the answer gets none then, and releases the lock.
         while not self._lock.acquire(timeout=0.1):
             process = self._process
             if process is not None:
                 process.kill()
         try:
-            self._rest()
+            self._cancel_timer()
+            self._kill()
         finally:
             self._lock.release()
 
@@ -114,67 +117,71 @@ class PassProcess:
 
     def _end_idle(self) -> None:
         with self._lock:
-            self._rest()
+            self._cancel_timer()
+            self._kill()
 
-    def _rest(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._let_go()
 
-    def _let_go(self) -> None:
+    def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
+            _LOG.debug("%s: pass process %d ended", self._name, self._process.pid)
             self._process = None
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
-            # It died while it had nothing to do, which costs nothing.
-            self._let_go()
+            # It died while it was idle, which costs nothing.
+            self._kill()
         if self._process is None:
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
+                    [*_COMMAND, str(log_level())],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                    start_new_session=True,
                 )
             except OSError as error:
                 raise Error(f"the process that backs up does not start: {error.strerror}") from error
+            _LOG.debug("%s: pass process %d started", self._name, self._process.pid)
         return self._process
 
     def _answer(self, process: subprocess.Popen[bytes], request: Request, stop: threading.Event) -> dict[str, Any]:
         try:
-            _tell(process, request)
-            for told in _hear(process, stop):
-                self._pulse.beat()
-                if "notice" in told:
-                    self._monitor.notice(*told["notice"])
-                elif "beat" not in told:
-                    return told
+            _send(process, request)
+            for message in _received(process, stop):
+                self._heartbeat.beat()
+                if "beat" not in message:
+                    return message
         except BrokenPipeError:
             pass
         raise _ended(process)
 
 
-def _tell(process: subprocess.Popen[bytes], message: object) -> None:
+def _send(process: subprocess.Popen[bytes], message: object) -> None:
     assert process.stdin is not None
     process.stdin.write(pickle.dumps(message))
 
 
-def _hear(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
-    """Yield what the process says until it ends; hand *stop* on to it, once."""
+def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
+    """Yield the process's messages until it ends; send it ``STOP`` once *stop* is set."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    is_told = False
+    is_stop_sent = False
     received = b""
     while True:
-        if stop.is_set() and not is_told:
-            _tell(process, STOP)
-            is_told = True
+        if stop.is_set() and not is_stop_sent:
+            _send(process, STOP)
+            is_stop_sent = True
         if not poll.poll(_POLL_S * 1000):
             continue
         block = process.stdout.read(_READ_BYTES)
@@ -184,14 +191,14 @@ def _hear(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[d
         yield from map(json.loads, lines)
 
 
-def _error(told: dict[str, Any]) -> Error:
-    """Return an error as it was raised on the other side."""
-    kind: type[Error] = getattr(errors, told["kind"])
-    return kind(told["what"], where=told["where"], advice=told["advice"])
+def _raised(error: dict[str, Any]) -> Error:
+    """Return an error as the process raised it."""
+    kind: type[Error] = getattr(errors, error["kind"])
+    return kind(error["what"], where=error["where"], advice=error["advice"])
 
 
 def _ended(process: subprocess.Popen[bytes]) -> Error:
-    """Return what to say of a process that ended in the middle of a pass."""
+    """Return the error for a process that ended in the middle of a pass."""
     status = process.wait()
     how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     advice = "out of memory? the kernel's log would say so" if status == -9 else None  # noqa: PLR2004 - SIGKILL

@@ -1,4 +1,4 @@
-"""How the process for passes begins: it stands back first, for its start alone takes a second of a busy processor."""
+"""The entry of the pass process: its start takes a second of a busy processor, so it lowers its priority first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mlsync.courtesy.priority import follow
 
 
 def main() -> None:
-    """Stand back if the agent does, and serve it."""
+    """Lower the priority as far as the agent did, and serve the agent."""
     follow()
     import_module("mlsync.service.pass_child").main()
 

@@ -1,4 +1,4 @@
-"""Calls by the clock, as ``every`` says, whatever happens to the clock."""
+"""Scheduled passes, as ``every`` says, also when somebody sets the clock."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _JOB = "every"
 class Schedule:
     """Calls *action* when *every* says, from a thread of its own.
 
-    Missed calls (a suspended machine, a clock set forward) become one call. A clock set back would put the next call
-    off by as much, so ``check_clock``, called now and then, plans it anew.
+    Missed calls (a suspended machine, a clock set forward) become one call. A clock set back would delay the next call
+    by as much, so the agent calls ``check_clock`` now and then, which plans it again.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Schedule:
         self._wall = wall
         self._monotonic = monotonic
         self._offset_s = wall() - monotonic()
-        # The library reports each call, and each late one, which is nothing that a person should know.
+        # The library logs each call, and each late one, which is no news to a person.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
@@ -50,20 +50,20 @@ class Schedule:
             self._scheduler.add_job(action, self._trigger(), id=_JOB)
 
     def start(self) -> None:
-        """Calls come from now on."""
+        """Begin to call."""
         self._scheduler.start()
 
     def stop(self) -> None:
-        """No call comes any longer."""
+        """End all calls."""
         self._scheduler.shutdown(wait=False)
 
     def next_call(self) -> datetime | None:
-        """When the next call is due by the wall clock; none if never."""
+        """Return when the next call is due on the wall clock; ``None`` if never."""
         job = self._scheduler.get_job(_JOB)
         return job.next_run_time if job is not None else None
 
     def check_clock(self) -> None:
-        """After a step of the wall clock the next call is again at most one period away."""
+        """Plan the next call again if the wall clock made a step, so that it is at most one period away."""
         offset_s = self._wall() - self._monotonic()
         step_s, self._offset_s = offset_s - self._offset_s, offset_s
         if isinstance(self._every, Never) or abs(step_s) < CLOCK_STEP_S:
@@ -71,7 +71,7 @@ class Schedule:
         if step_s < 0:
             self._scheduler.reschedule_job(_JOB, trigger=self._trigger())
         else:
-            # What became due in the skipped time is called now, once.
+            # If a call became due in the skipped time, it comes now, once.
             self._scheduler.wakeup()
 
     def _trigger(self) -> Any:
@@ -89,7 +89,7 @@ class Schedule:
 
 
 def local_timezone() -> tzinfo:
-    """The machine's time zone; its present offset where the machine contradicts itself about the name."""
+    """Return the machine's time zone; its present offset if the machine names several zones."""
     from tzlocal import get_localzone  # late: only a cron line needs it
 
     try:

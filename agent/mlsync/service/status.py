@@ -1,4 +1,4 @@
-"""The agent's status, as a file for people and programs and as a line for systemd: how old the last version is."""
+"""The agent's status: a file for people and programs, and a line for systemd with the last version's age."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlsync.service.worker import RunState
 
 FILE_NAME = "status.json"
 FORMAT = 1
-# What a restarted agent takes over, so that it can tell its last version before it has made a new one.
+# What a restarted agent takes over, so that it can show its last version before it has made a new one.
 _KEPT = ("last_version", "last_version_s", "last_proved_version", "last_proved_s", "last_pass_s")
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run's part of the status; *next_try_s* is by the wall clock, none if no pass is planned."""
+    """One run's part of the status; *next_try_s* is on the wall clock, ``None`` if no pass is planned."""
 
     run: str
     directory: Path
@@ -32,7 +32,7 @@ class RunStatus:
 
 
 def as_line(runs: Sequence[RunStatus], now_s: float) -> str:
-    """What ``systemctl status`` shows."""
+    """Return the line that ``systemctl status`` shows."""
     parts = [f"{len(runs)} run" + ("" if len(runs) == 1 else "s")]
     newest = max(runs, key=lambda run: run.state.last_version_s or 0.0, default=None)
     if newest is None or newest.state.last_version_s is None:
@@ -49,7 +49,7 @@ def as_line(runs: Sequence[RunStatus], now_s: float) -> str:
 
 
 def as_json(runs: Sequence[RunStatus], repository: str, started_s: float) -> dict[str, Any]:
-    """What stands in the status file; times are seconds since 1970."""
+    """Return the content of the status file; times are seconds since 1970."""
     return {
         "format": FORMAT,
         "repository": repository,
@@ -61,22 +61,22 @@ def as_json(runs: Sequence[RunStatus], repository: str, started_s: float) -> dic
 
 
 def write_status(file: Path, content: Mapping[str, Any]) -> None:
-    """The file holds *content*, the whole of it, readable by its owner alone; ``OSError`` if it cannot be written."""
+    """Replace the file, readable by its owner alone, in one step; raise ``OSError`` if it cannot be written."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=".status-", dir=file.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             json.dump(content, stream, indent=1)
             stream.write("\n")
-        # Not fsynced: after a power cut the agent writes it anew, and it is only a hint until then.
+        # Not fsynced: after a power cut the agent writes it again, and until then it is only a hint.
         os.replace(temporary, file)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def recall(file: Path, repository: str) -> dict[str, RunState]:
-    """What an earlier agent on the same repository left for each run; nothing if the file does not say it."""
+def read_states(file: Path, repository: str) -> dict[str, RunState]:
+    """Return each run's state as the last agent on the same repository wrote it; empty if the file is no such file."""
     try:
         content = json.loads(file.read_bytes())
         if content["format"] != FORMAT or content["repository"] != repository:
@@ -96,7 +96,7 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
     state = run.state
     return {
         "run": run.run,
-        # A path may hold bytes that are no text; the status shows it, nothing is done by it.
+        # A path may hold bytes that are no text; the status only shows it.
         "directory": os.fsencode(run.directory).decode("utf-8", "replace"),
         "watched": run.watched,
         "phase": state.phase,

@@ -1,7 +1,7 @@
 """Watches the training directories for finished changes, through inotify while that works.
 
-Watching only makes backups prompt: the agent looks at all files in intervals anyway, so an event that is lost, a
-directory that cannot be watched, and a kernel without room for watches each cost at most one such interval.
+Watching only makes backups prompt: the agent rescans all files in intervals anyway. So a lost event, a directory that
+cannot be watched, and a kernel without room for watches each cost at most one such interval.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from watchdog.observers.inotify import InotifyFullEmitter, InotifyObserver
 from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Mask, WatchCallback, WatchDescriptor
 
 from mlsync.monitor import Monitor
-from mlsync.service.changes import Changes
+from mlsync.service.trigger import Trigger
 
-# Changes that are complete when they are told; writes under way are not asked for, and cost the trainer nothing.
+# Only finished changes: events for each write would cost the trainer time.
 _EVENTS: list[type[FileSystemEvent]] = [
     FileClosedEvent,
     FileMovedEvent,
@@ -52,160 +52,162 @@ _LIMITS = {
 _VANISHED = (errno.ENOENT, errno.ENOTDIR)
 POLL_S = 2.0
 RETRY_S = 300.0
-FIRST_LOOK_S = 3.0
+FIRST_CHECK_S = 3.0
 
 Identity = tuple[int, int]
 
 
 class Watcher:
-    """Notes in each directory's ``Changes`` that something in it changed; finds directories that come, go and move."""
+    """Notes changes of each directory in its ``Trigger``s; follows directories that appear, vanish and move."""
 
     def __init__(
-        self, directories: Mapping[Path, Sequence[Changes]], monitor: Monitor, *, poll_s: float = POLL_S
+        self, directories: Mapping[Path, Sequence[Trigger]], monitor: Monitor, *, poll_s: float = POLL_S
     ) -> None:
-        self._places = [_Place(directory, _Handler(changes)) for directory, changes in directories.items()]
+        self._directories = [
+            _WatchedDirectory(directory, _Handler(triggers)) for directory, triggers in directories.items()
+        ]
         self._monitor = monitor
         self._poll_s = poll_s
         self._observer: _Observer | None = None
         self._began_s = 0.0
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._stop = threading.Event()
-        self._looked = threading.Event()
-        self._keeper = threading.Thread(target=self._keep, name="watch", daemon=True)
+        self._checked = threading.Event()
+        self._thread = threading.Thread(target=self._check_repeatedly, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Directories that exist are watched on return (unless one of them hangs), others soon after they appear."""
-        # The library's own warnings (lost events, say) are told by us, once, with what they mean.
+        """Return when all existing directories are watched, unless one hangs; others follow when they appear."""
+        # The library's warnings (lost events, say) are replaced by our own, once each, with what they mean.
         logging.getLogger("watchdog").setLevel(logging.CRITICAL)
-        # It finds a new directory by its event and by its parent's walk, and warns of its own second registration.
+        # It finds a new directory both by its event and by a walk of the parent, and warns when it registers it twice.
         warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
-        self._keeper.start()
-        # Not for ever: a directory on a server that is away would keep the whole agent from beginning.
-        self._looked.wait(FIRST_LOOK_S)
+        self._thread.start()
+        # Not for ever: a directory on a server that is away would block the whole agent.
+        self._checked.wait(FIRST_CHECK_S)
 
     def stop(self) -> None:
-        """Nothing is watched any longer."""
+        """End all watches."""
         self._stop.set()
-        self._keeper.join(FIRST_LOOK_S)
-        if not self._keeper.is_alive():
+        self._thread.join(FIRST_CHECK_S)
+        if not self._thread.is_alive():
             self._drop_observer()
 
     def watched(self, directory: Path) -> bool:
-        """Whether changes in *directory* are told at once, and not only found by the next look at all files."""
+        """Return whether changes in *directory* are noted at once, and not only by the next rescan."""
         observer = self._observer
         complete = observer is not None and observer.works() and observer.queue.refused is None
-        return complete and any(place.directory == directory and place.watch is not None for place in self._places)
+        return complete and any(one.directory == directory and one.watch is not None for one in self._directories)
 
-    def look(self) -> None:
-        """Every directory that is there now is watched under its present identity, as far as the kernel lets us."""
+    def check(self) -> None:
+        """Watch every directory that exists now, by its present identity, as far as the kernel allows."""
         self._renew_observer()
-        for place in self._places:
-            self._look_at(place)
+        for watched in self._directories:
+            self._check_one(watched)
         if self._observer is not None and self._observer.queue.refused is not None:
-            self._tell_refusal(self._observer.queue.refused)
+            self._warn_refusal(self._observer.queue.refused)
 
-    def _keep(self) -> None:
+    def _check_repeatedly(self) -> None:
         while not self._stop.is_set():
-            self.look()
-            self._looked.set()
+            self.check()
+            self._checked.set()
             self._stop.wait(self._poll_s)
 
     def _renew_observer(self) -> None:
-        """Drop an observer that broke, or that found no room some time ago, so that all is watched anew."""
+        """Drop an observer that broke, or that the kernel refused some time ago, so that ``check`` makes a new one."""
         if self._observer is None:
             return
         broken = not self._observer.works()
         again = self._observer.queue.refused is not None and time.monotonic() - self._began_s >= RETRY_S
         if broken:
-            self._tell("watching for changes broke off and was begun anew")
+            self._warn_once("watching for changes broke off and was started again")
         if broken or again:
             self._drop_observer()
             self._note_all()
 
-    def _look_at(self, place: _Place) -> None:
-        found = _identity(place.directory)
-        if found == place.identity and self._covers(place, found):
+    def _check_one(self, watched: _WatchedDirectory) -> None:
+        found = _identity(watched.directory)
+        if found == watched.identity and self._covers(watched, found):
             return
-        if found != place.identity or place.watch is not None:
-            # Came, went, or another one lies there now: whichever, the run's files are not what they were.
-            place.handler.note()
-        self._unwatch(place)
-        place.identity = found
+        if found != watched.identity or watched.watch is not None:
+            # It appeared, vanished, or was replaced: in each case the run's files changed.
+            watched.handler.note()
+        self._unwatch(watched)
+        watched.identity = found
         if found is not None:
-            self._watch(place)
+            self._watch(watched)
 
-    def _covers(self, place: _Place, found: Identity | None) -> bool:
-        """Whether there is nothing to watch, or it is watched: a new directory may have an old one's inode number."""
-        if found is None or place.watch is None or self._observer is None:
+    def _covers(self, watched: _WatchedDirectory, found: Identity | None) -> bool:
+        """Return whether a directory that exists is watched: a new one may have an old one's inode number."""
+        if found is None or watched.watch is None or self._observer is None:
             return found is None
-        return any(emitter.watch is place.watch and emitter.is_alive() for emitter in self._observer.emitters)
+        return any(emitter.watch is watched.watch and emitter.is_alive() for emitter in self._observer.emitters)
 
-    def _watch(self, place: _Place) -> None:
+    def _watch(self, watched: _WatchedDirectory) -> None:
         try:
             if self._observer is None:
                 self._observer = _Observer(on_lost=self._note_lost)
                 self._observer.start()
                 self._began_s = time.monotonic()
-            # The directory itself may be named through a link, which the dot follows; below it none is followed.
-            path = os.path.join(place.directory, ".")
-            place.watch = self._observer.schedule(place.handler, path, recursive=True, event_filter=_EVENTS)
+            # The configuration may name the directory by a link, which the dot follows; below it no link is followed.
+            path = os.path.join(watched.directory, ".")
+            watched.watch = self._observer.schedule(watched.handler, path, recursive=True, event_filter=_EVENTS)
         except OSError as error:
             if error.errno not in _VANISHED:
-                self._tell_refusal(error)
+                self._warn_refusal(error)
 
-    def _unwatch(self, place: _Place) -> None:
-        watch, place.watch = place.watch, None
+    def _unwatch(self, watched: _WatchedDirectory) -> None:
+        watch, watched.watch = watched.watch, None
         if watch is not None and self._observer is not None:
             self._observer.unschedule(watch)
 
     def _drop_observer(self) -> None:
         observer, self._observer = self._observer, None
-        for place in self._places:
-            place.watch = None
+        for watched in self._directories:
+            watched.watch = None
         if observer is not None:
             observer.stop()
             observer.join()
 
     def _note_all(self) -> None:
-        for place in self._places:
-            place.handler.note()
+        for watched in self._directories:
+            watched.handler.note()
 
     def _note_lost(self) -> None:
         self._note_all()
-        self._tell("the kernel had to drop change events, so all files are looked at")
+        self._warn_once("the kernel dropped change events, so all files are rescanned")
 
-    def _tell_refusal(self, error: OSError) -> None:
+    def _warn_refusal(self, error: OSError) -> None:
         what, remedy = _LIMITS.get(error.errno or 0, (f"watching failed: {error.strerror or error}", None))
         advice = f" ({remedy})" if remedy else ""
-        self._tell(f"{what}: some changes are seen only by the next rescan{advice}")
+        self._warn_once(f"{what}: mlsync sees some changes only at the next rescan{advice}")
 
-    def _tell(self, text: str) -> None:
-        """Say it once: it would come again with every look."""
-        if text not in self._told:
-            self._told.add(text)
+    def _warn_once(self, text: str) -> None:
+        """Warn only once: each check would repeat it."""
+        if text not in self._warned:
+            self._warned.add(text)
             self._monitor.notice("warning", text)
 
 
 class _Handler(FileSystemEventHandler):
-    """Turns the library's events into notes."""
+    """Notes the library's events in triggers."""
 
-    def __init__(self, changes: Sequence[Changes]) -> None:
-        self._changes = changes
+    def __init__(self, triggers: Sequence[Trigger]) -> None:
+        self._triggers = triggers
 
     def note(self) -> None:
-        """Every run on this directory learns that something changed."""
-        for changes in self._changes:
-            changes.note()
+        """Note a change for every run on this directory."""
+        for trigger in self._triggers:
+            trigger.note_change()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Note it, but for a file that was only just opened for writing: its end will be told."""
+        """Note it, except that a file was created and is still open for writing: its close comes as another event."""
         if not isinstance(event, FileCreatedEvent) or _complete_at_birth(event.src_path):
             self.note()
 
 
 @dataclass(eq=False, slots=True)
-class _Place:
-    """A directory, what was found there last, and the watch on it."""
+class _WatchedDirectory:
+    """A directory, its identity at the last check, and the watch on it."""
 
     directory: Path
     handler: _Handler
@@ -214,7 +216,7 @@ class _Place:
 
 
 class _Queue(InotifyFD):
-    """The kernel's queue of events, which remembers what the library passes over in silence."""
+    """The kernel's queue of events; remembers the errors that the library ignores."""
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         super().__init__()
@@ -222,9 +224,9 @@ class _Queue(InotifyFD):
         self._on_lost = on_lost
 
     def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
-        """Keep the reason if it cannot be watched; the library ignores it for all but the topmost directory."""
+        """Remember why it cannot be watched; the library ignores that for all but the topmost directory."""
         try:
-            # Asked first, since the library takes this refusal of the kernel for a success.
+            # Checked first, since the library takes this refusal of the kernel for a success.
             if not os.access(path, os.R_OK, effective_ids=True) and os.path.lexists(path):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
             return super().add_callback(path, mask, callback, id_)
@@ -234,28 +236,28 @@ class _Queue(InotifyFD):
             raise
 
     def handle_event(self, event: InotifyEvent) -> None:
-        """Count everything as changed when the kernel had to drop events."""
+        """Count everything as changed when the kernel dropped events."""
         super().handle_event(event)
         if event.is_queue_overflow:
             self._on_lost()
 
 
 class _Observer(InotifyObserver):
-    """The library's observer over a queue of ours."""
+    """The library's observer with our queue."""
 
     def __init__(self, on_lost: Callable[[], None]) -> None:
         self.queue = _Queue(on_lost)
         self.queue.start()
-        self._inotify_fd = self.queue  # where the library's own constructor, which is not run, puts its queue
+        self._inotify_fd = self.queue  # where the library's constructor, which we do not call, puts its queue
         BaseObserver.__init__(self, InotifyFullEmitter, inotify_fd=self.queue)
 
     def works(self) -> bool:
-        """Whether events still come through."""
+        """Return whether events still arrive."""
         return self.is_alive() and self.queue.is_alive()
 
 
 def _identity(directory: Path) -> Identity | None:
-    """Which directory lies there; none if there is none, or it cannot be looked at."""
+    """Return the identity of the directory; ``None`` if it does not exist or cannot be read."""
     try:
         info = os.stat(directory)
     except OSError:
@@ -264,7 +266,7 @@ def _identity(directory: Path) -> Identity | None:
 
 
 def _complete_at_birth(path: bytes | str) -> bool:
-    """Whether no closing will follow: links are made in one step, a file's writer still has it open."""
+    """Return whether no close event will follow: a link is complete at once, a file's writer still has it open."""
     try:
         info = os.lstat(path)
     except OSError:

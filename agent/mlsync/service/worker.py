@@ -1,4 +1,4 @@
-"""Decides when one run is backed up, and does it, over and over, in a thread of its own."""
+"""Decides when the next pass over one run begins, and makes it, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from mlsync.app.passes import Outcome
 from mlsync.errors import Error, RunLocked, RunOfAnother
 from mlsync.monitor import Monitor
-from mlsync.service.changes import Changes, Pending
 from mlsync.service.job import RunJob
+from mlsync.service.trigger import ChangeTimes, Trigger
 
-_LOG = logging.getLogger("mlsync")
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The rhythm of every run: what ``[agent]`` says, and how failures are retried."""
+    """When passes begin: the settings of ``[agent]``, and how long failures wait for the next try."""
 
     on_change: bool = True
     settle_s: float = 2.0
@@ -33,7 +34,7 @@ class Timing:
 
 @dataclass(slots=True)
 class RunState:
-    """What is known of one run at the moment; written by its worker alone, read by everybody."""
+    """The present state of one run; only its worker writes it, any thread reads it."""
 
     phase: str = "waiting"
     last_version: int | None = None
@@ -50,88 +51,92 @@ class RunState:
 
 
 class Worker:
-    """The life of one run's job; *told* is called, from the worker's thread, whenever its state changed."""
+    """Runs one job again and again; calls *on_change*, from its thread, whenever its state changed."""
 
     def __init__(
         self,
         job: RunJob,
         timing: Timing,
         monitor: Monitor,
-        told: Callable[[], None],
+        on_change: Callable[[], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.job = job
-        self.changes = Changes(clock)
+        self.trigger = Trigger(clock)
         self.state = RunState()
         self._timing = timing
         self._monitor = monitor
-        self._told = told
+        self._on_change = on_change
         self._clock = clock
         self._wall = wall
         self._uniform = uniform
         self._had_lock = False
         self._stop = threading.Event()
-        self._rescan_at_s = -math.inf  # the first pass comes at once: it catches up with what changed meanwhile
+        self._rescan_at_s = -math.inf  # the first pass begins at once, for what changed while no agent ran
         self._retry_at_s: float | None = None
         self.thread = threading.Thread(target=self._live, name=f"run-{job.name}", daemon=True)
 
     def start(self) -> None:
-        """The run is cared for from now on."""
+        """Begin the thread."""
         self.state.next_try_s = self._clock()
         self.thread.start()
 
     def stop(self) -> None:
-        """No pass begins any longer; one under way ends at its next safe point."""
+        """Begin no further pass; one under way ends at its next safe point."""
         self._stop.set()
-        self.changes.close()
+        self.trigger.close()
 
     def hung(self, limit_s: float) -> bool:
-        """Whether the worker neither sleeps as planned nor goes forward, or is no more although nobody stopped it."""
+        """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
         if self._stop.is_set():
             return False
         if not self.thread.is_alive():
             return True
         if self.state.phase == "running":
-            return self.job.pulse.age_s > limit_s
+            return self.job.heartbeat.age_s > limit_s
         return self._clock() > self.state.next_try_s + limit_s
 
-    def due(self, pending: Pending | None, asked: bool) -> float:
-        """When the next pass is to begin, on the monotonic clock."""
+    def due(self, changes: ChangeTimes | None, is_requested: bool) -> float:
+        """Return when the next pass begins, on the monotonic clock."""
         timing = self._timing
-        if asked:
+        if is_requested:
             return -math.inf
         if self._retry_at_s is not None:
-            # Changes do not hasten it: a store that is away is not asked again with every file that is saved.
+            # Changes do not bring it forward: each saved file would ask a store that is away.
             return self._retry_at_s
         if not timing.on_change:
             return self._rescan_at_s if self._rescan_at_s == -math.inf else math.inf
-        if pending is not None:
-            return min(pending.last_s + timing.settle_s, pending.first_s + timing.settle_max_s)
+        if changes is not None:
+            return min(changes.last_s + timing.settle_s, changes.first_s + timing.settle_max_s)
         return self._rescan_at_s
 
     def _live(self) -> None:
-        while self.changes.wait(self._plan):
-            self.changes.take()
+        while self.trigger.wait(self._plan):
+            self.trigger.clear()
             self._enter("running")
-            self.job.pulse.beat()
+            self.job.heartbeat.beat()
+            _LOG.debug("%s: pass begins", self.job.name)
             self._pass()
-            self._enter(self._rest())
+            _LOG.debug("%s: pass ended", self.job.name)
+            self._enter(self._idle_phase())
         self._enter("stopped")
 
-    def _plan(self, pending: Pending | None, asked: bool) -> float:
-        due_s = self.due(pending, asked)
+    def _plan(self, changes: ChangeTimes | None, is_requested: bool) -> float:
+        due_s = self.due(changes, is_requested)
         self.state.next_try_s = max(due_s, self._clock())
         return due_s
 
     def _enter(self, phase: str) -> None:
         self.state.phase = phase
-        self._plan(self.changes.pending, asked=False)
-        self._told()
+        self._plan(self.trigger.changes, is_requested=False)
+        if phase != "running":
+            _LOG.debug("%s: %s, next pass in %.0f s", self.job.name, phase, self.state.next_try_s - self._clock())
+        self._on_change()
 
-    def _rest(self) -> str:
+    def _idle_phase(self) -> str:
         if self.state.locked is not None:
             return "locked"
         if self.state.is_refused:
@@ -139,12 +144,12 @@ class Worker:
         return "retrying" if self.state.failures else "waiting"
 
     def _pass(self) -> None:
-        """One pass; whatever comes of it, the next one is planned: only here does the service survive a failure."""
+        """Make one pass and plan the next one, whatever the outcome: only here does the service survive a failure."""
         began_s = self._wall()
         try:
             outcome = self.job.run(self._stop)
         except RunOfAnother as error:
-            # Seldom: it takes a person, a restore here, or the other writer's end to change this.
+            # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
             self.state.is_refused = True
         except RunLocked as error:
@@ -153,7 +158,7 @@ class Worker:
                 self.state.locked = error
         except Error as error:
             self._failed(error, None)
-        except Exception as error:  # noqa: BLE001 - a bug must not end the care for this run or any other one
+        except Exception as error:  # noqa: BLE001 - a bug must not end the backups of this run or any other one
             _LOG.exception("%s: unexpected error", self.job.name)
             self._failed(error, None)
         else:
@@ -162,7 +167,7 @@ class Worker:
     def _succeeded(self, outcome: Outcome, began_s: float) -> None:
         state = self.state
         if self._stop.is_set() and outcome.version is None:
-            # Cut short: that it made no version does not say that nothing had changed.
+            # Cut short: without a version, files may have changed all the same.
             return
         if state.failures:
             self._monitor.notice("info", f"{self.job.name}: works again after {state.failures} failed tries")
@@ -170,17 +175,17 @@ class Worker:
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
         self._rescan_at_s = self._clock() + self._timing.rescan_s
-        # What was there when the pass began is in a version now; what came later may not be.
+        # What the directory held when the pass began is in a version now; later changes may not be.
         state.last_pass_s = began_s
         if outcome.version is not None:
             state.last_version, state.last_version_s = outcome.version, self._wall()
             self._monitor.notice("info", f"{self.job.name}: {outcome.summary}")
         if outcome.proved_version is not None and outcome.proved_version >= (state.last_proved_version or 0):
             state.last_proved_version, state.last_proved_s = outcome.proved_version, self._wall()
-        self._tell_troubles(outcome.troubles)
+        self._report_troubles(outcome.troubles)
 
-    def _tell_troubles(self, troubles: tuple[str, ...]) -> None:
-        """Tell each trouble when it begins, not again with every pass that finds it still there."""
+    def _report_troubles(self, troubles: tuple[str, ...]) -> None:
+        """Report each trouble when it begins, not with every pass that still finds it."""
         for trouble in troubles:
             if trouble not in self.state.troubles:
                 self._monitor.notice("warning", f"{self.job.name}: {trouble}")
@@ -188,7 +193,7 @@ class Worker:
 
     def _failed(self, error: Exception, delay_s: float | None) -> None:
         if self._stop.is_set():
-            # Cut short by the end of the service: nobody needs to hear of a next try.
+            # Cut short by the end of the service: there is no next try to report.
             return
         state = self.state
         state.is_refused = False
@@ -200,7 +205,7 @@ class Worker:
         self._monitor.notice("error", f"{self.job.name}: {state.last_error}; next try in {delay_s:.0f} s")
 
     def _delay_s(self, failures: int) -> float:
-        """Longer with each failure in a row, and never the same on many machines whose store went away at once."""
+        """Return a wait that grows with each failure in a row, by chance so that many machines do not retry at once."""
         timing = self._timing
         delay_s = min(timing.retry_max_s, timing.retry_first_s * 2.0 ** min(failures, 32))
         return max(timing.retry_first_s, self._uniform(delay_s / 2, delay_s))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import heapq
+import logging
 import os
 import stat
 import time
@@ -19,6 +20,7 @@ from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found
 
 # O_NONBLOCK: should a pipe stand there now, opening it must not hang.
+_LOG: Final = logging.getLogger(__name__)
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK
 # Smaller holes are read as the zeros that they are. Of a file with more holes than this the largest are kept: holes
 # save work, but lists of them must stay short, and what lies behind the last of them must not be read for a day.
@@ -224,6 +226,7 @@ def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:
     wait_ns = newest_ns(FileStat.of(opened)) + window_ns(FileStat.of(opened)) - now_ns
     # A time in the future (a clock set back) is not waited for.
     if 0 < wait_ns <= window_ns(FileStat.of(opened)):
+        _LOG.debug("waiting %.1f s, until the next write shows in the file's times", wait_ns / 1e9)
         time.sleep(wait_ns / 1e9)
         now_ns = time.time_ns()
         opened = os.fstat(descriptor)

@@ -7,6 +7,7 @@ many is the store's to say, again and again: it may find out only by and by.
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import threading
@@ -16,11 +17,13 @@ from typing import Final, Protocol
 
 from mlsync.buffers import aligned_memory
 from mlsync.codec.keys import Keys
+from mlsync.repository import names
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.pack.pack import PACK_ID_BYTES
 from mlsync.store.base import Store
 
+_LOG: Final = logging.getLogger(__name__)
 # More threads than any store asks for; they are made when they are needed.
 _SENDERS_MAX: Final = 64
 
@@ -127,7 +130,9 @@ class Lanes:
     def _end(self, pack: PackBuilder) -> None:
         try:
             if self._outcome.fault is None:
-                self._outcome.pack_stored(pack.pack_id, pack.finish())
+                size_bytes = pack.finish()
+                self._outcome.pack_stored(pack.pack_id, size_bytes)
+                _LOG.debug("stored %s, %d bytes", names.pack(pack.pack_id), size_bytes)
         except BaseException as error:  # noqa: BLE001 - as above
             self._outcome.fail(error)
         try:

@@ -1,6 +1,6 @@
-"""What the agent does now and then beside making versions: prove what is pending, and look at a share of the old.
+"""What a pass does besides its version: prove versions that are pending, and read back a share of the old packs.
 
-None of it may cost a version: whatever goes wrong is told, and tried again at the next time.
+No failure here costs a version: it is logged, and the next due time tries again.
 """
 
 from __future__ import annotations
@@ -8,38 +8,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
 from mlsync.config.model import WatchSettings
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
+from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
 from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
 
-# A device that was not there a minute ago mostly is not there yet, and each try starts a process that looks for it.
+# A device that was missing a minute ago is likely still missing, and each try starts a process that looks for it.
 PROVE_EVERY_S: Final = 3600.0
 SCRUB_EVERY_S: Final = 3600.0
 _PROVED: Final = "proved"
 _SCRUBBED: Final = "scrubbed"
-# Packs are of no one run: they are scrubbed once for all that this machine watches.
+# Packs belong to no one run: one scrub serves all runs that this machine watches.
 _ALL_RUNS: Final = ""
 _NS: Final = 10**9
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What came of it: the newest version that is proved by now as it was not before, if there is one."""
-
-    proved_version: int | None = None
-
-
-class Chores:
-    """The chores of one run on this machine; called after each pass, does what is due."""
+class Maintenance:
+    """The maintenance of one run on this machine; each pass calls ``run`` at its end."""
 
     def __init__(
         self,
@@ -57,8 +50,8 @@ class Chores:
         self._stop = stop
         self._now_ns = now_ns
 
-    def do(self) -> Done:
-        """Do what is due and tell what came of it; raises nothing but what is a bug."""
+    def run(self) -> int | None:
+        """Do what is due; return the newest version that this proved, if any. An exception is a bug."""
         proved_version = None
         try:
             proved_version = self._prove_pending()
@@ -67,9 +60,9 @@ class Chores:
             pass
         except Error as error:
             self._monitor.notice("warning", f"{self._run}: {error}")
-        return Done(proved_version)
+        return proved_version
 
-    # ------------------------------------------------------------ what is pending
+    # ------------------------------------------------------------ pending proofs
 
     def _prove_pending(self) -> int | None:
         pending = self._state.pending(self._run)
@@ -92,17 +85,18 @@ class Chores:
                 proved.extend(number for number in pending if self._prove(later, number))
             except ProofUnavailable as error:
                 if self._session.config.proof.device == "none":
-                    return max(proved, default=None)  # it is left to other machines, as was wished
+                    return max(proved, default=None)  # the configuration leaves it to other machines
                 left = count(len(pending) - len(proved), "version")
                 self._monitor.notice("info", f"{self._run}: {left} still pending: {error}")
         return max(proved, default=None)
 
     def _prove(self, later: LaterProver, number: int) -> bool:
-        """Say whether the version is proved now as far as it is required of it."""
+        """Return whether the version is now proved as far as the configuration requires."""
         try:
-            result = later.pending(self._session.repository.stored(self._run, number))
+            with working_on(self._run, number):
+                result = later.pending(self._session.repository.stored(self._run, number))
         except VersionMissing:
-            # A directory that is not mounted looks empty, and says nothing of what is in the repository.
+            # A directory that is not mounted looks empty, which does not mean that the versions are gone.
             if not self._session.repository.has_versions(self._run):
                 raise
             self._state.drop_pending(self._run, number)
@@ -111,16 +105,16 @@ class Chores:
             self._note_damage(error)
             return False
         except ObjectArchived as error:
-            # Pending still; what is behind it must not wait until somebody has it thawed.
+            # It stays pending, and the versions after it must not wait until somebody has it thawed.
             self._monitor.notice("warning", f"{self._run}: version {number} cannot be proved now: {error}")
             return False
-        self._tell(result)
+        self._report(result)
         if result.unavailable is not None:
             raise result.unavailable
         self._state.drop_pending(self._run, number)
         return not result.refused
 
-    def _tell(self, result: LaterResult) -> None:
+    def _report(self, result: LaterResult) -> None:
         for path, why in result.refused.items():
             text = f"{self._run}: version {result.version}: {display(path)} turned out not to load: {why}"
             self._monitor.notice("error", text)
@@ -135,7 +129,7 @@ class Chores:
             self._state.add_damaged([pack_id])
         self._monitor.notice("error", f"{self._run}: {error}; what the last version needs of it is stored again")
 
-    # ------------------------------------------------------------ what is old
+    # ------------------------------------------------------------ old packs
 
     def _scrub(self) -> None:
         period_s = self._session.config.proof.scrub_s
@@ -145,7 +139,7 @@ class Chores:
         since_ns = self._state.last_ns(_ALL_RUNS, _SCRUBBED)
         if since_ns is not None:
             self._scrub_between(since_ns, now_ns, period_s)
-        # The first time only starts the clock: a machine that is new here need not read it all at once.
+        # The first time only starts the clock: a machine that is new here need not read all packs at once.
         self._state.set_last_ns(_ALL_RUNS, _SCRUBBED, now_ns)
 
     def _scrub_between(self, since_ns: int, now_ns: int, period_s: float) -> None:
@@ -167,5 +161,5 @@ class Chores:
 
     def _is_due(self, run: str, name: str, every_s: float) -> bool:
         last_ns = self._state.last_ns(run, name)
-        # A clock that was set back must not put it off until it has caught up.
+        # A clock that was set back must not delay it until the clock has caught up.
         return last_ns is None or not 0 <= self._now_ns() - last_ns < every_s * _NS

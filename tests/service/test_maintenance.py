@@ -17,7 +17,7 @@ from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import ObjectArchived, StoreUnavailable
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.service.chores import PROVE_EVERY_S, SCRUB_EVERY_S, Chores
+from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.standing import standings
 
@@ -57,11 +57,11 @@ class Place:
         config = dataclasses.replace(self.config, proof=ProofSettings(**proof))
         return Session.open(config, lambda: SECRET, self.monitor)
 
-    def chores(self, **proof: object):
-        """What the chores came to."""
+    def maintain(self, **proof: object):
+        """Run what is due; return the version that it proved."""
         with self.session(**proof) as session:
-            chores = Chores(session, self.watch, self.monitor, self.stop, now_ns=lambda: self.now_ns)
-            return chores.do()
+            maintenance = Maintenance(session, self.watch, self.monitor, self.stop, now_ns=lambda: self.now_ns)
+            return maintenance.run()
 
     def later(self, seconds: float) -> None:
         """So much time passes."""
@@ -97,7 +97,7 @@ def test_what_is_pending_is_proved_when_it_can_be(place):
     assert [place.save(), place.save(value=2.0)] == [1, 2]
     place.said()
     assert place.pending() == [1, 2]
-    assert place.chores(device="cpu").proved_version == 2
+    assert place.maintain(device="cpu") == 2
     assert place.pending() == []
     said = place.said()
     assert [text.partition(", ")[0] for text in said] == [
@@ -105,7 +105,7 @@ def test_what_is_pending_is_proved_when_it_can_be(place):
         "info: yolo: version 1 proved to L4 on cpu",
     ]
     place.later(2 * PROVE_EVERY_S)
-    assert place.chores(device="cpu").proved_version is None
+    assert place.maintain(device="cpu") is None
     assert place.said() == []
 
 
@@ -115,7 +115,7 @@ def test_it_is_tried_once_an_hour(place):
     place.said()
     for minutes, is_told in ((0, True), (30, False), (31, True), (10, False)):
         place.later(minutes * 60)
-        assert place.chores(python=NOWHERE).proved_version is None
+        assert place.maintain(python=NOWHERE) is None
         said = place.said()
         assert bool(said) is is_told
         assert all("1 version still pending: The proof's Python does not start" in text for text in said)
@@ -127,25 +127,25 @@ def test_what_is_left_to_other_machines_is_not_asked_for(place):
     place.save(device="none")
     place.said()
     assert place.pending() == [1]
-    assert place.chores(device="none").proved_version is None
+    assert place.maintain(device="none") is None
     assert place.said() == []
     place.later(2 * PROVE_EVERY_S)
-    assert place.chores(device="cpu").proved_version == 1
+    assert place.maintain(device="cpu") == 1
 
 
 def test_a_clock_that_was_set_back_does_not_put_it_off(place):
     """After the clock went back by a year the next try comes at once."""
     place.save()
-    place.chores(python=NOWHERE)
+    place.maintain(python=NOWHERE)
     place.later(-365 * 24 * 3600.0)
-    assert place.chores(device="cpu").proved_version == 1
+    assert place.maintain(device="cpu") == 1
 
 
 def test_what_turns_out_not_to_load_is_told(place):
     """A checkpoint that is refused when it is proved at last is an error for somebody to see, and no proved version."""
     place.save(value=float("nan"))
     place.said()
-    assert place.chores(device="cpu", refuse=("nan", "inf")).proved_version is None
+    assert place.maintain(device="cpu", refuse=("nan", "inf")) is None
     (said,) = place.said()
     assert said.startswith("error: yolo: version 1: last.pt turned out not to load: level 4: 500 NaN")
     assert place.pending() == []
@@ -158,12 +158,12 @@ def test_the_first_scrub_only_starts_the_clock(place):
     place.said()
     options = {"scrub_s": 10 * SCRUB_EVERY_S, "python": NOWHERE}
     # What is pending was tried just now.
-    place.chores(**options)
+    place.maintain(**options)
     place.said()
     counts = []
     for _ in range(10):
         place.later(SCRUB_EVERY_S)
-        place.chores(**options)
+        place.maintain(**options)
         counts += [int(text.split()[2]) for text in place.said() if "scrubbed" in text]
     assert sum(counts) == len(list(place.repository.packs()))
 
@@ -174,7 +174,7 @@ def test_without_a_wish_nothing_is_scrubbed(place):
     place.said()
     for _ in range(3):
         place.later(PERIOD_S)
-        place.chores(device="none")
+        place.maintain(device="none")
     assert not [text for text in place.said() if "scrubbed" in text]
 
 
@@ -182,11 +182,11 @@ def test_what_a_scrub_finds_damaged_is_stored_again(place):
     """A pack that rotted is told as an error, and the next pass over the untouched run makes a version without it."""
     place.save()
     options = {"scrub_s": PERIOD_S, "device": "cpu"}
-    place.chores(**options)
+    place.maintain(**options)
     place.rot()
     place.said()
     place.later(PERIOD_S)
-    place.chores(**options)
+    place.maintain(**options)
     said = place.said()
     assert [text for text in said if text.startswith("error: packs/") and "is stored again" in text]
     with place.session(device="cpu") as session:
@@ -210,8 +210,8 @@ def test_a_version_in_cold_storage_keeps_no_other_from_being_proved(place):
     place.said()
     with place.session(device="cpu") as session:
         session.repository = Repository(Frozen(place.store), place.repository.keys)
-        chores = Chores(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
-        assert chores.do().proved_version == 2
+        maintenance = Maintenance(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
+        assert maintenance.run() == 2
         assert session.state.pending("yolo") == [1]
     told = [text for text in place.said() if text.startswith("warning: ")]
     assert len(told) == 1
@@ -219,14 +219,14 @@ def test_a_version_in_cold_storage_keeps_no_other_from_being_proved(place):
 
 
 def test_a_store_that_does_not_answer_costs_no_pass(place):
-    """Chores that the store does not answer end with a warning, not with an error of the pass."""
+    """Maintenance that the store does not answer end with a warning, not with an error of the pass."""
     place.save()
-    place.chores(scrub_s=PERIOD_S, python=NOWHERE)
+    place.maintain(scrub_s=PERIOD_S, python=NOWHERE)
     place.said()
     place.later(PERIOD_S)
     with place.session(scrub_s=PERIOD_S, python=NOWHERE) as session:
         away = FaultyStore(place.store, Fault("before", 1, lasts=True, error=StoreUnavailable("no answer")))
         session.repository = Repository(away, place.repository.keys)
-        chores = Chores(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
-        assert chores.do().proved_version is None
+        maintenance = Maintenance(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
+        assert maintenance.run() is None
     assert place.said() == ["warning: yolo: no answer"]

@@ -1,0 +1,92 @@
+"""Log lines: one form for the agent, for the processes of its passes, and for ``-vv`` of every command."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, TextIO
+
+from mlsync.log_context import labelled
+from mlsync.monitor import Severity, SilentMonitor, Task
+
+_LOG: Final = logging.getLogger(__name__)
+_OURS: Final = logging.getLogger("mlsync")
+_LEVELS: Mapping[Severity, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# syslog(3): 7 debug, 6 info, 4 warning, 3 error, 2 critical
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+
+class JournalFormatter(logging.Formatter):
+    """Puts the journal's ``<priority>`` before each line; the journal adds time and host itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines, each with its priority: a traceback stays an error to its last line."""
+        prefix = f"<{_priority(record.levelno)}>"
+        return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+class LogMonitor(SilentMonitor):
+    """Logs notices, and when tasks begin and end: the monitor of a service, and of commands with ``-vv``."""
+
+    @contextmanager
+    def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
+        """Open a task, of which the log shows beginning and end."""
+        began_s = time.monotonic()
+        _LOG.debug("%s: begins%s", name, "" if total is None else f", {total} {unit}")
+        try:
+            with super().task(name, total, unit) as task:
+                yield task
+        except BaseException as error:
+            _LOG.debug("%s: fails after %.1f s: %s", name, time.monotonic() - began_s, error)
+            raise
+        _LOG.debug("%s: ends after %.1f s", name, time.monotonic() - began_s)
+
+    def notice(self, severity: Severity, text: str) -> None:
+        """Log *text* on one line, whatever is in it."""
+        _LOG.log(_LEVELS[severity], "%s", text.replace("\n", "\\n"))
+
+
+def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, str] = os.environ) -> None:
+    """Send all log records to *stream*: with priorities if it is the journal, with times otherwise.
+
+    From the level ``DEBUG`` down, each line names the run and version that this process works on.
+    """
+    handler = logging.StreamHandler(stream)
+    if is_journal(stream, environ):
+        handler.setFormatter(JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    if level <= logging.DEBUG:
+        handler.addFilter(_label)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Only mlsync's own records: a library's at this level could hold credentials.
+    root.setLevel(logging.WARNING)
+    _OURS.setLevel(level)
+
+
+def log_level() -> int:
+    """Return the level that this process logs from, for a process that it starts."""
+    return _OURS.getEffectiveLevel()
+
+
+def is_journal(stream: TextIO = sys.stderr, environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether systemd connected *stream* to the journal, and it was not redirected since."""
+    try:
+        info = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{info.st_dev}:{info.st_ino}"
+
+
+def _label(record: logging.LogRecord) -> bool:
+    record.msg, record.args = labelled(record.getMessage()), ()
+    return True
+
+
+def _priority(level: int) -> int:
+    return next((priority for least, priority in _PRIORITIES if level >= least), 7)

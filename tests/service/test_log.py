@@ -1,0 +1,212 @@
+"""Log lines: their form, what ``-vv`` adds to them, and what never stands in one."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mlsync.app.passes import back_up
+from mlsync.app.session import Session
+from mlsync.config.model import Config, ProofSettings, WatchSettings
+from mlsync.log_context import working_on
+from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.repository import Repository
+from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.log import JournalFormatter, LogMonitor, is_journal, log_to
+from mlsync.store.directory.store import DirectoryStore
+
+SECRET = b"open sesame"
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """Restore the loggers afterwards."""
+    root, ours = logging.getLogger(), logging.getLogger("mlsync")
+    before = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+def test_journal_lines_carry_priorities():
+    """Each line of a record, a traceback's too, carries the priority that journalctl sorts by."""
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        record = logging.LogRecord("mlsync", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    lines = JournalFormatter("%(message)s").format(record).splitlines()
+    assert lines[0] == "<3>failed"
+    assert lines[-1] == "<3>ValueError: bad"
+    assert all(line.startswith("<3>") for line in lines)
+    for level, number in ((logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.CRITICAL, 2)):
+        record = logging.LogRecord("mlsync", level, "f", 1, "x", (), None)
+        assert JournalFormatter("%(message)s").format(record) == f"<{number}>x"
+
+
+def test_priorities_go_to_the_journal_alone(tmp_path):
+    """Standard error that was redirected into a file gets times and no priorities."""
+    with (tmp_path / "log").open("w+") as stream:
+        info = os.fstat(stream.fileno())
+        environ = {"JOURNAL_STREAM": f"{info.st_dev}:{info.st_ino}"}
+        assert is_journal(stream, environ)
+        assert not is_journal(stream, {"JOURNAL_STREAM": "1:2"})
+        log_to(stream, environ=environ)
+        LogMonitor().notice("warning", "two\nlines")
+        log_to(stream, environ={})
+        LogMonitor().notice("error", "late")
+        stream.seek(0)
+        lines = stream.read().splitlines()
+    assert lines[0] == "<4>two\\nlines"
+    assert lines[1].endswith("ERROR   late")
+    assert not is_journal(io.StringIO(), {})
+
+
+class Place:
+    """A run that is watched, and a repository."""
+
+    def __init__(self, base: Path) -> None:
+        self.run = base / "run"
+        self.run.mkdir()
+        self.store = base / "repository"
+        repository = Repository.create(
+            DirectoryStore(self.store, create=True), Passphrase(SECRET), stretching=Stretching(64, 1, 1)
+        )
+        self.master = repository.keys.master
+        self.watch = WatchSettings(self.run, "yolo")
+        self.config = dataclasses.replace(
+            Config.for_repository(self.store.as_uri()),
+            state_directory=base / "state",
+            watches=(self.watch,),
+            proof=ProofSettings(device="cpu"),
+        )
+
+    def backup(self) -> None:
+        """Back up the run, in this process."""
+        monitor = LogMonitor()
+        with Session.open(self.config, lambda: Passphrase(SECRET), monitor) as session:
+            back_up(session, self.watch, monitor, threading.Event())
+
+    def backup_by_the_agent(self) -> None:
+        """Back up the run as the agent does, in a process of its own."""
+        job = BackupJob(RepositoryOpener(self.config, Passphrase(SECRET)), self.watch)
+        try:
+            job.run(threading.Event())
+        finally:
+            job.close()
+
+    def save(self, value: float = 1.0) -> None:
+        """Write a checkpoint."""
+        import numpy as np
+
+        np.savez(self.run / "last.npz", weight=np.full(200_000, value))
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A run and a repository."""
+    return Place(tmp_path)
+
+
+def debug_log(work) -> list[str]:
+    """Return the lines that *work* logs with ``-vv``, without times."""
+    stream = io.StringIO()
+    log_to(stream, logging.DEBUG)
+    work()
+    return [line.split(maxsplit=2)[2] for line in stream.getvalue().splitlines()]
+
+
+def test_each_step_of_a_backup_names_run_and_version(place):
+    """With -vv a backup logs its phases, files, packs and proofs, each with the run and the version that it makes."""
+    place.save()
+    place.backup()
+    place.save(2.0)
+    lines = debug_log(place.backup)
+    steps = [line.removeprefix("DEBUG   yolo/2: ") for line in lines if "yolo/2: " in line]
+    size_bytes = (place.run / "last.npz").stat().st_size
+    assert f"reading last.npz, {size_bytes} bytes" in steps
+    assert f"proving 'last.npz', {size_bytes} bytes" in steps
+    for step in ("scanning", "reading: begins", "stored packs/", "reading: ends", "proof process", "proving: ends"):
+        assert any(line.startswith(step) for line in steps), (step, steps)
+    # What comes before the version's number is known names the run alone.
+    assert "DEBUG   yolo: looking for the last version" in lines
+
+
+def test_the_pass_process_logs_as_the_agent_does(place, capfd):
+    """The agent's level reaches the process of its passes, whose lines have the same form and the same stream."""
+    place.save()
+    log_to(sys.stderr, logging.DEBUG)
+    place.backup_by_the_agent()
+    lines = capfd.readouterr().err.splitlines()
+    assert any(line.endswith("DEBUG   yolo/1: scanning") for line in lines)
+    assert any(" started" in line and "DEBUG   yolo: pass process " in line for line in lines)
+
+
+def test_without_vv_no_step_is_logged(place, capfd):
+    """At the level of -v neither the agent nor the process of its passes logs steps."""
+    place.save()
+    log_to(sys.stderr, logging.INFO)
+    place.backup_by_the_agent()
+    assert capfd.readouterr().err == ""
+
+
+def test_no_secret_is_logged(place, capfd):
+    """With -vv neither passphrase nor master key nor the pass process's request appears in any line."""
+    place.save()
+    log_to(sys.stderr, logging.DEBUG)
+    place.backup_by_the_agent()
+    log = capfd.readouterr().err
+    assert "scanning" in log
+    for secret in (SECRET.decode(), place.master.hex(), repr(place.master), "Passphrase"):
+        assert secret not in log
+
+
+def test_no_chunk_costs_a_logging_call(place, monkeypatch):
+    """A file of many chunks takes hardly more logging calls than a file of one, whether they are shown or not."""
+    calls = []
+    monkeypatch.setattr(logging.Logger, "debug", lambda *arguments: calls.append(arguments[1]))
+    counts = []
+    for size_bytes in (1 << 10, 32 << 20):
+        (place.run / "events.log").write_bytes(os.urandom(size_bytes))
+        place.backup()
+        counts.append(len(calls))
+        calls.clear()
+    assert 5 < counts[0] < 20
+    assert abs(counts[1] - counts[0]) < 5
+
+
+def test_a_record_outside_of_a_pass_has_no_label():
+    """The label ends with the work, also when an error ends it."""
+    with pytest.raises(ZeroDivisionError), working_on("yolo", 3):
+        raise ZeroDivisionError
+    assert debug_log(lambda: LogMonitor().notice("info", "idle")) == ["INFO    idle"]
+
+
+def test_a_message_that_names_the_run_is_not_labelled_twice():
+    """A notice that begins with the run's name gets run and version in place of it."""
+
+    def work():
+        with working_on("yolo", 3):
+            LogMonitor().notice("warning", "yolo: not understood")
+
+    assert debug_log(work) == ["WARNING yolo/3: not understood"]
+
+
+def test_a_failed_task_says_so():
+    """The end of a task that an error ended shows the error."""
+
+    def work():
+        with pytest.raises(OSError, match="gone"), LogMonitor().task("reading", 5):
+            raise OSError("gone")
+
+    begins, fails = debug_log(work)
+    assert begins == "DEBUG   reading: begins, 5 B"
+    assert fails.startswith("DEBUG   reading: fails after ")
+    assert fails.endswith(" s: gone")
