@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -210,3 +213,18 @@ def test_coders_are_not_shared_between_threads():
 
     with ThreadPoolExecutor(8) as executor:
         assert all(executor.map(round_trip, range(1, 65)))
+
+
+def test_numpy_starts_no_thread_in_a_process_of_mlsync():
+    """A process that began as the command ``mlsync`` has one thread when numpy is imported."""
+    program = (
+        "import os, sys\n"
+        "from mlsync.cli.main import main\n"
+        "sys.argv = ['mlsync', '--version']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "import mlsync.codec.planes\n"
+        "print(len(os.listdir('/proc/self/task')))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1"

@@ -57,6 +57,11 @@ MISTAKES = {
         3,
         'device in [proof] must be one of "auto", "cuda", "cuda:N", "cpu", "none", not "gpu": FILE:3',
     ),
+    "signing that is true or false": (
+        "[s3]\npayload_signing = true\n",
+        3,
+        'payload_signing in [s3] must be one of "auto", "always", "never", not true: FILE:3',
+    ),
     "no number of a device": (
         '[proof]\ndevice = "cuda:x"\n',
         3,
@@ -318,7 +323,7 @@ def test_the_template_reads_back(write):
     text = template(
         "s3://bucket/x",
         [(strange, "named"), (Path("/data/c"), None)],
-        s3={"endpoint_url": "https://m", "payload_signing": True},
+        s3={"endpoint_url": "https://m", "payload_signing": "always"},
     )
     config = load(write(text))
     assert config.repository == "s3://bucket/x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 from importlib import import_module
@@ -80,6 +81,8 @@ def main() -> NoReturn:
     """Run the command line and exit: with 0, an error's own status, or a traceback for what is a bug."""
     # Many files are many objects and hardly a cycle among them: looking for those less often saves a tenth of the time.
     gc.set_threshold(20_000)
+    # Once numpy is imported, here or in a process that this one starts, its BLAS would start a thread on each core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = _run(Invocation.take())
     except output.ReaderGone:

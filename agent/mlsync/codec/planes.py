@@ -9,15 +9,11 @@ Memory: for each thread, three buffers as long as its longest chunk, used again 
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, TypeAlias
-
-# One thread, and that before numpy comes: its BLAS, which is not used here, would start one for each core.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 

@@ -151,13 +151,6 @@ def size_from(lowest_bytes: int) -> Parse:
     return parse
 
 
-def signing(value: Any, base: Path) -> str:
-    """How bodies are signed; true and false are what it was called before there were three ways."""
-    if isinstance(value, bool):
-        return "always" if value else "auto"
-    return str(one_of("auto", "always", "never")(value, base))
-
-
 def number(lowest: int, highest: int) -> Parse:
     """Return what accepts a whole number from *lowest* to *highest*."""
 

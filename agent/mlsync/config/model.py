@@ -30,7 +30,6 @@ from mlsync.config.keys import (
     repository_url,
     run_name,
     schedule,
-    signing,
     size_from,
     some_of,
     text,
@@ -67,7 +66,9 @@ class S3Settings:
         path, '"/etc/ssl/certs/minio.pem"', "certificate authority of a private endpoint", default=None
     )
     payload_signing: str = key(
-        signing, '"auto"', '"always" for stores that refuse unsigned bodies: three times the CPU'
+        one_of("auto", "always", "never"),
+        '"auto"',
+        '"always" for stores that refuse unsigned bodies: three times the CPU',
     )
 
 

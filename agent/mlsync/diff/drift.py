@@ -7,14 +7,10 @@ no finite number on either side is counted and left out of every sum, so that on
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, TypeAlias
-
-# One thread, and that before numpy comes: its BLAS would start one for each core.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 

@@ -13,13 +13,9 @@ device; that they are the right bytes is what the cryptographic digests of the r
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-
-# One thread, and that before numpy comes: its BLAS, which is not used here, would start one for each core.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 
