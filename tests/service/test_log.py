@@ -6,8 +6,11 @@ import dataclasses
 import io
 import logging
 import os
+import re
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,17 @@ import pytest
 from mlsync.app.passes import back_up
 from mlsync.app.session import Session
 from mlsync.config.model import Config, ProofSettings, WatchSettings
+from mlsync.errors import StoreError
 from mlsync.log_context import working_on
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.log import JournalFormatter, LogMonitor, is_journal, log_to
+from mlsync.store.base import Store
 from mlsync.store.directory.store import DirectoryStore
+from mlsync.store.location import open_store
+from mlsync.store.slow import SlowRequestLog
+from mlsync.store.wrapping import WrappingStore
 
 SECRET = b"open sesame"
 
@@ -155,6 +163,58 @@ def test_without_vv_no_step_is_logged(place, capfd):
     log_to(sys.stderr, logging.INFO)
     place.backup_by_the_agent()
     assert capfd.readouterr().err == ""
+
+
+class StuckStore(WrappingStore):
+    """Fails the first write of a pack, and does not answer the second one before the test says so."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self.answers = threading.Event()
+        self._is_first = True
+
+    def call(self, method, key, work):
+        """Fail, or wait for the test."""
+        if method == "put" and key.startswith("packs/"):
+            if self._is_first:
+                self._is_first = False
+                raise StoreBusy("slow down")
+            assert self.answers.wait(60.0)
+        return super().call(method, key, work)
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the test raised it."""
+        return isinstance(error, StoreBusy)
+
+
+class StoreBusy(StoreError):
+    """The store asks for patience."""
+
+
+def test_a_stuck_backup_names_the_request_and_retries(place, monkeypatch):
+    """With -vv a backup whose store does not answer shows which request it waits for, and each try before."""
+    stores: list[StuckStore] = []
+
+    def open_stuck(url, options):
+        stores.append(StuckStore(open_store(url, options)))
+        return stores[-1]
+
+    monkeypatch.setattr("mlsync.app.session.open_store", open_stuck)
+    monkeypatch.setattr("mlsync.app.session.SlowRequestLog", partial(SlowRequestLog, slow_s=0.1))
+    place.save()
+    stream = io.StringIO()
+    log_to(stream, logging.DEBUG)
+    thread = threading.Thread(target=place.backup)
+    thread.start()
+    deadline = time.monotonic() + 60.0
+    while "has had no answer" not in stream.getvalue():
+        assert time.monotonic() < deadline, stream.getvalue()
+        time.sleep(0.02)
+    log = stream.getvalue()
+    stores[-1].answers.set()
+    thread.join()
+    assert re.search(r" INFO    yolo/1: store: put failed, trying again in \d\.\d s: slow down", log)
+    assert re.search(r" DEBUG   yolo/1: store: put of packs/\S+ has had no answer for \d+ s", log)
 
 
 def test_no_secret_is_logged(place, capfd):

@@ -15,6 +15,7 @@ from mlsync.store.directory import store as directory
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
+from mlsync.store.slow import SlowRequestLog
 from seaweed import Seaweed
 
 KINDS = ("memory", "directory", "s3")
@@ -22,6 +23,7 @@ WRAPPERS = {
     "bare": lambda store: store,
     "retrying": lambda store: RetryingStore(store, sleep=lambda _: None),
     "counting": CountingStore,
+    "logging": SlowRequestLog,
     "faulty": FaultyStore,
 }
 # Small parts, so that small data make several; S3 itself allows none below 5 MiB.

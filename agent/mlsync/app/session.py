@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, cast
+from typing import TYPE_CHECKING, Final, Literal, Self, cast
 
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.codec.keys import Keys
@@ -26,6 +27,7 @@ from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.options import OVERWRITES
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
+from mlsync.store.slow import SlowRequestLog
 
 if TYPE_CHECKING:
     from mlsync.app.proof_user import RunsAs
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from mlsync.proof.prover import ProofOptions, Prover
     from mlsync.proving.load import LoadingOptions
 
+_LOG: Final = logging.getLogger(__name__)
 # At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
@@ -285,6 +288,8 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     def tell(call: str, error: Exception, wait_s: float) -> None:
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
+    if _LOG.isEnabledFor(logging.DEBUG):
+        store = SlowRequestLog(store)
     tries_min = TRIES_MIN if budget_s >= BUDGET_S else 1
     return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
 
