@@ -15,6 +15,7 @@ from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository import names
+from mlsync.repository.commit import commit
 from mlsync.repository.pack.pack import TRAILER_BYTES
 
 
@@ -150,15 +151,14 @@ def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(worl
     world.backup()
     (pack,) = keys_of(world.store, "packs/")
     world.write("b.bin", noise(12_000, 1))
-    commit = type(world.repository).commit
 
-    def commit_and_lose(self, manifest, known):
-        committed = commit(self, manifest, known)
+    def commit_and_lose(repository, manifest, known):
+        committed = commit(repository, manifest, known)
         if manifest.root.number == 2:
             world.store.delete(pack)
         return committed
 
-    monkeypatch.setattr(type(world.repository), "commit", commit_and_lose)
+    monkeypatch.setattr("mlsync.backup.new_version.commit", commit_and_lose)
     monkeypatch.setattr(Known, "foreign_refs", Known.old_refs)
     assert world.backup().version == 3
     assert world.restored(3) == world.tree()

@@ -18,6 +18,7 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from flow_parts import RUN, Killed, World, contents, killed_at, noise, small_checkpoint, tree_of
 from mlsync import errors
+from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.target.target import TEMPORARY_PREFIX
@@ -135,7 +136,7 @@ def test_a_backup_after_a_crash_sends_nothing_again(story, monkeypatch):
     """What was durable when a backup failed at its manifest is not stored a second time."""
     story.again()
     with monkeypatch.context() as patch, suppress(Killed):
-        patch.setattr(Repository, "commit", _die)
+        patch.setattr("mlsync.backup.new_version.commit", _die)
         story.world.backup()
     story.recover()
     assert story.world.numbers() == [1]
@@ -259,4 +260,4 @@ def test_a_killed_backup_and_a_killed_restore_leave_nothing_wrong(directory_worl
                     assert path.startswith(TEMPORARY_PREFIX) or content == wanted, (seed, path)
         world.restore(turn + 2)
         assert tree_of(world.base / "out") == trees[turn + 2], seed
-    assert RUN in {run.name for run in world.repository.runs()}
+    assert RUN in {run.name for run in runs(world.repository)}

@@ -10,8 +10,8 @@ from flow_parts import RUN, World, small_checkpoint
 from mlsync import errors
 from mlsync.repository import names, sealed_object
 from mlsync.store.directory.store import DirectoryStore
+from mlsync.versions.proof_status import proof_statuses
 from mlsync.versions.select import find_run, find_version, version_before
-from mlsync.versions.standing import standings
 
 LAST = names.VERSION_MAX
 PLANTED = {"nothing": b"", "noise": b"x" * 500, "a newer format": b"mlsyncM\0\2\0" + b"x" * 500}
@@ -67,7 +67,7 @@ def test_a_run_goes_on_whatever_is_planted(world, body, is_lost, numbers):
     assert find_version(world.repository, RUN, "latest").root.number == made[-1]
     assert find_version(world.repository, RUN, "2999-01-01").root.number == made[-1]
     assert version_before(world.repository, RUN, made[-1]).root.number == made[-2]
-    assert [standing.root.number for standing in standings(world.repository, RUN)] == made
+    assert [status.root.number for status in proof_statuses(world.repository, RUN)] == made
     assert find_run(world.repository, None) == RUN
     assert world.restored(made[-1]) == world.tree()
     problems = {problem.key for problem in world.check().problems}

@@ -15,7 +15,7 @@ from mlsync.errors import ObjectDamaged
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import names
-from mlsync.versions.standing import standings
+from mlsync.versions.proof_status import proof_statuses
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_none_of_it_leaves_the_proof_to_later(world):
     prover = Prover(ProofOptions(device="none"))
     with LaterProver(world.repository, prover, world.monitor) as later:
         later.pending(world.repository.stored(RUN, 2))
-    assert [standing.is_pending for standing in standings(world.repository, RUN)] == [False, False]
+    assert [status.is_pending for status in proof_statuses(world.repository, RUN)] == [False, False]
 
 
 def test_none_of_it_still_refuses_a_torn_checkpoint(world):

@@ -15,7 +15,7 @@ from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository.manifest import Finding, Proof
 from mlsync.repository.tokens import Severity, TroubleKind
-from mlsync.versions.standing import standings
+from mlsync.versions.proof_status import proof_statuses
 
 LAX, STRICT = Policy(numbers=""), Policy(numbers="nan")
 
@@ -150,7 +150,7 @@ def test_what_turned_out_to_be_broken_later_is_judged_anew_too(world, strict, la
     assert world.backup(prover=strict, policy=STRICT).troubles[0].path == b"last.pt"
     assert world.backup(prover=lax, policy=LAX).troubles == ()
     assert [entry.path for entry in world.manifest().entries] == [b"last.pt", b"log.txt"]
-    assert [standing.broken_count for standing in standings(world.repository, "yolo")] == [1, 0, 0]
+    assert [status.broken_count for status in proof_statuses(world.repository, "yolo")] == [1, 0, 0]
 
 
 def test_what_level_5_is_not_meant_for_is_not_pending(world, lax):
@@ -159,8 +159,8 @@ def test_what_level_5_is_not_meant_for_is_not_pending(world, lax):
     world.write("rng.pth", small_checkpoint(2))
     loading = LoadingOptions(Framework("check", ("true", "{path}"), patterns=("*.pt",)), world.base / "loading")
     world.backup(prover=lax, loading=loading, required_level=5, wait_for_proof=True)
-    (standing,) = standings(world.repository, "yolo")
-    assert (standing.lowest_level, standing.is_pending) == (4, False)
+    (status,) = proof_statuses(world.repository, "yolo")
+    assert (status.lowest_level, status.is_pending) == (4, False)
     with LaterProver(world.repository, lax, world.monitor) as later:
         assert list(later.lacking("yolo")) == []
         assert later.pending(world.repository.stored("yolo", 1)).judged == {}
@@ -172,5 +172,5 @@ def test_what_level_5_could_not_be_had_for_is_pending(world, lax):
     """The same files are, where it was not to be had."""
     world.write("last.pt", small_checkpoint(1))
     world.backup(prover=lax, loading=loaded_by(world, "exit 75"), required_level=5)
-    (standing,) = standings(world.repository, "yolo")
-    assert (standing.lowest_level, standing.is_pending) == (4, True)
+    (status,) = proof_statuses(world.repository, "yolo")
+    assert (status.lowest_level, status.is_pending) == (4, True)

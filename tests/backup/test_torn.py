@@ -18,8 +18,9 @@ from doubles.recording_monitor import RecordingMonitor
 from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome, small_checkpoint
 from mlsync import errors
 from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.repository.commit import commit
+from mlsync.repository.listing import runs
 from mlsync.repository.manifest import TIME_NS_MAX
-from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.takeover import allow_takeover
 from mlsync.versions.select import find_version
@@ -326,7 +327,6 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
     other.write("a.bin", b"from elsewhere")
     for one in (other, world):
         allow_takeover(one.state.directory, RUN, os.fsencode(one.directory), 0)
-    commit = Repository.commit
 
     def late(repository, manifest, known):
         if repository is world.repository and other.numbers() == [1]:
@@ -335,7 +335,7 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
 
     world.write("a.bin", b"2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Repository, "commit", late)
+        patch.setattr("mlsync.backup.new_version.commit", late)
         _, error = outcome(world.backup)
     assert isinstance(error, errors.VersionTaken)
     assert contents(world.restored(2)) == {b"a.bin": b"from elsewhere"}
@@ -409,7 +409,7 @@ def test_a_checkpoint_is_loaded_by_a_child(world):
     assert (result.lowest_level, proof.level, proof.device) == (4, 4, "cpu")
     assert proof.torch.startswith("numpy ")
     assert result.pending == ()
-    assert RUN in world.repository.runs()[0].name
+    assert RUN in runs(world.repository)[0].name
 
 
 def test_a_proof_that_falls_short_is_recorded_and_does_not_stop_the_version(world):

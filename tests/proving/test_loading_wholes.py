@@ -18,7 +18,7 @@ from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Share
 from mlsync.proving.verify import verify
 from mlsync.repository.tokens import TroubleKind
-from mlsync.versions.standing import manifest_of, standings
+from mlsync.versions.proof_status import manifest_of, proof_statuses
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -277,7 +277,7 @@ def prove_pending(world, script, share=None, prover=None):
     with LaterProver(world.repository, prover, world.monitor, loading=options(world, script), share=share) as later:
         for stored in list(later.lacking(RUN)):
             later.pending(stored)
-    return standings(world.repository, RUN)[0]
+    return proof_statuses(world.repository, RUN)[0]
 
 
 def test_a_directory_that_is_proved_in_shares_is_loaded_by_the_last(world):
@@ -285,10 +285,10 @@ def test_a_directory_that_is_proved_in_shares_is_loaded_by_the_last(world):
     sharded(world, 1)
     world.backup(required_level=5)
     script, log = logged(world)
-    standing = prove_pending(world, script, Share(1, 2))
-    assert (standing.is_pending, log.exists()) == (True, False)
-    standing = prove_pending(world, script, Share(2, 2))
-    assert (standing.lowest_level, log.read_text().split()) == (5, ["final"])
+    status = prove_pending(world, script, Share(1, 2))
+    assert (status.is_pending, log.exists()) == (True, False)
+    status = prove_pending(world, script, Share(2, 2))
+    assert (status.lowest_level, log.read_text().split()) == (5, ["final"])
 
 
 def test_a_directory_that_no_share_saw_whole_waits_to_be_loaded(world):
@@ -297,12 +297,12 @@ def test_a_directory_that_no_share_saw_whole_waits_to_be_loaded(world):
     world.backup(required_level=5)
     script, log = logged(world)
     second = Meanwhile(world.prover, lambda: prove_pending(world, script, Share(2, 2)))
-    standing = prove_pending(world, script, Share(1, 2), second)
-    assert (standing.lowest_level, standing.is_pending, log.exists()) == (4, True, False)
+    status = prove_pending(world, script, Share(1, 2), second)
+    assert (status.lowest_level, status.is_pending, log.exists()) == (4, True, False)
     shortfalls = {entry.proof.shortfall for entry in proved_entries(world)}
     assert shortfalls == {"not loaded yet: other files of its directory were another process's share"}
-    standing = prove_pending(world, script)
-    assert (standing.lowest_level, log.read_text().split()) == (5, ["final"])
+    status = prove_pending(world, script)
+    assert (status.lowest_level, log.read_text().split()) == (5, ["final"])
 
 
 def proved_entries(world):

@@ -15,7 +15,7 @@ from mlsync.proving.shares import Share
 from mlsync.repository import names
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.tokens import TroubleKind
-from mlsync.versions.standing import by_sums, manifest_of, standings
+from mlsync.versions.proof_status import manifest_of, proof_statuses, status_by_sums
 
 ON_CPU = ProofOptions(device="cpu")
 NO_TORCH = ProofOptions(device="cpu", python="/nowhere/python")
@@ -108,11 +108,11 @@ def test_a_pending_version_is_proved_beside_its_manifest(world, prover):
     number = save_pending(world)
     before = {info.key: info.size_bytes for info in world.store.list("")}
     digest = stored(world, number).digest
-    assert standings(world.repository, RUN)[0].is_pending
+    assert proof_statuses(world.repository, RUN)[0].is_pending
     result = proved(world, prover, number)
     assert (result.lowest_level, result.device, result.refused, result.unavailable) == (4, "cpu", {}, None)
-    standing = standings(world.repository, RUN)[0]
-    assert (standing.lowest_level, standing.device, standing.is_pending) == (4, "cpu", False)
+    status = proof_statuses(world.repository, RUN)[0]
+    assert (status.lowest_level, status.device, status.is_pending) == (4, "cpu", False)
     assert levels(world, number) == {b"last.pt": 4}
     assert stored(world, number).digest == digest
     assert {info.key for info in world.store.list("")} - before.keys() == set(proof_keys(world))
@@ -140,7 +140,7 @@ def test_the_same_content_in_many_versions_is_read_once(world, prover):
         results = [later.pending(found) for found in later.lacking(RUN)]
     assert [result.version for result in results] == numbers[::-1]
     assert [result.read_bytes > 0 for result in results] == [True, False, False]
-    assert not any(standing.is_pending for standing in standings(world.repository, RUN))
+    assert not any(status.is_pending for status in proof_statuses(world.repository, RUN))
 
 
 def test_without_a_device_nothing_is_read(world):
@@ -218,8 +218,8 @@ def test_what_turns_out_to_be_broken_is_marked(world):
     with refusing() as strict:
         result = proved(world, strict, number)
     assert "NaN" in result.refused[b"last.pt"]
-    (standing,) = standings(world.repository, RUN)
-    assert (standing.broken_count, standing.is_pending) == (1, False)
+    (status,) = proof_statuses(world.repository, RUN)
+    assert (status.broken_count, status.is_pending) == (1, False)
     (entry,) = manifest_of(world.repository, stored(world, number)).entries
     assert entry.proof.is_broken
     assert "NaN" in entry.proof.refusal
@@ -232,7 +232,7 @@ def test_what_turned_out_to_be_broken_stays_broken(world, prover):
         proved(world, strict, number)
     with LaterProver(world.repository, prover, world.monitor) as later:
         later.anew(stored(world, number))
-    assert standings(world.repository, RUN)[0].broken_count == 1
+    assert proof_statuses(world.repository, RUN)[0].broken_count == 1
 
 
 def test_what_turned_out_to_be_broken_is_not_in_the_next_version(world):
@@ -257,9 +257,9 @@ def test_what_was_proved_before_a_stop_is_kept(world, prover):
     with pytest.raises(Stopped):
         proved(world, watched, number, stop=lambda: len(watched.paths) == 1 and watched.is_idle)
     assert sorted(levels(world, number).values()) == [2, 4]
-    assert standings(world.repository, RUN)[0].is_pending
+    assert proof_statuses(world.repository, RUN)[0].is_pending
     assert list(proved(world, prover, number).judged) == [b"b.pt"]
-    assert not standings(world.repository, RUN)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
 
 
 def test_what_was_made_without_a_device_by_wish_is_pending(world, prover):
@@ -267,9 +267,9 @@ def test_what_was_made_without_a_device_by_wish_is_pending(world, prover):
     world.write("last.pt", checkpoint(1.0))
     number = world.backup(required_level=3, prover=Prover(ProofOptions(device="none"))).version
     assert world.entry(b"last.pt").proof.shortfall == 'no device is wanted here: device = "none"'
-    assert standings(world.repository, RUN)[0].is_pending
+    assert proof_statuses(world.repository, RUN)[0].is_pending
     assert proved(world, prover, number).lowest_level == 4
-    assert not standings(world.repository, RUN)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
 
 
 def test_a_stop_does_not_wait_for_the_end_of_a_file(world, prover):
@@ -290,11 +290,11 @@ def test_a_version_that_was_proved_in_parts_shows_as_a_whole(world, prover):
     (key,) = proof_keys(world)
     world.store.delete(key)
     for path, judged in sorted(whole.judged.items()):
-        assert standings(world.repository, RUN)[0].is_pending
+        assert proof_statuses(world.repository, RUN)[0].is_pending
         part = LaterProof(RUN, number, found.digest, 7, "test", "host", 2, "", 0, [ProvedFile(path, judged.proof)])
         world.repository.add_later_proof(part)
-    (standing,) = standings(world.repository, RUN)
-    assert (standing.lowest_level, standing.device, standing.is_pending) == (4, "cpu", False)
+    (status,) = proof_statuses(world.repository, RUN)
+    assert (status.lowest_level, status.device, status.is_pending) == (4, "cpu", False)
     assert proved(world, prover, number).judged == {}
 
 
@@ -309,7 +309,7 @@ def test_who_comes_last_leaves_the_sum_of_all(world, prover):
         prove_all(first)
     proofs = world.repository.later_proofs(stored(world, number))
     assert sorted(len(proof.files) for proof in proofs) == [0, 1, 1]
-    assert by_sums(stored(world, number), proofs).lowest_level == 4
+    assert status_by_sums(stored(world, number), proofs).lowest_level == 4
 
 
 def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):
@@ -323,7 +323,7 @@ def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):
         with LaterProver(world.repository, prover, world.monitor, share=Share(number_of_share, 2)) as later:
             prove_all(later)
         read.clear()
-        standings(world.repository, RUN)
+        proof_statuses(world.repository, RUN)
         assert len(read) == lists
     part = world.repository.later_proofs(stored(world, number))[0]
     for key in proof_keys(world):
@@ -331,7 +331,7 @@ def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):
     for path in (b"a.pt", b"b.pt"):
         moved = [ProvedFile(path, file.proof) for file in part.files]
         world.repository.add_later_proof(msgspec.structs.replace(part, files=moved))
-    assert not standings(world.repository, RUN)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
     assert len(read) == 1
 
 

@@ -22,7 +22,7 @@ from mlsync.repository.manifest import Entry, Proof
 from mlsync.repository.names import pack as pack_key
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
-from mlsync.versions.standing import standings
+from mlsync.versions.proof_status import proof_statuses
 
 UNPROVED = Proof(0, "", "", "", 0, 0.0, 0, 0, {}, [])
 
@@ -194,7 +194,7 @@ def test_shares_are_all_that_is_pending(before, steps, count):
         assert all(len(found) == 1 for found in owners.values())
         assert sum(rank.proved_count for rank in ranks) == len(owners)
         seen_by_all = set.intersection(*(rank.seen for rank in ranks))
-        pending = {standing.root.number for standing in standings(world.repository, RUN) if standing.is_pending}
+        pending = {status.root.number for status in proof_statuses(world.repository, RUN) if status.is_pending}
         assert not pending & seen_by_all
         world.close()
 
@@ -203,12 +203,12 @@ def test_a_share_that_was_killed_is_proved_by_the_next_run(world):
     """What one process did not come to stays pending; when all are started again only that is read."""
     commit(world, range(6))
     Rank(world, Share(1, 2)).go_on()
-    assert standings(world.repository, RUN)[0].is_pending
+    assert proof_statuses(world.repository, RUN)[0].is_pending
     again = [Rank(world, Share(number, 2)) for number in (1, 2)]
     for rank in again:
         rank.go_on()
     assert [rank.proved_count for rank in again] == [0, 3]
-    assert not standings(world.repository, RUN)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
 
 
 def test_another_number_of_shares_takes_over(world):
@@ -221,7 +221,7 @@ def test_another_number_of_shares_takes_over(world):
         rank.go_on()
         counts.append(rank.proved_count)
     assert sum(counts) == 4
-    assert not standings(world.repository, RUN)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
 
 
 def test_a_share_that_has_nothing_looks_at_no_version(world):
@@ -243,7 +243,7 @@ def test_what_was_proved_meanwhile_moves_nothing(world, second):
         while rank.go_on():
             pass
     assert [rank.proved_count for rank in ranks] == [1, 1]
-    assert not any(standing.is_pending for standing in standings(world.repository, RUN))
+    assert not any(status.is_pending for status in proof_statuses(world.repository, RUN))
 
 
 @pytest.mark.parametrize("read_back", ["new", "none"])
@@ -270,8 +270,8 @@ def test_a_run_that_comes_up_changes_nothing_of_another(world):
     for found in ranks[2].later.lacking(other.run):
         ranks[2].later.pending(found)
     ranks[2].go_on()
-    assert not standings(world.repository, RUN)[0].is_pending
-    assert standings(world.repository, other.run)[0].is_pending
+    assert not proof_statuses(world.repository, RUN)[0].is_pending
+    assert proof_statuses(world.repository, other.run)[0].is_pending
 
 
 def test_a_list_of_files_that_is_gone_is_told_by_every_share(world):
@@ -289,5 +289,5 @@ def test_a_list_of_files_that_is_gone_is_told_by_every_share(world):
         assert rank.go_on()
         with pytest.raises(ObjectMissing):
             rank.go_on()
-    pending = [standing.root.number for standing in standings(world.repository, RUN) if standing.is_pending]
+    pending = [status.root.number for status in proof_statuses(world.repository, RUN) if status.is_pending]
     assert (pending, number) == ([damaged], damaged + 1)

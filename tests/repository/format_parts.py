@@ -9,9 +9,10 @@ from doubles.memory_store import MemoryStore
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import file_digester
 from mlsync.codec.keys import Keys
+from mlsync.repository.commit import Committed, commit
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Origin, Previous, Summary, Trouble
-from mlsync.repository.repository import Committed, Repository
+from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.store.base import Store
@@ -113,9 +114,9 @@ def new_repository(store: Store | None = None) -> Repository:
     return Repository.create(store or MemoryStore(), PASSPHRASE, stretching=FAST)
 
 
-def commit(repository: Repository, manifest: Manifest) -> Committed:
+def commit_unknown(repository: Repository, manifest: Manifest) -> Committed:
     """Commit without knowing any chunk."""
-    return repository.commit(manifest, unknown)
+    return commit(repository, manifest, unknown)
 
 
 def replace_object(store: MemoryStore, key: str, change: Callable[[bytes], bytes]) -> None:

@@ -35,6 +35,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, segments
+from mlsync.repository.commit import commit
 from mlsync.repository.manifest import Previous
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.check import check
@@ -67,7 +68,7 @@ def _build() -> Whole:
             refs = write_chunks(store, repository.keys, pieces)
             sites[f"pack {number}"] = names.pack(refs[0].pack)
             entries = (*entries, file_entry(b"file-%d" % number, refs, pieces))
-            committed = repository.commit(version(entries, number, previous), unknown)
+            committed = commit(repository, version(entries, number, previous), unknown)
             sites[f"list {number}"] = names.pack(committed.packs[0])
             sites[f"manifest {number}"] = repository.version_key("run", number)
             previous = Previous(number, committed.digest)
@@ -205,7 +206,7 @@ def test_a_version_that_was_written_anew_breaks_the_chain():
     store = WHOLE.store()
     repository = Repository.open(store, PASSPHRASE)
     store.delete(WHOLE.sites["manifest 1"])
-    repository.commit(version([file_entry(b"forged", digest=digest_of())]), unknown)
+    commit(repository, version([file_entry(b"forged", digest=digest_of())]), unknown)
     assert any("not the one that it followed" in text for text in _problems(store).values())
 
 

@@ -22,6 +22,7 @@ from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
 from mlsync.repository import header, keyslot, names, sealed_object, segments
+from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot, decode_as, decode_entries
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
@@ -111,7 +112,7 @@ def test_the_manifest_example_is_read():
 def test_a_restore_needs_the_documents_objects_and_the_passphrase():
     """Header, slot, pack and manifest of the document are a repository: its file's bytes come out."""
     repository = Repository.open(_store_of_the_document(), EXAMPLES.passphrase)
-    (run,) = repository.runs()
+    (run,) = runs(repository)
     assert (run.name, run.numbers) == (EXAMPLES.run, (2,))
     stored = repository.stored(run.name, 2)
     assert stored.digest == object_digest(parse("manifest"))

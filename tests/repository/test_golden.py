@@ -14,6 +14,7 @@ import pytest
 from mlsync.codec.compression import Coding
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind, TroubleKind
@@ -54,7 +55,7 @@ def test_there_is_one_for_every_format():
 def test_each_holds_everything(open_golden, name, codings):
     """Every kind of entry, a hole, a proof, a trouble, a list of files in chunks, all codings of its day."""
     repository = open_golden(name)
-    stored = [repository.stored(run.name, number) for run in repository.runs() for number in run.numbers]
+    stored = [repository.stored(run.name, number) for run in runs(repository) for number in run.numbers]
     entries = [entry for one in stored for entry in repository.entries(one)]
     assert {entry.kind for entry in entries} == set(EntryKind)
     assert {ref.coding for entry in entries for ref in entry.chunks} == codings
@@ -85,10 +86,10 @@ def test_every_byte_is_sound(open_golden, name):
 def test_the_key_file_opens_it_too(open_golden, name):
     """Both key slots still open."""
     repository = open_golden(name, KeyFile(bytes.fromhex(EXPECTED[name]["key_file"])))
-    runs = {}
+    numbers = {}
     for version in EXPECTED[name]["versions"]:
-        runs.setdefault(version["run"], []).append(version["number"])
-    assert {run.name: list(run.numbers) for run in repository.runs()} == runs
+        numbers.setdefault(version["run"], []).append(version["number"])
+    assert {run.name: list(run.numbers) for run in runs(repository)} == numbers
 
 
 @pytest.mark.parametrize(("name", "index"), VERSIONS)

@@ -7,7 +7,7 @@ import pytest
 from format_parts import (
     KEYS,
     bare_entry,
-    commit,
+    commit_unknown,
     digest_of,
     file_entry,
     flip,
@@ -45,8 +45,8 @@ from mlsync.repository.manifest import (
     encode_entries,
     is_safe_path,
 )
-from mlsync.repository.rules import check_root
 from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.validation import check_root
 
 KEY = "versions/" + "0" * 32 + "/0000000001"
 REF = ChunkRef(bytes(32), bytes(16), 0, 48, 26, 10, Coding.RAW)
@@ -134,7 +134,7 @@ def test_a_version_comes_back(text, when, directory, trouble):
     repository = new_repository()
     made = version([FILE], 7, Previous(6, bytes(range(32))), "run")
     root = msgspec.structs.replace(made.root, created_ns=when, host=text, directory=directory, troubles=(trouble,))
-    commit(repository, Manifest(root, made.entries))
+    commit_unknown(repository, Manifest(root, made.entries))
     found = repository.manifest(repository.stored("run", 7))
     assert found.entries == made.entries
     assert msgspec.structs.replace(found.root, packs=[], segments=[]) == root
@@ -297,7 +297,7 @@ def test_entries_that_are_no_tree_are_refused(made):
         check_tree(made, KEY)
     repository = new_repository()
     with pytest.raises(ManifestDamaged):
-        commit(repository, version(made))
+        commit_unknown(repository, version(made))
     assert repository.numbers("run") == []
     root = _root(segments=[SegmentRef(made[0].path, len(made), encode_entries(made), [])])
     with pytest.raises(ManifestDamaged):
@@ -449,7 +449,7 @@ def test_a_manifest_that_no_reader_takes_is_not_written(monkeypatch):
 def test_a_manifest_longer_than_any_is_damage():
     """A store that sends more than any manifest holds is stopped at the bound."""
     repository = new_repository()
-    commit(repository, version([file_entry(b"a", digest=digest_of())]))
+    commit_unknown(repository, version([file_entry(b"a", digest=digest_of())]))
     key = repository.version_key("run", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sealed_object, "OBJECT_BYTES_MAX", 1000)
@@ -468,7 +468,7 @@ def test_the_writer_the_directory_and_the_notes_come_back():
         top=Top(0o2750, 1000, 0, -1),
         notes=("two checkpoints are gone", "a lone \udc80 is stored too"),
     )
-    commit(repository, Manifest(written, made.entries))
+    commit_unknown(repository, Manifest(written, made.entries))
     manifest = repository.manifest(repository.stored("run", 1))
     assert (manifest.root.origin, manifest.root.top) == (written.origin, written.top)
     assert manifest.root.notes == ("two checkpoints are gone", "a lone \\udc80 is stored too")

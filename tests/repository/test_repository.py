@@ -23,6 +23,8 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from mlsync.errors import FormatUnsupported, ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
 from mlsync.repository import names, segments
+from mlsync.repository.commit import commit
+from mlsync.repository.listing import last_page, run_names, runs
 from mlsync.repository.manifest import Previous
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
@@ -35,7 +37,7 @@ def test_versions_are_listed_by_number():
     """Numbers come rising, from where they are asked for."""
     repository = new_repository()
     for number in (1, 2, 3, 10, 11):
-        repository.commit(version(ENTRIES, number), unknown)
+        commit(repository, version(ENTRIES, number), unknown)
     assert repository.numbers("run") == [1, 2, 3, 10, 11]
     assert repository.numbers("run", after=3) == [10, 11]
     assert repository.numbers("other") == []
@@ -45,12 +47,12 @@ def test_versions_are_listed_by_number():
 @given(st.sets(st.one_of(st.integers(1, 60), st.integers(1, 5000)), max_size=200))
 def test_the_newest_version_is_found(monkeypatch, numbers):
     """Whatever versions there are and however many come in a page, the newest is the one with the highest number."""
-    monkeypatch.setattr("mlsync.repository.repository.PAGE_COUNT", 7)
+    monkeypatch.setattr("mlsync.repository.listing.PAGE_COUNT", 7)
     repository = new_repository()
     for number in numbers:
         repository.store.put(repository.version_key("run", number), b"")
     repository.store.put(repository.version_key("other", 6000), b"")
-    assert [one.number for one in repository.last_page("run")][-1:] == sorted(numbers)[-1:]
+    assert [one.number for one in last_page(repository, "run")][-1:] == sorted(numbers)[-1:]
     assert repository.has_versions("run") == bool(numbers)
 
 
@@ -61,7 +63,7 @@ def test_the_newest_version_is_found_in_few_pages(count):
     for number in range(1, count + 1):
         repository.store.put(repository.version_key("run", number), b"")
     counted = CountingStore(repository.store)
-    assert Repository(counted, repository.keys, conditional_create=True).last_page("run")[-1].number == count
+    assert last_page(Repository(counted, repository.keys, conditional_create=True), "run")[-1].number == count
     assert counted.calls["list"] <= (1 if count < 1000 else 2 if count == 1000 else 12)
 
 
@@ -69,17 +71,17 @@ def test_the_names_of_runs_are_found_without_listing_their_versions():
     """A listing is begun once for each run and read no further than its first version."""
     repository = new_repository()
     for run, number in (("zebra", 1), ("ä-run", 1), ("zebra", 2)):
-        repository.commit(version(ENTRIES, number, run=run), unknown)
+        commit(repository, version(ENTRIES, number, run=run), unknown)
     repository.store.put("versions/not-a-run", b"")
-    assert sorted(repository.run_names()) == ["zebra", "ä-run"]
+    assert sorted(run_names(repository)) == ["zebra", "ä-run"]
 
 
 def test_runs_are_listed_by_name():
     """Each run comes with its numbers, though the store knows no name."""
     repository = new_repository()
     for run, number in (("zebra", 1), ("ä-run", 1), ("zebra", 2)):
-        repository.commit(version(ENTRIES, number, run=run), unknown)
-    assert [(run.name, run.numbers) for run in repository.runs()] == [("zebra", (1, 2)), ("ä-run", (1,))]
+        commit(repository, version(ENTRIES, number, run=run), unknown)
+    assert [(run.name, run.numbers) for run in runs(repository)] == [("zebra", (1, 2)), ("ä-run", (1,))]
     assert "zebra" not in "".join(keys_under(repository.store, ""))
 
 
@@ -88,39 +90,39 @@ def test_a_damaged_version_does_not_hide_its_run(damaged, left):
     """A run of which a manifest is damaged keeps its name, from another one."""
     repository = new_repository()
     for number in (1, 2):
-        repository.commit(version(ENTRIES, number), unknown)
+        commit(repository, version(ENTRIES, number), unknown)
     replace_object(repository.store, repository.version_key("run", damaged), lambda body: body[:-1])
-    assert [(run.name, run.numbers) for run in repository.runs()] == [("run", (1, 2))]
-    assert list(repository.run_names()) == ["run"]
+    assert [(run.name, run.numbers) for run in runs(repository)] == [("run", (1, 2))]
+    assert list(run_names(repository)) == ["run"]
     replace_object(repository.store, repository.version_key("run", left), lambda body: b"")
-    assert (repository.runs(), list(repository.run_names())) == ([], [])
-    assert set(repository.passed_over) == {repository.version_key("run", number) for number in (1, 2)}
-    assert all(isinstance(error, ManifestDamaged) for error in repository.passed_over.values())
+    assert (runs(repository), list(run_names(repository))) == ([], [])
+    assert set(repository.skipped) == {repository.version_key("run", number) for number in (1, 2)}
+    assert all(isinstance(error, ManifestDamaged) for error in repository.skipped.values())
 
 
 def test_planted_objects_do_not_make_a_run():
     """A run of which nothing opens has no name, and however many objects it has, few of them are looked at."""
     repository = new_repository()
-    repository.commit(version(ENTRIES), unknown)
+    commit(repository, version(ENTRIES), unknown)
     for number in range(1, 400):
         repository.store.put(names.version(b"\0" * 16, number), b"planted")
     for number in range(400):
         repository.store.put(f"versions/{'0' * 32}/not-a-version-{number:03}", b"planted")
     counted = CountingStore(repository.store)
     again = Repository(counted, repository.keys)
-    assert list(again.run_names()) == ["run"]
+    assert list(run_names(again)) == ["run"]
     assert (counted.calls["list"] <= 5, counted.calls["get"] <= 80) == (True, True)
-    assert [run.name for run in again.runs()] == ["run"]
-    assert all(key.startswith(f"versions/{'0' * 32}/") for key in again.passed_over)
+    assert [run.name for run in runs(again)] == ["run"]
+    assert all(key.startswith(f"versions/{'0' * 32}/") for key in again.skipped)
 
 
 @pytest.mark.parametrize("planted", [[9_999_999_999], range(9_999_997_000, 10**10), range(4, 3000, 2), []])
 @pytest.mark.parametrize("count", [3, 1500])
 def test_the_newest_that_opens_is_found_among_planted_objects(monkeypatch, planted, count):
     """Wherever objects were planted, the newest version is the newest that opens; all others are noted."""
-    monkeypatch.setattr("mlsync.repository.repository.PAGE_COUNT", 100)
+    monkeypatch.setattr("mlsync.repository.listing.PAGE_COUNT", 100)
     repository = new_repository()
-    last = repository.commit(version(ENTRIES, count), unknown)
+    last = commit(repository, version(ENTRIES, count), unknown)
     for number in {*range(1, count), *planted} - {count}:
         repository.store.put(repository.version_key("run", number), b"planted")
     counted = CountingStore(repository.store)
@@ -128,7 +130,7 @@ def test_the_newest_that_opens_is_found_among_planted_objects(monkeypatch, plant
     stored = newest_readable(again, "run")
     assert (stored.root.number, stored.digest) == (count, last.digest)
     above = {number for number in planted if number > count}
-    assert {repository.version_key("run", number) for number in above} <= set(again.passed_over)
+    assert {repository.version_key("run", number) for number in above} <= set(again.skipped)
     assert counted.calls["list"] <= 20 * (1 + len(above) // 100)
     known = {one.number: one.stamp for one in again.listed("run") if one.number != count}
     counted.reset()
@@ -139,7 +141,7 @@ def test_the_newest_that_opens_is_found_among_planted_objects(monkeypatch, plant
 def test_an_object_that_only_claims_to_be_newer_is_passed_over():
     """What nobody authenticated may say of itself what it will; a version that opens and is newer is refused."""
     repository = new_repository()
-    repository.commit(version(ENTRIES, 1), unknown)
+    commit(repository, version(ENTRIES, 1), unknown)
     body = repository.store.get(repository.version_key("run", 1), limit_bytes=1 << 20)
     repository.store.put(repository.version_key("run", 2), body[:8] + b"\2\0" + body[10:])
     assert newest_readable(repository, "run").root.number == 1
@@ -150,24 +152,24 @@ def test_an_object_that_only_claims_to_be_newer_is_passed_over():
 def test_a_number_is_taken_once():
     """A second writer of the same number is refused, and the first one's version stands."""
     repository = new_repository()
-    first = repository.commit(version(ENTRIES), unknown)
+    first = commit(repository, version(ENTRIES), unknown)
     with pytest.raises(VersionTaken, match="another writer"):
-        repository.commit(version(ENTRIES), unknown)
+        commit(repository, version(ENTRIES), unknown)
     assert repository.stored("run", 1).digest == first.digest
 
 
 def test_a_version_carries_the_digest_of_the_one_before():
     """What a manifest says of the one before is the SHA-256 that the commit gave and that reading gives."""
     repository = new_repository()
-    first = repository.commit(version(ENTRIES), unknown)
-    repository.commit(version(ENTRIES, 2, Previous(1, first.digest)), unknown)
+    first = commit(repository, version(ENTRIES), unknown)
+    commit(repository, version(ENTRIES, 2, Previous(1, first.digest)), unknown)
     assert repository.stored("run", 2).root.previous == Previous(1, repository.stored("run", 1).digest)
 
 
 def test_versions_that_are_not_there_are_missing():
     """Neither another number nor another run is found, and both say so."""
     repository = new_repository()
-    repository.commit(version(ENTRIES), unknown)
+    commit(repository, version(ENTRIES), unknown)
     assert repository.has_version("run", 1)
     for run, number in (("run", 2), ("other", 1)):
         assert not repository.has_version(run, number)
@@ -196,11 +198,11 @@ def test_tombstones_are_seen():
 def test_what_is_not_ours_is_left_alone():
     """Other objects in the place are neither packs nor versions nor key slots that lock anybody out."""
     repository = new_repository()
-    repository.commit(version(ENTRIES), unknown)
+    commit(repository, version(ENTRIES), unknown)
     for key in ("packs/zz/readme", "packs/00/0123", "versions/x", "keys/readme", "other/thing"):
         repository.store.put(key, b"somebody else's")
     again = Repository.open(repository.store, PASSPHRASE)
-    assert [run.numbers for run in again.runs()] == [(1,)]
+    assert [run.numbers for run in runs(again)] == [(1,)]
     assert list(again.packs()) == []
 
 
@@ -213,7 +215,7 @@ def test_a_crash_leaves_a_version_or_none(kind, nth, monkeypatch):
     new_repository(store)
     dying = Repository.open(FaultyStore(store, Fault(kind, nth, "put")), PASSPHRASE)
     with pytest.raises(ProcessDied):
-        dying.commit(version(ENTRIES), unknown)
+        commit(dying, version(ENTRIES), unknown)
     found = Repository.open(store, PASSPHRASE)
     is_there = (kind, nth) == ("die-after", 2)
     assert found.numbers("run") == ([1] if is_there else [])
@@ -221,7 +223,7 @@ def test_a_crash_leaves_a_version_or_none(kind, nth, monkeypatch):
     if is_there:
         assert found.manifest(found.stored("run", 1)).entries == ENTRIES
     else:
-        found.commit(version(ENTRIES), unknown)
+        commit(found, version(ENTRIES), unknown)
         assert found.manifest(found.stored("run", 1)).entries == ENTRIES
 
 
@@ -232,7 +234,7 @@ def test_a_commit_that_fails_leaves_no_version(monkeypatch):
     new_repository(store)
     away = Repository.open(FaultyStore(store, Fault("before", 1, "put", lasts=True)), PASSPHRASE)
     with pytest.raises(StoreUnavailable):
-        away.commit(version(ENTRIES), unknown)
+        commit(away, version(ENTRIES), unknown)
     assert Repository.open(store, PASSPHRASE).numbers("run") == []
 
 
@@ -241,7 +243,7 @@ def test_nothing_readable_stands_in_the_store():
     repository = new_repository()
     secret = b"the loss went down and down " * 9
     refs = write_chunks(repository.store, repository.keys, [secret])
-    repository.commit(version([file_entry(b"secret-path.pt", refs, [secret])], run="secret-run"), unknown)
+    commit(repository, version([file_entry(b"secret-path.pt", refs, [secret])], run="secret-run"), unknown)
     everything = b"".join(body_of(repository.store, key) + key.encode() for key in keys_under(repository.store, ""))
     for word in (b"secret", b"loss", b"node-1", b"/data", b"mlsync 0.1.0"):
         assert word not in everything

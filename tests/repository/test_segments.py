@@ -9,6 +9,7 @@ import pytest
 from format_parts import bare_entry, digest_of, file_entry, new_repository, noise, unknown, version, write_chunks
 
 from mlsync.repository import segments
+from mlsync.repository.commit import commit
 from mlsync.repository.manifest import ChunkRef, Previous
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
@@ -20,7 +21,7 @@ EMPTY = digest_of()
 def test_a_small_version_stands_in_its_manifest():
     """The list of a few files costs no object of its own."""
     repository = new_repository()
-    committed = repository.commit(version([file_entry(b"a", digest=EMPTY)]), unknown)
+    committed = commit(repository, version([file_entry(b"a", digest=EMPTY)]), unknown)
     assert (committed.body_refs, committed.packs) == ((), ())
     assert segment_refs(repository.stored("run", 1).root, "key") == ()
 
@@ -28,7 +29,7 @@ def test_a_small_version_stands_in_its_manifest():
 def test_a_version_without_entries_comes_back():
     """An empty version is a version."""
     repository = new_repository()
-    repository.commit(version([]), unknown)
+    commit(repository, version([]), unknown)
     assert repository.manifest(repository.stored("run", 1)).entries == ()
 
 
@@ -36,11 +37,11 @@ def test_a_version_without_entries_comes_back():
 def test_one_file_of_many_changes_one_segment(change):
     """A version of 20,000 entries that differs in one stores at most two segments anew."""
     repository, entries, known = _many()
-    first = repository.commit(version(entries), known)
+    first = commit(repository, version(entries), known)
     known |= {ref.name: ref for ref in first.body_refs}
     assert len(first.body_refs) > 15
     entries = _with(entries, change)
-    second = repository.commit(version(entries, 2, Previous(1, first.digest)), known.get)
+    second = commit(repository, version(entries, 2, Previous(1, first.digest)), known.get)
     new_refs = set(second.body_refs) - set(first.body_refs)
     assert 1 <= len(new_refs) <= 2
     assert len(second.packs) == 1
@@ -50,9 +51,9 @@ def test_one_file_of_many_changes_one_segment(change):
 def test_the_same_entries_store_nothing():
     """A version whose list of files is the last one's stores its manifest alone."""
     repository, entries, known = _many()
-    first = repository.commit(version(entries), known)
+    first = commit(repository, version(entries), known)
     refs = {ref.name: ref for ref in first.body_refs}
-    second = repository.commit(version(entries, 2, Previous(1, first.digest)), refs.get)
+    second = commit(repository, version(entries, 2, Previous(1, first.digest)), refs.get)
     assert second.packs == ()
     assert second.body_refs == first.body_refs
     assert second.stored_bytes < 10_000
@@ -66,7 +67,7 @@ def test_a_segment_of_several_chunks_is_put_together(monkeypatch):
     pieces = [noise(10, seed) for seed in range(20)]
     refs = write_chunks(repository.store, repository.keys, pieces)
     entries = (file_entry(b"a", refs, pieces), file_entry(b"b", refs[:1], pieces[:1]))
-    committed = repository.commit(version(entries), unknown)
+    committed = commit(repository, version(entries), unknown)
     assert len(committed.body_refs) > 5
     assert repository.manifest(repository.stored("run", 1)).entries == entries
 

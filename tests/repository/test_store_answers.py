@@ -10,6 +10,7 @@ from doubles.faulty_store import Fault, FaultyStore
 from doubles.memory_store import MemoryStore
 from mlsync.errors import KeySlotDamaged, ManifestDamaged, ObjectDamaged, StoreBroken, VersionTaken
 from mlsync.repository import names
+from mlsync.repository.commit import commit
 from mlsync.repository.repository import Repository
 
 WHAT = ("header", "key slot", "manifest", "later proof", "chunk", "footer")
@@ -20,7 +21,7 @@ def repository():
     """A repository with a version, a chunk and a later proof."""
     repository = new_repository()
     refs = write_chunks(repository.store, repository.keys, [noise(5000)])
-    repository.commit(version((file_entry(b"a", refs, [noise(5000)]),), 1), unknown)
+    commit(repository, version((file_entry(b"a", refs, [noise(5000)]),), 1), unknown)
     repository.add_later_proof(Examples(inputs()).later_proof())
     return repository
 
@@ -91,7 +92,7 @@ def two_manifests(repository):
     """Two first versions of a run, as two machines would make them."""
     bodies = []
     for name in (b"mine", b"theirs"):
-        repository.commit(version((file_entry(name),), 1), unknown)
+        commit(repository, version((file_entry(name),), 1), unknown)
         key = repository.version_key("run", 1)
         bodies.append(repository.store.get(key, limit_bytes=1 << 20))
         repository.store.delete(key)
@@ -104,7 +105,7 @@ def test_a_manifest_that_another_writer_overwrote_is_not_ours():
     key, (_, theirs) = two_manifests(repository)
     repository.store.other[key] = theirs
     with pytest.raises(VersionTaken) as caught:
-        repository.commit(version((file_entry(b"mine"),), 1), unknown)
+        commit(repository, version((file_entry(b"mine"),), 1), unknown)
     assert caught.value.exit_code == 17
     assert repository.entries(repository.stored("run", 1))[0].path == b"theirs"
 
@@ -116,13 +117,13 @@ def test_a_manifest_that_came_into_the_store_damaged_is_no_version(change):
     key, (mine, _) = two_manifests(repository)
     repository.store.other[key] = change(mine)
     with pytest.raises(ManifestDamaged):
-        repository.commit(version((file_entry(b"mine"),), 1), unknown)
+        commit(repository, version((file_entry(b"mine"),), 1), unknown)
 
 
 def test_a_flip_on_the_way_back_is_no_reason_to_doubt_a_commit():
     """The manifest is read a second time before it is called another's."""
     repository = new_repository()
     faulty = FaultyStore(repository.store, Fault("flip", nth=2, method="get"))
-    committed = Repository(faulty, repository.keys).commit(version((file_entry(b"mine"),), 1), unknown)
+    committed = commit(Repository(faulty, repository.keys), version((file_entry(b"mine"),), 1), unknown)
     assert repository.stored("run", 1).digest == committed.digest
     assert [method for method, _ in faulty.calls][-3:] == ["put", "get", "get"]

@@ -11,6 +11,7 @@ import pytest
 
 from flow_parts import World, as_nobody, contents, killed_at, noise, small_checkpoint, tree_of
 from mlsync import errors
+from mlsync.repository.commit import commit
 from mlsync.repository.manifest import Manifest
 from mlsync.target.target import TEMPORARY_PREFIX, Target
 
@@ -290,7 +291,7 @@ def test_a_hostile_manifest_cannot_lead_out_of_the_target(world):
         root = msgspec.structs.replace(manifest.root, number=2)
         hostile = Manifest(root, (msgspec.structs.replace(entry, path=path),))
         with pytest.raises(errors.ManifestDamaged):
-            world.repository.commit(hostile, lambda _name: None)
+            commit(world.repository, hostile, lambda _name: None)
     assert world.numbers() == [1]
 
 

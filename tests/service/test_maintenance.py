@@ -19,7 +19,7 @@ from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
 from mlsync.store.directory.store import DirectoryStore
-from mlsync.versions.standing import standings
+from mlsync.versions.proof_status import proof_statuses
 
 SECRET = Passphrase(b"open sesame")
 NOWHERE = Path("/nowhere/python")
@@ -75,7 +75,7 @@ class Place:
 
     def pending(self) -> list[int]:
         """The versions that the store shows as pending."""
-        return [standing.root.number for standing in standings(self.repository, "yolo") if standing.is_pending]
+        return [status.root.number for status in proof_statuses(self.repository, "yolo") if status.is_pending]
 
     def rot(self) -> None:
         """Flip a bit of each pack where it lies."""

@@ -13,6 +13,7 @@ from mlsync.codec.digest import run_id
 from mlsync.errors import FormatUnsupported, ObjectArchived, StoreBroken
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
+from mlsync.repository.commit import commit
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import Manifest, Previous, Proof
 from mlsync.repository.repository import Repository
@@ -48,7 +49,7 @@ class History:
             "created_ns": self.first.root.created_ns + number,
         }
         root = msgspec.structs.replace(self.first.root, **(values | fields))
-        self.world.repository.commit(Manifest(root, entries), lambda _: None)
+        commit(self.world.repository, Manifest(root, entries), lambda _: None)
         self.last = self._previous(number)
         return number
 
@@ -111,7 +112,7 @@ def test_right_chunks_in_a_wrong_order_are_found(world):
     swapped = msgspec.structs.replace(entry, chunks=(last, *middle, first))
     previous = Previous(1, world.repository.stored(RUN, 1).digest)
     root = msgspec.structs.replace(manifest.root, number=2, previous=previous)
-    world.repository.commit(Manifest(root, (swapped,)), lambda _: None)
+    commit(world.repository, Manifest(root, (swapped,)), lambda _: None)
     (problem,) = world.check().problems
     assert problem.versions == ((RUN, 2),)
 

@@ -16,7 +16,7 @@ from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
-from mlsync.repository.readable import tell_passed_over
+from mlsync.repository.readable import report_skipped
 from mlsync.repository.repository import Repository
 from mlsync.source.paths import display
 from mlsync.source.state import State
@@ -47,7 +47,7 @@ def backup(
             try:
                 result = _once(repository, state, source, open_prover, options, monitor, avoided)
             finally:
-                tell_passed_over(repository, monitor)
+                report_skipped(repository, monitor)
         except (ObjectMissing, ObjectDamaged) as error:
             # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
             pack_id = avoided.note_lost(error, repository)

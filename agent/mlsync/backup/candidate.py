@@ -26,9 +26,9 @@ from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import CachedFile
-from mlsync.versions.half_saves import OF_A_UNIT
+from mlsync.versions.incomplete import INCOMPLETE
+from mlsync.versions.loaded_directories import LoadedDirectory, directory_above, is_described_by
 from mlsync.versions.units import Entries
-from mlsync.versions.wholes import Whole, directory_above, is_described_by
 
 _ANOTHER_DIRECTORY: Final = "the directory that was loaded is another one by now"
 
@@ -142,21 +142,21 @@ class Candidate:
         for path, proof in loaded.items():
             directory = directory_above(path, proof.facts[LOADED_IN])
             if directory is not None and directory not in is_another:
-                is_another[directory] = any(map(Whole(directory).holds, moved))
+                is_another[directory] = any(map(LoadedDirectory(directory).holds, moved))
             if is_another[directory]:
                 left = msgspec.structs.replace(not_loaded(proof), shortfall=_ANOTHER_DIRECTORY)
                 self._entries[path] = msgspec.structs.replace(self._entries[path], proof=left)
                 self._unloaded.add(path)
 
-    def is_in_trouble(self, whole: Whole) -> bool:
+    def is_in_trouble(self, whole: LoadedDirectory) -> bool:
         """Whether a file of a directory is not as the source has it, so that it would be a mixture that is loaded."""
         return any(whole.holds(path) for path in self._troubles)
 
-    def parts_of(self, whole: Whole) -> list[bytes]:
+    def parts_of(self, whole: LoadedDirectory) -> list[bytes]:
         """Return the files of a directory that is loaded as one by which it is what it is."""
         return [path for path in self._entries if self._is_part(whole, path, self._entries)]
 
-    def last_parts_of(self, whole: Whole) -> list[Entry]:
+    def last_parts_of(self, whole: LoadedDirectory) -> list[Entry]:
         """Return those of the last version."""
         base = self.base.entries
         return [entry for path, entry in base.items() if self._is_part(whole, path, base)]
@@ -204,10 +204,10 @@ class Candidate:
     def _noted(self, path: bytes, proof: Proof) -> Proof:
         if path not in self._unit_notes:
             return proof
-        findings = [finding for finding in proof.findings if not finding.what.startswith(OF_A_UNIT)]
+        findings = [finding for finding in proof.findings if not finding.what.startswith(INCOMPLETE)]
         why = self._unit_notes[path]
         if why is not None:
-            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{OF_A_UNIT}{why}"))
+            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{INCOMPLETE}{why}"))
         return msgspec.structs.replace(proof, findings=findings)
 
     def unproved(self) -> list[tuple[Entry, bool]]:
@@ -239,7 +239,7 @@ class Candidate:
             self._entries[entry.path] = kept
         self._mend_links()
 
-    def refuse_whole(self, whole: Whole, judged: Judged) -> None:
+    def refuse_whole(self, whole: LoadedDirectory, judged: Judged) -> None:
         """Put the last version's content in the place of a directory that does not load as one, and tell why.
 
         That is of its checkpoints and of what describes them: what a training logs there is in the version as it is.
@@ -358,7 +358,7 @@ class Candidate:
         return msgspec.structs.replace(before, path=path)
 
     @staticmethod
-    def _is_part(whole: Whole, path: bytes, entries: Entries) -> bool:
+    def _is_part(whole: LoadedDirectory, path: bytes, entries: Entries) -> bool:
         """Whether a file of a directory that is loaded as one is refused with it."""
         entry = entries[path]
         is_part = entry.proof is not None or is_described_by(path)

@@ -35,9 +35,10 @@ from mlsync.monitor import Monitor
 from mlsync.proof.prover import Prover
 from mlsync.proving.judge import Judged, Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
+from mlsync.repository.commit import Committed, commit
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, is_sound_top, refs_of
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Committed, Repository
+from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.source.paths import display
@@ -45,7 +46,7 @@ from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, Scan, scan
 from mlsync.source.state import CachedFile, Head, Made, State
 from mlsync.source.takeover import end_takeover
-from mlsync.versions.wholes import Whole, is_below
+from mlsync.versions.loaded_directories import LoadedDirectory, is_below
 
 _LOG: Final = logging.getLogger(__name__)
 _QUICKLY_STORED_BYTES: Final = 1 << 30
@@ -302,7 +303,7 @@ class VersionMaker:
         result.read_back_bytes = proving.read_bytes
 
     def _take_whole(
-        self, candidate: Candidate, units: WholeUnits, whole: Whole, judged: Mapping[bytes, Judged]
+        self, candidate: Candidate, units: WholeUnits, whole: LoadedDirectory, judged: Mapping[bytes, Judged]
     ) -> None:
         """Take in what loading a directory as one says of each checkpoint in it."""
         for path, one in judged.items():
@@ -347,7 +348,7 @@ class VersionMaker:
         self._tell_writer(manifest, base, writer)
         self._note_writer(manifest, base)
         try:
-            committed = self._repository.commit(manifest, known)
+            committed = commit(self._repository, manifest, known)
         except VersionTaken as error:
             if error.is_planted:
                 # No listing need show it: a store may hide what is no object.

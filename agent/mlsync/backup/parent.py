@@ -14,8 +14,8 @@ from mlsync.repository.repository import Listed, Repository, Stored, is_no_versi
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
+from mlsync.versions.proof_status import with_proofs
 from mlsync.versions.rollback import rolled_back
-from mlsync.versions.standing import with_proofs
 
 
 @dataclass(slots=True)
@@ -77,13 +77,13 @@ def find_base(repository: Repository, state: State, run: str) -> Base:
     """Return the run's last version without its entries: one listing, and none of its objects, if nothing moved.
 
     It is the newest one that opens. What stands in the place of a newer one and does not is remembered, so that it is
-    looked at once; ``tell_passed_over`` names it.
+    looked at once; ``report_skipped`` names it.
     """
     head, known = state.head(run), state.unreadable(run)
     if head is None:
         stored = newest_readable(repository, run, known=known)
         base = Base(0, b"", is_remembered=True) if stored is None else _unremembered(stored)
-        listed = list(repository.listed(run, after=base.number)) if known or repository.passed_over else []
+        listed = list(repository.listed(run, after=base.number)) if known or repository.skipped else []
     else:
         # From the one before the head, so that the listing shows the head itself too.
         listed = list(repository.listed(run, after=head.number - 1))
@@ -94,9 +94,7 @@ def find_base(repository: Repository, state: State, run: str) -> Base:
     base.taken = frozenset(number for number in (*known, *(one.number for one in above)) if number > base.number)
     unreadable = {one.number: one.stamp for one in above if known.get(one.number) != one.stamp}
     # Only what was looked at: another machine may have made a version meanwhile.
-    unreadable = {
-        n: stamp for n, stamp in unreadable.items() if repository.version_key(run, n) in repository.passed_over
-    }
+    unreadable = {n: stamp for n, stamp in unreadable.items() if repository.version_key(run, n) in repository.skipped}
     if unreadable:
         state.add_unreadable(run, unreadable)
     return base
@@ -136,7 +134,7 @@ def _last_that_opens(base: Base, repository: Repository, run: str) -> Stored | N
         if not is_no_version(error) or repository.has_bytes(run, base.number, base.digest):
             # As it was when it was seen: a newer mlsync made it, and this one does not know it.
             raise
-        repository.passed_over[repository.version_key(run, base.number)] = error
+        repository.skipped[repository.version_key(run, base.number)] = error
         base.taken |= {base.number}
         stored_before = newest_readable(repository, run, below=base.number)
         base.number, base.digest = (

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Final
 
 from mlsync.errors import Error
+from mlsync.repository.listing import newest_keys
 from mlsync.repository.manifest import Entry, ManifestRoot, Summary
 from mlsync.repository.repository import Repository, Stored
 from mlsync.repository.tokens import EntryKind
@@ -26,7 +27,7 @@ def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary
         return None
     files = _files(entries)
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        keys = repository.newest_keys(_RUNS_MAX)
+        keys = newest_keys(repository, _RUNS_MAX)
         for stored in executor.map(lambda key: _read(repository, key), keys):
             if stored is not None and _is_alike(stored.root.summary, summary):
                 with suppress(Error):

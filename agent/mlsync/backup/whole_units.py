@@ -23,8 +23,8 @@ from mlsync.repository.tokens import TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat
+from mlsync.versions.loaded_directories import LoadedDirectory
 from mlsync.versions.units import units_around
-from mlsync.versions.wholes import Whole
 
 # For all checkpoints of a backup together: what takes longer is left to the next one.
 _WAIT_NS_MAX: Final = 10 * 10**9
@@ -163,7 +163,7 @@ class WholeUnits:
             return "not whole yet", f"files of {held} data-parallel ranks are there, of {wanted}"
         return None
 
-    def refuse(self, whole: Whole, judged: Judged) -> None:
+    def refuse(self, whole: LoadedDirectory, judged: Judged) -> None:
         """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
         parts = self._candidate.parts_of(whole)
         if not self.are_being_written(parts):

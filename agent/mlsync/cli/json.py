@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlsync.repository.manifest import Entry, Manifest, Proof, Trouble
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.upkeep.check import CheckResult, Problem
-    from mlsync.versions.standing import Standing
+    from mlsync.versions.proof_status import ProofStatus
 
 # How many files that are not understood are listed by name; the count says how many there are.
 _NAMED_MAX: Final = 100
@@ -83,16 +83,16 @@ def _trouble_json(trouble: Trouble) -> dict[str, object]:
     }
 
 
-def versions_json(listed: Iterable[Standing], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
+def versions_json(listed: Iterable[ProofStatus], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
     """Return the value of ``mlsync versions``."""
     return {
-        "versions": [_version_json(standing) for standing in listed],
+        "versions": [_version_json(status) for status in listed],
         "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
     }
 
 
-def _version_json(standing: Standing) -> dict[str, object]:
-    root, summary = standing.root, standing.root.summary
+def _version_json(status: ProofStatus) -> dict[str, object]:
+    root, summary = status.root, status.root.summary
     has_checkpoints = summary.checkpoint_count > 0
     return {
         "run": root.run,
@@ -108,24 +108,24 @@ def _version_json(standing: Standing) -> dict[str, object]:
         "new_bytes": summary.new_bytes,
         "stored_bytes": summary.stored_bytes,
         "checkpoint_count": summary.checkpoint_count,
-        "broken_count": standing.broken_count,
-        "lowest_level": standing.lowest_level if has_checkpoints else None,
+        "broken_count": status.broken_count,
+        "lowest_level": status.lowest_level if has_checkpoints else None,
         "required_level": root.required_level,
-        "pending": standing.is_pending,
-        "device": standing.device or None,
+        "pending": status.is_pending,
+        "device": status.device or None,
         "trouble_count": len(root.troubles),
         "notes": list(root.notes),
     }
 
 
 def show_json(
-    standing: Standing,
+    status: ProofStatus,
     manifest: Manifest,
     logged: Mapping[bytes, Mapping[str, Fact]],
     unknown: Sequence[bytes],
 ) -> dict[str, object]:
     """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
-    return _version_json(standing) | {
+    return _version_json(status) | {
         "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
         "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
         **_not_understood_json(unknown),

@@ -27,7 +27,7 @@ from mlsync.config.model import Config, KeySettings, S3Settings, WatchSettings
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
-from mlsync.repository.readable import tell_passed_over
+from mlsync.repository.readable import report_skipped
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.versions.select import LATEST
 
@@ -113,7 +113,7 @@ class Common:
             try:
                 yield session
             finally:
-                tell_passed_over(session.repository, monitor)
+                report_skipped(session.repository, monitor)
                 monitor.notice("info", _store_use(session))
 
     def s3(self) -> S3Settings:

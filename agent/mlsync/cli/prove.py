@@ -16,6 +16,7 @@ from mlsync.monitor import Monitor
 from mlsync.proof.verdict import LEVEL_FRAMEWORK
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.proving.shares import Share
+from mlsync.repository.listing import run_names
 from mlsync.versions.select import find_run, find_version
 
 _EXAMPLES = """\b
@@ -76,7 +77,7 @@ def prove_command(
     with common.session(config, monitor) as session, stopping() as stop:
         repository = session.repository
         look_for_rollback(session, run, monitor, accept=accept_rollback)
-        names = [find_run(repository, run)] if run or version else sorted(repository.run_names())
+        names = [find_run(repository, run)] if run or version else sorted(run_names(repository))
         whose = names[0] if len(names) == 1 else None
         with (
             session.prover(part.device(device or config.proof.device), run=whose) as prover,

@@ -18,8 +18,8 @@ from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
 from mlsync.repository.tokens import EntryKind, Severity
 from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
 from mlsync.versions.logged import logged_facts
+from mlsync.versions.proof_status import manifest_of, status_by_entries, status_by_sums
 from mlsync.versions.select import LATEST, find_run, find_version
-from mlsync.versions.standing import by_sums, manifest_of, settled
 
 _PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN = 3
@@ -53,7 +53,9 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
-        common.emit(show_json(settled(by_sums(stored, later), manifest.entries), manifest, logged, unknown))
+        common.emit(
+            show_json(status_by_entries(status_by_sums(stored, later), manifest.entries), manifest, logged, unknown)
+        )
         return
     _print(manifest, logged)
     if unknown:

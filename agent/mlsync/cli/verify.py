@@ -11,8 +11,8 @@ from mlsync.cli.options import Command, Common, common_options, device_option, r
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
+from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.select import find_run, find_version
-from mlsync.versions.standing import manifest_of
 
 
 @click.command("verify", cls=Command, short_help="Read a version back and prove it again.")

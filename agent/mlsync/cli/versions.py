@@ -8,9 +8,10 @@ from mlsync.cli import output
 from mlsync.cli.json import versions_json
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
+from mlsync.versions.proof_status import ProofStatus, proof_statuses
 from mlsync.versions.select import find_run
-from mlsync.versions.standing import Standing, standings
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
@@ -29,9 +30,9 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
-        names = [find_run(session.repository, run)] if run else [item.name for item in session.repository.runs()]
-        listed = [standing for name in names for standing in standings(session.repository, name)]
-        unreadable = sorted(session.repository.passed_over.items())
+        names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
+        listed = [status for name in names for status in proof_statuses(session.repository, name)]
+        unreadable = sorted(session.repository.skipped.items())
         if not listed:
             session.repository.refuse_unreadable()
     if common.as_json:
@@ -40,17 +41,17 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     if not listed:
         output.say("no version yet")
         return
-    rows = [_row(standing, came) for standing, came in zip(listed, _new_writers(listed), strict=True)]
+    rows = [_row(status, came) for status, came in zip(listed, _new_writers(listed), strict=True)]
     output.table(
         ("RUN", "VERSION", "MADE", "FILES", "SIZE", "NEW", "STORED", "PROOF", "NOTES"), rows, right=(1, 3, 4, 5, 6)
     )
 
 
-def _new_writers(listed: list[Standing]) -> list[str]:
+def _new_writers(listed: list[ProofStatus]) -> list[str]:
     """Return for each version where it came from, if that is another place than the version before it came from."""
     texts = []
     last: ManifestRoot | None = None
-    for root in (standing.root for standing in listed):
+    for root in (status.root for status in listed):
         is_new = last is not None and last.run == root.run and last.origin.id != root.origin.id
         moved = last is not None and (last.host, last.directory) != (root.host, root.directory)
         texts.append(f"now from {output.path(root.directory)} on {root.host}" if is_new and moved else "")
@@ -58,8 +59,8 @@ def _new_writers(listed: list[Standing]) -> list[str]:
     return texts
 
 
-def _row(standing: Standing, new_writer: str) -> tuple[str, ...]:
-    root, summary = standing.root, standing.root.summary
+def _row(status: ProofStatus, new_writer: str) -> tuple[str, ...]:
+    root, summary = status.root, status.root.summary
     troubles = ", ".join(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles)
     return (
         root.run,
@@ -69,18 +70,18 @@ def _row(standing: Standing, new_writer: str) -> tuple[str, ...]:
         output.size(summary.size_bytes),
         output.size(summary.new_bytes),
         output.size(summary.stored_bytes),
-        _proof(standing),
+        _proof(status),
         "; ".join(filter(None, (new_writer, *root.notes, troubles))),
     )
 
 
-def _proof(standing: Standing) -> str:
-    count, broken_count = standing.root.summary.checkpoint_count, standing.broken_count
+def _proof(status: ProofStatus) -> str:
+    count, broken_count = status.root.summary.checkpoint_count, status.broken_count
     if not count:
         return "-"
     broken = f"{broken_count} broken" if broken_count else ""
     if count == broken_count:
         return broken
-    pending = standing.root.required_level if standing.is_pending else None
-    reached = output.level(standing.lowest_level, standing.device, pending)
+    pending = status.root.required_level if status.is_pending else None
+    reached = output.level(status.lowest_level, status.device, pending)
     return f"{reached}, {broken}" if broken else reached

@@ -18,9 +18,9 @@ from mlsync.proving.policy import Policy
 from mlsync.repository.manifest import Entry, Fact, Finding, Proof
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind, Severity
+from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirectory, name_of
 from mlsync.versions.stored_file import RestoredFile, whole
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
-from mlsync.versions.wholes import Whole, Wholes, name_of
 
 _SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Severity.REFUSE}
 
@@ -73,11 +73,11 @@ class Proving:
                 pass
             advance(entry.size_bytes)
 
-    def wholes(self, paths: Iterable[bytes], beside: Entries) -> Wholes:
+    def wholes(self, paths: Iterable[bytes], beside: Entries) -> LoadedDirectories:
         """Return the directories of a version that any of *paths* is in and that level 5 loads as one."""
-        return Wholes() if self._loading is None else self._loading.wholes(paths, beside)
+        return LoadedDirectories() if self._loading is None else self._loading.wholes(paths, beside)
 
-    def judge(self, entry: Entry, beside: Entries, advance: Callable[[int], None], wholes: Wholes) -> Judged:
+    def judge(self, entry: Entry, beside: Entries, advance: Callable[[int], None], wholes: LoadedDirectories) -> Judged:
         """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole.
 
         *beside* is the version that it is a file of: a shard says nothing without the metadata that lie there. One that
@@ -100,7 +100,11 @@ class Proving:
         return _with_outcome(judged.proof, outcome, {"loaded_by": self._loading.name}, time.monotonic() - began_s)
 
     def judge_wholes(
-        self, wholes: Wholes, entries: Entries, judged: Mapping[bytes, Judged], advance: Callable[[int], None]
+        self,
+        wholes: LoadedDirectories,
+        entries: Entries,
+        judged: Mapping[bytes, Judged],
+        advance: Callable[[int], None],
     ) -> dict[bytes, Judged]:
         """Return what loading directories as one adds to what was *judged* of a version's files one by one."""
         proved = {path: msgspec.structs.replace(entries[path], proof=one.proof) for path, one in judged.items()}
@@ -110,7 +114,9 @@ class Proving:
             found |= self.judge_whole(one, entries, advance)
         return found
 
-    def judge_whole(self, whole: Whole, entries: Entries, advance: Callable[[int], None]) -> dict[bytes, Judged]:
+    def judge_whole(
+        self, whole: LoadedDirectory, entries: Entries, advance: Callable[[int], None]
+    ) -> dict[bytes, Judged]:
         """Load a directory as one; return what that says of each checkpoint in it, by path.
 
         *entries* are the version's, each with its proof by now. Nothing is tried, and the answer is empty, where a

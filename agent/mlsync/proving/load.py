@@ -28,9 +28,9 @@ from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.target.target import IsNamed, Plan, Target
+from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories
 from mlsync.versions.stored_file import Part
 from mlsync.versions.units import Entries
-from mlsync.versions.wholes import Wholes, wholes_around
 
 # The state directory may lie on the trainer's disk, which is not filled up for a proof.
 _SPARE_BYTES: Final = 1 << 30
@@ -69,9 +69,9 @@ class Loading:
         is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
         return proof.level == LEVEL_NUMBERS and is_meant
 
-    def wholes(self, paths: Iterable[bytes], entries: Entries) -> Wholes:
+    def wholes(self, paths: Iterable[bytes], entries: Entries) -> LoadedDirectories:
         """Return the directories that are to be loaded as one and that any of *paths* is in."""
-        return wholes_around(self._framework, paths, entries, self._reader)
+        return loaded_directories(self._framework, paths, entries, self._reader)
 
     def load(self, entries: Sequence[Entry], name: bytes, tick: Callable[[], None]) -> Loaded:
         """Return what came of loading a file or directory; it is gone again.

@@ -25,9 +25,9 @@ from mlsync.proving.shares import Share, Sharing
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import Entry, ManifestRoot, Proof
 from mlsync.repository.repository import Repository, Stored
-from mlsync.versions.standing import Standing, by_sums, standings, summed, with_proofs
+from mlsync.versions.loaded_directories import LoadedDirectories
+from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_by_sums, summed, with_proofs
 from mlsync.versions.units import Entries
-from mlsync.versions.wholes import Wholes
 
 _WAITS: Final = "not loaded yet: other files of its directory were another process's share"
 
@@ -101,18 +101,18 @@ class LaterProver:
 
         Of a share, those that it has something of; the run is divided by this, which ``pending`` relies on.
         """
-        all_of_them = standings(self._repository, run)
+        all_of_them = proof_statuses(self._repository, run)
         lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
         if self._sharing is not None and lacking:
             # Also those that were proved since: whose a checkpoint is must not depend on what was.
-            manifests = [by_sums(standing.stored, ()) for standing in all_of_them]
+            manifests = [status_by_sums(status.stored, ()) for status in all_of_them]
             unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
             numbers = self._sharing.divide(unproved)
             lacking = [stored for stored in lacking if stored.root.number in numbers]
         yield from reversed(lacking)
 
-    def _is_lacking(self, standing: Standing) -> bool:
-        return standing.is_pending if self._level is None else standing.lacks(self._level)
+    def _is_lacking(self, status: ProofStatus) -> bool:
+        return status.is_pending if self._level is None else status.lacks(self._level)
 
     def pending(self, stored: Stored) -> LaterResult:
         """Prove what a version still lacks; nothing is read where the device cannot be had.
@@ -193,7 +193,7 @@ class LaterProver:
         level, device, broken_count = summed(proved)
         result.lowest_level, result.device = level, device
         result.is_pending = any(one.proof.is_pending(result.required_level) for one in proved if one.proof is not None)
-        shown = by_sums(stored, later)
+        shown = status_by_sums(stored, later)
         if (level, broken_count) != (shown.lowest_level, shown.broken_count):
             self._add(stored, entries, later, [])
 
@@ -218,7 +218,7 @@ class LaterProver:
         self._repository.add_later_proof(proof)
 
 
-def _note_what_waits(wholes: Wholes, beside: Entries, judged: dict[bytes, Judged]) -> None:
+def _note_what_waits(wholes: LoadedDirectories, beside: Entries, judged: dict[bytes, Judged]) -> None:
     """Note in what was *judged* that its directory is yet to be loaded, where files in it are other processes' share.
 
     Else a version would pass for proved as far as can be: none of them saw the directory whole.

@@ -13,7 +13,7 @@ import msgspec
 from mlsync.codec.keys import Keys
 from mlsync.errors import Error, ObjectDamaged
 from mlsync.repository import names, tokens
-from mlsync.repository.strict import newer
+from mlsync.repository.canonical import newer
 
 HEADER_BYTES_MAX = 4096
 ID_BYTES = 16

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from mlsync.codec.keys import KEY_BYTES, MASTER_KEY_BYTES, derive
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import ConfigInvalid, KeySlotDamaged, WrongPassphrase
+from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_format
-from mlsync.repository.strict import newer
 from mlsync.repository.tokens import FORMAT_VERSION
 
 SLOT_BYTES_MAX: Final = 4096

@@ -18,8 +18,8 @@ from mlsync.codec.keys import Keys
 from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
 from mlsync.repository.manifest import Proof, check_proof, decode_as, is_count, is_level, is_safe_path, is_time
+from mlsync.repository.read_twice import read_twice
 from mlsync.repository.sealed_object import LATER_PROOF
-from mlsync.repository.second_look import looked_at_twice
 from mlsync.store.base import Store
 
 
@@ -70,7 +70,7 @@ class LaterProofs:
 
     def read(self, keys: Iterable[str], manifest: bytes) -> list[LaterProof]:
         """Return the proofs of these names, in the order they were made; they are of that manifest, or damaged."""
-        proofs = [looked_at_twice(partial(self._read, key, manifest)) for key in keys]
+        proofs = [read_twice(partial(self._read, key, manifest)) for key in keys]
         return sorted(proofs, key=lambda proof: proof.made_ns)
 
     def add(self, run_id: bytes, proof: LaterProof) -> None:

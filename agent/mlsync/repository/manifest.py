@@ -16,8 +16,8 @@ from msgspec.structs import force_setattr, replace
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import Error, FormatUnsupported, ManifestDamaged
+from mlsync.repository.canonical import decode_canonical, newer
 from mlsync.repository.pack.pack import PACK_ID_BYTES, is_sound
-from mlsync.repository.strict import decode_exactly, newer
 from mlsync.repository.tokens import TOKEN_MAX, EntryKind, Severity, TroubleKind
 
 PATH_BYTES_MAX: Final = 64 << 10
@@ -292,7 +292,7 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
 def decode_as(body: bytes | memoryview, kind: type[T], where: str) -> T:
     """Return *body* decoded as *kind*, in its one encoding; or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
     try:
-        return decode_exactly(bytes(body), kind, where)
+        return decode_canonical(bytes(body), kind, where)
     except ValueError as error:
         raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
 

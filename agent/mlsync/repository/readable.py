@@ -15,6 +15,7 @@ from typing import Final
 from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionMissing
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.listing import last_page
 from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
 
 _AT_ONCE: Final = 16
@@ -30,7 +31,7 @@ def newest_readable(
 
     *known* are objects that did not open before, by number, with the stamps that they had: they are not looked at.
     """
-    while page := repository.last_page(run, below):
+    while page := last_page(repository, run, below):
         unknown = [one for one in reversed(page) if (known or {}).get(one.number) != one.stamp]
         for _, stored in opened(repository, run, unknown):
             if stored is not None:
@@ -74,7 +75,7 @@ def stored_or_none(repository: Repository, run: str, number: int) -> Stored | No
     except (ManifestDamaged, FormatUnsupported) as error:
         if not is_no_version(error):
             raise
-        repository.passed_over[repository.version_key(run, number)] = error
+        repository.skipped[repository.version_key(run, number)] = error
         return None
 
 
@@ -94,12 +95,12 @@ def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
         yield batch
 
 
-def tell_passed_over(repository: Repository, monitor: Monitor) -> None:
+def report_skipped(repository: Repository, monitor: Monitor) -> None:
     """Name what stands in a version's place and does not open, as far as it was met since this was called last."""
-    passed_over = dict(repository.passed_over)
-    repository.passed_over.clear()
-    for key, error in sorted(passed_over.items())[:_NAMED_COUNT]:
+    skipped = dict(repository.skipped)
+    repository.skipped.clear()
+    for key, error in sorted(skipped.items())[:_NAMED_COUNT]:
         monitor.notice("warning", f"{key} is passed over: {error.what}")
-    if len(passed_over) > _NAMED_COUNT:
-        text = f"{len(passed_over) - _NAMED_COUNT} more objects in the places of versions are passed over"
+    if len(skipped) > _NAMED_COUNT:
+        text = f"{len(skipped) - _NAMED_COUNT} more objects in the places of versions are passed over"
         monitor.notice("warning", f"{text}; mlsync check names all of them")

@@ -9,11 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
 from pathlib import Path
-from typing import Final
-
-import msgspec
 
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import is_named, object_digest, run_id
@@ -31,7 +27,6 @@ from mlsync.errors import (
     StoreBroken,
     StoreError,
     VersionMissing,
-    VersionTaken,
 )
 from mlsync.repository import header, keyslot, names, sealed_object, segments
 from mlsync.repository.keyslot import Stretching, Unlock
@@ -40,18 +35,12 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, 
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_noted
 from mlsync.repository.pack.journal import NotedPack, PackJournal
+from mlsync.repository.read_twice import read_twice
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.rules import check_root
-from mlsync.repository.second_look import looked_at_twice
 from mlsync.repository.unlocking import read_slot, unlocked
-from mlsync.repository.writer import Known, PackWriter, Placed
+from mlsync.repository.validation import check_root
+from mlsync.repository.writer import ChunkLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
-
-# What S3 gives of a listing at a time.
-PAGE_COUNT: Final = 1000
-_LISTED_MAX: Final = 20 * PAGE_COUNT
-# How many manifests are looked at for the name of a run, of its oldest and of its newest.
-_NAMED_BY: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +66,6 @@ class Stored:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """What a commit made: the manifest's digest, and the chunks that its own body stands in."""
-
-    digest: bytes
-    body_refs: tuple[ChunkRef, ...]
-    packs: tuple[bytes, ...]
-    stored_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run as listings show it."""
-
-    name: str
-    numbers: tuple[int, ...]
-
-
 class Repository:
     """The objects of one store under one master key."""
 
@@ -107,7 +78,7 @@ class Repository:
         self._name_key = keys.of("chunk name")
         self._later_proofs = LaterProofs(store, keys)
         # By name: what stands in a version's place and does not open, as far as it was met, and why.
-        self.passed_over: dict[str, Damage | FormatUnsupported] = {}
+        self.skipped: dict[str, Damage | FormatUnsupported] = {}
 
     # ------------------------------------------------------------ beginning
 
@@ -153,7 +124,7 @@ class Repository:
     def look(cls, store: Store) -> header.Header:
         """Return what shows without a key, or raise ``RepositoryMissing`` or what is wrong with the header."""
         try:
-            return looked_at_twice(lambda: header.decode(_header(store), store.url))
+            return read_twice(lambda: header.decode(_header(store), store.url))
         except NotFound:
             raise RepositoryMissing(
                 "there is no repository", where=store.url, advice="make one with: mlsync init"
@@ -179,7 +150,7 @@ class Repository:
         """Raise ``RepositoryMissing`` unless this very repository still is in the store: one small object is read."""
         advice = "nothing was written; check whether its disk is mounted, and whether it is the right one"
         try:
-            found = looked_at_twice(lambda: header.decode(_header(self.store), self.store.url))
+            found = read_twice(lambda: header.decode(_header(self.store), self.store.url))
         except NotFound:
             raise RepositoryMissing("the repository is away", where=self.store.url, advice=advice) from None
         if found.repository_id != self.repository_id:
@@ -203,82 +174,19 @@ class Repository:
         return [one.number for one in self.listed(run, after=after)]
 
     def listed(self, run: str, *, after: int = 0) -> Iterator[Listed]:
-        """Yield what stands in the places of the run's versions above *after*, rising."""
-        return self._listed(self._run_id(run), after)
-
-    def _listed(self, run_key: bytes, after: int = 0) -> Iterator[Listed]:
-        last = names.version(run_key, after) if after > 0 else ""
-        for _, one in _as_versions(self.store.list(names.run_prefix(run_key), after=last)):
-            yield one
+        """Yield the objects under the names of the run's versions above *after*, by rising number."""
+        run_id = self._run_id(run)
+        last = names.version(run_id, after) if after > 0 else ""
+        return (one for _, one in listed_versions(self.store.list(names.run_prefix(run_id), after=last)))
 
     def has_versions(self, run: str) -> bool:
         """Whether the run has a version, as far as a listing shows it."""
         return next(self.listed(run), None) is not None
 
-    def last_page(self, run: str, below: int = names.VERSION_MAX + 1) -> list[Listed]:
-        """Return what stands in the places of the run's last versions of those below a number, rising.
-
-        One page of a listing if it has up to as many versions, and for longer histories as many pages as its logarithm.
-        """
-        # Numbers up to *low* are not the last, or are it themselves; from *high* on there is none that is asked for.
-        low, high, step, probe = 0, None, 0, 0
-        last: list[Listed] = []
-        while high is None or low < high:
-            page = self._page(run, probe, below)
-            if 0 < len(page) < PAGE_COUNT:
-                return page
-            is_behind_low = probe == low
-            if page:
-                low, last = page[-1].number, page
-            else:
-                high = probe
-            if high is None:
-                # Never above the highest number: its key would have a digit more, and stand somewhere else.
-                probe, step = min(low + step, names.VERSION_MAX), max(2 * step, PAGE_COUNT)
-            else:
-                # The page behind *low* first: most histories end in it.
-                probe = (low + high) // 2 if is_behind_low else low
-        return last
-
-    def _page(self, run: str, after: int, below: int) -> list[Listed]:
-        """Return the first objects of a run above one number and below another, as many as come in one page."""
-        return list(takewhile(lambda one: one.number < below, islice(self.listed(run, after=after), PAGE_COUNT)))
-
-    def run_names(self) -> Iterator[str]:
-        """Yield the names of all runs, in no order: for each of them a listing is begun and a manifest read."""
-        after: str | None = ""
-        while after is not None:
-            listing, after = self.store.list(names.VERSIONS, after=after), None
-            # What is no version's name is passed by in the same listing: a new one for each would cost a call each.
-            for run_key, one in _as_versions(listing):
-                name = self._name_in(run_key, one) or self._name_among(run_key, list(self._listed(run_key)))
-                if name is not None:
-                    yield name
-                after = names.version(run_key, names.VERSION_MAX)
-                break
-
-    def runs(self) -> list[Run]:
-        """Return every run with the numbers of its versions, by name; a run of which none opens is passed over."""
-        by_id: dict[bytes, list[Listed]] = {}
-        for run_key, one in _as_versions(self.store.list(names.VERSIONS)):
-            by_id.setdefault(run_key, []).append(one)
-        named = ((self._name_among(run_key, listed), listed) for run_key, listed in by_id.items())
-        runs = [Run(name, tuple(one.number for one in listed)) for name, listed in named if name is not None]
-        return sorted(runs, key=lambda run: run.name)
-
     def refuse_unreadable(self) -> None:
         """Raise what is the matter with the first manifest that was passed over: for where nothing else is left."""
-        for error in self.passed_over.values():
+        for error in self.skipped.values():
             raise error
-
-    def newest_keys(self, limit: int) -> list[str]:
-        """Return what stands in the places of the newest versions of up to *limit* runs: one listing, of few pages."""
-        newest: dict[bytes, str] = {}
-        for run_key, one in islice(_as_versions(self.store.list(names.VERSIONS)), _LISTED_MAX):
-            if run_key not in newest and len(newest) == limit:
-                break
-            newest[run_key] = names.version(run_key, one.number)
-        return list(newest.values())
 
     def stored(self, run: str, number: int) -> Stored:
         """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""
@@ -291,7 +199,7 @@ class Repository:
 
     def open_version(self, key: str) -> Stored:
         """Return the root that stands under the name *key*; ``NotFound`` if none does, ``ManifestDamaged``."""
-        return looked_at_twice(lambda: self._open_version(key))
+        return read_twice(lambda: self._open_version(key))
 
     def _open_version(self, key: str) -> Stored:
         try:
@@ -386,7 +294,7 @@ class Repository:
 
     def pack_refs(self, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
         """Return the chunks of a pack as its own footer lists them, or raise ``ObjectDamaged``."""
-        return looked_at_twice(lambda: pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes))
+        return read_twice(lambda: pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes))
 
     def tombstones(self) -> set[bytes]:
         """Return the packs that are about to be deleted: no new version may rely on one of them."""
@@ -395,12 +303,14 @@ class Repository:
 
     # ------------------------------------------------------------ writing
 
-    def writer(self, known: Known, *, lanes: int | None = None, journal: PackJournal | None = None) -> PackWriter:
-        """Return a writer of chunks; *known* says where a chunk already lies.
+    def writer(
+        self, lookup: ChunkLookup, *, lanes: int | None = None, journal: PackJournal | None = None
+    ) -> PackWriter:
+        """Return a writer of chunks; *lookup* finds a chunk that is stored already.
 
         With a *journal*, ``finish_pack`` can finish in another process what the writer began to send.
         """
-        return PackWriter(self.store, self.keys, known, lanes=lanes, journal=journal)
+        return PackWriter(self.store, self.keys, lookup, lanes=lanes, journal=journal)
 
     def journal(self, directory: Path, run: str) -> PackJournal:
         """Return the notes of a run's packs below *directory*: one process at a time works on a run."""
@@ -410,91 +320,10 @@ class Repository:
         """Finish a pack whose writer died; return its chunks, or none where that cannot be, and *tell* why."""
         return finish_noted(self.store, self.keys, noted, tell)
 
-    def commit(self, manifest: Manifest, known: Known) -> Committed:
-        """Make the version exist; ``VersionTaken``, and nothing else changed, if its number is taken.
-
-        ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back: there are stores
-        that overwrite what they were told not to.
-        """
-        key = self.version_key(manifest.root.run, manifest.root.number)
-        writer = self.writer(known, lanes=1)
-
-        def put(piece: bytes) -> Placed:
-            return writer.put(memoryview(piece))
-
-        try:
-            body = segments.Body(manifest.entries, put, key)
-            stats = writer.finish()
-        except BaseException:
-            writer.abort()
-            raise
-        packs, segment_refs = body.encode()
-        root = msgspec.structs.replace(manifest.root, packs=packs, segments=segment_refs)
-        check_root(root, key)
-        sealed = sealed_object.seal(self.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
-        # A disk may have gone from under the packs, and a version in its bare mount point would be lost unseen.
-        self.confirm()
-        try:
-            self.store.put(key, sealed)
-        except AlreadyExists:
-            raise self._taken(manifest) from None
-        if not self._holds(key, sealed) and not self._holds(key, sealed):
-            # Damaged, or else another's: a store may have put that in the place of ours without a word.
-            self.open_version(key)
-            raise self._taken(manifest)
-        return Committed(
-            object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stats.stored_bytes + len(sealed)
-        )
-
     # ------------------------------------------------------------ inside
-
-    def _holds(self, key: str, sealed: bytes) -> bool:
-        """Whether the object *key* comes back as these bytes; a flip on the way back is no reason to doubt it."""
-        try:
-            return self.store.get(key, limit_bytes=len(sealed)) == sealed
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-            return False
-
-    def _taken(self, manifest: Manifest) -> VersionTaken:
-        """Return what to say of a number that could not be had: whose it is."""
-        run, number = manifest.root.run, manifest.root.number
-        try:
-            self.open_version(self.version_key(run, number))
-        except (ManifestDamaged, FormatUnsupported) as error:
-            what = f"something that is no version was put in the place of version {number} of run {run!r}: {error.what}"
-            taken = VersionTaken(what, where=self.store.url, advice="the next backup takes the next number")
-            taken.is_planted = True
-            return taken
-        what = f"version {number} of run {run!r} was committed by another writer"
-        return VersionTaken(what, where=self.store.url, advice="one run is backed up from one place")
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
-
-    def _name_among(self, run_key: bytes, listed: list[Listed]) -> str | None:
-        """Return the name of a run: it stands sealed in each of its manifests, and any one that opens will do.
-
-        The oldest are looked at first, since what was planted came later, and then the newest. A run that somebody made
-        up has no name, and costs no more looks for being large.
-        """
-        by_age = sorted(listed, key=lambda one: one.modified_s)
-        for one in [*by_age[:_NAMED_BY], *by_age[_NAMED_BY:][: -_NAMED_BY - 1 : -1]]:
-            name = self._name_in(run_key, one)
-            if name is not None:
-                return name
-        return None
-
-    def _name_in(self, run_key: bytes, one: Listed) -> str | None:
-        key = names.version(run_key, one.number)
-        try:
-            return self.open_version(key).root.run
-        except NotFound:
-            pass
-        except (ManifestDamaged, FormatUnsupported) as error:
-            self.passed_over[key] = error
-        return None
 
 
 def is_no_version(error: Error) -> bool:
@@ -505,8 +334,8 @@ def is_no_version(error: Error) -> bool:
     return isinstance(error, ManifestDamaged) or (isinstance(error, FormatUnsupported) and error.is_claim)
 
 
-def _as_versions(infos: Iterable[ObjectInfo]) -> Iterator[tuple[bytes, Listed]]:
-    """Yield those that have the name of a version, with their run's id."""
+def listed_versions(infos: Iterable[ObjectInfo]) -> Iterator[tuple[bytes, Listed]]:
+    """Yield the objects that have the name of a version, each with the id of its run."""
     for info in infos:
         parsed = names.parse_version(info.key)
         if parsed is not None:

@@ -15,8 +15,8 @@ from mlsync.codec.compression import Coding, CodingBroken, decode, encode
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_format, check_key_kind
-from mlsync.repository.strict import newer
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
 
 # The list of files stands in chunks of its own once it is long, so what is left is short.

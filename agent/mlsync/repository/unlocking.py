@@ -14,7 +14,7 @@ from typing import Final
 from mlsync.errors import Error, FormatUnsupported, KeySlotDamaged, NotFound, ObjectDamaged, ObjectMissing, StoreBroken
 from mlsync.repository import header, keyslot, names
 from mlsync.repository.keyslot import KeyFile, Slot, Stretching, Unlock
-from mlsync.repository.second_look import looked_at_twice
+from mlsync.repository.read_twice import read_twice
 from mlsync.store.base import Store
 
 # The oldest by the store's clock: what is planted later does not push out those that are in use.
@@ -33,9 +33,7 @@ def unlocked(store: Store, unlock: Unlock, found: header.Header, likely: str | N
 
 def read_slot(store: Store, key: str) -> Slot:
     """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
-    return looked_at_twice(
-        lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key))
-    )
+    return read_twice(lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key)))
 
 
 def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | None) -> tuple[str, bytes] | None:

@@ -33,7 +33,8 @@ QUEUE_BATCHES: Final = 2
 # One more than processors, of which one waits for memory or the caller; coding scales no further than this.
 CODERS_MAX: Final = min(4, (os.cpu_count() or 1) + 1)
 
-Known = Callable[[bytes], ChunkRef | None]
+#: Where a chunk of that name is stored already, ``None`` if it is not.
+ChunkLookup = Callable[[bytes], ChunkRef | None]
 Release = Callable[[], None]
 
 
@@ -81,10 +82,10 @@ class WriteStats:
 class _Ledger:
     """What the threads know together: which chunk is stored or being stored, what was done, the first fault."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, lookup: ChunkLookup) -> None:
         self.stats = WriteStats()
         self.fault: BaseException | None = None
-        self._known = known
+        self._lookup = lookup
         self._seen: dict[bytes, Placed] = {}
         self._refs_of: dict[bytes, list[ChunkRef]] = {}
         self._durable: list[bytes] = []
@@ -98,7 +99,7 @@ class _Ledger:
             if twin is not None:
                 placed.twin = twin
                 return False
-            placed.own_ref = self._known(name)
+            placed.own_ref = self._lookup(name)
             self._seen[name] = placed
             return placed.own_ref is None
 
@@ -137,7 +138,7 @@ class PackWriter:
         self,
         store: Store,
         keys: Keys,
-        known: Known,
+        lookup: ChunkLookup,
         *,
         lanes: int | None = None,
         pack_bytes: int = PACK_BYTES,
@@ -147,7 +148,7 @@ class PackWriter:
         self._journal = journal
         self._keys = keys
         self._gather_bytes = batch_bytes
-        self._ledger = _Ledger(known)
+        self._ledger = _Ledger(lookup)
         self._queue: queue.Queue[list[_Job] | None] = queue.Queue(QUEUE_BATCHES)
         self._batch: list[_Job] = []
         self._batch_bytes = 0

@@ -38,7 +38,7 @@ from mlsync.source.paths import display
 from mlsync.target.lock import TargetLock
 from mlsync.target.target import Plan, Target
 from mlsync.versions.archived import naming_all
-from mlsync.versions.half_saves import OF_A_UNIT, half_saves
+from mlsync.versions.incomplete import INCOMPLETE, incomplete_checkpoints
 from mlsync.versions.stored_file import Part
 
 # What one file cannot be had for while others can.
@@ -102,9 +102,9 @@ def restore(
     """
     started_s = time.monotonic()
     entries = _selected(manifest, options.paths)
-    for why, which in half_saves(entries).items():
+    for why, which in incomplete_checkpoints(entries).items():
         more = f" and {len(which) - 1} more" if len(which) > 1 else ""
-        monitor.notice("warning", f"{display(which[0])}{more}: {OF_A_UNIT}{why}")
+        monitor.notice("warning", f"{display(which[0])}{more}: {INCOMPLETE}{why}")
     result = RestoreResult(manifest.root.run, manifest.root.number, directory)
 
     def tick() -> None:

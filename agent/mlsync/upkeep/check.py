@@ -36,7 +36,7 @@ from mlsync.store.base import ObjectInfo
 from mlsync.upkeep.check_packs import PackCheck
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.references import References
-from mlsync.versions.standing import summed, with_proofs
+from mlsync.versions.proof_status import summed, with_proofs
 
 Version = tuple[str, int]
 

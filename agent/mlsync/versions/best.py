@@ -22,7 +22,7 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.readable import readable
 from mlsync.repository.repository import Repository, Stored
 from mlsync.versions.logged import read_files
-from mlsync.versions.standing import manifest_of
+from mlsync.versions.proof_status import manifest_of
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TRAINER = re.compile(rb"checkpoint-\d{1,18}")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
+from mlsync.repository.listing import run_names
 from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, Stored
@@ -26,8 +27,8 @@ def find_run(repository: Repository, run: str | None) -> str:
     if run is not None:
         if repository.has_versions(run):
             return run
-        raise _missing(f"no run named {run!r}", sorted(repository.run_names()), repository)
-    names = sorted(repository.run_names())
+        raise _missing(f"no run named {run!r}", sorted(run_names(repository)), repository)
+    names = sorted(run_names(repository))
     if len(names) == 1:
         return names[0]
     if not names:

@@ -18,8 +18,8 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
 from mlsync.errors import ObjectDamaged
 from mlsync.repository import names
+from mlsync.repository.canonical import decode_canonical
 from mlsync.repository.header import check_format, check_key_kind
-from mlsync.repository.strict import decode_exactly
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END
 
 PACK_ID_BYTES: Final = 16
@@ -94,7 +94,7 @@ class PackSeal:
         """Return what the footer lists, or raise ``SealBroken``."""
         plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
         try:
-            records = decode_exactly(plain, list[ChunkRecord], "")
+            records = decode_canonical(plain, list[ChunkRecord], "")
         except ValueError as error:
             raise SealBroken(f"the footer does not parse: {error}") from None
         if len(records) != _TRAILER.unpack(trailer)[1]:

@@ -26,7 +26,7 @@ _WEIGHTS: Final = re.compile(rb"model.*\.safetensors|pytorch_model.*\.bin", re.D
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class LoadedDirectory:
     """A directory that is loaded as one; *inner* are those in it that are loaded for themselves.
 
     *lacking* says what a checkpoint of several files in it lacks, ``None`` if there is all that they tell of.
@@ -57,10 +57,10 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Wholes:
+class LoadedDirectories:
     """Those that certain files are in."""
 
-    found: tuple[Whole, ...] = ()
+    found: tuple[LoadedDirectory, ...] = ()
     _directories: dict[bytes, bool] = field(default_factory=dict)
 
     def hold(self, path: bytes) -> bool:
@@ -95,11 +95,13 @@ def is_below(path: bytes, directory: bytes) -> bool:
     return not directory or path.startswith(directory + b"/")
 
 
-def wholes_around(framework: Framework, paths: Iterable[bytes], entries: Entries, reader: ChunkReader) -> Wholes:
+def loaded_directories(
+    framework: Framework, paths: Iterable[bytes], entries: Entries, reader: ChunkReader
+) -> LoadedDirectories:
     """Return the directories that *framework* loads as one and that any of *paths* is in, of those in *entries*."""
     paths = list(paths)
     if not framework.takes_directories or not paths:
-        return Wholes()
+        return LoadedDirectories()
     units = units_around(paths, entries, reader)
     kinds: dict[bytes, set[str]] = {path: set() for path in sorted(_directories(entries))}
     for unit in units:
@@ -108,8 +110,8 @@ def wholes_around(framework: Framework, paths: Iterable[bytes], entries: Entries
         kinds.setdefault(directory, set()).add(DESCRIBED)
     given = [directory for directory, found in kinds.items() if framework.is_meant_for_directory(directory, found)]
     lacking = {unit.directory: unit.lacking for unit in units if unit.lacking is not None}
-    wholes = [Whole(path, _inside(path, given), _lack(path, lacking)) for path in given]
-    return Wholes(tuple(whole for whole in wholes if any(whole.holds(path) for path in paths)))
+    wholes = [LoadedDirectory(path, _inside(path, given), _lack(path, lacking)) for path in given]
+    return LoadedDirectories(tuple(whole for whole in wholes if any(whole.holds(path) for path in paths)))
 
 
 def _directories(entries: Entries) -> set[bytes]:

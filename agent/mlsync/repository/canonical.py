@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _UNKNOWN_TOKEN: Final = re.compile(r"Invalid enum value (\d+)\b")
 
 
-def decode_exactly(body: bytes, kind: type[_T], where: str) -> _T:
+def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
     """Return what *body* says; ``ValueError`` unless a writer makes these very bytes of it.
 
     A token above those that are known here is of a newer mlsync: ``FormatUnsupported``.

@@ -21,7 +21,7 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProofStatus:
     """A version as a listing shows it.
 
     *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken. One that
@@ -50,53 +50,53 @@ class Standing:
         return self.root.summary.checkpoint_count > self.broken_count and self.lowest_level < level
 
 
-def standings(repository: Repository, run: str) -> list[Standing]:
+def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
     """Return how each version of a run stands, oldest first: its manifests are read, and few lists of files.
 
     What does not open is no version, and left out; the repository notes it.
     """
     keys = repository.later_proof_keys(run)
 
-    def standing(number: int) -> Standing | None:
+    def status(number: int) -> ProofStatus | None:
         stored = stored_or_none(repository, run, number)
         if stored is None:
             return None
-        return standing_of(repository, stored, repository.read_later_proofs(keys.get(number, ()), stored))
+        return proof_status_of(repository, stored, repository.read_later_proofs(keys.get(number, ()), stored))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        found = executor.map(standing, repository.numbers(run))
+        found = executor.map(status, repository.numbers(run))
         return [one for one in found if one is not None]
 
 
-def standing_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> Standing:
+def proof_status_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> ProofStatus:
     """Return how a version stands by all that was proved of it.
 
     Its list of files is read where it looks pending. Who proves a part of it while others prove theirs knows of no sum
     that has all of them in it; nor does any sum tell whether a checkpoint below its level can be proved further.
     """
-    shown = by_sums(stored, later)
+    shown = status_by_sums(stored, later)
     if shown.is_pending:
         # A list that cannot be read is for others to tell of.
         with suppress(Damage):
-            return settled(shown, tuple(with_proofs(repository.entries(stored), later)))
+            return status_by_entries(shown, tuple(with_proofs(repository.entries(stored), later)))
     return shown
 
 
-def by_sums(stored: Stored, later: Iterable[LaterProof]) -> Standing:
+def status_by_sums(stored: Stored, later: Iterable[LaterProof]) -> ProofStatus:
     """Return how a version stands by its manifest and the sums in its later proofs: never as more than it is."""
     summary = stored.root.summary
-    standing = Standing(stored, summary.lowest_level, summary.device)
+    status = ProofStatus(stored, summary.lowest_level, summary.device)
     for proof in later:
-        if (proof.broken_count, proof.lowest_level) >= (standing.broken_count, standing.lowest_level):
-            standing = Standing(stored, proof.lowest_level, proof.device, proof.broken_count)
-    return standing
+        if (proof.broken_count, proof.lowest_level) >= (status.broken_count, status.lowest_level):
+            status = ProofStatus(stored, proof.lowest_level, proof.device, proof.broken_count)
+    return status
 
 
-def settled(standing: Standing, entries: Sequence[Entry]) -> Standing:
+def status_by_entries(status: ProofStatus, entries: Sequence[Entry]) -> ProofStatus:
     """Return how a version stands by its entries, as they were proved by now: what no sum knows of each of them."""
-    required_level = standing.root.required_level
+    required_level = status.root.required_level
     is_pending = any(entry.proof is not None and entry.proof.is_pending(required_level) for entry in entries)
-    return Standing(standing.stored, *summed(entries), is_settled=not is_pending)
+    return ProofStatus(status.stored, *summed(entries), is_settled=not is_pending)
 
 
 def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:

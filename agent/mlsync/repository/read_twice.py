@@ -15,7 +15,7 @@ from mlsync.errors import KeySlotDamaged, ManifestDamaged, ObjectDamaged
 _Result = TypeVar("_Result")
 
 
-def looked_at_twice(read: Callable[[], _Result]) -> _Result:
+def read_twice(read: Callable[[], _Result]) -> _Result:
     """Return what *read* gives, which reads from the store and checks; where that is damaged, what it gives then."""
     try:
         return read()

@@ -8,14 +8,14 @@ from typing import Final
 from mlsync.repository.manifest import Entry
 
 #: How a finding in the proof of each of their files begins.
-OF_A_UNIT: Final = "of a checkpoint that is not whole: "
+INCOMPLETE: Final = "of a checkpoint that is not whole: "
 
 
-def half_saves(entries: Iterable[Entry]) -> dict[str, list[bytes]]:
+def incomplete_checkpoints(entries: Iterable[Entry]) -> dict[str, list[bytes]]:
     """Return the paths of *entries* that are of a checkpoint that is not whole, by why it is not."""
     found: dict[str, list[bytes]] = {}
     for entry in entries:
         for finding in entry.proof.findings if entry.proof is not None else ():
-            if finding.what.startswith(OF_A_UNIT):
-                found.setdefault(finding.what.removeprefix(OF_A_UNIT), []).append(entry.path)
+            if finding.what.startswith(INCOMPLETE):
+                found.setdefault(finding.what.removeprefix(INCOMPLETE), []).append(entry.path)
     return found

@@ -1,0 +1,88 @@
+"""Commit a version: store its body, then create its manifest.
+
+The order makes a crash harmless: first the packs of the files are durable, then the flow proves the candidate, then the
+packs of the manifest's own body are stored, then the manifest. Its creation is conditional, and is the commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from mlsync.codec.digest import object_digest
+from mlsync.errors import AlreadyExists, FormatUnsupported, ManifestDamaged, StoreBroken, VersionTaken
+from mlsync.repository import sealed_object, segments
+from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
+from mlsync.repository.repository import Repository
+from mlsync.repository.validation import check_root
+from mlsync.repository.writer import ChunkLookup, Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit made: the manifest's digest, the chunks that hold its body, and their new packs."""
+
+    digest: bytes
+    body_refs: tuple[ChunkRef, ...]
+    packs: tuple[bytes, ...]
+    stored_bytes: int
+
+
+def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> Committed:
+    """Make the version exist; raise ``VersionTaken``, with nothing else changed, if its number is taken.
+
+    Raise ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back, because some
+    stores overwrite an object although they were told not to.
+    """
+    key = repository.version_key(manifest.root.run, manifest.root.number)
+    writer = repository.writer(lookup, lanes=1)
+
+    def put(piece: bytes) -> Placed:
+        return writer.put(memoryview(piece))
+
+    try:
+        body = segments.Body(manifest.entries, put, key)
+        stats = writer.finish()
+    except BaseException:
+        writer.abort()
+        raise
+    packs, segment_refs = body.encode()
+    root = msgspec.structs.replace(manifest.root, packs=packs, segments=segment_refs)
+    check_root(root, key)
+    sealed = sealed_object.seal(repository.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
+    # The disk under the packs may have been unmounted: a version in its bare mount point would be lost unnoticed.
+    repository.confirm()
+    try:
+        repository.store.put(key, sealed)
+    except AlreadyExists:
+        raise _taken(repository, root) from None
+    if not _holds(repository, key, sealed) and not _holds(repository, key, sealed):
+        # It is damaged, or is another writer's: a store may have replaced ours without an error.
+        repository.open_version(key)
+        raise _taken(repository, root)
+    return Committed(object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stats.stored_bytes + len(sealed))
+
+
+def _holds(repository: Repository, key: str, sealed: bytes) -> bool:
+    """Return whether the object *key* reads back as these bytes; the caller asks twice, as a read may flip a bit."""
+    try:
+        return repository.store.get(key, limit_bytes=len(sealed)) == sealed
+    except StoreBroken as error:
+        if not error.is_of_object:
+            raise
+        return False
+
+
+def _taken(repository: Repository, root: ManifestRoot) -> VersionTaken:
+    """Return the error for a number that is taken: it says by whom."""
+    run, number, url = root.run, root.number, repository.store.url
+    try:
+        repository.open_version(repository.version_key(run, number))
+    except (ManifestDamaged, FormatUnsupported) as error:
+        what = f"something that is no version was put in the place of version {number} of run {run!r}: {error.what}"
+        taken = VersionTaken(what, where=url, advice="the next backup takes the next number")
+        taken.is_planted = True
+        return taken
+    what = f"version {number} of run {run!r} was committed by another writer"
+    return VersionTaken(what, where=url, advice="one run is backed up from one place")
