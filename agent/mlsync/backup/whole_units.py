@@ -12,10 +12,10 @@ from mlsync.backup.one_save import Doubt, Save
 from mlsync.backup.shard_headers import disagreement
 from mlsync.backup.unchanged import is_at_rest
 from mlsync.errors import Damage, ObjectArchived
-from mlsync.formats.facts import DATA_RANKS
 from mlsync.formats.groups.find import is_part
 from mlsync.formats.groups.ranks import data_rank_count
 from mlsync.formats.groups.tree import Unit
+from mlsync.formats.torch.facts import DATA_RANKS
 from mlsync.proving.judge import Judged
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from mlsync.formats.dcp.container import item_zips
 from mlsync.formats.dcp.metadata import DcpEntry, DcpMetadata
-from mlsync.formats.facts import torch_facts, with_counts
+from mlsync.formats.facts import with_counts
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.libraries.safetensors import read_safetensors_content, read_safetensors_layout
+from mlsync.formats.pickles.counts import counts_in
 from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, Call, Pairs
 from mlsync.formats.section import Section
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
@@ -86,7 +87,7 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
     if tail:
         _add_tail(found, metadata, source, tail)
     facts: dict[str, Fact] = dict(metadata.facts)
-    facts |= {key: value for key, value in torch_facts(found.progress).items() if key in ("epoch", "step")}
+    facts |= {key: value for key, value in counts_in(found.progress).items() if key in ("epoch", "step")}
     if found.unchecked_count:
         facts["unchecked_item_count"] = found.unchecked_count
     if found.is_big:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple, TypeGuard
 
-from mlsync.formats.facts import torch_facts
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.pickles import machine as pickle_machine
+from mlsync.formats.pickles.counts import counts_in
 from mlsync.formats.pickles.machine import Call, Global, Machine, Members, Pairs, PickleCutShort
 from mlsync.formats.strides import dense_stride
 
@@ -42,7 +42,6 @@ _CODE = re.compile(r"([biufcSUVmM])([0-9]{1,9})")
 _KINDS = {"i": "int", "u": "uint", "f": "float", "c": "complex"}
 _WIDTHS = {"i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}
 _TEXT_WIDTH = 4  # bytes of a character of a text of numpy
-_FACTS = frozenset({"epoch", "step", "best_fitness"})
 _PYTHON_MODULES = frozenset({"builtins", "__builtin__", "collections", "copyreg", "copy_reg", "__main__"})
 
 
@@ -365,8 +364,7 @@ def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
 def _facts(roots: list[object]) -> dict[str, Fact]:
     """Whose the object is, and of which class."""
     root = roots[0]
-    facts: dict[str, Fact] = {key: value for key, value in torch_facts(root).items() if key in _FACTS}
-    facts["framework"] = "pickle"
+    facts: dict[str, Fact] = {**counts_in(root), "framework": "pickle"}
     maker = root.func if isinstance(root, Call) else None
     if isinstance(maker, Global) and maker.name in ("_reconstructor", "__newobj__") and isinstance(root, Call):
         maker = root.args[0] if root.args else None

@@ -6,10 +6,10 @@ import re
 from typing import NamedTuple
 
 from mlsync.formats.content_cache import CONTENT_CACHE, key_of
-from mlsync.formats.facts import torch_facts, torch_numbers
 from mlsync.formats.faults import read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
 from mlsync.formats.pickles.machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
+from mlsync.formats.torch.facts import torch_facts, torch_numbers
 from mlsync.formats.torch.graph import Found, tensors_in
 from mlsync.formats.torch.tensors import StorageTable
 from mlsync.formats.zips.inflate import inflate_head
