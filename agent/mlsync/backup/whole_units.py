@@ -12,8 +12,8 @@ from mlsync.backup.one_save import Doubt, Save
 from mlsync.backup.shard_headers import disagreement
 from mlsync.backup.unchanged import is_at_rest
 from mlsync.errors import Damage, ObjectArchived
+from mlsync.formats.groups.deepspeed import data_rank_count
 from mlsync.formats.groups.find import is_part
-from mlsync.formats.groups.ranks import data_rank_count
 from mlsync.formats.groups.tree import Unit
 from mlsync.formats.torch.facts import DATA_RANKS
 from mlsync.proving.judge import Judged

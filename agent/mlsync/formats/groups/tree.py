@@ -133,3 +133,10 @@ def missing_rank(held: set[int], name: str, expected: set[int] | None = None) ->
 def unit_of(kind: str, directory: bytes, members: Iterable[bytes], lacking: str | None) -> Unit:
     """A unit with its members in order."""
     return Unit(kind, directory, tuple(sorted(members)), lacking)
+
+
+def missing_save(tree: Tree, directory: bytes, tracker: bytes, named: bytes | None) -> Iterator[Unit]:
+    """Yield the save that a tracker file names, if its directory is not there."""
+    if named is not None and join(directory, named) not in tree.directories:
+        lacking = f"{shown(tracker)} names {shown(named)}, which is not there"
+        yield unit_of("pointer", join(directory, named), [join(directory, tracker)], lacking)
