@@ -415,7 +415,7 @@ def varint(number: int) -> bytes:
 def index_of(dimensions: int, name: bytes = b"") -> Make:
     """An index of as many tensors of nothing as there is room for."""
     from mlsync.formats.libraries.crc32c import crc32c
-    from mlsync.formats.libraries.tensorflow_bundle import TABLE_MAGIC
+    from mlsync.formats.libraries.leveldb_table import TABLE_MAGIC
 
     def block(content: bytes) -> bytes:
         content += bytes(4) + b"\1\0\0\0" + b"\0"

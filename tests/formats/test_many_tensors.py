@@ -20,8 +20,7 @@ from mlsync.formats.layout import Content
 from mlsync.formats.libraries import safetensors
 from mlsync.formats.sniff import identify
 from mlsync.formats.torch import content as torch_content
-from mlsync.formats.zips import npz
-from mlsync.formats.zips import zip_layout as zipfile_layout
+from mlsync.formats.zips import directory, npz
 
 FEW, MANY = 1000, 2000
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -53,7 +52,7 @@ def _nothing_known(monkeypatch):
     monkeypatch.setattr(answers, "WEIGHT_MAX", 500)
     for module, name in ((torch_content, "_CACHE"), (safetensors, "CONTENT_CACHE"), (npz, "CONTENT_CACHE")):
         monkeypatch.setattr(module, name, ContentCache())
-    monkeypatch.setattr(zipfile_layout, "_LAST", zipfile_layout._LastDirectory())
+    monkeypatch.setattr(directory, "_LAST", directory._LastDirectory())
 
 
 def understood(data: bytes, name: str) -> Content | None:

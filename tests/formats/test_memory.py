@@ -23,12 +23,11 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, rezipped, torch_bytes, with_pickle
-from mlsync.formats.archives import inner_files, nemo_tar
+from mlsync.formats.archives import archive_content, inner_files, nemo_tar, torch_package
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.dcp import metadata as dcp_metadata
 from mlsync.formats.dcp.metadata import read_dcp_metadata
-from mlsync.formats.groups import find as sharded
-from mlsync.formats.groups import tree as listing
+from mlsync.formats.groups import find, tree
 from mlsync.formats.hdf5 import blocks as hdf5_blocks
 from mlsync.formats.hdf5 import container as hdf5
 from mlsync.formats.hdf5 import newer as hdf5_newer
@@ -36,10 +35,14 @@ from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries import (
     flax_msgpack,
     gguf,
+    leveldb_table,
     lightgbm_model,
-    onnx,
+    onnx_message,
     safetensors,
+    safetensors_header,
     tensorflow_bundle,
+    xgboost_binary,
+    xgboost_json,
     xgboost_model,
 )
 from mlsync.formats.libraries.crc32c import crc32c
@@ -51,8 +54,7 @@ from mlsync.formats.torch import content as torch_content
 from mlsync.formats.torch import graph as torch_graph
 from mlsync.formats.torch import legacy as legacy_torch
 from mlsync.formats.torch import pt2
-from mlsync.formats.zips import npz
-from mlsync.formats.zips import zip_layout as zipfile_layout
+from mlsync.formats.zips import directory, npz
 
 MIB = 1 << 20
 SHARE = 8
@@ -65,33 +67,36 @@ BOUNDS = {
     "TURNS_MAX": (pickle_machine,),
     "GRAPH_BYTES_MAX": (pickle_machine,),
     "_ORDERED_MAX": (pickle_machine,),
-    "TENSORS_BYTES_MAX": (torch_graph, safetensors, npz, pt2, onnx, hdf5, tensorflow_bundle, flax_msgpack, inner_files),
-    "PARTS_MAX": (xgboost_model, onnx, hdf5_blocks, flax_msgpack),
+    "TENSORS_BYTES_MAX": (
+        *(torch_graph, safetensors, safetensors_header, npz, pt2, onnx_message, hdf5, tensorflow_bundle),
+        *(flax_msgpack, archive_content),
+    ),
+    "PARTS_MAX": (xgboost_binary, onnx_message, hdf5_blocks, flax_msgpack),
     "BLOCK_BYTES_MAX": (hdf5_blocks,),
     "HEAP_BYTES_MAX": (hdf5_newer,),
     "TABLE_BYTES_MAX": (pt2,),
     "ITEMS_MAX": (dcp_metadata,),
     "NUMBERS_MAX": (dcp_metadata,),
-    "CHECKED_HEADER_BYTES_MAX": (safetensors,),
-    "TENSORS_MAX": (safetensors, gguf),
-    "NAMES_BYTES_MAX": (zipfile_layout, gguf, tensorflow_bundle, nemo_tar),
+    "CHECKED_HEADER_BYTES_MAX": (safetensors_header,),
+    "TENSORS_MAX": (safetensors_header, gguf),
+    "NAMES_BYTES_MAX": (directory, gguf, tensorflow_bundle, nemo_tar),
     "INDEX_BYTES_MAX": (tensorflow_bundle,),
     "UNPACKED_BYTES_MAX": (inner_files,),
-    "PACKAGE_PICKLE_BYTES_MAX": (inner_files,),
+    "PACKAGE_PICKLE_BYTES_MAX": (torch_package,),
     "ABOUT_BYTES_MAX": (inner_files,),
     "PLAIN_BYTES_MAX": (packed_pickle,),
     "KEPT_BYTES_MAX": (packed_pickle,),
-    "JSON_BYTES_MAX": (xgboost_model,),
-    "LIST_BYTES_MAX": (xgboost_model,),
+    "JSON_BYTES_MAX": (xgboost_json,),
+    "LIST_BYTES_MAX": (xgboost_json, xgboost_binary),
     "HEAD_BYTES_MAX": (lightgbm_model,),
     "TREE_BYTES_MAX": (lightgbm_model,),
     "TREES_MAX": (lightgbm_model,),
     "FILES_MAX": (inner_files,),
-    "RECORDS_MAX": (zipfile_layout, nemo_tar),
+    "RECORDS_MAX": (directory, nemo_tar),
     "MEMBERS_MAX": (nemo_tar,),
-    "DIRECTORY_BYTES_MAX": (zipfile_layout,),
-    "SMALL_BYTES_MAX": (listing,),
-    "PARSED_BYTES_MAX": (listing,),
+    "DIRECTORY_BYTES_MAX": (directory,),
+    "SMALL_BYTES_MAX": (tree,),
+    "PARSED_BYTES_MAX": (tree,),
 }
 
 
@@ -242,8 +247,8 @@ HEADERS = {
     "nested lists": lambda: b'{"a":{"shape":' + b"[" * (30 * MIB // 8) + b"]" * 10 + b"}}",
     "lists in an entry": lambda: b'{"a":{"shape":[' + b"[]," * 1_250_000 + b"[]]}}",
     "nested objects": lambda: b'{"a":' * 625_000,
-    "many tensors": lambda: empty_tensors(safetensors.TENSORS_MAX, "0"),
-    "too many tensors": lambda: empty_tensors(safetensors.TENSORS_MAX + 1, "0"),
+    "many tensors": lambda: empty_tensors(safetensors_header.TENSORS_MAX, "0"),
+    "too many tensors": lambda: empty_tensors(safetensors_header.TENSORS_MAX + 1, "0"),
     "many dimensions": lambda: empty_tensors(12_500, "0" + ",7" * 20),
     "metadata": lambda: b'{"__metadata__":{' + b",".join(b'"%d":""' % number for number in range(250_000)) + b"}}",
     "wide names": lambda: empty_tensors(3_750, "0", "{}" + "a" * 900 + "\U0001f600"),
@@ -288,8 +293,8 @@ def array_of_many_dimensions(count: int = 21) -> bytes:
 
 
 ZIPS = {
-    "records": (b"a.pt", lambda: zip_of(zipfile_layout.RECORDS_MAX, b"a/data/%d")),
-    "records of any name": (b"data.zip", lambda: zip_of(zipfile_layout.RECORDS_MAX, b"%d")),
+    "records": (b"a.pt", lambda: zip_of(directory.RECORDS_MAX, b"a/data/%d")),
+    "records of any name": (b"data.zip", lambda: zip_of(directory.RECORDS_MAX, b"%d")),
     "a million records": (b"data.zip", lambda: zip_of(125_000, b"%d")),
     "wide names": (b"a.pt", lambda: zip_of(3_000, b"%d" + b"a" * 900 + "\U0001f600".encode())),
     "arrays of one kind": (b"a.npz", lambda: zip_of(12_400, b"%d.npy", array_of_many_dimensions(1))),
@@ -588,7 +593,7 @@ def index_of(count: int, dimensions: int, shared: bytes = b"") -> bytes:
     root = block(b"\0\1" + varint(len(handle := b"\0" + varint(len(tensors) - 5))) + b"~" + handle)
     at = len(tensors)
     places = varint(at) + varint(len(empty) - 5) + varint(at + len(empty)) + varint(len(root) - 5)
-    return tensors + empty + root + places.ljust(40, b"\0") + tensorflow_bundle.TABLE_MAGIC
+    return tensors + empty + root + places.ljust(40, b"\0") + leveldb_table.TABLE_MAGIC
 
 
 TENSORFLOWS = {
@@ -635,7 +640,7 @@ def test_an_index_takes_no_more_than_is_stated(make):
     """Whatever stands in the place of an index, what it is parsed to stays below the figure in the document."""
     content = make()
     files = {b"model.safetensors.index.json": len(content), b"model-00001-of-00001.safetensors": 1}
-    peak = peak_of(lambda: sharded.find_units(files, lambda path, limit_bytes: content))
+    peak = peak_of(lambda: find.find_units(files, lambda path, limit_bytes: content))
     assert peak < stated_bytes("index or state of a checkpoint of many files")
 
 

@@ -14,7 +14,8 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickles import machine as pickle_machine
-from mlsync.formats.pickles.machine import Call, Global, Members, Pairs, Persistent, read_pickle
+from mlsync.formats.pickles.machine import read_pickle
+from mlsync.formats.pickles.nodes import Call, Global, Members, Pairs, Persistent
 
 
 def plain(node: object) -> object:

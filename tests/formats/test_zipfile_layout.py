@@ -13,7 +13,7 @@ from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped,
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Layout
-from mlsync.formats.zips import zip_layout as zipfile_layout
+from mlsync.formats.zips import directory
 
 
 def layout_of(data: bytes) -> Layout:
@@ -164,7 +164,7 @@ def test_an_encrypted_record_is_not_called_broken():
 
 def test_too_many_records_are_not_called_broken(monkeypatch):
     """The number of records is looked at before any of them."""
-    monkeypatch.setattr(zipfile_layout, "RECORDS_MAX", 3)
+    monkeypatch.setattr(directory, "RECORDS_MAX", 3)
     with pytest.raises(NotChecked):
         layout_of(yolo_bytes())
 

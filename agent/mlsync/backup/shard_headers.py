@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from mlsync.formats.groups.tree import SMALL_BYTES_MAX, Unit, join, parsed_object
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.libraries.safetensors import Header, read_safetensors_header
+from mlsync.formats.libraries.safetensors_header import Header, read_safetensors_header
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.paths import display

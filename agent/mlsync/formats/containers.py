@@ -20,7 +20,8 @@ from mlsync.formats.libraries.ocdbt import read_ocdbt_layout
 from mlsync.formats.libraries.onnx import OnnxLayout, read_onnx_content, read_onnx_layout
 from mlsync.formats.libraries.safetensors import SafetensorsLayout, read_safetensors_content, read_safetensors_layout
 from mlsync.formats.libraries.tensorflow_bundle import IndexLayout, read_index_content, read_index_layout
-from mlsync.formats.libraries.xgboost_model import read_xgboost_binary_layout, read_xgboost_json_layout
+from mlsync.formats.libraries.xgboost_binary import read_xgboost_binary_layout
+from mlsync.formats.libraries.xgboost_json import read_xgboost_json_layout
 from mlsync.formats.pickles.packed_file import (
     PackedPickleLayout,
     read_packed_pickle_content,

@@ -6,12 +6,14 @@ import re
 
 from mlsync.formats.archives.model_zips import is_torch_package, kind_by_first_record, kind_of_zip
 from mlsync.formats.layout import ByteSource, ContainerBroken
+from mlsync.formats.libraries.leveldb_table import TABLE_MAGIC
 from mlsync.formats.libraries.lightgbm_model import begins_as_lightgbm
 from mlsync.formats.libraries.ocdbt import begins_whole
-from mlsync.formats.libraries.tensorflow_bundle import TABLE_MAGIC, shard_of
+from mlsync.formats.libraries.tensorflow_bundle import shard_of
 from mlsync.formats.libraries.xgboost_model import begins_as_xgboost
 from mlsync.formats.pickles.packed_file import is_packed_pickle
-from mlsync.formats.zips.zip_layout import first_record_name, record_names
+from mlsync.formats.zips.directory import record_names
+from mlsync.formats.zips.zip_layout import first_record_name
 
 _HEAD_BYTES = 64
 _BEGINNING_BYTES = 16

@@ -6,34 +6,28 @@ its pickles and storages as records of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import msgspec
 
+from mlsync.formats.archives.archive_content import ArchiveContent
 from mlsync.formats.archives.model_zips import has_weights_name, is_torch_package, program_of
+from mlsync.formats.archives.torch_package import read_package
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Storage, Tensor
-from mlsync.formats.pickles.machine import Persistent, unpickle
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
 from mlsync.formats.section import Section
-from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
-from mlsync.formats.torch.graph import tensors_in
-from mlsync.formats.torch.tensors import StorageTable
 from mlsync.formats.zips.npz import read_npz_content
 from mlsync.formats.zips.record import read_record
 from mlsync.formats.zips.zip_layout import ZipLayout
 
 #: Of a compressed file that is looked into: it is unpacked in memory.
 UNPACKED_BYTES_MAX = 16 << 20
-PACKAGE_PICKLE_BYTES_MAX = 8 << 20
 ABOUT_BYTES_MAX = 8 << 20
 #: How many files are looked into; each costs some reads.
 FILES_MAX = 10_000
 _TEXT_CHARS_MAX: Final = 200
 _COUNT_MAX: Final = 1 << 63
-_STORAGE_BYTES: Final = 400
-_KEY: Final = 2  # its place in a storage's id
 _NUMPY: Final = b"\x93NUMPY"
 
 #: Looks at a file of that name: its content, or ``None`` where it is of no kind that is known by itself.
@@ -48,51 +42,15 @@ class _BaselinesAbout(msgspec.Struct):
     num_timesteps: int | None = None
 
 
-@dataclass
-class _Found:
-    """What the files of a zip hold together."""
-
-    storages: list[Storage] = field(default_factory=list)
-    tensors: list[tuple[str, Tensor]] = field(default_factory=list)  # with the file that it lies in
-    packed_count: int = 0
-    aside_count: int = 0
-    facts: list[dict[str, Fact]] = field(default_factory=list)
-    files_count: int = 0
-    left_bytes: int = TENSORS_BYTES_MAX
-
-    def add(self, content: Content, extent: Extent, *, offset: int, is_packed: bool) -> None:
-        """Take in a file whose bytes begin at *offset* of the zip, or are nowhere in it as they are."""
-        name = extent.name
-        self.add_tensors(name, (tensor._replace(storage=f"{name}/{tensor.storage}") for tensor in content.tensors))
-        for storage in () if is_packed else content.storages:
-            self._spend(_STORAGE_BYTES)
-            self.storages.append(storage._replace(name=f"{name}/{storage.name}", offset=offset + storage.offset))
-        self.packed_count += content.packed_count + (len(content.storages) if is_packed else 0)
-        self.aside_count += content.aside_count
-        self.facts.append(content.facts)
-
-    def add_tensors(self, file: str, tensors: Iterable[Tensor]) -> None:
-        """Take in the tensors of a file, whose storages have the names that they have in the zip."""
-        self.files_count += 1
-        for tensor in tensors:
-            self._spend(held_bytes(tensor) + 4 * len(file))
-            self.tensors.append((file, tensor))
-
-    def _spend(self, size_bytes: int) -> None:
-        self.left_bytes -= size_bytes
-        if self.left_bytes < 0:
-            raise NotChecked("more tensors, or longer names of them, than are checked")
-
-
 def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Content | None:
     """Level 2 of a model in a zip: each file in it that has the name of weights is what its own format asks for.
 
     ``None`` where nothing in it could be looked into.
     """
     names = {extent.name for extent in layout.extents}
-    found = _Found()
+    found = ArchiveContent()
     if is_torch_package(names):
-        _read_package(source, layout, found)
+        read_package(source, layout, found)
     program = program_of(names)
     for extent in layout.extents:
         if has_weights_name(extent.name):
@@ -106,13 +64,13 @@ def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Conte
         facts |= found.facts[0]  # a checkpoint that somebody zipped
     if program == "stable-baselines3":
         facts["resumable"] = facts["has_optimizer"] = any(one.get("has_optimizer") for one in found.facts)
-    return _content(found, facts)
+    return found.content(facts)
 
 
 def read_members(source: ByteSource, program: str, members: tuple[Extent, ...], look: Look) -> Content | None:
     """The same for the files of another archive, which a known program wrote: their names are promises."""
     layout = ZipLayout(program, source.size_bytes, members)
-    found = _Found()
+    found = ArchiveContent()
     for member in members:
         if has_weights_name(member.name):
             _read_file(source, layout, member, found, look, is_promise=True)
@@ -121,31 +79,11 @@ def read_members(source: ByteSource, program: str, members: tuple[Extent, ...], 
     if not found.files_count:
         return None
     only = found.facts[0] if len(found.facts) == 1 else {}
-    return _content(found, {**only, "framework": program})
-
-
-def _content(found: _Found, facts: dict[str, Fact]) -> Content:
-    if found.aside_count:
-        facts["unchecked_part_count"] = found.aside_count
-    found.storages.sort(key=lambda storage: storage.offset)
-    return Content(
-        tuple(found.storages),
-        tuple(_named(found.tensors)),
-        facts,
-        packed_count=found.packed_count,
-        aside_count=found.aside_count,
-    )
-
-
-def _named(tensors: list[tuple[str, Tensor]]) -> Iterator[Tensor]:
-    """The tensors under their own names, behind that of their file where there are several."""
-    is_one = len({file for file, _ in tensors}) == 1
-    for file, tensor in tensors:
-        yield tensor if is_one else tensor._replace(name=f"{file.rpartition('.')[0]}.{tensor.name}".rstrip("."))
+    return found.content({**only, "framework": program})
 
 
 def _read_file(
-    source: ByteSource, layout: ZipLayout, extent: Extent, found: _Found, look: Look, *, is_promise: bool
+    source: ByteSource, layout: ZipLayout, extent: Extent, found: ArchiveContent, look: Look, *, is_promise: bool
 ) -> None:
     """Look at one file; what is wrong in it is told of the zip's record.
 
@@ -197,48 +135,6 @@ class _InMemory:
     def read_at(self, offset: int, length: int) -> bytes:
         """The *length* bytes at *offset*."""
         return self._data[offset : offset + length]
-
-
-# ---------------------------------------------------------------- torch.package
-
-
-def _read_package(source: ByteSource, layout: ZipLayout, found: _Found) -> None:
-    """Look at each pickle of a package: its tensors lie inside of their storages, which are records beside it."""
-    folder = next(extent.name for extent in layout.extents if extent.name.endswith(".data/extern_modules"))
-    prefix = folder.removesuffix(".data/extern_modules")
-    table = StorageTable(layout.extents, f"{prefix}.data/", layout.packed, suffix=".storage")
-    for extent in layout.extents:
-        if not extent.name.endswith(".pkl"):
-            continue
-        try:
-            data = read_record(source, layout, extent, PACKAGE_PICKLE_BYTES_MAX, "pickle")
-            pickled = unpickle(data, 0)
-            if not all(map(_names_storage, pickled.persistents)):
-                found.aside_count += 1  # an object that its own module rebuilds, of whatever it likes
-                continue
-            tensors = tensors_in(pickled.root, table)
-            table.add_all(pickled.persistents)
-        except NotChecked:
-            found.aside_count += 1
-            continue
-        except ContainerBroken as fault:
-            kind = RecordDamaged if isinstance(fault, RecordDamaged) else MeaningBroken
-            raise kind(fault.reason, record=fault.record or extent.name, offset=fault.offset) from None
-        found.aside_count += tensors.aside_count
-        found.add_tensors(extent.name, tensors.tensors)
-    found.storages += table.storages()
-    found.packed_count += table.packed_count()
-
-
-def _names_storage(persistent: Persistent) -> bool:
-    """Whether an id is a storage's; its key, which is a number here, is a text from then on, as elsewhere."""
-    parts = persistent.id
-    if type(parts) is not tuple or parts[:1] != ("storage",):
-        return False
-    persistent.id = tuple(
-        str(part) if place == _KEY and type(part) is int else part for place, part in enumerate(parts)
-    )
-    return True
 
 
 # ---------------------------------------------------------------- whose it is

@@ -14,10 +14,12 @@ from typing import NamedTuple, TypeGuard
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Storage
-from mlsync.formats.pickles.machine import Call, Pairs, read_pickle
+from mlsync.formats.pickles.machine import read_pickle
+from mlsync.formats.pickles.nodes import Call, Pairs
 from mlsync.formats.section import Section
 from mlsync.formats.torch.content import read_torch_content_anew
-from mlsync.formats.zips.zip_layout import RECORDS_MAX, ZipLayout, read_zip_layout
+from mlsync.formats.zips.directory import RECORDS_MAX
+from mlsync.formats.zips.zip_layout import ZipLayout, read_zip_layout
 
 ITEMS_MAX = 100_000  # of all files of a directory together
 # Of one file's items together; that of a tensor has some hundred bytes

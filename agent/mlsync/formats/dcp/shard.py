@@ -11,11 +11,13 @@ from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.libraries.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.pickles.counts import counts_in
-from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, Call, Pairs
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX
+from mlsync.formats.pickles.nodes import Call, Pairs
 from mlsync.formats.section import Section
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
 from mlsync.formats.torch.content import read_torch_object
-from mlsync.formats.zips.zip_layout import RECORDS_MAX, ZipLayout
+from mlsync.formats.zips.directory import RECORDS_MAX
+from mlsync.formats.zips.zip_layout import ZipLayout
 
 _ZIP = b"PK\x03\x04"
 # Of all records together, each of which is named by its owner

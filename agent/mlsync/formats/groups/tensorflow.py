@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from mlsync.formats.groups.tree import Tree, Unit, join, shown, unit_of
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.libraries.tensorflow_bundle import TABLE_MAGIC, check_against_shards, index_of, parse_index
+from mlsync.formats.libraries.leveldb_table import TABLE_MAGIC
+from mlsync.formats.libraries.tensorflow_bundle import check_against_shards, index_of, parse_index
 
 # An index of TensorFlow's whose shards are not there: other programs have files of that ending, and large ones
 _BARE_INDEX_BYTES_MAX = 8 << 20

@@ -15,41 +15,30 @@ from typing import Final, NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.hdf5.blocks import Blocks, Chunk, Message, refuse
+from mlsync.formats.hdf5.messages import (
+    DataType,
+    check_fill_value,
+    data_type_in,
+    filters_in,
+    shape_in,
+    stored_form,
+    unpack,
+)
 from mlsync.formats.hdf5.newer import FIXED, IMPLICIT, SINGLE, chunks_in_a_row, dense_links, listed_chunks
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Packed, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
-_DIMENSIONS_MAX: Final = 32
 _LINK_NAME_BYTES_MAX: Final = 4096
 _PATH_CHARS_MAX: Final = 8192
 _SPACE, _LINK_INFO, _TYPE, _OUTSIDE, _LINK, _LAYOUT, _FILTERS, _ATTRIBUTE, _NAMES = 1, 2, 3, 7, 6, 8, 11, 12, 17
 _COMPACT, _CONTIGUOUS, _CHUNKED = 0, 1, 2
-_DEFLATE, _SHUFFLE, _FLETCHER = 1, 2, 3
 _NEW_LAYOUTS: Final = (b"\x03", b"\x04", b"\x05")  # the last one is HDF5 2's
 _SINGLE_FILTERED, _EDGES_PLAIN = 0x02, 0x01  # flags of the newer layout
-_FILTERS_MAX: Final = 32
-_NAMED_FILTER: Final = 256  # from this one on they are anybody's, and have a name
-_SUM_BYTES: Final = 4
-_COUNT_MAX: Final = 1 << 63
 _KERAS: Final = (b"keras_version", b"model_config", b"layer_names", b"_layer_checkpoint_dependencies")
 _ANNDATA: Final = b"encoding-type"
 _KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_layer_checkpoint_dependencies", "vars"})
 
 _FILL: Final = 5
-_TYPE_VERSION_MAX: Final = 5
-_NORMALISED: Final = 0x30  # of the three ways that there are, a fourth
-_FIXED, _FLOAT, _ENUM = 0, 1, 8
-# Bytes of an element, bits of its exponent and of its mantissa
-_FLOATS: Final = {
-    (8, 11, 52): "float64",
-    (4, 8, 23): "float32",
-    (2, 5, 10): "float16",
-    (2, 8, 7): "bfloat16",
-    (1, 4, 3): "float8_e4m3fn",
-    (1, 5, 2): "float8_e5m2",
-}
-# Texts, bits without a meaning, references: what nobody counts as numbers
-_NO_NUMBERS: Final = frozenset({2, 3, 4, 5, 7, 9})
 
 
 class Part(NamedTuple):
@@ -78,14 +67,6 @@ class Hdf5Layout(Layout):
     packed_count: int = 0
     aside_count: int = 0
     facts: tuple[tuple[str, Fact], ...] = ()
-
-
-class _Type(NamedTuple):
-    """A datatype: how many bytes an element has, torch's name for it, and whether it is numbers at all."""
-
-    item_bytes: int
-    dtype: str
-    is_numbers: bool
 
 
 def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
@@ -152,7 +133,7 @@ class _Walk:
             if message.kind == _LINK:
                 self._link(path, message)
         if _NAMES in by_kind:
-            tree, heap = _unpacked("<QQ", by_kind[_NAMES])
+            tree, heap = unpack("<QQ", by_kind[_NAMES])
             for name, header in self._blocks.names(tree, heap):
                 self._add(path, name, header)
         if _LINK_INFO in by_kind:
@@ -209,7 +190,7 @@ class _Walk:
             refuse("link damaged", message.at)
         if kind == 0:
             name = data[at : at + length].decode("utf-8", "replace")
-            [header] = _unpacked("<Q", message, at + length)
+            [header] = unpack("<Q", message, at + length)
             self._add(path, name, header)
 
     def _dataset(self, path: str, messages: dict[int, Message]) -> None:
@@ -221,27 +202,27 @@ class _Walk:
         if any(messages[kind].is_shared for kind in (_SPACE, _TYPE, _LAYOUT)) or _OUTSIDE in messages:
             self.aside_count += 1
             return
-        shape, kind = _shape(messages[_SPACE]), _type(messages[_TYPE])
-        _check_fill(messages.get(_FILL))
+        shape, kind = shape_in(messages[_SPACE]), data_type_in(messages[_TYPE])
+        check_fill_value(messages.get(_FILL))
         if shape is None:
             return
-        self._lay_out(path, layout, shape, kind, _filters(messages[_FILTERS]) if _FILTERS in messages else ())
+        self._lay_out(path, layout, shape, kind, filters_in(messages[_FILTERS]) if _FILTERS in messages else ())
 
     def _lay_out(
-        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: DataType, filters: tuple[int, ...]
     ) -> None:
         needed_bytes = prod(shape) * kind.item_bytes
         version, form = layout.data[:1], layout.data[1:2]
         if version in _NEW_LAYOUTS and form == bytes([_COMPACT]):
-            [length] = _unpacked("<H", layout, 2)
+            [length] = unpack("<H", layout, 2)
             if length > len(layout.data) - 4:
                 refuse("dataset runs out of its object header", layout.at)
             self._put(path, layout.at + 4, length, needed_bytes, shape, kind)
         elif version in _NEW_LAYOUTS and form == bytes([_CONTIGUOUS]):
-            address, length = _unpacked("<QQ", layout, 2)
+            address, length = unpack("<QQ", layout, 2)
             self._put_at(path, address, length, needed_bytes, shape, kind)
         elif version in (b"\x01", b"\x02") and layout.data[2:3] == bytes([_CONTIGUOUS]):
-            [address] = _unpacked("<Q", layout, 8)
+            [address] = unpack("<Q", layout, 8)
             self._put_at(path, address, needed_bytes, needed_bytes, shape, kind)
         elif version == b"\x03" and form == bytes([_CHUNKED]):
             self._put_chunks(path, layout, shape, kind, filters)
@@ -253,36 +234,36 @@ class _Walk:
             self.aside_count += 1
 
     def _put_at(
-        self, path: str, address: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: _Type
+        self, path: str, address: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: DataType
     ) -> None:
         """Note a dataset that lies at an address, unless nothing was ever written to it."""
         if self._blocks.is_defined(address):
             at = self._blocks.place(address, length, "dataset")
             self._put(path, at, length, needed_bytes, shape, kind)
 
-    def _put(self, path: str, at: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: _Type) -> None:
+    def _put(self, path: str, at: int, length: int, needed_bytes: int, shape: tuple[int, ...], kind: DataType) -> None:
         self.aside_count += bool(kind.is_numbers and not kind.dtype and length)
         if length != needed_bytes:
             raise ContainerBroken(f"dataset needs {needed_bytes} bytes, and has {length}", record=path, offset=at)
         self._part(path, at, length, kind, shape, dense_stride(path, shape))
 
     def _put_chunks(
-        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: DataType, filters: tuple[int, ...]
     ) -> None:
         rank = layout.data[2] - 1 if len(layout.data) > 2 else -1  # noqa: PLR2004 - the byte that is read
-        *sizes, item_bytes = _unpacked(f"<{max(rank, 0) + 1}I", layout, 11)
+        *sizes, item_bytes = unpack(f"<{max(rank, 0) + 1}I", layout, 11)
         if rank != len(shape) or 0 in sizes or item_bytes != kind.item_bytes:
             refuse("chunks of another shape or type than their dataset", layout.at)
-        [tree] = _unpacked("<Q", layout, 3)
+        [tree] = unpack("<Q", layout, 3)
         if not self._blocks.is_defined(tree):
             return
         self._put_each(path, self._blocks.chunks(tree, rank), tuple(sizes), shape, kind, filters)
 
     def _put_newer_chunks(
-        self, path: str, layout: Message, shape: tuple[int, ...], kind: _Type, filters: tuple[int, ...]
+        self, path: str, layout: Message, shape: tuple[int, ...], kind: DataType, filters: tuple[int, ...]
     ) -> None:
         """Note the chunks behind one of the newer indexes, or the whole dataset as aside where that is not known."""
-        flags, dimensions, width = _unpacked("<3B", layout, 2)
+        flags, dimensions, width = unpack("<3B", layout, 2)
         end = 5 + dimensions * width
         *sizes, item_bytes = (
             int.from_bytes(layout.data[at : at + width], "little") for at in range(5, end, width or 1)
@@ -297,9 +278,9 @@ class _Walk:
         told = full_bytes, 0
         at = end + 1 + (index == FIXED)
         if index == SINGLE and flags & _SINGLE_FILTERED:
-            size, skipped = _unpacked("<QI", layout, at)
+            size, skipped = unpack("<QI", layout, at)
             told, at = (size, skipped), at + 12
-        [address] = _unpacked("<Q", layout, at)
+        [address] = unpack("<Q", layout, at)
         if not self._blocks.is_defined(address) or not all(counts):
             return
         if index == SINGLE:
@@ -315,7 +296,7 @@ class _Walk:
         chunks: Iterator[Chunk],
         sizes: tuple[int, ...],
         shape: tuple[int, ...],
-        kind: _Type,
+        kind: DataType,
         filters: tuple[int, ...],
     ) -> None:
         full_bytes = prod(sizes) * kind.item_bytes
@@ -325,7 +306,7 @@ class _Walk:
             at = self._blocks.place(chunk.address, chunk.stored_bytes, "chunk")
             if any(where % size for where, size in zip(chunk.place, sizes, strict=True)):
                 refuse("chunk lies where none begins", at)
-            form = _form(filters, chunk.skipped, full_bytes)
+            form = stored_form(filters, chunk.skipped, full_bytes)
             if form.stored_bytes not in (None, chunk.stored_bytes):
                 refuse(f"chunk needs {form.stored_bytes} bytes, and has {chunk.stored_bytes}", at)
             is_plain &= form.is_plain
@@ -346,63 +327,13 @@ class _Walk:
         name: str,
         at: int,
         length: int,
-        kind: _Type,
+        kind: DataType,
         shape: tuple[int, ...],
         stride: tuple[int, ...],
         packed: Packed | None = None,
     ) -> None:
         self._spend(3 * held_bytes(Tensor(name, name, "", shape, stride, 0)))
         self.parts.append(Part(name, at, length, kind.dtype, kind.item_bytes, shape, stride, packed))
-
-
-class _Form(NamedTuple):
-    """How a chunk lies in the file: how many bytes it has there, if that is known, and whether they are its numbers."""
-
-    stored_bytes: int | None
-    is_plain: bool
-    packed: Packed | None
-
-
-def _form(filters: tuple[int, ...], skipped: int, full_bytes: int) -> _Form:
-    """What is left of a dataset's filters for a chunk that skipped those whose bits are set."""
-    used = [kind for place, kind in enumerate(filters) if not skipped >> place & 1]
-    is_summed = used[-1:] == [_FLETCHER]
-    if is_summed:
-        used.pop()
-    is_moved = _SHUFFLE in used  # bytes of one significance together: as many as before
-    used = [kind for kind in used if kind != _SHUFFLE]
-    if used not in ([], [_DEFLATE]):
-        return _Form(None, is_plain=False, packed=None)
-    sum_bytes = _SUM_BYTES if is_summed else 0
-    if used:
-        return _Form(None, is_plain=False, packed=Packed(full_bytes, None, "zlib", is_summed))
-    packed = Packed(full_bytes, None, "plain", is_summed) if is_summed else None
-    return _Form(full_bytes + sum_bytes, not is_moved, packed)
-
-
-def _filters(message: Message) -> tuple[int, ...]:
-    """The filters that a dataset's chunks went through, in the order of writing."""
-    version, count = _unpacked("<2B", message)
-    at = 8 if version == 1 else 2
-    if version not in (1, 2) or count > _FILTERS_MAX:
-        refuse("filters that cannot be", message.at)
-    kinds = []
-    for _ in range(count):
-        [kind] = _unpacked("<H", message, at)
-        at += 2
-        name_bytes = 0
-        if version == 1 or kind >= _NAMED_FILTER:
-            [name_bytes] = _unpacked("<H", message, at)
-            at += 2
-        _, numbers = _unpacked("<HH", message, at)
-        if version == 1:
-            name_bytes += -name_bytes % 8
-            numbers += numbers % 2
-        at += 4 + name_bytes + 4 * numbers
-        kinds.append(kind)
-    if at > len(message.data):
-        refuse("filters run out of their message", message.at)
-    return tuple(kinds)
 
 
 @contextmanager
@@ -414,80 +345,3 @@ def _named(path: str) -> Iterator[None]:
         if fault.record is None:
             fault.record = path
         raise
-
-
-def _unpacked(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:
-    """Numbers in a message, which must have them."""
-    if struct.calcsize(pattern) + at > len(message.data):
-        refuse("message cut short", message.at)
-    return struct.unpack_from(pattern, message.data, at)
-
-
-def _shape(message: Message) -> tuple[int, ...] | None:
-    """The dataset's shape; ``None`` if it holds nothing by its own word."""
-    version, rank, flags, form = _unpacked("<4B", message)
-    if version not in (1, 2) or rank > _DIMENSIONS_MAX:
-        refuse("shape that cannot be", message.at)
-    if version == 2 and form == 2:  # noqa: PLR2004 - a null space
-        return None
-    begins = 8 if version == 1 else 4
-    shape = _unpacked(f"<{rank}Q", message, begins)
-    largest = _unpacked(f"<{rank}Q", message, begins + 8 * rank) if flags & 1 else shape
-    if prod(shape) >= _COUNT_MAX or any(size > most for size, most in zip(shape, largest, strict=True)):
-        refuse("shape that cannot be", message.at)
-    return shape
-
-
-def _check_fill(message: Message | None) -> None:
-    """A value to fill with must lie in its message: HDF5 opens no dataset without."""
-    if message is None:
-        return
-    if message.is_shared:
-        raise NotChecked("values to fill with that are shared are not looked at", offset=message.at)
-    if message.data[:1] == b"\1" or (message.data[:1] == b"\2" and message.data[3:4] != b"\0"):
-        [length] = _unpacked("<i", message, 4)
-        if length > len(message.data) - 8:
-            refuse("value to fill with damaged", message.at)
-
-
-def _type(message: Message) -> _Type:
-    first, *bits, item_bytes = _unpacked("<4BI", message)
-    kind, is_big = first & 0x0F, bool(bits[0] & 1)
-    if not item_bytes or not 1 <= first >> 4 <= _TYPE_VERSION_MAX:
-        refuse("type of no bytes, or of no version", message.at)
-    dtype = ""
-    if kind == _FIXED:
-        place = _unpacked("<HH", message, 8)
-        if sum(place) > 8 * item_bytes:
-            refuse("type that cannot be", message.at)
-        dtype = _integer(bits[0], item_bytes, place)
-    elif kind == _FLOAT:
-        dtype = _float(message, bits, item_bytes)
-    elif kind == _ENUM:  # h5py's truth values among them
-        if not 1 <= _unpacked("<B", message, 8)[0] >> 4 <= _TYPE_VERSION_MAX:
-            refuse("type that cannot be", message.at)
-        dtype = "uint8" if item_bytes == 1 else ""
-    if is_big and item_bytes > 1:
-        dtype = ""
-    return _Type(item_bytes, dtype, kind not in _NO_NUMBERS)
-
-
-def _float(message: Message, bits: list[int], item_bytes: int) -> str:
-    """What torch calls the float, if it does; one that HDF5 does not open is refused."""
-    offset, precision, exponent_at, exponent, mantissa_at, mantissa = _unpacked("<HH4B", message, 8)
-    exponent_end, mantissa_end, sign = exponent_at + exponent, mantissa_at + mantissa, bits[1]
-    is_apart = min(exponent_end, mantissa_end) <= max(exponent_at, mantissa_at)
-    is_inside = offset + precision <= 8 * item_bytes and max(exponent_end, mantissa_end, sign + 1) <= precision
-    is_sign = not exponent_at <= sign < exponent_end and not mantissa_at <= sign < mantissa_end
-    if not (is_apart and is_inside and is_sign) or bits[0] & _NORMALISED == _NORMALISED:
-        refuse("type that cannot be", message.at)
-    if _unpacked("<I", message, 16) != ((1 << exponent - 1) - 1 if exponent else 0,):
-        raise NotChecked("floats of a kind that is not known here", offset=message.at)
-    is_usual = not offset and precision == 8 * item_bytes and (exponent_at, mantissa_at) == (mantissa, 0)
-    return _FLOATS.get((item_bytes, exponent, mantissa), "") if is_usual else ""
-
-
-def _integer(bits: int, item_bytes: int, place: tuple[int, ...]) -> str:
-    if place != (0, 8 * item_bytes) or item_bytes not in (1, 2, 4, 8):
-        return ""
-    return f"{'int' if bits & 0x08 else 'uint'}{8 * item_bytes}"

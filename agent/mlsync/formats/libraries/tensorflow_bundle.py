@@ -8,7 +8,7 @@ tensors and say nothing without the index. Both sums are masked: turned by 15 bi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -17,21 +17,14 @@ from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Number, Storage, Tensor
 from mlsync.formats.libraries.crc32c import crc32c
+from mlsync.formats.libraries.leveldb_table import Table, unmasked, varint
 from mlsync.formats.libraries.protobuf_fields import fields_in, numbers_of
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 
 INDEX_BYTES_MAX = 32 << 20
 #: What the list of all tensors may take.
 NAMES_BYTES_MAX = 64 << 20
-TABLE_MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _SHARD = re.compile(rb"(?P<stem>.+)\.data-(?P<number>\d{5})-of-(?P<count>\d{5})", re.DOTALL)
-_FOOTER_BYTES = 48
-_TRAILER_BYTES = 5
-_MASK_DELTA = 0xA282EAD8
-_WORD = 0xFFFFFFFF
-_NOT_PACKED, _SNAPPY = 0, 1
-_VARINT_BITS_MAX, _VARINT_STEP = 63, 7
-_MORE = 0x80  # the bit that says that a number goes on
 _KEY_BYTES = 400  # of an entry in the list, beside its name and shape
 _NUMBER_BYTES = 40
 _SHARDS_MAX = 99_999
@@ -75,7 +68,7 @@ _STEP_NAMES = ("global_step", "step/.ATTRIBUTES/VARIABLE_VALUE", "optimizer/_ite
 _SLOTS = frozenset({"Adam", "Adam_1", "Momentum", "RMSProp", "Adagrad", "beta1_power", "beta2_power"})
 
 
-class Described(NamedTuple):
+class BundleTensor(NamedTuple):
     """A tensor by the word of the index."""
 
     name: str
@@ -94,7 +87,7 @@ class IndexLayout(Layout):
 
     shard_count: int = 0
     is_big_endian: bool = False
-    described: tuple[Described, ...] = ()
+    described: tuple[BundleTensor, ...] = ()
 
 
 def shard_name(stem: str, number: int, count: int) -> str:
@@ -126,37 +119,21 @@ def read_index_layout(source: ByteSource) -> IndexLayout:
 
 def parse_index(data: bytes) -> IndexLayout:
     """All of an index; ``ContainerBroken`` if it does not hold together."""
-    if len(data) < _FOOTER_BYTES or data[-8:] != TABLE_MAGIC:
-        raise ContainerBroken("no table: the magic number at the end is missing", offset=max(len(data) - 8, 0))
-    footer = len(data) - _FOOTER_BYTES
-    meta_at, meta_bytes, at = _handle(data, footer)
-    root_at, root_bytes, at = _handle(data, at)
-    if data[at : -len(TABLE_MAGIC)].strip(b"\0"):
-        raise ContainerBroken("footer with more in it than two handles", offset=at)
-    blocks = [(meta_at, meta_bytes), (root_at, root_bytes)]
-    described: list[Described] = []
+    table = Table(data)
+    described: list[BundleTensor] = []
     header: tuple[int, bool] | None = None
-    left_bytes, last = NAMES_BYTES_MAX, None
-    # What a table holds besides its keys, a filter say
-    blocks += [_handle(value, 0)[:2] for _, value in _pairs(data, meta_at, meta_bytes)]
-    for _, value in _pairs(data, root_at, root_bytes):
-        begin, length, _ = _handle(value, 0)
-        blocks.append((begin, length))
-        for key, message in _pairs(data, begin, length):
-            if last is not None and key <= last:
-                raise ContainerBroken("keys are not in order", offset=begin)
-            last = key
-            if not key:
-                header = _header(message)
-                continue
-            described.append(_described(key, message, begin))
-            left_bytes -= _KEY_BYTES + 4 * len(key) + _NUMBER_BYTES * len(described[-1].shape)
-            if left_bytes < 0:
-                raise NotChecked("index of more tensors, or of longer names, than are checked", offset=begin)
+    left_bytes = NAMES_BYTES_MAX
+    for key, message, begin in table.entries():
+        if not key:
+            header = _header(message)
+            continue
+        described.append(_described(key, message, begin))
+        left_bytes -= _KEY_BYTES + 4 * len(key) + _NUMBER_BYTES * len(described[-1].shape)
+        if left_bytes < 0:
+            raise NotChecked("index of more tensors, or of longer names, than are checked", offset=begin)
     if header is None:
         raise ContainerBroken("no header: not the index of a checkpoint of TensorFlow")
-    extents = tuple(_extents(sorted(blocks), footer))
-    return IndexLayout("tensorflow-index", len(data), extents, *header, tuple(described))
+    return IndexLayout("tensorflow-index", len(data), tuple(table.extents()), *header, tuple(described))
 
 
 def read_index_content(layout: IndexLayout) -> Content:
@@ -204,75 +181,6 @@ def check_against_shards(layout: IndexLayout, stem: str, sizes: Mapping[str, int
             raise ContainerBroken(f"file {name!r} has {sizes[name]} bytes, {needed} are needed")
 
 
-def _handle(data: bytes, at: int) -> tuple[int, int, int]:
-    """Where a block lies and how long it is, and where the next handle begins."""
-    begin, at = _varint(data, at)
-    length, at = _varint(data, at)
-    return begin, length, at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data) or shift > _VARINT_BITS_MAX:
-            raise ContainerBroken("number without end", offset=at)
-        part = data[at]
-        value |= (part & 0x7F) << shift
-        at, shift = at + 1, shift + _VARINT_STEP
-        if part < _MORE:
-            if not part and shift > _VARINT_STEP:
-                raise ContainerBroken("number that is longer than it needs to be", offset=at)
-            return value, at
-
-
-def _pairs(data: bytes, begin: int, length: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block whose sum is right."""
-    end = begin + length
-    if end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES or length < 4:  # noqa: PLR2004 - the count at its end
-        raise ContainerBroken("block lies outside of the file", offset=min(begin, len(data)))
-    stored = int.from_bytes(data[end + 1 : end + _TRAILER_BYTES], "little")
-    if unmasked(stored) != crc32c(memoryview(data)[begin : end + 1]):
-        raise RecordDamaged("CRC-32C differs", record=f"block/{begin}", offset=begin)
-    if data[end] != _NOT_PACKED:
-        kind = "packed with snappy" if data[end] == _SNAPPY else "packed in an unknown way"
-        raise NotChecked(f"block is {kind}", offset=begin)
-    restarts = 4 * int.from_bytes(data[end - 4 : end], "little") + 4
-    if restarts > length:
-        raise ContainerBroken("block has no room for its restarts", offset=begin)
-    yield from _pairs_before(data, begin, end - restarts)
-
-
-def _pairs_before(data: bytes, at: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
-    key = b""
-    while at < stop:
-        shared, at = _varint(data, at)
-        own, at = _varint(data, at)
-        value_bytes, at = _varint(data, at)
-        if shared > len(key) or at + own + value_bytes > stop:
-            raise ContainerBroken("entry leaves its block", offset=at)
-        key = key[:shared] + data[at : at + own]
-        at += own
-        yield key, data[at : at + value_bytes]
-        at += value_bytes
-
-
-def _extents(blocks: list[tuple[int, int]], footer: int) -> Iterator[Extent]:
-    reached = 0
-    for begin, length in blocks:
-        if begin < reached:
-            raise ContainerBroken("blocks overlap", offset=begin)
-        reached = begin + length + _TRAILER_BYTES
-        yield Extent(f"block/{begin}", begin, length + _TRAILER_BYTES)
-    if reached != footer:
-        raise ContainerBroken(f"{footer - reached} bytes between the last block and the footer", offset=reached)
-
-
-def unmasked(stored: int) -> int:
-    """The CRC-32C that TensorFlow turned and shifted."""
-    turned = (stored - _MASK_DELTA) & _WORD
-    return ((turned >> 17) | (turned << 15)) & _WORD
-
-
 def _header(message: bytes) -> tuple[int, bool]:
     numbers = numbers_of(message)
     shard_count = numbers.get(1, 0)
@@ -281,7 +189,7 @@ def _header(message: bytes) -> tuple[int, bool]:
     return shard_count, numbers.get(2, 0) == 1
 
 
-def _described(key: bytes, message: bytes, at: int) -> Described:
+def _described(key: bytes, message: bytes, at: int) -> BundleTensor:
     name = _name_of(key)
     numbers: dict[int, int] = {}
     shape: tuple[int, ...] = ()
@@ -296,7 +204,7 @@ def _described(key: bytes, message: bytes, at: int) -> Described:
     offset, length = numbers.get(4, 0), numbers.get(5, 0)
     if max(offset, length, offset + length) >= _SIZE_MAX:
         raise MeaningBroken("place that cannot be", record=name, offset=at)
-    return Described(
+    return BundleTensor(
         name, numbers.get(1, 0), shape, numbers.get(3, 0), offset, length, unmasked(numbers.get(6, 0)), is_sliced
     )
 
@@ -374,7 +282,7 @@ def read_shard(source: ByteSource, index: IndexLayout, number: int) -> tuple[Lay
     return layout, with_counts(with_numbers(source, content))
 
 
-def _is_text_checked(source: ByteSource, one: Described) -> bool:
+def _is_text_checked(source: ByteSource, one: BundleTensor) -> bool:
     """Whether the texts of a tensor were held against their sum; it is made of their lengths as numbers, not as bytes.
 
     Raises ``RecordDamaged`` if they are not what was written.
@@ -386,7 +294,7 @@ def _is_text_checked(source: ByteSource, one: Described) -> bool:
     lengths, at = [], 0
     try:
         for _ in range(count):
-            length, at = _varint(data, at)
+            length, at = varint(data, at)
             lengths.append(length)
     except ContainerBroken as fault:
         raise RecordDamaged("lengths of texts do not parse", record=one.name, offset=one.offset) from fault

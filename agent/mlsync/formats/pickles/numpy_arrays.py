@@ -12,7 +12,7 @@ from math import prod
 from typing import Literal, TypeGuard
 
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.pickles.machine import Call, Global
+from mlsync.formats.pickles.nodes import Call, Global
 
 #: none: the call makes no array. seen: there is nothing in it that would be counted. aside: its numbers were not seen.
 Array = Literal["none", "seen", "aside"]

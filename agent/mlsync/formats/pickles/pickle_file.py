@@ -17,7 +17,8 @@ from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
 from mlsync.formats.pickles import machine as pickle_machine
 from mlsync.formats.pickles.counts import counts_in
-from mlsync.formats.pickles.machine import Call, Global, Machine, Members, Pairs, PickleCutShort
+from mlsync.formats.pickles.machine import Machine, PickleCutShort
+from mlsync.formats.pickles.nodes import Call, Global, Members, Pairs
 from mlsync.formats.strides import dense_stride
 
 ARRAYS_MAX = 200_000

@@ -7,7 +7,7 @@ from math import prod
 
 from mlsync.formats.layout import ContainerBroken, Fact, Number
 from mlsync.formats.pickles.counts import count_candidates, counts_in, number_in, text_keys
-from mlsync.formats.pickles.machine import Call, Pairs
+from mlsync.formats.pickles.nodes import Call, Pairs
 from mlsync.formats.roles import is_optimizers
 from mlsync.formats.torch.tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import Tensor
-from mlsync.formats.pickles.machine import Call, Global, Members, Pairs, Persistent
+from mlsync.formats.pickles.nodes import Call, Global, Members, Pairs, Persistent
 from mlsync.formats.pickles.numpy_arrays import array_made_by
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
 from mlsync.formats.torch.tensors import (

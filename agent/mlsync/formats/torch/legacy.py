@@ -13,7 +13,8 @@ from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout
-from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, Pairs, PickleCutShort, Unpickled, unpickle
+from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, PickleCutShort, Unpickled, unpickle
+from mlsync.formats.pickles.nodes import Pairs
 from mlsync.formats.torch.facts import torch_facts, torch_numbers
 from mlsync.formats.torch.graph import tensors_in
 from mlsync.formats.torch.tensors import StorageId, StorageTable, storage_id

@@ -7,7 +7,7 @@ from typing import NamedTuple, NoReturn, TypeGuard
 
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Extent, Packed, Storage, Tensor
-from mlsync.formats.pickles.machine import Call, Global, Persistent
+from mlsync.formats.pickles.nodes import Call, Global, Persistent
 
 _DIMENSIONS_MAX = 64
 _COUNT_MAX = 1 << 63

@@ -11,68 +11,26 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from mlsync.formats.content_cache import key_of
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Packed
+from mlsync.formats.zips.directory import STORED, UTF8, Directory, Entry, read_directory
 
 _Item = TypeVar("_Item")
 
-# A checkpoint has a record for each tensor, and some seventy bytes of directory for each record
-RECORDS_MAX = 200_000
-DIRECTORY_BYTES_MAX = 24 << 20
-# A name is kept as it stands and as text, which may take four times as much
-NAMES_BYTES_MAX = 48 << 20
-# A smaller directory is parsed again as fast as it is looked up
-_LARGE_RECORDS = 1000
 
 #: Of ``marshal``: equal values have equal bytes; later versions note which of them are one object.
 MARSHAL_VERSION = 2
 
-_END = struct.Struct("<4s4H2LH")
-_END64_LOCATOR = struct.Struct("<4sLQL")
-_END64 = struct.Struct("<4sQ2H2L4Q")
-_CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_END_SIGNATURE = b"PK\x05\x06"
-_COMMENT_BYTES_MAX = 0xFFFF
-_ZIP64_FIELD = 1
 _ENCRYPTED = 0x1
-_UTF8 = 0x800
 # Encrypted, patched, encrypted otherwise, local header masked: no reader of checkpoints takes such a record
 _UNREADABLE = _ENCRYPTED | 0x20 | 0x40 | 0x2000
-_VERSION_MAX = 63  # of the format, which a record may ask for; Python's zipfile refuses any other
-_DIRECTORY_ATTRIBUTE = 0x10  # of MS-DOS; torch's reader takes such a record for empty, whatever its name and length
-_STORED = 0
 _DEFLATED = 8
-_U16 = 0xFFFF
-_U32 = 0xFFFFFFFF
 # Local headers that lie closer than this are read together: a checkpoint has a thousand records below one KiB.
 _GATHER_BYTES = 64 << 10
 _HEADER_GUESS_BYTES = 512
-
-
-class Entry(NamedTuple):
-    """One record as the central directory tells it; *stored_bytes* is its length in the file, or *plain_bytes*."""
-
-    name: str
-    raw_name: bytes
-    flags: int
-    method: int
-    crc32: int
-    stored_bytes: int
-    plain_bytes: int
-    header_offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """The records in file order, where the central directory begins, and which record it names first."""
-
-    entries: tuple[Entry, ...]
-    offset: int
-    first_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,45 +41,6 @@ class ZipLayout(Layout):
     """
 
     first_name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """What the end records say of the central directory; *at* is where the first of them begins."""
-
-    at: int
-    offset: int
-    length: int
-    count: int
-
-
-class _LastDirectory:
-    """The last large directory that was parsed: the same bytes are asked for up to four times within a backup.
-
-    What is found is what would be parsed again, for the bytes that are there now are held against the digest of those
-    that were parsed. Any thread may ask.
-    """
-
-    def __init__(self) -> None:
-        self._kept: tuple[bytes, _End, Directory] | None = None
-
-    def find(self, end: _End, raw: bytes) -> Directory | None:
-        """What *raw* was parsed to, if it was the last, at the same place of a file."""
-        kept = self._kept
-        if end.count < _LARGE_RECORDS or kept is None:
-            return None
-        if kept[1] == end and kept[0] == key_of(raw):
-            return kept[2]
-        self._kept = None  # before another takes its place in memory
-        return None
-
-    def keep(self, end: _End, raw: bytes, directory: Directory) -> None:
-        """Keep it instead of the one before, if it is worth that."""
-        if end.count >= _LARGE_RECORDS:
-            self._kept = key_of(raw), end, directory
-
-
-_LAST = _LastDirectory()
 
 
 def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
@@ -141,10 +60,10 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
             raise ContainerBroken(msg, record=entry.name, offset=offset)
         if _is_unreadable(entry):
             unreadable = unreadable or entry
-        elif entry.method != _STORED:
+        elif entry.method != STORED:
             packed[entry.name] = Packed(entry.plain_bytes, _checksum(entry))
         # The CRC of a packed record says nothing of the bytes that are in the file
-        checksum = _checksum(entry) if entry.method == _STORED else None
+        checksum = _checksum(entry) if entry.method == STORED else None
         extents.append(Extent(entry.name, offset, entry.stored_bytes, checksum))
     if unreadable is not None:  # said now, when all of the file agrees that it is so
         msg = "zip record is encrypted, or compressed in a way that is not checked"
@@ -160,55 +79,7 @@ def as_bytes(layout: ZipLayout) -> bytes:
 
 
 def _is_unreadable(entry: Entry) -> bool:
-    return bool(entry.flags & _UNREADABLE) or entry.method not in (_STORED, _DEFLATED)
-
-
-def read_directory(source: ByteSource) -> Directory:
-    """The central directory, whole and consistent, without a look at the records themselves."""
-    end, raw = _read_end(source)
-    directory = _LAST.find(end, raw)
-    if directory is None:
-        directory = _parse_directory(end, raw)
-        _LAST.keep(end, raw, directory)
-    return directory
-
-
-def _parse_directory(end: _End, raw: bytes) -> Directory:
-    entries = list(_parse_entries(raw, end))
-    if len({entry.name for entry in entries}) != len(entries):
-        raise _twice(end)
-    first_name = entries[0].name if entries else ""
-    entries.sort(key=attrgetter("header_offset"))
-    return Directory(tuple(entries), end.offset, first_name)
-
-
-def record_names(source: ByteSource) -> set[str]:
-    """The names in the central directory and no more of it: of a zip of any kind, most of which nobody wants."""
-    end, raw = _read_end(source)
-    directory = _LAST.find(end, raw)
-    if directory is not None:
-        return {entry.name for entry in directory.entries}
-    names = {entry.name for entry in _parse_entries(raw, end)}
-    if len(names) != end.count:
-        raise _twice(end)
-    return names
-
-
-def _twice(end: _End) -> ContainerBroken:
-    return ContainerBroken("two records have the same name", offset=end.offset)
-
-
-def _read_end(source: ByteSource) -> tuple[_End, bytes]:
-    """The end record, and the central directory's bytes, which end where that begins."""
-    end = _find_end(source)
-    # What cannot be is said first: a length that is damaged is as a rule larger than anything that is checked
-    if end.offset + end.length != end.at or end.count * _CENTRAL.size > end.length:
-        msg = "central directory does not end where the end record begins"
-        raise ContainerBroken(msg, offset=end.offset)
-    if end.count > RECORDS_MAX or end.length > DIRECTORY_BYTES_MAX:
-        msg = f"zip directory of {end.count} records is larger than is checked"
-        raise NotChecked(msg, offset=end.offset)
-    return end, read_bounded(source, end.offset, end.length, "central directory")
+    return bool(entry.flags & _UNREADABLE) or entry.method not in (STORED, _DEFLATED)
 
 
 def first_record_name(source: ByteSource) -> str | None:
@@ -223,142 +94,6 @@ def first_record_name(source: ByteSource) -> str | None:
 def _checksum(entry: Entry) -> int | None:
     """The CRC of the record as it was before anything was packed; 0 means "not computed"."""
     return None if entry.crc32 == 0 and entry.plain_bytes > 0 else entry.crc32
-
-
-def _find_end(source: ByteSource) -> _End:
-    """The end record, which must end where the file ends, and its 64-bit twin where there is one."""
-    size = source.size_bytes
-    # Nobody writes comments into checkpoints; 64 KiB before the end there may be data already.
-    for wanted_bytes in (_END64_LOCATOR.size + _END.size, _END64_LOCATOR.size + _END.size + _COMMENT_BYTES_MAX):
-        tail_bytes = min(size, wanted_bytes)
-        tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
-        at = _end_in(tail)
-        if at >= 0:
-            break
-    else:
-        msg = "zip has no end record: cut short, still being written, or followed by other bytes"
-        raise ContainerBroken(msg, offset=size)
-    _, disk, directory_disk, count_here, count, length, offset, _ = _END.unpack_from(tail, at)
-    begins = size - tail_bytes + at
-    if _U16 in (count, count_here) or _U32 in (length, offset) or _has_locator(tail, at):
-        end = _find_end64(source, begins)
-        _refuse_other_end(end, (disk, directory_disk, count_here, count, length, offset), begins)
-        return end
-    _refuse_split(disk, directory_disk, count_here, count, begins)
-    return _End(begins, offset, length, count)
-
-
-def _end_in(tail: bytes) -> int:
-    """Where in the file's last bytes its end record begins, or -1.
-
-    It is the last of them that has its length: that one all readers take, and some whatever it says of its comment. A
-    comment in which another end begins would be another archive to each of them.
-    """
-    at = tail.rfind(_END_SIGNATURE, 0, max(len(tail) - _END.size + len(_END_SIGNATURE), 0))
-    if at >= 0 and at + _END.size + _END.unpack_from(tail, at)[7] != len(tail):
-        return -1
-    return at
-
-
-def _refuse_other_end(end: _End, told: tuple[int, ...], at: int) -> None:
-    """What the short end record says of the directory is what the long one says, as far as it has room for that."""
-    known = (0, 0, end.count, end.count, end.length, end.offset)
-    for value, limit, wide in zip(told, (_U16, _U16, _U16, _U16, _U32, _U32), known, strict=True):
-        if value not in (limit, wide):
-            msg = "the two end records say different things of the directory"
-            raise ContainerBroken(msg, offset=at)
-
-
-def _has_locator(tail: bytes, at: int) -> bool:
-    return tail[max(0, at - _END64_LOCATOR.size) : at][:4] == b"PK\x06\x07"
-
-
-def _find_end64(source: ByteSource, end_at: int) -> _End:
-    """The zip64 end record, which lies right before its locator, which lies right before the end record."""
-    locator_at = end_at - _END64_LOCATOR.size
-    locator = _END64_LOCATOR.unpack(read_bounded(source, locator_at, _END64_LOCATOR.size, "zip64 locator"))
-    signature, _, at, disks = locator
-    if signature != b"PK\x06\x07" or disks != 1:
-        msg = "zip64 locator missing"
-        raise ContainerBroken(msg, offset=locator_at)
-    fields = _END64.unpack(read_bounded(source, at, _END64.size, "zip64 end record"))
-    signature, record_bytes, _, _, disk, directory_disk, count_here, count, length, offset = fields
-    if signature != b"PK\x06\x06" or at + 12 + record_bytes != locator_at:
-        msg = "zip64 end record damaged"
-        raise ContainerBroken(msg, offset=at)
-    _refuse_split(disk, directory_disk, count_here, count, at)
-    return _End(at, offset, length, count)
-
-
-def _refuse_split(disk: int, directory_disk: int, count_here: int, count: int, at: int) -> None:
-    if disk or directory_disk or count_here != count:
-        msg = "zip is split over several files"
-        raise ContainerBroken(msg, offset=at)
-
-
-def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
-    """The directory's entries; together they fill it exactly."""
-    at = 0
-    left_bytes = NAMES_BYTES_MAX
-    for _ in range(end.count):
-        if at + _CENTRAL.size > len(raw) or raw[at : at + 4] != b"PK\x01\x02":
-            msg = "central directory entry damaged"
-            raise ContainerBroken(msg, offset=end.offset + at)
-        fields = _CENTRAL.unpack_from(raw, at)
-        name_bytes, extra_bytes, comment_bytes = fields[10:13]
-        names_at = at + _CENTRAL.size
-        extra_at = names_at + name_bytes
-        following = extra_at + extra_bytes + comment_bytes
-        if following > len(raw):
-            msg = "central directory entry cut short"
-            raise ContainerBroken(msg, offset=end.offset + at)
-        extra = raw[extra_at : extra_at + extra_bytes]
-        entry = _entry(fields, raw[names_at:extra_at], extra, end.offset + at)
-        left_bytes -= 2 * name_bytes if entry.name.isascii() else 5 * name_bytes
-        if left_bytes < 0:
-            msg = "zip directory of longer names than are checked"
-            raise NotChecked(msg, offset=end.offset)
-        yield entry
-        at = following
-    if at != len(raw):
-        msg = "central directory holds more than its records"
-        raise ContainerBroken(msg, offset=end.offset + at)
-
-
-def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
-    _, _, version, flags, method, _, _, crc32, stored_bytes, plain_bytes = fields[:10]
-    disk, _, attributes, header_offset = fields[13:]
-    name = raw_name.decode("utf-8", "replace") if flags & _UTF8 else raw_name.decode("cp437")
-    if _U32 in (plain_bytes, stored_bytes, header_offset):
-        wide = _zip64_values(extra, (plain_bytes, stored_bytes, header_offset).count(_U32), name, at)
-        plain_bytes = wide.pop(0) if plain_bytes == _U32 else plain_bytes
-        stored_bytes = wide.pop(0) if stored_bytes == _U32 else stored_bytes
-        header_offset = wide.pop(0) if header_offset == _U32 else header_offset
-    if disk:
-        msg = "zip is split over several files"
-        raise ContainerBroken(msg, record=name, offset=at)
-    if version & 0xFF > _VERSION_MAX:
-        msg = f"record asks for a reader of version {version & 0xFF} of the format, which there is not"
-        raise ContainerBroken(msg, record=name, offset=at)
-    if plain_bytes and (attributes & _DIRECTORY_ATTRIBUTE or raw_name.endswith(b"/")):
-        msg = "record is marked as a directory, and has bytes"
-        raise ContainerBroken(msg, record=name, offset=at)
-    if method == _STORED and stored_bytes != plain_bytes:
-        msg = "stored record has two different lengths"
-        raise ContainerBroken(msg, record=name, offset=at)
-    return Entry(name, raw_name, flags, method, crc32, stored_bytes, plain_bytes, header_offset)
-
-
-def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
-    """The first *count* numbers of the zip64 extra field."""
-    place = 0
-    while place + 4 <= len(extra):
-        kind, length = struct.unpack_from("<2H", extra, place)
-        if kind == _ZIP64_FIELD and length >= 8 * count and place + 4 + length <= len(extra):
-            return list(struct.unpack_from(f"<{count}Q", extra, place + 4))
-        place += 4 + length
-    msg = "zip64 sizes missing"
-    raise ContainerBroken(msg, record=name, offset=at)
 
 
 def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
@@ -394,7 +129,7 @@ def _data_offset(source: ByteSource, entry: Entry, head: bytes) -> int:
     name_end = _LOCAL.size + name_bytes
     if name_end > len(head):
         head = read_bounded(source, at, name_end, "local header")
-    compared = _UNREADABLE if entry.raw_name.isascii() else _UNREADABLE | _UTF8
+    compared = _UNREADABLE if entry.raw_name.isascii() else _UNREADABLE | UTF8
     is_other = method != entry.method or (flags ^ entry.flags) & compared
     if head[_LOCAL.size : name_end] != entry.raw_name or is_other:
         msg = "local header and central directory differ"
