@@ -15,7 +15,7 @@ from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.groups.find import find_units
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.formats.libraries import onnx
+from mlsync.formats.libraries import onnx_message
 from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
@@ -100,7 +100,7 @@ def test_types_that_are_not_known_are_left_alone():
 
 def test_more_parts_than_are_checked(monkeypatch):
     """Such a file is left alone."""
-    monkeypatch.setattr(onnx, "PARTS_MAX", 100)
+    monkeypatch.setattr(onnx_message, "PARTS_MAX", 100)
     with pytest.raises(NotChecked, match="100 parts"):
         content_of(MODEL)
 
