@@ -6,6 +6,9 @@
     |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
     |- Stopped                     3   asked to stop; what was uploaded by then is used by the next backup
     |- Untrusted                   4   a file that others could change says what root is to run or read
+    |- ServiceError
+    |  |- UnitChanged              5   somebody changed the unit of the service
+    |  `- UnitNotWritten           6   the unit of the service cannot be written or removed
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -109,6 +112,22 @@ class Untrusted(Error):
     """A file or directory that other users can change says what mlsync is to run, or holds its secret."""
 
     exit_code = 4
+
+
+class ServiceError(Error):
+    """Something about the installed service."""
+
+
+class UnitChanged(ServiceError):
+    """A unit of systemd is not as mlsync wrote it."""
+
+    exit_code = 5
+
+
+class UnitNotWritten(ServiceError):
+    """A unit of systemd cannot be written or removed."""
+
+    exit_code = 6
 
 
 class RepositoryError(Error):

@@ -94,15 +94,23 @@ def test_late_imports_are_as_the_document_says():
             assert row[0].strip("`") not in loaded, row[0]
 
 
+def commands(group=cli, above=""):
+    """Every command and those below it, by the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        yield above + name, command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{above}{name} ")
+
+
 def test_commands_document():
     """docs/commands.md and README.md name every command, and the first every option of a single command."""
     text = (ROOT / "docs" / "commands.md").read_text()
     readme = (ROOT / "README.md").read_text()
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
+    for name, command in commands():
         assert f"mlsync {name}" in text
         assert f"mlsync {name}" in readme
-        command = cli.get_command(context, name)
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert any(f"{option}" in text for option in (*parameter.opts, *parameter.secondary_opts)), (
@@ -113,10 +121,9 @@ def test_commands_document():
 
 def test_options_that_documents_name_exist():
     """Every option that a document shows is one of some command's."""
-    context = click.Context(cli)
     known = {"--help", "--version"}
-    for name in cli.list_commands(context):
-        for parameter in cli.get_command(context, name).params:
+    for _, command in commands():
+        for parameter in command.params:
             known |= {*parameter.opts, *parameter.secondary_opts}
     for document in ("commands.md", "errors.md", "json.md"):
         text = (ROOT / "docs" / document).read_text()

@@ -205,6 +205,12 @@ def test_agent_is_as_documented(machine):
     compare("mlsync agent", json.loads((machine.state / "status.json").read_text()), "status.json")
 
 
+def test_a_service_is_as_documented(machine):
+    """What was installed and removed has the documented fields."""
+    for what in ("install", "uninstall"):
+        compare("mlsync service", one_value(machine.good("service", what, "--user", "--json")), what)
+
+
 @pytest.mark.parametrize(
     ("arguments", "kind", "status"),
     [

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 
 from mlsync.cli.main import COMMANDS, cli
@@ -17,11 +18,18 @@ WIDTH = 80
 def help_texts() -> Iterator[tuple[str, str]]:
     """Each command's name and help, as at a terminal of 80 columns."""
     runner = CliRunner()
-    for name in ("mlsync", *COMMANDS):
-        arguments = ["--help"] if name == "mlsync" else [name, "--help"]
-        done = runner.invoke(cli, arguments, prog_name="mlsync", terminal_width=WIDTH)
+    for words in ([], *([name] for name in COMMANDS), *_subcommands()):
+        done = runner.invoke(cli, [*words, "--help"], prog_name="mlsync", terminal_width=WIDTH)
         assert done.exit_code == 0, done.output
-        yield name, done.output
+        yield "-".join(words) or "mlsync", done.output
+
+
+def _subcommands() -> Iterator[list[str]]:
+    context = click.Context(cli)
+    for name in COMMANDS:
+        command = cli.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from ([name, below] for below in command.list_commands(context))
 
 
 def main() -> None:

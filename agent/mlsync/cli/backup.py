@@ -8,7 +8,7 @@ from mlsync.app.passes import back_up, summary, trouble_text
 from mlsync.app.run_lock import RunLock
 from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.json import backups_json
 from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
@@ -29,7 +29,7 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 
 
 @click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=candidates.runs)
 @click.option(
     "--take-over",
     is_flag=True,

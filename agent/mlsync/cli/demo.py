@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.invocation import Invocation
 from mlsync.errors import DeviceMissing, Error, Stopped, TorchMissing
 
@@ -34,6 +34,7 @@ _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
     "--directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=candidates.directories,
     help="Where to do it, an empty directory or a new one; else a temporary one.",
 )
 @click.option(

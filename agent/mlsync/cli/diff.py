@@ -6,9 +6,10 @@ import os
 
 import click
 
+from mlsync.cli import candidates
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
 from mlsync.cli.json import diff_json
-from mlsync.cli.options import Command, Common, common_options, run_option
+from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.diff.diff import diff
 from mlsync.repository.repository import Repository, Stored
@@ -24,8 +25,8 @@ Examples:
 
 
 @click.command("diff", cls=Command, short_help="Show what changed from one version to another.", epilog=_EXAMPLES)
-@click.argument("before", metavar="[A]", required=False)
-@click.argument("after", metavar="[B]", default=LATEST)
+@click.argument("before", metavar="[A]", required=False, shell_complete=candidates.words(*VERSION_WORDS))
+@click.argument("after", metavar="[B]", default=LATEST, shell_complete=candidates.words(*VERSION_WORDS))
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @run_option
 @click.option(

@@ -14,7 +14,7 @@ import click
 
 from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.options import Command, Common, as_url, common_options
 from mlsync.config.load import load, usual_places
 from mlsync.config.model import Config
@@ -31,13 +31,14 @@ Examples:
 
 
 @click.command("init", cls=Command, short_help="Make a repository and a configuration.", epilog=_EXAMPLES)
-@click.argument("url", required=False)
+@click.argument("url", required=False, shell_complete=candidates.directories)
 @click.option(
     "--watch",
     "watches",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=candidates.directories,
     help="Training directory to watch; may be given several times, and need not exist yet.",
 )
 @click.option("--allow-weak", is_flag=True, help="Take a passphrase of fewer than 8 characters.")

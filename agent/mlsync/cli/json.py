@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from mlsync.cli.output import iso, path
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     # Only for annotations: no command pays for the imports of another one.
     from mlsync.backup.request import BackupResult
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
@@ -349,6 +351,18 @@ def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
         }
         for problem in problems
     ]
+
+
+def service_json(
+    files: Iterable[Path], command: Sequence[str], missing: Sequence[str], following: Sequence[str]
+) -> dict[str, object]:
+    """Return the value of ``mlsync service install`` and ``uninstall``."""
+    return {
+        "files": [path(bytes(file)) for file in files],
+        "command": list(command),
+        "missing": list(missing),
+        "next": list(following),
+    }
 
 
 def failure_json(

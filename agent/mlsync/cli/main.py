@@ -19,10 +19,11 @@ from mlsync.errors import Error
 
 _EPILOG = """\b
 Exit status: 0 done; 1 a bug or an error without a number of its own; 2 wrong
-arguments or configuration; 10-19 repository, run or version; 20-22 passphrase
-and keys; 30-33 damage; 40-43 the watched directory; 50 a checkpoint does not
-load; 49 and 51-59 the proof could not be had; 60-61 the restore's target;
-70-76 the store; 80-81 the local state. docs/errors.md lists them one by one.
+arguments or configuration; 3 stopped; 4 a file that root cannot trust; 5-6
+the service's unit; 10-19, 90-91 repository, run or version; 20-23 passphrase
+and keys; 30-33 damage; 40-45 the watched directory; 50 a checkpoint does not
+load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
+70-77 the store; 80-81 the local state. docs/errors.md lists them one by one.
 """
 
 
@@ -39,6 +40,8 @@ COMMANDS: Final = (
     "verify",
     "prove",
     "check",
+    "service",
+    "completion",
 )
 
 

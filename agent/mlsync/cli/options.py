@@ -18,7 +18,7 @@ import click
 from mlsync.app.privacy import keep_private
 from mlsync.app.secrets import find_secret
 from mlsync.app.session import FIRST_CONTACT_S, Session
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.config.keys import is_device
@@ -31,6 +31,7 @@ from mlsync.repository.readable import report_skipped
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.versions.select import LATEST
 
+VERSION_WORDS = ("latest", "resumable", "best")
 F = TypeVar("F", bound=Callable[..., Any])
 _PATH = click.Path(path_type=Path)
 
@@ -142,14 +143,14 @@ class Command(click.Command):
         for parameter in self.get_params(ctx):
             # Arguments are explained in the text.
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
-                (common if isinstance(parameter, _CommonOption) else own).append(record)
+                (common if isinstance(parameter, CommonOption) else own).append(record)
         for title, records in (("Options", own), ("Options of all commands", common)):
             with formatter.section(title):
                 formatter.write_dl(records)
 
 
-class _CommonOption(click.Option):
-    pass
+class CommonOption(click.Option):
+    """An option that all commands have."""
 
 
 def common_options(function: F) -> F:
@@ -199,52 +200,53 @@ def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
 _OPTIONS = [
     click.option(
         "--config",
-        cls=_CommonOption,
+        cls=CommonOption,
         type=_PATH,
         metavar="FILE",
         help="Configuration file; else MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
     ),
     click.option(
         "--repo",
-        cls=_CommonOption,
+        cls=CommonOption,
+        shell_complete=candidates.directories,
         metavar="URL",
         help="Repository, instead of the configuration's: /path, file:///path or s3://bucket/prefix.",
     ),
     click.option(
         "--endpoint-url",
-        cls=_CommonOption,
+        cls=CommonOption,
         metavar="URL",
         help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...).",
     ),
-    click.option("--region", cls=_CommonOption, metavar="NAME", help="S3 region."),
-    click.option("--profile", cls=_CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option("--region", cls=CommonOption, metavar="NAME", help="S3 region."),
+    click.option("--profile", cls=CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
     click.option(
         "--addressing",
-        cls=_CommonOption,
+        cls=CommonOption,
         type=click.Choice(("auto", "path", "virtual")),
         metavar="FORM",
         help="Where the bucket's name goes: path, virtual (the host's name), or auto, which finds out.",
     ),
     click.option(
-        "--ca-file", cls=_CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
+        "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
     ),
     click.option(
         "--payload-signing",
-        cls=_CommonOption,
+        cls=CommonOption,
         type=click.Choice(("auto", "always", "never")),
         metavar="WHEN",
         help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at thrice the CPU.",
     ),
     click.option(
         "--passphrase-file",
-        cls=_CommonOption,
+        cls=CommonOption,
         type=_PATH,
         metavar="FILE",
         help="File with the passphrase; else MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
     ),
     click.option(
         "--key-file",
-        cls=_CommonOption,
+        cls=CommonOption,
         type=_PATH,
         metavar="FILE",
         help="File with the key, instead of a passphrase.",
@@ -252,21 +254,21 @@ _OPTIONS = [
     click.option(
         "--json",
         "as_json",
-        cls=_CommonOption,
+        cls=CommonOption,
         is_flag=True,
         help="Print one JSON value on stdout, errors too, and nothing else there; docs/json.md lists the fields.",
     ),
     click.option(
         "-q",
         "--quiet",
-        cls=_CommonOption,
+        cls=CommonOption,
         is_flag=True,
         help="Print what was asked for and errors; no progress, no summary.",
     ),
     click.option(
         "-v",
         "--verbose",
-        cls=_CommonOption,
+        cls=CommonOption,
         count=True,
         help="Print also what is done, and what the store was asked; -vv logs each step.",
     ),
@@ -278,6 +280,7 @@ version_option = click.option(
     default=LATEST,
     show_default=True,
     metavar="VERSION",
+    shell_complete=candidates.words(*VERSION_WORDS),
     help="Which version: its number; latest; resumable, the last one that training can go on from; best, the one of "
     "the highest fitness; or a time, for the last one made by then.",
 )
@@ -294,7 +297,10 @@ device_option = click.option(
     "--device",
     callback=_checked_device,
     metavar="[auto|cuda|cuda:N|cpu]",
+    shell_complete=candidates.words("auto", "cuda", "cpu"),
     help="Where checkpoints are loaded, instead of what the configuration says; auto and cuda take the GPU with most "
     "free memory, auto the CPU if there is none.",
 )
-run_option = click.option("--run", metavar="NAME", help="The run; not needed where there is one only.")
+run_option = click.option(
+    "--run", metavar="NAME", shell_complete=candidates.runs, help="The run; not needed where there is one only."
+)

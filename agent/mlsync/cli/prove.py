@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.json import prove_json
 from mlsync.cli.manners import gently_option
-from mlsync.cli.options import Command, Common, common_options, device_option, run_option
+from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, device_option, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
@@ -30,7 +30,7 @@ Examples:
 
 
 @click.command("prove", cls=Command, short_help="Prove versions now that were committed without.", epilog=_EXAMPLES)
-@click.argument("version", required=False)
+@click.argument("version", required=False, shell_complete=candidates.words(*VERSION_WORDS))
 @click.option("--pending", "is_pending", is_flag=True, help="Prove all that is pending, of RUN or of every run.")
 @run_option
 @device_option

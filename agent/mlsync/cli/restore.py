@@ -9,7 +9,7 @@ import click
 
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.json import restore_json
 from mlsync.cli.options import Command, Common, common_options, run_option, version_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
@@ -39,6 +39,7 @@ Examples:
     "target",
     type=click.Path(path_type=Path),
     metavar="DIR",
+    shell_complete=candidates.directories,
     help="Where to; else the directory that the version was made from.",
 )
 @click.option(

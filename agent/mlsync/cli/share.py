@@ -16,6 +16,7 @@ from typing import Final
 
 import click
 
+from mlsync.cli import candidates
 from mlsync.proving.shares import Share
 
 _BY_RANK: Final = "rank"
@@ -107,6 +108,7 @@ share_option = click.option(
     "part",
     callback=_part,
     metavar="[K/N|rank]",
+    shell_complete=candidates.words("rank"),
     help="Prove the K-th of N shares only, 1/N to N/N, which together are all; rank takes K and N from torchrun's or "
     "srun's environment. Started by torchrun itself it is rank; 1/1 is all.",
 )

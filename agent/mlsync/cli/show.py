@@ -8,9 +8,9 @@ from typing import TypeAlias
 import click
 
 from mlsync.backup.not_understood import in_words, not_understood
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.json import show_json
-from mlsync.cli.options import Command, Common, common_options, run_option
+from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.formats.layout import Fact
 from mlsync.proof.verdict import LEVEL_NUMBERS
@@ -29,7 +29,7 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 
 
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
-@click.argument("version", default=LATEST)
+@click.argument("version", default=LATEST, shell_complete=candidates.words(*VERSION_WORDS))
 @run_option
 @accept_rollback_option
 @common_options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import output
+from mlsync.cli import candidates, output
 from mlsync.cli.json import versions_json
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
@@ -15,7 +15,7 @@ from mlsync.versions.select import find_run
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=candidates.runs)
 @accept_rollback_option
 @common_options
 def versions_command(common: Common, run: str | None, accept_rollback: bool) -> None:

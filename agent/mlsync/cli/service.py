@@ -1,0 +1,144 @@
+"""``mlsync service``: install the agent as a service of systemd, and remove it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.invocation import Invocation
+from mlsync.cli.json import service_json
+from mlsync.config.load import SYSTEM_FILE, load, usual_places
+from mlsync.errors import ConfigInvalid
+from mlsync.service.install import MACHINE, NAME, Manager, install, manager_of_user, shortcomings, uninstall
+
+_INSTALL_EXAMPLES = """\b
+Examples:
+  sudo /opt/mlsync/bin/mlsync service install
+  sudo /opt/mlsync/bin/mlsync service install --gpu
+  mlsync service install --user
+"""
+_user_option = click.option("--user", "is_user", is_flag=True, help="For yourself alone, without root.")
+_force_option = click.option("--force", is_flag=True, help="Give up changes that somebody made to the unit.")
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON value on stdout, errors too, and nothing else there."
+)
+
+
+@click.group("service", short_help="Install or remove the systemd service.")
+def service_command() -> None:
+    """Install the resident agent (mlsync agent) as a service of systemd, or remove it.
+
+    The service is called mlsync-agent. systemd/README.md explains it: secrets, GPUs, limits and logs.
+    """
+
+
+@service_command.command("install", short_help="Write the unit for this mlsync.", epilog=_INSTALL_EXAMPLES)
+@_user_option
+@click.option("--gpu", is_flag=True, help="Let proofs use NVIDIA GPUs: also write the drop-in gpu.conf.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration of the agent; else /etc/mlsync/mlsync.toml, with --user MLSYNC_CONFIG or "
+    "~/.config/mlsync/mlsync.toml.",
+)
+@_force_option
+@_json_option
+@click.pass_obj
+def install_command(
+    invocation: Invocation, *, is_user: bool, gpu: bool, config: Path | None, force: bool, as_json: bool
+) -> None:
+    """Write the unit mlsync-agent.service, which runs this very mlsync, and say what to do next.
+
+    It goes to /etc/systemd/system, which takes root, or with --user to ~/.config/systemd/user. Nothing is started: the
+    commands that do so are printed, after what the unit still lacks for the configuration.
+
+    A unit that an earlier install wrote is replaced. One that somebody changed is left as it is (exit status 5) unless
+    --force is given. For settings of your own use a drop-in: systemctl edit mlsync-agent.
+    """
+    manager = _manager(is_user=is_user)
+    if gpu and is_user:
+        raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
+    place = Path(os.path.abspath(config)) if config is not None else _usual_place(manager)
+    if place.is_file():
+        missing = shortcomings(manager, load(place))
+    else:
+        missing = [f"there is no configuration yet: mlsync init URL --watch DIR --config {shlex.quote(str(place))}"]
+    command = [*_program(invocation.program), "agent", "--config", str(place)]
+    written = install(manager, command, gpu=gpu, force=force)
+    following = [f"{manager.systemctl} daemon-reload", f"{manager.systemctl} enable --now {NAME}"]
+    if not manager.is_machines:
+        following.append("loginctl enable-linger")
+    if as_json:
+        invocation.emit(service_json(written, command, missing, following))
+        return
+    for file in written:
+        output.say(f"written  {file}")
+    output.say(f"runs     {shlex.join(command)}")
+    _say_list("Missing, before it can start:", missing)
+    _say_list("Next:", following)
+
+
+@service_command.command("uninstall", short_help="Remove the unit.")
+@_user_option
+@_force_option
+@_json_option
+@click.pass_obj
+def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_json: bool) -> None:
+    """Remove the unit mlsync-agent.service, and the drop-in gpu.conf, as mlsync service install wrote them.
+
+    The service has to be disabled before. Configuration, state, repository and drop-ins of your own stay. Where no unit
+    is installed nothing is done.
+    """
+    manager = _manager(is_user=is_user)
+    removed = uninstall(manager, force=force)
+    following = [f"{manager.systemctl} daemon-reload"] if removed else []
+    if as_json:
+        invocation.emit(service_json(removed, [], [], following))
+        return
+    for file in removed:
+        output.say(f"removed  {file}")
+    if not removed:
+        output.say(f"no unit is installed in {manager.directory}")
+    _say_list("Next:", following)
+
+
+def _manager(*, is_user: bool) -> Manager:
+    if is_user:
+        return manager_of_user()
+    if os.geteuid() != 0:
+        advice = "run it by sudo, or give --user for a service of your own"
+        raise ConfigInvalid("only root can install or remove the machine's service", advice=advice)
+    return MACHINE
+
+
+def _usual_place(manager: Manager) -> Path:
+    """Return where the agent's configuration is looked for, which need not exist yet."""
+    if manager.is_machines:
+        return SYSTEM_FILE
+    named = os.environ.get("MLSYNC_CONFIG")
+    return Path(os.path.abspath(named)) if named else usual_places()[0]
+
+
+def _program(called: str) -> list[str]:
+    """Return the words that start this very mlsync, from any directory and with any PATH."""
+    found = called if "/" in called else shutil.which(called)
+    if os.path.basename(called) == NAME.partition("-")[0] and found is not None:
+        # Links stay: pipx's ~/.local/bin/mlsync is there after an update, what it leads to may not be.
+        return [os.path.abspath(found)]
+    return [sys.executable, "-m", "mlsync"]
+
+
+def _say_list(title: str, lines: Sequence[str]) -> None:
+    if lines:
+        output.say()
+        output.say(title)
+    for line in lines:
+        output.say(f"  {line}")

@@ -1,0 +1,175 @@
+"""The unit of the resident agent on this machine: write it for this mlsync, and remove it again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from mlsync.config.model import Config, base_directory
+from mlsync.config.trust import refuse_untrusted
+from mlsync.errors import ConfigInvalid, UnitChanged, UnitNotWritten
+
+NAME: Final = "mlsync-agent"
+_UNIT: Final = f"{NAME}.service"
+_DROP_INS: Final = f"{_UNIT}.d"
+_GPU: Final = f"{NAME}-gpu.conf"
+# The last line of what install writes. With it the next install knows a unit that nobody changed, and replaces it.
+_STAMP: Final = "# mlsync service install wrote this file; replace it by a drop-in, not by hand. sha256 of the rest: "
+_PLAIN: Final = re.compile(r"[\w@+=:,./-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """The systemd that runs the agent: *directory* is where its units are, *source* the unit as mlsync ships it."""
+
+    directory: Path
+    source: str
+    systemctl: str
+    wants: str
+    is_machines: bool
+
+    @property
+    def unit(self) -> Path:
+        """Where the unit is installed."""
+        return self.directory / _UNIT
+
+
+MACHINE: Final = Manager(Path("/etc/systemd/system"), _UNIT, "systemctl", "multi-user.target.wants", is_machines=True)
+
+
+def manager_of_user(environ: Mapping[str, str] = os.environ) -> Manager:
+    """Return the systemd of the user who runs this process."""
+    directory = base_directory(environ, "XDG_CONFIG_HOME", ".config") / "systemd" / "user"
+    return Manager(directory, f"{NAME}-user.service", "systemctl --user", "default.target.wants", is_machines=False)
+
+
+def install(manager: Manager, command: Sequence[str], *, gpu: bool = False, force: bool = False) -> list[Path]:
+    """Write the unit that runs *command*, with *gpu* also the drop-in for GPUs; return the files, mode 0644.
+
+    Raises ``UnitChanged``, before anything is written, for a file that differs from what an install wrote, unless
+    *force* is given; ``Untrusted`` for a program that root would run and others can change.
+    """
+    if manager.is_machines:
+        refuse_untrusted(command[0], "a service's program")
+    wanted = {manager.unit: unit_text(manager, command)}
+    if gpu:
+        wanted[manager.directory / _DROP_INS / "gpu.conf"] = _shipped(_GPU)
+    for file in wanted:
+        if not force:
+            _refuse_changed(file)
+    for file, text in wanted.items():
+        _write(file, text + _stamp(text))
+    return list(wanted)
+
+
+def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
+    """Remove what ``install`` wrote, and return it; raise ``UnitChanged`` as that does, and if the unit is enabled."""
+    link = manager.directory / manager.wants / _UNIT
+    if os.path.lexists(link):
+        advice = f"{manager.systemctl} disable --now {NAME}"
+        raise ConfigInvalid("the service is enabled", where=str(link), advice=f"first: {advice}")
+    drop_in = manager.directory / _DROP_INS / "gpu.conf"
+    installed = [file for file in (drop_in, manager.unit) if os.path.lexists(file)]
+    for file in installed:
+        if not force:
+            _refuse_changed(file)
+    for file in installed:
+        try:
+            file.unlink()
+        except OSError as error:
+            raise UnitNotWritten(f"the unit cannot be removed: {error.strerror}", where=str(file)) from error
+    with suppress(OSError):
+        # Only if no drop-in of the administrator's is left in it.
+        drop_in.parent.rmdir()
+    return installed
+
+
+def unit_text(manager: Manager, command: Sequence[str]) -> str:
+    """Return the shipped unit with *command* as what it runs."""
+    line = "ExecStart=" + " ".join(map(_quoted, command))
+    return re.sub(r"^ExecStart=.*$", lambda _: line, _shipped(manager.source), count=1, flags=re.MULTILINE)
+
+
+def shortcomings(manager: Manager, config: Config) -> list[str]:
+    """Return what the unit lacks for a configuration, each with what to do about it."""
+    found = []
+    if config.key.passphrase_file is None and config.key.key_file is None:
+        found.append(
+            "the configuration names no passphrase_file or key_file under [key]: name one, or give the unit a "
+            "credential: [Service] LoadCredential=mlsync-passphrase:FILE"
+        )
+    if not manager.is_machines:
+        return found
+    text = _shipped(manager.source)
+    writable = [Path("/var/lib/mlsync"), *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
+    needed = [config.state_directory]
+    if config.repository.startswith("file://"):
+        needed.append(Path(config.repository.removeprefix("file://")))
+    found += [
+        f"the unit may not write to {place}: [Service] ReadWritePaths={place}"
+        for place in needed
+        if not any(place.is_relative_to(one) for one in writable)
+    ]
+    found += [
+        f"the unit does not see {watch.directory}: [Service] PrivateTmp=no"
+        for watch in config.watches
+        if any(watch.directory.is_relative_to(one) for one in ("/tmp", "/var/tmp"))  # noqa: S108 - only compared
+    ]
+    return found
+
+
+def _shipped(name: str) -> str:
+    """Return a file of ``systemd/``: it is in the wheel beside the modules, and in a clone where it is edited."""
+    packaged = files("mlsync") / "systemd" / name
+    return packaged.read_text() if packaged.is_file() else (Path(__file__).parents[3] / "systemd" / name).read_text()
+
+
+def _stamp(text: str) -> str:
+    return f"{_STAMP}{hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def _refuse_changed(file: Path) -> None:
+    """Raise ``UnitChanged`` if a file is there that is not as an install left it."""
+    if not os.path.lexists(file):
+        return
+    there = "" if file.is_symlink() or not file.is_file() else file.read_text(errors="replace")
+    body, stamp, _ = there.rpartition(_STAMP)
+    if not stamp or there != body + _stamp(body):
+        advice = "look at it, then give --force to lose what was changed"
+        raise UnitChanged("this file is not as mlsync service install writes it", where=str(file), advice=advice)
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a file that all may read in one step: systemd sees the old one or the whole new one."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        try:
+            file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
+            os.rename(temporary, file)
+        except OSError as error:
+            raise UnitNotWritten(f"the unit cannot be written: {error.strerror}", where=str(file)) from error
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _quoted(word: str) -> str:
+    """Return a word of a command line as a unit has it."""
+    if not word.isprintable():
+        raise ConfigInvalid("a unit cannot hold a path with characters that do not print", where=repr(word))
+    # Specifiers and variables would be replaced.
+    word = word.replace("%", "%%").replace("$", "$$")
+    return word if _PLAIN.fullmatch(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
