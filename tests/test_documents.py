@@ -125,3 +125,15 @@ def test_forms_and_hooks_are_yaml():
         assert yaml.safe_load(path.read_text()), path
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
     assert [hook["entry"].split()[:2] for hook in hooks] == [[".venv/bin/ruff", "check"], [".venv/bin/ruff", "format"]]
+
+
+def test_the_mutation_settings_name_what_exists():
+    """tests/mutation.toml names modules and tests of the tree, and gives a reason for each mutant that it lets pass."""
+    settings = tomllib.loads((ROOT / "tests" / "mutation.toml").read_text())
+    for module, tests in settings["tests"].items():
+        assert all((ROOT / path).exists() for path in (module, *tests)), module
+    for one in settings["equivalent"]:
+        source = " ".join((ROOT / one["module"]).read_text().split())
+        assert one["was"] in source, one
+        assert one["is"] not in source, one
+        assert len(one["why"]) > 20, one
