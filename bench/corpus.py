@@ -630,7 +630,8 @@ def judge(folder: Path) -> int:
     from flow_parts import World
     from mlsync.backup.not_understood import not_understood
     from mlsync.proof.prover import ProofOptions, Prover
-    from mlsync.repository.tokens import EntryKind, Severity
+    from mlsync.repository.tokens import EntryKind
+    from mlsync.values import Severity
 
     bad = 0
     with tempfile.TemporaryDirectory() as base:

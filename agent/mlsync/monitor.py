@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
-Severity = Literal["info", "warning", "error"]
+NoticeLevel = Literal["info", "warning", "error"]
 
 
 class Task(Protocol):
@@ -22,7 +22,7 @@ class Monitor(Protocol):
     def task(self, name: str, total: int | None, unit: str = "B") -> AbstractContextManager[Task, bool | None]:
         """Open a task of *total* units, or of unknown length; closed when the context ends."""
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Tell something that a person should know, in one line without trailing period."""
 
 
@@ -39,5 +39,5 @@ class SilentMonitor:
         """Open a task that nobody watches."""
         yield _SilentTask()
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Drop it."""

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from flow_parts import World, contents
-from mlsync.repository.tokens import Severity, TroubleKind
+from mlsync.repository.tokens import TroubleKind
+from mlsync.values import Severity
 
 MADE = Path(__file__).parents[1] / "formats" / "made"
 

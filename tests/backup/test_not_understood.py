@@ -9,8 +9,9 @@ import pytest
 from flow_parts import RUN, noise, small_checkpoint
 from mlsync.backup.not_understood import in_words, kind_of, not_understood
 from mlsync.codec.compression import Coding
-from mlsync.repository.manifest import ChunkRef, Entry, Proof
+from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind
+from mlsync.values import Proof
 
 MIB = 1 << 20
 PROOF = Proof(2, "torch-zip", "", "", 0, 0.0, 0, 0, {}, [])

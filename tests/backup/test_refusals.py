@@ -13,8 +13,8 @@ from mlsync.proving.judge import wish_behind
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository.manifest import Finding, Proof
-from mlsync.repository.tokens import Severity, TroubleKind
+from mlsync.repository.tokens import TroubleKind
+from mlsync.values import Finding, Proof, Severity
 from mlsync.versions.proof_status import proof_statuses
 
 LAX, STRICT = Policy(numbers=""), Policy(numbers="nan")
@@ -163,7 +163,7 @@ def test_what_level_5_is_not_meant_for_is_not_pending(world, lax):
     assert (status.lowest_level, status.is_pending) == (4, False)
     with LaterProver(world.repository, lax, world.monitor) as later:
         assert list(later.lacking("yolo")) == []
-        assert later.pending(world.repository.stored("yolo", 1)).judged == {}
+        assert later.pending(world.repository.stored("yolo", 1)).verdicts == {}
     with LaterProver(world.repository, lax, world.monitor, level=5) as later:
         assert [stored.root.number for stored in later.lacking("yolo")] == [1]
 

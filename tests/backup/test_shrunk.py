@@ -14,9 +14,10 @@ from mlsync.backup.parent import Base
 from mlsync.backup.request import Source
 from mlsync.backup.shrunk import SETTLE_NS, Loss, earlier_loss, loss_of
 from mlsync.errors import SourceShrunk, SourceUnreadable
-from mlsync.repository.manifest import Entry, Proof
+from mlsync.repository.manifest import Entry
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.scan import Scan
+from mlsync.values import Proof
 
 PROOF = Proof(2, "torch-zip", "", "", 0, 0.0, 0, 0, {}, [])
 MINUTE_NS = 60 * 10**9

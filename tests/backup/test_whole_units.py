@@ -24,7 +24,8 @@ from mlsync.backup.one_save import SILENT_NS
 from mlsync.backup.request import Source
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository.tokens import Severity, TroubleKind
+from mlsync.repository.tokens import TroubleKind
+from mlsync.values import Severity
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -282,8 +283,8 @@ def test_a_distributed_checkpoint_can_be_proved_later(world):
     world.backup(read_back="none", required_level=3)
     with Prover(ProofOptions(device="cpu")) as prover, LaterProver(world.repository, prover, world.monitor) as later:
         result = later.pending(world.repository.stored(RUN, 1))
-    assert (result.lowest_level, len(result.judged)) == (4, 2)
-    assert result.judged[b"step/__0_0.distcp"].proof.level == 4
+    assert (result.lowest_level, len(result.verdicts)) == (4, 2)
+    assert result.verdicts[b"step/__0_0.distcp"].proof.level == 4
 
 
 def test_metadata_that_are_missing_keep_the_shards_out(world):

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from mlsync.monitor import Severity, SilentMonitor
+from mlsync.monitor import NoticeLevel, SilentMonitor
 
 
 class RecordingMonitor(SilentMonitor):
     """Keeps notices in order, for tests to look at."""
 
     def __init__(self) -> None:
-        self.notices: list[tuple[Severity, str]] = []
+        self.notices: list[tuple[NoticeLevel, str]] = []
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Keep the notice."""
-        self.notices.append((severity, text))
+        self.notices.append((level, text))

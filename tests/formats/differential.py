@@ -31,6 +31,7 @@ import torch
 from real_loader import LENGTHS
 
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_layout
 from mlsync.formats.layout import Extent
 from mlsync.formats.libraries.gguf import read_gguf_layout
@@ -84,7 +85,7 @@ class Sample:
         """What mlsync says of the file."""
         if self.status is not None:
             return self.status(prover, data)
-        return prover.prove(MemorySource(data), self.path, self.metadata).status
+        return status(prover.prove(MemorySource(data), self.path, self.metadata))
 
 
 class Change(NamedTuple):
@@ -257,11 +258,11 @@ def pickle_sample() -> Sample:
 def whole(path: bytes) -> Callable[[Prover, bytes], str]:
     """What mlsync says of a file of a kind that ends at level 1: whole is as good as proved there."""
 
-    def status(prover: Prover, data: bytes) -> str:
+    def judged(prover: Prover, data: bytes) -> str:
         verdict = prover.prove(MemorySource(data), path)
-        return "proved" if verdict.status == "unknown" and verdict.level == 1 else verdict.status
+        return "proved" if status(verdict) == "unknown" and verdict.proof.level == 1 else status(verdict)
 
-    return status
+    return judged
 
 
 def pt2_sample() -> Sample:
@@ -293,11 +294,11 @@ def tensorflow_index_sample() -> Sample:
     data = (folder / "model.ckpt-7.index").read_bytes()
     name = "c.data-00000-of-00001"
 
-    def status(prover: Prover, index: bytes) -> str:
-        own = prover.prove(MemorySource(index), b"c.index").status
-        return own if own == "broken" else prover.prove(MemorySource(shard), name.encode(), index).status
+    def judged(prover: Prover, index: bytes) -> str:
+        own = status(prover.prove(MemorySource(index), b"c.index"))
+        return own if own == "broken" else status(prover.prove(MemorySource(shard), name.encode(), index))
 
-    return Sample(data, b"c.index", "tensorflow", ((0, len(data) - 48),), beside={name: shard}, status=status)
+    return Sample(data, b"c.index", "tensorflow", ((0, len(data) - 48),), beside={name: shard}, status=judged)
 
 
 def ocdbt_sample(which: str) -> Sample:

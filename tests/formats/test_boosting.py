@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, flipped
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.values import Severity
 
 FILES = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("made").glob("boosting/*"))}
 TEXT = FILES["plain.txt"]
@@ -35,8 +37,10 @@ def test_a_model_is_proved_to_its_meaning():
         for name, data in FILES.items():
             verdict = prover.prove(MemorySource(data), b"x")
             wanted = "lightgbm" if name.endswith("txt") else "xgboost"
-            assert (verdict.status, verdict.level, verdict.facts["framework"]) == ("proved", 2, wanted), name
-            assert verdict.findings[0].severity == "note"
+            assert (status(verdict), verdict.proof.level, verdict.proof.facts["framework"]) == ("proved", 2, wanted), (
+                name
+            )
+            assert verdict.proof.findings[0].severity == Severity.NOTE
 
 
 def test_what_a_model_says_of_itself():

@@ -16,6 +16,7 @@ from differential import SAMPLES, Loader, changes, compare, is_sound
 from differential import value as torch_value
 
 from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_bytes
+from doubles.verdict_status import status
 from mlsync.proof.prover import ProofOptions, Prover
 
 # Of flips and lengths so many are tried; a flip of each bit is met in one field or another
@@ -68,8 +69,8 @@ def test_what_a_library_wrote_is_proved(inspector, name):
     """Nothing is held against an undamaged file, nor noted of it, also where a library has to be had to load it."""
     sample = SAMPLES[name]()
     verdict = inspector.prove(MemorySource(sample.data), sample.path, sample.metadata)
-    assert (sample.judged(inspector, sample.data), verdict.findings) == ("proved", ())
-    assert verdict.level == (1 if name.startswith("OCDBT") else 2)
+    assert (sample.judged(inspector, sample.data), verdict.proof.findings) == ("proved", [])
+    assert verdict.proof.level == (1 if name.startswith("OCDBT") else 2)
 
 
 def test_a_library_that_dies_is_not_the_end(loader):
@@ -171,7 +172,7 @@ def test_what_torch_refuses_or_reads_otherwise_is_broken(loader, inspector, make
     data = make()
     sound = loader.answer("torch", torch_bytes(torch_value()))
     assert loader.answer("torch", data) != sound
-    assert inspector.prove(MemorySource(data), b"last.pt").status == "broken"
+    assert status(inspector.prove(MemorySource(data), b"last.pt")) == "broken"
 
 
 def safetensors(header: bytes, data: bytes = bytes(4)) -> bytes:
@@ -201,14 +202,14 @@ REFUSED = {
 def test_what_safetensors_refuses_is_broken(loader, inspector, data):
     """The header says what the library does not take."""
     assert loader.answer("safetensors", data).startswith("refused")
-    assert inspector.prove(MemorySource(data), b"a.safetensors").status == "broken"
+    assert status(inspector.prove(MemorySource(data), b"a.safetensors")) == "broken"
 
 
 def test_what_safetensors_takes_is_proved(loader, inspector):
     """A character in two halves, and a zero that comes in time, are sound."""
     for data in (safetensors(entry(b"\\ud83d\\ude00")), safetensors(entry(shape=b"[0,7]", offsets=b"[0,0]"), b"")):
         assert is_sound(loader.answer("safetensors", data))
-        assert inspector.prove(MemorySource(data), b"a.safetensors").status == "proved"
+        assert status(inspector.prove(MemorySource(data), b"a.safetensors")) == "proved"
 
 
 def test_a_type_that_safetensors_does_not_have_is_not_proved(loader, inspector):
@@ -216,7 +217,7 @@ def test_a_type_that_safetensors_does_not_have_is_not_proved(loader, inspector):
     data = safetensors(entry(dtype=b"G32"))
     assert loader.answer("safetensors", data).startswith("refused")
     verdict = inspector.prove(MemorySource(data), b"a.safetensors")
-    assert (verdict.status, verdict.level) == ("unknown", 1)
+    assert (status(verdict), verdict.proof.level) == ("unknown", 1)
 
 
 def test_a_zip_that_somebody_made_anew_is_proved(loader, inspector):
@@ -227,4 +228,4 @@ def test_a_zip_that_somebody_made_anew_is_proved(loader, inspector):
             archive.writestr(zipfile.ZipInfo(name, (2026, 1, 2, 3, 4, 6)), part)
         archive.comment = b"made anew"
     assert loader.answer("torch", file.getvalue()) == loader.answer("torch", torch_bytes(torch_value()))
-    assert inspector.prove(MemorySource(file.getvalue()), b"last.pt").status == "proved"
+    assert status(inspector.prove(MemorySource(file.getvalue()), b"last.pt")) == "proved"

@@ -11,10 +11,10 @@ import torch
 
 from checkpoint_files import MemorySource, network, torch_bytes
 from mlsync.formats.containers import read_content, read_layout
-from mlsync.formats.layout import Fact
 from mlsync.formats.pickles.nodes import Call, Global, Pairs
 from mlsync.formats.sniff import identify
 from mlsync.formats.torch.facts import torch_facts
+from mlsync.values import Fact
 
 MADE = Path(__file__).parent / "made"
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.hdf5.blocks import lookup3
 from mlsync.formats.layout import ContainerBroken, Content
@@ -113,7 +114,11 @@ def test_how_far_a_file_is_proved():
     with Prover(ProofOptions(device="cpu")) as prover:
         for name, framework, level in HOW_FAR:
             verdict = prover.prove(MemorySource(FILES[name]), b"x")
-            assert (verdict.status, verdict.level, verdict.facts["framework"]) == ("proved", level, framework)
+            assert (status(verdict), verdict.proof.level, verdict.proof.facts["framework"]) == (
+                "proved",
+                level,
+                framework,
+            )
 
 
 @pytest.mark.parametrize("name", NAMES)

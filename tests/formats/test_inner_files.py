@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, parts_of, rezipped, torch_bytes
+from doubles.verdict_status import status
 from mlsync.formats.archives import inner_files
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, RecordDamaged
@@ -56,8 +57,8 @@ def test_what_lies_in_the_files_of_a_zip_is_proved_to_the_numbers():
     with Prover(ProofOptions(device="cpu")) as prover:
         for name, facts in TOLD.items():
             verdict = prover.prove(MemorySource(FILES[name]), b"x")
-            assert (verdict.status, verdict.level) == ("proved", 4)
-            assert {key: verdict.facts.get(key) for key in facts} == facts
+            assert (status(verdict), verdict.proof.level) == ("proved", 4)
+            assert {key: verdict.proof.facts.get(key) for key in facts} == facts
 
 
 def test_storages_lie_where_they_are_in_the_zip():
@@ -107,7 +108,7 @@ def test_a_compressed_file_is_looked_into_and_stays_at_level_2(monkeypatch):
     """As far as it is unpacked in memory; a longer one is left aside, and counted."""
     data = rezipped(parts_of(FILES["model.keras"]), zipfile.ZIP_DEFLATED)
     verdict = proved(data)
-    assert (verdict.status, verdict.level, verdict.facts["tensor_count"]) == ("proved", 2, 14)
+    assert (status(verdict), verdict.proof.level, verdict.proof.facts["tensor_count"]) == ("proved", 2, 14)
     parts = parts_of(FILES["model.keras"])
     with pytest.raises(ContainerBroken, match="cut short"):
         content_of(rezipped({**parts, "model.weights.h5": parts["model.weights.h5"][:-9]}, zipfile.ZIP_DEFLATED))

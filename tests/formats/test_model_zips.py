@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken
 from mlsync.formats.layout import ContainerBroken, Content
@@ -60,18 +61,18 @@ def test_a_zip_of_something_else_is_no_model():
 def test_each_record_is_held_against_its_checksum(name):
     """One bit anywhere in any record is damage, by level 1 alone."""
     data = FILES[name]
-    assert proved(data, level=1).status == "proved"
+    assert status(proved(data, level=1), wanted=1) == "proved"
     for record, (offset, length) in records(data).items():
         if length:
             verdict = proved(flipped(data, offset + length // 2), level=1)
-            assert (verdict.status, verdict.findings[0].record) == ("broken", record)
+            assert (status(verdict), verdict.proof.findings[0].record) == ("broken", record)
 
 
 @pytest.mark.parametrize("name", ["model.pt2", "shared.pt2"])
 def test_an_exported_program_is_proved_to_the_numbers(name):
     """Its weights are on the device and counted."""
     verdict = proved(FILES[name])
-    assert (verdict.status, verdict.level) == ("proved", 4)
+    assert (status(verdict), verdict.proof.level) == ("proved", 4)
 
 
 def test_tied_weights_and_views_lie_on_one_record():
@@ -111,7 +112,7 @@ def test_what_is_not_looked_at_is_counted_and_keeps_the_level_down(old):
     data = program(change=(old, new.get(old, b'{"as_expr": "s0"}')))
     assert content_of(data).facts["unchecked_weight_count"] == 1
     verdict = proved(data)
-    assert (verdict.status, verdict.level) == ("proved", 2)
+    assert (status(verdict), verdict.proof.level) == ("proved", 2)
 
 
 def test_a_program_without_tables_is_proved_to_its_checksums():
@@ -119,7 +120,7 @@ def test_a_program_without_tables_is_proved_to_its_checksums():
     parts = {name: part for name, part in parts_of(FILES["model.pt2"]).items() if not name.endswith("_config.json")}
     data = rezipped(parts)
     verdict = proved(data)
-    assert (identify(MemorySource(data), b"x"), verdict.level) == ("pt2", 1)
+    assert (identify(MemorySource(data), b"x"), verdict.proof.level) == ("pt2", 1)
 
 
 def test_a_program_cut_short_is_known_for_one():

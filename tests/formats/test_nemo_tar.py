@@ -15,6 +15,7 @@ from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.values import Severity
 
 # NeMo 3.0.0 wrote it (see made/make_groups.py).
 MADE = (Path(__file__).parent / "made" / "groups" / "small.nemo").read_bytes()
@@ -85,7 +86,7 @@ def test_no_flipped_bit_passes_that_another_reads_otherwise():
             data = bytearray(MADE)
             data[at] ^= 1 << chance.randrange(8)
             judged = prover.prove(MemorySource(bytes(data)), b"m.nemo")
-            if any(finding.severity == "refuse" for finding in judged.findings):
+            if any(finding.severity == Severity.REFUSE for finding in judged.proof.findings):
                 refused += 1
                 continue
             after = unpacked(bytes(data))

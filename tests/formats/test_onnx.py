@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from byte_edits import edited, edits
 from checkpoint_files import MemorySource, flipped
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.groups.find import find_units
@@ -66,7 +67,7 @@ def test_how_far_a_file_is_proved(data, level):
     """To its numbers, or to level 2 where some are packed or lie in another file."""
     with Prover(ProofOptions(device="cpu")) as prover:
         verdict = prover.prove(MemorySource(data), b"a.onnx")
-    assert (verdict.status, verdict.level) == ("proved", level)
+    assert (status(verdict), verdict.proof.level) == ("proved", level)
 
 
 @pytest.mark.parametrize("data", [MODEL, KINDS, OUTSIDE])

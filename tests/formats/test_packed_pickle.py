@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from checkpoint_files import MemorySource, flipped
+from doubles.verdict_status import status
 from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
@@ -39,9 +40,9 @@ def test_a_compressed_pickle_is_proved_as_far_as_it_is_unpacked():
             assert identify(MemorySource(data), b"m.joblib") == "packed-pickle"
             verdict = prover.prove(MemorySource(data), b"m.joblib")
             wanted = ("unknown", 1) if way == "lz4" else ("proved", 2)
-            assert (verdict.status, verdict.level) == wanted, way
+            assert (status(verdict), verdict.proof.level) == wanted, way
             if way != "lz4":
-                assert (verdict.facts["tensor_count"], verdict.facts["epoch"]) == (9, 7)
+                assert (verdict.proof.facts["tensor_count"], verdict.proof.facts["epoch"]) == (9, 7)
 
 
 def test_it_is_known_by_name_and_beginning():

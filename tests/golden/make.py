@@ -139,7 +139,7 @@ def prove_later(repository: Repository, versions: list[dict[str, Any]]) -> None:
     stored = repository.stored("yolo-1", 1)
     with Prover(ProofOptions(device="cpu")) as prover, LaterProver(repository, prover, SilentMonitor()) as later:
         result = later.anew(stored)
-    versions[0]["proved_later"] = {_text(path): judged.proof.level for path, judged in result.judged.items()}
+    versions[0]["proved_later"] = {_text(path): judged.proof.level for path, judged in result.verdicts.items()}
 
 
 def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]]) -> dict[str, Any]:

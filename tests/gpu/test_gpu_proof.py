@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
+from doubles.verdict_status import status
 from mlsync.errors import DeviceMissing
 from mlsync.proof.programs import gpus as child_gpus
 from mlsync.proof.prover import ProofOptions, Prover
@@ -37,8 +38,8 @@ def test_the_device_is_named(prover):
 def test_a_sound_checkpoint_is_proved_on_the_gpu(prover, data):
     """Real files are proved to level 4 on the GPU."""
     verdict = prover.prove(MemorySource(data), b"last.pt")
-    assert (verdict.status, verdict.level) == ("proved", 4)
-    assert verdict.device.startswith("cuda:")
+    assert (status(verdict), verdict.proof.level) == ("proved", 4)
+    assert verdict.proof.device.startswith("cuda:")
 
 
 @pytest.mark.parametrize(
@@ -54,10 +55,10 @@ def test_counts_are_those_of_the_cpu(prover, dtype):
     on_gpu = prover.prove(source, b"x.pt")
     with Prover(ProofOptions(device="cpu")) as other:
         on_cpu = other.prove(source, b"x.pt")
-    assert on_gpu.status == on_cpu.status == "proved"
-    assert on_gpu.facts | {"norm": 0} == on_cpu.facts | {"norm": 0}
-    assert on_gpu.facts.get("norm") == pytest.approx(on_cpu.facts.get("norm"), rel=1e-5)
-    assert on_gpu.findings == on_cpu.findings
+    assert status(on_gpu) == status(on_cpu) == "proved"
+    assert on_gpu.proof.facts | {"norm": 0} == on_cpu.proof.facts | {"norm": 0}
+    assert on_gpu.proof.facts.get("norm") == pytest.approx(on_cpu.proof.facts.get("norm"), rel=1e-5)
+    assert on_gpu.proof.findings == on_cpu.proof.findings
 
 
 def test_memory_on_the_device_is_bounded(prover):
@@ -65,7 +66,7 @@ def test_memory_on_the_device_is_bounded(prover):
     prover.prove(MemorySource(weights_bytes()), b"w.pt")
     before = used_mib(prover)
     data = torch_bytes({"x": torch.randn(160 << 20)})
-    assert prover.prove(MemorySource(data, 16 << 20), b"x.pt").status == "proved"
+    assert status(prover.prove(MemorySource(data, 16 << 20), b"x.pt")) == "proved"
     assert used_mib(prover) - before <= 512
 
 
@@ -78,23 +79,23 @@ def test_a_full_gpu_is_not_a_broken_checkpoint():
     """With no room on the GPU ``auto`` proves on the CPU and says so."""
     with Prover(ProofOptions(memory_bytes=1 << 50)) as crowded:
         verdict = crowded.prove(MemorySource(yolo_bytes()), b"last.pt")
-    assert (verdict.status, verdict.device) == ("proved", "cpu")
-    assert any("MiB are not free" in finding.what for finding in verdict.findings)
+    assert (status(verdict), verdict.proof.device) == ("proved", "cpu")
+    assert any("MiB are not free" in finding.what for finding in verdict.proof.findings)
 
 
 def test_the_norm_is_that_of_the_cpu(prover):
     """Numbers that are all finite have the same norm on both, to the digits that are recorded."""
     source = MemorySource(torch_bytes({"x": torch.linspace(-2, 3, 5 << 20), "y": torch.linspace(0, 1, 999).bfloat16()}))
     with Prover(ProofOptions(device="cpu")) as other:
-        expected = other.prove(source, b"x.pt").facts["norm"]
-    assert prover.prove(source, b"x.pt").facts["norm"] == pytest.approx(expected, rel=1e-5)
+        expected = other.prove(source, b"x.pt").proof.facts["norm"]
+    assert prover.prove(source, b"x.pt").proof.facts["norm"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_child_is_confined_and_goes_on_proving(prover):
     """With the filter in all threads, the driver's own too, file after file is proved."""
     info = prover.open()
     for data in (yolo_bytes(), weights_bytes(), yolo_bytes()):
-        assert prover.prove(MemorySource(data), b"last.pt").status == "proved"
+        assert status(prover.prove(MemorySource(data), b"last.pt")) == "proved"
     if info.unconfined:
         pytest.skip(info.unconfined)
     for task in Path(f"/proc/{prover._engine.pid}/task").iterdir():
@@ -154,7 +155,7 @@ def test_the_bound_on_memory_is_enough_where_it_is_least():
     values = torch.linspace(-2, 3, 80 << 20)
     data = torch_bytes({"a": values.to(torch.float8_e5m2), "b": values.half(), "c": values})
     with Prover(ProofOptions(device="cuda", memory_bytes=384 << 20)) as prover:
-        assert prover.prove(MemorySource(data, 16 << 20), b"x.pt").status == "proved"
+        assert status(prover.prove(MemorySource(data, 16 << 20), b"x.pt")) == "proved"
 
 
 def compute_processes() -> list[str]:

@@ -22,6 +22,7 @@ import torch
 from proof_python import PROOF_PYTHON, asked
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes
+from doubles.verdict_status import status
 from mlsync.errors import (
     DeviceFailed,
     DeviceMissing,
@@ -86,10 +87,10 @@ def unavailable(python: str, device: str = "cpu", **options) -> ProofUnavailable
     source = MemorySource(weights_bytes())
     with Prover(ProofOptions(device=device, python=python, **options)) as prover:
         verdict = prover.prove(source, b"w.pt")
-    assert (verdict.status, verdict.level, verdict.device) == ("unavailable", 2, "")
+    assert (status(verdict), verdict.proof.level, verdict.proof.device) == ("unavailable", 2, "")
     assert source.streamed_bytes == len(source.data), "the checksums were still checked"
-    assert verdict.error is not None
-    return verdict.error
+    assert verdict.unavailable is not None
+    return verdict.unavailable
 
 
 def test_a_python_without_numpy_or_torch(fake_python):
@@ -117,8 +118,8 @@ def test_auto_does_without_torch(fake_python, is_gpu_here):
     with Prover(ProofOptions(device="auto", python=fake_python(patch))) as prover:
         info = prover.open()
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
-    assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
-    assert verdict.torch.startswith("numpy ")
+    assert (status(verdict), verdict.proof.level, verdict.proof.device) == ("proved", 4, "cpu")
+    assert verdict.proof.torch.startswith("numpy ")
     assert info.unconfined.endswith("['torch']"), "but for the word that there is none"
     assert ("no torch that can use it: ModuleNotFoundError" if is_gpu_here else "no GPU is here") in info.note
 
@@ -131,7 +132,7 @@ def test_numpy_that_its_user_installed_for_himself_is_found(tmp_path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     python = script(tmp_path / "python", f'exec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").level == 4
+        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").proof.level == 4
 
 
 def test_a_python_that_is_not_there(tmp_path):
@@ -205,7 +206,7 @@ def test_what_will_not_change_is_not_tried_twice(tmp_path):
     python = script(tmp_path / "python", f'echo >> "{count}"\nexec "{PROOF_PYTHON}" -S "$@"')
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
         for _ in range(3):
-            assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "unavailable"
+            assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "unavailable"
     assert count.read_text() == "\n"
 
 
@@ -226,8 +227,8 @@ def test_auto_falls_back_to_the_cpu_and_says_so():
         pytest.skip("this machine has a GPU")
     with Prover(ProofOptions()) as prover:
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
-    assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
-    assert "proved on the CPU: no GPU is here" in [finding.what for finding in verdict.findings]
+    assert (status(verdict), verdict.proof.level, verdict.proof.device) == ("proved", 4, "cpu")
+    assert "proved on the CPU: no GPU is here" in [finding.what for finding in verdict.proof.findings]
 
 
 def has_cuda() -> bool:
@@ -258,15 +259,15 @@ def test_a_child_that_is_killed_in_the_middle_is_replaced():
         first = prover._engine.pid
         source = MeddlingSource(weights_bytes(), lambda: os.kill(first, signal.SIGKILL))
         verdict = prover.prove(source, b"w.pt")
-        assert (verdict.status, verdict.level) == ("unavailable", 2)
-        assert isinstance(verdict.error, ProofKilled)
-        assert "signal 9 (Killed)" in str(verdict.error)
-        assert "ended from outside" in str(verdict.error)
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+        assert (status(verdict), verdict.proof.level) == ("unavailable", 2)
+        assert isinstance(verdict.unavailable, ProofKilled)
+        assert "signal 9 (Killed)" in str(verdict.unavailable)
+        assert "ended from outside" in str(verdict.unavailable)
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
         second = prover._engine.pid
         os.kill(second, signal.SIGKILL)
         wait_until(lambda: not prover._engine.is_alive())
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved", "died while idle"
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved", "died while idle"
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -401,7 +402,7 @@ def test_a_python_without_xxhash_digests_as_a_gpu_does(fake_python):
     numbers = np.linspace(-1, 1, 5 << 17, dtype=np.float32)
     source = MemorySource(safetensors.numpy.save({"a": numbers, "b": numbers[:5]}))
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
-        assert prover.prove(source, b"w.safetensors").status == "proved"
+        assert status(prover.prove(source, b"w.safetensors")) == "proved"
         assert prover._engine._digest.__class__.__name__ == "Nh"
 
 
@@ -412,9 +413,9 @@ def test_numbers_that_the_child_does_not_know_leave_a_level_open(fake_python):
     source = MemorySource(torch_bytes({"a": known, "b": torch.ones(99).to(torch.float8_e4m3fnuz)}))
     with Prover(ProofOptions(device="cpu", python=python)) as prover:
         verdict = prover.prove(source, b"w.pt")
-        assert (verdict.status, verdict.level) == ("proved", 3)
-        assert verdict.left == "numbers of float8_e4m3fnuz were not counted: this torch has none"
-        assert prover.prove(MemorySource(torch_bytes({"a": known})), b"w.pt").level == 4
+        assert (status(verdict), verdict.proof.level) == ("proved", 3)
+        assert verdict.proof.shortfall == "numbers of float8_e4m3fnuz were not counted: this torch has none"
+        assert prover.prove(MemorySource(torch_bytes({"a": known})), b"w.pt").proof.level == 4
 
 
 @pytest.mark.parametrize("lie", QUICK_LIES.values(), ids=QUICK_LIES.keys())
@@ -432,17 +433,17 @@ def test_several_small_tensors_have_one_row_or_a_row_each(liar, told):
     with Prover(
         ProofOptions("cpu", liar(f"say({{**answer, 'counts': [{told} for row in answer['counts']]}})"))
     ) as prover:
-        assert isinstance(prover.prove(source, b"w.pt").error, ProofDisbelieved)
+        assert isinstance(prover.prove(source, b"w.pt").unavailable, ProofDisbelieved)
     with Prover(
         ProofOptions("cpu", liar("say({**answer, 'counts': [[row, row] for row in answer['counts']]})"))
     ) as prover:
-        assert prover.prove(source, b"w.pt").status == "proved"
+        assert status(prover.prove(source, b"w.pt")) == "proved"
 
 
 def test_the_liar_is_believed_when_it_is_honest(liar):
     """Nothing but its lies makes the liar's answers incredible."""
     with Prover(ProofOptions(device="cpu", python=liar("say(answer)"))) as prover:
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
 
 
 def test_a_child_that_keeps_its_answers_is_waited_for_until_the_deadline(fake_python):
@@ -496,14 +497,14 @@ def test_a_child_that_answers_and_does_not_listen_has_a_deadline(liar):
     """An answer that comes while the parent waits for room in the pipe does not keep it waiting for ever."""
     python = liar("import time; time.sleep(0.2); say(answer); time.sleep(100)")
     with Prover(ProofOptions(device="cpu", python=python, timeout_s=0.6)) as prover:
-        assert isinstance(prover.prove(MemorySource(many_tensors()), b"m.safetensors").error, ProofTimedOut)
+        assert isinstance(prover.prove(MemorySource(many_tensors()), b"m.safetensors").unavailable, ProofTimedOut)
 
 
 def test_answers_are_not_collected_without_end(liar):
     """A child that floods the parent with answers while that waits for room in the pipe is given up at the seventh."""
     python = liar("import time; time.sleep(0.2)\nwhile True: say(answer)")
     with Prover(ProofOptions(device="cpu", python=python, timeout_s=3)) as prover:
-        error = prover.prove(MemorySource(many_tensors()), b"m.safetensors").error
+        error = prover.prove(MemorySource(many_tensors()), b"m.safetensors").unavailable
     assert isinstance(error, ProofDisbelieved)
     assert "more answers than it was asked for" in str(error)
 
@@ -525,7 +526,7 @@ def test_a_child_cannot_take_the_shared_memory_away(fake_python):
         device.Windows.__init__ = shorten
     """
     with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
 
 
 LEAVINGS = {
@@ -542,7 +543,7 @@ def test_a_failure_leaves_nothing_behind(liar, deed):
     python = liar(deed)
     with Prover(ProofOptions(device="cpu", python=python, timeout_s=0.3)) as prover:
         before = held()
-        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
+        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").unavailable for _ in range(2)]
         assert all(errors)
         assert came_since(before) == set()
 
@@ -551,7 +552,7 @@ def test_a_child_that_does_not_start_leaves_nothing_behind(tmp_path):
     """Neither descriptor nor shared memory outlives a Python that is not there."""
     before = held()
     with Prover(ProofOptions(device="cpu", python=str(tmp_path / "nowhere"))) as prover:
-        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").error for _ in range(2)]
+        errors = [prover.prove(MemorySource(weights_bytes()), b"w.pt").unavailable for _ in range(2)]
         assert all(errors)
         assert came_since(before) == set()
 
@@ -584,7 +585,7 @@ def test_output_of_others_does_not_disturb(fake_python):
         device.CPU.Prover.take = take
     """
     with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
 
 
 def test_the_child_sees_no_secrets_and_can_do_little(monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from proof_python import PROOF_PYTHON, asked
 
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
+from doubles.verdict_status import status
 from mlsync.errors import (
     CommandUnavailable,
     DeviceFailed,
@@ -105,8 +106,8 @@ def test_the_device_is_named(prover):
 def test_a_sound_checkpoint_is_proved_on_the_gpu(prover, data):
     """Real files are proved to level 4 on the GPU, one after the other by the same child."""
     verdict = prover.prove(MemorySource(data), b"last.pt")
-    assert (verdict.error, verdict.status, verdict.level) == (None, "proved", 4)
-    assert verdict.device == "cuda:0 Stand-in GPU"
+    assert (verdict.unavailable, status(verdict), verdict.proof.level) == (None, "proved", 4)
+    assert verdict.proof.device == "cuda:0 Stand-in GPU"
 
 
 def of_all_types():
@@ -134,9 +135,9 @@ def test_counts_are_those_of_the_cpu(prover, all_types):
     """Every type's numbers are counted as on the CPU, over windows enough to use each slot again."""
     data, expected = all_types
     verdict = prover.prove(MemorySource(data, 16 << 20), b"x.pt")
-    assert (verdict.error, verdict.status) == (None, "proved")
-    assert verdict.facts["nan_count"] > 0
-    assert (verdict.facts, verdict.findings) == (expected.facts, expected.findings)
+    assert (verdict.unavailable, status(verdict)) == (None, "proved")
+    assert verdict.proof.facts["nan_count"] > 0
+    assert (verdict.proof.facts, verdict.proof.findings) == (expected.proof.facts, expected.proof.findings)
 
 
 def test_counts_that_need_scratch_memory_do_not_meet_the_windows_behind(stand):
@@ -145,20 +146,20 @@ def test_counts_that_need_scratch_memory_do_not_meet_the_windows_behind(stand):
     for place, tensor in enumerate(tensors):
         tensor[:place] = 65504
     options = ProofOptions(device="cuda", python=stand.python(ROOMY, schedule="mixed"))
-    assert proved(options, torch_bytes(tensors)).facts["saturated_count"] == sum(range(160))
+    assert proved(options, torch_bytes(tensors)).proof.facts["saturated_count"] == sum(range(160))
 
 
 def test_the_norm_is_that_of_the_cpu(prover, on_cpu):
     """Numbers that are all finite have the same norm, to the digits that are recorded."""
     data = torch_bytes({"x": torch.linspace(-2, 3, 5 << 20), "y": torch.linspace(0, 1, 999).bfloat16()})
-    expected = on_cpu.prove(MemorySource(data), b"x.pt").facts["norm"]
-    assert prover.prove(MemorySource(data), b"x.pt").facts["norm"] == pytest.approx(expected, rel=1e-5)
+    expected = on_cpu.prove(MemorySource(data), b"x.pt").proof.facts["norm"]
+    assert prover.prove(MemorySource(data), b"x.pt").proof.facts["norm"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_windows_are_under_way_three_at_a_time(stand):
     """While a window is answered for, the two behind it stay under way: the GPU has work when the next one comes."""
     data = torch_bytes({"x": torch.linspace(1, 2, 8 * WINDOW_NUMBERS)})
-    assert proved(ProofOptions(device="cuda", python=stand.python(ROOMY)), data).status == "proved"
+    assert status(proved(ProofOptions(device="cuda", python=stand.python(ROOMY)), data)) == "proved"
     _, copies, behind_two = stand.ledger
     assert (copies, behind_two) == (8, 6)
 
@@ -176,13 +177,13 @@ def test_memory_on_the_gpu_is_bounded(stand_and_prover, all_types):
 def test_the_bound_on_memory_is_enough_where_it_is_least(stand, all_types):
     """With the least that the configuration allows all types are proved; the stand-in would give no more than that."""
     options = ProofOptions(device="cuda", python=stand.python(ROOMY), memory_bytes=384 << 20)
-    assert proved(options, all_types[0]).status == "proved"
+    assert status(proved(options, all_types[0])) == "proved"
 
 
 def test_the_bound_on_memory_is_set(stand):
     """A child that is allowed less than it needs is out of the device's memory, on a GPU that has plenty."""
     options = ProofOptions(device="cuda", python=stand.python(ROOMY), memory_bytes=128 << 20)
-    assert isinstance(proved(options, weights_bytes()).error, ProofOutOfMemory)
+    assert isinstance(proved(options, weights_bytes()).unavailable, ProofOutOfMemory)
     assert stand.ledger[0] <= 128 << 20
 
 
@@ -193,9 +194,9 @@ def test_a_full_gpu_is_not_a_broken_checkpoint(stand):
     """With no room on the GPU ``auto`` proves on the CPU and says so."""
     python = stand.python({"total_mib": 8000, "free_mib": 900})
     verdict = proved(ProofOptions(python=python), yolo_bytes(), b"last.pt")
-    assert (verdict.status, verdict.level, verdict.device) == ("proved", 4, "cpu")
+    assert (status(verdict), verdict.proof.level, verdict.proof.device) == ("proved", 4, "cpu")
     note = "proved on the CPU: 1024 MiB are not free on any GPU, cuda:0 has 600 MiB"
-    assert note in [finding.what for finding in verdict.findings]
+    assert note in [finding.what for finding in verdict.proof.findings]
 
 
 def test_a_gpu_that_is_full_once_it_is_opened_is_left(stand):
@@ -204,15 +205,15 @@ def test_a_gpu_that_is_full_once_it_is_opened_is_left(stand):
     gpu = {"total_mib": 8000, "free_mib": 1100, "context_mib": 800}
     python = stand.python(gpu, libraries=str(libraries), environment={"FAKE_GPUS": "7:1100"})
     verdict = proved(ProofOptions(python=python), yolo_bytes(), b"last.pt")
-    assert (verdict.status, verdict.device) == ("proved", "cpu")
+    assert (status(verdict), verdict.proof.device) == ("proved", "cpu")
     note = "proved on the CPU: 512 MiB are not free on cuda:0 once it is opened"
-    assert note in [finding.what for finding in verdict.findings]
+    assert note in [finding.what for finding in verdict.proof.findings]
 
 
 def test_a_gpu_is_taken_by_its_number(stand):
     """A GPU is used if it is asked for, roomiest or not; all that is done there is done on that one."""
     options = ProofOptions(device="cuda:1", python=stand.python(ROOMY, {**ROOMY, "free_mib": 4000}))
-    assert proved(options, yolo_bytes(), b"last.pt").device == "cuda:1 Stand-in GPU"
+    assert proved(options, yolo_bytes(), b"last.pt").proof.device == "cuda:1 Stand-in GPU"
 
 
 def test_a_gpu_that_is_not_there_is_an_error(stand):
@@ -224,7 +225,7 @@ def test_a_gpu_that_is_not_there_is_an_error(stand):
 def test_the_gpu_with_most_free_memory_is_taken(stand):
     """Where no library tells, torch is asked for each GPU, and the roomiest is taken."""
     python = stand.python({**ROOMY, "free_mib": 2000}, ROOMY)
-    assert proved(ProofOptions(python=python), yolo_bytes(), b"last.pt").device == "cuda:1 Stand-in GPU"
+    assert proved(ProofOptions(python=python), yolo_bytes(), b"last.pt").proof.device == "cuda:1 Stand-in GPU"
 
 
 def test_the_gpu_that_the_drivers_libraries_call_roomiest_is_taken(stand):
@@ -233,8 +234,8 @@ def test_the_gpu_that_the_drivers_libraries_call_roomiest_is_taken(stand):
     gpus = {**ROOMY, "opens": False}, {**ROOMY, "free_mib": 3000}
     python = stand.python(*gpus, libraries=str(libraries), environment={"FAKE_GPUS": "7:2000 3:3000"})
     verdict = proved(ProofOptions(python=python), yolo_bytes(), b"last.pt")
-    assert verdict.device == "cuda:1 Stand-in GPU"
-    assert verdict.findings == ()
+    assert verdict.proof.device == "cuda:1 Stand-in GPU"
+    assert verdict.proof.findings == []
 
 
 def test_a_gpu_that_does_not_open_is_left_for_the_next(stand):
@@ -242,16 +243,16 @@ def test_a_gpu_that_does_not_open_is_left_for_the_next(stand):
     libraries = compiled(stand._place)
     gpus = {**ROOMY, "opens": False}, ROOMY
     python = stand.python(*gpus, libraries=str(libraries), environment={"FAKE_GPUS": "7:6000 3:3000"})
-    assert proved(ProofOptions(python=python), yolo_bytes(), b"last.pt").device == "cuda:1 Stand-in GPU"
+    assert proved(ProofOptions(python=python), yolo_bytes(), b"last.pt").proof.device == "cuda:1 Stand-in GPU"
 
 
 def test_gpus_of_which_none_opens_are_told_of(stand):
     """``auto`` proves on the CPU with the driver's words; ``cuda`` fails of the device, with the same."""
     python = stand.python({**ROOMY, "opens": False})
     verdict = proved(ProofOptions(python=python), yolo_bytes(), b"last.pt")
-    assert (verdict.status, verdict.device) == ("proved", "cpu")
-    assert any("busy or unavailable" in finding.what for finding in verdict.findings)
-    error = proved(ProofOptions(device="cuda", python=python), yolo_bytes(), b"last.pt").error
+    assert (status(verdict), verdict.proof.device) == ("proved", "cpu")
+    assert any("busy or unavailable" in finding.what for finding in verdict.proof.findings)
+    error = proved(ProofOptions(device="cuda", python=python), yolo_bytes(), b"last.pt").unavailable
     assert isinstance(error, DeviceFailed)
     assert "busy or unavailable" in str(error)
 
@@ -290,9 +291,9 @@ def test_what_fails_on_the_gpu_is_told_apart(stand, fault, kind, words):
     """Memory that runs out, errors that show late, and bytes that arrive otherwise are errors of their own."""
     data = torch_bytes({"x": torch.linspace(1, 2, 5 * WINDOW_NUMBERS)})
     verdict = proved(ProofOptions(device="cuda", python=stand.python(ROOMY, faults=[fault])), data)
-    assert (verdict.status, verdict.level) == ("unavailable", 2)
-    assert type(verdict.error) is kind
-    assert words in str(verdict.error)
+    assert (status(verdict), verdict.proof.level) == ("unavailable", 2)
+    assert type(verdict.unavailable) is kind
+    assert words in str(verdict.unavailable)
 
 
 # ---------------------------------------------------------------- what the stand-in finds
@@ -340,13 +341,13 @@ def test_a_mistake_in_the_order_of_work_gives_another_digest(stand, monkeypatch,
     change_program(stand, monkeypatch, old, new)
     data = torch_bytes({"x": torch.linspace(1, 2, 8 * WINDOW_NUMBERS)})
     verdict = proved(ProofOptions(device="cuda", python=stand.python(ROOMY, schedule=schedule)), data)
-    assert type(verdict.error) is ProofDisbelieved
+    assert type(verdict.unavailable) is ProofDisbelieved
 
 
 def test_a_copy_that_is_not_waited_for_needs_pinned_memory(stand, monkeypatch):
     """CUDA would wait for such a copy and say nothing; the stand-in says it."""
     change_program(stand, monkeypatch, "pin_memory=True", "pin_memory=False")
-    error = proved(ProofOptions(device="cuda", python=stand.python(ROOMY)), weights_bytes()).error
+    error = proved(ProofOptions(device="cuda", python=stand.python(ROOMY)), weights_bytes()).unavailable
     assert type(error) is ProofCrashed
     assert "not of pinned memory" in str(error)
 

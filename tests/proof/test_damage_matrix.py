@@ -21,12 +21,14 @@ import torch.distributed.checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.filesystem import FileSystemWriter, SerializationFormat
 
 from checkpoint_files import MemorySource, flipped, network, parts_of, records, rezipped, torch_bytes, zeroed
+from doubles.verdict_status import status
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_layout
 from mlsync.formats.dcp.container import read_items
 from mlsync.formats.torch.legacy import read_legacy_layout
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
+from mlsync.values import Severity
 
 Place = tuple[int, int]  # offset, length
 
@@ -162,10 +164,10 @@ def test_a_sound_file_is_proved(samples, prover, name):
     """Whatever it holds, a whole file is proved as far as its kind can be, and nothing is held against it."""
     sample = samples[name]
     verdict = judged(prover, sample, sample.data)
-    status = "proved" if sample.level > 1 else "unknown"
-    assert (verdict.status, verdict.level, verdict.container) == (status, sample.level, sample.container)
-    assert [finding for finding in verdict.findings if finding.severity == "refuse"] == []
-    assert verdict.tensor_count >= 2 or name in FEW
+    wanted = "proved" if sample.level > 1 else "unknown"
+    assert (status(verdict), verdict.proof.level, verdict.proof.container) == (wanted, sample.level, sample.container)
+    assert [finding for finding in verdict.proof.findings if finding.severity == Severity.REFUSE] == []
+    assert verdict.proof.tensor_count >= 2 or name in FEW
 
 
 # ---------------------------------------------------------------- places
@@ -337,9 +339,9 @@ def test_damage_is_found_by_the_container_but_where_it_cannot_be(samples, inspec
     for place, (at, length) in places_of(sample).items():
         data = DAMAGE[damage](sample.data, at, length)
         verdict = judged(inspector, sample, data)
-        levels = {finding.level for finding in verdict.findings if finding.severity == "refuse"}
+        levels = {finding.level for finding in verdict.proof.findings if finding.severity == Severity.REFUSE}
         if data == sample.data:  # what was swapped is alike
-            assert verdict.status == "proved"
+            assert status(verdict) == "proved"
         elif not levels:
             unfound.add(place)
         else:
@@ -354,13 +356,13 @@ def test_other_tensors_under_right_checksums_are_found_at_level_2(samples, inspe
     parts = parts_of(samples["float8"].data)
     parts["archive/data/0"], parts["archive/data/1"] = parts["archive/data/1"], parts["archive/data/0"]
     verdict = judged(inspector, samples["float8"], rezipped(parts))
-    assert [finding.level for finding in verdict.findings] == [2]
+    assert [finding.level for finding in verdict.proof.findings] == [2]
 
 
 def test_metadata_of_another_save_are_found(samples, inspector):
     """A shard beside metadata that tell of other tensors is refused."""
     sample = samples["dcp"]._replace(metadata=samples["dcp as safetensors"].metadata)
-    assert judged(inspector, sample, sample.data).status == "broken"
+    assert status(judged(inspector, sample, sample.data)) == "broken"
 
 
 def test_a_shard_whose_tensor_has_another_type_is_refused_at_level_2(samples, inspector):
@@ -369,14 +371,14 @@ def test_a_shard_whose_tensor_has_another_type_is_refused_at_level_2(samples, in
     assert sample.metadata is not None
     other = sample._replace(metadata=sample.metadata.replace(b"float16", b"qint888"))
     verdict = judged(inspector, other, sample.data)
-    assert (verdict.level, [finding.level for finding in verdict.findings]) == (1, [2])
+    assert (verdict.proof.level, [finding.level for finding in verdict.proof.findings]) == (1, [2])
 
 
 @pytest.mark.parametrize("metadata", [None, b"", b"nonsense"])
 def test_a_shard_without_metadata_is_unknown_or_refused(samples, inspector, metadata):
     """Alone it says nothing; beside what is no metadata it is not what it should be."""
     sample = samples["dcp"]._replace(metadata=metadata)
-    assert judged(inspector, sample, sample.data).status == ("unknown" if metadata is None else "broken")
+    assert status(judged(inspector, sample, sample.data)) == ("unknown" if metadata is None else "broken")
 
 
 def test_metadata_are_proved_by_themselves(samples, inspector):
@@ -384,5 +386,9 @@ def test_metadata_are_proved_by_themselves(samples, inspector):
     data = samples["dcp"].metadata
     assert data is not None
     verdict = inspector.prove(MemorySource(data), b"s/.metadata")
-    assert (verdict.status, verdict.container, verdict.facts["file_count"]) == ("proved", "dcp-metadata", 1)
-    assert inspector.prove(MemorySource(data[:-9]), b"s/.metadata").status == "broken"
+    assert (status(verdict), verdict.proof.container, verdict.proof.facts["file_count"]) == (
+        "proved",
+        "dcp-metadata",
+        1,
+    )
+    assert status(inspector.prove(MemorySource(data[:-9]), b"s/.metadata")) == "broken"

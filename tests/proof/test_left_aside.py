@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes
+from doubles.verdict_status import status
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
@@ -28,7 +29,7 @@ def prover() -> Iterator[Prover]:
 
 
 def told(verdict: Verdict) -> tuple[str, int, list[str]]:
-    return verdict.status, verdict.level, [finding.what for finding in verdict.findings]
+    return status(verdict), verdict.proof.level, [finding.what for finding in verdict.proof.findings]
 
 
 def npz(**arrays: Any) -> bytes:
@@ -51,8 +52,8 @@ def test_the_constants_of_a_frozen_module_are_counted(prover):
     model = network()
     verdict = prover.prove(MemorySource(frozen(model)), b"model.pt")
     assert told(verdict) == ("proved", 4, [])
-    assert verdict.tensor_count >= 4
-    assert verdict.facts["parameter_count"] >= 8 * 6 * 6 * 50
+    assert verdict.proof.tensor_count >= 4
+    assert verdict.proof.facts["parameter_count"] >= 8 * 6 * 6 * 50
 
 
 def test_a_nan_in_a_frozen_module_is_found(prover):
@@ -60,7 +61,7 @@ def test_a_nan_in_a_frozen_module_is_found(prover):
     model = network()
     with torch.no_grad():
         model[2].weight[3, 5] = float("nan")
-    assert prover.prove(MemorySource(frozen(model)), b"model.pt").facts["nan_count"] == 1
+    assert prover.prove(MemorySource(frozen(model)), b"model.pt").proof.facts["nan_count"] == 1
 
 
 def test_a_constant_outside_of_its_storage_is_refused(prover):
@@ -68,7 +69,7 @@ def test_a_constant_outside_of_its_storage_is_refused(prover):
     data = frozen(network())
     broken = data.replace(b"constants/1", b"constants/q")
     assert broken != data
-    assert prover.prove(MemorySource(broken), b"model.pt").status == "broken"
+    assert status(prover.prove(MemorySource(broken), b"model.pt")) == "broken"
 
 
 def test_a_nan_of_float8_e8m0fnu_is_found(prover):
@@ -76,7 +77,7 @@ def test_a_nan_of_float8_e8m0fnu_is_found(prover):
     value = torch.arange(50, dtype=torch.uint8)
     value[7] = 0xFF
     verdict = prover.prove(MemorySource(torch_bytes({"scale": value.view(torch.float8_e8m0fnu)})), b"a.pt")
-    assert (verdict.level, verdict.facts["nan_count"], verdict.facts["infinite_count"]) == (4, 1, 0)
+    assert (verdict.proof.level, verdict.proof.facts["nan_count"], verdict.proof.facts["infinite_count"]) == (4, 1, 0)
 
 
 def test_numbers_of_types_that_numpy_cannot_name_are_no_level_4(prover):
@@ -84,7 +85,7 @@ def test_numbers_of_types_that_numpy_cannot_name_are_no_level_4(prover):
     verdict = prover.prove(MemorySource((MADE / "ml_dtypes.npz").read_bytes()), b"a.npz")
     what = "numbers of void16, void8 were not counted: no torch reads them"
     assert told(verdict) == ("proved", 3, [what])
-    assert verdict.tensor_count == 2
+    assert verdict.proof.tensor_count == 2
 
 
 @pytest.mark.parametrize(
@@ -163,5 +164,5 @@ def test_a_save_that_failed_is_broken(prover, tmp_path):
     with pytest.raises(Exception, match="pickle"):
         torch.save({"w": torch.ones(3), "f": lambda: 3}, tmp_path / "last.pt")
     verdict = prover.prove(MemorySource((tmp_path / "last.pt").read_bytes()), b"last.pt")
-    assert (verdict.status, verdict.container, verdict.level) == ("broken", "torch-zip", 0)
-    assert verdict.findings[0].what.startswith("no data.pkl")
+    assert (status(verdict), verdict.proof.container, verdict.proof.level) == ("broken", "torch-zip", 0)
+    assert verdict.proof.findings[0].what.startswith("no data.pkl")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, yolo_bytes
+from doubles.verdict_status import status
 from mlsync.proof import inspection
 from mlsync.proof.prover import ProofOptions, Prover
 
@@ -34,8 +35,8 @@ TORCH = rezipped(parts_of(yolo_bytes()), zipfile.ZIP_DEFLATED)
 def test_a_compressed_checkpoint_is_proved_to_level_2_and_says_why_no_further(prover, data, path, block_bytes):
     """Its records unpack to their checksums and its tensors fill them; nothing of them went to a device."""
     verdict = prover.prove(MemorySource(data, block_bytes), path)
-    assert (verdict.status, verdict.level) == ("proved", 2)
-    assert ["went to no device" in finding.what for finding in verdict.findings] == [True]
+    assert (status(verdict), verdict.proof.level) == ("proved", 2)
+    assert ["went to no device" in finding.what for finding in verdict.proof.findings] == [True]
 
 
 def test_a_flipped_bit_anywhere_in_a_compressed_record_is_found_at_level_1(prover):
@@ -43,8 +44,8 @@ def test_a_flipped_bit_anywhere_in_a_compressed_record_is_found_at_level_1(prove
     for name, (at, length) in records(NPZ).items():
         for place in (0, length // 3, length // 2, length - 1):
             verdict = prover.prove(MemorySource(flipped(NPZ, at + place, 2)), b"a.npz")
-            assert (verdict.status, verdict.level) == ("broken", 0)
-            assert {(finding.level, finding.record) for finding in verdict.findings} == {(1, name)}
+            assert (status(verdict), verdict.proof.level) == ("broken", 0)
+            assert {(finding.level, finding.record) for finding in verdict.proof.findings} == {(1, name)}
 
 
 def test_records_that_unpack_to_more_than_is_worth_it_are_not_unpacked(prover, monkeypatch):
@@ -52,8 +53,8 @@ def test_records_that_unpack_to_more_than_is_worth_it_are_not_unpacked(prover, m
     monkeypatch.setattr(inspection, "PLAIN_BYTES_MIN", 1 << 20)
     monkeypatch.setattr(inspection, "PLAIN_FACTOR_MAX", 2)
     verdict = prover.prove(MemorySource(NPZ), b"a.npz")
-    assert (verdict.status, verdict.level) == ("unknown", 0)
-    assert ["more than is unpacked" in finding.what for finding in verdict.findings] == [True]
+    assert (status(verdict), verdict.proof.level) == ("unknown", 0)
+    assert ["more than is unpacked" in finding.what for finding in verdict.proof.findings] == [True]
 
 
 def test_some_records_may_be_compressed_and_others_not(prover):
@@ -64,8 +65,8 @@ def test_some_records_may_be_compressed_and_others_not(prover):
             archive.writestr(name, part, zipfile.ZIP_DEFLATED if name.endswith(("/1", "/5")) else zipfile.ZIP_STORED)
     data = mixed.getvalue()
     verdict = prover.prove(MemorySource(data), b"last.pt")
-    assert (verdict.status, verdict.level, verdict.device) == ("proved", 2, "cpu")
-    assert [finding.what for finding in verdict.findings] == ["2 tensors are compressed, and went to no device"]
+    assert (status(verdict), verdict.proof.level, verdict.proof.device) == ("proved", 2, "cpu")
+    assert [finding.what for finding in verdict.proof.findings] == ["2 tensors are compressed, and went to no device"]
     for name in ("archive/data/1", "archive/data/2"):
         broken = prover.prove(MemorySource(flipped(data, sum(records(data)[name]) - 1)), b"last.pt")
-        assert [finding.record for finding in broken.findings] == [name]
+        assert [finding.record for finding in broken.proof.findings] == [name]

@@ -24,12 +24,14 @@ from checkpoint_files import (
     yolo_bytes,
     zeroed,
 )
+from doubles.verdict_status import status
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof import windows
 from mlsync.proof.child import Child
 from mlsync.proof.prover import ProofOptions, Prover
-from mlsync.proof.verdict import Finding, Verdict
+from mlsync.proof.verdict import Verdict
+from mlsync.values import Finding, Severity
 
 CPU = ProofOptions(device="cpu")
 
@@ -42,11 +44,13 @@ def prover() -> Iterator[Prover]:
 
 
 def refusals(verdict: Verdict) -> list[tuple[int, str | None]]:
-    return [(finding.level, finding.record) for finding in verdict.findings if finding.severity == "refuse"]
+    return [
+        (finding.level, finding.record) for finding in verdict.proof.findings if finding.severity == Severity.REFUSE
+    ]
 
 
 def of_numbers(verdict: Verdict) -> list[Finding]:
-    return [finding for finding in verdict.findings if finding.level == 4]
+    return [finding for finding in verdict.proof.findings if finding.level == 4]
 
 
 def npz_bytes() -> bytes:
@@ -98,20 +102,20 @@ SOUND = {
 def test_a_sound_checkpoint_is_proved_to_level_4(prover, data, path, container):
     """Files of real libraries are proved, and nothing is held against them."""
     verdict = prover.prove(MemorySource(data), path)
-    assert (verdict.status, verdict.level, verdict.container) == ("proved", 4, container)
-    assert [finding for finding in verdict.findings if finding.severity != "note"] == []
-    assert verdict.error is None
+    assert (status(verdict), verdict.proof.level, verdict.proof.container) == ("proved", 4, container)
+    assert [finding for finding in verdict.proof.findings if finding.severity != Severity.NOTE] == []
+    assert verdict.unavailable is None
 
 
 def test_what_was_proved_is_described(prover):
     """Device, what counted there, counts and facts are told."""
     verdict = prover.prove(MemorySource(yolo_bytes()), b"last.pt")
-    assert (verdict.device, verdict.torch) == ("cpu", "numpy " + asked("numpy.__version__", "numpy"))
-    assert verdict.facts["framework"] == "ultralytics"
-    assert verdict.facts["nan_count"] == 0
-    assert verdict.tensor_bytes == sum(n for name, (_, n) in records(yolo_bytes()).items() if "/data/" in name)
-    assert verdict.tensor_count == 27
-    assert verdict.seconds > 0
+    assert (verdict.proof.device, verdict.proof.torch) == ("cpu", "numpy " + asked("numpy.__version__", "numpy"))
+    assert verdict.proof.facts["framework"] == "ultralytics"
+    assert verdict.proof.facts["nan_count"] == 0
+    assert verdict.proof.tensor_bytes == sum(n for name, (_, n) in records(yolo_bytes()).items() if "/data/" in name)
+    assert verdict.proof.tensor_count == 27
+    assert verdict.proof.seconds > 0
 
 
 def test_bytes_are_read_once(prover):
@@ -126,7 +130,7 @@ def test_bytes_are_read_once(prover):
 def test_blocks_may_be_of_any_length(prover, block_bytes):
     """Where the stream's blocks end makes no difference."""
     data = torch_bytes({"a": torch.randn(50), "b": torch.ones(3)})
-    assert prover.prove(MemorySource(data, block_bytes), b"x.pt").status == "proved"
+    assert status(prover.prove(MemorySource(data, block_bytes), b"x.pt")) == "proved"
 
 
 DATA = yolo_bytes()
@@ -174,8 +178,8 @@ DAMAGE = {
 def test_damage_is_refused_at_its_level_and_named(prover, data, expected):
     """Damage to the bytes is found by level 1, with the record that it hit."""
     verdict = prover.prove(MemorySource(data), b"last.pt")
-    assert verdict.status == "broken"
-    assert verdict.level == 0
+    assert status(verdict) == "broken"
+    assert verdict.proof.level == 0
     assert refusals(verdict) == expected
 
 
@@ -184,7 +188,7 @@ def test_damage_to_the_meaning_is_refused_at_level_2(prover):
     parts = parts_of(torch_bytes({"a": torch.ones(3), "b": torch.ones(4)}))
     parts["archive/data/0"], parts["archive/data/1"] = parts["archive/data/1"], parts["archive/data/0"]
     verdict = prover.prove(MemorySource(rezipped(parts)), b"last.pt")
-    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 1, [(2, "archive/data/0")])
+    assert (status(verdict), verdict.proof.level, refusals(verdict)) == ("broken", 1, [(2, "archive/data/0")])
 
 
 def test_a_hostile_pickle_is_read_and_not_run(prover, tmp_path):
@@ -192,21 +196,21 @@ def test_a_hostile_pickle_is_read_and_not_run(prover, tmp_path):
     trace = tmp_path / "trace"
     command = f"touch {trace}"
     pickle = b"\x80\x02cposix\nsystem\nX" + len(command).to_bytes(4, "little") + command.encode() + b"\x85R."
-    assert prover.prove(MemorySource(with_pickle(pickle)), b"last.pt").status == "proved"
+    assert status(prover.prove(MemorySource(with_pickle(pickle)), b"last.pt")) == "proved"
     assert not trace.exists()
 
 
 def test_a_bomb_is_unknown_and_not_broken(prover):
     """What is beyond the parsers' bounds is recorded as not looked into."""
     verdict = prover.prove(MemorySource(with_pickle(b"\x80\x02)" + b"\x85" * 5000 + b".")), b"last.pt")
-    assert (verdict.status, verdict.level) == ("unknown", 1)
-    assert [finding.severity for finding in verdict.findings] == ["note"]
+    assert (status(verdict), verdict.proof.level) == ("unknown", 1)
+    assert [finding.severity for finding in verdict.proof.findings] == [Severity.NOTE]
 
 
 def test_damaged_safetensors_bytes_are_for_level_0_to_find(prover):
     """Safetensors has no checksums: the parsers pass a flipped tensor bit, which the store's digests do not."""
     data = safetensors_bytes()
-    assert prover.prove(MemorySource(flipped(data, len(data) - 50)), b"m.safetensors").status == "proved"
+    assert status(prover.prove(MemorySource(flipped(data, len(data) - 50)), b"m.safetensors")) == "proved"
 
 
 NUMBERS = {
@@ -226,9 +230,9 @@ def test_numbers_that_are_none_are_told(prover, tensor, what):
     data = torch_bytes({"good": torch.randn(9), "bad": tensor})
     verdict = prover.prove(MemorySource(data), b"last.pt")
     assert [(finding.severity, finding.what, finding.record) for finding in of_numbers(verdict)] == [
-        ("warn", what, "archive/data/1")
+        (Severity.WARN, what, "archive/data/1")
     ]
-    assert verdict.status == "proved"
+    assert status(verdict) == "proved"
 
 
 SMALL = {f"layer.{n}": torch.linspace(n + 1, n + 2, 3 + n % 5) for n in range(3000)} | {
@@ -251,9 +255,9 @@ def test_small_tensors_are_counted_together(prover, monkeypatch):
     segment_count = sum(len(message.get("segments", ())) for message in told)
     monkeypatch.setattr(windows, "SMALL_BYTES_MAX", -1)
     one_by_one = prover.prove(source, b"last.pt")
-    assert (together.status, together.level, together.findings) == ("proved", 4, ())
-    assert together.facts == one_by_one.facts
-    assert together.facts["zero_count"] == 6
+    assert (status(together), together.proof.level, together.proof.findings) == ("proved", 4, [])
+    assert together.proof.facts == one_by_one.proof.facts
+    assert together.proof.facts["zero_count"] == 6
     assert segment_count <= 8
 
 
@@ -266,8 +270,8 @@ def test_small_tensors_are_told_apart_where_one_is_at_fault(prover, fault):
     verdict = prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt")
     whats = {"nan": ["1 NaN in layer.2345"], "inf": ["1 infinite numbers in layer.2345"], "norm": []}[fault]
     assert [finding.what for finding in of_numbers(verdict)] == whats
-    assert verdict.facts["zero_count"] == 7
-    assert "norm" not in verdict.facts
+    assert verdict.proof.facts["zero_count"] == 7
+    assert "norm" not in verdict.proof.facts
 
 
 def test_numbers_are_counted_over_windows(prover):
@@ -276,8 +280,8 @@ def test_numbers_are_counted_over_windows(prover):
     tensor[:5] = 0
     tensor[-7:] = float("nan")
     verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
-    assert (verdict.facts["zero_count"], verdict.facts["nan_count"]) == (5, 7)
-    assert [finding.severity for finding in of_numbers(verdict)] == ["warn"]
+    assert (verdict.proof.facts["zero_count"], verdict.proof.facts["nan_count"]) == (5, 7)
+    assert [finding.severity for finding in of_numbers(verdict)] == [Severity.WARN]
 
 
 @pytest.mark.parametrize(
@@ -287,8 +291,8 @@ def test_numbers_are_counted_over_windows(prover):
 def test_a_large_constant_tensor_is_noted(prover, tensor, what):
     """A tensor in which all is alike is worth a note and no more."""
     verdict = prover.prove(MemorySource(torch_bytes({"x": tensor})), b"last.pt")
-    assert [(finding.severity, finding.what) for finding in of_numbers(verdict)] == [("note", what)]
-    assert verdict.status == "proved"
+    assert [(finding.severity, finding.what) for finding in of_numbers(verdict)] == [(Severity.NOTE, what)]
+    assert status(verdict) == "proved"
 
 
 ALIKE_IN_PART = {
@@ -334,15 +338,15 @@ def test_each_fault_of_numbers_is_refused_where_the_policy_says_so(prover, fault
     """A checkpoint with a fault of *refuse* is broken at level 4, for the one tensor that has it."""
     verdict = judged(faulty_bytes, prover, refuse=frozenset({fault}), warn=frozenset())
     record = f"archive/data/{1 + list(FAULTY).index(fault)}"
-    assert (verdict.status, verdict.level, refusals(verdict)) == ("broken", 3, [(4, record)])
+    assert (status(verdict), verdict.proof.level, refusals(verdict)) == ("broken", 3, [(4, record)])
 
 
 @pytest.mark.parametrize("fault", FAULTY)
 def test_each_fault_of_numbers_is_warned_of_where_the_policy_says_so(prover, faulty_bytes, fault):
     """A fault of *warn* is a warning, those of neither list are notes, and the checkpoint is proved."""
     verdict = judged(faulty_bytes, prover, warn=frozenset({fault}))
-    assert verdict.status == "proved"
-    assert [finding.severity for finding in of_numbers(verdict)] == ["warn", *["note"] * 4]
+    assert status(verdict) == "proved"
+    assert [finding.severity for finding in of_numbers(verdict)] == [Severity.WARN, *[Severity.NOTE] * 4]
     assert of_numbers(verdict)[0].record == f"archive/data/{1 + list(FAULTY).index(fault)}"
 
 
@@ -350,8 +354,8 @@ def test_infinity_beside_the_weights_is_noted(prover):
     """Lightning's default checkpoint, which holds an infinite score, is proved where infinity is refused: a note."""
     data = (Path(__file__).parents[1] / "formats/made/lightning-default.ckpt").read_bytes()
     verdict = judged(data, prover, refuse=frozenset({"inf"}))
-    assert (verdict.status, verdict.facts["infinite_count"]) == ("proved", 1)
-    assert [(finding.severity, finding.what[-9:]) for finding in of_numbers(verdict)] == [("note", "kth_value")]
+    assert (status(verdict), verdict.proof.facts["infinite_count"]) == ("proved", 1)
+    assert [(finding.severity, finding.what[-9:]) for finding in of_numbers(verdict)] == [(Severity.NOTE, "kth_value")]
 
 
 MASK = torch.full((9, 9), float("-inf")).triu(1)
@@ -369,8 +373,8 @@ KEPT_BESIDE = {
 def test_numbers_of_what_is_no_weight_are_noted(prover, content):
     """Masks, limits and bookkeeping may be infinite: no policy speaks of them."""
     verdict = judged(torch_bytes(content), prover, refuse=frozenset(FAULTY))
-    assert verdict.status == "proved"
-    assert [finding.severity for finding in of_numbers(verdict)] == ["note"]
+    assert status(verdict) == "proved"
+    assert [finding.severity for finding in of_numbers(verdict)] == [Severity.NOTE]
 
 
 TRAINED = {
@@ -386,13 +390,17 @@ TRAINED = {
 def test_infinity_in_weights_and_moments_is_refused(prover, content):
     """What is learned, or remembered by an optimizer, is held to the policy whatever its numbers look like."""
     verdict = judged(torch_bytes(content), prover, refuse=frozenset({"inf"}))
-    assert (verdict.status, [finding.severity for finding in of_numbers(verdict)]) == ("broken", ["refuse"])
+    assert (status(verdict), [finding.severity for finding in of_numbers(verdict)]) == ("broken", [Severity.REFUSE])
 
 
 def test_what_is_refused_is_told_before_what_is_warned_of(prover, faulty_bytes):
     """A fault in both lists is refused, and refusals come first, then warnings, then notes."""
     verdict = judged(faulty_bytes, prover, refuse=frozenset({"constant"}), warn=frozenset({"constant", "inf"}))
-    assert [finding.severity for finding in of_numbers(verdict)] == ["refuse", "warn", *["note"] * 3]
+    assert [finding.severity for finding in of_numbers(verdict)] == [
+        Severity.REFUSE,
+        Severity.WARN,
+        *[Severity.NOTE] * 3,
+    ]
 
 
 NORMS = {
@@ -412,7 +420,7 @@ def test_the_norm_of_all_numbers_is_a_fact(prover, tensors):
     verdict = prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt")
     parts = [torch.view_as_real(x) if x.is_complex() else x for x in tensors.values()]
     expected = torch.cat([part.double().flatten() for part in parts]).norm().item()
-    assert verdict.facts["norm"] == pytest.approx(expected, rel=1e-5)
+    assert verdict.proof.facts["norm"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +428,7 @@ def test_the_norm_of_all_numbers_is_a_fact(prover, tensors):
 )
 def test_without_numbers_or_with_some_that_are_none_there_is_no_norm(prover, tensors):
     """A checkpoint with NaN, or of whole numbers alone, has no norm."""
-    assert "norm" not in prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt").facts
+    assert "norm" not in prover.prove(MemorySource(torch_bytes(tensors)), b"last.pt").proof.facts
 
 
 def test_other_byte_order_is_digested_and_not_counted(prover):
@@ -428,7 +436,7 @@ def test_other_byte_order_is_digested_and_not_counted(prover):
     parts = parts_of(torch_bytes({"x": torch.full((3,), float("nan"))}))
     parts["archive/byteorder"] = b"big"
     verdict = prover.prove(MemorySource(rezipped(parts)), b"last.pt")
-    assert (verdict.status, verdict.facts["nan_count"]) == ("proved", 0)
+    assert (status(verdict), verdict.proof.facts["nan_count"]) == ("proved", 0)
 
 
 @pytest.mark.parametrize(
@@ -444,7 +452,7 @@ def test_what_is_not_understood_is_unknown_and_read_to_its_end(prover, data, pat
     """A file of another kind is neither proved nor broken; its bytes came back."""
     source = MemorySource(data)
     verdict = prover.prove(source, path)
-    assert (verdict.status, verdict.level, source.streamed_bytes) == ("unknown", level, len(data))
+    assert (status(verdict), verdict.proof.level, source.streamed_bytes) == ("unknown", level, len(data))
 
 
 @pytest.mark.parametrize(
@@ -456,7 +464,7 @@ def test_without_a_device_no_child_is_started(options, level):
         assert prover.open() is None
         verdict = prover.prove(MemorySource(yolo_bytes()), b"last.pt")
         assert prover._engine is None
-    assert (verdict.status, verdict.level, verdict.device) == ("proved", level, "")
+    assert (status(verdict, wanted=level), verdict.proof.level, verdict.proof.device) == ("proved", level, "")
 
 
 class FailingSource(MemorySource):
@@ -474,7 +482,7 @@ def test_damage_in_the_store_passes_through(prover):
     """What the store's reader raises is not the proof's to judge, and the next file is proved as if nothing was."""
     with pytest.raises(ObjectDamaged):
         prover.prove(FailingSource(weights_bytes()), b"w.pt")
-    assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+    assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
 
 
 class ShortSource(MemorySource):
@@ -488,5 +496,5 @@ class ShortSource(MemorySource):
 def test_a_stream_of_another_length_is_refused(prover):
     """All bytes came, or the file is not proved."""
     verdict = prover.prove(ShortSource(safetensors_bytes()), b"m.safetensors")
-    assert (verdict.status, refusals(verdict)) == ("broken", [(0, None)])
-    assert prover.prove(MemorySource(safetensors_bytes()), b"m.safetensors").status == "proved"
+    assert (status(verdict), refusals(verdict)) == ("broken", [(0, None)])
+    assert status(prover.prove(MemorySource(safetensors_bytes()), b"m.safetensors")) == "proved"

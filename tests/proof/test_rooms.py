@@ -10,6 +10,7 @@ import torch
 from test_child import liar  # noqa: F401 - a fixture
 
 from checkpoint_files import MemorySource, flipped, records, torch_bytes
+from doubles.verdict_status import status
 from mlsync.errors import ProofDisbelieved
 from mlsync.formats.layout import Storage
 from mlsync.proof import windows
@@ -81,7 +82,7 @@ def test_whole_chunks_are_not_copied(senders):
         copied = prover.prove(MemorySource(data, 300 << 10), b"w.pt")
     assert ahead.rooms_count == 7
     assert [sender.copied_bytes for sender in senders] == [400, 12 * MIB + MIB // 2 + 400]
-    assert (verdict.status, verdict.level, verdict.facts) == ("proved", 4, copied.facts)
+    assert (status(verdict), verdict.proof.level, verdict.proof.facts) == ("proved", 4, copied.proof.facts)
 
 
 def test_more_is_lent_than_there_is_room_for(senders):
@@ -90,9 +91,9 @@ def test_more_is_lent_than_there_is_room_for(senders):
     ahead = reader_ahead(data)
     with Prover(CPU) as prover:
         verdicts = [prover.prove(ahead, b"w.pt"), prover.prove(reader_ahead(data), b"w.pt")]
-    assert [(verdict.status, verdict.level) for verdict in verdicts] == [("proved", 4)] * 2
+    assert [(status(verdict), verdict.proof.level) for verdict in verdicts] == [("proved", 4)] * 2
     assert [sender.copied_bytes for sender in senders] == [12 * MIB] * 2
-    assert verdicts[0].facts["zero_count"] == 1
+    assert verdicts[0].proof.facts["zero_count"] == 1
 
 
 def test_where_a_gpu_may_be_chunks_are_copied(senders, monkeypatch):
@@ -102,7 +103,7 @@ def test_where_a_gpu_may_be_chunks_are_copied(senders, monkeypatch):
     for why in ("no GPU is here", ""):
         monkeypatch.setattr(child_gpus, "why_none", lambda why=why: why)
         with Prover(ProofOptions(device="auto")) as prover:
-            assert prover.prove(reader_ahead(data), b"w.pt").level == 4
+            assert prover.prove(reader_ahead(data), b"w.pt").proof.level == 4
         copied.append(senders[-1].copied_bytes)
     assert copied == [400, 12 * MIB + MIB // 2 + 400]
 
@@ -114,8 +115,8 @@ def test_damage_in_a_room_is_refused_like_any_other(senders):
     source = reader_ahead(flipped(data, offset + MIB))
     with Prover(CPU) as prover:
         verdict = prover.prove(source, b"w.pt")
-    assert (verdict.status, verdict.level) == ("broken", 0)
-    assert [(finding.what, finding.record) for finding in verdict.findings] == [("CRC-32 differs", name)]
+    assert (status(verdict), verdict.proof.level) == ("broken", 0)
+    assert [(finding.what, finding.record) for finding in verdict.proof.findings] == [("CRC-32 differs", name)]
     assert source.streamed_bytes == 2 * len(data)
 
 
@@ -124,9 +125,9 @@ def test_a_child_that_changes_its_windows_accuses_nobody(liar):  # noqa: F811
     lie = "shared[10 << 20 : 12 << 20] = bytes(2 << 20)\nsay(answer)"
     with Prover(ProofOptions(device="cpu", python=liar(lie))) as prover:
         verdict = prover.prove(reader_ahead(tensors_bytes()), b"w.pt")
-    assert (verdict.status, verdict.level) == ("unavailable", 2)
-    assert isinstance(verdict.error, ProofDisbelieved)
-    assert "other bytes in its windows" in str(verdict.error)
+    assert (status(verdict), verdict.proof.level) == ("unavailable", 2)
+    assert isinstance(verdict.unavailable, ProofDisbelieved)
+    assert "other bytes in its windows" in str(verdict.unavailable)
 
 
 def test_rooms_are_for_whole_numbers_of_one_storage():

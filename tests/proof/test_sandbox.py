@@ -16,6 +16,7 @@ from proof_python import PROOF_PYTHON
 from sandboxed import DEEDS
 
 from checkpoint_files import MemorySource, yolo_bytes
+from doubles.verdict_status import status
 from mlsync.proof.programs import sandbox as child_sandbox
 from mlsync.proof.prover import ProofOptions, Prover
 
@@ -205,13 +206,13 @@ def test_the_real_child_is_confined_in_all_threads():
     """After a proof the child has the filter in each thread, no capability, and says that nothing is lacking."""
     with Prover(ProofOptions(device="cpu")) as prover:
         info = prover.open()
-        assert prover.prove(MemorySource(yolo_bytes()), b"last.pt").status == "proved"
+        assert status(prover.prove(MemorySource(yolo_bytes()), b"last.pt")) == "proved"
         if info.unconfined:
             pytest.skip(info.unconfined)
         for task in Path(f"/proc/{prover._engine.pid}/task").iterdir():
-            status = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
-            assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
-            assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+            of_task = dict(line.split(":\t") for line in (task / "status").read_text().splitlines() if ":\t" in line)
+            assert (of_task["Seccomp"], of_task["NoNewPrivs"]) == ("2", "1")
+            assert int(of_task["CapEff"], 16) == int(of_task["CapPrm"], 16) == 0
 
 
 def test_threads_that_were_there_before_are_filtered_too():
@@ -253,8 +254,8 @@ def test_a_kernel_that_refuses_the_bans_is_told_of(tmp_path):
     assert "no Landlock" in info.unconfined
     assert "capset is refused" in info.unconfined
     assert "seccomp is refused" in info.unconfined
-    assert verdict.status == "proved"
-    assert [finding.what for finding in verdict.findings if "sandbox" in finding.what]
+    assert status(verdict) == "proved"
+    assert [finding.what for finding in verdict.proof.findings if "sandbox" in finding.what]
 
 
 def test_errors_of_the_two_kinds_are_what_the_filter_answers():

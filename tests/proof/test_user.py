@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint_files import MemorySource, weights_bytes
+from doubles.verdict_status import status
 from mlsync.errors import PythonUnfit
 from mlsync.proof import user as module
 from mlsync.proof.child import Child
@@ -48,7 +49,7 @@ def test_the_child_is_the_user_before_its_interpreter_starts(python):
         pid = prover._engine.pid
         assert ids(pid) == {"Uid": ["4242"] * 4, "Gid": ["4242"] * 4, "Groups": ["4243"], "CapPrm": ["0" * 16]}
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
-        assert (verdict.status, [one.what for one in verdict.findings if "root" in one.what]) == ("proved", [])
+        assert (status(verdict), [one.what for one in verdict.proof.findings if "root" in one.what]) == ("proved", [])
     assert not Path(f"/proc/{pid}").exists()
     assert note.read_text() == "4242\n4242 4243\n"
 
@@ -61,8 +62,8 @@ def test_a_python_that_he_cannot_run_is_run_by_root_and_that_is_noted(python):
     os.chown(file.parent, 0, 0)
     with Prover(ProofOptions(device="cpu", python=str(file), user=TRAINER)) as prover:
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
-    assert verdict.status == "proved"
-    said = [one.what for one in verdict.findings if one.what.startswith("proved as root: alice cannot run ")]
+    assert status(verdict) == "proved"
+    said = [one.what for one in verdict.proof.findings if one.what.startswith("proved as root: alice cannot run ")]
     assert len(said) == 1
     assert "Permission denied" in said[0]
     assert note.read_text().splitlines()[0] == "0"
@@ -81,7 +82,7 @@ def test_a_python_that_does_not_start_is_not_tried_with_each_piece_of_a_file(pyt
         for _ in range(9):
             prover.start()
         assert len(tried) == 1
-        assert prover.prove(MemorySource(weights_bytes()), b"w.pt").status == "proved"
+        assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
 
 
 @CAN
@@ -92,7 +93,7 @@ def test_a_python_that_others_can_change_is_never_run_by_root(python):
     os.chown(file.parent, 0, 0)
     with Prover(ProofOptions(device="cpu", python=str(file), user=TRAINER, may_be_root=False)) as prover:
         verdict = prover.prove(MemorySource(weights_bytes()), b"w.pt")
-    assert (verdict.status, type(verdict.error)) == ("unavailable", PythonUnfit)
+    assert (status(verdict), type(verdict.unavailable)) == ("unavailable", PythonUnfit)
     assert note.read_text() == ""
 
 

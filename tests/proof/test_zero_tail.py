@@ -7,9 +7,11 @@ import torch
 from safetensors.torch import save
 
 from checkpoint_files import MemorySource
+from doubles.verdict_status import status
 from mlsync.formats.layout import Storage
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.zero_tail import ZeroTail
+from mlsync.values import Severity
 
 PAGE = 4096
 
@@ -24,8 +26,8 @@ def warnings(data: bytes) -> list[str]:
     """What the proof warns of."""
     with Prover(ProofOptions(device="none")) as prover:
         verdict = prover.prove(MemorySource(data), b"model.safetensors")
-    assert verdict.status == "proved"
-    return [finding.what for finding in verdict.findings if finding.severity == "warn"]
+    assert status(verdict) == "proved"
+    return [finding.what for finding in verdict.proof.findings if finding.severity == Severity.WARN]
 
 
 @pytest.mark.parametrize("pages", [4, 5, 8, 10])

@@ -193,7 +193,7 @@ def test_verify_loads_checkpoints_again(world):
     for script, level, refused in (("true", 5, None), ("exit 1", 4, "level 5: check ended with 1")):
         with Prover(ON_CPU) as prover:
             result = verify(world.repository, world.manifest(), prover, world.monitor, options(world, script))
-        judged = result.checkpoints[0].judged
+        judged = result.verdicts[b"last.pt"]
         assert (judged.proof.level, judged.refused) == (level, refused)
 
 

@@ -369,7 +369,7 @@ def test_verify_loads_a_directory(world):
     for script, level, refused in (("test -d", 5, None), ("exit 1; true", 4, "level 5: check ended with 1")):
         loading = options(world, f'{script} "$1"')
         result = verify(world.repository, world.manifest(), world.prover, world.monitor, loading)
-        assert [(file.judged.proof.level, file.judged.refused) for file in result.checkpoints] == [(level, refused)] * 2
+        assert [(one.proof.level, one.refused) for one in result.verdicts.values()] == [(level, refused)] * 2
 
 
 # ---------------------------------------------------------------- which directories

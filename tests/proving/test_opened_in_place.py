@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from doubles.verdict_status import status
 from flow_parts import World, checkpoint
 from mlsync.codec.compression import Coding
 from mlsync.errors import ObjectDamaged
@@ -47,8 +48,8 @@ def test_no_whole_chunk_is_copied(world, prover, monkeypatch):
     entry = world.entry(b"last.pt")
     with world.repository.reader() as reader:
         verdict = prover.prove(RestoredFile(reader, entry, lambda _: None), entry.path)
-    assert (verdict.status, verdict.level) == ("proved", 4)
-    assert verdict.tensor_bytes > 11 * MIB
+    assert (status(verdict), verdict.proof.level) == ("proved", 4)
+    assert verdict.proof.tensor_bytes > 11 * MIB
     assert senders[0].copied_bytes < 10_000
 
 
@@ -70,7 +71,7 @@ def test_a_chunk_that_fails_where_the_child_sees_it_is_told_as_ever(world, prove
         assert 0.4 * entry.size_bytes < sum(told) < entry.size_bytes
         assert caught.value.where == key
         replace(world, key, whole)
-        assert prover.prove(RestoredFile(reader, entry, lambda _: None), entry.path).level == 4
+        assert prover.prove(RestoredFile(reader, entry, lambda _: None), entry.path).proof.level == 4
 
 
 def replace(world: World, key: str, body: bytes) -> None:

@@ -125,7 +125,7 @@ def test_what_is_proved_is_not_read_again(world, prover):
     keys, read_bytes = proof_keys(world), world.counted.read_bytes
     with LaterProver(world.repository, prover, world.monitor) as later:
         assert list(later.lacking(RUN)) == []
-        assert later.pending(stored(world, number)).judged == {}
+        assert later.pending(stored(world, number)).verdicts == {}
     assert proof_keys(world) == keys
     assert world.counted.read_bytes - read_bytes < 4000
 
@@ -258,7 +258,7 @@ def test_what_was_proved_before_a_stop_is_kept(world, prover):
         proved(world, watched, number, stop=lambda: len(watched.paths) == 1 and watched.is_idle)
     assert sorted(levels(world, number).values()) == [2, 4]
     assert proof_statuses(world.repository, RUN)[0].is_pending
-    assert list(proved(world, prover, number).judged) == [b"b.pt"]
+    assert list(proved(world, prover, number).verdicts) == [b"b.pt"]
     assert not proof_statuses(world.repository, RUN)[0].is_pending
 
 
@@ -289,13 +289,13 @@ def test_a_version_that_was_proved_in_parts_shows_as_a_whole(world, prover):
     whole = proved(world, prover, number)
     (key,) = proof_keys(world)
     world.store.delete(key)
-    for path, judged in sorted(whole.judged.items()):
+    for path, judged in sorted(whole.verdicts.items()):
         assert proof_statuses(world.repository, RUN)[0].is_pending
         part = LaterProof(RUN, number, found.digest, 7, "test", "host", 2, "", 0, [ProvedFile(path, judged.proof)])
         world.repository.add_later_proof(part)
     (status,) = proof_statuses(world.repository, RUN)
     assert (status.lowest_level, status.device, status.is_pending) == (4, "cpu", False)
-    assert proved(world, prover, number).judged == {}
+    assert proved(world, prover, number).verdicts == {}
 
 
 def test_who_comes_last_leaves_the_sum_of_all(world, prover):

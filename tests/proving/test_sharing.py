@@ -18,10 +18,11 @@ from mlsync.errors import ObjectMissing
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Division, Share
-from mlsync.repository.manifest import Entry, Proof
+from mlsync.repository.manifest import Entry
 from mlsync.repository.names import pack as pack_key
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
+from mlsync.values import Proof
 from mlsync.versions.proof_status import proof_statuses
 
 UNPROVED = Proof(0, "", "", "", 0, 0.0, 0, 0, {}, [])
@@ -134,7 +135,7 @@ class Rank:
         stored = next(self.left, None)
         if stored is not None:
             digests = {entry.path: entry.digest for entry in self.world.repository.entries(stored)}
-            self.judged |= {digests[path] for path in self.later.pending(stored).judged}
+            self.judged |= {digests[path] for path in self.later.pending(stored).verdicts}
         return stored is not None
 
     @property
@@ -253,7 +254,7 @@ def test_a_version_is_proved_anew_in_shares(world, read_back):
         world.write(f"{place}.pt", small_checkpoint(place))
     number = world.backup(read_back=read_back).version
     stored = world.repository.stored(RUN, number)
-    judged = [set(Rank(world, Share(place, 2)).later.anew(stored).judged) for place in (1, 2)]
+    judged = [set(Rank(world, Share(place, 2)).later.anew(stored).verdicts) for place in (1, 2)]
     assert sorted(map(len, judged)) == [2, 3]
     assert set.union(*judged) == {b"%d.pt" % place for place in range(5)}
 

@@ -19,11 +19,9 @@ from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
-    Finding,
     ManifestRoot,
     Origin,
     Previous,
-    Proof,
     SegmentRef,
     Summary,
     Top,
@@ -32,7 +30,8 @@ from mlsync.repository.manifest import (
 )
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST, SealedKind
-from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.values import Finding, Proof, Severity
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 # A name, and what stands in the block: hexadecimal, or the text of an object that is JSON.

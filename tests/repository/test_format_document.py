@@ -28,7 +28,8 @@ from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.values import Severity
 
 TEXT = DOCUMENT.read_text()
 BLOCKS = blocks()

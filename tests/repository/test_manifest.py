@@ -26,13 +26,11 @@ from mlsync.repository import sealed_object, segments
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
-    Finding,
     Manifest,
     ManifestRoot,
     Origin,
     PackedRef,
     Previous,
-    Proof,
     Segment,
     SegmentRef,
     Summary,
@@ -45,8 +43,9 @@ from mlsync.repository.manifest import (
     encode_entries,
     is_safe_path,
 )
-from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.validation import check_root
+from mlsync.values import Finding, Proof, Severity
 
 KEY = "versions/" + "0" * 32 + "/0000000001"
 REF = ChunkRef(bytes(32), bytes(16), 0, 48, 26, 10, Coding.RAW)

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlsync.app.passes import Outcome
+from mlsync.app.passes import PassResult
 from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Never
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
@@ -61,7 +61,7 @@ class FakeJob:
         if self._kind == "slow":
             stop.wait()
             self.say("saved its place")
-            return Outcome(self.name, None, None, (), "")
+            return PassResult(self.name, None, None, (), "")
         while self._kind == "deaf":
             time.sleep(3600)
         return self.count()
@@ -71,11 +71,11 @@ class FakeJob:
         seen = sorted((entry.path, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in files(self.directory))
         if seen == self._seen:
             self.say("unchanged")
-            return Outcome(self.name, None, None, (), "")
+            return PassResult(self.name, None, None, (), "")
         self._seen = seen
         self._version += 1
         self.say(f"version {self._version} of {len(seen)} files")
-        return Outcome(self.name, self._version, self._version, (), f"version {self._version}")
+        return PassResult(self.name, self._version, self._version, (), f"version {self._version}")
 
 
 def files(directory):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.app.passes import Outcome
+from mlsync.app.passes import PassResult
 from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Interval, Never
 from mlsync.config.load import load
@@ -333,7 +333,7 @@ class Counting:
     def run(self, stop):
         """One pass, counted."""
         self.passes.release()
-        return Outcome(self.name, 1, 1, (), "version 1")
+        return PassResult(self.name, 1, 1, (), "version 1")
 
 
 def test_an_agent_in_a_thread_is_stopped_by_a_call(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.app.passes import Outcome
+from mlsync.app.passes import PassResult
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.service.job import Heartbeat
 from mlsync.service.trigger import ChangeTimes
@@ -51,7 +51,7 @@ class Job:
 
 
 def outcome(version=None, *troubles, proved=True):
-    return Outcome("yolo", version, version if proved else None, troubles, f"version {version}")
+    return PassResult("yolo", version, version if proved else None, troubles, f"version {version}")
 
 
 @pytest.fixture

@@ -15,10 +15,11 @@ from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
 from mlsync.repository.commit import commit
 from mlsync.repository.later_proof import LaterProof, ProvedFile
-from mlsync.repository.manifest import Manifest, Previous, Proof
+from mlsync.repository.manifest import Manifest, Previous
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep.check import check
+from mlsync.values import Proof
 
 MODES = pytest.mark.parametrize("read_data", [False, True], ids=["quick", "read data"])
 # What each version changes, and what none does.

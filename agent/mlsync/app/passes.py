@@ -19,7 +19,7 @@ from mlsync.source.paths import display
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PassResult:
     """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
 
     *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
@@ -46,11 +46,11 @@ def back_up(
         return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
 
 
-def outcome(result: BackupResult) -> Outcome:
+def outcome(result: BackupResult) -> PassResult:
     """Return what a backup came to, in the agent's terms."""
     troubles = tuple(map(trouble_text, result.troubles))
     version = result.version or None
-    return Outcome(result.run, version, None if result.pending else version, troubles, summary(result))
+    return PassResult(result.run, version, None if result.pending else version, troubles, summary(result))
 
 
 def trouble_text(trouble: Trouble) -> str:

@@ -28,11 +28,11 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.options import OVERWRITES
 from mlsync.store.retry import BUDGET_S, TRIES_MIN, RetryingStore
 from mlsync.store.slow import SlowRequestLog
+from mlsync.values import NumberFault
 
 if TYPE_CHECKING:
     from mlsync.app.proof_user import RunsAs
     from mlsync.proof.framework import Framework
-    from mlsync.proof.numbers import NumberFault
     from mlsync.proof.prover import ProofOptions, Prover
     from mlsync.proving.load import LoadingOptions
 

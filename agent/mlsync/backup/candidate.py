@@ -18,14 +18,15 @@ from mlsync.backup.files_cache import Recalled
 from mlsync.backup.parent import Base
 from mlsync.backup.structure import Unsound
 from mlsync.errors import ChangedWhileReading, SourceError
-from mlsync.proof.verdict import LEVEL_CONTAINER
-from mlsync.proving.judge import LOADED_IN, Judged, not_loaded, wish_behind
+from mlsync.proof.verdict import Verdict
+from mlsync.proving.judge import LOADED_IN, not_loaded, wish_behind
 from mlsync.proving.policy import NO_WISH, Policy
-from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Finding, Proof, Trouble, refs_of
-from mlsync.repository.tokens import EntryKind, Severity, TroubleKind
+from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Trouble, refs_of
+from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
 from mlsync.source.state import CachedFile
+from mlsync.values import Finding, Level, Proof, Severity
 from mlsync.versions.incomplete import INCOMPLETE
 from mlsync.versions.loaded_directories import LoadedDirectory, directory_above, is_described_by
 from mlsync.versions.units import Entries
@@ -207,7 +208,7 @@ class Candidate:
         findings = [finding for finding in proof.findings if not finding.what.startswith(INCOMPLETE)]
         why = self._unit_notes[path]
         if why is not None:
-            findings.append(Finding(LEVEL_CONTAINER, Severity.WARN, f"{INCOMPLETE}{why}"))
+            findings.append(Finding(Level.CONTAINER, Severity.WARN, f"{INCOMPLETE}{why}"))
         return msgspec.structs.replace(proof, findings=findings)
 
     def unproved(self) -> list[tuple[Entry, bool]]:
@@ -225,7 +226,7 @@ class Candidate:
         paths = {entry.path for entry, _ in new}
         return [entry for entry in self.entries() if entry.kind is EntryKind.FILE and entry.path not in paths]
 
-    def judged(self, entry: Entry, judged: Judged) -> None:
+    def judged(self, entry: Entry, judged: Verdict) -> None:
         """Take in a verdict: the proof goes into the entry, or the last good content takes its place."""
         if judged.refused is None:
             self._entries[entry.path] = msgspec.structs.replace(entry, proof=self._noted(entry.path, judged.proof))
@@ -239,7 +240,7 @@ class Candidate:
             self._entries[entry.path] = kept
         self._mend_links()
 
-    def refuse_whole(self, whole: LoadedDirectory, judged: Judged) -> None:
+    def refuse_whole(self, whole: LoadedDirectory, judged: Verdict) -> None:
         """Put the last version's content in the place of a directory that does not load as one, and tell why.
 
         That is of its checkpoints and of what describes them: what a training logs there is in the version as it is.

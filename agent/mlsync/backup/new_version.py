@@ -33,7 +33,8 @@ from mlsync.backup.whole_units import Clock, WholeUnits
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.monitor import Monitor
 from mlsync.proof.prover import Prover
-from mlsync.proving.judge import Judged, Proving, content_of, proved_content, put_off
+from mlsync.proof.verdict import Verdict
+from mlsync.proving.judge import Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
 from mlsync.repository.commit import Committed, commit
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, is_sound_top, refs_of
@@ -303,7 +304,7 @@ class VersionMaker:
         result.read_back_bytes = proving.read_bytes
 
     def _take_whole(
-        self, candidate: Candidate, units: WholeUnits, whole: LoadedDirectory, judged: Mapping[bytes, Judged]
+        self, candidate: Candidate, units: WholeUnits, whole: LoadedDirectory, judged: Mapping[bytes, Verdict]
     ) -> None:
         """Take in what loading a directory as one says of each checkpoint in it."""
         for path, one in judged.items():
@@ -314,7 +315,7 @@ class VersionMaker:
                 return
             candidate.judged(candidate.by_path[path], one)
 
-    def _wait_if_asked(self, judged: Judged) -> None:
+    def _wait_if_asked(self, judged: Verdict) -> None:
         """Make no version where the proof is to be had some other time; what was stored is used then."""
         short = judged.proof.level < self._options.required_level
         if short and judged.unavailable is not None and self._options.wait_for_proof:

@@ -16,7 +16,7 @@ from mlsync.formats.groups.deepspeed import data_rank_count
 from mlsync.formats.groups.find import is_part
 from mlsync.formats.groups.tree import Unit
 from mlsync.formats.torch.facts import DATA_RANKS
-from mlsync.proving.judge import Judged
+from mlsync.proof.verdict import Verdict
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import TroubleKind
@@ -163,7 +163,7 @@ class WholeUnits:
             return "not whole yet", f"files of {held} data-parallel ranks are there, of {wanted}"
         return None
 
-    def refuse(self, whole: LoadedDirectory, judged: Judged) -> None:
+    def refuse(self, whole: LoadedDirectory, judged: Verdict) -> None:
         """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
         parts = self._candidate.parts_of(whole)
         if not self.are_being_written(parts):

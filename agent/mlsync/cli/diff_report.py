@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final
 from mlsync.cli import output
 from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
 from mlsync.diff.diff import DiffResult, FileDiff
-from mlsync.formats.layout import Fact, Tensor
+from mlsync.formats.layout import Tensor
 from mlsync.repository.manifest import Entry
 from mlsync.repository.tokens import EntryKind
+from mlsync.values import Fact
 
 if TYPE_CHECKING:
     # numpy would come with it.

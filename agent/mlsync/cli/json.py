@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli.output import iso, path
+from mlsync.values import Fact, Proof
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from mlsync.diff.diff import DiffResult, FileDiff
     from mlsync.diff.drift import Drift
     from mlsync.errors import Error
-    from mlsync.formats.layout import Fact, Tensor
+    from mlsync.formats.layout import Tensor
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
     from mlsync.proving.verify import VerifyResult
-    from mlsync.repository.manifest import Entry, Manifest, Proof, Trouble
+    from mlsync.repository.manifest import Entry, Manifest, Trouble
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.versions.proof_status import ProofStatus
@@ -290,14 +291,14 @@ def verify_json(result: VerifyResult) -> dict[str, object]:
         "version": result.version,
         "file_count": result.file_count,
         "read_bytes": result.read_bytes,
-        "lowest_level": result.lowest_level if result.checkpoints else None,
+        "lowest_level": result.lowest_level if result.verdicts else None,
         "checkpoints": [
             {
-                "path": path(file.entry.path),
-                "refused": file.judged.refused,
-                "proof": None if file.judged.refused is not None else _proof_json(file.judged.proof),
+                "path": path(name),
+                "refused": verdict.refused,
+                "proof": None if verdict.refused is not None else _proof_json(verdict.proof),
             }
-            for file in result.checkpoints
+            for name, verdict in result.verdicts.items()
         ],
         "seconds": round(result.seconds, 3),
     }
@@ -318,7 +319,7 @@ def _proved_version_json(result: LaterResult) -> dict[str, object]:
         "required_level": result.required_level,
         "lowest_level": result.lowest_level,
         "device": result.device or None,
-        "checkpoint_count": len(result.judged),
+        "checkpoint_count": len(result.verdicts),
         "broken": [{"path": path(name), "refused": why} for name, why in sorted(result.refused.items())],
         "read_bytes": result.read_bytes,
         "seconds": round(result.seconds, 3),

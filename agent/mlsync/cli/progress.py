@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlsync.cli.output import printable
-from mlsync.monitor import Severity, Task
+from mlsync.monitor import NoticeLevel, Task
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -40,11 +40,11 @@ class TerminalMonitor:
             progress.remove_task(task_id)
             self._end()
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Print it on stderr, above the bars."""
-        if (severity == "info" and not self._verbose) or (self._quiet and severity != "error"):
+        if (level == "info" and not self._verbose) or (self._quiet and level != "error"):
             return
-        line = printable(text if severity == "info" else f"{severity}: {text}")
+        line = printable(text if level == "info" else f"{level}: {text}")
         if self._progress is not None:
             self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:

@@ -13,10 +13,10 @@ from mlsync.cli.share import Part, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
 from mlsync.monitor import Monitor
-from mlsync.proof.verdict import LEVEL_FRAMEWORK
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.proving.shares import Share
 from mlsync.repository.listing import run_names
+from mlsync.values import Level
 from mlsync.versions.select import find_run, find_version
 
 _EXAMPLES = """\b
@@ -36,7 +36,7 @@ Examples:
 @device_option
 @click.option(
     "--level",
-    type=click.IntRange(1, LEVEL_FRAMEWORK),
+    type=click.IntRange(1, Level.FRAMEWORK),
     help="The level to reach, instead of what each version requires of itself.",
 )
 @share_option
@@ -72,7 +72,7 @@ def prove_command(
     if share is not None and version is not None and not version.isdecimal():
         raise click.UsageError(f"{version!r} may not be the same version to all shares: give its number")
     config, monitor = common.configuration(), common.monitor(bars=share is None)
-    if level == LEVEL_FRAMEWORK and not config.proof.loads:
+    if level == Level.FRAMEWORK and not config.proof.loads:
         raise ConfigInvalid("level 5 needs a framework or a command that loads checkpoints", advice="set it in [proof]")
     with common.session(config, monitor) as session, stopping() as stop:
         repository = session.repository
@@ -131,7 +131,7 @@ def _show(common: Common, share: Share | None, results: list[LaterResult]) -> No
 def _line(result: LaterResult) -> str:
     is_pending = result.is_pending or result.unavailable is not None
     reached = output.level(result.lowest_level, result.device, result.required_level if is_pending else None)
-    read = f"{output.count(len(result.judged), 'checkpoint')} read back ({output.size(result.read_bytes)})"
+    read = f"{output.count(len(result.verdicts), 'checkpoint')} read back ({output.size(result.read_bytes)})"
     return f"{result.run}: version {result.version}: {reached}, {read}, {result.seconds:.1f} s"
 
 

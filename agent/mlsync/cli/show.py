@@ -12,11 +12,10 @@ from mlsync.cli import candidates, output
 from mlsync.cli.json import show_json
 from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.formats.layout import Fact
-from mlsync.proof.verdict import LEVEL_NUMBERS
-from mlsync.repository.manifest import Entry, Finding, Manifest, Proof
-from mlsync.repository.tokens import EntryKind, Severity
+from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.tokens import EntryKind
 from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
+from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.logged import logged_facts
 from mlsync.versions.proof_status import manifest_of, status_by_entries, status_by_sums
 from mlsync.versions.select import LATEST, find_run, find_version
@@ -101,7 +100,7 @@ def _print_findings(manifest: Manifest) -> None:
         )
         if entry.proof and entry.proof.is_pending(manifest.root.required_level):
             said.append(("pending", entry.proof.shortfall))
-        elif entry.proof and entry.proof.shortfall and entry.proof.level == LEVEL_NUMBERS:
+        elif entry.proof and entry.proof.shortfall and entry.proof.level == Level.NUMBERS:
             # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.
             said.append(("not loaded", entry.proof.shortfall))
         for line in said:

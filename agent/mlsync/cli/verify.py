@@ -47,19 +47,17 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         _print(result)
     if result.refused:
         raise CheckpointBroken(output.not_loading(len(result.refused)), where=f"version {result.version}")
-    for file in result.checkpoints:
-        before, now = file.entry.proof, file.judged
-        if now.unavailable is not None and before is not None and now.proof.level < before.level:
-            raise now.unavailable
+    if result.unavailable is not None:
+        raise result.unavailable
 
 
 def _print(result: VerifyResult) -> None:
     rows = []
-    proved = len(result.checkpoints) - len(result.refused)
-    for file in result.checkpoints:
-        proof = file.judged.proof
-        reached = "broken" if file.judged.refused is not None else f"L{proof.level} {proof.device}".rstrip()
-        rows.append((reached, output.path(file.entry.path), file.judged.refused or ""))
+    proved = len(result.verdicts) - len(result.refused)
+    for path, verdict in result.verdicts.items():
+        proof = verdict.proof
+        reached = "broken" if verdict.refused is not None else f"L{proof.level} {proof.device}".rstrip()
+        rows.append((reached, output.path(path), verdict.refused or ""))
     output.table(("PROOF", "PATH", ""), rows)
     output.say(
         f"{result.run}: version {result.version}: {output.count(result.file_count, 'file')} read back "

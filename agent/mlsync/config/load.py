@@ -27,10 +27,9 @@ from mlsync.config.run_name import default_run_name
 from mlsync.config.toml_lines import KeyPath, line_of
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, RunNameInvalid
+from mlsync.values import Level
 
 FILE_NAME = "mlsync.toml"
-# Of proof/verdict.py, which the configuration does without.
-LEVEL_FRAMEWORK = 5
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
@@ -184,7 +183,7 @@ class _Reader:
         if proof.loads and proof.device == "none":
             advice = "level 5 comes after the levels that need a device"
             self._refuse(("proof", "device"), 'device = "none" in [proof], and a command or framework', advice)
-        if proof.require == LEVEL_FRAMEWORK and not proof.loads:
+        if proof.require == Level.FRAMEWORK and not proof.loads:
             self._refuse(("proof", "require"), "require = 5 in [proof], and no command or framework", None)
 
     def _check_patterns(self, proof: ProofSettings) -> None:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mlsync.diff.side_by_side import SideBySide
 from mlsync.diff.tensors import TensorView, view_of
-from mlsync.formats.layout import Content, Fact, Tensor
+from mlsync.formats.layout import Content, Tensor
 from mlsync.monitor import Monitor
 from mlsync.proof.inspection import Inspection, inspect
-from mlsync.proof.verdict import LEVEL_MEANING
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.paths import display
+from mlsync.values import Fact, Level
 from mlsync.versions.stored_file import RestoredFile
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
 
@@ -131,7 +131,7 @@ def _distance(drift: Drift) -> float:
 def _inspected(reader: ChunkReader, entry: Entry, beside: Entries) -> Inspection:
     about = metadata_beside(entry, beside)
     metadata = None if about is None else fitting_metadata(about, beside, reader)
-    return inspect(RestoredFile(reader, entry, lambda _: None), entry.path, LEVEL_MEANING, metadata)
+    return inspect(RestoredFile(reader, entry, lambda _: None), entry.path, Level.MEANING, metadata)
 
 
 def _why_not(old: Inspection, new: Inspection) -> str:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from math import prod
 
 from mlsync.formats.faults import read_bounded
-from mlsync.formats.layout import ByteSource, Content, Fact
+from mlsync.formats.layout import ByteSource, Content
 from mlsync.formats.roles import MODEL_ROOTS, roles_of, root_of
+from mlsync.values import Fact
 
 _TEXT_CHARS_MAX = 200
 _NUMBER_CHARS_MAX = 40

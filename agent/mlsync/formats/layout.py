@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Literal, NamedTuple, Protocol
+
+from mlsync.values import Fact
 
 #: Begins the name of a type that is not known here, of which nobody can say that a library loads it.
 UNKNOWN = "unknown:"
 #: Begins the name of a type whose bytes lie the other way round.
 BIG_ENDIAN = "big-endian "
-
-Fact: TypeAlias = str | int | float | bool
 
 
 class ByteSource(Protocol):

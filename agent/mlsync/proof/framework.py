@@ -26,9 +26,9 @@ from typing import Final
 
 from mlsync.courtesy.priority import waited_for_processor_s
 from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
-from mlsync.formats.layout import Fact
 from mlsync.proof.child import bare_environment
 from mlsync.proof.user import User
+from mlsync.values import Fact
 
 PATH: Final = "{path}"
 #: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for

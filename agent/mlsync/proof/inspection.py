@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
+
+import msgspec
 
 from mlsync.formats.containers import METADATA, NOT_UNDERSTOOD, read_content, read_layout
 from mlsync.formats.dcp.metadata import read_dcp_metadata
@@ -13,7 +15,7 @@ from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard, shard_of
 from mlsync.formats.sniff import identify, is_checkpoint_name
-from mlsync.proof.verdict import LEVEL_CONTAINER, LEVEL_MEANING, Finding
+from mlsync.values import Finding, Level, Severity
 
 # Numbers shrink to two thirds, zeros to a thousandth: what claims to grow more than this is not believed
 PLAIN_FACTOR_MAX = 20
@@ -38,33 +40,33 @@ def inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None 
     try:
         return _inspect(source, path, level, metadata)
     except (MemoryError, RecursionError):
-        return Inspection(None, finding=Finding(LEVEL_CONTAINER, "note", "memory ran out while it was looked into"))
+        return Inspection(None, finding=_note("memory ran out while it was looked into"))
 
 
 def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None) -> Inspection:
     container = identify(source, path)
-    if container is None or level < LEVEL_CONTAINER:
+    if container is None or level < Level.CONTAINER:
         return Inspection(container)
     if container in _SHARDS and metadata is not None:
         return _SHARDS[container](source, path, level, metadata)
     if container in NOT_UNDERSTOOD:
-        return Inspection(container, finding=Finding(LEVEL_CONTAINER, "note", f"{container} is not looked into yet"))
+        return Inspection(container, finding=_note(f"{container} is not looked into yet"))
     layout = None
-    reached = LEVEL_CONTAINER
+    reached = Level.CONTAINER
     try:
         layout = _bounded(read_layout(source, container))
-        if level < LEVEL_MEANING:
+        if level < Level.MEANING:
             return Inspection(container, layout)
-        reached = LEVEL_MEANING
+        reached = Level.MEANING
         if container == "pickle" and is_checkpoint_name(path):
             # It may be what is left of a file of torch, whose first pickle was another one
             raise NotChecked("a bare pickle, which torch.load does not take, under a name that promises more")
         return Inspection(container, layout, read_content(source, layout))
     except ContainerBroken as fault:
         finding = _finding(fault, reached)
-        if container in METADATA and layout is not None and finding.severity == "refuse":
+        if container in METADATA and layout is not None and finding.severity is Severity.REFUSE:
             # The shards load by these or not at all. Whether the checkpoint is whole is asked of all of it.
-            finding = replace(finding, severity="warn")
+            finding = msgspec.structs.replace(finding, severity=Severity.WARN)
         return Inspection(container, layout, finding=finding)
 
 
@@ -79,8 +81,8 @@ def _inspect_shard(source: ByteSource, path: bytes, level: int, metadata: bytes)
     try:
         layout, content = read_dcp_shard(source, _parsed(metadata), name)
     except ContainerBroken as fault:
-        return Inspection("dcp", finding=_finding(fault, LEVEL_CONTAINER))
-    return Inspection("dcp", layout, content if level >= LEVEL_MEANING else None)
+        return Inspection("dcp", finding=_finding(fault, Level.CONTAINER))
+    return Inspection("dcp", layout, content if level >= Level.MEANING else None)
 
 
 _parsed_index = lru_cache(maxsize=1)(parse_index)
@@ -93,8 +95,8 @@ def _inspect_tensorflow(source: ByteSource, path: bytes, level: int, index: byte
     try:
         layout, content = read_shard(source, _parsed_index(index), place[0])
     except ContainerBroken as fault:
-        return Inspection("tensorflow-shard", finding=_finding(fault, LEVEL_CONTAINER))
-    return Inspection("tensorflow-shard", layout, content if level >= LEVEL_MEANING else None)
+        return Inspection("tensorflow-shard", finding=_finding(fault, Level.CONTAINER))
+    return Inspection("tensorflow-shard", layout, content if level >= Level.MEANING else None)
 
 
 _SHARDS = {"dcp": _inspect_shard, "tensorflow-shard": _inspect_tensorflow}
@@ -108,11 +110,14 @@ def _bounded(layout: Layout) -> Layout:
     return layout
 
 
+def _note(what: str) -> Finding:
+    return Finding(Level.CONTAINER, Severity.NOTE, what)
+
+
 def _finding(fault: ContainerBroken, level: int) -> Finding:
     if isinstance(fault, RecordDamaged):
-        level = LEVEL_CONTAINER
+        level = Level.CONTAINER
     elif isinstance(fault, MeaningBroken):
-        level = LEVEL_MEANING
-    return Finding(
-        level, "note" if isinstance(fault, NotChecked) else "refuse", fault.reason, fault.record, fault.offset
-    )
+        level = Level.MEANING
+    severity = Severity.NOTE if isinstance(fault, NotChecked) else Severity.REFUSE
+    return Finding(level, severity, fault.reason, fault.record, fault.offset)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from math import isfinite, sqrt
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from mlsync.formats.layout import Content, Fact, Storage
+from mlsync.formats.layout import Content, Storage
 from mlsync.formats.roles import Role, roles_of
-from mlsync.proof.verdict import LEVEL_NUMBERS, Finding, Severity
+from mlsync.values import Fact, Finding, Level, NumberFault, Severity
 
 if TYPE_CHECKING:
     # numpy would come with it, and the idle agent does without.
     from mlsync.proof.windows import Counts
 
-#: zero: all numbers of a tensor are. constant: all are one other number. saturated: at the limit of float16.
-NumberFault = Literal["nan", "inf", "zero", "constant", "saturated"]
 _FINDINGS_MAX = 100
 # Smaller tensors are often all alike for good reasons: biases, counters, moments before the first step
 _ALIKE_BYTES_MIN = 64 << 10
@@ -41,11 +39,16 @@ def number_findings(
         name, role = names.get(storage.name, (storage.name, "weight"))
         is_noted = role == "noted" or (role == "weight" and is_mask and not name.endswith(_LEARNED))
         for fault, what in found:
-            severity: Severity = "refuse" if fault in refuse else "warn" if fault in warn else "note"
-            severity = "note" if is_noted else severity
-            findings.append(Finding(LEVEL_NUMBERS, severity, f"{what} in {name}", storage.name, storage.offset))
-    findings.sort(key=lambda finding: ("refuse", "warn", "note").index(finding.severity))
+            severity = _severity(fault, refuse, warn) if not is_noted else Severity.NOTE
+            findings.append(Finding(Level.NUMBERS, severity, f"{what} in {name}", storage.name, storage.offset))
+    findings.sort(key=lambda finding: finding.severity, reverse=True)
     return findings[:_FINDINGS_MAX]
+
+
+def _severity(fault: NumberFault, refuse: Collection[NumberFault], warn: Collection[NumberFault]) -> Severity:
+    if fault in refuse:
+        return Severity.REFUSE
+    return Severity.WARN if fault in warn else Severity.NOTE
 
 
 def _names_of(content: Content, storages: Collection[str]) -> dict[str, tuple[str, Role]]:

@@ -12,24 +12,19 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self, TypeAlias
 
+import msgspec
+
 from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
-from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Fact, Storage
+from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Storage
 from mlsync.proof.child import WINDOW_STRIDE_BYTES, Child, DeviceInfo
 from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
-from mlsync.proof.numbers import NumberFault, number_facts, number_findings
+from mlsync.proof.numbers import number_facts, number_findings
 from mlsync.proof.spans import ExtentChecksums, SpanCursor
 from mlsync.proof.user import User
-from mlsync.proof.verdict import (
-    LEVEL_BYTES,
-    LEVEL_CONTAINER,
-    LEVEL_DEVICE,
-    LEVEL_MEANING,
-    LEVEL_NUMBERS,
-    Finding,
-    Verdict,
-)
+from mlsync.proof.verdict import Verdict
 from mlsync.proof.zero_tail import ZeroTail
+from mlsync.values import Fact, Finding, Level, NumberFault, Proof, Severity
 
 if TYPE_CHECKING:
     from mlsync.proof.windows import Counts, WindowSender
@@ -70,7 +65,7 @@ class ProofOptions:
 
     device: str = "auto"
     python: str | None = None
-    level: int = LEVEL_NUMBERS
+    level: int = Level.NUMBERS
     timeout_s: float = 120.0
     start_timeout_s: float = 180.0
     memory_bytes: int = 512 << 20
@@ -132,13 +127,14 @@ class Prover:
         except BaseException:
             self.close()  # the child may be in the middle of the file
             raise
-        seconds = time.monotonic() - began
-        _LOG.debug("%r: %s at level %d after %.1f s", os.fsdecode(path), verdict.status, verdict.level, seconds)
-        return replace(verdict, seconds=seconds)
+        proof = msgspec.structs.replace(verdict.proof, seconds=round(time.monotonic() - began, 6))
+        why = proof.refusal or proof.shortfall
+        _LOG.debug("%r: level %d after %.1f s%s", os.fsdecode(path), proof.level, proof.seconds, why and f": {why}")
+        return replace(verdict, proof=proof)
 
     def _prove(self, source: ProofSource, path: bytes, metadata: bytes | None) -> Verdict:
         inspection = inspect(source, path, self._options.level, metadata)
-        if inspection.finding is not None and inspection.finding.severity == "refuse":
+        if inspection.finding is not None and inspection.finding.severity is Severity.REFUSE:
             return _refused(inspection, [inspection.finding])
         transfer = self._begin_transfer(source.size_bytes, inspection.content)
         tail = ZeroTail()
@@ -149,12 +145,12 @@ class Prover:
                 raise transfer.error
         if faults:
             return _refused(inspection, faults)
-        told = tail.findings(inspection.content.storages) if inspection.content is not None else []
-        return self._verdict(inspection, transfer, told)
+        unwritten = tail.findings(inspection.content.storages) if inspection.content is not None else []
+        return self._verdict(inspection, transfer, unwritten)
 
     @property
     def _wants_device(self) -> bool:
-        return self._options.device != "none" and self._options.level >= LEVEL_DEVICE
+        return self._options.device != "none" and self._options.level >= Level.DEVICE
 
     def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
         """The way of the tensors to the device; it leads nowhere if there is none to send or none is wanted."""
@@ -200,13 +196,13 @@ class Prover:
     def _started(self) -> _Engine:
         return _Engine(self._options, self._user, self._as_root)
 
-    def _verdict(self, inspection: Inspection, transfer: _Transfer, told: Sequence[Finding]) -> Verdict:
-        """The verdict on a file that nothing was found against, but what was *told* of it."""
-        content = inspection.content
-        findings = [inspection.finding, *told] if inspection.finding is not None else [*told]
+    def _verdict(self, inspection: Inspection, transfer: _Transfer, noticed: Sequence[Finding]) -> Verdict:
+        """Return the verdict on a file whose bytes all came back as its container has them; *noticed* goes into it."""
+        content, error = inspection.content, transfer.error
+        findings = [inspection.finding, *noticed] if inspection.finding is not None else [*noticed]
         level = _level_without_device(inspection)
-        facts: dict[str, Fact] = dict(content.facts) if content is not None else {}
-        if content is not None and transfer.error is None and self._options.device != "none":
+        facts = _facts(inspection)
+        if content is not None and error is None and self._options.device != "none":
             level = min(self._options.level, _level_with_device(content, transfer))
             findings += _aside_findings(content) + _unseen_findings(transfer)
             findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
@@ -214,22 +210,18 @@ class Prover:
         info = transfer.info()
         if info is not None:
             findings += _device_findings(info)
-        verdict = _described(inspection, findings, facts)
-        if info is not None and transfer.error is None:
-            verdict = replace(verdict, device=info.device, torch=info.torch)
-        if any(finding.severity == "refuse" for finding in findings):
-            return replace(verdict, status="broken", level=LEVEL_DEVICE)
-        if transfer.error is not None:
-            return replace(verdict, status="unavailable", level=level, error=transfer.error)
-        strange = _unknown_types(content)
-        if strange:
-            note = Finding(
-                LEVEL_MEANING, "note", f"tensors of types that are not known here: {', '.join(strange)[:200]}"
-            )
-            return replace(verdict, status="unknown", level=min(level, LEVEL_CONTAINER), findings=(*findings, note))
-        is_known = level >= min(self._options.level, LEVEL_MEANING)
-        left = self._left(content, transfer)
-        return replace(verdict, status="proved" if is_known else "unknown", level=level, left=left)
+        shortfall = ""
+        if any(finding.severity is Severity.REFUSE for finding in findings):
+            level = Level.DEVICE
+        elif error is not None:
+            info, shortfall = None, str(error)
+        elif strange := _unknown_types(content):
+            level = min(level, Level.CONTAINER)
+            what = f"tensors of types that are not known here: {', '.join(strange)[:200]}"
+            findings.append(Finding(Level.MEANING, Severity.NOTE, what))
+        else:
+            shortfall = self._left(content, transfer)
+        return Verdict(_proof(inspection, level, findings, facts, info, shortfall), error)
 
     def _left(self, content: Content | None, transfer: _Transfer) -> str:
         """What was not tried here and may be elsewhere."""
@@ -442,7 +434,7 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
     transfer.finish()
     if offset != source.size_bytes:
         what = f"{offset} bytes came back of {source.size_bytes}"
-        return [Finding(LEVEL_BYTES, "refuse", what, offset=min(offset, source.size_bytes))]
+        return [Finding(Level.BYTES, Severity.REFUSE, what, offset=min(offset, source.size_bytes))]
     return checksums.faults
 
 
@@ -459,7 +451,7 @@ def _aside_findings(content: Content) -> list[Finding]:
         told.append(f"{content.packed_count} tensors are compressed, and went to no device")
     if content.aside_count:
         told.append(f"{content.aside_count} arrays were left aside: nobody looked at their numbers")
-    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
+    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in told]
 
 
 def _unseen_findings(transfer: _Transfer) -> list[Finding]:
@@ -467,9 +459,8 @@ def _unseen_findings(transfer: _Transfer) -> list[Finding]:
     unseen = transfer.unseen()
     if not unseen:
         return []
-    return [
-        Finding(LEVEL_NUMBERS, "note", f"numbers of {', '.join(unseen)[:200]} were not counted: no torch reads them")
-    ]
+    what = f"numbers of {', '.join(unseen)[:200]} were not counted: no torch reads them"
+    return [Finding(Level.NUMBERS, Severity.NOTE, what)]
 
 
 def _storages_to_send(content: Content) -> Sequence[Storage]:
@@ -484,27 +475,41 @@ def _storages_to_send(content: Content) -> Sequence[Storage]:
 
 def _level_with_device(content: Content, transfer: _Transfer) -> int:
     if content.packed_count or content.aside_count:
-        return LEVEL_MEANING
-    return LEVEL_DEVICE if transfer.uncounted() or transfer.unseen() else LEVEL_NUMBERS
+        return Level.MEANING
+    return Level.DEVICE if transfer.uncounted() or transfer.unseen() else Level.NUMBERS
 
 
 def _level_without_device(inspection: Inspection) -> int:
     if inspection.content is not None:
-        return LEVEL_MEANING
-    return LEVEL_CONTAINER if inspection.layout is not None else LEVEL_BYTES
+        return Level.MEANING
+    return Level.CONTAINER if inspection.layout is not None else Level.BYTES
 
 
-def _described(inspection: Inspection, findings: Sequence[Finding], facts: dict[str, Fact]) -> Verdict:
-    """A verdict that says what the file is, its outcome still open."""
+def _facts(inspection: Inspection) -> dict[str, Fact]:
+    return dict(inspection.content.facts) if inspection.content is not None else {}
+
+
+def _proof(
+    inspection: Inspection,
+    level: int,
+    findings: list[Finding],
+    facts: dict[str, Fact],
+    info: DeviceInfo | None = None,
+    shortfall: str = "",
+) -> Proof:
     content = inspection.content
-    return Verdict(
-        status="unknown",
-        level=LEVEL_BYTES,
-        container=inspection.container,
-        findings=tuple(findings),
-        facts=facts,
+    return Proof(
+        level=level,
+        container=inspection.container or "",
+        device=info.device if info is not None else "",
+        torch=info.torch if info is not None else "",
+        proved_ns=time.time_ns(),
+        seconds=0.0,
         tensor_count=len(content.tensors) if content is not None else 0,
         tensor_bytes=sum(storage.length for storage in content.storages) if content is not None else 0,
+        facts=facts,
+        findings=findings,
+        shortfall=shortfall,
     )
 
 
@@ -513,7 +518,7 @@ def _device_findings(info: DeviceInfo) -> list[Finding]:
     told = [f"proved on the CPU: {info.note}"] if info.note else []
     told += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
     told += [f"proved as root: {info.as_root}"] if info.as_root else []
-    return [Finding(LEVEL_DEVICE, "note", what) for what in told]
+    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in told]
 
 
 def _kept(error: ProofUnavailable) -> ProofUnavailable:
@@ -522,8 +527,7 @@ def _kept(error: ProofUnavailable) -> ProofUnavailable:
     return error.with_traceback(None)
 
 
-def _refused(inspection: Inspection, findings: Sequence[Finding]) -> Verdict:
-    """The verdict on a file that does not hold at the level of its worst finding."""
-    facts: dict[str, Fact] = dict(inspection.content.facts) if inspection.content is not None else {}
-    level = max(min(finding.level for finding in findings) - 1, LEVEL_BYTES)
-    return replace(_described(inspection, findings, facts), status="broken", level=level)
+def _refused(inspection: Inspection, findings: list[Finding]) -> Verdict:
+    """Return the verdict on a file that does not hold at the level of its worst finding."""
+    level = max(min(finding.level for finding in findings) - 1, Level.BYTES)
+    return Verdict(_proof(inspection, level, findings, _facts(inspection)))

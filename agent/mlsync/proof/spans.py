@@ -11,7 +11,7 @@ from mlsync.formats.hdf5.fletcher32 import Fletcher32
 from mlsync.formats.layout import Extent, Layout, Packed, Storage
 from mlsync.formats.libraries.crc32c import crc32c
 from mlsync.formats.zips.inflate import Inflater
-from mlsync.proof.verdict import LEVEL_CONTAINER, Finding
+from mlsync.values import Finding, Level, Severity
 
 _FAULTS_MAX = 100
 _SUM_BYTES = 4
@@ -78,7 +78,7 @@ class ExtentChecksums:
     def _close(self, record: _Plain | _Unpacked | _Summed, extent: Extent) -> None:
         fault = record.fault()
         if fault is not None and len(self.faults) < _FAULTS_MAX:
-            self.faults.append(Finding(LEVEL_CONTAINER, "refuse", fault, extent.name, extent.offset))
+            self.faults.append(Finding(Level.CONTAINER, Severity.REFUSE, fault, extent.name, extent.offset))
         self._current = None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mlsync.formats.layout import Storage
-from mlsync.proof.verdict import LEVEL_MEANING, Finding
+from mlsync.values import Finding, Level, Severity
 
 _PAGE_BYTES: Final = 4096
 # The last number that was written may itself end in zeros.
@@ -49,4 +49,4 @@ class ZeroTail:
             return []
         what = f"zeros from a page's edge on to the end, {self._size_bytes - edge} bytes: the rest of this tensor and "
         what += f"{count} more were perhaps never written"
-        return [Finding(LEVEL_MEANING, "warn", what, first.name, edge)]
+        return [Finding(Level.MEANING, Severity.WARN, what, first.name, edge)]

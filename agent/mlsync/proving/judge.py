@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -12,32 +11,19 @@ import msgspec
 from mlsync.errors import ProofUnavailable
 from mlsync.proof.framework import Loaded
 from mlsync.proof.prover import Prover
-from mlsync.proof.verdict import LEVEL_BYTES, LEVEL_FRAMEWORK, LEVEL_NUMBERS, Verdict
+from mlsync.proof.verdict import Verdict
 from mlsync.proving.load import Loading
 from mlsync.proving.policy import Policy
-from mlsync.repository.manifest import Entry, Fact, Finding, Proof
+from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import EntryKind, Severity
+from mlsync.repository.tokens import EntryKind
+from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirectory, name_of
 from mlsync.versions.stored_file import RestoredFile, whole
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
 
-_SEVERITY: Final = {"note": Severity.NOTE, "warn": Severity.WARN, "refuse": Severity.REFUSE}
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What became of a checkpoint: its *proof*, and why it is *refused*, if it is."""
-
-    proof: Proof
-    refused: str | None = None
-    unavailable: ProofUnavailable | None = None
-
-
 #: The fact that says in which directory, loaded as one, a checkpoint reached level 5: a file of another one has not.
 LOADED_IN: Final = "loaded_in"
-#: What came of loading something, or why that could not be had.
-Outcome = Loaded | ProofUnavailable
 
 
 class Proving:
@@ -47,13 +33,13 @@ class Proving:
         self,
         reader: ChunkReader,
         prover: Prover,
-        known: Mapping[Hashable, Judged] | None = None,
+        known: Mapping[Hashable, Verdict] | None = None,
         loading: Loading | None = None,
     ) -> None:
         self._reader = reader
         self._prover = prover
         self._loading = loading
-        self._loaded: dict[Hashable, Outcome] = {}
+        self._loaded: dict[Hashable, Loaded | ProofUnavailable] = {}
         self._judged = dict(known or {})
         self._last_metadata: tuple[Entry, bytes | None] | None = None
 
@@ -77,7 +63,9 @@ class Proving:
         """Return the directories of a version that any of *paths* is in and that level 5 loads as one."""
         return LoadedDirectories() if self._loading is None else self._loading.wholes(paths, beside)
 
-    def judge(self, entry: Entry, beside: Entries, advance: Callable[[int], None], wholes: LoadedDirectories) -> Judged:
+    def judge(
+        self, entry: Entry, beside: Entries, advance: Callable[[int], None], wholes: LoadedDirectories
+    ) -> Verdict:
         """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole.
 
         *beside* is the version that it is a file of: a shard says nothing without the metadata that lie there. One that
@@ -87,8 +75,8 @@ class Proving:
         judged = self._judged.get(content)
         if judged is None:
             metadata = self._metadata(metadata_beside(entry, beside), beside)
-            verdict = self._prover.prove(RestoredFile(self._reader, entry, advance), entry.path, metadata)
-            judged = self._judged[content] = _judged(verdict)
+            file = RestoredFile(self._reader, entry, advance)
+            judged = self._judged[content] = self._prover.prove(file, entry.path, metadata)
         if self._loading is None or judged.refused is not None or wholes.hold(entry.path):
             return judged
         if not self._loading.is_wanted(entry, judged.proof):
@@ -103,20 +91,20 @@ class Proving:
         self,
         wholes: LoadedDirectories,
         entries: Entries,
-        judged: Mapping[bytes, Judged],
+        judged: Mapping[bytes, Verdict],
         advance: Callable[[int], None],
-    ) -> dict[bytes, Judged]:
+    ) -> dict[bytes, Verdict]:
         """Return what loading directories as one adds to what was *judged* of a version's files one by one."""
         proved = {path: msgspec.structs.replace(entries[path], proof=one.proof) for path, one in judged.items()}
         entries = {**entries, **proved}
-        found: dict[bytes, Judged] = {}
+        found: dict[bytes, Verdict] = {}
         for one in wholes.found:
             found |= self.judge_whole(one, entries, advance)
         return found
 
     def judge_whole(
         self, whole: LoadedDirectory, entries: Entries, advance: Callable[[int], None]
-    ) -> dict[bytes, Judged]:
+    ) -> dict[bytes, Verdict]:
         """Load a directory as one; return what that says of each checkpoint in it, by path.
 
         *entries* are the version's, each with its proof by now. Nothing is tried, and the answer is empty, where a
@@ -125,7 +113,7 @@ class Proving:
         proofs = {path: proof for path, entry in entries.items() if whole.holds(path) and (proof := entry.proof)}
         if self._loading is None or not proofs or whole.lacking is not None:
             return {}
-        if any(proof.is_broken or proof.level < LEVEL_NUMBERS for proof in proofs.values()):
+        if any(proof.is_broken or proof.level < Level.NUMBERS for proof in proofs.values()):
             return {}
         name = whole.path.rpartition(b"/")[2] or b"checkpoint"
         held = whole.entries(entries)
@@ -139,7 +127,7 @@ class Proving:
 
     def _outcome(
         self, content: Hashable, entries: Sequence[Entry], name: bytes, advance: Callable[[int], None]
-    ) -> Outcome:
+    ) -> Loaded | ProofUnavailable:
         """Return what came of loading something, which is loaded once."""
         assert self._loading is not None
         if content not in self._loaded:
@@ -161,9 +149,9 @@ class Proving:
 def wish_behind(proof: Proof, policy: Policy) -> str:
     """Return by which wish of the user's a checkpoint was refused, empty if it would be whatever is wished."""
     levels = {finding.level for finding in proof.findings if finding.severity is Severity.REFUSE}
-    if levels == {LEVEL_FRAMEWORK}:
+    if levels == {Level.FRAMEWORK}:
         return policy.by_loading
-    return policy.by_numbers if levels == {LEVEL_NUMBERS} else ""
+    return policy.by_numbers if levels == {Level.NUMBERS} else ""
 
 
 def is_file(entry: Entry) -> bool:
@@ -177,11 +165,11 @@ def content_of(entry: Entry, beside: Entries) -> Hashable:
     return entry.holes, entry.chunks, metadata and (metadata.chunks, entry.path.rpartition(b"/")[2])
 
 
-def proved_content(entries: Entries, level: int) -> dict[Hashable, Judged]:
+def proved_content(entries: Entries, level: int) -> dict[Hashable, Verdict]:
     """Return by content what *entries* are known of; a proof that fell short is no answer for another file."""
     proofs = {path: _by_itself(entry.proof) for path, entry in entries.items() if entry.proof is not None}
     return {
-        content_of(entries[path], entries): Judged(proof)
+        content_of(entries[path], entries): Verdict(proof)
         for path, proof in proofs.items()
         if proof.level >= level and not proof.is_broken
     }
@@ -192,55 +180,31 @@ def _by_itself(proof: Proof) -> Proof:
     return not_loaded(proof) if LOADED_IN in proof.facts else proof
 
 
-def put_off() -> Judged:
+def put_off() -> Verdict:
     """Return what stands for a checkpoint that is to be read back later."""
     shortfall = "not read back yet, as proof.read_back says"
-    return Judged(Proof(LEVEL_BYTES, "", "", "", time.time_ns(), 0.0, 0, 0, {}, [], shortfall))
+    return Verdict(Proof(Level.BYTES, "", "", "", time.time_ns(), 0.0, 0, 0, {}, [], shortfall))
 
 
-def _judged(verdict: Verdict) -> Judged:
-    proof = _proof(verdict)
-    refused = (proof.refusal or "refused") if verdict.status == "broken" else None
-    return Judged(proof, refused, verdict.error)
-
-
-def _with_outcome(proof: Proof, outcome: Outcome, facts: Mapping[str, Fact], seconds: float) -> Judged:
+def _with_outcome(
+    proof: Proof, outcome: Loaded | ProofUnavailable, facts: Mapping[str, Fact], seconds: float
+) -> Verdict:
     """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
     if isinstance(outcome, ProofUnavailable):
-        return Judged(msgspec.structs.replace(proof, shortfall=str(outcome)), unavailable=outcome)
+        return Verdict(msgspec.structs.replace(proof, shortfall=str(outcome)), unavailable=outcome)
     if outcome.refused is not None:
-        finding = Finding(LEVEL_FRAMEWORK, Severity.REFUSE, outcome.refused)
+        finding = Finding(Level.FRAMEWORK, Severity.REFUSE, outcome.refused)
         broken = msgspec.structs.replace(proof, findings=[*proof.findings, finding])
-        return Judged(broken, refused=broken.refusal)
+        return Verdict(broken)
     if outcome.skipped:
-        return Judged(proof)
+        return Verdict(proof)
     if outcome.as_root:
         facts = {**facts, "loaded_as_root": outcome.as_root}
     facts, seconds = {**proof.facts, **facts}, round(proof.seconds + seconds, 6)
-    return Judged(msgspec.structs.replace(proof, level=LEVEL_FRAMEWORK, seconds=seconds, facts=facts))
+    return Verdict(msgspec.structs.replace(proof, level=Level.FRAMEWORK, seconds=seconds, facts=facts))
 
 
 def not_loaded(proof: Proof) -> Proof:
     """Return what is left of a proof without level 5, as where the directory that was loaded is another one by now."""
     facts = {name: fact for name, fact in proof.facts.items() if name not in ("loaded_by", "loaded_as_root", LOADED_IN)}
-    return msgspec.structs.replace(proof, level=min(proof.level, LEVEL_NUMBERS), facts=facts, shortfall="")
-
-
-def _proof(verdict: Verdict) -> Proof:
-    findings = [
-        Finding(finding.level, _SEVERITY[finding.severity], finding.what, finding.record, finding.offset)
-        for finding in verdict.findings
-    ]
-    return Proof(
-        level=verdict.level,
-        container=verdict.container or "",
-        device=verdict.device,
-        torch=verdict.torch,
-        proved_ns=time.time_ns(),
-        seconds=round(verdict.seconds, 6),
-        tensor_count=verdict.tensor_count,
-        tensor_bytes=verdict.tensor_bytes,
-        facts=dict(verdict.facts),
-        findings=findings,
-        shortfall=verdict.left if verdict.error is None else str(verdict.error),
-    )
+    return msgspec.structs.replace(proof, level=min(proof.level, Level.NUMBERS), facts=facts, shortfall="")

@@ -21,13 +21,13 @@ import msgspec
 from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.proof.framework import Framework, Loaded, load
-from mlsync.proof.verdict import LEVEL_NUMBERS
 from mlsync.proving.let_in import let_in, remove_of_others
-from mlsync.repository.manifest import Entry, Proof
+from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.target.target import IsNamed, Plan, Target
+from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories
 from mlsync.versions.stored_file import Part
 from mlsync.versions.units import Entries
@@ -67,7 +67,7 @@ class Loading:
     def is_wanted(self, entry: Entry, proof: Proof) -> bool:
         """Whether a file is to be loaded: all levels below hold, and the command is meant for it."""
         is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
-        return proof.level == LEVEL_NUMBERS and is_meant
+        return proof.level == Level.NUMBERS and is_meant
 
     def wholes(self, paths: Iterable[bytes], entries: Entries) -> LoadedDirectories:
         """Return the directories that are to be loaded as one and that any of *paths* is in."""

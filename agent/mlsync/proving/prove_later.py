@@ -18,13 +18,14 @@ import mlsync
 from mlsync.errors import DeviceMissing, ProofUnavailable, Stopped
 from mlsync.monitor import Monitor
 from mlsync.proof.prover import Prover
-from mlsync.proof.verdict import LEVEL_DEVICE, LEVEL_NUMBERS
-from mlsync.proving.judge import Judged, Proving
+from mlsync.proof.verdict import Verdict
+from mlsync.proving.judge import Proving
 from mlsync.proving.load import Loading, LoadingOptions
 from mlsync.proving.shares import Share, Sharing
 from mlsync.repository.later_proof import LaterProof, ProvedFile
-from mlsync.repository.manifest import Entry, ManifestRoot, Proof
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository, Stored
+from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories
 from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_by_sums, summed, with_proofs
 from mlsync.versions.units import Entries
@@ -34,7 +35,7 @@ _WAITS: Final = "not loaded yet: other files of its directory were another proce
 
 @dataclass(slots=True)
 class LaterResult:
-    """What was proved of one version: *judged* by path; *lowest_level* on *device* is where all of it stands now.
+    """What was proved of one version: *verdicts* by path; *lowest_level* on *device* is where all of it stands now.
 
     It *is_pending* where a checkpoint of it still is to be proved further, by whomever.
     """
@@ -47,18 +48,18 @@ class LaterResult:
     is_pending: bool = False
     read_bytes: int = 0
     seconds: float = 0.0
-    judged: dict[bytes, Judged] = field(default_factory=dict)
+    verdicts: dict[bytes, Verdict] = field(default_factory=dict)
 
     @property
     def refused(self) -> dict[bytes, str]:
         """The checkpoints that do not load, and why."""
-        return {path: judged.refused for path, judged in self.judged.items() if judged.refused is not None}
+        return {path: verdict.refused for path, verdict in self.verdicts.items() if verdict.refused is not None}
 
     @property
     def unavailable(self) -> ProofUnavailable | None:
         """Why a checkpoint still is not proved as far as required, if one is not."""
-        short = (judged for judged in self.judged.values() if judged.proof.level < self.required_level)
-        return next((judged.unavailable for judged in short if judged.unavailable is not None), None)
+        short = (verdict for verdict in self.verdicts.values() if verdict.proof.level < self.required_level)
+        return next((verdict.unavailable for verdict in short if verdict.unavailable is not None), None)
 
 
 class LaterProver:
@@ -145,7 +146,7 @@ class LaterProver:
             wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
         result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
         # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
-        if wanted and result.required_level >= LEVEL_DEVICE and self._prover.open() is None:
+        if wanted and result.required_level >= Level.DEVICE and self._prover.open() is None:
             advice = 'say --device cpu, or set device in [proof] to "auto"'
             raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
         try:
@@ -169,10 +170,10 @@ class LaterProver:
             wholes = self._proving.wholes([entry.path for entry in entries], beside)
             for entry in entries:
                 advance(0)
-                result.judged[entry.path] = self._proving.judge(entry, beside, advance, wholes)
-            result.judged |= self._proving.judge_wholes(wholes, beside, result.judged, advance)
+                result.verdicts[entry.path] = self._proving.judge(entry, beside, advance, wholes)
+            result.verdicts |= self._proving.judge_wholes(wholes, beside, result.verdicts, advance)
         if self._sharing is not None:
-            _note_what_waits(wholes, beside, result.judged)
+            _note_what_waits(wholes, beside, result.verdicts)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
         """Put what was found beside the version, then what all that lies there comes to, where none of it says so.
@@ -182,9 +183,9 @@ class LaterProver:
         """
         known = {entry.path: entry.proof for entry in entries if entry.proof is not None}
         files = [
-            ProvedFile(path, judged.proof)
-            for path, judged in result.judged.items()
-            if judged.refused is not None or judged.proof.level >= known[path].level
+            ProvedFile(path, verdict.proof)
+            for path, verdict in result.verdicts.items()
+            if verdict.refused is not None or verdict.proof.level >= known[path].level
         ]
         if files:
             self._add(stored, entries, [], files)
@@ -218,15 +219,15 @@ class LaterProver:
         self._repository.add_later_proof(proof)
 
 
-def _note_what_waits(wholes: LoadedDirectories, beside: Entries, judged: dict[bytes, Judged]) -> None:
-    """Note in what was *judged* that its directory is yet to be loaded, where files in it are other processes' share.
+def _note_what_waits(wholes: LoadedDirectories, beside: Entries, verdicts: dict[bytes, Verdict]) -> None:
+    """Note in *verdicts* that their directory is yet to be loaded, where files in it are other processes' share.
 
     Else a version would pass for proved as far as can be: none of them saw the directory whole.
     """
-    for path, found in list(judged.items()):
+    for path, verdict in list(verdicts.items()):
         whole = next((one for one in wholes.found if one.holds(path)), None)
-        if whole is None or found.refused is not None:
+        if whole is None or verdict.refused is not None:
             continue
-        others = (entry.proof for other, entry in beside.items() if other not in judged and whole.holds(other))
-        if any(proof is not None and proof.level < LEVEL_NUMBERS and not proof.is_broken for proof in others):
-            judged[path] = replace(found, proof=msgspec.structs.replace(found.proof, shortfall=_WAITS))
+        others = (entry.proof for other, entry in beside.items() if other not in verdicts and whole.holds(other))
+        if any(proof is not None and proof.level < Level.NUMBERS and not proof.is_broken for proof in others):
+            verdicts[path] = replace(verdict, proof=msgspec.structs.replace(verdict.proof, shortfall=_WAITS))

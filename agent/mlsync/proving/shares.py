@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mlsync.errors import Damage
-from mlsync.repository.manifest import Entry, ManifestRoot, Proof
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository, Stored
+from mlsync.values import Proof
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlsync.errors import ProofUnavailable
 from mlsync.monitor import Monitor
 from mlsync.proof.prover import Prover
-from mlsync.proving.judge import Judged, Proving, is_file
+from mlsync.proof.verdict import Verdict
+from mlsync.proving.judge import Proving, is_file
 from mlsync.proving.load import Loading, LoadingOptions
-from mlsync.repository.manifest import Entry, Manifest
+from mlsync.repository.manifest import Manifest
 from mlsync.repository.repository import Repository
 from mlsync.versions.archived import naming_all_archived
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedFile:
-    """A checkpoint of the version and what became of it."""
-
-    entry: Entry
-    judged: Judged
+from mlsync.versions.units import Entries
 
 
 @dataclass(slots=True)
 class VerifyResult:
-    """What a verification found; damage is raised, never a result."""
+    """What a verification found, by the path of each checkpoint; damage is raised, never a result.
+
+    *unavailable* says why a checkpoint could not be proved again to the level that it has in the version.
+    """
 
     run: str
     version: int
     file_count: int = 0
     read_bytes: int = 0
     seconds: float = 0.0
-    checkpoints: list[VerifiedFile] = field(default_factory=list)
+    verdicts: dict[bytes, Verdict] = field(default_factory=dict)
+    unavailable: ProofUnavailable | None = None
 
     @property
-    def refused(self) -> list[VerifiedFile]:
-        """The checkpoints that do not load."""
-        return [file for file in self.checkpoints if file.judged.refused is not None]
+    def refused(self) -> dict[bytes, str]:
+        """The checkpoints that do not load, and why."""
+        return {path: verdict.refused for path, verdict in self.verdicts.items() if verdict.refused is not None}
 
     @property
     def lowest_level(self) -> int:
-        """The least level that any checkpoint reached."""
-        return min((file.judged.proof.level for file in self.checkpoints if file.judged.refused is None), default=0)
+        """The lowest level of the checkpoints that load."""
+        return min((one.proof.level for one in self.verdicts.values() if one.refused is None), default=0)
 
 
 @naming_all_archived
@@ -66,9 +66,17 @@ def verify(
         beside = {entry.path: entry for entry in manifest.entries}
         checkpoints = [entry for entry in files if entry.proof is not None]
         wholes = proving.wholes([entry.path for entry in checkpoints], beside)
-        judged = {entry.path: proving.judge(entry, beside, task.advance, wholes) for entry in checkpoints}
-        judged |= proving.judge_wholes(wholes, beside, judged, task.advance)
-        result.checkpoints += [VerifiedFile(entry, judged[entry.path]) for entry in checkpoints]
+        verdicts = {entry.path: proving.judge(entry, beside, task.advance, wholes) for entry in checkpoints}
+        result.verdicts = verdicts | proving.judge_wholes(wholes, beside, verdicts, task.advance)
+        result.unavailable = _unavailable(beside, result.verdicts)
         result.file_count, result.read_bytes = len(files), proving.read_bytes
     result.seconds = time.monotonic() - started_s
     return result
+
+
+def _unavailable(entries: Entries, verdicts: Mapping[bytes, Verdict]) -> ProofUnavailable | None:
+    for path, verdict in verdicts.items():
+        before = entries[path].proof
+        if verdict.unavailable is not None and before is not None and verdict.proof.level < before.level:
+            return verdict.unavailable
+    return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec.structs import force_setattr, replace
@@ -18,18 +18,16 @@ from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import Error, FormatUnsupported, ManifestDamaged
 from mlsync.repository.canonical import decode_canonical, newer
 from mlsync.repository.pack.pack import PACK_ID_BYTES, is_sound
-from mlsync.repository.tokens import TOKEN_MAX, EntryKind, Severity, TroubleKind
+from mlsync.repository.tokens import TOKEN_MAX, EntryKind, TroubleKind
+from mlsync.values import Level, Proof, is_count, storable
 
 PATH_BYTES_MAX: Final = 64 << 10
 # What a file system keeps; larger numbers would only trip the calls that they are handed to.
-FILE_BYTES_MAX: Final = (1 << 63) - 1
 MODE_MAX: Final = 0o7777
 OWNER_MAX: Final = (1 << 32) - 2
 TIME_NS_MAX: Final = (1 << 63) - 1
 ORIGIN_BYTES: Final = 16
-LEVEL_MAX: Final = 5
 
-Fact: TypeAlias = str | int | float | bool
 T = TypeVar("T")
 
 
@@ -43,75 +41,6 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stored_bytes: int
     plain_bytes: int
     coding: Coding
-
-
-def storable(text: str) -> str:
-    """Return *text* with what UTF-8 has no bytes for written out: texts out of a hostile checkpoint may hold it."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
-
-
-class Finding(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Something that a proof found: at which level, how grave, what, and where in the file."""
-
-    level: int
-    severity: Severity
-    what: str
-    record: str | None = None
-    offset: int | None = None
-
-    @property
-    def place(self) -> str:
-        """Where it was found, to be read after what was."""
-        place = f" in record {self.record!r}" if self.record is not None else ""
-        return place + (f" at offset {self.offset}" if self.offset is not None else "")
-
-    def __post_init__(self) -> None:
-        """Make the texts storable, and leave out an offset that no file has."""
-        force_setattr(self, "what", storable(self.what))
-        if self.record is not None:
-            force_setattr(self, "record", storable(self.record))
-        if self.offset is not None and not is_count(self.offset):
-            force_setattr(self, "offset", None)
-
-
-class Proof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What was checked of a checkpoint: *level* is the highest that it passed, on *device*.
-
-    *torch* is the version of torch that counted there, or ``numpy`` and its version.
-    """
-
-    level: int
-    container: str
-    device: str
-    torch: str
-    proved_ns: int
-    seconds: float
-    tensor_count: int
-    tensor_bytes: int
-    facts: dict[str, Fact]
-    findings: list[Finding]
-    shortfall: str = ""  # why a higher level could not be had: no device, no numpy, out of memory ...
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether something was found that speaks against the checkpoint: only of one that was proved again later."""
-        return any(finding.severity is Severity.REFUSE for finding in self.findings)
-
-    def is_pending(self, required_level: int) -> bool:
-        """Whether it fell short of a level that it may still reach: where nothing more is to come it says no why."""
-        return self.level < required_level and bool(self.shortfall) and not self.is_broken
-
-    @property
-    def refusal(self) -> str:
-        """What speaks against the checkpoint, and where in it; empty if nothing does."""
-        refusals = [finding for finding in self.findings if finding.severity is Severity.REFUSE]
-        return "; ".join(f"level {finding.level}: {finding.what}{finding.place}" for finding in refusals)
-
-    def __post_init__(self) -> None:
-        """Make the texts storable."""
-        facts = {storable(name): storable(fact) if isinstance(fact, str) else fact for name, fact in self.facts.items()}
-        force_setattr(self, "facts", facts)
-        force_setattr(self, "shortfall", storable(self.shortfall))
 
 
 class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -334,7 +263,7 @@ def check_entry(entry: Entry, where: str) -> None:
     if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
         raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
     numbers_are_sound = _numbers_are_sound(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
-    if not numbers_are_sound or not 0 <= entry.size_bytes <= FILE_BYTES_MAX:
+    if not numbers_are_sound or not is_count(entry.size_bytes):
         raise ManifestDamaged(f"an entry's numbers cannot be: {entry.path!r}", where=where)
     is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
     if is_link == (entry.target == b"") or b"\0" in entry.target:
@@ -425,13 +354,8 @@ def check_proof(proof: Proof, where: str) -> None:
 
 
 def is_level(number: int) -> bool:
-    """Whether there is a proof level of that number."""
-    return 0 <= number <= LEVEL_MAX
-
-
-def is_count(number: int) -> bool:
-    """Whether *number* can be a count of things or of bytes."""
-    return 0 <= number <= FILE_BYTES_MAX
+    """Return whether there is a proof level of that number."""
+    return 0 <= number <= Level.FRAMEWORK
 
 
 def is_time(moment_ns: int) -> bool:

@@ -1,5 +1,7 @@
 """Every number and word that stands in stored objects, in one place, apart from the names that the code uses.
 
+Those of proofs stand in ``values``.
+
 Nothing here may ever change its meaning: a repository of ten years' age is read by this table.
 """
 
@@ -38,11 +40,3 @@ class TroubleKind(IntEnum):
     TORN = 1  # would not hold still, or ended in the middle
     BROKEN = 2  # a checkpoint that the proof refused
     UNREADABLE = 3  # the source gave an error
-
-
-class Severity(IntEnum):
-    """How a proof's finding counts."""
-
-    NOTE = 1
-    WARN = 2
-    REFUSE = 3

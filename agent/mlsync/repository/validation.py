@@ -14,12 +14,12 @@ from mlsync.repository.manifest import (
     Trouble,
     check_pack_table,
     check_previous,
-    is_count,
     is_level,
     is_safe_path,
     is_sound_top,
     is_time,
 )
+from mlsync.values import is_count
 
 
 def check_root(root: ManifestRoot, where: str) -> None:

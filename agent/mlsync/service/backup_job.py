@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mlsync.app.passes import Outcome, outcome
+from mlsync.app.passes import PassResult, outcome
 from mlsync.app.run_lock import RunLock
 from mlsync.app.session import source_of, state_path
 from mlsync.backup.backup import look
@@ -63,7 +63,7 @@ class BackupJob:
         self._process = PassProcess(watch.run, self.heartbeat)
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
-    def run(self, stop: threading.Event) -> Outcome:
+    def run(self, stop: threading.Event) -> PassResult:
         """Make a version if anything changed."""
         opened = self._opener.opened(stop)
         self._acquire_lock(opened)
@@ -77,7 +77,7 @@ class BackupJob:
         began_s = self._clock()
         done = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
         self._asked_s = began_s
-        return Outcome(**done | {"troubles": tuple(done["troubles"])})
+        return PassResult(**done | {"troubles": tuple(done["troubles"])})
 
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""
@@ -86,7 +86,7 @@ class BackupJob:
             self._lock.release()
             self._lock = None
 
-    def _check_untouched(self, opened: Opened) -> Outcome | None:
+    def _check_untouched(self, opened: Opened) -> PassResult | None:
         """Return the outcome of a pass if no file was touched since the last one."""
         # Opened for each check, so that it shows what the process wrote since, or that the process replaced it.
         with State.open(state_path(self._opener.config, opened.keys.repository_id)) as state:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from mlsync.app.passes import Outcome
+from mlsync.app.passes import PassResult
 
 
 class RunJob(Protocol):
@@ -26,7 +26,7 @@ class RunJob(Protocol):
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
-    def run(self, stop: threading.Event) -> Outcome:
+    def run(self, stop: threading.Event) -> PassResult:
         """Make a version if anything changed; end at the next safe point once *stop* is set.
 
         Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.

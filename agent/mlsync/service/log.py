@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import Final, TextIO
 
 from mlsync.log_context import labelled
-from mlsync.monitor import Severity, SilentMonitor, Task
+from mlsync.monitor import NoticeLevel, SilentMonitor, Task
 
 _LOG: Final = logging.getLogger(__name__)
 _OURS: Final = logging.getLogger("mlsync")
-_LEVELS: Mapping[Severity, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS: Mapping[NoticeLevel, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # syslog(3): 7 debug, 6 info, 4 warning, 3 error, 2 critical
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
@@ -45,9 +45,9 @@ class LogMonitor(SilentMonitor):
             raise
         _LOG.debug("%s: ends after %.1f s", name, time.monotonic() - began_s)
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Log *text* on one line, whatever is in it."""
-        _LOG.log(_LEVELS[severity], "%s", text.replace("\n", "\\n"))
+        _LOG.log(_LEVELS[level], "%s", text.replace("\n", "\\n"))
 
 
 def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, str] = os.environ) -> None:

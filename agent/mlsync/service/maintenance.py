@@ -118,7 +118,7 @@ class Maintenance:
         for path, why in result.refused.items():
             text = f"{self._run}: version {result.version}: {display(path)} turned out not to load: {why}"
             self._monitor.notice("error", text)
-        if len(result.judged) > len(result.refused) and result.unavailable is None:
+        if len(result.verdicts) > len(result.refused) and result.unavailable is None:
             device = f" on {result.device}" if result.device else ""
             text = f"{self._run}: version {result.version} proved to L{result.lowest_level}{device}"
             self._monitor.notice("info", f"{text}, {size(result.read_bytes)} read back")

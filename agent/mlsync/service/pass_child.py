@@ -22,7 +22,7 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.session import Session
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
-from mlsync.monitor import Severity, Task
+from mlsync.monitor import NoticeLevel, Task
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
@@ -125,9 +125,9 @@ class PassChild(LogMonitor):
             self._beaten_s = now_s
             self._send(beat=True)
 
-    def notice(self, severity: Severity, text: str) -> None:
+    def notice(self, level: NoticeLevel, text: str) -> None:
         """Log it, and count it as progress."""
-        super().notice(severity, text)
+        super().notice(level, text)
         self.advance(0)
 
     def _send(self, **message: Any) -> None:

@@ -58,7 +58,7 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class PassRequest:
-    """Back up one run, whose lock the agent holds; ``done`` is an ``Outcome`` in JSON."""
+    """Back up one run, whose lock the agent holds; ``done`` is a ``PassResult`` in JSON."""
 
     config: Config
     opened: Opened

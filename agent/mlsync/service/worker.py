@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.app.passes import Outcome
+from mlsync.app.passes import PassResult
 from mlsync.errors import Error, RunLocked, RunOfAnother
 from mlsync.monitor import Monitor
 from mlsync.service.job import RunJob
@@ -164,7 +164,7 @@ class Worker:
         else:
             self._succeeded(outcome, began_s)
 
-    def _succeeded(self, outcome: Outcome, began_s: float) -> None:
+    def _succeeded(self, outcome: PassResult, began_s: float) -> None:
         state = self.state
         if self._stop.is_set() and outcome.version is None:
             # Cut short: without a version, files may have changed all the same.

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Final
 
 from mlsync.beneath import Beneath
-from mlsync.monitor import Severity
+from mlsync.monitor import NoticeLevel
 from mlsync.repository.manifest import Entry
 from mlsync.target.temporary import unforeseen
 
-Notice = Callable[[Severity, str], None]
+Notice = Callable[[NoticeLevel, str], None]
 
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 # No right to it; a user who is not known in this container; a file system without owners.

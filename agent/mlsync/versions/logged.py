@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from mlsync.errors import Damage, StoreError
-from mlsync.formats.layout import Fact
 from mlsync.formats.libraries.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
@@ -20,6 +19,7 @@ from mlsync.formats.libraries.trainer_logs import (
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
+from mlsync.values import Fact
 from mlsync.versions.stored_file import RestoredFile
 
 # A directory of thousands of checkpoints is no reason to read thousands of files before anything is shown.

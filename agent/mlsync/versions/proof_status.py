@@ -11,10 +11,11 @@ import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
-from mlsync.repository.manifest import Entry, Manifest, ManifestRoot, Proof
+from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository, Stored
 from mlsync.source.paths import display
+from mlsync.values import Proof
 
 # Manifests are small and far away: what a listing waits for is the way there and back.
 _AT_ONCE = 16

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.layout import Content, Extent, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
+from mlsync.values import Fact
 
 _STORAGE_BYTES: Final = 400
 

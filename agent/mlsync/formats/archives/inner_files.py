@@ -15,11 +15,12 @@ from mlsync.formats.archives.archive_content import ArchiveContent
 from mlsync.formats.archives.model_zips import has_weights_name, is_torch_package, program_of
 from mlsync.formats.archives.torch_package import read_package
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent
 from mlsync.formats.section import Section
 from mlsync.formats.zips.npz import read_npz_content
 from mlsync.formats.zips.record import read_record
 from mlsync.formats.zips.zip_layout import ZipLayout
+from mlsync.values import Fact
 
 #: Of a compressed file that is looked into: it is unpacked in memory.
 UNPACKED_BYTES_MAX = 16 << 20

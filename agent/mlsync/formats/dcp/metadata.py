@@ -17,10 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 
 from mlsync.formats.dcp.container import ITEMS_MAX, Item, fields_of, item_of
 from mlsync.formats.faults import NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Fact, Layout
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX, read_pickle
 from mlsync.formats.pickles.nodes import Call, Global, Pairs
 from mlsync.formats.roles import is_optimizers
+from mlsync.values import Fact
 
 # Of chunks with one another, for all tensors together: some seconds' work, and what a grid of 8 by 10,000 needs
 COMPARISONS_MAX = 2_000_000

@@ -8,7 +8,7 @@ from mlsync.formats.dcp.container import item_zips
 from mlsync.formats.dcp.metadata import DcpEntry, DcpMetadata
 from mlsync.formats.facts import with_counts
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.libraries.safetensors import read_safetensors_content, read_safetensors_layout
 from mlsync.formats.pickles.counts import counts_in
 from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX
@@ -18,6 +18,7 @@ from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
 from mlsync.formats.torch.content import read_torch_object
 from mlsync.formats.zips.directory import RECORDS_MAX
 from mlsync.formats.zips.zip_layout import ZipLayout
+from mlsync.values import Fact
 
 _ZIP = b"PK\x03\x04"
 # Of all records together, each of which is named by its owner

@@ -25,8 +25,9 @@ from mlsync.formats.hdf5.messages import (
     unpack,
 )
 from mlsync.formats.hdf5.newer import FIXED, IMPLICIT, SINGLE, chunks_in_a_row, dense_links, listed_chunks
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Packed, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Packed, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.values import Fact
 
 _LINK_NAME_BYTES_MAX: Final = 4096
 _PATH_CHARS_MAX: Final = 8192

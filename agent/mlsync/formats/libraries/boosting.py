@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlsync.formats.layout import Content, Fact, Layout
+from mlsync.formats.layout import Content, Layout
+from mlsync.values import Fact
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from math import prod
 from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, MeaningBroken, NotChecked
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.values import Fact
 
 PARTS_MAX = 2_000_000
 _NESTING_MAX = 100

@@ -14,8 +14,9 @@ from math import prod
 from typing import NamedTuple, NoReturn
 
 from mlsync.formats.faults import SLICE_BYTES, NotChecked
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.strides import dense_stride
+from mlsync.values import Fact
 
 HEADER_BYTES_MAX = 256 << 20
 PARTS_MAX = 4_000_000  # keys, words of arrays, tensors: all that is looked at one by one

@@ -9,8 +9,9 @@ import re
 from typing import NoReturn
 
 from mlsync.formats.faults import MeaningBroken, NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Fact
+from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.libraries.boosting import BoosterLayout
+from mlsync.values import Fact
 
 HEAD_BYTES_MAX = 8 << 20
 TREE_BYTES_MAX = 4 << 20

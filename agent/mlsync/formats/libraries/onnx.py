@@ -11,9 +11,10 @@ from math import prod
 from typing import Final, NamedTuple
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.libraries.onnx_message import FIXED_BYTES, RAW_DATA, ModelWalk, OnnxTensor
 from mlsync.formats.strides import dense_stride
+from mlsync.values import Fact
 
 _BYTE_BITS: Final = 8
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, NoReturn
 
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import ByteSource, ContainerBroken, Fact, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes
+from mlsync.values import Fact
 
 PARTS_MAX = 2_000_000  # fields, all that is looked at one by one
 _WINDOW_BYTES: Final = 64 << 10

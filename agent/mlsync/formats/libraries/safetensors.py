@@ -9,7 +9,7 @@ from operator import itemgetter
 
 from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.faults import NotChecked
-from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import UNKNOWN, ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.libraries.safetensors_header import (
     LENGTH_BYTES,
     MEANINGS_MAX,
@@ -20,6 +20,7 @@ from mlsync.formats.libraries.safetensors_header import (
 )
 from mlsync.formats.roles import is_optimizers
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.values import Fact
 
 _PRODUCT_MAX = 1 << 64
 # What is said of a smaller file is made anew as fast as it is looked up

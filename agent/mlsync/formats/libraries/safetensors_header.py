@@ -11,8 +11,9 @@ from typing import NamedTuple, NoReturn
 
 from mlsync.formats.facts import NUMBER_WORDS, text_facts
 from mlsync.formats.faults import SLICE_BYTES, NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Fact
+from mlsync.formats.layout import ByteSource, ContainerBroken
 from mlsync.formats.strides import TENSORS_BYTES_MAX
+from mlsync.values import Fact
 
 HEADER_BYTES_MAX = 100_000_000  # the format's own limit
 # A tensor has a hundred bytes of it; beyond these it is stored as it is, and not looked into.

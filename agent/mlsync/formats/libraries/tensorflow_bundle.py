@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from mlsync.formats.facts import with_counts, with_numbers
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Number, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Number, Storage, Tensor
 from mlsync.formats.libraries.crc32c import crc32c
 from mlsync.formats.libraries.leveldb_table import Table, unmasked, varint
 from mlsync.formats.libraries.protobuf_fields import fields_in, numbers_of
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
+from mlsync.values import Fact
 
 INDEX_BYTES_MAX = 32 << 20
 #: What the list of all tensors may take.

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from mlsync.formats.layout import Fact
+from mlsync.values import Fact
 
 #: What is longer is not looked at. A JSON text takes some twenty times its length when it is parsed.
 STATE_BYTES_MAX = 8 << 20

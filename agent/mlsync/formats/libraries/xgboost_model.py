@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple, NoReturn
 
 from mlsync.formats.faults import MeaningBroken, NotChecked
-from mlsync.formats.layout import Fact
 from mlsync.formats.libraries.boosting import BoosterLayout
+from mlsync.values import Fact
 
 LIST_BYTES_MAX = 4 << 20
 _TEXT_CHARS_MAX: Final = 200

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 
 from mlsync.formats.facts import NUMBER_KEYS, number_fact
-from mlsync.formats.layout import Fact
 from mlsync.formats.pickles.nodes import Call, Global, Pairs
+from mlsync.values import Fact
 
 # The dicts in which trainers keep these numbers, if not at the top
 _ABOUT = ("meta", "metadata", "progress", "train_state", "training_state", "trainer_state", "trainer", "extra_state")

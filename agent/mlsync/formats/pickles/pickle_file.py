@@ -14,12 +14,13 @@ from math import prod
 from typing import NamedTuple, TypeGuard
 
 from mlsync.formats.faults import NotChecked, read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact, Layout, Storage, Tensor
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.pickles import machine as pickle_machine
 from mlsync.formats.pickles.counts import counts_in
 from mlsync.formats.pickles.machine import Machine, PickleCutShort
 from mlsync.formats.pickles.nodes import Call, Global, Members, Pairs
 from mlsync.formats.strides import dense_stride
+from mlsync.values import Fact
 
 ARRAYS_MAX = 200_000
 #: Of all opcodes in a file; the raw bytes between them do not count.

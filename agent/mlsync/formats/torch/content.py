@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.faults import read_bounded
-from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Fact
+from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent
 from mlsync.formats.pickles.machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
 from mlsync.formats.torch.facts import torch_facts, torch_numbers
 from mlsync.formats.torch.graph import Found, tensors_in
@@ -15,6 +15,7 @@ from mlsync.formats.torch.tensors import StorageTable
 from mlsync.formats.zips.inflate import inflate_head
 from mlsync.formats.zips.record import read_record
 from mlsync.formats.zips.zip_layout import ZipLayout, as_bytes, read_zip_layout
+from mlsync.values import Fact
 
 _SMALL_RECORD_BYTES_MAX = 64
 # What torch takes in each of them; its reader stops at the first that is no digit of a version

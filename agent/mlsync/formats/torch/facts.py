@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from math import prod
 
-from mlsync.formats.layout import ContainerBroken, Fact, Number
+from mlsync.formats.layout import ContainerBroken, Number
 from mlsync.formats.pickles.counts import count_candidates, counts_in, number_in, text_keys
 from mlsync.formats.pickles.nodes import Call, Pairs
 from mlsync.formats.roles import is_optimizers
 from mlsync.formats.torch.tensors import ITEM_BYTES, StorageTable, is_tensor_call, rebuilt_call, tensor_view
+from mlsync.values import Fact
 
 _TEXT_CHARS_MAX = 200
 _NUMBER_MAX = 1 << 63

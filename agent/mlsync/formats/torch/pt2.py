@@ -13,11 +13,12 @@ from typing import Final, NoReturn, TypeAlias
 import msgspec
 
 from mlsync.formats.faults import MeaningBroken, NotChecked
-from mlsync.formats.layout import ByteSource, Content, Extent, Fact, Storage, Tensor
+from mlsync.formats.layout import ByteSource, Content, Extent, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, held_bytes, span_count
 from mlsync.formats.torch.tensors import ITEM_BYTES
 from mlsync.formats.zips.record import read_record
 from mlsync.formats.zips.zip_layout import ZipLayout
+from mlsync.values import Fact
 
 TABLE_BYTES_MAX = 8 << 20  # a weight has some 270 bytes of it
 _TABLE: Final = re.compile(r"(?P<folder>([^/]+/)?data/(weights|constants)/)[^/]*_config\.json")

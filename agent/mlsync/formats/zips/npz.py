@@ -11,20 +11,11 @@ from typing import NamedTuple
 
 from mlsync.formats.content_cache import CONTENT_CACHE, key_of
 from mlsync.formats.faults import NotChecked, read_bounded
-from mlsync.formats.layout import (
-    BIG_ENDIAN,
-    ByteSource,
-    ContainerBroken,
-    Content,
-    Extent,
-    Fact,
-    Packed,
-    Storage,
-    Tensor,
-)
+from mlsync.formats.layout import BIG_ENDIAN, ByteSource, ContainerBroken, Content, Extent, Packed, Storage, Tensor
 from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 from mlsync.formats.zips.inflate import inflate_head
 from mlsync.formats.zips.zip_layout import MARSHAL_VERSION, ZipLayout, as_bytes, gathered
+from mlsync.values import Fact
 
 _HEADER_BYTES_MAX = 64 << 10
 _PREFIX_BYTES = 12
