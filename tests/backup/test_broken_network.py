@@ -14,6 +14,7 @@ from flow_parts import World, noise, small_checkpoint
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
+from mlsync.store.s3 import client
 from mlsync.store.s3 import store as s3
 
 PART_BYTES = 5 << 20
@@ -29,7 +30,7 @@ FLOWS = ("backup", "restore", "check")
 def world(tmp_path, proxy, s3_process, s3_server, monkeypatch):
     """A run with a version in S3, and a second one to be made, of more than a part; all of it through the proxy."""
     monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES)
-    monkeypatch.setattr(s3, "_READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(client, "_READ_TIMEOUT_S", 1)
     proxy.reset()
     url = f"s3://{s3_process.make_bucket()}/{uuid.uuid4().hex}"
     bare = open_store(url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))

@@ -62,18 +62,19 @@ def secure(tmp_path_factory):
 @pytest.fixture(scope="session")
 def s3_client_cache():
     """Clients of botocore by their options: making one takes half a second, and hundreds of tests want the same."""
-    from mlsync.store.s3 import store as s3
+    from mlsync.store.s3 import client
 
-    return functools.cache(s3._client)
+    return functools.cache(client.make_client)
 
 
 @pytest.fixture
 def s3_store(s3_url, s3_options, s3_client_cache, monkeypatch):
     """A bare S3 store in a place of its own."""
+    from mlsync.store.s3 import client
     from mlsync.store.s3 import store as s3
 
     monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES["s3"])
-    monkeypatch.setattr(s3, "_client", lambda options, _place: s3_client_cache(options, ""))
+    monkeypatch.setattr(client, "make_client", lambda options, _location: s3_client_cache(options, ""))
     store = open_store(s3_url, s3_options)
     yield store
     store.close()

@@ -119,7 +119,7 @@ def test_keys_that_expire_are_renewed(metadata, opened, monkeypatch):
     assert metadata.given_count == 1
     metadata.lasts_s = 5 * 3600
     later = datetime.now(UTC) + timedelta(hours=2)
-    monkeypatch.setattr(store._client._request_signer._credentials, "_time_fetcher", lambda: later)
+    monkeypatch.setattr(store._client.botocore._request_signer._credentials, "_time_fetcher", lambda: later)
     store.put("b", b"body")
     assert metadata.given_count == 2
 

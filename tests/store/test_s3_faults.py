@@ -10,6 +10,7 @@ from fault_proxy import ANSWERS, Fault, FaultProxy
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
+from mlsync.store.s3 import client
 from mlsync.store.s3 import store as s3
 
 PART_BYTES = 5 << 20
@@ -30,22 +31,22 @@ def impatient_client():
     def client_of(options, place):
         if options not in clients:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(s3, "_READ_TIMEOUT_S", 1)
-                patch.setattr(s3, "_CONNECT_TIMEOUT_S", 1)
+                patch.setattr(client, "_READ_TIMEOUT_S", 1)
+                patch.setattr(client, "_CONNECT_TIMEOUT_S", 1)
                 clients[options] = REAL_CLIENT(options, place)
         return clients[options]
 
     return client_of
 
 
-REAL_CLIENT = s3._client
+REAL_CLIENT = client.make_client
 
 
 @pytest.fixture
 def bare(proxy, s3_server, s3_url, impatient_client, monkeypatch):
     """A store behind the proxy that tries nothing twice."""
     monkeypatch.setattr(s3, "PART_BYTES", PART_BYTES)
-    monkeypatch.setattr(s3, "_client", impatient_client)
+    monkeypatch.setattr(client, "make_client", impatient_client)
     proxy.reset()
     return open_store(s3_url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))
 

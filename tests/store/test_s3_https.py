@@ -78,7 +78,7 @@ def test_call_over_https_is_cut(opened, secure):
     store = opened(ca_file=str(secure[1]))
     store.put("a", os.urandom(16 << 20))
     with Call() as call:
-        stream = store._client.get_object(**store._names("a"))["Body"]
+        stream = store._client.botocore.get_object(**store._names("a"))["Body"]
         call.cut()
         with pytest.raises(errors.StoreUnavailable), translating("here"):
             stream.read()

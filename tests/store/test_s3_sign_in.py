@@ -132,7 +132,7 @@ def test_keys_that_expire_in_the_middle_of_a_backup_are_renewed(signed_in, monke
         return datetime.now(UTC) + timedelta(minutes=55) * (given_count() < 2)
 
     def expire():
-        monkeypatch.setattr(store._client._request_signer._credentials, "_time_fetcher", later)
+        monkeypatch.setattr(store._client.botocore._request_signer._credentials, "_time_fetcher", later)
         monkeypatch.setattr(botocore.credentials, "_local_now", later)
 
     back_up(store, between=expire)

@@ -1,1 +1,1 @@
-"""The S3 store: ``store`` has the calls, the other modules what each of them needs."""
+"""The S3 store. Only ``location`` imports it, and late, because boto3 is slow to import; it needs ``store.S3Store``."""

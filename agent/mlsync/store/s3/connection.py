@@ -1,6 +1,6 @@
-"""Requests that another thread can cut off: whoever waits for the answer has an error at once, and the thread is free.
+"""Requests that another thread can cancel: the waiting thread gets an error at once.
 
-botocore has no word for that, so the connection that a request goes over is told whose request it is.
+botocore has no call for that, so each connection notes which call it serves.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from botocore import awsrequest
 
 
 class CutOff(ConnectionError):
-    """This request was cut off before it was sent."""
+    """Another thread cancelled this request before it was sent."""
 
 
 class Call:
-    """A request of the thread that is in its ``with``; :meth:`cut` is for all other threads."""
+    """The request of the thread that is in its ``with``; other threads call :meth:`cut`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,33 +26,33 @@ class Call:
         self._is_cut = False
 
     def __enter__(self) -> Self:
-        """Let requests of this thread be known as this call."""
+        """Make this thread's requests belong to this call."""
         _calling.call = self
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Let go of the connection, which may be another request's by now."""
+        """Forget the connection, which may serve another request by now."""
         _calling.call = None
-        self.let_go()
+        self.forget_socket()
 
     def cut(self) -> None:
-        """End the connection that the call goes over, or will go over; a call that is over is left alone."""
+        """Shut down the call's connection, now or as soon as it has one; do nothing if the call is over."""
         with self._lock:
             self._is_cut = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):
-                    # Not the method of an SSLSocket, which takes the state away that its reader is using.
+                    # Not the method of SSLSocket, which removes state that the reading thread uses.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
-    def goes_over(self, connected: socket.socket | None) -> None:
-        """Note the socket; raise ``CutOff`` if the call is not wanted any more."""
+    def use_socket(self, connected: socket.socket | None) -> None:
+        """Note the call's socket; raise ``CutOff`` if another thread cancelled the call."""
         with self._lock:
             if self._is_cut:
                 raise CutOff
             self._socket = connected
 
-    def let_go(self) -> None:
-        """The connection is not this call's any more."""
+    def forget_socket(self) -> None:
+        """Forget the connection."""
         with self._lock:
             self._socket = None
 
@@ -64,29 +64,29 @@ class _Calling(threading.local):
 _calling = _Calling()
 
 
-class _Told:
-    """A connection that tells a call of itself, and the call before that it is over."""
+class _CallAware:
+    """A connection that gives its socket to the call that it serves, and takes it from the call before."""
 
     sock: socket.socket | None
     _call: Call | None = None
 
     def request(self, *arguments: Any, **more: Any) -> None:
         if self._call is not None:
-            # It was answered, or this connection would not be used again; to cut it now would cut somebody else.
-            self._call.let_go()
+            # The call before is over, or its connection would not be reused; cutting it now would hit another request.
+            self._call.forget_socket()
         call = self._call = _calling.call
         if call is not None:
-            call.goes_over(self.sock)
-        super().request(*arguments, **more)  # type: ignore[misc]  # of the connection that this is mixed into
+            call.use_socket(self.sock)
+        super().request(*arguments, **more)  # type: ignore[misc]  # of the connection class that this mixes into
         if call is not None:
-            call.goes_over(self.sock)  # which may have been made only now
+            call.use_socket(self.sock)  # it may have connected only now
 
 
-class _Connection(_Told, awsrequest.AWSHTTPConnection):  # type: ignore[misc]  # botocore is without types here
+class _Connection(_CallAware, awsrequest.AWSHTTPConnection):  # type: ignore[misc]  # botocore is without types here
     pass
 
 
-class _SecureConnection(_Told, awsrequest.AWSHTTPSConnection):  # type: ignore[misc]  # as above
+class _SecureConnection(_CallAware, awsrequest.AWSHTTPSConnection):  # type: ignore[misc]  # as above
     pass
 
 
@@ -99,8 +99,8 @@ class _SecurePool(awsrequest.AWSHTTPSConnectionPool):  # type: ignore[misc]  # a
 
 
 def make_cuttable(client: Any) -> None:
-    """*client*'s requests, directly and through proxies, can be cut off from now on."""
-    # One mapping that all its pools are made by. Where a later botocore has it no more, nothing is cut: a request that
-    # was given up goes on until it times out.
+    """Make *client*'s requests cancellable, direct ones and those through proxies."""
+    # The client makes all its pools by this mapping. If a later botocore does not have it, nothing is cancelled: an
+    # abandoned request then runs until it times out.
     pools = getattr(client._endpoint.http_session, "_pool_classes_by_scheme", {})  # noqa: SLF001 - no other way in
     pools |= {"http": _Pool, "https": _SecurePool}

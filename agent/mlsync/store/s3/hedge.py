@@ -1,12 +1,12 @@
-"""A second request for a read that straggles: of many requests to a store far away one now and then takes for ever.
+"""A second request for a straggling read: of many requests to a distant store, one now and then takes very long.
 
-The caller's buffer is written to by the caller's thread alone. The first request fills it; a second one, the hedge,
-fills memory of its own in a thread of its own. Whichever is complete first ends the other by cutting its connection;
-if it was the hedge, the caller's thread comes back from its dead connection and copies. So no abandoned request keeps a
-buffer, a thread or a connection.
+Only the caller's thread writes to the caller's buffer. The first request fills it; a second one, the hedge, fills its
+own memory in its own thread. The request that completes first cuts the other's connection. If that was the hedge, the
+caller's thread returns from its dead connection and copies. So no abandoned request keeps a buffer, a thread or a
+connection.
 
-An overloaded store must not be sent twice the load. What is slow is judged by the reads before, so a store that is slow
-for all is slow for none; and hedges are few, whatever happens.
+Hedging must not double the load of an overloaded store. A read is slow only compared with the reads before it, so in a
+store that is slow for every read, none is; and there are few hedges in any case.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Final, TypeAlias
 from mlsync import errors
 from mlsync.store.s3.connection import Call
 
-# A read straggles that takes so many times what reads of its size take, and no less than so long.
+# A read straggles if it takes so many times as long as reads of its size do, and at least so long.
 STRAGGLES_TIMES: Final = 4.0
 STRAGGLES_AFTER_S: Final = 2.0
-# Of all reads, and this many at once: a hedge costs the memory of a read.
+# The share of all reads, and how many at once: a hedge costs the memory of a read.
 HEDGED_SHARE: Final = 0.05
 HEDGES_MAX: Final = 2
-# Before so many there is nothing to judge by; the last ones say how the store is now.
+# How many reads it takes to judge others, and how many of the last ones count.
 _KNOWN_COUNT_MIN: Final = 4
 _KNOWN_COUNT_MAX: Final = 64
-# Of a short read the time is the way there and back.
+# A read shorter than this takes as long as one of this length: the round trip.
 _SHORT_BYTES: Final = 1 << 20
 _WATCH_EVERY_S: Final = 0.25
 
@@ -38,7 +38,7 @@ Fetch: TypeAlias = Callable[[str, int, memoryview], None]
 
 
 class _Reading:
-    """A read under way: its first request, the hedge if there is one, and which of them was complete first."""
+    """A read under way: its first request, its hedge if there is one, and which of them completed first."""
 
     def __init__(self, key: str, offset: int, size_bytes: int, began_s: float) -> None:
         self.key = key
@@ -54,7 +54,7 @@ class _Reading:
         self._hedge_ended = threading.Event()
 
     def fetch_again(self, fetch: Fetch) -> bool:
-        """Send the second request; whether it was complete, and first."""
+        """Send the second request; return whether it completed first."""
         content = bytearray(self.size_bytes)
         try:
             with self._hedge:
@@ -64,29 +64,29 @@ class _Reading:
                     self._content = content
                     self.first.cut()
         except errors.StoreError:
-            # That says nothing of the first request: it goes on, and its error is the one that counts.
+            # That says nothing about the first request: it goes on, and only its error counts.
             return False
         return self._content is not None
 
-    def hedge_ended(self) -> None:
-        """Nothing will come of the hedge any more, if nothing has."""
+    def end_hedge(self) -> None:
+        """Note that the hedge is over."""
         self._hedge_ended.set()
 
     def content_of_hedge(self) -> bytearray | None:
-        """What the hedge brings, once it has; ``None`` if there is none or it failed too."""
+        """Wait for the hedge; return its content, or ``None`` if there is no hedge or it failed."""
         if self.is_hedged:
             self._hedge_ended.wait()
         return self._content
 
     def end(self) -> None:
-        """The caller has what it wanted, or an error: the hedge is for nothing from now on."""
+        """Cancel the hedge: the caller has its bytes, or an error."""
         with self._lock:
             self._is_over = True
         self._hedge.cut()
 
 
 class HedgedReads:
-    """Reads by *fetch*, which fills a buffer with an object's bytes from an offset and raises errors of the store."""
+    """Reads by *fetch*, which fills a buffer with an object's bytes from an offset and raises store errors."""
 
     def __init__(self, fetch: Fetch, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.hedge_count = 0
@@ -100,14 +100,14 @@ class HedgedReads:
         self._hedging_count = 0
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
-        """Fill *into*; raise what the first request raised, unless the second one brought the bytes."""
+        """Fill *into*; raise what the first request raised, unless the hedge read the bytes."""
         reading = self._begun(_Reading(key, offset, into.nbytes, self._clock()))
         try:
             with reading.first:
                 self._fetch(key, offset, into)
             self._note(reading.began_s, reading.size_bytes)
-        except Exception:  # of a connection that was cut off under it, whatever that looks like; else it goes on
-            self._forget(reading)  # no hedge begins after this look
+        except Exception:  # the hedge cut the connection, whatever that raises; other errors go on
+            self._forget(reading)  # no hedge begins from here on
             content = reading.content_of_hedge()
             if content is None:
                 raise
@@ -117,7 +117,7 @@ class HedgedReads:
             reading.end()
 
     def _begun(self, reading: _Reading) -> _Reading:
-        """Have the read watched, by a thread that is there while reads are."""
+        """Start watching the read, by a thread that exists only while there are reads."""
         with self._lock:
             self._under_way.add(reading)
             starts, self._is_watched = not self._is_watched, True
@@ -130,7 +130,7 @@ class HedgedReads:
             self._under_way.discard(reading)
 
     def _note(self, began_s: float, size_bytes: int) -> None:
-        """Remember how long a request took that was complete, by its size; each one allows a share of a hedge."""
+        """Remember how long a completed request took for its size; each one allows a share of a hedge."""
         with self._lock:
             self._known_s.append((self._clock() - began_s) / max(size_bytes, _SHORT_BYTES))
             self._allowed_count = min(self._allowed_count + HEDGED_SHARE, float(HEDGES_MAX))
@@ -149,11 +149,11 @@ class HedgedReads:
     def _start(self, reading: _Reading) -> None:
         try:
             threading.Thread(target=self._hedge, args=(reading,), name="mlsync-hedge", daemon=True).start()
-        except RuntimeError:  # no thread is to be had: nobody may wait for this hedge
+        except RuntimeError:  # no thread available: nobody may wait for this hedge
             self._over(reading)
 
     def _straggling(self) -> list[_Reading]:
-        """Choose, under the lock, which reads get a second request now, the oldest first."""
+        """Return the reads that get a second request now, the oldest first; the caller holds the lock."""
         if len(self._known_s) < _KNOWN_COUNT_MIN:
             return []
         usual_s, now_s = statistics.median(self._known_s), self._clock()
@@ -182,4 +182,4 @@ class HedgedReads:
     def _over(self, reading: _Reading) -> None:
         with self._lock:
             self._hedging_count -= 1
-        reading.hedge_ended()
+        reading.end_hedge()

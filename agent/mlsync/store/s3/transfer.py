@@ -1,4 +1,4 @@
-"""Bytes to and from S3 without copies that cost: a body that is a view, and a stream read into a view."""
+"""Bytes to and from S3 without expensive copies: a body that is a view, and a stream read into a view."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Protocol
 
 from mlsync import errors
 
-# Large enough that Python's share vanishes, small enough that a thread that reads does not keep the others waiting.
+# Large enough that Python's share of the time vanishes, small enough that a reading thread does not block the others.
 PIECE_BYTES = 1 << 20
-# Reading past a few bytes that nobody asked for is cheaper than giving up a store over them.
+# Skipping this many unwanted bytes is cheaper than refusing a store because of them.
 _SKIP_BYTES_MAX = 8 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -19,11 +19,11 @@ class Stream(Protocol):
     """The body of an answer."""
 
     def readinto(self, b: memoryview, /) -> int:
-        """Fill at most *b* and say how much of it; 0 at the end."""
+        """Fill up to all of *b*; return how many bytes, 0 at the end."""
 
 
 class SeekableBody:
-    """A view as a file that can be read again from its beginning, for those who want to hash it first."""
+    """A view as a seekable file, for libraries that hash it before they send it."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
@@ -33,7 +33,7 @@ class SeekableBody:
         return len(self._view)
 
     def read(self, size: int | None = -1) -> memoryview:
-        """The next *size* bytes, or all the rest."""
+        """Return the next *size* bytes, or all the rest."""
         end = len(self._view) if size is None or size < 0 else self._position + size
         piece = self._view[self._position : end]
         self._position += len(piece)
@@ -46,12 +46,12 @@ class SeekableBody:
         return self._position
 
     def tell(self) -> int:
-        """Where the next read begins."""
+        """Return where the next read begins."""
         return self._position
 
 
 def fill(into: memoryview, offset: int, answer: dict[str, object], stream: Stream, where: str) -> None:
-    """*into* holds the object's bytes from *offset*, and the server said that they are these and no others."""
+    """Fill *into* with the object's bytes from *offset*; raise unless the server says that they are these."""
     skip_bytes = _bytes_before(into, offset, answer, where)
     scratch = memoryview(bytearray(min(skip_bytes, PIECE_BYTES)))
     while skip_bytes:
@@ -64,7 +64,7 @@ def fill(into: memoryview, offset: int, answer: dict[str, object], stream: Strea
 
 
 def whole_size(answer: dict[str, object], where: str) -> int:
-    """How long the object is of which *answer* has a part, or all."""
+    """Return the length of the object of which *answer* has a part, or all."""
     content_range = answer.get("ContentRange")
     match = _CONTENT_RANGE.fullmatch(str(content_range))
     size_bytes = answer.get("ContentLength") if content_range is None else match and match[3]
@@ -74,7 +74,7 @@ def whole_size(answer: dict[str, object], where: str) -> int:
 
 
 def _bytes_before(into: memoryview, offset: int, answer: dict[str, object], where: str) -> int:
-    """How much of the answer comes before what was asked for."""
+    """Return how many bytes of the answer come before the wanted ones."""
     content_range = answer.get("ContentRange")
     if content_range is None:
         return _bytes_before_in_whole(into, offset, answer, where)
@@ -88,7 +88,7 @@ def _bytes_before(into: memoryview, offset: int, answer: dict[str, object], wher
 
 
 def _bytes_before_in_whole(into: memoryview, offset: int, answer: dict[str, object], where: str) -> int:
-    """The store knows no ranges and sends the whole object: good enough for a small one."""
+    """Return the same for a store that ignores ranges and sends the whole object, if that is small enough."""
     size_bytes = answer.get("ContentLength")
     if not isinstance(size_bytes, int) or size_bytes < offset + into.nbytes:
         raise errors.StoreBroken("the object ends before what was to be read", where=where, is_of_object=True)

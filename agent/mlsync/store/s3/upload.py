@@ -1,6 +1,6 @@
-"""An upload to S3: a multipart upload, or one put if a single short part turns out to be all.
+"""An upload to S3: a multipart upload, or one put if a single short part turns out to be the whole object.
 
-What the server has of it outlives this process: a resume token names the upload and its parts, each with the server's
+The server's parts outlive this process: a resume token names the upload and its parts, each with the server's
 tag. ``S3Store.resume`` compares these with the server's own list first.
 """
 
@@ -19,14 +19,14 @@ from mlsync.store.parts import PartLedger
 
 
 class SentPart(msgspec.Struct, frozen=True, array_like=True):
-    """The server's tag of a part, and the sum (CRC-32, in base64) that it held it against, if it was given one."""
+    """The server's tag for a part, and the CRC-32 (in base64) that the server compared, if there was one."""
 
     tag: str
     crc32: str | None = None
 
 
 class Multipart(Protocol):
-    """What an upload needs of its store."""
+    """What an upload needs from its store."""
 
     @property
     def part_bytes(self) -> int:
@@ -36,20 +36,20 @@ class Multipart(Protocol):
         """Create a whole object."""
 
     def begin_multipart(self, key: str) -> str:
-        """Give the id of a new multipart upload."""
+        """Return the id of a new multipart upload."""
 
     def send_part(self, key: str, upload_id: str, number: int, part: Buffer) -> SentPart:
-        """Give what the server says of a part that it now has."""
+        """Send a part; return the server's tag and checksum."""
 
     def complete_multipart(self, key: str, upload_id: str, parts: Mapping[int, SentPart]) -> None:
-        """Make the object appear."""
+        """Create the object."""
 
     def abort_multipart(self, key: str, upload_id: str) -> None:
-        """Forget the parts; never raises."""
+        """Discard the parts; never raises."""
 
 
 class ResumeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What it takes to go on with an upload: its id, and each part by its number; all of them are whole ones."""
+    """What it takes to continue an upload: its id, and its full-length parts by number."""
 
     upload_id: str
     part_bytes: int
@@ -57,7 +57,7 @@ class ResumeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class S3Upload(Upload):
-    """Sends parts as they come; only a first part that is short, and so surely the last, is kept back for a put."""
+    """Sends parts as they come, except a short first part: that is also the last, and needs only a put."""
 
     def __init__(self, store: Multipart, key: str, token: ResumeToken | None = None) -> None:
         self._store = store
@@ -80,7 +80,7 @@ class S3Upload(Upload):
         view = view_of(part)
         self._ledger.check(offset, len(view))
         if offset == 0 and len(view) < self._store.part_bytes:
-            self._only_part = bytes(view)  # three requests become one; the caller's buffer is free on return
+            self._only_part = bytes(view)  # one request instead of three; the caller may reuse its buffer
         else:
             number = offset // self._store.part_bytes + 1
             if len(view) < self._store.part_bytes:
@@ -89,7 +89,7 @@ class S3Upload(Upload):
         self._ledger.add(offset, len(view))
 
     def finish(self, size_bytes: int) -> None:
-        """Make the object appear; after a failure it may be asked again."""
+        """Create the object; the caller may call it again after a failure."""
         self._ledger.check_whole(size_bytes)
         if self._is_over:
             raise errors.StoreUnavailable("this upload is over; begin it again", where=self._key)
@@ -101,7 +101,7 @@ class S3Upload(Upload):
         self._is_over = True
 
     def abort(self) -> None:
-        """Forget the parts; after ``finish`` there are none."""
+        """Discard the parts; do nothing after ``finish``."""
         with self._lock:
             is_begun = not self._is_over and self._upload_id is not None
             self._is_over = True
@@ -110,7 +110,7 @@ class S3Upload(Upload):
             self._store.abort_multipart(self._key, self._upload_id)
 
     def resume_token(self) -> str | None:
-        """Name the upload and its whole parts, if the server knows it; a short one, the last, is sent again."""
+        """Return a token if the server knows the upload; it omits a short part, which is sent again."""
         if self._upload_id is None or self._is_over:
             return None
         whole = {number: part for number, part in self._parts.items() if number != self._short_number}
@@ -120,7 +120,7 @@ class S3Upload(Upload):
         try:
             self._store.complete_multipart(self._key, upload_id, self._parts)
         except errors.AlreadyExists:
-            # The parts are of no more use, and are paid for until they are aborted.
+            # The parts are useless now, and cost money until they are aborted.
             self._store.abort_multipart(self._key, upload_id)
             raise
 
@@ -142,5 +142,5 @@ def read_token(text: str) -> ResumeToken | None:
 
 
 def has_parts(token: ResumeToken, listed: Mapping[int, tuple[str, int]]) -> bool:
-    """Whether the server's list, tag and size by number, has the token's parts, the same ones and whole."""
+    """Return whether the server's list, tag and size by number, has the same full-length parts as the token."""
     return all(listed.get(number) == (part.tag, token.part_bytes) for number, part in token.parts.items())

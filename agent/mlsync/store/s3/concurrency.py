@@ -1,9 +1,9 @@
-"""How many requests at a time keep a store busy: found by trying, as TCP finds a window.
+"""How many concurrent requests keep a store busy: found by trying, as TCP finds its window.
 
-More at a time, while more bytes come through for it; half as many when the store asks for less or does not answer in
-time. What comes through is what each request brings in its time, by how many there are at once: requests end in bursts,
-so that to count bytes from one moment to another would be all noise. Nothing is learned while fewer are under way than
-there may be: it is not the store then that is waited for, and no more memory is taken for it.
+The limit grows while that moves more bytes, and halves when the store asks for fewer requests or does not answer in
+time. The throughput is the bytes of each request over its duration, times the number of concurrent requests: requests
+end in bursts, so bytes counted between two moments would be noise. While fewer requests run than the limit allows, the
+limit stays: the store is not the bottleneck then, and a larger limit would only take memory.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Final
 from mlsync import errors
 from mlsync.store.s3.errors import asks_for_less
 
-# Of what so many more connections would bring if each brought as much as those before: less is noise, or a full line.
+# Of the gain if each further connection brought as much as those before; less is noise, or the line is full.
 PAYS_SHARE: Final = 0.5
-# A round is one request for each that may be under way, begun and ended in it, and not shorter than this.
+# A round has as many requests, begun and ended in it, as the limit allows, and is no shorter than this.
 _ROUND_S: Final = 0.5
-# With fewer under way, it is not the store that is waited for.
+# With fewer requests under way, the store is not the bottleneck.
 _BUSY_SHARE: Final = 0.7
-# Requests that are over so soon are not waited for either: more of them would only be shorter ones, and cost processor.
+# Nor is it if requests end so soon: more of them would only be shorter, and cost processor time.
 QUICK_S: Final = 0.05
-# After a number that did not pay, the one before is kept for so long.
+# After a limit that did not help, the one before stays for so long.
 _HOLD_S: Final = 30.0
 
 
-class Pace:
-    """How many requests of one kind there may be at once: from *first* on, and never more than *most*."""
+class Concurrency:
+    """The limit of concurrent requests of one kind: *first* at first, and never more than *most*."""
 
     def __init__(self, first: int, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
@@ -47,12 +47,12 @@ class Pace:
 
     @property
     def at_once(self) -> int:
-        """How many there may be now."""
+        """The limit now."""
         return self._at_once
 
     @contextmanager
     def request(self, size_bytes: int) -> Iterator[None]:
-        """Count a request that moves *size_bytes* if it ends well."""
+        """Measure a request that moves *size_bytes* if it succeeds."""
         began_s = self._count_one(+1)
         try:
             yield
@@ -91,7 +91,7 @@ class Pace:
             self._begin_round()
 
     def _judge(self, rate: float, now_s: float) -> None:
-        """Keep what the last step was for, or go back to before it; then take the next one."""
+        """Keep the last step or go back to the limit before it; then take the next one."""
         if self._before is not None:
             count, rate_before = self._before
             self._before = None
@@ -101,12 +101,12 @@ class Pace:
                 self._held_until_s = now_s + _HOLD_S
         if now_s >= self._held_until_s and self._at_once < self._most:
             self._before = self._at_once, rate
-            # Twice as many at first: a transfer may be over before one more at a time had come far.
+            # Double at first: a transfer may be over before steps of one get far.
             step = self._at_once if self._doubles else 1
             self._at_once = min(self._at_once + step, self._most)
 
     def _halve(self, began_s: float) -> None:
-        """Send half as much, once for all requests that were under way when the store had too many."""
+        """Halve the limit, once for all requests that were under way when the store was overloaded."""
         with self._lock:
             if began_s < self._halved_s:
                 return

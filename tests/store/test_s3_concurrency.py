@@ -12,8 +12,8 @@ import pytest
 from fault_proxy import Fault
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
-from mlsync.store.s3 import store as s3
-from mlsync.store.s3.pace import Pace
+from mlsync.store.s3 import client
+from mlsync.store.s3.concurrency import Concurrency
 
 MB = 1_000_000
 PART_BYTES = 8 * MB
@@ -25,16 +25,16 @@ class SlowDown(errors.StoreUnavailable):
 
 
 class Transfer:
-    """Keeps as many requests under way as the pace allows, against a store of which each test says what it does.
+    """Keeps as many requests under way as the limit allows, against a store of which each test says what it does.
 
     Time is the test's own. *seconds_of* gives what a request takes by how many there are; *refuses* whether it is
     refused for that.
     """
 
     def __init__(self, monkeypatch, seconds_of, refuses=lambda _count: False):
-        monkeypatch.setattr("mlsync.store.s3.pace.asks_for_less", lambda error: isinstance(error, SlowDown))
+        monkeypatch.setattr("mlsync.store.s3.concurrency.asks_for_less", lambda error: isinstance(error, SlowDown))
         self.now_s = 0.0
-        self.pace = Pace(FIRST, MOST, clock=lambda: self.now_s)
+        self.limit = Concurrency(FIRST, MOST, clock=lambda: self.now_s)
         self.seen = []
         self._seconds_of = seconds_of
         self._refuses = refuses
@@ -45,18 +45,18 @@ class Transfer:
         """Transfer for so long, with no more than *at_most* requests, as of a client that has no more to do."""
         ends_s = self.now_s + seconds
         while self.now_s < ends_s:
-            while len(self._under_way) < min(self.pace.at_once, at_most):
+            while len(self._under_way) < min(self.limit.at_once, at_most):
                 self._begin()
             self.now_s, _, request, error = heapq.heappop(self._under_way)
             if error is None:
                 request.__exit__(None, None, None)
             else:
                 request.__exit__(SlowDown, error, None)
-            self.seen.append(self.pace.at_once)
+            self.seen.append(self.limit.at_once)
 
     def _begin(self):
         count = len(self._under_way) + 1
-        request = self.pace.request(PART_BYTES)
+        request = self.limit.request(PART_BYTES)
         request.__enter__()
         error = SlowDown("too much") if self._refuses(count) else None
         seconds = self._seconds_of(count) if error is None else 0.05
@@ -77,7 +77,7 @@ def test_a_store_far_away_gets_as_many_as_there_may_be(monkeypatch):
     """Where each connection is slow and they do not disturb each other, seconds are enough to come to the most."""
     transfer = Transfer(monkeypatch, far)
     transfer.go_on(6)
-    assert transfer.pace.at_once == MOST
+    assert transfer.limit.at_once == MOST
     transfer.go_on(600)
     assert max(transfer.seen) == MOST
 
@@ -111,26 +111,26 @@ def test_it_never_comes_to_none(monkeypatch):
     """A store that refuses everything is still asked, by one request at a time."""
     transfer = Transfer(monkeypatch, far, refuses=lambda _count: True)
     transfer.go_on(10)
-    assert transfer.pace.at_once == 1
+    assert transfer.limit.at_once == 1
 
 
 def test_requests_of_any_threads_are_counted(monkeypatch):
     """However requests begin and end, none is left under way, and the number stays within its bounds."""
-    pace = Pace(FIRST, MOST)
+    limit = Concurrency(FIRST, MOST)
     drawn = random.Random(5)
 
     def request(fails):
         try:
-            with pace.request(PART_BYTES):
+            with limit.request(PART_BYTES):
                 if fails:
                     raise errors.StoreUnavailable("away")
         except errors.StoreUnavailable:
             return
-        assert 1 <= pace.at_once <= MOST
+        assert 1 <= limit.at_once <= MOST
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(request, [drawn.random() < 0.1 for _ in range(500)]))
-    assert pace._under_way_count == 0
+    assert limit._under_way_count == 0
 
 
 @pytest.mark.parametrize(("kind", "halves"), [("503", True), ("429", True), ("500", False), ("reset", False)])
@@ -148,7 +148,7 @@ def test_what_the_store_answers_says_whether_it_is_too_much(proxy, s3_server, s3
 
 def test_a_store_that_does_not_answer_in_time_is_asked_for_less(proxy, s3_server, s3_url, monkeypatch):
     """Silence counts as too much, of uploads as of reads."""
-    monkeypatch.setattr(s3, "_READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(client, "_READ_TIMEOUT_S", 0.3)
     proxy.reset(Fault("stall", "PutObject"))
     store = open_store(s3_url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))
     reads, writes = store.reads_at_once, store.writes_at_once

@@ -1,8 +1,8 @@
-"""Keys that expire, and where they come from: a role that is taken on, an instance, a command.
+"""Signing in: keys that expire, from an assumed role, an instance or a command.
 
-botocore has the ways to sign in and renews keys before they expire. What is added here: each way to fail says what was
-tried, of whom, and what to do; and keys that the store calls expired though this machine's clock does not are renewed
-at once, not when the clock comes to it.
+botocore signs in, and renews keys before they expire. This module adds two things: a failure says what was tried, at
+which host, and what to do; and keys that the store calls expired are renewed at once, even if this machine's clock says
+that they are valid.
 """
 
 from __future__ import annotations
@@ -21,35 +21,36 @@ from botocore import exceptions as aws
 from botocore.credentials import RefreshableCredentials
 
 from mlsync import errors
-from mlsync.store.s3.errors import Meaning, SignInFailed, code_of, meaning, said
+from mlsync.store.s3.error_table import SignInFailed, Translation
+from mlsync.store.s3.errors import answer_text, code_of, translation_of
 
-# What is answered to keys that have expired; a HEAD has no body that could say so.
+# Codes in answers to expired keys; a HEAD has no body, so it has only its status.
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "400"})
 _RENEWED: Final = "MlsyncKeysRenewed"
 _BEGUN_S: Final = "mlsync_begun_s"
-# Keys that are so new and refused as expired do not get better by being renewed.
+# Renewing keys again does not help if the store calls keys as new as this expired.
 _NEW_S: Final = 60.0
 _EXPIRED_BEFORE: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-_TRUST = "check the role's name (AWS_ROLE_ARN or role_arn) and that its trust policy lets you take it on"
-_NOT_TAKEN = "the token in AWS_WEB_IDENTITY_TOKEN_FILE was refused: make sure that whatever writes it renews it"
+_TRUST = "check the role's name (AWS_ROLE_ARN or role_arn) and that its trust policy lets you assume it"
+_REFUSED = "the token in AWS_WEB_IDENTITY_TOKEN_FILE was refused: make sure that whatever writes it renews it"
 _FILE = "check AWS_WEB_IDENTITY_TOKEN_FILE, or the command of credential_process"
 _SERVICE = "check the network, the region, and AWS_ENDPOINT_URL_STS if it is set"
 _CLOCK = "set this machine's clock, or get new keys from their provider"
-_OF_TOKEN: Final = frozenset(
+_TOKEN_CODES: Final = frozenset(
     {"ExpiredTokenException", "InvalidIdentityToken", "IDPRejectedClaim", "IDPCommunicationError"}
 )
 
 
 class SignIn:
-    """How *session* gets its keys; knows whom it asked last, and for which role."""
+    """How *session* gets its keys; knows which host it asked last, and for which role."""
 
     def __init__(self, session: Any) -> None:
         self._asked = ""
         self._renewed_s = -math.inf
         self._source: object = None
         self._lock = threading.Lock()
-        # It warns, with a traceback, of what is raised as well, or will be if it goes on.
+        # botocore logs, with a traceback, what it also raises.
         logging.getLogger("botocore.credentials").setLevel(logging.CRITICAL)
         session.events.register("before-send.sts", self._note_asked)
         try:
@@ -59,21 +60,21 @@ class SignIn:
         if isinstance(self._keys, RefreshableCredentials):
             refresh = self._keys._refresh_using  # noqa: SLF001 - no other way in
             self._source = getattr(refresh, "__self__", None)
-            self._keys._refresh_using = self._telling(refresh)  # noqa: SLF001 - as above
+            self._keys._refresh_using = self._explaining(refresh)  # noqa: SLF001 - as above
 
     def watch(self, client: Any) -> None:
-        """Have keys renewed that the store calls expired."""
+        """Renew keys that the store calls expired."""
         if isinstance(self._keys, RefreshableCredentials):
             client.meta.events.register("before-call.s3", _note_begun)
-            client.meta.events.register("after-call.s3", self._heard)
+            client.meta.events.register("after-call.s3", self._renew_if_expired)
 
     def _note_asked(self, request: Any, **_more: object) -> None:
         self._asked = urlsplit(request.url).netloc
 
-    def _telling(self, refresh: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    def _explaining(self, refresh: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
         role = getattr(self._source, "_role_arn", None)
 
-        def refresh_or_tell() -> dict[str, Any]:
+        def refresh_or_explain() -> dict[str, Any]:
             try:
                 keys = refresh()
                 expires = self._keys._expiry_datetime(keys["expiry_time"])  # noqa: SLF001 - as botocore reads it
@@ -81,20 +82,20 @@ class SignIn:
                 raise self._failed(error, self._keys.method, role) from error
             if expires <= datetime.now(UTC):
                 what = f"{_way(self._keys.method, role, self._asked)} returned keys that have already expired"
-                raise SignInFailed(what, Meaning(errors.StoreDenied, False, _CLOCK))
+                raise SignInFailed(what, Translation(errors.StoreDenied, False, _CLOCK))
             return keys
 
-        return refresh_or_tell
+        return refresh_or_explain
 
     def _failed(self, error: Exception, method: str, role: str | None) -> SignInFailed:
         what = f"{_way(method, role, self._asked)} failed: {_why(error)}"
-        return SignInFailed(what, _meaning_of_failure(error))
+        return SignInFailed(what, _translation_of_failure(error))
 
-    def _heard(self, parsed: dict[str, Any], context: dict[str, Any], **_more: object) -> None:
+    def _renew_if_expired(self, parsed: dict[str, Any], context: dict[str, Any], **_more: object) -> None:
         if str(parsed.get("Error", {}).get("Code", "")) not in _EXPIRED:
             return
         with self._lock:
-            # Requests that were under way with the old keys are all refused; the first one has new keys asked for.
+            # The store refuses all requests that were under way with the old keys; only the first refusal renews them.
             if context.get(_BEGUN_S, 0.0) >= self._renewed_s:
                 now_s = time.monotonic()
                 if now_s - self._renewed_s < _NEW_S:
@@ -104,7 +105,7 @@ class SignIn:
         parsed.setdefault("ResponseMetadata", {})[_RENEWED] = True
 
     def _forget_keys(self) -> None:
-        """Have botocore ask for new keys at the next request, and not take the old ones from where it keeps them."""
+        """Make botocore fetch new keys for the next request, and not take the old ones from its cache."""
         cache, name = getattr(self._source, "_cache", None), getattr(self._source, "_cache_key", None)
         if cache is not None:
             with suppress(KeyError):
@@ -117,7 +118,7 @@ def _note_begun(context: dict[str, Any], **_more: object) -> None:
 
 
 def are_renewed(error: Exception) -> bool:
-    """Whether *error* was a refusal of keys that will be renewed for the next request."""
+    """Return whether *error* was a refusal of keys that the next request renews."""
     cause = error.__cause__
     return isinstance(cause, aws.ClientError) and _RENEWED in cause.response.get("ResponseMetadata", {})
 
@@ -129,20 +130,20 @@ def _way(method: str, role: str | None, asked: str) -> str:
 
 def _why(error: Exception) -> str:
     if isinstance(error, aws.ClientError):
-        return f"it answered {said(error)}"
+        return f"it answered {answer_text(error)}"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     return str(error).rstrip(".") or type(error).__name__
 
 
-def _meaning_of_failure(error: Exception) -> Meaning:
-    found = meaning(error)
+def _translation_of_failure(error: Exception) -> Translation:
+    found = translation_of(error)
     if isinstance(error, aws.ClientError):
         if found is not None and found.is_transient:
-            return Meaning(errors.StoreUnavailable, True, _SERVICE)
-        return Meaning(errors.StoreDenied, False, _NOT_TAKEN if code_of(error) in _OF_TOKEN else _TRUST)
+            return Translation(errors.StoreUnavailable, True, _SERVICE)
+        return Translation(errors.StoreDenied, False, _REFUSED if code_of(error) in _TOKEN_CODES else _TRUST)
     if isinstance(error, (aws.ConnectionError, aws.HTTPClientError)):
-        return Meaning(errors.StoreUnavailable, True, _SERVICE)
-    if found is None:  # of a file, a command, or what it printed
-        return Meaning(errors.StoreDenied, False, _FILE)
+        return Translation(errors.StoreUnavailable, True, _SERVICE)
+    if found is None:  # about a file, a command, or its output
+        return Translation(errors.StoreDenied, False, _FILE)
     return found

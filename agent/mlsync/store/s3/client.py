@@ -1,0 +1,119 @@
+"""The connection to an S3 server: one client of botocore, made so that it tries once and copies no body."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from mlsync import errors
+from mlsync.store.options import StoreOptions
+from mlsync.store.s3.clock import ServerClock
+from mlsync.store.s3.connection import make_cuttable
+from mlsync.store.s3.credentials import SignIn, are_renewed
+from mlsync.store.s3.errors import is_transient, refuses_path_form, translating
+
+_CONNECT_TIMEOUT_S: Final = 10
+# A transfer that moves no byte for so long is cut and tried again: a connection may hang forever.
+_READ_TIMEOUT_S: Final = 30
+_CONNECTIONS_MAX: Final = 32
+_DEFAULT_REGION: Final = "us-east-1"
+
+
+class Client:
+    """Sends requests to the server; moves the bucket's name into the host name if the server demands it."""
+
+    def __init__(self, options: StoreOptions, location: str) -> None:
+        self._options = options
+        self._location = location
+        self._lock = threading.Lock()
+        self._uses_virtual_form = options.addressing != "auto"
+        with translating(location):
+            self.botocore: Any = make_client(options, location)
+        self.clock = ServerClock(self.botocore)
+        self.endpoint = urlsplit(self.botocore.meta.endpoint_url).netloc
+
+    def call(self, operation: str, arguments: Mapping[str, Any]) -> Any:
+        """Return botocore's answer.
+
+        With *addressing* ``auto`` the bucket's name is in the path first, except at AWS, because most servers want it
+        there. A server that refuses that gets this request, and all later ones, with the name in the host name.
+        """
+        client = self.botocore
+        try:
+            return getattr(client, operation)(**arguments)
+        except ClientError as error:
+            if self._options.addressing != "auto" or not refuses_path_form(error):
+                raise
+            self._use_virtual_form()
+            if self.botocore is client:
+                raise
+        body: Any = arguments.get("Body")
+        if hasattr(body, "seek"):
+            body.seek(0)
+        return getattr(self.botocore, operation)(**arguments)
+
+    def is_transient(self, error: Exception) -> bool:
+        """Return whether botocore's error behind *error* may pass, or was about a clock or keys that are right now."""
+        return is_transient(error) or self.clock.explains(error) or are_renewed(error)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.botocore.close()
+
+    def _use_virtual_form(self) -> None:
+        """Put the bucket's name into the host name from now on."""
+        with self._lock:
+            if not self._uses_virtual_form:
+                self._uses_virtual_form = True
+                # Requests under way keep the old client; its connections close with it.
+                client = make_client(replace(self._options, addressing="virtual"), self._location)
+                self.botocore, self.clock = client, ServerClock(client)
+
+
+def make_client(options: StoreOptions, location: str) -> Any:
+    """Return a client that tries once, never waits forever, and hashes bodies only if *options* say so."""
+    s3: dict[str, object] = {"payload_signing_enabled": options.payload_signing == "always"}
+    # With "auto" the profile decides: s3 = addressing_style = ... in ~/.aws/config.
+    if options.addressing != "auto":
+        s3["addressing_style"] = options.addressing
+    session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
+    # For all clients, also those that fetch keys: one layer retries, and it is RetryingStore.
+    tries_once = Config(
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+    )
+    session._session.set_default_client_config(tries_once)  # noqa: SLF001 - public in botocore, hidden by boto3
+    sign_in = SignIn(session)
+    config = Config(
+        max_pool_connections=_CONNECTIONS_MAX,
+        tcp_keepalive=True,
+        # mlsync sends the checksums, in headers; botocore would send them after the body, which some servers refuse.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # botocore would refuse a memoryview as a body, although everything below it takes one.
+        parameter_validation=False,
+        s3=s3,
+    )
+    try:
+        client = session.client(
+            "s3",
+            region_name=session.region_name or _DEFAULT_REGION,
+            endpoint_url=options.endpoint_url,
+            verify=options.ca_file,
+            config=config,
+        )
+    except ValueError as error:
+        raise errors.StoreLocationInvalid(
+            f"the endpoint is not a URL: {options.endpoint_url}", where=location
+        ) from error
+    sign_in.watch(client)
+    make_cuttable(client)
+    return client
