@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mlsync import errors
 from mlsync.buffers import Buffer
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
-from mlsync.store.parts import PartLedger
+from mlsync.store.part_ledger import PartLedger
 
 _ENDS = "the object ends before what was to be read"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlsync import errors
-from mlsync.store.directory import unfinished
+from mlsync.store.directory import create_only, temporary
 from mlsync.store.directory.store import DirectoryStore
 
 
@@ -34,7 +34,7 @@ def store(root):
 
 
 def leftovers(root):
-    """The names in the store's directory of unfinished files."""
+    """The names in the store's directory of temporary files."""
     return sorted(path.name for path in (root / "tmp").iterdir())
 
 
@@ -62,7 +62,7 @@ def test_modes_keep_other_users_out(store, root):
         assert path.stat().st_mode & 0o777 == 0o700
 
 
-def test_put_leaves_no_unfinished_file(store, root):
+def test_put_leaves_no_temporary_file(store, root):
     """After a put that was taken or refused there is nothing in tmp."""
     store.put("a", b"x")
     with pytest.raises(errors.AlreadyExists):
@@ -82,7 +82,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_killed_writer_leaves_an_unfinished_file_only(root):
+def test_killed_writer_leaves_only_a_temporary_file(root):
     """After SIGKILL in an upload there is no object; the leftover goes an hour later and not before."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run([sys.executable, "-c", CRASHING, str(root)], env=environment, check=False)
@@ -90,8 +90,8 @@ def test_killed_writer_leaves_an_unfinished_file_only(root):
     store = DirectoryStore(root)
     assert list(store.list("packs/")) == []
     assert len(leftovers(root)) == 1
-    assert unfinished.remove_orphans(store._beneath, now_s=time.time() + 3500) == 0
-    assert unfinished.remove_orphans(store._beneath, now_s=time.time() + 3700) == 1
+    assert temporary.remove_stale_files(store._root.beneath, now_s=time.time() + 3500) == 0
+    assert temporary.remove_stale_files(store._root.beneath, now_s=time.time() + 3700) == 1
     assert leftovers(root) == []
     store.close()
 
@@ -191,7 +191,7 @@ def test_nothing_goes_through_a_symbolic_link(store, root, tmp_path):
     assert sorted(outside.rglob("*")) == before
 
 
-def test_directory_of_unfinished_files_is_no_link(root, tmp_path):
+def test_directory_of_temporary_files_is_not_a_link(root, tmp_path):
     """Nothing is written, or tidied away, where a link in the place of tmp leads."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -385,7 +385,7 @@ def test_file_system_without_hard_links_is_create_only_too(store, root, monkeypa
     """Where links are refused a rename takes their place that overwrites nothing."""
     monkeypatch.setattr(os, "link", refuse_links(number))
     if not has_rename:
-        monkeypatch.setattr(unfinished, "_renameat2", lambda: None)
+        monkeypatch.setattr(create_only, "_renameat2", lambda: None)
     store.put("packs/ab/x", b"first")
     with pytest.raises(errors.AlreadyExists):
         store.put("packs/ab/x", b"second")
@@ -430,11 +430,11 @@ def test_object_is_synced_before_its_name_and_its_name_before_put_returns(store,
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "link", link)
     store.put("ab/x", b"x")
-    (root_parent,) = {Path(store._root).parent.name}
+    (root_parent,) = {store._root.path.parent.name}
     assert events == ["sync tmp", f"sync {root_parent}", "link", "sync repository"]
 
 
-def test_unfinished_file_is_locked_while_it_is_written(store, root):
+def test_temporary_file_is_locked_while_it_is_written(store, root):
     """Another process sees by the lock that the file is in use."""
     upload = store.upload("a")
     (name,) = leftovers(root)

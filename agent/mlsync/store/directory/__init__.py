@@ -1,1 +1,1 @@
-"""The directory store."""
+"""The directory store. ``location`` imports ``store.DirectoryStore``; the other modules are for this folder alone."""

@@ -1,4 +1,4 @@
-"""What an operating system's error means for a store: one table, read by the directory store alone."""
+"""Turns errors of the operating system into store errors, by one table; for the directory store alone."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _IMPOSSIBLE = {
 }
 
 _TRANSIENT = {
-    errno.ENOENT: "somebody tidied up in tmp, or removed an empty directory, in the middle of a write",
-    errno.EIO: "a disk on the network or on USB that comes back says so once; a broken one says so each time",
-    errno.ESTALE: "the NFS server has restarted; the next look-up finds the file again",
+    errno.ENOENT: "somebody removed a temporary file or an empty directory during a write",
+    errno.EIO: "a network or USB disk that comes back reports it once; a broken one each time",
+    errno.ESTALE: "the NFS server restarted; the next look-up finds the file again",
     errno.ETIMEDOUT: "a soft-mounted network file system gave up waiting",
     errno.EHOSTDOWN: "the server restarts",
-    errno.EHOSTUNREACH: "the network is away",
-    errno.ENETUNREACH: "the network is away",
+    errno.EHOSTUNREACH: "the network is down",
+    errno.ENETUNREACH: "the network is down",
     errno.ECONNRESET: "the server restarts",
-    errno.ENOTCONN: "a FUSE file system is being mounted again",
+    errno.ENOTCONN: "a FUSE file system is being remounted",
     errno.EREMOTEIO: "the server had a fault",
-    errno.EAGAIN: "out of a resource for a moment",
-    errno.EBUSY: "another process holds it for a moment",
-    errno.EINTR: "a signal came in between",
-    errno.ENOMEM: "out of memory for a moment",
-    errno.EMFILE: "this process has too many files open for a moment",
-    errno.ENFILE: "the machine has too many files open for a moment",
+    errno.EAGAIN: "temporarily out of a resource",
+    errno.EBUSY: "another process temporarily holds it",
+    errno.EINTR: "a signal interrupted the call",
+    errno.ENOMEM: "temporarily out of memory",
+    errno.EMFILE: "this process temporarily has too many open files",
+    errno.ENFILE: "the machine temporarily has too many open files",
     errno.ENOLCK: "the NFS lock service restarts",
 }
 
 
 def translated(error: OSError, where: str) -> errors.StoreError:
-    """The error of ours that *error* is; raise it ``from`` the original, which :func:`is_transient` looks at."""
+    """Return our error for *error*; raise it ``from`` the original, because :func:`is_transient` looks at that."""
     number = error.errno or 0
     text = (error.strerror or str(error)).lower()
     if number == errno.ENOENT:
@@ -62,19 +62,19 @@ def translated(error: OSError, where: str) -> errors.StoreError:
         return errors.StoreDenied(f"the store refuses: {text}", where=where, advice=_DENIED[number])
     if number in _IMPOSSIBLE:
         return errors.StoreBroken(f"the store was changed: {text}", where=where, advice=_IMPOSSIBLE[number])
-    advice = "check that the disk or the network file system is there and sound"
+    advice = "check that the disk or the network file system is there and works"
     return errors.StoreUnavailable(f"the store does not work: {text}", where=where, advice=advice)
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the error of the operating system behind *error* may pass."""
+    """Return whether the error of the operating system behind *error* may pass."""
     cause = error.__cause__
     return isinstance(error, errors.StoreUnavailable) and isinstance(cause, OSError) and cause.errno in _TRANSIENT
 
 
 @contextmanager
 def translating(where: str) -> Iterator[None]:
-    """Let no ``OSError`` out: the border of the directory store."""
+    """Raise our errors instead of ``OSError``: the border of the directory store."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""An upload to a directory: parts are written in place into one unfinished file, from any number of threads."""
+"""An upload to a directory: any number of threads write parts in place into one temporary file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import AbstractContextManager, contextmanager
 from mlsync import errors
 from mlsync.buffers import Buffer
 from mlsync.store.base import Upload, view_of
-from mlsync.store.directory.unfinished import UnfinishedFile
-from mlsync.store.parts import PartLedger
+from mlsync.store.directory.temporary import TemporaryFile
+from mlsync.store.part_ledger import PartLedger
 
 
 class DirectoryUpload(Upload):
-    """Fills *file* and has it published; *translating* is the store's border for errors of the operating system."""
+    """Fills *file* and publishes it; *translating* turns errors of the operating system into the store's."""
 
     def __init__(
         self,
-        file: UnfinishedFile,
+        file: TemporaryFile,
         *,
         part_bytes: int,
         where: str,
@@ -30,7 +30,7 @@ class DirectoryUpload(Upload):
         self._translating = translating
         self._publish = publish
         self._ledger = PartLedger(part_bytes)
-        self._turn = threading.Condition()
+        self._changed = threading.Condition()
         self._writers_count = 0
         self._is_over = False
         self._is_lost = False
@@ -44,7 +44,7 @@ class DirectoryUpload(Upload):
         self._ledger.add(offset, len(view))
 
     def finish(self, size_bytes: int) -> None:
-        """Make the object appear; what a failed try left undone is done by the next one."""
+        """Create the object; another call continues where a failed one stopped."""
         self._ledger.check_whole(size_bytes)
         with self._in_use(), self._translating():
             self._sync()
@@ -52,11 +52,11 @@ class DirectoryUpload(Upload):
         self.abort()
 
     def abort(self) -> None:
-        """Forget the file; an object that was published stays."""
-        with self._turn:
+        """Remove the file; a published object stays."""
+        with self._changed:
             self._is_over = True
-            # A descriptor that is closed under a writer may be another file's by the time that it writes.
-            self._turn.wait_for(lambda: self._writers_count == 0)
+            # If a descriptor is closed under a writer, it may be another file's when the writer uses it.
+            self._changed.wait_for(lambda: self._writers_count == 0)
             self._file.discard()
 
     def _sync(self) -> None:
@@ -69,8 +69,8 @@ class DirectoryUpload(Upload):
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        """The file stays open meanwhile; its room is given back at once if the store is full."""
-        with self._turn:
+        """Keep the file open; abort, which frees its space at once, if the store is full."""
+        with self._changed:
             self._check_usable()
             self._writers_count += 1
         is_full = False
@@ -80,9 +80,9 @@ class DirectoryUpload(Upload):
             is_full = True
             raise
         finally:
-            with self._turn:
+            with self._changed:
                 self._writers_count -= 1
-                self._turn.notify_all()
+                self._changed.notify_all()
             if is_full:
                 self.abort()
 

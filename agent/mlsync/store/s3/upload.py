@@ -15,7 +15,7 @@ import msgspec
 from mlsync import errors
 from mlsync.buffers import Buffer
 from mlsync.store.base import Upload, view_of
-from mlsync.store.parts import PartLedger
+from mlsync.store.part_ledger import PartLedger
 
 
 class SentPart(msgspec.Struct, frozen=True, array_like=True):

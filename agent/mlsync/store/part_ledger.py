@@ -1,4 +1,4 @@
-"""Which parts an upload has: the bookkeeping that every store's upload shares, so that no hole is ever finished."""
+"""Which parts an upload has: every store's upload keeps this ledger, so that no object with a hole is created."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 
 
 class PartLedger:
-    """Says whether a part may stand where it is put, and whether the parts make up the whole.
+    """Checks that a part has a valid offset and length, and that the parts make up the whole.
 
-    A wrong part is a bug of the caller and a ``ValueError``: nothing of the store is at fault.
+    A wrong part is a bug in the caller, and a ``ValueError``.
     """
 
     def __init__(self, part_bytes: int) -> None:
@@ -23,7 +23,7 @@ class PartLedger:
             raise ValueError(msg)
 
     def add(self, offset: int, length: int) -> None:
-        """Note that the part is in the store; the same part may come again."""
+        """Note that the store has the part; the same part may come again."""
         with self._lock:
             self._length_at[offset] = length
 

@@ -1,0 +1,166 @@
+"""Temporary files of a directory store, in ``tmp/``: each becomes an object in one atomic step.
+
+Every path is below the store's directory and is reached from its descriptor (``mlsync.beneath``): an unmounted or moved
+directory never sends bytes to another place, and nobody's symbolic link is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from mlsync.beneath import Beneath, reopen
+from mlsync.buffers import Buffer
+from mlsync.courtesy.pressure import PACE
+from mlsync.direct_io import write_direct
+from mlsync.store.base import view_of
+from mlsync.store.directory.create_only import create_only
+
+DIRECTORY: Final = b"tmp"
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+STALE_AGE_S: Final = 3600
+
+_LOCK_FILE: Final = DIRECTORY + b"/create-lock"
+_OURS: Final = re.compile(rb"[0-9a-f]{32}")
+_NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+class TemporaryFile:
+    """A file in ``tmp/`` that this process writes; its lock keeps other processes from removing it."""
+
+    def __init__(self, root: Beneath) -> None:
+        self._root = root
+        self.path = DIRECTORY + b"/" + secrets.token_hex(16).encode()
+        self.fd = _create(self.path, root)
+        try:
+            _lock(self.fd)
+        except OSError:
+            self.discard()
+            raise
+
+    def write(self, offset: int, part: Buffer) -> None:
+        """Write all of *part* at *offset*; ``sync`` makes it durable."""
+        whole = view_of(part)
+        for piece in PACE.pieces(len(whole)):
+            self._write_piece(offset + piece.start, whole[piece])
+
+    def _write_piece(self, offset: int, rest: memoryview) -> None:
+        written = write_direct(self._open_again, offset, rest)
+        while rest := rest[written:]:
+            offset += written
+            written = os.pwrite(self.fd, rest, offset)
+            if written == 0:
+                raise OSError(errno.EIO, "a write of some bytes wrote none")
+
+    def sync(self) -> None:
+        """Make the bytes durable, or raise the error that one of the writes met."""
+        with PACE.moving(0):
+            os.fsync(self.fd)
+        # NFS and FUSE report some write errors only when a descriptor is closed. Closing a second one asks for them
+        # before the object exists, and keeps the lock, which belongs to the first one.
+        os.close(os.dup(self.fd))
+
+    def become(self, path: bytes) -> None:
+        """Give the file the name *path*, also or instead; raise ``FileExistsError`` if another file has it."""
+        try:
+            create_only(self.path, path, self._root, _LOCK_FILE)
+        except FileExistsError:
+            # NFS sends a LINK again whose answer was lost, and then this file is in its own way.
+            if not self._has_name(path):
+                raise
+
+    def discard(self) -> None:
+        """Remove the file from ``tmp/`` and close it; never raises, and does nothing the second time."""
+        if self.fd < 0:
+            return
+        # After a rename the name is gone; if unlink fails, the file is removed as stale later.
+        with contextlib.suppress(OSError), self._root.beside(self.path) as (directory, name):
+            os.unlink(name, dir_fd=directory)
+        fd, self.fd = self.fd, -1
+        with contextlib.suppress(OSError):  # sync() asked for write errors
+            os.close(fd)
+
+    def _open_again(self, flags: int) -> int:
+        """Open this very file: its name in ``tmp/`` may belong to another file by now, if others may write there."""
+        try:
+            return reopen(self.fd, flags)
+        except FileNotFoundError:  # without /proc the caller writes through the page cache
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP)) from None
+
+    def _has_name(self, path: bytes) -> bool:
+        return os.path.samestat(os.fstat(self.fd), self._root.stat(path))
+
+
+def remove_stale_files(root: Beneath, *, now_s: float | None = None) -> int:
+    """Remove what crashed writers left in ``tmp/``; return how many files that were.
+
+    A file is stale if it has a name as only mlsync makes them, nobody wrote to it for an hour, and nobody holds its
+    lock. The hour covers the moment between creating a file and locking it. Errors are ignored: a repository that is
+    read-only, or without locks, keeps its files.
+    """
+    now_s = time.time() if now_s is None else now_s
+    removed_count = 0
+    with contextlib.suppress(OSError), _opened_directory(root) as fd:
+        for name in map(os.fsencode, os.listdir(fd)):
+            if _OURS.fullmatch(name) and _is_stale(fd, name, now_s):
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=fd)
+                    removed_count += 1
+    return removed_count
+
+
+@contextmanager
+def _opened_directory(root: Beneath) -> Iterator[int]:
+    fd = root.open_directory(DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _is_stale(directory: int, name: bytes, now_s: float) -> bool:
+    try:
+        # For writing, because NFS turns the lock into a byte-range lock, which needs that.
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=directory)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or now_s - found.st_mtime < STALE_AGE_S:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def _create(path: bytes, root: Beneath) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+    try:
+        return root.open_file(path, flags, FILE_MODE)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):  # another thread was faster
+            os.mkdir(DIRECTORY, DIRECTORY_MODE, dir_fd=root.descriptor)
+        return root.open_file(path, flags, FILE_MODE)
+
+
+def _lock(fd: int) -> None:
+    """Lock the file so that nobody takes it for stale; without locks, nobody ever takes a file for stale."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
