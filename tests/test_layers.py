@@ -181,6 +181,8 @@ def test_libraries_stay_at_home(library):
         ("proof.programs.launch", set()),
         ("proof.programs.sandbox", set()),
         ("proof.programs.gpus", {"torch"}),
+        ("proof.programs.cpu", {"numpy", "xxhash"}),
+        ("proof.programs.nh", {"numpy"}),
         ("proof.programs.load_ultralytics", {"torch", "ultralytics"}),
         ("proof.programs.load_state_dict", {"torch", "safetensors"}),
         ("proof.programs.load_transformers", {"torch", "transformers"}),

@@ -22,7 +22,7 @@ def serve() -> None:
 
     import mlsync.backup.new_version
     import mlsync.cli.main
-    import mlsync.proof.nh
+    import mlsync.proof.programs.nh
     import mlsync.proof.windows
     import mlsync.service.agent
     import mlsync.store.s3.store

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from mlsync.proof.nh import Nh
+from mlsync.proof.programs.nh import Nh
 
 WINDOW_BYTES = 1 << 20
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlsync.proof.digest import WindowDigest, window_digest
-from mlsync.proof.nh import Nh
+from mlsync.proof.programs.nh import Nh
 
 WINDOW_BYTES = 1 << 20
 

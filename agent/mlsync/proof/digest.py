@@ -1,7 +1,7 @@
 """The parent's side of the device digest: one number per window that binds what was sent to what the device holds.
 
 Which function it is, the child says. On a GPU it is NH, which both sides can compute fast by the same few operations on
-whole numbers (``mlsync/proof/nh.py``). On the CPU, where the child looks at the very memory that this side wrote, XXH3
+whole numbers (``mlsync/proof/programs/nh.py``). On the CPU, where the child looks at the very memory that this side wrote, XXH3
 under a random seed does, and costs a sixth; NH again where the child's Python lacks xxhash. Both depend on the place of
 each byte, and on a seed that is made anew for each child. That they are the right bytes is what the cryptographic
 digests of the repository say.
@@ -50,7 +50,7 @@ def window_digest(kind: str, seed: bytes, window_bytes: int) -> WindowDigest | N
         return Xxh3(seed)
     if kind == "nh":
         # numpy comes with this import; the idle agent does without
-        from mlsync.proof.nh import Nh
+        from mlsync.proof.programs.nh import Nh
 
         return Nh(seed, window_bytes)
     return None

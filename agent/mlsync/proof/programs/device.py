@@ -216,7 +216,7 @@ class Slot:
 
 
 class Nh:
-    """NH of a window's words, as mlsync/proof/nh.py has it; its sum is still on the device."""
+    """NH of a window's words, as mlsync/proof/programs/nh.py has it; its sum is still on the device."""
 
     name = "nh"
 
