@@ -262,13 +262,15 @@ def test_a_file_from_the_future_can_be_read(root, opened):
 
 
 def test_a_file_written_all_the_time_is_never_confirmed_torn(root, opened, pool):
-    """A writer overwrites a file in place, again and again; every reading that is confirmed is one whole content."""
+    """No reading of a file that is overwritten in place meanwhile, again and again, is confirmed torn."""
     contents = [bytes([number]) * (1 << 20) for number in range(4)]
     path = root / "weights.bin"
     path.write_bytes(contents[0])
     stop = threading.Event()
+    written = 0
 
     def write_on():
+        nonlocal written
         number = 0
         with path.open("r+b", buffering=0) as writer:
             while not stop.is_set():
@@ -276,6 +278,7 @@ def test_a_file_written_all_the_time_is_never_confirmed_torn(root, opened, pool)
                 writer.seek(0)
                 for at in range(0, 1 << 20, 1 << 14):
                     writer.write(contents[number % 4][at : at + (1 << 14)])
+                    written += 1
                 if number % 64 == 0:
                     stop.wait(0.1)
 
@@ -284,6 +287,7 @@ def test_a_file_written_all_the_time_is_never_confirmed_torn(root, opened, pool)
     confirmed = refused = 0
     try:
         while min(confirmed, refused) < 3:
+            before = written
             with opened("weights.bin") as file:
                 seen = bytearray()
                 for piece in read_pieces(file, None, file.data_extents(), pool, 1):
@@ -295,7 +299,8 @@ def test_a_file_written_all_the_time_is_never_confirmed_torn(root, opened, pool)
                     refused += 1
                 else:
                     confirmed += 1
-                    assert bytes(seen) in contents
+                    # A busy machine may stop the writer in the middle; the file is still then, and only settling helps.
+                    assert bytes(seen) in contents or written == before
     finally:
         stop.set()
         thread.join()

@@ -4,7 +4,8 @@ Which function it is, the child says. On a GPU it is NH, which both sides can co
 whole numbers (``mlsync/proof/programs/nh.py``). On the CPU, where the child looks at the very memory that this side
 wrote, XXH3 under a random seed does, and costs a sixth; NH again where the child's Python lacks xxhash. Both depend
 on the place of each byte, and on a seed that is made anew for each child. That they are the right bytes is what the
-cryptographic digests of the repository say."""
+cryptographic digests of the repository say.
+"""
 
 from __future__ import annotations
 
