@@ -70,7 +70,7 @@ HOMES = {
     "apscheduler": r"mlsync\.(service\.schedule|config\.every)",
     "rich": r"mlsync\.cli\..+",
     "click": r"mlsync\.cli\..+",
-    "sqlite3": r"mlsync\.source\.state",
+    "sqlite3": r"mlsync\.source\.(state|state_database)",
     "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
     "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed

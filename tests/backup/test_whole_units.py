@@ -193,7 +193,7 @@ def test_what_was_held_back_is_let_in_when_nothing_came(world):
     assert look(world.state, Source(RUN, os.fsencode(world.directory))) is not None
     world.backup(now_ns=lambda: time.time_ns() + LATER_NS)
     assert paths(world) == {"log.txt", SHARDS[0], INDEX}
-    assert not any(recall(row.entry).is_held for row in world.state.remembered(RUN).values())
+    assert not any(recall(row.entry).is_held for row in world.state.cached_files(RUN).values())
 
 
 def test_two_saves_are_not_mixed(world):

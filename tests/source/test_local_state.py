@@ -7,9 +7,10 @@ from contextlib import closing
 import pytest
 
 from mlsync.errors import StateDamaged, StateError, StateFull
-from mlsync.source import state as state_module
+from mlsync.source import state_database
+from mlsync.source.cached_file import CachedFile, CachedPiece, is_same
 from mlsync.source.scan import FileStat, Found
-from mlsync.source.state import CachedFile, CachedPiece, Head, KnownWriter, Made, State, is_same
+from mlsync.source.state import Head, KnownWriter, Made, State
 
 STAT = FileStat(64 << 56, (1 << 64) - 3, 0o100644, 1000, 1000, 1, 10, 10**18 + 1, 10**18 + 2)
 
@@ -47,9 +48,9 @@ def test_what_is_remembered_comes_back(path):
     with State.open(path) as state:
         assert state.seed == seed
         assert state.head("run") == Head(3, b"digest")
-        assert state.remembered("run") == files
+        assert state.cached_files("run") == files
         assert state.chunk(b"name") == b"location"
-        assert (state.head("other"), state.remembered("other"), state.chunk(b"other")) == (None, {}, None)
+        assert (state.head("other"), state.cached_files("other"), state.chunk(b"other")) == (None, {}, None)
 
 
 def test_every_state_has_a_seed_of_its_own(tmp_path):
@@ -67,8 +68,8 @@ def test_files_are_replaced_and_removed_within_their_run(state):
     state.replace_files("one", {b"a": remembered(1), b"b": remembered(2)}, [])
     state.replace_files("two", {b"a": remembered(3)}, [])
     state.replace_files("one", {b"b": remembered(4)}, [b"a", b"unknown"])
-    assert state.remembered("one") == {b"b": remembered(4)}
-    assert state.remembered("two") == {b"a": remembered(3)}
+    assert state.cached_files("one") == {b"b": remembered(4)}
+    assert state.cached_files("two") == {b"a": remembered(3)}
 
 
 def test_a_replacement_that_fails_changes_nothing(state):
@@ -81,9 +82,9 @@ def test_a_replacement_that_fails_changes_nothing(state):
 
     with pytest.raises(KeyError):
         state.replace_files("run", {b"b": remembered(2)}, removed())
-    assert state.remembered("run") == {b"a": remembered(1)}
+    assert state.cached_files("run") == {b"a": remembered(1)}
     state.replace_files("run", {b"b": remembered(2)}, [b"a"])
-    assert state.remembered("run") == {b"b": remembered(2)}
+    assert state.cached_files("run") == {b"b": remembered(2)}
 
 
 def test_chunks_are_forgotten_by_pack(state):
@@ -99,7 +100,7 @@ def test_a_hundred_thousand_files_are_remembered(state):
     blob = remembered(0, pieces=3).packed()[2]
     files = {b"dir/%d" % n: CachedFile(STAT, n, b"entry", blob) for n in range(100_000)}
     state.replace_files("run", files, [])
-    back = state.remembered("run")
+    back = state.cached_files("run")
     assert back.keys() == files.keys()
     assert all(isinstance(row._pieces, bytes) for row in back.values())
     assert back[b"dir/99999"].pieces == remembered(0, pieces=3).pieces
@@ -113,7 +114,7 @@ def test_rows_come_in_the_order_of_paths_and_page_by_page(state, monkeypatch):
     sizes = []
     query = state._query
     monkeypatch.setattr(state, "_query", lambda *given: (rows := query(*given), sizes.append(len(rows)))[0])
-    rows = list(state.rows("run"))
+    rows = list(state.file_rows("run"))
     assert [(path, entry) for path, _, entry in rows] == [(path, files[path].entry) for path in sorted(files)]
     assert all(is_same(stat, Found(path, "file", files[path].stat)) for path, stat, _ in rows)
     assert sizes == [256, 256, 256, 232, 0]
@@ -196,12 +197,12 @@ def test_damage_found_later_is_said_and_the_next_open_begins_anew(path):
     path.write_bytes(content)
     with State.open(path) as state:
         with pytest.raises(StateDamaged, match="put aside"):
-            state.remembered("run")
+            state.cached_files("run")
         with pytest.raises(StateDamaged):
             state.head("run")
     assert path.with_name(path.name + ".damaged-1").exists()
     with State.open(path) as state:
-        assert state.remembered("run") == {}
+        assert state.cached_files("run") == {}
 
 
 def test_the_log_of_a_damaged_file_goes_with_it(path):
@@ -216,7 +217,7 @@ def test_the_log_of_a_damaged_file_goes_with_it(path):
         assert other.execute("SELECT count(*) FROM heads").fetchone() == (1,)
         log = path.with_name(path.name + "-wal").read_bytes()
         with pytest.raises(StateDamaged, match="put aside"):
-            state.remembered("run")
+            state.cached_files("run")
     assert log
     assert path.with_name(path.name + ".damaged-1-wal").read_bytes() == log
     assert not path.with_name(path.name + "-wal").exists()
@@ -227,10 +228,10 @@ def test_rows_that_do_not_parse_are_damage(path):
     with State.open(path) as state:
         state.replace_files("run", {b"a": remembered(1)}, [])
         state._connection.execute("UPDATE files SET stat = x'00'")
-        [(_, packed, _)] = state.rows("run")
+        [(_, packed, _)] = state.file_rows("run")
         assert not is_same(packed, Found(b"a", "file", STAT))
         with pytest.raises(StateDamaged):
-            state.remembered("run")
+            state.cached_files("run")
 
 
 def test_a_full_disk_is_said_and_the_state_stays_whole(state):
@@ -240,7 +241,7 @@ def test_a_full_disk_is_said_and_the_state_stays_whole(state):
     state._connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(StateFull):
         state.replace_files("run", {b"%d" % n: remembered(n) for n in range(2000)}, [b"a"])
-    assert state.remembered("run") == {b"a": remembered(1)}
+    assert state.cached_files("run") == {b"a": remembered(1)}
 
 
 def test_a_place_that_cannot_be_opened_is_said(tmp_path):
@@ -252,7 +253,7 @@ def test_a_place_that_cannot_be_opened_is_said(tmp_path):
 
 def test_a_state_held_by_another_process_is_said(monkeypatch, path):
     """A writer that does not let go is an error of its own, and nothing is put aside."""
-    monkeypatch.setattr(state_module, "_BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(state_database, "_BUSY_TIMEOUT_S", 0.01)
     with State.open(path) as state:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -295,7 +296,7 @@ def test_threads_share_a_state(state):
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(len(state.remembered(f"run {n}")) == 20 for n in range(4))
+    assert all(len(state.cached_files(f"run {n}")) == 20 for n in range(4))
 
 
 def found(kind="file", link_to=None, **changed):
@@ -351,7 +352,7 @@ def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
     older_schema(path, version, *later_tables)
     with State.open(path) as state:
         assert state.head("run") == Head(7, b"digest")
-        assert state.remembered("run") == {b"a": remembered(1)}
+        assert state.cached_files("run") == {b"a": remembered(1)}
         state.add_pending("run", 7)
         state.set_last_ns("run", "scrubbed", 5)
         state.add_unreadable("run", {9: "100 1.5"})

@@ -15,13 +15,13 @@ from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
+from mlsync.source.cached_file import CachedFile, CachedPiece
 from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.paths import display
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
 from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found, LeftOut
-from mlsync.source.state import CachedFile, CachedPiece
 
 _LOG: Final = logging.getLogger(__name__)
 # A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.

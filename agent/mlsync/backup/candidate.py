@@ -23,9 +23,9 @@ from mlsync.proving.judge import LOADED_IN, not_loaded, wish_behind
 from mlsync.proving.policy import NO_WISH, Policy
 from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Trouble, refs_of
 from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan
-from mlsync.source.state import CachedFile
 from mlsync.values import Finding, Level, Proof, Severity
 from mlsync.versions.incomplete import INCOMPLETE
 from mlsync.versions.loaded_directories import LoadedDirectory, directory_above, is_described_by

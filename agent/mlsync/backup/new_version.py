@@ -42,10 +42,11 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
+from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, Scan, scan
-from mlsync.source.state import CachedFile, Head, Made, State
+from mlsync.source.state import Head, Made, State
 from mlsync.source.takeover import end_takeover
 from mlsync.versions.loaded_directories import LoadedDirectory, is_below
 
@@ -88,7 +89,7 @@ class VersionMaker:
         tree = scan(root, self._source.exclude, keep_temporary=self._source.keep_temporary)
         result.left_out = tree.left_out
         self._top = _top_of(root)
-        rows = self._state.remembered(self._source.run)
+        rows = self._state.cached_files(self._source.run)
         result.scanned_count = len(tree.found)
         _LOG.debug("found %d files and directories", result.scanned_count)
         # A row that cannot be read is as good as none.
@@ -392,7 +393,10 @@ class VersionMaker:
 
     def _note_writer(self, manifest: Manifest, base: Base) -> None:
         """Have the local state know the version before it exists: who dies right after made it all the same."""
-        last, made = Made(base.number, base.created_ns), Made(manifest.root.number, manifest.root.created_ns)
+        last, made = (
+            Made(base.number, base.created_ns),
+            Made(manifest.root.number, manifest.root.created_ns),
+        )
         self._state.begin_version(self._source.run, self._source.directory, manifest.root.origin.id, last, made)
 
     def _tell_clamped(self, candidate: Candidate) -> None:

@@ -10,9 +10,10 @@ from typing import Final
 from mlsync.backup.files_cache import recall_trouble
 from mlsync.proving.policy import Policy
 from mlsync.repository.manifest import Trouble
+from mlsync.source.cached_file import is_same
 from mlsync.source.root import Root
 from mlsync.source.scan import LeftOut, Walk
-from mlsync.source.state import State, is_same
+from mlsync.source.state import State
 
 # How long the rest of a checkpoint of several files is waited for.
 PATIENCE_NS: Final = 3600 * 10**9
@@ -51,7 +52,7 @@ def look_for_change(
 def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | None) -> Untouched | None:
     count = 0
     troubles: dict[bytes, Trouble] = {}
-    for found, row in zip_longest(walk, state.rows(run)):
+    for found, row in zip_longest(walk, state.file_rows(run)):
         if found is None or row is None:
             return None
         path, stat, entry = row

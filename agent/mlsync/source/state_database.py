@@ -1,0 +1,254 @@
+"""The SQLite file of the local state: its schema, how it is opened, and what happens when it is damaged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+from mlsync.errors import StateDamaged, StateError, StateFull
+from mlsync.source.paths import display
+
+_APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
+_SCHEMA_VERSION: Final = 4
+# What came with the second version: a state of the first gets it when it is opened, and keeps all that it knows.
+_SINCE_2: Final = (
+    # Versions that were committed below the level that was required of them.
+    "CREATE TABLE pending (run TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (run, number)) WITHOUT ROWID",
+    # Packs that were seen to be damaged: what a run needs of them is to be stored again.
+    "CREATE TABLE damaged (run TEXT NOT NULL, pack BLOB NOT NULL, PRIMARY KEY (run, pack)) WITHOUT ROWID",
+    # When something was done last that is done now and then.
+    "CREATE TABLE times (run TEXT NOT NULL, name TEXT NOT NULL, at_ns INTEGER NOT NULL, PRIMARY KEY (run, name))",
+)
+# What came with the third.
+_SINCE_3: Final = (
+    # Who this machine is to a run when it backs a directory up, with the version that it made last (or found there) and
+    # the one that it was about to make when it wrote this.
+    """CREATE TABLE writers (run TEXT NOT NULL, directory BLOB NOT NULL, id BLOB NOT NULL, last_number INTEGER NOT NULL,
+       last_ns INTEGER NOT NULL, next_number INTEGER NOT NULL, next_ns INTEGER NOT NULL,
+       PRIMARY KEY (run, directory)) WITHOUT ROWID""",
+)
+# What came with the fourth.
+_SINCE_4: Final = (
+    # Objects in a version's place that did not open, with what a listing said of them: they are not looked at again.
+    """CREATE TABLE unreadable (run TEXT NOT NULL, number INTEGER NOT NULL, stamp TEXT NOT NULL,
+       PRIMARY KEY (run, number)) WITHOUT ROWID""",
+)
+_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4))
+_SCHEMA: Final = (
+    "CREATE TABLE seed (value BLOB NOT NULL)",
+    # The newest version that was seen of a run: a store that shows less was rolled back.
+    "CREATE TABLE heads (run TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL)",
+    "CREATE TABLE runs (id INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE)",
+    """CREATE TABLE files (run_id INTEGER NOT NULL, path BLOB NOT NULL, stat BLOB NOT NULL, entry BLOB NOT NULL,
+       pieces BLOB NOT NULL, UNIQUE (run_id, path))""",
+    # Where a chunk lies in the store.
+    "CREATE TABLE chunks (name BLOB PRIMARY KEY, pack BLOB NOT NULL, location BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX chunks_by_pack ON chunks (pack)",
+    *_SINCE_2,
+    *_SINCE_3,
+    *_SINCE_4,
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+_BUSY_TIMEOUT_S: Final = 10.0
+_UNREADABLE_CODES: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_BUSY_CODES: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_ADVICE: Final = "the file only holds hints and may be deleted"
+
+
+class StateDatabase:
+    """The file, open. Safe to call from several threads; a transaction is done whole or not at all.
+
+    Errors are ``StateFull``, ``StateDamaged`` (the file was renamed, and the next ``open`` starts a new one, or it
+    cannot be opened at all) and ``StateError`` (another process holds it).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._is_aside = False
+        with self._translating():
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._translating():
+                self._prepare()
+                self.seed = self._read_seed()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the state at *path*, or begin one.
+
+        A file that is no state, is damaged or has another schema is renamed to ``<name>.damaged-N`` and a new one is
+        begun. Only this user can read the file, and the directory if it was made here.
+        """
+        _make_private(path)
+        try:
+            return cls(path)
+        except _PutAside:
+            _make_private(path)
+            return cls(path)
+
+    @property
+    def directory(self) -> Path:
+        """Where the state lies, with what else this machine keeps of the repository."""
+        return self._path.parent
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _prepare(self) -> None:
+        connection = self._connection
+        # Looked at before anything is written, since it may be another program's database.
+        with self._transaction("BEGIN"):
+            self._is_new()
+        # With WAL and NORMAL a power cut may undo the last commits but damages nothing: enough for hints.
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait here. Who holds the file either makes it a WAL one now, or the next open will.
+            if error.sqlite_errorcode & 0xFF not in _BUSY_CODES:
+                raise
+        connection.execute("PRAGMA synchronous = NORMAL")
+        # One transaction: two processes may begin at once, and one that dies here leaves an empty file.
+        with self._transaction():
+            if self._is_new():
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute("INSERT INTO seed VALUES (?)", (secrets.token_bytes(8),))
+            elif self._schema_version() < _SCHEMA_VERSION:
+                self._migrate()
+
+    def _migrate(self) -> None:
+        known = self._schema_version()
+        for version, statements in _MIGRATIONS:
+            for statement in statements if version > known else ():
+                self._connection.execute(statement)
+        self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+    def _is_new(self) -> bool:
+        """Say whether the database is still empty; raise if it is neither that nor ours. Asked within a transaction."""
+        ((application_id,),) = self._connection.execute("PRAGMA application_id")
+        schema_version = self._schema_version()
+        ((table_count,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema")
+        if (application_id, schema_version, table_count) == (0, 0, 0):
+            return True
+        if application_id != _APPLICATION_ID or not 1 <= schema_version <= _SCHEMA_VERSION:
+            raise UnknownState
+        return False
+
+    def _schema_version(self) -> int:
+        ((version,),) = self._connection.execute("PRAGMA user_version")
+        return cast("int", version)
+
+    def _read_seed(self) -> int:
+        """Give the seed of this state's xxh3 digests: random, so that nobody can prepare pieces that collide."""
+        rows = self._connection.execute("SELECT value FROM seed").fetchall()
+        if len(rows) != 1 or not isinstance(rows[0][0], bytes):
+            raise UnknownState
+        return int.from_bytes(rows[0][0], "little")
+
+    def _query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._translating():
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translating():
+            self._connection.execute(begin)
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        where = display(os.fsencode(self._path))
+        try:
+            yield
+        except UnknownState as error:
+            raise self._put_aside(where) from error
+        except sqlite3.ProgrammingError as error:
+            # Another thread found the damage and closed the file; else it is a bug of ours.
+            if not self._is_aside:
+                raise
+            raise StateDamaged("the local state is damaged and was put aside", where=where) from error
+        except sqlite3.Error as error:
+            extended = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+            code = extended & 0xFF
+            if code in _UNREADABLE_CODES:
+                raise self._put_aside(where) from error
+            # The shared-memory file beside the database cannot grow: that too is a full disk.
+            if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+                raise StateFull("no room for the local state", where=where) from error
+            if code in _BUSY_CODES:
+                raise StateError("the local state is in use by another process", where=where) from error
+            raise StateDamaged(f"the local state cannot be used: {error}", where=where, advice=_ADVICE) from error
+
+    def _put_aside(self, where: str) -> StateDamaged:
+        """Close and rename the file, so that the next ``open`` finds none."""
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        self._is_aside = True
+        aside = _free_name(self._path)
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                source = f"{self._path}{suffix}"
+                if os.path.lexists(source):
+                    os.rename(source, f"{aside}{suffix}")
+        except OSError as error:
+            return StateDamaged(f"the local state is damaged: {error.strerror}", where=where, advice=_ADVICE)
+        return _PutAside("the local state is damaged and was put aside", where=display(os.fsencode(aside)))
+
+
+class UnknownState(Exception):
+    """The file is a database, but none of ours."""
+
+
+class _PutAside(StateDamaged):
+    """The file was damaged and has another name now; opening again begins a new one."""
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            # Made without being opened: closing a descriptor would drop the locks of another State in this process.
+            os.mknod(path, 0o600 | stat.S_IFREG)
+        except FileExistsError:
+            os.chmod(path, 0o600)
+    except OSError as error:
+        where = display(os.fsencode(path))
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StateFull("no room for the local state", where=where) from error
+        raise StateDamaged(f"the local state cannot be opened: {error.strerror}", where=where) from error
+
+
+def _free_name(path: Path) -> str:
+    number = 1
+    while os.path.lexists(f"{path}.damaged-{number}"):
+        number += 1
+    return f"{path}.damaged-{number}"
