@@ -1,4 +1,4 @@
-"""Makes the files of ``tests/formats/test_flax_msgpack.py``: ``python make_flax.py FOLDER``.
+"""Makes the files of ``tests/formats/libraries/test_flax_msgpack.py``: ``python make_flax.py FOLDER``.
 
 Run with Python 3.11, flax 0.12.8, jax 0.10.2 and optax 0.2.8. The folder is this one.
 """

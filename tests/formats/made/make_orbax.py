@@ -1,4 +1,4 @@
-"""Makes the checkpoint of ``tests/formats/test_ocdbt.py``, which is its step 1: ``python make_orbax.py FOLDER``.
+"""Makes the checkpoint of ``tests/formats/libraries/test_ocdbt.py``, its step 1: ``python make_orbax.py FOLDER``.
 
 Run with Python 3.11, orbax-checkpoint 0.12.8, jax 0.10.2 and the tensorstore of that day.
 """

@@ -1,4 +1,4 @@
-"""Makes the pickles of ``tests/formats/test_bare_pickle.py``: ``python make_pickles.py FOLDER``.
+"""Makes the pickles of ``tests/formats/pickles/test_pickle_file.py``: ``python make_pickles.py FOLDER``.
 
 Run with Python 3.11, numpy 2.4.6, joblib 1.6.0, lz4 4.4.5 and scikit-learn 1.9.1. The folder is this one.
 """

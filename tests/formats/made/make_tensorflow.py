@@ -1,4 +1,4 @@
-"""Makes the checkpoints of ``tests/formats/test_tensorflow_bundle.py``: ``python make_tensorflow.py FOLDER``.
+"""Makes the checkpoints of ``tests/formats/libraries/test_tensorflow_bundle.py``: ``python make_tensorflow.py FOLDER``.
 
 Run with Python 3.11 and tensorflow-cpu 2.21.0. The folder is ``made/tensorflow``.
 """

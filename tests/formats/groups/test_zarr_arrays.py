@@ -11,7 +11,7 @@ from mlsync.formats.groups.find import find_units
 from mlsync.formats.groups.tree import Unit
 from mlsync.source.temporary_names import is_temporary
 
-MADE = Path(__file__).with_name("made") / "zarr"
+MADE = Path(__file__).parents[1] / "made" / "zarr"
 FILES = {b"a/" + os.fsencode(path.relative_to(MADE)): path.read_bytes() for path in MADE.rglob("*") if path.is_file()}
 
 

@@ -23,7 +23,7 @@ from mlsync.formats.pickles import packed_file as packed_pickle
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 WAYS = ("zlib", "gzip", "bz2", "lzma", "xz", "lz4")
 FILES = {way: (MADE / f"{way}.joblib").read_bytes() for way in WAYS}
 

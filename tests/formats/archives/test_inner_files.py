@@ -21,7 +21,7 @@ from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.source.spans import plan_spans
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 FILES = {name: (MADE / name).read_bytes() for name in ("model.keras", "a2c.zip", "package.zip")}
 
 

@@ -19,7 +19,7 @@ from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.spans import ExtentChecksums
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 NAMES = ("kinds", "latest", "newer", "filters", "model", "small.weights")
 FILES = {name: (MADE / f"{name}.h5").read_bytes() for name in NAMES}
 

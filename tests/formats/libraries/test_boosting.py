@@ -18,7 +18,7 @@ from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.values import Severity
 
-FILES = {path.name: path.read_bytes() for path in sorted(Path(__file__).with_name("made").glob("boosting/*"))}
+FILES = {path.name: path.read_bytes() for path in sorted((Path(__file__).parents[1] / "made").glob("boosting/*"))}
 TEXT = FILES["plain.txt"]
 
 

@@ -18,7 +18,7 @@ from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.libraries import flax_msgpack
 from mlsync.formats.sniff import identify
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 FILES = {name: (MADE / f"{name}.msgpack").read_bytes() for name in ("state", "values", "chunked")}
 
 

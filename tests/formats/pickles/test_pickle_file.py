@@ -19,7 +19,7 @@ from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.pickles import pickle_file as bare_pickle
 from mlsync.formats.sniff import identify
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 FILES = {
     name: (MADE / name).read_bytes()
     for name in ("state.joblib", "state-4.pkl", "state-5.pkl", "several.pkl", "boosting.joblib")

@@ -18,7 +18,7 @@ from mlsync.formats.libraries.trainer_logs import (
     state_facts,
 )
 
-MADE = Path(__file__).parent / "made"
+MADE = Path(__file__).parents[1] / "made"
 STATE = (MADE / "huggingface-trainer/checkpoint-3/trainer_state.json").read_bytes()
 RESULTS = b"""epoch,time,metrics/precision(B),metrics/mAP50(B),metrics/mAP50-95(B),val/box_loss
 1,1.5,0.5,0.4,0.2,1.0

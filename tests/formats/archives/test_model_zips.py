@@ -15,7 +15,7 @@ from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 FILES = {path.name: path.read_bytes() for path in MADE.iterdir() if path.suffix in (".pt2", ".zip", ".keras")}
 WEIGHTS = "archive/data/weights/"
 TABLE = f"{WEIGHTS}model_weights_config.json"

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_sharded import Tree, on_disk, trainer
+from test_find_units import Tree, on_disk, trainer
 
 from mlsync.formats.groups.find import find_units
 
-GROUPS = Path(__file__).parent / "made" / "groups"
+GROUPS = Path(__file__).parents[1] / "made" / "groups"
 
 
 @pytest.mark.parametrize("made", sorted(path.name for path in GROUPS.iterdir() if path.is_dir()))

@@ -21,7 +21,7 @@ from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify
 from mlsync.proof.prover import ProofOptions, Prover
 
-MADE = Path(__file__).with_name("made")
+MADE = Path(__file__).parents[1] / "made"
 MODEL, KINDS, OUTSIDE = ((MADE / f"{name}.onnx").read_bytes() for name in ("model", "kinds", "outside"))
 
 

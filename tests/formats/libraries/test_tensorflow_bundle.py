@@ -22,7 +22,7 @@ from mlsync.formats.sniff import identify
 from mlsync.proof.inspection import inspect
 from mlsync.proof.spans import ExtentChecksums
 
-MADE = Path(__file__).with_name("made") / "tensorflow"
+MADE = Path(__file__).parents[1] / "made" / "tensorflow"
 FILES = {path.name: path.read_bytes() for path in sorted(MADE.iterdir())}
 STEMS = ["ckpt-1", "model.ckpt-7", "variables"]
 SHARD = ".data-00000-of-00001"

@@ -19,7 +19,7 @@ from mlsync.formats.libraries import ocdbt
 from mlsync.formats.sniff import identify
 from mlsync.proof.spans import ExtentChecksums
 
-MADE = Path(__file__).with_name("made") / "orbax"
+MADE = Path(__file__).parents[1] / "made" / "orbax"
 FILES = {os.fsencode(path.relative_to(MADE)): path.read_bytes() for path in MADE.rglob("*") if path.is_file()}
 OURS = {path: data for path, data in FILES.items() if ocdbt.is_ocdbt(data)}
 
