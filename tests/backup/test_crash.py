@@ -21,7 +21,7 @@ from mlsync import errors
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
-from mlsync.target.target import TEMPORARY_PREFIX
+from mlsync.target.temporary import TEMPORARY_PREFIX
 
 # Small parts, so that a pack of some kilobytes is an upload of several calls.
 PART_BYTES = 24 << 10

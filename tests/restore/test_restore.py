@@ -13,7 +13,8 @@ from flow_parts import World, as_nobody, contents, killed_at, noise, small_check
 from mlsync import errors
 from mlsync.repository.commit import commit
 from mlsync.repository.manifest import Manifest
-from mlsync.target.target import TEMPORARY_PREFIX, Target
+from mlsync.target.target import Target
+from mlsync.target.temporary import TEMPORARY_PREFIX
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts, or changes its user")
 
@@ -389,7 +390,7 @@ def test_a_full_disk_leaves_nothing_half_written(world):
             world.restore()
         assert contents(tree_of(out)) == {}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("mlsync.restore.restore._Restore._refuse_full", lambda *_: None)
+            patch.setattr("mlsync.restore.restore._refuse_full", lambda *_: None)
             with pytest.raises(errors.TargetFull):
                 world.restore()
         assert contents(tree_of(out)) == {b"a.bin": noise(200_000)}

@@ -13,7 +13,7 @@ import pytest
 
 from flow_parts import World, noise, outcome, tree_of
 from mlsync.beneath import Beneath
-from mlsync.target.target import TEMPORARY_PREFIX
+from mlsync.target.temporary import TEMPORARY_PREFIX
 from neighbour import NOBODY, Neighbour, temporary_name, world_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="plays root and another user")

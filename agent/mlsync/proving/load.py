@@ -26,7 +26,7 @@ from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
-from mlsync.target.target import IsNamed, Plan, Target
+from mlsync.target.target import FilePlan, IsNamed, Target
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories
 from mlsync.versions.stored_file import Part
@@ -126,7 +126,7 @@ def _own(entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
-def _contents(plan: Plan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:
+def _contents(plan: FilePlan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:
     for part in plan.missing:
         yield part, next(chunks)
         tick()

@@ -1,1 +1,1 @@
-"""How a version comes back: ``restore`` tells it, into a directory of ``mlsync.target``."""
+"""Restore a version: ``restore`` holds the steps, ``mlsync.target`` writes the directory."""

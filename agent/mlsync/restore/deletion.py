@@ -1,7 +1,7 @@
-"""What ``restore --delete`` takes away: all below the directory that the version does not hold, and nothing else.
+"""``restore --delete``: delete everything below the directory that the version does not hold, and nothing else.
 
-Everything is reached by descriptors. No step leads onto another file system, what backups leave out is left alone
-unless it is asked for, and what would go is counted before anything does.
+Every step goes by descriptors and stays on one file system. What backups exclude stays unless the user asks for it, and
+``survey`` counts what would be deleted before anything is.
 """
 
 from __future__ import annotations
@@ -17,42 +17,41 @@ from mlsync.errors import DeletionRefused, TargetError
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import joined
 from mlsync.source.temporary_names import is_temporary
-from mlsync.target.faults import translated
 from mlsync.target.lock import LOCK_NAME
+from mlsync.target.os_errors import translated
 from mlsync.target.temporary import TEMPORARY_PREFIX
 
-# More than this part of what is there needs a word, unless a restore made the directory.
+# To delete more than this share needs a confirmation, unless a restore made the directory.
 _SHARE: Final = 0.25
-# Another file system is mounted there, or something went or changed meanwhile.
-_PASSED_OVER: Final = frozenset({errno.ENOENT, errno.EXDEV, errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST})
+# Another file system is mounted there, or another process removed or changed something meanwhile.
+_SKIPPED: Final = frozenset({errno.ENOENT, errno.EXDEV, errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST})
 
 
 @dataclass(slots=True)
 class Survey:
-    """How much is there, of what may go at all, and how much of it is to go."""
+    """How much of the directory could be deleted at all, and how much of that would be."""
 
-    there_count: int = 0
-    there_bytes: int = 0
-    going_count: int = 0
-    going_bytes: int = 0
+    found_count: int = 0
+    found_bytes: int = 0
+    deleted_count: int = 0
+    deleted_bytes: int = 0
 
     def refuse_large(self, where: str) -> None:
-        """Raise ``DeletionRefused`` if much of what is there would go."""
-        is_much = self.going_count > self.there_count * _SHARE or self.going_bytes > self.there_bytes * _SHARE
-        if self.going_count and is_much:
+        """Raise ``DeletionRefused`` if a large share would be deleted."""
+        is_much = self.deleted_count > self.found_count * _SHARE or self.deleted_bytes > self.found_bytes * _SHARE
+        if self.deleted_count and is_much:
             what = (
-                f"--delete would delete {self.going_count} of the {self.there_count} files there "
-                f"({self.going_bytes} of {self.there_bytes} bytes), and no restore of this run made the directory"
+                f"--delete would delete {self.deleted_count} of the {self.found_count} files there "
+                f"({self.deleted_bytes} of {self.found_bytes} bytes), and no restore of this run made the directory"
             )
             advice = "nothing was changed; if all that is to go, give --yes"
             raise DeletionRefused(what, where=where, advice=advice)
 
 
 class Deletion:
-    """Deletes what is not *kept* below *root*; *exclude* are patterns of what stays besides, as the scan's.
+    """Deletes what is not *kept* below *root*, except what the patterns *exclude* match, as in a scan.
 
-    With *everything* that stays no longer, nor what has the name of an unfinished file. ``failures`` holds what could
-    not be deleted.
+    *everything* deletes that too, and unfinished files. ``failures`` holds what could not be deleted.
     """
 
     def __init__(self, root: Beneath, kept: set[bytes], exclude: Sequence[str], *, everything: bool) -> None:
@@ -70,18 +69,18 @@ class Deletion:
                 continue
             for name, is_directory, size_bytes in names:
                 full = _below(path, name)
-                if is_directory or not self._may_go(full, name, is_directory=False):
+                if is_directory or not self._may_delete(full, name, is_directory=False):
                     continue
-                survey.there_count += 1
-                survey.there_bytes += size_bytes
+                survey.found_count += 1
+                survey.found_bytes += size_bytes
                 if full not in self._kept:
-                    survey.going_count += 1
-                    survey.going_bytes += size_bytes
-        self.failures.clear()  # they come again when it is done
+                    survey.deleted_count += 1
+                    survey.deleted_bytes += size_bytes
+        self.failures.clear()  # ``run`` meets them again
         return survey
 
     def run(self) -> int:
-        """Delete; return how many files and links went."""
+        """Delete; return how many files and links that were."""
         deleted_count = 0
         for path, names in self._folders():
             if names is not None:
@@ -91,18 +90,18 @@ class Deletion:
         return deleted_count
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         self._root.close()
 
     # ------------------------------------------------------------ inside
 
     def _deleted(self, path: bytes, name: bytes) -> bool:
-        if path in self._kept or not self._may_go(path, name, is_directory=False):
+        if path in self._kept or not self._may_delete(path, name, is_directory=False):
             return False
         return self._remove(path, is_directory=False)
 
-    def _may_go(self, path: bytes, name: bytes, *, is_directory: bool) -> bool:
-        """Whether an entry that the version does not hold is one that a backup would have taken."""
+    def _may_delete(self, path: bytes, name: bytes, *, is_directory: bool) -> bool:
+        """Return whether a backup would have taken an entry that the version does not hold."""
         if path == LOCK_NAME:
             return False
         if self._everything or name.startswith(TEMPORARY_PREFIX):
@@ -116,15 +115,15 @@ class Deletion:
             with translated(joined(self._root.where, path)), self._root.beside(path) as (parent, name):
                 os.rmdir(name, dir_fd=parent) if is_directory else os.unlink(name, dir_fd=parent)
         except TargetError as error:
-            self._note(path, error)
+            self._note_failure(path, error)
             return False
         return True
 
     def _folders(self) -> Iterator[tuple[bytes, list[tuple[bytes, bool, int]] | None]]:
-        """Yield each directory twice: with what is in it, and, after all that is below it, with ``None``."""
-        to_come = [(b"", False)]
-        while to_come:
-            path, is_done = to_come.pop()
+        """Yield each directory twice: with its entries, and with ``None`` after everything below it."""
+        pending = [(b"", False)]
+        while pending:
+            path, is_done = pending.pop()
             if is_done:
                 yield path, None
                 continue
@@ -132,33 +131,33 @@ class Deletion:
             if names is None:
                 continue
             yield path, names
-            to_come.append((path, True))
+            pending.append((path, True))
             for name, is_directory, _ in names:
                 full = _below(path, name)
-                if is_directory and (full in self._kept or self._may_go(full, name, is_directory=True)):
-                    to_come.append((full, False))
+                if is_directory and (full in self._kept or self._may_delete(full, name, is_directory=True)):
+                    pending.append((full, False))
 
     def _listed(self, path: bytes) -> list[tuple[bytes, bool, int]] | None:
-        """List a directory: names, whether they are directories, sizes; ``None`` if it is not to be entered."""
+        """Return name, whether it is a directory, and size of each entry; ``None`` if the directory must be skipped."""
         try:
             with translated(joined(self._root.where, path) if path else self._root.where):
                 descriptor = self._root.open_directory(path)
                 try:
                     with os.scandir(descriptor) as entries:
-                        return [_told(entry) for entry in entries]
+                        return [_entry(entry) for entry in entries]
                 finally:
                     os.close(descriptor)
         except TargetError as error:
-            self._note(path, error)
+            self._note_failure(path, error)
             return None
 
-    def _note(self, path: bytes, error: TargetError) -> None:
+    def _note_failure(self, path: bytes, error: TargetError) -> None:
         cause = error.__cause__
-        if not (isinstance(cause, OSError) and cause.errno in _PASSED_OVER):
+        if not (isinstance(cause, OSError) and cause.errno in _SKIPPED):
             self.failures.append((path, error))
 
 
-def _told(entry: os.DirEntry[str]) -> tuple[bytes, bool, int]:
+def _entry(entry: os.DirEntry[str]) -> tuple[bytes, bool, int]:
     try:
         size_bytes = entry.stat(follow_symlinks=False).st_size
     except FileNotFoundError:

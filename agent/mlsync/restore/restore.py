@@ -1,60 +1,45 @@
-"""Bring a version back: whole or in part, to a new place or over what is there.
+"""Restore a version, whole or in part, to a new directory or over an existing one.
 
-Each file is written under a temporary name beside its place, checked, made durable and renamed: under its final name
-stands the old content or the whole new one, never half of either. What is there already and right is left alone; what a
-killed restore left behind is used. One file that cannot be had keeps no other one back: each of them is named.
+A restore writes each file under a temporary name in its directory, checks it, makes it durable and renames it. So the
+final name always has the old content or the whole new one, never a part. A restore leaves files alone that are right
+already, and continues the files that a killed restore left. A file that fails does not stop the others: the result
+names each failure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-import msgspec
-
-from mlsync.errors import (
-    Damage,
-    Error,
-    ObjectArchived,
-    ObjectDamaged,
-    ObjectMissing,
-    PathMissing,
-    Stopped,
-    StoreError,
-    TargetBlocked,
-    TargetFull,
-)
-from mlsync.monitor import Monitor, Task
-from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest
-from mlsync.repository.reader import ChunkReader, Plain
+from mlsync.errors import Damage, Error, ObjectArchived, ObjectDamaged, ObjectMissing, Stopped, TargetFull
+from mlsync.log_context import working_on
+from mlsync.monitor import Monitor
+from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.restore.deletion import Deletion
+from mlsync.restore.file_writer import FILE_ERRORS, FileWriter, Written
+from mlsync.restore.selection import select_entries
 from mlsync.source.paths import display
 from mlsync.target.lock import TargetLock
-from mlsync.target.target import Plan, Target
+from mlsync.target.target import FilePlan, Target
 from mlsync.versions.archived import naming_all
 from mlsync.versions.incomplete import INCOMPLETE, incomplete_checkpoints
-from mlsync.versions.stored_file import Part
 
-# What one file cannot be had for while others can.
-_OF_ONE_FILE = (Damage, ObjectArchived, TargetBlocked)
-# Lines that a person may still read.
+# As many as a person may still read.
 _NAMED_MAX = 200
-# More bytes than this are not fetched just to be passed over.
-_PASSED_BYTES_MAX = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """What to restore (*paths*: all where empty) and whether to *delete* what the version does not hold.
+    """What to restore (*paths*: all where empty), and whether to *delete* what the version does not hold.
 
-    What *exclude* matches, the patterns of the run's backups, stays unless *delete_excluded*. With *confirmed* much may
-    be deleted of a directory that no restore made.
+    Deletion spares what *exclude* matches, the patterns of the run's backups, unless *delete_excluded*. *confirmed*
+    allows to delete much of a directory that no restore made.
     """
 
     paths: tuple[bytes, ...] = ()
@@ -67,377 +52,262 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What could not be restored or deleted, and why."""
+    """A path that could not be restored or deleted, and why."""
 
     path: bytes
     error: Error
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What a restore did; where *failures* is not empty, all else was restored, and *fault* is one error for them."""
+    """What a restore did: everything except its *failures*; *fault* is one error for all of these."""
 
     run: str
     version: int
     directory: bytes
-    file_count: int = 0
-    written_count: int = 0
-    unchanged_count: int = 0
-    deleted_count: int = 0
-    size_bytes: int = 0
-    written_bytes: int = 0
-    read_bytes: int = 0
-    seconds: float = 0.0
-    failures: list[Failure] = field(default_factory=list)
-    fault: Error | None = None
+    file_count: int
+    written_count: int
+    unchanged_count: int
+    deleted_count: int
+    size_bytes: int
+    written_bytes: int
+    read_bytes: int
+    seconds: float
+    failures: tuple[Failure, ...]
+    fault: Error | None
 
 
 def restore(
     repository: Repository, manifest: Manifest, directory: bytes, options: RestoreOptions, monitor: Monitor
 ) -> RestoreResult:
-    """Return when the directory holds the version, durable, but for what is among the result's *failures*.
+    """Return when the directory durably holds the version, except for the result's *failures*.
 
-    Raises ``PathMissing``, ``TargetFull``, ``TargetLocked``, ``DeletionRefused``, ``Stopped`` or a ``StoreError``;
-    files that were finished by then stand, all others are as they were, and running it again goes on from there.
+    Raises ``PathMissing``, ``TargetFull``, ``TargetLocked``, ``DeletionRefused``, ``Stopped`` or a ``StoreError``. Then
+    finished files stay, all others are as they were, and the next restore continues from there.
     """
+    with working_on(manifest.root.run, manifest.root.number):
+        return _restore(repository, manifest, directory, options, monitor)
+
+
+def _restore(
+    repository: Repository, manifest: Manifest, directory: bytes, options: RestoreOptions, monitor: Monitor
+) -> RestoreResult:
     started_s = time.monotonic()
-    entries = _selected(manifest, options.paths)
+    root = manifest.root
+    entries = select_entries(manifest, options.paths)
     for why, which in incomplete_checkpoints(entries).items():
         more = f" and {len(which) - 1} more" if len(which) > 1 else ""
         monitor.notice("warning", f"{display(which[0])}{more}: {INCOMPLETE}{why}")
-    result = RestoreResult(manifest.root.run, manifest.root.number, directory)
 
     def tick() -> None:
         if options.stop():
             raise Stopped("the restore was asked to stop", advice="run it again to go on")
 
+    label = f"{root.run} version {root.number}"
+    failures = _Failures(monitor)
     with (
         Target(directory, repository.is_chunk, notice=monitor.notice, tick=tick) as target,
-        TargetLock(
-            target.root,
-            _identity(repository, manifest),
-            f"{manifest.root.run} version {manifest.root.number}",
-            notice=monitor.notice,
-            tick=tick,
-        ) as lock,
+        TargetLock(target.root, _token(repository, manifest), label, notice=monitor.notice, tick=tick) as lock,
     ):
-        mark = f"{repository.repository_id.hex()} {manifest.root.run}".encode()
+        mark = f"{repository.repository_id.hex()} {root.run}".encode()
         is_ours = target.is_fresh or target.is_marked(mark)
         if is_ours:
             target.mark(mark)
         try:
-            _Restore(repository, manifest, target, options, monitor, result, tick, is_ours=is_ours).run(entries)
+            deletion = _checked_deletion(entries, target, options, is_ours=is_ours)
+            restoring = _Restoring(repository, target, monitor, label, failures, tick)
+            done = restoring.restore(entries, deletion)
         except Error:
             lock.remove()
             target.abandon(entries)
             raise
-        # Before the directory gets its time back: taking the file away changes it.
+        # Before the directory gets its time: removing the lock's file changes it.
         lock.remove()
-        top = None if options.paths else manifest.root.top
-        target.finish(top, is_ours=is_ours or os.path.realpath(directory) == manifest.root.directory)
-    result.fault = _fault(repository, manifest, result)
-    result.seconds = time.monotonic() - started_s
-    return result
+        top = None if options.paths else root.top
+        target.finish(top, is_ours=is_ours or os.path.realpath(directory) == root.directory)
+    files = _files(entries)
+    return RestoreResult(
+        run=root.run,
+        version=root.number,
+        directory=directory,
+        file_count=len(files),
+        written_count=done.written.count,
+        unchanged_count=done.unchanged_count,
+        deleted_count=done.deleted_count,
+        size_bytes=sum(entry.size_bytes for entry in files),
+        written_bytes=done.written.size_bytes,
+        read_bytes=done.read_bytes,
+        seconds=time.monotonic() - started_s,
+        failures=tuple(failures.all),
+        fault=_fault(repository, manifest, failures.all),
+    )
 
 
-def _fault(repository: Repository, manifest: Manifest, result: RestoreResult) -> Error | None:
-    """Return one error for all failures, if there are any: damage counts before what stood in the way."""
-    for kind in (ObjectDamaged, ObjectMissing, Damage, ObjectArchived, Error):
-        first = next((failure for failure in result.failures if isinstance(failure.error, kind)), None)
-        if first is None:
-            continue
-        if isinstance(first.error, ObjectArchived):
-            return naming_all(repository, manifest, first.error)
-        more = f", and {len(result.failures) - 1} more" if len(result.failures) > 1 else ""
-        what = f"all was restored but {display(first.path)}{more}: {first.error.what}"
-        return type(first.error)(what, where=first.error.where, advice=first.error.advice)
-    return None
+class _Failures:
+    """The paths that could not be restored or deleted; reports each."""
 
-
-class _Restore:
-    """The steps of one restore; what one entry cannot be had for goes into the *result*, and the next one follows."""
-
-    def __init__(
-        self,
-        repository: Repository,
-        manifest: Manifest,
-        target: Target,
-        options: RestoreOptions,
-        monitor: Monitor,
-        result: RestoreResult,
-        tick: Callable[[], None],
-        *,
-        is_ours: bool,
-    ) -> None:
-        self._repository = repository
-        self._name = f"{manifest.root.run} version {manifest.root.number}"
-        self._target = target
-        self._options = options
+    def __init__(self, monitor: Monitor) -> None:
+        self.all: list[Failure] = []
         self._monitor = monitor
-        self._result = result
-        self._tick = tick
-        self._is_ours = is_ours
-        self._failed: dict[bytes, Error] = {}
+        self._unrestored: dict[bytes, Error] = {}
 
-    def run(self, entries: list[Entry]) -> None:
-        """All entries are at their places, or among the failures."""
-        deletion = self._counted_deletion(entries)
-        self._each(entries, EntryKind.DIRECTORY, self._target.make_directory)
-        self._files([entry for entry in entries if entry.kind is EntryKind.FILE])
-        self._each(entries, EntryKind.SYMLINK, self._target.make_link)
-        self._each(entries, EntryKind.HARD_LINK, self._target.make_link)
-        if deletion is not None:
-            self._delete(deletion)
-        self._each(reversed(entries), EntryKind.DIRECTORY, self._target.finish_directory)
+    def add(self, path: bytes, error: Error) -> None:
+        """Add a path that could not be restored."""
+        self._unrestored[path] = error
+        self._report(path, error, "restored")
 
-    # ------------------------------------------------------------ one entry after the other
+    def add_undeleted(self, path: bytes, error: Error) -> None:
+        """Add a path that could not be deleted."""
+        self._report(path, error, "deleted")
 
-    def _each(self, entries: Iterable[Entry], kind: EntryKind, step: Callable[[Entry], None]) -> None:
-        for entry in entries:
-            if entry.kind is kind and self._is_possible(entry):
-                self._try(entry, step)
-
-    def _try(self, entry: Entry, step: Callable[[Entry], None]) -> None:
-        self._tick()
-        try:
-            step(entry)
-        except _OF_ONE_FILE as error:
-            self._fail(entry.path, error)
-
-    def _is_possible(self, entry: Entry) -> bool:
-        """Whether nothing that the entry needs has failed; if so, it fails too."""
-        if entry.path in self._failed:
-            return False
+    def prevent(self, entry: Entry) -> bool:
+        """Return whether the entry, or what it needs, has failed; in the second case it fails too."""
+        if entry.path in self._unrestored:
+            return True
         needs = [entry.path.rpartition(b"/")[0]] + [entry.target] * (entry.kind is EntryKind.HARD_LINK)
-        for path in needs:
-            if path in self._failed:
-                self._fail(entry.path, self._failed[path])
-                return False
-        return True
+        error = next((self._unrestored[path] for path in needs if path in self._unrestored), None)
+        if error is not None:
+            self.add(entry.path, error)
+        return error is not None
 
-    def _fail(self, path: bytes, error: Error) -> None:
-        self._failed[path] = error
-        self._note(path, error, "restored")
-
-    def _note(self, path: bytes, error: Error, verb: str) -> None:
-        self._result.failures.append(Failure(path, error))
-        count = len(self._result.failures)
+    def _report(self, path: bytes, error: Error, verb: str) -> None:
+        self.all.append(Failure(path, error))
+        count = len(self.all)
         if count <= _NAMED_MAX:
             self._monitor.notice("error", f"not {verb}: {display(path)}: {error}")
         if count == _NAMED_MAX:
             self._monitor.notice("error", "what else cannot be restored is not named here; --json names all")
 
-    # ------------------------------------------------------------ files
 
-    def _files(self, files: list[Entry]) -> None:
-        result = self._result
-        result.file_count, result.size_bytes = len(files), sum(entry.size_bytes for entry in files)
-        with self._monitor.task(f"{self._name}: comparing", result.size_bytes) as task:
-            plans = self._plans(files, task)
-        self._refuse_full(sum(plan.needed_bytes for plan in plans))
-        missing_bytes = sum(_missing_bytes(plan) for plan in plans)
-        with (
-            self._repository.reader() as reader,
-            self._monitor.task(f"{self._name}: restoring", missing_bytes) as task,
-        ):
-            _Writing(self._target, reader, task, self._tick, self._fail, result).write(plans)
-            result.read_bytes = reader.read_bytes
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What the steps of a restore did."""
 
-    def _plans(self, files: list[Entry], task: Task) -> list[Plan]:
-        plans: list[Plan] = []
-
-        def compare(entry: Entry) -> None:
-            plan = self._target.plan(entry)
-            if plan is None:
-                self._result.unchanged_count += 1
-            else:
-                plans.append(plan)
-
-        for entry in files:
-            self._each([entry], EntryKind.FILE, compare)
-            task.advance(entry.size_bytes)
-        return plans
-
-    def _refuse_full(self, needed_bytes: int) -> None:
-        free_bytes = self._target.free_bytes()
-        if needed_bytes > free_bytes:
-            what = f"the restore needs {needed_bytes} bytes and {free_bytes} are free"
-            raise TargetFull(what, where=self._target.where, advice="no file was changed")
-
-    # ------------------------------------------------------------ what the version does not hold
-
-    def _counted_deletion(self, entries: list[Entry]) -> Deletion | None:
-        """Return how to delete, after ``DeletionRefused`` where it would be more than anybody can have meant."""
-        options = self._options
-        if not options.delete or options.paths:
-            return None
-        kept = {entry.path for entry in entries}
-        deletion = Deletion(self._target.root, kept, options.exclude, everything=options.delete_excluded)
-        if not options.confirmed and not self._is_ours:
-            deletion.survey().refuse_large(self._target.where)
-        return deletion
-
-    def _delete(self, deletion: Deletion) -> None:
-        self._result.deleted_count = deletion.run()
-        for path, error in deletion.failures:
-            self._note(path, error, "deleted")
+    unchanged_count: int
+    written: Written
+    read_bytes: int
+    deleted_count: int
 
 
-class _Writing:
-    """Writes files; their missing chunks come as one stream, so that neighbours in a pack are fetched together.
-
-    What is damaged ends a stream. The file that met it is tried once more by itself, for what is damaged may have been
-    fetched together with it only; then the stream goes on with the other files. Those that need something of a damaged
-    pack come at the end, chunk by chunk.
-    """
+class _Restoring:
+    """The steps of one restore; an entry that fails goes to *failures*, and the next one follows."""
 
     def __init__(
         self,
+        repository: Repository,
         target: Target,
-        reader: ChunkReader,
-        task: Task,
+        monitor: Monitor,
+        label: str,
+        failures: _Failures,
         tick: Callable[[], None],
-        fail: Callable[[bytes, Error], None],
-        result: RestoreResult,
     ) -> None:
+        self._repository = repository
         self._target = target
-        self._reader = reader
-        self._task = task
+        self._monitor = monitor
+        self._label = label
+        self._failures = failures
         self._tick = tick
-        self._fail = fail
-        self._result = result
-        self._gone: dict[str, Error] = {}
 
-    def write(self, plans: list[Plan]) -> None:
-        """Each file is at its place, or has failed."""
-        doubtful: list[Plan] = []
-        while plans:
-            at, pack = self._stream(plans)
-            # One at least is behind us or put off: this comes to an end.
-            rest = plans[at:]
-            doubtful += [plan for plan in rest[:1] if pack is not None] + [p for p in rest[1:] if _needs(p, pack)]
-            plans = [plan for plan in rest[1:] if not _needs(plan, pack)] if pack is not None else rest
-        for plan in doubtful:
-            self._apart(plan)
+    def restore(self, entries: list[Entry], deletion: Deletion | None) -> _Done:
+        """Restore all entries that can be restored, and delete what is to go."""
+        self._each(entries, EntryKind.DIRECTORY, self._target.make_directory)
+        plans, unchanged_count = self._compare(_files(entries))
+        _refuse_full(self._target, plans)
+        written, read_bytes = self._write(plans)
+        self._each(entries, EntryKind.SYMLINK, self._target.make_link)
+        self._each(entries, EntryKind.HARD_LINK, self._target.make_link)
+        deleted_count = 0 if deletion is None else self._delete(deletion)
+        self._each(reversed(entries), EntryKind.DIRECTORY, self._target.finish_directory)
+        return _Done(unchanged_count, written, read_bytes, deleted_count)
 
-    def _apart(self, plan: Plan) -> None:
-        """Write a file that needs something of a damaged pack; where nothing of the pack is to be had, do not ask."""
-        gone = next((self._gone[key] for key in map(_pack_key, plan.missing) if key in self._gone), None)
-        if gone is None:
-            self._one(plan, ((part, self._reader.one(_ref(part))) for part in plan.missing))
-        else:
-            self._failed(plan, gone)
-
-    def _stream(self, plans: list[Plan]) -> tuple[int, str | None]:
-        """Write files until something is damaged; return where that was, with the pack's key, or the end."""
-        chunks = self._reader.stream(_ref(part) for plan in plans for part in plan.missing)
-        for at, plan in enumerate(plans):
-            taken = [0]
-            try:
-                self._one(plan, _taken(plan, chunks, taken))
-            except _Unfetched as unfetched:
-                return at, unfetched.error.where or ""
-            left = plan.missing[taken[0] :]
-            if not left:
+    def _each(self, entries: Iterable[Entry], kind: EntryKind, step: Callable[[Entry], None]) -> None:
+        for entry in entries:
+            if entry.kind is not kind or self._failures.prevent(entry):
                 continue
-            if sum(part.length for part in left) > _PASSED_BYTES_MAX:
-                return at + 1, None
-            try:
-                for _ in left:
-                    next(chunks)
-            except _OF_ONE_FILE:
-                return at + 1, None
-        return len(plans), None
-
-    def _one(self, plan: Plan, contents: Iterator[tuple[Part, Plain | bytes]]) -> None:
-        self._tick()
-        try:
-            self._target.write(plan, self._watched(contents))
-        except _OF_ONE_FILE as error:
-            self._failed(plan, error)
-        else:
-            self._result.written_count += 1
-            self._result.written_bytes += _missing_bytes(plan)
-
-    def _failed(self, plan: Plan, error: Error) -> None:
-        if isinstance(error, (ObjectMissing, ObjectArchived)) and error.where is not None:
-            self._gone[error.where] = error
-        self._fail(plan.entry.path, error)
-
-    def _watched(self, contents: Iterator[tuple[Part, Plain | bytes]]) -> Iterator[tuple[Part, Plain | bytes]]:
-        for part, plain in contents:
-            yield part, plain
-            self._task.advance(part.length)
             self._tick()
+            try:
+                step(entry)
+            except FILE_ERRORS as error:
+                self._failures.add(entry.path, error)
+
+    def _compare(self, files: list[Entry]) -> tuple[list[FilePlan], int]:
+        """Return how to write the files that are not right already, and how many are."""
+        plans: list[FilePlan] = []
+        unchanged_count = 0
+
+        def compare(entry: Entry) -> None:
+            nonlocal unchanged_count
+            plan = self._target.plan(entry)
+            if plan is None:
+                unchanged_count += 1
+            else:
+                plans.append(plan)
+
+        with self._monitor.task(f"{self._label}: comparing", sum(entry.size_bytes for entry in files)) as task:
+            for entry in files:
+                self._each([entry], EntryKind.FILE, compare)
+                task.advance(entry.size_bytes)
+        return plans, unchanged_count
+
+    def _write(self, plans: list[FilePlan]) -> tuple[Written, int]:
+        """Write files; return what was written, and how many bytes came from the store."""
+        missing_bytes = sum(plan.missing_bytes for plan in plans)
+        with (
+            self._repository.reader() as reader,
+            self._monitor.task(f"{self._label}: restoring", missing_bytes) as task,
+        ):
+            written = FileWriter(self._target, reader, task, self._tick, self._failures.add).write(plans)
+            return written, reader.read_bytes
+
+    def _delete(self, deletion: Deletion) -> int:
+        with contextlib.closing(deletion):
+            deleted_count = deletion.run()
+        for path, error in deletion.failures:
+            self._failures.add_undeleted(path, error)
+        return deleted_count
 
 
-class _Unfetched(Exception):
-    """What a stream ended with, apart from the same said of the file that is written."""
-
-    def __init__(self, error: Damage | StoreError) -> None:
-        super().__init__(str(error))
-        self.error = error
+def _files(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.kind is EntryKind.FILE]
 
 
-def _taken(plan: Plan, chunks: Iterator[Plain], taken: list[int]) -> Iterator[tuple[Part, Plain]]:
-    """Yield a file's missing chunks from the stream, and count them in *taken*."""
-    for part in plan.missing:
-        try:
-            plain = next(chunks)
-        except (Damage, ObjectArchived) as error:
-            raise _Unfetched(error) from error
-        taken[0] += 1
-        yield part, plain
+def _refuse_full(target: Target, plans: list[FilePlan]) -> None:
+    needed_bytes, free_bytes = sum(plan.needed_bytes for plan in plans), target.free_bytes()
+    if needed_bytes > free_bytes:
+        what = f"the restore needs {needed_bytes} bytes and {free_bytes} are free"
+        raise TargetFull(what, where=target.where, advice="no file was changed")
 
 
-def _ref(part: Part) -> ChunkRef:
-    assert part.ref is not None
-    return part.ref
+def _checked_deletion(
+    entries: list[Entry], target: Target, options: RestoreOptions, *, is_ours: bool
+) -> Deletion | None:
+    """Return what deletes, if asked for; raise ``DeletionRefused`` if it would delete more than likely meant."""
+    if not options.delete or options.paths:
+        return None
+    kept = {entry.path for entry in entries}
+    deletion = Deletion(target.root, kept, options.exclude, everything=options.delete_excluded)
+    if not options.confirmed and not is_ours:
+        deletion.survey().refuse_large(target.where)
+    return deletion
 
 
-def _needs(plan: Plan, pack: str | None) -> bool:
-    return pack is not None and any(_pack_key(part) == pack for part in plan.missing)
-
-
-def _pack_key(part: Part) -> str:
-    return names.pack(_ref(part).pack)
-
-
-def _missing_bytes(plan: Plan) -> int:
-    return sum(part.length for part in plan.missing)
-
-
-def _identity(repository: Repository, manifest: Manifest) -> str:
-    """Return what is the same for the same version only, and says nothing about it."""
+def _token(repository: Repository, manifest: Manifest) -> str:
+    """Return a token that only the same version has, and that reveals nothing about it."""
+    root = manifest.root
     digest = hashlib.sha256(repository.repository_id)
-    digest.update(f"{manifest.root.number} {manifest.root.created_ns} {manifest.root.run}".encode())
+    digest.update(f"{root.number} {root.created_ns} {root.run}".encode())
     return digest.hexdigest()
 
 
-def _selected(manifest: Manifest, paths: tuple[bytes, ...]) -> list[Entry]:
-    """Return the entries at and below *paths* with the directories above them; ``PathMissing`` if one names nothing."""
-    if not paths:
-        return list(manifest.entries)
-    wanted = []
-    above: set[bytes] = set()
-    for path in (os.path.normpath(path).strip(b"/") for path in paths):
-        found = [entry for entry in manifest.entries if entry.path == path or entry.path.startswith(path + b"/")]
-        if not found:
-            raise PathMissing(
-                f"version {manifest.root.number} holds nothing at {display(path)}", where=f"run {manifest.root.run}"
-            )
-        wanted += found
-        parts = path.split(b"/")
-        above |= {b"/".join(parts[:count]) for count in range(1, len(parts))}
-    chosen = {entry.path: entry for entry in wanted}
-    chosen |= {entry.path: entry for entry in manifest.entries if entry.path in above}
-    by_path = {entry.path: entry for entry in manifest.entries}
-    for entry in wanted:
-        # A hard link alone becomes a file of its own, with the content of the file that it is a link to.
-        if entry.kind is EntryKind.HARD_LINK and entry.target not in chosen:
-            chosen[entry.path] = _as_file(entry, by_path[entry.target])
-    return [chosen[path] for path in sorted(chosen)]
-
-
-def _as_file(link: Entry, content: Entry) -> Entry:
-    return msgspec.structs.replace(content, path=link.path)
+def _fault(repository: Repository, manifest: Manifest, failures: list[Failure]) -> Error | None:
+    """Return one error for all failures, if there are any: damage comes before what blocks the target."""
+    for kind in (ObjectDamaged, ObjectMissing, Damage, ObjectArchived, Error):
+        first = next((failure for failure in failures if isinstance(failure.error, kind)), None)
+        if first is None:
+            continue
+        if isinstance(first.error, ObjectArchived):
+            return naming_all(repository, manifest, first.error)
+        more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+        what = f"all was restored but {display(first.path)}{more}: {first.error.what}"
+        return type(first.error)(what, where=first.error.where, advice=first.error.advice)
+    return None

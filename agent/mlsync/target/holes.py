@@ -1,4 +1,4 @@
-"""The holes of a file: found by asking the file system where data is, not by reading zeros."""
+"""The holes of a file: the file system tells where data is, so that nobody reads zeros."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PUNCH: Final = 0x01 | 0x02
 
 
 def is_zero(descriptor: int, offset: int, length: int, tick: Callable[[], None]) -> bool:
-    """Whether a stretch reads as zeros; *tick* is called between pieces, and may raise to end it."""
+    """Return whether a range reads as zeros; calls *tick* between pieces, which may raise to end it."""
     buffer = bytearray(min(_STEP_BYTES, length))
     return all(
         _reads_as_zero(descriptor, at, min(_STEP_BYTES, start + data_bytes - at), buffer, tick)
@@ -30,12 +30,12 @@ def _reads_as_zero(descriptor: int, offset: int, length: int, buffer: bytearray,
     tick()
     view = memoryview(buffer)[:length]
     count = os.preadv(descriptor, [view], offset)
-    # As bytes: two memoryviews are compared number by number, which takes twenty times as long.
+    # As bytes: memoryviews compare item by item, which takes twenty times as long.
     return count == length and view.tobytes() == _ZEROS[:length]
 
 
 def make_hole(descriptor: int, offset: int, length: int, tick: Callable[[], None]) -> None:
-    """A stretch reads as zeros, and takes no room where the file system can do that."""
+    """Make a range read as zeros, and free its space where the file system can do that."""
     for start, data_bytes in list(data_within(descriptor, offset, length)):
         if _punch(descriptor, start, data_bytes):
             continue
@@ -45,7 +45,7 @@ def make_hole(descriptor: int, offset: int, length: int, tick: Callable[[], None
 
 
 def data_within(descriptor: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of what is not a hole; all of it where the file system cannot tell."""
+    """Yield offset and length of each range that is no hole; the whole where the file system cannot tell."""
     end = offset + length
     while offset < end:
         try:
@@ -54,7 +54,7 @@ def data_within(descriptor: int, offset: int, length: int) -> Iterator[tuple[int
                 return
             stop = min(os.lseek(descriptor, start, os.SEEK_HOLE), end)
         except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+            if error.errno == errno.ENXIO:  # only a hole up to the end
                 return
             if error.errno != errno.EINVAL:
                 raise
@@ -68,6 +68,6 @@ def _punch(descriptor: int, offset: int, length: int) -> bool:
 
 
 _libc = ctypes.CDLL(None)
-# In glibc, fallocate takes short offsets on machines of 32 bits; others have the long ones only, under that name.
+# On 32-bit machines glibc's fallocate takes short offsets; other libraries have long ones only, under that name.
 _fallocate = getattr(_libc, "fallocate64", _libc.fallocate)
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

@@ -1,4 +1,4 @@
-"""One restore at a time writes to a directory: two versions at once would leave files of both."""
+"""The lock of a restore's directory: two versions restored at once would leave files of both."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Final, Self
 from mlsync.beneath import Beneath
 from mlsync.errors import TargetLocked
 from mlsync.source.paths import display, joined
-from mlsync.target.faults import blocked, translated
+from mlsync.target.metadata import Notice
 from mlsync.target.nested import NestedTargets
-from mlsync.target.owners import Notice
+from mlsync.target.os_errors import blocked, translated
 from mlsync.target.temporary import TEMPORARY_PREFIX
 
 LOCK_NAME: Final = TEMPORARY_PREFIX + b"lock"
 _WAIT_S: Final = 0.2
-# A holder writes who it is right after it has the lock.
-_PATIENCE: Final = 20
+# A holder writes its identity right after it has the lock.
+_TRIES: Final = 20
 _CONTENT_BYTES_MAX: Final = 4096
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
@@ -35,10 +35,10 @@ _NOT_WRITABLE: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 class TargetLock:
     """Holds the lock of the directory *root* for *version*, a token that is equal for equal versions only.
 
-    Another restore of the same version is waited for: the ranks of one training all restore, and all but the first find
-    every file right. One of another version is ``TargetLocked``, and so is one into a directory above or below. It
-    is a lock of the kernel (``flock``) on a file in the directory: it works between machines that share it,
-    and dies with its holder.
+    It waits for another restore of the same version: the ranks of one training all restore, and all but the first find
+    every file right. It raises ``TargetLocked`` for one of another version, or into a directory above or below. The
+    kernel's lock (``flock``) on a file in the directory works between machines that share the directory, and ends with
+    its holder.
     """
 
     def __init__(
@@ -59,37 +59,37 @@ class TargetLock:
         self._sleep = sleep
         self._nested = NestedTargets(root.descriptor, root.where, tick=tick, sleep=sleep)
         self._descriptor: int | None = None
-        self._has_told = False
+        self._has_warned = False
         self._nameless_count = 0
 
     def __enter__(self) -> Self:
-        """The lock is held from here, if the directory can be written at all."""
+        """Acquire the lock, if the directory can be written at all."""
         while not self._acquired():
             self._tick()
             self._sleep(_WAIT_S)
         try:
             self._nested.__enter__()
         except BaseException:
-            self._free()
+            self._release()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The lock is free from here, and its file is gone."""
+        """Release the lock and remove its file."""
         self._nested.__exit__(kind, error, trace)
-        self._free()
+        self._release()
 
     def remove(self) -> None:
-        """The file is gone while the lock is still held: what is done after this touches no name in the directory."""
+        """Remove the file and keep the lock, so that ``__exit__`` changes no name in the directory."""
         if self._descriptor is not None and self._is_at_its_name(self._descriptor):
             with contextlib.suppress(OSError):
                 os.unlink(LOCK_NAME, dir_fd=self._root.descriptor)
 
     # ------------------------------------------------------------ inside
 
-    def _free(self) -> None:
+    def _release(self) -> None:
         try:
             self.remove()
         finally:
@@ -98,7 +98,7 @@ class TargetLock:
                 self._descriptor = None
 
     def _acquired(self) -> bool:
-        """Try once; whether there is nothing more to wait for."""
+        """Try once; return whether there is nothing more to wait for."""
         with translated(self._where):
             opened = self._opened()
             if opened is None:
@@ -122,7 +122,7 @@ class TargetLock:
         return joined(self._root.where, LOCK_NAME)
 
     def _opened(self) -> tuple[int, bool] | None:
-        """Open the file, and say whether it was made; -1 where none can be made, ``None`` to try again."""
+        """Open the file, with whether this made it; return -1 where none can be made, ``None`` to try again."""
         try:
             return os.open(LOCK_NAME, _FLAGS | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._root.descriptor), True
         except FileExistsError:
@@ -130,7 +130,7 @@ class TargetLock:
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise
-            # Nothing at the top can be written, by us at least: what is right already may be found right all the same.
+            # We can write nothing at the top, but may still find that every file is right already.
             return -1, False
         try:
             return os.open(LOCK_NAME, _FLAGS, dir_fd=self._root.descriptor), False
@@ -142,7 +142,7 @@ class TargetLock:
                 "another user's restore writes there", where=display(self._where), advice=advice
             ) from None
         except OSError:
-            # A symbolic link or a directory: no lock of ours.
+            # A symbolic link or a directory, so no lock of ours.
             self._clear()
             return None
 
@@ -163,12 +163,12 @@ class TargetLock:
                 return True
             if not isinstance(error, (BlockingIOError, PermissionError)):
                 raise
-            self._heed_holder(descriptor)
+            self._check_holder(descriptor)
             return False
         if not self._is_at_its_name(descriptor):
             return False
         if not is_new and not _is_ours(os.fstat(descriptor)):
-            # Nobody holds it, and somebody else could write to it.
+            # Nobody holds it, and another user could write to it.
             self._clear()
             return False
         self._write_holder(descriptor)
@@ -181,10 +181,10 @@ class TargetLock:
             return False
         return os.path.samestat(found, os.fstat(descriptor))
 
-    def _heed_holder(self, descriptor: int) -> None:
-        """Return if it is worth waiting for whoever holds the lock."""
+    def _check_holder(self, descriptor: int) -> None:
+        """Return if the holder is worth waiting for; raise ``TargetLocked`` if not."""
         holder = _holder(os.pread(descriptor, _CONTENT_BYTES_MAX, 0))
-        if not holder and self._nameless_count < _PATIENCE:
+        if not holder and self._nameless_count < _TRIES:
             self._nameless_count += 1
             return
         who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')} restores {holder.get('label', '?')}"
@@ -193,8 +193,8 @@ class TargetLock:
             raise TargetLocked(
                 what, where=display(self._root.where), advice="wait for it, or restore with --to another place"
             )
-        if not self._has_told:
-            self._has_told = True
+        if not self._has_warned:
+            self._has_warned = True
             self._notice("warning", f"{display(self._root.where)}: waiting for another restore: {who}")
 
     def _write_holder(self, descriptor: int) -> None:
@@ -208,9 +208,9 @@ def _is_ours(found: os.stat_result) -> bool:
 
 
 def _holder(content: bytes) -> dict[str, str]:
-    """Return what the holder says of itself: a courtesy that may be anything, or nothing yet."""
+    """Return what the holder wrote about itself; it may be anything, or nothing yet."""
     try:
-        said = json.loads(content)
+        holder = json.loads(content)
     except ValueError:
         return {}
-    return {name: str(value)[:200] for name, value in said.items()} if isinstance(said, dict) else {}
+    return {name: str(value)[:200] for name, value in holder.items()} if isinstance(holder, dict) else {}

@@ -1,4 +1,4 @@
-"""Locks on the directories themselves keep a restore into one and a restore into one below it apart."""
+"""Locks that keep a restore into a directory apart from one into a directory below it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from mlsync.source.paths import display
 
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WAIT_S: Final = 0.2
-# Who cleans directories of old files (systemd-tmpfiles) locks each for a moment.
-_PATIENCE: Final = 20
-# Deeper than any path that the kernel takes in one call: the way up ends.
+# systemd-tmpfiles, which removes old files, locks each directory for a moment.
+_TRIES: Final = 20
+# Deeper than any path that the kernel takes in one call, so that the way up ends.
 _DEPTH_MAX: Final = 4096
 
 
 class NestedTargets:
-    """Holds the directory *descriptor* for one restore alone, and each directory above it together with others.
+    """Holds an exclusive lock on the directory *descriptor*, and a shared one on each directory above it.
 
-    So of two restores, one into ``/a`` and one into ``/a/b``, the second is ``TargetLocked``, whichever began first;
-    one into ``/a/b`` and one into ``/a/c`` are not. The locks are the kernel's, on the directories: nothing is
-    written, and they die with their holder. What cannot be opened or locked is left out: a directory that another user
-    hides, NFS.
+    So of two restores, into ``/a`` and ``/a/b``, the second raises ``TargetLocked``, whichever began first; restores
+    into ``/a/b`` and ``/a/c`` do not exclude each other. The kernel's locks on the directories write nothing,
+    and end with their holder. A directory that cannot be opened or locked (hidden by another user, on NFS) is skipped.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class NestedTargets:
         self._held: list[int] = []
 
     def __enter__(self) -> Self:
-        """The directory is this restore's from here on."""
+        """Acquire the locks."""
         try:
             self._hold(os.open(b".", _FLAGS, dir_fd=self._descriptor), fcntl.LOCK_EX, "a restore below it is under way")
             self._hold_above()
@@ -52,7 +51,7 @@ class NestedTargets:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The directories are free."""
+        """Release the locks."""
         self._release()
 
     def _hold_above(self) -> None:
@@ -60,7 +59,7 @@ class NestedTargets:
         for _ in range(_DEPTH_MAX):
             try:
                 above = os.open(b"..", _FLAGS, dir_fd=below)
-            except OSError:  # search is not allowed: no restore of ours is seen there
+            except OSError:  # no right to search it, so no restore of ours can be seen there
                 return
             if os.path.samestat(os.fstat(above), os.fstat(below)):
                 os.close(above)
@@ -70,7 +69,7 @@ class NestedTargets:
 
     def _hold(self, descriptor: int, kind: int, why_not: str) -> None:
         self._held.append(descriptor)
-        for _ in range(_PATIENCE):
+        for _ in range(_TRIES):
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except OSError as error:

@@ -1,4 +1,4 @@
-"""A long file on its way to the disk: gathered in one buffer while others are written past the page cache."""
+"""Write long files past the page cache: one buffer fills while threads write the others."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mlsync.buffers import Buffer, aligned_memory
 from mlsync.direct_io import OpenAgain, bytes_before_aligned, slack_bytes, write_direct
 
 STAGING_BYTES: Final = 8 << 20
-# One that fills, and two that are written: the disk has the next as soon as it is done with one.
+# One fills and two are written, so that the disk always has the next.
 BUFFER_COUNT: Final = 3
 
 
 class Staging:
-    """Writes what it is given, in pieces as long as its buffers; these are used for one file after another.
+    """Writes one file after another through the same buffers, a whole buffer at a time.
 
-    A short file is written by ``flush``; of a longer one threads write what has filled a buffer while the next one
-    fills, so that whoever makes the bytes does not wait for the disk.
+    ``flush`` writes a short file. Of a longer one, threads write each full buffer while the next one fills, so that the
+    caller does not wait for the disk.
     """
 
     def __init__(self) -> None:
@@ -33,35 +33,35 @@ class Staging:
         self._writing: deque[Future[None]] = deque()
 
     def begin(self, descriptor: int, open_again: OpenAgain) -> None:
-        """Go on with another file; *open_again* opens it once more with other flags."""
+        """Begin a file; *open_again* opens it again with other flags."""
         self._descriptor, self._open_again = descriptor, open_again
         self._filled_bytes = 0
 
     def put(self, offset: int, content: Buffer) -> None:
-        """Take bytes that belong at *offset*; they are in the file after ``flush`` at the latest."""
+        """Write bytes at *offset*; they are in the file after ``flush`` at the latest."""
         rest = memoryview(content)
         if offset != self._offset + self._filled_bytes:
             self._hand_on()
         while rest:
             if not self._filled_bytes:
                 self._offset = offset
-            room = self._room()[self._filled_bytes :][: len(rest)]
+            room = self._buffer()[self._filled_bytes :][: len(rest)]
             room[:] = rest[: len(room)]
             self._filled_bytes += len(room)
             offset += len(room)
             rest = rest[len(room) :]
-            if self._filled_bytes == len(self._room()):
+            if self._filled_bytes == len(self._buffer()):
                 self._hand_on()
 
     def flush(self) -> None:
-        """Return when all that was put is in the file; the threads, if there was need of any, are gone."""
+        """Return when all bytes are in the file; end the threads."""
         for writing in self.stop():
             writing.result()
-        self._write(self._room()[: self._filled_bytes], self._offset)
+        self._write(self._buffer()[: self._filled_bytes], self._offset)
         self._filled_bytes = 0
 
     def stop(self) -> Iterable[Future[None]]:
-        """Wait for what is being written, so that the file can be closed; return what became of it, raise nothing."""
+        """Wait for all writes, so that the file can be closed; return their futures, raise nothing."""
         executor, self._executor = self._executor, None
         writing, self._writing = self._writing, deque()
         if executor is not None:
@@ -69,13 +69,13 @@ class Staging:
         return writing
 
     def _hand_on(self) -> None:
-        """Have what was gathered written, and go on with another buffer once one is free."""
+        """Write the buffer in a thread, and continue with the next one once it is free."""
         if not self._filled_bytes:
             return
         if self._executor is None:
             self._executor = ThreadPoolExecutor(BUFFER_COUNT - 1, thread_name_prefix="mlsync-write")
-        gathered = self._room()[: self._filled_bytes]
-        self._writing.append(self._executor.submit(self._write, gathered, self._offset))
+        filled = self._buffer()[: self._filled_bytes]
+        self._writing.append(self._executor.submit(self._write, filled, self._offset))
         self._filled_bytes = 0
         self._buffers.rotate()
         if len(self._writing) == BUFFER_COUNT:
@@ -89,8 +89,8 @@ class Staging:
             written += write_direct(self._open_again, offset + written, rest[written:])
         write_at(self._descriptor, offset + written, rest[written:])
 
-    def _room(self) -> memoryview:
-        """Return the buffer from where the first byte belongs, so that aligned offsets lie at aligned addresses."""
+    def _buffer(self) -> memoryview:
+        """Return the buffer from the first byte on, so that aligned offsets lie at aligned addresses."""
         if not self._buffers:
             self._buffers.extend(memoryview(aligned_memory(STAGING_BYTES)) for _ in range(BUFFER_COUNT))
         return self._buffers[0][slack_bytes(self._offset) :]

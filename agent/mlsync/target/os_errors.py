@@ -1,4 +1,4 @@
-"""What the system says of the place that a restore writes to, as errors of ours."""
+"""Translate operating system errors at a restore's target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from mlsync.errors import TargetBlocked, TargetError, TargetFull
 from mlsync.source.paths import display
 
-# Something about this one name or file; others beside it may be fine.
+# Errors of this one name or file; others beside it may work.
 _BLOCKED: Final = frozenset(
     {
         errno.EACCES,
@@ -44,13 +44,13 @@ _WORDS: Final = {
 
 
 def blocked(what: str, where: bytes) -> TargetBlocked:
-    """Return the error for something that stands in the way at *where*."""
+    """Return the error for something that blocks *where*."""
     return TargetBlocked(what, where=display(where), advice="move it away, or restore with --to another place")
 
 
 @contextlib.contextmanager
 def translated(where: bytes) -> Iterator[None]:
-    """Turn what the system says into ``TargetFull``, ``TargetBlocked``, or ``TargetError`` for what nobody expects."""
+    """Raise an ``OSError`` as ``TargetFull``, ``TargetBlocked``, or ``TargetError`` if it is none of these."""
     try:
         yield
     except OSError as error:
