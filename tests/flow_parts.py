@@ -241,6 +241,15 @@ def checkpoint(*tensors: Any, epoch: int = 1) -> bytes:
     return file.getvalue()
 
 
+def uniform_checkpoint(value: float = 1.0, **content: Any) -> bytes:
+    """A checkpoint of one small tensor that holds one number, and of what else is to be in it."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save({"model": {"weight": torch.full((500,), value)}, **content}, file)
+    return file.getvalue()
+
+
 @cache
 def small_checkpoint(seed: int = 0) -> bytes:
     """A checkpoint of some kilobytes."""

@@ -7,10 +7,10 @@ import random
 
 import pytest
 import torch
-from test_prove_later import checkpoint
 
 from flow_parts import RUN, World
 from flow_parts import checkpoint as torch_checkpoint
+from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proving.prove_later import LaterProver

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from flow_parts import RUN, World
+from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, PythonUnfit, Stopped
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proving.prove_later import LaterProver
@@ -59,15 +60,6 @@ def prover():
     """A prover on the CPU; its child is started once."""
     with Prover(ON_CPU) as prover:
         yield prover
-
-
-def checkpoint(value=1.0, **content):
-    """The bytes of a checkpoint."""
-    import torch
-
-    file = io.BytesIO()
-    torch.save({"model": {"weight": torch.full((500,), value)}, **content}, file)
-    return file.getvalue()
 
 
 def save_pending(world, name="last.pt", value=1.0):
