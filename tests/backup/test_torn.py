@@ -20,8 +20,8 @@ from mlsync import errors
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository.commit import commit
 from mlsync.repository.listing import runs
-from mlsync.repository.manifest import TIME_NS_MAX
 from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.validation import TIME_NS_MAX
 from mlsync.source.takeover import allow_takeover
 from mlsync.versions.select import find_version
 

@@ -26,10 +26,10 @@ from mlsync.repository.manifest import (
     Summary,
     Top,
     Trouble,
-    encode_entries,
 )
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST, SealedKind
+from mlsync.repository.segments import encode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Finding, Proof, Severity
 

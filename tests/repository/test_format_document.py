@@ -22,12 +22,14 @@ from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
 from mlsync.repository import header, keyslot, names, sealed_object, segments
+from mlsync.repository.canonical import decode_as
 from mlsync.repository.listing import runs
-from mlsync.repository.manifest import ManifestRoot, decode_as, decode_entries
+from mlsync.repository.manifest import ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
+from mlsync.repository.segments import decode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Severity
 

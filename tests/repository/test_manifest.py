@@ -23,6 +23,7 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import sealed_object, segments
+from mlsync.repository.canonical import decode_as
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
@@ -36,15 +37,10 @@ from mlsync.repository.manifest import (
     Summary,
     Top,
     Trouble,
-    check_previous,
-    check_tree,
-    decode_as,
-    decode_entries,
-    encode_entries,
-    is_safe_path,
 )
+from mlsync.repository.segments import decode_entries, encode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.repository.validation import check_root
+from mlsync.repository.validation import check_previous, check_root, check_tree, is_safe_path
 from mlsync.values import Finding, Proof, Severity
 
 KEY = "versions/" + "0" * 32 + "/0000000001"

@@ -21,8 +21,9 @@ from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import LOADED_IN, not_loaded, wish_behind
 from mlsync.proving.policy import NO_WISH, Policy
-from mlsync.repository.manifest import TIME_NS_MAX, ChunkRef, Entry, Trouble, refs_of
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble, refs_of
 from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.repository.validation import TIME_NS_MAX
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import FileStat, Found, Scan

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository.manifest import ChunkRef, Entry, Trouble, decode_entries, encode_entries
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble
+from mlsync.repository.segments import decode_entries, encode_entries
 
 _WHERE = "local state"
 

@@ -37,10 +37,11 @@ from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
 from mlsync.repository.commit import Committed, commit
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, is_sound_top, refs_of
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
+from mlsync.repository.validation import is_sound_top
 from mlsync.repository.writer import PackWriter
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display

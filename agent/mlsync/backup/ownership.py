@@ -19,8 +19,9 @@ from mlsync.backup.parent import Base
 from mlsync.beneath import Beneath
 from mlsync.codec.digest import file_digester
 from mlsync.errors import RunOfAnother
-from mlsync.repository.manifest import ORIGIN_BYTES, Entry, Origin
+from mlsync.repository.manifest import Entry, Origin
 from mlsync.repository.tokens import EntryKind
+from mlsync.repository.validation import ORIGIN_BYTES
 from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from mlsync.errors import FormatUnsupported
+from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.tokens import TOKEN_MAX
 
 _T = TypeVar("_T")
@@ -37,6 +37,14 @@ def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
     if msgspec.msgpack.encode(value) != body:
         raise ValueError("a value is not in its one encoding, or a position is missing")
     return value
+
+
+def decode_as(body: bytes | memoryview, kind: type[_T], where: str) -> _T:
+    """Return *body* decoded as *kind*, in its one encoding; or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+    try:
+        return decode_canonical(bytes(body), kind, where)
+    except ValueError as error:
+        raise ManifestDamaged(f"the manifest does not parse: {error}", where=where) from None
 
 
 def newer(what: str, where: str) -> FormatUnsupported:

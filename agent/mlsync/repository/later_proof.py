@@ -17,9 +17,10 @@ from mlsync.codec import digest
 from mlsync.codec.keys import Keys
 from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
-from mlsync.repository.manifest import check_proof, decode_as, is_level, is_safe_path, is_time
+from mlsync.repository.canonical import decode_as
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.sealed_object import LATER_PROOF
+from mlsync.repository.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.store.base import Store
 from mlsync.values import Proof, is_count
 

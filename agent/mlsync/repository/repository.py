@@ -29,9 +29,10 @@ from mlsync.errors import (
     VersionMissing,
 )
 from mlsync.repository import header, keyslot, names, sealed_object, segments
+from mlsync.repository.canonical import decode_as
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
-from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, decode_as
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_noted
 from mlsync.repository.pack.journal import NotedPack, PackJournal

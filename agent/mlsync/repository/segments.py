@@ -7,25 +7,18 @@ differ in one stores one segment anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, cast
 
+import msgspec
 import xxhash
+from msgspec.structs import replace
 
 from mlsync.errors import ManifestDamaged
-from mlsync.repository.manifest import (
-    ChunkRef,
-    Entry,
-    ManifestRoot,
-    PackTable,
-    SegmentRef,
-    check_entry,
-    check_tree,
-    decode_entries,
-    encode_entries,
-    unpack_refs,
-)
-from mlsync.repository.pack.pack import CHUNK_BYTES_MAX
+from mlsync.repository.canonical import decode_as
+from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, Segment, SegmentRef
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
+from mlsync.repository.validation import check_entry, check_pack_table, check_tree
 from mlsync.repository.writer import Placed
 
 # A body up to this stands in the manifest itself: one object less for most runs.
@@ -125,3 +118,54 @@ def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
 def _ends_segment(entry: Entry) -> bool:
     cost_bytes = 60 + len(entry.path) + 64 * len(entry.chunks) + (400 if entry.proof else 0)
     return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
+
+
+class PackTable:
+    """Turns pack ids into small numbers while encoding."""
+
+    def __init__(self) -> None:
+        self.packs: list[bytes] = []
+        self._index: dict[bytes, int] = {}
+
+    def refer(self, ref: ChunkRef) -> PackedRef:
+        """Return *ref* with its pack as an index into ``packs``."""
+        index = self._index.get(ref.pack)
+        if index is None:
+            index = self._index[ref.pack] = len(self.packs)
+            self.packs.append(ref.pack)
+        return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
+
+
+def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
+    """Return the bytes of a segment: equal entries give equal bytes, whatever stands around them."""
+    table = PackTable()
+    packed = [replace(entry, chunks=tuple(map(table.refer, entry.chunks))) for entry in entries]
+    return msgspec.msgpack.encode(Segment(table.packs, cast("list[Entry[PackedRef]]", packed)))
+
+
+def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
+    """Return a segment's entries, each checked; or raise ``ManifestDamaged``."""
+    segment = decode_as(body, Segment, where)
+    check_pack_table(segment.packs, where)
+    unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, segment.packs, where)) for packed in segment.entries]
+    entries = cast("list[Entry]", unpacked)
+    for entry in entries:
+        check_entry(entry, where)
+    return entries
+
+
+def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
+    """Return references with whole pack ids, each within the format's bounds."""
+    refs = []
+    for ref in packed:
+        if ref.base is not None:
+            raise newer_base(where)
+        if not 0 <= ref.pack < len(packs):
+            raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
+        coding = coding_of(ref.coding, where, ManifestDamaged)
+        if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
+            raise ManifestDamaged("a chunk's numbers cannot be", where=where)
+        refs.append(
+            ChunkRef(ref.name, packs[ref.pack], ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
+        )
+    return tuple(refs)

@@ -1,25 +1,29 @@
-"""What a decoded root must hold beyond the types of its positions: see docs/format.md, "Root".
+"""What a decoded manifest must hold beyond the types of its fields: see docs/format.md, "Root" and "Entry".
 
-A commit checks by the same rules, so that nothing is written that no reader takes.
+A commit checks by the same rules, so that no writer stores what readers refuse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
-from mlsync.repository.manifest import (
-    ORIGIN_BYTES,
-    ManifestRoot,
-    Summary,
-    Trouble,
-    check_pack_table,
-    check_previous,
-    is_level,
-    is_safe_path,
-    is_sound_top,
-    is_time,
-)
-from mlsync.values import is_count
+from mlsync.repository.manifest import Entry, ManifestRoot, Previous, Summary, Top, Trouble
+from mlsync.repository.pack.pack import PACK_ID_BYTES
+from mlsync.repository.tokens import EntryKind
+from mlsync.values import Level, Proof, is_count
+
+# What a file system keeps; larger numbers would only fail the calls that take them.
+PATH_BYTES_MAX: Final = 64 << 10
+# What a file system keeps; larger numbers would only trip the calls that they are handed to.
+MODE_MAX: Final = 0o7777
+OWNER_MAX: Final = (1 << 32) - 2
+TIME_NS_MAX: Final = (1 << 63) - 1
+ORIGIN_BYTES: Final = 16
 
 
 def check_root(root: ManifestRoot, where: str) -> None:
@@ -56,3 +60,108 @@ def _is_sound_summary(summary: Summary) -> bool:
 
 def _is_sound_trouble(trouble: Trouble, number: int) -> bool:
     return is_safe_path(trouble.path) and 0 <= trouble.kept < number
+
+
+def check_entry(entry: Entry, where: str) -> None:
+    """Refuse what no writer of ours makes: a path out of the tree, lengths that do not add up."""
+    if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
+        raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
+    numbers_are_sound = _numbers_are_sound(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
+    if not numbers_are_sound or not is_count(entry.size_bytes):
+        raise ManifestDamaged(f"an entry's numbers cannot be: {entry.path!r}", where=where)
+    is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
+    if is_link == (entry.target == b"") or b"\0" in entry.target:
+        raise ManifestDamaged(f"an entry leads nowhere, or somewhere though it is no link: {entry.path!r}", where=where)
+    if entry.proof is not None:
+        check_proof(entry.proof, where)
+    if entry.kind is EntryKind.FILE:
+        _check_content(entry, where)
+    elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
+        raise ManifestDamaged(f"an entry that is no file has content: {entry.path!r}", where=where)
+
+
+def _numbers_are_sound(mode: int, uid: int, gid: int, mtime_ns: int) -> bool:
+    owners_are_sound = 0 <= uid <= OWNER_MAX and 0 <= gid <= OWNER_MAX
+    return 0 <= mode <= MODE_MAX and owners_are_sound and -TIME_NS_MAX <= mtime_ns <= TIME_NS_MAX
+
+
+def _check_content(entry: Entry, where: str) -> None:
+    end = hole_bytes = 0
+    edges = set(accumulate((ref.plain_bytes for ref in entry.chunks), initial=0)) if entry.holes else set()
+    for offset, length in entry.holes:
+        if offset < end or length <= 0:
+            raise ManifestDamaged(f"an entry's holes overlap: {entry.path!r}", where=where)
+        if offset - hole_bytes not in edges:
+            raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}", where=where)
+        end, hole_bytes = offset + length, hole_bytes + length
+    filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + hole_bytes
+    if end > entry.size_bytes or filled_bytes != entry.size_bytes or len(entry.digest) != FILE_DIGEST_BYTES:
+        raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
+
+
+def check_tree(entries: Sequence[Entry], where: str) -> None:
+    """Refuse entries that make no tree: out of order, below what is no directory, hard links to what is no file."""
+    before, directories, files = b"", {b""}, set()
+    for entry in entries:
+        if entry.path <= before:
+            raise ManifestDamaged(f"entries out of order at {entry.path!r}", where=where)
+        # A symbolic link must not be a step on the way to a file: it could lead anywhere.
+        if entry.path.rpartition(b"/")[0] not in directories:
+            raise ManifestDamaged(f"an entry whose directory is not in the version: {entry.path!r}", where=where)
+        before = entry.path
+        if entry.kind is EntryKind.DIRECTORY:
+            directories.add(entry.path)
+        elif entry.kind is EntryKind.FILE:
+            files.add(entry.path)
+    for entry in entries:
+        if entry.kind is EntryKind.HARD_LINK and entry.target not in files:
+            raise ManifestDamaged(f"a hard link to no file of the version: {entry.path!r}", where=where)
+
+
+def is_safe_path(path: bytes) -> bool:
+    """Whether *path* stays in the tree that it is relative to: the writer of a manifest may have been taken over."""
+    if not 0 < len(path) <= PATH_BYTES_MAX or b"\0" in path:
+        return False
+    return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
+
+
+def is_sound_top(top: Top) -> bool:
+    """Whether the numbers of the run's own directory are such as a version holds."""
+    return _numbers_are_sound(top.mode, top.uid, top.gid, top.mtime_ns)
+
+
+def check_previous(previous: Previous | None, number: int, where: str) -> None:
+    """Refuse a link backwards that does not lead backwards."""
+    if previous is not None and (not 0 < previous.number < number or len(previous.digest) != OBJECT_DIGEST_BYTES):
+        raise ManifestDamaged("the link to the previous version cannot be", where=where)
+
+
+def check_pack_table(packs: Sequence[bytes], where: str) -> None:
+    """Refuse a table of packs that holds what is no id, or one twice."""
+    if any(len(pack) != PACK_ID_BYTES for pack in packs) or len(set(packs)) != len(packs):
+        raise ManifestDamaged("a table of packs holds what is no id, or one twice", where=where)
+
+
+def check_proof(proof: Proof, where: str) -> None:
+    """Refuse levels that there are not, and numbers that nothing can be counted to."""
+    is_sound = (
+        is_level(proof.level)
+        and is_time(proof.proved_ns)
+        and 0 <= proof.seconds < float("inf")
+        and is_count(proof.tensor_count)
+        and is_count(proof.tensor_bytes)
+        and all(is_level(finding.level) for finding in proof.findings)
+        and all(finding.offset is None or is_count(finding.offset) for finding in proof.findings)
+    )
+    if not is_sound:
+        raise ManifestDamaged("a proof's numbers cannot be", where=where)
+
+
+def is_level(number: int) -> bool:
+    """Return whether there is a proof level of that number."""
+    return 0 <= number <= Level.FRAMEWORK
+
+
+def is_time(moment_ns: int) -> bool:
+    """Whether *moment_ns* is a time that files, too, may have."""
+    return -TIME_NS_MAX <= moment_ns <= TIME_NS_MAX

@@ -6,12 +6,14 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
 from mlsync.errors import ObjectDamaged, StoreBroken
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef, coding_of, newer_base
+from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
     ChunkRecord,
     PackSeal,
+    coding_of,
+    newer_base,
     parse_header,
     parse_trailer,
     records_are_sound,

@@ -16,11 +16,11 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import NAME_BYTES
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
-from mlsync.errors import ObjectDamaged
+from mlsync.errors import Error, FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
-from mlsync.repository.canonical import decode_canonical
+from mlsync.repository.canonical import decode_canonical, newer
 from mlsync.repository.header import check_format, check_key_kind
-from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END
+from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END, TOKEN_MAX
 
 PACK_ID_BYTES: Final = 16
 CHUNK_BYTES_MAX: Final = 16 << 20
@@ -147,6 +147,21 @@ def is_sound(name: bytes, ordinal: int, offset: int, stored_bytes: int, plain_by
         # Stored raw at worst: what would be longer when coded is not coded.
         and TAG_BYTES < stored_bytes <= plain_bytes + TAG_BYTES
     )
+
+
+def newer_base(where: str) -> FormatUnsupported:
+    """Return the error for a chunk that is stored as a difference to another one."""
+    return newer("chunks stored as a difference are not known here", where)
+
+
+def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
+    """Return the coding of that number; a higher one is a newer mlsync's, one that no chunk can have is *damage*."""
+    try:
+        return Coding(number)
+    except ValueError:
+        if 0 <= number <= TOKEN_MAX:
+            raise newer(f"coding {number} is not known here", where) from None
+        raise damage(f"there is no coding {number}", where=where) from None
 
 
 def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
