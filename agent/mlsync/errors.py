@@ -5,7 +5,7 @@
     Error                          1   base; shown as one line, no traceback
     |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
     |- Stopped                     3   asked to stop; what was uploaded by then is used by the next backup
-    |- Untrusted                   4   a file that others could change says what root is to run or read
+    |- Untrusted                   4   root would use a file that others can change
     |- ServiceError
     |  |- UnitChanged              5   somebody changed the unit of the service
     |  `- UnitNotWritten           6   the unit of the service cannot be written or removed
@@ -18,12 +18,12 @@
     |  |- VersionMissing          15   no such version in the run
     |  |- HistoryRolledBack       16   the store shows an older history than was seen before
     |  |- VersionTaken            17   another writer committed this version number
-    |  |- RunNameInvalid          18   a name that could not stand in paths and messages
-    |  |- PathMissing             19   the version holds nothing at a path that was asked for
+    |  |- RunNameInvalid          18   a name that is not safe in paths and messages
+    |  |- PathMissing             19   the version has nothing at a path that was asked for
     |  |- RunOfAnother            90   another machine or directory writes this run
-    |  `- VersionAmbiguous        91   a time that two versions could be meant by
+    |  `- VersionAmbiguous        91   a time that could mean two versions
     |- KeyProblem
-    |  |- PassphraseMissing       20   nobody gave a passphrase or key file
+    |  |- PassphraseMissing       20   no passphrase or key file was given
     |  |- WrongPassphrase         21   no key slot opens with what was given
     |  |- KeySlotDamaged          22   a key slot does not parse
     |  `- PassphraseWeak          23   a new passphrase that is too short
@@ -35,27 +35,27 @@
     |- SourceError
     |  |- SourceMissing           40   the watched directory is not there
     |  |- SourceUnreadable        41   a file or directory cannot be read
-    |  |- ChangedWhileReading     42   a file would not hold still
+    |  |- ChangedWhileReading     42   a file kept changing
     |  |- SourceEmptied           43   the directory became empty; the last version stands
-    |  |- SourceUntrusted         44   root is to read a directory that others can turn round
-    |  `- SourceShrunk            45   most checkpoints are gone at once; waits for whether they come back
+    |  |- SourceUntrusted         44   root would read a directory that others can redirect
+    |  `- SourceShrunk            45   most checkpoints are gone at once; mlsync waits for them
     |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept
     |- ProofUnavailable
     |  |- DeviceMissing           51   the device that was asked for is not there
     |  |- TorchMissing            52   no torch that works for a proof on a GPU
     |  |- ProofTimedOut           53   the proof's deadline passed
     |  |- ProofOutOfMemory        54   host or device memory ran out
-    |  |- ProofCrashed            55   the proof's process died of itself
-    |  |- DeviceFailed            56   the device, or its driver, answered with an error
-    |  |- ProofDisbelieved        57   the proof's process answered what cannot be
-    |  |- ProofKilled             58   the proof's process was ended from outside
-    |  |- PythonUnfit             59   the proof's Python is not there, too old, none, or lacks numpy
-    |  `- CommandUnavailable      49   the command that loads a checkpoint could not be run, or could not tell
+    |  |- ProofCrashed            55   the proof's process crashed
+    |  |- DeviceFailed            56   the device or its driver reported an error
+    |  |- ProofDisbelieved        57   the proof's process gave an impossible answer
+    |  |- ProofKilled             58   the proof's process was killed from outside
+    |  |- PythonUnfit             59   the proof's Python is missing, too old, none, or lacks numpy
+    |  `- CommandUnavailable      49   the command of level 5 could not run, or could not tell
     |- TargetError
-    |  |- TargetBlocked           60   something in the way at the restore target
+    |  |- TargetBlocked           60   something is in the way at the restore target
     |  |- TargetFull              61   no room at the restore target
     |  |- TargetLocked            62   another restore writes there
-    |  `- DeletionRefused         63   --delete would delete more than was agreed to
+    |  `- DeletionRefused         63   --delete would delete more than was confirmed
     |- StoreError
     |  |- NotFound                70   no object of that name
     |  |- AlreadyExists           71   an object of that name exists; nothing was overwritten
@@ -63,8 +63,8 @@
     |  |- StoreUnavailable        73   away, or still failing after the last retry
     |  |- StoreFull               74   no room in the store
     |  |- StoreLocationInvalid    75   a URL that names no store
-    |  |- StoreBroken             76   the store answered something that cannot be
-    |  `- ObjectArchived          77   an object lies in cold storage and must be thawed first
+    |  |- StoreBroken             76   the store gave an impossible answer
+    |  `- ObjectArchived          77   an object is in cold storage and must be restored from it first
     `- StateError
        |- StateFull               80   no room for the local state
        `- StateDamaged            81   the local state does not open; it may be deleted
@@ -109,7 +109,7 @@ class Stopped(Error):
 
 
 class Untrusted(Error):
-    """A file or directory that other users can change says what mlsync is to run, or holds its secret."""
+    """Root would use a configuration, a secret or a program that other users can change."""
 
     exit_code = 4
 
@@ -149,7 +149,7 @@ class RepositoryExists(RepositoryError):
 class FormatUnsupported(RepositoryError):
     """An object was written in a format that this mlsync does not know.
 
-    *is_claim* says that the object says so itself, and that nothing of it was authenticated.
+    *is_claim*: only the object itself says so, and nothing of it was authenticated.
     """
 
     exit_code = 12
@@ -175,26 +175,26 @@ class VersionMissing(RepositoryError):
 
 
 class HistoryRolledBack(RepositoryError):
-    """The store shows less, or something else, than it showed before."""
+    """The store shows less than it showed before, or something else."""
 
     exit_code = 16
 
 
 class VersionTaken(RepositoryError):
-    """Another writer committed the version number first; *is_planted* says that it was no writer of ours."""
+    """Another writer committed the version number first; *is_planted*: it was no mlsync with the key."""
 
     exit_code = 17
     is_planted: bool = False
 
 
 class RunNameInvalid(RepositoryError):
-    """A run name that could not stand in paths and messages."""
+    """A run name that is not safe in paths and messages."""
 
     exit_code = 18
 
 
 class PathMissing(RepositoryError):
-    """The version holds nothing at that path."""
+    """The version has nothing at that path."""
 
     exit_code = 19
 
@@ -206,13 +206,13 @@ class RunOfAnother(RepositoryError):
 
 
 class VersionAmbiguous(RepositoryError):
-    """A time, in the hour that a clock change repeats, that two versions could be meant by."""
+    """A time that could mean two versions, in the hour that a clock change repeats."""
 
     exit_code = 91
 
 
 class KeyProblem(Error):
-    """The master key cannot be had."""
+    """The master key cannot be opened."""
 
 
 class PassphraseMissing(KeyProblem):
@@ -234,13 +234,13 @@ class KeySlotDamaged(KeyProblem):
 
 
 class PassphraseWeak(KeyProblem):
-    """A new passphrase is so short that it would be guessed."""
+    """A new passphrase is so short that it can be guessed."""
 
     exit_code = 23
 
 
 class Damage(Error):
-    """The store gives back something else than was written."""
+    """The store returns something else than was written."""
 
 
 class ObjectMissing(Damage):
@@ -262,7 +262,7 @@ class ManifestDamaged(Damage):
 
 
 class ProblemsFound(Damage):
-    """A check went through to its end and found problems."""
+    """A check ran to its end and found problems."""
 
     exit_code = 33
 
@@ -296,13 +296,13 @@ class SourceEmptied(SourceError):
 
 
 class SourceUntrusted(SourceError):
-    """Root is asked to read a directory that another user can turn round meanwhile."""
+    """Root would read a directory that another user can redirect."""
 
     exit_code = 44
 
 
 class SourceShrunk(SourceError):
-    """Most checkpoints of the last version are gone at once; whether they come back is waited for."""
+    """Most checkpoints of the last version are gone at once; mlsync waits for them to come back."""
 
     exit_code = 45
 
@@ -314,7 +314,7 @@ class CheckpointBroken(Error):
 
 
 class ProofUnavailable(Error):
-    """The proof could not be had, which says nothing against the checkpoint."""
+    """The proof was not possible, which says nothing about the checkpoint."""
 
 
 class DeviceMissing(ProofUnavailable):
@@ -324,7 +324,7 @@ class DeviceMissing(ProofUnavailable):
 
 
 class TorchMissing(ProofUnavailable):
-    """The Python that is to prove on a GPU has no torch, or none that works."""
+    """The Python for a proof on a GPU has no torch, or none that works."""
 
     exit_code = 52
 
@@ -342,37 +342,37 @@ class ProofOutOfMemory(ProofUnavailable):
 
 
 class ProofCrashed(ProofUnavailable):
-    """The proof's process died of itself, or of what it did not expect."""
+    """The proof's process crashed."""
 
     exit_code = 55
 
 
 class DeviceFailed(ProofUnavailable):
-    """The device, or its driver, answered with an error."""
+    """The device or its driver reported an error."""
 
     exit_code = 56
 
 
 class ProofDisbelieved(ProofUnavailable):
-    """The proof's process answered what an honest one on a sound device would not."""
+    """The proof's process gave an answer that is impossible on a sound device."""
 
     exit_code = 57
 
 
 class ProofKilled(ProofUnavailable):
-    """The proof's process was ended from outside."""
+    """The proof's process was killed from outside."""
 
     exit_code = 58
 
 
 class PythonUnfit(ProofUnavailable):
-    """The Python that is to prove is not there, is too old, is none, or has no numpy that works."""
+    """The Python for proofs is missing, too old, not a Python, or has no numpy that works."""
 
     exit_code = 59
 
 
 class CommandUnavailable(ProofUnavailable):
-    """The command of level 5 could not be run, or could not tell."""
+    """The command of level 5 could not run, or could not tell."""
 
     exit_code = 49
 
@@ -382,7 +382,7 @@ class TargetError(Error):
 
 
 class TargetBlocked(TargetError):
-    """Something stands in the way at the restore target."""
+    """Something is in the way at the restore target."""
 
     exit_code = 60
 
@@ -400,13 +400,13 @@ class TargetLocked(TargetError):
 
 
 class DeletionRefused(TargetError):
-    """A restore would delete more than was agreed to."""
+    """A restore would delete more than was confirmed."""
 
     exit_code = 63
 
 
 class StoreError(Error):
-    """Something about the store, never about the source; *retry_after_s* is how long it wants to be left alone."""
+    """Something about the store, never about the source; *retry_after_s* is the pause that it asks for."""
 
     retry_after_s: float = 0.0
 
@@ -448,10 +448,10 @@ class StoreLocationInvalid(StoreError):
 
 
 class StoreBroken(StoreError):
-    """The store gave an answer that cannot be: a short body, a listing that contradicts itself.
+    """The store gave an impossible answer: a short body, a listing that contradicts itself.
 
-    *is_of_object* says that the answer is sound and the object is not: it is shorter or longer than what was written.
-    Only that is damage; all else that a store may say tells nothing about the object.
+    *is_of_object*: the answer is sound and the object is not, since its length is not that of what was written. Only
+    that is damage; other answers say nothing about the object.
     """
 
     exit_code = 76
@@ -464,7 +464,7 @@ class StoreBroken(StoreError):
 
 
 class ObjectArchived(StoreError):
-    """The object lies in cold storage and must be thawed before it can be read."""
+    """The object is in cold storage and must be restored from it before it can be read."""
 
     exit_code = 77
 
@@ -480,6 +480,6 @@ class StateFull(StateError):
 
 
 class StateDamaged(StateError):
-    """The local state does not open; it is a hint and may be deleted."""
+    """The local state does not open; it is only a cache and may be deleted."""
 
     exit_code = 81

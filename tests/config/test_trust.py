@@ -127,9 +127,9 @@ def test_a_configuration_and_a_secret_are_looked_at(tmp_path):
     find_secret(KeySettings(passphrase_file=secret), environ={})
     for path in (file, secret):
         os.chown(path, OTHER, OTHER)
-    with pytest.raises(Untrusted, match="does not obey a configuration"):
+    with pytest.raises(Untrusted, match="does not use a configuration"):
         load(file)
-    with pytest.raises(Untrusted, match="does not obey a secret's file"):
+    with pytest.raises(Untrusted, match="does not use a secret's file"):
         find_secret(KeySettings(passphrase_file=secret), environ={})
 
 

@@ -17,7 +17,7 @@ import mlsync
 
 torch = pytest.importorskip("torch")
 
-UNIT = Path(__file__).parents[2] / "systemd" / "mlsync-agent.service"
+UNITS = Path(__file__).parents[2] / "systemd"
 # A unit that stands behind everything else waits for a busy machine.
 PATIENCE_S = 400.0
 SYSTEMD = ("systemd", "--system")
@@ -27,8 +27,6 @@ COMMAND = f"{PYTHON}/bin/python -m mlsync"
 CONFIGURATION = "/etc/mlsync/mlsync.toml"
 DROP_IN = f"""[Service]
 Environment=PYTHONPATH={CODE}
-ExecStart=
-ExecStart={COMMAND} agent --config {CONFIGURATION}
 LoadCredential=mlsync-passphrase:/etc/mlsync/passphrase
 RestartSec=100ms
 """
@@ -50,7 +48,9 @@ class Container:
         )
         if mounted.returncode != 0:
             pytest.skip(f"no overlay can be mounted here: {mounted.stderr.strip()}")
-        binds = {sys.prefix: PYTHON, str(Path(mlsync.__file__).parents[1]): CODE, str(run): RUN}
+        code = Path(mlsync.__file__).parents[1]
+        # The units are beside the code, as in a clone.
+        binds = {sys.prefix: PYTHON, str(code): CODE, str(UNITS): "/opt/systemd", str(run): RUN}
         self.log = (place / "console").open("wb")
         self.nspawn = subprocess.Popen(
             ["systemd-nspawn", "-D", str(self.root), "--boot", "--register=no", "--keep-unit", "--console=pipe"]
@@ -141,13 +141,14 @@ def container(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
         started = Container(place, run)
         started.boot()
         started.write("/etc/mlsync/passphrase", "correct horse battery staple")
-        started.write("/etc/systemd/system/mlsync-agent.service", UNIT.read_text(), 0o644)
         started.write("/etc/systemd/system/mlsync-agent.service.d/test.conf", DROP_IN, 0o644)
         (started.root / "srv/mlsync").mkdir(mode=0o700, parents=True, exist_ok=True)
         words = f"{COMMAND} init file:///srv/mlsync --watch {RUN} --config {CONFIGURATION}".split()
         words += ["--passphrase-file", "/etc/mlsync/passphrase"]
         said = started.inside("env", f"PYTHONPATH={CODE}", *words)
         assert "repository id" in said, said
+        said = started.inside("env", f"PYTHONPATH={CODE}", *COMMAND.split(), "service", "install")
+        assert f"runs     {COMMAND} agent --config {CONFIGURATION}" in said, said
         started.inside("systemctl", "daemon-reload")
         started.inside("systemctl", "start", "mlsync-agent")
         started.until("StatusText", "yolo/1")

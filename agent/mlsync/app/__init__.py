@@ -1,1 +1,1 @@
-"""What every command needs: an open session, secrets, the run's lock, one pass over a run, and words for people."""
+"""What every command needs: an open session, secrets, the run's lock, one pass over a run, texts for people."""

@@ -1,4 +1,4 @@
-"""One pass over a run: the flow by the configuration, and what came out in words."""
+"""One pass over a run by the configuration, and its result in words."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class PassResult:
 def back_up(
     session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
 ) -> BackupResult:
-    """Back a run up once; its lock is held by the caller."""
+    """Back a run up once; the caller holds its lock."""
     session.clear_leftovers()
     options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
     prover = partial(session.prover, run=watch.run)
-    # A prover for each version: its child holds numpy or torch, and the idle agent is to be small.
+    # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
     with working_on(watch.run):
         return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
 
 
 def outcome(result: BackupResult) -> PassResult:
-    """Return what a backup came to, in the agent's terms."""
+    """Return a backup's result as the agent uses it."""
     troubles = tuple(map(trouble_text, result.troubles))
     version = result.version or None
     return PassResult(result.run, version, None if result.pending else version, troubles, summary(result))

@@ -1,4 +1,4 @@
-"""What this process knows stays with it: no other process of the same user reads its memory or its environment."""
+"""Keep the secrets of this process from other processes of the same user: its memory and its environment."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Final
 
 PASSPHRASE_VARIABLE: Final = "MLSYNC_PASSPHRASE"  # noqa: S105 - the name of a variable, not the secret
 _PR_SET_DUMPABLE: Final = 4
-# Where the kernel says in /proc/self/stat from where to where the environment lies that a program was started with.
+# The fields of /proc/self/stat, after the name, with the start and the end of the original environment.
 _BOUNDS_AFTER_NAME: Final = slice(47, 49)
 
 
 def keep_private() -> None:
-    """Leave no core file, and let no process of the same user look into this one: its memory, its environment.
+    """Disable core files, and deny other processes of the same user access to this one's memory and environment.
 
-    From now on the files of this process in ``/proc`` belong to root, so that an ordinary user's process cannot write
-    its own ``autogroup`` or ``oom_score_adj`` any more: that comes before. Programs that it starts are not affected.
+    Afterwards the files of this process in ``/proc`` belong to root, so an ordinary user's process can no longer write
+    its own ``autogroup`` or ``oom_score_adj``: do that before. Programs that it starts are not affected.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A kernel that refuses it, as a filter around this process may, leaves things as they were.
+    # A kernel or filter that refuses this changes nothing, and the command still works.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def take_variable(environ: MutableMapping[str, str], name: str) -> str | None:
-    """Return a variable, which is gone afterwards; of this process's own environment ``/proc`` shows it no more either.
+    """Return a variable and remove it from the environment, also from what ``/proc`` shows of this process.
 
-    To remove a variable is not enough: ``/proc/PID/environ`` is the memory that the kernel laid the environment in when
-    the program started, whatever the program did to it since.
+    Removing it from ``os.environ`` is not enough: ``/proc/PID/environ`` is the memory where the kernel put the
+    environment when the program started, whatever the program did to its variables since.
     """
     value = environ.pop(name, None)
     if value is not None and environ is os.environ:
@@ -38,13 +38,13 @@ def take_variable(environ: MutableMapping[str, str], name: str) -> str | None:
 
 
 def _overwrite(beginning: bytes) -> None:
-    """Put zeros over each variable of the first environment that begins so."""
+    """Put zeros over each variable of the original environment that begins with *beginning*."""
     with open("/proc/self/stat", "rb") as file:
-        # The name of the program, in brackets, may have blanks in it.
+        # The name of the program, in brackets, may contain blanks.
         bounds = file.read().rpartition(b")")[2].split()[_BOUNDS_AFTER_NAME]
     start, end = map(int, bounds)
     if not 0 < start < end:
-        return  # a kernel that tells nobody
+        return  # a kernel that hides the bounds
     block = ctypes.string_at(start, end - start)
     at = 0
     for variable in block.split(b"\0"):

@@ -1,4 +1,4 @@
-"""As whom the proof's processes run where mlsync is root, and that root starts no program which others can change."""
+"""The user that the proof's processes run as under root, and the refusal to run programs that others can change."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mlsync.proof.user import NOBODY, User, cannot_change_user
 
 @dataclass(frozen=True, slots=True)
 class RunsAs:
-    """Who the proof's processes run as: *user*, or this process's own user if there is none.
+    """The user that the proof's processes run as: *user*, or this process's own user without one.
 
     *may_be_root* is whether they may run as root if that user cannot start them, *as_root* why they run as root anyway,
-    *is_roots* whether the checkpoints themselves are root's: then code out of them is nobody else's.
+    *is_roots* whether the checkpoints themselves are root's, so that code in them is nobody else's.
     """
 
     user: User | None = None
@@ -32,16 +32,15 @@ OWN: Final = RunsAs()
 
 
 def runs_as(config: Config, run: str | None) -> RunsAs:
-    """Return who proves the checkpoints of a run: the user whose directory it is, or nobody.
+    """Return the user that proves the checkpoints of a run: the owner of its directory, or nobody.
 
-    Raises ``Untrusted`` if anybody else than he could change a program that is to run as he, or anybody but root one
-    that is to run as root.
+    Raises ``Untrusted`` for a program that somebody other than root and that user can change.
     """
     if os.geteuid() != 0:
         return OWN
     user, lacking = _user_of(config, run), cannot_change_user()
     programs = list(_programs(config))
-    # Nobody owns nothing: what belongs to that number is somebody's who is as little known.
+    # Files that belong to nobody's number may be anybody's, so owning them proves nothing.
     is_nobodys = user.name == NOBODY
     own: tuple[set[int], set[int]] = (set(), set()) if lacking or is_nobodys else ({user.uid}, {user.gid})
     for file, what in programs:
@@ -52,13 +51,13 @@ def runs_as(config: Config, run: str | None) -> RunsAs:
 
 
 def refuse_untrusted_programs(config: Config) -> None:
-    """Raise ``Untrusted`` as any proof of the watched runs would."""
+    """Raise ``Untrusted`` now if the proof of any watched run would later."""
     for watch in config.watches:
         runs_as(config, watch.run)
 
 
 def _user_of(config: Config, run: str | None) -> User:
-    """Return whose directory a run is, or all runs are; nobody if that is root, or not known here."""
+    """Return the owner of a run's directory, or of all; nobody if that is root, or not known here."""
     owners = set()
     for watch in config.watches:
         if run in (None, watch.run):
@@ -68,7 +67,7 @@ def _user_of(config: Config, run: str | None) -> User:
 
 
 def _programs(config: Config) -> Iterator[tuple[Path, str]]:
-    """Yield the files that the configuration has run: its Python, its command, and the programs that this names."""
+    """Yield the files that the configuration makes mlsync run: its Python, its command, and programs in its words."""
     proof = config.proof
     if proof.python is not None:
         yield proof.python, "a proof's Python"

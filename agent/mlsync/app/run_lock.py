@@ -1,4 +1,4 @@
-"""One process on this machine works on a run: a lock that dies with its holder."""
+"""The lock that lets one process on this machine work on a run; it ends with its holder."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _CONTENT_BYTES_MAX = 4096
 
 
 class RunLock:
-    """Holds the lock of *run* while its context is open; ``RunLocked`` names the holder if there is another one.
+    """Holds the lock of *run* while its context is open; ``RunLocked`` names another holder.
 
-    The lock is the kernel's (``flock``): a killed holder leaves nothing behind that blocks. The file's content only
-    tells the next one who holds it, and the file is never removed, for a lock on a removed file guards nothing.
+    The lock is the kernel's (``flock``), so it ends when its holder is killed. The file's content only says who holds
+    it. The file is never removed: a lock on a removed file protects nothing.
     """
 
     def __init__(
         self, state_directory: Path, repository_id: str, run: str, *, clock: Callable[[], float] = time.time
     ) -> None:
-        # A digest, for a run's name may be longer, or stranger, than a file's name can be.
+        # A digest: a run's name may be longer than a file's, or hold characters that a file's cannot.
         name = blake2b(run.encode(), digest_size=12).hexdigest() + ".lock"
         self.path = state_directory / repository_id / name
         self._run = run
@@ -37,11 +37,11 @@ class RunLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """The lock is held, and the file says by whom."""
+        """Take the lock, and write this process into its file."""
         assert self._descriptor is None, "the lock is held already"
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Closed on exec, as Python's files are: a child that lives longer does not keep the lock.
+            # Closed on exec: a child that outlives this process must not keep the lock.
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise self._failed("made", error) from error
@@ -58,11 +58,11 @@ class RunLock:
             ) from None
         except OSError as error:
             os.close(descriptor)
-            raise self._failed("had", error) from error
+            raise self._failed("taken", error) from error
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """The lock is free; nothing happens if it was not held."""
+        """Release the lock; do nothing if it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -79,19 +79,19 @@ class RunLock:
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
     def __enter__(self) -> Self:
-        """The lock is held from here."""
+        """Take the lock."""
         self.acquire()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The lock is free from here."""
+        """Release the lock."""
         self.release()
 
 
 def _describe(content: bytes) -> str:
-    """The holder in words; the content is a courtesy and may be anything."""
+    """Return the holder in words; the content may be anything, since no lock depends on it."""
     try:
         holder = json.loads(content)
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(int(holder["since_s"])))

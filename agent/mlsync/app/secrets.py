@@ -1,4 +1,4 @@
-"""Where the secret that opens the repository comes from: a file, the environment, a systemd credential, a prompt."""
+"""Find the secret that opens the repository: in a file, the environment, a systemd credential, or by a prompt."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from mlsync.repository.keyslot import KeyFile, Passphrase
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
 SECRET_BYTES_MAX = 64 * 1024
-# What is shorter is found by trying, however slow each try is made.
+# Shorter ones can be guessed, however slow each guess is made.
 PASSPHRASE_CHARS_MIN = 8
 _SUGGESTED_GROUPS, _SUGGESTED_GROUP_CHARS = 5, 4
-_SUGGESTED_FROM = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 that nobody takes for one another: 100 bits in all
+_SUGGESTED_FROM = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 characters that nobody confuses: 100 bits in all
 
 Prompt = Callable[[str], str]
 
@@ -68,12 +68,12 @@ def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
 
 
 def _from_credentials(environ: Mapping[str, str]) -> Passphrase | KeyFile | None:
-    """What systemd laid ready for this service, in a directory that it guards itself."""
+    """Return the credential that systemd gave this service, from a directory that systemd protects."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
         return None
     passphrase, key = Path(directory) / CREDENTIAL_PASSPHRASE, Path(directory) / CREDENTIAL_KEY
-    # No look at the modes: systemd grants by an access list, which shows as a group's right to read.
+    # The modes are not checked: systemd uses an access list, which looks like a group's right to read.
     if passphrase.exists():
         return _passphrase(_line(_read(passphrase, guarded=True)), str(passphrase))
     if key.exists():
@@ -92,13 +92,13 @@ def _from_person(prompt: Prompt, *, confirm: bool) -> bytes:
 
 
 def _read(file: Path, *, guarded: bool = False) -> bytes:
-    """The bytes of a secret's file; refused if others than its owner have rights to it, or, by root, can change it."""
+    """Return the bytes of a secret's file; refuse one that others can read or, as root, one that others can change."""
     if not guarded:
         refuse_untrusted(file, "a secret's file")
     try:
         with file.open("rb") as stream:
             info = os.fstat(stream.fileno())
-            # A pipe, as of a shell's <(command), has no mode worth looking at.
+            # The mode of a pipe, as of a shell's <(command), says nothing.
             if not guarded and stat.S_ISREG(info.st_mode) and info.st_mode & 0o077:
                 mode = f"{stat.S_IMODE(info.st_mode):04o}"
                 raise PassphraseMissing(
@@ -113,14 +113,14 @@ def _read(file: Path, *, guarded: bool = False) -> bytes:
 
 
 def _line(secret: bytes) -> bytes:
-    """Without the line end that editors and ``echo`` leave behind a passphrase."""
+    """Return the secret without the line end that editors and ``echo`` add."""
     return secret.removesuffix(b"\n").removesuffix(b"\r")
 
 
 def _passphrase(given: bytes, where: str) -> Passphrase:
-    """A passphrase as ``docs/format.md`` has it: text in NFC and UTF-8, and bytes that are no text as they are.
+    """Return a passphrase in the form of ``docs/format.md``: text in NFC and UTF-8, other bytes unchanged.
 
-    The same letters reach a program in two ways, composed or not, by which keyboard and system they come from.
+    Keyboards and systems send the same letters composed or decomposed, and both have to open the same repository.
     """
     with suppress(UnicodeDecodeError):
         given = unicodedata.normalize("NFC", given.decode()).encode()
@@ -128,19 +128,19 @@ def _passphrase(given: bytes, where: str) -> Passphrase:
 
 
 def refuse_weak(new: Passphrase | KeyFile) -> None:
-    """Raise ``PassphraseWeak``, which suggests another one, for a new passphrase that would be found by trying."""
+    """Raise ``PassphraseWeak``, with a suggestion, for a new passphrase that can be guessed."""
     if isinstance(new, KeyFile):
         return
     chars = len(new.secret.decode(errors="surrogateescape"))
     if chars < PASSPHRASE_CHARS_MIN:
         raise PassphraseWeak(
-            f"a passphrase of {count(chars, 'character')} is found by trying; {PASSPHRASE_CHARS_MIN} is the least",
-            advice=f"take a longer one, such as {_suggested()}, made just now, or say --allow-weak",
+            f"a passphrase of {count(chars, 'character')} can be guessed; the minimum is {PASSPHRASE_CHARS_MIN}",
+            advice=f"take a longer one, such as {_suggested()}, made just now, or give --allow-weak",
         )
 
 
 def _suggested() -> str:
-    """A passphrase that nobody has used."""
+    """Return a new random passphrase."""
     groups = ("".join(choice(_SUGGESTED_FROM) for _ in range(_SUGGESTED_GROUP_CHARS)) for _ in range(_SUGGESTED_GROUPS))
     return "-".join(groups)
 

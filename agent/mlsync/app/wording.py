@@ -1,4 +1,4 @@
-"""How sizes and counts are written for people: in the log, in results and in tables alike."""
+"""Sizes and counts in words for people: in the log, in results and in tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ _STEP = 1024
 
 
 def size(count_bytes: float) -> str:
-    """Return a size as people read it."""
+    """Return a size in binary units."""
     unit = 0
     while abs(count_bytes) >= _STEP and unit < len(_UNITS) - 1:
         count_bytes /= _STEP
@@ -16,5 +16,5 @@ def size(count_bytes: float) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return how many of what, in English."""
+    """Return a number with its noun, in the plural if it takes one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -24,18 +24,19 @@ from mlsync.service.log import LogMonitor, log_to
     "--gently/--quickly",
     "gently",
     default=True,
-    help="Come after everything else that runs here (the default), or take a full share of processor and disk, which "
-    "harms a training that uses all of them.",
+    help="Give way to everything else that runs here (the default), or take a full share of processor and disk, which "
+    "slows down a training that uses all of them.",
 )
 @common_options
 def agent_command(common: Common, gently: bool) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
-    Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds what no event
-    told. SIGHUP backs all runs up now. A store that is away is waited for, and so is a repository whose disk is not
-    mounted: each pass begins by looking whether it is the one that was opened. One run never blocks another. Under
-    systemd (see systemd/README.md) it says READY, STATUS and WATCHDOG. Ends with 0 when told to stop; --json
-    then prints how every run fares. With [proof] framework or command it has checkpoints loaded, as backup does.
+    Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds changes that no
+    event reported. SIGHUP backs all runs up now. The agent waits for a store that is away, and for a repository whose
+    disk is not mounted: each pass first checks that the repository is the one that was opened. One run never blocks
+    another. Under systemd (see systemd/README.md) it sends READY, STATUS and WATCHDOG. It ends with 0 when it is
+    stopped; --json then prints the state of every run. With [proof] framework or command it loads checkpoints, as
+    backup does.
     """
     if gently:
         stand_behind_others()
@@ -46,10 +47,10 @@ def agent_command(common: Common, gently: bool) -> None:
     options = AgentOptions.of(config)
     opener = RepositoryOpener(config, common.secret(config.key))
     try:
-        # What will not mend itself ends the agent at once: a wrong place, a wrong passphrase.
+        # What only a person can fix ends the agent at once: a wrong place, a wrong passphrase.
         opener.opened(threading.Event())
     except (StoreUnavailable, RepositoryMissing) as error:
-        # Where an agent worked before, the place is right, and its disk is not mounted yet.
+        # Where an agent worked before, the place is right and the disk is only not mounted yet.
         if isinstance(error, RepositoryMissing) and not status.read_states(options.status_file, config.repository):
             raise
         monitor.notice("warning", f"{error}; waiting for it")
@@ -57,7 +58,7 @@ def agent_command(common: Common, gently: bool) -> None:
         monitor.notice("info", standing())
     jobs = [BackupJob(opener, watch) for watch in config.watches]
     for watch in config.watches:
-        # Who starts it sees at once what it goes by; the next line may be hours away.
+        # Whoever starts it sees at once what it watches; the next line may be hours away.
         directory = output.path(bytes(watch.directory))
         monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
     agent = Agent(jobs, options, monitor)

@@ -33,7 +33,7 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 @click.option(
     "--take-over",
     is_flag=True,
-    help="Go on with a run that another machine or directory wrote until now; that one is refused from then on.",
+    help="Continue a run that another machine or directory wrote until now, and refuse that one from now on.",
 )
 @click.option(
     "--accept-loss",
@@ -45,28 +45,29 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
-    The version exists when this ends: its checkpoints came back from the store and were proved. Where nothing
-    changed, no version is made. A file that would not hold still, or a checkpoint that does not load, keeps the
-    content of the version before and is named; the exit status then is 42, 50 or 41 although the rest is saved.
-    Of several runs, one that fails does not keep the others from being saved; the status is the first failure's.
-    Ctrl-C stops at a safe point: what is stored by then is used by the next backup.
+    When this command ends, the version exists: its checkpoints were read back from the store and proved. If nothing
+    changed, no version is made. If a file keeps changing, or a checkpoint does not load, the version keeps the content
+    of the version before and names the file; the exit status is then 42, 50 or 41, and everything else is saved.
+    If one of several runs fails, the others are still saved; the status is that of the first failure.
+    Ctrl-C stops at a safe point, and the next backup uses what is stored by then.
 
-    Shards that are being written over an earlier save stay as the last version has them until the writer is done:
-    the status is 42, a pause of seconds is waited for, and the next backup takes them. What was a checkpoint in the
-    last version is held to that, whatever its name: emptied or overwritten it is torn.
+    While shards are being written over an earlier save, they stay as the last version has them. The status is 42;
+    backup waits for a pause of some seconds, and the next backup takes the new shards. A file that was a checkpoint
+    in the last version is still checked as one, whatever its name: if it is emptied or overwritten, it is torn.
 
-    If most checkpoints of the last version are gone at once, a disk is rather not mounted: no version is made for
-    ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss does so
-    at once. Files whose names say that they are not finished are left out (.tmp*, tmp-checkpoint-*, *.tmp,
-    *.part, *.partial, *.orbax-checkpoint-tmp*; -v names them) unless keep_temporary in [[watch]] says else.
+    If most checkpoints of the last version are gone at once, a disk is probably not mounted: no version is made for
+    ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss makes
+    it at once. Files with the names of unfinished ones are left out (.tmp*, tmp-checkpoint-*, *.tmp, *.part,
+    *.partial, *.orbax-checkpoint-tmp*; -v lists them) unless keep_temporary is set in [[watch]].
 
-    A run is written from one directory. If another one, or another machine, made its newest version, nothing is written
-    and the status is 90. After a restore, and on a new machine with the old disk, a backup goes on by itself;
-    for all other moves there is --take-over (docs/runs.md has the cases).
+    One directory writes a run. If another directory or machine made its newest version, nothing is written and the
+    status is 90. After a restore, and on a new machine with the old disk, backup continues by itself; for all other
+    moves there is --take-over (docs/runs.md lists the cases).
 
-    If the configuration names a framework or a command ([proof] framework, command), new checkpoints are also loaded
-    by that (L5), WHICH RUNS CODE OUT OF THEM; without, no code of a checkpoint is ever run. A checkpoint of several
-    files is loaded as its directory. What a policy refused ([proof] refuse, or L5) is tried again when that changed.
+    If the configuration names a framework or a command ([proof] framework, command), that also loads new checkpoints
+    (L5), WHICH RUNS CODE OUT OF THEM; otherwise no code of a checkpoint is ever run. A checkpoint of several files
+    is loaded as its directory. Checkpoints that a policy refused ([proof] refuse, or L5) are tried again when the
+    policy changes.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)
@@ -92,7 +93,7 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
 
 
 def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLock:
-    """Return the run's lock; that the run is taken over is known before it, for an agent may hold it all the time."""
+    """Return the run's lock; record a takeover before it, since an agent may hold the lock all the time."""
     lock = RunLock(session.config.state_directory, session.repository.repository_id.hex(), watch.run)
     if not take_over:
         return lock
@@ -100,7 +101,7 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
     try:
         lock.acquire()
     except RunLocked as error:
-        advice = "that one goes on with the run at its next try, an agent within ten minutes, or at once after SIGHUP"
+        advice = "that process continues the run at its next try: an agent within ten minutes, or at once after SIGHUP"
         raise RunLocked(f"taken over, but {error.what}", where=error.where, advice=advice) from None
     lock.release()
     return lock
@@ -120,7 +121,7 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
 
 
 def _say_left_out(result: BackupResult) -> None:
-    """Name what is not in the version, which nobody would miss before a restore."""
+    """Name what is not in the version, which a user would otherwise notice only at a restore."""
     what = "left out, as their names are those of unfinished files"
     _say_paths(result.run, what, result.left_out)
     _say_paths(result.run, "extended attributes or an ACL, which no version keeps", result.unkept)
@@ -136,7 +137,7 @@ def _say_paths(run: str, what: str, which: LeftOut) -> None:
 def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:
     if failed:
         raise click.exceptions.Exit(failed[0][1].exit_code)
-    # The gravest first.
+    # The most serious one first.
     for kind, error in _STATUS.items():
         if any(trouble.kind is kind for trouble in troubles):
             raise click.exceptions.Exit(error.exit_code)

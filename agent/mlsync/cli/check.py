@@ -16,20 +16,20 @@ _VERSIONS_SHOWN = 8
 
 
 @click.command("check", cls=Command, short_help="Check every object of the repository.")
-@click.option("--read-data", is_flag=True, help="Read and open every byte of every pack too, not only what names them.")
+@click.option("--read-data", is_flag=True, help="Also read and decrypt every byte of every pack.")
 @accept_rollback_option
 @common_options
 @gently_option
 def check_command(common: Common, read_data: bool, accept_rollback: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
-    Goes on after each problem and names them all, with the versions that each touches; then ends with 33. Changes
-    nothing. With --read-data each chunk is read once, each file's content is compared with its digest, and it is told
-    apart which versions really need what is damaged.
+    Continues after each problem, lists all of them with the versions that each affects, and then ends with 33. Changes
+    nothing. With --read-data it reads each chunk once, compares each file's content with its digest, and finds out
+    which versions really need what is damaged.
 
-    What is no damage is told apart: objects of a newer mlsync and packs in cold storage are "not checked" (the exit
-    status is 12 or 77 where a version needs them), and names that are not ours, or only look like it, are listed as
-    odd and left alone. Packs that no version needs are left by backups that were cut short; they are counted.
+    Not everything unusual is damage. Objects of a newer mlsync and packs in cold storage are "not checked" (the exit
+    status is 12 or 77 where a version needs them). Names that are not mlsync's, or only look like it, are listed as
+    odd and left alone. Packs that no version needs are left over from interrupted backups; they are counted.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

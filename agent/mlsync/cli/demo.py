@@ -29,13 +29,13 @@ _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
 
 
 @click.command("demo", short_help="See all of it work, with a real training, in a minute.")
-@click.option("--keep", is_flag=True, help="Leave everything for looking at, and say where it is.")
+@click.option("--keep", is_flag=True, help="Keep everything afterwards, and say where it is.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Where to do it, an empty directory or a new one; else a temporary one.",
+    help="Where to run it, an empty directory or a new one; default: a temporary one.",
 )
 @click.option(
     "--device",
@@ -49,24 +49,24 @@ _LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
     type=click.Choice(["auto", "torch", "numpy"]),
     default="auto",
     show_default=True,
-    help="What the network is trained with; auto takes torch where it is installed.",
+    help="What trains the network; auto takes torch where it is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Print the end only, not what is done on the way.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the result, not the steps.")
 @click.pass_obj
 def demo_command(
     invocation: Invocation, *, keep: bool, directory: Path | None, device: str, trainer: str, as_json: bool, quiet: bool
 ) -> None:
     """Show a real training run backed up, killed, deleted, restored and resumed.
 
-    A small network is trained by a process of its own, with torch or with numpy alone, which saves as Ultralytics
-    does. The agent keeps versions of it in a repository in a temporary directory. The trainer is killed while it
-    writes a checkpoint; its directory and all that the agent noted down are deleted; the last version is restored
-    from the repository and the passphrase, and the training goes on where it was. Takes half a minute and leaves
-    nothing behind without --keep.
+    A separate process trains a small network, with torch or with numpy alone, and saves as Ultralytics does. The agent
+    keeps versions of it in a repository in a temporary directory. The demo kills the trainer while it writes a
+    checkpoint, and deletes its directory and all local state; then it restores the last version from the repository
+    and the passphrase, and the training continues where it was. Takes half a minute and leaves nothing behind without
+    --keep.
     """
     from mlsync.demo.kinds import kind_of
-    from mlsync.demo.story import Story  # late, as only this command needs it
+    from mlsync.demo.story import Story  # late: only this command needs it
     from mlsync.demo.workplace import workplace
 
     kind = kind_of(trainer)
@@ -99,7 +99,7 @@ def _to_stderr(text: str) -> None:
 
 
 def _need_gpu() -> None:
-    from mlsync.proof.prover import ProofOptions, Prover  # late, as only this device needs asking for beforehand
+    from mlsync.proof.prover import ProofOptions, Prover  # late: only this device is checked beforehand
 
     with Prover(ProofOptions(device="cuda")) as prover:
         try:
@@ -111,7 +111,7 @@ def _need_gpu() -> None:
 
 @contextmanager
 def _signals_as_errors() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the demo as Ctrl-C does: by way of everything that has to be tidied up."""
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does, with everything cleaned up."""
 
     def stop(number: int, _frame: object) -> NoReturn:
         raise Stopped(f"the demo was ended by {signal.Signals(number).name}")
@@ -149,7 +149,7 @@ def _version_row(version: VersionMade) -> tuple[str, ...]:
 
 
 def _findings(report: Report) -> Iterator[tuple[str, str]]:
-    """Tell what became of what, each with the word that it is found by."""
+    """Yield what happened, each line with its label."""
     torn, restored, resumed = report.torn, report.restored, report.resumed
     assert torn is not None
     assert restored is not None
@@ -180,7 +180,7 @@ def _looks(report: Report, program: str) -> Iterator[tuple[str, str]]:
         yield "", "nothing is left of it; --keep leaves everything for looking at"
         return
     config = shlex.quote(f"{report.directory}/mlsync.toml")
-    # As it was called: what a virtual environment has is mostly not found by its name alone.
+    # As it was called: the program of a virtual environment is rarely on PATH.
     mlsync = shlex.quote(program) if os.path.basename(program) == "mlsync" else "mlsync"
     yield "kept", report.directory
     yield "look", f"{mlsync} versions --config {config}"
@@ -200,7 +200,7 @@ def _paragraphs(lines: Sequence[tuple[str, str]]) -> None:
     if not sys.stdout.isatty():
         _lines(lines)
         return
-    from rich.table import Table  # late, as a pipe gets plain text
+    from rich.table import Table  # late: a pipe gets plain text
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
@@ -214,7 +214,7 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Se
     if not sys.stdout.isatty():
         output.table(headers, rows, right=right)
         return
-    from rich.box import SIMPLE_HEAD  # late, as a pipe gets plain text
+    from rich.box import SIMPLE_HEAD  # late: a pipe gets plain text
     from rich.table import Table
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
@@ -226,6 +226,6 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Se
 
 
 def _console() -> Console:
-    from rich.console import Console  # late, as a pipe gets plain text
+    from rich.console import Console  # late: a pipe gets plain text
 
     return Console(highlight=False)

@@ -36,7 +36,7 @@ Examples:
     default=TENSORS_SHOWN,
     show_default=True,
     metavar="N",
-    help="How many tensors to show, of all checkpoints together, those that moved farthest first; 0: all of them, and "
+    help="How many tensors to show of all checkpoints together, those that moved farthest first; 0: all of them, and "
     "every file.",
 )
 @accept_rollback_option
@@ -50,14 +50,14 @@ def diff_command(
     tensor_count: int,
     accept_rollback: bool,
 ) -> None:
-    """Show what changed from version A to version B: files, and inside of checkpoints facts and tensors.
+    """Show what changed from version A to version B: files, and inside checkpoints facts and tensors.
 
-    A and B are versions as restore takes them: a number, latest, resumable, best, or a time. Without B it is the last
-    version, without A the one before that. With PATH only those files and directories are looked at.
+    A and B are versions as restore takes them: a number, latest, resumable, best, or a time. B defaults to the last
+    version, A to the one before B. With PATH only those files and directories are compared.
 
-    Of a tensor it is said how far its numbers moved, ||B - A|| / ||A||, computed from the stored bytes of both. Only
-    what differs is fetched; tensors that are stored as the same chunks are the same. Nothing is written. The exit
-    status is 0 whether or not something differs.
+    For each tensor, diff shows how far its numbers moved, ||B - A|| / ||A||, computed from the stored bytes of both
+    versions. It fetches only what differs; tensors that are stored as the same chunks are equal. Nothing is written.
+    The exit status is 0 whether or not something differs.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

@@ -1,4 +1,4 @@
-"""How a difference between two versions is shown to a person: on one screen, unless all of it is asked for."""
+"""Show the difference between two versions to a person: on one screen, unless all of it is asked for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     # numpy would come with it.
     from mlsync.diff.drift import Drift
 
-# Together at most forty lines, which is a screen.
+# Together at most forty lines, which fit on a screen.
 TENSORS_SHOWN: Final = 10
 _FILES_SHOWN: Final = 8
 _CHECKPOINTS_SHOWN: Final = 3
@@ -33,13 +33,13 @@ _FATE: Final[dict[Fate, str]] = {
     "new": "new",
     "gone": "gone",
 }
-# From here on a movement has no use for decimals, and from here on none for all of its digits.
+# Movements from here on are shown without decimals, and larger ones with three digits.
 _WHOLE_PERCENT: Final = 1000
 _LONG_PERCENT: Final = 1_000_000
 
 
 def print_report(result: DiffResult, tensor_count: int) -> None:
-    """Print what differs, with *tensor_count* tensors; if that is 0 with all of them, and every file."""
+    """Print what differs, with *tensor_count* tensors; 0 means all of them and every file."""
     before, after = (
         f"version {root.number} ({output.moment(root.created_ns)})" for root in (result.before, result.after)
     )
@@ -85,7 +85,7 @@ def _entries(file: FileDiff) -> list[Entry]:
 
 
 def _notes(before: Entry | None, after: Entry | None) -> Iterable[str]:
-    """Yield what else there is to say: where it was, what kind it is, who may touch it."""
+    """Yield what else changed: the path, the kind, the mode and the owner."""
     if before is not None and after is not None:
         if before.path != after.path:
             yield f"was {output.path(before.path)}"
@@ -110,7 +110,7 @@ def _kind(entry: Entry) -> str:
 
 
 def _print_checkpoints(files: Iterable[FileDiff], tensor_count: int) -> None:
-    """Print a block for each checkpoint; those that were alike and are (last, best) have one together."""
+    """Print a block for each checkpoint; equal ones, such as last and best, share one."""
     blocks: dict[int, tuple[CheckpointDiff, list[str]]] = {}
     for file in files:
         if file.checkpoint is not None:
@@ -147,7 +147,7 @@ def _print_checkpoint(checkpoint: CheckpointDiff, paths: list[str], tensors: lis
 
 
 def _counts(checkpoint: CheckpointDiff) -> Iterable[str]:
-    """Yield how many tensors met each fate, and how many of them are the optimizer's."""
+    """Yield how many tensors changed in each way, and how many of them are the optimizer's."""
     for fate in FATES:
         tensors = [tensor for tensor in checkpoint.tensors if tensor.fate == fate]
         of_optimizer = sum(map(is_of_optimizer, tensors))
@@ -206,7 +206,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _shortened(name: str) -> str:
-    """Return a name that leaves room for the other columns: its end says more than its beginning."""
+    """Return a name that leaves room for the other columns, cut at its beginning: its end says more."""
     return name if len(name) <= _NAME_CHARS else "..." + name[3 - _NAME_CHARS :]
 
 

@@ -39,20 +39,20 @@ Examples:
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Training directory to watch; may be given several times, and need not exist yet.",
+    help="Training directory to watch; can be given several times, and need not exist yet.",
 )
-@click.option("--allow-weak", is_flag=True, help="Take a passphrase of fewer than 8 characters.")
+@click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 @common_options
 def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, allow_weak: bool) -> None:
     """Make a repository at URL and write a commented configuration file.
 
-    URL is /path, file:///path or s3://bucket/prefix. The passphrase, of 8 characters or more, is asked for, or read
-    from --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key stands in a file of 32 random bytes or more.
+    URL is /path, file:///path or s3://bucket/prefix. init asks for the passphrase, of 8 characters or more, or reads
+    it from --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key is a file of 32 random bytes or more.
     WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
 
-    The configuration goes to --config FILE, or to where MLSYNC_CONFIG says, or to ~/.config/mlsync/mlsync.toml (as
-    root /etc/mlsync/mlsync.toml), with all that was given here. A repository or configuration that exists is left as
-    it is.
+    The configuration goes to --config FILE, or to the file that MLSYNC_CONFIG names, or to
+    ~/.config/mlsync/mlsync.toml (as root /etc/mlsync/mlsync.toml), and holds everything that was given here. An
+    existing repository or configuration is left as it is.
     """
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(as_url(_one_url(url, common.repo))), s3=common.s3())
@@ -79,7 +79,7 @@ def _one_url(url: str | None, repo: str | None) -> str:
 
 
 def _place(asked: Path | None) -> Path:
-    """Return where the other commands will look, so that they find it; refuse what is taken."""
+    """Return a place where the other commands look; refuse one that is taken."""
     own, system = usual_places()
     named = asked or os.environ.get("MLSYNC_CONFIG")
     place = Path(os.path.abspath(named)) if named else system if os.geteuid() == 0 else own
@@ -103,9 +103,9 @@ def _named(watches: tuple[Path, ...]) -> list[tuple[Path, str | None]]:
 
 @contextmanager
 def _written(place: Path, text: str) -> Iterator[None]:
-    """Write the configuration under another name, try it, and give it its name when the repository was made.
+    """Write the configuration under another name, load it, and rename it once the repository exists.
 
-    So a configuration that could not be written, or would be refused, is known before there is a repository.
+    So an error in writing or loading it comes before there is a repository.
     """
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:

@@ -27,7 +27,7 @@ load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
 """
 
 
-# In the order in which one meets them.
+# In the order in which a new user needs them.
 COMMANDS: Final = (
     "demo",
     "init",
@@ -46,7 +46,7 @@ COMMANDS: Final = (
 
 
 class _Commands(click.Group):
-    """Imports a command, and what only it needs, when it is asked for: their start is most of what short ones cost."""
+    """Imports a command when it is called: imports are most of the time that short commands take."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in order."""
@@ -73,23 +73,23 @@ class _Commands(click.Group):
 def cli() -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
-    A version of a run is listed only after its checkpoints came back from the store and loaded. Begin with
-    "mlsync init", which writes a configuration; then "mlsync backup" makes a version, "mlsync agent" keeps watch,
-    and "mlsync restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and
-    without a configuration.
+    A version is listed only after its checkpoints were read back from the store and loaded. Begin with "mlsync init",
+    which writes a configuration; then "mlsync backup" makes a version, "mlsync agent" keeps watch, and "mlsync
+    restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and without a
+    configuration.
     """
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: with 0, an error's own status, or a traceback for what is a bug."""
-    # Many files are many objects and hardly a cycle among them: looking for those less often saves a tenth of the time.
+    """Run the command line and exit: with 0, the status of the error, or a traceback if it is a bug."""
+    # Many files are many objects with hardly a cycle: fewer collections save a tenth of the time.
     gc.set_threshold(20_000)
     # Once numpy is imported, here or in a process that this one starts, its BLAS would start a thread on each core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         status = _run(Invocation.take())
     except output.ReaderGone:
-        # A reader that went away ("| head") is no fault; this is how a shell reports what SIGPIPE ends.
+        # A reader that went away ("| head") is no error; shells report a death by SIGPIPE like this.
         status = 128 + signal.SIGPIPE
     sys.exit(status)
 

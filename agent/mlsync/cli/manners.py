@@ -1,4 +1,4 @@
-"""``--gently`` and ``--quickly``: whether a command comes after everything else on the machine, or takes its share."""
+"""``--gently`` and ``--quickly``: whether a command gives way to everything else on the machine, or takes its share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def gently_option(function: F) -> F:
-    """Give a command the two options, and have them heeded before it does anything; it stands below common_options."""
+    """Give a command the two options, applied before it does anything; use it below ``common_options``."""
 
     @functools.wraps(function)
     def call(common: Common, *, gently: bool | None, **given: Any) -> Any:
@@ -28,30 +28,30 @@ def gently_option(function: F) -> F:
         "--gently/--quickly",
         "gently",
         default=None,
-        help="Come after everything else that runs here, or take a full share of processor and disk. Without either: "
-        "quickly where stderr is a terminal, gently in scripts and cron jobs.",
+        help="Give way to everything else that runs here, or take a full share of processor and disk. Default: "
+        "quickly if stderr is a terminal, gently in scripts and cron jobs.",
     )
     return cast("F", option(call))
 
 
 def heed(common: Common, gently: bool | None) -> None:
-    """Stand behind others if that was asked for, or nobody asked and nobody sits and waits."""
+    """Give way to others with ``--gently``, or without either option if nobody watches."""
     if gently if gently is not None else not _is_watched():
         stand_behind_others()
         common.monitor().notice("info", standing())
 
 
 def stand_behind_others() -> None:
-    """Go on behind everybody else, in a session of mlsync's own where that is needed for it."""
+    """Continue with the lowest priorities, in a session of mlsync's own if that takes one."""
     go_on_in_own_session()
     stand_back()
 
 
 def standing() -> str:
-    """Return what holds of this process, as a notice says it."""
+    """Return the priorities of this process in words."""
     return f"stands behind others: {describe()}"
 
 
 def _is_watched() -> bool:
-    """Whether somebody sees how far it is: then he waits for it."""
+    """Return whether a person watches the progress, and so waits for it."""
     return sys.stderr is not None and sys.stderr.isatty()

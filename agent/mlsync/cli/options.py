@@ -38,7 +38,7 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What stands on every command line."""
+    """The options that all commands have."""
 
     config: Path | None
     repo: str | None
@@ -57,7 +57,7 @@ class Common:
 
     @property
     def asked_key(self) -> KeySettings:
-        """The secret's place as the command line says it."""
+        """Where the command line says that the secret is."""
         return KeySettings(self.passphrase_file, self.key_file)
 
     @property
@@ -73,8 +73,8 @@ class Common:
         return TerminalMonitor(quiet=self.quiet, verbose=bool(self.verbose), bars=bars)
 
     def configuration(self) -> Config:
-        """Return the configuration: the file's, with what the command line says above it."""
-        # A repository on the command line needs no file: a fresh machine has none.
+        """Return the configuration: the file's, overridden by the command line."""
+        # A repository on the command line needs no file, which a fresh machine does not have.
         if self.repo is not None and self.config is None:
             config = Config.for_repository(as_url(self.repo))
         else:
@@ -85,7 +85,7 @@ class Common:
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
     def watching_configuration(self) -> Config:
-        """Return the configuration of commands that need watched directories, which only a file can name."""
+        """Return the configuration of commands that need watched directories, which only a file names."""
         config = load(find_config(self.config))
         if self.repo is not None:
             config = dataclasses.replace(config, repository=Config.for_repository(as_url(self.repo)).repository)
@@ -95,7 +95,7 @@ class Common:
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
     def secret(self, configured: KeySettings, *, confirm: bool = False) -> Unlock:
-        """Return the passphrase or key; from before it is known, nobody else of this user may look into the process."""
+        """Return the passphrase or key, after other processes of this user lost access to this one."""
         keep_private()
         return find_secret(configured, self.asked_key, passphrase=self.invocation.passphrase, confirm=confirm)
 
@@ -105,7 +105,7 @@ class Common:
 
     @contextmanager
     def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
-        """Open the repository; who must type a passphrase does so only if there is one."""
+        """Open the repository; ask for a passphrase only once there is known to be one."""
 
         def find_unlock() -> Unlock:
             return self.secret(config.key)
@@ -118,7 +118,7 @@ class Common:
                 monitor.notice("info", _store_use(session))
 
     def s3(self) -> S3Settings:
-        """Return what the command line says of S3."""
+        """Return the command line's S3 settings."""
         return self._s3(S3Settings())
 
     def _s3(self, base: S3Settings) -> S3Settings:
@@ -141,7 +141,7 @@ class Command(click.Command):
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
-            # Arguments are explained in the text.
+            # The text explains the arguments.
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 (common if isinstance(parameter, CommonOption) else own).append(record)
         for title, records in (("Options", own), ("Options of all commands", common)):
@@ -154,7 +154,7 @@ class CommonOption(click.Option):
 
 
 def common_options(function: F) -> F:
-    """Give a command the options that all have; it gets them as one ``Common``."""
+    """Give a command the options that all commands have; it gets them as one ``Common``."""
     command: Callable[..., Any] = _gathered(function)
     for option in reversed(_OPTIONS):
         command = option(command)
@@ -162,7 +162,7 @@ def common_options(function: F) -> F:
 
 
 def as_url(place: str) -> str:
-    """Return a directory's path as the URL that the configuration wants; anything else as it is."""
+    """Return a directory's path as a URL, and anything else unchanged."""
     if not place.startswith(("/", "~", "./", "../")):
         return place
     try:
@@ -203,7 +203,7 @@ _OPTIONS = [
         cls=CommonOption,
         type=_PATH,
         metavar="FILE",
-        help="Configuration file; else MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
+        help="Configuration file; default: MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
     ),
     click.option(
         "--repo",
@@ -225,7 +225,7 @@ _OPTIONS = [
         cls=CommonOption,
         type=click.Choice(("auto", "path", "virtual")),
         metavar="FORM",
-        help="Where the bucket's name goes: path, virtual (the host's name), or auto, which finds out.",
+        help="Where the bucket's name goes: path, virtual (the host name), or auto, which finds out.",
     ),
     click.option(
         "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
@@ -235,14 +235,14 @@ _OPTIONS = [
         cls=CommonOption,
         type=click.Choice(("auto", "always", "never")),
         metavar="WHEN",
-        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at thrice the CPU.",
+        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at three times the CPU.",
     ),
     click.option(
         "--passphrase-file",
         cls=CommonOption,
         type=_PATH,
         metavar="FILE",
-        help="File with the passphrase; else MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
+        help="File with the passphrase; default: MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
     ),
     click.option(
         "--key-file",
@@ -256,21 +256,21 @@ _OPTIONS = [
         "as_json",
         cls=CommonOption,
         is_flag=True,
-        help="Print one JSON value on stdout, errors too, and nothing else there; docs/json.md lists the fields.",
+        help="Print one JSON value on stdout, for errors too, and nothing else there; docs/json.md lists the fields.",
     ),
     click.option(
         "-q",
         "--quiet",
         cls=CommonOption,
         is_flag=True,
-        help="Print what was asked for and errors; no progress, no summary.",
+        help="Print only the result and errors; no progress, no summary.",
     ),
     click.option(
         "-v",
         "--verbose",
         cls=CommonOption,
         count=True,
-        help="Print also what is done, and what the store was asked; -vv logs each step.",
+        help="Also print what mlsync does, and its requests to the store; -vv logs each step.",
     ),
 ]
 
@@ -281,13 +281,13 @@ version_option = click.option(
     show_default=True,
     metavar="VERSION",
     shell_complete=candidates.words(*VERSION_WORDS),
-    help="Which version: its number; latest; resumable, the last one that training can go on from; best, the one of "
-    "the highest fitness; or a time, for the last one made by then.",
+    help="Which version: its number; latest; resumable, the last one that training can continue from; best, the one "
+    "with the highest fitness; or a time, for the last one made by then.",
 )
 
 
 def _checked_device(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    """Refuse what is no device."""
+    """Refuse a word that is no device."""
     if value is not None and (not is_device(value) or value == "none"):
         raise click.BadParameter(f"{value!r} is not one of auto, cuda, cuda:N, cpu.")
     return value
@@ -298,9 +298,9 @@ device_option = click.option(
     callback=_checked_device,
     metavar="[auto|cuda|cuda:N|cpu]",
     shell_complete=candidates.words("auto", "cuda", "cpu"),
-    help="Where checkpoints are loaded, instead of what the configuration says; auto and cuda take the GPU with most "
+    help="Where checkpoints are loaded, instead of where the configuration says; auto and cuda take the GPU with most "
     "free memory, auto the CPU if there is none.",
 )
 run_option = click.option(
-    "--run", metavar="NAME", shell_complete=candidates.runs, help="The run; not needed where there is one only."
+    "--run", metavar="NAME", shell_complete=candidates.runs, help="The run; not needed if there is only one."
 )

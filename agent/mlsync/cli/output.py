@@ -28,7 +28,7 @@ __all__ = [
 
 
 class ReaderGone(Exception):
-    """Nobody reads stdout any longer, as behind ``| head``."""
+    """Nobody reads stdout any more, as with ``| head``."""
 
 
 def moment(time_ns: int) -> str:
@@ -37,24 +37,24 @@ def moment(time_ns: int) -> str:
 
 
 def iso(time_ns: int) -> str:
-    """Return a moment as programs read it."""
+    """Return a moment in ISO 8601, to the millisecond."""
     whole = datetime.fromtimestamp(time_ns // 10**9).astimezone()
     return whole.replace(microsecond=time_ns % 10**9 // 1000).isoformat(timespec="milliseconds")
 
 
 def path(raw: bytes) -> str:
-    """Return a path so that it can be printed, whatever bytes it has."""
+    """Return a path in a form that can be printed, whatever bytes it has."""
     return display(raw)
 
 
 def level(number: int, device: str, pending: int | None) -> str:
-    """Return how far a version or file was proved, and the level that is still *pending*, if one is."""
+    """Return the level that a version or file was proved to, and the level that is still *pending*, if one is."""
     text = f"L{number}" + (f" {device}" if device else "")
     return text if pending is None else f"{text} (pending L{pending})"
 
 
 def printable(text: str) -> str:
-    """Return *text* without anything that a terminal would obey: names and findings come out of hostile checkpoints."""
+    """Return *text* without control characters: names and findings come from hostile checkpoints."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
@@ -69,8 +69,8 @@ def say(text: str = "") -> None:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
-    """Print aligned columns, none that is empty in every row; *right* names the columns of figures by number."""
-    from rich.cells import cell_len  # late: tables of paths need it, as Chinese letters are two columns wide
+    """Print aligned columns, without empty ones; *right* lists the numbers of those that are right-aligned."""
+    from rich.cells import cell_len  # late: only tables need it; some letters are two columns wide
 
     shown = [column for column in range(len(headers)) if any(row[column] for row in rows)]
     widths = {column: max(cell_len(line[column]) for line in (headers, *rows)) for column in shown}
@@ -88,6 +88,6 @@ def not_loading(number: int) -> str:
 
 
 def _reader_gone() -> ReaderGone:
-    # What Python still holds for stdout goes nowhere, instead of failing once more at exit.
+    # Python flushes stdout once more at exit, which would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ReaderGone()

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: bars on a terminal, nothing in a pipe, notices on stderr either way."""
+"""Progress for a person: bars on a terminal, nothing in a pipe, notices on stderr in both cases."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class TerminalMonitor:
-    """Shows progress bars if stderr is a terminal, and notices by how much is wanted."""
+    """Shows progress bars if stderr is a terminal, and the notices that the options ask for."""
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
         self._quiet = quiet

@@ -29,15 +29,17 @@ Examples:
 """
 
 
-@click.command("prove", cls=Command, short_help="Prove versions now that were committed without.", epilog=_EXAMPLES)
+@click.command(
+    "prove", cls=Command, short_help="Prove versions that were committed without a full proof.", epilog=_EXAMPLES
+)
 @click.argument("version", required=False, shell_complete=candidates.words(*VERSION_WORDS))
-@click.option("--pending", "is_pending", is_flag=True, help="Prove all that is pending, of RUN or of every run.")
+@click.option("--pending", "is_pending", is_flag=True, help="Prove everything that is pending, of one run or of all.")
 @run_option
 @device_option
 @click.option(
     "--level",
     type=click.IntRange(1, Level.FRAMEWORK),
-    help="The level to reach, instead of what each version requires of itself.",
+    help="The level to reach, instead of the one that each version requires.",
 )
 @share_option
 @accept_rollback_option
@@ -53,17 +55,18 @@ def prove_command(
     part: Part,
     accept_rollback: bool,
 ) -> None:
-    """Prove VERSION again, or with --pending whatever was committed below the level that is required.
+    """Prove VERSION again, or with --pending everything that was committed below the required level.
 
-    Checkpoints are read back from the store and loaded; what they come to is put beside the version, which itself
-    is never changed, and shows in every listing from then on. Any machine can do it that opens the repository, also
-    one that has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
+    Checkpoints are read back from the store and loaded. The result is stored beside the version, which itself never
+    changes, and every listing shows it from then on. Any machine that opens the repository can do it, also one that
+    has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
 
-    Several processes share the work, each on a GPU of its own, and each ends with what came of its share: the ranks of
-    torchrun, tasks of srun with "--share rank", or whatever is told which share is its own, on any machines.
+    Several processes can share the work, each on a GPU of its own, and each ends with the result of its share: the
+    ranks of torchrun, tasks of srun with "--share rank", or any processes, on any machines, that are given a share
+    each.
 
-    Ends with 0 if all of it reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
-    if the store lost or changed something, 49 or 51-59 if the proof could not be had that far. Level 5, if the
+    Ends with 0 if everything reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
+    if the store lost or changed something, 49 or 51-59 if the proof was not possible that far. Level 5, if the
     configuration names a framework or a command, RUNS CODE OUT OF THE CHECKPOINT.
     """
     if is_pending == (version is not None):
@@ -100,7 +103,7 @@ def prove_command(
 
 
 def _prove_pending(later: LaterProver, names: list[str], monitor: Monitor) -> tuple[list[LaterResult], Error | None]:
-    """Prove what is pending of these runs; what cannot be read of one version keeps no other from being proved."""
+    """Prove what is pending of these runs; continue with the others where one version cannot be read."""
     results: list[LaterResult] = []
     damaged: Error | None = None
     for stored in (stored for name in names for stored in later.lacking(name)):
@@ -118,7 +121,7 @@ def _show(common: Common, share: Share | None, results: list[LaterResult]) -> No
         return
     if common.quiet:
         return
-    # On each line: those of all processes mostly come to one terminal.
+    # On each line: the lines of all processes usually come to one terminal.
     whose = "" if share is None else f"{share}: "
     if not results:
         output.say(f"{whose}nothing was pending")
@@ -136,7 +139,7 @@ def _line(result: LaterResult) -> str:
 
 
 def _leave(results: list[LaterResult], damaged: Error | None) -> None:
-    """End with the gravest of what was found."""
+    """End with the most serious of what was found."""
     if damaged is not None:
         raise damaged
     broken = [result for result in results if result.refused]

@@ -40,21 +40,23 @@ Examples:
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Where to; else the directory that the version was made from.",
+    help="Where to restore to; default: the directory that the version was made from.",
 )
 @click.option(
     "--delete",
     is_flag=True,
-    help="Delete what is in DIR and not in the version; not with PATH. What the configuration excludes, unfinished "
-    "files of others and other file systems below DIR stay.",
+    help="Delete what is in DIR and not in the version; not with PATH. Excluded files, unfinished files of others and "
+    "other file systems below DIR stay.",
 )
 @click.option("--delete-excluded", is_flag=True, help="With --delete: delete excluded and unfinished files too.")
-@click.option("--yes", is_flag=True, help="With --delete: delete even most of a directory that no restore made.")
+@click.option(
+    "--yes", is_flag=True, help="With --delete: delete even most of a directory that was not restored before."
+)
 @click.option(
     "--at-least",
     type=click.IntRange(min=1),
     metavar="N",
-    help="End with 16 where the run's newest version is older than version N: for a fresh machine, which cannot know.",
+    help="End with 16 if the run's newest version is older than version N, which a fresh machine cannot know.",
 )
 @accept_rollback_option
 @common_options
@@ -72,14 +74,15 @@ def restore_command(
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
-    PATH is relative to the run's directory, and comes back at the same place below DIR. Over an existing directory,
-    files that are right are left alone, others are replaced in one step each: under its name stands the old file or
-    the whole new one. A restore that was killed goes on when it is run again. What cannot be had, because a pack is
-    damaged or something stands in its place, is named, and all else is restored. On a fresh machine --repo URL and the
-    passphrase are all that it needs.
+    PATH is relative to the run's directory, and comes back at the same place below DIR. In an existing directory,
+    files that are already right are left alone, and others are replaced atomically: at any moment the name holds the
+    old file or the whole new one. Run a killed restore again, and it continues. Files that cannot be restored, because
+    a pack is damaged or something is in the way, are named, and everything else is restored. On a fresh machine
+    restore needs only --repo URL and the passphrase.
 
-    Training and backups go on from the restored directory: the first version that is made of it, on this machine, takes
-    the run over. Until then whoever wrote the run goes on with it, so that a look at an old version costs nothing.
+    Training and backups continue from the restored directory: the first version that is made of it, on this machine,
+    takes the run over. Until then the old writer continues the run, so restoring an old version just to look at it
+    changes nothing.
     """
     _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes)
     monitor = common.monitor()
@@ -119,12 +122,12 @@ def _refuse_contradictions(paths: tuple[str, ...], *, delete: bool, delete_exclu
     if delete and paths:
         raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
     if not delete and (delete_excluded or yes):
-        what = "--delete-excluded and --yes say how --delete is done"
+        what = "--delete-excluded and --yes only apply to --delete"
         raise ConfigInvalid(what, advice="give --delete too, or leave them out")
 
 
 def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
-    """Have the next backup of this directory, on this machine, go on with the run: nobody may be there to say so."""
+    """Let the next backup of this directory, on this machine, continue the run without --take-over."""
     try:
         allow_takeover(session.state_directory, result.run, result.directory, result.version)
     except StateError as error:

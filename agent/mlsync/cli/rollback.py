@@ -1,4 +1,4 @@
-"""What reading commands do where the store shows less than this machine saw before."""
+"""What reading commands do when the store shows less than this machine saw before."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mlsync.versions.rollback import refuse_rolled_back
 accept_rollback_option = click.option(
     "--accept-rollback",
     is_flag=True,
-    help="Go on although the store no longer shows what this machine saw before; else that ends with 16.",
+    help="Continue although the store no longer shows what this machine saw before; without it that ends with 16.",
 )
 
 
 def look_for_rollback(
     session: Session, run: str | None, monitor: Monitor, *, accept: bool, version: str | None = None
 ) -> None:
-    """Raise ``HistoryRolledBack``, or only tell where that was *accepted*, if the store lost a version that was seen.
+    """Raise ``HistoryRolledBack`` if the store lost a version that this machine saw; only warn if that is *accepted*.
 
-    Asked of *run*, or else of all runs that the local state knows. Where there is no state nothing is asked, and none
-    is made: a fresh machine has to believe the store. *version* is the word for the version that is wanted, if one is.
+    Looks at *run*, or at all runs that the local state knows. Without a local state it does nothing, and makes none: a
+    fresh machine has to believe the store. *version* is the word for the version that the command wants, if any.
     """
     for name, head in sorted(session.seen_heads().items()):
         if run not in (None, name):
@@ -32,4 +32,4 @@ def look_for_rollback(
         except HistoryRolledBack as error:
             if not accept:
                 raise
-            monitor.notice("warning", f"{error.what}; going on, as was asked")
+            monitor.notice("warning", f"{error.what}; continuing because of --accept-rollback")

@@ -1,8 +1,8 @@
-"""``--share``: which part of the work is this process's own, as it was told or as a launcher's environment says.
+"""``--share``: this process's part of the work, from the option or from a launcher's environment.
 
-A process that proves a part only, and was not meant to, would leave the rest pending and end with 0. So an environment
-counts where it was asked for, or where torchrun started this very process. Where it is neither, and still looks like
-that of one of several, nothing is done: whether it was meant for this process is not to be guessed.
+A process that proves only a part by mistake leaves the rest pending and ends with 0. So a launcher's environment counts
+only with ``--share rank``, or if torchrun started this very process. If the environment still looks like that of one
+process of several, the command refuses to guess and does nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlsync.proving.shares import Share
 _BY_RANK: Final = "rank"
 _TOLD = re.compile(r"([0-9]{1,4})/([0-9]{1,4})")
 _RANK = re.compile(r"[0-9]{1,4}")
-# What torchrun sets, and who does as it does; what srun sets for the tasks of a step, and not in a batch script.
+# Set by torchrun and programs like it; set by srun for the tasks of a step, and not in a batch script.
 _TORCH: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _SLURM: Final = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
 _ONLY_TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
@@ -30,19 +30,19 @@ _ONLY_TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What this process is to prove: its *share*, all if there is none; *local_rank* counts those on this machine."""
+    """What this process proves: its *share*, or everything without one; *local_rank* is its number on this machine."""
 
     share: Share | None = None
     local_rank: int | None = None
 
     def device(self, wanted: str) -> str:
-        """Return where to prove: where any GPU would do, the one of this rank, so that no two ranks take the same."""
+        """Return where to prove: this rank's GPU if any would do, so that no two ranks take the same one."""
         is_any = wanted in ("auto", "cuda")
         return f"{wanted}%{self.local_rank}" if is_any and self.local_rank is not None else wanted
 
 
 def _part(_context: click.Context, _option: click.Parameter, value: str | None) -> Part:
-    """Return what ``--share`` comes to, without it what the environment says where that is beyond doubt."""
+    """Return the part that ``--share`` names, or the environment's if torchrun started this process."""
     if value == _BY_RANK:
         return _by_rank(os.environ)
     if value is not None:
@@ -66,7 +66,7 @@ def _as_told(value: str) -> Part:
 
 
 def _by_rank(environ: Mapping[str, str]) -> Part:
-    """Return what the environment of torchrun, or of srun, says, or raise that it says nothing."""
+    """Return the part that the environment of torchrun or srun names; raise if it names none."""
     names = _names(environ, _TORCH[:2]) or _names(environ, _SLURM[:2])
     if names is None:
         raise click.BadParameter("neither torchrun's RANK and WORLD_SIZE are set, nor those of a step of srun.")
@@ -93,7 +93,7 @@ def _names(environ: Mapping[str, str], names: tuple[str, ...]) -> tuple[str, ...
 
 
 def _is_of_torchrun(environ: Mapping[str, str], parent_pid: int) -> bool:
-    """Whether torchrun started this very process: what a rank starts inherits all that torchrun set for the rank."""
+    """Return whether torchrun started this very process: processes below a rank inherit its variables too."""
     if _names(environ, (_ONLY_TORCHRUN, *_TORCH)) is None:
         return False
     try:
@@ -109,6 +109,6 @@ share_option = click.option(
     callback=_part,
     metavar="[K/N|rank]",
     shell_complete=candidates.words("rank"),
-    help="Prove the K-th of N shares only, 1/N to N/N, which together are all; rank takes K and N from torchrun's or "
-    "srun's environment. Started by torchrun itself it is rank; 1/1 is all.",
+    help="Prove only the K-th of N shares, 1/N to N/N; rank takes K and N from torchrun's or srun's environment. The "
+    "default is rank if torchrun started this process, else 1/1, everything.",
 )

@@ -22,7 +22,7 @@ from mlsync.versions.select import LATEST, find_run, find_version
 
 _PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN = 3
-# By path what a trainer's log tells
+# The facts of trainers' logs by path.
 Logged: TypeAlias = Mapping[bytes, Mapping[str, Fact]]
 _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
@@ -35,11 +35,11 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
 
-    Beside the logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) stands
-    how far the training was, and its best.
+    Logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) are shown with the
+    training's progress and its best result.
 
-    Files whose names say that they are not finished (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial,
-    *.orbax-checkpoint-tmp*) are in no version unless keep_temporary in [[watch]] says else.
+    Files with the names of unfinished ones (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial,
+    *.orbax-checkpoint-tmp*) are in no version unless keep_temporary is set in [[watch]].
     """
     monitor = common.monitor()
     config = common.configuration()
@@ -90,7 +90,7 @@ def _print(manifest: Manifest, logged: Logged) -> None:
 
 
 def _print_findings(manifest: Manifest) -> None:
-    """Say each thing once, however many checkpoints it was found in."""
+    """Print each finding once, however many checkpoints have it."""
     places: dict[tuple[str, str], list[str]] = {}
     for entry in manifest.entries:
         said = (
@@ -101,7 +101,7 @@ def _print_findings(manifest: Manifest) -> None:
         if entry.proof and entry.proof.is_pending(manifest.root.required_level):
             said.append(("pending", entry.proof.shortfall))
         elif entry.proof and entry.proof.shortfall and entry.proof.level == Level.NUMBERS:
-            # Level 5 is nothing that is required unless somebody says so, and was asked for all the same.
+            # No level requires it by default, but the configuration asked for level 5.
             said.append(("not loaded", entry.proof.shortfall))
         for line in said:
             places.setdefault(line, []).append(output.path(entry.path))
@@ -113,7 +113,7 @@ def _print_findings(manifest: Manifest) -> None:
 
 
 def _place(finding: Finding) -> str:
-    """Return where it was found, of what somebody will want to look for."""
+    """Return where a fault is, for the findings that a user will want to look up."""
     return finding.place if finding.severity is Severity.REFUSE else ""
 
 
@@ -134,7 +134,7 @@ def _reached(proof: Proof, required_level: int) -> str:
 
 
 def _facts(facts: Mapping[str, Fact]) -> str:
-    """Return what a person looks for first: whose it is, how far the training was, whether it can go on from here."""
+    """Return what a person looks for first: the framework, the progress, whether training can resume from here."""
     parts = [] if facts.get("framework") in (None, "plain") else [str(facts["framework"])]
     parts += [f"{name.replace('_', ' ')} {facts[name]}" for name in _PROGRESS if name in facts]
     if "parameter_count" in facts:

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command that can stop at a safe point: ask first, end at once when said again."""
+"""Ctrl-C and SIGTERM in a command that can stop at a safe point: the first asks it to, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _STDERR = 2
 
 @contextmanager
 def stopping() -> Iterator[threading.Event]:
-    """Give an event that the first signal sets; the second one is a ``KeyboardInterrupt``.
+    """Yield an event that the first signal sets; the second one raises ``KeyboardInterrupt``.
 
-    Only around work that looks at the event: whoever is asked for a passphrase, or waits for a store that is away,
-    is to be heard the first time.
+    Use it only around work that checks the event: at a passphrase prompt, and while mlsync waits for a store that is
+    away, the first signal has to work.
     """
     stop = threading.Event()
 

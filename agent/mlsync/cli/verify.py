@@ -25,11 +25,11 @@ from mlsync.versions.select import find_run, find_version
 def verify_command(common: Common, version: str, run: str | None, device: str | None, accept_rollback: bool) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
-    Nothing is written, neither there nor here, but for level 5: if the configuration names a framework or a command
-    ([proof] framework, command), each checkpoint, a file or a directory of several, is put into the state directory for
-    as long as that loads it, AND CODE OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint
-    reached at least the level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store
-    lost or changed something, 49 or 51-59 if the proof could not be had that far (no torch, no GPU ...).
+    Nothing is written, in the store or here, except for level 5: if the configuration names a framework or a command
+    ([proof] framework, command), each checkpoint, a file or a directory of several, is put into the state directory
+    while that loads it, AND CODE OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint reached at
+    least the level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or
+    changed something, 49 or 51-59 if the proof was not possible that far (no torch, no GPU ...).
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

@@ -22,10 +22,10 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     """List the versions of RUN, or of all runs, oldest first.
 
     PROOF is the level that every checkpoint of the version reached: L1 the container is whole, L2 its content makes
-    sense, L3 its bytes were on the device that is named as they were in the file, L4 its numbers were looked at, L5 a
-    framework or command of yours loaded it. "pending" stands beside what was committed below the level that the
-    configuration requires, until it is proved, but for what no more is to come of; "broken" beside what turned out then
-    not to load (mlsync show says why). NOTES says where versions come from when that changes.
+    sense, L3 its bytes were the same on the device as in the file, L4 its numbers were checked, L5 a framework or a
+    command of yours loaded it. "pending" marks a version that was committed below the level that the configuration
+    requires and can still reach it; "broken" marks a checkpoint that a later proof could not load (mlsync show says
+    why). NOTES says where versions come from when that changes.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
@@ -48,7 +48,7 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
 
 
 def _new_writers(listed: list[ProofStatus]) -> list[str]:
-    """Return for each version where it came from, if that is another place than the version before it came from."""
+    """Return for each version where it came from, if the version before it came from another place."""
     texts = []
     last: ManifestRoot | None = None
     for root in (status.root for status in listed):

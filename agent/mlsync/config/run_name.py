@@ -1,4 +1,4 @@
-"""Which names a run may have, so that they can stand in paths, arguments and messages."""
+"""The names that a run may have, which are safe in paths, arguments and messages."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Final
 from mlsync.errors import RunNameInvalid
 
 LENGTH_MAX = 128
-# Names, in lower case and without a number behind them, that tell no run from another: what trainers and their
-# documents suggest, and what machines and images are laid out with. docs/commands.md lists them.
+# Names, in lower case and without a trailing number, that do not tell runs apart: the defaults of trainers and of their
+# documents, and the usual directories of machines and images. docs/commands.md lists them.
 COMMON_NAMES: Final = frozenset(
     """
     artifacts checkpoint checkpoints ckpt ckpts classify current default detect exp experiment experiments exps
@@ -26,7 +26,7 @@ _NUMBER: Final = re.compile(r"[-_. ]*\d*$")
 
 
 def check_run_name(name: str) -> str:
-    """Give *name* back as it is; raise ``RunNameInvalid`` if it could be taken for a path, an option or nothing."""
+    """Return *name* unchanged; raise ``RunNameInvalid`` if it could be taken for a path, an option or nothing."""
     reason = _fault(name)
     if reason is not None:
         shown = name if len(name) <= LENGTH_MAX else name[:LENGTH_MAX] + "…"
@@ -37,9 +37,9 @@ def check_run_name(name: str) -> str:
 
 
 def default_run_name(directory: Path) -> str:
-    """Return the name of a run that has none: its directory's, with its parents' before it while it is a common one.
+    """Return the default name of a run: its directory's, with parents' names before it while the first is a common one.
 
-    ``~/yolo/runs/train`` gives ``yolo-runs-train``: two people's directories called ``train`` are not one run. Raises
+    ``~/yolo/runs/train`` gives ``yolo-runs-train``, so that two directories called ``train`` are two runs. Raises
     ``RunNameInvalid`` if that is no run name.
     """
     name = check_run_name(directory.name)
@@ -49,7 +49,7 @@ def default_run_name(directory: Path) -> str:
         try:
             name = check_run_name(f"{parent.name}-{name}")
         except RunNameInvalid:
-            # The root, or a parent that no run can be named after: what there is by now is all that can be had.
+            # The root, or a parent that no run can be named after: the name so far has to do.
             break
         directory = parent
     return name

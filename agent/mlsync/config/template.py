@@ -55,5 +55,5 @@ def _toml(value: str | bool | Path) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ConfigInvalid("a configuration file cannot hold a path that is not UTF-8", where=repr(text)) from None
-    # JSON's strings are TOML's basic strings, but for DEL, which TOML wants escaped.
+    # JSON's strings are TOML's basic strings, except that TOML wants DEL escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

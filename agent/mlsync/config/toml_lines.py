@@ -1,4 +1,4 @@
-"""On which line of a TOML text a key stands, which ``tomllib`` does not tell."""
+"""The line of a key in a TOML text, which ``tomllib`` does not report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 
 
 def line_of(text: str, path: KeyPath) -> int:
-    """The line, from 1, where *path* is set; of the nearest table around it if it stands in an inline table."""
+    """Return the line, from 1, that sets *path*; for an inline table that of the nearest table around it."""
     best_line, best_length = 1, 0
     for line, found in _paths(text):
         length = _common_length(found, path)
@@ -25,13 +25,13 @@ def line_of(text: str, path: KeyPath) -> int:
 
 
 def _paths(text: str) -> Iterator[tuple[int, KeyPath]]:
-    """Every table header and key of *text* with its line; array tables carry their index, as ``("watch", 1)``."""
+    """Yield every table header and key of *text* with its line; array tables have their index, as ``("watch", 1)``."""
     table: KeyPath = ()
     seen: dict[str, int] = {}
     inside: str | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         if inside is not None:
-            # A line of a multi-line string may look like a header or key, and is neither.
+            # A line of a multi-line string may look like a header or key, but is neither.
             if inside in line:
                 inside = None
             continue
@@ -52,7 +52,7 @@ def _split(dotted: str) -> KeyPath:
 
 
 def _left_open(value: str) -> str | None:
-    """The quotes of a multi-line string that begins in *value* and does not end there."""
+    """Return the quotes of a multi-line string that begins in *value* and does not end there."""
     for quotes in ('"""', "'''"):
         if value.count(quotes) % 2:
             return quotes

@@ -1,4 +1,4 @@
-"""Root obeys only what nobody else can change: the configuration, its secrets, the programs that it names."""
+"""Under root, refuse a configuration, secrets and programs that others can change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlsync.errors import Untrusted
 
 _LINKS_MAX: Final = 40
 _OTHERS_MAY_WRITE: Final = 0o022
-# The caller's own descriptors, which he opened himself, as a shell's <(command) does.
+# Descriptors that the caller opened himself, as with a shell's <(command).
 _DESCRIPTORS: Final = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 _ROOT: Final = frozenset({0})
 
@@ -21,11 +21,11 @@ _ROOT: Final = frozenset({0})
 def refuse_untrusted(
     path: str | os.PathLike[str], what: str, *, uids: Collection[int] = _ROOT, gids: Collection[int] = _ROOT
 ) -> None:
-    """Raise ``Untrusted`` if anybody but *uids* can change a file, or what its path leads to; only root asks.
+    """Raise ``Untrusted`` if anybody but *uids* and *gids* can change a file or the way to it; only root checks.
 
-    Each directory on the way counts, and each symbolic link with the way that it leads on: who can rename one of them
-    says what the file is. What is not there is left to whoever opens it. From here on until then nobody else can change
-    it, so that it is enough to look before.
+    The way is each directory of the path, and each symbolic link with the path that it leads to: whoever can rename one
+    of them decides what the file is. A missing file passes, and fails when it is opened. A check before the file is
+    opened is enough: if it passes, nobody else can change the way afterwards.
     """
     if os.geteuid() != 0 or os.fspath(path).startswith(_DESCRIPTORS):
         return
@@ -36,14 +36,14 @@ def refuse_untrusted(
     if fault is not None:
         place, why = fault
         raise Untrusted(
-            f"root does not obey {what} that others can change: {why}",
+            f"root does not use {what} that others can change: {why}",
             where=place,
             advice=f"chown root {place} && chmod go-w {place}, or run mlsync as that user",
         )
 
 
 def is_trusted(path: str | os.PathLike[str]) -> bool:
-    """Whether nobody but root can change what a path leads to."""
+    """Return whether nobody but root can change what a path leads to."""
     try:
         return _fault(os.path.abspath(path), _ROOT, _ROOT) is None
     except OSError:
@@ -51,7 +51,7 @@ def is_trusted(path: str | os.PathLike[str]) -> bool:
 
 
 def program_at(word: str, search: str) -> Path | None:
-    """Return the file that a word of a command names: a path, or the first of a name in *search*, if there is one."""
+    """Return the file that a word of a command names: an absolute path, or the first such program in *search*."""
     if "/" in word:
         return Path(word) if os.path.isabs(word) and os.path.isfile(word) else None
     for directory in filter(None, search.split(os.pathsep)):
@@ -78,11 +78,11 @@ def _fault(path: str, uids: Collection[int], gids: Collection[int]) -> tuple[str
             continue
         links += 1
         if links > _LINKS_MAX:
-            return place, "its symbolic links have no end"
+            return place, "its symbolic links form a loop"
         target = os.readlink(place)
         here = "/" if target.startswith("/") else here
         parts.extendleft(reversed([part for part in target.split("/") if part not in ("", ".")]))
-        # A link has no mode. Where others may make one, as in /tmp, it says by its owner whose it is.
+        # A link has no mode. Where others may make links, as in /tmp, its owner counts.
         fault = None if info.st_uid in uids else (place, f"this link belongs to user {info.st_uid}")
     return fault
 
@@ -90,7 +90,7 @@ def _fault(path: str, uids: Collection[int], gids: Collection[int]) -> tuple[str
 def _of_one(place: str, info: os.stat_result, uids: Collection[int], gids: Collection[int]) -> tuple[str, str] | None:
     if info.st_uid not in uids:
         return place, f"it belongs to user {info.st_uid}"
-    # In a directory like /tmp nobody renames or deletes what is another's, and what is there is looked at next.
+    # In a sticky directory like /tmp nobody renames the files of others, and the next part is checked by itself.
     if stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX:
         return None
     if info.st_mode & 0o002:
