@@ -88,7 +88,7 @@ def test_each_process_of_the_agent_stands_behind_others(machine):
     with (machine.base / "log").open("w") as log:
         agent = subprocess.Popen([MLSYNC, "agent", "-v"], env=machine.environment(), stderr=log, cwd=machine.base)
     try:
-        wanted = {"agent": "mlsync agent", "passes": "mlsync.service.pass_start", "proof": "proof/device.py"}
+        wanted = {"agent": "mlsync agent", "passes": "mlsync.service.pass_start", "proof": "programs/device.py"}
         seen = {}
         deadline_s = time.monotonic() + PATIENCE_S
         while seen.keys() != wanted.keys():

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlsync.app.passes import PassResult
+from mlsync.app.pass_result import PassResult
 from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Never
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.app.passes import PassResult
+from mlsync.app.pass_result import PassResult
 from mlsync.app.run_lock import RunLock
 from mlsync.config.every import Interval, Never
 from mlsync.config.load import load

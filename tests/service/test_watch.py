@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -263,7 +264,7 @@ def watched_by_somebody():
         pytest.skip("only root can become another user")
 
     def watch(directory, before=""):
-        code = AS_SOMEBODY + before + WATCH
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})" + AS_SOMEBODY + before + WATCH
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, str(directory)], capture_output=True, text=True, check=False
         )

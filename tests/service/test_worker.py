@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.app.passes import PassResult
+from mlsync.app.pass_result import PassResult
 from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
 from mlsync.service.job import Heartbeat
 from mlsync.service.trigger import ChangeTimes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from dataclasses import dataclass
 from functools import partial
 
+from mlsync.app.pass_result import PassResult
 from mlsync.app.session import Session, source_of
 from mlsync.app.wording import count, size
 from mlsync.backup.backup import backup
@@ -16,22 +16,6 @@ from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.source.paths import display
-
-
-@dataclass(frozen=True, slots=True)
-class PassResult:
-    """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
-
-    *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
-    content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
-    proved now and were not before the pass: the one that it made, or an older one that was pending.
-    """
-
-    run: str
-    version: int | None
-    proved_version: int | None
-    troubles: tuple[str, ...]
-    summary: str
 
 
 def back_up(

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from mlsync.app.passes import PassResult, outcome
+from mlsync.app.pass_result import PassResult
+from mlsync.app.passes import outcome
 from mlsync.app.run_lock import RunLock
 from mlsync.app.session import source_of, state_path
 from mlsync.backup.backup import look

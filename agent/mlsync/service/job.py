@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from mlsync.app.passes import PassResult
+from mlsync.app.pass_result import PassResult
 
 
 class RunJob(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.app.passes import PassResult
+from mlsync.app.pass_result import PassResult
 from mlsync.errors import Error, RunLocked, RunOfAnother
 from mlsync.monitor import Monitor
 from mlsync.service.job import RunJob

@@ -1,0 +1,21 @@
+"""The result of one pass over a run, as the agent reports it: a module that the idle agent can afford to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """What one pass over a run came to; *version* is the one it made, none if nothing had changed.
+
+    *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
+    content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
+    proved now and were not before the pass: the one that it made, or an older one that was pending.
+    """
+
+    run: str
+    version: int | None
+    proved_version: int | None
+    troubles: tuple[str, ...]
+    summary: str
