@@ -73,9 +73,12 @@ def all_steps(file) -> list[Step]:
         Step("AES-256-GCM seal into a reused buffer", lambda: seal_into(floats)),
         Step("AES-256-GCM seal into fresh bytes", lambda: seal_fresh(floats)),
         Step("AES-256-GCM open into a reused buffer", lambda: open_into(floats)),
-        Step("zstd-1, float32", lambda: lambda number: frames.frame(frames.Manner.MATCHED, floats[number])),
-        Step("zstd, entropy only, float32", lambda: lambda number: frames.frame(frames.Manner.ENTROPY, floats[number])),
-        *(Step(f"planes chosen, {name}", lambda a=(pieces, width): plan(*a)) for name, pieces, width in numbers),
+        Step("zstd-1, float32", lambda: lambda number: frames.frame(frames.Method.MATCHED, floats[number])),
+        Step("zstd, entropy only, float32", lambda: lambda number: frames.frame(frames.Method.ENTROPY, floats[number])),
+        *(
+            Step(f"planes chosen, {name}", lambda a=(pieces, width): choose_planes(*a))
+            for name, pieces, width in numbers
+        ),
         *(Step(f"planes taken apart, {name}", lambda a=(pieces, width): apart(*a)) for name, pieces, width in numbers),
         *(
             Step(f"planes put together, {name}", lambda a=(pieces, width): together(*a))
@@ -142,13 +145,13 @@ def coded_piece(piece: memoryview, item_bytes: int) -> tuple[Coding, memoryview]
     return coding, memoryview(bytes(body))  # what encode gives is valid until its next call
 
 
-def plan(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:
-    return lambda number: planes.plan(pieces[number][:PLAN_SAMPLE_BYTES], item_bytes)
+def choose_planes(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:
+    return lambda number: planes.choose_planes(pieces[number][:PLAN_SAMPLE_BYTES], item_bytes)
 
 
 def apart(pieces: list[memoryview], item_bytes: int) -> Callable[[int], object]:
     coder = planes.PlaneCoder()
-    chosen = planes.plan(pieces[0][:PLAN_SAMPLE_BYTES], item_bytes).planes
+    chosen = planes.choose_planes(pieces[0][:PLAN_SAMPLE_BYTES], item_bytes).planes
     return lambda number: coder.encode(pieces[number], item_bytes, chosen)
 
 

@@ -9,23 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self, TypeAlias
 
-# Bytes that a function takes without a copy, whoever owns them.
+# Bytes that a function takes without a copy.
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
 
 def aligned_memory(size_bytes: int) -> mmap.mmap:
-    """Return memory that begins a page, as direct I/O wants it: zeros, and charged to nobody before it is touched."""
-    # Private, not the default shared: shared anonymous memory is charged as tmpfs and never gets huge pages. Those have
-    # to be asked for, and spare a tenth of a backup's time: faults, and lookups of pages by processor and disk alike.
+    """Return page-aligned memory, as direct I/O needs it: zeros, allocated by the kernel when first touched."""
+    # Private, because the default, shared anonymous memory, is charged as tmpfs and never gets huge pages. Huge pages
+    # need madvise, and save a tenth of a backup's time: page faults, and page lookups by processor and disk.
     memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel that was built without them
+    with contextlib.suppress(OSError):  # a kernel without huge pages
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
-    """Memory of the pool, free while nobody holds it."""
+    """Memory of the pool; free while it has no holders."""
 
     memory: mmap.mmap
     view: memoryview
@@ -33,7 +33,7 @@ class _Block:
 
 
 class PooledBuffer:
-    """A hold on one of the pool's buffers; the buffer is free again when every hold on it is released."""
+    """A reference to one of the pool's buffers; the buffer is free when every reference is released."""
 
     __slots__ = ("_block", "_pool", "_released")
 
@@ -44,29 +44,29 @@ class PooledBuffer:
 
     @property
     def view(self) -> memoryview:
-        """The whole buffer; not to be looked at any more once this hold is released."""
+        """The whole buffer, for use only until this reference is released."""
         if self._released:
             msg = "the buffer was released"
             raise ValueError(msg)
         return self._block.view
 
     def share(self) -> PooledBuffer:
-        """Give a second hold on the same memory, released on its own: several pieces may lie in one buffer."""
+        """Return a second reference, released on its own: several pieces may lie in one buffer."""
         return self._pool.hold_again(self, self._block)
 
     def release(self) -> None:
-        """Give up this hold; a second call does nothing."""
+        """Release this reference; a second call does nothing."""
         self._pool.give_back(self, self._block)
 
     def mark_released(self) -> bool:
-        """Note the release and say whether it is the first one; called by the pool under its lock."""
+        """Note the release; return whether it is the first one. The pool calls it under its lock."""
         first = not self._released
         self._released = True
         return first
 
     @property
     def is_released(self) -> bool:
-        """Whether this hold was given up."""
+        """Whether this reference was released."""
         return self._released
 
     def __enter__(self) -> Self:
@@ -77,11 +77,11 @@ class PooledBuffer:
 
 
 class BufferPool:
-    """At most *count* buffers of *size_bytes* each, made when first needed and handed out again and again.
+    """At most *count* buffers of *size_bytes* each, allocated when first needed and reused.
 
-    A reader may wait for a second buffer while it holds one, so *count* is to exceed the number of readers. Whoever is
-    about to wait calls *before_waiting* first: what gathers pieces before it hands them on has to let them go then, or
-    nobody ever would.
+    A reader may wait for a second buffer while it holds one, so *count* must exceed the number of readers. Before
+    ``acquire`` waits, it calls *before_waiting*: code that collects pieces into batches must pass its batch on then, or
+    its buffers would never become free.
     """
 
     def __init__(self, count: int, size_bytes: int, before_waiting: Callable[[], None] | None = None) -> None:
@@ -97,7 +97,7 @@ class BufferPool:
         self._closed = False
 
     def acquire(self) -> PooledBuffer:
-        """Give a buffer, as soon as there is one; its content is whatever was in it before."""
+        """Return a buffer as soon as one is free; its content is undefined."""
         if self._before_waiting is not None and not self._is_ready():
             self._before_waiting()
         with self._changed:
@@ -105,13 +105,13 @@ class BufferPool:
             if self._closed:
                 msg = "the buffer pool is closed"
                 raise ValueError(msg)
-            # The buffer used last comes first: its pages are mapped and may still be in the processor's cache.
+            # The last used buffer first: its pages are mapped and may still be in the processor's cache.
             block = self._free.pop() if self._free else self._make()
             block.holders = 1
             return PooledBuffer(self, block)
 
     def close(self) -> None:
-        """Give the memory back to the system: free buffers now, held ones on their release; waiting readers fail."""
+        """Free the memory: free buffers now, held ones on their release; waiting readers fail."""
         with self._changed:
             self._closed = True
             while self._free:
@@ -128,7 +128,7 @@ class BufferPool:
             return PooledBuffer(self, block)
 
     def give_back(self, buffer: PooledBuffer, block: _Block) -> None:
-        """Count one holder less; the last one frees the block."""
+        """Count one holder less; without holders the block is free."""
         with self._changed:
             if not buffer.mark_released():
                 return
@@ -157,7 +157,7 @@ class BufferPool:
 
 
 def _unmap(block: _Block) -> None:
-    # A slice that somebody still keeps forbids unmapping; the memory then goes when the slice does.
+    # While a slice still exists, the memory cannot be unmapped; it is freed with the slice.
     with contextlib.suppress(BufferError):
         block.view.release()
         block.memory.close()

@@ -1,9 +1,9 @@
-"""Direct I/O (open(2), O_DIRECT): long transfers between a file and memory of ours that leave the page cache alone.
+"""Direct I/O (open(2), O_DIRECT): long transfers between a file and memory that bypass the page cache.
 
-A backup that went through the page cache would push the trainer's data set out of it, would pay for fresh pages (on a
-virtual machine several times what writing itself costs), and would read back what it wrote from memory instead of from
-the disk, which is no proof of anything. Where a file system has no direct I/O, or memory does not lie right for it,
-these functions do nothing and say so, and the caller goes on in the ordinary way.
+A backup through the page cache would evict the trainer's data set, would pay for fresh pages (on a virtual machine
+several times the cost of the write itself), and would read back what it wrote from memory instead of from the disk,
+which proves nothing. If a file system has no direct I/O, or memory is not aligned for it, these functions transfer
+nothing and say so, and the caller uses ordinary I/O.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-# What offsets, lengths and addresses must be multiples of, on any disk.
+# Offsets, lengths and addresses must be multiples of this, on any disk.
 ALIGNMENT: Final = 4096
-# Shorter transfers are no quicker, and small objects are better kept where the next reader finds them.
+# Shorter transfers are no faster, and small objects should stay in the page cache for the next reader.
 DIRECT_FROM_BYTES: Final = 1 << 20
 
 _NOT_HERE: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
 
-# Open the same file once more, with these flags besides its own.
+# Opens the same file again, with these additional flags.
 OpenAgain = Callable[[int], int]
 
 
 def write_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
-    """Write the front of *view* at *offset* past the page cache; return how many bytes that was, 0 where it cannot be.
+    """Write the front of *view* at *offset*, bypassing the page cache; return how many bytes, 0 if that is impossible.
 
-    As with any write, the bytes are durable after an ``fsync`` only: that covers this too.
+    As after any write, only ``fsync`` makes the bytes durable.
     """
     if len(view) < DIRECT_FROM_BYTES or offset % ALIGNMENT:
         return 0
@@ -37,9 +37,9 @@ def write_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
 
 
 def read_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
-    """Fill the front of *view* from *offset* on past the page cache; return how many bytes that was.
+    """Fill the front of *view* from *offset*, bypassing the page cache; return how many bytes.
 
-    Less than all, down to nothing, at the file's end and where it cannot be.
+    That is less than all at the file's end, and 0 if direct I/O is impossible.
     """
     if len(view) < DIRECT_FROM_BYTES or offset % ALIGNMENT or _address(view) % ALIGNMENT:
         return 0
@@ -47,11 +47,11 @@ def read_direct(open_again: OpenAgain, offset: int, view: memoryview) -> int:
 
 
 def read_cached(descriptor: int, offset: int, view: memoryview) -> int:
-    """Fill the front of *view* with what the page cache holds from *offset* on; return how many bytes that was.
+    """Fill the front of *view* with what the page cache has from *offset*; return how many bytes.
 
-    One byte is asked for first, for the kernel begins to read all that is asked for and not there: it would be read
-    twice, and push other things out. The byte lies in a page of *view* alone, not in one that came with a neighbour's
-    edge, and in another one each time, since the asking itself brings its page in.
+    It first asks for one byte, because the kernel begins to read everything that is asked for and not cached: those
+    bytes would be read twice, and evict others. That byte is in a page that lies wholly in *view*, so that no neighbour
+    has cached it, and in another page each time, because asking for it caches its page.
     """
     pages = range(bytes_before_aligned(offset), len(view) - ALIGNMENT, ALIGNMENT)
     probe = secrets.choice(pages) if pages else 0
@@ -66,12 +66,12 @@ def read_cached(descriptor: int, offset: int, view: memoryview) -> int:
 
 
 def slack_bytes(offset: int) -> int:
-    """Return how far into aligned memory the bytes from *offset* on are to be put, to lie right for ``read_direct``."""
+    """Return at which offset in aligned memory the bytes from *offset* must begin to suit ``read_direct``."""
     return offset % ALIGNMENT
 
 
 def bytes_before_aligned(offset: int) -> int:
-    """Return how many bytes from *offset* on come before the next offset that direct I/O can begin at."""
+    """Return how many bytes from *offset* come before the next offset at which direct I/O can begin."""
     return -offset % ALIGNMENT
 
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlsync.codec.compression import PLANES_FROM_BYTES, Coding, CodingBroken, decode, decode_into, encode
-from mlsync.codec.frames import Manner
-from mlsync.codec.planes import Plan, Plane, PlaneCoder, plan
+from mlsync.codec.frames import Method
+from mlsync.codec.planes import Plane, PlaneChoice, PlaneCoder, choose_planes
 
 NUMBERS = np.random.default_rng(1)
 WEIGHTS = (NUMBERS.standard_normal(300_000) * 0.02).astype(np.float32)
@@ -102,22 +102,22 @@ def test_a_short_chunk_is_not_taken_apart():
 
 def test_neighbours_that_are_noise_stay_together():
     """The two lower bytes of a float32 are one plane: one pass instead of two."""
-    planes = plan(WEIGHTS.tobytes(), 4).planes
-    assert planes[:2] == (Plane(0, 2, Manner.RAW), Plane(2, 1, Manner.RAW))
+    planes = choose_planes(WEIGHTS.tobytes(), 4).planes
+    assert planes[:2] == (Plane(0, 2, Method.RAW), Plane(2, 1, Method.RAW))
     assert (planes[2].position, planes[2].width) == (3, 1)
 
 
 def test_a_plan_that_does_not_hold_is_given_up():
     """Where the sample promised what the chunk does not keep, the coder says so instead of making it longer."""
     noise = memoryview(random.Random(1).randbytes(1 << 16))
-    hopeful = Plan((Plane(0, 1, Manner.ENTROPY), Plane(1, 1, Manner.ENTROPY)), 0.5)
+    hopeful = PlaneChoice((Plane(0, 1, Method.ENTROPY), Plane(1, 1, Method.ENTROPY)), 0.5)
     assert PlaneCoder().encode(noise, 2, hopeful.planes) is None
 
 
 def test_encoding_a_second_chunk_allocates_little():
     """The coder's buffers are used again: a second chunk of a megabyte takes what its coded exponents take."""
     coder, plain = PlaneCoder(), memoryview(WEIGHTS).cast("B")
-    planes = plan(plain, 4).planes
+    planes = choose_planes(plain, 4).planes
     coder.encode(plain, 4, planes)
     tracemalloc.start()
     try:

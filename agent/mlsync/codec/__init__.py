@@ -1,1 +1,1 @@
-"""Bytes to bytes: names, compression, sealing, key derivation. Imports errors alone; knows no object and no store."""
+"""Bytes to bytes: names, compression, sealing, key derivation. It imports ``buffers`` only and knows no store."""

@@ -1,6 +1,6 @@
-"""Compression of one chunk: a sample says how it is best stored, the decoder is bounded by what is due.
+"""Compression of one chunk: a sample decides how to store it, and decoding never needs more room than its length.
 
-numpy is needed for byte planes alone and comes with the first chunk of them.
+Only byte planes need numpy, so it is imported with the first chunk of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from mlsync.buffers import Buffer
-from mlsync.codec.frames import WORTH_RATIO, CodingBroken, Manner, best_manner, decode_frame_into, frame
+from mlsync.codec.frames import WORTH_RATIO, CodingBroken, Method, best_method, decode_frame_into, frame
 
 if TYPE_CHECKING:
     from mlsync.codec.planes import PlaneCoder
@@ -19,7 +19,7 @@ __all__ = ["Coding", "CodingBroken", "decode", "decode_into", "encode"]
 
 
 class Coding(IntEnum):
-    """How a chunk's bytes stand in its pack. The numbers are part of the format and are never given a new meaning."""
+    """How a pack stores a chunk's bytes. The numbers are part of the format and never get a new meaning."""
 
     RAW = 0
     ZSTD = 1
@@ -29,13 +29,13 @@ class Coding(IntEnum):
 SAMPLE_FROM_BYTES: Final = 128 << 10
 SAMPLE_BYTES: Final = 8 << 10
 SAMPLE_COUNT: Final = 3
-# Under this the heads of the planes eat what they gain.
+# Below this the planes' headers cost more than the planes save.
 PLANES_FROM_BYTES: Final = 4 << 10
 PLANE_WIDTHS: Final = frozenset({2, 4, 8})
 
 
 class _Coders(threading.local):
-    """A plane coder per thread: it owns buffers that are used again and cannot be shared."""
+    """A plane coder per thread: it reuses its buffers, so threads cannot share it."""
 
     planes: PlaneCoder | None = None
 
@@ -44,40 +44,40 @@ _coders = _Coders()
 
 
 def encode(plain: memoryview, item_bytes: int = 0) -> tuple[Coding, Buffer]:
-    """Return how *plain* is best stored, and those bytes, valid until this thread's next call.
+    """Return the best coding for *plain*, and the coded bytes, valid until this thread's next call.
 
-    They are *plain* itself where nothing pays. *item_bytes* is the width of the numbers that *plain* is made of, from
-    its first byte on; 0 where that is not known.
+    If no coding is worth it, they are *plain* itself. *item_bytes* is the width of the numbers in *plain*, from its
+    first byte on; 0 if that is unknown.
     """
     is_numbers = item_bytes in PLANE_WIDTHS and len(plain) >= PLANES_FROM_BYTES
-    manner = Manner.MATCHED
-    # What is short is coded to find out: its sample would be no shorter.
+    method = Method.MATCHED
+    # A short chunk is simply coded: its sample would be no shorter.
     if is_numbers or len(plain) >= SAMPLE_FROM_BYTES:
         sample = _sample(plain, item_bytes if is_numbers else 1)
-        manner, coded_bytes = best_manner(sample)
+        method, coded_bytes = best_method(sample)
         planes = _as_planes(plain, item_bytes, sample, coded_bytes) if is_numbers else None
         if planes is not None:
             return Coding.PLANES, planes
-    if manner is Manner.RAW:
+    if method is Method.RAW:
         return Coding.RAW, plain
-    coded = frame(manner, plain)
+    coded = frame(method, plain)
     if len(coded) > WORTH_RATIO * len(plain):
         return Coding.RAW, plain
     return Coding.ZSTD, coded
 
 
 def _as_planes(plain: memoryview, item_bytes: int, sample: Buffer, whole_bytes: int) -> memoryview | None:
-    """Return *plain* in byte planes, or ``None`` where *sample* comes to less as a whole: to *whole_bytes*."""
-    from mlsync.codec.planes import plan
+    """Return *plain* in byte planes, or ``None`` if *sample* is shorter coded as a whole, in *whole_bytes*."""
+    from mlsync.codec.planes import choose_planes
 
-    chosen = plan(sample, item_bytes)
+    chosen = choose_planes(sample, item_bytes)
     if chosen.ratio > WORTH_RATIO or whole_bytes <= chosen.ratio * len(sample):
         return None
     return _plane_coder().encode(plain, item_bytes, chosen.planes)
 
 
 def decode_into(coding: Coding, coded: memoryview, into: memoryview) -> None:
-    """Fill the whole of *into* with the plain bytes, or raise ``CodingBroken``; memory is bounded by that length."""
+    """Fill all of *into* with the plain bytes, or raise ``CodingBroken``; the length of *into* bounds the memory."""
     if coding is Coding.PLANES:
         _plane_coder().decode_into(coded, into)
     elif coding is Coding.ZSTD:
@@ -89,7 +89,7 @@ def decode_into(coding: Coding, coded: memoryview, into: memoryview) -> None:
 
 
 def decode(coding: Coding, coded: Buffer, plain_bytes: int) -> bytes:
-    """Return exactly *plain_bytes* bytes of something small, or raise ``CodingBroken``."""
+    """Return exactly *plain_bytes* plain bytes of a small chunk, or raise ``CodingBroken``."""
     plain = bytearray(plain_bytes)
     decode_into(coding, memoryview(coded), memoryview(plain))
     return bytes(plain)
@@ -104,7 +104,7 @@ def _plane_coder() -> PlaneCoder:
 
 
 def _sample(plain: memoryview, item_bytes: int) -> Buffer:
-    """Return whole items from front, middle and end: a chunk can begin with a header and end in zeros."""
+    """Return whole items from front, middle and end: a chunk may begin with a header and end in zeros."""
     size_bytes = len(plain) - len(plain) % item_bytes
     if size_bytes < SAMPLE_FROM_BYTES:
         return plain[:size_bytes]

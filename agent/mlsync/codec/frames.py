@@ -1,4 +1,4 @@
-"""zstd frames (RFC 8878): made in two manners, and decoded into no more room than was promised for them."""
+"""zstd frames (RFC 8878): encoded by one of two methods, and decoded into no more room than was announced."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import zstandard
 from mlsync.buffers import Buffer
 
 ZSTD_LEVEL: Final = 1
-# fp32 weights come to 0.92 with zstd-1; what comes to more than this is not worth a gigabyte a second at each restore.
+# fp32 weights shrink to 0.92 with zstd-1; a smaller gain is not worth decoding at a gigabyte a second in each restore.
 WORTH_RATIO: Final = 0.95
-# Repeated stretches cost more to look for than frequent bytes, so they have to pay.
+# Searching for repetitions costs more than counting bytes, so it must save at least this much.
 _MATCH_GAIN: Final = 0.97
-# RFC 8878, 3.1.1.2: of a block that is one byte over and over, the size says how often, and one byte stands there.
+# RFC 8878, 3.1.1.2: a block of one repeated byte stores that byte once, and its size says how often it repeats.
 _BLOCK_HEADER_BYTES: Final = 3
 _BLOCK_REPEATED: Final = 1
 _CHECKSUM_BYTES: Final = 4
 
 
 class CodingBroken(Exception):
-    """Bytes that do not decode to what was promised."""
+    """Bytes that do not decode to the announced length, or do not decode at all."""
 
 
-class Manner(Enum):
-    """How bytes are made shorter; a reader cannot tell the last two apart and need not."""
+class Method(Enum):
+    """How to compress bytes; a decoder cannot tell the last two apart and need not."""
 
-    RAW = "stored as they are"
-    ENTROPY = "frequent bytes are short"
-    MATCHED = "and repeated stretches are stored once"
+    RAW = "as they are"
+    ENTROPY = "by Huffman coding alone"
+    MATCHED = "by Huffman coding and repetitions"
 
 
 class _Contexts(threading.local):
-    """The zstd contexts of a thread: they are reused (they own megabytes) and cannot be shared."""
+    """The zstd contexts of a thread: they own megabytes, so they are reused, and threads cannot share them."""
 
     def __init__(self) -> None:
         self.matching = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_checksum=False, write_content_size=True)
-        # No match of seven bytes is found through a table of 64 places: what is left of zstd is its Huffman coder, at
-        # twice the speed of level 1 and, where there is nothing to match, with a smaller result.
+        # A table of 64 entries finds no match of seven bytes: only zstd's Huffman coder is left, twice as fast as
+        # level 1, and with a smaller result if there is nothing to match.
         entropy = zstandard.ZstdCompressionParameters(
             compression_level=ZSTD_LEVEL,
             strategy=zstandard.STRATEGY_FAST,
@@ -58,27 +58,27 @@ class _Contexts(threading.local):
 _contexts = _Contexts()
 
 
-def frame(manner: Manner, plain: Buffer) -> bytes:
-    """Return a frame of *plain*; *manner* is not ``RAW``."""
-    coder = _contexts.entropy if manner is Manner.ENTROPY else _contexts.matching
+def frame(method: Method, plain: Buffer) -> bytes:
+    """Return a zstd frame of *plain*; *method* is not ``RAW``."""
+    coder = _contexts.entropy if method is Method.ENTROPY else _contexts.matching
     return coder.compress(plain)
 
 
-def best_manner(sample: Buffer) -> tuple[Manner, int]:
-    """Return which manner is worth it for bytes like *sample*, and to how many bytes the sample itself came."""
-    entropy_bytes = len(frame(Manner.ENTROPY, sample))
-    matched_bytes = len(frame(Manner.MATCHED, sample))
+def best_method(sample: Buffer) -> tuple[Method, int]:
+    """Return the best method for bytes like *sample*, and the length of the coded sample."""
+    entropy_bytes = len(frame(Method.ENTROPY, sample))
+    matched_bytes = len(frame(Method.MATCHED, sample))
     if min(entropy_bytes, matched_bytes) > WORTH_RATIO * len(sample):
-        return Manner.RAW, len(sample)
+        return Method.RAW, len(sample)
     if matched_bytes < _MATCH_GAIN * entropy_bytes:
-        return Manner.MATCHED, matched_bytes
-    return Manner.ENTROPY, entropy_bytes
+        return Method.MATCHED, matched_bytes
+    return Method.ENTROPY, entropy_bytes
 
 
 def decode_frame_into(frame: memoryview, into: memoryview) -> None:
-    """Fill the whole of *into* with what *frame* holds, or raise ``CodingBroken``; never needs more room than that."""
+    """Fill all of *into* from *frame*, or raise ``CodingBroken``; never needs more room than that."""
     try:
-        # The frame's own header is asked first: what it declares must be what was promised.
+        # First the frame's own header: it must declare the announced length.
         if (declared := zstandard.frame_content_size(frame)) != len(into):
             raise CodingBroken(f"the zstd frame declares {declared} bytes instead of {len(into)}")
         if (frame_bytes := _frame_bytes(frame)) != len(frame):
@@ -92,7 +92,7 @@ def decode_frame_into(frame: memoryview, into: memoryview) -> None:
 
 
 def _frame_bytes(frame: memoryview) -> int:
-    """Return how long the frame is by the headers of its blocks: the decoder does not tell what it left over."""
+    """Return the frame's length by its block headers: the decoder does not report bytes that it left over."""
     at = zstandard.frame_header_size(frame)
     is_last = False
     while not is_last:

@@ -1,8 +1,8 @@
-"""All keys that come of the master key, each with a purpose of its own (HKDF-SHA-256, RFC 5869).
+"""All keys derived from the master key, each for one purpose (HKDF-SHA-256, RFC 5869).
 
-Two purposes never share a key: a name can be shown to the store while the key that seals stays apart from it, and a
-fault in one use does not reach another. The repository's id is the salt, so that one master key used by mistake in two
-repositories still yields different keys.
+Two purposes never share a key: the store sees names, and learns nothing about the key that seals; a fault in one use
+does not reach another. The repository's id is the salt, so that one master key used by mistake in two repositories
+still yields different keys.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ _INFO: Final[dict[Purpose, bytes]] = {
 
 
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
-    """Return 32 bytes that say nothing about *secret* nor about what other *info* gives."""
+    """Return a 32-byte key that reveals nothing about *secret*, nor about the keys for other *info*."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(secret)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keys:
-    """The keys of one repository; the repr shows none of them."""
+    """The keys of one repository; its repr contains none of them."""
 
     master: bytes
     repository_id: bytes
 
     def __repr__(self) -> str:
-        """Show which repository, and no secret."""
+        """Return the repository's id, and no secret."""
         return f"Keys(repository_id={self.repository_id.hex()})"
 
     def of(self, purpose: Purpose, context: bytes = b"") -> bytes:
-        """Return the key for *purpose*; a *context* (a pack's id, a manifest's salt) makes it that one object's own."""
+        """Return the key for *purpose*; a *context* (a pack's id, a manifest's salt) makes it one object's own."""
         return derive(self.master, self.repository_id, _INFO[purpose] + context)

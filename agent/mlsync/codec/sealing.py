@@ -19,7 +19,7 @@ NONCE_BYTES: Final = 12
 
 
 class SealBroken(Exception):
-    """The bytes do not authenticate: changed, cut, swapped, or sealed under another key."""
+    """The bytes do not authenticate: they were changed, cut or swapped, or sealed under another key."""
 
 
 class Seal:
@@ -29,18 +29,18 @@ class Seal:
         self._aead = AESGCM(key)
 
     def seal_into(self, nonce: bytes, plain: Buffer, bound: bytes, into: memoryview) -> int:
-        """Write ciphertext and tag to the start of *into*; return how many bytes that took."""
-        # Without a fresh output: allocating it costs six times what AES does.
+        """Write ciphertext and tag to the start of *into*; return their length."""
+        # Into a reused buffer: allocating a new one costs six times what AES does.
         sealed_bytes = len(plain) + TAG_BYTES
         self._aead.encrypt_into(nonce, plain, bound, into[:sealed_bytes])
         return sealed_bytes
 
     def seal(self, nonce: bytes, plain: Buffer, bound: bytes) -> bytes:
-        """Return ciphertext and tag of something small."""
+        """Return ciphertext and tag of a small piece."""
         return self._aead.encrypt(nonce, plain, bound)
 
     def open_into(self, nonce: bytes, sealed: Buffer, bound: bytes, into: memoryview) -> None:
-        """Write the plain bytes to the whole of *into*, or raise ``SealBroken``; *into* holds nothing of use then."""
+        """Fill all of *into* with the plain bytes, or raise ``SealBroken``; *into* is undefined then."""
         if len(sealed) != len(into) + TAG_BYTES:
             raise SealBroken("wrong length")
         try:
@@ -49,7 +49,7 @@ class Seal:
             raise SealBroken("does not authenticate") from None
 
     def open(self, nonce: bytes, sealed: Buffer, bound: bytes) -> bytes:
-        """Return the plain bytes of something small, or raise ``SealBroken``."""
+        """Return the plain bytes of a small piece, or raise ``SealBroken``."""
         try:
             return self._aead.decrypt(nonce, sealed, bound)
         except (InvalidTag, ValueError):

@@ -1,4 +1,6 @@
-"""Where objects live: a directory, S3, or memory, and the wrappers that retry, count and break.
+"""Where objects live: a directory or S3, and the wrappers that retry, count and log.
 
-Imports the leaves only (errors, monitor, buffers). ``base`` has the contract; ``location.open_store`` is the door.
+It imports only leaves (``errors``, ``buffers``, ...). Others import the contract from ``base``, ``location.open_store``
+with ``options``, and the wrappers; ``directory`` and ``s3`` are private to ``location``. Doubles for tests, a store in
+memory and one that fails on request, are in ``tests/doubles``.
 """

@@ -1,4 +1,4 @@
-"""From the URL that a user gives to an open store: the one place that knows which kinds there are."""
+"""Opens the store of a URL: the one place that knows which kinds of stores there are."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ __all__ = ["StoreOptions", "open_store"]
 _EXAMPLES = "give file:///backups/training, /backups/training, or s3://bucket/prefix"
 _NO_SECRETS = "give keys in the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or in a profile"
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-# Of the 1024 bytes that a key of S3 may have, so many are the prefix's.
+# The prefix's share of the 1024 bytes that an S3 key may have.
 _PREFIX_BYTES_MAX = 500
-# A question mark is meant as the beginning of a query, a backslash as a slash by some servers.
+# Some servers take a question mark for the beginning of a query, and a backslash for a slash.
 _NOT_IN_PREFIX = frozenset("?\\")
 
 
 def open_store(url: str, options: StoreOptions, *, create: bool = False) -> Store:
-    """The store at *url*, which may be an absolute path too.
+    """Return the store at *url*, which may also be an absolute path, without wrappers.
 
-    With *create* a directory is made if it is missing, and an S3 server is asked, by writing, what it can do; it
-    takes the bare store, so the caller wraps it.
+    With *create* it makes a missing directory, and finds out by writing what an S3 server can do.
     """
     if url.startswith("s3:"):
         return _open_s3(url, options, create=create)
@@ -37,14 +36,14 @@ def _directory_of(url: str) -> Path:
     if url.startswith("file:"):
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
-            raise errors.StoreLocationInvalid("not a file URL of this machine", where=_shown(url), advice=_EXAMPLES)
+            raise errors.StoreLocationInvalid("not a file URL of this machine", where=_redacted(url), advice=_EXAMPLES)
         text = unquote(parts.path, errors="surrogateescape")
     elif url.startswith("~"):
         text = _without_tilde(url)
     else:
         text = url
     if not text.startswith("/") or "\0" in text:
-        raise errors.StoreLocationInvalid("not the location of a repository", where=_shown(url), advice=_EXAMPLES)
+        raise errors.StoreLocationInvalid("not the location of a repository", where=_redacted(url), advice=_EXAMPLES)
     return Path(text)
 
 
@@ -69,23 +68,23 @@ def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
 def _bucket_and_prefix(url: str) -> tuple[str, str]:
     place = url.removeprefix("s3://")
     if "@" in place.partition("/")[0]:
-        raise errors.StoreLocationInvalid("the URL contains credentials", where=_shown(url), advice=_NO_SECRETS)
+        raise errors.StoreLocationInvalid("the URL contains credentials", where=_redacted(url), advice=_NO_SECRETS)
     bucket, _, prefix = place.partition("/")
     prefix = prefix.rstrip("/")
     if place == url or not _BUCKET.fullmatch(bucket):
-        raise errors.StoreLocationInvalid("not a bucket and prefix", where=_shown(url), advice=_EXAMPLES)
+        raise errors.StoreLocationInvalid("not a bucket and prefix", where=_redacted(url), advice=_EXAMPLES)
     fault = _fault_of_prefix(prefix)
     if fault is not None:
-        raise errors.StoreLocationInvalid(fault, where=_shown(url), advice=_EXAMPLES)
+        raise errors.StoreLocationInvalid(fault, where=_redacted(url), advice=_EXAMPLES)
     return bucket, prefix
 
 
 def _fault_of_prefix(prefix: str) -> str | None:
-    """What is wrong with a prefix, which is taken letter by letter: ``%20`` is itself and no space."""
+    """Return what is wrong with a prefix, or ``None``. The prefix is literal: ``%20`` is not a space."""
     for letter in prefix:
         if letter in _NOT_IN_PREFIX or not letter.isprintable():
             return f"the prefix may not contain the character {letter!r}"
-    # Some servers resolve these as in a file system.
+    # Some servers resolve these like a file system.
     for part in prefix.split("/") if prefix else ():
         if part in ("", ".", ".."):
             return f"the prefix may not have the part {part!r}"
@@ -100,7 +99,7 @@ def _check_endpoint(endpoint_url: str | None) -> None:
     try:
         parts = urlsplit(endpoint_url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port that is no number, an address in brackets that is none
+    except ValueError:  # a port that is not a number, brackets around no address
         is_url = False
     if "@" in endpoint_url:
         raise errors.StoreLocationInvalid("the endpoint contains credentials", advice=_NO_SECRETS)
@@ -109,6 +108,6 @@ def _check_endpoint(endpoint_url: str | None) -> None:
         raise errors.StoreLocationInvalid("the endpoint is not a URL", where=endpoint_url, advice=advice)
 
 
-def _shown(url: str) -> str:
-    """*url* without what may be a secret: anything before an ``@``."""
+def _redacted(url: str) -> str:
+    """Return *url* without anything before an ``@``, which may be a secret."""
     return re.sub(r"(?<=//)[^/]*@|^[^/]*@", "…@", url)
