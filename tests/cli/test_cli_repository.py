@@ -106,7 +106,7 @@ def test_odd_names(saved):
     manifest = saved.object("versions/*/*", 1)
     manifest.with_name(f"{manifest.name}.bak").write_bytes(manifest.read_bytes())
     checked = saved.good("check")
-    assert "looks like the manifest of version 2 with '.bak' behind its name" in checked.out
+    assert "looks like the manifest of version 2 with '.bak' after its name" in checked.out
     assert checked.out.endswith("no problem\n")
 
 

@@ -207,7 +207,7 @@ def test_a_version_that_was_written_anew_breaks_the_chain():
     repository = Repository.open(store, PASSPHRASE)
     store.delete(WHOLE.sites["manifest 1"])
     commit(repository, version([file_entry(b"forged", digest=digest_of())]), unknown)
-    assert any("not the one that it followed" in text for text in _problems(store).values())
+    assert any("not the one that it was made to follow" in text for text in _problems(store).values())
 
 
 @pytest.mark.parametrize("site", ["pack 1", "list 1", "manifest 1", "header", "slot"])

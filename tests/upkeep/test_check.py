@@ -307,7 +307,7 @@ def test_a_replaced_version_is_found_past_what_does_not_open(history):
     store.delete(repository.version_key(RUN, 1))
     history.add(number=1, previous=None)
     problems = {problem.key: problem.text for problem in history.world.check().problems}
-    assert "not the one that it followed" in problems[repository.version_key(RUN, number)]
+    assert "not the one that it was made to follow" in problems[repository.version_key(RUN, number)]
 
 
 # ---------------------------------------------------------------- what is no damage
@@ -378,13 +378,13 @@ def test_what_is_not_ours_is_odd_and_no_problem(history):
     """Names that no mlsync makes are listed and left alone; one that looks like a manifest is told as that."""
     store, run_key = history.world.store, history.world.repository.version_key(RUN, 1)
     odd = {
-        f"{run_key}.old": "looks like the manifest of version 1 with '.old' behind its name",
-        "versions/readme": "not an object of ours",
-        f"{names.VERSIONS}{'0' * 32}/{'0' * 10}": "not an object of ours",
-        "packs/00/1234": "not an object of ours",
-        "keys/readme.txt": "not an object of ours",
-        "proofs/x": "not an object of ours",
-        "tombstones/x": "not an object of ours",
+        f"{run_key}.old": "looks like the manifest of version 1 with '.old' after its name",
+        "versions/readme": "not an object of mlsync",
+        f"{names.VERSIONS}{'0' * 32}/{'0' * 10}": "not an object of mlsync",
+        "packs/00/1234": "not an object of mlsync",
+        "keys/readme.txt": "not an object of mlsync",
+        "proofs/x": "not an object of mlsync",
+        "tombstones/x": "not an object of mlsync",
     }
     for key in odd:
         store.put(key, b"x")
@@ -420,7 +420,7 @@ def test_what_is_no_file_in_an_objects_place_is_a_problem(directory_world, kind,
     os.rename(world.base / "repo" / world.repository.version_key(RUN, 2), place.with_name("kept"))
     (world.base / "repo" / world.repository.version_key(RUN, 2)).mkdir()
     problems = {problem.key: problem.text for problem in world.check(read_data=read_data).problems}
-    assert "a directory stands where an object belongs" in problems[world.repository.version_key(RUN, 2)]
+    assert "a directory is where an object belongs" in problems[world.repository.version_key(RUN, 2)]
 
 
 def test_names_that_are_no_keys_are_odd(directory_world):
@@ -453,7 +453,7 @@ def test_a_listing_that_ends_early_is_a_problem_and_not_the_end(directory_world)
     result = world.check()
     assert (result.version_count, result.pack_count) == (1, 1)
     texts = {problem.key: problem.text for problem in result.problems}
-    assert "ends before all was listed" in texts.pop(names.PACKS)
+    assert "the listing is incomplete" in texts.pop(names.PACKS)
     assert texts == {}
 
 

@@ -1,1 +1,1 @@
-"""What keeps a repository sound: ``check`` names every problem, ``scrub`` reads a rolling share of the packs."""
+"""Upkeep of a repository: ``check`` reports every problem, ``scrub`` reads a rolling share of the packs."""

@@ -1,7 +1,7 @@
-"""Look at every object and reference of the repository, go on after each problem, and name them all.
+"""Check every object and reference of the repository, continue after each problem, and report them all.
 
-What is wrong (*problems*) is told apart from what could not be looked at (*unchecked*: a newer mlsync's, or in cold
-storage), and from what is odd and harms nothing (*oddities*: what is not ours, or only looks like it).
+A result separates problems from objects that could not be checked (*unchecked*: written by a newer mlsync, or in cold
+storage) and from harmless oddities (objects that are not mlsync's, or only look like it).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mlsync.versions.proof_status import summed, with_proofs
 
 Version = tuple[str, int]
 
-# What says something about one object; any other error of the store ends the check.
+# Errors about one object; any other error of the store ends the check.
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _EMPTY_DIGEST: Final = file_digester().digest()
@@ -49,7 +49,7 @@ _ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{n
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong with an object, or unknown of it, and the versions (run, number) that it touches."""
+    """Something wrong with an object, or unknown about it, and the affected versions (run, number)."""
 
     key: str
     text: str
@@ -58,9 +58,9 @@ class Problem:
 
 @dataclass(slots=True)
 class CheckResult:
-    """What a check saw; *unused_packs* are of backups that did not end, and no problem.
+    """What a check found; *unused_packs* are from backups that did not end, and are no problem.
 
-    *left_open* is the error to end with where a version could not be looked at whole, and nothing was wrong.
+    *left_open* is the error to end with if there is no problem, but a version could not be checked completely.
     """
 
     run_count: int = 0
@@ -107,7 +107,7 @@ class _Check:
             self._look_for_unlisted_packs()
         packs = PackCheck(self._repository, self._monitor, self._references, self._faults, self._packs)
         packs.check(read_data=self._read_data)
-        self._attribute()
+        self._find_affected()
         result = self._result
         result.run_count, result.read_bytes = len(self._runs), packs.read_bytes
         result.pack_count = len(self._packs)
@@ -123,7 +123,7 @@ class _Check:
         self._result.oddities.append(Problem(key, text))
 
     def _failed(self, key: str, error: Error, version: Version | None = None, *, leaves_open: bool = True) -> None:
-        """Name what an object answered: as a problem, or as not looked at."""
+        """Report the error of an object: as a problem, or as unchecked."""
         if not isinstance(error, _NOT_READ):
             self._problem(key, error.what, version)
             return
@@ -131,15 +131,15 @@ class _Check:
         if leaves_open:
             self._result.left_open = self._result.left_open or error
 
-    # ------------------------------------------------------------ what there is
+    # ------------------------------------------------------------ listing
 
     def _list_all(self) -> None:
-        """Sort what lies under our prefixes; what is none of our objects is odd, and left alone."""
+        """List all objects under our prefixes by kind; report others as oddities."""
         self._look_for_strays()
         for info in self._listed(names.PACKS):
             pack_id = names.parse_pack(info.key)
             if pack_id is None:
-                self._odd(info.key, "not an object of ours: it is left alone")
+                self._odd(info.key, "not an object of mlsync: left alone")
             else:
                 self._packs[pack_id] = info
         for info in self._listed(names.VERSIONS):
@@ -151,28 +151,28 @@ class _Check:
         for info in self._listed(names.LATER_PROOFS):
             version = names.parse_later_proof(info.key)
             if version is None:
-                self._odd(info.key, "not an object of ours: it is left alone")
+                self._odd(info.key, "not an object of mlsync: left alone")
             else:
                 self._proofs[version].append(info.key)
         for info in self._listed(names.TOMBSTONES):
             pack_id = names.parse_tombstone(info.key)
             if pack_id is None:
-                self._odd(info.key, "not an object of ours: it is left alone")
+                self._odd(info.key, "not an object of mlsync: left alone")
             elif pack_id not in self._packs:
-                self._problem(info.key, "a tombstone of a pack that is not in the store")
+                self._problem(info.key, "a tombstone for a pack that is not in the store")
 
     def _look_for_strays(self) -> None:
-        """Name what the store does not list: a problem where an object belongs, and odd elsewhere."""
+        """Report what the store does not list: as a problem in an object's place, and as an oddity elsewhere."""
         for prefix in names.PREFIXES:
             for name, what in self._repository.store.strays(prefix):
                 shown = display(os.fsencode(name))
                 if names.is_object(name):
-                    self._problem(shown, f"{what} stands where an object belongs")
+                    self._problem(shown, f"{what} is where an object belongs")
                 elif what != "a directory" or not names.is_folder(name):
-                    self._odd(shown, f"{what} that is no object of ours: it is left alone")
+                    self._odd(shown, f"{what} that is not an object of mlsync: left alone")
 
     def _listed(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Yield what the store lists; where the listing ends in something that cannot be, that is named."""
+        """Yield what the store lists; if something in the store ends the listing early, report that."""
         try:
             yield from self._repository.store.list(prefix)
         except StoreBroken as error:
@@ -180,13 +180,13 @@ class _Check:
                 raise
             self._ended_early = True
             where = "" if error.where is None else f" at {error.where}"
-            self._problem(prefix, f"the listing ends before all was listed{where}: {error.what}")
+            self._problem(prefix, f"the listing is incomplete{where}: {error.what}")
 
     def _check_key_slots(self) -> None:
         slots = 0
         for info in self._listed(names.KEY_SLOTS):
             if not names.is_key_slot(info.key):
-                self._odd(info.key, "not an object of ours: it is left alone")
+                self._odd(info.key, "not an object of mlsync: left alone")
                 continue
             slots += 1
             try:
@@ -194,7 +194,7 @@ class _Check:
             except (KeyProblem, StoreBroken, *_OF_OBJECT) as error:
                 if isinstance(error, StoreBroken) and not error.is_of_object:
                     raise
-                # A slot that is newer stands beside the one that opened, and keeps nothing from being checked.
+                # Another slot opened the repository, so a newer one keeps nothing from being checked.
                 self._failed(info.key, error, leaves_open=False)
         if not slots:
             self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
@@ -219,7 +219,7 @@ class _Check:
                 stored = self._repository.open_version(key)
             except _OF_OBJECT as error:
                 unread.append((number, error))
-                # What follows cannot be compared with what does not open.
+                # The next version cannot be compared with one that does not open.
                 missing_before = True
                 continue
             self._opened.append((run_id, number))
@@ -232,7 +232,7 @@ class _Check:
                 self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
         for number, fault in unread:
-            # Which run it is of is not known by the name of the object, but by its brothers.
+            # The run's name is not in the object's name, but in the run's other manifests.
             self._failed(names.version(run_id, number), fault, None if run is None else (run, number))
 
     def _check_version(self, stored: Stored, proofs: list[str]) -> None:
@@ -291,46 +291,46 @@ class _Check:
 
     def _check_proofs_without_version(self) -> None:
         for (run_id, number), keys in self._proofs.items():
-            # Of one that is there and does not open it is named already that it does not.
+            # If the version exists and does not open, that is reported already.
             if number in self._runs.get(run_id, ()):
                 continue
             for key in keys:
                 self._problem(key, f"a later proof of version {number}, which is not in the store")
 
     def _look_for_unlisted_packs(self) -> None:
-        """Ask for each pack that was not listed by its name: it may stand behind the place where a listing ended."""
+        """Look up each unlisted pack by its name: it may come after the point where a listing ended."""
         for pack in self._references.packs.keys() - self._packs.keys():
             with suppress(NotFound):
                 self._packs[pack] = self._repository.store.stat(names.pack(pack))
 
-    # ------------------------------------------------------------ who is touched
+    # ------------------------------------------------------------ affected versions
 
-    def _attribute(self) -> None:
-        """Find the versions that what is wrong with packs touches, by going through them again if anything is."""
+    def _find_affected(self) -> None:
+        """Find the versions that the packs' faults affect, by a second pass over all versions if there are any."""
         faults = self._faults
         if faults:
             for run_id, number in self._opened:
-                self._attribute_version(run_id, number)
+                self._find_affected_by(run_id, number)
         for fault in faults:
             if not fault.key:
-                continue  # of a version that is gone since
+                continue  # about a version that was deleted meanwhile
             problem = Problem(fault.key, fault.text, tuple(sorted(fault.versions)))
             if fault.not_read is None:
                 self._result.problems.append(problem)
                 continue
             self._result.unchecked.append(problem)
-            # What lies in cold storage is left open only where it was to be read.
+            # A pack in cold storage leaves the check incomplete only if the check had to read it.
             if fault.versions and (self._read_data or not isinstance(fault.not_read, ObjectArchived)):
                 self._result.left_open = self._result.left_open or fault.not_read
 
-    def _attribute_version(self, run_id: bytes, number: int) -> None:
+    def _find_affected_by(self, run_id: bytes, number: int) -> None:
         try:
             stored = self._repository.open_version(names.version(run_id, number))
             version = (stored.root.run, number)
             self._faults.touch(segment_refs(stored.root, stored.key), version)
             entries = self._repository.entries(stored)
         except _OF_OBJECT:
-            return  # named already, or gone since
+            return  # reported already, or deleted meanwhile
         for entry in entries:
             self._faults.touch(entry.chunks, version)
             if self._faults.contents and entry.chunks:
@@ -347,13 +347,13 @@ def _unchecked_text(error: Error) -> str:
 def _odd_version_text(key: str) -> str:
     almost = _ALMOST_VERSION.fullmatch(key)
     if almost is None:
-        return "not an object of ours: it is left alone"
-    return f"looks like the manifest of version {int(almost[1])} with {almost[2]!r} behind its name: nothing reads it"
+        return "not an object of mlsync: left alone"
+    return f"looks like the manifest of version {int(almost[1])} with {almost[2]!r} after its name: nothing reads it"
 
 
 def _is_broken(found: Previous | None, before: Previous, *, is_next: bool) -> bool:
-    """Whether a version cannot follow the one before it that opens, between which there may be what does not."""
-    # Past what does not open it may follow that; where it follows the same number, the digest has to be the same.
+    """Return whether a version contradicts the last one before it that opens."""
+    # If versions in between do not open, it may follow one of those. If it follows that number, the digest must match.
     is_of_it = found is not None and found.number == before.number
     return found != before and (is_next or is_of_it)
 
@@ -362,4 +362,4 @@ def _chain_text(found: Previous | None, expected: Previous) -> str:
     if found is None or found.number != expected.number:
         follows = "none" if found is None else found.number
         return f"it follows version {follows}, but the one before it in the store is {expected.number}"
-    return f"version {expected.number} is not the one that it followed when it was made"
+    return f"version {expected.number} is not the one that it was made to follow"

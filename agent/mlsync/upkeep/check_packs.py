@@ -1,7 +1,7 @@
-"""Check packs against what versions say of them: first by size and footer, then, where asked for, by reading all of it.
+"""Check packs against the references of versions: first by size and footer, then, if asked for, by reading everything.
 
-What versions say is compared with the pack's own footer before anything is believed to be damaged: a reference that is
-false must not speak against a pack, nor against the versions that have the right one.
+A check compares references with the pack's own footer before it reports damage: a wrong reference says nothing against
+the pack, nor against the versions with the right one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _Tag = TypeVar("_Tag")
 
 
 class PackCheck:
-    """Goes through the packs of a repository, once; what is wrong goes to *faults*."""
+    """Checks the packs of a repository once, and adds what is wrong to *faults*."""
 
     def __init__(
         self,
@@ -47,21 +47,21 @@ class PackCheck:
         self._references = references
         self._faults = faults
         self._packs = packs
-        # Of packs whose footer was read: the chunks that no version names, or none as they are.
+        # For packs whose footer was read: the chunks that no version references correctly.
         self._others: dict[bytes, list[ChunkRef]] = {}
         self._false: set[ChunkRef] = set()
-        self._closed: set[bytes] = set()
+        self._reported: set[bytes] = set()
         self._done: set[ChunkRef] = set()
         self._damaged: dict[bytes, dict[ChunkRef, str]] = defaultdict(dict)
 
     def check(self, *, read_data: bool) -> None:
-        """Compare sizes; footers where a size or two versions disagree, or all of them to *read_data*."""
+        """Compare sizes, and footers if a size or two versions disagree; with *read_data* all footers and all bytes."""
         for pack in self._references.packs.keys() - self._packs.keys():
             self._faults.of_pack(pack, "the pack is missing")
         for pack, info in self._packs.items():
-            # A listing may not know what was thawed since; who wants all of it read finds that out by trying.
+            # A listing may not show that an object was restored; with *read_data* trying shows it.
             if info.is_archived and not read_data:
-                self._not_read(pack, ObjectArchived("the store lists it as such", advice=ARCHIVED_ADVICE))
+                self._not_read(pack, ObjectArchived("the store lists it as archived", advice=ARCHIVED_ADVICE))
             elif read_data or self._is_doubtful(pack, info.size_bytes):
                 self._compare(pack, info.size_bytes)
         if read_data:
@@ -75,19 +75,19 @@ class PackCheck:
     # ------------------------------------------------------------ footers
 
     def _is_doubtful(self, pack: bytes, size_bytes: int) -> bool:
-        return pack in self._references.disputed or bool(self._beyond(pack, size_bytes))
+        return pack in self._references.disputed or bool(self._past_the_end(pack, size_bytes))
 
-    def _said(self, pack: bytes) -> set[ChunkRef]:
-        """Return all that versions say of a pack's chunks."""
+    def _references_to(self, pack: bytes) -> set[ChunkRef]:
+        """Return all references of versions to a pack."""
         return {*self._references.packs.get(pack, {}).values(), *self._references.disputed.get(pack, ())}
 
-    def _beyond(self, pack: bytes, size_bytes: int) -> list[ChunkRef]:
+    def _past_the_end(self, pack: bytes, size_bytes: int) -> list[ChunkRef]:
         limit_bytes = size_bytes - TRAILER_BYTES
-        return [ref for ref in self._said(pack) if ref.offset + ref.stored_bytes > limit_bytes]
+        return [ref for ref in self._references_to(pack) if ref.offset + ref.stored_bytes > limit_bytes]
 
     def _compare(self, pack: bytes, size_bytes: int) -> None:
-        """Compare what versions say of a pack with what it says itself."""
-        said = self._said(pack)
+        """Compare the references to a pack with its footer."""
+        said = self._references_to(pack)
         try:
             stored = self._repository.pack_refs(pack, size_bytes)
         except _NOT_READ as error:
@@ -101,7 +101,7 @@ class PackCheck:
             disputed = self._references.disputed.get(pack)
             if disputed:
                 chunks = _chunk_list(disputed)
-                self._faults.of_refs(pack, disputed, f"versions disagree about {chunks}, and the pack cannot tell")
+                self._faults.of_refs(pack, disputed, f"versions disagree about {chunks}, and the pack cannot decide")
             return
         false = {ref for ref in said if ref.ordinal >= len(stored) or stored[ref.ordinal] != ref}
         if false:
@@ -111,10 +111,10 @@ class PackCheck:
         self._others[pack] = [ref for ref in stored if known.get(ref.ordinal) != ref]
 
     def _not_read(self, pack: bytes, error: Error) -> None:
-        """Say once of a pack that it cannot be looked at."""
-        if pack in self._closed:
+        """Report once that a pack cannot be checked."""
+        if pack in self._reported:
             return
-        self._closed.add(pack)
+        self._reported.add(pack)
         what = "in cold storage" if isinstance(error, ObjectArchived) else "newer"
         advice = f" ({error.advice})" if error.advice is not None else ""
         self._faults.of_pack(pack, f"{what}, not checked: {error.what}{advice}", error)
@@ -122,19 +122,19 @@ class PackCheck:
     # ------------------------------------------------------------ data
 
     def _read_contents(self, reader: ChunkReader, task: Task) -> None:
-        """Read what files are made of, each chunk once where that can be, and compare the files' digests."""
+        """Read the chunks of files, each once if possible, and compare the files' digests."""
         contents = sorted(content for content in self._references.contents if self._can_be_read(content))
         digesters: dict[int, xxhash.xxh3_128] = {}
         left_bytes = [len(content) for content in contents]
         broken: set[int] = set()
-        planned = ((self._references.ref(number), goers) for number, goers in in_order(contents))
-        for ref, goers, plain in self._read(reader, planned):
+        planned = ((self._references.ref(number), users) for number, users in in_order(contents))
+        for ref, users, plain in self._read(reader, planned):
             self._advance(task, ref)
-            for index, count in goers:
+            for index, count in users:
                 left_bytes[index] -= NUMBER_BYTES * count
                 digester = digesters.setdefault(index, file_digester())
                 if plain is None:
-                    broken.add(index)  # its chunk is named
+                    broken.add(index)  # its chunk is reported
                 else:
                     _feed(digester, plain, count)
                 if left_bytes[index] == 0:
@@ -152,7 +152,7 @@ class PackCheck:
             self._faults.of_content(content, stated)
 
     def _read_rest(self, reader: ChunkReader, task: Task) -> None:
-        """Read what no file is made of: lists of files, and what no version needs."""
+        """Read the other chunks: lists of files, and chunks that no version needs."""
         for pack, info in self._packs.items():
             if pack not in self._others:
                 task.advance(info.size_bytes)
@@ -172,7 +172,7 @@ class PackCheck:
     def _read(
         self, reader: ChunkReader, planned: Iterator[tuple[ChunkRef, _Tag]]
     ) -> Iterator[tuple[ChunkRef, _Tag, memoryview | None]]:
-        """Yield what is *planned* with the chunks' bytes, or ``None`` for one that is damaged, which is noted."""
+        """Yield *planned* with the chunks' bytes, or with ``None`` for a damaged chunk, which it notes."""
         asked: deque[tuple[ChunkRef, _Tag]] = deque()
 
         def refs() -> Iterator[ChunkRef]:
@@ -187,7 +187,7 @@ class PackCheck:
                     yield *asked.popleft(), plain
                 is_over = True
             except _OF_OBJECT:
-                # Somewhere in what was asked for by now: one by one it shows where.
+                # One of the requested chunks is damaged; reading one by one shows which.
                 while asked:
                     ref, tag = asked.popleft()
                     yield ref, tag, self._one(reader, ref)

@@ -1,4 +1,4 @@
-"""What is wrong with packs, and which versions that touches: found in packs first, and then looked for in versions."""
+"""Faults of packs, and the versions that they affect: a check looks at packs first, then at versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlsync.source.paths import display
 
 @dataclass(slots=True)
 class Fault:
-    """Something that is wrong with a pack, or *not_read* of it, and the versions that need what it is about."""
+    """Something wrong with a pack, or why it was *not_read*, and the versions that need that part of it."""
 
     key: str
     text: str
@@ -23,7 +23,7 @@ class Fault:
 
 
 class Faults:
-    """Faults by what they are about: a whole pack, references as exactly these versions hold them, or a content."""
+    """Faults by their subject: a whole pack, references exactly as versions have them, or the content of a file."""
 
     def __init__(self) -> None:
         self.contents: dict[tuple[bytes, bytes], Fault] = {}
@@ -38,34 +38,34 @@ class Faults:
         return bool(self._all)
 
     def of_pack(self, pack: bytes, text: str, not_read: Error | None = None) -> None:
-        """Note a fault that touches whoever needs anything of the pack."""
+        """Add a fault that affects every version that needs the pack."""
         self._packs[pack].append(self._new(names.pack(pack), text, not_read))
 
     def of_refs(self, pack: bytes, refs: Iterable[ChunkRef], text: str) -> None:
-        """Note a fault that touches whoever has one of these references, and nobody else that needs the pack."""
+        """Add a fault that affects only versions with one of these references."""
         fault = self._new(names.pack(pack), text)
         for ref in refs:
             self._refs[ref].append(fault)
 
     def of_content(self, content: bytes, digest: bytes) -> None:
-        """Note that these chunks in this order do not make a file of that digest."""
+        """Add the fault that these chunks in this order do not make a file of that digest."""
         self.contents[content, digest] = self._new("", "")
 
     def touch(self, refs: Iterable[ChunkRef], version: tuple[str, int]) -> None:
-        """Take in that a version has these references."""
+        """Mark the faults of these references as affecting *version*."""
         for ref in refs:
             for fault in (*self._packs.get(ref.pack, ()), *self._refs.get(ref, ())):
                 fault.versions.add(version)
 
     def touch_content(self, content: bytes, digest: bytes, file: tuple[str, bytes], version: tuple[str, int]) -> None:
-        """Take in that a version has a *file*, by its manifest's name and its path, of that content and digest."""
+        """Mark the fault of that content and digest as affecting *version*; *file* is (manifest key, path)."""
         fault = self.contents.get((content, digest))
         if fault is None:
             return
         fault.versions.add(version)
         if not fault.key:
             fault.key = file[0]
-            fault.text = f"the bytes of {display(file[1])} do not have the digest that stands beside them"
+            fault.text = f"the bytes of {display(file[1])} do not have the digest in its entry"
 
     def _new(self, key: str, text: str, not_read: Error | None = None) -> Fault:
         fault = Fault(key, text, not_read)

@@ -1,4 +1,4 @@
-"""What all versions together say of packs and files, in little memory: a check of a long history holds it whole."""
+"""All references of all versions, in little memory: a check of a long history keeps them all."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ NUMBER_BYTES: Final = 8
 
 
 class References:
-    """Each chunk that a version names, once; and the contents that files are put together to, with their digests.
+    """Each referenced chunk once, and the contents of files with their digests.
 
     A content is the numbers of its chunks in order, 8 bytes each: equal files of many versions are one content.
     """
 
     def __init__(self) -> None:
         self.packs: dict[bytes, dict[int, ChunkRef]] = {}
-        self.disputed: dict[
-            bytes, set[ChunkRef]
-        ] = {}  # where two say different things of one ordinal: all that is said
+        self.disputed: dict[bytes, set[ChunkRef]] = {}  # all references to a chunk on which versions disagree
         self.contents: dict[bytes, set[bytes]] = {}
         self._numbers: dict[bytes, int] = {}
         self._ids: list[bytes] = []
 
     def note(self, ref: ChunkRef) -> bool:
-        """Take a reference in; say whether it agrees with what was said of its ordinal before."""
+        """Add a reference; return whether it agrees with earlier ones to the same chunk."""
         ordinals = self.packs.get(ref.pack)
         if ordinals is None:
             ordinals = self.packs[ref.pack] = {}
@@ -42,11 +40,11 @@ class References:
         return False
 
     def note_content(self, chunks: Sequence[ChunkRef], digest: bytes) -> None:
-        """Take in that *chunks*, which were noted, make a file of that digest."""
+        """Add a file of *chunks*, which were noted, with its digest."""
         self.contents.setdefault(self.content_of(chunks), set()).add(digest)
 
     def content_of(self, chunks: Sequence[ChunkRef]) -> bytes:
-        """Return the content that *chunks*, which were noted, make."""
+        """Return the content of *chunks*, which were noted."""
         numbers = self._numbers
         return pack(f">{len(chunks)}Q", *(numbers[ref.pack] << _ORDINAL_BITS | ref.ordinal for ref in chunks))
 
@@ -55,7 +53,7 @@ class References:
         return self.packs[self._ids[number >> _ORDINAL_BITS]][number & (1 << _ORDINAL_BITS) - 1]
 
     def packs_of(self, content: bytes) -> set[bytes]:
-        """Return the packs that a content lies in."""
+        """Return the packs that contain a content."""
         return {self._ids[number >> _ORDINAL_BITS] for number in chunks_of(content)}
 
 
@@ -66,15 +64,16 @@ def chunks_of(content: bytes) -> Iterator[int]:
 
 
 def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield chunks in such an order that all *contents* can be put together at once, each as far as it has come.
+    """Yield chunks in an order in which all *contents* can be assembled side by side.
 
-    With each chunk come the contents that go on with it: their indices, and how many times over. A chunk comes once
-    if the contents have their common chunks in one order, as versions of a file mostly do; else once for each order.
+    With each chunk come the contents that continue with it: their indices, and how often they repeat it. A chunk comes
+    once if the contents have their common chunks in the same order, as versions of a file mostly do; else once for each
+    order.
     """
     awaited = Counter(chunk for content in contents for chunk, _ in _runs(content, 0))
     offsets = [0] * len(contents)
     waiting: dict[int, list[tuple[int, int]]] = {}
-    # The last in is the first out, so that a file is gone through to its end before the next is begun.
+    # Last in, first out, so that one file is read to its end before the next begins.
     ready: list[int] = []
 
     def arrive(index: int) -> None:
@@ -88,7 +87,7 @@ def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, i
     for index in reversed(range(len(contents))):
         arrive(index)
     while waiting:
-        # Where each chunk is also further on in another content, one has to be read twice.
+        # If each chunk also comes later in another content, one of them has to be read twice.
         chunk = ready.pop() if ready else next(iter(waiting))
         here = waiting.pop(chunk)
         awaited[chunk] -= len(here)
@@ -99,7 +98,7 @@ def in_order(contents: Sequence[bytes]) -> Iterator[tuple[int, list[tuple[int, i
 
 
 def _runs(content: bytes, at: int) -> Iterator[tuple[int, int]]:
-    """Yield the chunks of *content* from *at* on, each with how often it comes in a row."""
+    """Yield the chunks of *content* from *at*, each with how often it repeats in a row."""
     while at < len(content):
         chunk = content[at : at + NUMBER_BYTES]
         end = at + NUMBER_BYTES

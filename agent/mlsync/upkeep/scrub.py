@@ -1,6 +1,6 @@
-"""Read a rolling share of the packs back, each once in a period: what rots is found before it is needed.
+"""Read a rolling share of the packs, each once per period, to find bit rot before a restore needs the data.
 
-What a chunk's seal and name say of its bytes is as much as any earlier proof of them: the very bytes that loaded then.
+If a chunk's seal and name match, these are the very bytes that an earlier proof loaded; nothing more need be proved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ID_BYTES_USED: Final = 8
 
 @dataclass(slots=True)
 class ScrubResult:
-    """What was read, and the packs that are damaged or gone, each with why."""
+    """What was read, and the damaged or missing packs, each with the reason."""
 
     pack_count: int = 0
     read_bytes: int = 0
@@ -36,9 +36,9 @@ def scrub(
     period_s: float,
     stop: Callable[[], bool] = lambda: False,
 ) -> ScrubResult:
-    """Read the packs that are due between the two moments; whoever calls it without gaps reads each once a period.
+    """Read the packs that are due between the two times; calls without gaps read each pack once per period.
 
-    Raises ``Stopped``, and the store's error where it cannot be reached.
+    Raise ``Stopped``, or the store's error if the store is unavailable.
     """
     result = ScrubResult()
     sizes = {pack_id: info.size_bytes for pack_id, info in repository.packs()}
@@ -51,7 +51,7 @@ def scrub(
                 for _ in reader.stream(repository.pack_refs(pack_id, size_bytes)):
                     pass
             except ObjectArchived:
-                # Its turn comes again: it cannot be read, which says nothing of what is in it.
+                # Unreadable now, which says nothing about its content; it is due again in the next period.
                 result.archived_count += 1
             except (Damage, FormatUnsupported, NotFound) as error:
                 result.damaged[pack_id] = error.what
@@ -62,9 +62,9 @@ def scrub(
 
 
 def is_due(pack_id: bytes, since_ns: int, now_ns: int, period_s: float) -> bool:
-    """Whether the pack's moment, one in each period, lies after *since* and not after *now*.
+    """Return whether the pack's time in the period is after *since* and not after *now*.
 
-    Ids are random: the moments of all packs are spread evenly, and nothing need be remembered of any of them.
+    It follows from the pack's random id: so packs are spread evenly, and no state is needed.
     """
     period_ns = int(period_s * _NS)
     offset_ns = int.from_bytes(pack_id[:_ID_BYTES_USED], "big") * period_ns >> (8 * _ID_BYTES_USED)
