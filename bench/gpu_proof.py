@@ -29,7 +29,7 @@ from typing import Self
 import report
 from peers import SECRET, MlsyncWithoutDevice
 
-from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.programs import gpus
 
 STEPS = Path(__file__).with_name("gpu_steps.py")
 MEMORY_BYTES = 512 << 20
@@ -158,7 +158,7 @@ class DeviceMemory:
         self._thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> Self:
-        self._before = child_gpus.free_bytes()
+        self._before = gpus.free_bytes()
         if self._before:
             self._thread.start()
         return self
@@ -170,7 +170,7 @@ class DeviceMemory:
 
     def _look(self) -> None:
         while not self._is_over.is_set():
-            now = child_gpus.free_bytes()
+            now = gpus.free_bytes()
             taken = sum(self._before[number] - free for number, free in now.items() if number in self._before)
             self.peak_mib = max(self.peak_mib or 0.0, round(taken / (1 << 20), 1))
             time.sleep(SAMPLE_EVERY_S)

@@ -198,14 +198,14 @@ def stages(device: str, memory_bytes: int, dtype: str):
         return {"digest and counts": rate_on_cpu(child.CPU, windows, size, dtype)}
     chosen = child.Device(torch, device, memory_bytes)
     with torch.no_grad():
-        return stage_rates(torch, child.Prover(torch, chosen, bytes(32), Silence(), windows), window, dtype)
+        return stage_rates(torch, child.GpuProver(torch, chosen, bytes(32), Silence(), windows), window, dtype)
 
 
 def rate_on_cpu(cpu, windows, size: int, dtype: str) -> float:
     import numpy as np
     from xxhash import xxh3_64_intdigest
 
-    prover = cpu.Prover(np, cpu.Xxh3(xxh3_64_intdigest, bytes(32)), windows, lambda _: None)
+    prover = cpu.CpuProver(np, cpu.WindowXxh3(xxh3_64_intdigest, bytes(32)), windows, lambda _: None)
     header = {"window": 0, "place": 0, "length": size, "segments": [[0, dtype, 0, size]]}
     return rate(lambda: prover.take(header), size, lambda: None)
 

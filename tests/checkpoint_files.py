@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlsync.proof.prover import Room
+from mlsync.proof.prover import Allocate
 
 
 class MemorySource:
@@ -35,12 +35,12 @@ class MemorySource:
         self.random_bytes += length
         return self.data[offset : offset + length]
 
-    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
-        """The file in blocks, each in its room or the same buffer, as a reader that reuses its memory gives them."""
+    def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
+        """The file in blocks, in memory of their own or in one buffer, as a reader yields them."""
         buffer = memoryview(bytearray(self.block_bytes))
         for at in range(0, len(self.data), self.block_bytes):
             block = self.data[at : at + self.block_bytes]
-            given = None if room is None else room(at, len(block))
+            given = None if allocate is None else allocate(at, len(block))
             view = buffer[: len(block)] if given is None else given
             view[:] = block
             self.streamed_bytes += len(block)

@@ -9,7 +9,7 @@ import pytest
 from flow_parts import World, checkpoint, damaged, small_checkpoint
 from mlsync.proof.framework import Framework
 from mlsync.proof.prover import ProofOptions, Prover
-from mlsync.proving.judge import wish_behind
+from mlsync.proving.judge import refusing_policy
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
@@ -123,7 +123,7 @@ def test_only_numbers_and_commands_refuse_by_a_wish(levels, by):
     """What a lower level found stands whatever the policy is, also where a wish speaks against the file as well."""
     findings = [Finding(level, Severity.REFUSE, "something") for level in levels]
     proof = Proof(0, "", "", "", 0, 0.0, 0, 0, {}, findings)
-    assert wish_behind(proof, Policy("nan", "a")) == by
+    assert refusing_policy(proof, Policy("nan", "a")) == by
 
 
 @pytest.mark.parametrize("script", ["true", None])

@@ -12,7 +12,7 @@ import torch
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
 from doubles.verdict_status import status
 from mlsync.errors import DeviceMissing
-from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.programs import gpus
 from mlsync.proof.prover import ProofOptions, Prover
 
 pytestmark = [
@@ -127,7 +127,7 @@ def test_the_gpu_with_most_free_memory_is_taken():
     held = torch.empty(4 << 30, dtype=torch.uint8, device="cuda:0")
     free = {number: torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())}
     with Prover(ProofOptions()) as prover:
-        assert prover.open().device.startswith(f"cuda:{child_gpus.by_room(free)[0]} ")
+        assert prover.open().device.startswith(f"cuda:{gpus.by_room(free)[0]} ")
     del held
 
 
@@ -135,7 +135,7 @@ def test_free_memory_is_told_without_a_context():
     """What the driver's libraries say is free is what torch says, and whoever asks does not appear on the GPU."""
     code = f"""
 import importlib.util, os, sys
-spec = importlib.util.spec_from_file_location("gpus", {child_gpus.__file__!r})
+spec = importlib.util.spec_from_file_location("gpus", {gpus.__file__!r})
 gpus = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gpus)
 print(os.getpid(), *gpus.free_bytes().values(), flush=True)

@@ -36,7 +36,7 @@ from mlsync.errors import (
     TorchMissing,
 )
 from mlsync.proof import child as child_module
-from mlsync.proof.child import PROGRAM, Child, bare_environment
+from mlsync.proof.child import PROGRAM, ProofChild, bare_environment
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.windows import SEGMENTS_MAX
 
@@ -244,7 +244,7 @@ class MeddlingSource(MemorySource):
         super().__init__(data)
         self._meddle = meddle
 
-    def stream(self, room: object = None) -> Iterator[memoryview]:
+    def stream(self, allocate: object = None) -> Iterator[memoryview]:
         """The blocks, with the deed before the second."""
         for place, block in enumerate(super().stream()):
             if place == 1:
@@ -279,7 +279,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_a_child_that_hangs_is_ended(fake_python):
     """A child that stops taking bytes is given up after the time that it was given."""
-    error = unavailable(fake_python("device.CPU.Prover.take = lambda *_: time.sleep(100)"), timeout_s=0.2)
+    error = unavailable(fake_python("device.CPU.CpuProver.take = lambda *_: time.sleep(100)"), timeout_s=0.2)
     assert isinstance(error, ProofTimedOut)
     assert "raise proof.timeout" in str(error)
 
@@ -308,7 +308,7 @@ ENDS = {
 @pytest.mark.parametrize(("deed", "kind", "words"), ENDS.values(), ids=ENDS.keys())
 def test_how_a_child_ends_is_told_apart(liar, monkeypatch, deed, kind, words):
     """A crash, an end of its own, time used up and an end from outside are errors of their own, with what was seen."""
-    monkeypatch.setattr("mlsync.proof.child._LAST_WORDS_S", 0.5)
+    monkeypatch.setattr("mlsync.proof.child._EXIT_S", 0.5)
     error = unavailable(liar(deed))
     assert type(error) is kind
     assert words in str(error)
@@ -316,7 +316,7 @@ def test_how_a_child_ends_is_told_apart(liar, monkeypatch, deed, kind, words):
 
 def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch):
     """A child that hangs in the kernel is left, and collected when it is dead; here a tracer holds it."""
-    monkeypatch.setattr("mlsync.proof.child._BURIAL_S", 0.2)
+    monkeypatch.setattr("mlsync.proof.child._REAP_S", 0.2)
     prover = Prover(ProofOptions(device="cpu"))
     prover.open()
     pid = prover._engine.pid
@@ -334,17 +334,21 @@ def test_a_process_that_does_not_die_of_being_killed_holds_nobody_up(monkeypatch
             prover.close()
             pytest.skip("this machine lets no process trace another")
         prover.close()
-        assert [process.pid for process in Child._unburied] == [pid]
+        assert [process.pid for process in ProofChild._not_reaped] == [pid]
         tracer.stdin.close()
     with Prover(ProofOptions(device="cpu")) as other:
         wait_until(lambda: not is_running(pid))
         other.open()
-        assert Child._unburied == []
+        assert ProofChild._not_reaped == []
     assert not Path(f"/proc/{pid}").exists()
 
 
 LIES = {
-    "digest": "real = device.CPU.Prover._told; device.CPU.Prover._told = lambda *a: {**real(*a), 'digest': 1}",
+    "digest": """
+        cpu = device.CPU.CpuProver
+        real = cpu._digest_and_counts
+        cpu._digest_and_counts = lambda *a: {**real(*a), 'digest': 1}
+    """,
     "digest as a GPU's": """
         sys.modules["xxhash"] = None
         nh = device.part("nh")
@@ -458,7 +462,7 @@ def test_a_child_that_keeps_its_answers_is_waited_for_until_the_deadline(fake_py
 @pytest.mark.parametrize("deed", ["__import__('numpy').empty(1 << 33, 'u1')", "bytearray(1 << 33)"])
 def test_memory_has_an_end_and_is_told_as_such(fake_python, deed):
     """A child that takes more of the machine's memory than it may is out of memory, by whichever way it asks for it."""
-    error = unavailable(fake_python(f"def take(s, header):\n    {deed}\ndevice.CPU.Prover.take = take"))
+    error = unavailable(fake_python(f"def take(s, header):\n    {deed}\ndevice.CPU.CpuProver.take = take"))
     assert isinstance(error, ProofOutOfMemory)
     assert "of the machine's memory" in str(error)
 
@@ -577,12 +581,12 @@ def held() -> set[str]:
 def test_output_of_others_does_not_disturb(fake_python):
     """What a library prints on standard output or error goes past the answers."""
     patch = """
-        real = device.CPU.Prover.take
+        real = device.CPU.CpuProver.take
         def take(*a):
             os.write(1, b"noise" * 50_000)
             os.write(2, b"noise" * 50_000)
             return real(*a)
-        device.CPU.Prover.take = take
+        device.CPU.CpuProver.take = take
     """
     with Prover(ProofOptions(device="cpu", python=fake_python(patch))) as prover:
         assert status(prover.prove(MemorySource(weights_bytes()), b"w.pt")) == "proved"
@@ -630,9 +634,9 @@ def test_time_in_line_for_the_processor_is_not_counted(fake_python, monkeypatch)
         return next(waits_s)
 
     monkeypatch.setattr(child_module, "waited_for_processor_s", waited_s)
-    child = Child(fake_python("time.sleep(60)"), "cpu")
+    child = ProofChild(fake_python("time.sleep(60)"), "cpu")
     try:
-        child.set_patience(0.1)
+        child.set_timeout(0.1)
         with pytest.raises(ProofTimedOut):
             child.wait_answer()
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from proof_python import PROOF_PYTHON
 
-from mlsync.proof.programs import gpus as child_gpus
+from mlsync.proof.programs import gpus
 from mlsync.proof.programs.device import gpu_number
 from mlsync.proof.prover import _stride_bytes
 
@@ -32,22 +32,22 @@ def libraries(tmp_path_factory):
     return directory
 
 
-def free_mebibytes(directory, gpus):
-    """What the child's part says of these GPUs, in a process that finds the libraries there."""
+def free_mebibytes(directory, fakes):
+    """The free memory that ``gpus`` reports of fake GPUs, in a process that finds the libraries in *directory*."""
     code = f"""
 import importlib.util, json
-spec = importlib.util.spec_from_file_location("gpus", {child_gpus.__file__!r})
+spec = importlib.util.spec_from_file_location("gpus", {gpus.__file__!r})
 gpus = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(gpus)
 print(json.dumps([[number, free >> 20] for number, free in gpus.free_bytes().items()]))
 """
-    environment = {"LD_LIBRARY_PATH": str(directory), "FAKE_GPUS": gpus}
+    environment = {"LD_LIBRARY_PATH": str(directory), "FAKE_GPUS": fakes}
     done = subprocess.run([PROOF_PYTHON, "-I", "-c", code], capture_output=True, check=True, env=environment)
     return dict(json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
-    ("gpus", "expected"),
+    ("fakes", "expected"),
     [
         ("7:100 3:2000", {0: 100, 1: 2000}),
         ("200:300 7:100", {0: 300, 1: 100}),
@@ -56,9 +56,9 @@ print(json.dumps([[number, free >> 20] for number, free in gpus.free_bytes().ite
     ],
     ids=["two", "a slice of one", "one that does not tell", "none"],
 )
-def test_free_memory_is_told_by_cudas_numbers(libraries, gpus, expected):
+def test_free_memory_is_told_by_cudas_numbers(libraries, fakes, expected):
     """Each GPU is found in the management library by its unique id, whatever its place there."""
-    assert free_mebibytes(libraries, gpus) == expected
+    assert free_mebibytes(libraries, fakes) == expected
 
 
 @pytest.mark.parametrize("missing", LIBRARIES)
@@ -74,7 +74,7 @@ def test_without_one_of_the_libraries_nothing_is_told(libraries, tmp_path, missi
 
 def test_the_roomiest_comes_first():
     """GPUs are tried in the order of what is free, equal ones by their number."""
-    assert child_gpus.by_room({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
+    assert gpus.by_room({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_ranks_go_round_the_gpus(wanted, count, number):
 def test_that_there_is_no_gpu_is_seen_without_torch(monkeypatch):
     """A driver's device is one that may be used unless the environment leaves none; windows are as long as it takes."""
     found = set()
-    monkeypatch.setattr(child_gpus.glob, "glob", lambda pattern: [pattern] * (pattern in found))
+    monkeypatch.setattr(gpus.glob, "glob", lambda pattern: [pattern] * (pattern in found))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert child_gpus.why_none() == "no GPU is here"
+    assert gpus.why_none() == "no GPU is here"
     assert (_stride_bytes("auto"), _stride_bytes("cpu"), _stride_bytes("cuda:1")) == (1 << 20, 1 << 20, 16 << 20)
     for device in ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg"):
         found.clear()
         found.add(device)
-        assert child_gpus.why_none() == ""
+        assert gpus.why_none() == ""
         assert _stride_bytes("auto%1") == 16 << 20
     for value, why in (("0,1", ""), ("GPU-1a", ""), ("", "leaves no GPU"), ("-1", "leaves no GPU")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-        assert why in child_gpus.why_none()
-        assert bool(why) == bool(child_gpus.why_none())
+        assert why in gpus.why_none()
+        assert bool(why) == bool(gpus.why_none())

@@ -28,7 +28,7 @@ from doubles.verdict_status import status
 from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof import windows
-from mlsync.proof.child import Child
+from mlsync.proof.child import ProofChild
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.values import Finding, Severity
@@ -248,8 +248,8 @@ SMALL = {f"layer.{n}": torch.linspace(n + 1, n + 2, 3 + n % 5) for n in range(30
 def test_small_tensors_are_counted_together(prover, monkeypatch):
     """The counts are those of tensors that are counted one by one; the child is told of stretches, not of tensors."""
     told = []
-    send = Child.send
-    monkeypatch.setattr(Child, "send", lambda child, message: told.append(message) or send(child, message))
+    send = ProofChild.send
+    monkeypatch.setattr(ProofChild, "send", lambda child, message: told.append(message) or send(child, message))
     source = MemorySource(torch_bytes(SMALL))
     together = prover.prove(source, b"last.pt")
     segment_count = sum(len(message.get("segments", ())) for message in told)
@@ -470,7 +470,7 @@ def test_without_a_device_no_child_is_started(options, level):
 class FailingSource(MemorySource):
     """Comes back damaged in the middle."""
 
-    def stream(self, room: object = None) -> Iterator[memoryview]:
+    def stream(self, allocate: object = None) -> Iterator[memoryview]:
         """The first blocks, then an error."""
         for place, block in enumerate(super().stream()):
             if place == 2:
@@ -488,7 +488,7 @@ def test_damage_in_the_store_passes_through(prover):
 class ShortSource(MemorySource):
     """Gives less than it promised."""
 
-    def stream(self, room: object = None) -> Iterator[memoryview]:
+    def stream(self, allocate: object = None) -> Iterator[memoryview]:
         """All bytes but the last."""
         yield memoryview(self.data)[:-1]
 

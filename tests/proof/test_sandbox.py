@@ -17,7 +17,7 @@ from sandboxed import DEEDS
 
 from checkpoint_files import MemorySource, yolo_bytes
 from doubles.verdict_status import status
-from mlsync.proof.programs import sandbox as child_sandbox
+from mlsync.proof.programs import sandbox
 from mlsync.proof.prover import ProofOptions, Prover
 
 ALLOWED = (
@@ -69,7 +69,7 @@ def tried(tmp_path_factory):
         (home / ".ssh/id_ed25519").write_bytes(b"secret")
         program = Path(__file__).with_name("sandboxed.py")
         done = subprocess.run(
-            [PROOF_PYTHON, "-I", program, child_sandbox.__file__, kind, home],
+            [PROOF_PYTHON, "-I", program, sandbox.__file__, kind, home],
             capture_output=True,
             text=True,
             check=True,
@@ -145,7 +145,7 @@ def test_landlock_alone_keeps_signals_inside():
     """Where the kernel knows scopes, no signal reaches a process outside, whichever call sends it."""
     code = f"""
 import ctypes, importlib.util, os, signal
-spec = importlib.util.spec_from_file_location("sandbox", {child_sandbox.__file__!r})
+spec = importlib.util.spec_from_file_location("sandbox", {sandbox.__file__!r})
 sandbox = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sandbox)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -180,7 +180,7 @@ def test_calls_that_cannot_be_looked_into_are_answered_as_by_an_older_kernel(tri
 
 def test_a_call_of_another_kind_of_processor_is_deadly():
     """The filter looks at the processor's kind first and kills for any other: numbers mean something else there."""
-    steps = [*struct.iter_unpack("=HBBI", child_sandbox.program(0, 0xC000003E, is_cuda=False, pid=1))]
+    steps = [*struct.iter_unpack("=HBBI", sandbox.program(0, 0xC000003E, is_cuda=False, pid=1))]
     assert steps[:3] == [(0x20, 0, 0, 4), (0x15, 1, 0, 0xC000003E), (0x06, 0, 0, 0x80000000)]
 
 
@@ -194,8 +194,8 @@ def test_the_numbers_are_those_of_the_kernels_headers(machine):
     known.setdefault("newfstatat", known.get("fstatat", -1))
     looked_at = ("clone3", "tgkill", "rt_tgsigqueueinfo", "prlimit64", "seccomp")
     looked_at += ("sched_setaffinity", "fcntl", "prctl", "mmap", "mprotect", "pkey_mprotect")
-    calls = child_sandbox.REFUSED | child_sandbox.REFUSED_ON_THE_CPU
-    calls |= {name: getattr(child_sandbox, f"_{name.upper()}") for name in looked_at}
+    calls = sandbox.REFUSED | sandbox.REFUSED_ON_THE_CPU
+    calls |= {name: getattr(sandbox, f"_{name.upper()}") for name in looked_at}
     too_new = {"fchmodat2", "statmount", "listmount"} - known.keys()
     # The generic table names some that aarch64 leaves out (renameat); none of ours is another call there.
     wrong = {name for name, numbers in calls.items() if numbers[column] not in (known.get(name, -1), -1)}
@@ -219,7 +219,7 @@ def test_threads_that_were_there_before_are_filtered_too():
     """A thread that a library started early gets the filter with the others."""
     code = f"""
 import importlib.util, socket, threading
-spec = importlib.util.spec_from_file_location("sandbox", {child_sandbox.__file__!r})
+spec = importlib.util.spec_from_file_location("sandbox", {sandbox.__file__!r})
 sandbox = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sandbox)
 confined = threading.Event()
@@ -246,7 +246,7 @@ def test_a_kernel_that_refuses_the_bans_is_told_of(tmp_path):
     """Where neither Landlock nor seccomp can be had the proof is made, and a note says what was lacking."""
     outer = Path(__file__).with_name("without_sandbox.py")
     python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\nexec "{PROOF_PYTHON}" -I "{outer}" "{child_sandbox.__file__}" "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PROOF_PYTHON}" -I "{outer}" "{sandbox.__file__}" "$@"\n')
     python.chmod(0o755)
     with Prover(ProofOptions(device="cpu", python=str(python))) as prover:
         info = prover.open()
@@ -262,8 +262,8 @@ def test_errors_of_the_two_kinds_are_what_the_filter_answers():
     """The answers in the program are EPERM and ENOSYS, by the kernel's encoding."""
     answers = {
         step[3]
-        for step in struct.iter_unpack("=HBBI", child_sandbox.program(1, 0xC00000B7, is_cuda=True, pid=7))
+        for step in struct.iter_unpack("=HBBI", sandbox.program(1, 0xC00000B7, is_cuda=True, pid=7))
         if step[0] == 6
     }
     assert answers == {0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS}
-    assert ctypes.sizeof(child_sandbox._Filter) == 16
+    assert ctypes.sizeof(sandbox._Filter) == 16

@@ -11,7 +11,7 @@ from checkpoint_files import MemorySource, weights_bytes
 from doubles.verdict_status import status
 from mlsync.errors import PythonUnfit
 from mlsync.proof import user as module
-from mlsync.proof.child import Child
+from mlsync.proof.child import ProofChild
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.proof.user import User, cannot_change_user
 from unprivileged import place_of_his_own, proof_python, python_for_all
@@ -76,8 +76,8 @@ def test_a_python_that_does_not_start_is_not_tried_with_each_piece_of_a_file(pyt
     file.parent.chmod(0o700)
     os.chown(file.parent, 0, 0)
     tried = []
-    start = Child._start
-    monkeypatch.setattr(Child, "_start", lambda child, *rest: tried.append(rest) or start(child, *rest))
+    start = ProofChild._start
+    monkeypatch.setattr(ProofChild, "_start", lambda child, *rest: tried.append(rest) or start(child, *rest))
     with Prover(ProofOptions(device="cpu", python=str(file), user=TRAINER)) as prover:
         for _ in range(9):
             prover.start()

@@ -19,8 +19,8 @@ from mlsync.backup.parent import Base
 from mlsync.backup.structure import Unsound
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.proof.verdict import Verdict
-from mlsync.proving.judge import LOADED_IN, not_loaded, wish_behind
-from mlsync.proving.policy import NO_WISH, Policy
+from mlsync.proving.judge import LOADED_IN, not_loaded, refusing_policy
+from mlsync.proving.policy import NO_POLICY, Policy
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble, refs_of
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.validation import TIME_NS_MAX
@@ -52,7 +52,7 @@ class Candidate:
         recalled: Mapping[bytes, Recalled],
         base: Base,
         known: Known,
-        policy: Policy = NO_WISH,
+        policy: Policy = NO_POLICY,
     ) -> None:
         self.base = base
         self.known = known
@@ -233,7 +233,7 @@ class Candidate:
             self._entries[entry.path] = msgspec.structs.replace(entry, proof=self._noted(entry.path, judged.proof))
             return
         self._trouble(entry.path, TroubleKind.BROKEN, judged.refused)
-        self._refused_by[entry.path] = wish_behind(judged.proof, self._policy)
+        self._refused_by[entry.path] = refusing_policy(judged.proof, self._policy)
         kept = self._kept(entry.path)
         if kept is None:
             del self._entries[entry.path]
@@ -254,7 +254,7 @@ class Candidate:
         trouble = self._unit_troubles[where] = Trouble(where, TroubleKind.BROKEN, judged.refused, number)
         for path in parts:
             del self._entries[path]
-            self._refused_by[path] = wish_behind(judged.proof, self._policy)
+            self._refused_by[path] = refusing_policy(judged.proof, self._policy)
             self._refused_in[path] = whole.path, trouble
         for path, entry in kept.items():
             if number and entry is not None:
@@ -337,7 +337,7 @@ class Candidate:
         if entry.proof is None or not entry.proof.is_broken:
             return entry
         self._trouble(entry.path, TroubleKind.BROKEN, entry.proof.refusal)
-        self._refused_by[entry.path] = wish_behind(entry.proof, self._policy)
+        self._refused_by[entry.path] = refusing_policy(entry.proof, self._policy)
         self._left_out.add(entry.path)
         return None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlsync.proving.policy import NO_WISH, Policy
+from mlsync.proving.policy import NO_POLICY, Policy
 from mlsync.repository.manifest import Trouble
 from mlsync.source.scan import LeftOut
 
@@ -47,7 +47,7 @@ class BackupOptions:
     read_back: Literal["new", "all", "none"] = "new"
     uploads: Path | None = None
     loading: LoadingOptions | None = None
-    policy: Policy = NO_WISH
+    policy: Policy = NO_POLICY
     accept_loss: bool = False
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep

@@ -21,7 +21,7 @@ from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.versions.units import Entries
 
-Change: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
+FileFate: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class FileDiff:
     were in no file of the version before. *checkpoint* says what changed inside, of what was and is a checkpoint.
     """
 
-    change: Change
+    change: FileFate
     before: Entry | None
     after: Entry | None
     new_bytes: int = 0

@@ -1,4 +1,4 @@
-"""The child process as the parent has it: started bare, spoken to in frames, ended at a deadline, never trusted."""
+"""The proof's child process, as its parent sees it: started without secrets, never trusted, killed at a deadline."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from mlsync.errors import (
 from mlsync.proof.user import User
 
 PROGRAM = Path(__file__).with_name("programs") / "device.py"
-# Counts of all the segments that a window may have take half of it; what is larger, when parsed, takes memory.
+# Twice what the counts of a window with the most segments take. It bounds the memory that parsing takes.
 _ANSWER_BYTES_MAX = 1 << 20
 _STDERR_BYTES_KEPT = 2000
-# Windows that lie in memory that both sides see: one more than a GPU works on at a time, so that this side never waits
-# for an answer that only comes when the next window does. No window is longer than its place.
+# Windows in shared memory: one more than a GPU works on at a time, so that the parent never waits for an answer that
+# comes only after the next window. No window is longer than the stride.
 WINDOW_COUNT = 4
 WINDOW_STRIDE_BYTES = 16 << 20
 _READ_BYTES = 64 << 10
 _LENGTH_BYTES = 4
 _POLL_S_MAX = 3600.0
-# More answers than windows can be on their way: an honest child does not get ahead of what it is asked.
+# A correct child never has more answers waiting than it was sent windows.
 _ANSWERS_MAX = WINDOW_COUNT + 2
-# A process that hangs in a driver does not die of being killed.
-_BURIAL_S = 10.0
-_LAST_WORDS_S = 5.0
+# A process that hangs in a driver does not end when it is killed.
+_REAP_S = 10.0
+_EXIT_S = 5.0
 _OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGSYS})
 _TRY_AGAIN = "run mlsync verify; if it comes back, report it"
 _NEW_PYTHON = "name one that has numpy as proof.python, or torch for a GPU"
@@ -66,10 +66,10 @@ _ONE_THREAD = {
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """What the child proves on; *note* says why it is not the GPU where one was hoped for.
+    """What the child proves on; *note* says why ``auto`` did not take a GPU.
 
-    *unconfined* says which of its sandbox's bans this kernel does not know, and is empty where all hold; *as_root* why
-    it runs as root, where it does.
+    *unconfined* names the parts of the sandbox that this kernel does not support, *as_root* why the child runs as root;
+    both are empty otherwise.
     """
 
     device: str
@@ -83,7 +83,7 @@ class DeviceInfo:
 
 
 def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, str]:
-    """What of *environment* the child may see: how to find libraries and GPUs, and nothing that opens a door."""
+    """Return the variables that the child may see: where libraries and GPUs are, and no credentials."""
     kept = {
         name: value for name, value in environment.items() if name in _KEPT_VARIABLES or name.startswith(_KEPT_PREFIXES)
     }
@@ -93,22 +93,22 @@ def bare_environment(environment: Mapping[str, str], device: str) -> dict[str, s
     return kept
 
 
-class Child:
+class ProofChild:
     """One child process; every failure of it is a ``ProofUnavailable``."""
 
-    # Processes that were killed and hang on in the kernel; looked at again before another one is started.
-    _unburied: ClassVar[list[subprocess.Popen[bytes]]] = []
+    # Killed processes that the kernel has not ended yet; reaped before another one is started.
+    _not_reaped: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, python: str, device: str, user: User | None = None) -> None:
         self.python = python
-        self._patience_s = float("inf")
+        self._timeout_s = float("inf")
         self._waited_s = 0.0
         self._is_ready = False
-        self._hears_stderr = True
+        self._stderr_is_open = True
         self._answers: deque[dict[str, Any]] = deque()
         self._received = bytearray()
         self._stderr = bytearray()
-        self._unburied[:] = [process for process in self._unburied if process.poll() is None]
+        self._not_reaped[:] = [process for process in self._not_reaped if process.poll() is None]
         self._memory_fd = _shared_memory(WINDOW_COUNT * WINDOW_STRIDE_BYTES)
         try:
             self._process = self._start(device, user)
@@ -140,9 +140,9 @@ class Child:
             msg = f"The proof's Python does not start: {error.strerror}"
             raise PythonUnfit(msg, where=self.python, advice=_NEW_PYTHON) from None
 
-    def window(self, place: int) -> memoryview:
-        """The *place*-th of the windows that the child sees as soon as they are written."""
-        return self._memory[place * WINDOW_STRIDE_BYTES : (place + 1) * WINDOW_STRIDE_BYTES]
+    def window(self, index: int) -> memoryview:
+        """Return the *index*-th window of the shared memory."""
+        return self._memory[index * WINDOW_STRIDE_BYTES : (index + 1) * WINDOW_STRIDE_BYTES]
 
     @property
     def memory(self) -> dict[str, int]:
@@ -159,36 +159,36 @@ class Child:
         return self._process.poll() is None
 
     def mark_ready(self) -> None:
-        """From now on its end is that of a program that runs."""
+        """Note that the child has its device: from now on its end is a crash, not a failed start."""
         self._is_ready = True
 
-    def set_patience(self, seconds: float) -> None:
-        """From now on wait for the child for *seconds* in all; time that the caller spends elsewhere is not counted."""
-        self._patience_s = seconds
+    def set_timeout(self, seconds: float) -> None:
+        """Wait for the child for *seconds* in all from now on; time that the caller spends elsewhere does not count."""
+        self._timeout_s = seconds
         self._waited_s = waited_for_processor_s(self._process.pid)
 
     def _kept_waiting_s(self) -> float:
-        """How long the child stood behind others since this was asked last: not its fault, and no sign of a hang."""
+        """Return how long the child waited for a processor since the last call: no sign of a hang."""
         before_s, self._waited_s = self._waited_s, waited_for_processor_s(self._process.pid)
         return max(0.0, self._waited_s - before_s)
 
     def send(self, message: dict[str, Any]) -> None:
-        """Write a message, taking in whatever answers come meanwhile."""
+        """Write a message, and read the answers that come meanwhile."""
         text = json.dumps(message).encode()
         self._write(memoryview(len(text).to_bytes(_LENGTH_BYTES, "big") + text))
 
     def take_answer(self) -> dict[str, Any] | None:
-        """The oldest answer that is there, without waiting."""
+        """Return the oldest answer, or ``None`` if there is none yet."""
         return self._answers.popleft() if self._answers else None
 
     def wait_answer(self) -> dict[str, Any]:
-        """The next answer, waited for."""
+        """Wait for the next answer."""
         while not self._answers:
             self._poll(None)
         return self._answers.popleft()
 
     def close(self) -> None:
-        """End the process, whatever it is doing; its exit status is collected, now or when it has died."""
+        """Kill the process; it is reaped now, or later if it hangs in the kernel."""
         if self._memory_fd >= 0:
             os.close(self._memory_fd)
             self._memory_fd = -1
@@ -197,50 +197,50 @@ class Child:
                 stream.close()
         self._process.kill()
         try:
-            self._process.wait(timeout=_BURIAL_S)
+            self._process.wait(timeout=_REAP_S)
         except subprocess.TimeoutExpired:
-            self._unburied.append(self._process)
+            self._not_reaped.append(self._process)
 
     def _write(self, left: memoryview) -> None:
         while left:
-            # Try first: waiting for a pipe that has room would cost a system call per piece
+            # Try first: polling a pipe that has space would cost a system call per piece
             try:
                 left = left[os.write(self._in, left) :]
             except BlockingIOError:
                 self._poll(self._in)
             except OSError:
-                self._hear_out()
+                self._read_to_the_end()
 
-    def _hear_out(self) -> NoReturn:
-        """Take in what the child said before it closed its pipe: it may tell why."""
+    def _read_to_the_end(self) -> NoReturn:
+        """Read what the child wrote before it closed its pipe, which may say why."""
         while True:
             self._poll(None)
 
     def _poll(self, writable: int | None) -> None:
-        """Wait for an answer, or for room in the pipe if *writable*, and take in what came."""
+        """Wait for an answer, or for space in the pipe if *writable*, and read what came."""
         poller = select.poll()
         poller.register(self._out, select.POLLIN)
-        if self._hears_stderr:
+        if self._stderr_is_open:
             poller.register(self._err, select.POLLIN)
         if writable is not None:
             poller.register(writable, select.POLLOUT)
         began = time.monotonic()
-        ready = dict(poller.poll(min(max(self._patience_s, 0), _POLL_S_MAX) * 1000))
+        ready = dict(poller.poll(min(max(self._timeout_s, 0), _POLL_S_MAX) * 1000))
         if self._err in ready:
             self._take_stderr()
         if self._out in ready:
             self._take_out()
-        # Taking in counts too: one that never stops talking would have no deadline.
-        self._patience_s -= time.monotonic() - began
-        if self._patience_s <= 0:
-            self._patience_s += self._kept_waiting_s()
-        if self._patience_s <= 0 and (writable is not None or not self._answers):
+        # Reading counts too: a child that never stops writing would have no deadline.
+        self._timeout_s -= time.monotonic() - began
+        if self._timeout_s <= 0:
+            self._timeout_s += self._kept_waiting_s()
+        if self._timeout_s <= 0 and (writable is not None or not self._answers):
             self._overdue()
 
     def _take_stderr(self) -> None:
         with contextlib.suppress(BlockingIOError):
             data = os.read(self._err, _READ_BYTES)
-            self._hears_stderr = bool(data)
+            self._stderr_is_open = bool(data)
             self._stderr += data
             del self._stderr[:-_STDERR_BYTES_KEPT]
 
@@ -255,13 +255,13 @@ class Child:
         while len(self._received) >= _LENGTH_BYTES:
             length = int.from_bytes(self._received[:_LENGTH_BYTES], "big")
             if length > _ANSWER_BYTES_MAX:
-                self.disbelieve(f"an answer of {length} bytes")
+                self.protocol_error(f"an answer of {length} bytes")
             if len(self._received) < _LENGTH_BYTES + length:
                 return
             self._parse(bytes(self._received[_LENGTH_BYTES : _LENGTH_BYTES + length]))
             del self._received[: _LENGTH_BYTES + length]
             if len(self._answers) > _ANSWERS_MAX:
-                self.disbelieve("more answers than it was asked for")
+                self.protocol_error("more answers than it was asked for")
 
     def _parse(self, text: bytes) -> None:
         try:
@@ -269,13 +269,13 @@ class Child:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            self.disbelieve("an answer that does not parse")
+            self.protocol_error("an answer that does not parse")
         if "failed" in answer:
             raise _failure(str(answer["failed"]), str(answer.get("text", "")), self.python)
         self._answers.append(answer)
 
-    def disbelieve(self, what: str) -> NoReturn:
-        """Give up on a child that answers what an honest one would not."""
+    def protocol_error(self, what: str) -> NoReturn:
+        """Raise that the child sent *what*, which a correct child would not."""
         msg = f"The proof's process gave {what}"
         raise ProofDisbelieved(msg, where=self.python, advice="test memory and device, or prove on another one")
 
@@ -289,9 +289,9 @@ class Child:
         raise ProofTimedOut(f"The proof {what}", where=self.python, advice=advice)
 
     def _died(self) -> NoReturn:
-        """Say how the process ended, and whose doing it was."""
+        """Raise how the process ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_LAST_WORDS_S)
+            self._process.wait(timeout=_EXIT_S)
         with contextlib.suppress(OSError):
             self._take_stderr()
         last = self._stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
@@ -301,13 +301,13 @@ class Child:
             raise self._ended_by(-status, words)
         how = "closed its pipe" if status is None else f"ended with status {status}"
         if not self._is_ready:
-            # The program says why it cannot go on, whatever it is; what did not even say that did not run it.
+            # The program itself always says why it ends; this Python did not run it.
             msg = f"The proof's Python does not run the proof's program: it {how}{words}"
             raise PythonUnfit(msg, where=self.python, advice=f"3.9 is the oldest that will do; {_NEW_PYTHON}")
         raise ProofCrashed(f"The proof's process {how}{words}", where=self.python, advice=_TRY_AGAIN)
 
     def _ended_by(self, number: int, words: str) -> ProofUnavailable:
-        """The error for a process that a signal ended."""
+        """Return the error for a process that a signal ended."""
         how = f"The proof's process ended by signal {number} ({signal.strsignal(number)}){words}"
         if number == signal.SIGXCPU:
             return ProofTimedOut(how, where=self.python, advice="it used up its processor time; raise proof.timeout")
@@ -318,9 +318,9 @@ class Child:
 
 
 def _shared_memory(size_bytes: int) -> int:
-    """A descriptor of memory of that size, for good: a child that shortened it would end this process by SIGBUS.
+    """Return a descriptor of memory whose size is sealed: a child that shortened it would end this process by SIGBUS.
 
-    Only what is written to takes memory.
+    Only the pages that are written to take memory.
     """
     descriptor = os.memfd_create("mlsync-proof", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size_bytes)
@@ -328,7 +328,7 @@ def _shared_memory(size_bytes: int) -> int:
     return descriptor
 
 
-# What the child says that it failed of: the error for it, its words, and what to do.
+# By the kind of failure that the child reports: the error, its text, and the advice.
 _FAILURES: Mapping[str, tuple[type[ProofUnavailable], str, str]] = {
     "python": (PythonUnfit, "The proof's Python is older than 3.9", _NEW_PYTHON),
     "no-numpy": (

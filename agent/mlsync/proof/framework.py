@@ -1,9 +1,8 @@
 """Level 5: a command of the user's, or one of the built-in ones, loads a checkpoint the way its framework does.
 
-A checkpoint is a file, or a directory with all that is in it. The command runs code out of it and is therefore asked
-for by the user, for what he trusts. It runs in a session of its own, with nothing in its environment that opens a door,
-and is ended at a deadline. That it failed is told apart from that it could not be had: only the first speaks against
-the checkpoint.
+A checkpoint is a file, or a directory with all that is in it. The command runs code out of it, so the user configures
+it for checkpoints that they trust. It runs in a session of its own, without credentials in its environment, and is
+killed at a deadline. A load that failed refuses the checkpoint; a load that could not be tried does not.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from mlsync.proof.user import User
 from mlsync.values import Fact
 
 PATH: Final = "{path}"
-#: What a command exits with that could not tell (EX_TEMPFAIL of sysexits.h), and for a file that it is not meant for
-#: (what test programs exit with to be skipped).
+#: Exit statuses: the command could not try (EX_TEMPFAIL of sysexits.h), or does not load such files (as tests exit that
+#: are skipped).
 CANNOT_TELL, NOT_MEANT = 75, 77
 _LOG: Final = logging.getLogger(__name__)
 _LAUNCHER: Final = Path(__file__).with_name("programs") / "launch.py"
@@ -46,14 +45,14 @@ DESCRIBED: Final = "huggingface-model"
 _CONTAINERS: Final = frozenset({"torch-zip", "safetensors"})
 _FILE_BYTES_MAX: Final = 1 << 30
 _OUTPUT_BYTES_KEPT: Final = 4000
-_LINES_TOLD, _CHARS_TOLD = 3, 600
+_LINES_KEPT, _CHARS_KEPT = 3, 600
 _READ_BYTES: Final = 64 << 10
 _READS_AFTER_THE_END: Final = 64
 _POLL_S: Final = 0.25
-# What a shell exits with for a command that it cannot execute, or does not find.
+# The exit statuses of a shell for a command that it cannot execute, or does not find.
 _NOT_STARTED: Final = (126, 127)
 _SIGNAL_BASE: Final = 128
-# Of these a process dies by its own fault; all others are sent to it.
+# Signals that a process causes itself; all others are sent to it.
 _CRASHES: Final = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _OUT_OF_MEMORY: Final = re.compile(
     "out of memory|OutOfMemoryError|MemoryError|can(no|')t allocate memory", re.IGNORECASE
@@ -64,13 +63,12 @@ _OUT_OF_MEMORY: Final = re.compile(
 class Framework:
     """How a checkpoint is loaded: *name* is what the proof records of it.
 
-    *patterns* say what the command is meant for: directories those that end in a slash, and files the others. Where
-    there are none it is meant for directories of the *kinds*, and for all files of torch and safetensors if it *takes
-    files*, of which *framework* leaves those whose facts name it. *environment* is what the command sees besides the
-    bare one.
+    *patterns* say what the command loads: directories if they end in a slash, else files. Without patterns it loads
+    directories of the *kinds*, and all files of torch and safetensors if it *takes files*; with a *framework*, only
+    files whose facts name it. *environment* adds to the variables that the command sees.
 
-    Where mlsync is root the command runs as *user*. It runs as root only if it *may be root* and that user cannot start
-    it, or if nobody else can be had, which *as_root* says why.
+    If mlsync is root the command runs as *user*. It runs as root only if it *may be root* and that user cannot start
+    it, or if no other user is available, for the reason *as_root*.
     """
 
     name: str
@@ -87,16 +85,16 @@ class Framework:
     as_root: str = ""
 
     def is_meant_for(self, path: bytes, container: str, facts: Mapping[str, Fact]) -> bool:
-        """Whether the command is to load a file, by the path that it has in the run's directory."""
+        """Return whether the command loads a file, by its path in the run's directory."""
         if not self.patterns:
             is_known = container in _CONTAINERS and self.framework in (None, facts.get("framework"))
             return self.takes_files and is_known
         return any(_fits(path, one) for one in self.patterns if not one.endswith("/"))
 
     def is_meant_for_directory(self, path: bytes, kinds: Collection[str]) -> bool:
-        """Whether the command is to load a directory as one; *kinds* says what of several files it is, if it is.
+        """Return whether the command loads a directory as one; *kinds* names the checkpoints of several files in it.
 
-        The run's own directory, whose *path* is empty, goes by the pattern ``./``.
+        The run's own directory, whose *path* is empty, matches the pattern ``./``.
         """
         if not self.patterns:
             return any(kind in self.kinds for kind in kinds)
@@ -104,14 +102,14 @@ class Framework:
 
     @property
     def takes_directories(self) -> bool:
-        """Whether there is a directory that the command may be meant for."""
+        """Whether the command can load directories."""
         return any(one.endswith("/") for one in self.patterns) if self.patterns else bool(self.kinds)
 
     def fingerprint(self) -> str:
-        """Return what changes if a file that the command refused may fare otherwise: it, or a program that it names."""
-        said = [self.name, self.command, self.patterns, self.framework, sorted(self.kinds), self.takes_files]
+        """Return a digest of the command and its programs; if it changes, refused files are tried again."""
+        parts = [self.name, self.command, self.patterns, self.framework, sorted(self.kinds), self.takes_files]
         programs = [_stamp(part) for part in self.command]
-        return hashlib.sha256(repr((said, programs)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+        return hashlib.sha256(repr((parts, programs)).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _fits(path: bytes, pattern: str) -> bool:
@@ -120,7 +118,7 @@ def _fits(path: bytes, pattern: str) -> bool:
 
 
 def _stamp(part: str) -> tuple[int, int] | None:
-    """Return size and time of a file that a command names, nothing of any other word."""
+    """Return the size and time of a file that *part* of a command names, or ``None``."""
     try:
         found = os.stat(part)
     except (OSError, ValueError):
@@ -145,9 +143,9 @@ def transformers_command(python: str, device: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What came of a load that was had: why the checkpoint is *refused*, or whether the command *skipped* it.
+    """The result of a load that was tried: why the checkpoint is *refused*, or whether the command *skipped* it.
 
-    *as_root* says why it was loaded as root, where it was.
+    *as_root* says why it was loaded as root, if it was.
     """
 
     refused: str | None = None
@@ -156,11 +154,10 @@ class Loaded:
 
 
 def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None]) -> Loaded:
-    """Have the file or directory at *path* loaded; *home* is a directory of the command's own.
+    """Load the file or directory at *path* by the command, whose home is the directory *home*.
 
-    *tick* is called all the while. Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` where the
-    load could not be had, and what *tick* raises. Nothing of the command runs any more afterwards, but for what left
-    its session on purpose.
+    Calls *tick* regularly. Raises ``CommandUnavailable``, ``ProofTimedOut`` or ``ProofOutOfMemory`` if the load could
+    not be tried, and what *tick* raises. Afterwards no process of the command's session runs.
     """
     user = framework.user
     if user is None and framework.as_root and not framework.may_be_root:
@@ -178,7 +175,7 @@ def load(framework: Framework, path: Path, home: Path, tick: Callable[[], None])
 def _load(
     framework: Framework, path: Path, home: Path, tick: Callable[[], None], user: User | None, as_root: str = ""
 ) -> Loaded:
-    """Have it loaded by a process of *user*, or of this one's own."""
+    """Load it by a process of *user*, or of the user of this process."""
     running = _Running(framework, path, home, user)
     # Not the command: its words may hold a secret.
     _LOG.debug("a framework's process started to load %r", path.name)
@@ -187,15 +184,15 @@ def _load(
     finally:
         running.end()
         _LOG.debug("the framework's process ended with %d", running.status)
-    return replace(_judged(framework.name, running), as_root=as_root)
+    return replace(_result(framework.name, running), as_root=as_root)
 
 
 class _NotStarted(CommandUnavailable):
-    """The command could not even be started."""
+    """The command could not be started."""
 
 
 class _Running:
-    """A command under way: its output's end is kept, and its whole session is killed in the end."""
+    """A running command; keeps the end of its output, and kills its whole session at the end."""
 
     def __init__(self, framework: Framework, path: Path, home: Path, user: User | None) -> None:
         self.name = framework.name
@@ -203,7 +200,7 @@ class _Running:
         self.output = bytearray()
         self.why_not_started = b""
         command = [part.replace(PATH, str(path)) for part in framework.command]
-        # Twice the deadline on every processor: the deadline ends it, this what the deadline cannot reach.
+        # Twice the deadline on every processor: it ends processes that left the session.
         cpu_s = int(2 * framework.timeout_s * (os.cpu_count() or 1)) + 1
         self._report, report = os.pipe2(os.O_CLOEXEC)
         limits = (os.getpid(), report, cpu_s, max(_FILE_BYTES_MAX, _largest_bytes(path)))
@@ -231,7 +228,7 @@ class _Running:
         self._alive = os.pidfd_open(self._process.pid)
 
     def wait(self, timeout_s: float, tick: Callable[[], None]) -> None:
-        """Return when the command has ended, whoever still holds its output open."""
+        """Wait until the command has ended, even if other processes still have its output open."""
         deadline_s = time.monotonic() + timeout_s
         poller = select.poll()
         poller.register(self._alive, select.POLLIN)
@@ -247,12 +244,12 @@ class _Running:
             tick()
 
     def end(self) -> None:
-        """Kill what is left of the session, and collect what there is to know."""
-        # Before it is waited for: until then nobody else can have its process group.
+        """Kill the rest of the session, and read the exit status and the last output."""
+        # Before the wait: until then its process group cannot be anyone else's.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.status = self._process.wait()
-        # Bounded, for what left the session on purpose may still write.
+        # Bounded: a process that left the session may still write.
         for _ in range(_READS_AFTER_THE_END):
             if not self._take():
                 break
@@ -263,7 +260,7 @@ class _Running:
         os.close(self._alive)
 
     def _take(self) -> bool:
-        """Take in what was printed; whether there may be more."""
+        """Read output; return whether there may be more."""
         try:
             data = os.read(self._out, _READ_BYTES)
         except BlockingIOError:
@@ -273,22 +270,22 @@ class _Running:
         return bool(data)
 
     def last_lines(self) -> str:
-        """Return the end of what was printed, on one line."""
+        """Return the last lines of the output, on one line."""
         lines = [line.strip() for line in self.output.decode("utf-8", "replace").splitlines()]
-        told = " | ".join([line for line in lines if line][-_LINES_TOLD:])
-        return "".join(char if char.isprintable() else "?" for char in told)[-_CHARS_TOLD:]
+        text = " | ".join([line for line in lines if line][-_LINES_KEPT:])
+        return "".join(char if char.isprintable() else "?" for char in text)[-_CHARS_KEPT:]
 
 
 def _largest_bytes(path: Path) -> int:
-    """Return the size of a file, or of the largest in a directory: what is loaded may be written anew as large."""
+    """Return the size of a file, or of the largest in a directory: the command may write files of that size."""
     found = [path, *path.rglob("*")]
     return max(one.lstat().st_size for one in found)
 
 
-def _judged(name: str, running: _Running) -> Loaded:
-    """Return what an exit status says of the file, or raise that it says nothing."""
-    status, said = running.status, running.last_lines()
-    last_words = f": {said}" if said else ""
+def _result(name: str, running: _Running) -> Loaded:
+    """Return what the exit status says of the checkpoint; raises ``ProofUnavailable`` if it says nothing."""
+    status, output = running.status, running.last_lines()
+    last_words = f": {output}" if output else ""
     if running.why_not_started:
         raise _NotStarted(f"{name} does not start: {running.why_not_started.decode('utf-8', 'replace')}")
     if status in (0, NOT_MEANT):
@@ -297,9 +294,9 @@ def _judged(name: str, running: _Running) -> Loaded:
         raise CommandUnavailable(f"{name} does not start{last_words}")
     if status == CANNOT_TELL:
         raise CommandUnavailable(f"{name} could not tell{last_words}")
-    # A shell that waited for the command tells its signal in this way.
+    # A shell reports the signal that ended its command in this way.
     number = -status if status < 0 else status - _SIGNAL_BASE
-    if number == signal.SIGKILL or _OUT_OF_MEMORY.search(said):
+    if number == signal.SIGKILL or _OUT_OF_MEMORY.search(output):
         how = "was killed, for want of memory it seems" if number == signal.SIGKILL else "ran out of memory"
         raise ProofOutOfMemory(f"{name} {how}{last_words}")
     if number > 0 and number not in _CRASHES:
@@ -309,9 +306,9 @@ def _judged(name: str, running: _Running) -> Loaded:
 
 
 def _environment(framework: Framework, home: Path, user: User | None) -> dict[str, str]:
-    """Return all that the command sees: no credentials, no keys, and a home that goes away with the file."""
+    """Return the command's environment: no credentials, no keys, and a temporary home."""
     bare = bare_environment(os.environ, framework.device)
-    # Where "pip install --user" puts a framework; a home of its own would hide it.
+    # Where "pip install --user" puts a framework; the temporary home would hide it.
     user_base = os.path.join(os.path.expanduser("~") if user is None else user.home, ".local")
     own = {"HOME": str(home), "TMPDIR": str(home), "PYTHONUSERBASE": user_base, "PYTHONDONTWRITEBYTECODE": "1"}
     return {**bare, **own, **framework.environment}

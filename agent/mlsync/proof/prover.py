@@ -1,4 +1,4 @@
-"""Does a checkpoint that came back from the store load? Levels 0 to 4 of one file after another, with one child."""
+"""Levels 0 to 4 of files that came back from the store, one after another, with one child process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Storage
-from mlsync.proof.child import WINDOW_STRIDE_BYTES, Child, DeviceInfo
+from mlsync.proof.child import WINDOW_STRIDE_BYTES, DeviceInfo, ProofChild
 from mlsync.proof.digest import WindowDigest, window_digest
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import number_facts, number_findings
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 _SLOWEST_BYTES_PER_S = 20_000_000
 _LOG: Final = logging.getLogger(__name__)
 _NO_DEVICE = 'no device is wanted here: device = "none"'
-# As a CPU's child takes them; chunks are opened right into such windows.
+# The windows of a child on the CPU; chunks are opened directly into them.
 _SHORT_WINDOW_BYTES = 1 << 20
 
-#: Memory for the bytes of a file at an offset, so and so many; asked in the order of the file. ``None``: take your own.
-Room: TypeAlias = Callable[[int, int], memoryview | None]
+#: Returns memory for the bytes at an offset of a file and of a length, or ``None``; called in the order of the file.
+Allocate: TypeAlias = Callable[[int, int], memoryview | None]
 
 
 class ProofSource(ByteSource, Protocol):
-    """A file as it comes back from the store."""
+    """A file that is read back from the store."""
 
-    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
-        """The whole file in order, its digests checked (level 0); a view is valid until the next is asked for.
+    def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
+        """Yield the whole file in order, its digests checked (level 0); a view is valid until the next one.
 
-        Where *room* was asked and gave memory, the view is that memory, and the whole of it.
+        Where *allocate* returned memory, the view is exactly that memory.
         """
 
 
@@ -53,14 +53,14 @@ class ProofSource(ByteSource, Protocol):
 class ProofOptions:
     """How far to prove, on what, and for how long at most.
 
-    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: of the GPUs that the
-    child sees the one that N comes to, counted round and round. *memory_bytes* bounds what is used of a GPU.
-    *python* is an interpreter that has numpy, for a GPU torch, this one if ``None``. *timeout_s* is how long to wait
-    for the child in all for one file, beyond the time that its bytes need at 20 MB/s. A checkpoint whose numbers are
-    at fault in one of the ways of *refuse* is broken; those of *warn* are told as warnings, and the rest noted.
+    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: the GPU whose
+    number is N modulo the number of GPUs that the child sees. *memory_bytes* bounds what is used of a GPU. *python* is
+    an interpreter that has numpy, and torch for a GPU; ``None`` is this one. *timeout_s* bounds the wait for the child
+    per file, beyond the time that its bytes need at 20 MB/s. Faults of numbers that are in *refuse* break a checkpoint,
+    those in *warn* become warnings, the others notes.
 
-    Where mlsync is root the child runs as *user*; if he cannot run that Python, it runs as root where it *may be root*,
-    and a note says so. *as_root* is why nobody else can be had although mlsync is root.
+    If mlsync is root the child runs as *user*; if that user cannot run the Python, it runs as root if it *may be root*,
+    and a note says so. *as_root* says why no other user is available although mlsync is root.
     """
 
     device: str = "auto"
@@ -78,9 +78,9 @@ class ProofOptions:
 
 
 class Prover:
-    """Proves files one at a time, from one thread; owns the child, which starts when first needed.
+    """Proves files one at a time, from one thread; owns the child, which starts when it is first needed.
 
-    Damage found by the source goes through untouched; so does ``DeviceMissing`` if a CUDA device was asked for by name.
+    Damage that the source finds is raised as it is, and so is ``DeviceMissing`` if the options name a CUDA device.
     """
 
     def __init__(self, options: ProofOptions) -> None:
@@ -99,9 +99,9 @@ class Prover:
         self.close()
 
     def start(self) -> None:
-        """Begin to start the child, which takes seconds where it imports torch, and do not wait for it.
+        """Begin to start the child without waiting for it: it takes seconds if it imports torch.
 
-        It is tried once, however often this is asked for: what is wrong with it shows when it is needed.
+        Only the first call does so. What is wrong with the child is raised when it is needed.
         """
         if self._wants_device and self._engine is None and not self._is_begun:
             self._is_begun = True
@@ -109,7 +109,7 @@ class Prover:
                 self._engine = self._started()
 
     def open(self) -> DeviceInfo | None:
-        """Start the child now and tell its device, or raise why it cannot be had; ``None`` if none is wanted."""
+        """Start the child and return its device, ``None`` if none is wanted; raises ``ProofUnavailable``."""
         return self._ready_engine().info if self._wants_device else None
 
     def close(self) -> None:
@@ -119,7 +119,7 @@ class Prover:
             engine.close()
 
     def prove(self, source: ProofSource, path: bytes, metadata: bytes | None = None) -> Verdict:
-        """Prove one file; *path* is its name, for what it promises, *metadata* the ``.metadata`` beside a shard."""
+        """Prove one file; *path* tells what kind its name promises, *metadata* is the ``.metadata`` beside a shard."""
         began = time.monotonic()
         _LOG.debug("proving %r, %d bytes", os.fsdecode(path), source.size_bytes)
         try:
@@ -153,19 +153,19 @@ class Prover:
         return self._options.device != "none" and self._options.level >= Level.DEVICE
 
     def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
-        """The way of the tensors to the device; it leads nowhere if there is none to send or none is wanted."""
+        """Return the transfer of the tensors to the device; it sends nothing if no device is wanted."""
         if content is None or not self._wants_device or not any(storage.length for storage in content.storages):
             return _Transfer(())
         storages = _storages_to_send(content)
         try:
             engine = self._ready_engine()
-            patience_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
-            return _Transfer(storages, engine, engine.begin(storages, patience_s))
+            timeout_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
+            return _Transfer(storages, engine, engine.begin(storages, timeout_s))
         except ProofUnavailable as error:
             return _Transfer((), error=_kept(error))
 
     def _ready_engine(self) -> _Engine:
-        """The child, alive; what will not change by trying again is not tried again."""
+        """Return the living child; raises the same error again where a second try would not change it."""
         if self._engine is not None and self._engine.is_ready and not self._engine.is_alive():
             self.close()
         if self._lasting_error is not None:
@@ -176,7 +176,7 @@ class Prover:
             except (PythonUnfit, TorchMissing) as error:
                 if self._user is None or not self._options.may_be_root:
                     raise
-                # What only root may read, such as a Python below /root, nobody else can run.
+                # A Python that only root may read, such as one below /root, cannot run as another user.
                 self._as_root = f"{self._user.name} cannot run {error.where}: {error.what}"
                 self._user = None
                 self.close()
@@ -204,7 +204,7 @@ class Prover:
         facts = _facts(inspection)
         if content is not None and error is None and self._options.device != "none":
             level = min(self._options.level, _level_with_device(content, transfer))
-            findings += _aside_findings(content) + _unseen_findings(transfer)
+            findings += _skipped_findings(content) + _unseen_findings(transfer)
             findings += number_findings(content, transfer.counts(), self._options.refuse, self._options.warn)
             facts |= number_facts(transfer.counts())
         info = transfer.info()
@@ -224,7 +224,7 @@ class Prover:
         return Verdict(_proof(inspection, level, findings, facts, info, shortfall), error)
 
     def _left(self, content: Content | None, transfer: _Transfer) -> str:
-        """What was not tried here and may be elsewhere."""
+        """Return what was not checked here and can be on another machine."""
         if self._options.device == "none" and content is not None and any(one.length for one in content.storages):
             return _NO_DEVICE
         uncounted = transfer.uncounted()
@@ -232,7 +232,7 @@ class Prover:
 
 
 class _Engine:
-    """A child on its way up, with the key and the window that it shares with this side; ``info`` is its device."""
+    """A child with its key and windows; ``info`` is its device once it is ready."""
 
     def __init__(self, options: ProofOptions, user: User | None, as_root: str) -> None:
         self.info: DeviceInfo
@@ -242,7 +242,7 @@ class _Engine:
         self._as_root = as_root
         self._digest: WindowDigest | None = None
         self._seed = os.urandom(32)
-        self._child = Child(options.python or sys.executable, options.device, user)
+        self._child = ProofChild(options.python or sys.executable, options.device, user)
         self._started_s = time.monotonic()
         _LOG.debug("proof process %d started with %s for %s", self.pid, self._child.python, options.device)
         try:
@@ -255,7 +255,7 @@ class _Engine:
         from mlsync.proof.windows import windows_in_memory
 
         options = self._options
-        self._child.set_patience(options.start_timeout_s)
+        self._child.set_timeout(options.start_timeout_s)
         self._child.send(
             {
                 "device": options.device,
@@ -263,28 +263,28 @@ class _Engine:
                 "memory_bytes": options.memory_bytes,
                 "windows": windows_in_memory(self._child.memory, self._stride_bytes),
                 "threads": options.threads,
-                # Where "pip install --user" puts numpy or torch; the child is started without a home and cannot tell.
+                # Where "pip install --user" puts numpy or torch; the child has no HOME to find it by.
                 "user_base": os.path.join(self._home, ".local"),
             }
         )
 
     @property
     def is_ready(self) -> bool:
-        """Whether the child said that it has its device."""
+        """Whether the child has its device."""
         return self._digest is not None
 
     def wait_ready(self) -> None:
-        """Wait until the child has its device, if it has not yet."""
+        """Wait until the child has its device."""
         if self.is_ready:
             return
         _LOG.debug("waiting for proof process %d", self.pid)
         answer = self._child.wait_answer()
         window_bytes = answer.get("window_bytes")
         if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
-            self._child.disbelieve("an answer that does not parse")
+            self._child.protocol_error("an answer that does not parse")
         digest = window_digest(str(answer.get("digest")), self._seed, window_bytes)
         if digest is None:
-            self._child.disbelieve("an answer that does not parse")
+            self._child.protocol_error("an answer that does not parse")
         self._child.mark_ready()
         names = ("device", "torch", "cuda", "driver", "note", "unconfined")
         texts = {name: str(answer.get(name, ""))[:300] for name in names}
@@ -302,18 +302,18 @@ class _Engine:
         """Whether the child still runs."""
         return self._child.is_alive()
 
-    def begin(self, storages: Sequence[Storage], patience_s: float) -> WindowSender:
-        """Begin a file."""
+    def begin(self, storages: Sequence[Storage], timeout_s: float) -> WindowSender:
+        """Begin a file, and return what sends its tensors."""
         from mlsync.proof.windows import WindowSender
 
         assert self._digest is not None
-        self._child.set_patience(patience_s)
-        self._child.send({"begin": True, "cpu_s": int(patience_s) + 60})
+        self._child.set_timeout(timeout_s)
+        self._child.send({"begin": True, "cpu_s": int(timeout_s) + 60})
         return WindowSender(self._child, self._digest, self.info.window_bytes, self._stride_bytes, storages)
 
-    def disbelieve(self, what: str) -> NoReturn:
-        """Give up on the child, which gave *what*."""
-        self._child.disbelieve(what)
+    def protocol_error(self, what: str) -> NoReturn:
+        """Raise that the child sent *what*."""
+        self._child.protocol_error(what)
 
     def close(self) -> None:
         """End the child."""
@@ -323,7 +323,7 @@ class _Engine:
 
 
 class _Transfer:
-    """One file's tensors on their way to the device; an ``error`` stops them and leaves the pass over the file be."""
+    """Sends one file's tensors to the device; an ``error`` stops that, and the pass over the file goes on."""
 
     def __init__(
         self,
@@ -337,17 +337,17 @@ class _Transfer:
         self._sender = sender
         self._cursor = SpanCursor(storages)
 
-    def room(self, offset: int, length: int) -> memoryview | None:
-        """Memory that the child sees, for what is fed later as one block; ``None`` where that is to be copied."""
-        return None if self._sender is None or self.error is not None else self._sender.room(offset, length)
+    def allocate(self, offset: int, length: int) -> memoryview | None:
+        """Return shared memory for what is fed later as one block, or ``None`` if that is to be copied."""
+        return None if self._sender is None or self.error is not None else self._sender.allocate(offset, length)
 
     @property
-    def gave_rooms(self) -> bool:
-        """Whether bytes of the file lay in memory that the child can write to."""
-        return self._sender is not None and self._sender.gave_rooms
+    def lent_memory(self) -> bool:
+        """Whether bytes of the file were in memory that the child can write to."""
+        return self._sender is not None and self._sender.lent_memory
 
     def feed(self, offset: int, block: memoryview) -> None:
-        """Send what *block* holds of the storages."""
+        """Send the parts of *block* that belong to storages."""
         if self._sender is None or self.error is not None:
             return
         try:
@@ -358,16 +358,16 @@ class _Transfer:
         except ProofUnavailable as error:
             self.error = _kept(error)
 
-    def disbelieve(self, what: str) -> None:
-        """Take nothing of what the child said."""
+    def protocol_error(self, what: str) -> None:
+        """Drop the answers of the child, which sent *what*."""
         assert self._engine is not None
         try:
-            self._engine.disbelieve(what)
+            self._engine.protocol_error(what)
         except ProofDisbelieved as error:
             self.error = _kept(error)
 
     def finish(self) -> None:
-        """Wait for the device's last answer."""
+        """Wait for the last answer."""
         if self._sender is None or self.error is not None:
             return
         try:
@@ -376,24 +376,24 @@ class _Transfer:
             self.error = _kept(error)
 
     def counts(self) -> dict[int, Counts]:
-        """What the device counted, by storage, in the order of the file."""
+        """Return what the device counted, by storage, in the order of the file."""
         return dict(sorted(self._sender.counts.items())) if self._sender is not None else {}
 
     def uncounted(self) -> list[str]:
-        """The types whose numbers the device's torch does not know."""
+        """Return the types whose numbers the device's torch does not support."""
         return sorted(self._sender.uncounted) if self._sender is not None else []
 
     def unseen(self) -> list[str]:
-        """The types in which no torch sees numbers."""
+        """Return the types whose numbers no torch supports."""
         return sorted(self._sender.unseen) if self._sender is not None else []
 
     def info(self) -> DeviceInfo | None:
-        """The device, if one was used."""
+        """Return the device, if one was used."""
         return self._engine.info if self._engine is not None else None
 
 
 def _stride_bytes(device: str) -> int:
-    """How far apart the windows lie: as a GPU takes them if there may be one, else as short as a CPU likes them."""
+    """Return the distance of the windows: large if there may be a GPU, else small enough for a CPU's cache."""
     from mlsync.proof.programs.gpus import why_none
 
     may_be_gpu = device.startswith("cuda") or (device != "cpu" and not why_none())
@@ -403,29 +403,28 @@ def _stride_bytes(device: str) -> int:
 def _confirmed_faults(
     source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail
 ) -> list[Finding]:
-    """What speaks against the file, by bytes in memory that nobody else can write to.
+    """Return the findings that refuse the file, confirmed in memory that only this process can write to.
 
-    A child that changed what lies in its windows would have a sound file refused: what was found there is looked for
-    once more in memory of our own. Raises ``Damage`` as the source does.
+    Without that a child could have a sound file refused by changing its windows. Raises ``Damage`` as the source does.
     """
     try:
         faults = _read_through(source, inspection, transfer, tail)
-        if not faults or not transfer.gave_rooms:
+        if not faults or not transfer.lent_memory:
             return faults
     except ObjectDamaged:
-        if not transfer.gave_rooms:
+        if not transfer.lent_memory:
             raise
     faults = _read_through(source, inspection, _Transfer(()), ZeroTail())
     if not faults:
-        transfer.disbelieve("other bytes in its windows than were put there")
+        transfer.protocol_error("other bytes in its windows than were put there")
     return faults
 
 
 def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail) -> list[Finding]:
-    """The one pass over the bytes: digests (in the source), checksums, device; gives what speaks against the file."""
+    """Pass over the bytes once, for digests (in the source), checksums and device; return the findings that refuse."""
     checksums = ExtentChecksums(inspection.layout)
     offset = 0
-    for view in source.stream(transfer.room):
+    for view in source.stream(transfer.allocate):
         block = view.cast("B")
         checksums.feed(offset, block)
         transfer.feed(offset, block)
@@ -439,23 +438,23 @@ def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transf
 
 
 def _unknown_types(content: Content | None) -> list[str]:
-    """Types of tensors of which nobody can say here that a library loads them."""
+    """Return the types of tensors that no known library is certain to load."""
     storages = content.storages if content is not None else ()
     return sorted({one.dtype.removeprefix(UNKNOWN) for one in storages if one.dtype.startswith(UNKNOWN)})
 
 
-def _aside_findings(content: Content) -> list[Finding]:
-    """What is to be said of tensors and arrays whose bytes are not in the file as they are, and were on no device."""
-    told = []
+def _skipped_findings(content: Content) -> list[Finding]:
+    """Return notes on tensors and arrays that are not stored as plain bytes, and were on no device."""
+    notes = []
     if content.packed_count:
-        told.append(f"{content.packed_count} tensors are compressed, and went to no device")
+        notes.append(f"{content.packed_count} tensors are compressed, and went to no device")
     if content.aside_count:
-        told.append(f"{content.aside_count} arrays were left aside: nobody looked at their numbers")
-    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in told]
+        notes.append(f"{content.aside_count} arrays were skipped: their numbers were not counted")
+    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in notes]
 
 
 def _unseen_findings(transfer: _Transfer) -> list[Finding]:
-    """What is to be said of bytes that the device digested, and in which no torch sees numbers."""
+    """Return notes on bytes that the device digested and whose numbers no torch supports."""
     unseen = transfer.unseen()
     if not unseen:
         return []
@@ -464,7 +463,7 @@ def _unseen_findings(transfer: _Transfer) -> list[Finding]:
 
 
 def _storages_to_send(content: Content) -> Sequence[Storage]:
-    """The storages; those of the other byte order are digested as bytes, for their numbers would be read wrongly."""
+    """Return the storages; those of the other byte order are digested as bytes, for their numbers would be misread."""
     if content.facts.get("byteorder") != "big":
         return content.storages
     return [
@@ -514,15 +513,15 @@ def _proof(
 
 
 def _device_findings(info: DeviceInfo) -> list[Finding]:
-    """What is worth knowing of how the device came to be used."""
-    told = [f"proved on the CPU: {info.note}"] if info.note else []
-    told += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
-    told += [f"proved as root: {info.as_root}"] if info.as_root else []
-    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in told]
+    """Return notes on the device: why the CPU, without which part of the sandbox, why as root."""
+    notes = [f"proved on the CPU: {info.note}"] if info.note else []
+    notes += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
+    notes += [f"proved as root: {info.as_root}"] if info.as_root else []
+    return [Finding(Level.DEVICE, Severity.NOTE, what) for what in notes]
 
 
 def _kept(error: ProofUnavailable) -> ProofUnavailable:
-    """The error as a value: the frames that it, or one before it, went through would hold the child's memory."""
+    """Return the error without its frames, which would keep the child's memory alive."""
     error.__context__ = None
     return error.with_traceback(None)
 

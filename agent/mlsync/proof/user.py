@@ -1,4 +1,4 @@
-"""As whom the proof's processes run where mlsync is root: as the trainer's user, or as nobody, and never as root."""
+"""The user of the proof's processes if mlsync is root: the trainer's user, or nobody."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any, Final, Self
 
 NOBODY: Final = "nobody"
 _NOBODY_ID: Final = 65534
-# To become the user, and to end what runs as him.
+# To become the user, and to kill processes of that user.
 _NEEDED: Final = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_KILL": 5}
-# Opened by who runs a proof on a GPU; where only a group may, as AMD's drivers have it, nobody belongs to that.
+# The devices of a GPU; where only a group may open them, as with AMD's drivers, nobody joins that group.
 _GPU_DEVICES: Final = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/render*")
 _FOR_GROUP, _FOR_ALL = 0o060, 0o006
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Who a process runs as; *home* is where he has what he installed for himself."""
+    """A user that a process runs as; *home* holds what that user installed with pip."""
 
     uid: int
     gid: int
@@ -32,29 +32,29 @@ class User:
 
     @classmethod
     def of(cls, uid: int) -> Self:
-        """Return the user of that number, with all his groups; root is nobody here."""
+        """Return the user of that id with all groups; for root, nobody."""
         if uid == 0:
             return cls.nobody()
         try:
             found = pwd.getpwuid(uid)
-        except KeyError:  # as in a container, where numbers come from outside
+        except KeyError:  # as in a container, whose ids come from outside
             return cls(uid, uid, (), str(uid), "/nonexistent")
         groups = tuple(os.getgrouplist(found.pw_name, found.pw_gid))
         return cls(uid, found.pw_gid, groups, found.pw_name, found.pw_dir)
 
     @classmethod
     def nobody(cls) -> Self:
-        """Return the user who owns nothing."""
+        """Return nobody, who owns no files."""
         return cls(_NOBODY_ID, _NOBODY_ID, _groups_of_gpus(), NOBODY, "/nonexistent")
 
     @property
     def as_started(self) -> dict[str, Any]:
-        """What ``subprocess.Popen`` is told, so that not even the first instruction of the program runs as root."""
+        """The arguments of ``subprocess.Popen`` with which no instruction of the program runs as root."""
         return {"user": self.uid, "group": self.gid, "extra_groups": list(self.groups)}
 
 
 def cannot_change_user() -> str:
-    """Return why this process cannot start others as another user and end them, empty if it can."""
+    """Return why this process cannot start processes as another user and kill them; empty if it can."""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
         for line in file:
             if line.startswith("CapEff:"):

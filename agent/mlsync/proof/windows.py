@@ -1,4 +1,4 @@
-"""Tensor bytes gathered into windows that the child sees, and its answers held against what lay there."""
+"""Tensor bytes gathered into windows that the child sees, and its answers checked against those bytes."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 from mlsync.formats.layout import BIG_ENDIAN, Storage
-from mlsync.proof.child import WINDOW_COUNT, WINDOW_STRIDE_BYTES, Child
+from mlsync.proof.child import WINDOW_COUNT, WINDOW_STRIDE_BYTES, ProofChild
 from mlsync.proof.digest import UNIT_BYTES, WindowDigest
-from mlsync.proof.rooms import Room, Rooms
+from mlsync.proof.in_place import Allocation, WindowAllocator
 
 # Keeps a window's message small when it is full of tiny storages
 SEGMENTS_MAX = 4096
 # Storages up to this length are counted together with their neighbours of the same type: one by one each would cost
-# more than its bytes do. They are told apart where something is wrong among them.
+# more than its bytes do. They are counted apart where something is wrong among them.
 SMALL_BYTES_MAX = 16 << 10
-# A segment's counts: NaN, infinite, zero, at float16's limit; then lowest and highest where both are of one
+# A segment's counts: NaN, infinite, zero, at float16's limit; then lowest and highest where both have the same
 # magnitude, and the norm, each a number or null
 _ROW_LENGTH, _WHOLE_NUMBERS = 7, 4
 # How many bytes each number has that the device counts, of types that every torch knows
@@ -30,7 +30,7 @@ _NUMBER_BYTES = {
     "complex128": 8,
     "complex64": 4,
 }
-# Of types that are counted if this torch knows them
+# The same of types that only newer torches know
 _PERHAPS = {
     "complex32": 2,
     "float8_e4m3fn": 1,
@@ -39,7 +39,7 @@ _PERHAPS = {
     "float8_e5m2fnuz": 1,
     "float8_e8m0fnu": 1,
 }
-# Of these there is nothing to count: no pattern of bits is NaN or infinite
+# Types with nothing to count: no pattern of bits is NaN or infinite
 _WHOLE = frozenset(
     [
         "bool",
@@ -60,9 +60,9 @@ _WHOLE = frozenset(
 )
 
 
-# Which storage, its type, where in the window and how long; then the lengths of it and of those behind it, if they are
-# told of together
-Segment: TypeAlias = tuple[int, str, int, int] | tuple[int, str, int, int, list[int]]
+# The storage's index, its type, its offset and length in the window; then the lengths of it and of those behind it, if
+# they are counted together
+WindowSegment: TypeAlias = tuple[int, str, int, int] | tuple[int, str, int, int, list[int]]
 
 
 @dataclass(slots=True)
@@ -85,17 +85,17 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
-    """A window on its way: what its answer must say."""
+    """A window without an answer yet, and what its answer must say."""
 
     index: int
     digest: Callable[[], int]
-    segments: list[Segment]
-    ends_room: bool = False
+    segments: list[WindowSegment]
+    ends_allocation: bool = False
 
 
 @dataclass(slots=True)
 class _Group:
-    """Small storages of one type, one behind the other in the file and in the window; each is whole numbers."""
+    """Small storages of one type, adjacent in the file and in the window; each is whole numbers."""
 
     first: int
     dtype: str
@@ -105,43 +105,43 @@ class _Group:
 
 
 def windows_in_memory(memory: dict[str, int], window_bytes: int) -> dict[str, int]:
-    """Where the child finds its windows if they are *window_bytes* apart, and so many more."""
+    """Return where the child finds its windows if they are *window_bytes* apart."""
     count = memory["count"] * memory["stride_bytes"] // window_bytes
     return {**memory, "count": count, "stride_bytes": window_bytes}
 
 
 class WindowSender:
-    """Sends one file's storages; afterwards every byte of them was digested on the device, and ``counts`` is whole.
+    """Sends one file's storages; after ``finish`` the device has digested every byte, and ``counts`` is complete.
 
     ``uncounted`` are then the types of which the child's torch knows no numbers, and ``unseen`` those of which no torch
     does: blocks of numbers, numbers of the other byte order, bytes of any kind.
     """
 
     def __init__(
-        self, child: Child, digest: WindowDigest, window_bytes: int, stride_bytes: int, storages: Sequence[Storage]
+        self, child: ProofChild, digest: WindowDigest, window_bytes: int, stride_bytes: int, storages: Sequence[Storage]
     ) -> None:
         self.counts: dict[int, Counts] = {}
         self.uncounted: set[str] = set()
         self.unseen: set[str] = set()
         self.copied_bytes = 0
-        self.gave_rooms = False
+        self.lent_memory = False
         self._child = child
         self._digest = digest
         self._window_bytes = min(window_bytes, stride_bytes)
-        blocks = [child.window(place) for place in range(WINDOW_COUNT)]
+        blocks = [child.window(index) for index in range(WINDOW_COUNT)]
         per_block = WINDOW_STRIDE_BYTES // stride_bytes
-        # Those that are copied to come first; the rest, if there are more, is room for chunks.
+        # The first windows are copied to; chunks are opened in the others, if there are more.
         self._windows = [
             blocks[place // per_block][place % per_block * stride_bytes :][: self._window_bytes]
             for place in range(WINDOW_COUNT)
         ]
-        is_room = per_block > 1 and self._window_bytes == stride_bytes
-        self._rooms = Rooms(blocks, stride_bytes, WINDOW_COUNT, storages) if is_room else None
-        self._given: dict[int, Room] = {}
+        is_in_place = per_block > 1 and self._window_bytes == stride_bytes
+        self._allocator = WindowAllocator(blocks, stride_bytes, WINDOW_COUNT, storages) if is_in_place else None
+        self._given: dict[int, Allocation] = {}
         self._storages = storages
         self._place = 0
         self._used = 0
-        self._segments: list[Segment] = []
+        self._segments: list[WindowSegment] = []
         self._group: _Group | None = None
         self._small_count = 0
         self._sent: deque[_Sent] = deque()
@@ -149,23 +149,23 @@ class WindowSender:
 
     @property
     def _window(self) -> memoryview:
-        """The window that is being filled; the child is done with what was in it."""
+        """The window that is being filled; the child has answered for its previous content."""
         return self._windows[self._place]
 
-    def room(self, offset: int, length: int) -> memoryview | None:
-        """Memory that the file's *length* bytes at *offset* may be written to, and then are; asked for in order."""
-        room = None if self._rooms is None else self._rooms.room(offset, length)
-        if room is None:
+    def allocate(self, offset: int, length: int) -> memoryview | None:
+        """Return memory that the file's *length* bytes at *offset* are written to, or ``None``; asked in file order."""
+        allocation = None if self._allocator is None else self._allocator.allocate(offset, length)
+        if allocation is None:
             return None
-        self.gave_rooms = True
-        self._given[offset] = room
-        return room.memory[:length]
+        self.lent_memory = True
+        self._given[offset] = allocation
+        return allocation.memory[:length]
 
     def add(self, storage: int, piece: memoryview, offset: int) -> None:
-        """Send the next bytes of the *storage*-th storage; *offset* is theirs in the file."""
-        room = self._given.pop(offset, None)
-        if room is not None:
-            self._send_room(storage, room)
+        """Send the next bytes of the *storage*-th storage, which are at *offset* in the file."""
+        allocation = self._given.pop(offset, None)
+        if allocation is not None:
+            self._send_in_place(storage, allocation)
             return
         self.copied_bytes += len(piece)
         if len(piece) == self._storages[storage].length <= SMALL_BYTES_MAX and self._add_small(storage, piece):
@@ -182,24 +182,24 @@ class WindowSender:
                 self._flush()
 
     def close_storage(self) -> None:
-        """Bring the window to where the next storage may begin, if that is not behind others that are as small."""
+        """Pad the window to where the next storage may begin, unless it joins a group of small ones."""
         if self._group is None:
             self._pad()
             if self._used == len(self._window) or len(self._segments) + self._small_count >= SEGMENTS_MAX:
                 self._flush()
 
     def finish(self) -> None:
-        """Send what is left and wait until the device has answered for all."""
+        """Send the rest, and wait until the device has answered for every window."""
         self.close_storage()  # the stream may have ended in the middle of one
         self._flush()
         self._child.send({"end": self._index})
         while self._sent:
             self._check(self._child.wait_answer())
         if self._child.wait_answer() != {"ended": self._index}:
-            self._child.disbelieve("an answer to a question that was not asked")
+            self._child.protocol_error("an answer to a question that was not asked")
 
     def _add_small(self, storage: int, piece: memoryview) -> bool:
-        """Put all of a small storage behind its neighbours; false where it is to be sent as others are."""
+        """Append a whole small storage to its group; return false where it is to be sent like larger ones."""
         length = len(piece)
         dtype = self._storages[storage].dtype
         group = self._group
@@ -226,12 +226,12 @@ class WindowSender:
         return True
 
     def _end_group(self) -> None:
-        """Make a segment of the small storages that are there, and bring the window to where the next one may begin."""
+        """Make a segment of the group of small storages, and pad the window to where the next one may begin."""
         group, self._group = self._group, None
         if group is not None:
             length = self._used - group.start
-            told = (group.first, group.dtype, group.start, length)
-            self._segments.append((*told, group.lengths) if len(group.lengths) > 1 else told)
+            segment = (group.first, group.dtype, group.start, length)
+            self._segments.append((*segment, group.lengths) if len(group.lengths) > 1 else segment)
             self._pad()
 
     def _pad(self) -> None:
@@ -240,38 +240,40 @@ class WindowSender:
         self._used += padding
 
     def _note(self, storage: int, count: int) -> None:
-        """Make the bytes part of the storage's segment in this window."""
+        """Add the bytes to the storage's segment in this window."""
         if self._segments and self._segments[-1][0] == storage:
             _, dtype, start, length = self._segments[-1][:4]
             self._segments[-1] = (storage, dtype, start, length + count)
         else:
             self._segments.append((storage, self._storages[storage].dtype, self._used, count))
 
-    def _send_room(self, storage: int, room: Room) -> None:
-        """Send what was written to a room, which is windows of its own."""
+    def _send_in_place(self, storage: int, allocation: Allocation) -> None:
+        """Send what was written to an allocation, which is windows of its own."""
         dtype = self._storages[storage].dtype
-        for start in range(0, room.length, self._window_bytes):
-            count = min(self._window_bytes, room.length - start)
+        for start in range(0, allocation.length, self._window_bytes):
+            count = min(self._window_bytes, allocation.length - start)
             end = start + count + -count % UNIT_BYTES
-            room.memory[start + count : end] = bytes(-count % UNIT_BYTES)
-            place = room.place + start // self._window_bytes
-            is_last = start + count == room.length
-            self._send(room.memory[start:end], place, [(storage, dtype, 0, count)], ends_room=is_last)
+            allocation.memory[start + count : end] = bytes(-count % UNIT_BYTES)
+            place = allocation.place + start // self._window_bytes
+            is_last = start + count == allocation.length
+            self._send(allocation.memory[start:end], place, [(storage, dtype, 0, count)], ends_allocation=is_last)
 
     def _flush(self) -> None:
         self._end_group()
         if not self._used:
             return
         self._send(self._window[: self._used], self._place, self._segments)
-        # The child is done with it: what lay there was sent before the last windows that wait for an answer.
+        # Its last content has been answered for: it was sent before the windows that still wait for an answer.
         self._place = (self._place + 1) % WINDOW_COUNT
         self._used = self._small_count = 0
         self._segments = []
 
-    def _send(self, window: memoryview, place: int, segments: list[Segment], *, ends_room: bool = False) -> None:
-        """Tell the child of a window; afterwards fewer than *WINDOW_COUNT* wait for an answer."""
+    def _send(
+        self, window: memoryview, place: int, segments: list[WindowSegment], *, ends_allocation: bool = False
+    ) -> None:
+        """Send a window's message; afterwards fewer than *WINDOW_COUNT* wait for an answer."""
         digest = self._digest.start(window, self._index)
-        self._sent.append(_Sent(self._index, digest, segments, ends_room))
+        self._sent.append(_Sent(self._index, digest, segments, ends_allocation))
         self._child.send({"window": self._index, "place": place, "length": len(window), "segments": segments})
         self._index += 1
         while (answer := self._child.take_answer()) is not None:
@@ -280,32 +282,32 @@ class WindowSender:
             self._check(self._child.wait_answer())
 
     def _check(self, answer: dict[str, Any]) -> None:
-        """Hold an answer against the oldest window that waits for one."""
+        """Check an answer against the oldest window that waits for one."""
         if not self._sent or answer.get("window") != self._sent[0].index:
-            self._child.disbelieve("an answer to a question that was not asked")
+            self._child.protocol_error("an answer to a question that was not asked")
         sent = self._sent.popleft()
         if answer.get("digest") != sent.digest():
-            self._child.disbelieve(
+            self._child.protocol_error(
                 "another digest than that of the bytes it was sent: the device or the way to it is at fault"
             )
-        if sent.ends_room and self._rooms is not None:
-            self._rooms.give_back()
+        if sent.ends_allocation and self._allocator is not None:
+            self._allocator.free_oldest()
         counts = answer.get("counts")
         if not isinstance(counts, list) or len(counts) != len(sent.segments):
-            self._child.disbelieve("counts of other tensors than it was sent")
+            self._child.protocol_error("counts of other tensors than it was sent")
         for segment, row in zip(sent.segments, counts, strict=True):
-            self._take_in(segment, row)
+            self._add_rows(segment, row)
 
-    def _take_in(self, segment: Segment, row: Any) -> None:
-        """Take in what is told of a segment: one row of all of it, or one of each of the storages in it."""
+    def _add_rows(self, segment: WindowSegment, row: Any) -> None:
+        """Add the counts of a segment: one row for all of it, or one for each of the storages in it."""
         storage, dtype, _, length, *more = segment
         parts = more[0] if more else None
         if parts is not None and isinstance(row, list) and len(row) == len(parts) and isinstance(row[0], list):
             for place, (part_length, part_row) in enumerate(zip(parts, row, strict=True)):
-                self._take_in((storage + place, dtype, 0, part_length), part_row)
+                self._add_rows((storage + place, dtype, 0, part_length), part_row)
             return
         if not _is_plausible(row, dtype, length) or (parts is not None and not _is_clean(row)):
-            self._child.disbelieve("counts that cannot be")
+            self._child.protocol_error("counts that cannot be")
         if row is not None:
             self._add_counts(storage, length, row)
         elif length and dtype in _PERHAPS:
@@ -328,7 +330,7 @@ class WindowSender:
 
 
 def _is_plausible(row: object, dtype: str, length: int) -> bool:
-    """Whether an honest child could say this of *length* bytes of that type."""
+    """Return whether a correct child could report this of *length* bytes of that type."""
     number_bytes = _NUMBER_BYTES.get(dtype) or _PERHAPS.get(dtype)
     if row is None:
         return dtype not in _NUMBER_BYTES or length == 0
@@ -341,12 +343,12 @@ def _is_plausible(row: object, dtype: str, length: int) -> bool:
 
 
 def _is_clean(row: Any) -> bool:
-    """Whether a row says of several storages that there is nothing for which they would have to be told apart."""
+    """Return whether a row of several storages has nothing for which they would have to be counted apart."""
     return row is None or not (row[0] or row[1] or row[3] or row[6] is None)
 
 
 def _bound(old: float | None, new: object, *, known: bool, choose: Any) -> float | None:
-    """The lower or higher of two bounds; no bound wins over any."""
+    """Return the lower or higher of two bounds; ``None`` wins over any."""
     if not isinstance(new, (int, float)) or (known and old is None):
         return None
     return float(new) if not known else float(choose(old, new))

@@ -1,4 +1,4 @@
-"""Prove what a version would hold: every new file comes back from the store, and every new checkpoint loads."""
+"""Prove a candidate: read every new file back from the store, and load every new checkpoint."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirector
 from mlsync.versions.stored_file import RestoredFile, whole
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
 
-#: The fact that says in which directory, loaded as one, a checkpoint reached level 5: a file of another one has not.
+#: The fact that names the directory which was loaded as one: in another directory the file is not at level 5.
 LOADED_IN: Final = "loaded_in"
 
 
 class Proving:
-    """Judges files of a candidate; files of the same content are judged once. *loading* has level 5 done, if wanted."""
+    """Proves files of a candidate, files of equal content once; *loading* does level 5, if wanted."""
 
     def __init__(
         self,
@@ -49,9 +49,9 @@ class Proving:
         return self._reader.read_bytes
 
     def read_back(self, entries: Sequence[Entry], advance: Callable[[int], None]) -> None:
-        """Read files back that are no checkpoints; raises ``Damage`` if one does not come back whole.
+        """Read back files that are not checkpoints; raises ``Damage`` if one does not come back whole.
 
-        They are many and small: all are one stream, so that what lies side by side in a pack is fetched together.
+        They are many and small: they are one stream, so that neighbours in a pack are fetched together.
         """
         chunks = self._reader.stream(ref for entry in entries for ref in entry.chunks)
         for entry in entries:
@@ -60,7 +60,7 @@ class Proving:
             advance(entry.size_bytes)
 
     def wholes(self, paths: Iterable[bytes], beside: Entries) -> LoadedDirectories:
-        """Return the directories of a version that any of *paths* is in and that level 5 loads as one."""
+        """Return the directories of a version that level 5 loads as one and that contain any of *paths*."""
         return LoadedDirectories() if self._loading is None else self._loading.wholes(paths, beside)
 
     def judge(
@@ -68,8 +68,8 @@ class Proving:
     ) -> Verdict:
         """Read a checkpoint back and prove it; raises ``Damage`` if it does not come back whole.
 
-        *beside* is the version that it is a file of: a shard says nothing without the metadata that lie there. One that
-        is in one of the *wholes* is not loaded for itself.
+        *beside* are the entries of its version: a shard cannot be checked without the metadata beside it. A file in one
+        of the *wholes* is not loaded by itself.
         """
         content = content_of(entry, beside)
         judged = self._judged.get(content)
@@ -81,7 +81,7 @@ class Proving:
             return judged
         if not self._loading.is_wanted(entry, judged.proof):
             return judged
-        # Apart from the others: the command may be meant for one of two files of the same content.
+        # Not kept with the verdict: the command may be meant for one of two files of equal content.
         name = entry.path.rpartition(b"/")[2]
         began_s = time.monotonic()
         outcome = self._outcome(content, [msgspec.structs.replace(entry, path=name)], name, advance)
@@ -94,7 +94,7 @@ class Proving:
         judged: Mapping[bytes, Verdict],
         advance: Callable[[int], None],
     ) -> dict[bytes, Verdict]:
-        """Return what loading directories as one adds to what was *judged* of a version's files one by one."""
+        """Load directories as one; return the verdicts on their files, which were *judged* one by one before."""
         proved = {path: msgspec.structs.replace(entries[path], proof=one.proof) for path, one in judged.items()}
         entries = {**entries, **proved}
         found: dict[bytes, Verdict] = {}
@@ -105,10 +105,10 @@ class Proving:
     def judge_whole(
         self, whole: LoadedDirectory, entries: Entries, advance: Callable[[int], None]
     ) -> dict[bytes, Verdict]:
-        """Load a directory as one; return what that says of each checkpoint in it, by path.
+        """Load a directory as one; return the verdict on each checkpoint in it, by path.
 
-        *entries* are the version's, each with its proof by now. Nothing is tried, and the answer is empty, where a
-        level below does not hold for one of the checkpoints, or where something is lacking.
+        *entries* are those of the version, with their proofs. The directory is not loaded, and the result is empty, if
+        one of its checkpoints is below level 4 or a file is missing.
         """
         proofs = {path: proof for path, entry in entries.items() if whole.holds(path) and (proof := entry.proof)}
         if self._loading is None or not proofs or whole.lacking is not None:
@@ -128,7 +128,7 @@ class Proving:
     def _outcome(
         self, content: Hashable, entries: Sequence[Entry], name: bytes, advance: Callable[[int], None]
     ) -> Loaded | ProofUnavailable:
-        """Return what came of loading something, which is loaded once."""
+        """Load *entries*, equal *content* once; return the result."""
         assert self._loading is not None
         if content not in self._loaded:
             try:
@@ -138,7 +138,7 @@ class Proving:
         return self._loaded[content]
 
     def _metadata(self, entry: Entry | None, beside: Entries) -> bytes | None:
-        """Return the bytes of metadata that fit the files beside them, read once for all of these."""
+        """Return the metadata that fits the files beside it, read once for all of them."""
         if entry is None:
             return None
         if self._last_metadata is None or self._last_metadata[0] != entry:
@@ -146,8 +146,8 @@ class Proving:
         return self._last_metadata[1]
 
 
-def wish_behind(proof: Proof, policy: Policy) -> str:
-    """Return by which wish of the user's a checkpoint was refused, empty if it would be whatever is wished."""
+def refusing_policy(proof: Proof, policy: Policy) -> str:
+    """Return the mark of the policy that refused a checkpoint, empty if it is broken under any policy."""
     levels = {finding.level for finding in proof.findings if finding.severity is Severity.REFUSE}
     if levels == {Level.FRAMEWORK}:
         return policy.by_loading
@@ -155,18 +155,18 @@ def wish_behind(proof: Proof, policy: Policy) -> str:
 
 
 def is_file(entry: Entry) -> bool:
-    """Whether an entry has content of its own."""
+    """Return whether an entry has content of its own."""
     return entry.kind is EntryKind.FILE
 
 
 def content_of(entry: Entry, beside: Entries) -> Hashable:
-    """Return what two files have in common that are made of the same chunks at the same places, as their metadata."""
+    """Return a key that is equal for files of the same chunks and holes, beside the same metadata."""
     metadata = metadata_beside(entry, beside)
     return entry.holes, entry.chunks, metadata and (metadata.chunks, entry.path.rpartition(b"/")[2])
 
 
 def proved_content(entries: Entries, level: int) -> dict[Hashable, Verdict]:
-    """Return by content what *entries* are known of; a proof that fell short is no answer for another file."""
+    """Return the verdicts on the contents of *entries* that reached *level*."""
     proofs = {path: _by_itself(entry.proof) for path, entry in entries.items() if entry.proof is not None}
     return {
         content_of(entries[path], entries): Verdict(proof)
@@ -176,12 +176,12 @@ def proved_content(entries: Entries, level: int) -> dict[Hashable, Verdict]:
 
 
 def _by_itself(proof: Proof) -> Proof:
-    """Return what a proof says of a file of that content, wherever it lies."""
+    """Return the proof as it holds for the content in any directory."""
     return not_loaded(proof) if LOADED_IN in proof.facts else proof
 
 
 def put_off() -> Verdict:
-    """Return what stands for a checkpoint that is to be read back later."""
+    """Return the verdict on a checkpoint that is read back later."""
     shortfall = "not read back yet, as proof.read_back says"
     return Verdict(Proof(Level.BYTES, "", "", "", time.time_ns(), 0.0, 0, 0, {}, [], shortfall))
 
@@ -189,7 +189,7 @@ def put_off() -> Verdict:
 def _with_outcome(
     proof: Proof, outcome: Loaded | ProofUnavailable, facts: Mapping[str, Fact], seconds: float
 ) -> Verdict:
-    """Return what level 5 adds to the proof of a checkpoint, or that it speaks against it."""
+    """Return the verdict on a checkpoint after level 5."""
     if isinstance(outcome, ProofUnavailable):
         return Verdict(msgspec.structs.replace(proof, shortfall=str(outcome)), unavailable=outcome)
     if outcome.refused is not None:
@@ -205,6 +205,6 @@ def _with_outcome(
 
 
 def not_loaded(proof: Proof) -> Proof:
-    """Return what is left of a proof without level 5, as where the directory that was loaded is another one by now."""
+    """Return a proof without its level 5, as after the directory that was loaded has changed."""
     facts = {name: fact for name, fact in proof.facts.items() if name not in ("loaded_by", "loaded_as_root", LOADED_IN)}
     return msgspec.structs.replace(proof, level=min(proof.level, Level.NUMBERS), facts=facts, shortfall="")

@@ -1,7 +1,6 @@
-"""Level 5 of a version's checkpoints: each comes back from the store as a file or directory, which a command loads.
+"""Level 5 of a version's checkpoints: each is restored from the store to a file or directory, which a command loads.
 
-It lies in a directory that is for us alone and is gone afterwards; what a killed process left is removed by the
-next one.
+It is restored into a private directory, which is removed afterwards; the next process removes what a killed one left.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import msgspec
 from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.proof.framework import Framework, Loaded, load
-from mlsync.proving.let_in import let_in, remove_of_others
+from mlsync.proving.access import grant_access, remove_others_files
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
@@ -32,21 +31,21 @@ from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directo
 from mlsync.versions.stored_file import Part
 from mlsync.versions.units import Entries
 
-# The state directory may lie on the trainer's disk, which is not filled up for a proof.
+# The state directory may be on the trainer's disk, which a proof must not fill.
 _SPARE_BYTES: Final = 1 << 30
 _PREFIX: Final = "checkpoint-"
 
 
 @dataclass(frozen=True, slots=True)
 class LoadingOptions:
-    """How checkpoints are loaded, and the *directory* that their files are put below for that time."""
+    """How checkpoints are loaded, and the *directory* below which they are restored for that time."""
 
     framework: Framework
     directory: Path
 
 
 class Loading:
-    """Has the checkpoints of one repository loaded, one at a time."""
+    """Loads the checkpoints of one repository, one at a time."""
 
     def __init__(self, options: LoadingOptions, reader: ChunkReader, is_named: IsNamed) -> None:
         self._framework = options.framework
@@ -56,16 +55,16 @@ class Loading:
 
     @classmethod
     def of(cls, options: LoadingOptions | None, reader: ChunkReader, repository: Repository) -> Self | None:
-        """Return what loads the checkpoints of *repository*, none if that is not wanted."""
+        """Return what loads the checkpoints of *repository*, ``None`` without *options*."""
         return None if options is None else cls(options, reader, repository.is_chunk)
 
     @property
     def name(self) -> str:
-        """What loads them, as the proof records it."""
+        """The framework's name, as a proof records it."""
         return self._framework.name
 
     def is_wanted(self, entry: Entry, proof: Proof) -> bool:
-        """Whether a file is to be loaded: all levels below hold, and the command is meant for it."""
+        """Return whether a file is loaded: it reached level 4, and the command is meant for it."""
         is_meant = self._framework.is_meant_for(entry.path, proof.container, proof.facts)
         return proof.level == Level.NUMBERS and is_meant
 
@@ -74,11 +73,11 @@ class Loading:
         return loaded_directories(self._framework, paths, entries, self._reader)
 
     def load(self, entries: Sequence[Entry], name: bytes, tick: Callable[[], None]) -> Loaded:
-        """Return what came of loading a file or directory; it is gone again.
+        """Restore a file or directory, load it, and remove it again.
 
-        The command gets the path that is *name* below the directory that *entries* are put in, by their paths.
-        Raises a ``ProofUnavailable`` where the load could not be had, ``Damage`` if something does not come back
-        whole, and what *tick* raises, which is called all the while.
+        *entries* are restored by their paths into a directory, and the command gets the path *name* in it. Raises
+        ``ProofUnavailable`` if the load could not be tried, ``Damage`` if a byte does not come back, and what *tick*
+        raises, which is called regularly.
         """
         try:
             with private_directory(self._directory) as place:
@@ -86,16 +85,16 @@ class Loading:
                 home.mkdir(mode=0o700)
                 self._restore([_own(entry) for entry in entries], place / "file", tick)
                 if self._framework.user is not None:
-                    # The state directory, the repository's in it, and the one for loading: all are mlsync's own.
+                    # The state directory, the repository's directory in it, and the one for loading: mlsync owns them.
                     through = (*self._directory.parents[1::-1], self._directory)
                     with _locked(self._directory):
-                        let_in(self._framework.user, through, place / "file", home)
+                        grant_access(self._framework.user, through, place / "file", home)
                 return load(self._framework, place / "file" / os.fsdecode(name), home, tick)
         except (OSError, TargetError) as error:
             raise CommandUnavailable(f"no place to load a checkpoint from: {error}") from error
 
     def _restore(self, entries: Sequence[Entry], directory: Path, tick: Callable[[], None]) -> None:
-        """Bring files back through the same code as a restore."""
+        """Write files by the same code as a restore."""
         with Target(bytes(directory), self._is_named, tick=tick) as target:
             for entry in entries:
                 if entry.kind is EntryKind.DIRECTORY:
@@ -121,7 +120,7 @@ class Loading:
 
 
 def _own(entry: Entry) -> Entry:
-    """Return an entry as it is put there: ours, and for nobody else."""
+    """Return an entry as it is restored here: owned by this user, and private."""
     mode = 0o700 if entry.kind is EntryKind.DIRECTORY else 0o600
     return msgspec.structs.replace(entry, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
@@ -137,7 +136,7 @@ def _contents(plan: FilePlan, chunks: Iterator[Plain], tick: Callable[[], None])
 
 @contextmanager
 def private_directory(base: Path) -> Iterator[Path]:
-    """Give a directory below *base* that is for us alone, and gone afterwards, whatever was put there."""
+    """Make a private directory below *base*, and remove it afterwards with all that is in it."""
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(base):
         place = Path(tempfile.mkdtemp(dir=base, prefix=_PREFIX))
@@ -150,10 +149,10 @@ def private_directory(base: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(base: Path) -> None:
-    """Remove what processes left below *base* that are no more; what a living one works with stays."""
+    """Remove what ended processes left below *base*; directories of living ones stay."""
     if not base.is_dir():
         return
-    # Whoever makes one holds this lock until the new one is held too.
+    # A process that makes a directory holds this lock until it holds the directory too.
     with _locked(base):
         for place in base.glob(_PREFIX + "*"):
             with suppress(OSError):
@@ -173,7 +172,7 @@ def _locked(base: Path) -> Iterator[None]:
 
 
 def _hold(place: Path) -> int:
-    """Return a descriptor that holds *place* as long as this process lives; ``OSError`` if another one's does."""
+    """Return a descriptor that locks *place* while this process lives; raises ``OSError`` if another process has it."""
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -184,22 +183,22 @@ def _hold(place: Path) -> int:
 
 
 def _remove(place: Path) -> None:
-    """Remove *place* with all in it, also what a command made so that its owner may not look into it.
+    """Remove *place* with all in it, also directories that a command made unreadable.
 
-    What the command left running may swap names meanwhile: modes are given to opened directories, not to names.
+    A process that the command left may swap names meanwhile, so modes are changed by descriptor and not by name.
     """
-    remove_of_others(place / "home")
+    remove_others_files(place / "home")
     with suppress(OSError), Beneath.open(bytes(place)) as root:
         to_come = [b""]
         while to_come:
             path = to_come.pop()
             with suppress(OSError):
-                to_come += _opened_up(root, path)
+                to_come += _unlock(root, path)
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _opened_up(root: Beneath, path: bytes) -> list[bytes]:
-    """Let us into a directory; return those in it."""
+def _unlock(root: Beneath, path: bytes) -> list[bytes]:
+    """Make a directory readable; return the directories in it."""
     if path:
         descriptor = root.open_file(path, os.O_PATH | os.O_DIRECTORY)
         try:

@@ -1,4 +1,4 @@
-"""What refuses checkpoints by the user's wish, and not for what they are: such a refusal holds as long as the wish."""
+"""The user's policy on refusing sound checkpoints; such a refusal holds as long as the policy does."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Which *numbers* are refused, and what refuses by *loading*: texts that change when the wish does."""
+    """Which *numbers* are refused, and what refuses by *loading*: texts that change with the configuration."""
 
     numbers: str = ""
     loading: str = ""
 
     @property
     def by_numbers(self) -> str:
-        """What is remembered of a checkpoint that was refused for its numbers."""
+        """The mark of a checkpoint that was refused for its numbers."""
         return f"numbers {self.numbers}"
 
     @property
     def by_loading(self) -> str:
-        """What is remembered of one that was refused by level 5."""
+        """The mark of a checkpoint that level 5 refused."""
         return f"loading {self.loading}"
 
     def holds(self, refused_by: str) -> bool:
-        """Whether what was refused so would be again; empty is what no wish has a part in."""
+        """Return whether a checkpoint with the mark *refused_by* is still refused; one without a mark always is."""
         return refused_by in ("", self.by_numbers, self.by_loading)
 
 
-#: Nothing is refused that could be wished otherwise.
-NO_WISH = Policy()
+#: Refuses only checkpoints that are broken.
+NO_POLICY = Policy()

@@ -9,7 +9,7 @@ from typing import Final
 
 from mlsync.codec.digest import file_digester
 from mlsync.errors import ManifestDamaged, ObjectDamaged
-from mlsync.proof.prover import Room
+from mlsync.proof.prover import Allocate
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.reader import ChunkReader
 
@@ -89,15 +89,17 @@ class RestoredFile:
             taken += bytes(end - begin) if part.ref is None else self._chunk(index, part.ref)[begin:end]
         return bytes(taken)
 
-    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+    def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
         """Yield the whole file in order; after the last byte the whole-file digest is compared.
 
-        A chunk that *room* gives memory for is opened there, and nowhere else.
+        A chunk that *allocate* gives memory for is opened there, and nowhere else.
         """
-        stretches = [part for part in self._parts if part.ref is not None] if room is not None else []
-        room_of = None if room is None else lambda number: room(stretches[number].offset, stretches[number].length)
+        stretches = [part for part in self._parts if part.ref is not None] if allocate is not None else []
+        allocate_for = (
+            None if allocate is None else lambda number: allocate(stretches[number].offset, stretches[number].length)
+        )
         offset = 0
-        for view in whole(self._entry, self._reader.stream(self._entry.chunks, room_of)):
+        for view in whole(self._entry, self._reader.stream(self._entry.chunks, allocate_for)):
             yield view
             offset += len(view)
             told_bytes, self._told_bytes = self._told_bytes, max(self._told_bytes, offset)

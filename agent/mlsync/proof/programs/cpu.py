@@ -301,7 +301,7 @@ def parts_of(segment: list[Any]) -> Iterator[list[Any]]:
         at += length
 
 
-class Xxh3:
+class WindowXxh3:
     """XXH3-64 of a window where it lies, as mlsync/proof/digest.py has it."""
 
     name = "xxh3"
@@ -316,7 +316,7 @@ class Xxh3:
         return digest
 
 
-class Prover:
+class CpuProver:
     """Takes windows in turn and answers each at once with its digest and its counts.
 
     *digest* has a ``name``, and ``digest(window, index)`` as the parent's; *answer* sends.
@@ -333,7 +333,7 @@ class Prover:
         used = header["length"]
         if used > WINDOW_BYTES or used % UNIT_BYTES:
             raise SystemExit(3)
-        self._answer(self._told(self._windows.at(header["place"], used), header))
+        self._answer(self._digest_and_counts(self._windows.at(header["place"], used), header))
 
     def finish_all(self) -> None:
         """Nothing is under way."""
@@ -346,9 +346,9 @@ class Prover:
         for pattern in (b"\0", b"\xff", b"\1", b"\x7f\0\0\x7f", b"\0\1\2\3"):
             window = memoryview((pattern * REHEARSED_BYTES)[:REHEARSED_BYTES])
             segments = [[0, dtype, 0, len(window)] for dtype in COUNTED_AS]
-            self._told(window, {"window": 0, "segments": segments})
+            self._digest_and_counts(window, {"window": 0, "segments": segments})
 
-    def _told(self, window: memoryview, header: dict[str, Any]) -> dict[str, Any]:
+    def _digest_and_counts(self, window: memoryview, header: dict[str, Any]) -> dict[str, Any]:
         digest = self.digest.digest(window, header["window"])
         counts = [self._counts(window, segment) for segment in header["segments"]]
         return {"window": header["window"], "digest": digest, "counts": counts}

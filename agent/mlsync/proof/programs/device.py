@@ -205,7 +205,7 @@ class Windows:
         return self._bytes[start : start + length]
 
 
-class Slot:
+class WindowSlot:
     """A window under way: pinned memory, and its twin on the GPU."""
 
     def __init__(self, torch: Any, device: Device) -> None:
@@ -215,8 +215,8 @@ class Slot:
         self.pending: Any = None
 
 
-class Nh:
-    """NH of a window's words, as mlsync/proof/programs/nh.py has it; its sum is still on the device."""
+class GpuNh:
+    """NH of a window's words, as in ``nh.py``; its sum stays on the device."""
 
     name = "nh"
 
@@ -243,7 +243,7 @@ class Nh:
         return left.mul_(right).sum()
 
 
-class Prover:
+class GpuProver:
     """Takes windows to the GPU in turn and answers each one, in order, when its digest and counts are there."""
 
     def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel, windows: Windows) -> None:
@@ -251,9 +251,9 @@ class Prover:
         self.channel = channel
         self.windows = windows
         self.device = device
-        self.slots = [Slot(torch, device) for _ in range(CUDA_WINDOWS)]
+        self.slots = [WindowSlot(torch, device) for _ in range(CUDA_WINDOWS)]
         self.stream = torch.cuda.Stream(device.index)
-        self.digest = Nh(torch, device, seed)
+        self.digest = GpuNh(torch, device, seed)
         # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
         self._wide = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
         self._magnitudes = torch.empty_like(self._wide)
@@ -282,7 +282,7 @@ class Prover:
             self.finish(self.slots[(self._next + place) % len(self.slots)])
         self._next = 0
 
-    def finish(self, slot: Slot) -> None:
+    def finish(self, slot: WindowSlot) -> None:
         """Wait for the slot's window, if it has one, and answer it."""
         if slot.pending is None:
             return
@@ -294,10 +294,10 @@ class Prover:
         extremes = rows.tolist()
         # On the stream of the windows behind it: they use the same scratch memory.
         with self.torch.cuda.stream(self.stream):
-            counts = [self._told(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
+            counts = [self._rows_of(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
-    def _launch(self, slot: Slot, header: dict[str, Any], used: int) -> None:
+    def _launch(self, slot: WindowSlot, header: dict[str, Any], used: int) -> None:
         """Queue the digest of the whole window, and the norm and the bounding magnitudes of each segment."""
         total = self.digest.of(slot.there[:used], header["window"])
         segments = header["segments"]
@@ -306,7 +306,7 @@ class Prover:
             self._look(slot, segment, rows[place])
         slot.pending = (header, used, total, rows)
 
-    def _look(self, slot: Slot, segment: list[Any], row: Any) -> None:
+    def _look(self, slot: WindowSlot, segment: list[Any], row: Any) -> None:
         """Queue the bounding magnitudes and the norm of a segment, which go into *row*."""
         values = self._values(slot, segment)
         if values is not None:
@@ -336,7 +336,7 @@ class Prover:
         """The type as which a segment's elements are counted, or None where there is nothing to count."""
         return getattr(self.torch, CPU.COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
 
-    def _values(self, slot: Slot, segment: list[Any]) -> Any:
+    def _values(self, slot: WindowSlot, segment: list[Any]) -> Any:
         """The segment's elements as floats that can be counted, or None where there is nothing to count."""
         seen_as = self._seen_as(segment)
         if seen_as is None:
@@ -352,7 +352,7 @@ class Prover:
     def _magnitudes_of(self, values: Any) -> Any:
         return self.torch.abs(values, out=self._magnitudes.view(values.dtype)[: values.numel()])
 
-    def _told(self, slot: Slot, segment: list[Any], row: list[float]) -> Any:
+    def _rows_of(self, slot: WindowSlot, segment: list[Any], row: list[float]) -> Any:
         """What is told of a segment: one row, or a row of each of its storages if they have to be told apart."""
         counts = self._counts(slot, segment, row)
         if CPU.is_told_of_all(segment, counts):
@@ -363,7 +363,7 @@ class Prover:
             self._look(slot, part, rows[place])
         return [self._counts(slot, part, row) for part, row in zip(parts, rows.tolist())]  # noqa: B905 - 3.9
 
-    def _counts(self, slot: Slot, segment: list[Any], row: list[float]) -> list[Any] | None:
+    def _counts(self, slot: WindowSlot, segment: list[Any], row: list[float]) -> list[Any] | None:
         """[NaN, infinite, zero, at float16's limit, lowest, highest, norm] of a segment; None if not counted.
 
         The bounds are told of numbers that are all of one magnitude, for only these can be all one number.
@@ -443,7 +443,7 @@ def _find(name: str, oldest: tuple[int, int], user_base: str) -> Any:
 def _find_digest(user_base: str, seed: bytes) -> Any:
     """XXH3, or NH where this Python has no xxhash: it is quicker, and not needed."""
     try:
-        return CPU.Xxh3(_import("xxhash", user_base).xxh3_64_intdigest, seed)
+        return CPU.WindowXxh3(_import("xxhash", user_base).xxh3_64_intdigest, seed)
     except ImportError:
         return part("nh").Nh(seed, CPU.WINDOW_BYTES)
 
@@ -480,11 +480,11 @@ def _open(channel: Channel, opening: dict[str, Any]) -> Any:
     prover: Any
     if device is not None:
         about = device.describe()
-        prover = Prover(device.torch, device, seed, channel, windows)
+        prover = GpuProver(device.torch, device, seed, channel, windows)
     else:
         np = _find("numpy", NUMPY_MIN, user_base)
         about = {"device": "cpu", "torch": f"numpy {np.__version__}", "window_bytes": CPU.WINDOW_BYTES, "note": note}
-        prover = CPU.Prover(np, _find_digest(user_base, seed), windows, channel.write)
+        prover = CPU.CpuProver(np, _find_digest(user_base, seed), windows, channel.write)
         prover.rehearse()
     unconfined = SANDBOX.confine(device is not None, os.path.dirname(user_base))
     channel.write(dict(about, digest=prover.digest.name, unconfined=unconfined, ready=True))

@@ -1,7 +1,7 @@
-"""Let one user see a checkpoint that was put into a directory of root's, and nobody else: by access lists.
+"""POSIX access lists that show a checkpoint in root's directory to one other user.
 
-To give the files away would take a right that the service does not have (CAP_CHOWN), and to open the directories to
-everybody would show a private checkpoint to whoever learns its path. A file's owner may always say who else sees it.
+Changing the owner would take CAP_CHOWN, which the service does not have, and opening the directories to everybody would
+show a private checkpoint to anyone who learns its path. The owner of a file may always change its access list.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _READ, _WRITE, _PASS = 4, 2, 1
 _REMOVAL_S: Final = 60.0
 
 
-def let_in(user: User, through: Iterable[Path], files: Path, home: Path) -> None:
-    """Let *user* pass *through* directories, read what is below *files*, and do in *home* what he likes.
+def grant_access(user: User, through: Iterable[Path], files: Path, home: Path) -> None:
+    """Let *user* pass *through* directories, read what is below *files*, and write to *home*.
 
-    ``OSError`` where the file system has no access lists.
+    Raises ``OSError`` if the file system has no access lists.
     """
     for directory in (*through, files.parent):
         if not directory.stat().st_mode & stat.S_IXOTH:
@@ -43,8 +43,8 @@ def let_in(user: User, through: Iterable[Path], files: Path, home: Path) -> None
                 _grant(file, user.uid, _READ)
 
 
-def remove_of_others(home: Path) -> None:
-    """Remove what other users left in *home*, each as himself: without CAP_DAC_OVERRIDE root cannot."""
+def remove_others_files(home: Path) -> None:
+    """Remove files of other users in *home*, each as that user: without CAP_DAC_OVERRIDE root cannot."""
     try:
         left = {entry.path: entry.stat(follow_symlinks=False).st_uid for entry in os.scandir(home)}
     except OSError:
@@ -77,7 +77,7 @@ def _grant(path: Path, uid: int, rights: int) -> None:
 
 
 def _entries(path: Path) -> dict[tuple[int, int], int]:
-    """Return the access list of *path*, or what its mode says."""
+    """Return the access list of *path*, or the one that its mode stands for."""
     try:
         packed = os.getxattr(path, _ACCESS)
     except OSError as error:

@@ -14,9 +14,9 @@ from doubles.verdict_status import status
 from mlsync.errors import ProofDisbelieved
 from mlsync.formats.layout import Storage
 from mlsync.proof import windows
-from mlsync.proof.programs import gpus as child_gpus
-from mlsync.proof.prover import ProofOptions, Prover, Room
-from mlsync.proof.rooms import ROOM_BYTES_MIN, Rooms
+from mlsync.proof.in_place import IN_PLACE_BYTES_MIN, WindowAllocator
+from mlsync.proof.programs import gpus
+from mlsync.proof.prover import Allocate, ProofOptions, Prover
 from mlsync.proof.windows import WindowSender
 
 MIB = 1 << 20
@@ -31,11 +31,11 @@ class ReaderAhead(MemorySource):
         self._starts = [*starts, len(data)]
         self.rooms_count = 0
 
-    def stream(self, room: Room | None = None) -> Iterator[memoryview]:
+    def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
         """The pieces, each in its room where it has one."""
         pieces = []
         for start, end in zip(self._starts, self._starts[1:], strict=False):
-            view = None if room is None else room(start, end - start)
+            view = None if allocate is None else allocate(start, end - start)
             self.rooms_count += view is not None
             pieces.append(memoryview(bytearray(end - start)) if view is None else view)
             pieces[-1][:] = self.data[start:end]
@@ -101,7 +101,7 @@ def test_where_a_gpu_may_be_chunks_are_copied(senders, monkeypatch):
     data = tensors_bytes()
     copied = []
     for why in ("no GPU is here", ""):
-        monkeypatch.setattr(child_gpus, "why_none", lambda why=why: why)
+        monkeypatch.setattr(gpus, "why_none", lambda why=why: why)
         with Prover(ProofOptions(device="auto")) as prover:
             assert prover.prove(reader_ahead(data), b"w.pt").proof.level == 4
         copied.append(senders[-1].copied_bytes)
@@ -136,8 +136,8 @@ def test_rooms_are_for_whole_numbers_of_one_storage():
     end = 100 + 6 * MIB
     asked = [
         (0, MIB, False),
-        (100, ROOM_BYTES_MIN - 4, False),
-        (100, ROOM_BYTES_MIN, True),
+        (100, IN_PLACE_BYTES_MIN - 4, False),
+        (100, IN_PLACE_BYTES_MIN, True),
         (102, MIB, False),
         (104, MIB + 2, False),
         (104, MIB, True),
@@ -146,8 +146,10 @@ def test_rooms_are_for_whole_numbers_of_one_storage():
         (end, MIB, False),
     ]
     blocks = [memoryview(bytearray(16 * MIB))]
-    rooms = Rooms(blocks, MIB, 4, storages)
-    assert [rooms.room(offset, length) is not None for offset, length, _ in asked] == [is_had for _, _, is_had in asked]
+    allocator = WindowAllocator(blocks, MIB, 4, storages)
+    assert [allocator.allocate(offset, length) is not None for offset, length, _ in asked] == [
+        is_had for _, _, is_had in asked
+    ]
 
 
 def test_no_two_rooms_overlap():
@@ -155,15 +157,15 @@ def test_no_two_rooms_overlap():
     chance = random.Random(5)
     storages = [Storage("a", 0, 1 << 40, "uint8", 1)]
     blocks = [memoryview(bytearray(16 * MIB)) for _ in range(3)]
-    rooms = Rooms(blocks, MIB, 4, storages)
+    allocator = WindowAllocator(blocks, MIB, 4, storages)
     held: list[range] = []
     offset = had_count = 0
     for _ in range(3000):
         length = chance.choice([MIB // 2, MIB, 2 * MIB, 3 * MIB + 5, 7 * MIB, 16 * MIB])
-        room = rooms.room(offset, length) if chance.random() < 0.6 else None
-        if room is not None:
-            places = range(room.place, room.place + -(-length // MIB))
-            assert len(room.memory) == len(places) * MIB
+        allocation = allocator.allocate(offset, length) if chance.random() < 0.6 else None
+        if allocation is not None:
+            places = range(allocation.place, allocation.place + -(-length // MIB))
+            assert len(allocation.memory) == len(places) * MIB
             assert set(places) <= set(range(4, 48))
             assert places[0] // 16 == places[-1] // 16
             assert not any(set(places) & set(other) for other in held)
@@ -171,6 +173,6 @@ def test_no_two_rooms_overlap():
             offset += length
             had_count += 1
         elif held:
-            rooms.give_back()
+            allocator.free_oldest()
             del held[0]
     assert had_count > 500

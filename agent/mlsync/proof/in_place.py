@@ -1,8 +1,8 @@
-"""Where a file's chunks may be opened: right in the memory that the child sees, so that nobody copies them there.
+"""Chunks opened in the memory that the child sees, so that nobody copies them there.
 
-A room is for one chunk that lies in one storage, begins and ends between two of its numbers, and is large enough to be
-windows of its own. Rooms are given in the order of the file and given back in the same order, when the child is done
-with what lay there.
+An allocation is for one chunk that is part of one storage, begins and ends between two of its numbers, and is large
+enough for windows of its own. Allocations are made in the order of the file and freed in the same order, when the child
+is done with their bytes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from mlsync.formats.layout import Storage
 
-# What is shorter is copied, many to a window: a window costs a message each way.
-ROOM_BYTES_MIN = 512 << 10
+# Shorter chunks are copied, many to a window: a window costs a message each way.
+IN_PLACE_BYTES_MIN = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Allocation:
     """*length* bytes of the child's memory, from the window *place* on; *memory* goes on to the last window's end."""
 
     place: int
@@ -26,8 +26,8 @@ class Room:
     memory: memoryview
 
 
-class Rooms:
-    """Gives windows of *window_bytes* of *blocks*, from the *first* on; no room reaches over a block's edge."""
+class WindowAllocator:
+    """Allocates windows of *window_bytes* in *blocks*, from the *first* on; no allocation crosses a block's edge."""
 
     def __init__(
         self, blocks: Sequence[memoryview], window_bytes: int, first: int, storages: Sequence[Storage]
@@ -41,9 +41,9 @@ class Rooms:
         self._storages = storages
         self._storage = 0
 
-    def room(self, offset: int, length: int) -> Room | None:
-        """Room for the file's *length* bytes at *offset*; ``None`` where they are to be copied, or all is taken."""
-        if length < ROOM_BYTES_MIN or not self._is_inside(offset, offset + length):
+    def allocate(self, offset: int, length: int) -> Allocation | None:
+        """Allocate *length* bytes of the file at *offset*; ``None`` if they are to be copied or none is free."""
+        if length < IN_PLACE_BYTES_MIN or not self._is_inside(offset, offset + length):
             return None
         count = -(-length // self._window_bytes)
         left_count = self._block_count - self._next % self._block_count
@@ -58,14 +58,14 @@ class Rooms:
         self._next = place + count
         block, at = divmod(place, self._block_count)
         start = at * self._window_bytes
-        return Room(place, length, self._blocks[block][start : start + count * self._window_bytes])
+        return Allocation(place, length, self._blocks[block][start : start + count * self._window_bytes])
 
-    def give_back(self) -> None:
-        """Take back the room that was given first."""
+    def free_oldest(self) -> None:
+        """Free the oldest allocation."""
         self._free_count += self._taken.popleft()
 
     def _is_inside(self, start: int, end: int) -> bool:
-        """Whether a stretch, which begins no earlier than the last one, is whole numbers of one storage."""
+        """Return whether a range, which begins no earlier than the last one, is whole numbers of one storage."""
         storages = self._storages
         while self._storage < len(storages) and _end(storages[self._storage]) <= start:
             self._storage += 1
