@@ -16,9 +16,10 @@ from mlsync.proof.user import cannot_change_user
 from unprivileged import environment, proof_python, python_for_all
 
 TRAINER = 4242
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(cannot_change_user()), reason="this process cannot be another user"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0 or bool(cannot_change_user()), reason="this process cannot be another user"),
+]
 # What root has in the service, and all rights: to give files away is not among the first.
 RIGHTS = {"of the service": "cap_dac_read_search,cap_setuid,cap_setgid,cap_kill", "of root": ""}
 

@@ -13,6 +13,8 @@ import pytest
 
 from unprivileged import UID, environment, place_of_his_own, proof_python, python_for_all, run_as
 
+pytestmark = pytest.mark.slow
+
 SECRET = "correct horse battery"
 # Goes from itself up to whoever started it, and tells of each process what it can read there.
 THIEF = """

@@ -17,6 +17,8 @@ from mlsync.store.retry import RetryingStore
 from mlsync.store.s3 import client
 from mlsync.store.s3 import store as s3
 
+pytestmark = pytest.mark.slow
+
 PART_BYTES = 5 << 20
 PASSING = (
     *("reset", "stall", "delay", "500", "503", "429", "502 page"),

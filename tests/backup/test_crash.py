@@ -23,6 +23,8 @@ from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.target.temporary import TEMPORARY_PREFIX
 
+pytestmark = pytest.mark.slow
+
 # Small parts, so that a pack of some kilobytes is an upload of several calls.
 PART_BYTES = 24 << 10
 

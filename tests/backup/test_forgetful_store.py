@@ -14,6 +14,8 @@ from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 
+pytestmark = pytest.mark.slow
+
 SIZE_BYTES = 12 << 20
 # A pack for a trial, manifests, headers and footers of packs, and what HTTP and TLS put around bodies.
 SMALL_BYTES = 200_000

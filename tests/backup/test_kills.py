@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from kill_rounds import KillRounds
+
+pytestmark = pytest.mark.slow
 
 ROUNDS = 20
 

@@ -19,6 +19,8 @@ from mlsync.backup.one_save import SILENT_NS
 from mlsync.proof.prover import ProofOptions, Prover
 from mlsync.repository.tokens import TroubleKind
 
+pytestmark = pytest.mark.slow
+
 INDEX = "model.safetensors.index.json"
 MINUTE_NS = 60 * 10**9
 

@@ -13,6 +13,8 @@ from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 from mlsync.versions.select import find_run, find_version, version_before
 
+pytestmark = pytest.mark.slow
+
 LAST = names.VERSION_MAX
 PLANTED = {"nothing": b"", "noise": b"x" * 500, "a newer format": b"mlsyncM\0\2\0" + b"x" * 500}
 

@@ -12,6 +12,8 @@ import pytest
 from flow_parts import World
 from swapper import NEIGHBOUR, swapping
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = 50
 SECRET = b"for root alone " * 500
 

@@ -17,6 +17,8 @@ from mlsync.repository.repository import Repository
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
 
+pytestmark = pytest.mark.slow
+
 PART_BYTES = 1 << 20
 SIZE_BYTES = 20 << 20
 # Twenty megabytes keep three lanes busy; each loses the part that it was sending, and makes one footer more.

@@ -27,6 +27,8 @@ from mlsync.proving.prove_later import LaterProver
 from mlsync.repository.tokens import TroubleKind
 from mlsync.values import Severity
 
+pytestmark = pytest.mark.slow
+
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
 LONG_AGO_NS = 10**18

@@ -19,6 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "courtesy"))
 
 from standing import LAST, needs_autogroups, standing_of
 
+pytestmark = pytest.mark.slow
+
 HOLDS = "stands behind others: processor: batch policy, nice 19, its session nice 19; disk: idle class\n"
 PATIENCE_S = 120.0
 

@@ -10,6 +10,8 @@ from machine import MLSYNC
 
 from swapper import NEIGHBOUR, swapping
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"for root alone " * 500
 PATIENCE_S = 60.0
 

@@ -12,6 +12,8 @@ from fault_proxy import Fault
 from limited_s3 import LimitedS3
 from mlsync.cli.options import Common
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def remote(fresh, s3_server):

@@ -13,6 +13,8 @@ from machine import MLSYNC, content
 
 import mlsync
 
+pytestmark = pytest.mark.slow
+
 
 def run(machine, command, **environment):
     """What a shell line did."""

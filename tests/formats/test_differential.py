@@ -19,6 +19,8 @@ from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_by
 from doubles.verdict_status import status
 from mlsync.proof.prover import ProofOptions, Prover
 
+pytestmark = pytest.mark.slow
+
 # Of flips and lengths so many are tried; a flip of each bit is met in one field or another
 STEPS = {
     "torch zip": 13,

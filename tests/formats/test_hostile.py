@@ -20,6 +20,8 @@ from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickles import machine as pickle_machine
 from mlsync.formats.torch.legacy import STORAGES_MAX
 
+pytestmark = pytest.mark.slow
+
 
 def in_zip(data: bytes) -> object:
     source = MemorySource(with_pickle(data))

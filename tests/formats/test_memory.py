@@ -56,6 +56,8 @@ from mlsync.formats.torch import legacy as legacy_torch
 from mlsync.formats.torch import pt2
 from mlsync.formats.zips import directory, npz
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SHARE = 8
 DOCUMENT = Path(__file__, "../../../docs/checkpoints.md").resolve()

@@ -19,6 +19,8 @@ from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickles.machine import read_pickle
 from mlsync.formats.sniff import identify
 
+pytestmark = pytest.mark.slow
+
 
 def small_torch() -> bytes:
     file = io.BytesIO()

@@ -28,6 +28,8 @@ from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
 from mlsync.proof.programs.cpu import COUNTED_AS
 from mlsync.proof.prover import ProofOptions, Prover
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 STAND_IN = HERE / "cuda_stand_in" / "stand_in.py"
 SCHEDULES = ("early", "late", "mixed")

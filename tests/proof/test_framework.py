@@ -18,6 +18,8 @@ from mlsync.errors import CommandUnavailable, ProofOutOfMemory, ProofTimedOut
 from mlsync.proof import framework
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command, ultralytics_command
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 30.0
 
 

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from mlsync.proof.framework import DESCRIBED, HUGGING_FACE, Framework, Loaded, load, state_dict_command
 from mlsync.proof.programs import load_transformers
 
+pytestmark = pytest.mark.slow
+
 RANK = Path(__file__).parents[1] / "formats" / "dcp_rank.py"
 RANKS = 2
 MODELS = """

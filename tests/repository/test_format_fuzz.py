@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from mlsync.codec.digest import object_digest
 from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged
 
+pytestmark = pytest.mark.slow
+
 
 def rich_root() -> Any:
     """The document's root with one file more: three chunks of two packs and two holes, without a proof."""

@@ -26,6 +26,8 @@ from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.job import Heartbeat
 from mlsync.service.notify import Notifier
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).with_name("agent_process.py")
 PATIENCE_S = 30.0
 

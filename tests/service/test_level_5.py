@@ -10,6 +10,8 @@ from mlsync.app.session import framework_of, policy_of
 from mlsync.config.load import load
 from mlsync.errors import ConfigInvalid
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def framework(tmp_path):

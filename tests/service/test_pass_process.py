@@ -25,6 +25,8 @@ from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import PassProcess, PassRequest
 from mlsync.store.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.slow
+
 SECRET = b"open sesame"
 PATIENCE_S = 30.0
 

@@ -15,6 +15,8 @@ import pytest
 
 import mlsync
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 UNITS = Path(__file__).parents[2] / "systemd"

@@ -18,6 +18,8 @@ from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.store.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.slow
+
 SECRET = Passphrase(b"open sesame")
 PATIENCE_S = 60.0
 

@@ -14,6 +14,8 @@ from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
 from mlsync.config.model import Config, S3Settings
 from mlsync.store.options import OVERWRITES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def server(monkeypatch):

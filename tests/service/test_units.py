@@ -13,6 +13,8 @@ from mlsync import errors
 from mlsync.app import secrets
 from mlsync.config.model import AgentSettings
 
+pytestmark = pytest.mark.slow
+
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ("mlsync-agent.service", "mlsync-agent-user.service")
 

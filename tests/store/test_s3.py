@@ -16,6 +16,8 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 from mlsync.store.s3.transfer import SeekableBody
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def keys_in_environment(monkeypatch):

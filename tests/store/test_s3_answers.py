@@ -14,6 +14,8 @@ from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.options import OVERWRITES
 
+pytestmark = pytest.mark.slow
+
 _PROFILE = """[profile oss]
 aws_access_key_id = somebody
 aws_secret_access_key = geheim

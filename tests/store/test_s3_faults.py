@@ -13,6 +13,8 @@ from mlsync.store.retry import RetryingStore
 from mlsync.store.s3 import client
 from mlsync.store.s3 import store as s3
 
+pytestmark = pytest.mark.slow
+
 PART_BYTES = 5 << 20
 SMALL = random.Random(1).randbytes(300_000)
 LARGE = random.Random(2).randbytes(2 * PART_BYTES + 1234)

@@ -16,7 +16,7 @@ from mlsync.store.s3 import hedge as s3_hedge
 from mlsync.store.s3.connection import Call
 
 # What is silent for 30 s is cut anyway: a test that waited for that has shown nothing.
-pytestmark = pytest.mark.timeout(20)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(20)]
 
 OBJECT_BYTES = 2 << 20
 BODY = random.Random(7).randbytes(OBJECT_BYTES)

@@ -18,6 +18,8 @@ from limited_s3 import LimitedS3
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 
+pytestmark = pytest.mark.slow
+
 DOCUMENT = Path(__file__).parents[2] / "docs" / "s3.md"
 ROW = re.compile(r"^\| (?P<matter>[^|]+) \| (?P<status>\d+) \| `(?P<says>[^`]+)` \|$", re.MULTILINE)
 TABLE = {row["matter"]: (int(row["status"]), row["says"]) for row in ROW.finditer(DOCUMENT.read_text())}

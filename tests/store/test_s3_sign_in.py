@@ -20,6 +20,8 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.retry import RetryingStore
 from token_service import ROLE, TOKEN, TokenService
 
+pytestmark = pytest.mark.slow
+
 WAYS = ("web identity", "profile with a source", "credential_process")
 KEYS = Keys(bytes(32), bytes(16))
 

@@ -22,6 +22,8 @@ from mlsync.formats.dcp.container import Item, read_dcp_layout, read_dcp_storage
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True)
 class Saved:
