@@ -55,3 +55,12 @@ def test_the_number_that_is_asked_for_is_enough(world):
     refuse_older(world.repository, RUN, 2)
     with pytest.raises(HistoryRolledBack, match="its newest version is 2"):
         refuse_older(world.repository, RUN, 3)
+
+
+def test_the_version_that_was_seen_is_no_rollback(world):
+    """The very version that was seen is what the store has to show, and another one under its number is not."""
+    made(world, 2)
+    seen = Head(2, world.repository.stored(RUN, 2).digest)
+    refuse_rolled_back(world.repository, RUN, seen, by_number=False)
+    with pytest.raises(HistoryRolledBack, match="no longer shows version 2"):
+        refuse_rolled_back(world.repository, RUN, Head(2, bytes(32)), by_number=False)
