@@ -137,3 +137,22 @@ def test_the_mutation_settings_name_what_exists():
         assert one["was"] in source, one
         assert one["is"] not in source, one
         assert len(one["why"]) > 20, one
+
+
+def test_decisions_are_in_order_and_in_the_index():
+    """Each decision has a number of its own, a date and a status, is in the index, and names only others that exist."""
+    text = (ROOT / "docs" / "decisions.md").read_text()
+    index, entries = text.split("## By number")
+    heads = re.findall(
+        r"^(\d+)\. \*\*.+?\*\*\s+\*(\d{4}-\d\d-\d\d),\s+(\S[^*]*)\.\*\s", entries, re.MULTILINE | re.DOTALL
+    )
+    numbers = [int(number) for number, _, _ in heads]
+    assert numbers == sorted(set(numbers)) == [int(one) for one in re.findall(r"^(\d+)\. ", entries, re.MULTILINE)]
+    indexed = {int(one) for row in re.findall(r"^\|.+\| ([\d, ]+) \|$", index, re.MULTILINE) for one in row.split(", ")}
+    assert indexed == set(numbers)
+    for _, _, status in heads:
+        others = [int(one) for one in re.findall(r"\d+", status)]
+        assert re.fullmatch(
+            r"accepted(, (amended|extended) by [\d, ]+)?|superseded by \d+", " ".join(status.split())
+        ), status
+        assert set(others) <= set(numbers)
