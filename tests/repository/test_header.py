@@ -49,7 +49,7 @@ def test_a_changed_field_is_found_out_by_the_key():
     assert not header.decode(changed, "memory:").is_of(KEYS)
     store = new_repository().store
     replace_object(store, names.HEADER, lambda body: body.replace(b"true", b"false"))
-    with pytest.raises(ObjectDamaged, match="not as it was written"):
+    with pytest.raises(ObjectDamaged, match="the header was changed"):
         Repository.open(store, PASSPHRASE)
 
 

@@ -14,7 +14,7 @@ from doubles.memory_store import MemoryStore
 from mlsync.errors import StateError, StoreUnavailable
 from mlsync.repository import names
 from mlsync.repository.pack import footer as pack_footer
-from mlsync.repository.pack.builder import PackBuilder, buffer_bytes, finish_noted
+from mlsync.repository.pack.builder import PackBuilder, buffer_bytes, finish_interrupted
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
@@ -46,17 +46,17 @@ def test_a_pack_that_was_cut_off_is_finished_with_the_chunks_that_had_come(journ
         store = CountingStore(MemoryStore(PART_BYTES))
         _, refs = builder_of(store, journal, PIECES[:count])
         sent_bytes = store.written_bytes
-        notes = list(journal.noted())
+        notes = list(journal.interrupted())
         assert len(notes) == (1 if sent_bytes else 0)
-        for noted in notes:
-            assert noted.sent_bytes == sent_bytes
-            found = finish_noted(store, KEYS, noted)
+        for pack in notes:
+            assert pack.sent_bytes == sent_bytes
+            found = finish_interrupted(store, KEYS, pack)
             assert found == refs[: len(found)]
             assert len(found) >= sent_bytes // 3016
             size_bytes = store.stat(names.pack(PACK_ID)).size_bytes
             assert pack_footer.read_refs(store, KEYS, PACK_ID, size_bytes) == found
             assert store.written_bytes == size_bytes
-        journal.over(PACK_ID)
+        journal.forget(PACK_ID)
 
 
 @pytest.mark.parametrize("kind", ["die-before", "die-after"])
@@ -71,8 +71,8 @@ def test_a_footer_that_may_have_been_sent_is_made_again_to_the_byte(journal, met
     with pytest.raises(ProcessDied):
         builder.finish()
     inner = store._store
-    (noted,) = journal.noted()
-    assert finish_noted(inner, KEYS, noted) == refs
+    (pack,) = journal.interrupted()
+    assert finish_interrupted(inner, KEYS, pack) == refs
     key = names.pack(PACK_ID)
     assert inner.get(key, limit_bytes=1 << 20) == whole.get(key, limit_bytes=1 << 20)
     assert inner.uploads == {}
@@ -82,11 +82,11 @@ def test_a_pack_is_finished_from_a_note_in_any_number_of_tries(journal):
     """Who dies while finishing leaves the same for the next one."""
     inner = MemoryStore(PART_BYTES)
     _, refs = builder_of(inner, journal)
-    (noted,) = journal.noted()
+    (pack,) = journal.interrupted()
     for method in ("resume", "upload.write", "upload.finish"):
         with pytest.raises(ProcessDied):
-            finish_noted(FaultyStore(inner, Fault("die-before", 1, method)), KEYS, noted)
-    assert finish_noted(inner, KEYS, noted) == refs[: len(noted.records)]
+            finish_interrupted(FaultyStore(inner, Fault("die-before", 1, method)), KEYS, pack)
+    assert finish_interrupted(inner, KEYS, pack) == refs[: len(pack.records)]
 
 
 def test_a_pack_that_was_finished_before_it_could_be_said_is_taken(journal):
@@ -94,12 +94,12 @@ def test_a_pack_that_was_finished_before_it_could_be_said_is_taken(journal):
     for upload_stays in (False, True):
         store = MemoryStore(PART_BYTES)
         _, refs = builder_of(store, journal)
-        (noted,) = journal.noted()
+        (pack,) = journal.interrupted()
         upload = dict(store.uploads)
-        assert finish_noted(store, KEYS, noted) == refs[: len(noted.records)]
+        assert finish_interrupted(store, KEYS, pack) == refs[: len(pack.records)]
         if upload_stays:
             store.uploads.update(upload)
-        assert finish_noted(store, KEYS, noted) == refs[: len(noted.records)]
+        assert finish_interrupted(store, KEYS, pack) == refs[: len(pack.records)]
 
 
 @pytest.mark.parametrize("end", ["swept", "a part is lost", "another object is there", "another object is in the way"])
@@ -107,7 +107,7 @@ def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
     """What the store has no more is not relied on, and nothing is left of it."""
     store = MemoryStore(PART_BYTES)
     builder_of(store, journal)
-    (noted,) = journal.noted()
+    (pack,) = journal.interrupted()
     (parts,) = store.uploads.values()
     if end == "swept":
         store.remove_stale_uploads(-1)
@@ -118,19 +118,19 @@ def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
         store.put(names.pack(PACK_ID), b"not this pack")
     else:
         store.put(names.pack(PACK_ID), b"not this pack")
-    assert finish_noted(store, KEYS, noted) == []
+    assert finish_interrupted(store, KEYS, pack) == []
 
 
 def test_a_store_that_is_away_is_told_and_the_note_stays(journal):
     """An upload is not given up because the store does not answer now."""
     inner = MemoryStore(PART_BYTES)
     _, refs = builder_of(inner, journal)
-    (noted,) = journal.noted()
+    (pack,) = journal.interrupted()
     away = FaultyStore(inner, Fault("before", 1, lasts=True, is_transient=False))
     with pytest.raises(StoreUnavailable):
-        finish_noted(away, KEYS, noted)
-    assert [one.pack_id for one in journal.noted()] == [PACK_ID]
-    assert finish_noted(inner, KEYS, noted) == refs[: len(noted.records)]
+        finish_interrupted(away, KEYS, pack)
+    assert [one.pack_id for one in journal.interrupted()] == [PACK_ID]
+    assert finish_interrupted(inner, KEYS, pack) == refs[: len(pack.records)]
 
 
 def test_every_damaged_byte_of_a_note_is_noticed(journal, tmp_path):
@@ -142,10 +142,10 @@ def test_every_damaged_byte_of_a_note_is_noticed(journal, tmp_path):
     for place in range(0, len(body), 7):
         for damaged in (body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :], body[:place]):
             path.write_bytes(damaged)
-            assert list(journal.noted()) == []
+            assert list(journal.interrupted()) == []
             assert not path.exists()
     path.write_bytes(body)
-    assert [one.pack_id for one in journal.noted()] == [PACK_ID]
+    assert [one.pack_id for one in journal.interrupted()] == [PACK_ID]
 
 
 def test_a_note_under_another_name_and_other_files_are_no_notes(journal, tmp_path):
@@ -155,7 +155,7 @@ def test_a_note_under_another_name_and_other_files_are_no_notes(journal, tmp_pat
     os.rename(directory / PACK_ID.hex(), directory / ("ab" * 16))
     (directory / "something").write_bytes(b"")
     (directory / f"{PACK_ID.hex()}.new").write_bytes(b"half a note")
-    assert list(journal.noted()) == []
+    assert list(journal.interrupted()) == []
     assert os.listdir(directory) == []
 
 
@@ -177,7 +177,7 @@ def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
     """Where a note cannot be written there is none any more, and the pack goes up all the same."""
     store = MemoryStore(PART_BYTES)
     builder, _ = builder_of(store, journal, PIECES[:3])
-    assert list(journal.noted())
+    assert list(journal.interrupted())
 
     real_open = os.open
 
@@ -189,7 +189,7 @@ def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
     monkeypatch.setattr(os, "open", full)
     builder.finish()
     monkeypatch.undo()
-    assert list(journal.noted()) == []
+    assert list(journal.interrupted()) == []
     assert keys_under(store, "packs/") == [names.pack(PACK_ID)]
 
 
@@ -197,7 +197,7 @@ def test_a_note_of_a_newer_coding_is_none(journal, monkeypatch):
     """A note that a newer mlsync left is not half understood: an older one sends again."""
     builder_of(MemoryStore(PART_BYTES), journal)
     monkeypatch.setattr("mlsync.repository.pack.journal._CODINGS", frozenset({1}))
-    assert list(journal.noted()) == []
+    assert list(journal.interrupted()) == []
 
 
 @pytest.mark.parametrize("calls", [("fsync", "unlink"), ("fsync",)])
@@ -220,8 +220,8 @@ def test_a_writer_leaves_no_note_of_what_is_remembered(journal, tmp_path):
     for piece in PIECES:
         writer.put(memoryview(piece))
     writer.finish()
-    assert len(list(journal.noted())) == 1
+    assert len(list(journal.interrupted())) == 1
     remembered = []
-    writer.remember_durable(lambda refs: remembered.extend((ref.pack, len(list(journal.noted()))) for ref in refs))
+    writer.remember_durable(lambda refs: remembered.extend((ref.pack, len(list(journal.interrupted()))) for ref in refs))
     assert [count for _, count in remembered] == [1] * len(PIECES)
     assert os.listdir(tmp_path / "uploads" / "run") == []

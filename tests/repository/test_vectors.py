@@ -23,7 +23,7 @@ DAMAGE = (ObjectDamaged, ManifestDamaged, KeySlotDamaged)
 EXPECTED = {
     "no such format": (FormatUnsupported, "is not known here|are not known here"),
     "wrong key": (WrongPassphrase, "opens no key slot"),
-    "authentication failure": (DAMAGE, "does not authenticate|not as it was written"),
+    "authentication failure": (DAMAGE, "does not authenticate|the header was changed"),
     "truncated": (DAMAGE, "cut short|shorter"),
     "trailing data": (DAMAGE, "longer"),
     "out of bounds": (DAMAGE, "numbers cannot be|out of range|more memory or time|larger than any"),
@@ -97,7 +97,7 @@ def _header(fields, keys, body):
     found = header.decode(body, "vector")
     # As opening a repository does, with the master key that a slot gave and the id that the header states.
     if not found.is_of(Keys(keys.master, found.repository_id)):
-        raise ObjectDamaged("the header is not as it was written")
+        raise ObjectDamaged("the header was changed")
     return found.repository_id
 
 

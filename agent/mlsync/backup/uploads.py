@@ -35,13 +35,13 @@ def finish_cut_off(
             monitor.notice("warning", f"an upload that was cut off is sent anew: {error}")
 
     finished_count, there_bytes = 0, 0
-    for noted in journal.noted():
+    for noted in journal.interrupted():
         refs = repository.finish_pack(noted, tell)
         if refs:
             remember(refs)
             finished_count += 1
             there_bytes += noted.sent_bytes
-        journal.over(noted.pack_id)
+        journal.forget(noted.pack_id)
     if finished_count:
         uploads = "1 upload that was" if finished_count == 1 else f"{finished_count} uploads that were"
         monitor.notice("info", f"finished {uploads} cut off: {there_bytes / _MIB:.0f} MiB need not be sent again")

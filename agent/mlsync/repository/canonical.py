@@ -1,8 +1,8 @@
-"""Decode MessagePack as the format says it: each value in its one encoding, and nothing left out or added.
+"""Decode MessagePack in its canonical encoding: each value has one, and nothing is left out or added.
 
-A decoder by types alone is laxer than the format: it takes a whole number for a float, fills positions that are missing
-at the end of an array, lets a key of a map come twice. What encodes to other bytes than it was decoded from was
-not written by these rules. See docs/format.md, "MessagePack".
+A decoder that goes by types alone is laxer than the format: it takes an integer for a float, fills missing positions at
+the end of an array, and lets a map have a key twice. So the decoded value is encoded again, and the bytes must be the
+same. See docs/format.md, "MessagePack".
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.tokens import TOKEN_MAX
 
 _T = TypeVar("_T")
-# What msgspec says of a number that no member of an enumeration has.
+# The message of msgspec for a number that no member of an enumeration has.
 _UNKNOWN_TOKEN: Final = re.compile(r"Invalid enum value (\d+)\b")
 
 
 def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
-    """Return what *body* says; ``ValueError`` unless a writer makes these very bytes of it.
+    """Return the decoded *body*; raise ``ValueError`` unless it is in the canonical encoding.
 
-    A token above those that are known here is of a newer mlsync: ``FormatUnsupported``.
+    Raise ``FormatUnsupported`` for a token above the known ones: a newer mlsync wrote it.
     """
     try:
         value = msgspec.msgpack.decode(body, type=kind)
@@ -35,12 +35,12 @@ def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
             raise newer(f"a token of this kind is not known here: {error}", where) from None
         raise
     if msgspec.msgpack.encode(value) != body:
-        raise ValueError("a value is not in its one encoding, or a position is missing")
+        raise ValueError("a value is not in its canonical encoding, or a position is missing")
     return value
 
 
 def decode_as(body: bytes | memoryview, kind: type[_T], where: str) -> _T:
-    """Return *body* decoded as *kind*, in its one encoding; or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+    """Return the decoded *body*, in its canonical encoding; raise ``ManifestDamaged`` or ``FormatUnsupported``."""
     try:
         return decode_canonical(bytes(body), kind, where)
     except ValueError as error:
@@ -48,5 +48,5 @@ def decode_as(body: bytes | memoryview, kind: type[_T], where: str) -> _T:
 
 
 def newer(what: str, where: str) -> FormatUnsupported:
-    """Return the error for what a newer mlsync wrote."""
+    """Return the error for an object of a newer mlsync."""
     return FormatUnsupported(what, where=where, advice="upgrade mlsync")

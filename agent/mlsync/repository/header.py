@@ -1,7 +1,7 @@
-"""The object ``repository``: which format, which repository. Plain JSON, so that a person who finds a bucket knows it.
+"""The object ``repository``: its format and id, in plain JSON, so that a person who finds a bucket can identify it.
 
-It can be read without a key, so it is not sealed; its ``check`` is made with the master key over all else that it says,
-so that whoever has opened a key slot finds out a changed header, and a key that is not this repository's.
+It is not sealed, since it must be readable without a key. Its ``check`` is computed with the master key over all other
+fields: once a key slot has opened, it reveals a changed header, or a key of another repository.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ID_BYTES = 16
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the header says; *check* in hexadecimal."""
+    """The fields of the header; *check* is in hexadecimal."""
 
     mlsync: str
     format: int
@@ -34,16 +34,16 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return bytes.fromhex(self.id)
 
     def bound(self) -> bytes:
-        """All of the header but the check: what the check is made over, as JSON without blanks."""
+        """Return the header with an empty check, as JSON without blanks: the check is computed over this."""
         return msgspec.json.encode(msgspec.structs.replace(self, check=""))
 
     def is_of(self, keys: Keys) -> bool:
-        """Whether these are the repository's keys and the header is as it was written."""
+        """Return whether these are the repository's keys and the header is unchanged."""
         return hmac.compare_digest(self.check.encode(), _check(self, keys).encode())
 
 
 class _Claim(msgspec.Struct):
-    """As much of a header as every format has: read first, so that a newer one is refused by name."""
+    """The fields that the header has in every format: read first, so that a newer format is refused by its number."""
 
     mlsync: str
     format: int
@@ -56,7 +56,7 @@ def encode(keys: Keys, *, conditional_create: bool) -> bytes:
 
 
 def decode(body: bytes, where: str) -> Header:
-    """Return what *body* says, or raise ``ObjectDamaged`` or ``FormatUnsupported``; *where* is the store's URL."""
+    """Return the decoded header, or raise ``ObjectDamaged`` or ``FormatUnsupported``; *where* is the store's URL."""
     try:
         claim = msgspec.json.decode(body, type=_Claim)
         if claim.mlsync != "repository":
@@ -75,7 +75,7 @@ def decode(body: bytes, where: str) -> Header:
 
 
 def check_format(version: int, where: str, damage: type[Error] = ObjectDamaged) -> None:
-    """Refuse an object of a format that is not known, by its number; one that never was is *damage*."""
+    """Raise ``FormatUnsupported`` for an unknown format, and *damage* for a number that no format has."""
     if version < 1:
         raise damage(f"there is no format {version}", where=where)
     if version != tokens.FORMAT_VERSION:
@@ -84,7 +84,7 @@ def check_format(version: int, where: str, damage: type[Error] = ObjectDamaged) 
 
 
 def check_key_kind(key_kind: int, where: str, damage: type[Error] = ObjectDamaged) -> None:
-    """Refuse an object whose key is had in a way that is not known, by its number; zero is *damage*."""
+    """Raise ``FormatUnsupported`` for an unknown kind of key, and *damage* for zero."""
     if key_kind < 1:
         raise damage(f"there is no key kind {key_kind}", where=where)
     if key_kind != tokens.KEY_DERIVED:

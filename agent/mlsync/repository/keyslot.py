@@ -1,8 +1,8 @@
 """Key slots: the master key, wrapped once for each passphrase or key file.
 
-A passphrase is stretched by Argon2id (RFC 9106; its second recommended setting, 64 MiB and three passes, by default);
-a key file holds 32 random bytes or more and goes through HKDF alone. Each slot has a random salt, so the wrapping key
-is used once and its nonce may be zero.
+Argon2id stretches a passphrase (RFC 9106; by default its second recommended setting, 64 MiB and three passes). A key
+file holds 32 random bytes or more, and HKDF alone derives its wrapping key. Each slot has a random salt, so its
+wrapping key is used once, and the nonce may be zero.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ _SEALED_BYTES: Final = MASTER_KEY_BYTES + TAG_BYTES
 _ZERO_NONCE: Final = bytes(NONCE_BYTES)
 _KEY_FILE_INFO: Final = b"mlsync 1 key file"
 
-# A slot comes from a hostile store: what it may ask of memory and time is bounded before any of it is spent.
+# A slot comes from a hostile store: the memory and time that it may ask for are bounded before they are spent.
 _MEMORY_KIB_MAX: Final = 1 << 20
 _ITERATIONS_MAX: Final = 64
 _LANES_MAX: Final = 64
-# What a thread costs in each pass, however little memory it fills.
+# The cost of a thread in each pass, even if it fills little memory.
 _LANE_KIB: Final = 64
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Passphrase:
-    """What a person typed; the repr hides it."""
+    """A passphrase as bytes; the repr hides it."""
 
     secret: bytes
 
     def __repr__(self) -> str:
-        """Hide it."""
+        """Return a text without the secret."""
         return "Passphrase(...)"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeyFile:
-    """What a key file holds; the repr hides it."""
+    """The content of a key file; the repr hides it."""
 
     secret: bytes
 
     def __repr__(self) -> str:
-        """Hide it."""
+        """Return a text without the secret."""
         return "KeyFile(...)"
 
 
@@ -63,7 +63,7 @@ Unlock: TypeAlias = Passphrase | KeyFile
 
 @dataclass(frozen=True, slots=True)
 class Stretching:
-    """What Argon2id costs whoever guesses; kept in the slot, so that it can grow with the years."""
+    """The cost of Argon2id for each guess; kept in the slot, so that it can grow over the years."""
 
     memory_kib: int = 64 << 10
     iterations: int = 3
@@ -74,7 +74,7 @@ Kind = Literal["passphrase", "key-file"]
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key slot as it is stored; *salt* and *sealed* in base64, the Argon2id numbers zero for a key file."""
+    """A key slot as it is stored: *salt* and *sealed* in base64, and the Argon2id numbers zero for a key file."""
 
     mlsync: str
     format: int
@@ -87,7 +87,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sealed: str
 
     def bound(self) -> bytes:
-        """All of the slot but the sealed key: what the seal binds, so that no field can be changed."""
+        """Return the slot without the sealed key: the seal binds these bytes, so that no field can be changed."""
         return msgspec.json.encode(msgspec.structs.replace(self, sealed=""))
 
 
@@ -98,7 +98,7 @@ class _Claim(msgspec.Struct):
 
 
 def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stretching: Stretching) -> bytes:
-    """Return the bytes of a slot that gives *master* to whoever has *unlock*."""
+    """Return the bytes of a slot from which *unlock* obtains *master*."""
     if isinstance(unlock, KeyFile):
         check_key_file(unlock)
         kind: Kind = "key-file"
@@ -130,7 +130,7 @@ def parse(body: bytes, where: str) -> Slot:
             raise KeySlotDamaged("not a key slot", where=where)
         check_format(claim.format, where, KeySlotDamaged)
         if claim.kind not in get_args(Kind):
-            # A kind to come (a key of a cloud's key service): whoever holds another slot is not kept out by it.
+            # A future kind (a key of a cloud's key service) must not keep out those who hold another slot.
             raise newer(f"key slots of kind {claim.kind!r} are not known here", where)
         slot = msgspec.json.decode(body, type=Slot)
         lengths = len(_unbase64(slot.salt)), len(_unbase64(slot.sealed))
@@ -143,12 +143,14 @@ def parse(body: bytes, where: str) -> Slot:
     if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):
         raise KeySlotDamaged("the key slot asks for more memory or time than any slot of ours", where=where)
     if slot.kind == "key-file" and any(numbers):
-        raise KeySlotDamaged("the slot of a key file has a cost, as only a passphrase's has", where=where)
+        raise KeySlotDamaged(
+            "the slot of a key file has a cost, which only a slot of a passphrase may have", where=where
+        )
     return slot
 
 
 def unwrap(slot: Slot, unlock: Unlock) -> bytes | None:
-    """Return the master key, or ``None`` where *unlock* is not this slot's."""
+    """Return the master key, or ``None`` if *unlock* does not open this slot."""
     if (slot.kind == "key-file") != isinstance(unlock, KeyFile):
         return None
     sealed = base64.b64decode(slot.sealed)
@@ -160,32 +162,32 @@ def unwrap(slot: Slot, unlock: Unlock) -> bytes | None:
 
 
 def cost(stretching: Stretching) -> int:
-    """Return what a try costs, in KiB that are gone over: memory times passes, and what each lane costs by itself."""
+    """Return the cost of a try in KiB: memory times passes, and the fixed cost of each lane."""
     return stretching.iterations * (stretching.memory_kib + _LANE_KIB * stretching.lanes)
 
 
 def cost_of(slot: Slot, unlock: Unlock) -> int:
-    """Return what it costs to try *unlock* on a slot: nothing where no passphrase is stretched."""
+    """Return the cost of trying *unlock* on a slot: 0 unless a passphrase is stretched."""
     if slot.kind == "key-file" or isinstance(unlock, KeyFile):
         return 0
     return cost(Stretching(slot.memory_kib, slot.iterations, slot.lanes))
 
 
 def check_key_file(unlock: KeyFile) -> None:
-    """Refuse a key file so short that it could be a passphrase: it would be guessed, since it is not stretched."""
+    """Raise ``ConfigInvalid`` for a short key file: it could be guessed, since it is not stretched."""
     if len(unlock.secret) < KEY_FILE_BYTES_MIN:
         what = f"a key file must hold at least {KEY_FILE_BYTES_MIN} random bytes, this one has {len(unlock.secret)}"
         raise ConfigInvalid(what, advice="make one with: head -c 32 /dev/urandom > FILE")
 
 
 def wrong_unlock(unlock: Unlock, where: str) -> WrongPassphrase:
-    """Return the error that says that no slot opened."""
+    """Return the error for the case that no slot opened."""
     what = "the key file opens no key slot" if isinstance(unlock, KeyFile) else "the passphrase opens no key slot"
     return WrongPassphrase(what, where=where)
 
 
 def _unbase64(text: str) -> bytes:
-    """Return what *text* says; ``ValueError`` unless it is the one way to say it."""
+    """Return the decoded *text*; raise ``ValueError`` unless it is in the canonical encoding."""
     content = base64.b64decode(text, validate=True)
     if base64.b64encode(content).decode() != text:
         raise ValueError("base64 that is not as it is written")

@@ -1,7 +1,7 @@
-"""Proofs that were made later than their version: objects of their own beside the manifest, which never changes.
+"""Later proofs: objects beside a manifest, which itself never changes.
 
-A version may be committed below the level that is required, as where there was no GPU; a machine that has one proves it
-then. Each such object names its manifest by digest, so that it says nothing of any other. See docs/format.md.
+A version may be committed below the required level, for example without a GPU; a machine that has one proves it later.
+Each later proof names its manifest by digest, so that it applies to no other. See docs/format.md.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from mlsync.values import Proof, is_count
 
 
 class ProvedFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A checkpoint of the version, and what its proof came to."""
+    """A checkpoint of the version, and its proof."""
 
     path: bytes
     proof: Proof
 
 
 class LaterProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What was proved of a version after it was committed.
+    """The proof of a version that was made after its commit.
 
-    *manifest* is the digest of the version's manifest. *lowest_level*, on *device*, is what all of the version's
-    checkpoints have reached with this proof, those left out that are broken, of which there are *broken_count*.
+    *manifest* is the digest of the version's manifest. *lowest_level*, on *device*, is the level that all checkpoints
+    of the version have reached with this proof, except the *broken_count* broken ones.
     """
 
     run: str
@@ -67,16 +67,16 @@ class LaterProofs:
         return found
 
     def of_version(self, run_id: bytes, number: int, manifest: bytes) -> list[LaterProof]:
-        """Return the proofs of the version whose manifest has the digest *manifest*, in the order they were made."""
+        """Return the proofs of the version whose manifest has the digest *manifest*, oldest first."""
         return self.read([key for key, _ in self._listed(names.version_proofs_prefix(run_id, number))], manifest)
 
     def read(self, keys: Iterable[str], manifest: bytes) -> list[LaterProof]:
-        """Return the proofs of these names, in the order they were made; they are of that manifest, or damaged."""
+        """Return the proofs of these names, oldest first; raise ``ManifestDamaged`` if one is of another manifest."""
         proofs = [read_twice(partial(self._read, key, manifest)) for key in keys]
         return sorted(proofs, key=lambda proof: proof.made_ns)
 
     def add(self, run_id: bytes, proof: LaterProof) -> None:
-        """Have the proof beside its version from now on."""
+        """Store the proof beside its version."""
         key = names.later_proof(run_id, proof.number, os.urandom(names.PROOF_ID_BYTES))
         _check(proof, key)
         self._store.put(key, sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof)))
@@ -99,18 +99,18 @@ class LaterProofs:
         proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)
         version = digest.run_id(self._run_key, proof.run), proof.number
         if names.parse_later_proof(key) != version or proof.manifest != manifest:
-            raise ManifestDamaged("the later proof is not of the version beside which it lies", where=key)
+            raise ManifestDamaged("the later proof belongs to another version than its name says", where=key)
         _check(proof, key)
         return proof
 
 
 def _check(proof: LaterProof, where: str) -> None:
-    """Refuse a proof whose numbers or paths cannot be: see docs/format.md, "Later proof"."""
+    """Raise ``ManifestDamaged`` for numbers or paths that are out of bounds: see docs/format.md, "Later proof"."""
     is_sound = is_time(proof.made_ns) and is_level(proof.lowest_level) and is_count(proof.broken_count)
     if not is_sound:
-        raise ManifestDamaged("the later proof's time, level or count cannot be", where=where)
+        raise ManifestDamaged("the later proof's time, level or count is out of bounds", where=where)
     paths = [file.path for file in proof.files]
     if not all(map(is_safe_path, paths)) or len(set(paths)) != len(paths):
-        raise ManifestDamaged("the later proof names what is no path, or a path twice", where=where)
+        raise ManifestDamaged("the later proof has an invalid path, or a path twice", where=where)
     for file in proof.files:
         check_proof(file.proof, where)

@@ -1,7 +1,7 @@
-"""A version as a value: entries, the chunks that they are made of, how they were proved, what went wrong.
+"""A version as values: its entries, the chunks that they consist of, their proofs, and the troubles of its backup.
 
-These are the structs that stand in stored objects as MessagePack arrays; the order of the fields is the format
-(docs/format.md, "Manifest"). Only the encoded form counts; the classes are for reading it with types.
+Stored objects contain these structs as MessagePack arrays: the order of the fields is the format (docs/format.md,
+"Manifest").
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlsync.values import Proof, storable
 
 
 class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a chunk lies and how it is opened; all that a restore needs to know of it."""
+    """Where a chunk is stored and how it is opened: all that a restore needs."""
 
     name: bytes
     pack: bytes
@@ -39,7 +39,7 @@ class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     stored_bytes: int
     plain_bytes: int
     coding: int
-    base: Any = None  # anything in it is of a newer mlsync: refused as that, not as damage
+    base: Any = None  # any value is of a newer mlsync, and not damage
 
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_u
 
 
 class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A file that is not in this version as the source held it: *kept* is the version whose content stands, or 0."""
+    """A file that this version does not hold as the source did: it has the content of version *kept*, or none if 0."""
 
     path: bytes
     kind: TroubleKind
@@ -86,14 +86,14 @@ class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Previous(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The manifest before this one, by number and SHA-256 of its stored bytes."""
+    """The number of the manifest before this one, and SHA-256 of its stored bytes."""
 
     number: int
     digest: bytes
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a listing shows without reading the entries."""
+    """The facts that a list of versions shows, without the entries."""
 
     file_count: int
     size_bytes: int
@@ -105,9 +105,9 @@ class Summary(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Who wrote a version: an id that a writer keeps for one run and directory, and a mark of its machine.
+    """The writer of a version: an id that it keeps for one run and directory, and a mark of its machine.
 
-    *machine* is empty where the machine could not be told from others.
+    *machine* is empty if the machine has no mark of its own.
     """
 
     id: bytes
@@ -115,7 +115,7 @@ class Origin(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Top(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is kept of the watched directory itself, which is no entry of its own version."""
+    """The attributes of the watched directory itself, which is no entry of its version."""
 
     mode: int
     uid: int
@@ -124,14 +124,14 @@ class Top(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A stretch of entries in path order with the packs that they need: complete by itself."""
+    """A range of entries in path order, with the packs that they need: complete by itself."""
 
     packs: list[bytes]
     entries: list[Entry[PackedRef]]
 
 
 class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Where a segment stands: its bytes right here, or the chunks that they are cut into."""
+    """A segment: its bytes, or the chunks that hold them."""
 
     first_path: bytes
     entry_count: int
@@ -140,7 +140,7 @@ class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class ManifestRoot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The sealed body of a manifest object: all of a version but its entries, which *packs* and *segments* lead to."""
+    """The sealed body of a manifest: a version without its entries, which are in the *segments*."""
 
     run: str
     number: int

@@ -1,4 +1,4 @@
-"""The names of a repository's objects. They hold random or keyed hexadecimal only: no run, no path, no user."""
+"""The names of a repository's objects. They hold only random or keyed hexadecimal: no run, no path, no user."""
 
 from __future__ import annotations
 
@@ -25,55 +25,55 @@ _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
-# What a directory store keeps objects in.
+# The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
 )
 
 
 def key_slot(slot_id: bytes) -> str:
-    """Name a key slot."""
+    """Return the name of a key slot."""
     return f"{KEY_SLOTS}{slot_id.hex()}"
 
 
 def pack(pack_id: bytes) -> str:
-    """Name a pack; the first byte makes 256 folders, so that a directory store stays quick."""
+    """Return the name of a pack; its first byte makes 256 folders, so that a directory store stays fast."""
     digits = pack_id.hex()
     return f"{PACKS}{digits[:2]}/{digits}"
 
 
 def run_prefix(run_id: bytes) -> str:
-    """Name what all versions of a run begin with."""
+    """Return the prefix of the names of a run's versions."""
     return f"{VERSIONS}{run_id.hex()}/"
 
 
 def version(run_id: bytes, number: int) -> str:
-    """Name a version's manifest; the digits are padded so that key order is the order of versions."""
+    """Return the name of a version's manifest; the digits are padded, so that names sort in the order of versions."""
     return f"{run_prefix(run_id)}{number:0{VERSION_DIGITS}d}"
 
 
 def run_proofs_prefix(run_id: bytes) -> str:
-    """Name what all later proofs of a run begin with."""
+    """Return the prefix of the names of a run's later proofs."""
     return f"{LATER_PROOFS}{run_id.hex()}/"
 
 
 def version_proofs_prefix(run_id: bytes, number: int) -> str:
-    """Name what all later proofs of a version begin with."""
+    """Return the prefix of the names of a version's later proofs."""
     return f"{run_proofs_prefix(run_id)}{number:0{VERSION_DIGITS}d}/"
 
 
 def later_proof(run_id: bytes, number: int, proof_id: bytes) -> str:
-    """Name a proof that was made later than its version; several machines may make one each."""
+    """Return the name of a later proof; several machines may make one each."""
     return f"{version_proofs_prefix(run_id, number)}{proof_id.hex()}"
 
 
 def tombstone(pack_id: bytes) -> str:
-    """Name the mark that a pack is about to be deleted."""
+    """Return the name of the tombstone of a pack: the mark that it will be deleted."""
     return f"{TOMBSTONES}{pack_id.hex()}"
 
 
 def is_key_slot(key: str) -> bool:
-    """Whether *key* names a key slot."""
+    """Return whether *key* names a key slot."""
     return _KEY_SLOT.fullmatch(key) is not None
 
 
@@ -102,11 +102,11 @@ def parse_tombstone(key: str) -> bytes | None:
 
 
 def is_object(key: str) -> bool:
-    """Whether *key* names an object of ours other than the header."""
+    """Return whether *key* names an object of ours other than the header."""
     parsed = (parse_pack(key), parse_version(key), parse_later_proof(key), parse_tombstone(key))
     return is_key_slot(key) or any(found is not None for found in parsed)
 
 
 def is_folder(name: str) -> bool:
-    """Whether *name* is what objects of ours lie in, where a store has directories."""
+    """Return whether *name* is a folder for objects of ours, in a store with directories."""
     return _FOLDER.fullmatch(name) is not None

@@ -1,8 +1,8 @@
-"""Damage is believed when it is seen twice.
+"""Read damaged objects a second time, before an error is raised.
 
-A network or a proxy flips bits, and no client of S3 holds what it reads against anything. What the store itself has
-lost comes back damaged again; what was hurt on the way mostly does not, and must cost neither a restore nor, in a
-backup, another upload of a pack that is whole. Stores and the layer that tries again cannot tell: seals and names can.
+A network or a proxy may flip bits, and clients of S3 do not check what they read. An object that is damaged in the
+store is damaged again; one that was damaged on the way mostly is not, and must neither fail a restore nor make a backup
+upload an intact pack again. Stores, and the layer that retries, cannot see such damage: only seals and names show it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 def read_twice(read: Callable[[], _Result]) -> _Result:
-    """Return what *read* gives, which reads from the store and checks; where that is damaged, what it gives then."""
+    """Return the result of *read*, which reads from the store and checks; if it finds damage, call it once more."""
     try:
         return read()
     except (ObjectDamaged, ManifestDamaged, KeySlotDamaged):

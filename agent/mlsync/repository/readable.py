@@ -1,9 +1,9 @@
-"""Find the versions of a run that open, where whoever may create objects planted others among them.
+"""Find the versions of a run that open, among objects that others may have planted.
 
-An object that does not open (it does not authenticate, or contradicts itself) is passed over and named, whatever its
-number. It stops nobody: the newest version is the newest one that opens. A listing says which numbers there are, and
-only a manifest's own seal whether a version stands there, so what is planted costs one look at each; whoever goes on
-for long remembers what did not open (``Listed.stamp``) and looks at it once.
+An object that does not open (it does not authenticate, or contradicts itself) is skipped and reported, whatever its
+number, and blocks nothing: the newest version is the newest one that opens. A listing shows which numbers exist, and
+only the seal of a manifest shows whether it is a version, so each planted object costs one read. A long-running process
+remembers what did not open (``Listed.stamp``) and reads it once.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from mlsync.repository.repository import Listed, Repository, Stored, is_no_versi
 
 _AT_ONCE: Final = 16
 _NAMED_COUNT: Final = 8
-# So many of these are in memory at once; what is larger is looked at alone.
+# So many of these are in memory at once; larger ones are opened alone.
 _SMALL_BYTES: Final = 1 << 20
 
 
 def newest_readable(
     repository: Repository, run: str, *, below: int = names.VERSION_MAX + 1, known: Mapping[int, str] | None = None
 ) -> Stored | None:
-    """Return the run's newest version that opens, of those below a number; ``None`` if there is none.
+    """Return the run's newest version that opens, among those below a number; ``None`` if there is none.
 
-    *known* are objects that did not open before, by number, with the stamps that they had: they are not looked at.
+    *known* holds objects that did not open before, by number, with the stamps that they had: they are not read again.
     """
     while page := last_page(repository, run, below):
         unknown = [one for one in reversed(page) if (known or {}).get(one.number) != one.stamp]
@@ -41,7 +41,7 @@ def newest_readable(
 
 
 def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterator[Stored]:
-    """Yield the versions of these numbers that open, in this order, each when it is asked for."""
+    """Yield the versions of these numbers that open, in this order; each is read when the caller asks for it."""
     for number in numbers:
         stored = stored_or_none(repository, run, number)
         if stored is not None:
@@ -51,7 +51,7 @@ def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterat
 def opened(repository: Repository, run: str, listed: Sequence[Listed]) -> Iterator[tuple[Listed, Stored | None]]:
     """Yield each of these with its version, ``None`` if it does not open or is gone.
 
-    The first is looked at alone, since mostly it is the one that is looked for; behind it several at once.
+    The first is opened alone, since it mostly is the wanted one; the others are opened several at once.
     """
 
     def look(one: Listed) -> tuple[Listed, Stored | None]:
@@ -67,7 +67,7 @@ def opened(repository: Repository, run: str, listed: Sequence[Listed]) -> Iterat
 
 
 def stored_or_none(repository: Repository, run: str, number: int) -> Stored | None:
-    """Return a version; ``None`` if it does not open, which the repository then notes, or is gone."""
+    """Return a version; ``None`` if it is gone or does not open, which is recorded in ``repository.skipped``."""
     try:
         return repository.stored(run, number)
     except VersionMissing:
@@ -80,7 +80,7 @@ def stored_or_none(repository: Repository, run: str, number: int) -> Stored | No
 
 
 def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
-    """Yield small ones together, in their order, and each large one alone."""
+    """Yield batches in order: small objects together, and each large one alone."""
     batch: list[Listed] = []
     for one in listed:
         is_large = one.size_bytes > _SMALL_BYTES
@@ -96,7 +96,7 @@ def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
 
 
 def report_skipped(repository: Repository, monitor: Monitor) -> None:
-    """Name what stands in a version's place and does not open, as far as it was met since this was called last."""
+    """Report the objects under names of versions that did not open since the last call."""
     skipped = dict(repository.skipped)
     repository.skipped.clear()
     for key, error in sorted(skipped.items())[:_NAMED_COUNT]:

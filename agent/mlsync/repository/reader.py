@@ -1,11 +1,11 @@
-"""Reading chunks back: neighbours in one pack are fetched in one call, opened and checked in threads, given in order.
+"""Read chunks: fetch neighbours in a pack with one call, open and check them in threads, and yield them in order.
 
-Fetching and opening are done by different threads: many calls may have to be under way at once to a store that is far
-away, and opening takes memory of its own. The more calls there are, the shorter they get: memory stays the same.
+Different threads fetch and open: a store that is far away needs many calls at once, and opening takes memory of its
+own. The more calls run at once, the shorter each is, so that memory stays the same.
 
-Every chunk is authenticated (AES-GCM binds pack, ordinal, coding and length) and its name recomputed from its plain
-bytes, so what comes out is what was put in, or a ``Damage`` that names the pack. All buffers are made once and used
-again: fresh memory would cost more than everything that is done to the bytes.
+Every chunk is authenticated (AES-GCM binds pack, ordinal, coding and length), and its name is computed again from its
+plain bytes. So the reader yields what was stored, or raises a ``Damage`` that names the pack. Buffers are allocated
+once and reused: fresh memory would cost more than all work on the bytes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
 
-# What is fetched in one call: as much as keeps it worth it, and all that are under way together no more than the sum.
+# The size of one fetch: large enough to be worth a call, and all that run at once stay below the sum.
 WINDOW_BYTES: Final = 8 << 20
 WINDOW_BYTES_MIN: Final = 2 << 20
 AHEAD_BYTES: Final = 32 << 20
 WINDOW_CHUNKS: Final = 1024
-# The longest that pieces of files come; memory that is given back and taken again for each costs more than it saves.
+# The longest pieces of files: to free and allocate memory for each costs more than it saves.
 _KEPT_BYTES_MIN: Final = 4 << 20
 # Windows differ a little in length. Large memory comes in huge pages.
 _LARGE_STEP_BYTES: Final = 2 << 20
@@ -45,17 +45,17 @@ _SMALL_STEP_BYTES: Final = 64 << 10
 GAP_BYTES_MAX: Final = 64 << 10
 SEALS_MAX: Final = 256
 FETCHERS_MAX: Final = 64
-# One more than processors, of which one waits for memory. One opens a gigabyte in 0.6 s: six give more than who takes
-# the bytes can use, and each has buffers of its own.
+# One more than processors, since one thread waits for memory. One thread opens a gigabyte in 0.6 s: six are faster than
+# any consumer, and each has buffers of its own.
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
-#: Memory for the n-th chunk of a stream, as long as it; ``None`` for one that is to lie in the reader's own.
+#: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
 RoomOf: TypeAlias = Callable[[int], memoryview | None]
 
 
 class ChunkReader:
-    """Gives chunks' plain bytes; a context manager, since it owns threads."""
+    """Reads the plain bytes of chunks; a context manager, since it owns threads."""
 
     def __init__(self, store: Store, keys: Keys, *, threads: int | None = None) -> None:
         self.read_bytes = 0
@@ -64,11 +64,11 @@ class ChunkReader:
         self._threads = threads
         self._fetchers: ThreadPoolExecutor | None = None
         self._openers: ThreadPoolExecutor | None = None
-        # What one stream needs, kept for the next: to have 70 MiB anew costs what reading half as much does.
+        # Kept from one stream for the next: to allocate 70 MiB takes as long as to read half as much.
         self._free: list[_Window] = []
 
     def __enter__(self) -> Self:
-        """Be used in a ``with``."""
+        """Return the reader, for a ``with`` statement."""
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -76,8 +76,8 @@ class ChunkReader:
         self.close()
 
     def close(self) -> None:
-        """End the threads and give their buffers back."""
-        for executor in (self._fetchers, self._openers):  # in this order: who fetches waits for who opens
+        """End the threads and free their buffers."""
+        for executor in (self._fetchers, self._openers):  # in this order: fetchers wait for openers
             if executor is not None:
                 executor.shutdown(wait=True, cancel_futures=True)
         self._fetchers = self._openers = None
@@ -92,8 +92,8 @@ class ChunkReader:
     def stream(self, refs: Iterable[ChunkRef], room: RoomOf | None = None) -> Iterator[Plain]:
         """Yield the chunks of *refs* in order; each view is valid until the next is asked for.
 
-        Some windows are fetched ahead; memory is bounded by the windows, whatever the number of chunks. *room* is asked
-        in order, when a chunk is about to be fetched, and not for one that comes again in the same window.
+        The reader fetches some windows ahead; they bound the memory, whatever the number of chunks. It calls *room* in
+        order, when it is about to fetch a chunk, and not for a chunk that comes again in the same window.
         """
         fetchers, openers = self._executors()
         free = self._free
@@ -114,7 +114,7 @@ class ChunkReader:
                 self.read_bytes += filled.result()
                 yield from window.give()
                 window.keep_at_most(AHEAD_BYTES // self._at_once)
-                # As many as one stream has now: there may have been several, or more calls.
+                # As many as one stream uses now: several streams, or more calls, may have used more.
                 if len(free) < self._at_once + 2:
                     free.append(window)
         finally:
@@ -123,11 +123,11 @@ class ChunkReader:
 
     @property
     def _at_once(self) -> int:
-        """How many calls may be under way: what the store says, which may be more or less the next time."""
+        """How many calls may run at once; the store says it, and may say another number the next time."""
         return max(1, self._threads or self._store.reads_at_once)
 
     def _executors(self) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
-        """Return those who fetch and those who open; threads are made when there is work for them."""
+        """Return the fetchers and the openers; their threads start when there is work."""
         if self._fetchers is None or self._openers is None:
             self._fetchers = ThreadPoolExecutor(FETCHERS_MAX, thread_name_prefix="mlsync-read")
             self._openers = ThreadPoolExecutor(
@@ -137,9 +137,9 @@ class ChunkReader:
 
 
 class _Window:
-    """Buffers for some chunks, as they come and as they are, and the views on them in the order that was asked for.
+    """Buffers for the sealed and the plain bytes of some chunks, and views of the chunks in the order of the request.
 
-    Chunks that have *rooms* take none of it.
+    Chunks that have *rooms* take no memory here.
     """
 
     def __init__(self) -> None:
@@ -154,19 +154,19 @@ class _Window:
         self.views = []
         self._filled_bytes = 0
         if self.rooms and len(self._buffer) > 4 * size_bytes:
-            self._buffer = b""  # what has rooms takes memory elsewhere
+            self._buffer = b""  # chunks that have rooms take memory elsewhere
         if len(self._buffer) < size_bytes:
             self._buffer = aligned_memory(_rounded_up(size_bytes))
 
     def sealed(self, start: int, size_bytes: int) -> memoryview:
-        """Return room for what lies at *start* in its pack, placed so that it can be read past the page cache."""
+        """Return memory for the bytes at *start* in a pack, aligned so that they can be read past the page cache."""
         slack = slack_bytes(start)
         if len(self._sealed) < slack + size_bytes:
             self._sealed = aligned_memory(_rounded_up(slack + size_bytes))
         return memoryview(self._sealed)[slack : slack + size_bytes]
 
     def keep_at_most(self, window_bytes: int) -> None:
-        """Give memory back that is of a time when calls were fewer and longer."""
+        """Free memory from a time when calls were fewer and longer."""
         kept_bytes = max(window_bytes, _KEPT_BYTES_MIN) * 5 // 4
         if len(self._buffer) > kept_bytes:
             self._buffer = b""
@@ -174,7 +174,7 @@ class _Window:
             self._sealed = b""
 
     def place(self, ref: ChunkRef) -> memoryview:
-        """Return where a chunk belongs: its room, or else the next bytes of the buffer."""
+        """Return the memory for a chunk: its room, or else the next bytes of the buffer."""
         if (room := self.rooms.get(ref)) is not None:
             return room
         length = ref.plain_bytes
@@ -190,7 +190,7 @@ class _Window:
 
 
 def _rounded_up(size_bytes: int) -> int:
-    """Return a length that is enough for what is a little longer, too; nobody is charged for what is not used of it."""
+    """Return a length that fits slightly longer windows too; memory that is not used costs nothing."""
     step_bytes = _LARGE_STEP_BYTES if size_bytes > _LARGE_STEP_BYTES else _SMALL_STEP_BYTES
     return -(-size_bytes // step_bytes) * step_bytes
 
@@ -208,9 +208,9 @@ class _Opener:
     def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
         """Put the plain bytes of *refs* into *window*; return how many bytes came from the store.
 
-        What was fetched is opened by *openers*, by the caller itself if there are none.
+        The *openers* open what was fetched; without them, the calling thread does.
         """
-        # By all of a reference: two that disagree about one ordinal are each held to what they say.
+        # By the whole reference: if two disagree about one ordinal, each is checked against its own numbers.
         unique = dict.fromkeys(refs)
         window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.rooms))
         plains: dict[ChunkRef, memoryview] = {}
@@ -225,7 +225,7 @@ class _Opener:
         return read_bytes
 
     def _fetch(self, window: _Window, group: list[ChunkRef]) -> memoryview:
-        """Return the sealed bytes of *group*, with what lies between them."""
+        """Return the sealed bytes of *group*, with the bytes between them."""
         start = group[0].offset
         key = names.pack(group[0].pack)
         sealed = window.sealed(start, group[-1].offset + group[-1].stored_bytes - start)
@@ -286,14 +286,14 @@ class _Opener:
             raise _damaged(ref, "its bytes are not those that it is named after")
 
     def _check_header(self, pack: bytes) -> None:
-        """Raise what the pack's header says about why nothing in it opens: another pack, a newer format; or return."""
+        """Raise if the pack's header explains why a chunk does not open: another pack, or a newer format."""
         header = bytearray(HEADER_BYTES)
         with suppress(StoreError):
             self._store.read(names.pack(pack), 0, memoryview(header))
             parse_header(bytes(header), self._keys, pack)
 
     def _scratch(self, use: str, size_bytes: int) -> memoryview:
-        """Return this thread's buffer for *use*, as long as asked."""
+        """Return this thread's buffer for *use*, *size_bytes* long."""
         buffer: mmap.mmap | None = getattr(self._local, use, None)
         if buffer is None or len(buffer) < size_bytes:
             buffer = aligned_memory(size_bytes)
@@ -314,7 +314,7 @@ def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:
 
 
 def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterator[list[ChunkRef]]:
-    """Cut *refs* into windows bounded in bytes, stored and plain, and in number; *share_bytes* is one's share now."""
+    """Cut *refs* into windows, bounded in bytes (stored and plain) and in number; *share_bytes* is the bound now."""
     window: list[ChunkRef] = []
     window_bytes = 0
     for ref in refs:
@@ -330,10 +330,10 @@ def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterat
 
 
 def _rooms(chunks: list[ChunkRef], first: int, room: RoomOf) -> dict[ChunkRef, memoryview]:
-    """Return the rooms of a window's chunks, the *first*-th of the stream and those behind it.
+    """Return the rooms of a window's chunks, which begin with the *first*-th of the stream.
 
-    What comes again in the window is opened once and lies in the reader's memory: a room may be used again as soon as
-    its own chunk went by.
+    A chunk that comes again in the window is opened once, into the reader's memory: its room may be reused as soon as
+    the chunk has been yielded.
     """
     counts = Counter(chunks)
     rooms = {}

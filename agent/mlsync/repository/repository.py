@@ -1,7 +1,6 @@
-"""A repository as the flows see it: runs and their versions, chunks in and out, and the one way to commit.
+"""A repository as the flows use it: open it, read its versions, and read and write its chunks.
 
-Commit order, whatever crashes between: packs durable, then the candidate is proved (by the flow), then the packs of the
-manifest's own body, then the manifest, whose creation is conditional and is the version's beginning.
+See listing.py for its runs, readable.py for the versions that open, and commit.py for making a version.
 """
 
 from __future__ import annotations
@@ -34,8 +33,8 @@ from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
-from mlsync.repository.pack.builder import finish_noted
-from mlsync.repository.pack.journal import NotedPack, PackJournal
+from mlsync.repository.pack.builder import finish_interrupted
+from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.unlocking import read_slot, unlocked
@@ -46,7 +45,7 @@ from mlsync.store.base import ObjectInfo, Store
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An object in a version's place as a listing shows it: whether it is one, only its seal tells."""
+    """An object under the name of a version, as a listing shows it; only its seal shows whether it is one."""
 
     number: int
     size_bytes: int
@@ -54,13 +53,13 @@ class Listed:
 
     @property
     def stamp(self) -> str:
-        """What is another one for another object of this number."""
+        """A text that differs for another object under the same number."""
         return f"{self.size_bytes} {self.modified_s}"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A manifest's root as it was read, with the digest that the next version will carry."""
+    """A manifest's root as it was read, with the digest that the next version refers to."""
 
     root: ManifestRoot
     digest: bytes
@@ -78,7 +77,7 @@ class Repository:
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
         self._later_proofs = LaterProofs(store, keys)
-        # By name: what stands in a version's place and does not open, as far as it was met, and why.
+        # By name: objects under names of versions that did not open, as far as they were read, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
 
     # ------------------------------------------------------------ beginning
@@ -87,24 +86,24 @@ class Repository:
     def create(
         cls, store: Store, unlock: Unlock, *, stretching: Stretching | None = None, conditional_create: bool = True
     ) -> Repository:
-        """Make a repository with one key slot; ``RepositoryExists``, and nothing changed, if there is one."""
+        """Create a repository with one key slot; raise ``RepositoryExists``, with nothing changed, if there is one."""
         cls.refuse_existing(store)
         repository_id, master = os.urandom(header.ID_BYTES), os.urandom(MASTER_KEY_BYTES)
         keys = Keys(master, repository_id)
         salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(names.SLOT_ID_BYTES)
         slot = keyslot.make(unlock, master, repository_id, salt, stretching or Stretching())
-        # The slot first: a header without a slot would be a repository that nobody can ever open.
+        # The slot first: nobody could ever open a repository that has a header and no slot.
         store.put(names.key_slot(slot_id), slot)
         try:
             store.put(names.HEADER, header.encode(keys, conditional_create=conditional_create))
         except AlreadyExists:
             store.delete(names.key_slot(slot_id))
-            raise RepositoryExists("another init was quicker", where=store.url) from None
+            raise RepositoryExists("another init created a repository at the same time", where=store.url) from None
         return cls(store, keys, conditional_create=conditional_create, slot=names.key_slot(slot_id))
 
     @staticmethod
     def exists(store: Store) -> bool:
-        """Whether there is a repository, as far as that shows without a key."""
+        """Return whether the store has a repository's header."""
         try:
             store.stat(names.HEADER)
         except NotFound:
@@ -113,17 +112,17 @@ class Repository:
 
     @classmethod
     def refuse_existing(cls, store: Store) -> None:
-        """Raise ``RepositoryExists`` where a repository is, or was."""
+        """Raise ``RepositoryExists`` if there is a repository, or the packs of one."""
         if cls.exists(store):
             raise RepositoryExists("there is a repository already", where=store.url, advice="nothing was changed")
-        # A place with packs but no header is a repository that lost its header: a new one would bury it.
+        # A store with packs but no header is a repository that lost its header: a new header would make it unreadable.
         if next(iter(store.list(names.PACKS)), None) is not None:
             what = "there are packs of a repository whose header is missing"
             raise RepositoryExists(what, where=store.url, advice="nothing was changed")
 
     @classmethod
     def look(cls, store: Store) -> header.Header:
-        """Return what shows without a key, or raise ``RepositoryMissing`` or what is wrong with the header."""
+        """Return the header, without a key; raise ``RepositoryMissing``, or the error in the header."""
         try:
             return read_twice(lambda: header.decode(_header(store), store.url))
         except NotFound:
@@ -135,29 +134,29 @@ class Repository:
     def open(
         cls, store: Store, unlock: Unlock, *, found: header.Header | None = None, likely_slot: str | None = None
     ) -> Repository:
-        """Open with a passphrase or key file, or raise what is missing or wrong.
+        """Open a repository with a passphrase or key file, or raise what is missing or wrong.
 
-        *found* is what ``look`` gave; *likely_slot* the name of the slot that opened before, which is tried first.
+        *found* is the result of ``look``; *likely_slot* names the slot that opened before, which is tried first.
         """
         found = found or cls.look(store)
         slot, master = unlocked(store, unlock, found, likely_slot)
         keys = Keys(master, found.repository_id)
         if not found.is_of(keys):
-            what = "the header is not as it was written, or the key slot is of another repository"
+            what = "the header was changed, or the key slot is of another repository"
             raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
         return cls(store, keys, conditional_create=found.conditional_create, slot=slot)
 
     def confirm(self) -> None:
-        """Raise ``RepositoryMissing`` unless this very repository still is in the store: one small object is read."""
+        """Raise ``RepositoryMissing`` unless this repository is still in the store: this reads one small object."""
         advice = "nothing was written; check whether its disk is mounted, and whether it is the right one"
         try:
             found = read_twice(lambda: header.decode(_header(self.store), self.store.url))
         except NotFound:
-            raise RepositoryMissing("the repository is away", where=self.store.url, advice=advice) from None
+            raise RepositoryMissing("the repository is gone", where=self.store.url, advice=advice) from None
         if found.repository_id != self.repository_id:
-            raise RepositoryMissing("another repository stands in its place", where=self.store.url, advice=advice)
+            raise RepositoryMissing("another repository is in its place", where=self.store.url, advice=advice)
         if not found.is_of(self.keys):
-            raise ObjectDamaged("the header is not as it was written", where=f"{self.store.url} {names.HEADER}")
+            raise ObjectDamaged("the header was changed", where=f"{self.store.url} {names.HEADER}")
 
     @property
     def repository_id(self) -> bytes:
@@ -165,13 +164,13 @@ class Repository:
         return self.keys.repository_id
 
     def close(self) -> None:
-        """Give back the store's connections."""
+        """Close the store's connections."""
         self.store.close()
 
     # ------------------------------------------------------------ reading
 
     def numbers(self, run: str, *, after: int = 0) -> list[int]:
-        """Return the numbers of the run's versions above *after*, rising: one listing, from there on."""
+        """Return the numbers of the run's versions above *after*, rising: one listing, which begins there."""
         return [one.number for one in self.listed(run, after=after)]
 
     def listed(self, run: str, *, after: int = 0) -> Iterator[Listed]:
@@ -181,11 +180,11 @@ class Repository:
         return (one for _, one in listed_versions(self.store.list(names.run_prefix(run_id), after=last)))
 
     def has_versions(self, run: str) -> bool:
-        """Whether the run has a version, as far as a listing shows it."""
+        """Return whether the run has a version, as far as a listing shows it."""
         return next(self.listed(run), None) is not None
 
     def refuse_unreadable(self) -> None:
-        """Raise what is the matter with the first manifest that was passed over: for where nothing else is left."""
+        """Raise the error of the first manifest that was skipped, if there is one."""
         for error in self.skipped.values():
             raise error
 
@@ -199,7 +198,7 @@ class Repository:
         return stored
 
     def open_version(self, key: str) -> Stored:
-        """Return the root that stands under the name *key*; ``NotFound`` if none does, ``ManifestDamaged``."""
+        """Return the root under the name *key*; raise ``NotFound`` or ``ManifestDamaged``."""
         return read_twice(lambda: self._open_version(key))
 
     def _open_version(self, key: str) -> Stored:
@@ -208,33 +207,33 @@ class Repository:
         except StoreBroken as error:
             if not error.is_of_object:
                 raise
-            raise ManifestDamaged(f"the manifest is not as it was written: {error.what}", where=key) from error
+            raise ManifestDamaged(f"the manifest was changed: {error.what}", where=key) from error
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), ManifestRoot, key)
         check_root(root, key)
-        # Its seal is bound to the key; this holds whoever has the master key to it too.
+        # The seal is bound to the key; this check holds those who have the master key to it too.
         if self.version_key(root.run, root.number) != key:
-            raise ManifestDamaged("the manifest is another version's", where=key)
+            raise ManifestDamaged("the manifest is of another version", where=key)
         return Stored(root, object_digest(body), key)
 
     def later_proofs(self, stored: Stored) -> list[LaterProof]:
-        """Return what was proved of a version after it was committed, oldest first; raises ``ManifestDamaged``."""
+        """Return the later proofs of a version, oldest first; raise ``ManifestDamaged`` if one is damaged."""
         root = stored.root
         return self._later_proofs.of_version(self._run_id(root.run), root.number, stored.digest)
 
     def later_proof_keys(self, run: str) -> dict[int, list[str]]:
-        """Return the names of all later proofs of a run's versions, by version: one listing."""
+        """Return the names of the later proofs of a run's versions, by version: one listing."""
         return self._later_proofs.of_run(self._run_id(run))
 
     def read_later_proofs(self, keys: Iterable[str], stored: Stored) -> list[LaterProof]:
-        """Return the later proofs of these names, which are the version's; raises ``ManifestDamaged``."""
+        """Return the later proofs of these names; raise ``ManifestDamaged`` if one is not of the version."""
         return self._later_proofs.read(keys, stored.digest)
 
     def add_later_proof(self, proof: LaterProof) -> None:
-        """Have *proof* beside its version from now on; the version itself is not touched."""
+        """Store *proof* beside its version, which does not change."""
         self._later_proofs.add(self._run_id(proof.run), proof)
 
     def read_slot(self, key: str) -> keyslot.Slot:
-        """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
+        """Return a key slot without opening it, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""
         return read_slot(self.store, key)
 
     def version_key(self, run: str, number: int) -> str:
@@ -247,7 +246,7 @@ class Repository:
             return segments.read_entries(stored.root, reader.stream, stored.key)
 
     def manifest(self, stored: Stored) -> Manifest:
-        """Return a version whole."""
+        """Return a version with all its entries."""
         return Manifest(stored.root, self.entries(stored))
 
     def reader(self) -> ChunkReader:
@@ -255,11 +254,11 @@ class Repository:
         return ChunkReader(self.store, self.keys)
 
     def is_chunk(self, plain: Buffer, name: bytes) -> bool:
-        """Whether *plain* is the chunk *name*: how a restore knows what it need not fetch."""
+        """Return whether *plain* is the chunk *name*: a restore need not fetch such chunks."""
         return is_named(self._name_key, plain, name)
 
     def has_version(self, run: str, number: int) -> bool:
-        """Whether the version's manifest is in the store: one stat."""
+        """Return whether the version's manifest is in the store: one stat."""
         try:
             self.store.stat(self.version_key(run, number))
         except NotFound:
@@ -267,7 +266,7 @@ class Repository:
         return True
 
     def has_bytes(self, run: str, number: int, digest: bytes) -> bool:
-        """Whether what stands in a version's place has this digest, be it that it opens or not."""
+        """Return whether the object under the version's name has this digest, whether it opens or not."""
         try:
             body = self.store.get(self.version_key(run, number), limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except NotFound:
@@ -279,7 +278,7 @@ class Repository:
         return object_digest(body) == digest
 
     def has_pack(self, pack_id: bytes) -> bool:
-        """Whether the pack is in the store: one stat."""
+        """Return whether the pack is in the store: one stat."""
         try:
             self.store.stat(names.pack(pack_id))
         except NotFound:
@@ -298,7 +297,7 @@ class Repository:
         return read_twice(lambda: pack_footer.read_refs(self.store, self.keys, pack_id, size_bytes))
 
     def tombstones(self) -> set[bytes]:
-        """Return the packs that are about to be deleted: no new version may rely on one of them."""
+        """Return the packs that will be deleted: a new version must not rely on them."""
         found = (names.parse_tombstone(info.key) for info in self.store.list(names.TOMBSTONES))
         return {pack_id for pack_id in found if pack_id is not None}
 
@@ -309,17 +308,19 @@ class Repository:
     ) -> PackWriter:
         """Return a writer of chunks; *lookup* finds a chunk that is stored already.
 
-        With a *journal*, ``finish_pack`` can finish in another process what the writer began to send.
+        With a *journal*, another process can finish packs that the writer left unfinished: see ``finish_pack``.
         """
         return PackWriter(self.store, self.keys, lookup, lanes=lanes, journal=journal)
 
     def journal(self, directory: Path, run: str) -> PackJournal:
-        """Return the notes of a run's packs below *directory*: one process at a time works on a run."""
+        """Return the journal of a run's packs below *directory*; one process at a time may use it."""
         return PackJournal(directory / self._run_id(run).hex())
 
-    def finish_pack(self, noted: NotedPack, tell: Callable[[StoreError], None] = lambda _error: None) -> list[ChunkRef]:
-        """Finish a pack whose writer died; return its chunks, or none where that cannot be, and *tell* why."""
-        return finish_noted(self.store, self.keys, noted, tell)
+    def finish_pack(
+        self, pack: InterruptedPack, report: Callable[[StoreError], None] = lambda _error: None
+    ) -> list[ChunkRef]:
+        """Finish a pack whose writer died and return its chunks; if that fails, return none and *report* why."""
+        return finish_interrupted(self.store, self.keys, pack, report)
 
     # ------------------------------------------------------------ inside
 
@@ -328,9 +329,9 @@ class Repository:
 
 
 def is_no_version(error: Error) -> bool:
-    """Whether this speaks against what stands in a version's place: it is passed over.
+    """Return whether the error means that an object under the name of a version is no version, and is skipped.
 
-    What opens and then turns out to be newer is a version, and what the store has to say speaks against the store.
+    An object that opens and is of a newer format is a version; an error of the store says nothing about the object.
     """
     return isinstance(error, ManifestDamaged) or (isinstance(error, FormatUnsupported) and error.is_claim)
 
@@ -349,4 +350,4 @@ def _header(store: Store) -> bytes:
     except StoreBroken as error:
         if not error.is_of_object:
             raise
-        raise ObjectDamaged(f"the header is not as it was written: {error.what}", where=store.url) from error
+        raise ObjectDamaged(f"the header was changed: {error.what}", where=store.url) from error

@@ -1,7 +1,7 @@
-"""A manifest or a later proof as an object: a small header, then one sealed and compressed body. See docs/format.md.
+"""Sealed objects (manifests and later proofs): a small header, then one sealed, compressed body. See docs/format.md.
 
-The header and the object's own name are bound by the seal, so an object that was moved under another number, run or
-repository does not open. Each kind has a magic and keys of its own: none passes for the other.
+The seal binds the header and the object's own name, so an object that was moved to another number, run or repository
+does not open. Each kind has a magic and keys of its own, so that no kind passes for the other.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_format, check_key_kind
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
 
-# The list of files stands in chunks of its own once it is long, so what is left is short.
+# A long list of files is stored in chunks, so the rest is short.
 PLAIN_BYTES_MAX: Final = 64 << 20
 SALT_BYTES: Final = 32
 
 _HEADER = struct.Struct("<8sHBBI32s")
 HEADER_BYTES: Final = _HEADER.size
 OBJECT_BYTES_MAX: Final = HEADER_BYTES + PLAIN_BYTES_MAX + TAG_BYTES
-# The key is this object's own (its salt is random), so its one nonce may be zero.
+# Each object has its own key, from a random salt, so its only nonce may be zero.
 _NONCE: Final = bytes(NONCE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class SealedKind:
-    """What tells one kind of object from another; *noun* is what messages call it."""
+    """A kind of sealed object; *noun* is its name in messages."""
 
     magic: bytes
     purpose: Purpose
@@ -44,7 +44,7 @@ LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
 
 
 def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
-    """Return the object that holds *plain* under the name *key*; a *salt* is given by nobody but the tests."""
+    """Return the object that holds *plain* under the name *key*; only tests give a *salt*."""
     if len(plain) > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} would be larger than any reader takes", where=key)
     salt = os.urandom(SALT_BYTES) if salt is None else salt
@@ -55,7 +55,7 @@ def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | Non
 
 
 def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
-    """Return what the object *key* holds, or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+    """Return the plain body of the object *key*, or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
     if len(body) < HEADER_BYTES + TAG_BYTES:
         raise ManifestDamaged(f"the {kind.noun} is cut short", where=key)
     header, sealed = body[:HEADER_BYTES], memoryview(body)[HEADER_BYTES:]
@@ -66,7 +66,7 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
         check_format(version, key, ManifestDamaged)
         check_key_kind(key_kind, key, ManifestDamaged)
     except FormatUnsupported as error:
-        # Whoever may create objects can write that.
+        # The header is not authenticated yet: anybody who may create objects can claim this.
         error.is_claim = True
         raise
     try:
@@ -74,7 +74,7 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     except SealBroken:
         what = f"the {kind.noun} does not authenticate: changed, swapped, or of another repository"
         raise ManifestDamaged(what, where=key) from None
-    # Only now is anything of it believed, the length to allocate included.
+    # Before the seal has opened nothing is trusted, not even the length to allocate.
     if plain_bytes > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} is larger than any of ours", where=key)
     if coding not in (Coding.RAW, Coding.ZSTD):

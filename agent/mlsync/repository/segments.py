@@ -1,8 +1,8 @@
-"""How a version's entries become the body of its manifest: stretches that stay the same where the tree did.
+"""Turn a version's entries into the segments of its manifest's body, and segments into entries.
 
-A segment ends after an entry whose path hashes low, the more likely the more bytes the entry takes: the cut depends on
-that entry alone, so a file that comes or goes changes its own segment and no other, and a version of 100,000 files that
-differ in one stores one segment anew.
+A segment ends after an entry whose path has a low hash; the more bytes an entry takes, the more likely that is. The cut
+depends on that entry alone, so a file that comes or goes changes only its own segment: of a version of 100,000 files
+that differs in one, one segment is stored again.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, ne
 from mlsync.repository.validation import check_entry, check_pack_table, check_tree
 from mlsync.repository.writer import Placed
 
-# A body up to this stands in the manifest itself: one object less for most runs.
+# A body up to this length is part of the manifest: most runs need no other object for it.
 INLINE_BYTES_MAX: Final = 64 << 10
 SEGMENT_BYTES: Final = 64 << 10
-# One entry can be a file of a million chunks; a segment is read whole.
+# One entry can be a file of a million chunks, and a segment is read as a whole.
 SEGMENT_BYTES_MAX: Final = 256 << 20
 
 Put = Callable[[bytes], Placed]
 
 
 class Body:
-    """A manifest's body on its way: segments whose chunks are placed once the writer has finished."""
+    """A manifest's body while it is stored: its segments, whose chunks are known once the writer has finished."""
 
     def __init__(self, entries: tuple[Entry, ...], put: Put, where: str) -> None:
-        # What no reader takes is not written: the version would be lost, and nobody would know.
+        # Readers refuse such a body, so writing it would lose the version unnoticed.
         for entry in entries:
             check_entry(entry, where)
         check_tree(entries, where)
@@ -53,7 +53,7 @@ class Body:
             self._segments.append((first_path, count, [put(piece) for piece in pieces]))
 
     def refs(self) -> list[ChunkRef]:
-        """Return the chunks that the body stands in."""
+        """Return the chunks that hold the body."""
         return [placed.ref for _, _, placed_list in self._segments for placed in placed_list]
 
     def encode(self) -> tuple[list[bytes], list[SegmentRef]]:
@@ -79,30 +79,30 @@ def read_entries(
         body = segment.inline if segment.inline is not None else _joined(chunks, len(segment_refs))
         found = decode_entries(body, where)
         if (len(found), found[0].path if found else b"") != (segment.entry_count, segment.first_path):
-            raise ManifestDamaged("a segment holds other entries than it says", where=where)
+            raise ManifestDamaged("a segment holds other entries than its reference says", where=where)
         entries += found
     check_tree(entries, where)
     return tuple(entries)
 
 
 def segment_refs(root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
-    """Return the chunks that a version's own body stands in."""
+    """Return the chunks that hold a version's own body."""
     return tuple(ref for segment in root.segments for ref in _refs_of(segment, root, where))
 
 
 def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> bytes:
     body = bytearray()
     for _ in range(count):
-        # One by one: a chunk is gone when the next is asked for.
+        # One by one: each chunk is released when the next is taken.
         body += next(chunks)
     return bytes(body)
 
 
 def _refs_of(segment: SegmentRef, root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
     if (segment.inline is None) != bool(segment.chunks):
-        raise ManifestDamaged("a segment stands in two places, or in none", where=where)
+        raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
-        raise ManifestDamaged("a segment is larger than any of ours", where=where)
+        raise ManifestDamaged("a segment is longer than 256 MiB", where=where)
     return unpack_refs(segment.chunks, root.packs, where)
 
 
@@ -121,7 +121,7 @@ def _ends_segment(entry: Entry) -> bool:
 
 
 class PackTable:
-    """Turns pack ids into small numbers while encoding."""
+    """Replaces pack ids by indices while entries are encoded."""
 
     def __init__(self) -> None:
         self.packs: list[bytes] = []
@@ -137,14 +137,14 @@ class PackTable:
 
 
 def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
-    """Return the bytes of a segment: equal entries give equal bytes, whatever stands around them."""
+    """Return the bytes of a segment; they depend on these entries alone."""
     table = PackTable()
     packed = [replace(entry, chunks=tuple(map(table.refer, entry.chunks))) for entry in entries]
     return msgspec.msgpack.encode(Segment(table.packs, cast("list[Entry[PackedRef]]", packed)))
 
 
 def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
-    """Return a segment's entries, each checked; or raise ``ManifestDamaged``."""
+    """Return a segment's entries, each checked, or raise ``ManifestDamaged``."""
     segment = decode_as(body, Segment, where)
     check_pack_table(segment.packs, where)
     unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, segment.packs, where)) for packed in segment.entries]
@@ -155,7 +155,7 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
 
 
 def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
-    """Return references with whole pack ids, each within the format's bounds."""
+    """Return the references with their pack ids; raise ``ManifestDamaged`` for one that is out of bounds."""
     refs = []
     for ref in packed:
         if ref.base is not None:
@@ -164,7 +164,7 @@ def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> 
             raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
         coding = coding_of(ref.coding, where, ManifestDamaged)
         if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
-            raise ManifestDamaged("a chunk's numbers cannot be", where=where)
+            raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
         refs.append(
             ChunkRef(ref.name, packs[ref.pack], ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
         )

@@ -17,16 +17,16 @@ MAGIC_PACK_END: Final = b"mlsyncE\0"
 MAGIC_MANIFEST: Final = b"mlsyncM\0"
 MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 
-# How the key of a pack or manifest is had. 1: HKDF from the master key. Kinds to come (sealed to a public key, so that
-# an agent can write what it cannot read) take the next numbers and need no new layout.
+# How the key of a pack or manifest is obtained. 1: HKDF from the master key. Future kinds (sealed to a public key, so
+# that an agent can write but not read) take the next numbers and need no new layout.
 KEY_DERIVED: Final = 1
 
-# A number above those that are known here, up to this, is a newer mlsync's; zero and what is beyond is nobody's.
+# A number above the known ones, up to this, is of a newer mlsync; zero and larger numbers are damage.
 TOKEN_MAX: Final = 255
 
 
 class EntryKind(IntEnum):
-    """What an entry of the tree is."""
+    """The kind of an entry."""
 
     FILE = 1
     DIRECTORY = 2
@@ -35,8 +35,8 @@ class EntryKind(IntEnum):
 
 
 class TroubleKind(IntEnum):
-    """Why a file's content in a version is not what the source held at that moment."""
+    """Why a version does not have a file's content as the source held it at that moment."""
 
-    TORN = 1  # would not hold still, or ended in the middle
+    TORN = 1  # kept changing, or was cut off
     BROKEN = 2  # a checkpoint that the proof refused
     UNREADABLE = 3  # the source gave an error

@@ -1,7 +1,7 @@
-"""From a store and a secret to the master key: which key slots are tried, in which order, and how many.
+"""Find the master key: which key slots are tried with a secret, in which order, and how many.
 
-Whoever may create objects can plant slots. Each of them is bounded by itself (``keyslot.parse``); here their sum is: so
-many slots are read, and so much of memory times passes is spent, that nobody who opens a repository waits for long.
+Whoever may create objects can plant slots. ``keyslot.parse`` bounds the cost of each; this module bounds their sum: the
+number of slots that are read, and memory times passes, so that opening a repository never takes long.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from mlsync.repository.keyslot import KeyFile, Slot, Stretching, Unlock
 from mlsync.repository.read_twice import read_twice
 from mlsync.store.base import Store
 
-# The oldest by the store's clock: what is planted later does not push out those that are in use.
+# The oldest by the store's clock: slots that are planted later do not displace those in use.
 SLOTS_MAX: Final = 64
-# As much as that many slots of ours cost.
+# The cost of that many slots of ours.
 COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
 
 
 def unlocked(store: Store, unlock: Unlock, found: header.Header, likely: str | None) -> tuple[str, bytes]:
-    """Return the name of a key slot that opens, and the master key in it; raise what is the matter where none does.
+    """Return the name of a key slot that opens, and the master key in it; raise an error if none opens.
 
-    *likely* names the slot that opened before. It is tried first, and mostly alone.
+    *likely* is the name of the slot that opened before: it is tried first, and mostly alone.
     """
     return _open_likely(store, unlock, found, likely) or _Search(store, unlock, found).run()
 
 
 def read_slot(store: Store, key: str) -> Slot:
-    """Return a key slot, or raise what is wrong with it; whether it opens is not looked at."""
+    """Return a key slot without opening it, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""
     return read_twice(lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key)))
 
 
@@ -48,7 +48,7 @@ def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | 
 
 @dataclass(slots=True)
 class _Search:
-    """Tries slot after slot. What is wrong with one of them must not lock out those who hold another."""
+    """Tries slot after slot. A damaged slot must not lock out those who hold another."""
 
     store: Store
     unlock: Unlock
@@ -63,10 +63,10 @@ class _Search:
             raise ObjectMissing("the repository has no key slot", where=self.store.url)
         for key in keys:
             self._read(key)
-        # A stable order: of slots that cost the same, the oldest first.
+        # The order is stable: of slots with the same cost, the oldest comes first.
         spent = 0
         for position, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
-            # One is always tried: who holds a slot that costs more than any of ours is not locked out by that.
+            # One is always tried, so that a slot that costs more than any of ours does not lock its owner out.
             if position and spent + cost > COST_SUM_MAX:
                 self.left_out_count += 1
                 continue
@@ -77,7 +77,7 @@ class _Search:
         raise self._refusal()
 
     def _oldest(self) -> list[str]:
-        """Return the names of the slots to look at."""
+        """Return the names of the slots to read."""
         count = 0
 
         def age(key: str, modified_s: float) -> tuple[float, str]:
@@ -98,12 +98,12 @@ class _Search:
         except (KeySlotDamaged, FormatUnsupported) as error:
             self.fault = error
         except (StoreBroken, NotFound) as error:
-            # What the store says of itself tells nothing about the slot.
+            # An error of the store itself says nothing about the slot.
             is_slot = isinstance(error, NotFound) or error.is_of_object
             what = f"the key slot cannot be read: {error.what}"
             self.fault = KeySlotDamaged(what, where=_where(self.store, key)) if is_slot else error
         else:
-            # An init that was cut off may have left a slot of a repository that never came to be.
+            # An interrupted init may have left a slot of a repository that never came to exist.
             if slot.repository == self.found.id:
                 self.slots.append((keyslot.cost_of(slot, self.unlock), key, slot))
 
@@ -124,7 +124,7 @@ class _Search:
 
 
 def _left_out(count: int, unlock: Unlock, store: Store) -> Error:
-    """Return the error where some slots were not even tried."""
+    """Return the error for the case that some slots were not tried."""
     error = keyslot.wrong_unlock(unlock, store.url)
     slots = "1 key slot was" if count == 1 else f"{count} key slots were"
     error.what += f", of those that were tried: {slots} left out, since all of them would cost too much"

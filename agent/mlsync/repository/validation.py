@@ -27,23 +27,25 @@ ORIGIN_BYTES: Final = 16
 
 
 def check_root(root: ManifestRoot, where: str) -> None:
-    """Refuse a root that no writer of ours makes: numbers, paths or ids that cannot be, a link that leads nowhere."""
+    """Raise ``ManifestDamaged`` if a number, path, id or the link to the previous version is out of bounds."""
     check_previous(root.previous, root.number, where)
     check_pack_table(root.packs, where)
     numbers_are_sound = (
         0 < root.number <= names.VERSION_MAX and is_time(root.created_ns) and is_level(root.required_level)
     )
     if not numbers_are_sound:
-        raise ManifestDamaged("the version's number, time or level cannot be", where=where)
+        raise ManifestDamaged("the version's number, time or level is out of bounds", where=where)
     if not _is_sound_summary(root.summary):
-        raise ManifestDamaged("the version's summary cannot be", where=where)
+        raise ManifestDamaged("the version's summary is out of bounds", where=where)
     if len(root.origin.id) != ORIGIN_BYTES or len(root.origin.machine) not in (0, ORIGIN_BYTES):
-        raise ManifestDamaged("the manifest's writer cannot be", where=where)
+        raise ManifestDamaged("the ids of the manifest's writer have a wrong length", where=where)
     if root.top is not None and not is_sound_top(root.top):
-        raise ManifestDamaged("the numbers of the run's directory cannot be", where=where)
+        raise ManifestDamaged("the attributes of the run's directory are out of bounds", where=where)
     for trouble in root.troubles:
         if not _is_sound_trouble(trouble, root.number):
-            raise ManifestDamaged(f"a trouble of no file, or of a later version: {trouble.path!r}", where=where)
+            raise ManifestDamaged(
+                f"a trouble has an invalid path, or names a later version: {trouble.path!r}", where=where
+            )
 
 
 def _is_sound_summary(summary: Summary) -> bool:
@@ -63,15 +65,17 @@ def _is_sound_trouble(trouble: Trouble, number: int) -> bool:
 
 
 def check_entry(entry: Entry, where: str) -> None:
-    """Refuse what no writer of ours makes: a path out of the tree, lengths that do not add up."""
+    """Raise ``ManifestDamaged`` if the entry leads out of the tree, or its lengths do not add up."""
     if not is_safe_path(entry.path) or (entry.kind is EntryKind.HARD_LINK and not is_safe_path(entry.target)):
         raise ManifestDamaged(f"an entry's path leads out of the tree: {entry.path!r}", where=where)
     numbers_are_sound = _numbers_are_sound(entry.mode, entry.uid, entry.gid, entry.mtime_ns)
     if not numbers_are_sound or not is_count(entry.size_bytes):
-        raise ManifestDamaged(f"an entry's numbers cannot be: {entry.path!r}", where=where)
+        raise ManifestDamaged(f"an entry's attributes are out of bounds: {entry.path!r}", where=where)
     is_link = entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK)
     if is_link == (entry.target == b"") or b"\0" in entry.target:
-        raise ManifestDamaged(f"an entry leads nowhere, or somewhere though it is no link: {entry.path!r}", where=where)
+        raise ManifestDamaged(
+            f"an entry is a link without a target, or has a target and is no link: {entry.path!r}", where=where
+        )
     if entry.proof is not None:
         check_proof(entry.proof, where)
     if entry.kind is EntryKind.FILE:
@@ -100,7 +104,7 @@ def _check_content(entry: Entry, where: str) -> None:
 
 
 def check_tree(entries: Sequence[Entry], where: str) -> None:
-    """Refuse entries that make no tree: out of order, below what is no directory, hard links to what is no file."""
+    """Raise ``ManifestDamaged`` unless the entries make a tree, in order, whose hard links lead to files of it."""
     before, directories, files = b"", {b""}, set()
     for entry in entries:
         if entry.path <= before:
@@ -115,35 +119,35 @@ def check_tree(entries: Sequence[Entry], where: str) -> None:
             files.add(entry.path)
     for entry in entries:
         if entry.kind is EntryKind.HARD_LINK and entry.target not in files:
-            raise ManifestDamaged(f"a hard link to no file of the version: {entry.path!r}", where=where)
+            raise ManifestDamaged(f"a hard link whose target is no file of the version: {entry.path!r}", where=where)
 
 
 def is_safe_path(path: bytes) -> bool:
-    """Whether *path* stays in the tree that it is relative to: the writer of a manifest may have been taken over."""
+    """Return whether a relative *path* stays in its tree: an attacker may have written the manifest."""
     if not 0 < len(path) <= PATH_BYTES_MAX or b"\0" in path:
         return False
     return all(part not in (b"", b".", b"..") for part in path.split(b"/"))
 
 
 def is_sound_top(top: Top) -> bool:
-    """Whether the numbers of the run's own directory are such as a version holds."""
+    """Return whether the attributes of the run's own directory are within the format's bounds."""
     return _numbers_are_sound(top.mode, top.uid, top.gid, top.mtime_ns)
 
 
 def check_previous(previous: Previous | None, number: int, where: str) -> None:
-    """Refuse a link backwards that does not lead backwards."""
+    """Raise ``ManifestDamaged`` unless the link to the previous version leads backwards."""
     if previous is not None and (not 0 < previous.number < number or len(previous.digest) != OBJECT_DIGEST_BYTES):
-        raise ManifestDamaged("the link to the previous version cannot be", where=where)
+        raise ManifestDamaged("the link to the previous version is damaged", where=where)
 
 
 def check_pack_table(packs: Sequence[bytes], where: str) -> None:
-    """Refuse a table of packs that holds what is no id, or one twice."""
+    """Raise ``ManifestDamaged`` if a table of packs has an invalid id, or an id twice."""
     if any(len(pack) != PACK_ID_BYTES for pack in packs) or len(set(packs)) != len(packs):
-        raise ManifestDamaged("a table of packs holds what is no id, or one twice", where=where)
+        raise ManifestDamaged("a table of packs has an invalid id, or an id twice", where=where)
 
 
 def check_proof(proof: Proof, where: str) -> None:
-    """Refuse levels that there are not, and numbers that nothing can be counted to."""
+    """Raise ``ManifestDamaged`` if a level, a time or a count of the proof is out of bounds."""
     is_sound = (
         is_level(proof.level)
         and is_time(proof.proved_ns)
@@ -154,7 +158,7 @@ def check_proof(proof: Proof, where: str) -> None:
         and all(finding.offset is None or is_count(finding.offset) for finding in proof.findings)
     )
     if not is_sound:
-        raise ManifestDamaged("a proof's numbers cannot be", where=where)
+        raise ManifestDamaged("a proof's numbers are out of bounds", where=where)
 
 
 def is_level(number: int) -> bool:
@@ -163,5 +167,5 @@ def is_level(number: int) -> bool:
 
 
 def is_time(moment_ns: int) -> bool:
-    """Whether *moment_ns* is a time that files, too, may have."""
+    """Return whether *moment_ns* is within the bounds of times, of files and of versions."""
     return -TIME_NS_MAX <= moment_ns <= TIME_NS_MAX

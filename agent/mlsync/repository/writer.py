@@ -1,9 +1,8 @@
-"""Writing chunks: each coder names, compresses and seals one piece at a time into a pack that is its own meanwhile.
+"""Write chunks: each coder names, compresses and seals one piece at a time into a pack that only it uses meanwhile.
 
-``put`` returns at once with a ``Placed`` whose ``ref`` is known after ``finish``, the only barrier: when it returns,
-every chunk that was put lies durable in the store. A pack is one thread's at a time, so ordinals and offsets need no
-lock; see lanes.py. Memory is the caller's buffers plus, for each coder, three chunks, and for each pack that is under
-way a part of an upload and one chunk.
+``put`` returns a ``Placed`` at once. Its ``ref`` is known after ``finish``, the only barrier: when that returns, every
+chunk is durable in the store. Only one thread at a time uses a pack, so ordinals and offsets need no lock (lanes.py).
+Memory: the caller's buffers, three chunks for each coder, and for each unfinished pack one part and one chunk.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ from mlsync.repository.pack.lanes import Lanes
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
-# What goes to one coder at a time, so that what lies side by side in a file does so in a pack and is read in one call.
+# One coder takes so much at a time, so that neighbours in a file are neighbours in a pack and are read in one call.
 BATCH_BYTES: Final = 8 << 20
 QUEUE_BATCHES: Final = 2
-# One more than processors, of which one waits for memory or the caller; coding scales no further than this.
+# One more than processors, since one thread waits for memory or the caller; more threads than this gain nothing.
 CODERS_MAX: Final = min(4, (os.cpu_count() or 1) + 1)
 
-#: Where a chunk of that name is stored already, ``None`` if it is not.
+#: Returns where the chunk of a name is stored already, ``None`` if it is not.
 ChunkLookup = Callable[[bytes], ChunkRef | None]
 Release = Callable[[], None]
 
 
 def _keep() -> None:
-    """Stand in for giving back a buffer where the piece is bytes of its own."""
+    """Do nothing: the piece has bytes of its own, and no buffer to release."""
 
 
 @dataclass(slots=True)
 class Placed:
-    """A chunk on its way: *is_new* says whether it was stored now; a *twin* is the same chunk, put before."""
+    """A chunk that was put: *is_new* says whether this writer stored it; a *twin* is the same chunk, put earlier."""
 
     own_ref: ChunkRef | None = None
     twin: Placed | None = None
@@ -52,7 +51,7 @@ class Placed:
 
     @property
     def ref(self) -> ChunkRef:
-        """Where the chunk lies; known after the writer's ``finish``."""
+        """Where the chunk is stored; known after the writer's ``finish``."""
         ref = self.own_ref if self.twin is None else self.twin.ref
         assert ref is not None, "asked before finish"
         return ref
@@ -70,7 +69,7 @@ class _Job:
 
 @dataclass(slots=True)
 class WriteStats:
-    """What a writer did."""
+    """Counts of what a writer stored."""
 
     chunk_count: int = 0
     new_chunk_count: int = 0
@@ -80,7 +79,7 @@ class WriteStats:
 
 
 class _Ledger:
-    """What the threads know together: which chunk is stored or being stored, what was done, the first fault."""
+    """The state that the threads share: the chunks that are stored or being stored, the counts, the first fault."""
 
     def __init__(self, lookup: ChunkLookup) -> None:
         self.stats = WriteStats()
@@ -92,7 +91,7 @@ class _Ledger:
         self._lock = threading.Lock()
 
     def claim(self, name: bytes, placed: Placed) -> bool:
-        """Whether the caller is to store this chunk; if not, *placed* says where it lies."""
+        """Return whether the caller must store this chunk; if not, set in *placed* where it is stored."""
         with self._lock:
             self.stats.chunk_count += 1
             twin = self._seen.get(name)
@@ -118,15 +117,15 @@ class _Ledger:
             self._durable.append(pack_id)
 
     def take_durable(self) -> dict[bytes, list[ChunkRef]]:
-        """Give the chunks of each pack that became durable since this was asked last."""
-        if not self._durable:  # asked for each piece of small files: without waiting for others
+        """Return the chunks of each pack that became durable since the last call."""
+        if not self._durable:  # called for each piece of small files: return without waiting for the lock
             return {}
         with self._lock:
             durable, self._durable = self._durable, []
             return {pack_id: self._refs_of.pop(pack_id, []) for pack_id in durable}
 
     def fail(self, error: BaseException) -> None:
-        """Keep the first fault: what follows it is mostly its consequence."""
+        """Keep the first fault: later ones are mostly its consequences."""
         with self._lock:
             self.fault = self.fault or error
 
@@ -158,9 +157,9 @@ class PackWriter:
         self._threads: list[threading.Thread] = []
 
     def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:
-        """Take *plain* (1 byte to 16 MiB) to be stored; *release* is called when its buffer may be used again.
+        """Store *plain* (1 byte to 16 MiB); *release* is called when its buffer may be used again.
 
-        *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+        *item_bytes* is the width of the numbers that it consists of, from its first byte on; 0 if unknown.
         """
         self._raise_fault()
         placed = Placed()
@@ -172,10 +171,10 @@ class PackWriter:
         return placed
 
     def hand_on(self) -> None:
-        """Give what was gathered to a coder: to be called by whoever waits for a buffer that may be among it."""
+        """Pass the gathered pieces to a coder. Call this before waiting for a buffer: one of the pieces may hold it."""
         if not self._batch:
             return
-        # Late: a backup that finds nothing new costs no thread and no buffer, and a small one leaves one pack.
+        # Threads start late: a backup without new content starts none, and a small one makes one pack.
         busy_count = min(self.coder_count, 1 + self._put_bytes // self._gather_bytes)
         if len(self._threads) < busy_count:
             name = f"mlsync-coder-{len(self._threads)}"
@@ -185,25 +184,26 @@ class PackWriter:
         self._batch, self._batch_bytes = [], 0
 
     def finish(self) -> WriteStats:
-        """Return when every chunk is durable in the store; raise what went wrong on the way."""
+        """Wait until every chunk is durable in the store; raise the first error."""
         self._join()
         self._raise_fault()
         return self._ledger.stats
 
     def abort(self) -> None:
-        """End the threads; packs that are durable by then stay, and of others what the journal has a note of."""
+        """End the threads; packs that are durable stay, and so do unfinished ones that the journal has."""
         self._ledger.fail(_Aborted("the backup was given up"))
         self._join()
 
     def remember_durable(self, remember: Callable[[list[ChunkRef]], None]) -> None:
-        """Have the chunks remembered that became durable since the last call, though no manifest names them yet.
+        """Pass the chunks that became durable since the last call to *remember*, though no manifest names them yet.
 
-        To be called now and then, not at the end alone: what is not remembered when the process dies is sent again.
+        Call this during the backup, not only at its end: chunks that are not remembered when the process dies are sent
+        again.
         """
         for pack_id, refs in self._ledger.take_durable().items():
             remember(refs)
             if self._journal is not None:
-                self._journal.over(pack_id)
+                self._journal.forget(pack_id)
 
     def _join(self) -> None:
         self.hand_on()
@@ -227,11 +227,11 @@ class PackWriter:
 
 
 class _Aborted(Error):
-    """The writer's owner gave up."""
+    """The writer's caller aborted it."""
 
 
 class _Coder:
-    """What one thread of a writer does; faults go to the ledger, whence put and finish raise them."""
+    """The work of one coder thread; faults go to the ledger, and put and finish raise them."""
 
     def __init__(self, lanes: Lanes, keys: Keys, ledger: _Ledger) -> None:
         self._lanes = lanes
@@ -240,21 +240,21 @@ class _Coder:
         self._pack: PackBuilder | None = None
 
     def take(self, job: _Job) -> None:
-        """Store the piece and give its buffer back."""
+        """Store the piece and release its buffer."""
         try:
-            # After a fault the queue is only emptied, so that nobody waits for a buffer for ever.
+            # After a fault, only empty the queue, so that nobody waits for a buffer for ever.
             if self._ledger.fault is None:
                 self._store_piece(job)
         except BaseException as error:  # noqa: BLE001 - kept whole and raised by the writer's owner
             self._ledger.fail(error)
         finally:
-            # A fault's traceback may hold a view of it; its owner gets the buffer back all the same.
+            # A fault's traceback may hold a view of the buffer; release it all the same.
             with suppress(BufferError):
                 job.plain.release()
             job.release()
 
     def rest(self) -> None:
-        """Let others have the pack: whoever waits for one while this thread waits for pieces would wait for ever."""
+        """Give the pack back: while this thread waits for pieces, another could wait for the pack for ever."""
         pack, self._pack = self._pack, None
         try:
             if pack is not None:

@@ -1,1 +1,1 @@
-"""Packs: how their bytes lie, how they are filled, and how an upload that was cut off is gone on with."""
+"""Packs: their layout, the builder that fills them, and the journal that finishes an interrupted upload."""

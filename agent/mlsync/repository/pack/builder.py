@@ -1,7 +1,7 @@
-"""One pack while it is written: chunks sealed one behind the other, parts sent when their time is, the footer last.
+"""Build one pack: seal chunks one behind the other, send parts when they are full, and the footer last.
 
-With a journal, whatever happens to this process, what the store has of the pack is not lost: ``finish_noted`` makes it
-a pack of the chunks that had come so far.
+With a journal, the sent parts of a pack are not lost when this process dies: ``finish_interrupted`` makes a pack of the
+chunks that were sealed until then.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.footer import ref_of
-from mlsync.repository.pack.journal import NotedPack, PackJournal
+from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
 from mlsync.store.base import Store, Upload
 
 
 def buffer_bytes(store: Store) -> int:
-    """Return how long a builder's buffer must be: a part that is being filled and one chunk that hangs over."""
+    """Return the length of a builder's buffer: one part, and the end of a chunk that does not fit in it."""
     return store.part_bytes + CHUNK_BYTES_MAX + TAG_BYTES
 
 
 class PackBuilder:
-    """One pack while it is written: seals into one part's buffer, which is sent before the next chunk once it is full.
+    """Seals chunks into the buffer of one part, and sends the part once it is full.
 
-    It may go from thread to thread; only one at a time may use it.
+    A builder may move from thread to thread; only one thread at a time may use it.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class PackBuilder:
         self._sent_bytes = 0
         self._records: list[ChunkRecord] = []
         self._journal = journal
-        self._is_noted = False
+        self._is_recorded = False
         self._append(self._seal.header)
 
     @property
     def is_full(self) -> bool:
-        """Whether the pack holds as many chunks as a pack may."""
+        """Whether the pack holds as many chunks as a pack may hold."""
         return len(self._records) >= PACK_CHUNKS_MAX
 
     def add(self, name: bytes, plain: memoryview, item_bytes: int = 0) -> ChunkRef:
-        """Seal a chunk under the next ordinal; *item_bytes* is the width of its numbers, 0 where that is not known."""
+        """Seal a chunk under the next ordinal; *item_bytes* is the width of its numbers, 0 if unknown."""
         if not 0 < len(plain) <= CHUNK_BYTES_MAX or self.has_part:
             raise ValueError(f"a chunk of {len(plain)} bytes behind {self.unsent_bytes}")
         coding, coded = encode(plain, item_bytes)
@@ -67,21 +67,21 @@ class PackBuilder:
 
     @property
     def has_part(self) -> bool:
-        """Whether there is a part to be sent, and so no room for another chunk."""
-        # One that fills a part to its last byte may turn out to be the whole pack, which is put at once.
+        """Whether a full part waits to be sent, so that there is no room for another chunk."""
+        # A pack that ends exactly with its first part needs no multipart upload: one put stores it.
         return self.unsent_bytes > self._store.part_bytes
 
     def send_parts(self) -> None:
-        """Send what is a part by now: there is room for a chunk more then."""
+        """Send the full parts, if there are any; then there is room for another chunk."""
         if self.has_part:
             self._send_parts()
-            self._note()
+            self._record()
 
     def finish(self) -> int:
-        """Close the pack; when this returns it is durable. Return its length."""
+        """Close the pack and return its length; it is durable then."""
         self.send_parts()
-        # Before a footer is made that may be sent: whoever goes on makes the same one.
-        self._note()
+        # Before the footer, which may be sent: whoever finishes this pack then makes the same footer.
+        self._record()
         self._append(self._seal.seal_end(self._records))
         key = names.pack(self.pack_id)
         if self._upload is None:
@@ -92,30 +92,30 @@ class PackBuilder:
         return self.size_bytes
 
     def abort(self) -> None:
-        """Leave nothing of the pack in the store, or all that was noted of it: the next backup finishes it then."""
-        if self._upload is not None and not self._is_noted:
+        """Remove the unfinished upload, unless the journal has it: then the next backup finishes it."""
+        if self._upload is not None and not self._is_recorded:
             self._upload.abort()
 
-    def go_on(self, noted: NotedPack) -> None:
-        """Have all of a pack that was cut off; ``NotFound`` if the store has not.
+    def resume(self, pack: InterruptedPack) -> None:
+        """Take over an interrupted pack; raise ``NotFound`` if the store no longer has its upload.
 
-        Only to be finished: a chunk more would be sealed under a nonce that may have been used.
+        The pack can only be finished: another chunk might be sealed under a nonce that was used already.
         """
         key = names.pack(self.pack_id)
-        self._upload = self._store.resume(key, noted.ticket)
-        self._records = noted.records
-        self._sent_bytes, self.size_bytes = noted.sent_bytes, noted.size_bytes
-        self.unsent_bytes = len(noted.tail)
-        self._buffer[: self.unsent_bytes] = noted.tail
+        self._upload = self._store.resume(key, pack.resume_token)
+        self._records = pack.records
+        self._sent_bytes, self.size_bytes = pack.sent_bytes, pack.size_bytes
+        self.unsent_bytes = len(pack.tail)
+        self._buffer[: self.unsent_bytes] = pack.tail
 
-    def _note(self) -> None:
-        """Have the journal know what the store has by now and what it lacks."""
+    def _record(self) -> None:
+        """Record in the journal what the store has of the pack, and the rest."""
         if self._journal is None or self._upload is None:
             return
         token = self._upload.resume_token()
         if token is not None:
             tail = self._buffer[: self.unsent_bytes]
-            self._is_noted = self._journal.note(self.pack_id, token, self._sent_bytes, self._records, tail)
+            self._is_recorded = self._journal.record(self.pack_id, token, self._sent_bytes, self._records, tail)
 
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):
@@ -135,40 +135,40 @@ class PackBuilder:
         self._upload.write(self._sent_bytes, self._buffer[:part_bytes])
         self._sent_bytes += part_bytes
         rest_bytes = self.unsent_bytes - part_bytes
-        # Parts are of one length (some stores insist), so what hangs over moves to the front: less than one chunk.
+        # Parts have one length (some stores insist), so the rest, less than one chunk, moves to the front.
         self._buffer[:rest_bytes] = self._buffer[part_bytes : self.unsent_bytes]
         self.unsent_bytes = rest_bytes
 
 
-def finish_noted(
-    store: Store, keys: Keys, noted: NotedPack, tell: Callable[[StoreError], None] = lambda _error: None
+def finish_interrupted(
+    store: Store, keys: Keys, pack: InterruptedPack, report: Callable[[StoreError], None] = lambda _error: None
 ) -> list[ChunkRef]:
-    """Finish a pack whose writer died, and return its chunks: none if what the store had of it is there no more.
+    """Finish a pack whose writer died, and return its chunks.
 
-    *tell* is told why not.
+    If the store no longer has what was sent, return no chunks, and call *report* with the reason.
     """
-    builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), noted.pack_id)
+    builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), pack.pack_id)
     try:
-        builder.go_on(noted)
+        builder.resume(pack)
         builder.finish()
     except (NotFound, AlreadyExists) as error:
-        # Finished already, perhaps, by a writer that died before it could say so.
-        if not _is_whole(store, keys, noted):
-            tell(error)
+        # A writer may have finished it, and died before it removed the record.
+        if not _is_whole(store, keys, pack):
+            report(error)
             return []
     except StoreBroken as error:
-        # The store has lost a part; so be it.
+        # The store lost a part: the chunks are sent again.
         builder.abort()
-        tell(error)
+        report(error)
         return []
-    key = names.pack(noted.pack_id)
-    return [ref_of(noted.pack_id, ordinal, record, key) for ordinal, record in enumerate(noted.records)]
+    key = names.pack(pack.pack_id)
+    return [ref_of(pack.pack_id, ordinal, record, key) for ordinal, record in enumerate(pack.records)]
 
 
-def _is_whole(store: Store, keys: Keys, noted: NotedPack) -> bool:
-    """Whether the pack stands in the store, as long as it has to be."""
-    end_bytes = len(PackSeal(keys, noted.pack_id).seal_end(noted.records))
+def _is_whole(store: Store, keys: Keys, pack: InterruptedPack) -> bool:
+    """Return whether the store has the whole pack, by its length."""
+    end_bytes = len(PackSeal(keys, pack.pack_id).seal_end(pack.records))
     try:
-        return store.stat(names.pack(noted.pack_id)).size_bytes == noted.size_bytes + end_bytes
+        return store.stat(names.pack(pack.pack_id)).size_bytes == pack.size_bytes + end_bytes
     except NotFound:
         return False

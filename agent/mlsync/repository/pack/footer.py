@@ -1,4 +1,4 @@
-"""Read what a pack says of its own chunks: with the master key and this one object, all of it can be found."""
+"""Read the list of chunks in a pack's footer: the master key and this one object are enough to find them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlsync.store.base import Store
 
 
 def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list[ChunkRef]:
-    """Return the chunks of a pack in order of their ordinals, or raise ``ObjectDamaged`` or ``FormatUnsupported``."""
+    """Return the chunks of a pack by ordinal, or raise ``ObjectDamaged`` or ``FormatUnsupported``."""
     key = names.pack(pack_id)
     if size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise ObjectDamaged("the pack is shorter than any pack", where=key)
@@ -51,7 +51,7 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
 
 
 def ref_of(pack_id: bytes, ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
-    """Return the chunk that a pack's record tells of; raise ``FormatUnsupported`` for what is newer, else damage."""
+    """Return the chunk that a footer's record describes; raise ``FormatUnsupported`` if it is of a newer format."""
     if record.base is not None:
         raise newer_base(key)
     coding = coding_of(record.coding, key, ObjectDamaged)

@@ -1,12 +1,12 @@
-"""What it takes to finish packs whose writer died: on this machine's disk, one file for each pack that is on its way.
+"""A journal of unfinished packs on this machine's disk, one record (a file) for each pack that is being uploaded.
 
-A pack that was cut off is never written on: its next ordinals may have been sealed and sent already, and sealing other
-bytes for them would be fatal (one key and nonce, two plaintexts). It is finished where it stands: behind the parts
-that the store has come the rest of the last chunk in them, kept here, and the footer. Where a footer may have been
-sent already, the note that it is made from was on the disk before, so what is sealed then is the same bytes.
+An interrupted pack never gets another chunk. Chunks may have been sealed and sent under its next ordinals, and sealing
+other bytes under them would be fatal (one key and nonce, two plaintexts). It is finished as it is: the parts that the
+store has, the rest of the last chunk, which is kept here, and the footer. A footer that may have been sent was made
+from a record that was on the disk before, so the same bytes are sealed again.
 
-Layout of a note: length of the head, u32 ‖ head, MessagePack ‖ tail ‖ XXH3-128 of all before. Nothing in it is secret:
-sealed bytes, keyed names. It is a hint; one that is missing or damaged costs what would have to be sent again.
+Layout of a record: length of the head, u32 ‖ head, MessagePack ‖ tail ‖ XXH3-128 of all before. It holds no secret,
+only sealed bytes and keyed names. It is a hint: if it is missing or damaged, the chunks are sent again.
 """
 
 from __future__ import annotations
@@ -28,48 +28,48 @@ from mlsync.repository.pack.pack import PACK_ID_BYTES, ChunkRecord, records_are_
 
 _LENGTH: Final = struct.Struct("<I")
 _NEW_SUFFIX: Final = ".new"
-# Of a newer mlsync there may be more.
+# A newer mlsync may know more of them.
 _CODINGS: Final = frozenset(int(coding) for coding in Coding)
 
 
 class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pack_id: bytes
-    ticket: str
+    resume_token: str
     sent_bytes: int
     records: list[ChunkRecord]
     tail_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class NotedPack:
-    """A pack whose first *sent_bytes* the store has; *tail* is the rest up to the end of the last of its *records*."""
+class InterruptedPack:
+    """A pack whose first *sent_bytes* the store has; *tail* is the rest, up to the end of the last of its *records*."""
 
     pack_id: bytes
-    ticket: str
+    resume_token: str
     sent_bytes: int
     records: list[ChunkRecord]
     tail: bytes
 
     @property
     def size_bytes(self) -> int:
-        """How long the pack is up to its last chunk's end."""
+        """The pack's length up to the end of its last chunk."""
         return self.sent_bytes + len(self.tail)
 
 
 class PackJournal:
-    """The notes of one run's packs, in a directory of its own; several threads may write, each about its own pack."""
+    """The records of one run's packs, in their own directory; threads may write at once, each about its own pack."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def note(
-        self, pack_id: bytes, ticket: str, sent_bytes: int, records: Sequence[ChunkRecord], tail: memoryview
+    def record(
+        self, pack_id: bytes, resume_token: str, sent_bytes: int, records: Sequence[ChunkRecord], tail: memoryview
     ) -> bool:
-        """Have on the disk how the pack is finished, in place of what was noted before.
+        """Store on the disk how the pack is finished; this replaces its earlier record.
 
-        Where the disk does not take it, nothing about the pack is noted any more, and ``False`` is returned.
+        If the disk does not take it, remove the pack's record and return ``False``.
         """
-        head = msgspec.msgpack.encode(_Head(pack_id, ticket, sent_bytes, list(records), len(tail)))
+        head = msgspec.msgpack.encode(_Head(pack_id, resume_token, sent_bytes, list(records), len(tail)))
         digest = file_digester()
         body: list[bytes | memoryview] = [_LENGTH.pack(len(head)), head, tail]
         for piece in body:
@@ -77,14 +77,14 @@ class PackJournal:
         try:
             self._write(pack_id, [*body, digest.digest()])
         except OSError:
-            self.over(pack_id, for_good=True)
+            self.forget(pack_id, for_good=True)
             return False
         return True
 
-    def over(self, pack_id: bytes, *, for_good: bool = False) -> None:
-        """Forget about a pack: it is finished, or given up; *for_good* if no power cut may bring the note back.
+    def forget(self, pack_id: bytes, *, for_good: bool = False) -> None:
+        """Remove a pack's record, since the pack is finished or given up; *for_good* if no power cut may bring it back.
 
-        ``StateError`` where that fails: the note would have another footer sealed than the one that is about to be.
+        Raise ``StateError`` if that fails: from the record another footer would be sealed than the one that comes next.
         """
         path = self._path(pack_id)
         try:
@@ -95,19 +95,19 @@ class PackJournal:
                 with suppress(FileNotFoundError):
                     self._sync_directory()
         except OSError as error:
-            what = f"a note about an upload cannot be removed: {error.strerror}"
+            what = f"the record of an upload cannot be removed: {error.strerror}"
             raise StateError(what, where=os.fspath(path), advice="remove the file") from error
 
-    def noted(self) -> Iterator[NotedPack]:
-        """Give every pack that can be finished; what is no sound note is removed."""
+    def interrupted(self) -> Iterator[InterruptedPack]:
+        """Yield every pack that can be finished, and remove records that are damaged."""
         for name in self._names():
             path = self._directory / name
-            noted = _parse(path)
-            if noted is None or name != noted.pack_id.hex():
+            pack = _parse(path)
+            if pack is None or name != pack.pack_id.hex():
                 with suppress(OSError):
                     path.unlink()
             else:
-                yield noted
+                yield pack
 
     def _names(self) -> list[str]:
         try:
@@ -133,7 +133,7 @@ class PackJournal:
         self._sync_directory()
 
     def _sync_directory(self) -> None:
-        """A power cut must not bring back the note before: it would make another footer for the same pack."""
+        """Sync: after a power cut, an older record would make another footer for the same pack."""
         directory = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
@@ -146,8 +146,8 @@ def _write_all(descriptor: int, rest: memoryview) -> None:
         rest = rest[os.write(descriptor, rest) :]
 
 
-def _parse(path: Path) -> NotedPack | None:
-    """Return what a note says, if it is whole and can be."""
+def _parse(path: Path) -> InterruptedPack | None:
+    """Return the pack that a record describes, ``None`` if the record is damaged."""
     try:
         body = path.read_bytes()
         (head_bytes,) = _LENGTH.unpack_from(body)
@@ -166,4 +166,4 @@ def _parse(path: Path) -> NotedPack | None:
     )
     if not (is_whole and is_sound):
         return None
-    return NotedPack(head.pack_id, head.ticket, head.sent_bytes, head.records, tail)
+    return InterruptedPack(head.pack_id, head.resume_token, head.sent_bytes, head.records, tail)

@@ -1,8 +1,8 @@
-"""The packs that a writer has under way: each is with whoever fills it, on its way to the store, or free.
+"""The packs that a writer is writing: each is being filled, being sent, or free.
 
-Coding and sending are done by different threads. A few fill packs, as many as the processor has work for; and while a
-pack sends a part, it takes nothing but its own memory, so many can be on their way to a store that is far away. How
-many is the store's to say, again and again: it may find out only by and by.
+Different threads code and send. A few threads fill packs, as many as the processors can serve. A pack that sends a part
+takes only its own memory, so many can be sent at once to a store that is far away. The store says how many, and may
+change its answer while it learns.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from mlsync.repository.pack.pack import PACK_ID_BYTES
 from mlsync.store.base import Store
 
 _LOG: Final = logging.getLogger(__name__)
-# More threads than any store asks for; they are made when they are needed.
+# More threads than any store asks for; the pool starts them when they are needed.
 _SENDERS_MAX: Final = 64
 
 
 class Outcome(Protocol):
-    """Who hears what became of the packs."""
+    """Receives the results of the packs."""
 
     @property
     def fault(self) -> BaseException | None:
-        """The first thing that went wrong, after which nothing more is sent."""
+        """The first error; after it nothing more is sent."""
 
     def fail(self, error: BaseException) -> None:
-        """Something went wrong."""
+        """Record an error."""
 
     def pack_stored(self, pack_id: bytes, size_bytes: int) -> None:
-        """A pack is durable."""
+        """Record that a pack is durable."""
 
 
 class Lanes:
-    """At most *at_once* packs that are not free; as many as the store says from time to time if that is ``None``."""
+    """At most *at_once* packs that are not free; ``None`` lets the store say how many."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class Lanes:
         self._senders = ThreadPoolExecutor(_SENDERS_MAX, thread_name_prefix="mlsync-send")
 
     def take(self) -> PackBuilder:
-        """Give a pack that has room for a chunk, to the caller alone."""
+        """Return a pack that has room for a chunk; it is the caller's alone until ``give_back``."""
         with self._changed:
-            # At least one, whatever the store says: nothing would ever end.
+            # At least one, whatever the store says: with none, this would wait for ever.
             self._changed.wait_for(lambda: self._busy_count < max(1, self._at_once or self._store.writes_at_once))
             self._busy_count += 1
             try:
-                # The fullest: a backup leaves no more packs than it has to.
+                # The fullest first, so that a backup makes few packs.
                 if self._free:
                     return self._free.pop(max(range(len(self._free)), key=lambda at: self._free[at].unsent_bytes))
                 return self._new()
@@ -85,24 +85,24 @@ class Lanes:
                 raise
 
     def is_due(self, pack: PackBuilder) -> bool:
-        """Whether the pack has to be given back before another chunk: it has a part to send, or is full."""
+        """Return whether the pack must be given back before another chunk: it has a part to send, or is full."""
         return pack.has_part or self._is_full(pack)
 
     def give_back(self, pack: PackBuilder) -> None:
-        """Have the pack sent as far as it is due; it is free after that."""
+        """Send the parts of the pack that are full; then it is free."""
         if not self.is_due(pack):
             self._set_free(pack)
             return
         try:
             self._senders.submit(self._send, pack)
-        except RuntimeError:  # no thread is to be had
+        except RuntimeError:  # no thread could be started
             self._set_free(pack)
             raise
 
     def close(self) -> None:
-        """Every pack is durable, or after a fault left as its journal has it; to be called when nobody takes any more.
+        """Finish every pack, or after a fault abort it; call this when nobody takes packs any more.
 
-        What went wrong is the outcome's to tell.
+        The outcome holds the errors.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._busy_count == 0)
@@ -136,7 +136,7 @@ class Lanes:
         except BaseException as error:  # noqa: BLE001 - as above
             self._outcome.fail(error)
         try:
-            # Does nothing after a finish that went well.
+            # This does nothing after a finish that succeeded.
             pack.abort()
         except BaseException as error:  # noqa: BLE001 - as above
             self._outcome.fail(error)
@@ -154,7 +154,7 @@ class Lanes:
             self._changed.notify_all()
 
     def _new(self) -> PackBuilder:
-        """Begin a pack in memory that an earlier one had, if there is any."""
+        """Begin a pack, in the memory of a finished one if there is any."""
         if not self._spare:
             self._spare.append(aligned_memory(buffer_bytes(self._store)))
             self._memories.append(self._spare[-1])

@@ -24,10 +24,10 @@ from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MA
 
 PACK_ID_BYTES: Final = 16
 CHUNK_BYTES_MAX: Final = 16 << 20
-# Bounds what a footer takes to read and to keep while a pack is written; some tree may be all tiny files.
+# Bounds the memory for a footer, while a pack is written or read; a tree may consist of tiny files alone.
 PACK_CHUNKS_MAX: Final = 1 << 16
 FOOTER_BYTES_MAX: Final = 8 << 20
-# What a store takes as one object, and far less than a number of 64 bits.
+# Stores take no larger object, and it is far below 64 bits.
 PACK_BYTES_MAX: Final = 1 << 40
 
 _HEADER = struct.Struct("<8sHBBI16s16s")
@@ -36,7 +36,7 @@ _TRAILER = struct.Struct("<II8s")
 TRAILER_BYTES: Final = _TRAILER.size
 _CHUNK_BOUND = struct.Struct("<IIB32s")
 
-# Domains of the nonce: a chunk's ordinal can never give the footer's nonce.
+# The first number separates the nonces of chunks from the nonce of the footer.
 _CHUNK_NONCE = struct.Struct(">IQ")
 _FOOTER_NONCE: Final = _CHUNK_NONCE.pack(1, 0)
 
@@ -54,7 +54,7 @@ class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 @dataclass(frozen=True, slots=True)
 class PackHead:
-    """What a pack's header says."""
+    """The contents of a pack's header."""
 
     pack_id: bytes
     repository_id: bytes
@@ -65,7 +65,7 @@ class PackHead:
 
 
 class PackSeal:
-    """Seals and opens what stands in one pack. One writer, one life: a pack id is never written to a second time."""
+    """Seals and opens the contents of one pack. Each pack id is written by one writer, once."""
 
     def __init__(self, keys: Keys, pack_id: bytes) -> None:
         self.header = PackHead(pack_id, keys.repository_id).encode()
@@ -74,13 +74,13 @@ class PackSeal:
     def seal_chunk(
         self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
     ) -> int:
-        """Seal a chunk for *ordinal* to the start of *into*; return its stored length."""
+        """Seal the chunk *ordinal* to the start of *into*; return its stored length."""
         return self._seal.seal_into(self._nonce(ordinal), coded, self._bound(ordinal, name, coding, plain_bytes), into)
 
     def open_chunk(
         self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, sealed: memoryview | bytes, into: memoryview
     ) -> None:
-        """Open the chunk of *ordinal*; ``SealBroken`` unless ordinal, name, coding and length are what was sealed."""
+        """Open the chunk *ordinal*; raise ``SealBroken`` unless ordinal, name, coding and length are as sealed."""
         self._seal.open_into(self._nonce(ordinal), sealed, self._bound(ordinal, name, coding, plain_bytes), into)
 
     def seal_end(self, records: Sequence[ChunkRecord]) -> bytes:
@@ -91,7 +91,7 @@ class PackSeal:
         return self._seal.seal(_FOOTER_NONCE, plain, self.header + trailer) + trailer
 
     def open_footer(self, sealed: bytes, trailer: bytes) -> list[ChunkRecord]:
-        """Return what the footer lists, or raise ``SealBroken``."""
+        """Return the records in the footer, or raise ``SealBroken``."""
         plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
         try:
             records = decode_canonical(plain, list[ChunkRecord], "")
@@ -121,41 +121,41 @@ def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
     check_key_kind(key_kind, where)
     if found_id != pack_id or repository_id != keys.repository_id:
         raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
-    # What is left are the bytes kept free: nothing of a pack may be changed unseen.
+    # Only the reserved bytes are left to check: no byte of a pack may change unnoticed.
     if body != PackHead(pack_id, keys.repository_id).encode():
         raise ObjectDamaged("the pack's header is damaged", where=where)
 
 
 def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
-    """Return the sealed footer's length, or raise ``ObjectDamaged`` where it cannot be."""
+    """Return the sealed footer's length; raise ``ObjectDamaged`` if it is out of bounds."""
     footer_bytes, chunk_count, magic = _TRAILER.unpack(body)
     if magic != MAGIC_PACK_END:
         raise ObjectDamaged("the pack has no trailer: it is cut short, longer, or overwritten", where=where)
     room_bytes = pack_bytes - HEADER_BYTES - TRAILER_BYTES
     if not TAG_BYTES < footer_bytes <= min(room_bytes, FOOTER_BYTES_MAX) or chunk_count > PACK_CHUNKS_MAX:
-        raise ObjectDamaged("the pack's trailer is damaged: its numbers cannot be", where=where)
+        raise ObjectDamaged("the pack's trailer is damaged: its numbers are out of bounds", where=where)
     return int(footer_bytes)
 
 
 def is_sound(name: bytes, ordinal: int, offset: int, stored_bytes: int, plain_bytes: int) -> bool:
-    """Whether a chunk's numbers are within the format's bounds, whoever names it: a footer or a manifest."""
+    """Return whether a chunk's numbers, in a footer or a manifest, are within the format's bounds."""
     return (
         len(name) == NAME_BYTES
         and 0 <= ordinal < PACK_CHUNKS_MAX
         and HEADER_BYTES <= offset <= PACK_BYTES_MAX
         and 0 < plain_bytes <= CHUNK_BYTES_MAX
-        # Stored raw at worst: what would be longer when coded is not coded.
+        # Raw at worst: a chunk that coding would make longer is stored raw.
         and TAG_BYTES < stored_bytes <= plain_bytes + TAG_BYTES
     )
 
 
 def newer_base(where: str) -> FormatUnsupported:
-    """Return the error for a chunk that is stored as a difference to another one."""
+    """Return the error for a chunk that is stored as a difference to another chunk."""
     return newer("chunks stored as a difference are not known here", where)
 
 
 def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
-    """Return the coding of that number; a higher one is a newer mlsync's, one that no chunk can have is *damage*."""
+    """Return the coding of that number; raise ``FormatUnsupported`` for a number of a newer mlsync, else *damage*."""
     try:
         return Coding(number)
     except ValueError:
@@ -165,7 +165,7 @@ def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
 
 
 def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
-    """Whether the chunks lie one behind the other from header to footer, each within its bounds."""
+    """Return whether the chunks fill the pack from header to footer without gaps, each within its bounds."""
     offset = HEADER_BYTES
     for ordinal, record in enumerate(records):
         numbers = (record.offset, record.stored_bytes, record.plain_bytes)
