@@ -16,7 +16,7 @@ from mlsync.proving.shares import Share
 from mlsync.repository import names
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.tokens import TroubleKind
-from mlsync.versions.proof_status import manifest_of, proof_statuses, status_by_sums
+from mlsync.versions.proof_status import manifest_of, proof_statuses, status_from_summaries
 
 ON_CPU = ProofOptions(device="cpu")
 NO_TORCH = ProofOptions(device="cpu", python="/nowhere/python")
@@ -301,7 +301,7 @@ def test_who_comes_last_leaves_the_sum_of_all(world, prover):
         prove_all(first)
     proofs = world.repository.later_proofs(stored(world, number))
     assert sorted(len(proof.files) for proof in proofs) == [0, 1, 1]
-    assert status_by_sums(stored(world, number), proofs).lowest_level == 4
+    assert status_from_summaries(stored(world, number), proofs).lowest_level == 4
 
 
 def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):

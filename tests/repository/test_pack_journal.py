@@ -46,9 +46,9 @@ def test_a_pack_that_was_cut_off_is_finished_with_the_chunks_that_had_come(journ
         store = CountingStore(MemoryStore(PART_BYTES))
         _, refs = builder_of(store, journal, PIECES[:count])
         sent_bytes = store.written_bytes
-        notes = list(journal.interrupted())
-        assert len(notes) == (1 if sent_bytes else 0)
-        for pack in notes:
+        records = list(journal.interrupted())
+        assert len(records) == (1 if sent_bytes else 0)
+        for pack in records:
             assert pack.sent_bytes == sent_bytes
             found = finish_interrupted(store, KEYS, pack)
             assert found == refs[: len(found)]
@@ -78,7 +78,7 @@ def test_a_footer_that_may_have_been_sent_is_made_again_to_the_byte(journal, met
     assert inner.uploads == {}
 
 
-def test_a_pack_is_finished_from_a_note_in_any_number_of_tries(journal):
+def test_a_pack_is_finished_from_a_record_in_any_number_of_tries(journal):
     """Who dies while finishing leaves the same for the next one."""
     inner = MemoryStore(PART_BYTES)
     _, refs = builder_of(inner, journal)
@@ -103,7 +103,7 @@ def test_a_pack_that_was_finished_before_it_could_be_said_is_taken(journal):
 
 
 @pytest.mark.parametrize("end", ["swept", "a part is lost", "another object is there", "another object is in the way"])
-def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
+def test_a_record_whose_upload_is_gone_gives_nothing(journal, end):
     """What the store has no more is not relied on, and nothing is left of it."""
     store = MemoryStore(PART_BYTES)
     builder_of(store, journal)
@@ -121,7 +121,7 @@ def test_a_note_whose_upload_is_gone_gives_nothing(journal, end):
     assert finish_interrupted(store, KEYS, pack) == []
 
 
-def test_a_store_that_is_away_is_told_and_the_note_stays(journal):
+def test_a_store_that_is_away_is_told_and_the_record_stays(journal):
     """An upload is not given up because the store does not answer now."""
     inner = MemoryStore(PART_BYTES)
     _, refs = builder_of(inner, journal)
@@ -133,8 +133,8 @@ def test_a_store_that_is_away_is_told_and_the_note_stays(journal):
     assert finish_interrupted(inner, KEYS, pack) == refs[: len(pack.records)]
 
 
-def test_every_damaged_byte_of_a_note_is_noticed(journal, tmp_path):
-    """A note of which any byte is another, or that is cut anywhere, is none, and is removed."""
+def test_every_damaged_byte_of_a_record_is_noticed(journal, tmp_path):
+    """A record of which any byte is another, or that is cut anywhere, is none, and is removed."""
     path = tmp_path / "uploads" / "run" / PACK_ID.hex()
     store = MemoryStore(PART_BYTES)
     builder_of(store, journal, PIECES[:3])
@@ -148,33 +148,33 @@ def test_every_damaged_byte_of_a_note_is_noticed(journal, tmp_path):
     assert [one.pack_id for one in journal.interrupted()] == [PACK_ID]
 
 
-def test_a_note_under_another_name_and_other_files_are_no_notes(journal, tmp_path):
+def test_a_record_under_another_name_and_other_files_are_no_records(journal, tmp_path):
     """What does not belong there is removed and gives nothing."""
     directory = tmp_path / "uploads" / "run"
     builder_of(MemoryStore(PART_BYTES), journal)
     os.rename(directory / PACK_ID.hex(), directory / ("ab" * 16))
     (directory / "something").write_bytes(b"")
-    (directory / f"{PACK_ID.hex()}.new").write_bytes(b"half a note")
+    (directory / f"{PACK_ID.hex()}.new").write_bytes(b"half a record")
     assert list(journal.interrupted()) == []
     assert os.listdir(directory) == []
 
 
-def test_notes_are_private(journal, tmp_path):
-    """Only this user can read a note, or its directory."""
+def test_records_are_private(journal, tmp_path):
+    """Only this user can read a record, or its directory."""
     builder_of(MemoryStore(PART_BYTES), journal)
     directory = tmp_path / "uploads" / "run"
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / PACK_ID.hex()).stat().st_mode) == 0o600
 
 
-def test_a_note_holds_no_plain_bytes(journal, tmp_path):
-    """What lies in a note is what lies in the store: sealed."""
+def test_a_record_holds_no_plain_bytes(journal, tmp_path):
+    """What lies in a record is what lies in the store: sealed."""
     builder_of(MemoryStore(PART_BYTES), journal, [b"a secret sentence. " * 30 + noise(3000, 1), noise(3000, 2)])
     assert b"a secret sentence" not in (tmp_path / "uploads" / "run" / PACK_ID.hex()).read_bytes()
 
 
-def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
-    """Where a note cannot be written there is none any more, and the pack goes up all the same."""
+def test_a_full_disk_costs_the_record_and_not_the_backup(journal, monkeypatch):
+    """Where a record cannot be written there is none any more, and the pack goes up all the same."""
     store = MemoryStore(PART_BYTES)
     builder, _ = builder_of(store, journal, PIECES[:3])
     assert list(journal.interrupted())
@@ -193,16 +193,16 @@ def test_a_full_disk_costs_the_note_and_not_the_backup(journal, monkeypatch):
     assert keys_under(store, "packs/") == [names.pack(PACK_ID)]
 
 
-def test_a_note_of_a_newer_coding_is_none(journal, monkeypatch):
-    """A note that a newer mlsync left is not half understood: an older one sends again."""
+def test_a_record_of_a_newer_coding_is_none(journal, monkeypatch):
+    """A record that a newer mlsync left is not half understood: an older one sends again."""
     builder_of(MemoryStore(PART_BYTES), journal)
     monkeypatch.setattr("mlsync.repository.pack.journal._CODINGS", frozenset({1}))
     assert list(journal.interrupted()) == []
 
 
 @pytest.mark.parametrize("calls", [("fsync", "unlink"), ("fsync",)])
-def test_a_note_that_cannot_be_removed_ends_the_pack(journal, monkeypatch, calls):
-    """An old note would have another footer made under the same nonce: rather no pack than that."""
+def test_a_record_that_cannot_be_removed_ends_the_pack(journal, monkeypatch, calls):
+    """An old record would have another footer made under the same nonce: rather no pack than that."""
     builder, _ = builder_of(MemoryStore(PART_BYTES), journal, PIECES[:3])
 
     def denied(*_arguments, **_options):
@@ -214,14 +214,16 @@ def test_a_note_that_cannot_be_removed_ends_the_pack(journal, monkeypatch, calls
         builder.finish()
 
 
-def test_a_writer_leaves_no_note_of_what_is_remembered(journal, tmp_path):
-    """A note goes when the pack's chunks are remembered, and not before."""
+def test_a_writer_leaves_no_record_of_what_is_remembered(journal, tmp_path):
+    """A record goes when the pack's chunks are remembered, and not before."""
     writer = PackWriter(MemoryStore(PART_BYTES), KEYS, unknown, lanes=1, journal=journal)
     for piece in PIECES:
         writer.put(memoryview(piece))
     writer.finish()
     assert len(list(journal.interrupted())) == 1
     remembered = []
-    writer.remember_durable(lambda refs: remembered.extend((ref.pack, len(list(journal.interrupted()))) for ref in refs))
+    writer.remember_durable(
+        lambda refs: remembered.extend((ref.pack, len(list(journal.interrupted()))) for ref in refs)
+    )
     assert [count for _, count in remembered] == [1] * len(PIECES)
     assert os.listdir(tmp_path / "uploads" / "run") == []

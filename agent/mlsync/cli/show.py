@@ -17,7 +17,7 @@ from mlsync.repository.tokens import EntryKind
 from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.logged import logged_facts
-from mlsync.versions.proof_status import manifest_of, status_by_entries, status_by_sums
+from mlsync.versions.proof_status import manifest_of, status_from_entries, status_from_summaries
 from mlsync.versions.select import LATEST, find_run, find_version
 
 _PROGRESS = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
@@ -52,9 +52,8 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
-        common.emit(
-            show_json(status_by_entries(status_by_sums(stored, later), manifest.entries), manifest, logged, unknown)
-        )
+        status = status_from_entries(status_from_summaries(stored, later), manifest.entries)
+        common.emit(show_json(status, manifest, logged, unknown))
         return
     _print(manifest, logged)
     if unknown:

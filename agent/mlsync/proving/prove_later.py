@@ -27,7 +27,7 @@ from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository, Stored
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories
-from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_by_sums, summed, with_proofs
+from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_from_summaries, summed, with_proofs
 from mlsync.versions.units import Entries
 
 _WAITS: Final = "not loaded yet: other files of its directory were another process's share"
@@ -106,7 +106,7 @@ class LaterProver:
         lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
         if self._sharing is not None and lacking:
             # Also those that were proved since: whose a checkpoint is must not depend on what was.
-            manifests = [status_by_sums(status.stored, ()) for status in all_of_them]
+            manifests = [status_from_summaries(status.stored, ()) for status in all_of_them]
             unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
             numbers = self._sharing.divide(unproved)
             lacking = [stored for stored in lacking if stored.root.number in numbers]
@@ -194,7 +194,7 @@ class LaterProver:
         level, device, broken_count = summed(proved)
         result.lowest_level, result.device = level, device
         result.is_pending = any(one.proof.is_pending(result.required_level) for one in proved if one.proof is not None)
-        shown = status_by_sums(stored, later)
+        shown = status_from_summaries(stored, later)
         if (level, broken_count) != (shown.lowest_level, shown.broken_count):
             self._add(stored, entries, later, [])
 

@@ -1,1 +1,1 @@
-"""What several flows read of versions: find one, say how it stands, open its files, and tell which belong together."""
+"""Versions as several flows read them: find one, its proof status, its files, and the files that belong together."""

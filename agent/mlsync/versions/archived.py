@@ -1,4 +1,4 @@
-"""Name all of a version's packs that lie in cold storage where one of them was refused: thawing takes hours."""
+"""Name all packs of a version that are in cold storage, once the store refused one: thawing takes hours."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Result = TypeVar("_Result")
 def naming_all_archived(
     flow: Callable[Concatenate[Repository, Manifest, _More], _Result],
 ) -> Callable[Concatenate[Repository, Manifest, _More], _Result]:
-    """Return *flow*, which reads from a version, with all of its cold packs named in its ``ObjectArchived``."""
+    """Return *flow*, which reads a version, so that its ``ObjectArchived`` names all of the version's cold packs."""
 
     @wraps(flow)
     def named(repository: Repository, manifest: Manifest, /, *given: _More.args, **more: _More.kwargs) -> _Result:
@@ -31,7 +31,7 @@ def naming_all_archived(
 
 
 def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
-    """Return *error* with all packs named that *manifest* needs and that are in cold storage."""
+    """Return *error* with the names of all packs in cold storage that *manifest* needs."""
     needed = {ref.pack for ref in refs_of(manifest.entries)}
     keys = {names.pack(pack) for pack, info in repository.packs() if info.is_archived and pack in needed}
     if error.where is not None:

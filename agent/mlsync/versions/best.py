@@ -1,4 +1,4 @@
-"""Find the version that holds the best checkpoint: by what checkpoints say, or else by what their trainers wrote."""
+"""Find the version with the best checkpoint: by the fitness in checkpoints, or else by the logs of their trainers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 
 
 def best_number(repository: Repository, run: str) -> int:
-    """Return the version that holds the best of a run's checkpoints, or raise ``VersionMissing``."""
+    """Return the number of the version with the best checkpoint of a run, or raise ``VersionMissing``."""
     for best_by in (_best_by_checkpoints, _best_by_state, _best_by_results):
         number = best_by(repository, run)
         if number is not None:
@@ -39,7 +39,7 @@ def best_number(repository: Repository, run: str) -> int:
 
 
 def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
-    """Return the version of the highest ``best_fitness`` that a checkpoint names; of equals the newest."""
+    """Return the version with the highest ``best_fitness`` in a checkpoint; of equals the newest."""
     found: tuple[float, int] | None = None
     for stored in readable(repository, run, repository.numbers(run)):
         for facts in _facts(repository, stored):
@@ -50,9 +50,9 @@ def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
 
 
 def _best_by_state(repository: Repository, run: str) -> int | None:
-    """Return the newest version that holds the checkpoint that Hugging Face's trainer named the best in the end.
+    """Return the newest version with the checkpoint that Hugging Face's trainer named the best in the end.
 
-    In which direction its metric is better does not stand in the state, but which checkpoint is the best does.
+    The state does not say whether a higher metric is better, but it names the best checkpoint.
     """
     looked: dict[tuple[ChunkRef, ...], TrainerState | None] = {}
     best: bytes | None = None
@@ -70,13 +70,13 @@ def _best_by_state(repository: Repository, run: str) -> int | None:
 
 
 def _is_state(path: bytes) -> bool:
-    """Whether a file is the state of a checkpoint of Hugging Face's trainer."""
+    """Return whether a file is the state of a checkpoint of Hugging Face's trainer."""
     directory, _, name = path.rpartition(b"/")
     return name == STATE_NAME and _TRAINER.fullmatch(directory.rpartition(b"/")[2]) is not None
 
 
 def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
-    """Return the directory of the best checkpoint by the state of the last step that names one."""
+    """Return the directory of the best checkpoint, from the state of the last step that names one."""
     naming = [(state.step, path, state.best_step) for path, state in states if state.best_step is not None]
     if not naming:
         return None
@@ -86,7 +86,7 @@ def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
 
 
 def _has_weights(path: bytes, entry: Entry, directory: bytes) -> bool:
-    """Whether a file lies in a directory and has weights."""
+    """Return whether a file is in a directory and has weights."""
     count = entry.proof.facts.get("parameter_count") if entry.proof is not None else None
     return path.startswith(directory + b"/") and isinstance(count, int) and count > 0
 
@@ -98,7 +98,7 @@ def _best_by_results(repository: Repository, run: str) -> int | None:
     for stored in readable(repository, run, repository.numbers(run)):
         files = {entry.path: entry for entry in repository.entries(stored)}
         results = {path: entry for path, entry in files.items() if path.rpartition(b"/")[2] == RESULTS_NAME}
-        # Any program may write a results.csv: that of Ultralytics has the settings of the training beside it.
+        # Any program may write a results.csv: beside that of Ultralytics are the settings of the training.
         results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
         for _, fitness in read_files(repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
             found = max(found or (fitness, 0), (fitness, stored.root.number))
@@ -110,5 +110,5 @@ def _beside(path: bytes, name: bytes) -> bytes:
 
 
 def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
-    """Yield what the proof found each checkpoint of a version to be."""
+    """Yield the facts in the proof of each checkpoint of a version."""
     return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)

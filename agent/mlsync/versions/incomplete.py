@@ -1,4 +1,4 @@
-"""Checkpoints of several files that came into a version although not all of them had come: who restores one is told."""
+"""Checkpoints of several files that a version holds although some of their files are missing: a restore warns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 from mlsync.repository.manifest import Entry
 
-#: How a finding in the proof of each of their files begins.
+#: The beginning of a finding in the proof of each of their files; versions hold it, so it may never change.
 INCOMPLETE: Final = "of a checkpoint that is not whole: "
 
 
 def incomplete_checkpoints(entries: Iterable[Entry]) -> dict[str, list[bytes]]:
-    """Return the paths of *entries* that are of a checkpoint that is not whole, by why it is not."""
+    """Return the paths of the files of incomplete checkpoints, by the reason why each is incomplete."""
     found: dict[str, list[bytes]] = {}
     for entry in entries:
         for finding in entry.proof.findings if entry.proof is not None else ():

@@ -1,7 +1,7 @@
-"""Directories of a version that level 5 loads as one: checkpoints of several files, and what the user names as such.
+"""Directories of a version that level 5 loads as one: checkpoints of several files, and directories that users name.
 
-A file belongs to the innermost of them that it lies in. What a training logs may lie there too, and neither has a
-directory loaded again nor is kept back with it: only checkpoints count, and the small files that describe them.
+A file belongs to the innermost of them that it is in. Logs may be there too: a changed log does not make mlsync load
+the directory again, and no log is held back with it. Only checkpoints count, and the small files that describe them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _WEIGHTS: Final = re.compile(rb"model.*\.safetensors|pytorch_model.*\.bin", re.D
 
 @dataclass(frozen=True, slots=True)
 class LoadedDirectory:
-    """A directory that is loaded as one; *inner* are those in it that are loaded for themselves.
+    """A directory that is loaded as one; *inner* are the directories in it that are loaded by themselves.
 
-    *lacking* says what a checkpoint of several files in it lacks, ``None`` if there is all that they tell of.
+    *lacking* says what a checkpoint of several files in it lacks, ``None`` if all are complete.
     """
 
     path: bytes
@@ -38,15 +38,15 @@ class LoadedDirectory:
     lacking: str | None = None
 
     def holds(self, path: bytes) -> bool:
-        """Whether a file is one of those that are loaded with this directory."""
+        """Return whether a file is loaded with this directory."""
         if not is_below(path, self.path) or any(is_below(path, inner) for inner in self.inner):
             return False
-        # A checkpoint by its name is one by itself, wherever it lies but in another such.
+        # A directory with the name of a checkpoint is loaded by itself, unless it is within another one.
         outermost = enclosing(path.rpartition(b"/")[0])
         return not (is_named_for_all(outermost) and is_below(outermost, self.path))
 
     def entries(self, entries: Entries) -> list[Entry]:
-        """Return all that is restored of it, by paths in it, in order; a link to a file elsewhere becomes that file."""
+        """Return the entries to restore, by paths in the directory; a hard link becomes the file that it links to."""
         found = [entry for path, entry in sorted(entries.items()) if self.holds(path)]
         return [self._within(entry, entries) for entry in found]
 
@@ -59,13 +59,13 @@ class LoadedDirectory:
 
 @dataclass(frozen=True, slots=True)
 class LoadedDirectories:
-    """Those that certain files are in."""
+    """The loaded directories that certain files are in."""
 
     found: tuple[LoadedDirectory, ...] = ()
     _directories: dict[bytes, bool] = field(default_factory=dict)
 
     def hold(self, path: bytes) -> bool:
-        """Whether a file is loaded with one of them, and not for itself."""
+        """Return whether a file is loaded with one of them, and not by itself."""
         directory = path.rpartition(b"/")[0]
         if directory not in self._directories:
             self._directories[directory] = any(whole.holds(path) for whole in self.found)
@@ -78,7 +78,7 @@ def name_of(directory: bytes) -> str:
 
 
 def directory_above(path: bytes, name: object) -> bytes | None:
-    """Return the directory above a file that ``name_of`` gives that name, if one is."""
+    """Return the directory above a file to which ``name_of`` gives that name, if there is one."""
     while path:
         path = path.rpartition(b"/")[0]
         if name_of(path) == name:
@@ -87,19 +87,19 @@ def directory_above(path: bytes, name: object) -> bytes | None:
 
 
 def is_described_by(path: bytes) -> bool:
-    """Whether a file is one of the small ones that say how a checkpoint beside them is put together."""
+    """Return whether a file is a small one that describes the checkpoint beside it."""
     return path.endswith((b".json", b".metadata"))
 
 
 def is_below(path: bytes, directory: bytes) -> bool:
-    """Whether a path leads into a directory; all do into the run's own, whose path is empty."""
+    """Return whether a path is below a directory; every path is below the run's own, whose path is empty."""
     return not directory or path.startswith(directory + b"/")
 
 
 def loaded_directories(
     framework: Framework, paths: Iterable[bytes], entries: Entries, reader: ChunkReader
 ) -> LoadedDirectories:
-    """Return the directories that *framework* loads as one and that any of *paths* is in, of those in *entries*."""
+    """Return the directories among *entries* that *framework* loads as one and that any of *paths* is in."""
     paths = list(paths)
     if not framework.takes_directories or not paths:
         return LoadedDirectories()
@@ -120,7 +120,7 @@ def _directories(entries: Entries) -> set[bytes]:
 
 
 def _described(entries: Entries) -> Iterator[bytes]:
-    """Yield the directories that have a model's weights beside what says which model's."""
+    """Yield the directories that have a model's weights beside its configuration."""
     for path in entries:
         directory, _, name = path.rpartition(b"/")
         if _WEIGHTS.fullmatch(name) and (directory + b"/" + _CONFIG if directory else _CONFIG) in entries:
@@ -132,6 +132,6 @@ def _inside(path: bytes, given: Iterable[bytes]) -> tuple[bytes, ...]:
 
 
 def _lack(path: bytes, lacking: dict[bytes, str]) -> str | None:
-    """Return what a checkpoint lacks that the directory is, has in it, or is a part of."""
+    """Return what an incomplete checkpoint lacks that is the directory, is in it, or contains it."""
     places = (place for place in lacking if place == path or is_below(place, path) or is_below(path, place))
     return next((lacking[place] for place in places), None)

@@ -1,4 +1,4 @@
-"""What trainers logged beside their checkpoints, read out of a version: small files that no proof looks into."""
+"""Read the logs that trainers write beside their checkpoints from a version: small files that no proof reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlsync.repository.tokens import EntryKind
 from mlsync.values import Fact
 from mlsync.versions.stored_file import RestoredFile
 
-# A directory of thousands of checkpoints is no reason to read thousands of files before anything is shown.
+# Bounded, since a directory may have thousands of checkpoints, and each file is read before anything is shown.
 _FILES_MAX: Final = 200
 _READERS: Final[Mapping[bytes, tuple[int, Callable[[bytes], dict[str, Fact]]]]] = {
     STATE_NAME: (STATE_BYTES_MAX, state_facts),
@@ -33,9 +33,9 @@ _T = TypeVar("_T")
 
 
 def logged_facts(repository: Repository, entries: Iterable[Entry]) -> dict[bytes, dict[str, Fact]]:
-    """Return by path what the trainers' logs of a version tell; the last 200 of them where there are more.
+    """Return the facts in the trainers' logs of a version, by path; of more than 200 logs, the last 200.
 
-    What cannot be read tells nothing: ``check`` says what is the matter with it.
+    A log that cannot be read is left out: ``check`` reports it.
     """
     logs = [entry for entry in entries if entry.kind is EntryKind.FILE and _name(entry) in _READERS]
     looked: dict[tuple[ChunkRef, ...], dict[str, Fact] | None] = {}
@@ -60,7 +60,7 @@ def read_files(
     read: Callable[[bytes], _T | None],
     looked: dict[tuple[ChunkRef, ...], _T | None],
 ) -> Iterator[tuple[bytes, _T]]:
-    """Yield what small files of a version say; one that did not change from version to version is read once."""
+    """Yield the results of *read* for small files of a version; a file that versions share is read once."""
     for path, entry in files.items():
         if entry.size_bytes > bytes_max:
             continue

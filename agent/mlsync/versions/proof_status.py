@@ -1,4 +1,4 @@
-"""How a version stands today: as its manifest says, with what was proved of it since."""
+"""The proof status of versions: what their manifests say, with the proofs that were made later."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from mlsync.repository.repository import Repository, Stored
 from mlsync.source.paths import display
 from mlsync.values import Proof
 
-# Manifests are small and far away: what a listing waits for is the way there and back.
+# Manifests are small and may be far away: the time is in the round trips.
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ProofStatus:
-    """A version as a listing shows it.
+    """The proof status of a version, as lists of versions show it.
 
-    *lowest_level*, on *device*, is what all of its checkpoints have reached but for those that are broken. One that
-    *is_settled* is proved as far as it can be, although a checkpoint of it may be below what was required: level 5 was
-    not meant for it, or its numbers are compressed.
+    *lowest_level*, on *device*, is the level that all of its checkpoints have reached, except broken ones. A version
+    that *is_settled* is proved as far as possible, although a checkpoint may be below the required level: level 5 does
+    not apply to it, or its numbers are compressed.
     """
 
     stored: Stored
@@ -38,23 +38,23 @@ class ProofStatus:
 
     @property
     def root(self) -> ManifestRoot:
-        """What its manifest says."""
+        """The root of its manifest."""
         return self.stored.root
 
     @property
     def is_pending(self) -> bool:
-        """Whether a checkpoint of it still has to be proved as far as was required."""
+        """Whether a checkpoint still has to be proved to the required level."""
         return not self.is_settled and self.lacks(self.root.required_level)
 
     def lacks(self, level: int) -> bool:
-        """Whether a checkpoint of it that is not broken was not proved up to *level*."""
+        """Return whether a checkpoint that is not broken is below *level*."""
         return self.root.summary.checkpoint_count > self.broken_count and self.lowest_level < level
 
 
 def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
-    """Return how each version of a run stands, oldest first: its manifests are read, and few lists of files.
+    """Return the proof status of each version of a run, oldest first; this reads all manifests, and few lists of files.
 
-    What does not open is no version, and left out; the repository notes it.
+    Objects that do not open are left out; ``repository.skipped`` has them.
     """
     keys = repository.later_proof_keys(run)
 
@@ -70,21 +70,21 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
 
 
 def proof_status_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> ProofStatus:
-    """Return how a version stands by all that was proved of it.
+    """Return the proof status of a version, from its manifest and its later proofs.
 
-    Its list of files is read where it looks pending. Who proves a part of it while others prove theirs knows of no sum
-    that has all of them in it; nor does any sum tell whether a checkpoint below its level can be proved further.
+    If the version looks pending, this reads its list of files. Machines that prove a part each write no summary that
+    has all parts, and no summary says whether a checkpoint below its level can be proved further.
     """
-    shown = status_by_sums(stored, later)
+    shown = status_from_summaries(stored, later)
     if shown.is_pending:
-        # A list that cannot be read is for others to tell of.
+        # A list that cannot be read is reported by others, such as check.
         with suppress(Damage):
-            return status_by_entries(shown, tuple(with_proofs(repository.entries(stored), later)))
+            return status_from_entries(shown, tuple(with_proofs(repository.entries(stored), later)))
     return shown
 
 
-def status_by_sums(stored: Stored, later: Iterable[LaterProof]) -> ProofStatus:
-    """Return how a version stands by its manifest and the sums in its later proofs: never as more than it is."""
+def status_from_summaries(stored: Stored, later: Iterable[LaterProof]) -> ProofStatus:
+    """Return the proof status from the summaries in manifest and later proofs; it may be too low, never too high."""
     summary = stored.root.summary
     status = ProofStatus(stored, summary.lowest_level, summary.device)
     for proof in later:
@@ -93,22 +93,22 @@ def status_by_sums(stored: Stored, later: Iterable[LaterProof]) -> ProofStatus:
     return status
 
 
-def status_by_entries(status: ProofStatus, entries: Sequence[Entry]) -> ProofStatus:
-    """Return how a version stands by its entries, as they were proved by now: what no sum knows of each of them."""
+def status_from_entries(status: ProofStatus, entries: Sequence[Entry]) -> ProofStatus:
+    """Return the proof status from the entries of a version, with their latest proofs."""
     required_level = status.root.required_level
     is_pending = any(entry.proof is not None and entry.proof.is_pending(required_level) for entry in entries)
     return ProofStatus(status.stored, *summed(entries), is_settled=not is_pending)
 
 
 def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:
-    """Return a version whole, each checkpoint with the proof that went furthest; *later* if they were read already."""
+    """Return a version in which each checkpoint has its furthest proof; *later* are its proofs, if read already."""
     manifest = repository.manifest(stored)
     later = repository.later_proofs(stored) if later is None else later
     return msgspec.structs.replace(manifest, entries=tuple(with_proofs(manifest.entries, later)))
 
 
 def with_proofs(entries: Iterable[Entry], later: Iterable[LaterProof]) -> Iterator[Entry]:
-    """Yield the entries of a version with what was proved of them later; raises ``ManifestDamaged``."""
+    """Yield the entries of a version with their later proofs; raise ``ManifestDamaged`` if one is of no checkpoint."""
     best = _best(later)
     for entry in entries:
         proof = best.pop(entry.path, None)
@@ -123,7 +123,7 @@ def with_proofs(entries: Iterable[Entry], later: Iterable[LaterProof]) -> Iterat
 
 
 def summed(entries: Iterable[Entry]) -> tuple[int, str, int]:
-    """Return the lowest level of a version's checkpoints, its device, and how many are broken and left out of this."""
+    """Return the lowest level of the checkpoints that are not broken, its device, and the number of broken ones."""
     proofs = [entry.proof for entry in entries if entry.proof is not None]
     lowest = min((proof for proof in proofs if not proof.is_broken), key=lambda proof: proof.level, default=None)
     broken_count = sum(proof.is_broken for proof in proofs)
@@ -141,9 +141,9 @@ def _best(later: Iterable[LaterProof]) -> dict[bytes, Proof]:
 
 
 def _is_further(proof: Proof, known: Proof) -> bool:
-    """Whether *proof*, made later, says more: what is broken stays so, whatever was reached before or is after."""
+    """Return whether *proof*, made later, replaces *known*: a broken checkpoint stays broken."""
     return not known.is_broken and (proof.is_broken or proof.level >= known.level)
 
 
 def _of_no_checkpoint(path: bytes) -> ManifestDamaged:
-    return ManifestDamaged(f"a later proof is of no checkpoint of the version: {display(path)}")
+    return ManifestDamaged(f"a later proof is of a file that is no checkpoint of the version: {display(path)}")

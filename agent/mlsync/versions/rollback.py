@@ -1,4 +1,4 @@
-"""Whether a store shows an older history than this machine saw before: what every reader asks that can know better."""
+"""Find out whether a store shows an older history than this machine saw before."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ADVICE = "find out who changed the store; --accept-rollback goes on with what i
 
 
 def refuse_rolled_back(repository: Repository, run: str, head: Head, *, by_number: bool) -> None:
-    """Raise ``HistoryRolledBack`` unless the version that was seen last is there, and the same one.
+    """Raise ``HistoryRolledBack`` unless the version that was seen last is still there, and unchanged.
 
-    One that is there and does not open is noted and passed over, as any other: it is damaged, or was made so. Only who
-    asks for the newest version, and not for one *by_number*, would get an older one than was seen.
+    If it is there and does not open, it is skipped and recorded like any other: it is damaged. Then a caller that asks
+    for the newest version, and not *by_number*, would get an older version than was seen: that raises too.
     """
     first = next(repository.listed(run, after=head.number - 1), None)
     stored = stored_or_none(repository, run, head.number)
@@ -40,7 +40,7 @@ def refuse_older(repository: Repository, run: str, number: int) -> None:
 
 
 def rolled_back(run: str, head: Head, url: str, advice: str | None = None) -> HistoryRolledBack:
-    """Return the error that says that the store shows another history than this machine saw."""
+    """Return the error for a store that shows another history than this machine saw."""
     what = f"the store no longer shows version {head.number} of run {run!r} as it was seen before"
     own = "find out who changed the store; to take its word, delete the local state"
     return HistoryRolledBack(what, where=url, advice=advice or own)

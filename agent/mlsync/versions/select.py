@@ -1,4 +1,4 @@
-"""Find the version that a person means: a number, ``latest``, ``resumable``, ``best``, or a moment in time."""
+"""Find the version that a person asks for: a number, ``latest``, ``resumable``, ``best``, or a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
 
 def find_run(repository: Repository, run: str | None) -> str:
-    """Return *run*, or the only run if none was named; raises ``RunMissing`` with the runs that there are."""
+    """Return *run*, or the only run if *run* is ``None``; raise ``RunMissing``, which names the runs that exist."""
     if run is not None:
         if repository.has_versions(run):
             return run
@@ -38,7 +38,7 @@ def find_run(repository: Repository, run: str | None) -> str:
 
 
 def find_version(repository: Repository, run: str, text: str) -> Stored:
-    """Return the version of *run* that *text* means, or raise ``VersionMissing`` with those that there are."""
+    """Return the version of *run* that *text* means, or raise ``VersionMissing``."""
     if text == LATEST:
         newest = newest_readable(repository, run)
         if newest is None:
@@ -50,14 +50,14 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     if text == RESUMABLE:
         return _resumable(repository, run)
     if text == BEST:
-        from mlsync.versions.best import best_number  # late, as its parsers are needed for this word alone
+        from mlsync.versions.best import best_number  # late: its parsers are needed for this word alone
 
         return repository.stored(run, best_number(repository, run))
     return _at_one_of(repository, run, text, _parse_time(text))
 
 
 def version_before(repository: Repository, run: str, number: int) -> Stored:
-    """Return the version of *run* that stands before *number*, or raise ``VersionMissing`` where none does."""
+    """Return the version of *run* before *number*, or raise ``VersionMissing`` if there is none."""
     earlier = newest_readable(repository, run, below=number)
     if earlier is None:
         what = f"version {number} of run {run!r} is the first: there is none before it to compare it with"
@@ -66,7 +66,7 @@ def version_before(repository: Repository, run: str, number: int) -> Stored:
 
 
 def _numbered(repository: Repository, run: str, number: int) -> Stored:
-    """Return a version by its number: nothing is listed, unless it is not there and its owner wants to know what is."""
+    """Return a version by its number; only if it is missing, list the versions, to name them in the error."""
     try:
         return repository.stored(run, number)
     except VersionMissing:
@@ -76,22 +76,22 @@ def _numbered(repository: Repository, run: str, number: int) -> Stored:
 
 
 def _resumable(repository: Repository, run: str) -> Stored:
-    """Return the newest version that training can go on from, by what the proof found in its checkpoints.
+    """Return the newest version from which training can resume, by the facts in the proofs of its checkpoints.
 
-    Some trainers strip their last checkpoint when they end: what comes after is good for inference only.
+    Some trainers strip their last checkpoint when they end: then it is good for inference only.
     """
     for stored in readable(repository, run, reversed(repository.numbers(run))):
         if _goes_on(repository, stored):
             return stored
-    what = f"no version of run {run!r} has a checkpoint that training can go on from"
+    what = f"no version of run {run!r} has a checkpoint that training can resume from"
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 
 def _goes_on(repository: Repository, stored: Stored) -> bool:
-    """Return whether a version holds a checkpoint that training can go on from, in a directory where it has not ended.
+    """Return whether training can resume from a checkpoint of a version, in a directory where training has not ended.
 
-    Ultralytics strips one file after the other, and never what ``save_period`` left: for a moment, or for good, an
-    older checkpoint that is whole stands beside a last.pt that is stripped.
+    Ultralytics strips one file after the other, and never those of ``save_period``: for a moment, or for good, an older
+    checkpoint that is not stripped is beside a stripped last.pt.
     """
     entries = repository.entries(stored)
     proved = [(entry.path, entry.proof.facts) for entry in entries if entry.proof is not None]
@@ -103,9 +103,9 @@ def _goes_on(repository: Repository, stored: Stored) -> bool:
 
 
 def _goes_on_together(entries: Iterable[Entry]) -> bool:
-    """Return whether a directory has weights and an optimizer's state in files of their own.
+    """Return whether a directory has weights and an optimizer's state in separate files.
 
-    Hugging Face's trainer and accelerate write them so; the trainer cannot go on without its ``trainer_state.json``.
+    Hugging Face's trainer and accelerate write them so; the trainer cannot resume without its ``trainer_state.json``.
     """
     from mlsync.formats.groups.find import enclosing  # late, as above
     from mlsync.formats.libraries.trainer_logs import STATE_NAME
@@ -115,7 +115,7 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
         place = enclosing(entry.path.rpartition(b"/")[0])
         facts: Mapping[str, object] = entry.proof.facts if entry.proof is not None else {}
         if facts.get("framework") == "ultralytics":
-            continue  # what it stripped stands beside what it did not, and has no optimizer for a reason
+            continue  # a stripped file lacks its optimizer on purpose, even beside files that have one
         if facts.get("has_optimizer") is True:
             optimizers.add(place)
         count = facts.get("parameter_count")
@@ -127,7 +127,7 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
 
 
 def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> Stored:
-    """Return the version of that time, or raise ``VersionAmbiguous`` where its moments, of one clock time, differ."""
+    """Return the version at that time; raise ``VersionAmbiguous`` if it is two moments with two versions."""
     if len(moments) == 1:
         return _at(repository, run, moments[0])
     meant = {}
@@ -145,10 +145,10 @@ def _at_one_of(repository: Repository, run: str, text: str, moments: list[dateti
 
 
 def _at(repository: Repository, run: str, moment: datetime) -> Stored:
-    """Return the version of the latest date that is not after *moment*; of equals the newest.
+    """Return the version with the latest date that is not after *moment*; of equals the newest.
 
-    All manifests are read: a clock that was wrong for a while leaves dates in no order, and a search that takes them to
-    be in order would give another version without a word.
+    This reads all manifests. A clock that was wrong for a while leaves dates out of order, and a search that relies on
+    their order would return a wrong version without an error.
     """
     moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
     dates = (
@@ -164,7 +164,7 @@ def _at(repository: Repository, run: str, moment: datetime) -> Stored:
 
 
 def _parse_time(text: str) -> list[datetime]:
-    """Return the moment that is meant; two where a change of clocks made the local time come twice, or never."""
+    """Return the moment of a time; two moments if a change of clocks made the local time come twice, or never."""
     try:
         said = datetime.fromisoformat(text)
         moments = {said.replace(fold=fold).astimezone() for fold in (0, 1)}
@@ -178,7 +178,7 @@ def _parse_time(text: str) -> list[datetime]:
 
 
 def _shown_step(text: str) -> timedelta:
-    """Return up to the last moment that is written as *text*: who names a version by its listed time means that one."""
+    """Return the precision of *text*: a listed time means a version that was made within it."""
     found = _SECONDS.search(text)
     if found is None:
         return timedelta(0)

@@ -1,4 +1,4 @@
-"""A file of a version, read from the store: what a restore writes and what a proof looks at are the same bytes."""
+"""A file of a version, read from the store: a restore writes, and a proof checks, the same bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.reader import ChunkReader
 
 _ZEROS: Final = memoryview(bytes(1 << 20))
-# What lies between tensors: headers, pickles, directories. They are asked for in no order and again and again.
+# The data between tensors: headers, pickles, directories. Parsers read them in any order, and again and again.
 SMALL_CHUNK_BYTES_MAX: Final = 64 << 10
 SMALL_BYTES_MAX: Final = 4 << 20
 
@@ -52,12 +52,12 @@ def parts_of(entry: Entry) -> list[Part]:
 
 
 class RestoredFile:
-    """Random and sequential access to a file of a version; never holds more than a few chunks, and some small ones.
+    """Random and sequential access to a file of a version; holds a few chunks at most, and some small ones.
 
-    *advance* is told of the bytes that went by in order, and of none again where they go by a second time.
+    *advance* is called with the number of bytes that were read in order, only once for each byte.
     """
 
-    #: A byte more than is asked for may be another chunk, some MiB of them: parsers are not to read ahead.
+    #: One byte more may take another chunk of some MiB: parsers must not read ahead.
     is_far = True
 
     def __init__(self, reader: ChunkReader, entry: Entry, advance: Callable[[int], None]) -> None:
@@ -76,7 +76,7 @@ class RestoredFile:
         return self._entry.size_bytes
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Return *length* bytes at *offset*: the headers and directories of a container."""
+        """Return *length* bytes at *offset*, such as headers and directories of a container."""
         if offset < 0 or length < 0 or offset + length > self.size_bytes:
             raise ValueError("read outside of the file")
         taken = bytearray()
@@ -90,9 +90,9 @@ class RestoredFile:
         return bytes(taken)
 
     def stream(self, allocate: Allocate | None = None) -> Iterator[memoryview]:
-        """Yield the whole file in order; after the last byte the whole-file digest is compared.
+        """Yield the whole file in order; after the last byte, compare the digest of the whole file.
 
-        A chunk that *allocate* gives memory for is opened there, and nowhere else.
+        A chunk for which *allocate* gives memory is opened there.
         """
         stretches = [part for part in self._parts if part.ref is not None] if allocate is not None else []
         allocate_for = (
@@ -115,7 +115,7 @@ class RestoredFile:
         return self._held[1]
 
     def _small_chunks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the small chunks, fetched together: one after the other each would cost the way there and back."""
+        """Yield the small chunks, fetched together: one after the other, each would cost a round trip."""
         wanted: list[tuple[int, ChunkRef]] = []
         left_bytes = SMALL_BYTES_MAX
         for index, part in enumerate(self._parts):
@@ -128,9 +128,9 @@ class RestoredFile:
 
 
 def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
-    """Yield a file in order, its chunks taken from *chunks*; each view is valid until the next is asked for.
+    """Yield a file in order from its *chunks*; each view is valid until the next is taken.
 
-    After the last byte the whole-file digest is compared: ``ObjectDamaged`` if the chunks do not make the file.
+    After the last byte, raise ``ObjectDamaged`` if the digest of the whole file differs.
     """
     digester = file_digester()
     for part in parts_of(entry):
@@ -141,7 +141,7 @@ def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
         digester.update(view)
         yield view
     if digester.digest() != entry.digest:
-        # Every chunk was the right one by its name: the manifest puts them together wrongly.
+        # Every chunk has its right name: the manifest puts them together wrongly.
         raise ObjectDamaged("a file's chunks do not make the file", where=repr(entry.path))
 
 

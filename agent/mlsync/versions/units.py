@@ -1,8 +1,8 @@
-"""Checkpoints of several files: in a version all together, or as they were, while one of them is still to come.
+"""Find checkpoints of several files ("units") in a version.
 
-A shard that is whole is no checkpoint without its brothers. While one is being written, none of its files gets into a
-version; one that stays incomplete for long was left so by a crash, and is kept as what it is: losing the weights
-because a list beside them is missing would be worse.
+A shard is no checkpoint without its siblings. While a unit is being written, a version takes none of its files. A unit
+that stays incomplete for long was left so by a crash, and is backed up as it is: losing the weights because a list
+beside them is missing would be worse.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Entries = Mapping[bytes, Entry]
 
 
 def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) -> list[Unit]:
-    """Return the checkpoints of several files, of those in *entries*, that any of *paths* is or was a part of.
+    """Return the units among *entries* that any of *paths* is or was a part of.
 
-    The small files that tell of the others are read as they are stored; raises ``Damage`` if one does not come back.
+    This reads the small files that describe a unit from the store; raise ``Damage`` if one is damaged.
     """
     paths = set(paths)
     places = _places_of(paths, entries)
@@ -46,14 +46,14 @@ def units_around(paths: Iterable[bytes], entries: Entries, reader: ChunkReader) 
 
 
 def _is_asked(unit: Unit, paths: set[bytes], places: set[bytes], entries: Entries) -> bool:
-    """Whether a unit was looked for; of directories that were not, no file was in the listing."""
+    """Return whether the caller asked for a unit; of other directories, the listing had no files."""
     if unit.kind == "pointer":
         return unit.directory in places or not paths.isdisjoint(unit.members)
     return _is_within_any(unit.directory, places, entries)
 
 
 def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
-    """Return the metadata that say what a shard of a distributed checkpoint holds, if they are there."""
+    """Return the entry of the metadata that describe a shard of a distributed checkpoint, if it is there."""
     directory, _, name = entry.path.rpartition(b"/")
     index = index_of(entry.path)
     if index is not None:
@@ -61,7 +61,7 @@ def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
         return beside if beside is not None and beside.kind is EntryKind.FILE else None
     if not name.endswith(b".distcp"):
         return None
-    # Those of all ranks, or those that its own rank wrote.
+    # The metadata of all ranks, or those of its own rank.
     for about in (b".metadata", rank_metadata_of(name)):
         beside = None if about is None else entries.get(directory + b"/" + about if directory else about)
         if beside is not None and beside.kind is EntryKind.FILE:
@@ -70,9 +70,9 @@ def metadata_beside(entry: Entry, entries: Entries) -> Entry | None:
 
 
 def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> bytes | None:
-    """Return the bytes of a distributed checkpoint's metadata; none if they are not those of the files beside them.
+    """Return the bytes of a distributed checkpoint's metadata; ``None`` if they do not fit the files beside them.
 
-    Of one that is not whole nobody can say which file is of another save: none of them speaks against another.
+    In an incomplete checkpoint nobody can say which file is of another save, so no file is held against another.
     """
     if entry.size_bytes > PICKLE_BYTES_MAX:
         return None
@@ -94,7 +94,7 @@ def fitting_metadata(entry: Entry, entries: Entries, reader: ChunkReader) -> byt
 
 
 def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
-    """Return the directories whose checkpoints may be whole, or not, by these files."""
+    """Return the directories whose units may be complete or incomplete because of these files."""
     places: set[bytes] = set()
     for path in paths:
         directory = path.rpartition(b"/")[0]
@@ -109,9 +109,9 @@ def _places_of(paths: Iterable[bytes], entries: Entries) -> set[bytes]:
 
 
 def _listing(places: set[bytes], entries: Entries) -> Iterator[tuple[bytes, int]]:
-    """Yield the files that a look at *places* needs, with their sizes: what is in them, and the trackers beside."""
+    """Yield the files in *places*, and the trackers beside them, with their sizes."""
     parents = {place.rpartition(b"/")[0] for place in places}
-    # By directory: of a hundred thousand files in a few directories each would be asked for the same.
+    # By directory: a hundred thousand files may be in a few directories.
     is_needed: dict[bytes, bool] = {}
     for path, entry in entries.items():
         directory = path.rpartition(b"/")[0]
