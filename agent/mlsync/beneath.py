@@ -1,15 +1,15 @@
-"""Reach files below a directory through descriptors only, so that nobody can lead us out of it.
+"""Open files below a directory through descriptors only, so that no symbolic link can lead out of it.
 
-A path that is looked at first and used later is another path by then: whoever may write in the tree renames a directory
-away and puts a symbolic link in its place, and root reads, changes or deletes what the link leads to. So a directory is
-opened once, everything below it is opened from that descriptor without following a symbolic link on any step, and what
-was looked at is what is used: the descriptor.
+A path that is checked first and used later may have changed: a user who can write in the tree replaces a directory by
+a symbolic link, and root reads, changes or deletes the link's target. So a directory is opened once, everything below
+it is opened from that descriptor without following symbolic links, and the descriptor that was checked is the one that
+is used.
 
-Linux has ``openat2(2)`` for that since 5.6 (``RESOLVE_BENEATH``, ``RESOLVE_NO_SYMLINKS``). Where it is missing, or a
-container's filter refuses it, the path is walked with ``openat(2)`` and ``O_NOFOLLOW``, one part after the other.
+Linux has ``openat2(2)`` for this since 5.6 (``RESOLVE_BENEATH``, ``RESOLVE_NO_SYMLINKS``). If it is missing, or a
+container's filter forbids it, the path is walked with ``openat(2)`` and ``O_NOFOLLOW``, one part at a time.
 
-Errors are ``OSError`` as the kernel gives them: ``ELOOP`` or ``ENOTDIR`` for a symbolic link on the way, ``EXDEV`` for
-a step onto another file system where that is forbidden.
+Errors are the kernel's ``OSError``: ``ELOOP`` or ``ENOTDIR`` for a symbolic link on the way, ``EXDEV`` for a step onto
+another file system where that is forbidden.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _BENEATH: Final = 0x08
 
 _ALWAYS: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 _STEP: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# What kernels before 5.6, and filters of containers, answer.
+# The errors of kernels before 5.6 and of container filters.
 _NOT_HERE: Final = frozenset({errno.ENOSYS, errno.EPERM})
-# Longer paths are walked: the kernel takes none of them in one call.
+# Longer paths are walked: the kernel does not take them in one call.
 _PATH_BYTES_MAX: Final = 4095
 
 
@@ -43,11 +43,11 @@ class _OpenHow(ctypes.Structure):
 
 
 class Beneath:
-    """A directory held by *descriptor*, which is closed with this; *where* is its name in messages.
+    """A directory held open by *descriptor*, which this object closes; *where* is its name in messages.
 
     All paths are relative to it, of bytes, without empty parts and without ``.`` and ``..``.
-    With *one_file_system* no step leads onto another file system: where ``openat2`` is there, no mount at all, else no
-    other device.
+    With *one_file_system* no step leads onto another file system: with ``openat2`` no mount at all, else no other
+    device.
     """
 
     def __init__(self, descriptor: int, where: bytes, *, one_file_system: bool = False) -> None:
@@ -59,7 +59,7 @@ class Beneath:
 
     @classmethod
     def open(cls, directory: bytes, *, one_file_system: bool = False) -> Self:
-        """Open *directory*, whose own name may lead through symbolic links: who names it answers for that."""
+        """Open *directory*, whose own path may contain symbolic links: the caller is responsible for it."""
         descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             return cls(descriptor, directory, one_file_system=one_file_system)
@@ -68,13 +68,13 @@ class Beneath:
             raise
 
     def close(self) -> None:
-        """Give back the descriptor; a second call does nothing."""
+        """Close the descriptor; a second call does nothing."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
 
     def __enter__(self) -> Self:
-        """Be closed at the end of the ``with``."""
+        """Return itself; it is closed at the end of the ``with``."""
         return self
 
     def __exit__(
@@ -84,10 +84,10 @@ class Beneath:
         self.close()
 
     def open_file(self, path: bytes, flags: int, mode: int = 0o600) -> int:
-        """Open what has the name *path* now, and never what a symbolic link of that name leads to.
+        """Open what has the name *path* now, but never follow a symbolic link.
 
-        It need not be a regular file: ``O_NONBLOCK`` keeps a pipe from hanging the call, and only ``fstat`` of the
-        result says what was opened. *mode* counts where *flags* create a file.
+        It may be no regular file: ``O_NONBLOCK`` keeps a pipe from blocking the call, and only ``fstat`` of the result
+        shows what was opened. *mode* is used if *flags* create a file.
         """
         makes_one = flags & os.O_CREAT or flags & os.O_TMPFILE == os.O_TMPFILE
         return self._open(_checked(path), flags | _ALWAYS, mode if makes_one else 0)
@@ -98,10 +98,10 @@ class Beneath:
 
     @contextlib.contextmanager
     def beside(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """Give the directory that holds *path*, opened for use as ``dir_fd``, and the last part of the path.
+        """Yield the directory that holds *path*, opened for use as ``dir_fd``, and the last part of the path.
 
-        For what is done to names (``os.rename``, ``os.unlink``, ``os.mkdir``, ``os.symlink`` …): none of these follows
-        the last part of a path if it is a symbolic link.
+        For calls on names (``os.rename``, ``os.unlink``, ``os.mkdir`` …): none of these follows the last
+        part of a path if it is a symbolic link.
         """
         above, _, name = _checked(path).rpartition(b"/")
         if not above:
@@ -158,15 +158,15 @@ class Beneath:
 
 
 def reopen(descriptor: int, flags: int) -> int:
-    """Open the file of *descriptor* once more with other *flags*, whatever its name is by now.
+    """Open the file of *descriptor* again with other *flags*, whatever its name is now.
 
-    It goes through ``/proc/self/fd``, which leads to the open file itself: ``OSError`` where there is no ``/proc``.
+    It uses ``/proc/self/fd``, which leads to the open file itself: ``OSError`` if there is no ``/proc``.
     """
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
 
 
 def _checked(path: bytes) -> bytes:
-    """Return *path*; a path that could lead out, or that C would cut short, is a mistake of ours."""
+    """Return *path*; raise ``ValueError`` if it could lead out, or contains a NUL byte."""
     if b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/")):
         raise ValueError(f"not a path below a directory: {path!r}")
     return path
@@ -179,12 +179,12 @@ def _openat2(directory: int, path: bytes, flags: int, mode: int, resolve: int) -
         if descriptor >= 0:
             return descriptor
         number = ctypes.get_errno()
-        if number != errno.EINTR:  # as every call of Python's own; handlers of signals have run by then
+        if number != errno.EINTR:  # as in Python's own calls; signal handlers have run by then
             raise OSError(number, os.strerror(number), path)
 
 
 def _openat2_works(directory: int) -> bool:
-    """Whether the kernel has the call, and nothing forbids it."""
+    """Return whether the kernel has the call and no filter forbids it."""
     try:
         os.close(_openat2(directory, b".", os.O_PATH | os.O_CLOEXEC, 0, _BENEATH))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The two questions that callers ask of a container: where do its pieces lie, and what do they mean."""
+"""The entry to the parsers: the layout (level 1) and the content (level 2) of a file, by its container."""
 
 from __future__ import annotations
 
@@ -35,11 +35,10 @@ from mlsync.formats.torch.pt2 import read_pt2_content
 from mlsync.formats.zips.npz import read_npz_content
 from mlsync.formats.zips.zip_layout import ZipLayout, read_zip_layout
 
-#: Known by sight only: such a file is whole as far as its digest goes, and nothing more is said of it. A shard of a
-#: distributed checkpoint is understood with its metadata at hand, by ``read_dcp_shard``, and one of TensorFlow's
-#: with its index, by ``read_shard``.
+#: Recognised, but not parsed alone: only its digest is checked. ``read_dcp_shard`` parses a shard of a distributed
+#: checkpoint with its metadata, and ``read_shard`` one of TensorFlow with its index.
 NOT_UNDERSTOOD = frozenset({"dcp", "tensorflow-shard"})
-#: What tells of the shards of a distributed checkpoint: all of them, or one rank's.
+#: Descriptions of the shards of a distributed checkpoint: of all of them, or of one rank's.
 METADATA = frozenset({"dcp-metadata", "dcp-rank-metadata"})
 _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "flax-msgpack": read_flax_layout,
@@ -59,7 +58,7 @@ _LAYOUTS: Final[Mapping[str, Callable[[ByteSource], Layout]]] = {
     "xgboost-ubj": read_xgboost_binary_layout,
 }
 
-#: What is looked into where it lies inside of a zip.
+#: Containers that are checked inside an archive.
 _INNER: Final = frozenset({"gguf", "hdf5", "npz", "safetensors", "torch-legacy", "torch-zip"})
 _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | None]]] = {
     "torch-zip": read_torch_content,
@@ -70,7 +69,7 @@ _ZIP_CONTENTS: Final[Mapping[str, Callable[[ByteSource, ZipLayout], Content | No
 
 @gc_paused
 def read_layout(source: ByteSource, container: str) -> Layout:
-    """Level 1 of a file that ``identify`` called *container*; raises ``ContainerBroken``."""
+    """Return level 1 of a file that ``identify`` called *container*; raise ``ContainerBroken``."""
     if container in NOT_UNDERSTOOD:
         return Layout(container, source.size_bytes, ())
     if container in METADATA:
@@ -81,7 +80,7 @@ def read_layout(source: ByteSource, container: str) -> Layout:
 
 @gc_paused
 def read_content(source: ByteSource, layout: Layout) -> Content | None:
-    """Level 2 of a file whose level 1 is *layout*, or ``None`` where nothing is known to look for."""
+    """Return level 2 of a file whose level 1 is *layout*, or ``None`` if there is nothing to check."""
     if isinstance(layout, GgufLayout):
         return read_gguf_content(layout)
     if isinstance(layout, IndexLayout):
@@ -120,7 +119,7 @@ def _read_archive(source: ByteSource, layout: ZipLayout | NemoLayout) -> Content
 
 
 def _look_inside(source: ByteSource, name: bytes) -> Content | None:
-    """The content of a file inside of a zip, if it is of a kind that says something by itself."""
+    """Return the content of a file inside an archive, if its container can be checked by itself."""
     container = identify(source, name)
     if container not in _INNER:
         return None
@@ -130,13 +129,12 @@ def _look_inside(source: ByteSource, name: bytes) -> Content | None:
 
 
 def storages_of(source: ByteSource, layout: Layout) -> tuple[Storage, ...]:
-    """Where the tensor bytes lie and how wide their elements are, for who wants to store them well.
+    """Return the storages of a file (offset, length, element width), for cutting and compressing it well.
 
-    A file that cannot be understood this far has none: whether it is sound is for the proof to say, later and with
-    reasons, and must not depend on who else looked at it.
+    A file that does not parse has none: the proof reports the reason later, and must not depend on this call.
     """
     if isinstance(layout, PackedPickleLayout):
-        return ()  # to find none all of it would be unpacked once more
+        return ()  # there are none, and to find that out the file would be decompressed once more
     try:
         content = read_content(source, layout)
     except ContainerBroken:

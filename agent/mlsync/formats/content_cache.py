@@ -1,4 +1,4 @@
-"""The last answers of a parser, so that what was parsed at the source is not parsed again when it comes back."""
+"""A small cache of parsers' results: a file that was parsed at the source is proved right after, and parsed again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from threading import Lock
 
 from mlsync.formats.layout import ContainerBroken, Content
 
-# In tensors and storages, of all that is kept beside a large one: some 10 MiB.
+# In tensors and storages, for all entries except a large one: some 10 MiB.
 WEIGHT_MAX = 20_000
 ENTRIES_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the parser said: the content, or the fault."""
+    """What the parser returned or raised."""
 
     content: Content | None
     fault: ContainerBroken | None
@@ -25,15 +25,13 @@ class _Answer:
 
 
 class ContentCache:
-    """Keeps what a parser said of the bytes behind each key; any thread may ask.
+    """Caches what a parser returned for the bytes behind each key. Thread-safe.
 
-    Of answers that are larger than all others may be together it keeps the last, and gives that up before anything
-    else is parsed: a checkpoint of a hundred thousand tensors takes a second to parse, and comes back from the
-    repository right after it was stored.
+    Of results above the bound it keeps only the last, and drops it before anything else is parsed: a checkpoint of a
+    hundred thousand tensors takes a second to parse, and comes back from the repository right after it was stored.
 
-    Nothing is lost in safety as long as the parser is a function of those bytes alone and the key a cryptographic
-    digest of all of them: then the answer is the one that the parser would give again, and nobody can make other bytes
-    that have the same key.
+    The cache is safe if the parser depends on those bytes alone and the key is a cryptographic digest of all of them:
+    then the cached result is what the parser would return, and nobody can make other bytes with the same key.
     """
 
     def __init__(self) -> None:
@@ -43,7 +41,7 @@ class ContentCache:
         self._lock = Lock()
 
     def of(self, key: bytes, parse: Callable[[], Content]) -> Content:
-        """The content that *parse* returns, or the ``ContainerBroken`` that it raises: now, or when it was called."""
+        """Return the cached content for *key*, or call *parse*; a ``ContainerBroken`` that it raised is cached too."""
         with self._lock:
             answer = self._known(key)
         if answer is None:
@@ -75,12 +73,12 @@ class ContentCache:
                 self._weight -= oldest.weight
 
 
-#: Shared by all parsers, so that no more than one large answer is kept; a key begins with whose it is.
+#: Shared by all parsers, so that at most one large result is kept; a key begins with the parser's name.
 CONTENT_CACHE = ContentCache()
 
 
 def key_of(*parts: bytes) -> bytes:
-    """A cryptographic digest of all parts, which tells where one ends and the next begins."""
+    """Return a cryptographic digest of all parts, which tells where one ends and the next begins."""
     digest = sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -92,13 +90,13 @@ def _ask(parse: Callable[[], Content]) -> _Answer:
     try:
         content = parse()
     except ContainerBroken as fault:
-        # A copy: the one that was raised holds on to the frames that it came through, and they to the whole graph
+        # A copy: the raised one references its traceback's frames, and those the whole graph
         return _Answer(None, _copied(fault), 0)
     return _Answer(content, None, len(content.tensors) + len(content.storages))
 
 
 def _told(answer: _Answer) -> Content:
-    """The answer as the caller's own: what it does with the facts, or with the traceback, is its own affair."""
+    """Return a copy of the content, or raise a copy of the fault, so that callers cannot change the cached one."""
     if answer.content is None:
         assert answer.fault is not None
         raise _copied(answer.fault)

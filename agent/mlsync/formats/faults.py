@@ -1,4 +1,4 @@
-"""What can be said against a file besides "broken", and the bounded read that all parsers share."""
+"""Kinds of ``ContainerBroken``, and the bounded read that all parsers share."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ SLICE_BYTES = 1 << 20
 
 
 class NotChecked(ContainerBroken):
-    """The file may well be sound, but it is larger or stranger than these parsers check."""
+    """The file may be sound, but it exceeds the bounds or uses features that these parsers do not check."""
 
 
 class RecordDamaged(ContainerBroken):
-    """The bytes of one record are not those that the container's checksum was made of: a fault of level 1."""
+    """The bytes of a record do not match the container's checksum: a fault of level 1."""
 
 
 class MeaningBroken(ContainerBroken):
-    """The container holds together, and what is in it is not what it should be: a fault of level 2."""
+    """The container is sound, but its content contradicts itself: a fault of level 2."""
 
 
 def read_bounded(source: ByteSource, offset: int, length: int, what: str) -> bytes:
-    """The *length* bytes at *offset*, read in slices; a range outside of the file is a fault of the file."""
+    """Return the *length* bytes at *offset*, read in slices; ``ContainerBroken`` if the range leaves the file."""
     if offset < 0 or length < 0 or offset + length > source.size_bytes:
         msg = f"{what} lies outside of the file"
         raise ContainerBroken(msg, offset=max(offset, 0))

@@ -1,7 +1,7 @@
-"""Keeps the collector of cyclic garbage away while a parser makes its objects.
+"""Turns the garbage collector off while a parser creates its objects.
 
-It would look at all of them again and again, a third of the time of a file of many tensors, and find nothing: what
-parsers make is in use until they are done, and is bounded by them.
+The collector would traverse them again and again, which takes a third of the time for a file of many tensors, and
+would find nothing: parsers use and bound everything that they create.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _was_enabled = False
 
 
 def gc_paused(parse: Callable[_P, _T]) -> Callable[_P, _T]:
-    """The function, during which nothing is collected; afterwards all is as it was. Any thread may call it."""
+    """Return *parse* so that the garbage collector is off while it runs. Any thread may call it."""
 
     @wraps(parse)
     def parse_uncollected(*args: _P.args, **kwargs: _P.kwargs) -> _T:

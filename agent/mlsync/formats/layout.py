@@ -1,7 +1,7 @@
-"""What the parsers of checkpoint containers say of a file: where its pieces lie, and what they mean.
+"""What parsers return about a file: where its pieces are (``Layout``), and what they mean (``Content``).
 
-Everything here is read from untrusted bytes: parsers bound what they read, allocate and loop over, and raise
-``ContainerBroken`` with the place of the fault; nothing else escapes them.
+The bytes are untrusted: parsers bound what they read, allocate and iterate, and raise only ``ContainerBroken``, with
+the record and the offset of the fault.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from mlsync.values import Fact
 
-#: Begins the name of a type that is not known here, of which nobody can say that a library loads it.
+#: Prefix of an unknown dtype: whether a library loads it cannot be checked.
 UNKNOWN = "unknown:"
-#: Begins the name of a type whose bytes lie the other way round.
+#: Prefix of a dtype in big-endian byte order.
 BIG_ENDIAN = "big-endian "
 
 
@@ -26,16 +26,16 @@ class ByteSource(Protocol):
         """The file's length."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The *length* bytes at *offset*, all of them, or an error; *length* is small (at most some MiB)."""
+        """Return the *length* bytes at *offset*, all of them, or an error; *length* is small (at most some MiB)."""
 
 
 def is_far(source: ByteSource) -> bool:
-    """Whether each byte that is read costs what it takes to fetch it, or (as on a disk) its neighbours come along."""
+    """Return whether every byte read is fetched over a network; on a disk, its neighbours come for free."""
     return bool(getattr(source, "is_far", False))
 
 
 class ContainerBroken(Exception):
-    """The bytes are not what the container's format asks for."""
+    """The bytes violate the container's format."""
 
     def __init__(self, reason: str, *, record: str | None = None, offset: int | None = None) -> None:
         super().__init__(reason)
@@ -44,7 +44,7 @@ class ContainerBroken(Exception):
         self.offset = offset
 
     def __str__(self) -> str:
-        """Say the reason, the record and the offset on one line."""
+        """Return the reason, the record and the offset on one line."""
         place = [f"record {self.record!r}"] if self.record is not None else []
         place += [f"offset {self.offset}"] if self.offset is not None else []
         return self.reason + (f" ({', '.join(place)})" if place else "")
@@ -52,7 +52,7 @@ class ContainerBroken(Exception):
 
 # A checkpoint has thousands of these: a tuple is made in a third of the time that a frozen dataclass takes.
 class Extent(NamedTuple):
-    """The bytes of one record or tensor inside the file; its sums are ``None`` where the format computed none."""
+    """The bytes of one record or tensor in the file; a checksum is ``None`` if the format has none."""
 
     name: str
     offset: int
@@ -62,9 +62,9 @@ class Extent(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A record that does not lie in the file as it is: how long it is, and the CRC-32 of that, if one was computed.
+    """A record whose stored bytes differ from its content: the content's length, and its CRC-32 if there is one.
 
-    It is deflated, with zlib's head and sum around it or without these, or plain; behind it may be a sum of Fletcher's.
+    It is deflated, raw or as a zlib stream, or plain; *is_summed* if a Fletcher checksum follows it.
     """
 
     plain_bytes: int
@@ -77,7 +77,7 @@ class Packed(NamedTuple):
 class Layout:
     """Level 1: the container parses; *extents* are disjoint, in file order, and inside the file.
 
-    Those whose names are in *packed* do not lie there as they are.
+    Records whose names are in *packed* are stored in another form.
     """
 
     container: str  # as ``sniff`` calls it: "torch-zip", "safetensors", "dcp"
@@ -108,7 +108,7 @@ class Tensor(NamedTuple):
 
 
 class Number(NamedTuple):
-    """A fact that is a number in the file at *offset*, packed as *kind* of ``struct`` says."""
+    """A fact that is a number in the file at *offset*, in the ``struct`` format *kind*."""
 
     fact: str
     offset: int
@@ -119,8 +119,8 @@ class Number(NamedTuple):
 class Content:
     """Level 2: every tensor lies inside its storage; *facts* say what the checkpoint is (framework, epoch, ...).
 
-    Besides *storages*, which lie in the file as they are, it has *packed_count* whose bytes are compressed, and
-    *aside_count* arrays whose numbers nobody can look at here. *numbers* are facts that are not read yet.
+    Besides *storages*, which are uncompressed in the file, it has *packed_count* compressed ones, and *aside_count*
+    arrays whose numbers cannot be checked here. *numbers* are facts that are not read yet.
     """
 
     storages: tuple[Storage, ...]

@@ -1,7 +1,7 @@
-"""Which tensors of a checkpoint are weights, which are an optimizer's state, and which are only kept beside them.
+"""Which tensors of a checkpoint are weights, which are an optimizer's state, and which are bookkeeping.
 
-Names are all that a file says of it: a state dict does not tell parameters from buffers. What is not known to be
-something else is a weight, so that what is wrong with it is not passed over.
+Only names tell: a state dict does not distinguish parameters from buffers. A tensor is a weight unless its name says
+otherwise, so that bad numbers in it are reported.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mlsync.formats.layout import Tensor
 #: noted: bookkeeping, masks and limits, which may well be infinite.
 Role = Literal["weight", "optimizer", "noted"]
 
-#: Where trainers put a model's state, the one that is used first.
+#: The keys under which trainers save a model, the model that is used for inference first.
 MODEL_ROOTS = ("ema", "model", "state_dict", "model_state_dict", "module", "net")
 _OPTIMIZERS = re.compile(r"(?:^|_)optim(?:i[sz]er)?s?(?:$|[_A-Z0-9])|^opt_states?$")
-# What a trainer keeps besides: the best score so far (at first infinite), schedules, states of random generators
+# What a trainer saves besides: the best score so far (at first infinite), schedules, random states
 _BESIDE = frozenset(
     {
         *(
@@ -43,11 +43,11 @@ _MOMENTS = r"exp_\w+|max_exp_avg_sq|momentum_buffer|square_avg|grad_avg|acc_delt
 _MOMENT = re.compile(rf"(?:^|\.)state\.(?:\d+\.(?!weight$|bias$)\w+|(?:.*\.)?(?:{_MOMENTS}))$", re.DOTALL)
 _LIMIT = re.compile(r"(?:^|_)(?:masks?|masked_bias|thresh(?:old)?s?)$|^(?:min|max)_vals?$")
 _SCORE = re.compile(r"(?:^|_)(?:best|loss|metric|score|fitness|kth|min|max|patience)(?:$|_)")
-_PARTS = 3  # of a name, in which an optimizer's name is looked for
+_PARTS = 3  # how many parts of a name are searched for an optimizer's name
 
 
 def roles_of(tensors: Sequence[Tensor]) -> list[Role]:
-    """The role of each tensor, in their order."""
+    """Return the role of each tensor, in their order."""
     roots: dict[str, Role | None] = {}
     names = [tensor.name for tensor in tensors]
     for name in names:
@@ -59,18 +59,18 @@ def roles_of(tensors: Sequence[Tensor]) -> list[Role]:
 
 
 def root_of(name: str) -> str:
-    """What a name begins with: up to its first point, or in HDF5 to the first slash."""
+    """Return the first part of a name, up to the first dot, or in HDF5 the first slash."""
     root = name.partition(".")[0]
     return root.partition("/")[0] if "/" in root else root
 
 
 def is_optimizers(key: str) -> bool:
-    """Whether something by the name of *key* is an optimizer's, by the name alone."""
+    """Return whether *key* is a name for an optimizer's state."""
     return _OPTIMIZERS.search(key) is not None
 
 
 def _of_root(root: str) -> Role | None:
-    """What all below a top-level name is; ``None`` where the rest of the name decides."""
+    """Return the role of everything below a top-level name; ``None`` if the rest of the name decides."""
     if is_optimizers(root):
         return "optimizer"
     return "noted" if root in _BESIDE else None
@@ -93,7 +93,7 @@ def _role(tensor: Tensor, of_root: Role | None, *, has_model: bool) -> Role:
 
 
 def _is_limit(tensor: Tensor, leaf: str, *, alone: bool) -> bool:
-    """Whether a tensor is a mask or a limit by its name, or one number that a trainer keeps beside the model."""
+    """Return whether a tensor is a mask or a limit by its name, or one number that a trainer keeps beside the model."""
     if _LIMIT.search(leaf):
         return True
     return (alone or _SCORE.search(leaf) is not None) and prod(tensor.shape) == 1

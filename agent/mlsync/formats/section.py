@@ -1,10 +1,10 @@
-"""A stretch of a file as if it were a file: what parsers of whole files need to look into one that holds several."""
+"""A section of a file as a file of its own, so that parsers of whole files can read files inside a file."""
 
 from __future__ import annotations
 
 from mlsync.formats.layout import ByteSource, is_far
 
-# A zip of one tensor is told by its first half KiB (pickle and small records) and its last one (directory)
+# A zip of one tensor is parsed from its first half KiB (pickle and small records) and its last one (directory)
 HEAD_BYTES = 2048
 TAIL_BYTES = 1536
 
@@ -12,8 +12,8 @@ TAIL_BYTES = 1536
 class Section:
     """The *size_bytes* bytes at *offset* of a source, which must have them.
 
-    The two ends are read once and in one piece each: a parser asks for a dozen small things there, and a checkpoint may
-    have ten thousand such stretches. Of a source that is far only what is asked for is read.
+    The two ends are each read once, as a whole: a parser reads a dozen small ranges there, and a checkpoint may have
+    ten thousand sections. Of a far source only the requested bytes are read.
     """
 
     def __init__(self, source: ByteSource, offset: int, size_bytes: int) -> None:
@@ -24,7 +24,7 @@ class Section:
         self._tail: bytes | None = None
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The *length* bytes at *offset* of the stretch."""
+        """Return the *length* bytes at *offset* of the section."""
         end = offset + length
         if is_far(self._source):
             return self._source.read_at(self._offset + offset, length)

@@ -1,4 +1,4 @@
-"""Which checkpoint container a file is: by its content where that speaks, else by what its name promises."""
+"""Which checkpoint container a file is: by its content if that is enough, else by its name."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _TAIL_BYTES = 4096
 _SAFETENSORS_HEADER_BYTES_MAX = 100_000_000
 # The long 0x1950a86a20f9469cfc6c, with a frame before it from protocol 4 on: the first pickle of torch before 1.6
 _LEGACY_OPENING = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."
-# As many bytes of it may be others: then it is such a file, and damaged
+# With up to so many wrong bytes it is such a file, and damaged
 _LEGACY_DAMAGED_BYTES_MAX = 6
 _LEGACY_TORCH = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
-# The class of what the pickle holds, named first; the names of files are anybody's
+# The class that the pickle names first; other programs use the file name too
 _DCP_METADATA = re.compile(rb"torch\.distributed\.checkpoint\.metadata")
 _RANK_METADATA = re.compile(rb"__\d{1,9}\.metadata")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PICKLE_NAME = re.compile(rb".*\.(pkl|pickle|joblib)", re.IGNORECASE | re.DOTALL)
-# flax's own checkpoints have no ending
+# flax's own checkpoints have no suffix
 _FLAX_NAME = re.compile(rb"(.*/)?([^/]*\.msgpack|checkpoint_\d+)", re.DOTALL)
 _MAP = re.compile(rb"([\x81-\x8f]|\xde..|\xdf....)[\xa1-\xbf\xd9]", re.DOTALL)
 _FRAME = re.compile(rb"\x80[\x04\x05]\x95(.{8})", re.DOTALL)
 _TORCH_RECORD = re.compile(r"[^/]+/(data\.pkl|version|byteorder|\.format_version|data/\d+)")
-# All that torch.save writes around a pickle: where nothing else is there it raised, or was interrupted, before that
+# Everything that torch.save writes besides the pickle: a zip of only these is from a torch.save that failed
 _AROUND_PICKLE = re.compile(
     r"[^/]+/(version|byteorder|\.format_version|\.storage_alignment|\.data/(version|serialization_id)|data/\d+)"
 )
-# The version of the format, then who wrote it; there is no magic number
+# The version of the format, then the producer; there is no magic number
 _ONNX = re.compile(rb"\x08[\x03-\x20]\x12[\x01-\x28](pytorch|tf2onnx|skl2onnx|onnx|keras2onnx|OnnxMLTools|Paddle)")
 _PROMISED_BY_NAME = (
     (re.compile(rb".*\.(pt|pth|ckpt|pth\.tar|pyth|th|ptl|jit)", re.IGNORECASE | re.DOTALL), "torch-zip"),
@@ -54,25 +54,24 @@ _PROMISED_BY_NAME = (
     (re.compile(rb".*\.gguf", re.IGNORECASE | re.DOTALL), "gguf"),
     (re.compile(rb".*\.nemo", re.IGNORECASE | re.DOTALL), "nemo"),
 )
-# Other programs use these endings too: what plainly is something else is none of torch's, nor of the others'
+# Other programs use these suffixes too, so the content must not be plainly something else
 _SHARED_NAME = re.compile(rb".*\.(sft|pt2|keras)", re.IGNORECASE | re.DOTALL)
-# Anybody's data: what is there of torch's promises all of it, and what is not there promises nothing
+# Any program's data: it is a checkpoint only if the content says so
 _BIN_NAME = re.compile(rb".*\.bin", re.IGNORECASE | re.DOTALL)
-# Told by its name, or not yet: such a file may be what is left of one that was understood
+# Known by its name at most: such a file may be what is left of a checkpoint
 _WEAK = frozenset({"", "zip"})
 
 
 def is_lost_kind(was: str, now: str | None) -> bool:
-    """Whether a file that was a checkpoint of the kind *was* looks like less of one *now*."""
-    # Damage at its beginning makes a bare pickle of what torch wrote before 1.6, and of nothing else.
+    """Return whether a file that was a checkpoint of the container *was* can no longer be recognised as one."""
+    # Damage at its start can turn a file of torch before 1.6, and no other, into a bare pickle.
     return now is None or (now in _WEAK and was not in _WEAK) or (was, now) == ("torch-legacy", "pickle")
 
 
 def identify(source: ByteSource, path: bytes) -> str | None:
-    """The container's name, or ``None`` for a file that is no checkpoint.
+    """Return the container's name, or ``None`` for a file that is no checkpoint.
 
-    A file that is named like a checkpoint and is not plainly something else has one: what its name promises is then
-    what it is held to.
+    A file that is named like a checkpoint and is not plainly something else is checked as what its name says.
     """
     if (named := _by_name(source, path)) is not None:
         return named
@@ -87,7 +86,7 @@ def identify(source: ByteSource, path: bytes) -> str | None:
         return promised
     shown = _by_head(head, source.size_bytes, promised) or _of_python(head, source.size_bytes, path)
     if promised == "zip" and not _is_something_else(source, head):
-        shown = None  # it ends as one
+        shown = None  # it ends like a zip
     is_shared = promised == "torch-zip" or _SHARED_NAME.fullmatch(path)
     if shown is None and is_shared and _is_something_else(source, head):
         return None
@@ -95,9 +94,9 @@ def identify(source: ByteSource, path: bytes) -> str | None:
 
 
 def _by_name(source: ByteSource, path: bytes) -> str | None:
-    """What is known by its name alone, or by its end."""
+    """Return the container if the file's name, or its end, is enough to tell."""
     if path.endswith(b".distcp"):
-        return "dcp"  # several zips in a row: looks like one damaged zip, and is none
+        return "dcp"  # several zips in a row, which look like one damaged zip
     if shard_of(path) is not None:
         return "tensorflow-shard"  # tensors and nothing else
     if path.rpartition(b"/")[2] == b"manifest.ocdbt":
@@ -111,7 +110,7 @@ def _ends_as_table(source: ByteSource) -> bool:
 
 
 def is_checkpoint_name(path: bytes) -> bool:
-    """Whether a file of this name is taken for a checkpoint whatever it holds."""
+    """Return whether a file of this name is treated as a checkpoint whatever its content is."""
     return _promised(path) is not None
 
 
@@ -121,7 +120,7 @@ def _promised(path: bytes) -> str | None:
 
 
 def _which_zip(source: ByteSource, promised: str | None) -> str | None:
-    """A zip of no model's is a checkpoint only if it is named like one."""
+    """Return the container of a zip; one without a model in it is a checkpoint only if its name says so."""
     try:
         names = record_names(source)
     except ContainerBroken:
@@ -131,30 +130,30 @@ def _which_zip(source: ByteSource, promised: str | None) -> str | None:
     if any(_is_object_of_torch(name, names, promised) for name in names if name.endswith("/data.pkl")):
         return "torch-zip"
     if all(map(_AROUND_PICKLE.fullmatch, names)) and (names or promised == "torch-zip"):
-        return "torch-zip"  # and as such it lacks its pickle
+        return "torch-zip"  # without its pickle, which level 1 reports
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
     return "npz" if promised == "npz" else kind_of_zip(names) or (promised and "zip")
 
 
 def _which_cut_zip(first: str, promised: str | None) -> str | None:
-    """What a zip is whose directory is not there (yet), by its first record."""
+    """Return the container of a zip without a directory (yet), by its first record."""
     if _TORCH_RECORD.fullmatch(first):
         return "torch-zip"
     return "npz" if first.endswith(".npy") else kind_by_first_record(first) or promised
 
 
 def _is_object_of_torch(name: str, names: set[str], promised: str | None) -> bool:
-    """Whether a pickle is what torch saved: it has the format's version beside it, or the file is named for that."""
+    """Return whether torch saved a pickle: the format's version is beside it, or the file's name says so."""
     place = name.removesuffix("data.pkl")
     return promised == "torch-zip" or not names.isdisjoint({f"{place}version", f"{place}.data/version"})
 
 
 def _is_something_else(source: ByteSource, head: bytes) -> bool:
-    """Whether a file with torch's suffix is another framework's (TensorFlow and MindSpore write ``.ckpt`` too).
+    """Return whether a file with torch's suffix is another framework's (TensorFlow and MindSpore write ``.ckpt`` too).
 
-    Such a file must not be refused for ever as a broken zip. One of nothing or of zeros, and one that ends like a zip,
-    is torch's all the same: not written to its end, or damaged at its beginning.
+    Such a file must not be refused for ever as a broken zip. A file that is empty, all zeros, or ends like a zip still
+    counts as torch's: it is incomplete, or damaged at its start.
     """
     if not head[:_BEGINNING_BYTES].strip(b"\0"):
         return False
@@ -163,18 +162,18 @@ def _is_something_else(source: ByteSource, head: bytes) -> bool:
 
 
 def _is_cut_off(source: ByteSource, head: bytes) -> bool:
-    """Whether the file ends inside of the bytes that one of torch's begins with."""
+    """Return whether the file is shorter than, and equal to the start of, the first bytes of a torch file."""
     return source.size_bytes < _BEGINNING_BYTES and (b"PK\x03\x04".startswith(head) or _LEGACY_OPENING.startswith(head))
 
 
 def _is_almost_legacy(head: bytes) -> bool:
-    """Whether the file begins as one of before 1.6 does, but for some bytes that were damaged."""
+    """Return whether the file begins like one of torch before 1.6, with at most a few damaged bytes."""
     same = sum(one == other for one, other in zip(head, _LEGACY_OPENING, strict=False))
     return same >= len(_LEGACY_OPENING) - _LEGACY_DAMAGED_BYTES_MAX
 
 
 def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
-    """The container that the file's first bytes show."""
+    """Return the container that the file's first bytes show."""
     if _LEGACY_TORCH.match(head) or _is_almost_legacy(head):
         return "torch-legacy"
     if head[:4] == b"GGUF":
@@ -185,12 +184,12 @@ def _by_head(head: bytes, size_bytes: int, promised: str | None) -> str | None:
         return "onnx"
     if _begins_safetensors(head, size_bytes):
         return "safetensors"
-    # A bare pickle says nothing by itself; under torch's name it is what torch.load would try
+    # A bare pickle alone shows nothing; under torch's suffix it is what torch.load would load
     return "pickle" if promised == "torch-zip" and _PICKLE.match(head) else None
 
 
 def _of_python(head: bytes, size_bytes: int, path: bytes) -> str | None:
-    """A pickle by its name, or by a first frame that lies inside of the file; flax and JAX; boosted trees."""
+    """Return the container of a pickle (by its name or its first frame), of flax and JAX, or of boosted trees."""
     frame = _FRAME.match(head)
     if frame is not None and 0 < int.from_bytes(frame[1], "little") <= size_bytes - frame.end():
         return "pickle"

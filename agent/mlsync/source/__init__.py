@@ -1,1 +1,1 @@
-"""The watched tree: what is in it, whether it holds still, where its files are cut, and what is remembered of it."""
+"""The watched directory: scan, read files without being fooled, cut them into pieces; and the local state."""

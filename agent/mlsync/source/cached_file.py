@@ -1,4 +1,4 @@
-"""What is remembered of a file that was read, in memory and as the bytes that the local state keeps."""
+"""An entry of the files cache: a file that was read, in memory and as the bytes in the local state."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PIECE: Final = struct.Struct("<QI16s")
 
 
 class CachedPiece(NamedTuple):
-    """Where a piece lay, and its seeded xxh3-128."""
+    """Offset and length of a piece, and its seeded xxh3-128."""
 
     offset: int
     length: int
@@ -26,7 +26,7 @@ class CachedFile:
     """A file as it was read; *entry* is the caller's own.
 
     *stat* and *checked_ns* are ``stat`` and ``opened_ns`` of the ``SourceFile`` that it was read through. Both, and the
-    pieces, stay packed until somebody asks: there are as many of these as files, and most did not change.
+    pieces, stay packed until they are used: there is one entry per file, and most files did not change.
     """
 
     __slots__ = ("_packed_stat", "_pieces", "entry")
@@ -62,7 +62,7 @@ class CachedFile:
     __hash__ = None  # type: ignore[assignment]
 
     def packed(self) -> tuple[bytes, bytes, bytes]:
-        """Give stat and time of reading, entry, and pieces as bytes."""
+        """Return stat and time of reading, entry, and pieces as bytes."""
         pieces = self._pieces
         if not isinstance(pieces, bytes):
             pieces = b"".join(_PIECE.pack(*piece) for piece in pieces)
@@ -70,7 +70,7 @@ class CachedFile:
 
     @classmethod
     def unpacked(cls, stat: bytes, entry: bytes, pieces: bytes) -> CachedFile:
-        """Give back what was packed; ``ValueError`` if those bytes cannot be it."""
+        """Return the entry that was packed; raise ``ValueError`` if the lengths are wrong."""
         if len(stat) != _STAT.size or len(pieces) % _PIECE.size:
             msg = "not what was packed"
             raise ValueError(msg)
@@ -79,30 +79,29 @@ class CachedFile:
         return remembered
 
     def is_same(self, found: Found) -> bool:
-        """Say whether what was found is, by its stat alone, what is remembered of its path."""
+        """Return whether a scanned file is, by its stat alone, the one that was cached."""
         return is_same(self._packed_stat, found)
 
 
 def is_same(packed_stat: bytes, found: Found) -> bool:
-    """Say so of a row of the local state, without making an object of it: of most nothing else is ever asked.
+    """Return the same for a row of the local state, without building an object, which most rows never need.
 
-    The stats alone do not prove that a file still has the bytes that are remembered if it was read in the very clock
-    tick of its last write, or at a time that lies before that write (a clock set back): such a file is read again, and
-    then mostly found equal by its digests.
+    A stat does not prove that the content is unchanged if the file was read in the clock tick of its last write, or
+    before that time (a clock set back): such a file is read again, and its digests mostly turn out equal.
     """
     if len(packed_stat) != _STAT.size:
         return False
     fields = _STAT.unpack(packed_stat)
     known, checked_ns, stat = fields[:-1], fields[-1], found.stat
-    # Mostly nothing at all differs, and what it is was at rest long before it was looked at: quickly said of any kind.
+    # The common case, quick for any kind: nothing differs, and the file was at rest long before it was read.
     if known == stat and stat.mtime_ns + COARSE_NS <= checked_ns and stat.ctime_ns + COARSE_NS <= checked_ns:
         return True
     if found.kind == "file" and found.link_to is None:
         return stat.same_content(FileStat._make(known)) and not is_racy(stat, checked_ns)
-    # A directory or a link has no content apart from its stat: no moment of reading could be too early.
+    # A directory or a link has no content besides its stat, so it cannot be racy.
     return _lasting(FileStat._make(known)) == _lasting(stat)
 
 
 def _lasting(stat: FileStat) -> tuple[int, ...]:
-    """What of a directory's or link's stat counts: not its length, its links or when its stat last changed."""
+    """Return the fields of a directory's or link's stat that matter: not size, link count or ctime."""
     return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns

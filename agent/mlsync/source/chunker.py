@@ -1,4 +1,4 @@
-"""Read a file once, from front to back, and give it out in pieces: views of pool buffers, nothing copied per piece."""
+"""Read a file once, from front to back, and yield it in pieces: views of pool buffers, without a copy per piece."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "pla
 Earlier: TypeAlias = Mapping[int, tuple[int, bytes]]
 _NONE: Final = (0, b"")
 
-# While the unfinished end of one buffer is carried over, the reader holds two.
+# The reader holds two buffers while it copies the end of one to the start of the next.
 _BUFFER_COUNT_MIN: Final = 2
 
 
 @dataclass(slots=True)
 class Piece:
-    """A piece of a file and its seeded xxh3-128; whoever gets it releases it.
+    """A piece of a file and its seeded xxh3-128; the receiver releases it.
 
-    *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown.
     """
 
     offset: int
@@ -42,7 +42,7 @@ class Piece:
     item_bytes: int = 0
 
     def release(self) -> None:
-        """Give back the view and the hold on its buffer; a second call does nothing."""
+        """Release the view and the reference to its buffer; a second call does nothing."""
         self.view.release()
         self.buffer.release()
 
@@ -54,11 +54,11 @@ class WholeDigest:
         self._hash = xxhash.xxh3_128()
 
     def update(self, view: memoryview) -> None:
-        """Take in the next bytes."""
+        """Feed the next bytes."""
         self._hash.update(view)
 
     def digest(self) -> bytes:
-        """Give the digest of everything taken in so far."""
+        """Return the digest of everything fed so far."""
         return self._hash.digest()
 
 
@@ -72,14 +72,14 @@ def read_pieces(
     storages: Sequence[Storage] = (),
     earlier: Earlier = MappingProxyType({}),
 ) -> Iterator[Piece]:
-    """Give the pieces of the data *extents*, in file order; every byte is read once.
+    """Yield the pieces of the data *extents*, in file order; every byte is read once.
 
-    Raises ``ChangedWhileReading`` where the file ends too early and where a record does not match its CRC; the pieces
-    given before that are of no use then. What *file* says at ``confirm`` is the caller's to ask. *whole*, if given,
-    has taken in all the bytes when the last piece is out. *storages* say what the layout's extents hold. *earlier* says
-    how the file was cut when it was read last: where its bytes are still the same, it is not searched for cuts again.
+    Raises ``ChangedWhileReading`` if the file ends too early or a record does not match its CRC; the pieces before that
+    are then useless. The caller asks ``file.confirm``. *whole*, if given, was fed all bytes after the last piece.
+    *storages* are the tensors in the layout's extents. *earlier* is how the file was cut last time: where its bytes are
+    the same, it is not searched for cuts again.
 
-    Several pieces may lie in one buffer, so that a piece held for long keeps up to a buffer's worth of memory.
+    Several pieces may share one buffer, so a piece that is kept can hold up to a buffer's worth of memory.
     """
     if pool.size_bytes < PIECE_BYTES_MAX or pool.count < _BUFFER_COUNT_MIN:
         msg = f"pieces need {_BUFFER_COUNT_MIN} buffers of {PIECE_BYTES_MAX} bytes at least"
@@ -95,7 +95,7 @@ def read_pieces(
 
 
 def _batches(spans: Iterable[Span], room_bytes: int) -> Iterator[list[Span]]:
-    """Put whole spans together that lie side by side and fit into a buffer; a span to be cut stays alone."""
+    """Group adjacent whole spans that fit into a buffer; a span to be cut stays alone."""
     batch: list[Span] = []
     for span in spans:
         fits = bool(batch) and (
@@ -121,7 +121,7 @@ class _Reader:
     earlier: Earlier
 
     def whole_spans(self, spans: Sequence[Span]) -> Iterator[Piece]:
-        """Read spans that lie side by side with one call, and give each as a piece."""
+        """Read adjacent spans with one call, and yield each as a piece."""
         first, last = spans[0].offset, spans[-1].offset + spans[-1].length
         with self.pool.acquire() as buffer:
             self._read(first, buffer.view[: last - first])
@@ -129,10 +129,10 @@ class _Reader:
                 yield self._piece(buffer, first, span.offset, span.length, span.item_bytes)
 
     def cut_span(self, span: Span) -> Iterator[Piece]:
-        """Read a span buffer by buffer and cut it as if it had been in memory as a whole.
+        """Read a span buffer by buffer and cut it as if it were in memory as a whole.
 
-        A cut depends only on the bytes since the cut before it, so the end of a buffer that has no cut in it is put
-        before the next bytes and is looked at again.
+        A cut depends only on the bytes since the cut before it, so the end of a buffer without a cut is moved in front
+        of the next bytes and searched again.
         """
         end = span.offset + span.length
         start = reached = span.offset  # of the buffer's first byte; of the next byte to read
@@ -156,21 +156,21 @@ class _Reader:
             buffer.release()
 
     def _pieces(self, span: Span, buffer: PooledBuffer, start: int, upto: int) -> Iterator[Piece]:
-        """Give the pieces of a span from *start* on, where *buffer* begins, that bytes behind *upto* cannot change."""
+        """Yield the pieces of a span from *start* on (where *buffer* begins) that bytes behind *upto* cannot change."""
         cut = start
         while (piece := self._earlier_piece(buffer, start, cut, upto)) is not None:
             cut += piece.length
             yield piece
         is_last = upto == span.offset + span.length
         if start < cut and not is_last and cut + self.earlier.get(cut, _NONE)[0] > upto:
-            # It ends in the next buffer, and is looked for there first.
+            # The earlier piece ends in the next buffer, where it is tried first.
             return
         for length in _cuts(span.cut, buffer.view[cut - start : upto - start], is_last=is_last):
             yield self._piece(buffer, start, cut, length)
             cut += length
 
     def _earlier_piece(self, buffer: PooledBuffer, start: int, cut: int, upto: int) -> Piece | None:
-        """Give the piece that was cut at *cut* the last time, if its bytes are the same: so then is its end."""
+        """Return the piece that was cut at *cut* last time if its bytes are unchanged: then so is its end."""
         known = self.earlier.get(cut)
         if known is None or cut + known[0] > upto:
             return None
@@ -193,7 +193,7 @@ class _Reader:
 
 
 def _cuts(cut: Cut, view: memoryview, *, is_last: bool) -> Iterator[int]:
-    """Give the lengths of the pieces of *view* that more bytes behind it would not change."""
+    """Yield the lengths of the pieces of *view* that more bytes behind it would not change."""
     max_bytes = CHUNKINGS[cut].max_bytes
     reached = 0
     for chunk in _chunker(cut).cut_buf(view):

@@ -10,7 +10,7 @@ from mlsync.errors import ConfigInvalid
 
 
 class Excludes:
-    """Patterns, compiled once. *Below an excluded directory nothing is looked at* is the scan's part of the rule."""
+    """Patterns, compiled once. The scan excludes everything below an excluded directory."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         anything = [_translated(pattern) for pattern in patterns if not pattern.endswith("/")]
@@ -19,9 +19,9 @@ class Excludes:
         self._directory = re.compile("|".join(directories)) if directories else None
 
     def match(self, path: bytes, *, is_directory: bool) -> bool:
-        """Say whether one of the patterns is meant for the relative *path*."""
+        """Return whether a pattern matches the relative *path*."""
         pattern = self._directory if is_directory else self._file
-        # As text, so that "?" is a character and not a byte; names that are no UTF-8 come through as well.
+        # As text, so that "?" matches a character and not a byte; names that are no UTF-8 match too.
         return pattern is not None and pattern.fullmatch(os.fsdecode(path)) is not None
 
 
@@ -53,7 +53,7 @@ def _expression(glob: str) -> str:
 
 
 def _one(glob: str, at: int) -> tuple[str, int]:
-    """Translate what stands at *at*; give the expression and where to go on."""
+    """Translate the pattern at *at*; return the expression and the next position."""
     character = glob[at]
     if character == "*":
         return "[^/]*", at + 1

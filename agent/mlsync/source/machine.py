@@ -1,4 +1,4 @@
-"""A mark of this machine that others do not have, where the system gives it one."""
+"""An id of this machine, derived from the system's machine id."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Final
 
 MARK_BYTES: Final = 16
-# The first is for as long as the system is installed; containers often have none, and get the second, which is the
-# same for all of one host until it is started anew.
+# The first lasts as long as the installation. Containers often have none and use the second, which all containers of
+# a host share until it reboots.
 ID_FILES: Final = (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id"))
 _ID_BYTES: Final = 16
 
 
 def machine_mark() -> bytes:
-    """Return 16 bytes that stay the same on this machine whatever its name is; none where it cannot be told.
+    """Return 16 bytes that stay the same on this machine whatever its host name is; empty if there is no id.
 
-    The system's own id is not to leave the machine (machine-id(5)): the mark is a digest of it.
+    The system's own id must not leave the machine (machine-id(5)): the mark is a digest of it.
     """
     for file in ID_FILES:
         machine_id = _read(file)

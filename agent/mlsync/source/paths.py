@@ -1,15 +1,15 @@
-"""Paths of the source are bytes, as the kernel has them; this is how they are joined and how a person sees them."""
+"""Paths of the source are bytes, as in the kernel; this module joins them and prints them."""
 
 from __future__ import annotations
 
 
 def joined(root: bytes, path: bytes) -> bytes:
-    """Put *root* before the relative *path*."""
+    """Return the relative *path* below *root*."""
     return root.rstrip(b"/") + b"/" + path
 
 
 def display(path: bytes) -> str:
-    r"""Give *path* on one line, without anything a terminal would obey; different paths look different.
+    r"""Return *path* on one line, without control characters; different paths look different.
 
     Bytes that are no UTF-8 become ``\xNN``, characters that do not print (line breaks, escapes, direction marks)
     ``\uNNNN`` or ``\UNNNNNNNN``, and the backslash itself is doubled.

@@ -1,4 +1,4 @@
-"""Accept what was read of a log that is being written: the part that was there, if it still is."""
+"""Accept the part of a growing log that was read, if it is unchanged."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _WINDOW_BYTES: Final = 1024 * 1024
 def prefix_unchanged(
     file: SourceFile, length: int, digest_of_whole: bytes, extents: Sequence[tuple[int, int]] | None = None
 ) -> bool:
-    """Say whether the first *length* bytes of *file*, which was written meanwhile, are still those read before.
+    """Return whether the first *length* bytes of *file*, which was written to meanwhile, are still those read before.
 
-    *digest_of_whole* is the ``WholeDigest`` of the first reading, *extents* the data extents that it was over (all of
-    the *length* if not given). False too if the file became shorter, or another one has its name now. To be asked of
-    files that only grow: two readings that agree do not make a checkpoint whole.
+    *digest_of_whole* is the ``WholeDigest`` of the first reading, *extents* the data extents that it covered (the whole
+    *length* if not given). False too if the file became shorter, or another file has its name now. Only for files that
+    grow: two equal readings do not prove that a checkpoint is complete.
     """
     data = [(0, length)] if extents is None else extents
     try:
         current, named = file.current_stat(), file.named_stat()
         if (current.device, current.inode) != (named.device, named.inode) or current.size_bytes < length:
             return False
-        # A hole that got data, whatever data, counts as a change.
+        # Data in a former hole counts as a change, whatever the data is.
         return _digest(file, data) == digest_of_whole and (extents is None or list(extents) == file.data_extents())
     except ChangedWhileReading:
         return False

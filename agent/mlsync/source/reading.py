@@ -1,4 +1,4 @@
-"""Read one file of the source and know, at the end, whether it held still meanwhile."""
+"""Read one file of the source, and detect at the end whether it was written meanwhile."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mlsync.source.racy import is_racy, newest_ns, window_ns
 from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found
 
-# O_NONBLOCK: should a pipe stand there now, opening it must not hang.
+# O_NONBLOCK: if a pipe has the name now, opening it must not hang.
 _LOG: Final = logging.getLogger(__name__)
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK
-# Smaller holes are read as the zeros that they are. Of a file with more holes than this the largest are kept: holes
-# save work, but lists of them must stay short, and what lies behind the last of them must not be read for a day.
+# Smaller holes are read as zeros. Of a file with more holes than this the largest are kept: holes save work, but lists
+# of them must stay short.
 _HOLE_BYTES_MIN: Final = 64 * 1024
 _HOLE_COUNT_MAX: Final = 65_536
 _STAT_BLOCK_BYTES: Final = 512
 
 
 class SourceFile:
-    """An open file of the source: a ``formats.layout.ByteSource`` of the length that it had when it was opened.
+    """An open file of the source: a ``formats.layout.ByteSource`` with the length that it had when it was opened.
 
-    *stat* is of the moment of opening, *opened_ns* (wall clock) is not later than that moment.
+    *stat* was taken when it was opened; *opened_ns* (wall clock) is not later than that.
     """
 
     def __init__(self, root: Root, path: bytes, descriptor: int, opened: os.stat_result, opened_ns: int) -> None:
@@ -46,12 +46,10 @@ class SourceFile:
 
     @classmethod
     def open(cls, root: Root, found: Found) -> Self:
-        """Open the regular file that the scan found, and no other; to be closed, or used as a context.
+        """Open the regular file that the scan found, and no other. *root* must stay open as long as the file.
 
-        *root* is to stay open for as long as the file.
-
-        If the file was written a moment ago this waits until the clock of its file system has gone on, so that
-        ``confirm`` can see the next write.
+        If the file was just written, this waits for the next clock tick of its file system, so that ``confirm`` can
+        see the next write.
         """
         where = display(joined(root.where, found.path))
         try:
@@ -81,7 +79,7 @@ class SourceFile:
         return self.stat.size_bytes
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Give the *length* bytes at *offset*, all of them."""
+        """Return the *length* bytes at *offset*, all of them."""
         content = bytearray(length)
         self.read_into(offset, memoryview(content))
         return bytes(content)
@@ -101,7 +99,7 @@ class SourceFile:
             done += count
 
     def read_beside(self, name: bytes, *, limit_bytes: int) -> bytes | None:
-        """Give the file *name* of the same directory, or ``None`` if there is none, or none that can be read whole."""
+        """Return the file *name* of the same directory; ``None`` if it is missing or cannot be read whole."""
         try:
             descriptor = _open(self._root, os.path.join(os.path.dirname(self._path), name))
         except OSError:
@@ -119,7 +117,7 @@ class SourceFile:
         return content if len(content) == size_bytes else None
 
     def data_extents(self) -> list[tuple[int, int]]:
-        """Give (offset, length) of what is not a hole, in order; a file without holes is one extent."""
+        """Return (offset, length) of what is not a hole, in order; a file without holes is one extent."""
         if self.size_bytes == 0:
             return []
         if self._blocks_bytes >= self.size_bytes:
@@ -142,11 +140,11 @@ class SourceFile:
         return extents
 
     def _seek_holes(self) -> Iterator[tuple[int, int]]:
-        """Give (offset, length) of the holes that are worth it, in order."""
+        """Yield (offset, length) of the holes that are worth it, in order."""
         end = 0
         while end < self.size_bytes:
             start = self._seek_data(end)
-            # Those at the two ends part no data, and cost nothing however short they are.
+            # Holes at the two ends separate no data, so even short ones cost nothing.
             is_at_an_end = end == 0 or start >= self.size_bytes
             if start - end >= _HOLE_BYTES_MIN or (is_at_an_end and start > end):
                 yield end, start - end
@@ -163,7 +161,7 @@ class SourceFile:
             raise
 
     def has_unkept_attributes(self) -> bool:
-        """Say whether it has what no version keeps: attributes that users set, or an access list beside its mode."""
+        """Return whether it has attributes that no version keeps: user attributes or an ACL."""
         try:
             names = os.listxattr(self._descriptor)
         except OSError:  # a file system without them
@@ -171,21 +169,21 @@ class SourceFile:
         return any(name.startswith("user.") or name == "system.posix_acl_access" for name in names)
 
     def current_stat(self) -> FileStat:
-        """Give the open file's stat as it is now, whatever its name may be."""
+        """Return the open file's stat as it is now, whatever its name may be."""
         try:
             return FileStat.of(os.fstat(self._descriptor))
         except OSError as error:
             raise _translated(error, self.where) from error
 
     def named_stat(self) -> FileStat:
-        """Give the stat of what now has the name that was opened."""
+        """Return the stat of whatever now has the name that was opened."""
         try:
             return FileStat.of(self._root.stat(self._path))
         except OSError as error:
             raise _translated(error, self.where) from error
 
     def confirm(self) -> None:
-        """Return only if the file is, as far as stats can tell, the one that was opened, unchanged since then."""
+        """Raise ``ChangedWhileReading`` unless the stats show the file that was opened, unchanged since."""
         if newest_ns(self.stat) <= self.opened_ns and is_racy(self.stat, self.opened_ns):
             what = "was being written when it was opened"
             raise ChangedWhileReading(what, where=self.where)
@@ -197,7 +195,7 @@ class SourceFile:
             raise ChangedWhileReading(what, where=self.where)
 
     def close(self) -> None:
-        """Give back the descriptor; a second call does nothing."""
+        """Close the descriptor; a second call does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -217,14 +215,14 @@ def _open(root: Root, path: bytes) -> int:
 
 
 def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:
-    """Stat the file, after a wait if its last write is so recent that the next one might not show in its times.
+    """Stat the file, after a wait if its last write is so recent that another might not change its times.
 
-    One wait is enough for a file at rest; one that is written all the time stays racy, and ``confirm`` says so.
+    One wait is enough for a file at rest; a file that is written all the time stays racy, and ``confirm`` raises.
     """
     now_ns = time.time_ns()
     opened = os.fstat(descriptor)
     wait_ns = newest_ns(FileStat.of(opened)) + window_ns(FileStat.of(opened)) - now_ns
-    # A time in the future (a clock set back) is not waited for.
+    # There is no wait for a time in the future (a clock set back).
     if 0 < wait_ns <= window_ns(FileStat.of(opened)):
         _LOG.debug("waiting %.1f s, until the next write shows in the file's times", wait_ns / 1e9)
         time.sleep(wait_ns / 1e9)
@@ -234,7 +232,7 @@ def _stat_past_tick(descriptor: int) -> tuple[os.stat_result, int]:
 
 
 def _largest(holes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Give the largest holes, of equal ones the first, as many as are kept; never more of them are held."""
+    """Return the largest holes, up to the bound; of equal ones the first. No more than the bound are in memory."""
     return heapq.nlargest(_HOLE_COUNT_MAX, holes, key=itemgetter(1))
 
 

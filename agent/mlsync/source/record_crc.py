@@ -1,4 +1,4 @@
-"""Check the CRC-32 of a container's records over the bytes that are read anyway, so that a torn write shows."""
+"""Check the CRC-32 of a container's records while the file is read, to detect torn writes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mlsync.formats.layout import Extent
 
 
 class RecordChecks:
-    """Is shown a file's bytes in file order; holes are left out and count as zeros.
+    """Checks the CRCs of records; it is fed the file's bytes in file order, without the holes, which count as zeros.
 
-    Each record's CRC is judged as soon as its last byte was shown, and raises ``ChangedWhileReading``.
+    A record is checked as soon as its last byte was fed; a wrong CRC raises ``ChangedWhileReading``.
     """
 
     def __init__(self, extents: Iterable[Extent], where: str) -> None:
@@ -25,7 +25,7 @@ class RecordChecks:
         self._next()
 
     def update(self, offset: int, view: memoryview) -> None:
-        """Take in the bytes at *offset*, which lies behind all those shown before."""
+        """Feed the bytes at *offset*, which is behind all bytes fed before."""
         end = offset + len(view)
         while self._current is not None and self._current.offset < end:
             stop = min(end, self._current.offset + self._current.length)
@@ -37,7 +37,7 @@ class RecordChecks:
             self._judge(self._current)
 
     def finish(self) -> None:
-        """Judge the records that end in holes, when everything else was shown."""
+        """Check the records that end in holes, after everything else was fed."""
         while self._current is not None:
             self._add_zeros(self._current.offset + self._current.length)
             self._judge(self._current)
@@ -62,7 +62,7 @@ class RecordChecks:
 
 
 def _crc_of_zeros(count: int) -> int:
-    """Give the CRC of *count* zero bytes in as many steps as *count* has bits: a hole may be as large as it likes."""
+    """Return the CRC of *count* zero bytes, in as many steps as *count* has bits: a hole may have any size."""
     result, power, length = 0, isal_zlib.crc32(b"\0"), 1
     while count:
         if count & 1:

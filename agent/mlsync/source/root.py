@@ -1,8 +1,8 @@
 """The watched directory, opened once for a pass: everything below it is reached from the descriptor.
 
-A process that may read what others may not, root above all, is asked by a *name* to read a directory, and whoever may
-change that name decides what is read. So each step of the name is looked at, and ``SourceUntrusted`` says which one
-somebody else could turn round.
+A process with more read permissions than others, such as root, gets the directory by *name*, and whoever can change
+a part of that name decides what is read. So each part is checked, and ``SourceUntrusted`` names the one that another
+user could change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlsync.beneath import Beneath
 from mlsync.errors import SourceMissing, SourceUnreadable, SourceUntrusted
 from mlsync.source.paths import display
 
-# What the kernel says of an entry that was there a moment ago: gone, or something else now stands in its place.
+# The kernel's errors for an entry that was just there: it is gone, or replaced by something else.
 VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 _STEP: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,7 +27,7 @@ _ADVICE: Final = "let only root and the directory's owner change the way to it, 
 
 
 class Root(Beneath):
-    """The watched directory, held open; *owner* is whose it was when it was opened."""
+    """The watched directory, held open; *owner* owned it when it was opened."""
 
     def __init__(self, descriptor: int, where: bytes) -> None:
         super().__init__(descriptor, where)
@@ -38,8 +38,8 @@ class Root(Beneath):
     def open_watched(cls, directory: bytes) -> Self:
         """Open *directory*, whose name may lead through symbolic links.
 
-        Raises ``SourceMissing``, ``SourceUnreadable``, or ``SourceUntrusted`` where this process may read what others
-        may not, and somebody could lead it to what he may not read himself.
+        Raises ``SourceMissing``, ``SourceUnreadable``, or ``SourceUntrusted`` if this process has more read permissions
+        than others and another user could redirect it to files that he may not read himself.
         """
         try:
             return cls._of(_walked(directory) if reads_everything() else _opened(directory), directory)
@@ -59,9 +59,9 @@ class Root(Beneath):
             raise
 
     def is_anothers_secret(self, file: os.stat_result) -> bool:
-        """Whether a file may be somebody's who did not put it here: a second name of it needs no right to read it.
+        """Return whether a file may be a hard link to another user's secret: making one needs no read permission.
 
-        That is one of another owner than the directory, with several names, that its owner does not let all read.
+        Such a file has several names, another owner than the directory, and is not readable by everyone.
         """
         if not self.is_guarded or file.st_nlink == 1 or file.st_mode & stat.S_IROTH:
             return False
@@ -69,7 +69,7 @@ class Root(Beneath):
 
 
 def reads_everything() -> bool:
-    """Whether this process may read what its user may not: it is root, or was given the right to."""
+    """Return whether this process bypasses read permissions: it is root or has the capability."""
     if os.geteuid() == 0:
         return True
     try:
@@ -85,7 +85,7 @@ def _opened(directory: bytes) -> int:
 
 
 def _walked(directory: bytes) -> int:
-    """Open it step by step; who could change a step must not be able to show what he may not read."""
+    """Open it part by part; a user who can change a part must not be able to redirect the read."""
     way = _Way()
     try:
         way.go(os.path.join(os.getcwdb(), directory))
@@ -96,7 +96,7 @@ def _walked(directory: bytes) -> int:
 
 
 class _Way:
-    """A path that is walked from the top, with *swappers*: who could change a symbolic link on it, by the link."""
+    """A path that is walked from the top; *swappers* are the users who could change a symbolic link on it."""
 
     def __init__(self) -> None:
         self.at = _opened(b"/")
@@ -105,7 +105,7 @@ class _Way:
         self._links_left = _LINKS_MAX
 
     def go(self, path: bytes) -> None:
-        """Walk on, through links too; at the end ``at`` is the directory."""
+        """Follow *path*, through links too; afterwards ``at`` is the directory."""
         if path.startswith(b"/"):
             self._enter(_opened(b"/"), b"/")
         for part in path.split(b"/"):
@@ -113,7 +113,7 @@ class _Way:
                 self._step(part)
 
     def judge(self, directory: bytes) -> None:
-        """Refuse links that somebody else could turn than root, and whose directory it is that they lead to."""
+        """Refuse links that anyone but root, this user or the directory's owner could change."""
         owner = os.fstat(self.at).st_uid
         for who, link in self.swappers.items():
             if who not in (0, os.geteuid(), owner):
@@ -123,7 +123,7 @@ class _Way:
         above = os.fstat(self.at)
         place = os.path.join(self.place, part)
         try:
-            # Opened as a directory at once, so that one that is mounted when it is needed is.
+            # Opened as a directory at once, so that an automount is triggered.
             inside = os.open(part, _STEP | os.O_DIRECTORY, dir_fd=self.at)
         except NotADirectoryError:
             self._follow(part, above, place)
@@ -158,17 +158,17 @@ class _Way:
         self.at, self.place = inside, place
 
     def _check_swap(self, above: os.stat_result, place: bytes) -> None:
-        """Refuse a directory in which anybody, or a group, may put something else in the place of what it holds."""
+        """Refuse a directory whose entries anyone, or a group, may replace."""
         if not above.st_mode & _OF_OTHERS or above.st_mode & stat.S_ISVTX:
             return
         if above.st_mode & stat.S_IWOTH or not self._is_own_group(above):
             _refuse(f"others than its owner may change the directory {display(self.place)}", place, "chmod +t, say: ")
 
     def _is_own_group(self, directory: os.stat_result) -> bool:
-        """Whether the group that may write is root's, or the one that a user has for himself and nobody else is in."""
+        """Return whether the group that may write is root's, or the private group of the directory's owner."""
         if directory.st_gid == 0:
             return True
-        # Late: of nearly all directories it is never asked.
+        # Imported late: hardly any directory needs it.
         import grp
         import pwd
 

@@ -1,4 +1,4 @@
-"""Where a file is cut: decided from its layout alone, before any byte is read."""
+"""Where a file is cut, as far as its layout decides it, before any byte is read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MIB: Final = 1024 * KIB
 
 PIECE_BYTES_MAX: Final = 4 * MIB
 TENSOR_PIECE_BYTES: Final = 2 * MIB
-# A record from this size on is a tensor that is cut at its own edges; smaller ones stay together with what is around.
+# A record of this size or more is cut at its own edges; smaller ones stay together with their neighbours.
 TENSOR_BYTES_MIN: Final = 64 * KIB
-# What lies between tensors is one piece up to this size.
+# The bytes between two tensors are one piece up to this size.
 REST_BYTES_MAX: Final = 256 * KIB
-# Content-defined cuts are fine in the first part of a span and coarse behind. Not "fine in small files, coarse in
-# large ones": a log that grows past the limit would then be cut anew, and stored again, from its first byte.
+# Content-defined cuts are fine in the first part of a span and coarse in the rest. If large files were coarse from
+# their first byte, a log that grows past the limit would be cut and stored again as a whole.
 FINE_SPAN_BYTES: Final = 64 * MIB
 
 Cut = Literal["whole", "fine", "coarse"]
@@ -42,9 +42,9 @@ CHUNKINGS: Final[dict[Cut, Chunking]] = {
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of data with fixed edges: one piece if *cut* is ``"whole"``, else cut where its content says.
+    """A range of data with fixed edges: one piece if *cut* is ``"whole"``, else cut where its content defines it.
 
-    *item_bytes* is the width of the numbers that it is made of, from its first byte on; 0 where that is not known.
+    *item_bytes* is the width of its numbers, which start at its first byte; 0 if unknown.
     """
 
     offset: int
@@ -67,9 +67,9 @@ def plan_spans(
     data_extents: Sequence[tuple[int, int]],
     storages: Sequence[Storage] = (),
 ) -> Iterator[Span]:
-    """Give the spans of a file of *size_bytes*, in order, that together are exactly its *data_extents*.
+    """Yield the spans of a file of *size_bytes*, in order, that together are exactly its *data_extents*.
 
-    *storages* say what the numbers in the layout's extents are; an extent may hold several.
+    *storages* are the tensors in the layout's extents; an extent may hold several.
     """
     if layout is not None and layout.size_bytes != size_bytes:
         raise ChangedWhileReading(f"its size went from {layout.size_bytes} to {size_bytes} after it was parsed")
@@ -77,7 +77,7 @@ def plan_spans(
     for region in _without_holes(regions, data_extents):
         length = region.end - region.start
         is_short = length <= (CHUNKINGS["fine"].min_bytes if layout is None else REST_BYTES_MAX)
-        if region.is_tensor or is_short:  # what is not longer than the least piece has no cut, and need not be searched
+        if region.is_tensor or is_short:  # no longer than the smallest piece: there is no cut to search for
             yield Span(region.start, length, "whole", region.item_bytes)
         else:
             fine = min(length, FINE_SPAN_BYTES)
@@ -87,7 +87,7 @@ def plan_spans(
 
 
 def _tensors(layout: Layout | None, storages: Sequence[Storage]) -> Iterator[_Region]:
-    """Give the stretches that are cut at their own edges, in order: what an extent holds of numbers, or all of it."""
+    """Yield the regions that are cut at their own edges, in order: an extent's storages, or the extent itself."""
     waiting = sorted(storages, key=lambda storage: storage.offset, reverse=True)
     for extent in layout.extents if layout is not None else ():
         end = extent.offset + extent.length
@@ -107,7 +107,7 @@ def _tensor(offset: int, length: int, item_bytes: int) -> Iterator[_Region]:
 
 
 def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
-    """Give the pieces of large tensors, and what is between them, without gap and in order."""
+    """Yield the pieces of large tensors, and what is between them, without gap and in order."""
     reached = 0
     for tensor in tensors:
         if tensor.start < reached or tensor.end > size_bytes:
@@ -124,7 +124,7 @@ def _regions(tensors: Iterable[_Region], size_bytes: int) -> Iterator[_Region]:
 
 
 def _without_holes(regions: Iterable[_Region], data_extents: Sequence[tuple[int, int]]) -> Iterator[_Region]:
-    """Cut the regions down to what the data extents hold of them; both are in order, so one look at each is enough."""
+    """Intersect the regions with the data extents; both are in order, so one pass is enough."""
     index = 0
     for region in regions:
         while index < len(data_extents):
@@ -140,6 +140,6 @@ def _without_holes(regions: Iterable[_Region], data_extents: Sequence[tuple[int,
 
 
 def _item_bytes_from(start: int, region: _Region) -> int:
-    """Return the width of the numbers from *start* on, which are not told apart where a hole ends inside of one."""
+    """Return the width of the numbers from *start* on; 0 if a hole ends inside a number."""
     is_edge = region.item_bytes and (start - region.start) % region.item_bytes == 0
     return region.item_bytes if is_edge else 0

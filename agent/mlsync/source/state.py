@@ -1,4 +1,4 @@
-"""What this machine remembers of its runs: hints that spare work, in an SQLite file that may be deleted any time."""
+"""What this machine knows of its runs: hints that save work, in an SQLite file that may be deleted at any time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.state_database import StateDatabase, UnknownState
 
-# Few rows, for the row of a large file names all of its pieces and chunks.
+# Few rows, because the row of a large file has all of its pieces and chunks.
 _PAGE: Final = """SELECT {columns} FROM files
     WHERE run_id = (SELECT id FROM runs WHERE run = ?) AND path > ? ORDER BY path LIMIT 256"""
 
@@ -29,7 +29,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A version by what no other one shares with it: its number and the moment that it says it was made at."""
+    """What identifies a version: its number and its creation time."""
 
     number: int
     created_ns: int
@@ -37,7 +37,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class KnownWriter:
-    """The id under which this machine writes a run from one directory, and the versions that it may have made last."""
+    """The id under which this machine writes a run from a directory, and the versions that it may have written last."""
 
     id: bytes
     made: frozenset[Made]
@@ -47,18 +47,18 @@ class State(StateDatabase):
     """What this machine knows of its runs: the newest versions, the files cache, the chunk index, the writers."""
 
     def head(self, run: str) -> Head | None:
-        """Give what ``set_head`` set last."""
+        """Return the head that ``set_head`` recorded last."""
         for number, digest in self._query("SELECT number, digest FROM heads WHERE run = ?", run):
             return Head(number, digest)
         return None
 
     def set_head(self, run: str, head: Head) -> None:
-        """Remember the newest version of *run*."""
+        """Record the newest version of *run*."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (run, head.number, head.digest))
 
     def cached_files(self, run: str) -> dict[bytes, CachedFile]:
-        """Give everything remembered of the run's files, by path."""
+        """Return the run's files cache, by path."""
         rows = self._pages("path, stat, entry, pieces", run)
         with self._translating():
             try:
@@ -67,21 +67,21 @@ class State(StateDatabase):
                 raise UnknownState from error
 
     def file_rows(self, run: str) -> Iterator[tuple[bytes, bytes, bytes]]:
-        """Give path, packed stat (for ``is_same``) and entry of each file, in the order of paths and never all at once.
+        """Return path, packed stat (for ``is_same``) and entry of each file, in path order, a page at a time.
 
-        The run is not to be changed meanwhile.
+        The run must not be changed meanwhile.
         """
         return self._pages("path, stat, entry", run)
 
     def _pages(self, columns: str, run: str) -> Iterator[tuple[Any, ...]]:
         last = b""
-        # Page by page: a query that is left open would keep other threads' and processes' changes waiting.
+        # Page by page: an open query would block the writes of other threads and processes.
         while page := self._query(_PAGE.format(columns=columns), run, last):
             yield from page
             last = page[-1][0]
 
     def replace_files(self, run: str, changed: Mapping[bytes, CachedFile], removed: Iterable[bytes]) -> None:
-        """Remember *changed* anew and forget *removed*."""
+        """Replace the rows of *changed* and delete those of *removed*."""
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (run,))
             ((run_id,),) = connection.execute("SELECT id FROM runs WHERE run = ?", (run,))
@@ -92,28 +92,28 @@ class State(StateDatabase):
             )
 
     def chunk(self, name: bytes) -> bytes | None:
-        """Give the location of a chunk, if one is remembered; whether it still holds is the caller's to check."""
+        """Return the location of a chunk, if the chunk index has it; the caller checks that it still holds."""
         for (location,) in self._query("SELECT location FROM chunks WHERE name = ?", name):
             return cast("bytes", location)
         return None
 
     def add_chunks(self, items: Iterable[tuple[bytes, bytes, bytes]]) -> None:
-        """Remember (name, pack, location) of each chunk; a name known before gets the new location."""
+        """Add (name, pack, location) of each chunk; a known name gets the new location."""
         with self._transaction() as connection:
             connection.executemany("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)", items)
 
     def forget_packs(self, packs: Iterable[bytes]) -> None:
-        """Forget every chunk that lies in one of the *packs*."""
+        """Delete every chunk in one of the *packs*."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
 
     def unreadable(self, run: str) -> dict[int, str]:
-        """Give what ``add_unreadable`` noted: stamps by number."""
+        """Return what ``add_unreadable`` recorded: stamps by number."""
         rows = self._query("SELECT number, stamp FROM unreadable WHERE run = ?", run)
         return dict(rows)
 
     def add_unreadable(self, run: str, stamps: Mapping[int, str]) -> None:
-        """Remember that what stands in the places of these versions does not open."""
+        """Record that the objects under these versions' names do not open."""
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO unreadable VALUES (?, ?, ?)",
@@ -121,26 +121,26 @@ class State(StateDatabase):
             )
 
     def pending(self, run: str) -> list[int]:
-        """Give the numbers that ``add_pending`` noted and ``drop_pending`` did not drop, the newest first."""
+        """Return the versions that ``add_pending`` recorded and ``drop_pending`` has not removed, the newest first."""
         rows = self._query("SELECT number FROM pending WHERE run = ? ORDER BY number DESC", run)
         return [number for (number,) in rows]
 
     def add_pending(self, run: str, number: int) -> None:
-        """Remember that a version still is to be proved."""
+        """Record that a version still has to be proved."""
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO pending VALUES (?, ?)", (run, number))
 
     def drop_pending(self, run: str, number: int) -> None:
-        """Forget it again."""
+        """Remove that record."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM pending WHERE run = ? AND number = ?", (run, number))
 
     def damaged(self, run: str) -> set[bytes]:
-        """Give the packs that ``add_damaged`` noted and whose content this run did not store again since."""
+        """Return the packs that ``add_damaged`` recorded and whose content this run has not stored again since."""
         return {pack for (pack,) in self._query("SELECT pack FROM damaged WHERE run = ?", run)}
 
     def add_damaged(self, packs: Iterable[bytes]) -> None:
-        """Remember for every run that these packs are damaged, and forget what lies in them."""
+        """Record for every run that these packs are damaged, and delete their chunks."""
         packs = list(packs)
         with self._transaction() as connection:
             connection.executemany(
@@ -149,23 +149,23 @@ class State(StateDatabase):
             connection.executemany("DELETE FROM chunks WHERE pack = ?", ((pack,) for pack in packs))
 
     def drop_damaged(self, run: str, packs: Iterable[bytes]) -> None:
-        """Say that the run relies on these packs no longer."""
+        """Record that the run no longer uses these packs."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM damaged WHERE run = ? AND pack = ?", ((run, pack) for pack in packs))
 
     def last_ns(self, run: str, name: str) -> int | None:
-        """Give the moment that ``set_last_ns`` set for what *name* is done of the run, if it ever was."""
+        """Return the time that ``set_last_ns`` set for the action *name* of the run, if any."""
         for (at_ns,) in self._query("SELECT at_ns FROM times WHERE run = ? AND name = ?", run, name):
             return cast("int", at_ns)
         return None
 
     def set_last_ns(self, run: str, name: str, at_ns: int) -> None:
-        """Remember when it was done."""
+        """Record when the action was done."""
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO times VALUES (?, ?, ?)", (run, name, at_ns))
 
     def writer(self, run: str, directory: bytes) -> KnownWriter | None:
-        """Give what ``begin_version`` noted last of the run as it is backed up from *directory*."""
+        """Return what ``begin_version`` recorded last for the run and *directory*."""
         columns = "id, last_number, last_ns, next_number, next_ns"
         for row in self._query(f"SELECT {columns} FROM writers WHERE run = ? AND directory = ?", run, directory):  # noqa: S608
             writer_id, last_number, last_ns, next_number, next_ns = row
@@ -173,19 +173,18 @@ class State(StateDatabase):
         return None
 
     def begin_version(self, run: str, directory: bytes, writer_id: bytes, last: Made, following: Made) -> None:
-        """Remember, before it is committed, that *following* is made on top of *last*: a crash leaves either newest."""
+        """Record, before the commit, that *following* is written after *last*: a crash leaves either as the newest."""
         values = (run, directory, writer_id, last.number, last.created_ns, following.number, following.created_ns)
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
 def seen_heads(path: Path) -> dict[str, Head]:
-    """Return the newest version of each run that this machine saw, by its name, without a change to the state.
+    """Return the newest version of each run that this machine saw, by name, without changing the state.
 
-    Nothing where there is none, or none that this user can read: a fresh machine knows no better than the store.
+    Empty if there is no state that this user can read.
     """
-    # Without the log of a writer that is at work, or was cut off, the file is all there is; and SQLite, which would
-    # make a log of its own to read it, need not be able to write there.
+    # Without a write-ahead log the file is complete, and ``immutable`` lets SQLite read it where it cannot write.
     mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)

@@ -18,33 +18,33 @@ from mlsync.source.paths import display
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
 _SCHEMA_VERSION: Final = 4
-# What came with the second version: a state of the first gets it when it is opened, and keeps all that it knows.
+# Added in the second version: an older state gets these tables when it is opened, and keeps its rows.
 _SINCE_2: Final = (
-    # Versions that were committed below the level that was required of them.
+    # Versions that were committed below the required level.
     "CREATE TABLE pending (run TEXT NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (run, number)) WITHOUT ROWID",
-    # Packs that were seen to be damaged: what a run needs of them is to be stored again.
+    # Packs that were found damaged: a run stores what it needs of them again.
     "CREATE TABLE damaged (run TEXT NOT NULL, pack BLOB NOT NULL, PRIMARY KEY (run, pack)) WITHOUT ROWID",
-    # When something was done last that is done now and then.
+    # When a periodic action was done last.
     "CREATE TABLE times (run TEXT NOT NULL, name TEXT NOT NULL, at_ns INTEGER NOT NULL, PRIMARY KEY (run, name))",
 )
-# What came with the third.
+# Added in the third version.
 _SINCE_3: Final = (
-    # Who this machine is to a run when it backs a directory up, with the version that it made last (or found there) and
-    # the one that it was about to make when it wrote this.
+    # The writer id that this machine uses for a run and directory, with the version that it committed last (or found
+    # there) and the one that it was about to commit.
     """CREATE TABLE writers (run TEXT NOT NULL, directory BLOB NOT NULL, id BLOB NOT NULL, last_number INTEGER NOT NULL,
        last_ns INTEGER NOT NULL, next_number INTEGER NOT NULL, next_ns INTEGER NOT NULL,
        PRIMARY KEY (run, directory)) WITHOUT ROWID""",
 )
-# What came with the fourth.
+# Added in the fourth version.
 _SINCE_4: Final = (
-    # Objects in a version's place that did not open, with what a listing said of them: they are not looked at again.
+    # Objects under a version's name that did not open, with their stamp in the listing: they are not opened again.
     """CREATE TABLE unreadable (run TEXT NOT NULL, number INTEGER NOT NULL, stamp TEXT NOT NULL,
        PRIMARY KEY (run, number)) WITHOUT ROWID""",
 )
 _MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4))
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
-    # The newest version that was seen of a run: a store that shows less was rolled back.
+    # The newest version of a run that was seen: a store that lists only older ones was rolled back.
     "CREATE TABLE heads (run TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL)",
     "CREATE TABLE runs (id INTEGER PRIMARY KEY, run TEXT NOT NULL UNIQUE)",
     """CREATE TABLE files (run_id INTEGER NOT NULL, path BLOB NOT NULL, stat BLOB NOT NULL, entry BLOB NOT NULL,
@@ -89,10 +89,10 @@ class StateDatabase:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the state at *path*, or begin one.
+        """Open the state at *path*, or create one.
 
-        A file that is no state, is damaged or has another schema is renamed to ``<name>.damaged-N`` and a new one is
-        begun. Only this user can read the file, and the directory if it was made here.
+        A file that is no state, is damaged or has an unknown schema is renamed to ``<name>.damaged-N`` and a new one is
+        created. Only this user can read the file, and the directory if it was created here.
         """
         _make_private(path)
         try:
@@ -103,7 +103,7 @@ class StateDatabase:
 
     @property
     def directory(self) -> Path:
-        """Where the state lies, with what else this machine keeps of the repository."""
+        """The directory of the state and of the other files that this machine keeps for the repository."""
         return self._path.parent
 
     def close(self) -> None:
@@ -119,18 +119,18 @@ class StateDatabase:
 
     def _prepare(self) -> None:
         connection = self._connection
-        # Looked at before anything is written, since it may be another program's database.
+        # Checked before anything is written, because it may be another program's database.
         with self._transaction("BEGIN"):
             self._is_new()
-        # With WAL and NORMAL a power cut may undo the last commits but damages nothing: enough for hints.
+        # With WAL and NORMAL a power cut may undo the last commits but damages nothing, which is enough for hints.
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:
-            # SQLite does not wait here. Who holds the file either makes it a WAL one now, or the next open will.
+            # SQLite does not wait here. The process that holds the file switches it to WAL, or the next open does.
             if error.sqlite_errorcode & 0xFF not in _BUSY_CODES:
                 raise
         connection.execute("PRAGMA synchronous = NORMAL")
-        # One transaction: two processes may begin at once, and one that dies here leaves an empty file.
+        # One transaction: two processes may start at once, and one that dies here leaves an empty file.
         with self._transaction():
             if self._is_new():
                 for statement in _SCHEMA:
@@ -147,7 +147,7 @@ class StateDatabase:
         self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     def _is_new(self) -> bool:
-        """Say whether the database is still empty; raise if it is neither that nor ours. Asked within a transaction."""
+        """Return whether the database is empty; raise if it is another program's. Call within a transaction."""
         ((application_id,),) = self._connection.execute("PRAGMA application_id")
         schema_version = self._schema_version()
         ((table_count,),) = self._connection.execute("SELECT count(*) FROM sqlite_schema")
@@ -162,7 +162,7 @@ class StateDatabase:
         return cast("int", version)
 
     def _read_seed(self) -> int:
-        """Give the seed of this state's xxh3 digests: random, so that nobody can prepare pieces that collide."""
+        """Return the seed of this state's xxh3 digests; it is random, so that nobody can prepare colliding pieces."""
         rows = self._connection.execute("SELECT value FROM seed").fetchall()
         if len(rows) != 1 or not isinstance(rows[0][0], bytes):
             raise UnknownState
@@ -192,7 +192,7 @@ class StateDatabase:
         except UnknownState as error:
             raise self._put_aside(where) from error
         except sqlite3.ProgrammingError as error:
-            # Another thread found the damage and closed the file; else it is a bug of ours.
+            # Another thread found the damage and closed the file; otherwise it is a bug.
             if not self._is_aside:
                 raise
             raise StateDamaged("the local state is damaged and was put aside", where=where) from error
@@ -201,7 +201,7 @@ class StateDatabase:
             code = extended & 0xFF
             if code in _UNREADABLE_CODES:
                 raise self._put_aside(where) from error
-            # The shared-memory file beside the database cannot grow: that too is a full disk.
+            # The shared-memory file beside the database cannot grow: also a full disk.
             if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
                 raise StateFull("no room for the local state", where=where) from error
             if code in _BUSY_CODES:
@@ -209,7 +209,7 @@ class StateDatabase:
             raise StateDamaged(f"the local state cannot be used: {error}", where=where, advice=_ADVICE) from error
 
     def _put_aside(self, where: str) -> StateDamaged:
-        """Close and rename the file, so that the next ``open`` finds none."""
+        """Close and rename the file, so that the next ``open`` creates one."""
         if hasattr(self, "_connection"):
             self._connection.close()
         self._is_aside = True
@@ -225,18 +225,18 @@ class StateDatabase:
 
 
 class UnknownState(Exception):
-    """The file is a database, but none of ours."""
+    """The file is a database of another program."""
 
 
 class _PutAside(StateDamaged):
-    """The file was damaged and has another name now; opening again begins a new one."""
+    """The file was damaged and has been renamed; opening again creates a new one."""
 
 
 def _make_private(path: Path) -> None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            # Made without being opened: closing a descriptor would drop the locks of another State in this process.
+            # Created without being opened: closing a descriptor would drop the locks of another State in this process.
             os.mknod(path, 0o600 | stat.S_IFREG)
         except FileExistsError:
             os.chmod(path, 0o600)

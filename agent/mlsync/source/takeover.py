@@ -1,6 +1,6 @@
-"""Notes that a directory may go on with a run, whoever made its newest version: small files beside the local state.
+"""Permissions for a directory to continue a run, whoever wrote its newest version: small files beside the local state.
 
-They are no part of the state's database: a restore leaves that alone, also where it is damaged or another process's.
+They are not in the state's database, so that a restore works even if that is damaged or in use by another process.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _DIRECTORY: Final = "handed-over"
 
 
 def allow_takeover(state_directory: Path, run: str, directory: bytes, number: int) -> None:
-    """Have it known, durably, that *directory* holds version *number* of the run (0: whatever it holds) and goes on."""
+    """Allow *directory*, which holds version *number* (0: any content), to continue the run; durable on return."""
     note = _note(state_directory, run, directory)
     temporary = note.with_name(f".{note.name}.{os.getpid()}")
     try:
         note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            # Only that it is there counts; what it says is for people.
+            # Only the file's existence counts; its content is for people.
             file.write(json.dumps({"run": run, "directory": display(directory), "version": number}).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -40,17 +40,17 @@ def allow_takeover(state_directory: Path, run: str, directory: bytes, number: in
 
 
 def may_take_over(state_directory: Path, run: str, directory: bytes) -> bool:
-    """Whether that was noted, and not dropped since."""
+    """Return whether ``allow_takeover`` was called and ``end_takeover`` was not called since."""
     return _note(state_directory, run, directory).exists()
 
 
 def end_takeover(state_directory: Path, run: str, directory: bytes) -> None:
-    """Forget it: the directory has made a version, and is the run's writer by that."""
+    """Remove the permission: the directory has written a version and is the run's writer now."""
     with suppress(OSError):
         _note(state_directory, run, directory).unlink()
 
 
 def _note(state_directory: Path, run: str, directory: bytes) -> Path:
-    # By where it really is, for a restore and a backup may come to it by different ways.
+    # By the real path, because a restore and a backup may use different paths to the directory.
     name = blake2b(run.encode() + b"\0" + os.path.realpath(directory), digest_size=16).hexdigest()
     return state_directory / _DIRECTORY / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Which names are of files still being written, so that they never belong to a version."""
+"""Names of files that are still being written, which never belong to a version."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _ENDS: Final = (
 _ORBAX: Final = b".orbax-checkpoint-tmp"  # newer ones have no number behind it
 
 
-# mlsync's own restore, before its rename: never anybody's file.
+# mlsync's own restore, before its rename.
 _OWN: Final = b".mlsync-restore-"
 #: The same, as docs and messages show them.
 TEMPORARY_NAMES: Final = ".tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial, *.orbax-checkpoint-tmp*"
 
 
 def is_own(name: bytes) -> bool:
-    """Say whether the name is one under which mlsync itself writes a file that it restores."""
+    """Return whether mlsync itself writes restored files under such a name."""
     return name.startswith(_OWN)
 
 
 def is_temporary(name: bytes) -> bool:
-    """Say whether the name, without a ``/``, is one that writers use before they are done, mlsync's own among them."""
+    """Return whether writers (mlsync too) use such a base name for files that are not complete yet."""
     return name.startswith((*_BEGINNINGS, _OWN)) or name.endswith(_ENDS) or _ORBAX in name

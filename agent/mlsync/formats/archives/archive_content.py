@@ -64,7 +64,7 @@ class ArchiveContent:
 
 
 def _named(tensors: list[tuple[str, Tensor]]) -> Iterator[Tensor]:
-    """The tensors under their own names, behind that of their file where there are several."""
+    """Yield the tensors by their names, prefixed with their file's if there are several files."""
     is_one = len({file for file, _ in tensors}) == 1
     for file, tensor in tensors:
         yield tensor if is_one else tensor._replace(name=f"{file.rpartition('.')[0]}.{tensor.name}".rstrip("."))

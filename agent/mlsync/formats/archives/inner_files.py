@@ -1,7 +1,6 @@
-"""Files inside of a zip, each looked at by its own format where it lies: Keras' weights, policies of reinforcement.
+"""Files inside a zip, each checked by its own format: Keras' weights, policies of reinforcement learning.
 
-What is stored as it is, is looked at in place; what is deflated, is unpacked if it is short. ``torch.package`` writes
-its pickles and storages as records of their own.
+Stored files are checked in place; deflated ones are inflated in memory if they are short.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class _BaselinesAbout(msgspec.Struct):
 
 
 def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Content | None:
-    """Level 2 of a model in a zip: each file in it that has the name of weights is what its own format asks for.
+    """Return level 2 of a model in a zip: each file in it that has the name of weights is what its own format asks for.
 
     ``None`` where nothing in it could be looked into.
     """
@@ -69,7 +68,7 @@ def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Conte
 
 
 def read_members(source: ByteSource, program: str, members: tuple[Extent, ...], look: Look) -> Content | None:
-    """The same for the files of another archive, which a known program wrote: their names are promises."""
+    """Return the content of the weights in an archive of a known program, whose names say what the files are."""
     layout = ZipLayout(program, source.size_bytes, members)
     found = ArchiveContent()
     for member in members:
@@ -113,7 +112,7 @@ def _read_file(
 
 
 def _told_of(fault: ContainerBroken, extent: Extent, *, in_place: bool) -> ContainerBroken:
-    """The fault of a file as one of the zip that it lies in."""
+    """Return a fault of a file as one of the zip that contains it."""
     record = extent.name if fault.record is None else f"{extent.name}/{fault.record}"
     offset = extent.offset + (fault.offset or 0 if in_place else 0)
     kind = RecordDamaged if isinstance(fault, RecordDamaged) else MeaningBroken
@@ -134,7 +133,7 @@ class _InMemory:
         self._data = data
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The *length* bytes at *offset*."""
+        """Return the *length* bytes at *offset*."""
         return self._data[offset : offset + length]
 
 
@@ -142,7 +141,7 @@ class _InMemory:
 
 
 def _about(source: ByteSource, layout: ZipLayout, program: str | None) -> dict[str, Fact]:
-    """What the program says of itself, and of the training."""
+    """Return the facts that the program stored about itself and the training."""
     facts: dict[str, Fact] = {}
     records = {extent.name: extent for extent in layout.extents}
     if program == "keras":
@@ -161,7 +160,7 @@ def _about(source: ByteSource, layout: ZipLayout, program: str | None) -> dict[s
 
 
 def _decoded(source: ByteSource, layout: ZipLayout, extent: Extent | None, kind: type[msgspec.Struct]) -> object:
-    """What a record of JSON says of what is wanted, or ``None``: whether it is damaged is for its checksum to say."""
+    """Return the wanted fields of a JSON record, or ``None``; its checksum shows whether it is damaged."""
     if extent is None:
         return None
     try:

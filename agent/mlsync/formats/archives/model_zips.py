@@ -1,4 +1,4 @@
-"""Models that are zips of other programs than ``torch.save``: which of them a zip is, by the names of its records."""
+"""Which model a zip is that ``torch.save`` did not write, by the names of its records."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def kind_of_zip(names: Collection[str]) -> str | None:
 
 
 def has_weights_name(name: str) -> bool:
-    """Whether a record has the name of a file of weights."""
+    """Return whether a record has the name of a file of weights."""
     return _WEIGHTS.fullmatch(name) is not None
 
 
 def program_of(names: Collection[str]) -> str | None:
-    """The program that wrote the zip, if it is one whose files are known by their names."""
+    """Return the program that wrote the zip, if it is one whose files are known by their names."""
     if is_torch_package(names):
         return "torch-package"
     if "_stable_baselines3_version" in names:
@@ -40,7 +40,7 @@ def program_of(names: Collection[str]) -> str | None:
 
 
 def is_torch_package(names: Collection[str]) -> bool:
-    """Whether ``torch.package`` wrote the zip; a ``data.pkl`` in it is none of ``torch.save``."""
+    """Return whether ``torch.package`` wrote the zip; a ``data.pkl`` in it is none of ``torch.save``."""
     return any(_PACKAGE.fullmatch(name) for name in names)
 
 

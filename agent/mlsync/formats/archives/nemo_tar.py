@@ -1,6 +1,6 @@
 """NeMo's ``.nemo``: a tar with a model's settings, files that it needs, and its weights as ``torch.save`` wrote them.
 
-Every head of the archive is read, and nothing is unpacked. Weights are looked at where they lie, by their own format.
+Every header of the archive is read, and nothing is extracted. Weights are checked in place, by their own format.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Head(NamedTuple):
 
 
 def read_nemo_layout(source: ByteSource) -> NemoLayout:
-    """Level 1: every head has its sum, every member lies inside of the file, and zeros mark the end."""
+    """Return level 1: every head has its sum, every member lies inside of the file, and zeros mark the end."""
     beginning = source.read_at(0, min(len(_ZSTANDARD), source.size_bytes))
     if beginning.startswith((_GZIP, _ZSTANDARD)):
         raise NotChecked("the archive is compressed as a whole, as older versions of NeMo did")
@@ -69,12 +69,12 @@ def read_nemo_layout(source: ByteSource) -> NemoLayout:
 
 
 def read_nemo_content(source: ByteSource, layout: NemoLayout, look: Look) -> Content | None:
-    """Level 2: each file of weights in it is what its own format asks for; ``None`` where there are none."""
+    """Return level 2: each file of weights in it is what its own format asks for; ``None`` where there are none."""
     return read_members(source, "nemo", layout.members, look)
 
 
 def _records(source: ByteSource, member: Extent, packed: dict[str, Packed], left: int) -> Iterator[Extent]:
-    """The records of a member that is a zip, with their checksums, or else the member itself."""
+    """Yield the records of a member that is a zip, with their checksums, or else the member itself."""
     window = Section(source, member.offset, member.length)
     if not has_weights_name(member.name) or member.length < 4 or window.read_at(0, 4) != b"PK\x03\x04":  # noqa: PLR2004
         yield member
@@ -97,7 +97,7 @@ def _records(source: ByteSource, member: Extent, packed: dict[str, Packed], left
 
 
 def _members(source: ByteSource) -> Iterator[Extent]:
-    """The archive's files, in order, up to its end."""
+    """Yield the archive's files, in order, up to its end."""
     at, names_bytes = 0, 0
     name: bytes | None = None
     length: int | None = None
@@ -122,7 +122,7 @@ def _members(source: ByteSource) -> Iterator[Extent]:
 
 
 def _head(source: ByteSource, at: int, length: int | None) -> _Head | None:
-    """The head at *at*, of a member whose length was told before, if it was; ``None`` at the archive's end."""
+    """Return the header at *at*, with *length* from a pax header if there was one; ``None`` at the archive's end."""
     if at + _BLOCK > source.size_bytes:
         raise ContainerBroken("archive is cut short: its end is not marked", offset=min(at, source.size_bytes))
     raw = read_bounded(source, at, _BLOCK, "head")
@@ -153,13 +153,13 @@ def _check_end(source: ByteSource, at: int) -> None:
 
 
 def _has_sum(raw: bytes) -> bool:
-    """Whether the head's sum is that of its bytes, with blanks where the sum stands."""
+    """Return whether the header's checksum is right; it is computed with blanks in its own place."""
     match = _OCTAL.fullmatch(raw[_SUM])
     return match is not None and int(match[1] or b"0", 8) == sum(raw[: _SUM.start] + b" " * 8 + raw[_SUM.stop :])
 
 
 def _number(field: bytes, at: int) -> int:
-    """A number as tar writes it: octal digits, or bytes behind a mark."""
+    """Return a number as tar writes it: octal digits, or bytes behind a mark."""
     if field[0] == 0x80:  # noqa: PLR2004 - the mark
         return int.from_bytes(field[1:], "big")
     match = _OCTAL.fullmatch(field)
@@ -175,7 +175,7 @@ def _short(source: ByteSource, head: _Head) -> bytes:
 
 
 def _from_settings(raw: bytes) -> tuple[bytes | None, int | None]:
-    """The name and the length of the next member, as far as extended settings tell them."""
+    """Return the name and the length of the next member, as far as the pax header has them."""
     told: dict[bytes, bytes] = {}
     at = 0
     while at < len(raw):

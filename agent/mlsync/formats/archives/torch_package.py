@@ -47,7 +47,7 @@ def read_package(source: ByteSource, layout: ZipLayout, found: ArchiveContent) -
 
 
 def _names_storage(persistent: Persistent) -> bool:
-    """Whether an id is a storage's; its key, which is a number here, is a text from then on, as elsewhere."""
+    """Return whether an id is a storage's, and turn its key, a number here, into a text as in other files."""
     parts = persistent.id
     if type(parts) is not tuple or parts[:1] != ("storage",):
         return False

@@ -1,8 +1,8 @@
-"""Torch's distributed checkpoints: what ``.metadata`` says of ``.distcp`` files, and where in these the tensors lie.
+"""The items of torch's distributed checkpoints: where in ``.distcp`` files the tensors are, according to ``.metadata``.
 
-A ``.distcp`` file is one item behind the other, most of them a whole torch zip of one tensor or one small object, and
-nothing in it says where an item ends. That stands in ``.metadata``, which is written last and may belong to another
-save than the file: items that do not fit the file are refused, and what they do not tell of is left alone.
+A ``.distcp`` file is a sequence of items, most of them a whole torch zip of one tensor or small object, and nothing in
+it states where an item ends. ``.metadata`` does, which is written last and may belong to another save than the file:
+items that do not fit the file are refused, and bytes that no item covers are ignored.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _COUNT_MAX = 1 << 63
 _FIELDS_MAX = 32
 _FILE_NAME = re.compile(r"[^/\\\0\ud800-\udfff]{1,255}")
 _ZIP = b"PK\x03\x04"
-# The metadata of a directory is asked for again with each of its files; what is larger than this is not kept for that
+# The metadata of a directory is read again for each of its files; larger ones are not cached
 _KEPT_METADATA_BYTES_MAX = 4 << 20
 
 
 class Item(NamedTuple):
-    """A tensor or an object of the checkpoint, as a stretch of a file beside the metadata."""
+    """A tensor or an object of the checkpoint, as a byte range of a file beside the metadata."""
 
     relative_path: str
     offset: int
@@ -41,12 +41,12 @@ class Item(NamedTuple):
 
 
 def read_items(metadata: bytes) -> tuple[Item, ...]:
-    """The items that a ``.metadata`` file tells of, by file and offset, or ``ContainerBroken``."""
+    """Return the items that a ``.metadata`` file describes, by file and offset, or raise ``ContainerBroken``."""
     return _kept_items(metadata) if len(metadata) <= _KEPT_METADATA_BYTES_MAX else _parse_items(metadata)
 
 
 def read_dcp_layout(source: ByteSource, items: Iterable[Item]) -> Layout:
-    """Where the records of all *items* of one file lie; a record's name begins with its item's offset.
+    """Return where the records of all *items* of one file lie; a record's name begins with its item's offset.
 
     An item that is no zip has no records: another format, or a stream that was compressed. Raises ``ContainerBroken``
     if the items do not fit the file, or if one begins like a zip and is none.
@@ -62,7 +62,7 @@ def read_dcp_layout(source: ByteSource, items: Iterable[Item]) -> Layout:
 
 
 def read_dcp_storages(source: ByteSource, items: Iterable[Item]) -> tuple[Storage, ...]:
-    """The storages of all *items* of one file, in its order, as far as they can be understood; never a fault."""
+    """Return the storages of all *items* of one file, in file order; empty if one is damaged. Raises nothing."""
     storages: list[Storage] = []
     budget_bytes = PICKLES_BYTES_MAX
     try:
@@ -77,7 +77,7 @@ def read_dcp_storages(source: ByteSource, items: Iterable[Item]) -> tuple[Storag
 
 
 def _storages(item: Item, window: Section, layout: ZipLayout) -> Iterator[Storage]:
-    """The storages of one item; what is wrong with it takes nothing from the others."""
+    """Yield the storages of one item; nothing if it is damaged."""
     try:
         content = read_torch_content_anew(window, layout)
     except ContainerBroken:
@@ -88,7 +88,7 @@ def _storages(item: Item, window: Section, layout: ZipLayout) -> Iterator[Storag
 
 
 def item_zips(source: ByteSource, items: Iterable[Item]) -> Iterator[tuple[Item, Section, ZipLayout]]:
-    """Each item that is a zip, in the order of the file; ``ContainerBroken`` if one is damaged, or two overlap."""
+    """Yield each item that is a zip, in file order; ``ContainerBroken`` if one is damaged or two overlap."""
     reached = 0
     for item in sorted(set(items), key=lambda item: (item.offset, item.length)):
         end = item.offset + item.length
@@ -126,7 +126,7 @@ _kept_items = lru_cache(maxsize=2)(_parse_items)
 
 
 def item_of(entry: object) -> Item:
-    """The item that an entry describes, whatever its class is called: its fields' names have not changed so far."""
+    """Return the item that an entry describes, by its fields' names: those of its class have changed."""
     fields = fields_of(entry)
     path, offset, length = (fields.get(name) for name in Item._fields)
     if not isinstance(path, str) or not _FILE_NAME.fullmatch(path) or path in (".", ".."):
@@ -139,7 +139,7 @@ def item_of(entry: object) -> Item:
 
 
 def fields_of(node: object) -> dict[str, object]:
-    """The attributes of what would be an object; few, because a hundred thousand objects may share them."""
+    """Return the attributes that an object would have; only few, because a hundred thousand objects may share them."""
     state = node.then.state if isinstance(node, Call) and node.then is not None else None
     if not isinstance(state, Pairs) or len(state) > 2 * _FIELDS_MAX:
         return {}

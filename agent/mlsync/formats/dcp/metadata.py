@@ -1,10 +1,10 @@
-"""The ``.metadata`` of a torch distributed checkpoint: which tensors and objects there are, and where each chunk lies.
+"""The ``.metadata`` of a distributed checkpoint: its tensors and objects, and where each chunk is.
 
-It is written last, by one rank, and no single file beside it says whether all of them belong together. What it tells
-must be whole in itself: every chunk has its place, and the chunks of a tensor make up the tensor.
+One rank writes it last, and no other file tells whether all of them belong together. It must be consistent: every chunk
+has an item, and the chunks of a tensor cover the tensor.
 
-Where ranks save without talking to each other (``use_collectives=False``) each writes ``__R.metadata`` of its own part,
-and only all of these together tell of all chunks.
+If ranks save independently (``use_collectives=False``), each writes ``__R.metadata`` of its own part, and only all of
+these together describe all chunks.
 """
 
 from __future__ import annotations
@@ -71,24 +71,24 @@ class DcpMetadata:
 
 
 def rank_of_metadata(name: bytes) -> int | None:
-    """The rank whose own metadata a file is, by its name."""
+    """Return the rank whose own metadata a file is, by its name."""
     match = _RANK_METADATA.fullmatch(name)
     return None if match is None else int(match[1])
 
 
 def rank_metadata_of(name: bytes) -> bytes | None:
-    """The name of the metadata of the rank that wrote a shard, by the shard's."""
+    """Return the name of the metadata of the rank that wrote a shard, by the shard's."""
     match = _RANK_SHARD.fullmatch(name)
     return None if match is None else b"__%s.metadata" % match[1]
 
 
 def is_metadata(data: bytes) -> bool:
-    """Whether a file called ``.metadata`` is one of torch's: the class of what it pickles is named first."""
+    """Return whether a file called ``.metadata`` is torch's, by the class that its pickle names first."""
     return _CLASS in data[:_CLASS_WITHIN_BYTES]
 
 
 def read_dcp_metadata(data: bytes, *, is_part: bool = False) -> DcpMetadata:
-    """Level 2 of the metadata by themselves: all that they name has a place, and the chunks cover their tensors.
+    """Return level 2 of the metadata by themselves: all that they name has a place, and the chunks cover their tensors.
 
     Of one rank's metadata (*is_part*) the chunks need only lie inside of their tensors, and apart.
     """
@@ -122,7 +122,7 @@ def check_union(parts: Sequence[DcpMetadata]) -> None:
 
 
 def _number_count(described: Pairs, stored: Pairs) -> int:
-    """How many numbers the rows have that will be kept, counted before one is: a list may stand in many of them."""
+    """Return how many numbers the rows hold, counted before any is copied: many rows may share one list."""
     count = 0
     for _, node in described.pairs():
         chunks = fields_of(node).get("chunks")
@@ -140,7 +140,7 @@ def _row_length(node: object) -> int:
 
 
 def read_dcp_metadata_layout(source: ByteSource, container: str = "dcp-metadata") -> Layout:
-    """Level 1 of the file: one pickle, from its first byte to its last."""
+    """Return level 1 of the file: one pickle, from its first byte to its last."""
     _, end = read_pickle(_whole(source))
     if end != source.size_bytes:
         raise ContainerBroken(f"{source.size_bytes - end} bytes behind the pickle", offset=end)
@@ -148,7 +148,7 @@ def read_dcp_metadata_layout(source: ByteSource, container: str = "dcp-metadata"
 
 
 def read_dcp_metadata_content(source: ByteSource, *, is_part: bool = False) -> Content:
-    """Level 2 of the file: nothing in it is a tensor, but all that it says fits together."""
+    """Return level 2 of the file: nothing in it is a tensor, but all that it says fits together."""
     return Content((), (), dict(read_dcp_metadata(_whole(source), is_part=is_part).facts))
 
 
@@ -174,7 +174,7 @@ def check_against_files(metadata: DcpMetadata, sizes: Mapping[str, int]) -> None
 
 
 def _read_described(described: Pairs) -> tuple[dict[str, DcpTensor], set[str]]:
-    """The tensors, and the names of all that are none."""
+    """Return the tensors, and the names of all that are none."""
     tensors: dict[str, DcpTensor] = {}
     objects: set[str] = set()
     left = ITEMS_MAX
@@ -212,7 +212,7 @@ def _tensor(name: str, fields: Mapping[str, object], chunks: list[object]) -> Dc
 
 
 def _dtype(name: str, properties: object) -> str:
-    """The type in a tensor's properties, which are pickled as a tuple that begins with it."""
+    """Return the dtype, the first item of the tuple that a tensor's properties are pickled as."""
     state = properties.then.state if isinstance(properties, Call) and properties.then is not None else None
     if type(state) is tuple and state and isinstance(state[0], Global) and state[0].module == "torch":
         return state[0].name
@@ -220,7 +220,7 @@ def _dtype(name: str, properties: object) -> str:
 
 
 def _counts(node: object) -> tuple[int, ...] | None:
-    """The numbers of a row, if all are counts."""
+    """Return the numbers of a row, if all are counts."""
     row = _row(node)
     if row is None or not all(type(count) is int and 0 <= count < _COUNT_MAX for count in row):
         return None
@@ -228,7 +228,7 @@ def _counts(node: object) -> tuple[int, ...] | None:
 
 
 def _row(node: object) -> Sequence[Any] | None:
-    """A ``torch.Size``, or the tuple or list in its place."""
+    """Return a ``torch.Size``, or the tuple or list in its place."""
     if isinstance(node, Call) and len(node.args) == 1:
         node = node.args[0]
     return node if isinstance(node, (tuple, list)) and len(node) <= _DIMENSIONS_MAX else None
@@ -238,7 +238,7 @@ def _row(node: object) -> Sequence[Any] | None:
 
 
 def _read_stored(stored: Pairs) -> dict[tuple[str, tuple[int, ...] | None], tuple[Item, bool]]:
-    """The places by name and chunk offset; of a key that comes twice the last one, as when loaded."""
+    """Return the items by name and chunk offset; of a repeated key the last one, as when it is loaded."""
     places = {}
     for key, value in stored.pairs():
         index = fields_of(key)
@@ -257,7 +257,7 @@ def _entries(
     objects: set[str],
     places: dict[tuple[str, tuple[int, ...] | None], tuple[Item, bool]],
 ) -> Iterator[DcpEntry]:
-    """Every chunk and object with its place; nothing is without one, and no place without its chunk or object."""
+    """Yield every chunk and object with its item; ``ContainerBroken`` if one has no item, or an item has neither."""
     wanted: dict[tuple[str, tuple[int, ...] | None], Chunk | None] = {
         (name, chunk.offsets): chunk for name, tensor in tensors.items() for chunk in tensor.chunks
     }

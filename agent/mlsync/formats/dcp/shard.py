@@ -1,4 +1,4 @@
-"""One ``.distcp`` file by the word of its metadata: every item is what the metadata say that it is."""
+"""One ``.distcp`` file, checked against its metadata: every item is what the metadata says."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Found:
 
 
 def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tuple[Layout, Content]:
-    """Levels 1 and 2 of the file called *name*: its items' records, and tensors under their names in the checkpoint.
+    """Return levels 1 and 2 of the file called *name*: its items' records, and tensors under their names in the checkpoint.
 
     A tensor of which the file holds a part has the part's place behind its name. Bytes that no entry tells of are left
     alone; items behind a transformation are counted and not looked into.
@@ -102,7 +102,7 @@ def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tupl
 
 
 def _zips(source: ByteSource, entries: Sequence[DcpEntry]) -> Iterator[tuple[DcpEntry, Section, ZipLayout | None]]:
-    """Each entry as the zip that it is, in the order of the file; then what is none.
+    """Yield each entry with its zip, in file order; then those that are no zip.
 
     A tensor must be one. What an object's bytes are is the planner's affair (Megatron brings its own); zeros are none.
     """
@@ -168,12 +168,12 @@ def _check_described(metadata: DcpMetadata, entry: DcpEntry, tensor: Tensor) -> 
 
 
 def _other(what: str, entry: DcpEntry) -> MeaningBroken:
-    """The item is another one than the metadata say."""
+    """Return the fault of an item that differs from what the metadata say."""
     return MeaningBroken(what, record=entry.name[:256], offset=entry.item.offset)
 
 
 def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
-    """The entry's name, with what part of the tensor it is if it is not all of it."""
+    """Return the entry's name, with the slice of the tensor if it is only a part."""
     if entry.chunk is None or entry.chunk.sizes == metadata.tensors[entry.name].shape:
         return entry.name
     if len(entry.chunk.sizes) > _SHOWN_DIMENSIONS_MAX:
@@ -186,7 +186,7 @@ def _label(metadata: DcpMetadata, entry: DcpEntry) -> str:
 
 
 def _safetensors_tail(source: ByteSource, entries: Sequence[DcpEntry]) -> list[DcpEntry]:
-    """The tensors of a file whose tensors are one safetensors file behind the objects; empty where they are zips.
+    """Return the entries whose tensors are one safetensors file behind the objects; empty if they are zips.
 
     Torch notes the same offset for each of them, that of the header, and lengths without it.
     """

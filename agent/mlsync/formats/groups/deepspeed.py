@@ -40,13 +40,13 @@ def missing_tag(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def _tag_named(tree: Tree, directory: bytes) -> bytes | None:
-    """The directory that ``latest`` names, if it is called as DeepSpeed calls its own."""
+    """Return the directory that ``latest`` names, if it has the form of DeepSpeed's names."""
     word = tree.read_word(join(directory, _TRACKER))
     return word if _TAG.fullmatch(word) else None
 
 
 def deepspeed(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A tag of DeepSpeed: a file of each rank, and beside the directory the name of the newest."""
+    """Yield a tag of DeepSpeed: the files of each rank, and ``latest`` beside the directory."""
     names = tree.directories[directory]
     found = [match for match in map(_STATES.fullmatch, names) if match]
     if not found:
@@ -63,7 +63,7 @@ def deepspeed(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def data_rank_count(members: Iterable[bytes]) -> int:
-    """How many data-parallel ranks of DeepSpeed wrote files of their own, by the names of these."""
+    """Return how many data-parallel ranks of DeepSpeed wrote files of their own, by the names of these."""
     matches = (_STATES.fullmatch(path.rpartition(b"/")[2]) for path in members)
     return len({match["data"] for match in matches if match and match["data"] is not None})
 
@@ -90,7 +90,7 @@ def _check_ranks(found: Iterable[re.Match[bytes]]) -> str | None:
 
 
 def _check_experts(names: Iterable[bytes]) -> str | None:
-    """The experts of each layer are counted from zero, and each has a file of every rank that has one of its layer."""
+    """Return what is missing: an expert in a layer's sequence from zero, or an expert's file of one rank."""
     for pattern, what in ((_EXPERT, "expert"), (_EXPERTS_OPTIMIZER, "expp_rank")):
         groups: dict[bytes, dict[int, set[int]]] = {}
         for match in filter(None, map(pattern.fullmatch, names)):
@@ -107,7 +107,7 @@ def _check_experts(names: Iterable[bytes]) -> str | None:
 
 
 def _check_layers(names: Iterable[bytes]) -> str | None:
-    """Where a layer is in parts, it has as many as the others; layers without weights leave gaps in the numbers."""
+    """Return what is missing: a part of a layer, if others have more. Layers without weights leave gaps."""
     layers: dict[int, set[int]] = {}
     for match in filter(None, map(_LAYER.fullmatch, names)):
         layers.setdefault(int(match["layer"]), set()).add(int(match["rank"] or 0))
@@ -120,7 +120,7 @@ def _check_layers(names: Iterable[bytes]) -> str | None:
 
 
 def _check_latest(tree: Tree, directory: bytes) -> str | None:
-    """The file ``latest`` beside a tag is written when all ranks are done; it may name a newer one by now."""
+    """Return what is wrong with ``latest``, which is written after all ranks are done and may name a newer tag."""
     parent, _, tag = directory.rpartition(b"/")
     own = _TAG.fullmatch(tag)
     path = join(parent, _TRACKER)

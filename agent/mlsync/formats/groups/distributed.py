@@ -19,7 +19,7 @@ from mlsync.formats.layout import ContainerBroken
 
 
 def distributed(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A directory of ``.distcp`` files, with the metadata that are written last."""
+    """Yield a directory of ``.distcp`` files, with the metadata that are written last."""
     names = tree.directories[directory]
     shards = {name for name in names if name.endswith(b".distcp")}
     if not shards and not _tells_of_shards(tree, directory):
@@ -47,14 +47,14 @@ def distributed(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def _tells_of_shards(tree: Tree, directory: bytes) -> bool:
-    """Whether metadata are there beside which no shard is; other programs have files of that name as well."""
+    """Return whether there is torch's metadata without a shard; other programs use the file name too."""
     about = [name for name in tree.directories[directory] if name == b".metadata" or rank_of_metadata(name) is not None]
     content = tree.read(join(directory, about[0])) if about else None
     return content is not None and is_metadata(content) and b".distcp" in content
 
 
 def _check_ranks_metadata(parts: Sequence[DcpMetadata], shards: Iterable[bytes], about: Iterable[bytes]) -> str | None:
-    """Every rank that wrote has its metadata, ranks are counted from zero, and together they cover all tensors."""
+    """Return what is missing: a rank's metadata, a rank in the sequence from zero, or a chunk of a tensor."""
     told = {os.fsencode(entry.item.relative_path) for part in parts for entry in part.entries}
     untold = {name for name in map(rank_metadata_of, set(shards) - told) if name is not None}
     missing = min(untold - set(about), default=None)

@@ -52,7 +52,7 @@ def indexed_weights(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def split_weights(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """What each rank wrote of weights, by torch's writer for Hugging Face; nothing beside the files tells of them."""
+    """Yield the weights that each rank wrote with torch's writer for Hugging Face; no file describes them."""
     found: dict[tuple[bytes, bytes], list[bytes]] = {}
     for name in tree.directories[directory]:
         match = _SPLIT.fullmatch(name)
@@ -63,7 +63,7 @@ def split_weights(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def _check_index(tree: Tree, directory: bytes, index: bytes) -> tuple[str | None, set[bytes]]:
-    """What is lacking by the word of an index, and which files it names."""
+    """Return what is missing according to an index, and the files that it names."""
     about = tree.read_json(join(directory, index))
     weights = about.get("weight_map") if about is not None else None
     if not isinstance(weights, dict) or not weights:
@@ -87,7 +87,7 @@ def _check_index(tree: Tree, directory: bytes, index: bytes) -> tuple[str | None
 
 
 def _encoded(value: object) -> bytes | None:
-    """The name of a file beside another one as the file system has it."""
+    """Return the file system's name for a file beside another; ``None`` if the text is no such name."""
     if not isinstance(value, str) or "/" in value:
         return None
     try:
@@ -97,7 +97,7 @@ def _encoded(value: object) -> bytes | None:
 
 
 def trainer(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A ``checkpoint-N`` of Hugging Face's trainer."""
+    """Yield a ``checkpoint-N`` of Hugging Face's trainer."""
     match = _TRAINER.fullmatch(directory.rpartition(b"/")[2])
     names = tree.directories[directory]
     weights = {name for name in names if _TRAINER_WEIGHTS.fullmatch(name)}

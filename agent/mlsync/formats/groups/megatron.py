@@ -30,13 +30,13 @@ def missing_iteration(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def _iteration_named(tree: Tree, directory: bytes) -> bytes | None:
-    """The directory that Megatron's tracker names; other words than a number, as "release", name none of these."""
+    """Return the directory that Megatron's tracker names; ``None`` for a word that is no number, such as "release"."""
     word = tree.read_word(join(directory, _TRACKER))
     return b"iter_%07d" % int(word) if _NUMBER.fullmatch(word) else None
 
 
 def megatron(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """An ``iter_N`` of Megatron, with the tracker beside it that is written last."""
+    """Yield an ``iter_N`` of Megatron, with the tracker beside it that is written last."""
     parent, _, name = directory.rpartition(b"/")
     match = _ITERATION.fullmatch(name)
     if match is None:

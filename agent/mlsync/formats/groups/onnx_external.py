@@ -14,7 +14,7 @@ _ONNX_BYTES_MAX = 8 << 20
 
 
 def onnx(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A graph whose tensors lie in files beside it, in its directory or below."""
+    """Yield a graph whose tensors lie in files beside it, in its directory or below."""
     for name in tree.directories[directory]:
         path = join(directory, name)
         if not name.lower().endswith(b".onnx") or tree.files[path] > _ONNX_BYTES_MAX:

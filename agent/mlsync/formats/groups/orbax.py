@@ -14,7 +14,7 @@ ORBAX_MARK = b"_CHECKPOINT_METADATA"
 
 
 def orbax(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A checkpoint of Orbax: a directory that was renamed when it was whole, with databases or arrays of zarr in it."""
+    """Yield a checkpoint of Orbax: a directory, renamed when it was complete, with OCDBT databases or zarr arrays."""
     if ORBAX_MARK not in tree.directories[directory]:
         return
     members = tree.below(directory)
@@ -33,7 +33,7 @@ def _uses_database(tree: Tree, item: bytes) -> bool:
 
 
 def _check_database(tree: Tree, database: bytes) -> str | None:
-    """All data files that the manifest tells of are there, and all that the nodes in these tell of."""
+    """Return the first data file that the manifest, or a node in a data file, names and that is missing."""
     waiting, seen = [join(database, b"manifest.ocdbt")], set[bytes]()
     while waiting:
         path = waiting.pop()

@@ -15,7 +15,7 @@ _BARE_INDEX_BYTES_MAX = 8 << 20
 
 
 def tensorflow(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A checkpoint of TensorFlow: its shards, with the index that is written last; several may lie side by side."""
+    """Yield each checkpoint of TensorFlow in a directory: its shards, and the index that is written last."""
     shards: dict[bytes, set[bytes]] = {}
     for name in tree.directories[directory]:
         index = index_of(name)

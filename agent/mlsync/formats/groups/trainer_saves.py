@@ -1,4 +1,4 @@
-"""Directories that trainers fill with one save each: accelerate, PEFT, torchtune, NeMo 2."""
+"""Directories with one save each: accelerate, PEFT, torchtune, NeMo 2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNFINISHED: Final = b"-unfinished"
 
 
 def is_accelerates(names: Iterable[bytes]) -> bool:
-    """Whether ``save_state`` of accelerate wrote these files beside each other."""
+    """Return whether ``save_state`` of accelerate wrote these files beside each other."""
     held = frozenset(names)
     if not _TRAINERS_OWN.isdisjoint(held):
         return False
@@ -42,7 +42,7 @@ def is_accelerates(names: Iterable[bytes]) -> bool:
 
 
 def accelerate(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """What ``save_state`` wrote: weights, each optimizer and schedule, and the random states of each rank."""
+    """Yield what ``save_state`` wrote: weights, each optimizer and schedule, and the random states of each rank."""
     names = tree.directories[directory]
     if not is_accelerates(names):
         return
@@ -69,7 +69,7 @@ def _accelerate_lacks(tree: Tree, directory: bytes) -> Iterator[str]:
 
 
 def peft(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """An adapter's weights and the settings that say what they are; further ones lie in directories below."""
+    """Yield an adapter of PEFT: its weights and its settings. Further adapters are in directories below."""
     names = tree.directories[directory]
     found = [name for name in names if _ADAPTER.fullmatch(name)]
     if found:
@@ -88,7 +88,7 @@ def _adapter_lacks(tree: Tree, directory: bytes, found: list[bytes]) -> Iterator
 
 
 def torchtune(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """An ``epoch_N`` of torchtune; the recipe's state beside it is written last, over the one before.
+    """Yield an ``epoch_N`` of torchtune; the recipe's state beside it is written last, over the one before.
 
     The last epoch has none: that there is an older one says nothing.
     """
@@ -109,7 +109,7 @@ def torchtune(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def nemo(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """A directory of NeMo 2: a distributed checkpoint in ``weights``, and in ``context`` what it is of.
+    """Yield a directory of NeMo 2: a distributed checkpoint in ``weights``, and its configuration in ``context``.
 
     While it is written, and after a crash, a file beside it is called as it is, and "-unfinished".
     """

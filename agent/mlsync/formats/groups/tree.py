@@ -1,4 +1,4 @@
-"""A listing of files and the small ones among them, as the rules for checkpoints of several files look at it."""
+"""What the rules for checkpoints of several files read: a listing of files, and the small files in it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRACKER_BYTES_MAX = 1024
 
 
 class Unit(NamedTuple):
-    """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` where all is there.
+    """The files of one checkpoint; *lacking* says what is missing or too short, ``None`` if it is complete.
 
     *kind* is "dcp", "huggingface-weights", "huggingface-shards", "huggingface-trainer", "deepspeed", "tensorflow",
     "megatron", "orbax", "onnx", "zarr", "accelerate", "peft", "torchtune", "nemo", or "pointer": a file
@@ -38,7 +38,7 @@ class Unit(NamedTuple):
 
 
 class Tree:
-    """The listing by directory, and the small files in it, read within the bounds."""
+    """The listing by directory; reads small files within the bounds."""
 
     def __init__(self, files: Mapping[bytes, int], read_small: ReadSmall) -> None:
         self.files = files
@@ -58,19 +58,19 @@ class Tree:
                 parent = parent.rpartition(b"/")[0]
 
     def below(self, directory: bytes) -> list[bytes]:
-        """All files in a directory and in those below it."""
+        """Return all files in a directory and in those below it."""
         prefix = join(directory, b"")
         if not prefix:
             return self._paths
         return self._paths[bisect_left(self._paths, prefix) : bisect_left(self._paths, prefix[:-1] + b"0")]
 
     def folders(self, directory: bytes) -> set[bytes]:
-        """The names of the directories in a directory."""
+        """Return the names of the directories in a directory."""
         skip = len(join(directory, b""))
         return {path[skip:].partition(b"/")[0] for path in self.below(directory) if b"/" in path[skip:]}
 
     def read(self, path: bytes, limit_bytes: int = SMALL_BYTES_MAX) -> bytes | None:
-        """A file of the listing, or ``None`` if it is too large, or beyond what is read in all."""
+        """Return a file's content, or ``None`` if it exceeds *limit_bytes* or the rest of the bound for all files."""
         size_bytes = self.files[path]
         if size_bytes > min(limit_bytes, self._left_bytes):
             return None
@@ -78,11 +78,11 @@ class Tree:
         return self._read_small(path, limit_bytes)
 
     def read_json(self, path: bytes) -> dict[str, object] | None:
-        """A small file's JSON object."""
+        """Return a small file's JSON object."""
         return parsed_object(self.read(path) or b"")
 
     def read_word(self, path: bytes) -> bytes:
-        """What a small file of one word says; nothing where it is not there, or has more."""
+        """Return the word in a small file; empty if the file is missing or holds more."""
         if path not in self._words:
             word = (self.read(path, _TRACKER_BYTES_MAX) or b"").strip() if path in self.files else b""
             self._words[path] = b"" if b"\n" in word or b"/" in word else word
@@ -90,7 +90,7 @@ class Tree:
 
 
 def parsed_object(content: bytes) -> dict[str, object] | None:
-    """What a JSON text holds, if that is an object and not too large when it is parsed."""
+    """Return the object in a JSON text; ``None`` if it is no object, or too large once parsed."""
     # Before it is parsed: an empty list takes fifty times its bytes.
     text_bytes = len(content) * (1 if content.isascii() else 4)
     if text_bytes + sum(content.count(sign) * cost for sign, cost in _PARSED_BYTES.items()) > PARSED_BYTES_MAX:
@@ -103,17 +103,17 @@ def parsed_object(content: bytes) -> dict[str, object] | None:
 
 
 def join(directory: bytes, name: bytes) -> bytes:
-    """The path of a name in a directory; the listing's own is empty."""
+    """Return the path of a name in a directory; the top directory's path is empty."""
     return directory + b"/" + name if directory else name
 
 
 def shown(name: bytes) -> str:
-    """A name as messages show it, cut where it is long."""
+    """Return a name as messages show it, shortened if it is long."""
     return repr(os.fsdecode(name[:200]))
 
 
 def upwards(directory: bytes) -> Iterator[bytes]:
-    """A directory and those above it."""
+    """Yield a directory and those above it."""
     yield directory
     while directory:
         directory = directory.rpartition(b"/")[0]
@@ -121,7 +121,7 @@ def upwards(directory: bytes) -> Iterator[bytes]:
 
 
 def missing_rank(held: set[int], name: str, expected: set[int] | None = None) -> str | None:
-    """The first rank that is not there, of those that are expected or (else) of all up to the highest."""
+    """Return the first missing rank of those that are expected, or else of all up to the highest."""
     if expected is not None:
         missing = min(expected - held, default=None)
     else:
@@ -131,7 +131,7 @@ def missing_rank(held: set[int], name: str, expected: set[int] | None = None) ->
 
 
 def unit_of(kind: str, directory: bytes, members: Iterable[bytes], lacking: str | None) -> Unit:
-    """A unit with its members in order."""
+    """Return a unit with its members in order."""
     return Unit(kind, directory, tuple(sorted(members)), lacking)
 
 

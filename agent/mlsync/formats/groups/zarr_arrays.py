@@ -1,7 +1,7 @@
 """Arrays of zarr, versions 2 and 3: a directory with a small JSON file, and a file for each chunk that was written.
 
-A chunk that is not there is filled with one value, so none is ever missing. One that is there has, where nothing packs
-it, exactly the bytes of its shape and type; a packed one or a shard has some.
+A chunk without a file holds the fill value, so none is ever missing. An uncompressed chunk has exactly the bytes of its
+shape and type; a compressed one or a shard has at least some.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class _Array(NamedTuple):
 
 
 def array_around(directory: bytes, files: Container[bytes]) -> bytes | None:
-    """The directory of the array or group whose chunks may lie in a directory: it, or the closest one above it."""
+    """Return the closest directory, *directory* or above it, that is an array or group of zarr."""
     told = (place for place in upwards(directory) if any(join(place, name) in files for name in (_NEW, _OLD)))
     return next(told, None)
 
 
 def torn_arrays(tree: Tree, directory: bytes) -> Iterator[Unit]:
-    """The directory as a unit that lacks something, if it is an array whose description or a chunk of it is torn.
+    """Yield the directory as an incomplete unit, if it is an array whose description or a chunk is torn.
 
-    An array that is whole is files like any others: what writes to it all the time is not kept back.
+    A complete array yields nothing: its files are stored like any others, even while something writes to it.
     """
     names = tree.directories[directory]
     name = next((name for name in (_NEW, _OLD) if name in names), None)
@@ -66,7 +66,7 @@ def torn_arrays(tree: Tree, directory: bytes) -> Iterator[Unit]:
 
 
 def _fault(tree: Tree, path: bytes, directory: bytes, array: _Array) -> str | None:
-    """What is wrong with a file below an array, if it is a chunk."""
+    """Return what is wrong with a file below an array, if it is a chunk."""
     name = path[len(join(directory, b"")) :]
     if not _is_chunk(name, array):
         return None
@@ -78,7 +78,7 @@ def _fault(tree: Tree, path: bytes, directory: bytes, array: _Array) -> str | No
 
 
 def _is_chunk(name: bytes, array: _Array) -> bool:
-    """Whether a chunk of the array has that name."""
+    """Return whether a chunk of the array has that name."""
     if not array.counts:
         return name == (array.prefix or b"0")
     start = array.prefix + array.separator if array.prefix else b""
@@ -92,7 +92,7 @@ def _is_chunk(name: bytes, array: _Array) -> bool:
 
 
 def _array(about: dict[str, object], *, is_new: bool) -> _Array | None:
-    """What the description says, if it is one of an array and known here."""
+    """Return what the description says, if it is one of an array and known here."""
     shape = _sizes(about.get("shape"))
     grid = about.get("chunk_grid") if is_new else None
     chunks = _sizes(_of(_of(grid, "configuration"), "chunk_shape") if is_new else about.get("chunks"))
@@ -136,7 +136,7 @@ def _new_length(about: dict[str, object], chunks: tuple[int, ...]) -> tuple[int,
 
 
 def _index_bytes(shard: object, chunks: tuple[int, ...]) -> int:
-    """How long the index of a shard is, which each shard has, whatever it holds."""
+    """Return the length of a shard's index, which every shard has even if it is empty."""
     inner = _sizes(_of(shard, "chunk_shape"))
     codecs = _of(shard, "index_codecs")
     names = [_of(codec, "name") for codec in codecs] if isinstance(codecs, list) else []

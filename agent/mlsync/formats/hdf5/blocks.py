@@ -1,7 +1,6 @@
-"""The blocks that an HDF5 file is made of: superblock, object headers, trees of names and of chunks, heaps of names.
+"""The blocks of an HDF5 file: superblock, object headers, trees of names and of chunks, heaps of names.
 
-Each is read at its address, bounded, and held against the file's end; those of the newer form have a checksum. What
-they mean together is for ``hdf5``.
+Each read is bounded and must be inside the file; blocks of the newer form have a checksum. ``container`` combines them.
 """
 
 from __future__ import annotations
@@ -76,18 +75,18 @@ class Blocks:
             raise NotChecked(f"file of more than {PARTS_MAX} parts is larger than is checked")
 
     def place(self, address: int, length: int, what: str) -> int:
-        """Where in the file the block at *address* lies, all of which must be there."""
+        """Return where in the file the block at *address* lies, all of which must be there."""
         at = self._base + address
         if at + length > self.size_bytes:
             refuse(f"{what} lies outside of the file", at)
         return at
 
     def is_defined(self, address: int) -> bool:
-        """Whether anything is there at all."""
+        """Return whether an address is defined."""
         return address != _UNDEFINED
 
     def messages(self, address: int) -> Iterator[Message]:
-        """The messages of the object whose header is at *address*, with those in its continuations."""
+        """Yield the messages of the object whose header is at *address*, with those in its continuations."""
         head = self._read(address, min(_FIRST_USER_BLOCK, self.size_bytes - self._base - address), "object header")
         if head[:4] == b"OHDR":
             yield from self._new_messages(address, head)
@@ -97,7 +96,7 @@ class Blocks:
             refuse("object header missing", self._base + address)
 
     def names(self, tree: int, heap: int) -> Iterator[tuple[str, int]]:
-        """The names in a group of the old form, and the addresses of the objects' headers; no soft links."""
+        """Yield the names in a group of the old form, and the addresses of the objects' headers; no soft links."""
         head = self._read(heap, 32, "heap of names")
         size, free, data = struct.unpack_from("<QQQ", head, 8)
         if head[:5] != b"HEAP\0":
@@ -119,7 +118,7 @@ class Blocks:
                     refuse("tree of names damaged", self._base + tree)
 
     def _entries(self, address: int, data: int, size: int) -> Iterator[tuple[bytes, int, int]]:
-        """Name, header's address and what is kept beside it, of each entry of a node of names."""
+        """Yield name, header address and cache type of each entry of a symbol node."""
         head = self._read(address, 8, "names")
         if head[:5] != b"SNOD\x01":
             refuse("names missing", self._base + address)
@@ -140,7 +139,7 @@ class Blocks:
             free = following
 
     def chunks(self, tree: int, rank: int) -> Iterator[Chunk]:
-        """The chunks of a dataset of so many dimensions, in the tree's order."""
+        """Yield the chunks of a dataset of so many dimensions, in the tree's order."""
         for node in self._leaves(tree, 1, rank):
             width = rank + 3
             for at in range(0, len(node) - width, width):
@@ -252,7 +251,7 @@ class Blocks:
         return name
 
     def _leaves(self, address: int, kind: int, rank: int) -> Iterator[tuple[int, ...]]:
-        """Keys and children of the lowest nodes of a tree, from left to right."""
+        """Yield keys and children of the lowest nodes of a tree, from left to right."""
         stack = [(address, _LEVELS_MAX)]
         while stack:
             at, above = stack.pop()
@@ -287,7 +286,7 @@ class Blocks:
     def checked(
         self, address: int, length: int, mark: bytes, what: str, sum_at: int | None = None, *, has_sum: bool = True
     ) -> bytes:
-        """A block of the newer form that begins with *mark*; its sum is at its end, or at *sum_at*."""
+        """Return a block of the newer form that begins with *mark*; its sum is at its end, or at *sum_at*."""
         data = self._read(address, length, what)
         if not data.startswith(mark):
             refuse(f"{what} missing", self._base + address)

@@ -1,7 +1,6 @@
-"""HDF5 (Keras' ``.h5`` and ``.weights.h5``, h5py): its groups are walked to the datasets, and these to their bytes.
+"""HDF5 files (Keras' ``.h5`` and ``.weights.h5``, h5py): from the root group to every dataset and its bytes.
 
-Groups of the newer form with many names, chunks behind the newer indexes, datasets in other files and virtual ones are
-counted and left alone: who has them says so in the level.
+Datasets in other files, virtual ones, and chunks behind some of the newer indexes are counted and not checked.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ class Hdf5Layout(Layout):
 
 
 def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
-    """Level 1 and what level 2 needs: all objects are there, and datasets lie inside of the file, on no byte twice."""
+    """Return levels 1 and 2: all objects are there, and datasets lie inside of the file, on no byte twice."""
     walk = _Walk(Blocks(source))
     walk.all()
     parts = sorted(walk.parts, key=lambda part: (part.offset, part.length))
@@ -94,7 +93,7 @@ def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
 
 
 def read_hdf5_content(layout: Hdf5Layout) -> Content | None:
-    """Level 2: each dataset has the bytes that its shape and type need; the walk has held them against one another."""
+    """Return level 2: each dataset has the bytes that its shape and type need; the walk has held them against one another."""
     known = [part for part in layout.parts if part.dtype]
     if not known and not layout.packed_count and not layout.aside_count:
         return None
@@ -339,7 +338,7 @@ class _Walk:
 
 @contextmanager
 def _named(path: str) -> Iterator[None]:
-    """A fault that comes up is told with the dataset's path, unless it says where already."""
+    """Add the dataset's path to a fault that has no record yet."""
     try:
         yield
     except ContainerBroken as fault:

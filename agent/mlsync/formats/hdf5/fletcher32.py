@@ -1,4 +1,4 @@
-"""Fletcher's sum of 32 bits as HDF5 computes it: over words of two bytes, the higher byte first."""
+"""Fletcher-32 as HDF5 computes it: over big-endian words of two bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SLICE_BYTES: Final = 64 << 10
 
 
 class Fletcher32:
-    """The sum of the bytes that it was shown."""
+    """The checksum of the bytes that it was fed."""
 
     def __init__(self) -> None:
         self._first = 0
@@ -20,7 +20,7 @@ class Fletcher32:
         self._odd = b""
 
     def feed(self, piece: bytes | memoryview) -> None:
-        """Take in the next bytes."""
+        """Feed the next bytes."""
         if self._odd:
             piece = self._odd + bytes(piece)
         whole = len(piece) - len(piece) % _WORD_BYTES
@@ -29,7 +29,7 @@ class Fletcher32:
             self._add(bytes(piece[at : min(at + _SLICE_BYTES, whole)]))
 
     def is_that(self, stored: bytes) -> bool:
-        """Whether *stored* is the sum, as HDF5 writes it, or as its versions before 1.6.3 did."""
+        """Return whether *stored* is the sum, as HDF5 or its versions before 1.6.3 write it."""
         if self._odd:
             self._add(self._odd + b"\0")
             self._odd = b""

@@ -49,7 +49,7 @@ class StoredForm(NamedTuple):
 
 
 def stored_form(filters: tuple[int, ...], skipped: int, full_bytes: int) -> StoredForm:
-    """What is left of a dataset's filters for a chunk that skipped those whose bits are set."""
+    """Return how a chunk is stored, given the dataset's filters and the bits of those that it skipped."""
     used = [kind for place, kind in enumerate(filters) if not skipped >> place & 1]
     is_summed = used[-1:] == [_FLETCHER]
     if is_summed:
@@ -66,11 +66,11 @@ def stored_form(filters: tuple[int, ...], skipped: int, full_bytes: int) -> Stor
 
 
 def filters_in(message: Message) -> tuple[int, ...]:
-    """The filters that a dataset's chunks went through, in the order of writing."""
+    """Return the filters that a dataset's chunks went through, in the order of writing."""
     version, count = unpack("<2B", message)
     at = 8 if version == 1 else 2
     if version not in (1, 2) or count > _FILTERS_MAX:
-        refuse("filters that cannot be", message.at)
+        refuse("impossible filters", message.at)
     kinds = []
     for _ in range(count):
         [kind] = unpack("<H", message, at)
@@ -91,24 +91,24 @@ def filters_in(message: Message) -> tuple[int, ...]:
 
 
 def unpack(pattern: str, message: Message, at: int = 0) -> tuple[int, ...]:
-    """Numbers in a message, which must have them."""
+    """Return numbers in a message, which must have them."""
     if struct.calcsize(pattern) + at > len(message.data):
         refuse("message cut short", message.at)
     return struct.unpack_from(pattern, message.data, at)
 
 
 def shape_in(message: Message) -> tuple[int, ...] | None:
-    """The dataset's shape; ``None`` if it holds nothing by its own word."""
+    """Return the dataset's shape; ``None`` for a null dataspace."""
     version, rank, flags, form = unpack("<4B", message)
     if version not in (1, 2) or rank > _DIMENSIONS_MAX:
-        refuse("shape that cannot be", message.at)
+        refuse("impossible shape", message.at)
     if version == 2 and form == 2:  # noqa: PLR2004 - a null space
         return None
     begins = 8 if version == 1 else 4
     shape = unpack(f"<{rank}Q", message, begins)
     largest = unpack(f"<{rank}Q", message, begins + 8 * rank) if flags & 1 else shape
     if prod(shape) >= _COUNT_MAX or any(size > most for size, most in zip(shape, largest, strict=True)):
-        refuse("shape that cannot be", message.at)
+        refuse("impossible shape", message.at)
     return shape
 
 
@@ -134,13 +134,13 @@ def data_type_in(message: Message) -> DataType:
     if kind == _FIXED:
         place = unpack("<HH", message, 8)
         if sum(place) > 8 * item_bytes:
-            refuse("type that cannot be", message.at)
+            refuse("impossible type", message.at)
         dtype = _integer(bits[0], item_bytes, place)
     elif kind == _FLOAT:
         dtype = _float(message, bits, item_bytes)
     elif kind == _ENUM:  # h5py's truth values among them
         if not 1 <= unpack("<B", message, 8)[0] >> 4 <= _TYPE_VERSION_MAX:
-            refuse("type that cannot be", message.at)
+            refuse("impossible type", message.at)
         dtype = "uint8" if item_bytes == 1 else ""
     if is_big and item_bytes > 1:
         dtype = ""
@@ -148,14 +148,14 @@ def data_type_in(message: Message) -> DataType:
 
 
 def _float(message: Message, bits: list[int], item_bytes: int) -> str:
-    """What torch calls the float, if it does; one that HDF5 does not open is refused."""
+    """Return torch's name for the float, if it has one; ``ContainerBroken`` for one that HDF5 does not open."""
     offset, precision, exponent_at, exponent, mantissa_at, mantissa = unpack("<HH4B", message, 8)
     exponent_end, mantissa_end, sign = exponent_at + exponent, mantissa_at + mantissa, bits[1]
     is_apart = min(exponent_end, mantissa_end) <= max(exponent_at, mantissa_at)
     is_inside = offset + precision <= 8 * item_bytes and max(exponent_end, mantissa_end, sign + 1) <= precision
     is_sign = not exponent_at <= sign < exponent_end and not mantissa_at <= sign < mantissa_end
     if not (is_apart and is_inside and is_sign) or bits[0] & _NORMALISED == _NORMALISED:
-        refuse("type that cannot be", message.at)
+        refuse("impossible type", message.at)
     if unpack("<I", message, 16) != ((1 << exponent - 1) - 1 if exponent else 0,):
         raise NotChecked("floats of a kind that is not known here", offset=message.at)
     is_usual = not offset and precision == 8 * item_bytes and (exponent_at, mantissa_at) == (mantissa, 0)

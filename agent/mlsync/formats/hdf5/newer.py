@@ -1,7 +1,7 @@
-"""What HDF5 writes under ``libver="latest"`` and ``track_order``: groups of many names, and indexes of chunks.
+"""Structures of HDF5's newer form (``libver="latest"``, ``track_order``): large groups, and indexes of chunks.
 
-The names of a large group are link messages in a fractal heap, told by a tree of the second version. Each block of both
-has a checksum. Of the newer indexes those are read that hold one chunk, all in a row, or a list of fixed length.
+The names of a large group are link messages in a fractal heap, indexed by a version 2 B-tree; every block has a
+checksum. Of the newer chunk indexes, the single chunk, the implicit and the fixed array are read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PAGE_BITS_MAX: Final = 20
 
 
 def dense_links(blocks: Blocks, heap: int, names: int) -> Iterator[Message]:
-    """The links of a group whose names are in a heap, as the messages that they would be in its header."""
+    """Yield the links of a group whose names are in a heap, as the messages that they would be in its header."""
     links = _Heap(blocks, heap)
     for record in _records(blocks, names):
         data, at = links.object(record[4:])
@@ -71,12 +71,12 @@ def _count_bytes(node_bytes: int) -> int:
 
 
 def _width(most: int) -> int:
-    """How many bytes a number up to *most* is written in."""
+    """Return how many bytes a number up to *most* is written in."""
     return (max(most, 1).bit_length() + 7) // 8
 
 
 def _pointer_sizes(node_bytes: int, depth: int) -> list[int]:
-    """How long the pointer to a child is in the nodes of each level."""
+    """Return how long the pointer to a child is in the nodes of each level."""
     sizes, below, below_bytes = [0], _leaf_most(node_bytes), 0
     for _ in range(depth):
         pointer = 8 + _count_bytes(node_bytes) + below_bytes
@@ -109,7 +109,7 @@ class _Heap:
         self._left_bytes = HEAP_BYTES_MAX
 
     def object(self, heap_id: bytes) -> tuple[bytes, int]:
-        """The object of that id, and its address."""
+        """Return the object of that id, and its address."""
         if heap_id[0] & 0x30:
             raise NotChecked("link that does not lie in its heap")
         offset = int.from_bytes(heap_id[1 : 1 + self._offset_bytes], "little")
@@ -121,7 +121,7 @@ class _Heap:
         return self._direct(address, size)[at : at + length], address + at
 
     def _block_of(self, offset: int) -> tuple[int, int, int]:
-        """The address of the direct block that an offset lies in, where in the heap it begins, and its length."""
+        """Return the address of the direct block at an offset, where in the heap it begins, and its length."""
         if not self._rows:
             return self._root, 0, self._start
         address, begin, rows = self._root, 0, self._rows
@@ -142,7 +142,7 @@ class _Heap:
         raise NotChecked("link whose place in its heap is not known here")
 
     def _size(self, row: int) -> int:
-        """How long a block in a row is."""
+        """Return how long a block in a row is."""
         return int(self._start) << max(row - 1, 0)
 
     def _child(self, address: int, rows: int, place: int) -> int:
@@ -180,7 +180,7 @@ SINGLE, IMPLICIT, FIXED = 1, 2, 3
 def listed_chunks(
     blocks: Blocks, address: int, counts: tuple[int, ...], sizes: tuple[int, ...], full: int
 ) -> Iterator[Chunk]:
-    """The chunks that a list of fixed length tells, row by row."""
+    """Yield the chunks that a list of fixed length tells, row by row."""
     head = blocks.checked(address, _LIST_HEAD_BYTES, b"FAHD", "list of chunks")
     kind, entry_bytes, page_bits, count, block = struct.unpack_from("<BBBQQ", head, 5)
     total = 1
@@ -203,7 +203,7 @@ def listed_chunks(
 
 
 def _pages(blocks: Blocks, block: int, count: int, entry_bytes: int, page_bits: int) -> Iterator[bytes]:
-    """The entries of a list, a page at a time; a page that was never written has none that are defined."""
+    """Yield the entries of a list, a page at a time; a page that was never written has only undefined entries."""
     page = 1 << page_bits
     if count <= page:
         data = blocks.checked(block, 14 + count * entry_bytes + _SUM_BYTES, b"FADB", "list of chunks")
@@ -226,14 +226,14 @@ def _pages(blocks: Blocks, block: int, count: int, entry_bytes: int, page_bits: 
 def chunks_in_a_row(
     blocks: Blocks, address: int, counts: tuple[int, ...], sizes: tuple[int, ...], full: int
 ) -> Iterator[Chunk]:
-    """The chunks that lie one behind the other, all of them."""
+    """Yield all chunks of a dataset whose chunks are contiguous."""
     for number, place in enumerate(_places(counts, sizes)):
         blocks.count_parts()
         yield Chunk(full, 0, place, address + number * full)
 
 
 def _places(counts: tuple[int, ...], sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Where each chunk begins, the last dimension the fastest."""
+    """Yield where each chunk begins, the last dimension the fastest."""
     place = [0] * len(counts)
     while all(counts):
         yield tuple(one * size for one, size in zip(place, sizes, strict=True))

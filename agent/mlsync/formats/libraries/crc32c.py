@@ -1,4 +1,4 @@
-"""CRC-32C, the sum of TensorFlow and of OCDBT; the library that knows the processor's instruction for it comes late."""
+"""CRC-32C, the checksum of TensorFlow and of OCDBT; the accelerated library is imported late."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Bytes: TypeAlias = bytes | memoryview
 
 
 def crc32c(data: Bytes, before: int = 0) -> int:
-    """The sum of *data* behind bytes whose sum is *before*."""
+    """Return the sum of *data* behind bytes whose sum is *before*."""
     from crc32c import crc32c as native
 
     value: int = native(data, before)

@@ -1,7 +1,7 @@
 """Flax's checkpoints in msgpack (``flax_model.msgpack``, ``flax.serialization.to_bytes``): one map of maps and arrays.
 
 An array is an extension of type 1 with shape, numpy's name of the type and the bytes. Nothing has a checksum. The walk
-reads heads alone: bytes of arrays are stepped over.
+reads only headers: the bytes of arrays are skipped.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class FlaxLayout(Layout):
 
 
 def read_flax_layout(source: ByteSource) -> FlaxLayout:
-    """Level 1: one value, whole, that ends where the file does."""
+    """Return level 1: one value, whole, that ends where the file does."""
     walk = _Walk(source)
     walk.value("", 0)
     if walk.at != source.size_bytes:
@@ -75,7 +75,7 @@ def read_flax_layout(source: ByteSource) -> FlaxLayout:
 
 
 def read_flax_content(layout: FlaxLayout) -> Content:
-    """Level 2: every array has the bytes that its type and shape need."""
+    """Return level 2: every array has the bytes that its type and shape need."""
     storages, tensors = [], []
     aside_count = 0
     for one in layout.arrays:
@@ -102,7 +102,7 @@ def _width(dtype: str) -> int | None:
 
 
 class _Walk:
-    """Goes over the values of a file, and keeps its arrays."""
+    """Walks the values of a file, and collects its arrays."""
 
     def __init__(self, source: ByteSource) -> None:
         self.at = 0
@@ -116,7 +116,7 @@ class _Walk:
         self._names: set[str] = set()
 
     def value(self, name: str, depth: int) -> object:
-        """The next value if it is a number or a short text; what is larger is walked over."""
+        """Return the next value if it is a number or a short text; larger values are skipped."""
         self._parts += 1
         if self._parts > PARTS_MAX or depth > _NESTING_MAX:
             raise NotChecked("map of more parts, or deeper, than are checked", offset=self.at)
@@ -215,7 +215,7 @@ class _Walk:
         sizes = [self.value("", depth) for _ in range(count)]
         shape = tuple(size for size in sizes if isinstance(size, int) and 0 <= size < _SIZE_MAX)
         if len(shape) != count:
-            self._refuse("array of a size that cannot be")
+            self._refuse("array of an impossible size")
         return shape
 
     def _keep(self, one: _Held) -> None:
@@ -225,7 +225,7 @@ class _Walk:
         self.arrays.append(one)
 
     def _own(self, name: str) -> str:
-        """The name, which is the only one of its kind."""
+        """Return the name, made unique within the file."""
         if name in self._names:
             name = f"{name}@{self.at}"
         self._names.add(name)

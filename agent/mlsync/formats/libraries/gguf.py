@@ -1,7 +1,7 @@
 """GGUF, the container of llama.cpp: a header of keys, values and tensor descriptions, then the tensors, aligned.
 
-There are no checksums. The header is read forward in slices; values that nobody needs are stepped over, so that a
-vocabulary of a quarter of a million words costs its length and leaves nothing behind.
+There are no checksums. The header is read forward in slices; unneeded values are skipped, so that a vocabulary of a
+quarter of a million words costs only its length.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class GgufLayout(Layout):
 
 
 def read_gguf_layout(source: ByteSource) -> GgufLayout:
-    """Level 1: the header parses, and its tensors lie behind it, inside of the file, on no byte twice."""
+    """Return level 1: the header parses, and its tensors lie behind it, inside of the file, on no byte twice."""
     reader = _Reader(source)
     tensor_count, facts, alignment = _read_keys(reader)
     described = _read_described(reader, tensor_count)
@@ -127,7 +127,7 @@ def read_gguf_layout(source: ByteSource) -> GgufLayout:
 
 
 def read_gguf_content(layout: GgufLayout) -> Content:
-    """Level 2: every tensor is of a type that is known, and has the bytes that type and shape need."""
+    """Return level 2: every tensor is of a type that is known, and has the bytes that type and shape need."""
     storages, tensors = [], []
     held_bytes: Counter[str] = Counter()
     for extent, tensor in zip(layout.extents, layout.described, strict=True):
@@ -164,7 +164,7 @@ class _Reader:
         self._left_bytes = NAMES_BYTES_MAX
 
     def take(self, length: int) -> bytes:
-        """The next *length* bytes."""
+        """Return the next *length* bytes."""
         begin, self.at = self.at, self.at + length
         if self.at > self._source.size_bytes:
             msg = "file ends inside of its header"
@@ -183,12 +183,12 @@ class _Reader:
         self.at += length
 
     def number(self, pattern: str) -> int:
-        """The next number, as *pattern* of ``struct`` has it."""
+        """Return the next number, as *pattern* of ``struct`` has it."""
         value: int = struct.unpack(self.order + pattern, self.take(struct.calcsize(pattern)))[0]
         return value
 
     def text(self, limit_bytes: int, what: str) -> str:
-        """The next string, which is no longer than honest ones."""
+        """Return the next string, if it is within the limit."""
         length = self.number("Q")
         if length > limit_bytes:
             self.refuse(f"{what} of {length} bytes")
@@ -219,7 +219,7 @@ class _Reader:
 
 
 def _read_keys(reader: _Reader) -> tuple[int, dict[str, Fact], int]:
-    """The number of tensors, what the keys tell of the model, and the alignment of its tensors."""
+    """Return the number of tensors, what the keys tell of the model, and the alignment of its tensors."""
     if reader.take(len(_MAGIC)) != _MAGIC:
         raise ContainerBroken("no GGUF file", offset=0)
     version = reader.number("I")
@@ -254,7 +254,7 @@ def _read_keys(reader: _Reader) -> tuple[int, dict[str, Fact], int]:
 
 
 def _read_value(reader: _Reader, kind: int, *, is_wanted: bool, depth: int = 0) -> object:
-    """A value if it is wanted and no array; all others are stepped over."""
+    """Return a value if it is wanted and no array; skip all others."""
     if kind == _STRING:
         length = reader.number("Q")
         if is_wanted and length <= _KEY_BYTES_MAX:
@@ -285,7 +285,7 @@ def _step_over_array(reader: _Reader, depth: int) -> None:
 
 
 def _read_described(reader: _Reader, count: int) -> list[Described]:
-    """The tensors, in the order of their bytes."""
+    """Return the tensors, in the order of their bytes."""
     described: list[Described] = []
     names: set[str] = set()
     for _ in range(count):
@@ -306,7 +306,7 @@ def _read_described(reader: _Reader, count: int) -> list[Described]:
 
 
 def _extents(source: ByteSource, described: list[Described], data_at: int, alignment: int) -> Iterator[Extent]:
-    """Where each tensor's bytes lie; one of an unknown type has those up to the next tensor."""
+    """Yield where each tensor's bytes lie; one of an unknown type has those up to the next tensor."""
     reached = data_at
     for place, tensor in enumerate(described):
         offset = data_at + tensor.offset
@@ -325,7 +325,7 @@ def _extents(source: ByteSource, described: list[Described], data_at: int, align
 
 
 def _length(tensor: Described, offset: int) -> int | None:
-    """How many bytes the tensor's type and shape need; ``None`` if the type is not known."""
+    """Return how many bytes the tensor's type and shape need; ``None`` if the type is not known."""
     kind = _KINDS.get(tensor.kind)
     if tensor.kind > _KIND_MAX:
         raise ContainerBroken(f"tensor type {tensor.kind}, which there is not", record=tensor.name, offset=offset)

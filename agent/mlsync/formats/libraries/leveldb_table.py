@@ -59,7 +59,7 @@ class Table:
 
 
 def _handle(data: bytes, at: int) -> tuple[int, int, int]:
-    """Where a block lies and how long it is, and where the next handle begins."""
+    """Return where a block lies and how long it is, and where the next handle begins."""
     begin, at = varint(data, at)
     length, at = varint(data, at)
     return begin, length, at
@@ -81,7 +81,7 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _pairs(data: bytes, begin: int, length: int) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a block whose sum is right."""
+    """Yield the keys and values of a block whose sum is right."""
     end = begin + length
     if end + _TRAILER_BYTES > len(data) - _FOOTER_BYTES or length < 4:  # noqa: PLR2004 - the count at its end
         raise ContainerBroken("block lies outside of the file", offset=min(begin, len(data)))
@@ -112,6 +112,6 @@ def _pairs_before(data: bytes, at: int, stop: int) -> Iterator[tuple[bytes, byte
 
 
 def unmasked(stored: int) -> int:
-    """The CRC-32C that was masked: turned by 15 bits, with a constant added."""
+    """Return the CRC-32C that was masked: turned by 15 bits, with a constant added."""
     turned = (stored - _MASK_DELTA) & _WORD
     return ((turned >> 17) | (turned << 15)) & _WORD

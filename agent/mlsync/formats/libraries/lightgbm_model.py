@@ -1,6 +1,6 @@
-"""LightGBM's models, which are text: a head that tells how many bytes each tree has, the trees, and an end.
+"""LightGBM's models, which are text: a header with the length of each tree, the trees, and an end mark.
 
-Each tree is read by itself, and its arrays have as many numbers as it has leaves.
+Each tree is read by itself, and its arrays must have as many numbers as it has leaves or nodes.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _OF_TREE = frozenset({b"num_leaves", b"leaf_value", *_OF_NODES})
 
 
 def begins_as_lightgbm(head: bytes) -> bool:
-    """Whether a file begins as a model of LightGBM does."""
+    """Return whether a file begins as a model of LightGBM does."""
     return head.startswith(b"tree\nversion=v")
 
 
 def read_lightgbm_layout(source: ByteSource) -> BoosterLayout:
-    """Level 1 and what level 2 needs: every tree is as long as the head says, and the list of trees has an end."""
+    """Return levels 1 and 2: every tree is as long as the head says, and the list of trees has an end."""
     head, at = _head(source)
     features = _number(head, b"max_feature_idx", 0)
     sizes = _sizes(head)
@@ -62,7 +62,7 @@ def read_lightgbm_layout(source: ByteSource) -> BoosterLayout:
 
 
 def _head(source: ByteSource) -> tuple[dict[bytes, bytes], int]:
-    """What the lines before the first tree say, and where that begins, or the end where there is none."""
+    """Return the wanted lines of the header, and the offset of the first tree, or of the end if there is none."""
     length = _HEAD_STEP_BYTES
     while True:
         length = min(length, source.size_bytes)
@@ -95,7 +95,7 @@ def _sizes(head: dict[bytes, bytes]) -> list[int]:
 
 
 def _check_tree(data: bytes, place: int, features: int, at: int) -> int:
-    """How many arrays a tree has, each of which has as many numbers as the tree has leaves, or nodes."""
+    """Return how many arrays a tree has, after a check that each has one number per leaf or node."""
     if not data.startswith(b"Tree=%d\n" % place):
         _refuse(f"tree {place} does not begin where the head says", at)
     lines = _lines(data, _OF_TREE)

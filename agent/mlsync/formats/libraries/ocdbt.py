@@ -1,8 +1,7 @@
-"""OCDBT, the key-value store of tensorstore in which Orbax keeps checkpoints of JAX: its manifests and tree nodes.
+"""OCDBT, tensorstore's key-value store, in which Orbax keeps checkpoints of JAX: its manifests and tree nodes.
 
-Both begin with a magic number, their length, a version and how they are packed, and end with a CRC-32C of all before.
-Both tell which data files they mean; of these, some begin with a node, and others hold values of arrays, which are not
-looked into.
+Both begin with a magic number, their length, a version and a compression, and end with a CRC-32C of everything before.
+Both name data files, of which some begin with a node, and others hold values of arrays, which are not checked.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MORE = 0x80
 
 
 def begins_whole(head: bytes, size_bytes: int, path: bytes) -> bool:
-    """Whether a file is one manifest or one node, by its first bytes and its length, or one by its name, cut short."""
+    """Return whether a file is a whole manifest or node, or by its name one that was cut short."""
     if not is_ocdbt(head):
         return False
     length = int.from_bytes(head[4:_LENGTH_END], "little")
@@ -38,12 +37,12 @@ def begins_whole(head: bytes, size_bytes: int, path: bytes) -> bool:
 
 
 def is_ocdbt(head: bytes) -> bool:
-    """Whether a manifest or a node begins so."""
+    """Return whether a manifest or a node begins so."""
     return head[:4] in (_MANIFEST, _NODE)
 
 
 def read_ocdbt_layout(source: ByteSource) -> Layout:
-    """Level 1: the head tells the file's length; the sum of all its bytes is for who reads them."""
+    """Return level 1: the head tells the file's length; the sum of all its bytes is for who reads them."""
     size_bytes = source.size_bytes
     if size_bytes < _HEAD_BYTES + _SUM_BYTES:
         raise ContainerBroken("file ends inside of its head", offset=size_bytes)
@@ -53,7 +52,7 @@ def read_ocdbt_layout(source: ByteSource) -> Layout:
 
 
 def files_told_of(data: bytes) -> list[str]:
-    """The data files that a manifest or a node tells of, as paths from the manifest's directory."""
+    """Return the data files that a manifest or a node names, as paths relative to the manifest's directory."""
     if len(data) < _HEAD_BYTES + _SUM_BYTES:
         raise ContainerBroken("file ends inside of its head", offset=len(data))
     _check_head(data[:_HEAD_BYTES], len(data))
@@ -89,7 +88,7 @@ def _unpacked(body: bytes, kind: int) -> bytes:
 
 
 def _config_end(plain: bytes) -> int:
-    """Where the list of files begins in a manifest."""
+    """Return where the list of files begins in a manifest."""
     at = _UUID_BYTES
     for place in range(_CONFIG_NUMBERS):
         value, at = _number(plain, at)
@@ -100,7 +99,7 @@ def _config_end(plain: bytes) -> int:
 
 
 def _table(plain: bytes, at: int) -> list[str]:
-    """The files: how much each shares with the one before, how long the rest is, how much of it is a base, the rest."""
+    """Return the names of the files. Each is stored as the length shared with the one before, and the rest."""
     count, at = _number(plain, at)
     if count > _FILES_MAX:
         raise NotChecked(f"{count} data files are more than are checked", offset=0)

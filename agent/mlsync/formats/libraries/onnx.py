@@ -1,7 +1,7 @@
 """ONNX: a protobuf message of a graph whose initializers and constants are its tensors, or name where these lie.
 
-There are no checksums. The message is walked forward, from field to field; the bytes of tensors are stepped over, so
-that a file of gigabytes costs its fields and leaves only its tensors' names and shapes behind.
+There are no checksums. The message is walked from field to field, and the bytes of tensors are skipped, so that a file
+of gigabytes costs its fields and leaves only its tensors' names and shapes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class OnnxLayout(Layout):
 
 
 def read_onnx_layout(source: ByteSource) -> OnnxLayout:
-    """Level 1: the message's fields fill the file exactly, those of its graph and its tensors fill these."""
+    """Return level 1: the message's fields fill the file exactly, those of its graph and its tensors fill these."""
     walk = ModelWalk(source)
     facts = walk.model()
     extents = tuple(
@@ -80,7 +80,7 @@ def read_onnx_layout(source: ByteSource) -> OnnxLayout:
 
 
 def read_onnx_content(layout: OnnxLayout) -> Content | None:
-    """Level 2: each tensor has as many numbers as its shape and type need; those in other files are counted."""
+    """Return level 2: each tensor has as many numbers as its shape and type need; those in other files are counted."""
     storages: list[Storage] = []
     tensors: list[Tensor] = []
     aside = 0
@@ -107,7 +107,7 @@ def read_onnx_content(layout: OnnxLayout) -> Content | None:
 
 
 def _check_size(tensor: OnnxTensor, kind: _Kind) -> int:
-    """How many bytes the tensor's shape and type need; refuse one that has another number of them."""
+    """Return how many bytes the tensor's shape and type need; ``ContainerBroken`` if it has another number of them."""
     elements = prod(tensor.shape)
     needed_bytes = (elements * kind.bits + 7) // 8
     external = tensor.external
@@ -126,7 +126,7 @@ def _check_size(tensor: OnnxTensor, kind: _Kind) -> int:
 
 
 def read_external(data: bytes) -> dict[str, int]:
-    """The files beside that a whole ONNX file's tensors lie in, and how many bytes each must have; or refuse it."""
+    """Return the files with a model's external tensors, and how many bytes each must have at least."""
     files: dict[str, int] = {}
     for tensor in read_onnx_layout(_Held(data)).described:
         kind = _KINDS.get(tensor.kind)
@@ -144,5 +144,5 @@ class _Held:
         self._data = data
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """A slice of them."""
+        """Return the *length* bytes at *offset*."""
         return self._data[offset : offset + length]

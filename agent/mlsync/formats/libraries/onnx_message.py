@@ -101,7 +101,7 @@ class ModelWalk:
         self._names: set[str] = set()
 
     def model(self) -> dict[str, Fact]:
-        """The whole file: what it says of itself; its tensors are in ``described`` then."""
+        """Read the whole model into ``described`` and return the facts about it."""
         facts: dict[str, Fact] = {"framework": "onnx"}
         graphs = opsets = 0
         for number, wire, value in self._fields(self._source.size_bytes):
@@ -228,7 +228,7 @@ class ModelWalk:
             making.shape += self._numbers(wire, value)
             shape = making.shape
             if len(shape) > _DIMENSIONS_MAX or max(shape, default=0) >= _COUNT_MAX:
-                self._refuse("shape that cannot be")
+                self._refuse("impossible shape")
         elif number in (2, 14):
             self._want(wire, _VARINT)
             if number == 2:  # noqa: PLR2004
@@ -283,7 +283,7 @@ class ModelWalk:
             entries[texts[0]] = texts[1]
 
     def _count(self, number: int, wire: int, value: int) -> int:
-        """How many numbers lie in a field of numbers."""
+        """Return how many numbers lie in a field of numbers."""
         if number == RAW_DATA:
             self._want(wire, _BYTES)
             return 0
@@ -298,7 +298,7 @@ class ModelWalk:
         return self._count_varints(value)
 
     def _count_varints(self, end: int) -> int:
-        """How many numbers of varying length lie up to *end*: each has one last byte, which is a low one."""
+        """Return how many varints there are up to *end*: each has one byte below 0x80, its last."""
         count = 0
         last = b"\0"
         for at in range(self._at, end, _WINDOW_BYTES):
@@ -309,7 +309,7 @@ class ModelWalk:
         return count
 
     def _numbers(self, wire: int, value: int) -> Iterator[int]:
-        """Numbers one by one, as older writers put them, or packed."""
+        """Yield the numbers of a field, unpacked as older writers wrote them, or packed."""
         if wire == _VARINT:
             yield value
             return
@@ -325,7 +325,7 @@ class ModelWalk:
         return self._bytes(end - self._at).decode("utf-8", "replace")
 
     def _fields(self, end: int) -> Iterator[tuple[int, int, int]]:
-        """Number, wire type and value of each field up to *end*; the value of bytes is where they end."""
+        """Yield number, wire type and value of each field up to *end*; the value of bytes is where they end."""
         while self._at < end:
             self._part()
             key = self._varint(end)
@@ -360,7 +360,7 @@ class ModelWalk:
         return value
 
     def _bytes(self, length: int) -> bytes:
-        """The next bytes, which are there and few."""
+        """Return the next *length* bytes, which the caller knows to be in the file."""
         begin = self._at - self._begin
         if not 0 <= begin <= begin + length <= len(self._held):
             self._begin, begin = self._at, 0

@@ -1,4 +1,4 @@
-"""The fields of a message of protocol buffers, without its schema."""
+"""The fields of a protocol buffers message, without its schema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MORE = 0x80
 
 
 def fields_in(message: bytes, where: int) -> Iterator[tuple[int, int | bytes]]:
-    """The number and value of each field, in order; ``ContainerBroken`` at offset *where* if it does not parse."""
+    """Yield number and value of each field, in order; ``ContainerBroken`` at offset *where* if it does not parse."""
     at = 0
     while at < len(message):
         key, at = _varint(message, at, where)
@@ -36,7 +36,7 @@ def fields_in(message: bytes, where: int) -> Iterator[tuple[int, int | bytes]]:
 
 
 def numbers_of(message: bytes, where: int = 0) -> dict[int, int]:
-    """The fields that are numbers; of one that comes twice the last counts."""
+    """Return the fields that are numbers; of a repeated field the last."""
     return {field: value for field, value in fields_in(message, where) if isinstance(value, int)}
 
 

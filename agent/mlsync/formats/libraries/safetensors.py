@@ -23,7 +23,7 @@ from mlsync.formats.strides import TENSORS_BYTES_MAX, dense_stride, held_bytes
 from mlsync.values import Fact
 
 _PRODUCT_MAX = 1 << 64
-# What is said of a smaller file is made anew as fast as it is looked up
+# A smaller file is parsed as fast as it is looked up
 _KEPT_MIN = 1000
 
 
@@ -68,7 +68,7 @@ class SafetensorsLayout(Layout):
 
 
 def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
-    """Level 1: the header parses and its tensors cover the file, each byte once."""
+    """Return level 1: the header parses and its tensors cover the file, each byte once."""
     raw = read_header_json(source)
     data_at = LENGTH_BYTES + len(raw)
     entries = []
@@ -96,7 +96,7 @@ def read_safetensors_layout(source: ByteSource) -> SafetensorsLayout:
 
 
 def read_safetensors_content(layout: SafetensorsLayout) -> Content:
-    """Level 2: each tensor's type and shape need exactly the bytes that it has."""
+    """Return level 2: each tensor's type and shape need exactly the bytes that it has."""
     if len(layout.extents) < _KEPT_MIN:
         return _content(layout)
     return CONTENT_CACHE.of(key_of(b"safetensors", layout.header), lambda: _content(layout))
@@ -130,7 +130,7 @@ def _content(layout: SafetensorsLayout) -> Content:
 
 
 def _facts(tensors: Sequence[Tensor]) -> dict[str, Fact]:
-    """Whether training can go on from the file; weights alone do not say, as an optimizer's state may lie elsewhere."""
+    """Return whether training can continue from the file; weights alone do not tell, with the optimizer elsewhere."""
     # Most names are no optimizer's by three letters, and cost no call.
     roots = [tensor.name.partition(".")[0] for tensor in tensors if "opt" in tensor.name]
     optimizers = set(filter(is_optimizers, set(roots)))
@@ -141,7 +141,7 @@ def _facts(tensors: Sequence[Tensor]) -> dict[str, Fact]:
 
 
 def _product(shape: tuple[int, ...], name: str) -> int:
-    """How many elements there are; the library counts in 64 bits, and a zero that comes too late saves nothing."""
+    """Return how many elements there are; as in the library, the product must fit in 64 bits at each step."""
     count = 1
     for size in shape:
         count *= size

@@ -95,7 +95,7 @@ class HeaderEntry(NamedTuple):
 
 
 def counted_facts(about: Sequence[bytes]) -> dict[str, Fact]:
-    """What a writer's texts say of epoch and step: short ones are read one by one, and of a megabyte none is kept."""
+    """Return epoch and step from the writer's texts, of which only short ones are parsed."""
     pairs = (match for part in about for match in _PAIR.finditer(part) if match.end() - match.start() <= _SHORT_BYTES)
     texts = {str(_parsed(match[1])): str(_parsed(match[2])) for match in pairs if match[1][1:-1] in _NUMBER_WORDS}
     return text_facts(texts)
@@ -109,7 +109,7 @@ class Header(NamedTuple):
 
 
 def read_safetensors_header(source: ByteSource) -> Header:
-    """The header alone, for who wants to compare files; what is no header raises ``ContainerBroken``.
+    """Return the header alone, for comparing files; raise ``ContainerBroken`` if it does not parse.
 
     Texts of more than a MiB are left out.
     """
@@ -124,7 +124,7 @@ def read_safetensors_header(source: ByteSource) -> Header:
 
 
 def read_header_json(source: ByteSource) -> bytes:
-    """The header's JSON object, behind which the tensors' bytes begin."""
+    """Return the header's JSON object, behind which the tensors' bytes begin."""
     length = int.from_bytes(read_bounded(source, 0, LENGTH_BYTES, "header length"), "little")
     if length > min(HEADER_BYTES_MAX, source.size_bytes - LENGTH_BYTES):
         refuse(f"header of {length} bytes", None, 0)
@@ -137,7 +137,7 @@ def read_header_json(source: ByteSource) -> bytes:
 
 
 def header_entries(raw: bytes, about: list[bytes] | None = None) -> Iterator[HeaderEntry]:
-    """The entries of the header's object: looked at one by one, since a list of lists takes ninety times its bytes."""
+    """Yield the header's entries, parsed one by one, because parsed JSON can take ninety times its length."""
     seen: set[str] = set()
     left_bytes = TENSORS_BYTES_MAX
     begin = _BEGIN.match(raw)
@@ -181,7 +181,7 @@ class _PlainEntries:
         self._meanings: dict[tuple[bytes, bytes], tuple[str, tuple[int, ...] | None]] = {}
 
     def entry(self, match: re.Match[bytes]) -> HeaderEntry | None:
-        """The entry, or ``None`` where it has to be looked at more closely."""
+        """Return the entry, or ``None`` if it needs the full JSON parser."""
         raw_name, raw_token, raw_shape, raw_begin, raw_end = match.groups()
         begin, end = int(raw_begin), int(raw_end)
         if not begin <= end < _COUNT_MAX or raw_name == _RAW_METADATA or len(raw_name) > ENTRY_BYTES_MAX - 2:
@@ -200,7 +200,7 @@ class _PlainEntries:
 
 
 def _other_entry(name: str, match: re.Match[bytes]) -> HeaderEntry:
-    """An entry as JSON may have it too."""
+    """Return an entry that is not written the way the library writes it."""
     if match.end("value") - match.start("value") > ENTRY_BYTES_MAX:
         raise NotChecked("header entry is larger than is checked", record=name[:256], offset=LENGTH_BYTES)
     entry = _parsed(match["value"])
@@ -211,12 +211,12 @@ def _other_entry(name: str, match: re.Match[bytes]) -> HeaderEntry:
 
 
 def _is_member(raw: bytes, at: int) -> bool:
-    """Whether a name and a colon stand there, and only what follows is at fault."""
+    """Return whether a name and a colon are at *at*, so that only the value is wrong."""
     return _MEMBER.match(raw, at) is not None
 
 
 def _parsed(text: bytes) -> object:
-    """What a short piece of the header says."""
+    """Return what a short piece of the header says."""
     try:
         decoded = text.decode()
         is_plain_name = decoded[:1] == '"' and "\\" not in decoded
@@ -249,7 +249,7 @@ def _finite(text: str) -> float:
 
 
 def _whole(text: str) -> int | float:
-    """A whole number; a zero with a sign is none, neither in JSON's own words nor for the library."""
+    """Return a whole number. ``-0`` is a float, as in JSON and for the library."""
     return -0.0 if text == "-0" else int(text)
 
 
@@ -276,7 +276,7 @@ def _check_metadata(raw: bytes, at: int, about: list[bytes] | None) -> None:
 
 
 def _span(entry: dict[str, object]) -> tuple[int, int]:
-    """Where its bytes are; -1 where that is not said, or cannot be."""
+    """Return begin and end of its bytes; -1 for both if they are missing or impossible."""
     offsets = entry.get("data_offsets")
     if isinstance(offsets, list) and len(offsets) == len(("begin", "end")) and all(map(_is_count, offsets)):
         begin, end = offsets

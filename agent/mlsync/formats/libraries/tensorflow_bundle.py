@@ -92,18 +92,18 @@ class IndexLayout(Layout):
 
 
 def shard_name(stem: str, number: int, count: int) -> str:
-    """How a shard is called."""
+    """Return the name of a shard."""
     return f"{stem}.data-{number:05}-of-{count:05}"
 
 
 def index_of(path: bytes) -> bytes | None:
-    """The path of the index that tells of a shard; ``None`` for what is not named like one."""
+    """Return the path of a shard's index; ``None`` if *path* is no shard's name."""
     match = _SHARD.fullmatch(path)
     return match["stem"] + b".index" if match else None
 
 
 def shard_of(name: bytes) -> tuple[int, int] | None:
-    """Which of how many shards a file is by its name."""
+    """Return a shard's number and the number of shards, by its name; ``None`` if it is no shard's name."""
     match = _SHARD.fullmatch(name)
     return (int(match["number"]), int(match["count"])) if match else None
 
@@ -112,14 +112,14 @@ def shard_of(name: bytes) -> tuple[int, int] | None:
 
 
 def read_index_layout(source: ByteSource) -> IndexLayout:
-    """Level 1: every block has its CRC-32C, and the keys are in order."""
+    """Return level 1: every block has its CRC-32C, and the keys are in order."""
     if source.size_bytes > INDEX_BYTES_MAX:
         raise NotChecked(f"index of {source.size_bytes} bytes is larger than is checked")
     return parse_index(read_bounded(source, 0, source.size_bytes, "index"))
 
 
 def parse_index(data: bytes) -> IndexLayout:
-    """All of an index; ``ContainerBroken`` if it does not hold together."""
+    """Return the whole index; ``ContainerBroken`` if it contradicts itself."""
     table = Table(data)
     described: list[BundleTensor] = []
     header: tuple[int, bool] | None = None
@@ -138,7 +138,7 @@ def parse_index(data: bytes) -> IndexLayout:
 
 
 def read_index_content(layout: IndexLayout) -> Content:
-    """Level 2: every tensor has the bytes that its type and shape need, in a shard that is, on no byte twice."""
+    """Return level 2: every tensor has the bytes that its type and shape need, in a shard that is, on no byte twice."""
     check_described(layout)
     return Content((), (), _facts(layout))
 
@@ -161,7 +161,7 @@ def check_described(layout: IndexLayout) -> None:
 
 
 def shard_bytes(layout: IndexLayout) -> dict[int, int]:
-    """How long each shard is by the word of the index: its tensors lie one behind the other to its end."""
+    """Return the length of each shard that the index implies: its last tensor ends where the shard ends."""
     ends = dict.fromkeys(range(layout.shard_count), 0)
     for tensor in layout.described:
         if not tensor.is_sliced:
@@ -204,14 +204,14 @@ def _described(key: bytes, message: bytes, at: int) -> BundleTensor:
             is_sliced = True
     offset, length = numbers.get(4, 0), numbers.get(5, 0)
     if max(offset, length, offset + length) >= _SIZE_MAX:
-        raise MeaningBroken("place that cannot be", record=name, offset=at)
+        raise MeaningBroken("impossible offset", record=name, offset=at)
     return BundleTensor(
         name, numbers.get(1, 0), shape, numbers.get(3, 0), offset, length, unmasked(numbers.get(6, 0)), is_sliced
     )
 
 
 def _name_of(key: bytes) -> str:
-    """The name of a tensor; a slice of a variable that was partitioned has that of the variable, and its place."""
+    """Return the name of a tensor; a slice of a partitioned variable is the variable's name and the slice's key."""
     begin, _, place = key[1:].partition(b"\0\1") if key[:1] == b"\0" else (key, b"", b"")
     return begin.decode("utf-8", "backslashreplace") + (f"/slice/{place.hex()}" if place else "")
 
@@ -224,7 +224,7 @@ def _shape(message: bytes, name: str, at: int) -> tuple[int, ...]:
         if len(sizes) > _DIMENSIONS_MAX:
             raise MeaningBroken("shape of more dimensions than TensorFlow has", record=name, offset=at)
     if any(size >= _SIZE_MAX for size in sizes):
-        raise MeaningBroken("shape that cannot be", record=name, offset=at)
+        raise MeaningBroken("impossible shape", record=name, offset=at)
     return tuple(sizes)
 
 
@@ -253,7 +253,7 @@ def _is_optimizer(name: str) -> bool:
 
 
 def read_shard(source: ByteSource, index: IndexLayout, number: int) -> tuple[Layout, Content]:
-    """Levels 1 and 2 of a shard by the word of its index: all tensors lie in it, and texts are what was written."""
+    """Return levels 1 and 2 of a shard by the word of its index: all tensors lie in it, and texts are what was written."""
     check_described(index)
     own = sorted((one for one in index.described if one.shard == number and not one.is_sliced), key=lambda one: one[4])
     extents, storages, tensors = [], [], []
@@ -284,7 +284,7 @@ def read_shard(source: ByteSource, index: IndexLayout, number: int) -> tuple[Lay
 
 
 def _is_text_checked(source: ByteSource, one: BundleTensor) -> bool:
-    """Whether the texts of a tensor were held against their sum; it is made of their lengths as numbers, not as bytes.
+    """Return whether the texts of a tensor were checked against their checksum, which covers their lengths as numbers.
 
     Raises ``RecordDamaged`` if they are not what was written.
     """

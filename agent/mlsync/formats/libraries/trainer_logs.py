@@ -1,6 +1,6 @@
-"""What trainers write beside their checkpoints of how the training went: read within bounds, however they end.
+"""Files that trainers write beside their checkpoints about the training, read within bounds.
 
-A file that is torn, or is something else by its content, tells less or nothing, and is no error.
+A file that is torn, or has other content, gives fewer facts or none, and is no error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""XGBoost's models in Universal Binary JSON: the walk reads the heads of values, and the numbers of children."""
+"""XGBoost's models in Universal Binary JSON: only the headers of values and the lists of children are read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CONSTANTS: Final = {"Z": None, "T": True, "F": False, "N": None}
 
 
 def read_xgboost_binary_layout(source: ByteSource) -> BoosterLayout:
-    """Level 1 and 2 of a model in binary JSON: one value to the end of the file, and its counts agree."""
+    """Return levels 1 and 2 of a model in binary JSON: one value to the end of the file, and its counts agree."""
     trees = arrays = 0
 
     def take(tree: object) -> None:
@@ -97,7 +97,7 @@ def _binary_tree(source: ByteSource, tree: object) -> BoosterTree:
 
 
 def _numbers(source: ByteSource, value: _List) -> Iterable[int]:
-    """The least and the largest of a list of numbers of four bytes; of others nothing."""
+    """Return the smallest and the largest number of a list of 32-bit integers; nothing for other lists."""
     size_bytes = value.length * 4
     if value.code != "l" or not value.length:
         return ()
@@ -122,14 +122,14 @@ class _Walk:
         self._held = b""
 
     def marker(self) -> str:
-        """The next byte, which says what follows."""
+        """Return the next byte, which says what follows."""
         self._parts += 1
         if self._parts > PARTS_MAX:
             raise NotChecked(f"model of more than {PARTS_MAX} parts is larger than is checked")
         return self._bytes(1).decode("latin-1")
 
     def value(self, kind: str, depth: int, key: str = "") -> object:
-        """A value of that kind; of a list no more than its length and its last item."""
+        """Return a value of that kind; of a list only its length and its last item."""
         if depth > _NESTING_MAX:
             raise NotChecked("model that is nested more deeply than is checked", offset=self.at)
         if kind == "{":
@@ -204,7 +204,7 @@ class _Walk:
         return value if isinstance(value, (int, float, str)) else None
 
     def _text(self, length: int) -> str:
-        """A text; a long one is none of those that are asked for, and empty."""
+        """Return a text; a long one, which no caller needs, is skipped and returned as empty."""
         if length > _TEXT_BYTES_MAX:
             self._skip(length)
             return ""

@@ -1,4 +1,4 @@
-"""XGBoost's models in JSON, decoded into what is wanted of them; lists stay the text that they are."""
+"""XGBoost's models in JSON, decoded into the wanted fields; lists stay text."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _File(msgspec.Struct):
 
 
 def read_xgboost_json_layout(source: ByteSource) -> BoosterLayout:
-    """Level 1 and 2 of a model in JSON: it parses to its end, and its counts agree."""
+    """Return levels 1 and 2 of a model in JSON: it parses to its end, and its counts agree."""
     if source.size_bytes > JSON_BYTES_MAX:
         raise NotChecked(f"JSON of {source.size_bytes} bytes is larger than is checked")
     file = _decoded(read_bounded(source, 0, source.size_bytes, "model"))
@@ -116,7 +116,7 @@ def read_xgboost_json_layout(source: ByteSource) -> BoosterLayout:
 
 
 def _decoded(data: bytes) -> _File:
-    """The model; numbers that JSON does not have, and XGBoost writes, count as any others."""
+    """Return the model. XGBoost writes NaN and Infinity, which JSON does not have; they are read as zeros."""
     try:
         for word in _NO_JSON:
             data = data.replace(word, b"0")
@@ -133,7 +133,7 @@ def _dotted(version: bytes) -> str | None:
 
 
 def _count(raw: msgspec.Raw) -> int | None:
-    """How many items a list of numbers has, by its text."""
+    """Return how many items a list of numbers has, by its text."""
     text = bytes(raw).strip()
     if not text:
         return None

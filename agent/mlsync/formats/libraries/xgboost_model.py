@@ -1,7 +1,6 @@
-"""XGBoost's models, in JSON and in Universal Binary JSON: counts that must agree, and nodes that name each other.
+"""XGBoost's models, in JSON and in Universal Binary JSON: their counts must agree, and children must be nodes.
 
-JSON is decoded into what is wanted of it, lists as the text that they are. Of the binary form heads alone are read, and
-the numbers of children.
+This module has what both forms share; ``xgboost_json`` and ``xgboost_binary`` read them.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ NODE_LISTS: Final = ("left_children", "right_children", "parents", "split_indice
 
 
 def begins_as_xgboost(head: bytes) -> str | None:
-    """The container that a file is which begins as a model of XGBoost does."""
+    """Return the container of a file that begins like a model of XGBoost, else ``None``."""
     if _BINARY.match(head):
         return "xgboost-ubj"
     return "xgboost-json" if _JSON.match(head) else None
@@ -53,7 +52,7 @@ class BoosterModel(NamedTuple):
 
 
 def check_tree(tree: BoosterTree, place: int) -> int:
-    """How many lists a tree has, which are as long as it has nodes; its children are nodes of it."""
+    """Return how many lists a tree has, after a check of their lengths and of the children that they name."""
     nodes = _whole(tree.nodes, f"tree {place}: number of nodes")
     for name, length in tree.lengths.items():
         if length != nodes:
@@ -66,7 +65,7 @@ def check_tree(tree: BoosterTree, place: int) -> int:
 def booster_layout(
     container: str, size_bytes: int, model: BoosterModel, trees: int | None, arrays: int
 ) -> BoosterLayout:
-    """The layout of a model whose trees are right, if it says the same of them in all places."""
+    """Return the layout of a model whose trees were checked, after a check of its counts."""
     features = _whole(model.about.get("num_feature"), "number of features")
     if trees is not None:
         _check_counts(model, trees)

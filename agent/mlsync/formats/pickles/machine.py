@@ -1,9 +1,9 @@
-"""A pickle interpreter that runs nothing: names stay names, calls stay calls, and what comes out is a graph to look at.
+"""A pickle interpreter that runs nothing: names stay names, calls stay calls, and the result is a graph of them.
 
-Nothing is imported, looked up, called or compared; no key is hashed (the hash of a tuple costs what its author wants).
-Time is bounded by the number of opcodes, and memory by what each of them may make: both are counted while it runs.
+Nothing is imported, looked up, called or compared; no key is hashed (a hostile tuple's hash can take any time). Time is
+bounded by the number of opcodes, and memory by what each of them may create: both are counted while it runs.
 
-It is written for speed where every checkpoint passes: the one loop of ``run``. The rest is a method for each opcode.
+The loop in ``run`` is written for speed, because every checkpoint passes through it. Rare opcodes have a method each.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ class PickleCutShort(ContainerBroken):
 
 
 def read_pickle(data: bytes, start: int = 0) -> tuple[object, int]:
-    """The object graph of the pickle at *start* and the offset behind its STOP, or ``ContainerBroken``."""
+    """Return the object graph of the pickle at *start* and the offset behind its STOP, or ``ContainerBroken``."""
     return unpickle(data, start)[:2]
 
 
 def unpickle(data: bytes, start: int = 0, room_bytes: int | None = None) -> Unpickled:
-    """All of the pickle at *start*; ``PickleCutShort`` where more bytes might make it whole.
+    """Return the pickle at *start*; raise ``PickleCutShort`` if more bytes might complete it.
 
     Its graph may take *room_bytes*, ``GRAPH_BYTES_MAX`` if not told otherwise.
     """
@@ -80,7 +80,7 @@ def unpickle(data: bytes, start: int = 0, room_bytes: int | None = None) -> Unpi
 
 
 class _Refused(Exception):
-    """What no pickler writes, in words."""
+    """The pickle does something that no pickler writes; the message says what."""
 
 
 def _too_large(at: int) -> NotChecked:
@@ -88,7 +88,7 @@ def _too_large(at: int) -> NotChecked:
 
 
 class _CutShort(_Refused):
-    """An operand that runs past the last byte."""
+    """An operand extends past the last byte."""
 
 
 def _is_cut_short(error: Exception, machine: _Machine) -> bool:
@@ -122,7 +122,7 @@ class _Machine:
         self.persistents: list[Persistent] = []
 
     def finish(self) -> tuple[object, int]:
-        """The object graph and the offset behind its STOP; ``ContainerBroken`` if the bytes are no pickle."""
+        """Return the object graph and the offset behind its STOP; ``ContainerBroken`` if the bytes are no pickle."""
         try:
             return self.run()
         except (_Refused, IndexError, KeyError, ValueError, OverflowError, struct.error) as error:
@@ -134,8 +134,8 @@ class _Machine:
     def run(self) -> tuple[object, int]:  # noqa: C901, PLR0912, PLR0915 - one loop, for the reason below
         """Execute up to STOP.
 
-        The opcodes that make up nine tenths of every checkpoint are done here, on local names, the most frequent first,
-        and what follows another one as a rule is done with it: a method and a turn for each takes twice the time.
+        The opcodes that make up nine tenths of every checkpoint are handled here, on local names, the most frequent
+        first, together with the opcode that usually follows: a method and a turn for each would take twice the time.
         """
         data, size, memo, outer = self.data, len(self.data), self.memo, self.outer
         at, stack, left_bytes = self.at, self.stack, self.room_bytes
@@ -269,7 +269,7 @@ class _Machine:
         return self.stop()
 
     def put(self, index: int, value: object) -> list[Any] | dict[int, Any]:
-        """Keep what is not the next in order under its number; the memo as it is then."""
+        """Store a memo entry that is not the next in order; return the memo."""
         memo = self.memo
         if type(memo) is list:
             if index < len(memo):
@@ -282,7 +282,7 @@ class _Machine:
         return memo
 
     def stop(self) -> tuple[object, int]:
-        """The result, which must be all that is left."""
+        """Return the result, which must be the only object on the stack."""
         value = self.stack.pop()
         if self.stack or self.outer:
             raise _Refused("objects left over at the end")
@@ -291,7 +291,7 @@ class _Machine:
     # Operands
 
     def take(self, length: int) -> bytes:
-        """The next *length* bytes of the pickle."""
+        """Return the next *length* bytes of the pickle."""
         begins = self.at
         ends = begins + length
         if length < 0:
@@ -302,11 +302,11 @@ class _Machine:
         return self.data[begins:ends]
 
     def number(self, length: int) -> int:
-        """An unsigned little-endian operand."""
+        """Return an unsigned little-endian operand."""
         return int.from_bytes(self.take(length), "little")
 
     def line(self) -> bytes:
-        """A text operand up to its newline."""
+        """Return a text operand up to its newline."""
         ends = self.data.find(b"\n", self.at, self.at + LINE_BYTES_MAX)
         if ends < 0:
             raise _CutShort if self.at + LINE_BYTES_MAX > len(self.data) else _Refused("line without end")
@@ -315,21 +315,21 @@ class _Machine:
         return text
 
     def digits(self) -> int:
-        """A decimal operand, no longer than any honest one."""
+        """Return a decimal operand, no longer than any honest one."""
         text = self.line().removesuffix(b"L")
         if len(text) > DIGITS_MAX:
             raise _Refused("number too long")
         return int(text)
 
     def index(self) -> int:
-        """A decimal number of a memo entry."""
+        """Return a decimal number of a memo entry."""
         index = self.digits()
         if index < 0:
             raise _Refused("memo entry below zero")
         return index
 
     def close_mark(self) -> list[Any]:
-        """Everything above the newest mark; the stack is what was below it."""
+        """Return everything above the newest mark; the stack is what was below it."""
         items = self.stack
         self.stack = self.outer.pop()
         return items
@@ -536,7 +536,7 @@ class _Machine:
         self.built(target)
 
     def built(self, made: Call) -> None:
-        """An object has got its state; who reads a format in which something else follows then looks here."""
+        """Called when an object got its state; a subclass stops here if raw bytes follow."""
 
     def op_persid(self) -> None:
         self.persistents.append(Persistent(self.line().decode("ascii")))
@@ -553,18 +553,18 @@ class _Machine:
             raise _CutShort
 
     def rest_bytes(self) -> int:
-        """How many bytes there are from here on."""
+        """Return how many bytes there are from here on."""
         return len(self.data) - self.at
 
     def op_unknown(self) -> None:
         raise _Refused(f"opcode 0x{self.data[self.at - 1]:02x} is not allowed")
 
 
-#: For those who read what lies between the opcodes of a file.
+#: For subclasses that read raw bytes between the opcodes.
 Machine = _Machine
 
-# EXT1, EXT2, EXT4 (a registry of the process) and NEXT_BUFFER, READONLY_BUFFER (bytes from elsewhere) are left out on
-# purpose: no checkpoint holds them, and what they mean is not in the file.
+# EXT1, EXT2, EXT4 (a registry of the process) and NEXT_BUFFER, READONLY_BUFFER (out-of-band bytes) are refused on
+# purpose: no checkpoint contains them, and their meaning is not in the file.
 _OPCODES: dict[int, Callable[[_Machine], None]] = {
     ord("0"): _Machine.op_pop,
     ord("1"): _Machine.op_pop_mark,
@@ -611,7 +611,7 @@ _OPCODES: dict[int, Callable[[_Machine], None]] = {
     0x95: _Machine.op_frame,
     0x96: _Machine.op_bytes8,  # BYTEARRAY8
 }
-# What these make is charged less than an object: they do something to one, or make a number, or nothing.
+# These are charged less than an object: they modify one, or create a number, or nothing.
 _RARE_BYTES = [_OBJECT_BYTES] * 256
 for _opcode in b"abesu\x90":
     _RARE_BYTES[_opcode] = _DEED_BYTES

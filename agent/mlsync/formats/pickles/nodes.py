@@ -1,4 +1,4 @@
-"""What a pickle's graph is made of, besides Python's own lists, tuples, texts and numbers."""
+"""The nodes of a pickle's graph, besides lists, tuples, texts and numbers."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ class Global:
 
 
 class Call:
-    """What would have been an object: *func* called with *args*, and then what was done to it, if anything was."""
+    """In place of an object: *func* called with *args*, and what was done to the object afterwards, if anything."""
 
     __slots__ = ("args", "func", "then")
 
     def __init__(self, func: object, args: tuple[object, ...]) -> None:
         self.func = func
         self.args = args
-        # Apart, because most calls have none: a checkpoint of a thousand modules makes twenty thousand calls
+        # Separate, because most calls have none: a checkpoint of a thousand modules has twenty thousand calls
         self.then: Then | None = None
 
     def touch(self) -> Then:
-        """What is done to the object, to be added to."""
+        """Return the record of what was done to the object, created if needed."""
         if self.then is None:
             self.then = Then()
         return self.then
 
 
 class Then:
-    """What an object gets besides its call's arguments: *kwargs*, a *state*, *items* appended, *pairs* set."""
+    """What is done to an object after its call: *kwargs*, a *state*, appended *items*, set *pairs*."""
 
     __slots__ = ("items", "kwargs", "pairs", "state")
 
@@ -49,7 +49,7 @@ class Then:
 
 
 class Persistent:
-    """An object that lies outside of the pickle, by its id; torch before 1.6 wrote the classes of modules so."""
+    """An object outside the pickle, by its id; torch before 1.6 saved the classes of modules this way."""
 
     __slots__ = ("id",)
 
@@ -58,12 +58,12 @@ class Persistent:
 
 
 class Pairs(list[object]):
-    """A dict as it was written: key, value, key, value, in order; keys unhashed, later ones win."""
+    """A dict as it was written: key, value, key, value, in order; keys are not hashed, later ones win."""
 
     __slots__ = ()
 
     def pairs(self) -> Iterator[tuple[object, object]]:
-        """Each key with its value."""
+        """Return each key with its value."""
         return zip(self[::2], self[1::2], strict=True)
 
 

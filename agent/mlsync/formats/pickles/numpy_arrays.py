@@ -1,8 +1,8 @@
-"""Arrays of numpy inside of a pickle: whether their bytes are as many as they need, and whether they hold numbers.
+"""Arrays of numpy inside a pickle: whether they have as many bytes as they need, and whether they hold floats.
 
-Their bytes are a part of the pickle, as text as a rule, and go to no device. Whole numbers, truth values and texts have
-nothing that would be counted there, so that their lengths are all that there is to see; the state of a random generator
-is such an array. Of floats, and of what is not known, nobody has looked at the numbers.
+Their bytes are part of the pickle, usually as text, and go to no device. Integers, booleans and texts (the state of a
+random generator, for example) have no NaN to count, so only their lengths are checked. The numbers of floats and of
+unknown types stay unchecked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, TypeGuard
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickles.nodes import Call, Global
 
-#: none: the call makes no array. seen: there is nothing in it that would be counted. aside: its numbers were not seen.
+#: none: the call makes no array. seen: nothing in it would be counted. aside: its numbers are not checked.
 Array = Literal["none", "seen", "aside"]
 
 _DTYPE = re.compile(r"([biufcSU])([0-9]{1,9})")
@@ -27,7 +27,7 @@ _TEXT_WIDTH = 4  # bytes of a character of a text of numpy
 
 
 def array_made_by(call: Call) -> Array:
-    """What kind of array the call makes, if it does; one that lacks bytes is ``ContainerBroken``."""
+    """Return what kind of array the call makes, if it does; one that lacks bytes is ``ContainerBroken``."""
     func = call.func
     if type(func) is not Global or not func.module.startswith("numpy"):
         is_hidden = type(func) is Global and func.module == "torch.storage" and func.name == "_load_from_bytes"
@@ -55,14 +55,14 @@ def _judged(*, shape: object, dtype: object, data: object) -> Array:
 
 
 def _code(dtype: object) -> str:
-    """How numpy calls the type: ``f4``, without its byte order; empty for what is made of several, and for objects."""
+    """Return numpy's code of the type without its byte order (``f4``); empty for records and for objects."""
     if type(dtype) is not Call or type(dtype.func) is not Global or dtype.func.name != "dtype":
         return ""
     return dtype.args[0] if dtype.args and type(dtype.args[0]) is str else ""
 
 
 def _length(data: object) -> int | None:
-    """How many bytes there are, or ``None`` where that cannot be told."""
+    """Return how many bytes there are, or ``None`` where that cannot be told."""
     if type(data) is bytes:
         return len(data)
     if type(data) is Call and type(data.func) is Global:

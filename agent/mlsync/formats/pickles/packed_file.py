@@ -1,7 +1,7 @@
-"""Pickles that were compressed as a whole: ``joblib.dump(compress=...)``, a pickle through gzip, bz2 or xz.
+"""Pickles that were compressed as a whole: ``joblib.dump(compress=...)``, or with gzip, bz2 or xz.
 
-The stream is unpacked to its end, which is where its checksum is; the pickle machine then runs over it as it would over
-a file. What is unpacked is dropped piece by piece. Of lz4 the blocks are walked, and not unpacked.
+The stream is decompressed to its end, where its checksum is; then the pickle machine runs over it as over a file.
+Decompressed bytes are dropped piece by piece. Blocks of lz4 are checked, but not decompressed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mlsync.formats.faults import NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Layout
 from mlsync.formats.pickles.pickle_file import read_pickle_content, read_pickle_layout
 
-#: Of what a stream unpacks to: at most some seconds' work.
+#: The largest decompressed stream: some seconds' work.
 PLAIN_BYTES_MAX = 256 << 20
 BLOCKS_MAX = 200_000
 STREAMS_MAX = 1000
-#: What was unpacked last, so that a step back within it costs nothing.
+#: How many decompressed bytes are kept, so that a step back within them costs nothing.
 KEPT_BYTES_MAX = 16 << 20
 _FEED_BYTES: Final = 64 << 10
 _PIECE_BYTES: Final = 1 << 20
@@ -35,7 +35,7 @@ _PICKLE: Final = b"\x80"
 
 
 def is_packed_pickle(path: bytes, head: bytes) -> bool:
-    """Whether a file that is named like a pickle begins as a compressed stream."""
+    """Return whether a file that is named like a pickle begins as a compressed stream."""
     return _NAME.fullmatch(path) is not None and _way(head) is not None
 
 
@@ -55,7 +55,7 @@ class PackedPickleLayout(Layout):
 
 
 def read_packed_pickle_layout(source: ByteSource) -> PackedPickleLayout:
-    """Level 1: the stream unpacks to its end, and that is the end of the file."""
+    """Return level 1: the stream unpacks to its end, and that is the end of the file."""
     way = _way(read_bounded(source, 0, min(8, source.size_bytes), "head"))
     if way is None:
         raise ContainerBroken("no compressed stream", offset=0)
@@ -71,7 +71,7 @@ def read_packed_pickle_layout(source: ByteSource) -> PackedPickleLayout:
 
 
 def read_packed_pickle_content(source: ByteSource, layout: PackedPickleLayout) -> Content | None:
-    """Level 2: what a pickle that is not compressed is held to; its arrays are nowhere in the file as they are."""
+    """Return level 2: what a pickle that is not compressed is held to; its arrays are nowhere in the file as they are."""
     if layout.way == "lz4":
         return None
     stream = _Stream(source, layout)
@@ -108,7 +108,7 @@ def _engine(way: str) -> _Engine:
 
 
 def _pieces(source: ByteSource, way: str) -> Iterator[bytes]:
-    """What the file unpacks to, a MiB at a time; several streams may stand one behind the other."""
+    """Yield the decompressed file, a MiB at a time; it may be several streams in a row."""
     engine = _engine(way)
     at, data = 0, b""
     left_streams = STREAMS_MAX
@@ -135,7 +135,7 @@ def _pieces(source: ByteSource, way: str) -> Iterator[bytes]:
 
 
 def _behind(source: ByteSource, data: bytes, at: int) -> tuple[bytes, int]:
-    """The bytes behind a stream, without the zeros that may pad it, and up to where the file was read."""
+    """Return the bytes behind a stream without the zeros that may pad it, and the offset read up to."""
     while not (data := data.lstrip(b"\0")) and at < source.size_bytes:
         data = source.read_at(at, min(_FEED_BYTES, source.size_bytes - at))
         at += len(data)
@@ -143,7 +143,7 @@ def _behind(source: ByteSource, data: bytes, at: int) -> tuple[bytes, int]:
 
 
 def _wants(engine: _Engine) -> bool:
-    """Whether the next step needs bytes; zlib's always does, and the others may hold some back."""
+    """Return whether the next step needs more input; zlib's always does."""
     return bool(getattr(engine, "needs_input", True))
 
 
@@ -159,7 +159,7 @@ def _unpacked(engine: _Engine, data: bytes, at: int) -> bytes:
 
 
 class _Stream:
-    """What the file unpacks to, as if it were a file that is read from its beginning on; a step back begins anew."""
+    """The decompressed file, read from its start on; a step back past the kept bytes starts again."""
 
     def __init__(self, source: ByteSource, layout: PackedPickleLayout) -> None:
         self.size_bytes = layout.plain_bytes
@@ -168,7 +168,7 @@ class _Stream:
         self._begin_anew()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """The *length* bytes at *offset*."""
+        """Return the *length* bytes at *offset*."""
         if offset < self._begin:
             self._begin_anew()
         while self._end < offset + length:
@@ -185,7 +185,7 @@ class _Stream:
         self._begin = self._end = 0
 
     def _take(self) -> None:
-        """Unpack one piece more; what was unpacked long ago is dropped."""
+        """Decompress one more piece and drop the oldest ones."""
         piece = next(self._pieces, None)
         if piece is None:
             raise ContainerBroken("compressed stream is shorter than it was")
@@ -225,7 +225,7 @@ def _walk_lz4(source: ByteSource) -> None:
 
 
 def _lz4_head(source: ByteSource, at: int) -> tuple[int, bool, bool]:
-    """Where the blocks of a frame begin, and whether they and the frame have sums."""
+    """Return where the blocks of a frame begin, and whether they and the frame have sums."""
     from xxhash import xxh32_intdigest
 
     head = read_bounded(source, at, min(_LZ4_HEAD_BYTES + 12, source.size_bytes - at), "frame")

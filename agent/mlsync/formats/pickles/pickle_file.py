@@ -1,8 +1,8 @@
-"""Pickles that are a file of their own, as ``pickle.dump`` writes them, and those of joblib, with raw arrays in them.
+"""Files that are one pickle, as ``pickle.dump`` writes them, or joblib, with raw arrays in between.
 
-The pickle machine runs over the file up to each STOP and leaves long stretches of bytes where they are: of a model of
-ten gigabytes no more than its opcodes is read. joblib writes the bytes of an array right behind the object that
-describes it, in the middle of the pickle; the machine goes on behind them. Nothing has a checksum.
+The pickle machine runs over the file up to each STOP and skips long byte strings: of a model of ten gigabytes only the
+opcodes are read. joblib writes the bytes of an array right after the object that describes it, in the middle of the
+pickle; the machine continues behind them. There are no checksums.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ARRAYS_MAX = 200_000
 OPCODES_BYTES_MAX = 32 << 20
 _FIRST_BYTES = 64 << 10
 _STEP_FACTOR = 4
-# Shorter ones stay in the graph: they cost less there than a place for each
+# Shorter byte strings stay in the graph, where they cost less than an extent
 _RAW_BYTES_MIN = 1024
 _RAW_ROOM_BYTES = 1024
 _DIMENSIONS_MAX = 64
@@ -48,14 +48,14 @@ _PYTHON_MODULES = frozenset({"builtins", "__builtin__", "collections", "copyreg"
 
 
 class Raw(NamedTuple):
-    """Bytes of the file that stay there."""
+    """Bytes of the file that are not read."""
 
     offset: int
     length: int
 
 
 class _Array(NamedTuple):
-    """An array by the word of the pickle."""
+    """An array as the pickle describes it."""
 
     shape: object
     dtype: object
@@ -65,14 +65,14 @@ class _Array(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PickleLayout(Layout):
-    """A pickle's raw stretches, with what it says of those that are arrays, by where they begin."""
+    """A pickle's raw byte ranges, and the arrays that the pickle places in them."""
 
     arrays: tuple[_Array, ...] = ()
     facts: tuple[tuple[str, Fact], ...] = ()
 
 
 def read_pickle_layout(source: ByteSource) -> PickleLayout:
-    """Level 1: one pickle behind the other, each whole, and all raw bytes inside of the file."""
+    """Return level 1: one pickle behind the other, each whole, and all raw bytes inside of the file."""
     window_bytes = _FIRST_BYTES
     while True:
         reader = _Reader(source, window_bytes)
@@ -89,7 +89,7 @@ def read_pickle_layout(source: ByteSource) -> PickleLayout:
 
 
 def read_pickle_content(layout: PickleLayout) -> Content:
-    """Level 2: every array of numpy has the bytes that its type and shape need."""
+    """Return level 2: every array of numpy has the bytes that its type and shape need."""
     names = {extent.offset: extent.name for extent in layout.extents}
     storages: dict[int, Storage] = {}
     tensors = []
@@ -110,7 +110,7 @@ def read_pickle_content(layout: PickleLayout) -> Content:
 
 
 class _Ahead(Exception):
-    """Raw bytes come next: *described* by an array's wrapper, or a plain stretch of *length*."""
+    """Raw bytes come next: *described* by an array's wrapper, or a byte string of *length*."""
 
     def __init__(self, at: int, length: int, described: Call | None) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _Ahead(Exception):
 
 
 class _FileMachine(Machine):
-    """The machine over a part of a file that begins at *base*; it stops where raw bytes lie."""
+    """The machine over a part of a file that begins at *base*; it stops at raw bytes."""
 
     __slots__ = ("base", "size_bytes", "takes_wrappers")
 
@@ -131,19 +131,19 @@ class _FileMachine(Machine):
         self.takes_wrappers = takes_wrappers
 
     def push_bytes(self, length: int) -> None:
-        """Leave long bytes where they are."""
+        """Stop at a long byte string."""
         if length < _RAW_BYTES_MIN:
             super().push_bytes(length)
         else:
             raise _Ahead(self.at, length, None)
 
     def built(self, made: Call) -> None:
-        """Stop behind the object that joblib puts before an array."""
+        """Stop after the object that joblib writes before an array."""
         if self.takes_wrappers and _is_wrapper(made.func):
             raise _Ahead(self.at, 0, made)
 
     def rest_bytes(self) -> int:
-        """How many bytes the file has from here on."""
+        """Return how many bytes the file has from here on."""
         return self.size_bytes - self.base - self.at
 
 
@@ -152,7 +152,7 @@ def _is_wrapper(func: object) -> bool:
 
 
 class _Reader:
-    """Runs machines over a file; *raws* are the stretches that they left, in file order."""
+    """Runs machines over a file; *raws* are the byte ranges that they skipped, in file order."""
 
     def __init__(self, source: ByteSource, window_bytes: int) -> None:
         self.raws: list[Raw] = []
@@ -166,7 +166,7 @@ class _Reader:
         self._held = b""
 
     def read_all(self) -> list[object]:
-        """What each of the file's pickles makes."""
+        """Return what each of the file's pickles makes."""
         roots, at = [], 0
         while at < self._source.size_bytes:
             if at and not _NEXT.match(self._window(at)):
@@ -206,7 +206,7 @@ class _Reader:
             raise _too_large()
 
     def _step_over(self, machine: _FileMachine, ahead: _Ahead) -> int:
-        """Take note of the raw bytes that come next; where the pickle goes on."""
+        """Record the raw bytes that come next; return where the pickle continues."""
         at = machine.base + ahead.at
         if ahead.described is None:
             raw = self._take_raw(at, ahead.length)
@@ -236,7 +236,7 @@ class _Reader:
         return raw
 
     def _window(self, at: int) -> bytes:
-        """The bytes from *at* on, as many as are looked at in one go; what was read before is not read again."""
+        """Return the bytes from *at* on, one window of them; bytes that are already in memory are not read again."""
         wanted = min(self._window_bytes, self._source.size_bytes - at)
         held = self._begin + len(self._held) - at
         if at < self._begin or held < min(wanted, self._window_bytes // 2):
@@ -254,7 +254,7 @@ def _text_pairs(state: object) -> Iterator[tuple[str, object]]:
 
 
 def _arrays_in(root: object) -> Iterator[_Array]:
-    """The arrays of numpy in a graph, each once; those of joblib were seen on the way."""
+    """Yield numpy's arrays in a graph, each once; joblib's were collected while the file was read."""
     seen: set[int] = set()
     waiting: list[Iterator[object]] = [iter((root,))]
     while waiting:
@@ -297,7 +297,7 @@ def _array_made_by(call: Call) -> _Array | None:
 
 
 def _view(name: str, array: _Array) -> tuple[str, int, tuple[int, ...], tuple[int, ...]] | None:
-    """Type, width of an element, shape and stride; ``None`` where the array is of nothing that is known here."""
+    """Return type, width of an element, shape and stride; ``None`` where the array is of nothing that is known here."""
     width, has_objects = _width(array.dtype)
     shape = array.shape
     if width is None or has_objects or not _is_shape(shape):
@@ -323,7 +323,7 @@ def _torch_name(code: str, width: int) -> str | None:
 
 
 def _code(dtype: object) -> tuple[str, str]:
-    """How numpy calls the type (``f4``), and its byte order; empty for what is no type."""
+    """Return numpy's code of the type (``f4``) and its byte order; both empty for what is no type."""
     if type(dtype) is not Call or type(dtype.func) is not Global or dtype.func.name != "dtype":
         return "", ""
     state = dtype.then.state if dtype.then is not None else None
@@ -333,7 +333,7 @@ def _code(dtype: object) -> tuple[str, str]:
 
 
 def _width(dtype: object) -> tuple[int | None, bool]:
-    """How many bytes an element has, if that is known, and whether it is, or may hold, an object of Python."""
+    """Return how many bytes an element has, if that is known, and whether it is, or may hold, an object of Python."""
     code, _ = _code(dtype)
     if code[:1] == "O":
         return None, True
@@ -348,7 +348,7 @@ def _width(dtype: object) -> tuple[int | None, bool]:
 
 
 def _mentions_objects(state: object) -> bool:
-    """Whether a type of several fields has one of objects: the last number of its state is a set of flags."""
+    """Return whether a type of several fields has one of objects: the last number of its state is a set of flags."""
     if type(state) is not tuple or len(state) < _DTYPE_PARTS:
         return False
     flags = state[_DTYPE_PARTS - 1]
@@ -364,7 +364,7 @@ def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
 
 
 def _facts(roots: list[object]) -> dict[str, Fact]:
-    """Whose the object is, and of which class."""
+    """Return the object's framework and class, and what its trainer counted."""
     root = roots[0]
     facts: dict[str, Fact] = {**counts_in(root), "framework": "pickle"}
     maker = root.func if isinstance(root, Call) else None

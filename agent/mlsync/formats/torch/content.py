@@ -1,4 +1,4 @@
-"""What a ``torch.save`` file holds: its pickle is read for storages, tensors and facts, with torch nowhere near."""
+"""The content of a ``torch.save`` file, read from its pickle without torch: storages, tensors and facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlsync.formats.zips.zip_layout import ZipLayout, as_bytes, read_zip_layout
 from mlsync.values import Fact
 
 _SMALL_RECORD_BYTES_MAX = 64
-# What torch takes in each of them; its reader stops at the first that is no digit of a version
+# What torch accepts in each of them; its reader stops at the first byte that is no digit
 _SMALL_RECORDS = {
     "version": re.compile(rb"\s*\+?0*([1-9]|10)(?![0-9]).*", re.DOTALL),
     ".data/version": re.compile(rb"\s*\+?0*([1-9]|10)(?![0-9]).*", re.DOTALL),
@@ -29,9 +29,9 @@ _CACHE = CONTENT_CACHE
 
 
 class _Question(NamedTuple):
-    """All that an answer is made of: the pickle, the places of the records, what their names begin with, the order.
+    """Everything that the content depends on: the pickle, the layout, the records' prefix, the byte order.
 
-    TorchScript has a second pickle, of *constants*: a module that was frozen has its weights there.
+    TorchScript has a second pickle, of *constants*: a frozen module has its weights there.
     """
 
     pickle: bytes
@@ -42,9 +42,9 @@ class _Question(NamedTuple):
 
 
 def read_torch_layout(source: ByteSource) -> ZipLayout:
-    """Level 1 of a file of torch: a zip with the record without which nothing loads.
+    """Return level 1 of a file of torch: a zip that contains its pickle.
 
-    A ``torch.save`` that fails, or is interrupted, ends the zip well and leaves that record out.
+    A ``torch.save`` that fails or is interrupted completes the zip without the pickle.
     """
     layout = read_zip_layout(source, "torch-zip")
     _pickle_extent(layout)
@@ -52,19 +52,19 @@ def read_torch_layout(source: ByteSource) -> ZipLayout:
 
 
 def read_torch_content(source: ByteSource, layout: ZipLayout) -> Content:
-    """Level 2: every storage has its record and fills it, every tensor lies inside its storage."""
+    """Return level 2: every storage has its record and fills it, every tensor lies inside its storage."""
     question = _read_question(source, layout)
     key = key_of(b"torch", as_bytes(layout), question.byteorder, question.pickle, *filter(None, [question.constants]))
     return _CACHE.of(key, lambda: _answer(question))
 
 
 def read_torch_content_anew(source: ByteSource, layout: ZipLayout) -> Content:
-    """The same, of a zip that is one of thousands, whose answer is not worth keeping."""
+    """Return the same without the cache, for one of thousands of small zips."""
     return _answer(_read_question(source, layout))
 
 
 def read_torch_object(source: ByteSource, layout: ZipLayout) -> tuple[object, Content]:
-    """The same, with the graph of the object for who wants to know what it is."""
+    """Return the same, with the graph of the object."""
     question = _read_question(source, layout)
     constants = _constants(question)
     pickled = _unpickled(question)
@@ -86,13 +86,13 @@ def _answer(question: _Question) -> Content:
 
 
 def _unpickled(question: _Question) -> Unpickled:
-    """The object's graph; with that of the constants it takes no more than a graph may."""
+    """Return the object's graph; with that of the constants it stays within the bound of one graph."""
     room_bytes = GRAPH_BYTES_MAX - (_CONSTANTS_ROOM_BYTES if question.constants is not None else 0)
     return unpickle(question.pickle, 0, room_bytes)
 
 
 def _constants(question: _Question) -> tuple[StorageTable, Found] | None:
-    """The tensors of the second pickle, whose storages lie beside it."""
+    """Return the tensors of the second pickle, whose storages lie beside it."""
     if question.constants is None:
         return None
     pickled = unpickle(question.constants, 0, _CONSTANTS_ROOM_BYTES)
@@ -125,7 +125,7 @@ def _content(pickled: Unpickled, constants: tuple[StorageTable, Found] | None, q
 
 
 def _pickle_extent(layout: ZipLayout) -> Extent:
-    """The record of the object itself: the ``data.pkl`` in the folder in which torch looks for all records.
+    """Return the record of the object itself: the ``data.pkl`` in the folder in which torch looks for all records.
 
     That is the folder of the record that the directory names first.
     """
@@ -149,7 +149,7 @@ def _constants_pickle(source: ByteSource, layout: ZipLayout, prefix: str) -> byt
 
 
 def _small_records(source: ByteSource, layout: ZipLayout, prefix: str) -> dict[str, bytes]:
-    """What the records say that torch reads before it reads any tensor, and does not load the file without."""
+    """Return the small records that torch reads before any tensor, and without which it does not load the file."""
     found: dict[str, bytes] = {}
     for extent in layout.extents:
         name = extent.name.removeprefix(prefix)

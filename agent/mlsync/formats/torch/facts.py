@@ -35,7 +35,7 @@ _TENSOR_NUMBERS = {
 
 
 def torch_facts(root: object) -> dict[str, Fact]:
-    """The facts that the root object tells by itself."""
+    """Return the facts in the root object."""
     keys = text_keys(root)
     facts: dict[str, Fact] = {"framework": _framework(keys), **counts_in(root)}
     version = keys.get("version") if facts["framework"] == "ultralytics" else keys.get("pytorch-lightning_version")
@@ -50,7 +50,7 @@ def torch_facts(root: object) -> dict[str, Fact]:
 
 
 def _data_ranks(keys: dict[str, object]) -> int | None:
-    """How many data-parallel ranks DeepSpeed says that there were, but for a way in which few of them write (MiCS)."""
+    """Return how many data-parallel ranks DeepSpeed recorded; ``None`` under MiCS, where only some of them write."""
     ranks = keys.get("dp_world_size")
     settings = text_keys(text_keys(keys.get("ds_config")).get("zero_optimization"))
     if "ds_version" not in keys or type(ranks) is not int or not 0 < ranks < _NUMBER_MAX:
@@ -59,7 +59,7 @@ def _data_ranks(keys: dict[str, object]) -> int | None:
 
 
 def torch_numbers(root: object, table: StorageTable) -> tuple[Number, ...]:
-    """Where the numbers lie that are facts and that the trainer saved as tensors of one element."""
+    """Return the offsets of the facts that the trainer saved as tensors of one element."""
     return tuple(
         number
         for name, values in count_candidates(text_keys(root))
@@ -80,7 +80,7 @@ def _framework(keys: dict[str, object]) -> str:
 
 
 def _place(fact: str, value: object, table: StorageTable) -> Number | None:
-    """Where the one number of a tensor lies in the file, or ``None`` where it is no such tensor."""
+    """Return the offset of the number in a tensor of one element, or ``None`` for any other value."""
     call = rebuilt_call(value) if isinstance(value, Call) else None
     if call is None or not is_tensor_call(call):
         return None
@@ -100,7 +100,7 @@ def _first(numbers: Iterable[Number | None]) -> Number | None:
 
 
 def _has_optimizer(root: object, keys: dict[str, object]) -> bool:
-    """Whether an optimizer's state is there: by its name, or by how torch writes one, whatever its name."""
+    """Return whether there is an optimizer's state, by its name or by the form of torch's ``state_dict``."""
     dotted = {key.partition(".")[0] for key in keys if "." in key}  # a flat dict, as of distributed checkpoints
     if any(map(is_optimizers, dotted)):
         return True
@@ -110,14 +110,14 @@ def _has_optimizer(root: object, keys: dict[str, object]) -> bool:
 
 
 def _is_state(value: object) -> bool:
-    """Whether something may be an optimizer's state, or several of these, and is not empty."""
+    """Return whether a value may be one or several optimizer states, and is not empty."""
     if isinstance(value, Pairs) or not isinstance(value, (list, tuple)):
         return isinstance(value, Call) or (isinstance(value, Pairs) and bool(value))
     return any(isinstance(one, Call) or (isinstance(one, (list, tuple)) and one) for one in value[:_PARTS_MAX])
 
 
 def _is_optimizer_state(node: object) -> bool:
-    """Whether it is what ``state_dict`` of an optimizer gives; a large one is not, and may be met many times."""
+    """Return whether a node is an optimizer's ``state_dict``; large dicts are not, and may be met many times."""
     return isinstance(node, Pairs) and len(node) <= 2 * _PARTS_MAX and _texts(node) >= _OPTIMIZER_STATE
 
 
@@ -126,7 +126,7 @@ def _texts(node: Pairs) -> set[str]:
 
 
 def _nodes(root: object) -> Iterator[object]:
-    """The containers near the root, those above before those below; each once."""
+    """Yield the containers near the root, those above before those below; each once."""
     seen: set[int] = set()
     level: list[object] = [root]
     looks = _LOOKS_MAX
@@ -144,12 +144,12 @@ def _nodes(root: object) -> Iterator[object]:
 
 
 def _attributes(node: object) -> tuple[object, ...]:
-    """What an object of a class has: its items and its attributes."""
+    """Return what an object of a class has: its items and its attributes."""
     return (node.then.pairs, node.then.state) if isinstance(node, Call) and node.then is not None else ()
 
 
 def _parts(node: object) -> list[object]:
-    """What lies in a container, if that is not more than is looked at."""
+    """Return the parts of a container, unless there are too many."""
     if isinstance(node, Call):
         return list(_attributes(node))
     if not isinstance(node, (list, tuple)) or len(node) > 2 * _PARTS_MAX:

@@ -1,6 +1,6 @@
-"""The graph that a pickle of torch makes: walked for its tensors and their names.
+"""Find the tensors, and their names, in the graph of a pickle of torch.
 
-The graph is hostile: it may share, repeat and contain itself. It is walked by identity, each node once, with no
+The graph is hostile: it may share nodes and contain itself. It is walked by identity, each node once, without
 recursion.
 """
 
@@ -48,13 +48,13 @@ class Found(NamedTuple):
 
 
 def tensors_in(root: object, table: StorageTable) -> Found:
-    """Every tensor once, under the first name that leads to it, in the order of the file."""
+    """Return every tensor once, under the first name that leads to it, in the order of the file."""
     tensors: list[Tensor] = []
     aside_count = 0
     left_bytes = TENSORS_BYTES_MAX
     seen: set[int] = set()
     makers = _Makers()
-    # What is still to come of each container on the way: a list may name one object a million times.
+    # Iterators, not lists, of what is left of each container: a list may name one object a million times.
     waiting: list[Iterator[tuple[object, _Path]]] = [iter([(root, None)])]
     while waiting:
         following = next(waiting[-1], None)
@@ -91,10 +91,10 @@ def tensors_in(root: object, table: StorageTable) -> Found:
 
 
 class _Makers:
-    """What is given a storage makes a tensor of it, and what a tensor of an unknown maker is stays unknown."""
+    """Finds calls with a storage among their arguments: unknown functions that make tensors."""
 
     def __init__(self) -> None:
-        # Kept so that their ids stay theirs: a million calls may share a million arguments, which are judged once.
+        # Kept so that their ids stay valid: a million calls may share a million arguments, which are checked once.
         self._judged: dict[int, tuple[object, ...]] = {}
 
     def refuse_unknown(self, call: Call) -> None:
@@ -111,7 +111,7 @@ class _Makers:
 
 
 def _below(node: object, path: _Path, depth: int) -> Iterator[tuple[object, _Path]]:
-    """What of a container's parts can lead to a tensor: most are numbers, texts and calls without arguments."""
+    """Yield the parts of a container that can lead to a tensor: most parts are numbers, texts and empty calls."""
     for key, child in _children(node):
         if type(child) not in _WALKED:
             continue
@@ -120,14 +120,14 @@ def _below(node: object, path: _Path, depth: int) -> Iterator[tuple[object, _Pat
 
 
 def _children(node: object) -> Iterable[tuple[object, object]]:
-    """A container's parts with the keys under which they are known."""
+    """Return a container's parts with the keys under which they are known."""
     if isinstance(node, Pairs):
         return node.pairs()
     return enumerate(node) if isinstance(node, (list, tuple)) else ()
 
 
 def _parts(call: Call, path: _Path, depth: int) -> list[tuple[object, _Path]]:
-    """What a call was given and what was done to the object, each as a node of its own.
+    """Return a call's arguments and what was done to the object afterwards, each as a node.
 
     A container among them has the call's own name, so that its parts are known as the call's. They are not looked up
     here: a million calls may share one state of a million parts, which must be walked once.
@@ -146,7 +146,7 @@ def _parts(call: Call, path: _Path, depth: int) -> list[tuple[object, _Path]]:
 
 
 def _name(path: _Path) -> str:
-    """The dotted name of what lies at *path*."""
+    """Return the dotted name of what lies at *path*."""
     keys: list[str] = []
     chars = 0
     while path is not None and chars < _NAME_CHARS_MAX:

@@ -1,9 +1,9 @@
-"""What torch wrote before 1.6, and still writes on request: five pickles in a row, then storage behind storage.
+"""The format of torch before 1.6, which it still writes on request: five pickles in a row, then the storages.
 
-The pickles are a magic number, a protocol version, sizes of the machine, the object, and the keys of its storages. Of
-each storage there follow the number of its elements, as eight bytes, and the elements, little-endian on every machine.
-There are no checksums and no index: where a storage lies follows from the lengths of those before it, and how wide its
-elements are stands in the object's pickle only.
+The pickles are a magic number, a protocol version, the machine's type sizes, the object, and the keys of its storages.
+Each storage is the number of its elements, as eight bytes, and the elements, always little-endian. There are no
+checksums and no index: a storage's offset follows from the lengths of those before it, and the width of its elements
+is only in the object's pickle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _COUNT_BYTES = 8
 _PREFIX = "data/"
-# A file's pickles are read in steps, since nothing says how long they are: some are small, few are large
+# The pickles are read in steps, because nothing states their length: some are small, few are large
 _FIRST_BYTES = 64 << 10
 _STEP_FACTOR = 4
 # A checkpoint has a thousand storages below one KiB
@@ -40,7 +40,7 @@ class _Opening(NamedTuple):
 
 
 def read_legacy_layout(source: ByteSource) -> Layout:
-    """Level 1: the pickles are those of torch, and the storages that they name fill the rest of the file exactly."""
+    """Return level 1: the pickles are those of torch, and the storages that they name fill the rest of the file exactly."""
     opening = _read_opening(source)
     extents = tuple(_extents(source, opening))
     end = extents[-1].offset + extents[-1].length if extents else opening.end
@@ -50,7 +50,7 @@ def read_legacy_layout(source: ByteSource) -> Layout:
 
 
 def read_legacy_content(source: ByteSource, layout: Layout) -> Content:
-    """Level 2: every storage has as many elements as the object asks for, every tensor lies inside its storage."""
+    """Return level 2: every storage has as many elements as the object asks for, every tensor lies inside its storage."""
     opening = _read_opening(source)
     table = StorageTable(layout.extents, _PREFIX)
     root = opening.object.root
@@ -63,7 +63,7 @@ def read_legacy_content(source: ByteSource, layout: Layout) -> Content:
 
 
 class _PickleStream:
-    """Pickles that lie one behind the other from a file's beginning."""
+    """Consecutive pickles from the start of a file."""
 
     def __init__(self, source: ByteSource) -> None:
         self.at = 0
@@ -71,7 +71,7 @@ class _PickleStream:
         self._data = b""
 
     def take(self) -> Unpickled:
-        """The next pickle, whole; of its file no more is read than a small multiple of what it needs."""
+        """Return the next pickle. At most a small multiple of its length is read."""
         while True:
             try:
                 pickled = unpickle(self._data, self.at)
@@ -117,7 +117,7 @@ def _keys(root: object, at: int) -> list[str]:
 
 
 def _storage_ids(pickled: Unpickled) -> Iterator[StorageId]:
-    """Every mention of a storage, also those that no tensor is made on."""
+    """Yield every storage that the pickle mentions, also those without a tensor."""
     for persistent in pickled.persistents:
         storage = storage_id(persistent)
         if storage is not None:
@@ -125,7 +125,7 @@ def _storage_ids(pickled: Unpickled) -> Iterator[StorageId]:
 
 
 def _extents(source: ByteSource, opening: _Opening) -> Iterator[Extent]:
-    """The storages in file order, each inside of the file."""
+    """Yield the storages in file order, each inside of the file."""
     widths: dict[str, int] = {}
     for storage in _storage_ids(opening.object):
         widths.setdefault(storage.key, storage.item_bytes)
@@ -147,7 +147,7 @@ def _extents(source: ByteSource, opening: _Opening) -> Iterator[Extent]:
 
 
 class _Counts:
-    """Reads the lengths before the storages; those of small ones lie side by side and come with one read."""
+    """Reads the lengths before the storages; those of adjacent small storages come with one read."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -155,7 +155,7 @@ class _Counts:
         self._held = b""
 
     def at(self, offset: int) -> int:
-        """The number at *offset*, which lies inside of the file."""
+        """Return the number at *offset*, which lies inside of the file."""
         if offset + _COUNT_BYTES > self._begin + len(self._held):
             self._begin = offset
             self._held = self._source.read_at(offset, min(_GATHER_BYTES, self._source.size_bytes - offset))

@@ -1,6 +1,6 @@
-"""Programs that ``torch.export.save`` wrote: their own tables of weights and constants are held against the records.
+"""Programs that ``torch.export.save`` wrote: the tables of weights and constants must match the records.
 
-The tables are JSON, decoded straight into what is wanted of them, so that whatever else stands there costs nothing.
+The tables are JSON, decoded straight into the wanted fields, so that everything else in them costs nothing.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _Weights: TypeAlias = dict[str, tuple[Extent, list[tuple[str, _Meta]]]]
 
 
 def read_pt2_content(source: ByteSource, layout: ZipLayout) -> Content | None:
-    """Level 2: each weight and constant has its record, and lies inside of it; what is pickled is left to its CRC.
+    """Return level 2: each weight and constant has its record, and lies inside of it; what is pickled is left to its CRC.
 
     Archives of before torch 2.9 have no tables, and of these nothing is known to look for.
     """
@@ -139,7 +139,7 @@ def _shape(meta: _Meta) -> tuple[int, ...]:
 
 
 def _storage(extent: Extent, views: list[tuple[str, _Meta]]) -> Storage:
-    """All of a record; where it is no whole number of elements, it is bytes."""
+    """Return the whole record as a storage, of bytes where its length is no multiple of an element's."""
     dtype = _DTYPES[views[0][1].dtype]
     if extent.length % ITEM_BYTES[dtype]:
         dtype = "uint8"
@@ -147,13 +147,13 @@ def _storage(extent: Extent, views: list[tuple[str, _Meta]]) -> Storage:
 
 
 def _views(extent: Extent, views: list[tuple[str, _Meta]]) -> Iterator[Tensor]:
-    """The tensors on a record, each of them inside of it; a record is all of a storage, and may reach further."""
+    """Yield the tensors on a record, after a check that each is inside it."""
     for name, meta in views:
         dtype, shape = _DTYPES[meta.dtype], _shape(meta)
         stride = tuple(step.as_int or 0 for step in meta.strides)
         first = meta.storage_offset.as_int or 0
         if len(shape) != len(stride) or len(shape) > _DIMENSIONS_MAX or min((*shape, *stride, first)) < 0:
-            _refuse("shape that cannot be", name, extent)
+            _refuse("impossible shape", name, extent)
         tensor = Tensor(name, extent.name, dtype, shape, stride, first)
         end = (first + span_count(tensor) if 0 not in shape else 0) * ITEM_BYTES[dtype]
         if end > extent.length or prod(shape) >= _COUNT_MAX:

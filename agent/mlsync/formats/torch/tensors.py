@@ -1,4 +1,4 @@
-"""Torch's own calls in a pickle: which of them make tensors, on which storage, and whether the view fits."""
+"""Torch's calls in a pickle: which of them make tensors, on which storage, and whether the view fits."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _DTYPE_ARGUMENT = 6  # of _rebuild_tensor_v3, whose storage has no type of its o
 
 
 class _Block:
-    """A storage as seen so far; *dtype* is empty while only untyped mentions of it were met."""
+    """A storage as found so far; *dtype* is empty as long as only untyped references to it were found."""
 
     __slots__ = ("dtype", "extent", "length")
 
@@ -84,7 +84,7 @@ class _Block:
 
 
 class StorageId(NamedTuple):
-    """What a persistent id says; a tensor on the storage sees its *elements* from *begin* to *end*."""
+    """A parsed persistent id; a tensor on the storage sees the elements from *begin* to *end*."""
 
     key: str
     dtype: str  # empty: the storage has no type of its own
@@ -95,7 +95,7 @@ class StorageId(NamedTuple):
 
 
 class StorageTable:
-    """The storages that the pickle mentions; answers which record each one is, and refuses what does not fit."""
+    """The storages that the pickle names, each with its record; refuses those that do not fit."""
 
     def __init__(
         self, extents: Iterable[Extent], prefix: str, packed: Mapping[str, Packed] | None = None, suffix: str = ""
@@ -107,7 +107,7 @@ class StorageTable:
         self._blocks: dict[str, _Block] = {}
 
     def add(self, storage: StorageId) -> _Block:
-        """The storage behind an id, which must have the length that the id tells."""
+        """Return the storage behind an id, which must have the length that the id tells."""
         block = self._blocks.get(storage.key)
         if block is None:
             block = self._blocks[storage.key] = self._find(storage.key)
@@ -118,25 +118,25 @@ class StorageTable:
         return block
 
     def add_all(self, persistents: Iterable[Persistent]) -> None:
-        """The storages behind all ids of a pickle, also of those to which nothing leads: torch reads each of them."""
+        """Add the storages of all ids of a pickle, also unreachable ones: torch reads each of them."""
         for persistent in persistents:
             storage = storage_id(persistent)
             if storage is not None:
                 self.add(storage)
 
     def storages(self) -> tuple[Storage, ...]:
-        """All of them that lie in the file as they are, in its order."""
+        """Return the storages whose bytes are uncompressed in the file, in file order."""
         blocks = [block for block in self._blocks.values() if block.extent.name not in self._packed]
         blocks.sort(key=lambda block: block.extent.offset)
         return tuple(_storage(block.extent, block.dtype or "uint8") for block in blocks)
 
     def offset_of(self, tensor: Tensor) -> int | None:
-        """Where in the file the storage of a tensor begins, if it lies there as it is."""
+        """Return where in the file the storage of a tensor begins, if it lies there as it is."""
         name = tensor.storage
         return None if name in self._packed or name not in self._extents else self._extents[name].offset
 
     def packed_count(self) -> int:
-        """How many of them are compressed."""
+        """Return how many of them are compressed."""
         return sum(block.extent.name in self._packed for block in self._blocks.values())
 
     def _find(self, key: str) -> _Block:
@@ -150,7 +150,7 @@ class StorageTable:
 
 
 def storage_id(persistent: Persistent) -> StorageId | None:
-    """The storage that a persistent id tells of; ``None`` for the class of a module, which old torch wrote as one."""
+    """Return the storage that a persistent id names; ``None`` for a module's class, which old torch saved as one."""
     parts = persistent.id
     if type(parts) is not tuple or len(parts) < _CLASS_ID_PARTS:
         raise ContainerBroken("persistent id that is no storage")
@@ -167,7 +167,7 @@ def storage_id(persistent: Persistent) -> StorageId | None:
 
 
 def _view(parts: tuple[object, ...], count: int) -> tuple[int, int]:
-    """Which elements of the storage are meant: all of them, or those that the sixth part of an id tells."""
+    """Return the range of the storage's elements that an id means: all, or those that its sixth part names."""
     match parts:
         case () | (None, *_):
             return 0, count
@@ -177,19 +177,19 @@ def _view(parts: tuple[object, ...], count: int) -> tuple[int, int]:
 
 
 def is_tensor_call(call: Call) -> bool:
-    """Whether the call makes a tensor out of a storage, a place and strides."""
+    """Return whether the call makes a tensor out of a storage, a place and strides."""
     func = call.func
     return isinstance(func, Global) and func.module in _REBUILD_MODULES and func.name in _STRIDED
 
 
 def is_parameter_call(call: Call) -> bool:
-    """Whether the call wraps a tensor as a parameter of a module."""
+    """Return whether the call wraps a tensor as a parameter of a module."""
     func = call.func
     return isinstance(func, Global) and func.module == "torch._utils" and func.name.startswith("_rebuild_parameter")
 
 
 def rebuilt_call(call: Call) -> Call:
-    """The call inside of ``_rebuild_from_type_v2``, which wraps the call of every subclass; others as they are."""
+    """Return the call inside ``_rebuild_from_type_v2``, which wraps a subclass's call; other calls unchanged."""
     func = call.func
     if isinstance(func, Global) and func.name == "_rebuild_from_type_v2" and func.module in _REBUILD_MODULES:
         match call.args:
@@ -203,7 +203,7 @@ def rebuilt_call(call: Call) -> Call:
 
 
 def tensor_view(name: str, call: Call, table: StorageTable) -> Tensor:
-    """The tensor that the call would make, known to lie inside of its storage."""
+    """Return the tensor that the call would make, known to lie inside of its storage."""
     args = call.args
     assert isinstance(call.func, Global)
     least, most = _STRIDED[call.func.name]
@@ -251,7 +251,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
-    """A shape or strides: a tuple, or torch.Size of one, of whole numbers."""
+    """Return a shape or strides: a tuple, or torch.Size of one, of whole numbers."""
     if isinstance(value, Call) and len(value.args) == 1:
         value = value.args[0]
     if type(value) is list:
@@ -260,7 +260,7 @@ def _counts(name: str, value: object, extent: Extent) -> tuple[int, ...]:
         _refuse(f"tensor {name!r} has no shape", extent)
     for count in value:
         if not _is_count(count):
-            _refuse(f"tensor {name!r} has a shape that cannot be", extent)
+            _refuse(f"tensor {name!r} has an impossible shape", extent)
     return value
 
 

@@ -35,7 +35,7 @@ _U32 = 0xFFFFFFFF
 
 
 class Entry(NamedTuple):
-    """One record as the central directory tells it; *stored_bytes* is its length in the file, or *plain_bytes*."""
+    """One record in the central directory; *stored_bytes* is its length in the file, *plain_bytes* its content's."""
 
     name: str
     raw_name: bytes
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """The records in file order, where the central directory begins, and which record it names first."""
+    """The records in file order, the offset of the central directory, and the name of its first record."""
 
     entries: tuple[Entry, ...]
     offset: int
@@ -58,7 +58,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """What the end records say of the central directory; *at* is where the first of them begins."""
+    """The central directory according to the end records; *at* is the offset of the first of them."""
 
     at: int
     offset: int
@@ -67,17 +67,16 @@ class _End:
 
 
 class _LastDirectory:
-    """The last large directory that was parsed: the same bytes are asked for up to four times within a backup.
+    """A cache of the last large directory: a backup parses the same bytes up to four times.
 
-    What is found is what would be parsed again, for the bytes that are there now are held against the digest of those
-    that were parsed. Any thread may ask.
+    The bytes are compared by digest, so the cached directory is what would be parsed again. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._kept: tuple[bytes, _End, Directory] | None = None
 
     def find(self, end: _End, raw: bytes) -> Directory | None:
-        """What *raw* was parsed to, if it was the last, at the same place of a file."""
+        """Return the directory parsed from *raw*, if that was the last one, at the same offset of a file."""
         kept = self._kept
         if end.count < _LARGE_RECORDS or kept is None:
             return None
@@ -87,7 +86,7 @@ class _LastDirectory:
         return None
 
     def keep(self, end: _End, raw: bytes, directory: Directory) -> None:
-        """Keep it instead of the one before, if it is worth that."""
+        """Cache a large directory instead of the one before."""
         if end.count >= _LARGE_RECORDS:
             self._kept = key_of(raw), end, directory
 
@@ -96,7 +95,7 @@ _LAST = _LastDirectory()
 
 
 def read_directory(source: ByteSource) -> Directory:
-    """The central directory, whole and consistent, without a look at the records themselves."""
+    """Return the central directory after a check that it is consistent; the records are not read."""
     end, raw = _read_end(source)
     directory = _LAST.find(end, raw)
     if directory is None:
@@ -115,7 +114,7 @@ def _parse_directory(end: _End, raw: bytes) -> Directory:
 
 
 def record_names(source: ByteSource) -> set[str]:
-    """The names in the central directory and no more of it: of a zip of any kind, most of which nobody wants."""
+    """Return only the names in the central directory: cheap enough for zips that are no checkpoint."""
     end, raw = _read_end(source)
     directory = _LAST.find(end, raw)
     if directory is not None:
@@ -131,9 +130,9 @@ def _twice(end: _End) -> ContainerBroken:
 
 
 def _read_end(source: ByteSource) -> tuple[_End, bytes]:
-    """The end record, and the central directory's bytes, which end where that begins."""
+    """Return the end record, and the central directory's bytes, which end where that begins."""
     end = _find_end(source)
-    # What cannot be is said first: a length that is damaged is as a rule larger than anything that is checked
+    # Impossible values are reported first: a damaged length usually exceeds the bounds too
     if end.offset + end.length != end.at or end.count * _CENTRAL.size > end.length:
         msg = "central directory does not end where the end record begins"
         raise ContainerBroken(msg, offset=end.offset)
@@ -144,9 +143,9 @@ def _read_end(source: ByteSource) -> tuple[_End, bytes]:
 
 
 def _find_end(source: ByteSource) -> _End:
-    """The end record, which must end where the file ends, and its 64-bit twin where there is one."""
+    """Return the end record, which must end where the file ends, combined with the zip64 one if there is one."""
     size = source.size_bytes
-    # Nobody writes comments into checkpoints; 64 KiB before the end there may be data already.
+    # Checkpoints have no comments, and 64 KiB before the end there may already be data.
     for wanted_bytes in (_END64_LOCATOR.size + _END.size, _END64_LOCATOR.size + _END.size + _COMMENT_BYTES_MAX):
         tail_bytes = min(size, wanted_bytes)
         tail = source.read_at(size - tail_bytes, tail_bytes) if tail_bytes else b""
@@ -167,10 +166,10 @@ def _find_end(source: ByteSource) -> _End:
 
 
 def _end_in(tail: bytes) -> int:
-    """Where in the file's last bytes its end record begins, or -1.
+    """Return where in the file's last bytes its end record begins, or -1.
 
-    It is the last of them that has its length: that one all readers take, and some whatever it says of its comment. A
-    comment in which another end begins would be another archive to each of them.
+    It is the last one, and its length must fit: all readers use that one, some without a check of its comment. A
+    comment with another end record in it would be a different archive for different readers.
     """
     at = tail.rfind(_END_SIGNATURE, 0, max(len(tail) - _END.size + len(_END_SIGNATURE), 0))
     if at >= 0 and at + _END.size + _END.unpack_from(tail, at)[7] != len(tail):
@@ -179,7 +178,7 @@ def _end_in(tail: bytes) -> int:
 
 
 def _refuse_other_end(end: _End, told: tuple[int, ...], at: int) -> None:
-    """What the short end record says of the directory is what the long one says, as far as it has room for that."""
+    """Raise unless the short end record agrees with the zip64 one, as far as its fields are wide enough."""
     known = (0, 0, end.count, end.count, end.length, end.offset)
     for value, limit, wide in zip(told, (_U16, _U16, _U16, _U16, _U32, _U32), known, strict=True):
         if value not in (limit, wide):
@@ -192,7 +191,7 @@ def _has_locator(tail: bytes, at: int) -> bool:
 
 
 def _find_end64(source: ByteSource, end_at: int) -> _End:
-    """The zip64 end record, which lies right before its locator, which lies right before the end record."""
+    """Return the zip64 end record, which lies right before its locator, which lies right before the end record."""
     locator_at = end_at - _END64_LOCATOR.size
     locator = _END64_LOCATOR.unpack(read_bounded(source, locator_at, _END64_LOCATOR.size, "zip64 locator"))
     signature, _, at, disks = locator
@@ -215,7 +214,7 @@ def _refuse_split(disk: int, directory_disk: int, count_here: int, count: int, a
 
 
 def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
-    """The directory's entries; together they fill it exactly."""
+    """Yield the directory's entries; together they fill it exactly."""
     at = 0
     left_bytes = NAMES_BYTES_MAX
     for _ in range(end.count):
@@ -268,7 +267,7 @@ def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> E
 
 
 def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:
-    """The first *count* numbers of the zip64 extra field."""
+    """Return the first *count* numbers of the zip64 extra field."""
     place = 0
     while place + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, place)

@@ -1,7 +1,7 @@
-"""Deflated records: their bytes one piece at a time, in memory that does not grow with them.
+"""Inflate records a piece at a time, in constant memory.
 
-A record tells how long it is when unpacked. Nothing is unpacked past that length, so that a bomb costs no more than it
-admits to, and what it admits to is looked at before.
+A record states its inflated length, which the caller checks first. Nothing is inflated past it, so that a bomb costs no
+more than it states.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _DAMAGED = "compressed data are damaged"
 
 
 class Inflater:
-    """Unpacks the record that it is shown piece by piece; any damage is ``RecordDamaged``.
+    """Inflates the record that it is fed piece by piece; any damage raises ``RecordDamaged``.
 
-    With zlib's own head before it, the sum behind it is checked too.
+    With *has_head* it is a zlib stream, whose checksum is verified too.
     """
 
     def __init__(self, extent: Extent, plain_bytes: int, *, has_head: bool = False) -> None:
@@ -30,7 +30,7 @@ class Inflater:
         self._engine = zlib.decompressobj(zlib.MAX_WBITS if has_head else -zlib.MAX_WBITS)
 
     def feed(self, piece: bytes | memoryview) -> Iterator[bytes]:
-        """What *piece* unpacks to, in pieces of at most a MiB."""
+        """Yield the inflated bytes of *piece*, at most a MiB at a time."""
         while piece:
             yield from self._step(piece)
             piece = self._engine.unconsumed_tail
@@ -38,7 +38,7 @@ class Inflater:
                 self._refuse("compressed data end before their record does")
 
     def finish(self) -> Iterator[bytes]:
-        """What was still held back, when all of the record was shown."""
+        """Yield the rest, after the whole record was fed."""
         while not self._engine.eof:
             held = list(self._step(b""))
             if not held and not self._engine.eof:
@@ -63,13 +63,13 @@ class Inflater:
 
 
 def inflate(extent: Extent, stored: bytes, plain_bytes: int) -> bytes:
-    """All of a record, which the caller found small enough."""
+    """Return the whole record; the caller has checked that it is small enough."""
     inflater = Inflater(extent, plain_bytes)
     return b"".join([*inflater.feed(stored), *inflater.finish()])
 
 
 def inflate_head(source: ByteSource, extent: Extent, wanted_bytes: int) -> bytes:
-    """The first *wanted_bytes* of an unpacked record, or all there are, from as few of its bytes as it takes."""
+    """Return the first *wanted_bytes* of an inflated record, or all there are, from as few stored bytes as possible."""
     for step_bytes in _HEAD_STEPS_BYTES:
         stored = source.read_at(extent.offset, min(step_bytes, extent.length))
         try:

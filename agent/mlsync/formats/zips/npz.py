@@ -1,4 +1,4 @@
-"""What the arrays of an npz file are: the ``.npy`` header of each member, read with a pattern and never evaluated."""
+"""The arrays of an npz file, by the ``.npy`` header of each member, which is matched by a pattern, never evaluated."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _BYTES_MAX = 1 << 63
 ARRAYS_MAX = 100_000
 # How many different headers are recognised when they come again
 _HEADS_MAX = 1000
-# What is said of a smaller file is made anew as fast as it is looked up
+# A smaller file is parsed as fast as it is looked up
 _KEPT_MIN = 1000
 _HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[^'\\\\]{1,64})', 'fortran_order': (?P<fortran>True|False), "
@@ -57,7 +57,7 @@ _DTYPES = {
 
 
 def read_npz_content(source: ByteSource, layout: ZipLayout) -> Content:
-    """Level 2: every plain array fills its member; arrays of objects, texts and records are left to the checksum."""
+    """Return level 2: every plain array fills its member; of arrays of objects and records only the CRC is checked."""
     if len(layout.extents) > ARRAYS_MAX:
         msg = f"more than {ARRAYS_MAX} arrays are more than are checked"
         raise NotChecked(msg)
@@ -108,7 +108,7 @@ class _Head(NamedTuple):
 
 
 def _heads(source: ByteSource, layout: ZipLayout) -> list[_Head]:
-    """The header of each member. Those that lie close together are read together, and equal ones kept once."""
+    """Return the header of each member. Neighbours are read together, and equal headers are kept once."""
     known: dict[_Head, _Head] = {}
     heads = []
     for group in gathered(layout.extents, attrgetter("offset")):
@@ -135,7 +135,7 @@ class _Array(NamedTuple):
 
 
 def _array(text: bytes, name: str) -> _Array | None:
-    """What the header of the member of that *name* says; ``None`` of what are no plain numbers."""
+    """Return the array that a member's header describes; ``None`` if it is no array of plain numbers."""
     match = _HEADER.fullmatch(text)
     typed = None if match is None else _type(match["descr"])
     if match is None or typed is None:
@@ -154,7 +154,7 @@ def _array(text: bytes, name: str) -> _Array | None:
 
 
 def _type(descr: bytes) -> tuple[str, int] | None:
-    """What numbers these are and how wide; ``None`` for objects, and for what is not known."""
+    """Return dtype and width; ``None`` for objects and for unknown types."""
     order, name = descr[:1], descr[1:]
     if order not in b"<>|=":
         return None
@@ -172,7 +172,7 @@ def _type(descr: bytes) -> tuple[str, int] | None:
 
 
 def _split_head(source: ByteSource, extent: Extent, packed: Packed | None, start: bytes) -> _Head:
-    """The member's header by the *start* of what lies in the file, and by more of it where that is not all."""
+    """Return the member's header from the *start* of its bytes, and read on where that is too short."""
     member_bytes = extent.length if packed is None else packed.plain_bytes
     if packed is not None:
         start = inflate_head(source, extent, _PREFIX_BYTES + _HEADER_BYTES_MAX)

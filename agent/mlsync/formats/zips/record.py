@@ -1,4 +1,4 @@
-"""One record of a zip in memory: bounded, unpacked, and held against its checksum before anybody parses it."""
+"""Read one record of a zip: bounded, inflated, and checked against its CRC before it is parsed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlsync.formats.zips.zip_layout import ZipLayout
 
 
 def read_record(source: ByteSource, layout: ZipLayout, extent: Extent, limit_bytes: int, what: str) -> bytes:
-    """A record's bytes, held against its checksum so that damage is called damage and not a bad *what*."""
+    """Return a record's bytes after a check of its CRC, so that damage is not reported as a bad *what*."""
     packed = layout.packed.get(extent.name)
     plain_bytes, checksum = (extent.length, extent.crc32) if packed is None else packed[:2]
     if max(extent.length, plain_bytes) > limit_bytes:

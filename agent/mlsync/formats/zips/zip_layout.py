@@ -1,7 +1,7 @@
-"""Where a zip file's records lie: end record, central directory and local headers, with nothing unpacked.
+"""Where the records of a zip file are, by its directory and the local headers; nothing is inflated.
 
-Python's ``zipfile`` is not used: it guesses around damage (data before or after the archive, a shifted directory),
-and a guess is what this check must not make.
+Python's ``zipfile`` is not used: it works around damage (data before or after the archive, a shifted directory),
+which this check must report.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ MARSHAL_VERSION = 2
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED = 0x1
-# Encrypted, patched, encrypted otherwise, local header masked: no reader of checkpoints takes such a record
+# Encrypted, patched, strongly encrypted, masked local header: no reader of checkpoints takes such a record
 _UNREADABLE = _ENCRYPTED | 0x20 | 0x40 | 0x2000
 _DEFLATED = 8
-# Local headers that lie closer than this are read together: a checkpoint has a thousand records below one KiB.
+# Local headers that are closer than this are read together: a checkpoint has a thousand records below one KiB.
 _GATHER_BYTES = 64 << 10
 _HEADER_GUESS_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class ZipLayout(Layout):
-    """A zip's layout; the bytes of the records in *packed* are deflated, all others are there as they are.
+    """A zip's layout; the records in *packed* are deflated, all others are stored.
 
-    *first_name* is the record that the directory names first: torch looks for all others beside that one.
+    *first_name* is the record that the directory names first: torch looks for all others beside it.
     """
 
     first_name: str = ""
 
 
 def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
-    """Level 1 of a zip file: every record is where the directory says, none overlap, all lie before the directory."""
+    """Return level 1: every record is where the directory says, none overlap, all are before the directory."""
     directory = read_directory(source)
     extents: list[Extent] = []
     packed: dict[str, Packed] = {}
@@ -65,14 +65,14 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
         # The CRC of a packed record says nothing of the bytes that are in the file
         checksum = _checksum(entry) if entry.method == STORED else None
         extents.append(Extent(entry.name, offset, entry.stored_bytes, checksum))
-    if unreadable is not None:  # said now, when all of the file agrees that it is so
+    if unreadable is not None:  # reported only now: damage anywhere else comes first
         msg = "zip record is encrypted, or compressed in a way that is not checked"
         raise NotChecked(msg, record=unreadable.name, offset=unreadable.header_offset)
     return ZipLayout(container, source.size_bytes, tuple(extents), directory.first_name, packed=packed)
 
 
 def as_bytes(layout: ZipLayout) -> bytes:
-    """All of a layout that a content depends on; two layouts that differ in it have other bytes."""
+    """Return everything in a layout that its content depends on, as bytes: different layouts have different bytes."""
     places = [(extent.name, extent.offset, extent.length) for extent in layout.extents]
     packed = sorted((name, record.plain_bytes) for name, record in layout.packed.items())
     return marshal.dumps((places, packed, layout.first_name), MARSHAL_VERSION)
@@ -83,7 +83,7 @@ def _is_unreadable(entry: Entry) -> bool:
 
 
 def first_record_name(source: ByteSource) -> str | None:
-    """The name in the local header at offset 0, for files whose directory is not there (yet)."""
+    """Return the name in the local header at offset 0, for files whose directory is not there (yet)."""
     head = source.read_at(0, min(source.size_bytes, _HEADER_GUESS_BYTES))
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         return None
@@ -92,15 +92,15 @@ def first_record_name(source: ByteSource) -> str | None:
 
 
 def _checksum(entry: Entry) -> int | None:
-    """The CRC of the record as it was before anything was packed; 0 means "not computed"."""
+    """Return the CRC of the uncompressed record; 0 means "not computed"."""
     return None if entry.crc32 == 0 and entry.plain_bytes > 0 else entry.crc32
 
 
 def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
-    """Each entry with the offset of its first byte, which only its local header tells."""
+    """Yield each entry with the offset of its first byte, which only its local header tells."""
     for group in gathered(directory.entries, attrgetter("header_offset")):
         first, last = group[0].header_offset, group[-1]
-        # To the end of the last name and no further: what comes next is data, in a repository megabytes of it at once.
+        # Only to the end of the last name: data follows, and a repository would fetch megabytes of it.
         length = min(last.header_offset + _LOCAL.size + len(last.raw_name), directory.offset) - first
         window = read_bounded(source, first, max(length, 0), "local header")
         for entry in group:
@@ -109,7 +109,7 @@ def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[En
 
 
 def gathered(items: Iterable[_Item], offset_of: Callable[[_Item], int]) -> Iterator[list[_Item]]:
-    """Group neighbours, which come in the order of the file, whose headers fit in one read."""
+    """Yield groups of neighbours (in file order) whose headers fit in one read."""
     group: list[_Item] = []
     for item in items:
         if group and offset_of(item) - offset_of(group[0]) > _GATHER_BYTES:
