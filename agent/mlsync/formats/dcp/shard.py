@@ -71,7 +71,7 @@ class _Found:
 
 
 def read_dcp_shard(source: ByteSource, metadata: DcpMetadata, name: str) -> tuple[Layout, Content]:
-    """Return levels 1 and 2 of the file called *name*: its items' records, and tensors under their names in the checkpoint.
+    """Return levels 1 and 2 of the file *name*: its items' records, and tensors by their names in the checkpoint.
 
     A tensor of which the file holds a part has the part's place behind its name. Bytes that no entry tells of are left
     alone; items behind a transformation are counted and not looked into.

@@ -93,7 +93,7 @@ def read_hdf5_layout(source: ByteSource) -> Hdf5Layout:
 
 
 def read_hdf5_content(layout: Hdf5Layout) -> Content | None:
-    """Return level 2: each dataset has the bytes that its shape and type need; the walk has held them against one another."""
+    """Return level 2: each dataset has the bytes that its shape and type need, which the walk has checked."""
     known = [part for part in layout.parts if part.dtype]
     if not known and not layout.packed_count and not layout.aside_count:
         return None

@@ -253,7 +253,7 @@ def _is_optimizer(name: str) -> bool:
 
 
 def read_shard(source: ByteSource, index: IndexLayout, number: int) -> tuple[Layout, Content]:
-    """Return levels 1 and 2 of a shard by the word of its index: all tensors lie in it, and texts are what was written."""
+    """Return levels 1 and 2 of a shard, given its index: all tensors are in it, and texts match their checksums."""
     check_described(index)
     own = sorted((one for one in index.described if one.shard == number and not one.is_sliced), key=lambda one: one[4])
     extents, storages, tensors = [], [], []

@@ -71,7 +71,7 @@ def read_packed_pickle_layout(source: ByteSource) -> PackedPickleLayout:
 
 
 def read_packed_pickle_content(source: ByteSource, layout: PackedPickleLayout) -> Content | None:
-    """Return level 2: what a pickle that is not compressed is held to; its arrays are nowhere in the file as they are."""
+    """Return level 2, as for an uncompressed pickle; all arrays count as compressed."""
     if layout.way == "lz4":
         return None
     stream = _Stream(source, layout)

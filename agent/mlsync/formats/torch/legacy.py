@@ -40,7 +40,7 @@ class _Opening(NamedTuple):
 
 
 def read_legacy_layout(source: ByteSource) -> Layout:
-    """Return level 1: the pickles are those of torch, and the storages that they name fill the rest of the file exactly."""
+    """Return level 1: the pickles are torch's, and the storages that they name fill the rest of the file exactly."""
     opening = _read_opening(source)
     extents = tuple(_extents(source, opening))
     end = extents[-1].offset + extents[-1].length if extents else opening.end
@@ -50,7 +50,7 @@ def read_legacy_layout(source: ByteSource) -> Layout:
 
 
 def read_legacy_content(source: ByteSource, layout: Layout) -> Content:
-    """Return level 2: every storage has as many elements as the object asks for, every tensor lies inside its storage."""
+    """Return level 2: every storage has as many elements as the object needs, every tensor is inside its storage."""
     opening = _read_opening(source)
     table = StorageTable(layout.extents, _PREFIX)
     root = opening.object.root

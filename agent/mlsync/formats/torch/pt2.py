@@ -77,7 +77,7 @@ _Weights: TypeAlias = dict[str, tuple[Extent, list[tuple[str, _Meta]]]]
 
 
 def read_pt2_content(source: ByteSource, layout: ZipLayout) -> Content | None:
-    """Return level 2: each weight and constant has its record, and lies inside of it; what is pickled is left to its CRC.
+    """Return level 2: each weight and constant is inside its record; of pickled ones only the CRC is checked.
 
     Archives of before torch 2.9 have no tables, and of these nothing is known to look for.
     """
