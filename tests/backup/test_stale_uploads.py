@@ -9,7 +9,7 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.backup.uploads import finish_cut_off, sweep_abandoned
-from mlsync.errors import StoreBroken
+from mlsync.errors import StoreBroken, StoreDenied
 
 DAY_S = 86_400
 NOW_S = 1_800_000_000.0
@@ -119,3 +119,24 @@ def test_uploads_that_are_gone_are_nothing_to_tell():
     finish_cut_off(Journal(1, 1), SimpleNamespace(finish_pack=lose), [].append, monitor)
     assert [severity for severity, _ in monitor.notices] == ["warning"]
     assert "denied" in monitor.notices[0][1]
+
+
+def test_a_look_that_is_denied_costs_no_backup(tmp_path):
+    """What the store says against the look is said, and the next look comes a day later all the same."""
+    monitor = RecordingMonitor()
+    asked = []
+
+    def deny(age_s):
+        asked.append(age_s)
+        raise StoreDenied("not yours to list", where="x")
+
+    for now_s in (NOW_S, NOW_S + DAY_S - 1):
+        sweep_abandoned(tmp_path, SimpleNamespace(store=SimpleNamespace(remove_stale_uploads=deny)), monitor, now_s)
+    assert len(asked) == len(monitor.notices) == 1
+    assert "not yours to list" in monitor.notices[0][1]
+
+
+def test_a_look_that_cannot_be_noted_costs_no_backup(tmp_path):
+    """Where the note of the look cannot be written, the look is made again the next time."""
+    (tmp_path / "uploads").write_bytes(b"a file in the directory's place")
+    assert looks(tmp_path / "uploads", NOW_S) == 1
