@@ -15,8 +15,8 @@ from mlsync.source.takeover import allow_takeover
 
 PASSPHRASE = "correct horse"
 KEY = bytes(range(32))
-MANNERED = ("backup", "verify", "prove", "check")
-MANNERS = {"--gently", "--quickly"}
+WITH_GENTLY = ("backup", "verify", "prove", "check")
+GENTLY_OPTIONS = {"--gently", "--quickly"}
 MLSYNC = Path(sys.executable).with_name("mlsync")
 # Nothing that needs torch: containers and their content are proved (L2), no device is asked. Tests that need it say so.
 NO_DEVICE = '[proof]\ndevice = "none"\n'
@@ -115,8 +115,8 @@ class Machine:
 
     def run(self, *arguments, uid: int = 0, cwd: Path | None = None, **environment: str) -> Done:
         """What ``mlsync`` with *arguments* did; an *environment* variable that is empty is not set."""
-        # A command that stands behind others would stand behind the other tests; test_cli_manners.py has those.
-        if arguments[0] in MANNERED and not MANNERS & {*arguments}:
+        # A gentle command would give way to the other tests; test_cli_gently.py has those.
+        if arguments[0] in WITH_GENTLY and not GENTLY_OPTIONS & {*arguments}:
             arguments = (arguments[0], "--quickly", *arguments[1:])
         return self._server.run(arguments, self.environment(**environment), cwd or self.base, uid)
 

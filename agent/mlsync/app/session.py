@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from mlsync.proving.load import LoadingOptions
 
 _LOG: Final = logging.getLogger(__name__)
-# At a terminal nobody waits a minute to learn of a wrong address; work that has begun is worth more patience.
+# A user should not wait a minute to learn of a wrong address; running work is worth more patience.
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
 UPLOADS_DIRECTORY = "uploads"
 LOADING_DIRECTORY = "loading"
-# What the proof must reach where the configuration does not say: numbers on the device are looked at, and policy on
-# them is the user's; what must hold is that the bytes are on the device as they were in the file.
+# The level that a proof must reach by default: the bytes on the device are those of the file. Level 4 checks the
+# numbers, and the policy on them is the user's.
 REQUIRED_LEVEL = 3
 
 
 class Session:
-    """A repository that is open, with what the configuration says of it."""
+    """An open repository with its configuration."""
 
     def __init__(self, config: Config, counted: CountingStore, repository: Repository) -> None:
         self.config = config
@@ -67,7 +67,7 @@ class Session:
         *,
         first_contact_s: float = BUDGET_S,
     ) -> Self:
-        """Open the repository that *config* names; *find_unlock* is only asked once it is known to be there."""
+        """Open the repository that *config* names; *find_unlock* is called once the repository is known to exist."""
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
         try:
@@ -83,7 +83,7 @@ class Session:
 
     @classmethod
     def resume(cls, config: Config, keys: Keys, monitor: Monitor, *, conditional_create: bool, slot: str) -> Self:
-        """Go on with a repository that was opened before, and ask the store nothing about it."""
+        """Continue with a repository that was opened before, without a request to the store."""
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
         store = _retrying(counted, monitor)
@@ -107,7 +107,7 @@ class Session:
             raise
 
     def __enter__(self) -> Self:
-        """Be used in a ``with``."""
+        """Return itself."""
         return self
 
     def __exit__(
@@ -117,19 +117,19 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """Close state and store; the session is not used afterwards."""
+        """Close state and store; do not use the session afterwards."""
         if self._state is not None:
             self._state.close()
         self.repository.close()
 
     @property
     def state_directory(self) -> Path:
-        """Where the state of this repository lies: by its id, so that two repositories never share one."""
+        """Where the state of this repository is: under its id, so that two repositories never share one."""
         return _state_directory(self.config, self.repository.repository_id)
 
     @property
     def state(self) -> State:
-        """The local state, opened when first asked for: a restore on a fresh machine needs none."""
+        """The local state, opened on first use: a restore on a fresh machine needs none."""
         with self._state_lock:
             if self._state is None:
                 self._state = State.open(state_path(self.config, self.repository.repository_id))
@@ -137,7 +137,7 @@ class Session:
             return self._state
 
     def seen_heads(self) -> dict[str, Head]:
-        """Return the newest version of each run that this machine saw; nothing, and none is made, where is no state."""
+        """Return the newest version of each run that this machine saw; create no local state to find out."""
         return seen_heads(state_path(self.config, self.repository.repository_id))
 
     def prover(self, device: str | None = None, *, run: str | None = None) -> Prover:
@@ -179,7 +179,7 @@ class Session:
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:
-    """Raise ``RepositoryExists`` before anybody is asked for a new passphrase; a place that is not there is fine."""
+    """Raise ``RepositoryExists`` before anybody has to type a new passphrase; a missing place is fine."""
     try:
         inner = open_store(config.repository, store_options(config))
     except RepositoryMissing:
@@ -191,7 +191,7 @@ def refuse_existing(config: Config, monitor: Monitor) -> None:
 
 
 def source_of(watch: WatchSettings) -> Source:
-    """Return what the flows need to know of a watched directory."""
+    """Return what the flows need to know about a watched directory."""
     return Source(watch.run, bytes(watch.directory), watch.exclude, watch.keep_temporary, watch.not_models)
 
 
@@ -238,10 +238,10 @@ def framework_of(config: Config, device: str | None, runs: RunsAs | None = None)
 
     proof, device = config.proof, device or config.proof.device
     python = sys.executable if proof.python is None else str(proof.python)
-    kinds, wants, takes_files = framework.SEVERAL_FILES, None, True
+    kinds, only_of, takes_files = framework.SEVERAL_FILES, None, True
     if proof.framework == "ultralytics":
         name, command = "ultralytics", framework.ultralytics_command(python, device)
-        kinds, wants = frozenset(), "ultralytics"
+        kinds, only_of = frozenset(), "ultralytics"
     elif proof.framework == "transformers":
         name, command = "transformers", framework.transformers_command(python, device)
         kinds, takes_files = framework.HUGGING_FACE | {framework.DESCRIBED}, False
@@ -254,21 +254,21 @@ def framework_of(config: Config, device: str | None, runs: RunsAs | None = None)
         name=name,
         command=command,
         patterns=proof.command_for,
-        framework=wants,
+        framework=only_of,
         kinds=kinds,
         takes_files=takes_files,
         environment=_environment(proof.command_environment, os.environ),
         device=device,
         timeout_s=proof.command_timeout_s,
         user=runs.user,
-        # Code out of somebody's checkpoint would get him root's rights: he could see to it that it does not run as he.
+        # Code in a user's checkpoint would get root's rights, and that user could make running as himself fail.
         may_be_root=runs.may_be_root and runs.is_roots,
         as_root=runs.as_root,
     )
 
 
 def policy_of(config: Config) -> Policy:
-    """Return by what wishes of the configuration checkpoints are refused."""
+    """Return the policy of the configuration by which checkpoints are refused."""
     numbers = " ".join(sorted(config.proof.refuse))
     if not config.proof.loads:
         return Policy(numbers)
@@ -283,15 +283,15 @@ def _environment(wanted: tuple[str, ...], environ: Mapping[str, str]) -> dict[st
 
 
 def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Store:
-    """Try again, and tell; what counts stands inside of it, so that tries count too."""
+    """Return a store that retries and reports it; the counting store is inside, so that it counts retries too."""
 
-    def tell(call: str, error: Exception, wait_s: float) -> None:
+    def report(call: str, error: Exception, wait_s: float) -> None:
         monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
 
     if _LOG.isEnabledFor(logging.DEBUG):
         store = SlowRequestLog(store)
     tries_min = TRIES_MIN if budget_s >= BUDGET_S else 1
-    return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=tell)
+    return RetryingStore(store, budget_s=budget_s, tries_min=tries_min, on_wait=report)
 
 
 def _configure(store: Store, repository: Repository, monitor: Monitor) -> None:
@@ -300,7 +300,7 @@ def _configure(store: Store, repository: Repository, monitor: Monitor) -> None:
 
 
 def state_path(config: Config, repository_id: bytes) -> Path:
-    """Return where the local state of a repository lies."""
+    """Return where the local state of a repository is."""
     return _state_directory(config, repository_id) / STATE_FILE
 
 
@@ -309,7 +309,7 @@ def _state_directory(config: Config, repository_id: bytes) -> Path:
 
 
 def _read_slot_name(directory: Path) -> str | None:
-    """Return the name of the key slot that opened last time: no secret, and no more than a hint."""
+    """Return the name of the key slot that opened last time, which is only a hint and no secret."""
     try:
         return (directory / SLOT_FILE).read_text("utf-8")
     except (OSError, ValueError):

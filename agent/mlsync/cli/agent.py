@@ -1,4 +1,4 @@
-"""``mlsync agent``: keep watch over all runs until told to stop."""
+"""``mlsync agent``: keep watch over all runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.cli import output
-from mlsync.cli.manners import stand_behind_others, standing
+from mlsync.cli.gently import describe_priorities, give_way
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.errors import RepositoryMissing, StoreUnavailable
 from mlsync.service import status
@@ -39,7 +39,7 @@ def agent_command(common: Common, gently: bool) -> None:
     backup does.
     """
     if gently:
-        stand_behind_others()
+        give_way()
     config = common.watching_configuration()
     refuse_untrusted_programs(config)
     log_to(sys.stderr, logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO)
@@ -55,7 +55,7 @@ def agent_command(common: Common, gently: bool) -> None:
             raise
         monitor.notice("warning", f"{error}; waiting for it")
     if common.verbose and gently:
-        monitor.notice("info", standing())
+        monitor.notice("info", describe_priorities())
     jobs = [BackupJob(opener, watch) for watch in config.watches]
     for watch in config.watches:
         # Whoever starts it sees at once what it watches; the next line may be hours away.

@@ -9,8 +9,8 @@ from mlsync.app.run_lock import RunLock
 from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
 from mlsync.cli import candidates, output
+from mlsync.cli.gently import gently_option
 from mlsync.cli.json import backups_json
-from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options, pick_watches
 from mlsync.cli.stopping import stopping
 from mlsync.config.model import WatchSettings

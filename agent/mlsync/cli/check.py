@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from mlsync.cli import output
+from mlsync.cli.gently import gently_option
 from mlsync.cli.json import check_json
-from mlsync.cli.manners import gently_option
 from mlsync.cli.options import Command, Common, common_options
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import ProblemsFound

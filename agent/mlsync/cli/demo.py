@@ -74,13 +74,13 @@ def demo_command(
         _need_gpu()
     say = _to_stderr if as_json else output.say
 
-    def tell(seconds: float, text: str) -> None:
+    def report_step(seconds: float, text: str) -> None:
         if not quiet:
             say(f"{seconds:5.1f} s  {text}")
 
     with _signals_as_errors(), workplace(directory, keep=keep) as place:
         try:
-            report = Story(place, kind, device, tell, kept=keep).play()
+            report = Story(place, kind, device, report_step, kept=keep).play()
         except Error as error:
             error.advice = (
                 place.shortage()

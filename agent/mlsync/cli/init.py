@@ -68,7 +68,7 @@ def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, 
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
-        _tell(common, config, place, repository_id)
+        _print(common, config, place, repository_id)
 
 
 def _one_url(url: str | None, repo: str | None) -> str:
@@ -128,7 +128,7 @@ def _written(place: Path, text: str) -> Iterator[None]:
             os.unlink(temporary)
 
 
-def _tell(common: Common, config: Config, place: Path, repository_id: str) -> None:
+def _print(common: Common, config: Config, place: Path, repository_id: str) -> None:
     output.say(f"repository     {config.repository}")
     output.say(f"repository id  {repository_id}")
     output.say(f"configuration  {place}")

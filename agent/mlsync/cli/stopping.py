@@ -22,14 +22,14 @@ def stopping() -> Iterator[threading.Event]:
     """
     stop = threading.Event()
 
-    def heard(_number: int, _frame: FrameType | None) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
         # Not print: the interrupted code may be inside of it.
         os.write(_STDERR, _TEXT)
 
-    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:

@@ -21,7 +21,7 @@ def gently_option(function: F) -> F:
 
     @functools.wraps(function)
     def call(common: Common, *, gently: bool | None, **given: Any) -> Any:
-        heed(common, gently)
+        _apply(common, gently)
         return function(common, **given)
 
     option = click.option(
@@ -34,20 +34,20 @@ def gently_option(function: F) -> F:
     return cast("F", option(call))
 
 
-def heed(common: Common, gently: bool | None) -> None:
+def _apply(common: Common, gently: bool | None) -> None:
     """Give way to others with ``--gently``, or without either option if nobody watches."""
     if gently if gently is not None else not _is_watched():
-        stand_behind_others()
-        common.monitor().notice("info", standing())
+        give_way()
+        common.monitor().notice("info", describe_priorities())
 
 
-def stand_behind_others() -> None:
+def give_way() -> None:
     """Continue with the lowest priorities, in a session of mlsync's own if that takes one."""
     go_on_in_own_session()
     stand_back()
 
 
-def standing() -> str:
+def describe_priorities() -> str:
     """Return the priorities of this process in words."""
     return f"stands behind others: {describe()}"
 
