@@ -1,4 +1,4 @@
-"""A certificate that no authority knows, for servers of the tests that speak TLS."""
+"""A self-signed certificate for the tests' TLS servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def write_certificate(directory):
-    """A certificate for localhost that signs itself, and its key, as files."""
+    """Write a self-signed certificate for localhost and its key; return both files."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mlsync test")])
     now = datetime.now(UTC)

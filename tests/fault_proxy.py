@@ -1,4 +1,4 @@
-"""A proxy between a client and an S3 server that breaks what it is told to, the way networks and servers break things.
+"""A proxy between a client and an S3 server that fails on request, as networks and servers do.
 
 It understands as much of HTTP/1.1 as boto3 and SeaweedFS speak: requests with a length or chunks, ``Expect:
 100-continue``, answers with a length or chunks, many requests on a connection.
@@ -31,7 +31,7 @@ ANSWERS = {
     "400 expired": ("400 Bad Request", "ExpiredToken", ""),
     "502 page": ("502 Bad Gateway", "", ""),
 }
-# What servers say that is not the matter with a network, or with keys.
+# Error answers of servers that are not about the network or the keys.
 REFUSALS = {
     "404": ("404 Not Found", "NoSuchKey", ""),
     "404 unknown": ("404 Not Found", "NeverHeardOf", ""),
@@ -45,7 +45,7 @@ REFUSALS = {
 }
 
 
-# The first whose method and query fit.
+# The first entry whose method and query match.
 OPERATIONS = (
     ("PUT", "partNumber", "UploadPart"),
     ("PUT", "", "PutObject"),
@@ -63,14 +63,14 @@ OPERATIONS = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a request is about."""
+    """A request, parsed."""
 
     method: str
     target: str
 
     @property
     def operation(self) -> str:
-        """Its name in S3's own words."""
+        """Its name in S3's API."""
         names = {field.partition("=")[0] for field in self.target.partition("?")[2].split("&")}
         return next(
             operation for method, mark, operation in OPERATIONS if method == self.method and mark in {"", *names}
@@ -97,7 +97,7 @@ class Fault:
     paths: tuple[str, ...] = ()
 
     def meets(self, request: Request) -> bool:
-        """Count the request if it matches, and say whether it is one that goes wrong."""
+        """Count the request if it matches; return whether it fails."""
         if self.operation not in ("", request.operation):
             return False
         if self.paths and not any(path in request.target for path in self.paths):
@@ -107,7 +107,7 @@ class Fault:
 
 
 class _Cut(Exception):
-    """The connection ends here, by a reset."""
+    """Raised to end the connection by a reset."""
 
 
 @dataclass
@@ -121,7 +121,7 @@ class FaultProxy:
     url: str = ""
 
     def start(self) -> str:
-        """Give the URL to speak to."""
+        """Start to listen, and return the URL."""
         parts = urlsplit(self.server_url)
         self._server = (parts.hostname, parts.port)
         self._lock = threading.Lock()
@@ -133,16 +133,16 @@ class FaultProxy:
         return self.url
 
     def stop(self) -> None:
-        """Nothing is passed on any more, and whoever waits is cut off."""
+        """Stop, and cut all connections."""
         self._stopped.set()
-        # Wakes the thread that waits in accept, which a close alone does not.
+        # Wakes the thread that waits in accept; close alone does not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut_all()
 
     def cut_all(self) -> None:
-        """Every connection ends now, as if the network had."""
+        """Cut every connection, as a network failure would."""
         with self._lock:
             connections = list(self._open)
         for connection in connections:
@@ -150,11 +150,11 @@ class FaultProxy:
                 connection.shutdown(socket.SHUT_RDWR)
 
     def count(self, operation: str) -> int:
-        """How many requests of an operation there were."""
+        """Return how many requests of an operation there were."""
         return sum(request.operation == operation for request in self.requests)
 
     def reset(self, *faults: Fault) -> None:
-        """Go on with these faults, and count from nothing."""
+        """Set new faults, and reset the counts."""
         with self._lock:
             self.faults, self.requests, self.sent_bytes = list(faults), [], 0
 
@@ -183,7 +183,7 @@ class FaultProxy:
                 while self._pass_on(*streams):
                     pass
             except _Cut:
-                # A reset, not an orderly end.
+                # A reset, not an orderly close.
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             except (OSError, EOFError):
                 pass
@@ -192,7 +192,7 @@ class FaultProxy:
                     self._open -= {client, server}
 
     def _pass_on(self, client: _Stream, server: _Stream) -> bool:
-        """Pass one request and its answer on, as far as the fault lets it; whether the connection goes on."""
+        """Forward one request and its answer, as far as the fault allows; return whether the connection continues."""
         head = client.read_head()
         if not head:
             return False
@@ -244,7 +244,7 @@ class FaultProxy:
 
 
 class _Stream:
-    """A socket with what was read of it too early."""
+    """A socket with a buffer of what was read too early."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -254,7 +254,7 @@ class _Stream:
         self._socket.sendall(piece)
 
     def send_last(self, piece: bytes) -> None:
-        """Send, and hear the other side out: closing over what it is still sending would reset the connection."""
+        """Send, then read the rest: closing while the other side still sends would reset the connection."""
         self._socket.sendall(piece)
         self._socket.shutdown(socket.SHUT_WR)
         self._socket.settimeout(2)
@@ -263,7 +263,7 @@ class _Stream:
                 pass
 
     def read_head(self) -> bytes:
-        """The lines up to and with the empty one; nothing if the other side is done."""
+        """Return the lines up to the empty one, or nothing if the other side has closed."""
         while b"\r\n\r\n" not in self._rest:
             more = self._socket.recv(PIECE_BYTES)
             if not more:
@@ -275,7 +275,7 @@ class _Stream:
         return head + end
 
     def body(self, head: bytes, method: str = "") -> Iterator[bytes]:
-        """The bytes that belong to *head*, as they are on the wire; *method* is that of the request of an answer."""
+        """Yield the body of *head* as it is on the wire; *method* is the request's, for an answer."""
         length = _LENGTH.search(head)
         if method == "HEAD" or head[9:12] in (b"204", b"304"):
             return
@@ -320,7 +320,7 @@ class _Stream:
 
 
 def _broken(pieces: Iterator[bytes], kind: str, applies: bool) -> Iterator[bytes]:
-    """*pieces*, or what becomes of them; a body of no bytes breaks nothing."""
+    """Yield *pieces* with the fault applied; an empty body has no fault."""
     for piece in pieces:
         match kind if applies else "":
             case "cut":

@@ -1,4 +1,4 @@
-"""An S3 server with less than S3 has, or with faults: what SeaweedFS does right cannot be tested on SeaweedFS."""
+"""An S3 server with missing features or faults, for what SeaweedFS does right and so cannot show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATE = "Mon, 02 Nov 2026 10:00:00 GMT"
 
 
 class LimitedS3:
-    """Keeps objects of one bucket in memory; signatures are not looked at.
+    """Keeps objects of one bucket in memory, and does not check signatures.
 
     *condition*: what it makes of ``If-None-Match``: ``works``, ``ignored``, or ``501`` (says that it is not
     implemented). *has_versions*: whether the bucket keeps versions, in which case it ignores the condition, as Ceph
@@ -51,30 +51,30 @@ class LimitedS3:
 
     @property
     def endpoint_url(self) -> str:
-        """Where it listens."""
+        """The address on which it listens."""
         host = "localhost" if self.wants_host or self._scheme == "https" else "127.0.0.1"
         return f"{self._scheme}://{host}:{self._server.server_port}"
 
     def start(self) -> None:
-        """Answer from now on."""
+        """Start."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop, and refuse connections."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
 
 def error_body(code: str) -> bytes:
-    """The answer of S3 that says *code*."""
+    """Return S3's error answer with *code*."""
     return f"<Error><Code>{code}</Code><Message>as asked for.</Message></Error>".encode()
 
 
 def listing_body(
     keys: list[str], *, is_truncated: bool = False, token: str = "", key_count: int | None = None
 ) -> bytes:
-    """A page of a listing."""
+    """Return a page of a listing."""
     entries = "".join(
         f"<Contents><Key>{key}</Key><Size>1</Size><LastModified>2026-11-02T10:00:00Z</LastModified></Contents>"
         for key in keys

@@ -18,7 +18,7 @@ from pathlib import Path
 
 READY_WITHIN_S = 60
 RIGHTS = ("Read", "Write", "List")
-# The servers of a test run must leave room for the tests on a small machine.
+# The servers of a test run must leave memory for the tests on a small machine.
 GO_MEMORY_LIMIT = "400MiB"
 
 
@@ -30,11 +30,11 @@ class S3Server:
     access_key: str
     secret_key: str = field(repr=False)
     region: str = "us-east-1"
-    # Keys that may do one thing less than all: ``Read``, ``Write`` or ``List``. None at a server that is not ours.
+    # Keys that lack one right: ``Read``, ``Write`` or ``List``. None for a server that the tests did not start.
     lacking: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
 
     def environment(self) -> dict[str, str]:
-        """What AWS's tools, and so mlsync, take their keys from."""
+        """The environment from which AWS's tools, and mlsync, take their keys."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -43,7 +43,7 @@ class S3Server:
         }
 
     def client(self):
-        """A plain boto3 client, to look at the server past the code under test."""
+        """Return a plain boto3 client, to inspect the server independently of the code under test."""
         import boto3
         from botocore.config import Config
 
@@ -57,7 +57,7 @@ class S3Server:
         )
 
     def make_bucket(self) -> str:
-        """The name of a new, empty bucket."""
+        """Return the name of a new, empty bucket."""
         name = f"mlsync-test-{uuid.uuid4().hex[:16]}"
         client = self.client()
         try:
@@ -83,7 +83,7 @@ class Seaweed:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> S3Server:
-        """Give the server, which answers; after a ``stop`` it is the same one, with the same data."""
+        """Start the server and return it once it answers; after ``stop`` it has the same address and data."""
         ports = self._ports = self._ports or free_ports(5)
         self.server = replace(self.server, endpoint_url=f"http://127.0.0.1:{ports[0]}")
         command = [find_weed(), *self._arguments(ports), *self._https_arguments()]
@@ -105,7 +105,7 @@ class Seaweed:
         return self.server
 
     def stop(self) -> None:
-        """The process is gone, as by a power cut: it is not asked politely."""
+        """Kill the process, as a power cut would."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -147,7 +147,7 @@ class Seaweed:
         return [f"-s3.port.https={port}", f"-s3.cert.file={certificate}", f"-s3.key.file={key}"]
 
     def _wait_until_ready(self, port: int) -> None:
-        """Ready means that a bucket can be made: the port answers before the volumes do."""
+        """Return whether a bucket can be created: the port answers before the volumes do."""
         deadline_s = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < deadline_s:
             if self._process is None or self._process.poll() is not None:
@@ -173,7 +173,7 @@ class Seaweed:
 
 
 def find_weed() -> str:
-    """The path of the ``weed`` program; a test run without it would leave S3 untested, so it is an error."""
+    """Return the path of the ``weed`` program; raise without it, because S3 would go untested."""
     beside_python = Path(sys.executable).parent / "weed"
     found = str(beside_python) if beside_python.exists() else shutil.which("weed")
     if found is None:
@@ -186,7 +186,7 @@ def find_weed() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, and whose gRPC neighbours 10000 above, which SeaweedFS takes too, are free as well."""
+    """Return free ports whose gRPC ports, 10000 above, are free too: SeaweedFS uses both."""
     ports: list[int] = []
     held: list[socket.socket] = []
     try:
@@ -208,7 +208,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def answers_http(port: int) -> bool:
-    """Whether something on *port* speaks HTTP."""
+    """Return whether a server on *port* speaks HTTP."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request("GET", "/")
@@ -221,7 +221,7 @@ def answers_http(port: int) -> bool:
 
 
 def _die_with_parent() -> None:
-    """A test run that is killed leaves no server behind."""
+    """Make the server die with the test run, even if that is killed."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 

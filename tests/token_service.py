@@ -1,4 +1,4 @@
-"""A token service (AWS STS) that answers botocore: roles are taken on by a signature or by a web identity's token."""
+"""A token service (AWS STS) for botocore: callers assume roles by a signature or by a web identity's token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TOKEN = "a-web-identity"
 
 
 class TokenService:
-    """Gives *keys* to whoever takes on ``ROLE``, for *lasts_s*; ``asked`` are the actions that were asked for."""
+    """Returns *keys*, valid for *lasts_s*, to whoever assumes ``ROLE``; ``asked`` has the requested actions."""
 
     def __init__(self, keys: tuple[str, str]) -> None:
         self.keys = keys
@@ -26,12 +26,12 @@ class TokenService:
         self.url = f"http://{self.host}"
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop, and refuse connections."""
         self._server.shutdown()
         self._server.server_close()
 
     def answer(self, form: dict[str, str], authorization: str) -> tuple[int, str]:
-        """Status and body."""
+        """Return status and body."""
         action = form["Action"]
         self.asked.append(action)
         if self.refusal is not None:

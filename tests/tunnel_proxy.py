@@ -1,4 +1,4 @@
-"""An HTTP proxy that lets everything through, as a company's does: requests for http, tunnels for https."""
+"""An HTTP proxy that forwards everything, as a company's does: requests for http, tunnels for https."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class TunnelProxy:
 
     @property
     def url(self) -> str:
-        """What ``HTTP_PROXY`` and ``HTTPS_PROXY`` are to say."""
+        """The value for ``HTTP_PROXY`` and ``HTTPS_PROXY``."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Take connections."""
+        """Start."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
-        """Take none any more."""
+        """Stop."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -54,7 +54,7 @@ class TunnelProxy:
                 if method == "CONNECT":
                     client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 else:
-                    # Whole addresses are what a proxy is asked for, and what every server has to understand too.
+                    # Requests to a proxy have whole addresses, which every server must accept too.
                     server.sendall(head)
                 back = threading.Thread(target=_pass_on, args=(server, client), daemon=True)
                 back.start()

@@ -1,4 +1,4 @@
-"""Compression of a chunk, and decoding that is bounded by what was promised."""
+"""Compression of a chunk, and decoding that the announced length bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOISE = random.Random(1).randbytes(1 << 20)
 
 @given(st.one_of(st.binary(max_size=2000), st.builds(bytes.__mul__, st.binary(min_size=1, max_size=9), st.just(5000))))
 def test_what_is_encoded_decodes(plain):
-    """Whatever the bytes, decoding gives them back, and coded bytes are never longer than plain ones."""
+    """Decoding returns the encoded bytes, and coded bytes are never longer than plain ones."""
     coding, coded = encode(memoryview(plain))
     assert len(coded) <= len(plain)
     assert decode(coding, coded, len(plain)) == plain
@@ -42,7 +42,7 @@ def test_a_compressible_chunk_is_compressed():
 
 
 def test_the_sample_looks_at_first_middle_and_last():
-    """A chunk of which a third is compressible is found out, whether that is its front or its end."""
+    """A chunk that is compressible in one third is recognised, at its front or its end."""
     third = len(NOISE) // 3
     assert encode(memoryview(bytes(third) + NOISE[: 2 * third]))[0] is Coding.ZSTD
     assert encode(memoryview(NOISE[: 2 * third] + bytes(third)))[0] is Coding.ZSTD
@@ -50,14 +50,14 @@ def test_the_sample_looks_at_first_middle_and_last():
 
 
 def test_a_gain_of_less_than_a_twentieth_is_not_taken():
-    """What comes to more than 95 % is stored raw: it would cost time at every restore."""
+    """A chunk that compresses to more than 95 % is stored raw, because decoding costs time at every restore."""
     plain = NOISE[:97_000] + bytes(3_000)
     assert encode(memoryview(plain))[0] is Coding.RAW
 
 
 @pytest.mark.parametrize("promised_bytes", [0, 1, 999, 1001, 1 << 20])
 def test_another_length_than_promised_is_refused(promised_bytes):
-    """Bytes that are fewer or more than the manifest promised never come out."""
+    """Fewer or more bytes than announced are refused."""
     plain = bytes(1000)
     for coding in Coding:
         coded = plain if coding is Coding.RAW else zstandard.ZstdCompressor().compress(plain)
@@ -66,7 +66,7 @@ def test_another_length_than_promised_is_refused(promised_bytes):
 
 
 def test_a_bomb_is_refused_by_its_own_header():
-    """A frame of a gigabyte that was promised as a megabyte is refused before memory is spent on it."""
+    """A frame of a gigabyte announced as a megabyte is refused before any allocation."""
     compressor = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compressobj(size=1 << 30)
     bomb = b"".join(compressor.compress(bytes(16 << 20)) for _ in range(64)) + compressor.flush()
     tracemalloc.start()
@@ -79,7 +79,7 @@ def test_a_bomb_is_refused_by_its_own_header():
 
 
 def test_a_frame_that_does_not_name_its_size_is_refused():
-    """Our writers always name the size; without it nothing could be bounded."""
+    """A frame without its size is refused: nothing would bound it, and mlsync always writes it."""
     unnamed = zstandard.ZstdCompressor(write_content_size=False).compress(bytes(1000))
     with pytest.raises(CodingBroken):
         decode(Coding.ZSTD, unnamed, 1000)
@@ -87,7 +87,7 @@ def test_a_frame_that_does_not_name_its_size_is_refused():
 
 @pytest.mark.parametrize("declared_bytes", [300, 999, 1001, 65_000])
 def test_a_frame_that_lies_about_its_size_is_refused(declared_bytes):
-    """A header that names the promised length and a body of another length do not pass."""
+    """A frame whose header has the announced length and whose body has another one is refused."""
     # One segment, a content size of two bytes: RFC 8878, 3.1.1.1.
     honest = zstandard.ZstdCompressor(write_checksum=False).compress(bytes(1000))
     assert zstandard.frame_content_size(honest) == 1000
@@ -111,7 +111,7 @@ _TAILS = {
 @pytest.mark.parametrize("plain", [b"", b"a", bytes(300_000), NOISE[:300_000], b"checkpoint " * 30_000])
 @pytest.mark.parametrize("has_checksum", [False, True])
 def test_nothing_stands_behind_a_frame(plain, tail, has_checksum):
-    """A frame is all that there is, of whatever blocks it is made: nothing is left over that a reader passes over."""
+    """Bytes after a frame of any kind of blocks are refused."""
     frame = zstandard.ZstdCompressor(write_checksum=has_checksum).compress(plain)
     assert decode(Coding.ZSTD, frame, len(plain)) == plain
     with pytest.raises(CodingBroken):
@@ -120,7 +120,7 @@ def test_nothing_stands_behind_a_frame(plain, tail, has_checksum):
 
 @given(st.data())
 def test_a_damaged_frame_gives_the_right_length_or_nothing(data):
-    """Cut short or changed anywhere, a frame never gives another length, and never another error."""
+    """A cut or changed frame decodes to the right length or raises CodingBroken."""
     coded = bytearray(zstandard.ZstdCompressor(write_checksum=False).compress(b"checkpoint " * 300))
     if data.draw(st.booleans()):
         del coded[data.draw(st.integers(0, len(coded) - 1)) :]
@@ -135,7 +135,7 @@ def test_a_damaged_frame_gives_the_right_length_or_nothing(data):
 
 
 def test_contexts_are_not_shared_between_threads():
-    """Many threads encode and decode at once and each gets its own bytes back."""
+    """Many threads that encode and decode at once each get their own bytes."""
 
     def round_trip(seed):
         plain = bytes([seed]) * 50_000 + random.Random(seed).randbytes(50_000)

@@ -1,4 +1,4 @@
-"""What names a chunk, a run and an object."""
+"""Names of chunks, runs and objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_name_depends_on_the_key(plain, other_key):
 
 @given(st.binary(min_size=1, max_size=200), st.data())
 def test_is_named_refuses_other_bytes(plain, data):
-    """Only the very bytes that a name was made of have it."""
+    """Only the bytes that a name was computed from match it."""
     name = digest.chunk_name(KEY, plain)
     assert digest.is_named(KEY, plain, name)
     changed = bytearray(plain)
@@ -42,12 +42,12 @@ def test_a_run_id_is_sixteen_keyed_bytes():
 
 
 def test_object_digest_is_sha256():
-    """What a manifest says of the one before is SHA-256, which any tool computes."""
+    """The digest of an object is SHA-256, which any tool computes."""
     assert digest.object_digest(b"abc").hex() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_file_digest_is_xxh3_128_in_pieces():
-    """A file's digest is XXH3-128, whatever the pieces that it was fed in."""
+    """A file's digest is XXH3-128, for any split into pieces."""
     assert digest.file_digester().digest().hex() == "99aa06d3014798d86001c324468d497f"
     whole, pieces = digest.file_digester(), digest.file_digester()
     whole.update(bytes(range(250)))

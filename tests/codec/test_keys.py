@@ -1,4 +1,4 @@
-"""Keys that come of the master key."""
+"""Keys derived from the master key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_derive_is_hkdf_sha256():
 
 
 def test_no_two_purposes_share_a_key():
-    """Every purpose, context, repository and master key gives a key of its own."""
+    """Every purpose, context, repository and master key has its own key."""
     all_keys = [Keys(MASTER, REPOSITORY), Keys(MASTER, bytes(16)), Keys(bytes(32), REPOSITORY)]
     contexts = [b"", bytes(16), bytes(15) + b"\1", bytes(32)]
     made = [keys.of(purpose, context) for keys, purpose, context in product(all_keys, get_args(Purpose), contexts)]

@@ -1,4 +1,4 @@
-"""Byte planes: what is taken apart goes together again, what does not pay is left alone, what lies is refused."""
+"""Byte planes: splitting and joining, what is worth splitting, and refusal of wrong input."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def planes_of(chunk, width):
     st.integers(0, 255),
 )
 def test_what_is_encoded_decodes(size_bytes, item_bytes, step, constant):
-    """Whatever the bytes and whatever their width is said to be, decoding gives them back, never from more bytes."""
+    """Decoding returns the bytes for any content and stated width, and coded bytes are never longer."""
     plain = bytearray(random.Random(size_bytes).randbytes(size_bytes))
     plain[::step] = bytes([constant]) * len(plain[::step])
     coding, coded = encode(memoryview(plain), item_bytes)
@@ -55,33 +55,33 @@ def test_what_is_encoded_decodes(size_bytes, item_bytes, step, constant):
 @pytest.mark.parametrize("dtype", sorted(WIDTHS))
 @pytest.mark.parametrize("extra_bytes", [0, 1])
 def test_floats_of_each_width_are_stored_in_planes(dtype, extra_bytes):
-    """Weights come out of planes as they went in, with bytes behind the last whole number too."""
+    """Weights survive planes, including bytes after the last whole number."""
     chunk = WEIGHTS.astype(dtype).tobytes() + b"x" * extra_bytes
     coded = planes_of(chunk, WIDTHS[dtype])
     assert decode(Coding.PLANES, coded, len(chunk)) == chunk
 
 
 def test_float32_weights_come_to_less_than_any_compressor_makes_of_them_as_they_lie():
-    """Sign and exponent come to a third, the rest stays: 0.835 of it all, where zstd comes to 0.92 at its best."""
+    """float32 weights compress to 0.835 in planes, and to 0.92 at best with zstd."""
     plain = WEIGHTS.tobytes()
     assert len(planes_of(plain, 4)) < 0.84 * len(plain)
     assert len(zstandard.ZstdCompressor(level=19).compress(plain)) > 0.9 * len(plain)
 
 
 def test_bfloat16_weights_come_to_two_thirds():
-    """Half of each number is exponent and sign."""
+    """bfloat16 weights compress to two thirds: half of each number is exponent and sign."""
     plain = bfloat16(WEIGHTS).tobytes()
     assert len(planes_of(plain, 2)) < 0.68 * len(plain)
 
 
 def test_a_plane_of_zeros_costs_nothing():
-    """float32 that was made of bfloat16 comes to what bfloat16 comes to."""
+    """float32 converted from bfloat16 compresses to the size of the bfloat16."""
     plain = (WEIGHTS.view(np.uint32) & 0xFFFF0000).tobytes()
     assert len(planes_of(plain, 4)) < 0.34 * len(plain)
 
 
 def test_noise_is_not_taken_apart():
-    """Bytes of which no plane compresses are stored as they are, and not even copied."""
+    """Bytes without a compressible plane are stored as they are, without a copy."""
     plain = memoryview(random.Random(1).randbytes(1 << 20))
     coding, coded = encode(plain, 4)
     assert coding is Coding.RAW
@@ -89,13 +89,13 @@ def test_noise_is_not_taken_apart():
 
 
 def test_what_repeats_in_stretches_is_found_out():
-    """Rows that come again and again are stored about once, in planes or not."""
+    """Repeated rows are stored about once, in planes or not."""
     plain = np.tile(WEIGHTS[:1000], 200).tobytes()
     assert len(encode(memoryview(plain), 4)[1]) < len(plain) // 50
 
 
 def test_a_short_chunk_is_not_taken_apart():
-    """Under four KiB the heads of the planes would eat their gain."""
+    """Below four KiB the planes' headers would cost more than they save."""
     plain = WEIGHTS[: PLANES_FROM_BYTES // 4 - 1].tobytes()
     assert encode(memoryview(plain), 4)[0] is not Coding.PLANES
 
@@ -108,14 +108,14 @@ def test_neighbours_that_are_noise_stay_together():
 
 
 def test_a_plan_that_does_not_hold_is_given_up():
-    """Where the sample promised what the chunk does not keep, the coder says so instead of making it longer."""
+    """If a chunk compresses worse than its sample, the coder returns nothing rather than more bytes."""
     noise = memoryview(random.Random(1).randbytes(1 << 16))
     hopeful = PlaneChoice((Plane(0, 1, Method.ENTROPY), Plane(1, 1, Method.ENTROPY)), 0.5)
     assert PlaneCoder().encode(noise, 2, hopeful.planes) is None
 
 
 def test_encoding_a_second_chunk_allocates_little():
-    """The coder's buffers are used again: a second chunk of a megabyte takes what its coded exponents take."""
+    """The coder reuses its buffers: a second chunk of a megabyte allocates only its coded exponents."""
     coder, plain = PlaneCoder(), memoryview(WEIGHTS).cast("B")
     planes = choose_planes(plain, 4).planes
     coder.encode(plain, 4, planes)
@@ -162,18 +162,18 @@ LIES = {
 
 @pytest.mark.parametrize("lie", sorted(LIES))
 def test_what_cannot_be_is_refused(lie):
-    """Planes that do not make up the chunk that was promised are refused, whatever they say of themselves."""
+    """Planes that do not make up the announced chunk are refused."""
     with pytest.raises(CodingBroken):
         decode(Coding.PLANES, LIES[lie], 16384)
 
 
 def test_what_a_lie_is_told_from_decodes():
-    """The head that the lies above differ from is a sound one."""
+    """The header that those tests change is valid itself."""
     assert decode(Coding.PLANES, head(4, SOUND) + bytes(16384), 16384) == bytes(16384)
 
 
 def test_a_bomb_in_a_plane_is_refused():
-    """A frame that would fill more than its plane is refused before memory is spent on it."""
+    """A frame larger than its plane is refused before any allocation."""
     compressor = zstandard.ZstdCompressor().compressobj(size=1 << 30)
     bomb = b"".join(compressor.compress(bytes(16 << 20)) for _ in range(64)) + compressor.flush()
     coded = head(2, [(1, 0, 1 << 19), (1, 1, len(bomb))]) + bytes(1 << 19) + bomb
@@ -188,7 +188,7 @@ def test_a_bomb_in_a_plane_is_refused():
 
 @given(st.data())
 def test_damaged_planes_give_the_right_length_or_nothing(data):
-    """Cut short or changed anywhere, planes never give another length, and never another error."""
+    """Cut or changed planes decode to the right length or raise CodingBroken."""
     plain = bfloat16(WEIGHTS[:4000]).tobytes() + b"x"
     coded = bytearray(planes_of(plain, 2))
     if data.draw(st.booleans()):
@@ -204,7 +204,7 @@ def test_damaged_planes_give_the_right_length_or_nothing(data):
 
 
 def test_coders_are_not_shared_between_threads():
-    """Many threads take chunks apart at once and each gets its own bytes back."""
+    """Many threads that split chunks at once each get their own bytes."""
 
     def round_trip(seed):
         plain = (WEIGHTS[:50_000] * seed).tobytes()

@@ -1,4 +1,4 @@
-"""Stores of every kind, bare and wrapped, for the tests of this folder."""
+"""Stores of every kind, bare and wrapped, for the tests in this folder."""
 
 from __future__ import annotations
 

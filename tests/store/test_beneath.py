@@ -1,4 +1,4 @@
-"""Files below a directory are reached through descriptors, and no way leads out."""
+"""Access to files below a directory goes through descriptors, and no path leads out."""
 
 import contextlib
 import errno
@@ -62,7 +62,7 @@ def test_no_symbolic_link_is_followed(tree, path):
     "path", [b"", b"..", b"a/../../outside/file", b"/etc/passwd", b"a//b", b"a/./b", b"a/b/", b"a\0b"]
 )
 def test_what_is_no_path_below_is_refused(tree, path):
-    """A path that leads up, is absolute or holds a zero byte never reaches the kernel."""
+    """A path that leads up, is absolute or contains a zero byte never reaches the kernel."""
     with pytest.raises(ValueError, match="not a path below a directory"):
         tree.open_file(path, os.O_RDONLY)
 
@@ -77,7 +77,7 @@ def test_a_directory_is_opened_for_listing_and_syncing(tree):
 
 
 def test_a_file_is_no_directory(tree):
-    """To open a file as a directory fails."""
+    """Opening a file as a directory fails."""
     with pytest.raises(NotADirectoryError):
         tree.open_directory(b"top")
 
@@ -104,7 +104,7 @@ def test_a_file_without_a_name_can_be_made(tree):
 
 
 def test_names_are_changed_beside_each_other(tree):
-    """What is done to names is done in the directory that was opened."""
+    """Renames and deletions happen in the directory that was opened."""
     with tree.beside(b"a/b/file") as (here, name), tree.beside(b"top") as (there, other):
         os.rename(name, other, src_dir_fd=here, dst_dir_fd=there)
     assert read(tree.open_file(b"top", os.O_RDONLY)) == b"inside"
@@ -125,14 +125,14 @@ def test_a_stat_is_of_the_link_itself(tree):
 
 
 def test_a_directory_that_was_moved_away_is_still_the_one_that_was_opened(tree, tmp_path):
-    """Paths are relative to the directory that was opened, and not to what has its name by now."""
+    """Paths are relative to the opened directory, even if another one has its name by now."""
     (tmp_path / "root").rename(tmp_path / "moved")
     (tmp_path / "root").symlink_to(tmp_path / "outside")
     assert read(tree.open_file(b"a/b/file", os.O_RDONLY)) == b"inside"
 
 
 def test_a_path_that_is_too_long_for_one_call_is_walked(tree):
-    """A file whose path is longer than the kernel takes at once is reached all the same."""
+    """A path longer than the kernel accepts in one call still works."""
     directory = os.dup(tree.descriptor)
     parts = []
     for _ in range(20):
@@ -148,7 +148,7 @@ def test_a_path_that_is_too_long_for_one_call_is_walked(tree):
 
 
 def test_no_descriptor_is_left_open(tree):
-    """Whatever fails or succeeds, only the directory itself stays open."""
+    """After each call, successful or not, only the directory itself is open."""
     before = set(os.listdir("/proc/self/fd"))
     for path in (b"out/file", b"a/link", b"a/none/x", b"none", b"a/b/file/x"):
         with pytest.raises(OSError, match=f"{REFUSED}|No such file"):
@@ -160,7 +160,7 @@ def test_no_descriptor_is_left_open(tree):
 
 
 def test_a_directory_that_is_swapped_all_the_time_never_leads_out(tree, tmp_path):
-    """While a neighbour exchanges a directory and a link for each other, the secret is never read."""
+    """While another process swaps a directory and a link, nobody ever reads the secret outside."""
     root, over = tmp_path / "root", threading.Event()
     (root / "spare").symlink_to(tmp_path / "outside")
 
@@ -186,7 +186,7 @@ def test_a_directory_that_is_swapped_all_the_time_never_leads_out(tree, tmp_path
 
 
 def test_another_file_system_is_not_entered_where_that_is_forbidden(tmp_path, way):
-    """With one file system only, a mount below the directory is refused, and read where nothing was said."""
+    """With one_file_system a mount below the directory is refused; without it, it is read."""
     root = tmp_path / "root"
     (root / "mount").mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "none", root / "mount"], capture_output=True, check=False).returncode:
@@ -202,7 +202,7 @@ def test_another_file_system_is_not_entered_where_that_is_forbidden(tmp_path, wa
 
 
 def test_an_open_file_is_opened_again_whatever_its_name(tmp_path):
-    """A second opening gives the same file, though its name leads to another one by now."""
+    """Reopening gives the same file, even if its name leads to another one by now."""
     (tmp_path / "file").write_bytes(b"first")
     descriptor = os.open(tmp_path / "file", os.O_RDONLY)
     (tmp_path / "file").unlink()

@@ -1,4 +1,4 @@
-"""Direct I/O: the same bytes as by the ordinary way, from any offset; where there is none, that way is taken."""
+"""Direct I/O transfers the same bytes as ordinary I/O, and ordinary I/O replaces it where it is missing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def aligned(content):
 
 
 def test_whole_blocks_are_read(path):
-    """All but the last bytes of a file, which are no whole block, come directly."""
+    """Direct I/O reads all of a file but its last, incomplete block."""
     view = memoryview(aligned_memory(SIZE_BYTES))
     done = read_direct(opened(path), 0, view)
     assert done == SIZE_BYTES - SIZE_BYTES % ALIGNMENT
@@ -62,7 +62,7 @@ def test_whole_blocks_are_read(path):
 
 
 def test_a_read_ends_where_the_file_does(path):
-    """What lies behind the end of the file is not filled, and is counted as such."""
+    """A read past the file's end fills nothing there, and its count says so."""
     view = memoryview(aligned_memory(2 * SIZE_BYTES + ALIGNMENT))
     done = read_direct(opened(path), 0, view)
     assert done == SIZE_BYTES
@@ -71,7 +71,7 @@ def test_a_read_ends_where_the_file_does(path):
 
 @pytest.mark.parametrize(("offset", "slack"), [(1, 0), (0, 1), (ALIGNMENT - 1, 0)])
 def test_what_does_not_lie_right_is_not_tried(path, offset, slack):
-    """Another offset or address than direct I/O can take is left to the caller."""
+    """An unaligned offset or address is left to the caller."""
 
     def never(flags):
         raise AssertionError("opened")
@@ -81,7 +81,7 @@ def test_what_does_not_lie_right_is_not_tried(path, offset, slack):
 
 
 def test_what_is_short_is_not_tried():
-    """Under a MiB nothing is gained."""
+    """Transfers below one MiB do not use direct I/O."""
 
     def never(flags):
         raise AssertionError("opened")
@@ -91,7 +91,7 @@ def test_what_is_short_is_not_tried():
 
 
 def test_whole_blocks_are_written(path):
-    """What was written directly is in the file, and nothing else of the file is changed."""
+    """A direct write changes exactly its bytes of the file."""
     other = random.Random(2).randbytes(DIRECT_FROM_BYTES + 77)
     done = write_direct(opened(path), ALIGNMENT, aligned(other))
     assert done == DIRECT_FROM_BYTES
@@ -100,7 +100,7 @@ def test_whole_blocks_are_written(path):
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_direct_io_is_told_by_a_count_of_nothing(path, number):
-    """Where the open is refused the caller goes on in the ordinary way."""
+    """If the file system refuses O_DIRECT, the count is 0 and the caller uses ordinary I/O."""
 
     def refuse(flags):
         raise OSError(number, os.strerror(number))
@@ -111,7 +111,7 @@ def test_a_file_system_without_direct_io_is_told_by_a_count_of_nothing(path, num
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOENT])
 def test_any_other_error_comes_out(path, number):
-    """A disk that fails is not taken for one without direct I/O."""
+    """The error of a failing disk is raised, and not taken for a missing O_DIRECT."""
 
     def fail(flags):
         raise OSError(number, os.strerror(number))
@@ -121,7 +121,7 @@ def test_any_other_error_comes_out(path, number):
 
 
 def test_slack_and_the_way_to_the_next_block_make_up_a_block():
-    """Bytes from any offset on, put behind their slack, lie right from the next block on."""
+    """Bytes from any offset, placed after their slack, are aligned from the next block on."""
     for offset in (0, 1, ALIGNMENT - 1, ALIGNMENT, 3 * ALIGNMENT + 5):
         assert (slack_bytes(offset) + bytes_before_aligned(offset)) % ALIGNMENT == 0
 
@@ -129,7 +129,7 @@ def test_slack_and_the_way_to_the_next_block_make_up_a_block():
 @pytest.mark.parametrize("offset", [0, 1, ALIGNMENT, ALIGNMENT + 48])
 @pytest.mark.parametrize("length", [1, DIRECT_FROM_BYTES, DIRECT_FROM_BYTES + 4097])
 def test_a_directory_reads_the_same_bytes_from_anywhere(tmp_path, offset, length):
-    """Whatever the offset and length, and whether or not the buffer lies right, a read gives the object's bytes."""
+    """For any offset, length and alignment of the buffer, a read gives the object's bytes."""
     store = DirectoryStore(tmp_path, create=True)
     store.put("packs/a", CONTENT)
     memory = memoryview(aligned_memory(SIZE_BYTES + ALIGNMENT))
@@ -140,7 +140,7 @@ def test_a_directory_reads_the_same_bytes_from_anywhere(tmp_path, offset, length
 
 
 def test_neighbours_are_read_past_the_page_cache(path, tmp_path, monkeypatch):
-    """Long reads side by side leave in the page cache a few pages each, and not what they read."""
+    """Long adjacent reads leave only a few pages each in the page cache."""
     turn = count(1)
     monkeypatch.setattr(direct_io.secrets, "choice", lambda pages: pages[next(turn)])
     store = DirectoryStore(tmp_path, create=True)
@@ -158,7 +158,7 @@ def test_neighbours_are_read_past_the_page_cache(path, tmp_path, monkeypatch):
 
 
 def test_what_the_page_cache_holds_is_taken_from_there(path, monkeypatch):
-    """A file that somebody read is not read from the disk again."""
+    """A cached file is not read from the disk again."""
     path.read_bytes()
     descriptor = os.open(path, os.O_RDONLY)
     view = memoryview(bytearray(SIZE_BYTES))
@@ -186,7 +186,7 @@ def cached_pages(path):
 
 
 def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
-    """An upload's whole blocks are written directly, its last bytes in the ordinary way, and all of them are there."""
+    """An upload writes whole blocks directly and its last bytes through the cache, and all of them are there."""
     direct_bytes = []
 
     def counted(open_again, offset, view):
@@ -206,7 +206,7 @@ def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
 
 
 def test_a_store_without_direct_io_works_the_same(tmp_path, monkeypatch):
-    """On a file system that has none, objects are written and read all the same."""
+    """On a file system without direct I/O, objects are written and read as elsewhere."""
     monkeypatch.setattr(direct_io, "_transfer", partial(_nothing))
     store = DirectoryStore(tmp_path, create=True)
     store.put("packs/a", aligned(CONTENT))

@@ -1,4 +1,4 @@
-"""What only a directory store can do wrong: leftovers, full disks, vanished roots, file systems without links."""
+"""What can go wrong only in a directory store: leftovers, full disks, missing roots, file systems without links."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def leftovers(root):
 
 
 def test_missing_root_is_no_repository(root):
-    """Opening does not make a directory unless it was asked to."""
+    """Opening creates the directory only if asked to."""
     with pytest.raises(errors.RepositoryMissing):
         DirectoryStore(root)
     assert not root.exists()
 
 
 def test_file_as_root_is_refused(root):
-    """A file is no place for a repository."""
+    """A file is refused as the location of a repository."""
     root.write_bytes(b"")
     with pytest.raises(errors.StoreLocationInvalid):
         DirectoryStore(root)
@@ -63,7 +63,7 @@ def test_modes_keep_other_users_out(store, root):
 
 
 def test_put_leaves_no_temporary_file(store, root):
-    """After a put that was taken or refused there is nothing in tmp."""
+    """After a put, accepted or refused, tmp is empty."""
     store.put("a", b"x")
     with pytest.raises(errors.AlreadyExists):
         store.put("a", b"x")
@@ -83,7 +83,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_killed_writer_leaves_only_a_temporary_file(root):
-    """After SIGKILL in an upload there is no object; the leftover goes an hour later and not before."""
+    """SIGKILL during an upload leaves no object; the temporary file is removed after an hour, not before."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.run([sys.executable, "-c", CRASHING, str(root)], env=environment, check=False)
     assert process.returncode == -9
@@ -97,7 +97,7 @@ def test_killed_writer_leaves_only_a_temporary_file(root):
 
 
 def test_opening_removes_old_leftovers_that_nobody_holds(store, root):
-    """An old file goes when the store is opened; a young one, a stranger's and one that is being written stay."""
+    """Opening the store removes old temporary files; new, foreign and locked ones stay."""
     store.put("repository", b"")
     upload = store.upload("packs/ab/slow")
     (held,) = leftovers(root)
@@ -129,7 +129,7 @@ def small_disk(tmp_path):
 
 
 def test_full_disk_is_told_and_leaves_nothing(small_disk):
-    """A put and an upload that do not fit raise StoreFull, at once give the room back, and smaller ones succeed."""
+    """A put and an upload that do not fit raise StoreFull and free their space at once; smaller ones succeed."""
     store = DirectoryStore(small_disk / "repository", create=True)
     with pytest.raises(errors.StoreFull) as caught:
         store.put("packs/ab/large", bytes(2 << 20))
@@ -146,7 +146,7 @@ def test_full_disk_is_told_and_leaves_nothing(small_disk):
 
 
 def test_foreign_files_are_not_objects(store, root):
-    """What could not be a key, what is no file, and tmp itself are not listed."""
+    """Names that are not keys, entries that are not files, and tmp itself are not listed."""
     store.put("packs/ab/x", b"x")
     (root / "lost+found").mkdir()
     (root / "lost+found/#123").write_bytes(b"")
@@ -158,7 +158,7 @@ def test_foreign_files_are_not_objects(store, root):
 
 @pytest.mark.parametrize("leads_to", ["/nowhere/at/all", "elsewhere"])
 def test_symbolic_link_makes_a_listing_fail_instead_of_short(store, root, leads_to):
-    """What may be a directory full of packs is neither followed nor left out, wherever it leads."""
+    """A listing neither follows nor skips a symbolic link, which may lead to a directory full of packs: it raises."""
     store.put("packs/ab/x", b"x")
     (root.parent / "elsewhere").mkdir()
     (root / "packs/cd").symlink_to(root.parent / leads_to)
@@ -167,7 +167,7 @@ def test_symbolic_link_makes_a_listing_fail_instead_of_short(store, root, leads_
 
 
 def test_nothing_goes_through_a_symbolic_link(store, root, tmp_path):
-    """A directory that was swapped for a link is neither written to, read, listed nor deleted from."""
+    """The store does not write, read, list or delete through a directory that was swapped for a link."""
     store.put("packs/ab/x", b"x")
     outside = tmp_path / "outside"
     (root / "packs").rename(outside)
@@ -192,7 +192,7 @@ def test_nothing_goes_through_a_symbolic_link(store, root, tmp_path):
 
 
 def test_directory_of_temporary_files_is_not_a_link(root, tmp_path):
-    """Nothing is written, or tidied away, where a link in the place of tmp leads."""
+    """If tmp is a symbolic link, nothing is written or removed where it leads."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / ("0" * 32)).write_bytes(b"x")
@@ -223,7 +223,7 @@ def make_device(path):
 
 @pytest.mark.parametrize("make", [os.mkfifo, make_socket, make_device, os.mkdir])
 def test_what_is_no_file_is_no_object_and_hangs_nobody(store, root, tmp_path, monkeypatch, make):
-    """A pipe, a socket, a device and a directory in an object's place are refused by their name, at once."""
+    """A pipe, a socket, a device or a directory in an object's place is refused at once."""
     monkeypatch.chdir(tmp_path)
     store.put("packs/ab/x", b"x")
     make(root / "packs/ab/odd")
@@ -240,7 +240,7 @@ def test_what_is_no_file_is_no_object_and_hangs_nobody(store, root, tmp_path, mo
 
 
 def test_object_that_is_deleted_during_a_listing_is_left_out(store):
-    """What is truly gone by its turn is not listed, and the listing goes on."""
+    """A listing leaves out an object that was deleted before its turn, and continues."""
     for key in ("a/1", "a/2", "b/1", "c"):
         store.put(key, b"")
     listing = store.list("")
@@ -264,7 +264,7 @@ def calls_of(store):
 
 @pytest.mark.parametrize("has_another", [False, True])
 def test_removed_root_is_an_error_and_not_an_empty_store(store, root, has_another):
-    """A store whose directory is gone lists nothing as a whole, and makes no object under the old name."""
+    """If its directory is gone, a store raises instead of listing nothing, and creates no object under the old name."""
     store.put("a", b"x")
     (root / "a").unlink()
     (root / "tmp").rmdir()
@@ -279,7 +279,7 @@ def test_removed_root_is_an_error_and_not_an_empty_store(store, root, has_anothe
 
 
 def test_place_without_a_header_is_not_written_to(root):
-    """Where the object of every repository is missing nothing is made or tidied away: the disk may not be mounted."""
+    """Without the repository object nothing is created or removed: the disk may not be mounted."""
     (root / "tmp").mkdir(parents=True)
     (root / "tmp" / ("0" * 32)).write_bytes(b"x")
     os.utime(root / "tmp" / ("0" * 32), (0, 0))
@@ -293,7 +293,7 @@ def test_place_without_a_header_is_not_written_to(root):
 
 
 def test_upload_is_not_finished_where_the_header_vanished(store, root):
-    """What began in a repository makes no object after that is none any more."""
+    """An upload that began in a repository creates no object once the repository is gone."""
     store.put("repository", b"")
     opened = DirectoryStore(root)
     upload = opened.upload("packs/ab/x")
@@ -343,14 +343,14 @@ def in_private_mounts(script, *arguments):
 
 
 def test_disk_that_is_unmounted_while_the_store_is_open_is_noticed(tmp_path):
-    """After umount --lazy the open descriptor still works; nothing is made by it, nor in the bare mount point."""
+    """After umount --lazy the store creates nothing, neither on the old disk nor in the bare mount point."""
     done = in_private_mounts(UNMOUNTED, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("number", "kind"), [(errno.EACCES, errors.StoreDenied), (errno.EIO, errors.StoreUnavailable)])
 def test_unreadable_directory_fails_the_listing(store, monkeypatch, number, kind):
-    """A directory that cannot be read raises, and is not taken for an empty one."""
+    """A listing raises if it cannot read a directory, instead of taking it for empty."""
     store.put("packs/ab/x", b"x")
 
     def unreadable(_fd):
@@ -362,7 +362,7 @@ def test_unreadable_directory_fails_the_listing(store, monkeypatch, number, kind
 
 
 def test_write_to_a_removed_directory_makes_it_again(store, root):
-    """A directory that somebody tidied away is no obstacle."""
+    """A put makes a directory again that somebody removed."""
     store.put("packs/ab/x", b"x")
     store.delete("packs/ab/x")
     (root / "packs/ab").rmdir()
@@ -382,7 +382,7 @@ def refuse_links(number):
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
 @pytest.mark.parametrize("has_rename", [True, False])
 def test_file_system_without_hard_links_is_create_only_too(store, root, monkeypatch, number, has_rename):
-    """Where links are refused a rename takes their place that overwrites nothing."""
+    """Without hard links, a rename that never overwrites creates the object."""
     monkeypatch.setattr(os, "link", refuse_links(number))
     if not has_rename:
         monkeypatch.setattr(create_only, "_renameat2", lambda: None)
@@ -394,7 +394,7 @@ def test_file_system_without_hard_links_is_create_only_too(store, root, monkeypa
 
 
 def test_lost_bytes_are_not_forgotten_by_a_second_finish(store, root, monkeypatch):
-    """After a sync that failed an upload stays lost, whatever the next sync says."""
+    """After a failed sync an upload stays lost, whatever the next sync returns."""
     upload = store.upload("packs/ab/x")
     upload.write(0, b"x")
     real_fsync = os.fsync
@@ -435,7 +435,7 @@ def test_object_is_synced_before_its_name_and_its_name_before_put_returns(store,
 
 
 def test_temporary_file_is_locked_while_it_is_written(store, root):
-    """Another process sees by the lock that the file is in use."""
+    """The lock shows other processes that the file is in use."""
     upload = store.upload("a")
     (name,) = leftovers(root)
     with (root / "tmp" / name).open("r+b") as file, pytest.raises(BlockingIOError):
@@ -458,7 +458,7 @@ def test_temporary_file_is_locked_while_it_is_written(store, root):
     ],
 )
 def test_error_of_the_system_becomes_one_of_ours(store, root, monkeypatch, number, kind, is_transient):
-    """Each errno has its class, names the object, and is worth another try or not."""
+    """Each errno becomes an error of its class that names the object, transient or not."""
 
     def broken(*_arguments):
         raise OSError(number, os.strerror(number))
@@ -473,7 +473,7 @@ def test_error_of_the_system_becomes_one_of_ours(store, root, monkeypatch, numbe
 
 
 def test_what_is_no_object_is_a_stray(directory_store, tmp_path):
-    """Directories, links, pipes and files whose names are no keys are told of, each once; no link is followed."""
+    """Directories, links, pipes and files whose names are not keys are strays, once each; no link is followed."""
     directory_store.put("versions/aa/01", b"x")
     folder = tmp_path / "repository" / "versions"
     (folder / "aa" / "02").mkdir()

@@ -1,4 +1,4 @@
-"""The wrappers that tests rest on do what they are told, and count what was asked."""
+"""The faulty store fails as requested, and the counting store counts every call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def inner():
 
 
 def test_fault_before_leaves_no_effect_and_after_leaves_one(inner):
-    """A fault before the call keeps the object from being made, one after it does not."""
+    """After a fault before the call the object does not exist; after one behind it, it does."""
     store = FaultyStore(inner, Fault("before", nth=1, method="put"), Fault("after", nth=2, method="put"))
     for key, is_there in (("new", False), ("newer", True)):
         with pytest.raises(errors.StoreUnavailable) as caught:
@@ -31,7 +31,7 @@ def test_fault_before_leaves_no_effect_and_after_leaves_one(inner):
 
 
 def test_fault_meets_the_call_that_it_names_only(inner):
-    """The third read fails; reads before and after it, and other methods, do not."""
+    """Only the third read fails, not the others, nor other methods."""
     store = FaultyStore(inner, Fault("before", nth=3, method="read", error=errors.StoreDenied("no")))
     into = memoryview(bytearray(4))
     store.stat("a")
@@ -43,7 +43,7 @@ def test_fault_meets_the_call_that_it_names_only(inner):
 
 
 def test_dead_process_has_no_effect_any_more(inner):
-    """From its death on no call reaches the store, and abort leaves the upload as it is."""
+    """After its death no call reaches the store, and abort leaves the upload unchanged."""
     store = FaultyStore(inner, Fault("die-after", nth=2))
     upload = store.upload("packs/x")
     with pytest.raises(ProcessDied):
@@ -64,7 +64,7 @@ def test_dead_process_has_no_effect_any_more(inner):
 
 
 def test_death_before_a_call_keeps_it_from_happening(inner):
-    """The call that the process dies in has no effect."""
+    """The call in which the process dies has no effect."""
     store = FaultyStore(inner, Fault("die-before", method="put"))
     with pytest.raises(ProcessDied):
         store.put("never", b"")
@@ -84,7 +84,7 @@ def test_flipped_bit_is_one_bit(inner):
 
 
 def test_truncated_read_is_told_and_truncated_get_is_short(inner):
-    """A read that ends early raises as a real store does; a get gives what there was."""
+    """A truncated read raises like a real store; a truncated get returns the first half."""
     store = FaultyStore(inner, Fault("truncate", method="read"), Fault("truncate", method="get"))
     with pytest.raises(errors.StoreBroken):
         store.read("a", 0, memoryview(bytearray(10)))
@@ -92,14 +92,14 @@ def test_truncated_read_is_told_and_truncated_get_is_short(inner):
 
 
 def test_short_listing_says_nothing(inner):
-    """A lying listing ends early without an error."""
+    """A short listing ends early without an error."""
     store = FaultyStore(inner, Fault("short", method="list"))
     assert [info.key for info in store.list("")] == ["a", "b"]
     assert [info.key for info in store.list("")] == ["a", "b", "c", "d"]
 
 
 def test_calls_and_bytes_are_counted(inner):
-    """Each method's calls are counted, failed ones too; bytes only where they went through."""
+    """Calls are counted by method, failed ones too; bytes only if the call succeeded."""
     store = CountingStore(inner)
     store.put("e", b"12345")
     with pytest.raises(errors.AlreadyExists):

@@ -1,4 +1,4 @@
-"""Which URLs name a store, and what is said of those that do not."""
+"""Which URLs name a store, and what the errors for other URLs say."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_directory_is_named_by_url_or_path(tmp_path, form):
 
 
 def test_percent_signs_of_a_file_url_are_decoded_and_of_a_path_are_not(tmp_path):
-    """%20 is a space in a URL and itself in a path, and the store's own URL leads back."""
+    """%20 is a space in a URL and literal in a path, and the store's own URL opens it again."""
     by_url = open_store(f"file://{tmp_path}/a%20b", NO_OPTIONS, create=True)
     by_path = open_store(f"{tmp_path}/a%20b", NO_OPTIONS, create=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a b", "a%20b"]
@@ -52,14 +52,14 @@ def test_tilde_is_the_home(tmp_path):
     ],
 )  # fmt: skip
 def test_other_urls_are_refused_with_examples(url):
-    """What names no store is StoreLocationInvalid, and the message shows what would."""
+    """A URL that names no store raises StoreLocationInvalid with examples."""
     with pytest.raises(errors.StoreLocationInvalid) as caught:
         open_store(url, NO_OPTIONS)
     assert "s3://bucket/prefix" in str(caught.value)
 
 
 def test_credentials_in_a_url_are_refused_and_not_repeated():
-    """Neither the URL nor the endpoint may hold a secret, and no message shows one."""
+    """URL and endpoint must not contain a secret, and no message shows it."""
     for url, options in [
         ("s3://AKIAEXAMPLE:geheim@bucket/x", NO_OPTIONS),
         ("sftp://me:geheim@host/x", NO_OPTIONS),
@@ -73,13 +73,13 @@ def test_credentials_in_a_url_are_refused_and_not_repeated():
 
 @pytest.mark.parametrize("endpoint_url", ["localhost:9000", "ftp://host", "http://", "http://host:port", "http://[::1"])
 def test_wrong_endpoint_is_refused(endpoint_url):
-    """An endpoint that is no http URL is StoreLocationInvalid before anything is sent."""
+    """An endpoint that is not an http URL raises StoreLocationInvalid before any request."""
     with pytest.raises(errors.StoreLocationInvalid, match="endpoint"):
         open_store("s3://bucket/x", StoreOptions(endpoint_url=endpoint_url))
 
 
 def test_unknown_profile_is_told():
-    """A profile that no file has is StoreLocationInvalid with advice."""
+    """An unknown profile raises StoreLocationInvalid with advice."""
     with pytest.raises(errors.StoreLocationInvalid, match="profile"):
         open_store("s3://bucket/x", StoreOptions(profile="nobody"))
 

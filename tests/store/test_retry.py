@@ -1,4 +1,4 @@
-"""How often, how long and on what the retrying store tries again."""
+"""How often, how long and after which errors the retrying store retries."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CALLS = {
 
 @pytest.mark.parametrize("method", CALLS)
 def test_transient_error_is_tried_again_until_it_passes(method):
-    """Two failures and a success are three calls of the store below, and two waits."""
+    """Two failures and a success are three calls of the wrapped store, and two waits."""
     inner = MemoryStore(part_bytes=4)
     inner.put("old", b"body")
     faults = [Fault("before", nth=1, method=method), Fault("before", nth=2, method=method)]
@@ -65,7 +65,7 @@ def test_transient_error_is_tried_again_until_it_passes(method):
 
 @pytest.mark.parametrize("method", CALLS)
 def test_error_that_stays_is_told_after_the_last_try(method):
-    """After the last try StoreUnavailable names how many there were, the call, and the last error."""
+    """After the last try StoreUnavailable says how many tries there were, of which call, and the last error."""
     inner = MemoryStore(part_bytes=4)
     inner.put("old", b"body")
     store, faulty, sleeper = retrying(Fault("before", method=method, lasts=True), inner=inner, budget_s=1e9)
@@ -79,7 +79,7 @@ def test_error_that_stays_is_told_after_the_last_try(method):
 
 
 def test_budget_ends_the_tries():
-    """No wait is begun that would end after the budget."""
+    """The store begins no wait that would end after the time limit."""
     store, faulty, sleeper = retrying(Fault("before", lasts=True), budget_s=2.0, tries_max=10_000, tries_min=1)
     with pytest.raises(errors.StoreUnavailable):
         store.stat("a")
@@ -88,7 +88,7 @@ def test_budget_ends_the_tries():
 
 
 def test_a_call_that_took_all_the_time_is_tried_again():
-    """An answer that never came took longer than the budget: the call is made as often as any is at least."""
+    """A call whose answer never came takes all the time, and still gets the minimum number of tries."""
     store, faulty, sleeper = retrying(Fault("before", lasts=True))
     inner_stat = faulty.stat
 
@@ -103,7 +103,7 @@ def test_a_call_that_took_all_the_time_is_tried_again():
 
 
 def test_a_store_that_asks_for_a_pause_gets_it():
-    """No wait is shorter than what the store asked for."""
+    """No wait is shorter than the store asked for."""
     busy = errors.StoreUnavailable("busy")
     busy.retry_after_s = 7.0
     store, _, sleeper = retrying(Fault("before", error=busy), Fault("before", 2, error=busy))
@@ -113,7 +113,7 @@ def test_a_store_that_asks_for_a_pause_gets_it():
 
 
 def test_a_store_that_asks_for_too_long_a_pause_is_left_alone():
-    """Nobody sleeps for an hour within a call: the error goes up, and the next backup is the next try."""
+    """If the store asks for an hour, the error is raised at once, and the next backup is the next try."""
     busy = errors.StoreUnavailable("busy")
     busy.retry_after_s = 3600.0
     store, faulty, sleeper = retrying(Fault("before", error=busy, lasts=True))
@@ -123,7 +123,7 @@ def test_a_store_that_asks_for_too_long_a_pause_is_left_alone():
 
 
 def test_lasting_error_is_not_tried_again():
-    """An error that the store below does not call transient goes up as it is, at once."""
+    """An error that the wrapped store does not call transient is raised unchanged, at once."""
     denied = errors.StoreDenied("no")
     store, faulty, sleeper = retrying(Fault("before", error=denied, is_transient=False))
     with pytest.raises(errors.StoreDenied) as caught:
@@ -133,7 +133,7 @@ def test_lasting_error_is_not_tried_again():
 
 
 def test_bug_is_not_tried_again():
-    """What is no error of the store goes up at once."""
+    """An exception that is not a store error is raised at once."""
     store, _, sleeper = retrying()
     with pytest.raises(ValueError, match="not an object key"):
         store.put("/", b"")
@@ -141,7 +141,7 @@ def test_bug_is_not_tried_again():
 
 
 def test_each_wait_is_told():
-    """The caller hears of call, error and seconds before each wait."""
+    """The callback gets call, error and seconds before each wait."""
     told = []
     store, _, sleeper = retrying(Fault("before"), on_wait=lambda *event: told.append(event))
     store.put("a", b"")
@@ -152,7 +152,7 @@ def test_each_wait_is_told():
 
 
 def test_put_whose_answer_was_lost_has_succeeded():
-    """The second try finds our own object and says so."""
+    """If the second try finds our own object, put succeeds."""
     store, faulty, _ = retrying(Fault("after", method="put"))
     store.put("a", b"body")
     assert calls_of(faulty, "put") == 2
@@ -161,7 +161,7 @@ def test_put_whose_answer_was_lost_has_succeeded():
 
 @pytest.mark.parametrize("theirs", [b"else", b"longer than ours", b""])
 def test_put_that_lost_a_race_after_a_failure_is_refused(theirs):
-    """After a failure another's object is still another's."""
+    """After a failure, an object with other content is still another writer's."""
     inner = MemoryStore()
     inner.put("a", theirs)
     store, _, _ = retrying(Fault("before", method="put"), inner=inner)
@@ -171,7 +171,7 @@ def test_put_that_lost_a_race_after_a_failure_is_refused(theirs):
 
 
 def test_put_that_was_refused_at_once_is_refused_even_for_the_same_bytes():
-    """Without a failure before it, a taken key is taken: the other writer may be somebody else."""
+    """Without an earlier failure a taken key is refused: its writer may be someone else."""
     store, faulty, _ = retrying()
     store.put("a", b"body")
     with pytest.raises(errors.AlreadyExists):
@@ -180,7 +180,7 @@ def test_put_that_was_refused_at_once_is_refused_even_for_the_same_bytes():
 
 
 def test_finish_whose_answer_was_lost_has_succeeded():
-    """The upload's object is there once, and finish says so."""
+    """If the answer to finish was lost, the object exists once and finish succeeds."""
     store, faulty, _ = retrying(Fault("after", method="upload.finish"))
     upload = store.upload("a")
     upload.write(0, b"body")
@@ -191,7 +191,7 @@ def test_finish_whose_answer_was_lost_has_succeeded():
 
 
 def test_finish_of_an_upload_that_is_gone_and_left_nothing_is_refused():
-    """That an upload is not found after a failure is no success if there is no object either."""
+    """NotFound after a failure is no success if the object does not exist."""
     gone = errors.NotFound("No such upload")
     faults = [Fault("before", nth=1, method="upload.finish"),
               Fault("before", nth=2, method="upload.finish", error=gone, is_transient=False)]  # fmt: skip
@@ -202,7 +202,7 @@ def test_finish_of_an_upload_that_is_gone_and_left_nothing_is_refused():
 
 
 def test_listing_goes_on_where_it_broke():
-    """A listing that breaks in the middle, twice, gives each object once, in order."""
+    """A listing that breaks twice yields each object once, in order."""
     inner = MemoryStore()
     keys = [f"k{number:04}" for number in range(2500)]
     for key in keys:

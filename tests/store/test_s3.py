@@ -1,4 +1,4 @@
-"""What only S3 can do wrong: servers with less than S3 has, wrong keys, odd answers, and the meaning of each error."""
+"""What can go wrong only in S3: servers with fewer features, wrong keys, odd answers, and the translation of errors."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def limited(keys_in_environment):
 
 
 def test_real_server_has_conditional_create(s3_url, s3_options):
-    """The probe of a store that is made finds that SeaweedFS refuses to overwrite, and leaves nothing."""
+    """The probe finds that SeaweedFS refuses to overwrite, and leaves no object."""
     store = open_store(s3_url, s3_options, create=True)
     assert store.conditional_create
     assert list(store.list("")) == []
@@ -54,7 +54,7 @@ def test_real_server_has_conditional_create(s3_url, s3_options):
 
 @pytest.mark.parametrize(("condition", "has_it"), [("works", True), ("ignored", False), ("501", False)])
 def test_probe_finds_what_the_server_makes_of_the_condition(limited, condition, has_it):
-    """A server that refuses, ignores or does not know the condition is told from the others by two puts."""
+    """Two puts tell servers apart that respect, ignore or do not support the condition."""
     store, server = limited(condition=condition)
     assert store.probe() is has_it
     assert store.conditional_create is has_it
@@ -66,7 +66,7 @@ def test_probe_finds_what_the_server_makes_of_the_condition(limited, condition, 
 
 
 def test_probe_gets_by_without_the_right_to_delete(limited):
-    """Append-only credentials leave one probe object, and still one after the next probe."""
+    """With append-only credentials each probe leaves the same one object."""
     deny = lambda method, _path: (403, {}, error_body("AccessDenied")) if method == "DELETE" else None  # noqa: E731
     store, server = limited(answer=deny)
     assert store.probe()
@@ -75,7 +75,7 @@ def test_probe_gets_by_without_the_right_to_delete(limited):
 
 
 def test_server_that_does_not_know_the_condition_is_looked_at_first(limited):
-    """Without a probe, the first answer 501 makes a look come before each create."""
+    """Without a probe, the first 501 makes the store look before each create."""
     store, server = limited(condition="501")
     store.put("a", b"x")
     assert [method for method, _, _ in server.requests] == ["PUT", "HEAD", "PUT"]
@@ -85,7 +85,7 @@ def test_server_that_does_not_know_the_condition_is_looked_at_first(limited):
 
 
 def test_body_is_neither_signed_nor_summed_unless_it_is_asked_for(limited):
-    """Bodies carry UNSIGNED-PAYLOAD and wait for no 100 Continue; a part carries its CRC-32, a put its MD5."""
+    """By default bodies have UNSIGNED-PAYLOAD and no 100-continue; a part has its CRC-32, a put its MD5."""
     store, server = limited()
     store.put("a", b"x")
     with contextlib.suppress(KeyError):  # the limited server's answer has no tag
@@ -100,7 +100,7 @@ def test_body_is_neither_signed_nor_summed_unless_it_is_asked_for(limited):
 
 
 def test_body_is_signed_and_summed_where_it_is_asked_for(s3_url, s3_options):
-    """With payload_signing = always a real server takes puts and parts, and gives the same bytes back."""
+    """With payload_signing = always a real server accepts puts and parts, and returns the same bytes."""
     options = StoreOptions(endpoint_url=s3_options.endpoint_url, region=s3_options.region, payload_signing="always")
     store = open_store(s3_url, options)
     part = os.urandom(store.part_bytes)
@@ -118,7 +118,7 @@ def test_body_is_signed_and_summed_where_it_is_asked_for(s3_url, s3_options):
 
 
 def test_small_object_is_read_from_a_server_without_ranges(limited):
-    """A whole body in place of a range is cut to what was asked for."""
+    """If the server ignores ranges, a small object is cut to the requested bytes."""
     store, server = limited(has_ranges=False)
     server.objects["a"] = body = os.urandom(1 << 20)
     into = bytearray(1000)
@@ -129,7 +129,7 @@ def test_small_object_is_read_from_a_server_without_ranges(limited):
 
 
 def test_large_object_of_a_server_without_ranges_is_refused(limited):
-    """A server that would send a whole pack for each read is named as the fault."""
+    """A server that would send a whole pack for each read is refused."""
     store, server = limited(has_ranges=False)
     server.objects["a"] = bytes(10 << 20)
     with pytest.raises(errors.StoreBroken, match="ignores ranges") as caught:
@@ -139,7 +139,7 @@ def test_large_object_of_a_server_without_ranges_is_refused(limited):
 
 @pytest.mark.parametrize("content_range", ["bytes 1-9/100", "bytes 1-10/100", "bytes 0-99/100", "nonsense"])
 def test_other_range_than_asked_for_is_refused(limited, content_range):
-    """Bytes from elsewhere in the object are never taken for those that were asked for."""
+    """Bytes from another range of the object are never accepted."""
     answer = (206, {"Content-Range": content_range}, bytes(10))
     store, _ = limited(answer=lambda _method, _path: answer)
     with pytest.raises(errors.StoreBroken, match="another range"):
@@ -148,7 +148,7 @@ def test_other_range_than_asked_for_is_refused(limited, content_range):
 
 @pytest.mark.parametrize("sent_bytes", [0, 1, 500_000])
 def test_body_that_is_cut_is_tried_again(limited, sent_bytes):
-    """A connection that ends within a body is transient, for read and get, and the next try is whole."""
+    """A connection that ends inside a body is transient, for read and get, and the next try succeeds."""
     body = os.urandom(1_000_000)
     cut = {"Content-Length": str(len(body)), "Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
     left = [2]
@@ -188,14 +188,14 @@ def test_body_that_is_cut_is_tried_again(limited, sent_bytes):
     ids=["unordered", "double", "no token", "fewer than said", "never ends"],
 )
 def test_listing_that_contradicts_itself_is_refused(limited, page):
-    """A listing out of order, or that cannot be gone on with, raises and is never taken for whole."""
+    """A listing that is out of order, or cannot be continued, raises instead of ending early."""
     store, _ = limited(answer=lambda _method, _path: (200, {}, page))
     with pytest.raises(errors.StoreBroken):
         list(store.list(""))
 
 
 def test_foreign_objects_are_not_listed(limited):
-    """What could not be a key of ours lies there and is left alone."""
+    """Objects whose names are not keys are not listed."""
     store, server = limited()
     server.objects.update({"README.txt": b"", "packs/": b"", "packs/ab": b"x", "tmp/x": b""})
     assert [info.key for info in store.list("")] == ["packs/ab"]
@@ -227,7 +227,7 @@ def test_foreign_objects_are_not_listed(limited):
     ],
 )
 def test_answer_of_the_server_becomes_one_of_our_errors(limited, status, code, kind, is_transient):
-    """Each answer to a put has its class, names key and server, and is worth another try or not."""
+    """Each answer to a put becomes an error of its class that names key and server, transient or not."""
     body = error_body(code) if code else b"<html>no S3</html>"
     store, server = limited(answer=lambda method, _path: (status, {}, body) if method == "PUT" else None)
     server.objects["a"] = b"theirs"
@@ -240,7 +240,7 @@ def test_answer_of_the_server_becomes_one_of_our_errors(limited, status, code, k
 
 
 def test_conflict_without_a_winner_is_tried_again(limited):
-    """Two creates that stopped each other left nothing: the next try may win."""
+    """If two creates stopped each other and left nothing, the error is transient."""
     conflict = (409, {}, error_body("ConditionalRequestConflict"))
     store, _ = limited(answer=lambda method, _path: conflict if method == "PUT" else None)
     with pytest.raises(errors.StoreUnavailable) as caught:
@@ -249,7 +249,7 @@ def test_conflict_without_a_winner_is_tried_again(limited):
 
 
 def test_lost_answer_of_a_put_is_no_failure(limited):
-    """The object was made, the answer was 500: the second try is refused, and put has succeeded."""
+    """If the object was created and the answer was 500, the retry is refused and put succeeds."""
     server_of = []
 
     def answer(method, _path):
@@ -266,7 +266,7 @@ def test_lost_answer_of_a_put_is_no_failure(limited):
 
 
 def test_server_that_is_away_is_unavailable(keys_in_environment):
-    """A refused connection is StoreUnavailable, transient, and names the endpoint."""
+    """A refused connection is a transient StoreUnavailable that names the endpoint."""
     gone = LimitedS3()
     gone.start()
     endpoint_url = gone.endpoint_url
@@ -280,7 +280,7 @@ def test_server_that_is_away_is_unavailable(keys_in_environment):
 
 
 def test_wrong_secret_is_denied_by_a_real_server(s3_url, s3_options, monkeypatch):
-    """SeaweedFS refuses a signature, and the message says what to check, without the secret."""
+    """SeaweedFS refuses the signature, and the message says what to check, without the secret."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim-und-falsch")
     store = open_store(s3_url, s3_options)
     with pytest.raises(errors.StoreDenied, match="secret key") as caught:
@@ -300,7 +300,7 @@ def test_missing_keys_are_denied_before_anything_is_sent(s3_url, s3_options, mon
 
 
 def test_missing_bucket_is_no_missing_object(s3_options):
-    """A listing or get in a bucket that is not there says so."""
+    """A listing or get in a missing bucket says that the bucket is missing."""
     store = open_store("s3://no-such-bucket-anywhere/x", s3_options)
     for call in (lambda: list(store.list("")), lambda: store.get("a", limit_bytes=1), lambda: store.put("a", b"")):
         with pytest.raises(errors.StoreLocationInvalid, match="bucket"):
@@ -309,7 +309,7 @@ def test_missing_bucket_is_no_missing_object(s3_options):
 
 
 def test_seekable_body_reads_like_a_file():
-    """A body is read in pieces, from anywhere, again, and never copied."""
+    """A body can be read in pieces, from any position, repeatedly, without copies."""
     source = bytearray(b"0123456789")
     body = SeekableBody(memoryview(source))
     assert len(body) == 10

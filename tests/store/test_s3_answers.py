@@ -1,4 +1,4 @@
-"""What S3 servers answer otherwise: words that no table knows, refusals without a body, other forms of addresses."""
+"""Unusual answers of S3 servers: unknown codes, refusals without a body, other forms of addresses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def through_proxy(s3_url, s3_server, proxy):
 
 
 def test_a_refused_head_is_asked_again_by_a_read_for_its_reason(through_proxy):
-    """What a HEAD cannot say for want of a body, the answer to a read of one byte says."""
+    """If a HEAD is refused without a reason, the answer to a read of one byte gives it."""
     store, proxy = through_proxy
     store.put("a", b"body")
     proxy.reset(Fault("403", "HeadObject"), Fault("400 expired", "GetObject"))
@@ -77,7 +77,7 @@ def test_a_refused_head_is_asked_again_by_a_read_for_its_reason(through_proxy):
 
 
 def test_a_head_that_is_refused_where_a_read_is_not_costs_no_backup(through_proxy):
-    """The answer to the read has the object's size, too."""
+    """If only HEAD is refused, the read's answer gives the object's size."""
     store, proxy = through_proxy
     store.put("a", b"body")
     proxy.reset(Fault("403", "HeadObject"))
@@ -85,7 +85,7 @@ def test_a_head_that_is_refused_where_a_read_is_not_costs_no_backup(through_prox
 
 
 def test_an_object_that_is_not_there_is_asked_for_once(through_proxy):
-    """A HEAD of what is not there has its reason, and costs no read."""
+    """A HEAD of a missing object needs no read."""
     store, proxy = through_proxy
     with pytest.raises(errors.NotFound):
         store.stat("a")
@@ -94,7 +94,7 @@ def test_an_object_that_is_not_there_is_asked_for_once(through_proxy):
 
 @pytest.mark.parametrize("message", ["<Message/>", "<Message> </Message>"])
 def test_an_empty_message_is_left_out(limited, message):
-    """A server without words is quoted by its code alone."""
+    """An answer without a message is quoted by its code alone."""
     body = f"<Error><Code>Odd</Code>{message}</Error>".encode()
     store, _ = limited(answer=lambda *_: (400, {}, body))
     with pytest.raises(errors.StoreBroken) as caught:
@@ -105,7 +105,7 @@ def test_an_empty_message_is_left_out(limited, message):
 
 @pytest.mark.parametrize("status", [400, 501])
 def test_an_answer_that_no_table_knows_is_not_of_the_object(limited, status):
-    """What a server says of itself is no word on the object, so that nobody takes it for damage."""
+    """An unknown answer is about the server, not the object, so nobody takes it for damage."""
     store, _ = limited(answer=lambda *_: (status, {}, error_body("Odd")))
     calls = [
         lambda: store.get("a", limit_bytes=9),
@@ -121,7 +121,7 @@ def test_an_answer_that_no_table_knows_is_not_of_the_object(limited, status):
 
 @pytest.mark.parametrize("kind", ["416", "404", "404 unknown"])
 def test_a_store_that_denies_what_it_has_by_its_own_word_is_told_as_such(through_proxy, kind):
-    """A read that is refused as if the object were not there, or short, is held against its size."""
+    """If the store refuses a read as missing or short, but its stat has the object, the error says so."""
     store, proxy = through_proxy
     store.put("a", b"body")
     proxy.reset(Fault(kind, "GetObject"))
@@ -131,7 +131,7 @@ def test_a_store_that_denies_what_it_has_by_its_own_word_is_told_as_such(through
 
 
 def test_a_read_behind_the_end_of_a_real_object_is_of_the_object(s3_store):
-    """An object that is shorter than what is read of it is damaged, whether the read begins in it or behind it."""
+    """A read past an object's end is damage of the object, wherever the read begins."""
     s3_store.put("a", b"body")
     for offset in (2, 4, 100):
         with pytest.raises(errors.StoreBroken, match="ends before") as caught:
@@ -140,7 +140,7 @@ def test_a_read_behind_the_end_of_a_real_object_is_of_the_object(s3_store):
 
 
 def test_an_object_that_is_not_there_is_not_found_by_a_read(s3_store):
-    """A read of what is not there is NotFound still."""
+    """A read of a missing object is NotFound."""
     with pytest.raises(errors.NotFound):
         s3_store.read("a", 0, memoryview(bytearray(4)))
 
@@ -149,7 +149,7 @@ def test_an_object_that_is_not_there_is_not_found_by_a_read(s3_store):
 
 
 def test_what_is_cold_is_told_by_listing_and_stat(s3_store, s3_server):
-    """The real server lists a class that is not read from, and other objects are not archived."""
+    """On the real server, listing and stat report objects of archive classes as archived, and no others."""
     client = s3_server.client()
     bucket, _, prefix = s3_store.url.removeprefix("s3://").partition("/")
     for key, storage_class in (("a", "GLACIER"), ("b", "DEEP_ARCHIVE"), ("c", "GLACIER_IR"), ("d", "STANDARD")):
@@ -160,7 +160,7 @@ def test_what_is_cold_is_told_by_listing_and_stat(s3_store, s3_server):
 
 
 def test_what_is_thawed_for_a_while_is_not_archived(limited):
-    """A listing and a HEAD that tell of a finished restore say that the object can be read; one under way does not."""
+    """An object whose restore has finished is not archived; one whose restore is in progress is."""
     thawed = "<RestoreStatus><IsRestoreInProgress>{}</IsRestoreInProgress></RestoreStatus>"
     entry = (
         "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-11-02T10:00:00Z</LastModified>"
@@ -189,7 +189,7 @@ def test_what_is_thawed_for_a_while_is_not_archived(limited):
 
 
 def test_a_bucket_that_overwrites_once_it_has_versions_is_found_out_by_the_first_answer(limited):
-    """Conditions that are ignored since the bucket has versions are known before the next object is made."""
+    """If a bucket ignores conditions since it has versions, the store knows before the next create."""
     store, server = limited()
     findings = []
     store.configure(conditional_create=True, warn=findings.append)
@@ -205,7 +205,7 @@ def test_a_bucket_that_overwrites_once_it_has_versions_is_found_out_by_the_first
 
 
 def test_a_real_bucket_with_versions_is_probed_once_and_found_good(s3_server):
-    """A server that heeds the condition among versions costs one probe for each process, and the probe stays."""
+    """A server that respects conditions among versions costs one probe per process; the probe object stays."""
     bucket = s3_server.make_bucket()
     client = s3_server.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -227,7 +227,7 @@ def test_a_real_bucket_with_versions_is_probed_once_and_found_good(s3_server):
     ("kind", "says"), [("403", "s3:ListMultipartUploadParts"), ("405", "MethodNotAllowed"), ("501", "NotImplemented")]
 )
 def test_an_upload_whose_parts_may_not_be_listed_is_begun_anew(through_proxy, kind, says):
-    """Without the right to list parts, or where a server does not know that, what was sent is given up and dropped."""
+    """If the server refuses to list parts, the upload is aborted and begun anew."""
     store, proxy = through_proxy
     upload = store.upload("a")
     upload.write(0, bytes(store.part_bytes))
@@ -240,7 +240,7 @@ def test_an_upload_whose_parts_may_not_be_listed_is_begun_anew(through_proxy, ki
 
 
 def test_keys_that_are_refused_while_parts_are_listed_end_the_backup(through_proxy):
-    """What is wrong with the keys is not wrong with the parts: they are kept for a better time."""
+    """If the keys are refused while parts are listed, the error is raised and the parts stay."""
     store, proxy = through_proxy
     upload = store.upload("a")
     upload.write(0, bytes(store.part_bytes))
@@ -256,7 +256,7 @@ def test_keys_that_are_refused_while_parts_are_listed_end_the_backup(through_pro
 
 
 def test_the_bucket_goes_into_the_host_where_the_path_is_refused(limited, names_below_localhost):
-    """With addressing = auto a server that wants the bucket's name in the host's gets it there, from then on."""
+    """With addressing = auto, a server that refuses the path gets the bucket's name in the host name from then on."""
     store, server = limited(wants_host=True)
     store.put("a/b", memoryview(b"body"))
     assert store.get("a/b", limit_bytes=9) == b"body"
@@ -265,21 +265,21 @@ def test_the_bucket_goes_into_the_host_where_the_path_is_refused(limited, names_
 
 
 def test_a_signed_body_is_sent_whole_in_the_other_form_too(limited, names_below_localhost):
-    """A body that was read for the first form is read again for the second."""
+    """The second form sends the whole body, even if the first one has read it."""
     store, server = limited(StoreOptions(payload_signing="always"), wants_host=True)
     store.put("a", b"body")
     assert server.objects == {"a": b"body"}
 
 
 def test_a_path_that_was_asked_for_and_is_refused_says_what_to_set(limited):
-    """With addressing = path nothing else is tried, and the advice is the key of the configuration."""
+    """With addressing = path no other form is tried, and the advice names the configuration key."""
     store, _ = limited(StoreOptions(addressing="path"), wants_host=True)
     with pytest.raises(errors.StoreLocationInvalid, match="addressing = virtual"):
         store.get("a", limit_bytes=9)
 
 
 def test_the_form_that_the_profile_names_is_heeded(limited, names_below_localhost, monkeypatch, tmp_path):
-    """``s3 = addressing_style`` of a profile holds where the configuration says auto, and not where it says more."""
+    """The profile's ``s3 = addressing_style`` applies only if the configuration says auto."""
     (tmp_path / "config").write_text(_PROFILE)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     store, server = limited(StoreOptions(profile="oss"), wants_host=True)
@@ -294,7 +294,7 @@ def test_the_form_that_the_profile_names_is_heeded(limited, names_below_localhos
 
 
 def test_a_signed_body_needs_no_trailer_over_https(limited, tmp_path):
-    """payload_signing = always works over https on servers that know no trailers: the sum of the body is signed."""
+    """payload_signing = always works over https on servers without trailers, because headers carry the checksum."""
     certificate = write_certificate(tmp_path)
     options = StoreOptions(payload_signing="always", ca_file=str(certificate[0]))
     store, server = limited(options, certificate=certificate)
@@ -308,7 +308,7 @@ def test_a_signed_body_needs_no_trailer_over_https(limited, tmp_path):
 
 
 def test_signed_bodies_are_taken_by_a_real_server_over_https(secure, monkeypatch):
-    """A real server takes signed puts and parts over https."""
+    """A real server accepts signed puts and parts over https."""
     url, certificate, server, bucket = secure
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
@@ -331,7 +331,7 @@ def test_signed_bodies_are_taken_by_a_real_server_over_https(secure, monkeypatch
     "prefix", ["my runs/a b", "100%", "a%2Fb%20c#d", "äö/日本😀", "a+b=c&d;e:f<x>'\"[1]{2}|^`~*$,"]
 )
 def test_a_prefix_of_any_letters_holds_a_store_on_a_real_server(s3_bucket, s3_options, prefix):
-    """All that is asked of a store works below a prefix with spaces, percent signs, hashes and letters of all sorts."""
+    """The whole contract works below a prefix with spaces, percent signs, hashes and letters of all scripts."""
     store = open_store(f"s3://{s3_bucket}/{prefix}", s3_options, create=True)
     store.put("a/x", b"hello")
     upload = store.upload("b/y")
@@ -368,6 +368,6 @@ def test_a_prefix_of_any_letters_holds_a_store_on_a_real_server(s3_bucket, s3_op
     ],
 )
 def test_a_prefix_that_is_refused_is_told_why(prefix, says):
-    """The character, or the part, that cannot stand in a prefix is named."""
+    """The message names the character or part that a prefix must not contain."""
     with pytest.raises(errors.StoreLocationInvalid, match=says):
         open_store(f"s3://bucket/{prefix}", StoreOptions())

@@ -1,4 +1,4 @@
-"""A machine whose clock is wrong: the server says so, and is believed for signatures."""
+"""A machine with a wrong clock: signatures use the server's time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def store(s3_url, s3_options):
 
 @pytest.mark.parametrize("ahead_s", [-86_400.0, -1200.0, 1200.0, 365 * 86_400.0])
 def test_a_wrong_clock_is_corrected(store, wrong_clock, ahead_s):
-    """A clock that is off by minutes or a year costs one refused request, of any kind, and no backup."""
+    """A clock that is wrong by minutes or a year costs one refused request, of any kind, and no backup."""
     wrong_clock(ahead_s)
     with pytest.raises(errors.StoreDenied) as caught:
         store.get("a/one", limit_bytes=9)
@@ -54,7 +54,7 @@ def test_a_wrong_clock_is_corrected(store, wrong_clock, ahead_s):
 
 
 def test_a_refused_head_is_answered_by_the_read_that_asks_for_its_reason(store, wrong_clock):
-    """The first request of all may be a HEAD: what is asked after its refusal is signed by the right clock already."""
+    """If the first request is a HEAD, the read that follows its refusal is signed by the right time already."""
     wrong_clock(1200.0)
     with pytest.raises(errors.NotFound):
         store.stat("a/one")
@@ -62,13 +62,13 @@ def test_a_refused_head_is_answered_by_the_read_that_asks_for_its_reason(store, 
 
 
 def test_a_right_clock_is_left_alone(store):
-    """Where nothing is wrong, botocore signs as ever, and what is denied stays denied."""
+    """With a right clock botocore signs as usual, and a refusal stays a refusal."""
     store.put("a/one", b"body")
     assert store._client.clock.ahead_s == 0.0
 
 
 def test_a_server_that_goes_on_refusing_is_not_asked_for_ever(s3_process, s3_server, s3_url):
-    """A refusal that names the time, though the times agree, is an error that a person has to see to."""
+    """A refusal because of the time, although the times agree, is an error."""
     proxy = FaultProxy(s3_process.endpoint_url)
     url = proxy.start()
     store = open_store(s3_url, StoreOptions(endpoint_url=url, region=s3_server.region))

@@ -1,4 +1,4 @@
-"""How many requests at a time a store gets: more where more comes through, half where it is too much, and no storm."""
+"""The limit of concurrent requests: it grows while that is faster, and halves when the store is overloaded."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def narrow(count):
 
 
 def test_a_store_far_away_gets_as_many_as_there_may_be(monkeypatch):
-    """Where each connection is slow and they do not disturb each other, seconds are enough to come to the most."""
+    """If each connection is slow and they do not disturb each other, the limit reaches its maximum within seconds."""
     transfer = Transfer(monkeypatch, far)
     transfer.go_on(6)
     assert transfer.limit.at_once == MOST
@@ -83,7 +83,7 @@ def test_a_store_far_away_gets_as_many_as_there_may_be(monkeypatch):
 
 
 def test_a_line_that_is_full_gets_no_more(monkeypatch):
-    """More at a time than fill the line bring nothing, and are gone back from; it is looked at again now and then."""
+    """If the line is full, the limit goes back, and tries again now and then."""
     transfer = Transfer(monkeypatch, narrow)
     transfer.go_on(600)
     # The first step may seem to pay: those that were under way before it had the line for fewer.
@@ -92,14 +92,14 @@ def test_a_line_that_is_full_gets_no_more(monkeypatch):
 
 
 def test_a_client_that_is_slower_than_the_store_gets_no_more(monkeypatch):
-    """While fewer are under way than there may be, the store is not what is waited for, and no memory is taken."""
+    """While fewer requests run than the limit allows, the limit does not grow."""
     transfer = Transfer(monkeypatch, far)
     transfer.go_on(600, at_most=2)
     assert set(transfer.seen) == {FIRST}
 
 
 def test_a_store_that_asks_for_less_gets_half_and_then_one_more_at_a_time(monkeypatch):
-    """Requests that are refused together halve the number once; it grows slowly, and never beyond what is refused."""
+    """Requests refused together halve the limit once; it then grows slowly."""
     transfer = Transfer(monkeypatch, far, refuses=lambda count: count > 5)
     transfer.go_on(60)
     # Of eight at once three were refused, later one of six.
@@ -108,14 +108,14 @@ def test_a_store_that_asks_for_less_gets_half_and_then_one_more_at_a_time(monkey
 
 
 def test_it_never_comes_to_none(monkeypatch):
-    """A store that refuses everything is still asked, by one request at a time."""
+    """If a store refuses everything, the limit stays at one."""
     transfer = Transfer(monkeypatch, far, refuses=lambda _count: True)
     transfer.go_on(10)
     assert transfer.limit.at_once == 1
 
 
 def test_requests_of_any_threads_are_counted(monkeypatch):
-    """However requests begin and end, none is left under way, and the number stays within its bounds."""
+    """However requests begin and end, the count returns to zero and the limit stays within its bounds."""
     limit = Concurrency(FIRST, MOST)
     drawn = random.Random(5)
 
@@ -135,7 +135,7 @@ def test_requests_of_any_threads_are_counted(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "halves"), [("503", True), ("429", True), ("500", False), ("reset", False)])
 def test_what_the_store_answers_says_whether_it_is_too_much(proxy, s3_server, s3_url, kind, halves):
-    """503 and 429 are heeded, for reads and writes each by themselves; faults of another kind say nothing of load."""
+    """503 and 429 lower the limit, of reads and writes separately; other errors do not."""
     proxy.reset(Fault(kind, "GetObject"))
     store = open_store(s3_url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))
     reads, writes = store.reads_at_once, store.writes_at_once
@@ -147,7 +147,7 @@ def test_what_the_store_answers_says_whether_it_is_too_much(proxy, s3_server, s3
 
 
 def test_a_store_that_does_not_answer_in_time_is_asked_for_less(proxy, s3_server, s3_url, monkeypatch):
-    """Silence counts as too much, of uploads as of reads."""
+    """A time-out lowers the limit, of uploads and of reads."""
     monkeypatch.setattr(client, "_READ_TIMEOUT_S", 0.3)
     proxy.reset(Fault("stall", "PutObject"))
     store = open_store(s3_url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))
@@ -160,7 +160,7 @@ def test_a_store_that_does_not_answer_in_time_is_asked_for_less(proxy, s3_server
 
 
 def test_a_store_that_is_near_gets_no_more_than_at_first(monkeypatch):
-    """Where a request is over in some hundredths of a second nobody waits for it, and more of them only cost."""
+    """If requests end in hundredths of a second, the limit does not grow."""
     near = Transfer(monkeypatch, lambda _count: 0.04)
     near.go_on(20)
     assert max(near.seen) == FIRST

@@ -1,4 +1,4 @@
-"""Where keys come from beside the environment: an instance's role, whose keys expire, and a profile."""
+"""Keys from other sources than the environment: an instance's role, whose keys expire, and a profile."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def opened(s3_process, s3_url):
 
 
 def test_an_instances_role_opens_the_store(metadata, opened):
-    """Without any key of the user's, the machine's own role is used, and asked for once."""
+    """Without other keys the store uses the machine's role, and asks for it once."""
     store = opened()
     store.put("a", b"body")
     assert store.get("a", limit_bytes=9) == b"body"
@@ -113,7 +113,7 @@ def test_an_instances_role_opens_the_store(metadata, opened):
 
 
 def test_keys_that_expire_are_renewed(metadata, opened, monkeypatch):
-    """Keys whose time is over are asked for anew while the store is in use: an agent runs for weeks."""
+    """Expired keys are renewed while the store is in use: an agent runs for weeks."""
     store = opened()
     store.put("a", b"body")
     assert metadata.given_count == 1
@@ -125,7 +125,7 @@ def test_keys_that_expire_are_renewed(metadata, opened, monkeypatch):
 
 
 def test_a_metadata_service_that_is_away_is_told_as_such(metadata, opened):
-    """Where no role can be had the message says what to set; it is no other error than missing keys."""
+    """If no role is available, the error is that of missing keys, and says what to set."""
     metadata.is_down = True
     with pytest.raises((errors.StoreDenied, errors.StoreUnavailable)) as caught:
         RetryingStore(opened(), sleep=lambda _: None, tries_max=2).put("a", b"body")
@@ -133,7 +133,7 @@ def test_a_metadata_service_that_is_away_is_told_as_such(metadata, opened):
 
 
 def test_a_profile_opens_the_store(s3_process, opened, tmp_path, monkeypatch):
-    """A profile of ~/.aws is used where it is named, and one that is not there is named in the error."""
+    """A named profile of ~/.aws is used, and a missing one is named in the error."""
     file = tmp_path / "credentials"
     file.write_text(
         f"[training]\naws_access_key_id = {s3_process.access_key}\naws_secret_access_key = {s3_process.secret_key}\n"

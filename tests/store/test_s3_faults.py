@@ -1,4 +1,4 @@
-"""A network and a server that break: each operation of S3, each way to break, and what is true afterwards."""
+"""Failing networks and servers: each operation of S3 fails in each way, and the result is still right."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ CASES = [
 
 @pytest.mark.parametrize(("operation", "kind"), CASES)
 def test_a_fault_that_passes_is_not_noticed(proxy, store, operation, kind):
-    """Whatever breaks once, at whatever operation, the work is done: whole objects, each once, nothing left over."""
+    """After one failure of any operation the work is complete: whole objects, each once, nothing left over."""
     proxy.reset(Fault(kind, operation))
     left_count = WORK[operation](store) or 0
     # remove_stale_uploads finds an upload whose id was lost on the way.
@@ -159,7 +159,7 @@ LASTING = [
 
 @pytest.mark.parametrize(("operation", "kind"), LASTING)
 def test_a_fault_that_stays_is_the_right_error(proxy, bare, operation, kind):
-    """What does not pass ends in an error of the store's, of the kind that it is, and never as if it were done."""
+    """A lasting failure ends in the right store error, and never looks like success."""
     tries = 3
     store = RetryingStore(bare, sleep=lambda _: None, tries_max=tries)
     proxy.reset(Fault(kind, operation, times=1000))
@@ -173,21 +173,21 @@ def test_a_fault_that_stays_is_the_right_error(proxy, bare, operation, kind):
 
 @pytest.mark.parametrize("operation", ["PutObject", "CompleteMultipartUpload"])
 def test_lost_answer_of_a_create_ends_with_one_object(proxy, store, operation):
-    """What did happen, but was not answered, is found and not made a second time, nor called taken."""
+    """If the answer to a create is lost, the retry finds the object and succeeds."""
     proxy.reset(Fault("lost-answer", operation))
     WORK[operation](store)
     assert len(list(store.list(""))) == 1
 
 
 def test_a_bit_that_flips_in_a_small_object_is_refused_by_the_server(proxy, store):
-    """Objects that nobody reads back at once (manifests) are summed, so that the server takes them whole or not."""
+    """Small objects (manifests) have a checksum, so the server stores them undamaged or not at all."""
     proxy.reset(Fault("flip-request", "PutObject"))
     put(store)
     assert proxy.count("PutObject") == 2
 
 
 def test_a_pause_that_the_server_asks_for_is_told(proxy, bare):
-    """Retry-After of an answer is the error's, for whoever waits."""
+    """The error carries the answer's Retry-After."""
     proxy.reset(Fault("429", "HeadObject"))
     with pytest.raises(errors.StoreUnavailable) as caught:
         bare.stat("a/one")
@@ -195,7 +195,7 @@ def test_a_pause_that_the_server_asks_for_is_told(proxy, bare):
 
 
 def test_refused_connections_are_a_store_that_is_away(bare, s3_process, s3_url):
-    """A port where nothing listens is told as such."""
+    """A port without a listener is StoreUnavailable."""
     proxy = FaultProxy(s3_process.endpoint_url)
     url = proxy.start()
     proxy.stop()

@@ -1,4 +1,4 @@
-"""Reads that straggle: a second request brings the bytes, and the first keeps no buffer, thread or connection."""
+"""Straggling reads: a second request reads the bytes, and the first keeps no buffer, thread or connection."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def threads_of_hedges():
 
 @pytest.mark.parametrize("kind", STRAGGLERS)
 def test_second_request_brings_what_the_first_does_not(proxy, opened, kind):
-    """A read whose connection stalls or trickles is whole by a second request; the next read needs one only."""
+    """A second request completes a read whose connection stalls or trickles; the next read needs only one."""
     proxy.reset(Fault(kind, "GetObject"))
     assert content_of(opened) == BODY
     assert proxy.count("GetObject") == 2
@@ -78,7 +78,7 @@ def test_second_request_brings_what_the_first_does_not(proxy, opened, kind):
 
 @pytest.mark.parametrize("kind", ["stall", "stall-answer"])
 def test_abandoned_request_keeps_nothing(proxy, opened, kind):
-    """The buffer is the caller's alone when the read returns; connection and threads are gone at once."""
+    """When the read returns, only the caller uses the buffer, and the connection and threads are gone."""
     proxy.reset(Fault(kind, "GetObject"))
     content = bytearray(OBJECT_BYTES)
     opened.read("a/object", 0, memoryview(content))
@@ -89,7 +89,7 @@ def test_abandoned_request_keeps_nothing(proxy, opened, kind):
 
 
 def test_hedge_that_stalls_too_is_cut_when_the_first_is_complete(proxy, opened):
-    """The second request is abandoned like the first: where the first one comes after all, the other's thread ends."""
+    """If the first request completes after all, the hedge is cut and its thread ends."""
     proxy.reset(Fault("throttle-answer", "GetObject"), Fault("stall-answer", "GetObject"))
     assert content_of(opened) == BODY
     assert proxy.count("GetObject") == 2
@@ -97,7 +97,7 @@ def test_hedge_that_stalls_too_is_cut_when_the_first_is_complete(proxy, opened):
 
 
 def test_error_is_that_of_the_first_request(proxy, opened, monkeypatch):
-    """A second request that is refused says nothing; what the first ends with is what the caller hears."""
+    """The error of a hedge is ignored; the caller gets the first request's."""
     heard = []
     fetch = opened._fetch
 
@@ -116,7 +116,7 @@ def test_error_is_that_of_the_first_request(proxy, opened, monkeypatch):
 
 
 def test_whole_store_that_becomes_slow_is_not_asked_twice(proxy, opened):
-    """Where every read straggles at once, one or two second requests are sent and no more: no storm."""
+    """If every read straggles at once, there are one or two hedges and no more."""
     proxy.reset(Fault("late", "GetObject", times=1000))
     with ThreadPoolExecutor(8) as readers:
         assert all(content == BODY for content in readers.map(lambda _: content_of(opened), range(24)))
@@ -125,7 +125,7 @@ def test_whole_store_that_becomes_slow_is_not_asked_twice(proxy, opened):
 
 
 def test_store_that_was_always_slow_gets_no_second_request(proxy, s3_server, s3_url, soon):
-    """What is slow is judged by the reads before: where all take as long, none straggles."""
+    """If all reads take equally long, none straggles."""
     proxy.reset(Fault("late", "GetObject", times=1000))
     store = open_store(s3_url, StoreOptions(endpoint_url=proxy.url, region=s3_server.region))
     store.put("a/object", BODY)
@@ -136,14 +136,14 @@ def test_store_that_was_always_slow_gets_no_second_request(proxy, s3_server, s3_
 
 
 def test_nobody_watches_where_nothing_is_read(opened):
-    """A store that is not read from has no thread."""
+    """Without reads there is no watching thread."""
     assert wait_until(lambda: not threads_of_hedges())
     content_of(opened)
     assert wait_until(lambda: not threads_of_hedges())
 
 
 def test_call_whose_connection_is_another_requests_by_now_cuts_nobody(proxy, opened):
-    """Who comes too late to cut leaves the request alone that goes over the same connection now."""
+    """Cutting a finished call does not hit the request that uses its connection now."""
     with Call() as call, ThreadPoolExecutor(1) as other:
         opened.stat("a/object")
         proxy.reset(Fault("late", "HeadObject"))

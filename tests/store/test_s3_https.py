@@ -1,4 +1,4 @@
-"""S3 over https: an authority of one's own, a server that it does not know, and the same promises as over http."""
+"""S3 over https: a private authority, an unknown one, and the same contract as over http."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def opened(secure, monkeypatch):
 
 @pytest.mark.parametrize("payload_signing", ["auto", "always", "never"])
 def test_objects_and_uploads_over_https(opened, secure, payload_signing):
-    """With the authority named, all that works over http does, however bodies are signed."""
+    """With the authority named, everything works as over http, however bodies are signed."""
     store = opened(ca_file=str(secure[1]), payload_signing=payload_signing)
     body = os.urandom(2 * PART_BYTES + 100)
     upload = store.upload("a/large")
@@ -60,21 +60,21 @@ def test_objects_and_uploads_over_https(opened, secure, payload_signing):
 
 
 def test_server_of_an_unknown_authority_is_refused(opened):
-    """Without the authority nothing is sent, and the message says what to name."""
+    """Without the authority nothing is sent, and the message says what to set."""
     with pytest.raises(errors.StoreUnavailable, match="ca_file") as caught:
         opened().put("a", b"body")
     assert not opened().is_transient(caught.value)
 
 
 def test_https_asked_of_http_is_an_error_of_the_store(opened, secure):
-    """A wrong scheme ends in a StoreUnavailable, not in a traceback."""
+    """A wrong scheme is StoreUnavailable, not a traceback."""
     store = opened(endpoint_url=secure[2].endpoint_url.replace("http:", "https:"), ca_file=str(secure[1]))
     with pytest.raises(errors.StoreUnavailable):
         store.stat("a")
 
 
 def test_call_over_https_is_cut(opened, secure):
-    """A request that another thread cuts off in the middle of its answer ends, over https too."""
+    """Another thread can cut a request inside its answer over https too."""
     store = opened(ca_file=str(secure[1]))
     store.put("a", os.urandom(16 << 20))
     with Call() as call:
@@ -111,7 +111,7 @@ class FlippingRelay:
 
 
 def test_bit_that_flips_under_tls_is_an_error_of_the_store(opened, secure):
-    """Damage that TLS finds in the middle of a body passes: the read is tried again and does not end in a traceback."""
+    """Damage that TLS finds inside a body is a transient store error."""
     store = opened(ca_file=str(secure[1]))
     store.put("a", os.urandom(4 << 20))
     relay = FlippingRelay(secure[0], flips_at=1 << 20)
@@ -123,7 +123,7 @@ def test_bit_that_flips_under_tls_is_an_error_of_the_store(opened, secure):
 
 
 def test_ipv6_address_is_an_endpoint(opened):
-    """An endpoint in brackets is spoken to: where nobody listens, that is what is said."""
+    """An endpoint in brackets is an address: without a listener, the error says that."""
     with socket.socket(socket.AF_INET6) as free:
         free.bind(("::1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What mlsync says when a store does not let it in: every line of the table in docs/s3.md, produced and compared."""
+"""Messages of a store that refuses access: a test produces every line of the table in docs/s3.md and compares it."""
 
 from __future__ import annotations
 
@@ -145,31 +145,31 @@ def test_no_keys(held, opened, monkeypatch):
     """Without keys the message names what to set."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    held("no keys are found", put(opened()))
+    held("no keys found", put(opened()))
 
 
 def test_wrong_key_id(held, opened, monkeypatch):
-    """A key id that the real server does not know is told."""
+    """The real server does not know the key id."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAWRONG")
-    held("the key id is wrong", put(opened()))
+    held("wrong key id", put(opened()))
 
 
 def test_wrong_secret(held, opened, monkeypatch):
-    """A secret that the real server does not find right is told."""
+    """The real server refuses the secret."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim-und-falsch")
-    held("the secret key is wrong", put(opened()))
+    held("wrong secret key", put(opened()))
 
 
 def test_expired_keys(held, opened, proxy):
-    """Keys that were set by hand and have expired are told."""
+    """Expired keys from the environment give the message."""
     proxy.reset(Fault("400 expired", times=10))
-    held("temporary keys have expired", put(opened(endpoint_url=proxy.url)))
+    held("expired temporary keys", put(opened(endpoint_url=proxy.url)))
 
 
 def test_clock(held, opened, proxy):
-    """A clock that differs is told where the server's own does not help."""
+    """A wrong clock gives the message if the server's time does not help."""
     proxy.reset(Fault("403 skewed", times=10))
-    held("the clock is wrong, and the store's does not help", put(opened(endpoint_url=proxy.url)))
+    held("wrong clock, and the store's time does not help", put(opened(endpoint_url=proxy.url)))
 
 
 def test_no_right_to_list(held, opened, s3_server, monkeypatch):
@@ -190,58 +190,58 @@ def test_no_right_to_read(held, opened, s3_server, monkeypatch):
     lacking(s3_server, monkeypatch, "Read")
     store = opened()
     held("no right to read", lambda: store.get("a/object", limit_bytes=4))
-    held("no right to see whether an object is there", lambda: store.stat("a/object"))
+    held("no right to see whether an object exists", lambda: store.stat("a/object"))
 
 
 def test_answers_about_one_object(held, opened, proxy):
-    """An object in cold storage, an unknown answer and one that the store itself contradicts are told apart."""
+    """An archived object, an unknown answer and a contradiction have three different messages."""
     proxy.reset()
     store = opened(endpoint_url=proxy.url)
     store.put("a/object", b"body")
     proxy.reset(Fault("403 cold", "GetObject"), Fault("501", "GetObject"), Fault("416", "GetObject"))
-    held("the object lies in cold storage", lambda: store.get("a/object", limit_bytes=4))
-    held("the answer is one that nobody knows", lambda: store.get("a/object", limit_bytes=4))
-    held("the store denies what it has", lambda: store.read("a/object", 0, memoryview(bytearray(4))))
+    held("the object is in cold storage", lambda: store.get("a/object", limit_bytes=4))
+    held("unknown answer", lambda: store.get("a/object", limit_bytes=4))
+    held("the store does not return an object that it has", lambda: store.read("a/object", 0, memoryview(bytearray(4))))
 
 
 def test_other_form(held, opened):
-    """A store that wants the bucket's name in the host's is told as such where the path was asked for."""
+    """A store that wants the bucket's name in the host name gives the message if the path was asked for."""
     server = LimitedS3(wants_host=True)
     server.start()
     try:
         store = opened("s3://bucket/runs", endpoint_url=server.endpoint_url, addressing="path")
-        held("the bucket's name is wanted in the host's, and `addressing` is `path`", put(store))
+        held("the server wants the bucket's name in the host name, and `addressing` is `path`", put(store))
     finally:
         server.stop()
 
 
 def test_other_region(held, opened):
-    """A store that names the bucket's region is quoted; an upload, which it cannot be sent again, is tried again."""
+    """The message names the region that the store states; an upload, whose body is spent, is retried."""
     body = b"<Error><Code>PermanentRedirect</Code><Message>Use the other endpoint.</Message></Error>"
     server = LimitedS3(answer=lambda *_: (301, {"x-amz-bucket-region": "eu-west-1"}, body))
     server.start()
     try:
         store = opened("s3://bucket/runs", endpoint_url=server.endpoint_url)
         held("the bucket is in another region", lambda: store.get("a/object", limit_bytes=4))
-        held("the same, of an upload", put(store))
+        held("the same, during an upload", put(store))
     finally:
         server.stop()
 
 
 def test_missing_bucket(held, opened):
-    """The real server has no such bucket."""
+    """The real server does not have the bucket."""
     held("the bucket is missing", put(opened("s3://no-such-bucket-anywhere/runs")))
 
 
 def test_unknown_certificate(held, opened, tmp_path):
-    """A certificate of an authority that nobody knows is told."""
+    """A certificate of an unknown authority gives the message."""
     server = TlsServer(tmp_path)
-    held("the certificate is of an unknown authority", put(opened(endpoint_url=server.url)))
+    held("the certificate's authority is unknown", put(opened(endpoint_url=server.url)))
     server.stop()
 
 
 def test_proxy_wants_a_password(held, opened, refusing, monkeypatch):
-    """A proxy that wants to know who asks is told as such, for http and https, without its password."""
+    """A proxy that wants a password is named, for http and https, without its password."""
     proxy = refusing(407)
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
     monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:geheim@{proxy.host}")
@@ -253,31 +253,31 @@ def test_proxy_wants_a_password(held, opened, refusing, monkeypatch):
 
 
 def test_proxy_refuses(held, opened, refusing, monkeypatch):
-    """A proxy that refuses the connection is told as such where it can be told from the store."""
+    """A refusing proxy is named if it can be told from the store."""
     proxy = refusing(403)
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
     monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.host}")
     held("the proxy refuses (http)", put(opened(endpoint_url="http://s3.example.com")))
     held("the proxy refuses (https)", put(opened(endpoint_url="https://s3.example.com")))
     proxy.stop()
-    held("the proxy is away", put(opened(endpoint_url="https://s3.example.com")))
+    held("the proxy is unavailable", put(opened(endpoint_url="https://s3.example.com")))
 
 
 def test_unknown_host(held, opened):
-    """A host's name that nobody knows is told apart from a host that does not answer."""
-    held("the host is unknown", put(opened(endpoint_url="http://no-such-host.invalid:9000")))
+    """An unknown host name has another message than a host that does not answer."""
+    held("unknown host", put(opened(endpoint_url="http://no-such-host.invalid:9000")))
 
 
 def test_closed_port(held, opened):
-    """A port at which nobody listens is told."""
+    """A port without a listener gives the message."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    held("the port is closed", put(opened(endpoint_url=f"http://127.0.0.1:{port}")))
+    held("closed port", put(opened(endpoint_url=f"http://127.0.0.1:{port}")))
 
 
 def test_every_line_of_the_table_was_held(s3_server):
-    """No line stands in the table that no test of this file produces: it is the last one, and asks those before."""
+    """The tests of this file, of which this is the last, produce every line of the table."""
     if not s3_server.lacking:
         pytest.skip("the server's keys are not ours to make")
     assert TABLE.keys() == HELD

@@ -1,4 +1,4 @@
-"""Keys that are had by taking on a role or by a command: renewed while they are used, and every way to fail is told."""
+"""Keys from an assumed role or a command: they are renewed in use, and every failure is reported."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def back_up(store, between=lambda: None):
 
 
 def test_keys_are_had_once_and_used(signed_in):
-    """Each of botocore's ways to sign in opens the store, and is gone once for all requests."""
+    """Each of botocore's ways to sign in opens the store, and runs once for all requests."""
     store, given_count = signed_in
     back_up(store)
     assert given_count() == 1
 
 
 def test_keys_that_expire_in_the_middle_of_a_backup_are_renewed(signed_in, monkeypatch):
-    """When the clock says that keys are about to expire, the next request is made with new ones."""
+    """If keys are about to expire, the next request uses new ones."""
     store, given_count = signed_in
     store.put("a/first", b"body")
 
@@ -143,7 +143,7 @@ def test_keys_that_expire_in_the_middle_of_a_backup_are_renewed(signed_in, monke
 
 @pytest.mark.parametrize("operation", ["PutObject", "GetObject", "HeadObject"])
 def test_keys_that_the_store_calls_expired_are_renewed(signed_in, proxy, operation):
-    """Keys that have expired by the store's clock, and not by ours, cost one refused request and no backup."""
+    """Keys that only the store calls expired cost one refused request and no backup."""
     store, given_count = signed_in
     store.put("a/first", b"body")
     proxy.reset(Fault("400 expired", operation))
@@ -154,7 +154,7 @@ def test_keys_that_the_store_calls_expired_are_renewed(signed_in, proxy, operati
 
 
 def test_requests_that_are_refused_together_have_keys_renewed_once(signed_in, proxy):
-    """All that were under way with the old keys are made again with the new ones, which are asked for once."""
+    """All requests with the old keys are retried with new ones, which are fetched once."""
     store, given_count = signed_in
     store.put("a/first", b"body")
     proxy.reset(Fault("late 400 expired", "PutObject", times=4))
@@ -166,7 +166,7 @@ def test_requests_that_are_refused_together_have_keys_renewed_once(signed_in, pr
 
 
 def test_keys_that_stay_expired_are_not_renewed_for_ever(signed_in, proxy):
-    """Where new keys are refused as well, the second refusal is the end, and says what to do."""
+    """If new keys are refused too, the error is raised and says what to do."""
     store, given_count = signed_in
     store.put("a/first", b"body")
     proxy.reset(Fault("400 expired", "GetObject", times=1000))
@@ -185,7 +185,7 @@ def failure(store, kind):
 
 
 def test_a_token_file_that_is_missing_is_named(opened, token_file):
-    """The path, and the variable that it stands in, are in the message."""
+    """The message has the path, and the variable that names it."""
     token_file.unlink()
     is_transient, text = failure(opened(), errors.StoreDenied)
     assert not is_transient
@@ -205,7 +205,7 @@ def test_a_token_file_that_is_missing_is_named(opened, token_file):
     ],
 )
 def test_a_token_service_that_refuses_is_named(opened, token_file, service, refusal, kind, is_transient, advice):
-    """Role, token service and its answer are told, not the store's name for what the store did not do."""
+    """The message names role, token service and its answer, and not the store."""
     service.refusal = refusal
     told = failure(opened(), kind)
     assert told[0] is is_transient
@@ -216,7 +216,7 @@ def test_a_token_service_that_refuses_is_named(opened, token_file, service, refu
 
 
 def test_a_token_that_is_not_taken_is_told_apart_from_a_role_that_is_not_given(opened, token_file, monkeypatch):
-    """A wrong token says who has to renew it; a wrong role says what to check about it."""
+    """For a wrong token the message says who must renew it; for a wrong role, what to check."""
     token_file.write_text("somebody else's")
     assert "AWS_WEB_IDENTITY_TOKEN_FILE" in failure(opened(), errors.StoreDenied)[1]
     token_file.write_text(TOKEN)
@@ -228,7 +228,7 @@ def test_a_token_that_is_not_taken_is_told_apart_from_a_role_that_is_not_given(o
 
 
 def test_a_token_service_that_is_away_is_named(opened, token_file, service):
-    """That nobody answers is told of the token service, and is worth another try, which one layer makes."""
+    """An unavailable token service is named, and the error is transient."""
     store = opened()
     service.stop()
     is_transient, text = failure(store, errors.StoreUnavailable)
@@ -240,7 +240,7 @@ def test_a_token_service_that_is_away_is_named(opened, token_file, service):
 
 
 def test_keys_that_have_expired_already_are_told(opened, token_file, service):
-    """A clock that is ahead of all keys that are given ends in a message, not in a traceback."""
+    """Keys that are expired by this machine's clock give a message, not a traceback."""
     service.lasts_s = -10.0
     is_transient, text = failure(opened(), errors.StoreDenied)
     assert not is_transient
@@ -249,7 +249,7 @@ def test_keys_that_have_expired_already_are_told(opened, token_file, service):
 
 
 def test_wrong_keys_of_a_source_profile_are_told(opened, profiles, s3_process, service):
-    """The keys by which a role is taken on are not the store's, and the message says whose they are."""
+    """The message says that the keys of the source profile are wrong, not the store's."""
     profiles(source_profile(s3_process).replace(s3_process.access_key, "AKIAWRONG"))
     text = failure(opened(profile="training"), errors.StoreDenied)[1]
     assert "InvalidClientTokenId" in text
@@ -257,7 +257,7 @@ def test_wrong_keys_of_a_source_profile_are_told(opened, profiles, s3_process, s
 
 
 def test_a_profile_whose_source_is_missing_is_told_at_once(opened, profiles):
-    """A profile that leads nowhere is an error of the configuration, before anything is sent."""
+    """A profile with a missing source is a configuration error before any request."""
     profiles(f"[profile training]\nrole_arn = {ROLE}\nsource_profile = nobody\n")
     with pytest.raises(errors.StoreLocationInvalid, match="nobody") as caught:
         opened(profile="training")
@@ -275,7 +275,7 @@ def test_a_profile_whose_source_is_missing_is_told_at_once(opened, profiles):
     ids=["missing", "fails", "nonsense", "no keys"],
 )
 def test_a_command_that_gives_no_keys_is_told(opened, profiles, command, words):
-    """What the command said, or that there is none, is in the message, when the store is opened."""
+    """The message has what the command printed, or that there is no such command."""
     profiles(f"[profile training]\ncredential_process = {command}\n")
     with pytest.raises(errors.StoreDenied) as caught:
         opened(profile="training")

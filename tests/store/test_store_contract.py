@@ -1,4 +1,4 @@
-"""The contract of base.py, held by every store in every wrapper."""
+"""The contract of base.py, run over every store in every wrapper."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def keys(store, prefix="", **arguments):
 
 
 def test_put_object_is_read_back_whole_and_in_ranges(store):
-    """What was put is what get and every range of read give."""
+    """get, and read of every range, return what was put."""
     body = os.urandom(100_000)
     store.put("packs/ab/one", body)
     assert store.get("packs/ab/one", limit_bytes=len(body)) == body
@@ -59,7 +59,7 @@ def test_read_fills_a_slice_of_a_larger_buffer(store):
 
 
 def test_object_of_no_bytes_is_an_object(store):
-    """An empty object is listed, has the size 0 and is taken."""
+    """An empty object is listed, has size 0, and takes its key."""
     store.put("empty", b"")
     assert store.stat("empty").size_bytes == 0
     assert store.get("empty", limit_bytes=0) == b""
@@ -79,7 +79,7 @@ def test_taken_key_is_refused_and_left_as_it_was(store):
 
 
 def test_of_racing_puts_exactly_one_wins(store):
-    """Eight threads put one key at once: one body stands, seven are told so, in each of five rounds."""
+    """Of eight threads that put one key, one succeeds and seven get AlreadyExists, in each of five rounds."""
     for number in range(5):
         key = f"versions/aa/{number:010}"
 
@@ -97,7 +97,7 @@ def test_of_racing_puts_exactly_one_wins(store):
 
 
 def test_of_racing_uploads_exactly_one_wins(store, request):
-    """Uploads of one key that finish together: one stands whole, the others raise AlreadyExists."""
+    """Of uploads of one key that finish together, one succeeds and the others raise AlreadyExists."""
     # SeaweedFS 4.48 looks for the object and then completes, so of two completes in the same moment both may win;
     # its puts do not have this gap. Nothing rests on it: keys of uploads are random, versions are put.
     finishers_count = 1 if "s3_store" in request.fixturenames else 3
@@ -123,7 +123,7 @@ def test_of_racing_uploads_exactly_one_wins(store, request):
 
 
 def test_parts_come_in_any_order_from_any_thread_and_twice(store):
-    """An upload is the sum of its parts, whoever wrote them when, and is not there before finish."""
+    """Parts may come in any order, from any thread, and twice; the object does not exist before finish."""
     part_bytes = store.part_bytes
     body = random.Random(1).randbytes(3 * part_bytes + 123)
     offsets = [3 * part_bytes, part_bytes, 0, 2 * part_bytes, part_bytes]
@@ -147,7 +147,7 @@ def test_parts_come_in_any_order_from_any_thread_and_twice(store):
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 1000])
 def test_upload_of_at_most_one_short_part_is_an_object(store, size_bytes):
-    """An upload of nothing, or of one short part, ends like any other."""
+    """An upload of nothing, or of one short part, becomes an object."""
     upload = store.upload("packs/ab/small")
     if size_bytes:
         upload.write(0, b"x" * size_bytes)
@@ -156,7 +156,7 @@ def test_upload_of_at_most_one_short_part_is_an_object(store, size_bytes):
 
 
 def test_upload_to_a_taken_key_is_refused_at_its_end(store):
-    """Finish raises AlreadyExists and leaves the object that was quicker."""
+    """``finish`` raises AlreadyExists and leaves the earlier object."""
     upload = store.upload("a")
     upload.write(0, b"late")
     store.put("a", b"early")
@@ -208,7 +208,7 @@ def multipart_keys(request):
 
 
 def test_absent_object_is_not_found(store):
-    """Every look at a key that is not there raises NotFound, which is not worth another try."""
+    """Every read of a missing key raises NotFound, which is not transient."""
     store.put("packs/ab/there", b"x")
     for look in (
         lambda: store.stat("packs/ab/away"),
@@ -223,7 +223,7 @@ def test_absent_object_is_not_found(store):
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (5, 6), (10, 1), (1000, 1)])
 def test_read_past_the_end_is_an_error(store, offset, length):
-    """A read that the object cannot fill raises StoreBroken, which is not worth another try."""
+    """A read past the end raises StoreBroken, which is not transient."""
     store.put("a", b"0123456789")
     with pytest.raises(errors.StoreBroken) as caught:
         store.read("a", offset, memoryview(bytearray(length)))
@@ -249,7 +249,7 @@ def test_stat_and_list_tell_size_and_time(store):
 
 
 def test_deleted_object_is_gone_and_its_key_free(store):
-    """Delete takes an object away, is no error for one that is not there, and the key may be used again."""
+    """``delete`` removes an object, ignores a missing one, and frees the key."""
     store.put("a/b", b"x")
     store.put("a/c", b"y")
     store.delete("a/b")
@@ -282,13 +282,13 @@ def test_listing_is_in_key_order(ordered):
 
 
 def test_listing_is_cut_to_its_prefix(ordered):
-    """A prefix takes the keys that begin with it, at a slash or within a name."""
+    """A prefix selects the keys that begin with it, at a slash or within a name."""
     for prefix in ("a", "a/", "a/x", "a/x/", "a/x/1", "packs", "packs/", "packs/f", "repository", "c", "c/d/e"):
         assert keys(ordered, prefix) == sorted(key for key in ORDERED if key.startswith(prefix))
 
 
 def test_listing_begins_after(ordered):
-    """*after* leaves out all keys up to it, whether it exists or not, be it before, in or behind the prefix."""
+    """*after* skips all keys up to it, whether it exists or not, before, in or behind the prefix."""
     for prefix in ("", "a/"):
         for after in [*ORDERED, "a/x/", "a/x/10", "0", "zz"]:
             expected = sorted(key for key in ORDERED if key.startswith(prefix) and key > after)
@@ -308,7 +308,7 @@ def test_awkward_names_are_listed_in_the_order_of_their_bytes(memory_store, dire
 
 @pytest.mark.parametrize("kind", ["memory", "directory", "s3"])
 def test_listing_is_whole_beyond_a_thousand_objects(request, kind):
-    """A listing goes over the end of a page, and may begin in any."""
+    """A listing continues over pages, and may begin in any."""
     bare = request.getfixturevalue(f"{kind}_store")
     expected = [f"packs/{number % 4:02}/{number:06}" for number in range(1003)]
     with ThreadPoolExecutor(8) as pool:
@@ -324,7 +324,7 @@ WRONG_KEYS = ["", "/a", "a/", "a//b", "a/../b", "..", ".", "A", "a b", "a_b", "a
 
 
 def test_wrong_key_is_a_bug_of_the_caller(store):
-    """No method takes a text that is no key, and none of them reaches the place with it."""
+    """Every method refuses a text that is not a key, before it reaches the store."""
     for key in WRONG_KEYS:
         for call in (
             lambda key: store.put(key, b""),
@@ -339,14 +339,14 @@ def test_wrong_key_is_a_bug_of_the_caller(store):
 
 
 def test_wrong_prefix_is_a_bug_of_the_caller(store):
-    """No listing takes a text that no key begins with."""
+    """A listing refuses a prefix with which no key begins."""
     for prefix in ("/", "../", "a//", "A", "tmp/"):
         with pytest.raises(ValueError, match="not the beginning"):
             list(store.list(prefix))
 
 
 def test_longest_key_is_an_object(store):
-    """A key of 512 bytes in parts of usual length is taken."""
+    """A key of 512 bytes works."""
     key = "/".join(["k" * 127] * 4)
     store.put(key + "x", b"1")
     assert len(key) + 1 == 512
@@ -354,7 +354,7 @@ def test_longest_key_is_an_object(store):
 
 
 def test_url_holds_no_secret(store, request):
-    """A store's URL and its errors name the place and never a key."""
+    """A store's URL and its errors contain no key."""
     with pytest.raises(errors.NotFound) as caught:
         store.stat("a")
     if "s3_store" in request.fixturenames:
@@ -457,7 +457,7 @@ def test_old_uploads_are_removed_and_new_ones_stay(resumable):
 
 
 def test_no_object_is_a_stray(store):
-    """What a listing shows is not among what it does not show."""
+    """No listed object is among the strays."""
     for key in ("versions/aa/01", "versions/aa/02", "versions/bb/01"):
         store.put(key, b"x")
     assert {name for name, _ in store.strays("versions/")} <= {"versions/aa", "versions/bb"}
@@ -465,7 +465,7 @@ def test_no_object_is_a_stray(store):
 
 
 def test_store_that_is_said_to_overwrite_still_refuses_a_taken_key(store, request):
-    """A store takes what `init` found out if that can differ for its kind, and refuses a taken key in any case."""
+    """A store that is configured as overwriting still refuses a taken key; only S3 can be one."""
     assert store.conditional_create
     store.configure(conditional_create=False, warn=lambda _text: None)
     assert store.conditional_create is ("s3_store" not in request.fixturenames)
@@ -476,5 +476,5 @@ def test_store_that_is_said_to_overwrite_still_refuses_a_taken_key(store, reques
 
 @pytest.mark.parametrize(("protocol", "base"), [(Store, WrappingStore), (Upload, WrappingUpload)])
 def test_wrapper_forwards_the_whole_protocol(protocol, base):
-    """The base of wrappers defines every member itself, so that no default hides what the wrapped store says."""
+    """The base of wrappers defines every member itself, so that no default hides the wrapped store's answer."""
     assert {name for name in vars(protocol) if not name.startswith("_")} <= vars(base).keys()

@@ -1,4 +1,4 @@
-"""What a check finds in objects that were sealed right and hold what is not so, and whom it names for it."""
+"""What a check finds in correctly sealed objects with wrong content, and which versions it reports."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def history(world):
 
 
 def test_an_honest_history_has_no_problem(history):
-    """Versions that hold what they say: nothing is named, so that what follows means something."""
+    """A history without faults has no problems."""
     for _ in range(3):
         history.add()
     for read_data in (False, True):
@@ -89,7 +89,7 @@ def test_an_honest_history_has_no_problem(history):
 
 @pytest.mark.parametrize("path", [b"last.bin", b"frozen.bin"])
 def test_a_digest_that_is_not_the_files_is_found_by_reading(history, path):
-    """The bytes of a file have another digest than its entry says: named with path and all versions that say so."""
+    """A file whose bytes do not match its digest is reported with its path and all its versions."""
     history.add()
     forged = {path: {"digest": bytes(16)}}
     numbers = (history.add(forged), history.add(forged))
@@ -103,7 +103,7 @@ def test_a_digest_that_is_not_the_files_is_found_by_reading(history, path):
 
 
 def test_right_chunks_in_a_wrong_order_are_found(world):
-    """Each chunk is the right one by its name; that their order is not, only the file's digest tells."""
+    """A wrong order of right chunks is found by the file's digest alone."""
     world.write("a.csv", b"".join(b"%d,%s\n" % (n, noise(20, n).hex().encode()) for n in range(60_000)))
     world.backup()
     manifest = world.manifest(1)
@@ -120,7 +120,7 @@ def test_right_chunks_in_a_wrong_order_are_found(world):
 
 @MODES
 def test_the_digest_of_an_empty_file_is_compared_unread(history, read_data):
-    """What has no chunks has one digest."""
+    """A file without chunks must have the digest of no bytes."""
     number = history.add({b"empty": {"digest": bytes(16)}})
     assert history.problems(read_data=read_data) == [("versions", (number,))]
 
@@ -128,7 +128,7 @@ def test_the_digest_of_an_empty_file_is_compared_unread(history, read_data):
 @pytest.mark.parametrize("field", ["file_count", "size_bytes", "checkpoint_count", "lowest_level", "device"])
 @MODES
 def test_a_summary_is_compared_with_its_files(history, field, read_data):
-    """A listing shows the summary alone, so it must be that of the files."""
+    """A summary must match the version's files, because listings show only the summary."""
     summary = history.first.root.summary
     value = {"device": "cuda:0", "lowest_level": 1}.get(field, getattr(summary, field) + 1 if field != "device" else "")
     extra = {"checkpoint_count": 1} if field == "lowest_level" else {}
@@ -137,7 +137,7 @@ def test_a_summary_is_compared_with_its_files(history, field, read_data):
 
 
 def test_each_chunk_is_read_once_however_many_versions_hold_it(world):
-    """A frozen part in twenty versions, and a log that grows by lines: no more is read than lies in the packs."""
+    """For twenty versions with a frozen part and a growing log, a check reads each pack's bytes once."""
     log = b""
     for number in range(20):
         log += b"%d,%s\n" % (number, noise(3_000, number).hex().encode())
@@ -166,7 +166,7 @@ FALSE = {
 @pytest.mark.parametrize("change", FALSE)
 @MODES
 def test_one_false_reference_names_one_version(world, change, where, read_data):
-    """Twenty versions say where a chunk lies and one says otherwise: the pack says who is right, and one is named."""
+    """If one of twenty versions has a wrong reference, the pack decides, and only that version is reported."""
     history = History(world)
     if where == "last":
         for _ in range(20):
@@ -187,13 +187,13 @@ def test_one_false_reference_names_one_version(world, change, where, read_data):
 
 
 def test_a_false_reference_that_nobody_contradicts_is_found_by_reading(history):
-    """What one version alone says of an ordinal is held against the pack's own list."""
+    """A wrong reference of only one version is compared with the pack's own list."""
     number = history.add({b"frozen.bin": history.ref(b"frozen.bin", ordinal=60_000)})
     assert history.problems() == [("packs", (number,))]
 
 
 def test_a_damaged_chunk_names_the_versions_that_have_it(world):
-    """Of two files in one pack one is damaged: a version that has only the other is not named."""
+    """If one of two files in a pack is damaged, versions with only the other are not reported."""
     world.write("a.bin", noise(9_000, 1))
     world.write("b.bin", noise(9_000, 2))
     world.backup()
@@ -211,7 +211,7 @@ def test_a_damaged_chunk_names_the_versions_that_have_it(world):
 
 
 def test_every_damaged_chunk_of_a_pack_is_found(world):
-    """The first damage does not end the reading of a pack: what is damaged behind it is named with it."""
+    """A check reports all damaged chunks of a pack, not only the first."""
     for number in range(1, 5):
         world.write(f"{number}.bin", noise(9_000, number))
     world.backup()
@@ -266,14 +266,14 @@ def put_proof(history: History, proof: LaterProof, number: int = 1) -> str:
 )
 @MODES
 def test_a_later_proof_that_cannot_be_is_named(history, changes, read_data):
-    """Of another run, number or manifest, of paths that are not there or are no checkpoint, with impossible numbers."""
+    """Later proofs of another run, number or manifest, of unknown paths, or with impossible numbers are reported."""
     key = put_proof(history, later(history, **changes))
     (problem,) = history.world.check(read_data=read_data).problems
     assert (problem.key, problem.versions) == (key, ((RUN, 1),))
 
 
 def test_a_later_proof_without_its_version_is_named(history):
-    """A proof beside a version that is not in the store: a store that hid the version shows itself."""
+    """A later proof without its version is reported: the store may hide the version."""
     key = put_proof(history, later(history, number=7), 7)
     (problem,) = history.world.check().problems
     assert (problem.key, problem.versions) == (key, ())
@@ -281,7 +281,7 @@ def test_a_later_proof_without_its_version_is_named(history):
 
 
 def test_a_later_proof_of_a_version_that_does_not_open_is_not_named_too(history):
-    """One damage is one problem: what lies beside a damaged manifest says nothing new."""
+    """A later proof of a damaged manifest is not reported as a second problem."""
     put_proof(history, later(history))
     key = history.world.repository.version_key(RUN, 1)
     history.world.store._objects[key] = (b"nonsense", 0.0)
@@ -289,7 +289,7 @@ def test_a_later_proof_of_a_version_that_does_not_open_is_not_named_too(history)
 
 
 def test_a_tombstone_without_its_pack_is_named(history):
-    """A mark on a pack that is not there: either it should be gone with it, or the pack should be there."""
+    """A tombstone without its pack is reported."""
     (pack,) = keys_of(history.world.store, names.PACKS)
     history.world.store.put(names.tombstone(names.parse_pack(pack)), b"")
     assert history.world.check().problems == []
@@ -299,7 +299,7 @@ def test_a_tombstone_without_its_pack_is_named(history):
 
 
 def test_a_replaced_version_is_found_past_what_does_not_open(history):
-    """Something planted between two versions does not hide that the older one is not the one that was followed."""
+    """A replaced version is found even if the version in between does not open."""
     store, repository = history.world.store, history.world.repository
     store.put(repository.version_key(RUN, 2), b"planted")
     history.last = Previous(2, bytes(32))
@@ -317,7 +317,7 @@ NEWER_SLOT = b'{"mlsync": "key-slot", "format": 1, "kind": "cloud-key", "of": "a
 
 @MODES
 def test_a_key_slot_of_an_unknown_kind_is_not_checked(history, read_data):
-    """It may stand beside the others for ever: it is named as newer, and leaves nothing open."""
+    """A newer key slot is reported as unchecked, and does not leave the check incomplete."""
     key = names.key_slot(bytes(16))
     history.world.store.put(key, NEWER_SLOT)
     result = history.world.check(read_data=read_data)
@@ -326,7 +326,7 @@ def test_a_key_slot_of_an_unknown_kind_is_not_checked(history, read_data):
 
 
 def test_a_pack_of_a_newer_format_that_no_version_needs_leaves_nothing_open(history):
-    """A newer mlsync beside this one: its packs are named as not checked, and are no problem."""
+    """A newer pack that no version needs is reported as unchecked, and is no problem."""
     pack = bytes(range(16))
     history.world.store.put(names.pack(pack), b"mlsyncP\0\2\0" + noise(200))
     result = history.world.check()
@@ -335,7 +335,7 @@ def test_a_pack_of_a_newer_format_that_no_version_needs_leaves_nothing_open(hist
 
 
 def test_a_pack_of_a_newer_format_that_a_version_needs_leaves_that_open(history):
-    """A version that is not looked at whole is not said to be whole: the check ends with 12."""
+    """If a version needs a newer pack, the check ends with 12."""
     (pack,) = keys_of(history.world.store, names.PACKS)
     content, modified_s = history.world.store._objects[pack]
     history.world.store._objects[pack] = (content[:8] + b"\2\0" + content[10:], modified_s)
@@ -357,7 +357,7 @@ class _Cold(CountingStore):
 
 
 def test_a_pack_in_cold_storage_is_named_once_and_the_rest_is_checked(world):
-    """What cannot be read now is not damage: each such pack is named with its versions, and others are still read."""
+    """An archived pack is reported once with its versions, and the others are still read."""
     for number in range(1, 4):
         world.write(f"{number}.bin", noise(9_000, number))
         world.backup()
@@ -375,7 +375,7 @@ def test_a_pack_in_cold_storage_is_named_once_and_the_rest_is_checked(world):
 
 
 def test_what_is_not_ours_is_odd_and_no_problem(history):
-    """Names that no mlsync makes are listed and left alone; one that looks like a manifest is told as that."""
+    """Foreign names are listed as oddities; one that looks like a manifest is described as such."""
     store, run_key = history.world.store, history.world.repository.version_key(RUN, 1)
     odd = {
         f"{run_key}.old": "looks like the manifest of version 1 with '.old' after its name",
@@ -398,7 +398,7 @@ def test_what_is_not_ours_is_odd_and_no_problem(history):
 @pytest.mark.parametrize("kind", ["directory", "full directory", "pipe", "link"])
 @MODES
 def test_what_is_no_file_in_an_objects_place_is_a_problem(directory_world, kind, read_data):
-    """A directory, pipe or link where the next manifest, or the one of a version, belongs is named there."""
+    """A directory, pipe or link in the place of a manifest is a problem."""
     world = directory_world
     for number in (1, 2):
         world.write("a.bin", noise(9_000, number))
@@ -424,7 +424,7 @@ def test_what_is_no_file_in_an_objects_place_is_a_problem(directory_world, kind,
 
 
 def test_names_that_are_no_keys_are_odd(directory_world):
-    """Other files in a directory store, whatever they are called, are listed on one line each, and are no problem."""
+    """Other files in a directory store are oddities, one line each."""
     world = directory_world
     world.write("a.bin", noise(9_000, 1))
     world.backup()
@@ -444,7 +444,7 @@ def test_names_that_are_no_keys_are_odd(directory_world):
 
 
 def test_a_listing_that_ends_early_is_a_problem_and_not_the_end(directory_world):
-    """What could be listed is checked, a pack behind is not called missing, and that there is more is named."""
+    """If a listing ends early, that is reported, the rest is checked, and unlisted packs are not called missing."""
     world = directory_world
     world.write("a.bin", noise(9_000, 1))
     world.backup()
@@ -465,7 +465,7 @@ class _Puzzling(CountingStore):
 
 
 def test_an_error_of_the_store_is_not_taken_for_damage(history):
-    """What the store cannot do says nothing of any object: the check ends with the store's error."""
+    """A store error that is not about an object ends the check."""
     store = _Puzzling(history.world.store)
     repository = Repository(store, history.world.repository.keys)
     assert check(repository, SilentMonitor()).problems == []

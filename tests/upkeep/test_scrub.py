@@ -1,4 +1,4 @@
-"""Reading a rolling share of the packs back, and what becomes of those that rotted."""
+"""Reading a rolling share of the packs, and what happens to damaged ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read(world, since_ns, now_ns, **options):
 
 @pytest.mark.parametrize("start_ns", [0, 1_795_435_200_000_000_123])
 def test_each_pack_is_due_once_a_period(start_ns):
-    """Of ten hours that make a period each pack is due in exactly one, wherever one begins to count."""
+    """In a period of ten hours each pack is due in exactly one hour, wherever the count begins."""
     for number in range(500):
         pack_id = number.to_bytes(2, "big") * 8
         hours = [start_ns + hour * HOUR_NS for hour in range(11)]
@@ -62,7 +62,7 @@ def test_a_machine_that_slept_for_longer_than_a_period_reads_all():
 
 
 def test_the_shares_of_a_period_are_all_packs(world):
-    """Hour by hour every pack is read, once each, and the bytes read are told."""
+    """Hour by hour every pack is read once, and the bytes are counted."""
     results = [read(world, hour * HOUR_NS, (hour + 1) * HOUR_NS) for hour in range(10)]
     assert sum(result.pack_count for result in results) == len(packs(world))
     assert sum(result.read_bytes for result in results) > 4 * 5000
@@ -71,7 +71,7 @@ def test_the_shares_of_a_period_are_all_packs(world):
 
 @pytest.mark.parametrize("place", range(4))
 def test_a_pack_that_rotted_is_named(world, place):
-    """A flipped bit in any pack is found when its time comes, and takes nothing from the others."""
+    """A flipped bit in any pack is found when the pack is due, and the others are still read."""
     victim = packs(world)[place]
     rot(world, victim)
     result = read(world, 0, 10 * HOUR_NS)
@@ -80,13 +80,13 @@ def test_a_pack_that_rotted_is_named(world, place):
 
 
 def test_a_stop_ends_it(world):
-    """It ends at the next pack when it is asked to."""
+    """A stop request ends the scrub at the next pack."""
     with pytest.raises(Stopped):
         read(world, 0, 10 * HOUR_NS, stop=lambda: True)
 
 
 def test_what_rotted_is_stored_again(world):
-    """The next backup of an untouched directory makes a version that does without the damaged pack, and is whole."""
+    """The next backup of an unchanged directory makes a complete version without the damaged pack."""
     victim = world.entry(b"file2").chunks[0].pack
     rot(world, victim)
     world.state.add_damaged(read(world, 0, 10 * HOUR_NS).damaged)
@@ -97,7 +97,7 @@ def test_what_rotted_is_stored_again(world):
 
 
 def test_what_rotted_of_old_versions_makes_no_new_one(world):
-    """A damaged pack that the last version does without is named and changes nothing."""
+    """A damaged pack that the last version does not need is reported, and no version is made."""
     victim = world.entry(b"file2").chunks[0].pack
     world.write("file2", b"something else")
     world.backup()

@@ -1,4 +1,4 @@
-"""The ways to an S3 server that a network may ask for: IPv6, a proxy, an authority of one's own."""
+"""Networks between mlsync and an S3 server: IPv6, a proxy, a private authority."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def goes_and_comes_back(url, options):
 
 
 def test_ipv6(s3_url, s3_options, s3_server, tunnel):
-    """An address in brackets is an address."""
+    """An IPv6 address in brackets works as endpoint."""
     parts = urlsplit(s3_server.endpoint_url)
     way = tunnel(host="::1", server=(parts.hostname, parts.port))
     assert goes_and_comes_back(s3_url, replace(s3_options, endpoint_url=f"http://[::1]:{way.port}"))
@@ -76,7 +76,7 @@ def test_ipv6(s3_url, s3_options, s3_server, tunnel):
 
 
 def test_a_proxy_for_http(s3_url, s3_options, tunnel, monkeypatch):
-    """HTTP_PROXY is gone through, and asked for whole addresses."""
+    """HTTP_PROXY gets the requests, with whole addresses."""
     proxy = tunnel()
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     assert goes_and_comes_back(s3_url, s3_options)
@@ -85,7 +85,7 @@ def test_a_proxy_for_http(s3_url, s3_options, tunnel, monkeypatch):
 
 
 def test_no_proxy(s3_url, s3_options, tunnel, monkeypatch):
-    """What NO_PROXY names is gone to directly."""
+    """Hosts in NO_PROXY are reached directly."""
     proxy = tunnel()
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -94,7 +94,7 @@ def test_no_proxy(s3_url, s3_options, tunnel, monkeypatch):
 
 
 def test_a_proxy_for_https(https_server, tunnel, monkeypatch):
-    """HTTPS_PROXY is asked for a tunnel, and sees nothing of what goes through."""
+    """HTTPS_PROXY gets a tunnel request, and sees nothing of the content."""
     proxy = tunnel()
     monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     url, options, certificate = https_server
@@ -103,7 +103,7 @@ def test_a_proxy_for_https(https_server, tunnel, monkeypatch):
 
 
 def test_an_authority_from_the_environment(https_server, monkeypatch):
-    """AWS_CA_BUNDLE does what ca_file does; without either the server is not spoken to."""
+    """AWS_CA_BUNDLE works like ca_file; without either the store refuses the server."""
     url, options, certificate = https_server
     with pytest.raises(StoreUnavailable, match="ca_file"):
         goes_and_comes_back(url, options)
