@@ -63,7 +63,7 @@ def test_a_header_that_is_gone_by_the_commit_stops_it(world):
     """On any store: what was a repository when the pass began has to be one when its version is committed."""
     new_checkpoint(world, 1)
     header = world.store._objects[names.HEADER]
-    with pytest.raises(RepositoryMissing, match="is away"):
+    with pytest.raises(RepositoryMissing, match="is gone"):
         world.backup(prover=Meanwhile(lambda: world.store.delete(names.HEADER)))
     assert keys_of(world.store, names.VERSIONS) == []
     world.store._objects[names.HEADER] = header

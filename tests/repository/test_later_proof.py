@@ -69,7 +69,7 @@ def test_proofs_are_given_in_the_order_they_were_made(store, proofs):
 def test_a_proof_of_another_version_is_damage(store, proofs, change):
     """An object that says another number than its key, or is of another manifest, is not believed."""
     put(store, plain=msgspec.msgpack.encode(proof(**change)))
-    with pytest.raises(ManifestDamaged, match="not of the version"):
+    with pytest.raises(ManifestDamaged, match="belongs to another version"):
         proofs.of_version(RUN_ID, 2, DIGEST)
 
 

@@ -26,7 +26,7 @@ EXPECTED = {
     "authentication failure": (DAMAGE, "does not authenticate|the header was changed"),
     "truncated": (DAMAGE, "cut short|shorter"),
     "trailing data": (DAMAGE, "longer"),
-    "out of bounds": (DAMAGE, "numbers cannot be|out of range|more memory or time|larger than any"),
+    "out of bounds": (DAMAGE, "numbers are out of bounds|out of range|more memory or time|larger than any"),
     "reserved bytes": (DAMAGE, "header is damaged"),
     "wrong place": (DAMAGE, "under another name or in another repository"),
     "not this object": (DAMAGE, "this is no|not a key slot|not a repository's"),
