@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from machine import MANNERED, MLSYNC, checkpoint
+from machine import MLSYNC, WITH_GENTLY, checkpoint
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "courtesy"))
 
@@ -25,7 +25,7 @@ HOLDS = "stands behind others: processor: batch policy, nice 19, its session nic
 PATIENCE_S = 120.0
 
 
-@pytest.mark.parametrize("command", MANNERED)
+@pytest.mark.parametrize("command", WITH_GENTLY)
 def test_gently_and_quickly_are_obeyed(saved, command):
     """With --gently a command stands behind others and says so with -v, whatever comes of it; with --quickly not."""
     needs_autogroups()
