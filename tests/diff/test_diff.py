@@ -391,7 +391,7 @@ def test_the_same_bytes_in_another_order(world):
 
 
 def test_dense_elements_in_one_other_order_are_compared_as_they_lie(world):
-    """Both in channels-last or transposed: the same places are the same elements, whatever their number."""
+    """RangePair in channels-last or transposed: the same places are the same elements, whatever their number."""
     pair = [normal(seed, 900, 800).t() for seed in (1, 2)]
     (tensor,) = only(save(world, *({"w": one} for one in pair))).tensors
     assert (tensor.note, tensor.drift.number_count) == ("", 720_000)

@@ -127,7 +127,7 @@ def test_the_gpu_with_most_free_memory_is_taken():
     held = torch.empty(4 << 30, dtype=torch.uint8, device="cuda:0")
     free = {number: torch.cuda.mem_get_info(number)[0] for number in range(torch.cuda.device_count())}
     with Prover(ProofOptions()) as prover:
-        assert prover.open().device.startswith(f"cuda:{gpus.by_room(free)[0]} ")
+        assert prover.open().device.startswith(f"cuda:{gpus.by_free_memory(free)[0]} ")
     del held
 
 

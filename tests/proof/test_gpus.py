@@ -74,7 +74,7 @@ def test_without_one_of_the_libraries_nothing_is_told(libraries, tmp_path, missi
 
 def test_the_roomiest_comes_first():
     """GPUs are tried in the order of what is free, equal ones by their number."""
-    assert gpus.by_room({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
+    assert gpus.by_free_memory({0: 5, 1: 9, 2: 5, 3: 0}) == [1, 0, 2, 3]
 
 
 @pytest.mark.parametrize(

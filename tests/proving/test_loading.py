@@ -269,5 +269,5 @@ def test_no_mode_is_changed_through_a_link_while_leftovers_are_removed(tmp_path)
     place.mkdir()
     (place / "swapped").symlink_to(outside, target_is_directory=True)
     with Beneath.open(bytes(place)) as root, pytest.raises(OSError, match=r"Not a directory|symbolic"):
-        loading._opened_up(root, b"swapped")
+        loading._unlock(root, b"swapped")
     assert stat.S_IMODE(outside.stat().st_mode) == 0o500

@@ -1,6 +1,6 @@
 """What changed inside a checkpoint from one version to another: its facts, its tensors, and how far these moved.
 
-Computed from the stored bytes of both. Tensors that are made of the same chunks at the same places are the same and
+The comparison reads the stored bytes of both. Tensors that are made of the same chunks at the same places are equal and
 are not read; of the others a few MiB at a time are held.
 """
 
@@ -25,18 +25,18 @@ from mlsync.versions.stored_file import RestoredFile
 from mlsync.versions.units import Entries, fitting_metadata, metadata_beside
 
 if TYPE_CHECKING:
-    # numpy would come with it, and commands that only list need none.
+    # It imports numpy, which commands that only list do not need.
     from mlsync.diff.drift import Drift
 
 Fate: TypeAlias = Literal["changed", "reshaped", "not_compared", "new", "gone"]
-#: In the order in which somebody who looks for what happened wants to see them.
+#: The most interesting first.
 FATES: Final[tuple[Fate, ...]] = ("changed", "reshaped", "not_compared", "new", "gone")
 FactChange: TypeAlias = tuple[Fact | None, Fact | None]
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDiff:
-    """A tensor that is not the same in both; *note* says how it was compared, or why it was not, where that matters."""
+    """A tensor that differs; *note* says how it was compared, or why it was not, if that matters."""
 
     name: str
     fate: Fate
@@ -50,8 +50,8 @@ class TensorDiff:
 class CheckpointDiff:
     """What changed inside a checkpoint.
 
-    *facts* that changed stand there as they were and as they are, ``None`` where there was or is none. *tensors* are
-    all that are not the same, as ``rank`` sorts them. *why_not* says why nothing was looked into.
+    *facts* are those that changed, as (before, after), ``None`` where there is none. *tensors* are all that differ,
+    sorted by ``rank``. *why_not* says why the checkpoints were not compared.
     """
 
     facts: dict[str, FactChange] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class CheckpointDiff:
     why_not: str = ""
 
     def count(self, fate: Fate) -> int:
-        """Return how many tensors met that fate."""
+        """Return how many tensors have that fate."""
         return sum(tensor.fate == fate for tensor in self.tensors)
 
 
@@ -69,7 +69,7 @@ def compare_checkpoints(
 ) -> CheckpointDiff:
     """Return what changed from *before* to *after*; raises ``Damage`` if a byte that is needed does not come back.
 
-    What does not parse, or is of no kind that is understood, is not looked into, and *why_not* says so.
+    A checkpoint that does not parse, or of an unknown kind, is not compared, and *why_not* says so.
     """
     old, new = _inspected(reader, before, beside[0]), _inspected(reader, after, beside[1])
     result = CheckpointDiff(_changed_facts(before, old, after, new))
@@ -97,24 +97,24 @@ def compare_checkpoints(
 
 
 def rank(tensor: TensorDiff) -> tuple[int, bool, float]:
-    """Return what sorts tensors so that those come first that somebody should look at first.
+    """Return a sort key that puts the most interesting tensors first.
 
-    Weights come before the optimizer's state, whose averages turn over in a few steps: it would hide them always.
+    Weights come before the optimizer's state: its averages change within a few steps and would always come first.
     """
     distance = 0.0 if tensor.drift is None else _distance(tensor.drift)
     return FATES.index(tensor.fate), is_of_optimizer(tensor), -distance
 
 
 def is_of_optimizer(tensor: TensorDiff) -> bool:
-    """Whether a tensor is an optimizer's state by its name, which the usual trainers give it."""
+    """Return whether the name of a tensor is that of an optimizer's state in the usual trainers."""
     return tensor.name.startswith("optimizer")
 
 
 def _distance(drift: Drift) -> float:
     """Return how far a tensor moved.
 
-    Numbers that stopped to be numbers, or that came out of nothing, moved farther than any other. Of counters and masks
-    no distance is known: they come behind, by how much of them is different.
+    Numbers that became NaN or infinite, or that were all zero before, moved farther than any other. Counters and masks
+    have no distance: they come last, by the share of them that differs.
     """
     if drift.after_nonfinite_count > drift.before_nonfinite_count:
         return math.inf
@@ -147,24 +147,24 @@ def _byteorder(content: Content) -> Fact:
 
 
 def _changed_facts(before: Entry, old: Inspection, after: Entry, new: Inspection) -> dict[str, FactChange]:
-    """Return the facts that differ; what only a proof tells is compared where both were proved that far."""
+    """Return the facts that differ; facts that only a proof has are compared if both have them."""
     was, now = _facts(before, old), _facts(after, new)
-    told = (old.content.facts if old.content else {}) | (new.content.facts if new.content else {})
-    names = [name for name in (was | now) if name in told or (name in was and name in now)]
+    parsed = (old.content.facts if old.content else {}) | (new.content.facts if new.content else {})
+    names = [name for name in (was | now) if name in parsed or (name in was and name in now)]
     return {name: (was.get(name), now.get(name)) for name in names if was.get(name) != now.get(name)}
 
 
 def _facts(entry: Entry, inspection: Inspection) -> dict[str, Fact]:
-    """Return what a checkpoint is known to be: by its own content, and above that by its proof."""
-    told = inspection.content.facts if inspection.content is not None else {}
-    return told | (entry.proof.facts if entry.proof is not None else {})
+    """Return the facts of a checkpoint: those of its content, and over them those of its proof."""
+    parsed = inspection.content.facts if inspection.content is not None else {}
+    return parsed | (entry.proof.facts if entry.proof is not None else {})
 
 
 # ---------------------------------------------------------------- tensors
 
 
 def _sort_out(old: Content, new: Content, result: CheckpointDiff) -> list[TensorView]:
-    """Return what has to be compared, in the order of the file; what needs no look is put into *result*."""
+    """Return the tensors to compare, in the order of the file; put all others into *result*."""
     old_storages, new_storages = ({storage.name: storage for storage in one.storages} for one in (old, new))
     views: dict[tuple[Tensor, Tensor], TensorView | str] = {}
     for name, before, after in _paired(old.tensors, new.tensors):
@@ -174,7 +174,7 @@ def _sort_out(old: Content, new: Content, result: CheckpointDiff) -> list[Tensor
         if (before.shape, before.dtype) != (after.shape, after.dtype):
             result.tensors.append(TensorDiff(name, "reshaped", before, after))
             continue
-        # Weights that are tied are read once.
+        # Tied weights are read once.
         key = before._replace(name=""), after._replace(name="")
         if key not in views:
             views[key] = view_of(before, old_storages.get(before.storage), after, new_storages.get(after.storage))
@@ -187,7 +187,7 @@ def _sort_out(old: Content, new: Content, result: CheckpointDiff) -> list[Tensor
 
 
 def _paired(before: Iterable[Tensor], after: Iterable[Tensor]) -> Iterator[tuple[str, Tensor | None, Tensor | None]]:
-    """Yield the tensors of one name together; those that share a name keep their order among themselves."""
+    """Yield the tensors of one name together; tensors that share a name are paired in order."""
     old, new = _by_name(before), _by_name(after)
     for key in old | new:
         yield key[0], old.get(key), new.get(key)

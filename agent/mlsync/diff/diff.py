@@ -1,6 +1,6 @@
-"""What differs between two versions of a run: which files came, went and changed, and what changed inside checkpoints.
+"""What differs between two versions of a run: added, removed and changed files, and what changed inside checkpoints.
 
-The manifests say which files are the same; of the others only checkpoints that are in both are looked into.
+The manifests say which files are equal; of the others only checkpoints that are in both versions are read.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ FileFate: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
 
 @dataclass(slots=True)
 class FileDiff:
-    """A file, link or directory that is not the same in both versions.
+    """A file, link or directory that differs between the versions.
 
-    What was *renamed* or *copied* has the very content that *before* had under another path. *new_bytes* of its content
-    were in no file of the version before. *checkpoint* says what changed inside, of what was and is a checkpoint.
+    A *renamed* or *copied* one has the content that *before* has at another path. *new_bytes* of its content were in no
+    file of the earlier version. *checkpoint* says what changed inside a checkpoint.
     """
 
     change: FileFate
@@ -40,7 +40,7 @@ class FileDiff:
 
     @property
     def path(self) -> bytes:
-        """Where it is, or where it was if it is no more."""
+        """Its path in the later version, or else in the earlier."""
         entry = self.after or self.before
         assert entry is not None
         return entry.path
@@ -48,9 +48,9 @@ class FileDiff:
 
 @dataclass(slots=True)
 class DiffResult:
-    """What differs, by path; *same_count* files and links are the same.
+    """What differs, by path; *same_count* files and links are equal.
 
-    *new_bytes* counts content once that several files hold, *read_bytes* what was fetched besides the manifests.
+    *new_bytes* counts content of several files once, *read_bytes* what was fetched besides the manifests.
     """
 
     before: ManifestRoot
@@ -65,9 +65,9 @@ class DiffResult:
 def diff(
     repository: Repository, before: Stored, after: Stored, paths: tuple[bytes, ...], monitor: Monitor
 ) -> DiffResult:
-    """Return what differs from *before* to *after*, of everything or of what lies at and below *paths*.
+    """Return what differs from *before* to *after*, in all files or at and below *paths*.
 
-    Raises ``PathMissing`` if a path names nothing in either, ``Damage`` if a byte that is needed does not come back.
+    Raises ``PathMissing`` if a path is in neither version, ``Damage`` if a byte that is needed does not come back.
     """
     started_s = time.monotonic()
     result = DiffResult(before.root, after.root)
@@ -92,7 +92,7 @@ def diff(
 def _look_into(
     files: Iterable[FileDiff], beside: tuple[Entries, Entries], reader: ChunkReader, monitor: Monitor
 ) -> None:
-    """Compare the checkpoints that are in both versions; those that were and are alike (last, best) only once."""
+    """Compare the checkpoints that are in both versions, pairs of equal content (last, best) once."""
     known: dict[Hashable, CheckpointDiff] = {}
     for file in files:
         before, after = file.before, file.after
@@ -107,7 +107,7 @@ def _look_into(
 
 
 def _count_new_bytes(result: DiffResult, known: set[bytes]) -> None:
-    """Say of each file, and of all together, how much of the content was in no file of the version before."""
+    """Set how much content of each file, and of all together, was in no file of the earlier version."""
     new: dict[bytes, int] = {}
     for file in result.files:
         refs = file.after.chunks if file.after is not None else ()
@@ -121,7 +121,7 @@ def _count_new_bytes(result: DiffResult, known: set[bytes]) -> None:
 
 
 def _changes(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> Iterator[FileDiff]:
-    """Yield what differs, by path; a directory that came or went with something in it is not named besides that."""
+    """Yield what differs, by path; an added or removed directory is yielded only if it was empty."""
     origins = _Origins(old, new)
     came = {path: origins.came(entry) for path, entry in new.items() if path not in old}
     filled_old, filled_new = _directories_above(old), _directories_above(new)
@@ -138,18 +138,18 @@ def _changes(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> Iterator
 
 
 class _Origins:
-    """Finds where the content of a file that came was before; *renamed* are the paths that gave theirs away."""
+    """Finds the earlier path of an added file's content; *renamed* are the paths that were renamed."""
 
     def __init__(self, old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> None:
         self.renamed: set[bytes] = set()
         self._gone: dict[Hashable, Entry] = {}
         self._there: dict[Hashable, Entry] = {}
         for path, entry in old.items():
-            if entry.size_bytes:  # what is empty comes from nowhere
+            if entry.size_bytes:  # an empty file has no origin
                 (self._there if path in new else self._gone).setdefault(_content(entry), entry)
 
     def came(self, entry: Entry) -> FileDiff:
-        """Return what became of a path that is new."""
+        """Return whether a new path was added, renamed or copied."""
         content = _content(entry)
         origin = self._gone.get(content)
         if origin is not None and origin.path not in self.renamed:
@@ -160,7 +160,7 @@ class _Origins:
 
 
 def _is_same(before: Entry | None, after: Entry) -> bool:
-    """Whether all is the same that makes a version: a time alone does not."""
+    """Return whether everything but the times is equal."""
     return before is not None and _state(before) == _state(after)
 
 
@@ -169,7 +169,7 @@ def _state(entry: Entry) -> Hashable:
 
 
 def _content(entry: Entry) -> Hashable:
-    """Return what two files have in common that hold the same bytes, wherever these are stored."""
+    """Return a key that is equal for files of the same bytes, wherever they are stored."""
     return entry.size_bytes, entry.holes, tuple(ref.name for ref in entry.chunks)
 
 
@@ -178,22 +178,22 @@ def _directories_above(entries: Iterable[bytes]) -> set[bytes]:
 
 
 class _Selection:
-    """The paths that were asked for; all where there are none."""
+    """The paths to compare; all if none is given."""
 
     def __init__(self, paths: tuple[bytes, ...]) -> None:
         self._paths = [os.path.normpath(path).strip(b"/") for path in paths]
 
     def names(self, path: bytes) -> bool:
-        """Whether a path was asked for, or lies below one that was."""
+        """Return whether a path is selected, or below one that is."""
         return not self._paths or any(path == one or path.startswith(one + b"/") for one in self._paths)
 
     def holds(self, file: FileDiff) -> bool:
-        """Whether a file was asked for, by the path that it has or by the one that it had and left."""
+        """Return whether a file is selected by its path, or by the path that it was renamed from."""
         entries = (file.after,) if file.change == "copied" else (file.after, file.before)
         return any(entry is not None and self.names(entry.path) for entry in entries)
 
     def refuse_missing(self, known: Iterable[bytes], result: DiffResult) -> None:
-        """Raise ``PathMissing`` for a path that names nothing."""
+        """Raise ``PathMissing`` for a selected path that is in neither version."""
         known = list(known)
         for path in self._paths:
             if not any(one == path or one.startswith(path + b"/") for one in known):

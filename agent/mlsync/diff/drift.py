@@ -1,7 +1,7 @@
-"""How far the numbers of a tensor moved between two versions, taken in window by window and summed in float64.
+"""How far the numbers of a tensor moved between two versions, computed window by window and summed in float64.
 
-A difference of norms would miss what turned or changed places, so both sides are looked at, number by number. What is
-no finite number on either side is counted and left out of every sum, so that one NaN does not hide all others.
+A difference of norms would miss numbers that changed sign or place, so both sides are compared number by number. Pairs
+that are not finite on both sides are counted and left out of every sum, so that one NaN does not hide all others.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mlsync.formats.strides import span_count
 from mlsync.formats.torch.tensors import ITEM_BYTES
 from mlsync.proof.programs.cpu import NARROW, eight_bit_numbers
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-#: Gives the numbers of a block as float64, in memory of its own or in the array that it is given.
-Decode: TypeAlias = Callable[[Array, Array], Array]
+NumpyArray: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+#: Returns the numbers of a block as float64, in the given array or in memory of its own.
+Decode: TypeAlias = Callable[[NumpyArray, NumpyArray], NumpyArray]
 
 # Four blocks of float64 stay in the second-level cache.
 _BLOCK_NUMBERS: Final = 1 << 15
@@ -37,7 +37,7 @@ _COMPLEX_CODES: Final = {"complex128": "f8", "complex64": "f4", "complex32": "f2
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """What became of a tensor's numbers; the parts of a complex number are two numbers.
+    """The change of a tensor's numbers; a complex number counts as two.
 
     *changed_count* have other bits. The norms, the *mean* and the *largest* absolute change are of the numbers that are
     finite on both sides, and ``None`` for types that are counted only; *left_out_count* says how many are not.
@@ -55,31 +55,31 @@ class Drift:
 
     @property
     def relative(self) -> float | None:
-        """``||B-A|| / ||A||``, or ``None`` where that is no number."""
+        """``||B-A|| / ||A||``, or ``None`` if that is not finite."""
         if self.moved_norm is None or not self.before_norm:
             return None
         return _finite(self.moved_norm / self.before_norm)
 
 
 def item_bytes(dtype: str) -> int | None:
-    """How wide an element of *dtype* is; ``None`` for types whose elements are no whole bytes, or that are not known.
+    """Return the width of an element of *dtype*, or ``None`` for unknown types and those without whole bytes.
 
-    Of those, ``Meter`` takes each byte for a number that is counted only.
+    ``Meter`` compares tensors of such types byte by byte.
     """
     return None if dtype == _TWO_IN_A_BYTE else ITEM_BYTES.get(dtype)
 
 
 def gathered(window: memoryview, tensor: Tensor) -> memoryview:
-    """The tensor's elements side by side, in the order of its dimensions; *window* is all of its span."""
+    """Return the tensor's elements contiguously, in the order of its dimensions; *window* is its whole span."""
     width = item_bytes(tensor.dtype)
-    assert len(window) == span_count(tensor) * (width or 0)  # what lies outside of it is not ours to read
+    assert len(window) == span_count(tensor) * (width or 0)  # as_strided would read past a shorter one
     steps = tuple(step * (width or 0) for step in tensor.stride)
     items = np.frombuffer(window, dtype=f"V{width}")
     return memoryview(np.lib.stride_tricks.as_strided(items, tensor.shape, steps, writeable=False).tobytes())
 
 
 class Meter:
-    """Takes in a tensor of two versions, window by window, both in the same order; ``drift`` says what became of it."""
+    """Compares a tensor of two versions, window by window, both in the same order; ``drift`` returns the result."""
 
     def __init__(self, dtype: str, *, big_endian: bool = False) -> None:
         order = ">" if big_endian else "<"
@@ -92,21 +92,21 @@ class Meter:
         self._sum = self._largest = 0.0
 
     def add(self, before: memoryview, after: memoryview) -> None:
-        """Take in the next numbers of both sides: whole ones, as many here as there."""
+        """Compare the next numbers, as many of one side as of the other."""
         old, new = np.frombuffer(before, self._bits), np.frombuffer(after, self._bits)
         with np.errstate(all="ignore"):
             for at in range(0, len(old), _BLOCK_NUMBERS):
                 self._add_block(old[at : at + _BLOCK_NUMBERS], new[at : at + _BLOCK_NUMBERS])
 
     def add_same(self, window: memoryview) -> None:
-        """Take in the next numbers, which are the same on both sides: they count for the norm of what was."""
+        """Count the next numbers, which are equal on both sides: they add to the norm of the earlier version."""
         old = np.frombuffer(window, self._bits)
         with np.errstate(all="ignore"):
             for at in range(0, len(old), _BLOCK_NUMBERS):
                 self._add_same_block(old[at : at + _BLOCK_NUMBERS])
 
     def drift(self) -> Drift:
-        """What was found in all that was taken in."""
+        """Return the result of all that was added."""
         counts = (
             self._number_count,
             self._changed_count,
@@ -120,7 +120,7 @@ class Meter:
         mean, largest = _finite(self._sum / finite_count), _finite(self._largest)
         return Drift(*counts, _finite(self._before_norm.value), _finite(self._moved_norm.value), mean, largest)
 
-    def _add_block(self, old: Array, new: Array) -> None:
+    def _add_block(self, old: NumpyArray, new: NumpyArray) -> None:
         changed_count = int(np.count_nonzero(old != new))
         if not changed_count:
             self._add_same_block(old)
@@ -143,7 +143,7 @@ class Meter:
         self._sum += float(moved.sum())
         self._largest = max(self._largest, float(moved.max(initial=0.0)))
 
-    def _add_same_block(self, old: Array) -> None:
+    def _add_same_block(self, old: NumpyArray) -> None:
         self._number_count += len(old)
         if self._decode is None:
             return
@@ -159,13 +159,13 @@ class Meter:
 
 
 class _Norm:
-    """The root of a sum of squares, also where these are beyond what a float64 holds, as those of float64 may be."""
+    """The root of a sum of squares, even if the squares overflow or underflow float64."""
 
     def __init__(self) -> None:
         self._squares = 0.0
         self._extremes = 0.0
 
-    def add(self, numbers: Array) -> None:
+    def add(self, numbers: NumpyArray) -> None:
         largest = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0)))
         if _SMALL < largest < _LARGE:
             self._squares += float(np.dot(numbers, numbers))
@@ -182,13 +182,13 @@ class _Norm:
 
 
 def _number_bytes(dtype: str) -> int:
-    """Of a complex number its parts are the numbers; what is not known is compared byte by byte."""
+    """Return the bytes of a number: a part of a complex number, one byte of an unknown type."""
     part = _COMPLEX_CODES.get(dtype)
     return np.dtype(part).itemsize if part is not None else ITEM_BYTES.get(dtype, 1)
 
 
 def _decoder(dtype: str, order: str) -> Decode | None:
-    """What makes float64 of the bits of *dtype*, or ``None`` for what is counted only."""
+    """Return what converts the bits of *dtype* to float64, or ``None`` for types that are only counted."""
     code = _FLOAT_CODES.get(dtype) or _COMPLEX_CODES.get(dtype)
     if code is not None:
         return lambda bits, into: _copied(bits.view(order + code), into)
@@ -201,19 +201,19 @@ def _decoder(dtype: str, order: str) -> Decode | None:
     return None
 
 
-def _copied(numbers: Array, into: Array) -> Array:
+def _copied(numbers: NumpyArray, into: NumpyArray) -> NumpyArray:
     into = into[: len(numbers)]
     np.copyto(into, numbers)
     return into
 
 
 @cache
-def _eight_bit_table(dtype: str) -> Array:
-    numbers: Array = eight_bit_numbers(np, dtype)
+def _eight_bit_table(dtype: str) -> NumpyArray:
+    numbers: NumpyArray = eight_bit_numbers(np, dtype)
     return numbers
 
 
-def _nonfinite_count(numbers: Array) -> int:
+def _nonfinite_count(numbers: NumpyArray) -> int:
     return len(numbers) - int(np.count_nonzero(np.isfinite(numbers)))
 
 

@@ -1,4 +1,4 @@
-"""Stretches of two stored files, side by side: what is made of the same chunks is the same, and is not read."""
+"""Ranges of two stored files, side by side; ranges made of the same chunks are equal, and are not read."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.versions.stored_file import parts_of
 
-# As long as a piece of a large tensor, so that a window mostly is one chunk; a multiple of every element's width.
+# The length of a piece of a large tensor, so that a window is usually one chunk; a multiple of every element's width.
 WINDOW_BYTES: Final = 2 << 20
-# Small tensors share chunks: where they lie in another order than before, a chunk is come back to again and again.
+# Small tensors share chunks: if their order changed, the same chunk is needed several times.
 HELD_BYTES: Final = 8 << 20
 
 
-class Stretch(NamedTuple):
-    """Some bytes of a file."""
+class ByteRange(NamedTuple):
+    """A range of a file's bytes."""
 
     offset: int
     length: int
 
 
-class Both(NamedTuple):
-    """What is to be laid side by side: a stretch of the file as it was and one of the file as it is."""
+class RangePair(NamedTuple):
+    """The ranges to be compared: one of the earlier file and one of the later."""
 
-    before: Stretch
-    after: Stretch
+    before: ByteRange
+    after: ByteRange
 
 
-class Window(NamedTuple):
-    """The next bytes of both sides of the *pair*-th pair, valid until the next are asked for.
+class WindowPair(NamedTuple):
+    """The next bytes of both sides of the *pair*-th pair, valid until the next window.
 
-    *after* is ``None`` where it is made of the same chunks as *before*, and was not read.
+    *after* is ``None`` if it is made of the same chunks as *before*, and was not read.
     """
 
     pair: int
@@ -43,33 +43,33 @@ class Window(NamedTuple):
 
 
 class SideBySide:
-    """Two files whose stretches are compared; holds a few chunks and a window of each, whatever their length."""
+    """Two files whose ranges are compared; holds a few chunks and a window of each, whatever their length."""
 
     def __init__(self, reader: ChunkReader, before: Entry, after: Entry) -> None:
         self._reader = reader
         self._before = _Side(before)
         self._after = _Side(after)
 
-    def are_same(self, both: Both) -> bool:
-        """Whether both stretches are made of the same chunks at the same places: then they are the same bytes."""
+    def are_same(self, both: RangePair) -> bool:
+        """Return whether both ranges are made of the same chunks at the same places, and so are equal."""
         if both.before.length != both.after.length:
             return False
         return all(step.is_same for step in self._steps([both]))
 
-    def windows(self, pairs: Sequence[Both], advance: Callable[[int], None]) -> Iterator[Window]:
-        """Yield all pairs in order, window by window; *advance* is told of the bytes of what was that went by.
+    def windows(self, pairs: Sequence[RangePair], advance: Callable[[int], None]) -> Iterator[WindowPair]:
+        """Yield all pairs in order, window by window; *advance* gets the bytes of the earlier file that were passed.
 
-        All that has to be fetched is one stream, so that neighbours in a pack come in one call and ahead of time.
+        All chunks come from one stream, so that neighbours in a pack are fetched in one call and ahead of time.
         """
         chunks = self._reader.stream(self._refs(pairs))
         self._before.held = _Held()
         self._after.held = _Held()
         for step in self._steps(pairs):
             before = self._before.take(step.before, chunks)
-            yield Window(step.pair, before, None if step.is_same else self._after.take(step.after, chunks))
+            yield WindowPair(step.pair, before, None if step.is_same else self._after.take(step.after, chunks))
             advance(len(before))
 
-    def _refs(self, pairs: Sequence[Both]) -> Iterator[ChunkRef]:
+    def _refs(self, pairs: Sequence[RangePair]) -> Iterator[ChunkRef]:
         """Yield the chunks in the order in which ``_Side.take`` will ask for them."""
         held_before, held_after = _Held(), _Held()
         for step in self._steps(pairs):
@@ -77,19 +77,19 @@ class SideBySide:
             if not step.is_same:
                 yield from _missing(step.after, held_after)
 
-    def _steps(self, pairs: Iterable[Both]) -> Iterator[_Step]:
+    def _steps(self, pairs: Iterable[RangePair]) -> Iterator[_Step]:
         for pair, (before, after) in enumerate(pairs):
             for at in range(0, max(before.length, after.length), WINDOW_BYTES):
                 yield _Step(pair, self._before.pieces(_cut(before, at)), self._after.pieces(_cut(after, at)))
 
 
-def _cut(stretch: Stretch, at: int) -> Stretch:
-    """Return what lies of a stretch in the window that begins *at* bytes behind its first."""
-    return Stretch(stretch.offset + at, min(WINDOW_BYTES, max(stretch.length - at, 0)))
+def _cut(byte_range: ByteRange, at: int) -> ByteRange:
+    """Return the part of a range that is in the window *at* bytes from its start."""
+    return ByteRange(byte_range.offset + at, min(WINDOW_BYTES, max(byte_range.length - at, 0)))
 
 
 class _Piece(NamedTuple):
-    """What a stretch takes of the *part*-th part of its file: *length* bytes from *begin* on."""
+    """*length* bytes of the *part*-th part of a file, from *begin* on."""
 
     part: int
     ref: ChunkRef | None
@@ -98,7 +98,7 @@ class _Piece(NamedTuple):
 
     @property
     def content(self) -> tuple[bytes, int, int]:
-        """What pieces have in common that are the same bytes, whichever file they are of and wherever it is stored."""
+        """A key that is equal for pieces of equal bytes, in any file."""
         return (b"", 0, self.length) if self.ref is None else (self.ref.name, self.begin, self.length)
 
 
@@ -115,7 +115,7 @@ class _Step(NamedTuple):
 
 
 class _Held:
-    """The chunks of a file that were used last, by the part that they are: what fits into HELD_BYTES, one at least."""
+    """The most recently used chunks of a file, by part: as many as fit into HELD_BYTES, and at least one."""
 
     def __init__(self) -> None:
         self._chunks: OrderedDict[int, bytes] = OrderedDict()
@@ -126,12 +126,12 @@ class _Held:
         return part in self._lengths
 
     def use(self, part: int) -> bytes:
-        """Return a chunk that is held; from now on it is the last to be let go."""
+        """Return a chunk that is held, and mark it as used."""
         self._chunks.move_to_end(part)
         return self._chunks[part]
 
     def hold(self, part: int, length: int, chunk: bytes = b"") -> None:
-        """Hold a chunk, in place of those that were not used for longest; who only counts has its *length* alone."""
+        """Hold a chunk instead of the least recently used ones; a planner passes its *length* without the bytes."""
         while self._chunks and self._held_bytes + length > HELD_BYTES:
             self._held_bytes -= self._lengths.pop(self._chunks.popitem(last=False)[0])
         self._chunks[part], self._lengths[part] = chunk, length
@@ -139,7 +139,7 @@ class _Held:
 
 
 class _Side:
-    """One of the two files, and the chunks of it that are *held*."""
+    """One of the two files, and its chunks that are *held*."""
 
     def __init__(self, entry: Entry) -> None:
         self._parts = parts_of(entry)
@@ -147,10 +147,10 @@ class _Side:
         self._window = bytearray()
         self.held = _Held()
 
-    def pieces(self, stretch: Stretch) -> list[_Piece]:
-        """Return what the stretch is made of."""
+    def pieces(self, byte_range: ByteRange) -> list[_Piece]:
+        """Return the pieces of a range."""
         pieces: list[_Piece] = []
-        at, end = stretch.offset, stretch.offset + stretch.length
+        at, end = byte_range.offset, byte_range.offset + byte_range.length
         index = bisect_right(self._offsets, at) - 1
         while at < end:
             part = self._parts[index]
@@ -177,7 +177,7 @@ class _Side:
         if piece.ref is None:
             return memoryview(bytes(piece.length))
         if piece.part not in self.held:
-            # Copied, since the stream takes a view back when it is asked for the next one, which is the other side's.
+            # Copied: a view of the stream is valid only until the next one, which may be the other side's.
             self.held.hold(piece.part, piece.ref.plain_bytes, bytes(next(chunks)))
         return memoryview(self.held.use(piece.part))[piece.begin : piece.begin + piece.length]
 

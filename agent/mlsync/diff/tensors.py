@@ -1,4 +1,4 @@
-"""A tensor of two versions: which bytes of the two files are compared, how, and what is to be said of it."""
+"""A tensor of two versions: which bytes of the two files are compared, and how."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from mlsync.diff.side_by_side import WINDOW_BYTES, Both, SideBySide, Stretch, Window
+from mlsync.diff.side_by_side import WINDOW_BYTES, ByteRange, RangePair, SideBySide, WindowPair
 from mlsync.formats.layout import Storage, Tensor
 from mlsync.formats.strides import element_count, is_dense, lie_alike, span_count
 
 if TYPE_CHECKING:
-    # numpy would come with it, and a checkpoint whose tensors are all the same needs none.
+    # It imports numpy, which a checkpoint whose tensors are all equal does not need.
     from mlsync.diff.drift import Drift
 
 _WITH_BETWEEN: Final = "with what lies between its elements"
@@ -23,24 +23,24 @@ _OTHER_LENGTH: Final = "its type is not known, and its length changed"
 
 @dataclass(slots=True)
 class TensorView:
-    """Two tensors of one shape and type, under all *names* that lead to these very numbers.
+    """Two tensors of one shape and type, with all *names* of the same numbers.
 
-    *note* says what else than their elements is compared, if it is.
+    *note* says what is compared instead of their elements, if anything.
     """
 
     before: Tensor
     after: Tensor
-    both: Both
+    both: RangePair
     note: str = ""
     is_gathered: bool = False
     names: list[str] = field(default_factory=list)
 
     def is_same_by_chunks(self, files: SideBySide) -> bool:
-        """Whether both are the same numbers by the chunks that they are made of; nothing is read."""
+        """Return whether both are made of the same chunks, and so are equal; nothing is read."""
         return lie_alike(self.before, self.after) and files.are_same(self.both)
 
-    def drift(self, windows: Iterable[Window], *, big_endian: bool) -> Drift:
-        """Return how far the numbers moved in the windows, which are all of both."""
+    def drift(self, windows: Iterable[WindowPair], *, big_endian: bool) -> Drift:
+        """Return how far the numbers moved; *windows* are all of both tensors."""
         from mlsync.diff.drift import Meter
 
         meter = Meter(self.before.dtype, big_endian=big_endian)
@@ -53,8 +53,8 @@ class TensorView:
                 meter.add(window.before, window.after)
         return meter.drift()
 
-    def _gathered(self, window: Window) -> tuple[memoryview, memoryview]:
-        """Return the elements of both in one order; the window holds all of them."""
+    def _gathered(self, window: WindowPair) -> tuple[memoryview, memoryview]:
+        """Return the elements of both in the same order; the window holds all of them."""
         from mlsync.diff.drift import gathered
 
         after = window.before if window.after is None else window.after
@@ -64,7 +64,7 @@ class TensorView:
 def view_of(before: Tensor, old: Storage | None, after: Tensor, new: Storage | None) -> TensorView | str:
     """Return how two tensors of one shape and type are compared, or why they are not.
 
-    A tensor whose storage does not lie in the file as it is has none.
+    A tensor that is compressed in the file has no storage.
     """
     from mlsync.diff.drift import item_bytes
 
@@ -72,13 +72,13 @@ def view_of(before: Tensor, old: Storage | None, after: Tensor, new: Storage | N
         return _COMPRESSED
     width = item_bytes(before.dtype)
     if width is None:
-        # Some bits wide, or in blocks with a scale: where one of them ends is not known here.
+        # Elements of some bits, or blocks with a scale: their borders are not known here.
         if old.length != new.length:
             return _OTHER_LENGTH
         return TensorView(
-            before, after, Both(Stretch(old.offset, old.length), Stretch(new.offset, new.length)), _BY_BYTES
+            before, after, RangePair(ByteRange(old.offset, old.length), ByteRange(new.offset, new.length)), _BY_BYTES
         )
-    both = Both(_span(before, old, width), _span(after, new, width))
+    both = RangePair(_span(before, old, width), _span(after, new, width))
     is_alike = lie_alike(before, after)
     if is_alike and is_dense(before):
         return TensorView(before, after, both)
@@ -87,6 +87,6 @@ def view_of(before: Tensor, old: Storage | None, after: Tensor, new: Storage | N
     return TensorView(before, after, both, _WITH_BETWEEN) if is_alike else _OTHER_ORDER
 
 
-def _span(tensor: Tensor, storage: Storage, width: int) -> Stretch:
-    """Return where the tensor lies in its file, from its first element to its last."""
-    return Stretch(storage.offset + tensor.first * width, span_count(tensor) * width)
+def _span(tensor: Tensor, storage: Storage, width: int) -> ByteRange:
+    """Return the tensor's range of the file, from its first element to its last."""
+    return ByteRange(storage.offset + tensor.first * width, span_count(tensor) * width)

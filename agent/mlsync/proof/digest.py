@@ -23,25 +23,25 @@ class WindowDigest(Protocol):
     """Digests the windows of one child."""
 
     def start(self, window: memoryview, index: int) -> Callable[[], int]:
-        """Give what tells the digest of *window*, the *index*-th of its file, which stays as it is until then."""
+        """Return what computes the digest of *window*, the *index*-th of its file, which must not change before."""
 
     def close(self) -> None:
-        """End what digests in the background."""
+        """End the background threads."""
 
 
 class Xxh3:
-    """XXH3-64, seeded for each window by its place in the file."""
+    """XXH3-64, with a seed for each window."""
 
     def __init__(self, seed: bytes) -> None:
         self._seed = int.from_bytes(seed[:8], "big")
 
     def start(self, window: memoryview, index: int) -> Callable[[], int]:
-        """Digest *window* right away: to hand it on would take longer."""
+        """Digest *window* at once: a thread would take longer."""
         digest = xxhash.xxh3_64_intdigest(window, (self._seed + index * LENGTH_FACTOR) % MODULUS)
         return lambda: digest
 
     def close(self) -> None:
-        """Nothing is in the background."""
+        """Do nothing: there is no background thread."""
 
 
 def window_digest(kind: str, seed: bytes, window_bytes: int) -> WindowDigest | None:

@@ -1,4 +1,4 @@
-"""Levels 1 and 2: what a file's own structure says, by a few random reads and without a device."""
+"""Levels 1 and 2: a file's structure and meaning, by a few random reads and without a device."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard, 
 from mlsync.formats.sniff import identify, is_checkpoint_name
 from mlsync.values import Finding, Level, Severity
 
-# Numbers shrink to two thirds, zeros to a thousandth: what claims to grow more than this is not believed
+# Numbers compress to two thirds, zeros to a thousandth: a file that claims more than this is not unpacked
 PLAIN_FACTOR_MAX = 20
 PLAIN_BYTES_MIN = 4 << 30  # some seconds' work, whatever the file's size
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What could be read of a file; *finding* is what ended the look at it early, if something did."""
+    """What could be read of a file; *finding* is what ended the inspection early, if anything."""
 
     container: str | None
     layout: Layout | None = None
@@ -33,9 +33,9 @@ class Inspection:
 
 
 def inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None = None) -> Inspection:
-    """Look at a file up to *level*, or as far as it can be understood.
+    """Inspect a file up to *level*, or as far as its kind is understood.
 
-    *metadata* is the ``.metadata`` beside a shard of a distributed checkpoint, without which the shard says nothing.
+    *metadata* is the ``.metadata`` beside a shard of a distributed checkpoint, without which it cannot be checked.
     """
     try:
         return _inspect(source, path, level, metadata)
@@ -59,24 +59,24 @@ def _inspect(source: ByteSource, path: bytes, level: int, metadata: bytes | None
             return Inspection(container, layout)
         reached = Level.MEANING
         if container == "pickle" and is_checkpoint_name(path):
-            # It may be what is left of a file of torch, whose first pickle was another one
+            # It may be the rest of a torch file, whose first pickle was another one
             raise NotChecked("a bare pickle, which torch.load does not take, under a name that promises more")
         return Inspection(container, layout, read_content(source, layout))
     except ContainerBroken as fault:
         finding = _finding(fault, reached)
         if container in METADATA and layout is not None and finding.severity is Severity.REFUSE:
-            # The shards load by these or not at all. Whether the checkpoint is whole is asked of all of it.
+            # Shards load only with their metadata; whether the checkpoint is complete is checked for all its files.
             finding = msgspec.structs.replace(finding, severity=Severity.WARN)
         return Inspection(container, layout, finding=finding)
 
 
-# The shards of a checkpoint come one after the other, and share what may be tens of MiB. What other ranks wrote is none
-# of a shard's affair.
+# The shards of a checkpoint are proved one after the other, and share metadata of up to tens of MiB. Errors in parts of
+# other ranks do not concern a shard.
 _parsed = lru_cache(maxsize=1)(partial(read_dcp_metadata, is_part=True))
 
 
 def _inspect_shard(source: ByteSource, path: bytes, level: int, metadata: bytes) -> Inspection:
-    """Look at a shard; where it and the metadata disagree, which of the two is of another save is not known."""
+    """Inspect a shard; if it and the metadata disagree, either may be of another save."""
     name = os.fsdecode(path.rpartition(b"/")[2])
     try:
         layout, content = read_dcp_shard(source, _parsed(metadata), name)
@@ -89,7 +89,7 @@ _parsed_index = lru_cache(maxsize=1)(parse_index)
 
 
 def _inspect_tensorflow(source: ByteSource, path: bytes, level: int, index: bytes) -> Inspection:
-    """Look at a shard of TensorFlow's by the word of its index."""
+    """Inspect a shard of TensorFlow's by its index."""
     place = shard_of(path)
     assert place is not None
     try:
@@ -103,7 +103,7 @@ _SHARDS = {"dcp": _inspect_shard, "tensorflow-shard": _inspect_tensorflow}
 
 
 def _bounded(layout: Layout) -> Layout:
-    """The layout, unless its checksums need more unpacking than a file of its size is worth."""
+    """Return the layout; raises ``NotChecked`` if its checksums would need too much unpacking."""
     plain_bytes = sum(record.plain_bytes for record in layout.packed.values())
     if plain_bytes > max(PLAIN_BYTES_MIN, PLAIN_FACTOR_MAX * layout.size_bytes):
         raise NotChecked(f"compressed records of {plain_bytes} bytes are more than is unpacked")

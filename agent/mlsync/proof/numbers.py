@@ -1,4 +1,4 @@
-"""Level 4: what the counts of the device say about a checkpoint's numbers, and how grave that is by the policy."""
+"""Level 4: findings from the device's counts of a checkpoint's numbers, with the severity of the policy."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from mlsync.formats.roles import Role, roles_of
 from mlsync.values import Fact, Finding, Level, NumberFault, Severity
 
 if TYPE_CHECKING:
-    # numpy would come with it, and the idle agent does without.
+    # It imports numpy, which the idle agent does without.
     from mlsync.proof.windows import Counts
 
 _FINDINGS_MAX = 100
-# Smaller tensors are often all alike for good reasons: biases, counters, moments before the first step
+# Smaller tensors are often constant for good reasons: biases, counters, moments before the first step
 _ALIKE_BYTES_MIN = 64 << 10
-# What a module learns, whatever numbers it is made of
+# What a module learns, whatever its numbers are
 _LEARNED = (".weight", ".bias")
 
 
 def number_findings(
     content: Content, counts: Mapping[int, Counts], refuse: Collection[NumberFault], warn: Collection[NumberFault]
 ) -> list[Finding]:
-    """What a person should know, worst first, at most a hundred lines; *refuse* goes before *warn*.
+    """Return the findings, most severe first, at most a hundred; *refuse* wins over *warn*.
 
-    Both speak of weights and of optimizers' state: what a trainer keeps beside these is noted at most.
+    Both apply to weights and optimizers' state: faults of other tensors are notes.
     """
     faults = {
         storage.name: (storage, found, _is_mask(storage, count))
@@ -52,7 +52,7 @@ def _severity(fault: NumberFault, refuse: Collection[NumberFault], warn: Collect
 
 
 def _names_of(content: Content, storages: Collection[str]) -> dict[str, tuple[str, Role]]:
-    """For each of some storages the tensor that it is named after, and its role: the gravest of all that lie on it."""
+    """Return for each of *storages* the tensor that names it, and the most important role of its tensors."""
     names: dict[str, tuple[str, Role]] = {}
     if not storages:
         return names
@@ -63,13 +63,13 @@ def _names_of(content: Content, storages: Collection[str]) -> dict[str, tuple[st
 
 
 def _is_mask(storage: Storage, count: Counts) -> bool:
-    """Whether all numbers are zero or infinite (or at float16's limit), and both occur: attention masks are so."""
+    """Return whether all numbers are zero or infinite (or at float16's limit), and both occur: an attention mask."""
     hidden = max(count.infinite, count.saturated)
     return count.zero > 0 and hidden > 0 and count.zero + hidden == count.counted_bytes // storage.item_bytes
 
 
 def number_facts(counts: Mapping[int, Counts]) -> dict[str, Fact]:
-    """The counts over the whole file, and the norm of all its numbers if they are finite and there are some."""
+    """Return the counts of the whole file, and the norm of its numbers if there are some and all are finite."""
     facts: dict[str, Fact] = {
         "nan_count": sum(count.nan for count in counts.values()),
         "infinite_count": sum(count.infinite for count in counts.values()),
@@ -78,7 +78,7 @@ def number_facts(counts: Mapping[int, Counts]) -> dict[str, Fact]:
     }
     sums = [count.square_sum for count in counts.values() if count.square_sum is not None]
     if sums and len(sums) == len(counts) and isfinite(norm := sqrt(sum(sums))):
-        # As many digits as hold on every device, whatever the order that it adds in.
+        # As many digits as are equal on every device, whatever its order of summation.
         facts["norm"] = float(f"{norm:.6g}")
     return facts
 

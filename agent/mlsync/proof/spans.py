@@ -26,7 +26,7 @@ class SpanCursor:
         self._next = 0
 
     def pieces(self, offset: int, block: memoryview) -> Iterator[tuple[int, memoryview, bool]]:
-        """What *block*, which lies at *offset*, holds of each span, and whether the span ends with it."""
+        """Yield the part of each span in *block*, which is at *offset*, and whether the span ends with it."""
         end = offset + len(block)
         while self._next < len(self._spans):
             span = self._spans[self._next]
@@ -42,9 +42,9 @@ class SpanCursor:
 
 
 class ExtentChecksums:
-    """Answers which records of a container have other bytes than its checksums were made of.
+    """Checks the records of a container against its checksums.
 
-    Those of compressed records were made of what they unpack to: they are unpacked on the way, a MiB at a time.
+    Checksums of compressed records are of their plain bytes: the records are unpacked on the way, a MiB at a time.
     """
 
     def __init__(self, layout: Layout | None) -> None:
@@ -56,7 +56,7 @@ class ExtentChecksums:
         self._current: _Plain | _Unpacked | _Summed | None = None
 
     def feed(self, offset: int, block: memoryview) -> None:
-        """Take in the file's bytes at *offset*."""
+        """Check the file's bytes at *offset*, the next in order."""
         for index, piece, ends in self._cursor.pieces(offset, block):
             if self._current is None:
                 self._current = self._begin(self._extents[index])
@@ -83,7 +83,7 @@ class ExtentChecksums:
 
 
 class _Plain:
-    """A record that lies in the file as it is."""
+    """A record that is not compressed."""
 
     def __init__(self, extent: Extent) -> None:
         self._is_castagnoli = extent.crc32 is None
@@ -100,7 +100,7 @@ class _Plain:
 
 
 class _Unpacked:
-    """A compressed record; what comes behind its first fault is not unpacked any more."""
+    """A compressed record; bytes after its first fault are not unpacked."""
 
     def __init__(self, extent: Extent, packed: Packed) -> None:
         self._expected = packed.crc32
@@ -128,7 +128,7 @@ class _Unpacked:
 
 
 class _Summed:
-    """A record with a sum of Fletcher's behind it, of its bytes as they lie in the file."""
+    """A record followed by a Fletcher checksum of its stored bytes."""
 
     def __init__(self, extent: Extent, packed: Packed) -> None:
         self._record = _Unpacked(extent, packed) if packed.form != "plain" else None

@@ -1,7 +1,7 @@
-"""Tensors at a file's end that were perhaps never written: zeros from the edge of a page on, up to the last byte.
+"""Tensors at a file's end that were perhaps never written: zeros from a page boundary up to the last byte.
 
-A file system that lost power, or a network one that lost a client, leaves such files: their length is right, and what
-had not got to the disk is zeros. Containers with checksums find it; of others only the place where it begins tells.
+A file system that lost power, or a network one that lost a client, leaves such files: their length is right, and bytes
+that did not reach the disk are zeros. Checksums find that; without checksums only the offset of the zeros shows it.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _NUMBER_BYTES_MAX: Final = 8
 
 
 class ZeroTail:
-    """Is fed a file in order; *begins* is where the zeros begin that it ends with so far."""
+    """Takes a file in order; *begins* is the offset of the zeros that it ends with so far."""
 
     def __init__(self) -> None:
         self.begins = 0
         self._size_bytes = 0
 
     def feed(self, block: memoryview) -> None:
-        """Take the file's next bytes; of most blocks only the last page is looked at."""
+        """Take the file's next bytes; of most blocks only the last page is read."""
         for part in (block[-_PAGE_BYTES:], block):
             kept_bytes = len(bytes(part).rstrip(b"\0"))
             if kept_bytes:
@@ -34,7 +34,7 @@ class ZeroTail:
         self._size_bytes += len(block)
 
     def findings(self, storages: Iterable[Storage]) -> list[Finding]:
-        """Return what is to be said where the zeros begin at a page's edge inside of a tensor and go on over others."""
+        """Return a warning if the zeros begin at a page boundary inside of a tensor and cover further ones."""
         edge = -(-self.begins // _PAGE_BYTES) * _PAGE_BYTES
         if edge - self.begins >= _NUMBER_BYTES_MAX or edge >= self._size_bytes:
             return []

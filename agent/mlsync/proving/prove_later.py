@@ -1,6 +1,6 @@
-"""Prove what versions were committed without: read their checkpoints back, and put the proof beside the manifest.
+"""Prove versions that were committed below their required level, and store the proofs beside their manifests.
 
-Any machine that opens the repository can do it, as one with a GPU for a trainer that has none to spare.
+Any machine that opens the repository can do it, such as one with a GPU for a trainer that has none to spare.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _WAITS: Final = "not loaded yet: other files of its directory were another proce
 
 @dataclass(slots=True)
 class LaterResult:
-    """What was proved of one version: *verdicts* by path; *lowest_level* on *device* is where all of it stands now.
+    """The result for one version: *verdicts* by path; all of the version is proved to *lowest_level* on *device* now.
 
-    It *is_pending* where a checkpoint of it still is to be proved further, by whomever.
+    It *is_pending* if a checkpoint of it still has to be proved further, by any process.
     """
 
     run: str
@@ -57,16 +57,16 @@ class LaterResult:
 
     @property
     def unavailable(self) -> ProofUnavailable | None:
-        """Why a checkpoint still is not proved as far as required, if one is not."""
+        """Why a checkpoint is still below the required level, if one is."""
         short = (verdict for verdict in self.verdicts.values() if verdict.proof.level < self.required_level)
         return next((verdict.unavailable for verdict in short if verdict.unavailable is not None), None)
 
 
 class LaterProver:
-    """Proves versions one after the other; content that several of them hold is read and judged once.
+    """Proves versions one after the other; content that several of them hold is read and proved once.
 
-    *level* is what to reach instead of what each version requires; *loading* has level 5 done, if it is wanted. With a
-    *share* it proves what is that share's, and leaves the rest to the processes that have the others.
+    *level* replaces the level that each version requires; *loading* does level 5, if it is wanted. With a *share* only
+    the checkpoints of that share are proved; other processes prove the others.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class LaterProver:
     def lacking(self, run: str) -> Iterator[Stored]:
         """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored.
 
-        Of a share, those that it has something of; the run is divided by this, which ``pending`` relies on.
+        With a share, only versions of which the share has checkpoints; divides the run for ``pending``.
         """
         all_of_them = proof_statuses(self._repository, run)
         lacking = [one.stored for one in all_of_them if self._is_lacking(one)]
         if self._sharing is not None and lacking:
-            # Also those that were proved since: whose a checkpoint is must not depend on what was.
+            # Also versions that were proved since: the division must not depend on later proofs.
             manifests = [status_from_summaries(status.stored, ()) for status in all_of_them]
             unproved = [one.stored for one in manifests if one.lacks(self._wanted(one.root))]
             numbers = self._sharing.divide(unproved)
@@ -116,20 +116,21 @@ class LaterProver:
         return status.is_pending if self._level is None else status.lacks(self._level)
 
     def pending(self, stored: Stored) -> LaterResult:
-        """Prove what a version still lacks; nothing is read where the device cannot be had.
+        """Prove what a version still lacks.
 
-        Raises ``ProofUnavailable`` then, ``Damage`` if a byte does not come back, and ``Stopped``.
+        Raises ``ProofUnavailable`` before anything is read if the device is missing, ``Damage`` if a byte does not come
+        back, and ``Stopped``.
         """
         return self._prove(stored, lambda proof: self._lacks(stored.root, proof))
 
     def anew(self, stored: Stored) -> LaterResult:
-        """Prove all checkpoints of a version again, whatever they were proved to before."""
+        """Prove all checkpoints of a version again."""
         if self._sharing is not None:
             self._sharing.divide_whole(stored)
         return self._prove(stored, lambda _: True)
 
     def _lacks(self, root: ManifestRoot, proof: Proof) -> bool:
-        """Whether a checkpoint may be proved further: who asks for a level has it tried of all that are below."""
+        """Return whether a checkpoint is to be proved; with a level, all that are below it are."""
         if self._level is None:
             return proof.is_pending(root.required_level)
         return not proof.is_broken and proof.level < self._level
@@ -145,14 +146,14 @@ class LaterProver:
         if self._sharing is not None:
             wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
         result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
-        # Before anything is read: a device that is not there costs no traffic, however often it is asked for.
+        # Before anything is read: a missing device must not cost traffic on every attempt.
         if wanted and result.required_level >= Level.DEVICE and self._prover.open() is None:
             advice = 'say --device cpu, or set device in [proof] to "auto"'
             raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
         try:
             self._judge(wanted, {entry.path: entry for entry in entries}, result)
         finally:
-            # What was proved before a later file could not be is not done again.
+            # What was proved before an error is not proved again.
             self._record(stored, later, entries, result)
         result.read_bytes = self._proving.read_bytes - read_bytes
         result.seconds = time.monotonic() - began_s
@@ -160,7 +161,7 @@ class LaterProver:
 
     def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
         def advance(amount: int) -> None:
-            # Within a file too: who asks for the stop may kill half a minute later, with all that is not recorded yet.
+            # Within a file too: a service manager kills half a minute after the stop, and what is not recorded is lost.
             if self._stop():
                 raise Stopped(f"{result.run}: stopped while proving version {result.version}")
             task.advance(amount)
@@ -173,13 +174,13 @@ class LaterProver:
                 result.verdicts[entry.path] = self._proving.judge(entry, beside, advance, wholes)
             result.verdicts |= self._proving.judge_wholes(wholes, beside, result.verdicts, advance)
         if self._sharing is not None:
-            _note_what_waits(wholes, beside, result.verdicts)
+            _note_pending_directories(wholes, beside, result.verdicts)
 
     def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
-        """Put what was found beside the version, then what all that lies there comes to, where none of it says so.
+        """Store the proofs beside the version, then a summary of all proofs there, unless one has it already.
 
-        Others may prove other files of it at the same time, and none has the others' in its sum. So each looks again
-        once its own lies there: whoever was last sees them all.
+        Other processes may prove other files at the same time, and no summary includes the others' proofs. So each
+        process lists the proofs again after storing its own: the last one sees them all.
         """
         known = {entry.path: entry.proof for entry in entries if entry.proof is not None}
         files = [
@@ -201,7 +202,7 @@ class LaterProver:
     def _add(
         self, stored: Stored, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
     ) -> None:
-        """Put *files* beside the version, with the sum of them, of *entries* as they were known, and of *later*."""
+        """Store *files* beside the version, with a summary of them, of *entries* and of *later*."""
         proof = LaterProof(
             run=stored.root.run,
             number=stored.root.number,
@@ -219,10 +220,10 @@ class LaterProver:
         self._repository.add_later_proof(proof)
 
 
-def _note_what_waits(wholes: LoadedDirectories, beside: Entries, verdicts: dict[bytes, Verdict]) -> None:
-    """Note in *verdicts* that their directory is yet to be loaded, where files in it are other processes' share.
+def _note_pending_directories(wholes: LoadedDirectories, beside: Entries, verdicts: dict[bytes, Verdict]) -> None:
+    """Note in *verdicts* that their directory is not loaded yet, if other processes prove files in it.
 
-    Else a version would pass for proved as far as can be: none of them saw the directory whole.
+    Without that the version would seem to be proved as far as possible, while no process saw the whole directory.
     """
     for path, verdict in list(verdicts.items()):
         whole = next((one for one in wholes.found if one.holds(path)), None)

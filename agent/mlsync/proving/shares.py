@@ -1,9 +1,9 @@
-"""Several processes that prove one repository together, each a share of its own, without a word between them.
+"""Several processes that prove one repository together, a share each, without communication.
 
-They begin at different moments, and while one looks another may have proved something already: what is pending is not
-the same to any two of them. If each divided that, a checkpoint could be nobody's. So whose it is follows from manifests
-alone, which never change, of its own version and those before it, which are there already: all processes come to the
-same, whenever they look. What was proved since is left out afterwards, by the one whose it is.
+They start at different moments, and one may have proved something before another lists what is pending: each sees
+another list. If each divided its list, a checkpoint could belong to no share. So the division depends only on the
+manifests of the version and of those before it, which never change: all processes compute the same division. Each then
+skips what was proved since.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Share:
 
 
 class Division:
-    """Deals contents out to *count* shares by their bytes; what was dealt to one stays there.
+    """Distributes contents over *count* shares by their bytes; a content stays with its share.
 
-    Of what is dealt at a time, and of all that was, no share has more than another by more than the largest file.
+    After each call, and in that call, two shares differ by at most the bytes of the largest file.
     """
 
     def __init__(self, count: int) -> None:
@@ -42,12 +42,12 @@ class Division:
         self._first: int | None = None
 
     def deal(self, files: Iterable[Entry]) -> None:
-        """Deal out what is new of the contents of *files*; files of one content are dealt once, to be read once."""
+        """Distribute the new contents of *files*; files of equal content are one, to be read once."""
         new = {file.digest: file.size_bytes for file in files if file.digest not in self._share_of}
         if not new:
             return
         if self._first is None:
-            # Else the first share would have the one checkpoint of each of a hundred runs.
+            # Otherwise the first share would get the only checkpoint of each of a hundred runs.
             self._first = int.from_bytes(min(new)[:8])
         heaps = self._heaps(new)
         for share, (size_bytes, digests) in zip(self._by_room(), heaps, strict=True):
@@ -55,7 +55,7 @@ class Division:
             self._share_of |= dict.fromkeys(digests, share + 1)
 
     def _heaps(self, sizes_bytes: dict[bytes, int]) -> list[tuple[int, list[bytes]]]:
-        """Return as many heaps as shares, the largest first: large files first, each onto the smallest heap."""
+        """Return one group per share, the largest first: large files first, each to the smallest group."""
         heaps: list[tuple[int, int, list[bytes]]] = [(0, place, []) for place in range(len(self._dealt_bytes))]
         for digest, size_bytes in sorted(sizes_bytes.items(), key=lambda item: (-item[1], item[0])):
             heap_bytes, place, digests = heaps[0]
@@ -64,29 +64,29 @@ class Division:
         return sorted(((heap_bytes, digests) for heap_bytes, _, digests in heaps), reverse=True)
 
     def _by_room(self) -> list[int]:
-        """Return the shares, that with the fewest bytes first: the largest of the next heaps evens out the last."""
+        """Return the shares, those with the fewest bytes first: the largest group goes to the emptiest share."""
         count, first = len(self._dealt_bytes), self._first or 0
         return sorted(range(count), key=lambda share: (self._dealt_bytes[share], (share - first) % count))
 
     def number_of(self, file: Entry) -> int | None:
-        """Return the number of the share that a file's content was dealt to, if it was."""
+        """Return the number of the share that has a file's content, or ``None``."""
         return self._share_of.get(file.digest)
 
 
 class Sharing:
-    """What is *share*'s own of each run, by what *lacks* says of a checkpoint's proof in a manifest."""
+    """The checkpoints of each run that belong to *share*; *lacks* says which proofs in a manifest fall short."""
 
     def __init__(self, repository: Repository, share: Share, lacks: Callable[[ManifestRoot, Proof], bool]) -> None:
         self._repository = repository
         self._share = share
         self._lacks = lacks
-        # By run: a run that comes up meanwhile must not change whose the others' checkpoints are.
+        # By run: a new run must not change the division of the others.
         self._divisions: dict[str, Division] = {}
 
     def divide(self, versions: Iterable[Stored]) -> set[int]:
-        """Divide a run by *versions*, oldest first: all that were committed below the level that is wanted.
+        """Divide a run's *versions*, oldest first: all that were committed below the wanted level.
 
-        Return the numbers of those that this share has something of.
+        Return the numbers of those of which this share has checkpoints.
         """
         division = Division(self._share.count)
         numbers = set()
@@ -95,7 +95,7 @@ class Sharing:
             try:
                 files = [entry for entry in self._repository.entries(stored) if self._is_lacking(stored, entry)]
             except Damage:
-                # Whoever proves it runs into the damage and says so; it is all the same to every share.
+                # The proof of this version will raise the damage; every share gets to the same result.
                 numbers.add(stored.root.number)
                 continue
             division.deal(files)
@@ -104,12 +104,12 @@ class Sharing:
         return numbers
 
     def divide_whole(self, stored: Stored) -> None:
-        """Divide all checkpoints of one version, whatever they were proved to before."""
+        """Divide all checkpoints of one version."""
         division = self._divisions[stored.root.run] = Division(self._share.count)
         division.deal(entry for entry in self._repository.entries(stored) if entry.proof is not None)
 
     def is_mine(self, stored: Stored, file: Entry) -> bool:
-        """Whether this share is to prove a file of a version of a run that was divided."""
+        """Return whether this share proves a file of a version; its run was divided before."""
         return self._divisions[stored.root.run].number_of(file) == self._share.number
 
     def _is_lacking(self, stored: Stored, entry: Entry) -> bool:

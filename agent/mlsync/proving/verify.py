@@ -52,9 +52,9 @@ def verify(
     monitor: Monitor,
     loading: LoadingOptions | None = None,
 ) -> VerifyResult:
-    """Return what every checkpoint of the version reached; raises ``Damage`` if a byte does not come back.
+    """Read every file of a version back and prove its checkpoints; raises ``Damage`` if a byte does not come back.
 
-    *loading* says how checkpoints are loaded by a framework, if they are to be.
+    *loading* says how a framework loads checkpoints; without it level 5 is skipped.
     """
     started_s = time.monotonic()
     result = VerifyResult(manifest.root.run, manifest.root.number)

@@ -1,11 +1,11 @@
-"""What the proof's child does on the CPU: digests windows where they lie, and counts their numbers with numpy.
+"""The proof on the CPU: digests windows in shared memory, and counts their numbers with numpy.
 
-Loaded by path, from beside ``device.py``, in whatever Python has numpy; 3.9 and its standard library are enough beside.
-What a segment holds is told as it is on a GPU: [NaN, infinite, zero, at float16's limit, lowest, highest, norm].
+``device.py`` loads it by path in the child process: Python 3.9 or newer with numpy. A segment's counts are those of a
+GPU: [NaN, infinite, zero, at float16's limit, lowest, highest, norm].
 
-A window stays in the second-level cache. Numbers are looked at where they lie, or, where numpy does not reckon with
-their type, block by block as float32, in memory that is used again. Most tensors have no NaN, no zero and more than
-one magnitude: that is found out by the sum of the squares and two minima, and only what they point at is counted.
+A window stays in the second-level cache. Numbers are read in place or, if numpy does not compute with their type, block
+by block as float32 in reused memory. Most tensors have no NaN, no zero and more than one magnitude: the sum of the
+squares and two minima show that, and only what they point at is counted.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Numbers:
         self._kinds: dict[str, Any] = {name: Wide(np, name) for name in WIDE}
 
     def of(self, dtype: str, data: memoryview) -> list[Any] | None:
-        """Tell what *data*, numbers of type *dtype*, are; ``None`` where there is nothing to count."""
+        """Return the counts of *data*, numbers of type *dtype*; ``None`` if there is nothing to count."""
         seen_as = COUNTED_AS.get(dtype)
         if seen_as is None or not data:
             return None
@@ -77,7 +77,7 @@ class Numbers:
 
 
 class Wide:
-    """Numbers of two bytes and more: of their bits all above those of infinity are NaN, and the first is the sign."""
+    """Numbers of two or more bytes: bits above those of infinity are NaN, and the first bit is the sign."""
 
     def __init__(self, np: Any, name: str) -> None:
         self._np = np
@@ -89,13 +89,13 @@ class Wide:
         self._is_half = name == "float16"
         self._as_floats = {"float16": self._of_half, "bfloat16": self._of_bfloat16}.get(name)
         self._floats = np.dtype("f8" if name == "float64" else "f4")
-        self._rows = getattr(np, "vecdot", None) or _dots(np)  # numpy 2 has the quicker one
+        self._rows = getattr(np, "vecdot", None) or _dots(np)  # numpy 2 has a faster one
         self._wide = np.empty(BLOCK if self._as_floats else 0, dtype=np.uint32)
         self._block = np.empty(BLOCK, dtype=self.bits)
         self._mask = np.empty(BLOCK, dtype=np.bool_)
 
     def counts(self, bits: Any) -> list[Any]:
-        """What is told of the numbers with these *bits*."""
+        """Return the counts of the numbers with these *bits*."""
         squares, largest = self._squares(bits)
         is_suspect = largest >= FLOAT16_MAX_SQUARE if self._is_half else not math.isfinite(squares)
         nan_count = infinite_count = zero_count = saturated_count = 0
@@ -116,7 +116,7 @@ class Wide:
         return [*counts, *self._bounds(bits), math.sqrt(squares) if math.isfinite(squares) else None]
 
     def _squares(self, bits: Any) -> tuple[float, float]:
-        """The sum of the squares, and the largest sum of a row; not finite where a number is not, or is too large."""
+        """Return the sum of the squares, and the largest of a row; not finite if a number is not, or is too large."""
         np = self._np
         total = largest = 0.0
         for values in self._blocks_of_floats(bits):
@@ -134,7 +134,7 @@ class Wide:
         return total, largest
 
     def _exact_squares(self, bits: Any) -> float:
-        """The sum of squares that float32 does not hold, or not well."""
+        """Return the sum of squares that float32 cannot hold, or not precisely."""
         total = 0.0
         for at in range(0, len(bits), BLOCK):
             for values in self._blocks_of_floats(bits[at : at + BLOCK]):
@@ -143,20 +143,20 @@ class Wide:
         return total
 
     def _blocks_of_floats(self, bits: Any) -> Iterator[Any]:
-        """The numbers as floats that numpy reckons with; of halves without their signs, and in another order."""
+        """Yield the numbers as floats that numpy computes with; halves without their signs, and in another order."""
         if self._as_floats is None:
             yield bits.view(self._floats)
             return
         for at in range(0, len(bits), BLOCK):
             block = bits[at : at + BLOCK]
-            # Two halves at a time, for numpy is quickest with words; an odd one goes after them.
+            # Two halves at a time: numpy is fastest with words. An odd one follows them.
             pairs = len(block) // 2
             self._wide[len(block) - 1] = block[-1]
             even = self._wide[: len(block)]
             yield self._as_floats(block[: 2 * pairs].view(self._np.uint32), even, pairs)
 
     def _of_bfloat16(self, words: Any, wide: Any, pairs: int) -> Any:
-        """The upper half of a float32 each."""
+        """Widen numbers that are the upper half of a float32."""
         np = self._np
         if len(wide) % 2:
             wide[-1:] <<= np.uint32(16)
@@ -165,7 +165,7 @@ class Wide:
         return wide.view(np.float32)
 
     def _of_half(self, words: Any, wide: Any, pairs: int) -> Any:
-        """Exponent and mantissa in their places; infinity becomes 65536, and NaN more."""
+        """Shift exponent and mantissa to their places; infinity becomes 65536, and NaN more."""
         np = self._np
         if len(wide) % 2:
             wide[-1:] <<= np.uint32(13)
@@ -176,7 +176,7 @@ class Wide:
         return np.multiply(floats, np.float32(2.0**112), out=floats)
 
     def _count(self, bits: Any, compare: Any, bound: int) -> int:
-        """How many magnitudes compare so with the *bound*."""
+        """Return how many magnitudes compare with *bound* as *compare* says."""
         found = 0
         for magnitudes in self._magnitudes(bits):
             mask = compare(magnitudes, self.bits.type(bound), out=self._mask[: len(magnitudes)])
@@ -189,7 +189,7 @@ class Wide:
             yield self._np.bitwise_and(block, self._magnitude, out=self._block[: len(block)])
 
     def _bounds(self, bits: Any) -> list[float | None]:
-        """Lowest and highest, if all are of one magnitude."""
+        """Return lowest and highest, if all have one magnitude."""
         first = bits[0] & self._magnitude
         if bits[-1] & self._magnitude != first or not all(
             one.min() == first == one.max() for one in self._magnitudes(bits)
@@ -200,7 +200,7 @@ class Wide:
 
 
 def eight_bit_numbers(np: Any, name: str) -> Any:
-    """The number that each of the 256 codes of an 8-bit float stands for, as float64."""
+    """Return the numbers of the 256 codes of an 8-bit float, as float64."""
     codes = np.arange(256)
     mantissa_bits, bias = NARROW[name]
     if name == UNSIGNED:
@@ -238,7 +238,7 @@ class Narrow:
         self._block = np.empty(BLOCK, dtype=np.uint8)
 
     def counts(self, bits: Any) -> list[Any]:
-        """What is told of the numbers with these *bits*."""
+        """Return the counts of the numbers with these *bits*."""
         np = self._np
         squares = self._sum_of_squares(bits)
         zero_count = sum(self._count(bits, code) for code in self._zeros)
@@ -263,7 +263,7 @@ class Narrow:
         return sum(int(np.count_nonzero(np.equal(one, code, out=self._mask[: len(one)]))) for one in blocks)
 
     def _bounds(self, bits: Any) -> list[float | None]:
-        """Lowest and highest, if all are of one magnitude."""
+        """Return lowest and highest, if all have one magnitude."""
         first = bits[0] & self._magnitude
         if bits[-1] & self._magnitude != first:
             return [None, None]
@@ -277,7 +277,7 @@ class Narrow:
 
 
 def _signed(number: float, signed: Any) -> list[float | None]:
-    """Lowest and highest of numbers that are *number* or the opposite."""
+    """Return lowest and highest of numbers that are *number* or its opposite."""
     lowest = -number if signed.min() < 0 else number
     highest = number if signed.max() >= 0 else -number
     return [lowest, highest]
@@ -287,14 +287,14 @@ def _dots(np: Any) -> Any:
     return lambda left, right: np.einsum("ij,ij->i", left, right)
 
 
-def is_told_of_all(segment: list[Any], row: list[Any] | None) -> bool:
-    """Whether one row is enough: of one storage, or of several in which there is nothing to tell them apart for."""
+def is_one_row_enough(segment: list[Any], row: list[Any] | None) -> bool:
+    """Return whether one row is enough: for one storage, or for several in which nothing is wrong."""
     is_clean = row is None or not (row[0] or row[1] or row[3] or row[6] is None)
     return is_clean or len(segment) == SINGLE
 
 
 def parts_of(segment: list[Any]) -> Iterator[list[Any]]:
-    """The segments of the single storages in one that is of several."""
+    """Yield the segments of the single storages in a segment of several."""
     first, dtype, at, _, lengths = segment
     for place, length in enumerate(lengths):
         yield [first + place, dtype, at, length]
@@ -302,7 +302,7 @@ def parts_of(segment: list[Any]) -> Iterator[list[Any]]:
 
 
 class WindowXxh3:
-    """XXH3-64 of a window where it lies, as mlsync/proof/digest.py has it."""
+    """XXH3-64 of a window in place, as in ``mlsync/proof/digest.py``."""
 
     name = "xxh3"
 
@@ -317,9 +317,9 @@ class WindowXxh3:
 
 
 class CpuProver:
-    """Takes windows in turn and answers each at once with its digest and its counts.
+    """Answers each window at once with its digest and counts.
 
-    *digest* has a ``name``, and ``digest(window, index)`` as the parent's; *answer* sends.
+    *digest* has a ``name``, and ``digest(window, index)`` like the parent's; *answer* sends.
     """
 
     def __init__(self, np: Any, digest: Any, windows: Any, answer: Callable[[dict[str, Any]], None]) -> None:
@@ -336,12 +336,12 @@ class CpuProver:
         self._answer(self._digest_and_counts(self._windows.at(header["place"], used), header))
 
     def finish_all(self) -> None:
-        """Nothing is under way."""
+        """Do nothing: every window is answered at once."""
 
     def rehearse(self) -> None:
-        """Do once all that a window can need: what is looked up when it is first used, it has by then.
+        """Do everything once that a window can need, so that numpy has loaded what it loads on first use.
 
-        Under the bans nothing is found by its path any more.
+        In the sandbox no file can be opened any more.
         """
         for pattern in (b"\0", b"\xff", b"\1", b"\x7f\0\0\x7f", b"\0\1\2\3"):
             window = memoryview((pattern * REHEARSED_BYTES)[:REHEARSED_BYTES])
@@ -356,6 +356,6 @@ class CpuProver:
     def _counts(self, window: memoryview, segment: list[Any]) -> Any:
         _, dtype, at, length = segment[:4]
         row = self._numbers.of(dtype, window[at : at + length])
-        if is_told_of_all(segment, row):
+        if is_one_row_enough(segment, row):
             return row
         return [self._numbers.of(dtype, window[at : at + length]) for _, dtype, at, length in parts_of(segment)]

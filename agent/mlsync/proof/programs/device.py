@@ -1,11 +1,10 @@
-"""The proof's child: takes tensor bytes out of shared memory, puts them on the device, digests and counts them there.
+"""The proof's child process: copies tensor bytes from shared memory to the device, digests and counts them there.
 
-It needs Python 3.9, and numpy for the CPU or torch for a GPU: torch is imported where a GPU is to be seen or asked for
-by name, for it takes seconds and hundreds of megabytes. It imports nothing of mlsync but its own parts, which it loads
-from beside itself by their path, and runs nothing that came from a checkpoint: what reaches it is raw bytes and the
-names of their types. Each message to it and each answer is a 4-byte big-endian length and a JSON object; the bytes
-themselves lie in windows that both sides see, and are not touched by the parent between the message that tells of a
-window and the answer to it.
+mlsync starts it by path in the Python that ``proof.python`` names (3.9 or newer), with numpy for the CPU or torch for a
+GPU. It imports torch only if a GPU is visible or asked for by name: that takes seconds and hundreds of megabytes. Of
+mlsync it imports only its own parts, by path from beside itself, and it runs nothing that came from a checkpoint: it
+gets raw bytes and the names of their types. Each message and each answer is a 4-byte big-endian length and a JSON
+object. The bytes are in shared windows, which the parent does not change between a window's message and its answer.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ MODULUS = 1 << 64
 HEADER_BYTES_MAX = 16 << 20
 CUDA_WINDOW_BYTES = 16 << 20
 CUDA_WINDOWS = 3
-CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer is not to be crowded
+CUDA_SPARE_BYTES = 512 << 20  # a context takes some hundreds of megabytes, and the trainer needs the rest
 FLOAT16_MAX = 65504.0
 PYTHON_MIN = (3, 9)
 TORCH_MIN = (2, 1)
@@ -36,7 +35,7 @@ NORM_ROW = 1024
 
 
 def part(name: str, *places: str) -> Any:
-    """The module of that name that lies beside this file, or in *places* from there; mlsync is not on this path."""
+    """Load the module *name* from beside this file, or from *places* relative to it; mlsync is not importable here."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), *places, name + ".py")
     spec = importlib.util.spec_from_file_location("mlsync_" + name, path)
     assert spec is not None
@@ -53,7 +52,7 @@ PRIORITY = part("priority", "..", "..", "courtesy")
 
 
 class Unavailable(Exception):
-    """Why there can be no proof here; *kind* is what the parent tells apart."""
+    """Why no proof is possible here; the parent has an error for each *kind*."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -62,7 +61,7 @@ class Unavailable(Exception):
 
 
 class Channel:
-    """The pipes to the parent, out of reach of anything that prints."""
+    """The pipes to the parent, protected from libraries that print."""
 
     def __init__(self) -> None:
         self._in = os.dup(0)
@@ -74,7 +73,7 @@ class Channel:
         self._length = bytearray(4)
 
     def read(self) -> dict[str, Any]:
-        """The next message's JSON object; ends the process if the parent closed the pipe."""
+        """Return the next message; ends the process if the parent closed the pipe."""
         self.fill(memoryview(self._length))
         length = int.from_bytes(self._length, "big")
         if length > HEADER_BYTES_MAX:
@@ -102,7 +101,7 @@ class Channel:
 
 
 class Device:
-    """The GPU that was chosen, if one was, what can be said of it, and how much memory may be used on it."""
+    """The chosen GPU, or why there is none."""
 
     def __init__(self, torch: Any, wanted: str, memory_bytes: int) -> None:
         self.torch = torch
@@ -113,7 +112,7 @@ class Device:
         self.name = f"cuda:{self.index}"
 
     def describe(self) -> dict[str, Any]:
-        """What the parent records of the device."""
+        """Return what the parent records of the device."""
         torch = self.torch
         return {
             "device": f"{self.name} {torch.cuda.get_device_name(self.index)}",
@@ -125,7 +124,7 @@ class Device:
         }
 
     def _look_for_cuda(self, wanted: str, memory_bytes: int) -> None:
-        """Take the GPU that was asked for by its number, or the one with most memory free, if there is room on it."""
+        """Choose the GPU that was asked for by number, or the one with the most free memory, if enough is free."""
         torch = self.torch
         if not torch.cuda.is_available():
             self._do_without(wanted, "no-device", "torch sees no GPU")
@@ -138,7 +137,7 @@ class Device:
         needed = memory_bytes + CUDA_SPARE_BYTES
         free = self._free_bytes([int(number)] if number else list(range(count)))
         kind = "device-error"
-        for index in GPUS.by_room(free):
+        for index in GPUS.by_free_memory(free):
             if free[index] < needed:
                 why = f"{needed >> 20} MiB are not free on {f'cuda:{number}' if number else 'any GPU'}"
                 self._do_without(wanted, "device-memory", f"{why}, cuda:{index} has {free[index] >> 20} MiB")
@@ -149,9 +148,9 @@ class Device:
         self._do_without(wanted, kind, self.note or "no GPU tells its memory")
 
     def _free_bytes(self, numbers: list[int]) -> dict[int, int]:
-        """What is free on these GPUs; only where the driver's libraries do not tell are they opened to be looked at."""
-        told = GPUS.free_bytes()
-        found = {number: told[number] for number in numbers if number in told}
+        """Return the free bytes of these GPUs; makes contexts only if the driver's libraries do not report it."""
+        known = GPUS.free_bytes()
+        found = {number: known[number] for number in numbers if number in known}
         for number in numbers if not found else ():
             try:
                 found[number] = self.torch.cuda.mem_get_info(number)[0]
@@ -160,7 +159,7 @@ class Device:
         return found
 
     def _take(self, index: int, memory_bytes: int) -> str:
-        """Make this GPU the device, no more than *memory_bytes* of it; or note why not, and tell the kind of reason."""
+        """Make *memory_bytes* of this GPU the device; or note why not, and return the kind of failure."""
         cuda = self.torch.cuda
         try:
             free, total = cuda.mem_get_info(index)  # makes the context, which takes memory itself
@@ -176,14 +175,14 @@ class Device:
         return ""
 
     def _do_without(self, wanted: str, kind: str, why: str) -> None:
-        """Fall back to the CPU where any device will do."""
+        """Fall back to the CPU if the device is ``auto``."""
         self.note = why
         if not wanted.startswith("auto"):
             raise Unavailable(kind, why)
 
 
 def gpu_number(wanted: str, count: int) -> str:
-    """The number of the GPU that is asked for, empty if any will do; ranks, which may be more than GPUs, go round."""
+    """Return the number of the GPU that is asked for, empty for any; ranks count modulo the number of GPUs."""
     rank = wanted.partition("%")[2]
     return str(int(rank) % count) if rank else wanted.partition(":")[2]
 
@@ -198,7 +197,7 @@ class Windows:
         os.close(where["descriptor"])
 
     def at(self, place: int, length: int) -> memoryview:
-        """The first *length* bytes of the *place*-th window."""
+        """Return the first *length* bytes of the *place*-th window."""
         if not 0 <= place < self.count or not 0 < length <= self.stride_bytes:
             raise SystemExit(3)
         start = place * self.stride_bytes
@@ -206,7 +205,7 @@ class Windows:
 
 
 class WindowSlot:
-    """A window under way: pinned memory, and its twin on the GPU."""
+    """Memory for one window in progress: a pinned buffer, and one on the GPU."""
 
     def __init__(self, torch: Any, device: Device) -> None:
         self.host: Any = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.uint8, pin_memory=True)
@@ -231,7 +230,7 @@ class GpuNh:
         self._right = torch.empty(size // 8, dtype=torch.int64, device=device.name)
 
     def of(self, window: Any, index: int) -> Any:
-        """Queue the sum for *window*, the *index*-th of its file."""
+        """Queue the sum of *window*, the *index*-th of its file."""
         torch = self.torch
         words = window.view(torch.int32)
         half = words.numel() // 2
@@ -244,7 +243,7 @@ class GpuNh:
 
 
 class GpuProver:
-    """Takes windows to the GPU in turn and answers each one, in order, when its digest and counts are there."""
+    """Copies windows to the GPU in turn, and answers each one in order when its digest and counts are ready."""
 
     def __init__(self, torch: Any, device: Device, seed: bytes, channel: Channel, windows: Windows) -> None:
         self.torch = torch
@@ -254,14 +253,14 @@ class GpuProver:
         self.slots = [WindowSlot(torch, device) for _ in range(CUDA_WINDOWS)]
         self.stream = torch.cuda.Stream(device.index)
         self.digest = GpuNh(torch, device, seed)
-        # Room for each byte of a window as a float32: memory that is had anew each time costs more than the counting
+        # Memory for each byte of a window as a float32: to allocate it each time would cost more than to count
         self._wide = torch.empty(CUDA_WINDOW_BYTES, dtype=torch.float32, device=device.name)
         self._magnitudes = torch.empty_like(self._wide)
         self._next = 0
-        torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that uses it
+        torch.cuda.synchronize(device.index)  # the key was copied on another stream than the one that reads it
 
     def take(self, header: dict[str, Any]) -> None:
-        """Set the device to work on one window."""
+        """Queue the work on one window."""
         slot = self.slots[self._next % len(self.slots)]
         self._next += 1
         self.finish(slot)
@@ -269,7 +268,7 @@ class GpuProver:
         if used > CUDA_WINDOW_BYTES or used % UNIT_BYTES:
             raise SystemExit(3)
         shared = self.torch.frombuffer(self.windows.at(header["place"], used), dtype=self.torch.uint8)
-        # Over pinned memory: only from there does the GPU fetch by itself.
+        # Through pinned memory: only from there the GPU copies asynchronously.
         slot.host[:used].copy_(shared)
         with self.torch.cuda.stream(self.stream):
             slot.there[:used].copy_(slot.host[:used], non_blocking=True)
@@ -277,7 +276,7 @@ class GpuProver:
             slot.event.record(self.stream)
 
     def finish_all(self) -> None:
-        """Answer what is still under way, oldest first, and begin anew."""
+        """Answer the windows in progress, oldest first, and start over."""
         for place in range(len(self.slots)):
             self.finish(self.slots[(self._next + place) % len(self.slots)])
         self._next = 0
@@ -289,40 +288,40 @@ class GpuProver:
         header, used, total, rows = slot.pending
         slot.pending = None
         slot.event.synchronize()
-        # Not on the stream of the windows, where it would wait for those behind it and leave the GPU without work.
+        # Not on the stream of the windows: it would wait for the later ones, and the GPU would run out of work.
         digest = (int(total) + used * LENGTH_FACTOR) % MODULUS
         extremes = rows.tolist()
-        # On the stream of the windows behind it: they use the same scratch memory.
+        # On the stream of the later windows: they use the same scratch memory.
         with self.torch.cuda.stream(self.stream):
             counts = [self._rows_of(slot, segment, row) for segment, row in zip(header["segments"], extremes)]  # noqa: B905 - 3.9
         self.channel.write({"window": header["window"], "digest": digest, "counts": counts})
 
     def _launch(self, slot: WindowSlot, header: dict[str, Any], used: int) -> None:
-        """Queue the digest of the whole window, and the norm and the bounding magnitudes of each segment."""
+        """Queue the digest of the whole window, and the norm and the extreme magnitudes of each segment."""
         total = self.digest.of(slot.there[:used], header["window"])
         segments = header["segments"]
         rows = self.torch.empty((len(segments), 3), dtype=self.torch.float64, device=self.device.name)
         for place, segment in enumerate(segments):
-            self._look(slot, segment, rows[place])
+            self._queue_row(slot, segment, rows[place])
         slot.pending = (header, used, total, rows)
 
-    def _look(self, slot: WindowSlot, segment: list[Any], row: Any) -> None:
-        """Queue the bounding magnitudes and the norm of a segment, which go into *row*."""
+    def _queue_row(self, slot: WindowSlot, segment: list[Any], row: Any) -> None:
+        """Queue the extreme magnitudes and the norm of a segment, which go into *row*."""
         values = self._values(slot, segment)
         if values is not None:
             row[0], row[1] = self._extremes(self._magnitudes_of(values))
             row[2] = self._norm(values)
 
     def _extremes(self, magnitudes: Any) -> Any:
-        """The least and the greatest; a NaN is greater than all.
+        """Return the smallest and the largest; NaN counts as larger than all.
 
-        Numbers without a sign are ordered as their bits are.
+        Numbers without a sign have the order of their bits.
         """
         bits = magnitudes.view(getattr(self.torch, f"int{8 * magnitudes.element_size()}"))
         return [bound.view(magnitudes.dtype) for bound in self.torch.aminmax(bits)]
 
     def _norm(self, values: Any) -> Any:
-        """The square root of the sum of the squares."""
+        """Return the square root of the sum of the squares."""
         norm, float64 = self.torch.linalg.vector_norm, self.torch.float64
         whole = values.numel() - values.numel() % NORM_ROW
         if not whole or values.dtype == float64:
@@ -333,17 +332,17 @@ class GpuProver:
         return total
 
     def _seen_as(self, segment: list[Any]) -> Any:
-        """The type as which a segment's elements are counted, or None where there is nothing to count."""
+        """Return the type as which a segment's elements are counted, or None if there is nothing to count."""
         return getattr(self.torch, CPU.COUNTED_AS.get(segment[1], "-"), None) if segment[3] else None
 
     def _values(self, slot: WindowSlot, segment: list[Any]) -> Any:
-        """The segment's elements as floats that can be counted, or None where there is nothing to count."""
+        """Return the segment's elements as floats that can be counted, or None if there is nothing to count."""
         seen_as = self._seen_as(segment)
         if seen_as is None:
             return None
         _, dtype, start, length = segment[:4]
         values = slot.there[start : start + length].view(seen_as)
-        # Nothing counts float8 as it is
+        # Torch cannot count float8 directly
         return self._widened(values) if dtype.startswith("float8") else values
 
     def _widened(self, values: Any) -> Any:
@@ -353,26 +352,26 @@ class GpuProver:
         return self.torch.abs(values, out=self._magnitudes.view(values.dtype)[: values.numel()])
 
     def _rows_of(self, slot: WindowSlot, segment: list[Any], row: list[float]) -> Any:
-        """What is told of a segment: one row, or a row of each of its storages if they have to be told apart."""
+        """Return a segment's row of counts, or a row for each of its storages if they have to be counted apart."""
         counts = self._counts(slot, segment, row)
-        if CPU.is_told_of_all(segment, counts):
+        if CPU.is_one_row_enough(segment, counts):
             return counts
         parts = list(CPU.parts_of(segment))
         rows = self.torch.empty((len(parts), 3), dtype=self.torch.float64, device=self.device.name)
         for place, part in enumerate(parts):
-            self._look(slot, part, rows[place])
+            self._queue_row(slot, part, rows[place])
         return [self._counts(slot, part, row) for part, row in zip(parts, rows.tolist())]  # noqa: B905 - 3.9
 
     def _counts(self, slot: WindowSlot, segment: list[Any], row: list[float]) -> list[Any] | None:
         """[NaN, infinite, zero, at float16's limit, lowest, highest, norm] of a segment; None if not counted.
 
-        The bounds are told of numbers that are all of one magnitude, for only these can be all one number.
+        Lowest and highest are set only if all numbers have one magnitude: only then can they all be the same.
         """
         if self._seen_as(segment) is None:
             return None
         torch = self.torch
         least, greatest, norm = row
-        # They say of most tensors that there is nothing to count, in a fraction of the time.
+        # For most tensors these show that there is nothing to count, in a fraction of the time.
         is_finite = math.isfinite(greatest)
         is_saturated = segment[1] in ("float16", "complex32") and not greatest < FLOAT16_MAX
         if is_finite and 0 < least < greatest and not is_saturated and math.isfinite(norm):
@@ -389,23 +388,14 @@ class GpuProver:
             zero_count = values.numel() - int(torch.count_nonzero(values))
         if is_saturated:
             saturated_count = int((self._magnitudes_of(values) == FLOAT16_MAX).sum())
-        if is_finite and not math.isfinite(norm):  # its squares are too large for float32, rarely
+        if is_finite and not math.isfinite(norm):  # rare: its squares are too large for float32
             norm = values.to(torch.float64).norm().item()
         counts = [nan_count, infinite_count, zero_count, saturated_count]
         return counts + bounds + [norm if math.isfinite(norm) else None]
 
 
-def _find_xxh3() -> Any:
-    """XXH3-64 of a buffer and a seed, or None where this Python has no xxhash: it is quicker, and not needed."""
-    try:
-        from xxhash import xxh3_64_intdigest
-    except ImportError:
-        return None
-    return xxh3_64_intdigest
-
-
 def _driver_version() -> str:
-    """The NVIDIA driver's version as the kernel module tells it, or nothing."""
+    """Return the version of NVIDIA's driver by its kernel module, or an empty text."""
     try:
         with open("/proc/driver/nvidia/version", encoding="ascii", errors="replace") as file:
             words = file.readline().split()
@@ -415,7 +405,7 @@ def _driver_version() -> str:
 
 
 def _import(name: str, user_base: str) -> Any:
-    """Give a module; where this Python has none of its own, the one that its user installed for himself."""
+    """Import a module of this Python, or else the one that its user installed with pip install --user."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -425,7 +415,7 @@ def _import(name: str, user_base: str) -> Any:
 
 
 def _find(name: str, oldest: tuple[int, int], user_base: str) -> Any:
-    """Give a torch or numpy that is new enough, or say what is the matter with it: none, broken, old."""
+    """Import a torch or numpy that is new enough; raises ``Unavailable`` if it is missing, broken or too old."""
     try:
         module = _import(name, user_base)
         version = tuple(int(number) for number in module.__version__.split(".")[:2])
@@ -441,7 +431,7 @@ def _find(name: str, oldest: tuple[int, int], user_base: str) -> Any:
 
 
 def _find_digest(user_base: str, seed: bytes) -> Any:
-    """XXH3, or NH where this Python has no xxhash: it is quicker, and not needed."""
+    """Return XXH3, which is faster, or NH if this Python has no xxhash."""
     try:
         return CPU.WindowXxh3(_import("xxhash", user_base).xxh3_64_intdigest, seed)
     except ImportError:
@@ -449,7 +439,7 @@ def _find_digest(user_base: str, seed: bytes) -> Any:
 
 
 def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
-    """The GPU to prove on, or why it is the CPU: without so much as a look at torch where no GPU is to be seen."""
+    """Return the GPU to prove on, or why it is the CPU; does not import torch if no GPU is visible."""
     wanted = opening["device"]
     is_any = wanted.startswith("auto")
     if wanted == "cpu":
@@ -461,7 +451,7 @@ def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
         torch = _find("torch", TORCH_MIN, user_base)
     except Unavailable as error:
         if not is_any and why and error.kind == "no-torch":
-            raise Unavailable("no-device", why) from None  # which a torch would not change
+            raise Unavailable("no-device", why) from None  # torch would not change that
         if not is_any:
             raise
         return None, f"a GPU is here, and no torch that can use it: {error.text}"
@@ -472,7 +462,7 @@ def _gpu(opening: dict[str, Any], user_base: str) -> tuple[Device | None, str]:
 
 
 def _open(channel: Channel, opening: dict[str, Any]) -> Any:
-    """Choose the device, import what it needs, give up all that is not needed any more, and say so."""
+    """Choose the device, import what it needs, enter the sandbox, and report ready."""
     user_base = str(opening["user_base"])
     seed = bytes.fromhex(opening["seed"])
     device, note = _gpu(opening, user_base)
@@ -505,7 +495,7 @@ def _serve(channel: Channel) -> None:
 
 
 def _kind(error: Exception) -> str:
-    """Whose fault it is, as far as words tell: memory that ran out on either side, the device, or nobody knows."""
+    """Return the kind of a failure by its type and text: memory of the host or the device, the device, or unknown."""
     text = str(error).lower()
     names = {one.__name__ for one in type(error).__mro__}
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "cannot allocate memory" in text:
@@ -518,7 +508,7 @@ def _kind(error: Exception) -> str:
 
 def main() -> None:
     """Serve the parent until it closes the pipe."""
-    PRIORITY.follow()  # before torch comes, which may take more than all that follows it
+    PRIORITY.follow()  # before torch is imported, which may take more time than all that follows
     channel = Channel()
     SANDBOX.tie_to_parent(int(sys.argv[1]))
     try:

@@ -1,10 +1,11 @@
-"""Whether a GPU is here at all, and how much memory is free on which, asked without making a context on any.
+"""Whether there is a GPU, and how much memory is free on each, without a context on any and without torch.
 
-A context takes hundreds of megabytes, and torch as much, so that nobody imports it to learn that there is no GPU.
+A context takes hundreds of megabytes, and so does torch. ``device.py`` loads this module by path in the child process
+(Python 3.9 or newer, the standard library alone), and mlsync imports it.
 
-Loaded by path, from beside ``device.py``; 3.9 and its standard library are enough. NVIDIA's management library knows
-what is free, but counts the GPUs as they are plugged in; CUDA counts those that CUDA_VISIBLE_DEVICES leaves, in an
-order of its own. What both know is a GPU's unique id, which CUDA's driver tells without a context.
+NVIDIA's management library knows the free memory, but numbers the GPUs by their slots; CUDA numbers those that
+CUDA_VISIBLE_DEVICES leaves, in an order of its own. Both know a GPU's unique id, which CUDA's driver reports without a
+context.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import uuid
 
 _DRIVER, _MANAGEMENT = "libcuda.so.1", "libnvidia-ml.so.1"
 _UUID_BYTES = 16
-# What a driver opens: NVIDIA's, Tegra's among them, AMD's, and that of Windows' Linux. Without one of these there is no
-# GPU that torch.cuda reaches.
+# The devices of the drivers: NVIDIA's (and Tegra's), AMD's, and WSL's. Without one of these torch.cuda reaches no GPU.
 _DEVICES = ("/dev/nvidia*", "/dev/nvhost*", "/dev/nvmap", "/dev/kfd", "/dev/dxg")
 
 
@@ -32,18 +32,18 @@ class _Memory(ctypes.Structure):
 
 
 class _Refused(Exception):
-    """A library answered with an error; the GPU, or all of them, cannot be told of."""
+    """A library answered with an error, for one GPU or for all."""
 
 
 def why_none() -> str:
-    """Why there is no GPU for this process, as far as that can be told without torch; empty if there may be one."""
+    """Return why there is no GPU for this process, empty if there may be one."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES leaves no GPU"
     return "" if any(glob.glob(pattern) for pattern in _DEVICES) else "no GPU is here"
 
 
 def free_bytes() -> dict[int, int]:
-    """What is free on each GPU, by its number in CUDA, as far as NVIDIA's libraries are there and tell."""
+    """Return the free bytes of each GPU by its CUDA number, of those that NVIDIA's libraries report."""
     try:
         driver, management = ctypes.CDLL(_DRIVER), ctypes.CDLL(_MANAGEMENT)
         ids = _unique_ids(driver)
@@ -57,17 +57,17 @@ def free_bytes() -> dict[int, int]:
     return {number: free for number, free in found.items() if free is not None}
 
 
-def by_room(free: dict[int, int]) -> list[int]:
-    """The GPUs' numbers, those with most memory free first, of equal ones the lower number."""
+def by_free_memory(free: dict[int, int]) -> list[int]:
+    """Return the GPUs' numbers, most free memory first, then by number."""
     return sorted(free, key=lambda number: (-free[number], number))
 
 
 def _unique_ids(driver: ctypes.CDLL) -> dict[int, str]:
-    """Each GPU's id by its number in CUDA."""
+    """Return each GPU's id by its CUDA number."""
     _ask(driver.cuInit, ctypes.c_uint(0))
     count = ctypes.c_int()
     _ask(driver.cuDeviceGetCount, ctypes.byref(count))
-    # The second version, of CUDA 11.4, gives the id of a slice (MIG) and not of the GPU that it is cut from.
+    # The second version (CUDA 11.4) returns the id of a MIG slice, not of its GPU.
     get_uuid = getattr(driver, "cuDeviceGetUuid_v2", None) or driver.cuDeviceGetUuid
     ids = {}
     for number in range(count.value):
@@ -79,7 +79,7 @@ def _unique_ids(driver: ctypes.CDLL) -> dict[int, str]:
 
 
 def _free_on(management: ctypes.CDLL, unique_id: str) -> int | None:
-    """The bytes that are free on one GPU, or slice of one, if they are told."""
+    """Return the free bytes of one GPU or MIG slice, or ``None``."""
     for kind in ("GPU", "MIG"):
         handle, memory = ctypes.c_void_p(), _Memory()
         try:
@@ -92,7 +92,7 @@ def _free_on(management: ctypes.CDLL, unique_id: str) -> int | None:
 
 
 def _ask(function: object, *arguments: object) -> None:
-    """Call a function of either library, all of which answer 0 when it was done."""
+    """Call a function of either library; raises ``_Refused`` unless it returns 0."""
     assert callable(function)
     status = function(*arguments)
     if status != 0:

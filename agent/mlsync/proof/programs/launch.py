@@ -1,8 +1,8 @@
-"""Becomes the command that is to load a checkpoint, after binding it: it dies with mlsync, gains no rights, has limits.
+"""Restricts its process and then executes the command that loads a checkpoint: it dies with mlsync and has limits.
 
-Started by path, needs the standard library alone: ``launch.py PARENT REPORT CPU_S FILE_BYTES PATH COMMAND...``. Why
-the command could not be started is written to the descriptor REPORT, which is closed once it was; that the checkpoint
-at PATH cannot be read by whoever this runs as is such a reason.
+mlsync starts it by path in its own Python, with the standard library alone:
+``launch.py PARENT REPORT CPU_S FILE_BYTES PATH COMMAND...``. If the command cannot start, or its user cannot read the
+checkpoint at PATH, the reason is written to the descriptor REPORT, which a successful start closes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 _PRIORITY = os.path.join(_PACKAGE, "courtesy", "priority.py")
 
 
-def stand_back_as_told() -> None:
-    """Have the session that this process was started in stand back, if mlsync does; the rest it inherited."""
+def follow_priority() -> None:
+    """Lower the priority of this process's session if mlsync's is lowered; the rest is inherited."""
     spec = importlib.util.spec_from_file_location("mlsync_priority", _PRIORITY)
     assert spec is not None
     assert spec.loader is not None
@@ -31,25 +31,25 @@ def stand_back_as_told() -> None:
 
 
 def bind(parent_pid: int, cpu_s: int, file_bytes: int) -> None:
-    """Die with the parent, gain no rights, leave no core, stand behind the trainer for processor and memory."""
+    """Die with the parent, gain no rights, leave no core, and yield processor and memory to the trainer."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG; it outlives the exec
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    # A service that is not root reads every user's files by such a right, and the command would inherit it.
+    # A service that is not root reads all files by an ambient capability, which the command would inherit.
     libc.prctl(47, 4, 0, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
     if os.getppid() != parent_pid:
         raise SystemExit(NOT_STARTED)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _lower(resource.RLIMIT_FSIZE, file_bytes, file_bytes)
-    # SIGXCPU comes first, which tells what it died of; SIGKILL would look like the end of memory.
+    # SIGXCPU comes first and names the cause; SIGKILL would look like out of memory.
     _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 60)
-    with contextlib.suppress(OSError):  # as a filter of system calls may have it
+    with contextlib.suppress(OSError):  # a filter of system calls may refuse it
         os.nice(10)
-    # Memory has no limit of its own, for CUDA's address space is too large for one. If it runs out this goes first; if
-    # /proc cannot be written, it has mlsync's own place in that order.
+    # No limit of memory: CUDA's address space is too large for one. If memory runs out, this process is killed first,
+    # or in mlsync's order if /proc cannot be written.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
-    # Python ignores these, and who is exec'ed would go on ignoring them.
+    # Python ignores these signals, and the command would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
 
@@ -62,11 +62,11 @@ def _lower(limit: int, soft: int, hard: int) -> None:
 
 
 def main() -> None:
-    """Bind and exec."""
+    """Restrict this process, and execute the command."""
     parent_pid, report, cpu_s, file_bytes = map(int, sys.argv[1:5])
     path, command = sys.argv[5], sys.argv[6:]
     os.set_inheritable(report, False)
-    stand_back_as_told()
+    follow_priority()
     bind(parent_pid, cpu_s, file_bytes)
     if not os.access(path, os.R_OK):
         os.write(report, b"the checkpoint cannot be read where it lies")

@@ -1,6 +1,6 @@
-"""The device that level 5 loads a checkpoint on, by torch's name for it; what is not there is refused.
+"""The device that level 5 loads a checkpoint on, by torch's name for it; a missing device is an error.
 
-One piece for all programs of level 5, which read it by its path in the trainer's Python (3.9 or newer).
+All programs of level 5 load it by path, in the trainer's Python (3.9 or newer).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 def chosen_device(torch: Any, wanted: str) -> str:
     """Return ``cpu`` or ``cuda:N`` for what ``[proof] device`` says, and make that GPU torch's own.
 
-    *wanted* is ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``auto%N`` or ``cuda%N``: of all GPUs the one that N comes
-    to, counted round and round. Raises ``RuntimeError`` if no GPU is there, or none of that number, and ``auto`` would
-    not do without.
+    *wanted* is ``auto``, ``cpu``, ``cuda``, ``cuda:N``, or ``auto%N`` or ``cuda%N``: the GPU whose number is N
+    modulo the number of GPUs. Raises ``RuntimeError`` if there is no GPU, or none of that number, unless ``auto`` may
+    take the CPU.
     """
     kind, _, rank = wanted.partition("%")
     kind, _, number = kind.partition(":")

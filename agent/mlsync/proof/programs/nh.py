@@ -1,7 +1,7 @@
-"""The parent's side of the digest of a GPU's windows: NH, the universal hash of UMAC (RFC 4418), in its signed form.
+"""NH, the universal hash of UMAC (RFC 4418) in its signed form: the parent's side of the digest of a GPU's windows.
 
-It is both sides' for a child on the CPU whose Python has no xxhash. The child loads it by its path, in Python 3.9 or
-newer: it imports nothing of mlsync.
+A child on the CPU whose Python has no xxhash uses it too. mlsync imports it, and ``device.py`` loads it by path, in
+Python 3.9 or newer with numpy: it imports nothing of mlsync.
 
 A window's 32-bit words are taken in two halves; word i of the first half plus a key word, times word i of the second
 half plus another, all summed modulo 2**64 (additions modulo 2**32, read as signed). The key words are random and made
