@@ -24,7 +24,7 @@ def aligned_memory(size_bytes: int) -> mmap.mmap:
 
 
 @dataclass(slots=True, eq=False)
-class _Block:
+class _PoolBlock:
     """Memory of the pool; free while it has no holders."""
 
     memory: mmap.mmap
@@ -37,7 +37,7 @@ class PooledBuffer:
 
     __slots__ = ("_block", "_pool", "_released")
 
-    def __init__(self, pool: BufferPool, block: _Block) -> None:
+    def __init__(self, pool: BufferPool, block: _PoolBlock) -> None:
         self._pool = pool
         self._block = block
         self._released = False
@@ -92,7 +92,7 @@ class BufferPool:
         self.size_bytes = size_bytes
         self._before_waiting = before_waiting
         self._changed = threading.Condition()
-        self._free: list[_Block] = []
+        self._free: list[_PoolBlock] = []
         self._made_count = 0
         self._closed = False
 
@@ -118,7 +118,7 @@ class BufferPool:
                 _unmap(self._free.pop())
             self._changed.notify_all()
 
-    def hold_again(self, buffer: PooledBuffer, block: _Block) -> PooledBuffer:
+    def hold_again(self, buffer: PooledBuffer, block: _PoolBlock) -> PooledBuffer:
         """Count one more holder of *block*, which *buffer* still holds."""
         with self._changed:
             if buffer.is_released:
@@ -127,7 +127,7 @@ class BufferPool:
             block.holders += 1
             return PooledBuffer(self, block)
 
-    def give_back(self, buffer: PooledBuffer, block: _Block) -> None:
+    def give_back(self, buffer: PooledBuffer, block: _PoolBlock) -> None:
         """Count one holder less; without holders the block is free."""
         with self._changed:
             if not buffer.mark_released():
@@ -144,10 +144,10 @@ class BufferPool:
     def _is_ready(self) -> bool:
         return self._closed or bool(self._free) or self._made_count < self.count
 
-    def _make(self) -> _Block:
+    def _make(self) -> _PoolBlock:
         memory = aligned_memory(self.size_bytes)
         self._made_count += 1
-        return _Block(memory, memoryview(memory))
+        return _PoolBlock(memory, memoryview(memory))
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +156,7 @@ class BufferPool:
         self.close()
 
 
-def _unmap(block: _Block) -> None:
+def _unmap(block: _PoolBlock) -> None:
     # While a slice still exists, the memory cannot be unmapped; it is freed with the slice.
     with contextlib.suppress(BufferError):
         block.view.release()

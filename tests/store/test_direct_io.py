@@ -193,7 +193,7 @@ def test_a_long_part_goes_past_the_page_cache(tmp_path, monkeypatch):
         direct_bytes.append(write_direct(open_again, offset, view))
         return direct_bytes[-1]
 
-    monkeypatch.setattr("mlsync.store.directory.temporary.write_direct", counted)
+    monkeypatch.setattr("mlsync.store.directory.pending_file.write_direct", counted)
     store = DirectoryStore(tmp_path, create=True)
     content = CONTENT * (2 + store.part_bytes // SIZE_BYTES)
     upload, view = store.upload("packs/a"), aligned(content)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mlsync import errors
-from mlsync.store.directory import create_only, temporary
+from mlsync.store.directory import create_only, pending_file
 from mlsync.store.directory.store import DirectoryStore
 
 
@@ -90,8 +90,8 @@ def test_killed_writer_leaves_only_a_temporary_file(root):
     store = DirectoryStore(root)
     assert list(store.list("packs/")) == []
     assert len(leftovers(root)) == 1
-    assert temporary.remove_stale_files(store._root.beneath, now_s=time.time() + 3500) == 0
-    assert temporary.remove_stale_files(store._root.beneath, now_s=time.time() + 3700) == 1
+    assert pending_file.remove_stale_files(store._root.beneath, now_s=time.time() + 3500) == 0
+    assert pending_file.remove_stale_files(store._root.beneath, now_s=time.time() + 3700) == 1
     assert leftovers(root) == []
     store.close()
 

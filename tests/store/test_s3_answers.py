@@ -148,7 +148,7 @@ def test_an_object_that_is_not_there_is_not_found_by_a_read(s3_store):
 # ------------------------------------------------------------ cold storage
 
 
-def test_what_is_cold_is_told_by_listing_and_stat(s3_store, s3_server):
+def test_archived_objects_are_reported_by_listing_and_stat(s3_store, s3_server):
     """On the real server, listing and stat report objects of archive classes as archived, and no others."""
     client = s3_server.client()
     bucket, _, prefix = s3_store.url.removeprefix("s3://").partition("/")
@@ -159,14 +159,14 @@ def test_what_is_cold_is_told_by_listing_and_stat(s3_store, s3_server):
     assert [s3_store.stat(key).is_archived for key in "abcd"] == [True, True, False, False]
 
 
-def test_what_is_thawed_for_a_while_is_not_archived(limited):
+def test_restored_object_is_not_archived(limited):
     """An object whose restore has finished is not archived; one whose restore is in progress is."""
-    thawed = "<RestoreStatus><IsRestoreInProgress>{}</IsRestoreInProgress></RestoreStatus>"
+    status = "<RestoreStatus><IsRestoreInProgress>{}</IsRestoreInProgress></RestoreStatus>"
     entry = (
         "<Contents><Key>{}</Key><Size>1</Size><LastModified>2026-11-02T10:00:00Z</LastModified>"
         "<StorageClass>GLACIER</StorageClass>{}</Contents>"
     )
-    entries = [("a", ""), ("b", thawed.format("true")), ("c", thawed.format("false"))]
+    entries = [("a", ""), ("b", status.format("true")), ("c", status.format("false"))]
     body = "".join(entry.format(*each) for each in entries)
     page = f"<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>3</KeyCount>{body}</ListBucketResult>"
     restore = {"a": {}, "b": {"x-amz-restore": 'ongoing-request="true"'}}

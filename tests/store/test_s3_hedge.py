@@ -13,7 +13,7 @@ from fault_proxy import Fault
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.s3 import hedge as s3_hedge
-from mlsync.store.s3.connection import Call
+from mlsync.store.s3.connection import CancellableCall
 
 # What is silent for 30 s is cut anyway: a test that waited for that has shown nothing.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(20)]
@@ -144,7 +144,7 @@ def test_nobody_watches_where_nothing_is_read(opened):
 
 def test_call_whose_connection_is_another_requests_by_now_cuts_nobody(proxy, opened):
     """Cutting a finished call does not hit the request that uses its connection now."""
-    with Call() as call, ThreadPoolExecutor(1) as other:
+    with CancellableCall() as call, ThreadPoolExecutor(1) as other:
         opened.stat("a/object")
         proxy.reset(Fault("late", "HeadObject"))
         answer = other.submit(opened.stat, "a/object")

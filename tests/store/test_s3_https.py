@@ -13,7 +13,7 @@ import pytest
 from mlsync import errors
 from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.s3 import store as s3
-from mlsync.store.s3.connection import Call
+from mlsync.store.s3.connection import CancellableCall
 from mlsync.store.s3.errors import translating
 
 PART_BYTES = 5 << 20
@@ -77,7 +77,7 @@ def test_call_over_https_is_cut(opened, secure):
     """Another thread can cut a request inside its answer over https too."""
     store = opened(ca_file=str(secure[1]))
     store.put("a", os.urandom(16 << 20))
-    with Call() as call:
+    with CancellableCall() as call:
         stream = store._client.botocore.get_object(**store._names("a"))["Body"]
         call.cut()
         with pytest.raises(errors.StoreUnavailable), translating("here"):

@@ -10,7 +10,7 @@ from typing import Final
 from mlsync import errors
 from mlsync.store.base import ObjectInfo, is_key
 from mlsync.store.directory.os_errors import translating
-from mlsync.store.directory.root import Root
+from mlsync.store.directory.root import StoreRoot
 
 # What can be in an object's place, in a person's words.
 _KINDS: Final = {
@@ -24,7 +24,7 @@ _KINDS: Final = {
 }
 
 
-def objects_below(root: Root, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
+def objects_below(root: StoreRoot, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
     """Yield the objects below *directory* (empty, or ending in ``/``) in key order.
 
     Memory holds the names of one directory per level.
@@ -44,7 +44,7 @@ def objects_below(root: Root, directory: str, prefix: str, after: str) -> Iterat
                 yield from objects_below(root, path, prefix, after)
 
 
-def strays_below(root: Root, prefix: str) -> Iterator[tuple[str, str]]:
+def strays_below(root: StoreRoot, prefix: str) -> Iterator[tuple[str, str]]:
     """Yield name and kind of everything under *prefix* that is not an object."""
     with root.opened_directory(prefix) as fd:
         if fd is None:
@@ -63,14 +63,14 @@ def strays_below(root: Root, prefix: str) -> Iterator[tuple[str, str]]:
             yield from strays_below(root, f"{path}/")
 
 
-def _names(root: Root, fd: int, directory: str) -> Sequence[str]:
+def _names(root: StoreRoot, fd: int, directory: str) -> Sequence[str]:
     """Return the names in *directory*, directories with a final ``/``: so ``a-b`` < ``a/x`` < ``a0``, as in S3."""
     with translating(root.where(directory)), os.scandir(fd) as entries:
         names = (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
         return sorted(name for name in names if is_key(directory + name.rstrip("/")))
 
 
-def _info_unless_deleted(root: Root, fd: int, path: str) -> Iterator[ObjectInfo]:
+def _info_unless_deleted(root: StoreRoot, fd: int, path: str) -> Iterator[ObjectInfo]:
     with translating(root.where(path)):
         try:
             found = os.stat(os.path.basename(path), dir_fd=fd, follow_symlinks=False)

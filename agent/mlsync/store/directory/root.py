@@ -15,13 +15,13 @@ from mlsync import errors
 from mlsync.beneath import Beneath
 from mlsync.store.base import MARKER
 from mlsync.store.directory.os_errors import translated, translating
-from mlsync.store.directory.temporary import DIRECTORY_MODE, TemporaryFile
+from mlsync.store.directory.pending_file import DIRECTORY_MODE, PendingFile
 
 _NO_DIRECTORY_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _ADVICE: Final = "check whether its disk is mounted; nothing was written there"
 
 
-class Root:
+class StoreRoot:
     """The store's directory: everything in it is reached from its descriptor, without following a symbolic link.
 
     If its disk is unmounted or its name leads to another directory by now, the checks raise ``RepositoryMissing``.
@@ -69,7 +69,7 @@ class Root:
         except OSError:
             return False
 
-    def publish(self, file: TemporaryFile, key: str) -> None:
+    def publish(self, file: PendingFile, key: str) -> None:
         """Make *file* the object *key*, durably."""
         directory = os.path.dirname(key)
         self.check_writable()

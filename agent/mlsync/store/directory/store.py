@@ -17,8 +17,8 @@ from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cache
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
 from mlsync.store.directory.listing import objects_below, strays_below
 from mlsync.store.directory.os_errors import is_transient, translating
-from mlsync.store.directory.root import Root
-from mlsync.store.directory.temporary import STALE_AGE_S, TemporaryFile, remove_stale_files
+from mlsync.store.directory.pending_file import STALE_AGE_S, PendingFile, remove_stale_files
+from mlsync.store.directory.root import StoreRoot
 from mlsync.store.directory.upload import DirectoryUpload
 
 PART_BYTES = 8 << 20
@@ -42,7 +42,7 @@ class DirectoryStore(Store):
     """
 
     def __init__(self, root: Path, *, create: bool = False) -> None:
-        self._root = Root(root, create=create)
+        self._root = StoreRoot(root, create=create)
         self._remove_stale_files(time.time())
 
     @property
@@ -70,7 +70,7 @@ class DirectoryStore(Store):
         check_key(key)
         with self._root.creating(key):
             self._root.check_writable()
-            file = TemporaryFile(self._root.beneath)
+            file = PendingFile(self._root.beneath)
             try:
                 file.write(0, body)
                 file.sync()
@@ -83,7 +83,7 @@ class DirectoryStore(Store):
         check_key(key)
         with self._root.creating(key):
             self._root.check_writable()
-            file = TemporaryFile(self._root.beneath)
+            file = PendingFile(self._root.beneath)
         return DirectoryUpload(
             file,
             part_bytes=PART_BYTES,

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from mlsync import errors
 from mlsync.buffers import Buffer
 from mlsync.store.base import Upload, view_of
-from mlsync.store.directory.temporary import TemporaryFile
+from mlsync.store.directory.pending_file import PendingFile
 from mlsync.store.part_ledger import PartLedger
 
 
@@ -18,7 +18,7 @@ class DirectoryUpload(Upload):
 
     def __init__(
         self,
-        file: TemporaryFile,
+        file: PendingFile,
         *,
         part_bytes: int,
         where: str,

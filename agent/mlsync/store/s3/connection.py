@@ -17,7 +17,7 @@ class CutOff(ConnectionError):
     """Another thread cancelled this request before it was sent."""
 
 
-class Call:
+class CancellableCall:
     """The request of the thread that is in its ``with``; other threads call :meth:`cut`."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Call:
 
 
 class _Calling(threading.local):
-    call: Call | None = None
+    call: CancellableCall | None = None
 
 
 _calling = _Calling()
@@ -68,7 +68,7 @@ class _CallAware:
     """A connection that gives its socket to the call that it serves, and takes it from the call before."""
 
     sock: socket.socket | None
-    _call: Call | None = None
+    _call: CancellableCall | None = None
 
     def request(self, *arguments: Any, **more: Any) -> None:
         if self._call is not None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from mlsync import errors
-from mlsync.store.s3.connection import Call
+from mlsync.store.s3.connection import CancellableCall
 
 # A read straggles if it takes so many times as long as reads of its size do, and at least so long.
 STRAGGLES_TIMES: Final = 4.0
@@ -45,9 +45,9 @@ class _Reading:
         self.offset = offset
         self.size_bytes = size_bytes
         self.began_s = began_s
-        self.first = Call()
+        self.first = CancellableCall()
         self.is_hedged = False
-        self._hedge = Call()
+        self._hedge = CancellableCall()
         self._content: bytearray | None = None
         self._is_over = False
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ _SKIP_BYTES_MAX = 8 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
-class Stream(Protocol):
+class BodyStream(Protocol):
     """The body of an answer."""
 
     def readinto(self, b: memoryview, /) -> int:
@@ -50,7 +50,7 @@ class SeekableBody:
         return self._position
 
 
-def fill(into: memoryview, offset: int, answer: dict[str, object], stream: Stream, where: str) -> None:
+def fill(into: memoryview, offset: int, answer: dict[str, object], stream: BodyStream, where: str) -> None:
     """Fill *into* with the object's bytes from *offset*; raise unless the server says that they are these."""
     skip_bytes = _bytes_before(into, offset, answer, where)
     scratch = memoryview(bytearray(min(skip_bytes, PIECE_BYTES)))
@@ -98,7 +98,7 @@ def _bytes_before_in_whole(into: memoryview, offset: int, answer: dict[str, obje
     return offset
 
 
-def _read(stream: Stream, into: memoryview, where: str) -> int:
+def _read(stream: BodyStream, into: memoryview, where: str) -> int:
     count = stream.readinto(into)
     if count == 0:
         raise errors.StoreBroken("the store sent fewer bytes than it announced", where=where)

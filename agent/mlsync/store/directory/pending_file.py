@@ -35,7 +35,7 @@ _OURS: Final = re.compile(rb"[0-9a-f]{32}")
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
-class TemporaryFile:
+class PendingFile:
     """A file in ``tmp/`` that this process writes; its lock keeps other processes from removing it."""
 
     def __init__(self, root: Beneath) -> None:
