@@ -202,7 +202,7 @@ def test_spoilt_version(saved):
     assert saved.run("restore", "--version", 2, "--to", "out").status == 32
     assert "0000000002" in saved.run("check").out
     done = saved.good("restore", "--version", 1, "--to", "one")
-    assert "0000000002 is passed over" in done.err
+    assert "0000000002 is skipped" in done.err
 
 
 def test_missing_first_version(saved):

@@ -14,7 +14,7 @@ from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
 
 EXAMPLES = Examples(inputs())
@@ -67,7 +67,7 @@ def packed(root: Any) -> bytes:
     return msgspec.msgpack.encode(root)
 
 
-def read_root(plain: bytes) -> tuple[Stored, tuple[Entry, ...]]:
+def read_root(plain: bytes) -> tuple[StoredVersion, tuple[Entry, ...]]:
     """Seal *plain* as the root of the document's version, and read that as every reader does."""
     repository = Repository(MemoryStore(), EXAMPLES.keys)
     repository.store.put(EXAMPLES.version_key, sealed_object.seal(EXAMPLES.keys, MANIFEST, EXAMPLES.version_key, plain))

@@ -14,7 +14,7 @@ from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.repository.writer import BATCH_BYTES, PackWriter, Placed
+from mlsync.repository.writer import BATCH_BYTES, PackWriter, PlacedChunk
 from mlsync.source.cached_file import CachedFile, CachedPiece
 from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.paths import display
@@ -46,7 +46,7 @@ class Taken:
     size_bytes: int = 0
     digest: bytes = b""
     holes: tuple[tuple[int, int], ...] = ()
-    placed: list[Placed] = field(default_factory=list)
+    placed: list[PlacedChunk] = field(default_factory=list)
     pieces: list[CachedPiece] = field(default_factory=list)
 
     def entry(self) -> Entry:
@@ -176,7 +176,7 @@ class Intake:
         self._advance(piece.length)
         ref = self._same(taken.found.path).get((piece.length, piece.digest))
         if ref is not None and self._may_use(ref):
-            taken.placed.append(Placed(own_ref=ref))
+            taken.placed.append(PlacedChunk(own_ref=ref))
             piece.release()
             return
         if taken.is_checkpoint:

@@ -10,7 +10,7 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
 from mlsync.repository.readable import newest_readable, opened
-from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
+from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
@@ -126,7 +126,7 @@ def load_entries(base: Base, repository: Repository, run: str, recalled: Mapping
         base.entries = {entry.path: entry for entry in later}
 
 
-def _last_that_opens(base: Base, repository: Repository, run: str) -> Stored | None:
+def _last_that_opens(base: Base, repository: Repository, run: str) -> StoredVersion | None:
     """Return the last version; where it does not open any more, *base* is the newest one that does."""
     try:
         stored = repository.stored(run, base.number)
@@ -147,7 +147,7 @@ def _last_that_opens(base: Base, repository: Repository, run: str) -> Stored | N
     return stored
 
 
-def _follow(repository: Repository, run: str, head: Head, newer: list[Listed], known: Mapping[int, str]) -> Base:
+def _follow(repository: Repository, run: str, head: Head, newer: list[ListedVersion], known: Mapping[int, str]) -> Base:
     """Return the newest version that opens after walking to it from the one that was seen last, link by link."""
     number, digest = head.number, head.digest
     fresh = [one for one in newer if known.get(one.number) != one.stamp]
@@ -165,5 +165,5 @@ def _follow(repository: Repository, run: str, head: Head, newer: list[Listed], k
     return Base(number, digest, is_remembered=number == head.number)
 
 
-def _unremembered(stored: Stored) -> Base:
+def _unremembered(stored: StoredVersion) -> Base:
     return Base(stored.root.number, stored.digest, is_remembered=False)

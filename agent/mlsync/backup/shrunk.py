@@ -9,7 +9,7 @@ from typing import Final
 from mlsync.backup.parent import Base
 from mlsync.errors import Error, SourceShrunk
 from mlsync.repository.manifest import Entry
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan
@@ -67,7 +67,7 @@ def forget_loss(state: State, run: str) -> None:
         state.set_last_ns(run, _NAME, 0)
 
 
-def earlier_loss(repository: Repository, stored: Stored) -> str | None:
+def earlier_loss(repository: Repository, stored: StoredVersion) -> str | None:
     """Return what a version, or one of the few before it, says of checkpoints that were lost with it."""
     root = stored.root
     for _ in range(_LOOK_BACK):

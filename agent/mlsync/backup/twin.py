@@ -10,7 +10,7 @@ from typing import Final
 from mlsync.errors import Error
 from mlsync.repository.listing import newest_keys
 from mlsync.repository.manifest import Entry, ManifestRoot, Summary
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.tokens import EntryKind
 
 # It is a hint, and asked for once in the life of a run: where there are more runs, not all are looked at.
@@ -36,7 +36,7 @@ def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary
     return None
 
 
-def _read(repository: Repository, key: str) -> Stored | None:
+def _read(repository: Repository, key: str) -> StoredVersion | None:
     with suppress(Error):
         return repository.open_version(key)
     return None

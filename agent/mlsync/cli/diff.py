@@ -12,7 +12,7 @@ from mlsync.cli.json import diff_json
 from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.diff.diff import diff
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.select import LATEST, find_run, find_version, version_before
 
 _EXAMPLES = """\b
@@ -70,7 +70,7 @@ def diff_command(
     print_report(result, tensor_count)
 
 
-def _versions(repository: Repository, run: str, before: str | None, after: str) -> tuple[Stored, Stored]:
+def _versions(repository: Repository, run: str, before: str | None, after: str) -> tuple[StoredVersion, StoredVersion]:
     new = find_version(repository, run, after)
     if before is None:
         return version_before(repository, run, new.root.number), new

@@ -16,7 +16,7 @@ from mlsync.errors import PathMissing
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.versions.units import Entries
@@ -63,7 +63,7 @@ class DiffResult:
 
 
 def diff(
-    repository: Repository, before: Stored, after: Stored, paths: tuple[bytes, ...], monitor: Monitor
+    repository: Repository, before: StoredVersion, after: StoredVersion, paths: tuple[bytes, ...], monitor: Monitor
 ) -> DiffResult:
     """Return what differs from *before* to *after*, in all files or at and below *paths*.
 

@@ -24,7 +24,7 @@ from mlsync.proving.load import Loading, LoadingOptions
 from mlsync.proving.shares import Share, Sharing
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import Entry, ManifestRoot
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories
 from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_from_summaries, summed, with_proofs
@@ -97,7 +97,7 @@ class LaterProver:
     ) -> None:
         self._reader.close()
 
-    def lacking(self, run: str) -> Iterator[Stored]:
+    def lacking(self, run: str) -> Iterator[StoredVersion]:
         """Yield the versions of a run that lack a proof, the newest first: it is the one that is restored.
 
         With a share, only versions of which the share has checkpoints; divides the run for ``pending``.
@@ -115,7 +115,7 @@ class LaterProver:
     def _is_lacking(self, status: ProofStatus) -> bool:
         return status.is_pending if self._level is None else status.lacks(self._level)
 
-    def pending(self, stored: Stored) -> LaterResult:
+    def pending(self, stored: StoredVersion) -> LaterResult:
         """Prove what a version still lacks.
 
         Raises ``ProofUnavailable`` before anything is read if the device is missing, ``Damage`` if a byte does not come
@@ -123,7 +123,7 @@ class LaterProver:
         """
         return self._prove(stored, lambda proof: self._lacks(stored.root, proof))
 
-    def anew(self, stored: Stored) -> LaterResult:
+    def anew(self, stored: StoredVersion) -> LaterResult:
         """Prove all checkpoints of a version again."""
         if self._sharing is not None:
             self._sharing.divide_whole(stored)
@@ -138,7 +138,7 @@ class LaterProver:
     def _wanted(self, root: ManifestRoot) -> int:
         return root.required_level if self._level is None else self._level
 
-    def _prove(self, stored: Stored, is_wanted: Callable[[Proof], bool]) -> LaterResult:
+    def _prove(self, stored: StoredVersion, is_wanted: Callable[[Proof], bool]) -> LaterResult:
         began_s, read_bytes = time.monotonic(), self._proving.read_bytes
         later = self._repository.later_proofs(stored)
         entries = tuple(with_proofs(self._repository.entries(stored), later))
@@ -176,7 +176,9 @@ class LaterProver:
         if self._sharing is not None:
             _note_pending_directories(wholes, beside, result.verdicts)
 
-    def _record(self, stored: Stored, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult) -> None:
+    def _record(
+        self, stored: StoredVersion, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult
+    ) -> None:
         """Store the proofs beside the version, then a summary of all proofs there, unless one has it already.
 
         Other processes may prove other files at the same time, and no summary includes the others' proofs. So each
@@ -200,7 +202,7 @@ class LaterProver:
             self._add(stored, entries, later, [])
 
     def _add(
-        self, stored: Stored, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
+        self, stored: StoredVersion, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
     ) -> None:
         """Store *files* beside the version, with a summary of them, of *entries* and of *later*."""
         proof = LaterProof(

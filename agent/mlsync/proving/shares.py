@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from mlsync.errors import Damage
 from mlsync.repository.manifest import Entry, ManifestRoot
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.values import Proof
 
 
@@ -83,7 +83,7 @@ class Sharing:
         # By run: a new run must not change the division of the others.
         self._divisions: dict[str, Division] = {}
 
-    def divide(self, versions: Iterable[Stored]) -> set[int]:
+    def divide(self, versions: Iterable[StoredVersion]) -> set[int]:
         """Divide a run's *versions*, oldest first: all that were committed below the wanted level.
 
         Return the numbers of those of which this share has checkpoints.
@@ -103,14 +103,14 @@ class Sharing:
                 numbers.add(stored.root.number)
         return numbers
 
-    def divide_whole(self, stored: Stored) -> None:
+    def divide_whole(self, stored: StoredVersion) -> None:
         """Divide all checkpoints of one version."""
         division = self._divisions[stored.root.run] = Division(self._share.count)
         division.deal(entry for entry in self._repository.entries(stored) if entry.proof is not None)
 
-    def is_mine(self, stored: Stored, file: Entry) -> bool:
+    def is_mine(self, stored: StoredVersion, file: Entry) -> bool:
         """Return whether this share proves a file of a version; its run was divided before."""
         return self._divisions[stored.root.run].number_of(file) == self._share.number
 
-    def _is_lacking(self, stored: Stored, entry: Entry) -> bool:
+    def _is_lacking(self, stored: StoredVersion, entry: Entry) -> bool:
         return entry.proof is not None and self._lacks(stored.root, entry.proof)

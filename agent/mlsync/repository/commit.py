@@ -16,7 +16,7 @@ from mlsync.repository import sealed_object, segments
 from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.repository.validation import check_root
-from mlsync.repository.writer import ChunkLookup, Placed
+from mlsync.repository.writer import ChunkLookup, PlacedChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> C
     key = repository.version_key(manifest.root.run, manifest.root.number)
     writer = repository.writer(lookup, lanes=1)
 
-    def put(piece: bytes) -> Placed:
+    def put(piece: bytes) -> PlacedChunk:
         return writer.put(memoryview(piece))
 
     try:

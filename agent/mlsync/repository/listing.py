@@ -13,7 +13,7 @@ from typing import Final
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged, NotFound
 from mlsync.repository import names
-from mlsync.repository.repository import Listed, Repository, listed_versions
+from mlsync.repository.repository import ListedVersion, Repository, listed_versions
 
 # S3 lists as many objects in one response.
 PAGE_COUNT: Final = 1000
@@ -30,7 +30,7 @@ class Run:
     numbers: tuple[int, ...]
 
 
-def last_page(repository: Repository, run: str, below: int = names.VERSION_MAX + 1) -> list[Listed]:
+def last_page(repository: Repository, run: str, below: int = names.VERSION_MAX + 1) -> list[ListedVersion]:
     """Return the objects under the names of the run's last versions below a number, by rising number.
 
     This reads one page of a listing for a run of up to as many versions, and for longer histories a number of pages
@@ -39,7 +39,7 @@ def last_page(repository: Repository, run: str, below: int = names.VERSION_MAX +
     # The last version has a number above *low*, or is *low* itself; no version that counts has the number *high* or one
     # above it.
     low, high, step, probe = 0, None, 0, 0
-    last: list[Listed] = []
+    last: list[ListedVersion] = []
     while high is None or low < high:
         page = _page(repository, run, probe, below)
         if 0 < len(page) < PAGE_COUNT:
@@ -58,7 +58,7 @@ def last_page(repository: Repository, run: str, below: int = names.VERSION_MAX +
     return last
 
 
-def _page(repository: Repository, run: str, after: int, below: int) -> list[Listed]:
+def _page(repository: Repository, run: str, after: int, below: int) -> list[ListedVersion]:
     """Return the first objects of a run above one number and below another, as many as come in one page."""
     return list(takewhile(lambda one: one.number < below, islice(repository.listed(run, after=after), PAGE_COUNT)))
 
@@ -81,7 +81,7 @@ def run_names(repository: Repository) -> Iterator[str]:
 
 def runs(repository: Repository) -> list[Run]:
     """Return every run with the numbers of its versions, by name; a run of which no version opens is left out."""
-    by_id: dict[bytes, list[Listed]] = {}
+    by_id: dict[bytes, list[ListedVersion]] = {}
     for run_id, one in listed_versions(repository.store.list(names.VERSIONS)):
         by_id.setdefault(run_id, []).append(one)
     named = ((_name_among(repository, run_id, listed), listed) for run_id, listed in by_id.items())
@@ -99,11 +99,11 @@ def newest_keys(repository: Repository, limit: int) -> list[str]:
     return list(newest.values())
 
 
-def _versions_of(repository: Repository, run_id: bytes) -> list[Listed]:
+def _versions_of(repository: Repository, run_id: bytes) -> list[ListedVersion]:
     return [one for _, one in listed_versions(repository.store.list(names.run_prefix(run_id)))]
 
 
-def _name_among(repository: Repository, run_id: bytes, listed: Sequence[Listed]) -> str | None:
+def _name_among(repository: Repository, run_id: bytes, listed: Sequence[ListedVersion]) -> str | None:
     """Return the name of a run, which is sealed in each of its manifests: any manifest that opens gives it.
 
     The oldest are opened first, since planted objects came later, and then the newest. A made-up run has no name, and
@@ -117,7 +117,7 @@ def _name_among(repository: Repository, run_id: bytes, listed: Sequence[Listed])
     return None
 
 
-def _name_in(repository: Repository, run_id: bytes, one: Listed) -> str | None:
+def _name_in(repository: Repository, run_id: bytes, one: ListedVersion) -> str | None:
     key = names.version(run_id, one.number)
     try:
         return repository.open_version(key).root.run

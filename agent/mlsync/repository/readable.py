@@ -3,7 +3,7 @@
 An object that does not open (it does not authenticate, or contradicts itself) is skipped and reported, whatever its
 number, and blocks nothing: the newest version is the newest one that opens. A listing shows which numbers exist, and
 only the seal of a manifest shows whether it is a version, so each planted object costs one read. A long-running process
-remembers what did not open (``Listed.stamp``) and reads it once.
+remembers what did not open (``ListedVersion.stamp``) and reads it once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionMissing
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.listing import last_page
-from mlsync.repository.repository import Listed, Repository, Stored, is_no_version
+from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 
 _AT_ONCE: Final = 16
 _NAMED_COUNT: Final = 8
@@ -26,7 +26,7 @@ _SMALL_BYTES: Final = 1 << 20
 
 def newest_readable(
     repository: Repository, run: str, *, below: int = names.VERSION_MAX + 1, known: Mapping[int, str] | None = None
-) -> Stored | None:
+) -> StoredVersion | None:
     """Return the run's newest version that opens, among those below a number; ``None`` if there is none.
 
     *known* holds objects that did not open before, by number, with the stamps that they had: they are not read again.
@@ -40,7 +40,7 @@ def newest_readable(
     return None
 
 
-def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterator[Stored]:
+def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterator[StoredVersion]:
     """Yield the versions of these numbers that open, in this order; each is read when the caller asks for it."""
     for number in numbers:
         stored = stored_or_none(repository, run, number)
@@ -48,13 +48,15 @@ def readable(repository: Repository, run: str, numbers: Iterable[int]) -> Iterat
             yield stored
 
 
-def opened(repository: Repository, run: str, listed: Sequence[Listed]) -> Iterator[tuple[Listed, Stored | None]]:
+def opened(
+    repository: Repository, run: str, listed: Sequence[ListedVersion]
+) -> Iterator[tuple[ListedVersion, StoredVersion | None]]:
     """Yield each of these with its version, ``None`` if it does not open or is gone.
 
     The first is opened alone, since it mostly is the wanted one; the others are opened several at once.
     """
 
-    def look(one: Listed) -> tuple[Listed, Stored | None]:
+    def look(one: ListedVersion) -> tuple[ListedVersion, StoredVersion | None]:
         return one, stored_or_none(repository, run, one.number)
 
     yield from map(look, listed[:1])
@@ -66,7 +68,7 @@ def opened(repository: Repository, run: str, listed: Sequence[Listed]) -> Iterat
             yield from executor.map(look, batch)
 
 
-def stored_or_none(repository: Repository, run: str, number: int) -> Stored | None:
+def stored_or_none(repository: Repository, run: str, number: int) -> StoredVersion | None:
     """Return a version; ``None`` if it is gone or does not open, which is recorded in ``repository.skipped``."""
     try:
         return repository.stored(run, number)
@@ -79,9 +81,9 @@ def stored_or_none(repository: Repository, run: str, number: int) -> Stored | No
         return None
 
 
-def _batches(listed: Sequence[Listed]) -> Iterator[Sequence[Listed]]:
+def _batches(listed: Sequence[ListedVersion]) -> Iterator[Sequence[ListedVersion]]:
     """Yield batches in order: small objects together, and each large one alone."""
-    batch: list[Listed] = []
+    batch: list[ListedVersion] = []
     for one in listed:
         is_large = one.size_bytes > _SMALL_BYTES
         if batch and (is_large or len(batch) == _AT_ONCE):
@@ -100,7 +102,7 @@ def report_skipped(repository: Repository, monitor: Monitor) -> None:
     skipped = dict(repository.skipped)
     repository.skipped.clear()
     for key, error in sorted(skipped.items())[:_NAMED_COUNT]:
-        monitor.notice("warning", f"{key} is passed over: {error.what}")
+        monitor.notice("warning", f"{key} is skipped: {error.what}")
     if len(skipped) > _NAMED_COUNT:
-        text = f"{len(skipped) - _NAMED_COUNT} more objects in the places of versions are passed over"
+        text = f"{len(skipped) - _NAMED_COUNT} more objects under the names of versions are skipped"
         monitor.notice("warning", f"{text}; mlsync check names all of them")

@@ -44,7 +44,7 @@ from mlsync.store.base import ObjectInfo, Store
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedVersion:
     """An object under the name of a version, as a listing shows it; only its seal shows whether it is one."""
 
     number: int
@@ -58,7 +58,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredVersion:
     """A manifest's root as it was read, with the digest that the next version refers to."""
 
     root: ManifestRoot
@@ -173,7 +173,7 @@ class Repository:
         """Return the numbers of the run's versions above *after*, rising: one listing, which begins there."""
         return [one.number for one in self.listed(run, after=after)]
 
-    def listed(self, run: str, *, after: int = 0) -> Iterator[Listed]:
+    def listed(self, run: str, *, after: int = 0) -> Iterator[ListedVersion]:
         """Yield the objects under the names of the run's versions above *after*, by rising number."""
         run_id = self._run_id(run)
         last = names.version(run_id, after) if after > 0 else ""
@@ -188,7 +188,7 @@ class Repository:
         for error in self.skipped.values():
             raise error
 
-    def stored(self, run: str, number: int) -> Stored:
+    def stored(self, run: str, number: int) -> StoredVersion:
         """Return a version's root, or raise ``VersionMissing`` or ``ManifestDamaged``."""
         key = self.version_key(run, number)
         try:
@@ -197,11 +197,11 @@ class Repository:
             raise VersionMissing(f"run {run!r} has no version {number}", where=self.store.url) from None
         return stored
 
-    def open_version(self, key: str) -> Stored:
+    def open_version(self, key: str) -> StoredVersion:
         """Return the root under the name *key*; raise ``NotFound`` or ``ManifestDamaged``."""
         return read_twice(lambda: self._open_version(key))
 
-    def _open_version(self, key: str) -> Stored:
+    def _open_version(self, key: str) -> StoredVersion:
         try:
             body = self.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
@@ -213,9 +213,9 @@ class Repository:
         # The seal is bound to the key; this check holds those who have the master key to it too.
         if self.version_key(root.run, root.number) != key:
             raise ManifestDamaged("the manifest is of another version", where=key)
-        return Stored(root, object_digest(body), key)
+        return StoredVersion(root, object_digest(body), key)
 
-    def later_proofs(self, stored: Stored) -> list[LaterProof]:
+    def later_proofs(self, stored: StoredVersion) -> list[LaterProof]:
         """Return the later proofs of a version, oldest first; raise ``ManifestDamaged`` if one is damaged."""
         root = stored.root
         return self._later_proofs.of_version(self._run_id(root.run), root.number, stored.digest)
@@ -224,7 +224,7 @@ class Repository:
         """Return the names of the later proofs of a run's versions, by version: one listing."""
         return self._later_proofs.of_run(self._run_id(run))
 
-    def read_later_proofs(self, keys: Iterable[str], stored: Stored) -> list[LaterProof]:
+    def read_later_proofs(self, keys: Iterable[str], stored: StoredVersion) -> list[LaterProof]:
         """Return the later proofs of these names; raise ``ManifestDamaged`` if one is not of the version."""
         return self._later_proofs.read(keys, stored.digest)
 
@@ -240,12 +240,12 @@ class Repository:
         """Return the name of a version's manifest."""
         return names.version(self._run_id(run), number)
 
-    def entries(self, stored: Stored) -> tuple[Entry, ...]:
+    def entries(self, stored: StoredVersion) -> tuple[Entry, ...]:
         """Return all entries of a version."""
         with self.reader() as reader:
             return segments.read_entries(stored.root, reader.stream, stored.key)
 
-    def manifest(self, stored: Stored) -> Manifest:
+    def manifest(self, stored: StoredVersion) -> Manifest:
         """Return a version with all its entries."""
         return Manifest(stored.root, self.entries(stored))
 
@@ -336,12 +336,12 @@ def is_no_version(error: Error) -> bool:
     return isinstance(error, ManifestDamaged) or (isinstance(error, FormatUnsupported) and error.is_claim)
 
 
-def listed_versions(infos: Iterable[ObjectInfo]) -> Iterator[tuple[bytes, Listed]]:
+def listed_versions(infos: Iterable[ObjectInfo]) -> Iterator[tuple[bytes, ListedVersion]]:
     """Yield the objects that have the name of a version, each with the id of its run."""
     for info in infos:
         parsed = names.parse_version(info.key)
         if parsed is not None:
-            yield parsed[0], Listed(parsed[1], info.size_bytes, info.modified_s)
+            yield parsed[0], ListedVersion(parsed[1], info.size_bytes, info.modified_s)
 
 
 def _header(store: Store) -> bytes:

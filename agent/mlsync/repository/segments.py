@@ -19,7 +19,7 @@ from mlsync.repository.canonical import decode_as
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, Segment, SegmentRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
 from mlsync.repository.validation import check_entry, check_pack_table, check_tree
-from mlsync.repository.writer import Placed
+from mlsync.repository.writer import PlacedChunk
 
 # A body up to this length is part of the manifest: most runs need no other object for it.
 INLINE_BYTES_MAX: Final = 64 << 10
@@ -27,7 +27,7 @@ SEGMENT_BYTES: Final = 64 << 10
 # One entry can be a file of a million chunks, and a segment is read as a whole.
 SEGMENT_BYTES_MAX: Final = 256 << 20
 
-Put = Callable[[bytes], Placed]
+Put = Callable[[bytes], PlacedChunk]
 
 
 class Body:
@@ -39,7 +39,7 @@ class Body:
             check_entry(entry, where)
         check_tree(entries, where)
         self._inline: bytes | None = None
-        self._segments: list[tuple[bytes, int, list[Placed]]] = []
+        self._segments: list[tuple[bytes, int, list[PlacedChunk]]] = []
         parts = list(_split(entries))
         if sum(len(encoded) for _, _, encoded in parts) <= INLINE_BYTES_MAX:
             self._inline = encode_entries(entries)

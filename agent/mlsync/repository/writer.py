@@ -1,7 +1,7 @@
 """Write chunks: each coder names, compresses and seals one piece at a time into a pack that only it uses meanwhile.
 
-``put`` returns a ``Placed`` at once. Its ``ref`` is known after ``finish``, the only barrier: when that returns, every
-chunk is durable in the store. Only one thread at a time uses a pack, so ordinals and offsets need no lock (lanes.py).
+``put`` returns a ``PlacedChunk`` at once. Its ``ref`` is known after ``finish``, the only barrier: when that returns,
+every chunk is durable in the store. Only one thread at a time uses a pack, so ordinals and offsets need no lock.
 Memory: the caller's buffers, three chunks for each coder, and for each unfinished pack one part and one chunk.
 """
 
@@ -42,11 +42,11 @@ def _keep() -> None:
 
 
 @dataclass(slots=True)
-class Placed:
+class PlacedChunk:
     """A chunk that was put: *is_new* says whether this writer stored it; a *twin* is the same chunk, put earlier."""
 
     own_ref: ChunkRef | None = None
-    twin: Placed | None = None
+    twin: PlacedChunk | None = None
     is_new: bool = False
 
     @property
@@ -64,7 +64,7 @@ class _Job:
     plain: memoryview
     release: Release
     item_bytes: int
-    placed: Placed
+    placed: PlacedChunk
 
 
 @dataclass(slots=True)
@@ -85,12 +85,12 @@ class _Ledger:
         self.stats = WriteStats()
         self.fault: BaseException | None = None
         self._lookup = lookup
-        self._seen: dict[bytes, Placed] = {}
+        self._seen: dict[bytes, PlacedChunk] = {}
         self._refs_of: dict[bytes, list[ChunkRef]] = {}
         self._durable: list[bytes] = []
         self._lock = threading.Lock()
 
-    def claim(self, name: bytes, placed: Placed) -> bool:
+    def claim(self, name: bytes, placed: PlacedChunk) -> bool:
         """Return whether the caller must store this chunk; if not, set in *placed* where it is stored."""
         with self._lock:
             self.stats.chunk_count += 1
@@ -156,13 +156,13 @@ class PackWriter:
         self.coder_count = threads(min(lanes or store.writes_at_once, CODERS_MAX))
         self._threads: list[threading.Thread] = []
 
-    def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> Placed:
+    def put(self, plain: memoryview, release: Release = _keep, item_bytes: int = 0) -> PlacedChunk:
         """Store *plain* (1 byte to 16 MiB); *release* is called when its buffer may be used again.
 
         *item_bytes* is the width of the numbers that it consists of, from its first byte on; 0 if unknown.
         """
         self._raise_fault()
-        placed = Placed()
+        placed = PlacedChunk()
         self._batch.append(_Job(plain, release, item_bytes, placed))
         self._batch_bytes += len(plain)
         self._put_bytes += len(plain)

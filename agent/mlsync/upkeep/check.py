@@ -28,7 +28,7 @@ from mlsync.errors import (
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.manifest import Entry, Previous
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
@@ -235,7 +235,7 @@ class _Check:
             # The run's name is not in the object's name, but in the run's other manifests.
             self._failed(names.version(run_id, number), fault, None if run is None else (run, number))
 
-    def _check_version(self, stored: Stored, proofs: list[str]) -> None:
+    def _check_version(self, stored: StoredVersion, proofs: list[str]) -> None:
         self._result.version_count += 1
         root, key = stored.root, stored.key
         version = (root.run, root.number)
@@ -255,7 +255,7 @@ class _Check:
         for proof in proofs:
             self._check_later_proof(proof, stored, entries)
 
-    def _check_summary(self, stored: Stored, entries: tuple[Entry, ...]) -> None:
+    def _check_summary(self, stored: StoredVersion, entries: tuple[Entry, ...]) -> None:
         summary = stored.root.summary
         files = [entry for entry in entries if entry.kind is EntryKind.FILE]
         proofs = [entry.proof for entry in files if entry.proof is not None]
@@ -279,7 +279,7 @@ class _Check:
         elif entry.chunks and not disputed and self._read_data:
             self._references.note_content(entry.chunks, entry.digest)
 
-    def _check_later_proof(self, key: str, stored: Stored, entries: tuple[Entry, ...]) -> None:
+    def _check_later_proof(self, key: str, stored: StoredVersion, entries: tuple[Entry, ...]) -> None:
         version = (stored.root.run, stored.root.number)
         try:
             for proof in self._repository.read_later_proofs([key], stored):

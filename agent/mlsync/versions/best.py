@@ -20,7 +20,7 @@ from mlsync.formats.libraries.trainer_logs import (
 )
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.readable import readable
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.logged import read_files
 from mlsync.versions.proof_status import manifest_of
 
@@ -109,6 +109,6 @@ def _beside(path: bytes, name: bytes) -> bytes:
     return path[: len(path) - len(path.rpartition(b"/")[2])] + name
 
 
-def _facts(repository: Repository, stored: Stored) -> Iterator[Mapping[str, object]]:
+def _facts(repository: Repository, stored: StoredVersion) -> Iterator[Mapping[str, object]]:
     """Yield the facts in the proof of each checkpoint of a version."""
     return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)

@@ -13,7 +13,7 @@ from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.readable import stored_or_none
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.values import Proof
 
@@ -30,7 +30,7 @@ class ProofStatus:
     not apply to it, or its numbers are compressed.
     """
 
-    stored: Stored
+    stored: StoredVersion
     lowest_level: int
     device: str
     broken_count: int = 0
@@ -69,7 +69,7 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
         return [one for one in found if one is not None]
 
 
-def proof_status_of(repository: Repository, stored: Stored, later: Sequence[LaterProof]) -> ProofStatus:
+def proof_status_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof]) -> ProofStatus:
     """Return the proof status of a version, from its manifest and its later proofs.
 
     If the version looks pending, this reads its list of files. Machines that prove a part each write no summary that
@@ -83,7 +83,7 @@ def proof_status_of(repository: Repository, stored: Stored, later: Sequence[Late
     return shown
 
 
-def status_from_summaries(stored: Stored, later: Iterable[LaterProof]) -> ProofStatus:
+def status_from_summaries(stored: StoredVersion, later: Iterable[LaterProof]) -> ProofStatus:
     """Return the proof status from the summaries in manifest and later proofs; it may be too low, never too high."""
     summary = stored.root.summary
     status = ProofStatus(stored, summary.lowest_level, summary.device)
@@ -100,7 +100,7 @@ def status_from_entries(status: ProofStatus, entries: Sequence[Entry]) -> ProofS
     return ProofStatus(status.stored, *summed(entries), is_settled=not is_pending)
 
 
-def manifest_of(repository: Repository, stored: Stored, later: Sequence[LaterProof] | None = None) -> Manifest:
+def manifest_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof] | None = None) -> Manifest:
     """Return a version in which each checkpoint has its furthest proof; *later* are its proofs, if read already."""
     manifest = repository.manifest(stored)
     later = repository.later_proofs(stored) if later is None else later

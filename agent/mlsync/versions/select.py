@@ -11,7 +11,7 @@ from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMi
 from mlsync.repository.listing import run_names
 from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import newest_readable, opened, readable
-from mlsync.repository.repository import Repository, Stored
+from mlsync.repository.repository import Repository, StoredVersion
 
 LATEST = "latest"
 RESUMABLE = "resumable"
@@ -37,7 +37,7 @@ def find_run(repository: Repository, run: str | None) -> str:
     raise _missing(what, names, repository)
 
 
-def find_version(repository: Repository, run: str, text: str) -> Stored:
+def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
     """Return the version of *run* that *text* means, or raise ``VersionMissing``."""
     if text == LATEST:
         newest = newest_readable(repository, run)
@@ -56,7 +56,7 @@ def find_version(repository: Repository, run: str, text: str) -> Stored:
     return _at_one_of(repository, run, text, _parse_time(text))
 
 
-def version_before(repository: Repository, run: str, number: int) -> Stored:
+def version_before(repository: Repository, run: str, number: int) -> StoredVersion:
     """Return the version of *run* before *number*, or raise ``VersionMissing`` if there is none."""
     earlier = newest_readable(repository, run, below=number)
     if earlier is None:
@@ -65,7 +65,7 @@ def version_before(repository: Repository, run: str, number: int) -> Stored:
     return earlier
 
 
-def _numbered(repository: Repository, run: str, number: int) -> Stored:
+def _numbered(repository: Repository, run: str, number: int) -> StoredVersion:
     """Return a version by its number; only if it is missing, list the versions, to name them in the error."""
     try:
         return repository.stored(run, number)
@@ -75,7 +75,7 @@ def _numbered(repository: Repository, run: str, number: int) -> Stored:
         raise VersionMissing(what, where=repository.store.url) from None
 
 
-def _resumable(repository: Repository, run: str) -> Stored:
+def _resumable(repository: Repository, run: str) -> StoredVersion:
     """Return the newest version from which training can resume, by the facts in the proofs of its checkpoints.
 
     Some trainers strip their last checkpoint when they end: then it is good for inference only.
@@ -87,7 +87,7 @@ def _resumable(repository: Repository, run: str) -> Stored:
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 
-def _goes_on(repository: Repository, stored: Stored) -> bool:
+def _goes_on(repository: Repository, stored: StoredVersion) -> bool:
     """Return whether training can resume from a checkpoint of a version, in a directory where training has not ended.
 
     Ultralytics strips one file after the other, and never those of ``save_period``: for a moment, or for good, an older
@@ -126,7 +126,7 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
     return any(place in states or not _TRAINER.fullmatch(place.rpartition(b"/")[2]) for place in weights & optimizers)
 
 
-def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> Stored:
+def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> StoredVersion:
     """Return the version at that time; raise ``VersionAmbiguous`` if it is two moments with two versions."""
     if len(moments) == 1:
         return _at(repository, run, moments[0])
@@ -144,7 +144,7 @@ def _at_one_of(repository: Repository, run: str, text: str, moments: list[dateti
     raise VersionAmbiguous(what, where=repository.store.url, advice=advice)
 
 
-def _at(repository: Repository, run: str, moment: datetime) -> Stored:
+def _at(repository: Repository, run: str, moment: datetime) -> StoredVersion:
     """Return the version with the latest date that is not after *moment*; of equals the newest.
 
     This reads all manifests. A clock that was wrong for a while leaves dates out of order, and a search that relies on
