@@ -9,7 +9,7 @@ import pytest
 from flow_parts import RUN, World, keys_of, noise, small_checkpoint
 from mlsync import errors
 from mlsync.backup.backup import backup
-from mlsync.backup.chunk_index import Known
+from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.presence import refuse_lost
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import ObjectDamaged
@@ -159,7 +159,7 @@ def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(worl
         return committed
 
     monkeypatch.setattr("mlsync.backup.new_version.commit", commit_and_lose)
-    monkeypatch.setattr(Known, "foreign_refs", Known.old_refs)
+    monkeypatch.setattr(ChunkIndex, "foreign_refs", ChunkIndex.old_refs)
     assert world.backup().version == 3
     assert world.restored(3) == world.tree()
     assert world.repository.numbers(RUN) == [1, 2, 3]

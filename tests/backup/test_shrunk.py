@@ -10,7 +10,7 @@ import torch
 
 from flow_parts import RUN, checkpoint, contents, small_checkpoint
 from mlsync.backup.backup import look
-from mlsync.backup.parent import Base
+from mlsync.backup.parent import Parent
 from mlsync.backup.request import Source
 from mlsync.backup.shrunk import SETTLE_NS, Loss, earlier_loss, loss_of
 from mlsync.errors import SourceShrunk, SourceUnreadable
@@ -128,6 +128,6 @@ def test_the_one_with_most_bytes_counts_by_them(world, clock):
 def test_what_cannot_be_read_is_not_lost(world):
     """Checkpoints below a directory that cannot be listed are there as far as anybody knows."""
     entries = {b"weights/a.pt": Entry(b"weights/a.pt", EntryKind.FILE, 0o644, 0, 0, 0, 5, proof=PROOF)}
-    base = Base(1, b"", is_remembered=True, entries=entries)
-    assert loss_of(Scan([], []), base) == Loss(1, 1, b"weights/a.pt")
-    assert loss_of(Scan([], [(b"weights", SourceUnreadable("x"))]), base) is None
+    parent = Parent(1, b"", is_remembered=True, entries=entries)
+    assert loss_of(Scan([], []), parent) == Loss(1, 1, b"weights/a.pt")
+    assert loss_of(Scan([], [(b"weights", SourceUnreadable("x"))]), parent) is None

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.backup.uploads import finish_cut_off, sweep_abandoned
+from mlsync.backup.uploads import drop_stale_uploads, resume_uploads
 from mlsync.errors import StoreBroken, StoreDenied
 
 DAY_S = 86_400
@@ -32,7 +32,7 @@ def looks(directory, *moments_s: float) -> int:
     """How many of the moments, after a first look, are ones at which the store is asked."""
     stale = Stale()
     for now_s in (NOW_S, *moments_s):
-        sweep_abandoned(directory, stale, RecordingMonitor(), now_s)
+        drop_stale_uploads(directory, stale, RecordingMonitor(), now_s)
     return len(stale.ages_s) - 1
 
 
@@ -45,7 +45,7 @@ def test_a_look_is_due_once_a_day(tmp_path, later_s, count):
 def test_what_is_three_days_old_is_dropped(tmp_path):
     """Uploads are left alone for three days."""
     stale = Stale()
-    sweep_abandoned(tmp_path, stale, RecordingMonitor(), NOW_S)
+    drop_stale_uploads(tmp_path, stale, RecordingMonitor(), NOW_S)
     assert stale.ages_s == [3 * DAY_S]
 
 
@@ -53,7 +53,7 @@ def test_the_moment_of_the_look_is_the_users_own(tmp_path):
     """The note of the last look and a directory that is made for it are closed to others, and may be there already."""
     directory = tmp_path / "deep" / "uploads"
     for day in range(2):
-        sweep_abandoned(directory, Stale(), RecordingMonitor(), NOW_S + day * DAY_S)
+        drop_stale_uploads(directory, Stale(), RecordingMonitor(), NOW_S + day * DAY_S)
     [note] = directory.iterdir()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE(note.stat().st_mode) == 0o600
@@ -64,7 +64,7 @@ def test_the_moment_of_the_look_is_the_users_own(tmp_path):
 def test_what_was_dropped_is_said(tmp_path, count, said):
     """A look that finds nothing says nothing, and one that drops uploads says how many."""
     monitor = RecordingMonitor()
-    sweep_abandoned(tmp_path, Stale(count), monitor, NOW_S)
+    drop_stale_uploads(tmp_path, Stale(count), monitor, NOW_S)
     assert [str(count) in text for _, text in monitor.notices] == [True] * said
 
 
@@ -89,7 +89,7 @@ def finished(journal: Journal, *lost: int) -> tuple[list[list[str]], list[str]]:
     remembered: list[list[str]] = []
     monitor = RecordingMonitor()
     repository = SimpleNamespace(finish_pack=lambda noted, _tell: [] if noted.pack_id[0] in lost else ["ref"])
-    finish_cut_off(journal, repository, remembered.append, monitor)
+    resume_uploads(journal, repository, remembered.append, monitor)
     assert not journal.left
     return remembered, [text for _, text in monitor.notices]
 
@@ -116,7 +116,7 @@ def test_uploads_that_are_gone_are_nothing_to_tell():
         tell(errors.pop(0))
         return []
 
-    finish_cut_off(Journal(1, 1), SimpleNamespace(finish_pack=lose), [].append, monitor)
+    resume_uploads(Journal(1, 1), SimpleNamespace(finish_pack=lose), [].append, monitor)
     assert [severity for severity, _ in monitor.notices] == ["warning"]
     assert "denied" in monitor.notices[0][1]
 
@@ -131,7 +131,7 @@ def test_a_look_that_is_denied_costs_no_backup(tmp_path):
         raise StoreDenied("not yours to list", where="x")
 
     for now_s in (NOW_S, NOW_S + DAY_S - 1):
-        sweep_abandoned(tmp_path, SimpleNamespace(store=SimpleNamespace(remove_stale_uploads=deny)), monitor, now_s)
+        drop_stale_uploads(tmp_path, SimpleNamespace(store=SimpleNamespace(remove_stale_uploads=deny)), monitor, now_s)
     assert len(asked) == len(monitor.notices) == 1
     assert "not yours to list" in monitor.notices[0][1]
 

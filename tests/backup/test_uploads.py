@@ -11,8 +11,8 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from flow_parts import World, noise
 from mlsync import errors
-from mlsync.backup.new_version import VersionMaker
-from mlsync.backup.uploads import ABANDONED_AGE_S, SWEEP_EVERY_S
+from mlsync.backup import new_version
+from mlsync.backup.uploads import DROP_EVERY_S, STALE_AGE_S
 from mlsync.repository.repository import Repository
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore
@@ -29,15 +29,15 @@ NOW_NS = 1_800_000_000_000_000_000
 @pytest.fixture(autouse=True)
 def the_dead_say_nothing(monkeypatch):
     """A process that is killed does not write down where it was, as one does that is stopped or meets an error."""
-    save_place = VersionMaker._save_place
+    keep_progress = new_version._keep_progress
 
-    def unless_dead(self, writer, error):
+    def unless_dead(job, writer, error):
         if isinstance(error, ProcessDied):
             writer.abort()  # for the threads' sake
         else:
-            save_place(self, writer, error)
+            keep_progress(job, writer, error)
 
-    monkeypatch.setattr(VersionMaker, "_save_place", unless_dead)
+    monkeypatch.setattr(new_version, "_keep_progress", unless_dead)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_lost_notes_cost_bytes_and_nothing_else(world):
     assert world.restored(1) == world.tree()
     assert world.store.uploads
     for upload in world.store.uploads.values():
-        upload.begun_s -= ABANDONED_AGE_S + 60
+        upload.begun_s -= STALE_AGE_S + 60
     world.write("more.bin", b"more")
     world.backup(now_ns=lambda: NOW_NS)
     assert world.store.uploads == {}
@@ -145,7 +145,7 @@ def test_lost_notes_cost_bytes_and_nothing_else(world):
 
 def test_uploads_are_looked_for_once_a_day(world):
     """The listing of uploads is one call a day, and only of backups that have something to store."""
-    for number, (seconds, calls) in enumerate([(0, 1), (60, 0), (SWEEP_EVERY_S - 1, 0), (SWEEP_EVERY_S, 1), (1, 1)]):
+    for number, (seconds, calls) in enumerate([(0, 1), (60, 0), (DROP_EVERY_S - 1, 0), (DROP_EVERY_S, 1), (1, 1)]):
         world.write("log", noise(1000, number))
         counting = CountingStore(world.store)
         world.use(counting)

@@ -19,7 +19,7 @@ from torch.distributed import checkpoint as dcp
 
 from flow_parts import RUN, World, contents
 from mlsync.backup.backup import look
-from mlsync.backup.files_cache import recall
+from mlsync.backup.files_cache import decode_row
 from mlsync.backup.one_save import SILENT_NS
 from mlsync.backup.request import Source
 from mlsync.proof.prover import ProofOptions, Prover
@@ -195,7 +195,7 @@ def test_what_was_held_back_is_let_in_when_nothing_came(world):
     assert look(world.state, Source(RUN, os.fsencode(world.directory))) is not None
     world.backup(now_ns=lambda: time.time_ns() + LATER_NS)
     assert paths(world) == {"log.txt", SHARDS[0], INDEX}
-    assert not any(recall(row.entry).is_held for row in world.state.cached_files(RUN).values())
+    assert not any(decode_row(row.entry).is_held for row in world.state.cached_files(RUN).values())
 
 
 def test_two_saves_are_not_mixed(world):

@@ -1,4 +1,4 @@
-"""Take in the source's files: read each once while it holds still, and hand its pieces to the writer."""
+"""The archiver: reads each file of the source once, while it holds still, and hands its pieces to the writer."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.backup.files_cache import recall
+from mlsync.backup.files_cache import CachedPath
 from mlsync.backup.structure import Structure, Unsound, structure_of
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, PlacedChunk
-from mlsync.source.cached_file import CachedFile, CachedPiece
+from mlsync.source.cached_file import CachedPiece
 from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
 from mlsync.source.paths import display
 from mlsync.source.prefix import prefix_unchanged
@@ -24,20 +24,21 @@ from mlsync.source.root import VANISHED, Root
 from mlsync.source.scan import FileStat, Found, LeftOut
 
 _LOG: Final = logging.getLogger(__name__)
-# A batch for each of the writer's coders, one that is gathered, and two buffers that are being read into.
+# A batch for each of the writer's coders, one that is being filled, and two buffers that are being read into.
 BUFFERS_PER_BATCH: Final = BATCH_BYTES // PIECE_BYTES_MAX
 BUFFERS_READ_INTO: Final = 2
-# A piece of a buffer holds all of it. What is so short is copied out: many small files would else wait for each other.
+# A piece keeps its whole buffer busy. Short ones are copied out, or many small files would wait for each other.
 COPY_BYTES_MAX: Final = 16 << 10
-# A trainer writes a checkpoint in seconds; who writes for longer is asked again by the next backup.
+# A trainer writes a checkpoint in seconds; one that takes longer is left to the next backup.
 ATTEMPT_WAITS_S: Final = (0.2, 0.8)
 
-Same = Mapping[tuple[int, bytes], ChunkRef]
+#: The chunks that a file had when it was read last, by length and digest of the piece.
+KnownPieces = Mapping[tuple[int, bytes], ChunkRef]
 
 
 @dataclass(slots=True)
-class Taken:
-    """A file that was read: its chunks have their place when the writer has finished."""
+class ReadFile:
+    """A file that was read; its chunks have their place once the writer has finished."""
 
     found: Found
     stat: FileStat
@@ -50,7 +51,7 @@ class Taken:
     pieces: list[CachedPiece] = field(default_factory=list)
 
     def entry(self) -> Entry:
-        """Return the file's entry; asked after the writer's ``finish``."""
+        """Return the file's entry; valid after the writer's ``finish``."""
         return Entry(
             path=self.found.path,
             kind=EntryKind.FILE,
@@ -64,27 +65,22 @@ class Taken:
             chunks=tuple(placed.ref for placed in self.placed),
         )
 
-    def remembered(self, body: bytes) -> CachedFile:
-        """Return the row by which the next backup knows the file again."""
-        return CachedFile(self.stat, self.checked_ns, body, tuple(self.pieces))
 
+class Archiver:
+    """Reads files for one backup; counts the bytes, and notes files with attributes that no version keeps.
 
-class Intake:
-    """Reads files for one backup; counts what it read, and which files have attributes that no version keeps.
-
-    *kind_of* says which container the last version has at a path, if it has a checkpoint there.
-    *expect_proof* is called as soon as a checkpoint turns out to hold what it did not hold before.
+    *container_of* says which container the last version has at a path, if it has a checkpoint there. *expect_proof* is
+    called as soon as a checkpoint turns out to have new content.
     """
 
     def __init__(
         self,
         root: Root,
-        rows: Mapping[bytes, CachedFile],
         seed: int,
         writer: PackWriter,
         *,
         may_use: Callable[[ChunkRef], bool],
-        kind_of: Callable[[bytes], str | None],
+        container_of: Callable[[bytes], str | None],
         expect_proof: Callable[[], None],
         advance: Callable[[int], None],
         sleep: Callable[[float], None],
@@ -92,32 +88,29 @@ class Intake:
         self.read_bytes = 0
         self.unkept = LeftOut()
         self._root = root
-        self._rows = rows
         self._seed = seed
         self._writer = writer
         self._may_use = may_use
-        self._kind_of = kind_of
+        self._container_of = container_of
         self._expect_proof = expect_proof
         self._advance = advance
         self._sleep = sleep
         self._pool: BufferPool | None = None
-        self._last_path = b""
-        self._last_same: Same = {}
 
     def close(self) -> None:
-        """Give the buffers' memory back; the writer has finished or was aborted by then."""
+        """Free the buffers; the writer has finished, or was aborted, by then."""
         if self._pool is not None:
             self._pool.close()
 
-    def take(self, found: Found) -> Taken | None:
-        """Read a file; ``None`` if it is gone by now.
+    def read(self, found: Found, cached: CachedPath | None) -> ReadFile | None:
+        """Read a file, of which the files cache knows *cached*; return ``None`` if it is gone by now.
 
-        Raises ``ChangedWhileReading`` if it would not hold still, ``Unsound`` if it holds still and is no whole
-        checkpoint, ``SourceUnreadable`` if the source gives an error.
+        Raises ``ChangedWhileReading`` if the file did not hold still, ``Unsound`` if it did and is no complete
+        checkpoint, ``SourceUnreadable`` if the source returns an error.
         """
         for wait_s in (*ATTEMPT_WAITS_S, None):
             try:
-                return self._read(found)
+                return self._read_once(found, cached)
             except ChangedWhileReading:
                 again = _look_again(self._root, found)
                 if again is None:
@@ -129,70 +122,63 @@ class Intake:
                 self._sleep(wait_s)
         raise AssertionError
 
-    def _read(self, found: Found) -> Taken:
+    def _read_once(self, found: Found, cached: CachedPath | None) -> ReadFile:
         _LOG.debug("reading %s, %d bytes", display(found.path), found.stat.size_bytes)
         with SourceFile.open(self._root, found) as file:
             if file.has_unkept_attributes():
                 self.unkept.add(found.path)
-            structure = structure_of(file, found, self._kind_of(found.path))
-            taken = Taken(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
-            whole = WholeDigest()
+            structure = structure_of(file, found, self._container_of(found.path))
+            read = ReadFile(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
+            known, whole = _known_pieces(cached), WholeDigest()
             extents = file.data_extents()
             try:
-                for piece in self._pieces(file, found, structure, extents, whole):
-                    self._hand_on(piece, taken)
+                for piece in self._pieces(file, structure, _earlier_cuts(cached, file.size_bytes), extents, whole):
+                    self._hand_on(piece, read, known)
             except ChangedWhileReading as error:
-                # If the file did hold still, what does not fit is damage at rest and reading again will not help.
+                # If the file did hold still, what does not fit is damage at rest, and reading it again will not help.
                 file.confirm()
                 raise Unsound(TroubleKind.BROKEN, error.what, file.stat, file.opened_ns) from error
-            taken.digest = whole.digest()
-            taken.holes = _holes(extents, file.size_bytes)
-            self._confirm(file, taken, extents)
-            return taken
+            read.digest = whole.digest()
+            read.holes = _holes(extents, file.size_bytes)
+            self._confirm(file, read, extents)
+            return read
 
     def _pieces(
         self,
         file: SourceFile,
-        found: Found,
         structure: Structure,
+        earlier: Earlier,
         extents: list[tuple[int, int]],
         whole: WholeDigest,
     ) -> Iterator[Piece]:
-        earlier = _cuts_of(self._rows.get(found.path), file.size_bytes)
         layout, storages = structure.layout, structure.storages
         return read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages, earlier)
 
-    def _confirm(self, file: SourceFile, taken: Taken, extents: list[tuple[int, int]]) -> None:
+    def _confirm(self, file: SourceFile, read: ReadFile, extents: list[tuple[int, int]]) -> None:
         try:
             file.confirm()
         except ChangedWhileReading:
             # A log that grew is good for the part that was there; a checkpoint must have held still as a whole.
-            if taken.is_checkpoint or not prefix_unchanged(file, taken.size_bytes, taken.digest, extents):
+            if read.is_checkpoint or not prefix_unchanged(file, read.size_bytes, read.digest, extents):
                 raise
 
-    def _hand_on(self, piece: Piece, taken: Taken) -> None:
-        taken.pieces.append(CachedPiece(piece.offset, piece.length, piece.digest))
+    def _hand_on(self, piece: Piece, read: ReadFile, known: KnownPieces) -> None:
+        read.pieces.append(CachedPiece(piece.offset, piece.length, piece.digest))
         self.read_bytes += piece.length
         self._advance(piece.length)
-        ref = self._same(taken.found.path).get((piece.length, piece.digest))
+        ref = known.get((piece.length, piece.digest))
         if ref is not None and self._may_use(ref):
-            taken.placed.append(PlacedChunk(own_ref=ref))
+            read.placed.append(PlacedChunk(own_ref=ref))
             piece.release()
             return
-        if taken.is_checkpoint:
+        if read.is_checkpoint:
             self._expect_proof()
         if piece.length <= COPY_BYTES_MAX:
             content = memoryview(bytes(piece.view))
             piece.release()
-            taken.placed.append(self._writer.put(content, item_bytes=piece.item_bytes))
+            read.placed.append(self._writer.put(content, item_bytes=piece.item_bytes))
         else:
-            taken.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
-
-    def _same(self, path: bytes) -> Same:
-        """Return the chunks that the file had when it was read last, by length and digest of the piece."""
-        if self._last_path != path:
-            self._last_path, self._last_same = path, _pieces_of(self._rows.get(path))
-        return self._last_same
+            read.placed.append(self._writer.put(piece.view, piece.release, piece.item_bytes))
 
     def _buffers(self) -> BufferPool:
         if self._pool is None:
@@ -201,26 +187,24 @@ class Intake:
         return self._pool
 
 
-def _cuts_of(row: CachedFile | None, size_bytes: int) -> Earlier:
-    """Return how the file was cut the last time; where it only ended is no cut of a file that has grown."""
-    if row is None:
+def _earlier_cuts(cached: CachedPath | None, size_bytes: int) -> Earlier:
+    """Return where the file was cut the last time; its end then is no cut of a file that has grown."""
+    if cached is None:
         return {}
-    ended_at = row.stat.size_bytes if row.stat.size_bytes < size_bytes else None
-    return {offset: (length, digest) for offset, length, digest in row.pieces if offset + length != ended_at}
+    before = cached.file
+    end = before.stat.size_bytes if before.stat.size_bytes < size_bytes else None
+    return {offset: (length, digest) for offset, length, digest in before.pieces if offset + length != end}
 
 
-def _pieces_of(row: CachedFile | None) -> Same:
-    if row is None:
+def _known_pieces(cached: CachedPath | None) -> KnownPieces:
+    if cached is None or cached.entry is None or len(cached.entry.chunks) != len(cached.file.pieces):
         return {}
-    recalled = recall(row.entry)
-    if recalled is None or recalled.entry is None or len(recalled.entry.chunks) != len(row.pieces):
-        return {}
-    pairs = zip(row.pieces, recalled.entry.chunks, strict=True)
+    pairs = zip(cached.file.pieces, cached.entry.chunks, strict=True)
     return {(piece.length, piece.digest): ref for piece, ref in pairs if piece.length == ref.plain_bytes}
 
 
 def _look_again(root: Root, found: Found) -> Found | None:
-    """Return what has the name now, below the very directory that was scanned, or ``None`` if nothing has."""
+    """Return what has the name now, below the very directory that was scanned, or ``None`` if there is nothing."""
     try:
         return dataclasses.replace(found, stat=FileStat.of(root.stat(found.path)))
     except OSError as error:

@@ -51,6 +51,10 @@ class Avoided:
         if self._writes_again:
             self._written_again |= fresh
 
+    def is_lost(self, entry: Entry) -> bool:
+        """Return whether the store cannot return some of the file any more."""
+        return bool(self.lost) and any(ref.pack in self.lost for ref in entry.chunks)
+
     def is_cold(self, entry: Entry) -> bool:
         """Whether some of the file cannot be read now."""
         return bool(self.cold) and any(ref.pack in self.cold for ref in entry.chunks)

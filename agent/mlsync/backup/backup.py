@@ -1,4 +1,4 @@
-"""Back up one run: look for a change by stats alone, and make a version only where there is one."""
+"""Back up one run: look for a change by stats alone, and make a version only if there is one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.backup.avoided import Avoided
-from mlsync.backup.parent import find_base
-from mlsync.backup.request import BackupOptions, BackupResult, Source
+from mlsync.backup.parent import find_parent
+from mlsync.backup.request import BackupOptions, BackupResult, Job, Source
 from mlsync.backup.shrunk import forget_loss
-from mlsync.backup.unchanged import Untouched, look_for_change
+from mlsync.backup.unchanged import Unchanged, find_unchanged
 from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
@@ -37,19 +37,20 @@ def backup(
 ) -> BackupResult:
     """Return what was done; the version, if one was made, is committed and proved as its manifest says.
 
-    *open_prover* is called when there is something to prove, and what it gives is closed.
-    Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or a store's or
-    state's error; no version was made then, and what had been stored is used by the next backup.
+    *open_prover* is called if there is something to prove; the prover is closed in the end.
+    Raises ``SourceMissing``, ``SourceEmptied``, ``HistoryRolledBack``, ``VersionTaken``, ``Stopped`` or an error of the
+    store or state; no version was made then, and the next backup uses what was stored.
     """
     avoided = Avoided(state.damaged(source.run))
+    job = Job(repository, state, source, open_prover, options, monitor, avoided)
     while True:
         try:
             try:
-                result = _once(repository, state, source, open_prover, options, monitor, avoided)
+                result = _attempt(job)
             finally:
                 report_skipped(repository, monitor)
         except (ObjectMissing, ObjectDamaged) as error:
-            # A pack that was relied on is lost or damaged: what lies in it is stored once more, from the source.
+            # A pack that the version relied on is lost or damaged: its content is stored again, from the source.
             pack_id = avoided.note_lost(error, repository)
             monitor.notice("error", f"{error}; what this run needs of it is stored again")
             state.forget_packs([pack_id])
@@ -62,57 +63,46 @@ def backup(
 
 
 def look(state: State, source: Source) -> BackupResult | None:
-    """Return what a backup of an untouched run comes to, as far as that shows without the store; else ``None``."""
+    """Return the result of a backup of an unchanged run, as far as the store is not needed for it; else ``None``."""
     started_s = time.monotonic()
     head = state.head(source.run)
-    untouched = _untouched(state, source, time.time_ns())
-    if head is None or untouched is None:
-        return None
-    result = BackupResult(source.run, head.number)
-    _tell_untouched(result, untouched)
-    result.seconds = time.monotonic() - started_s
-    return result
+    unchanged = _find_unchanged(state, source, time.time_ns())
+    return None if head is None or unchanged is None else _result(source, head.number, unchanged, started_s)
 
 
-def _once(
-    repository: Repository,
-    state: State,
-    source: Source,
-    open_prover: Callable[[], Prover],
-    options: BackupOptions,
-    monitor: Monitor,
-    avoided: Avoided,
-) -> BackupResult:
-    """Return what one try did, if none of the *avoided* packs is relied on."""
+def _attempt(job: Job) -> BackupResult:
+    """Back up once, without the packs that are to be avoided."""
     started_s = time.monotonic()
-    # What lies in a lost pack is to be stored again, changed or not.
-    _LOG.debug("looking for changed files in %s", display(source.directory))
-    untouched = None if avoided.lost else _untouched(state, source, options.now_ns(), options.policy)
+    _LOG.debug("looking for changed files in %s", display(job.source.directory))
+    # The content of a lost pack is to be stored again, changed or not.
+    unchanged = None
+    if not job.avoided.lost:
+        unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
     _LOG.debug("looking for the last version")
-    base = find_base(repository, state, source.run)
-    result = BackupResult(source.run, base.number)
-    if untouched is not None and base.is_remembered:
-        _tell_untouched(result, untouched)
-    else:
-        # Late: most backups find nothing changed, and do without all that reads, cuts and proves.
-        from mlsync.backup.new_version import VersionMaker
+    parent = find_parent(job.repository, job.state, job.source.run)
+    if unchanged is not None and parent.is_remembered:
+        return _result(job.source, parent.number, unchanged, started_s)
+    # Imported late: most backups find nothing changed, and need none of what reads, cuts and proves.
+    from mlsync.backup.new_version import make_version
 
-        with working_on(source.run, base.number + 1):
-            VersionMaker(repository, state, source, open_prover, options, monitor, avoided).make(base, result)
-    result.seconds = time.monotonic() - started_s
-    return result
+    with working_on(job.source.run, parent.number + 1):
+        return make_version(job, parent, started_s)
 
 
-def _untouched(state: State, source: Source, now_ns: int, policy: Policy | None = None) -> Untouched | None:
-    """Return what an untouched tree is like; whatever was missing of it is back then."""
-    untouched = look_for_change(
-        state, source.run, source.directory, source.exclude, now_ns, policy, keep_temporary=source.keep_temporary
-    )
-    if untouched is not None:
+def _find_unchanged(state: State, source: Source, now_ns: int, policy: Policy | None = None) -> Unchanged | None:
+    """Return what the directory is like if nothing changed; all checkpoints that were missing are back then."""
+    unchanged = find_unchanged(state, source, now_ns, policy)
+    if unchanged is not None:
         forget_loss(state, source.run)
-    return untouched
+    return unchanged
 
 
-def _tell_untouched(result: BackupResult, untouched: Untouched) -> None:
-    result.scanned_count, result.troubles = untouched.count, untouched.troubles
-    result.left_out = untouched.left_out
+def _result(source: Source, previous: int, unchanged: Unchanged, started_s: float) -> BackupResult:
+    return BackupResult(
+        source.run,
+        previous,
+        scanned_count=unchanged.count,
+        troubles=unchanged.troubles,
+        left_out=unchanged.left_out,
+        seconds=time.monotonic() - started_s,
+    )

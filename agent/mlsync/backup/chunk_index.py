@@ -1,4 +1,4 @@
-"""Where chunks already lie: in the run's last version, or somewhere that the local state remembers."""
+"""The chunk index: where chunks already lie, by the run's last version and by what the local state remembers."""
 
 from __future__ import annotations
 
@@ -7,37 +7,36 @@ from collections.abc import Set as AbstractSet
 
 from mlsync.backup.avoided import Avoided
 from mlsync.backup.files_cache import decode_location
-from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.repository import Repository
 from mlsync.source.state import State
 
 
-class Known:
-    """Asked by the writer for each chunk; keeps apart what only the local state vouches for.
+class ChunkIndex:
+    """The writer asks it for each chunk. It keeps apart the packs that only the local state knows.
 
-    *tombstones* are packs that are about to be deleted: none of these is relied on, and none of the *avoided*.
+    *tombstones* are packs that are about to be deleted. A new version relies on none of these, nor on *avoided* packs.
     """
 
     def __init__(
         self,
-        base: Mapping[bytes, ChunkRef],
+        parent: Mapping[bytes, ChunkRef],
         state: State,
         repository: Repository,
         avoided: Avoided,
         tombstones: AbstractSet[bytes],
     ) -> None:
-        self.lost: AbstractSet[bytes] = avoided.lost
-        self._base = base
-        self._base_packs = {ref.pack for ref in base.values()}
+        self._parent = parent
+        self._parent_packs = {ref.pack for ref in parent.values()}
         self._state = state
         self._repository = repository
         self._avoid = avoided.lost | avoided.cold | tombstones
-        self._is_there: dict[bytes, bool] = {}
-        self._fresh: set[bytes] = set()
+        self._exists: dict[bytes, bool] = {}
+        self._written: set[bytes] = set()
 
     def __call__(self, name: bytes) -> ChunkRef | None:
-        """Return where the chunk *name* lies, unless its pack is not to be relied on."""
-        ref = self._base.get(name)
+        """Return where the chunk *name* lies, unless a new version must not rely on its pack."""
+        ref = self._parent.get(name)
         if ref is None:
             ref = self._remembered(name)
         if ref is None or ref.name != name or not self.may_use(ref):
@@ -45,31 +44,27 @@ class Known:
         return ref
 
     def may_use(self, ref: ChunkRef) -> bool:
-        """Whether a new version may rely on the pack of *ref*, as far as is known."""
+        """Return whether a new version may rely on the pack of *ref*, as far as is known."""
         return ref.pack not in self._avoid
 
-    def is_lost(self, entry: Entry) -> bool:
-        """Whether some of the file cannot be had from the store any more."""
-        return bool(self.lost) and any(ref.pack in self.lost for ref in entry.chunks)
-
-    def wrote(self, packs: Iterable[bytes]) -> None:
-        """Say that these packs were made by this backup."""
-        self._fresh.update(packs)
+    def add_written(self, packs: Iterable[bytes]) -> None:
+        """Note that this backup wrote these packs."""
+        self._written.update(packs)
 
     def old_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
         """Return those of *refs* that this backup did not write."""
-        return [ref for ref in refs if ref.pack not in self._fresh]
+        return [ref for ref in refs if ref.pack not in self._written]
 
     def foreign_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
-        """Return those of *refs* that neither this backup wrote nor the last version keeps alive."""
-        return [ref for ref in refs if ref.pack not in self._fresh and ref.pack not in self._base_packs]
+        """Return those of *refs* that this backup did not write and the last version does not keep alive."""
+        return [ref for ref in refs if ref.pack not in self._written and ref.pack not in self._parent_packs]
 
     def _remembered(self, name: bytes) -> ChunkRef | None:
-        """Return where the local state says that the chunk lies, if that pack is there: each is asked for once."""
+        """Return where the chunk lies by the local state, if the store has that pack; it asks for each pack once."""
         location = self._state.chunk(name)
         ref = decode_location(location) if location is not None else None
-        if ref is None or ref.pack in self._base_packs:
+        if ref is None or ref.pack in self._parent_packs:
             return ref
-        if ref.pack not in self._is_there:
-            self._is_there[ref.pack] = self._repository.has_pack(ref.pack)
-        return ref if self._is_there[ref.pack] else None
+        if ref.pack not in self._exists:
+            self._exists[ref.pack] = self._repository.has_pack(ref.pack)
+        return ref if self._exists[ref.pack] else None

@@ -1,39 +1,30 @@
-"""What a backup keeps of each path in the local state, so that the next one need not look at the file again."""
+"""The files cache: what a backup keeps of each path in the local state, so that the next one need not read the file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.segments import decode_entries, encode_entries
+from mlsync.source.cached_file import CachedFile
+from mlsync.source.state import State
 
 _WHERE = "local state"
 
 
-class _Row(msgspec.Struct, frozen=True, array_like=True):
-    entry: bytes | None
-    trouble: Trouble | None
-    is_held: bool = False
-    is_checkpoint: bool = False
-    refused_by: str = ""
-    refused_in: bytes | None = None
-    again_ns: int = 0
+class CacheRow(msgspec.Struct, array_like=True):
+    """What the local state keeps of a path: the entry of the last version, and the trouble with the file, if any.
 
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """The entry that stands for a path in the last version, and what was wrong with the file, if anything was.
-
-    One that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not whole. It is
-    looked at again at *again_ns*, or, where that is 0, when nobody has written to it for long.
-    *refused_by* is the wish of the user that refused it (see ``Policy``), and *refused_in* the directory that was
-    refused as one then; its trouble is that one's.
+    A file that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not complete. The
+    next backup looks at it again at *again_ns* or, where that is 0, when nobody has written to it for long.
+    *refused_by* is the policy that refused the file (see ``Policy``), and *refused_in* the directory that was refused
+    as one; the trouble is the directory's then.
     """
 
-    entry: Entry | None
+    packed_entry: bytes | None
     trouble: Trouble | None = None
     is_held: bool = False
     is_checkpoint: bool = False
@@ -41,38 +32,59 @@ class Recalled:
     refused_in: bytes | None = None
     again_ns: int = 0
 
-    def encode(self) -> bytes:
-        """Return the bytes that the local state keeps."""
-        entry = None if self.entry is None else encode_entries([self.entry])
-        row = _Row(
-            entry,
-            self.trouble,
-            self.is_held,
-            self.is_checkpoint,
-            self.refused_by,
-            self.refused_in,
-            self.again_ns,
-        )
-        return msgspec.msgpack.encode(row)
+
+class CachedPath(msgspec.Struct, frozen=True):
+    """A path of the files cache: its row, the row's entry, and the file's stat and pieces when it was read last."""
+
+    row: CacheRow
+    entry: Entry | None
+    file: CachedFile
 
 
-def recall(body: bytes) -> Recalled | None:
-    """Return what the local state kept, or ``None`` if it cannot be read: it is a hint, and the file is still there."""
+class FilesCache(NamedTuple):
+    """What the local state keeps of a run, by path; a row that is *unreadable* counts as none."""
+
+    files: dict[bytes, CachedPath]
+    unreadable: list[bytes]
+
+
+_decoder = msgspec.msgpack.Decoder(CacheRow)
+
+
+def load_files_cache(state: State, run: str) -> FilesCache:
+    """Return what the local state keeps of a run."""
+    cache = FilesCache({}, [])
+    for path, file in state.cached_files(run).items():
+        row = decode_row(file.entry)
+        try:
+            entry = None if row is None or row.packed_entry is None else decode_entries(row.packed_entry, _WHERE)[0]
+        except (ValueError, ManifestDamaged, FormatUnsupported, IndexError):
+            row = None
+        if row is None:
+            cache.unreadable.append(path)
+            continue
+        # Decoded by now: what stays in memory of so many files does not hold the entry twice.
+        row.packed_entry = None
+        cache.files[path] = CachedPath(row, entry, file)
+    return cache
+
+
+def decode_row(body: bytes) -> CacheRow | None:
+    """Return a row, or ``None`` if it cannot be read: it is a hint, and the file is still there."""
     try:
-        row = msgspec.msgpack.decode(body, type=_Row)
-        entry = None if row.entry is None else decode_entries(row.entry, _WHERE)[0]
-    except (ValueError, ManifestDamaged, FormatUnsupported, IndexError):
-        return None
-    return Recalled(entry, row.trouble, row.is_held, row.is_checkpoint, row.refused_by, row.refused_in, row.again_ns)
-
-
-def recall_trouble(body: bytes) -> Recalled:
-    """Return what the local state kept but for the entry; nothing if it cannot be read."""
-    try:
-        row = msgspec.msgpack.decode(body, type=_Row)
+        return _decoder.decode(body)
     except ValueError:
-        return Recalled(None)
-    return Recalled(None, row.trouble, row.is_held, row.is_checkpoint, row.refused_by, row.refused_in, row.again_ns)
+        return None
+
+
+def encode_row(row: CacheRow) -> bytes:
+    """Return the bytes that the local state keeps."""
+    return msgspec.msgpack.encode(row)
+
+
+def pack_entry(entry: Entry | None) -> bytes | None:
+    """Return an entry as a row holds it."""
+    return None if entry is None else encode_entries([entry])
 
 
 def encode_location(ref: ChunkRef) -> bytes:

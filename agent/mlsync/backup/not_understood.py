@@ -135,8 +135,8 @@ def in_words(paths: Iterable[bytes]) -> str:
     return f"{len(named)} {what} not understood: stored, not proved ({shown}{more})"
 
 
-def newly_told(found: dict[bytes, str], state: State, run: str, now_ns: int) -> str | None:
-    """Return what is to be said of those of a kind that nothing was said of in this run; it is said once."""
+def new_kinds(found: dict[bytes, str], state: State, run: str, now_ns: int) -> str | None:
+    """Return a warning of the files whose kind no warning of this run named before, if any; note those kinds."""
     kinds = {kind for kind in found.values() if state.last_ns(run, _mark(kind)) is None}
     for kind in kinds:
         state.set_last_ns(run, _mark(kind), now_ns)

@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
-from mlsync.backup.parent import Base
+from mlsync.backup.parent import Parent
 from mlsync.beneath import Beneath
 from mlsync.codec.digest import file_digester
 from mlsync.errors import RunOfAnother
@@ -71,35 +71,35 @@ class Here:
     before: Callable[[], Mapping[bytes, bytes]]
 
 
-def next_writer(here: Here, base: Base, state: State) -> Writer:
+def next_writer(here: Here, parent: Parent, state: State) -> Writer:
     """Return who goes on with the run from here, or raise ``RunOfAnother``; nothing is noted yet."""
     known = state.writer(here.run, here.directory)
     host, machine = socket.gethostname(), machine_mark()
-    claim = _claim(here, base, state, known, (host, machine))
+    claim = _claim(here, parent, state, known, (host, machine))
     # An id that another one uses too, as after a machine was copied with its local state, is given up.
-    is_shared = known is not None and claim is not Claim.SAME_WRITER and known.id == _origin_of(base).id
+    is_shared = known is not None and claim is not Claim.SAME_WRITER and known.id == _origin_of(parent).id
     writer_id = os.urandom(ORIGIN_BYTES) if known is None or is_shared else known.id
     return Writer(Origin(writer_id, machine), host, here.directory, claim)
 
 
-def _claim(here: Here, base: Base, state: State, known: KnownWriter | None, machine: tuple[str, bytes]) -> Claim:
+def _claim(here: Here, parent: Parent, state: State, known: KnownWriter | None, machine: tuple[str, bytes]) -> Claim:
     """Return the first claim that holds, the cheapest first; all but the last one ask neither store nor disk."""
-    if not base.number:
+    if not parent.number:
         return Claim.FIRST
-    origin = _origin_of(base)
-    if known is not None and known.id == origin.id and Made(base.number, base.created_ns) in known.made:
+    origin = _origin_of(parent)
+    if known is not None and known.id == origin.id and Made(parent.number, parent.created_ns) in known.made:
         return Claim.SAME_WRITER
     if may_take_over(state.directory, here.run, here.directory):
         return Claim.HANDED_OVER
-    is_same_path = here.directory == base.directory
-    if is_same_path and origin.machine and machine == (base.host, origin.machine):
+    is_same_path = here.directory == parent.directory
+    if is_same_path and origin.machine and machine == (parent.host, origin.machine):
         return Claim.SAME_PLACE
-    if is_same_path and _goes_on(here, base, known):
+    if is_same_path and _goes_on(here, parent, known):
         return Claim.SAME_CONTENT
-    raise _of_another(here, base, machine[0])
+    raise _of_another(here, parent, machine[0])
 
 
-def _goes_on(here: Here, base: Base, known: KnownWriter | None) -> bool:
+def _goes_on(here: Here, parent: Parent, known: KnownWriter | None) -> bool:
     """Whether the directory has what the newest version added to the one before: older files prove nothing.
 
     Two copies of one disk have those in common, whatever became of each. What this directory had made itself is known
@@ -109,24 +109,24 @@ def _goes_on(here: Here, base: Base, known: KnownWriter | None) -> bool:
         # Nothing can be mixed: an empty directory is refused as that.
         return True
     earlier = here.before() if known is None else here.remembered
-    return Content(here, base.entries.values(), earlier).goes_on()
+    return Content(here, parent.entries.values(), earlier).goes_on()
 
 
-def _origin_of(base: Base) -> Origin:
-    return base.origin or Origin(b"")
+def _origin_of(parent: Parent) -> Origin:
+    return parent.origin or Origin(b"")
 
 
-def _of_another(here: Here, base: Base, host: str) -> RunOfAnother:
-    made = datetime.fromtimestamp(base.created_ns // _SECOND_NS).astimezone().isoformat(" ", "seconds")
+def _of_another(here: Here, parent: Parent, host: str) -> RunOfAnother:
+    made = datetime.fromtimestamp(parent.created_ns // _SECOND_NS).astimezone().isoformat(" ", "seconds")
     what = (
-        f"run {here.run!r} is written from {display(base.directory)} on {base.host}, which made version {base.number} "
-        f"at {made}; no version was made from {display(here.directory)} on {host}"
+        f"run {here.run!r} is written from {display(parent.directory)} on {parent.host}, "
+        f"which made version {parent.number} at {made}; no version was made from {display(here.directory)} on {host}"
     )
     advice = (
         'for a run of its own set run = "another name" under [[watch]]; if this directory goes on with that run: '
         f"mlsync backup --take-over {here.run}"
     )
-    if Content(here, base.entries.values(), {}).is_alike():
+    if Content(here, parent.entries.values(), {}).is_alike():
         advice = f"most files are the same here; {advice}"
     return RunOfAnother(what, advice=advice)
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlsync.backup.avoided import Avoided
+from mlsync.backup.files_cache import encode_location
+from mlsync.errors import Stopped
+from mlsync.monitor import Monitor
 from mlsync.proving.policy import NO_POLICY, Policy
-from mlsync.repository.manifest import Trouble
+from mlsync.repository.manifest import ChunkRef, Trouble
+from mlsync.repository.repository import Repository
 from mlsync.source.scan import LeftOut
+from mlsync.source.state import State
 
 if TYPE_CHECKING:
+    from mlsync.proof.prover import Prover
     from mlsync.proving.load import LoadingOptions
 
 
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
 class Source:
     """A watched directory and the run that it belongs to.
 
-    *keep_temporary*: names that writers use before they are done are taken as any others. *not_models* are patterns of
-    files that are not named although they look like models that are not understood.
+    With *keep_temporary*, files whose names say that a writer is not done are backed up like any other. *not_models*
+    are patterns of files that no warning names although they look like models of an unknown kind.
     """
 
     run: str
@@ -33,12 +40,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """How a backup is done; *stop* is asked at safe points.
+    """How a backup is done; it calls *stop* at safe points.
 
-    *read_back* says what comes back from the store before a version is committed: what is ``new`` in it, ``all`` of it,
-    or ``none``, which leaves its proof to later. *uploads* is the directory where it is noted how uploads that are cut
-    off are gone on with; ``None``: nowhere. *loading* says how new checkpoints are loaded by a framework, if they are,
-    and *policy* is by what wishes they are refused: what another one refused is looked at again. With
+    *read_back* says what is read back from the store before a version is committed: what is ``new`` in it, ``all`` of
+    it, or ``none``, which leaves the proof to later. *uploads* is the directory of the notes by which an interrupted
+    upload is resumed; with ``None`` there are none. *loading* says how a framework loads new checkpoints, if it does.
+    *policy* says what the user wants refused: a file that another policy refused is looked at again. With
     *accept_loss* a version is made at once although most checkpoints are gone.
     """
 
@@ -54,13 +61,55 @@ class BackupOptions:
     now_ns: Callable[[], int] = time.time_ns
 
 
-@dataclass(slots=True)
-class BackupResult:
-    """What a backup did: *version* is 0 where nothing had changed since *previous*.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One backup: what all of its steps work with. *avoided* are packs that the version must not rely on."""
 
-    *notes* are what a person should know of the version as a whole; they stand in its manifest. *left_out* is what was
-    left out as unfinished, by its name; *unkept* are files that were read and have attributes that no version keeps.
-    *not_understood* are files of a new version that look like models and are of no kind that is known.
+    repository: Repository
+    state: State
+    source: Source
+    open_prover: Callable[[], Prover]
+    options: BackupOptions
+    monitor: Monitor
+    avoided: Avoided
+
+    def warn(self, text: str) -> None:
+        """Notify the user of something about the run."""
+        self.monitor.notice("warning", f"{self.source.run}: {text}")
+
+    def check_stop(self) -> None:
+        """Raise ``Stopped`` if the backup is to stop; for safe points."""
+        if self.options.stop():
+            raise Stopped("the backup was asked to stop", where=self.source.run)
+
+    def stoppable(self, advance: Callable[[int], None]) -> Callable[[int], None]:
+        """Return *advance* as a safe point: a single file may take minutes."""
+
+        def advanced(amount: int) -> None:
+            advance(amount)
+            self.check_stop()
+
+        return advanced
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, and look every second whether to stop."""
+        while seconds > 0:
+            self.check_stop()
+            self.options.sleep(min(seconds, 1.0))
+            seconds -= 1.0
+
+    def remember_chunks(self, refs: Iterable[ChunkRef]) -> None:
+        """Note in the local state where these chunks lie."""
+        self.state.add_chunks((ref.name, ref.pack, encode_location(ref)) for ref in refs)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """What a backup did: *version* is 0 if nothing had changed since *previous*.
+
+    *notes* are what a person should know of the version as a whole; the manifest holds them too. *left_out* are files
+    left out because their names say that a writer is not done. *unkept* are files with attributes that no version
+    keeps. *not_understood* are files of a new version that look like models of an unknown kind.
     """
 
     run: str
@@ -83,7 +132,7 @@ class BackupResult:
     seconds: float = 0.0
     troubles: tuple[Trouble, ...] = ()
     notes: tuple[str, ...] = ()
-    pending: tuple[str, ...] = field(default=())
+    pending: tuple[str, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)
     unkept: LeftOut = field(default_factory=LeftOut)
     not_understood: tuple[bytes, ...] = ()

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.backup.parent import Base
+from mlsync.backup.parent import Parent
 from mlsync.errors import Error, SourceShrunk
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
@@ -32,13 +32,13 @@ class Loss:
     example: bytes
 
 
-def loss_of(tree: Scan, base: Base) -> Loss | None:
+def loss_of(tree: Scan, parent: Parent) -> Loss | None:
     """Return what is lost if that is most of what there was, and nothing came in its place.
 
     By their number, or by their bytes: a directory that vanished may have held one file of weights, and stay with five
     small ones. What is below a directory that cannot be read is not lost.
     """
-    before = {path: entry for path, entry in base.entries.items() if _is_checkpoint(entry)}
+    before = {path: entry for path, entry in parent.entries.items() if _is_checkpoint(entry)}
     sizes = {found.path: found.stat.size_bytes for found in tree.found if found.kind == "file"}
     lost = [path for path in before if path not in sizes and not _is_unknown(path, tree)]
     if not lost:
@@ -51,14 +51,14 @@ def loss_of(tree: Scan, base: Base) -> Loss | None:
     return Loss(len(before), len(lost), min(lost)) if is_fewer or is_smaller else None
 
 
-def heed_loss(loss: Loss | None, base: Base, state: State, run: str, now_ns: int, *, accept: bool) -> str | None:
+def heed_loss(loss: Loss | None, parent: Parent, state: State, run: str, now_ns: int, *, accept: bool) -> str | None:
     """Return what the version is to say of a loss; raise ``SourceShrunk`` while the checkpoints may still come back."""
     if loss is None:
         forget_loss(state, run)
         return None
     if not accept:
-        _wait(loss, base, state, run, now_ns)
-    return f"{_MARK}{base.number}: {loss.lost} of {loss.before}; that version still has them"
+        _wait(loss, parent, state, run, now_ns)
+    return f"{_MARK}{parent.number}: {loss.lost} of {loss.before}; that version still has them"
 
 
 def forget_loss(state: State, run: str) -> None:
@@ -83,7 +83,7 @@ def earlier_loss(repository: Repository, stored: StoredVersion) -> str | None:
     return None
 
 
-def _wait(loss: Loss, base: Base, state: State, run: str, now_ns: int) -> None:
+def _wait(loss: Loss, parent: Parent, state: State, run: str, now_ns: int) -> None:
     since_ns = state.last_ns(run, _NAME) or 0
     # A clock that was set back begins anew.
     if not 0 < since_ns <= now_ns:
@@ -92,9 +92,9 @@ def _wait(loss: Loss, base: Base, state: State, run: str, now_ns: int) -> None:
     left_s = (since_ns + SETTLE_NS - now_ns) / 1e9
     if left_s <= 0:
         return
-    what = f"{loss.lost} of the {loss.before} checkpoints of version {base.number} are gone at once"
+    what = f"{loss.lost} of the {loss.before} checkpoints of version {parent.number} are gone at once"
     advice = (
-        f"is a disk not mounted? Version {base.number} stays the last one for {left_s:.0f} s more; "
+        f"is a disk not mounted? Version {parent.number} stays the last one for {left_s:.0f} s more; "
         "mlsync backup --accept-loss makes a version without them now"
     )
     others = " and others" if loss.lost > 1 else ""

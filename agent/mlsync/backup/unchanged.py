@@ -1,13 +1,13 @@
-"""Whether a run's tree is as it was when it was backed up last: asked of its stats alone, entry by entry."""
+"""Whether a run's directory is as it was at the last backup, by the stats of its entries alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final
 
-from mlsync.backup.files_cache import recall_trouble
+from mlsync.backup.files_cache import decode_row
+from mlsync.backup.request import Source
 from mlsync.proving.policy import Policy
 from mlsync.repository.manifest import Trouble
 from mlsync.source.cached_file import is_same
@@ -15,64 +15,58 @@ from mlsync.source.root import Root
 from mlsync.source.scan import LeftOut, Walk
 from mlsync.source.state import State
 
-# How long the rest of a checkpoint of several files is waited for.
+# How long a backup waits for the rest of a checkpoint of several files.
 PATIENCE_NS: Final = 3600 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class Untouched:
-    """A tree in which nothing changed: how many entries it has, and what was wrong with some then and still is."""
+class Unchanged:
+    """A directory in which nothing changed: its count of entries, and the troubles that it still has."""
 
     count: int
     troubles: tuple[Trouble, ...]
     left_out: LeftOut
 
 
-def look_for_change(
-    state: State,
-    run: str,
-    directory: bytes,
-    exclude: Sequence[str],
-    now_ns: int,
-    policy: Policy | None = None,
-    *,
-    keep_temporary: bool = False,
-) -> Untouched | None:
-    """Return what an untouched tree is like, or ``None`` at the first sign of a change.
+def find_unchanged(state: State, source: Source, now_ns: int, policy: Policy | None = None) -> Unchanged | None:
+    """Return what an unchanged directory is like, or ``None`` at the first sign of a change.
 
-    What was refused by a wish that *policy* does not have any more is such a sign, if a policy is given.
+    If *policy* is given, a file that another policy refused is such a sign.
 
-    The tree and what is remembered of it come in the same order and are compared one by one: neither is ever held as a
-    whole, so that an agent may look as often as it likes at however many files.
+    The directory and the files cache come in the same order and are compared entry by entry. Neither is held in memory
+    as a whole, so an agent may look as often as it likes at any number of files.
     """
-    with Root.open_watched(directory) as root:
-        return _compare(state, run, Walk(root, exclude, keep_temporary=keep_temporary), now_ns, policy)
+    with Root.open_watched(source.directory) as root:
+        walk = Walk(root, source.exclude, keep_temporary=source.keep_temporary)
+        return _compare(state, source.run, walk, now_ns, policy)
 
 
-def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | None) -> Untouched | None:
+def _compare(state: State, run: str, walk: Walk, now_ns: int, policy: Policy | None) -> Unchanged | None:
     count = 0
     troubles: dict[bytes, Trouble] = {}
-    for found, row in zip_longest(walk, state.file_rows(run)):
-        if found is None or row is None:
+    for found, known in zip_longest(walk, state.file_rows(run)):
+        if found is None or known is None:
             return None
-        path, stat, entry = row
+        path, stat, body = known
         if path != found.path or not is_same(stat, found):
             return None
         count += 1
-        recalled = recall_trouble(entry)
-        if recalled.trouble is not None:
-            # By its own path: all files of a directory that was refused as one name that.
-            troubles[recalled.trouble.path] = recalled.trouble
-        if policy is not None and not policy.holds(recalled.refused_by):
+        row = decode_row(body)
+        if row is None:
+            continue
+        if row.trouble is not None:
+            # By its own path: all files of a directory that was refused as one have the directory's trouble.
+            troubles[row.trouble.path] = row.trouble
+        if policy is not None and not policy.holds(row.refused_by):
             return None
-        is_due = recalled.again_ns <= now_ns if recalled.again_ns else is_at_rest(found.stat.mtime_ns, now_ns)
-        if recalled.is_held and is_due:
-            # It was held back for a while, in case that something was still to come.
+        is_due = row.again_ns <= now_ns if row.again_ns else is_at_rest(found.stat.mtime_ns, now_ns)
+        if row.is_held and is_due:
+            # It was held back for some time, in case the rest was still to come.
             return None
     # Below a directory that could not be read, anything may have changed.
-    return None if walk.problems else Untouched(count, tuple(troubles.values()), walk.left_out)
+    return None if walk.problems else Unchanged(count, tuple(troubles.values()), walk.left_out)
 
 
 def is_at_rest(mtime_ns: int, now_ns: int) -> bool:
-    """Whether something that was last written at *mtime_ns* is not waited for any longer."""
+    """Return whether something that was last written at *mtime_ns* is no longer waited for."""
     return now_ns - mtime_ns > PATIENCE_NS

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Final
 
-from mlsync.backup.candidate import Candidate
 from mlsync.backup.one_save import Doubt, Save
+from mlsync.backup.records import Records
+from mlsync.backup.request import Job
 from mlsync.backup.shard_headers import disagreement
 from mlsync.backup.unchanged import is_at_rest
 from mlsync.errors import Damage, ObjectArchived
@@ -26,46 +26,35 @@ from mlsync.source.scan import FileStat
 from mlsync.versions.loaded_directories import LoadedDirectory
 from mlsync.versions.units import units_around
 
+_LOG: Final = logging.getLogger(__name__)
 # For all checkpoints of a backup together: what takes longer is left to the next one.
 _WAIT_NS_MAX: Final = 10 * 10**9
 # Each rank of these writes the step that it is of.
 _STEP_OF_EACH_RANK: Final = ("deepspeed", "megatron")
 # File systems' clocks stand still for so long.
-_LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """What time it is, and how to let some pass."""
-
-    now_ns: Callable[[], int]
-    sleep: Callable[[float], None]
 
 
 class WholeUnits:
     """The checkpoints of several files that changed since the last version; *root* is where the source has them."""
 
-    def __init__(self, candidate: Candidate, reader: ChunkReader, root: Root, clock: Clock) -> None:
-        self._candidate = candidate
+    def __init__(self, job: Job, records: Records, reader: ChunkReader, root: Root) -> None:
+        self._job = job
+        self._records = records
         self._reader = reader
         self._root = root
-        self._clock = clock
-        self._now_ns = clock.now_ns()
-        units = units_around(candidate.moved(), candidate.by_path, reader)
+        self._now_ns = job.options.now_ns()
+        units = units_around(records.moved(), records.entries, reader)
         self._units = [*units, *self._leftovers(units)]
-        # What is asked again right before the manifest.
-        self._let_in: list[Save] = []
-        #: What is to be told beside what the version holds.
-        self.said: list[str] = []
 
-    def hold_back(self) -> None:
-        """Leave out, with what the last version had in its place, what is not whole and may still become so.
+    def hold_back(self) -> list[Save]:
+        """Leave out what is not complete and may still become so; the last version's content takes its place.
 
-        What nobody has written to for long is let in as it is, with a word on what is lacking.
+        What nobody has written to for long is let in as it is, with a note of what is lacking. Return what is let in.
         """
         saves = [(unit, self._save(unit)) for unit in self._units]
         self._wait(save for _, save in saves)
+        let_in = []
         for unit, save in saves:
             lacking = unit.lacking or self._member_in_trouble(unit) or save.lost_shard()
             if self.are_being_written(unit.members):
@@ -74,42 +63,42 @@ class WholeUnits:
                 self._revert(unit, f"not whole yet: {lacking}")
             elif (doubt := save.doubt(self._root, self._now_ns)) is not None:
                 self._doubt(unit, doubt)
-            else:
-                self._let_in_unless_mixed(save, lacking)
+            elif self._is_let_in(unit, lacking):
+                let_in.append(save)
+        return let_in
 
-    def _let_in_unless_mixed(self, save: Save, lacking: str | None) -> None:
-        """Take a checkpoint in, with a word on what is *lacking* or does not fit, if its files do not say two steps."""
-        unit = save.unit
+    def _is_let_in(self, unit: Unit, lacking: str | None) -> bool:
+        """Take a checkpoint in unless its files are of two steps; note what is *lacking* or does not fit."""
         if unit.kind == "pointer":
-            # Its files have no proof in which that could stand.
-            self.said.append(f"{lacking}: no training goes on from there")
-            return
+            # Its files have no proof that could hold the note.
+            self._job.warn(f"{lacking}: no training goes on from there")
+            return False
         if unit.kind == "zarr":
-            self.said.append(f"{lacking}: what it holds cannot be read")
-        said = disagreement(unit, self._candidate.by_path, self._reader) if lacking is None else None
-        if said is not None and said.of_two_saves and not self._is_at_rest(unit):
-            self._revert(unit, f"of two saves: {said.what}")
-            return
-        self._let_in.append(save)
-        self._candidate.note_unit(unit.members, lacking if said is None else said.what)
+            self._job.warn(f"{lacking}: what it holds cannot be read")
+        found = disagreement(unit, self._records.entries, self._reader) if lacking is None else None
+        if found is not None and found.of_two_saves and not self._is_at_rest(unit):
+            self._revert(unit, f"of two saves: {found.what}")
+            return False
+        self._records.set_unit_note(unit.members, lacking if found is None else found.what)
+        return True
 
-    def look_again(self) -> None:
-        """Leave out what somebody began to write anew while it was stored and proved.
+    def look_again(self, let_in: Iterable[Save]) -> None:
+        """Leave out what a writer began to write anew while it was stored and proved.
 
-        Which of the files that were read were there before that, and which are the first of the new save, their times
-        do not say; only the file that is written last says that a save had ended before.
+        The times of the files do not say which of those that were read are the first of the new save. Only the file
+        that is written last says that a save had ended before.
         """
-        now_ns = self._clock.now_ns()
-        for save in self._let_in:
+        now_ns = self._job.options.now_ns()
+        for save in let_in:
             if self.are_being_written(save.unit.members):
                 self._revert(save.unit, "a file of it was written while it was proved")
             elif not save.has_ended and (doubt := save.temporary(self._root, now_ns)) is not None:
                 self._doubt(save.unit, doubt)
 
     def _save(self, unit: Unit) -> Save:
-        base, now = self._candidate.base.entries, self._candidate.by_path
-        # A copy: what is refused later is no entry of the candidate any more, and was read all the same.
-        return Save(unit, {path: now[path] for path in unit.members}, self._last(unit), base)
+        # A copy: what is refused later is no entry any more, and was read all the same.
+        entries = {path: self._records.entries[path] for path in unit.members}
+        return Save(unit, entries, self._last(unit), self._records.parent.entries)
 
     def _wait(self, saves: Iterable[Save]) -> None:
         """Let time pass where that may be all that is needed: a writer that pauses is as silent as one that is done."""
@@ -118,8 +107,8 @@ class WholeUnits:
         wait_ns = max((wait_ns for wait_ns in waits_ns if wait_ns < _WAIT_NS_MAX), default=0)
         if wait_ns > 0:
             _LOG.debug("waiting %.1f s for the writers of checkpoints in several files", wait_ns / 1e9)
-            self._clock.sleep(wait_ns / 1e9 + _TICK_S)
-            self._now_ns = self._clock.now_ns()
+            self._job.sleep(wait_ns / 1e9 + _TICK_S)
+            self._now_ns = self._job.options.now_ns()
 
     def _doubt(self, unit: Unit, doubt: Doubt) -> None:
         self._revert(unit, f"perhaps of two saves: {doubt.why}", doubt.until_ns)
@@ -128,30 +117,31 @@ class WholeUnits:
         """Leave the other files of a checkpoint out too where the proof refused one of them."""
         for unit in self._units:
             for path in unit.members:
-                trouble = self._candidate.trouble_by_path.get(path)
+                trouble = self._records.trouble(path)
                 if trouble is not None and trouble.kind is TroubleKind.BROKEN and not self._is_at_rest(unit):
                     self._revert(unit, f"{display(path)} of it is broken")
                     break
 
-    def compare_steps(self) -> None:
-        """Leave out the files of ranks that tell of different steps, or of more ranks than wrote files.
+    def compare_steps(self, let_in: Iterable[Save]) -> list[Save]:
+        """Leave out files of ranks that were saved at different steps, or are fewer than the ranks; return the rest.
 
-        Where nothing more is to come, say so in each.
+        If nothing more is to come, note it in each file instead.
         """
-        for save in list(self._let_in):
+        rest = []
+        for save in let_in:
             unit = save.unit
-            if unit.kind not in _STEP_OF_EACH_RANK or (told := self._told_by_ranks(unit)) is None:
+            found = self._disagreement_of_ranks(unit) if unit.kind in _STEP_OF_EACH_RANK else None
+            if found is not None and not self._is_at_rest(unit):
+                self._revert(unit, ": ".join(found))
                 continue
-            why, what = told
-            if self._is_at_rest(unit):
-                self._candidate.note_unit(unit.members, what)
-            else:
-                self._let_in.remove(save)
-                self._revert(unit, f"{why}: {what}")
+            if found is not None:
+                self._records.set_unit_note(unit.members, found[1])
+            rest.append(save)
+        return rest
 
-    def _told_by_ranks(self, unit: Unit) -> tuple[str, str] | None:
-        """Return what the ranks' files say against each other, or against how many they are."""
-        entries = [self._candidate.by_path.get(path) for path in unit.members]
+    def _disagreement_of_ranks(self, unit: Unit) -> tuple[str, str] | None:
+        """Return how the ranks' files contradict each other, or their number: in a word, and in detail."""
+        entries = [self._records.entries.get(path) for path in unit.members]
         facts = [entry.proof.facts for entry in entries if entry is not None and entry.proof is not None]
         steps = sorted({step for one in facts if isinstance(step := one.get("step"), int)})
         if len(steps) >= 2:  # noqa: PLR2004 - two of them are a contradiction
@@ -165,22 +155,22 @@ class WholeUnits:
 
     def refuse(self, whole: LoadedDirectory, judged: Verdict) -> None:
         """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
-        parts = self._candidate.parts_of(whole)
+        parts = self._records.parts_of(whole)
         if not self.are_being_written(parts):
-            self._candidate.refuse_whole(whole, judged)
+            self._records.refuse_whole(whole, judged)
             return
         text = f"does not load, and was written while it was read: {judged.refused}"
-        self._candidate.hold_back(parts, self._candidate.last_parts_of(whole), whole.path, text)
+        self._records.hold_back(parts, self._records.last_parts_of(whole), whole.path, text)
 
     def _revert(self, unit: Unit, why: str, again_ns: int = 0) -> None:
         """Leave a checkpoint out, and what names it as the newest; looked at again at *again_ns*, or when at rest."""
         text = f"{unit.kind} checkpoint: {why}"
         members = unit.members if unit.pointer is None else (*unit.members, unit.pointer)
-        self._candidate.hold_back(members, self._last_whole(unit), unit.directory, text, again_ns)
+        self._records.hold_back(members, self._last_whole(unit), unit.directory, text, again_ns)
 
     def _last_whole(self, unit: Unit) -> Iterator[Entry]:
         """Yield what the last version has of a checkpoint, all of it if it is whole, and what names the newest."""
-        base = self._candidate.base.entries
+        base = self._records.parent.entries
         last = self._last(unit)
         members = last.members if last is not None and last.lacking is None else unit.members
         if unit.pointer is not None:
@@ -192,8 +182,8 @@ class WholeUnits:
 
         What nobody touches for long is meant to be what is left.
         """
-        now = self._candidate.by_path
-        gone = [path for path in self._candidate.moved() if path not in now and is_part(path)]
+        now = self._records.entries
+        gone = [path for path in self._records.moved() if path not in now and is_part(path)]
         judged = {path for unit in units for path in unit.members}
         for old in self._units_before(gone):
             left = tuple(path for path in old.members if path in now)
@@ -213,7 +203,7 @@ class WholeUnits:
         if not paths:
             return []
         try:
-            return units_around(paths, self._candidate.base.entries, self._reader)
+            return units_around(paths, self._records.parent.entries, self._reader)
         except (Damage, ObjectArchived):
             return []
 
@@ -222,7 +212,7 @@ class WholeUnits:
 
         ``None`` also where the store does not give back what tells of it: a pack that is lost or cold stops no version.
         """
-        base = self._candidate.base.entries
+        base = self._records.parent.entries
         before = self._units_before([path for path in unit.members if path in base])
         here = [old for old in before if old.directory == unit.directory]
         # What is left of one may look like a part of another kind.
@@ -233,7 +223,7 @@ class WholeUnits:
 
     def _member_in_trouble(self, unit: Unit) -> str | None:
         for path in unit.members:
-            trouble = self._candidate.trouble_by_path.get(path)
+            trouble = self._records.trouble(path)
             if trouble is not None:
                 return f"{display(path)}: {trouble.text}"
         return None
@@ -243,14 +233,15 @@ class WholeUnits:
         return any(self._has_changed(path) for path in paths)
 
     def _has_changed(self, path: bytes) -> bool:
-        stat = self._candidate.stat_of(path)
+        record = self._records.record(path)
+        stat = None if record is None else record.stat
         try:
             return stat is not None and FileStat.of(self._root.stat(path)) != stat
         except OSError:
             return True
 
     def _is_at_rest(self, unit: Unit) -> bool:
-        entries = self._candidate.by_path
+        entries = self._records.entries
         places = [*unit.members, unit.directory]
         mtimes_ns = [entries[path].mtime_ns for path in places if path in entries]
         return is_at_rest(max(mtimes_ns, default=self._now_ns), self._now_ns)

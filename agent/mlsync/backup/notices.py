@@ -1,0 +1,44 @@
+"""What a user is notified of when a version is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlsync.backup.not_understood import new_kinds, not_understood
+from mlsync.backup.ownership import Claim, Writer
+from mlsync.backup.parent import Parent
+from mlsync.backup.request import Job
+from mlsync.backup.twin import find_twin
+from mlsync.repository.manifest import Manifest
+from mlsync.source.paths import display
+
+
+def warn_of_writer(job: Job, manifest: Manifest, parent: Parent, writer: Writer) -> None:
+    """Warn if the run goes on from another place, or begins with what another run has already."""
+    if writer.claim is Claim.FIRST:
+        twin = find_twin(job.repository, manifest.entries, manifest.root.summary)
+        if twin is not None:
+            text = f"this new run holds the same files as version {twin.number} of run {twin.run!r}"
+            text += f", from {display(twin.directory)} on {twin.host}; if it is that run, set run = "
+            job.warn(f'{text}"{twin.run}" under [[watch]]')
+    elif (parent.host, parent.directory) != (writer.host, writer.directory):
+        text = f"goes on from {display(writer.directory)} on {writer.host}, where until version "
+        text += f"{parent.number} it was {display(parent.directory)} on {parent.host}: {writer.claim.value}"
+        job.warn(text)
+
+
+def warn_of_clamped(job: Job, paths: Sequence[bytes]) -> None:
+    """Warn of files that a restore gives another time: some file systems have times far beyond those of any other."""
+    if paths:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        what = f"{display(paths[0])}{more}: modified outside of the years 1677 to 2262"
+        job.warn(f"{what}, which a version cannot hold; the nearest that it can is kept")
+
+
+def warn_of_not_understood(job: Job, manifest: Manifest) -> tuple[bytes, ...]:
+    """Return the files that look like models of an unknown kind; warn of each kind once in the life of a run."""
+    found = not_understood(manifest.entries, job.source.not_models)
+    text = new_kinds(found, job.state, job.source.run, job.options.now_ns())
+    if text is not None:
+        job.warn(text)
+    return tuple(found)

@@ -1,0 +1,102 @@
+"""Prove the records: leave out what is not complete, read back what is new, and refuse what does not load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+
+from mlsync.backup.records import Records
+from mlsync.backup.request import Job
+from mlsync.backup.whole_units import WholeUnits
+from mlsync.proof.prover import Prover
+from mlsync.proof.verdict import Verdict
+from mlsync.proving.judge import Proving, content_of, proved_content, put_off
+from mlsync.proving.load import Loading
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.tokens import EntryKind
+from mlsync.source.root import Root
+from mlsync.versions.loaded_directories import LoadedDirectory
+
+
+def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
+    """Prove what the records hold, as far as the options say; return how many bytes were read back.
+
+    Afterwards the records hold complete checkpoints that load, as far as they were proved.
+    """
+    read_back_bytes = 0
+    with job.repository.reader() as reader:
+        units = WholeUnits(job, records, reader, root)
+        let_in = units.hold_back()
+        unloaded = records.forget_loads()
+        if job.options.read_back == "none":
+            _put_off(job, records)
+        else:
+            read_back_bytes = _read_back(job, records, units, unloaded, reader, prover)
+            units.follow_refusals()
+            let_in = units.compare_steps(let_in)
+        units.look_again(let_in)
+    return read_back_bytes
+
+
+def _put_off(job: Job, records: Records) -> None:
+    """Leave every new checkpoint to be proved later, except content that was proved under another name."""
+    proved = proved_content(records.parent.entries, job.options.required_level)
+    for entry, is_checkpoint in records.unproved():
+        if is_checkpoint:
+            records.judge(entry.path, proved.get(content_of(entry, records.entries)) or put_off())
+
+
+def _read_back(
+    job: Job,
+    records: Records,
+    units: WholeUnits,
+    unloaded: AbstractSet[bytes],
+    reader: ChunkReader,
+    prover: Prover,
+) -> int:
+    """Read back what is new, prove the checkpoints in it, and load the directories that are loaded as one."""
+    known = proved_content(records.parent.entries, job.options.required_level)
+    proving = Proving(reader, prover, known, Loading.of(job.options.loading, reader, job.repository))
+    new = records.unproved()
+    checkpoints = [entry for entry, is_checkpoint in new if is_checkpoint]
+    plain = [entry for entry, is_checkpoint in new if not is_checkpoint]
+    if job.options.read_back == "all":
+        paths = {entry.path for entry, _ in new}
+        files = [entry for _, entry in sorted(records.entries.items()) if entry.kind is EntryKind.FILE]
+        plain = [e for e in files if e.path not in paths and not job.avoided.is_cold(e)] + plain
+    total_bytes = sum(entry.size_bytes for entry in (*plain, *checkpoints))
+    with job.monitor.task(f"{job.source.run}: proving", total_bytes) as task:
+        advance = job.stoppable(task.advance)
+        proving.read_back(plain, advance)
+        moved = records.moved_parts() | unloaded | {entry.path for entry in checkpoints}
+        wholes = proving.wholes(moved, records.entries)
+        for entry in checkpoints:
+            job.check_stop()
+            judged = proving.judge(entry, records.entries, advance, wholes)
+            _wait_if_asked(job, judged)
+            records.judge(entry.path, judged)
+        for whole in wholes.found:
+            job.check_stop()
+            if not records.is_mixed(whole):
+                _judge_whole(job, records, units, whole, proving.judge_whole(whole, records.entries, advance))
+    return proving.read_bytes
+
+
+def _judge_whole(
+    job: Job, records: Records, units: WholeUnits, whole: LoadedDirectory, judged: Mapping[bytes, Verdict]
+) -> None:
+    """Record what loading a directory as one says of each checkpoint in it."""
+    for path, one in judged.items():
+        _wait_if_asked(job, one)
+        if one.refused is not None:
+            # If one is refused, all are.
+            units.refuse(whole, one)
+            return
+        records.judge(path, one)
+
+
+def _wait_if_asked(job: Job, judged: Verdict) -> None:
+    """Make no version yet if a proof is unavailable and the user waits for it; the next backup uses what was stored."""
+    is_short = judged.proof.level < job.options.required_level
+    if is_short and judged.unavailable is not None and job.options.wait_for_proof:
+        raise judged.unavailable
