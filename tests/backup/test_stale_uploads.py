@@ -75,11 +75,11 @@ class Journal:
         self._noted = [SimpleNamespace(pack_id=bytes([n]), sent_bytes=sent) for n, sent in enumerate(sent_bytes)]
         self.left = {noted.pack_id for noted in self._noted}
 
-    def noted(self):
+    def interrupted(self):
         """Give the notes."""
         return list(self._noted)
 
-    def over(self, pack_id: bytes) -> None:
+    def forget(self, pack_id: bytes) -> None:
         """Forget one."""
         self.left.discard(pack_id)
 

@@ -10,7 +10,7 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
 from mlsync.repository.readable import newest_readable, opened
-from mlsync.repository.repository import Listed, Repository, StoredVersion, is_no_version
+from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
@@ -166,7 +166,9 @@ def _open_or_step_back(parent: Parent, repository: Repository, run: str) -> tupl
     return parent, stored
 
 
-def _follow(repository: Repository, run: str, head: Head, newer: list[Listed], known: Mapping[int, str]) -> Parent:
+def _follow(
+    repository: Repository, run: str, head: Head, newer: list[ListedVersion], known: Mapping[int, str]
+) -> Parent:
     """Return the newest version that opens, after a walk to it from the head, link by link."""
     number, digest = head.number, head.digest
     fresh = [one for one in newer if known.get(one.number) != one.stamp]
