@@ -13,7 +13,7 @@ import pytest
 
 from flow_parts import RUN, World
 from mlsync import errors
-from mlsync.versions.select import _goes_on_together, find_version
+from mlsync.versions.select import _is_resumable_together, find_version
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_the_trainers_checkpoint_is_resumable_with_all_that_it_takes(without, go
         )
         if name not in without
     ]
-    assert _goes_on_together(entries) is goes_on
+    assert _is_resumable_together(entries) is goes_on
 
 
 def test_weights_and_optimizer_of_accelerate_are_resumable_together(world):

@@ -51,7 +51,7 @@ OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
 #: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
-RoomOf: TypeAlias = Callable[[int], memoryview | None]
+AllocateChunk: TypeAlias = Callable[[int], memoryview | None]
 
 
 class ChunkReader:
@@ -89,11 +89,11 @@ class ChunkReader:
         self.read_bytes += self._opener.fill(window, [ref])
         return bytes(window.views[0])
 
-    def stream(self, refs: Iterable[ChunkRef], room: RoomOf | None = None) -> Iterator[Plain]:
+    def stream(self, refs: Iterable[ChunkRef], allocate: AllocateChunk | None = None) -> Iterator[Plain]:
         """Yield the chunks of *refs* in order; each view is valid until the next is asked for.
 
-        The reader fetches some windows ahead; they bound the memory, whatever the number of chunks. It calls *room* in
-        order, when it is about to fetch a chunk, and not for a chunk that comes again in the same window.
+        The reader fetches some windows ahead; they bound the memory, whatever the number of chunks. It calls *allocate*
+        in order, when it is about to fetch a chunk, and not for a chunk that comes again in the same window.
         """
         fetchers, openers = self._executors()
         free = self._free
@@ -105,7 +105,7 @@ class ChunkReader:
                 # One more than calls: whoever reads has a window too.
                 while len(ahead) <= self._at_once and (chunks := next(planned, None)) is not None:
                     window = free.pop() if free else _Window()
-                    window.rooms = {} if room is None else _rooms(chunks, asked_count, room)
+                    window.allocated = {} if allocate is None else _allocated(chunks, asked_count, allocate)
                     asked_count += len(chunks)
                     ahead.append((window, fetchers.submit(self._opener.fill, window, chunks, openers)))
                 if not ahead:
@@ -139,22 +139,22 @@ class ChunkReader:
 class _Window:
     """Buffers for the sealed and the plain bytes of some chunks, and views of the chunks in the order of the request.
 
-    Chunks that have *rooms* take no memory here.
+    Chunks in *allocated* take no memory here: the caller allocated theirs.
     """
 
     def __init__(self) -> None:
         self.views: list[memoryview] = []
-        self.rooms: dict[ChunkRef, memoryview] = {}
+        self.allocated: dict[ChunkRef, memoryview] = {}
         self._buffer: mmap.mmap | bytes = b""
         self._sealed: mmap.mmap | bytes = b""
         self._filled_bytes = 0
 
     def clear(self, size_bytes: int) -> None:
-        """Make room for *size_bytes*."""
+        """Empty the window, and have memory for *size_bytes*."""
         self.views = []
         self._filled_bytes = 0
-        if self.rooms and len(self._buffer) > 4 * size_bytes:
-            self._buffer = b""  # chunks that have rooms take memory elsewhere
+        if self.allocated and len(self._buffer) > 4 * size_bytes:
+            self._buffer = b""  # allocated chunks take memory elsewhere
         if len(self._buffer) < size_bytes:
             self._buffer = aligned_memory(_rounded_up(size_bytes))
 
@@ -174,9 +174,9 @@ class _Window:
             self._sealed = b""
 
     def place(self, ref: ChunkRef) -> memoryview:
-        """Return the memory for a chunk: its room, or else the next bytes of the buffer."""
-        if (room := self.rooms.get(ref)) is not None:
-            return room
+        """Return the memory for a chunk: the caller's, or else the next bytes of the buffer."""
+        if (memory := self.allocated.get(ref)) is not None:
+            return memory
         length = ref.plain_bytes
         start, self._filled_bytes = self._filled_bytes, self._filled_bytes + length
         return memoryview(self._buffer)[start : self._filled_bytes]
@@ -212,7 +212,7 @@ class _Opener:
         """
         # By the whole reference: if two disagree about one ordinal, each is checked against its own numbers.
         unique = dict.fromkeys(refs)
-        window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.rooms))
+        window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.allocated))
         plains: dict[ChunkRef, memoryview] = {}
         read_bytes = 0
         for group in _neighbours(sorted(unique, key=lambda ref: (ref.pack, ref.offset))):
@@ -329,18 +329,18 @@ def _windows(refs: Iterable[ChunkRef], share_bytes: Callable[[], int]) -> Iterat
         yield window
 
 
-def _rooms(chunks: list[ChunkRef], first: int, room: RoomOf) -> dict[ChunkRef, memoryview]:
-    """Return the rooms of a window's chunks, which begin with the *first*-th of the stream.
+def _allocated(chunks: list[ChunkRef], first: int, allocate: AllocateChunk) -> dict[ChunkRef, memoryview]:
+    """Return the caller's memory for a window's chunks, which begin with the *first*-th of the stream.
 
-    A chunk that comes again in the window is opened once, into the reader's memory: its room may be reused as soon as
+    A chunk that comes again in the window is opened once, into the reader's memory: its memory may be reused as soon as
     the chunk has been yielded.
     """
     counts = Counter(chunks)
-    rooms = {}
+    allocated = {}
     for number, ref in enumerate(chunks, first):
-        if counts[ref] == 1 and (memory := room(number)) is not None:
-            rooms[ref] = memory
-    return rooms
+        if counts[ref] == 1 and (memory := allocate(number)) is not None:
+            allocated[ref] = memory
+    return allocated
 
 
 def _neighbours(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:

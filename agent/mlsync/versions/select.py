@@ -53,7 +53,7 @@ def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
         from mlsync.versions.best import best_number  # late: its parsers are needed for this word alone
 
         return repository.stored(run, best_number(repository, run))
-    return _at_one_of(repository, run, text, _parse_time(text))
+    return _version_at_one_of(repository, run, text, _parse_time(text))
 
 
 def version_before(repository: Repository, run: str, number: int) -> StoredVersion:
@@ -81,13 +81,13 @@ def _resumable(repository: Repository, run: str) -> StoredVersion:
     Some trainers strip their last checkpoint when they end: then it is good for inference only.
     """
     for stored in readable(repository, run, reversed(repository.numbers(run))):
-        if _goes_on(repository, stored):
+        if _is_resumable(repository, stored):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can resume from"
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 
-def _goes_on(repository: Repository, stored: StoredVersion) -> bool:
+def _is_resumable(repository: Repository, stored: StoredVersion) -> bool:
     """Return whether training can resume from a checkpoint of a version, in a directory where training has not ended.
 
     Ultralytics strips one file after the other, and never those of ``save_period``: for a moment, or for good, an older
@@ -99,10 +99,10 @@ def _goes_on(repository: Repository, stored: StoredVersion) -> bool:
     ended = {directory for directory, facts in trained if not facts.get("resumable")}
     others = [facts for _, facts in proved if facts.get("framework") not in ("ultralytics", _OPTIMIZER_ALONE)]
     going_on = others + [facts for directory, facts in trained if directory not in ended]
-    return any(facts.get("resumable") is True for facts in going_on) or _goes_on_together(entries)
+    return any(facts.get("resumable") is True for facts in going_on) or _is_resumable_together(entries)
 
 
-def _goes_on_together(entries: Iterable[Entry]) -> bool:
+def _is_resumable_together(entries: Iterable[Entry]) -> bool:
     """Return whether a directory has weights and an optimizer's state in separate files.
 
     Hugging Face's trainer and accelerate write them so; the trainer cannot resume without its ``trainer_state.json``.
@@ -126,25 +126,25 @@ def _goes_on_together(entries: Iterable[Entry]) -> bool:
     return any(place in states or not _TRAINER.fullmatch(place.rpartition(b"/")[2]) for place in weights & optimizers)
 
 
-def _at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> StoredVersion:
+def _version_at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> StoredVersion:
     """Return the version at that time; raise ``VersionAmbiguous`` if it is two moments with two versions."""
     if len(moments) == 1:
-        return _at(repository, run, moments[0])
+        return _version_at(repository, run, moments[0])
     meant = {}
     for moment in moments:
         try:
-            number = _at(repository, run, moment).root.number
+            number = _version_at(repository, run, moment).root.number
         except VersionMissing:
             number = 0
         meant[number] = f"{f'version {number}' if number else 'no version'} as {moment.isoformat(timespec='seconds')}"
     if len(meant) == 1:
-        return _at(repository, run, moments[0])
+        return _version_at(repository, run, moments[0])
     what = f"clocks were changed at {text}, and of run {run!r} it can mean {' or '.join(meant.values())}"
     advice = "give the number, or the time with its offset as written here"
     raise VersionAmbiguous(what, where=repository.store.url, advice=advice)
 
 
-def _at(repository: Repository, run: str, moment: datetime) -> StoredVersion:
+def _version_at(repository: Repository, run: str, moment: datetime) -> StoredVersion:
     """Return the version with the latest date that is not after *moment*; of equals the newest.
 
     This reads all manifests. A clock that was wrong for a while leaves dates out of order, and a search that relies on

@@ -64,7 +64,7 @@ class RestoredFile:
         self._reader = reader
         self._entry = entry
         self._advance = advance
-        self._told_bytes = 0
+        self._reported_bytes = 0
         self._parts = parts_of(entry)
         self._offsets = [part.offset for part in self._parts]
         self._held: tuple[int, bytes] | None = None
@@ -102,8 +102,8 @@ class RestoredFile:
         for view in whole(self._entry, self._reader.stream(self._entry.chunks, allocate_for)):
             yield view
             offset += len(view)
-            told_bytes, self._told_bytes = self._told_bytes, max(self._told_bytes, offset)
-            self._advance(self._told_bytes - told_bytes)
+            reported_bytes, self._reported_bytes = self._reported_bytes, max(self._reported_bytes, offset)
+            self._advance(self._reported_bytes - reported_bytes)
 
     def _chunk(self, index: int, ref: ChunkRef) -> bytes:
         if self._small is None:
