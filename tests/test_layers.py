@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -271,6 +271,29 @@ def test_all_errors_stand_in_the_tree():
             if isinstance(node, ast.ClassDef) and module != "mlsync.errors" and not node.name.startswith("_"):
                 bases = {base.id for base in node.bases if isinstance(base, ast.Name)}
                 assert not bases & {error.__name__ for error in _errors()}, f"{module}: {node.name}"
+
+
+def named_types(module):
+    """The public classes and aliases of types that a module defines."""
+    for node in tree_of(module).body:
+        if isinstance(node, ast.ClassDef):
+            name = node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            name = target.id if isinstance(target, ast.Name) and not target.id.isupper() else ""
+        else:
+            continue
+        if name[:1].isupper():
+            yield name
+
+
+def test_no_two_types_share_a_name():
+    """Each public class or alias of a type has a name of its own in the whole package."""
+    homes = defaultdict(set)
+    for module in MODULES:
+        for name in named_types(module):
+            homes[name].add(module)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
 
 
 # ---------------------------------------------------------------- form

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from machine import KEY, MLSYNC, NO_DEVICE, copy_of
 
-from mlsync.cli.share import Part
+from mlsync.cli.share import ShareChoice
 from mlsync.proving.shares import Share
 from mlsync.repository.keyslot import KeyFile
 from mlsync.repository.repository import Repository
@@ -260,7 +260,7 @@ def test_a_version_that_shares_might_not_agree_on(pending):
 )
 def test_the_device_of_a_rank(local_rank, wanted, device):
     """A rank has a GPU of its own where any would do, and what was asked for where not."""
-    assert Part(Share(4, 8), local_rank).device(wanted) == device
+    assert ShareChoice(Share(4, 8), local_rank).device(wanted) == device
 
 
 @pytest.mark.parametrize(

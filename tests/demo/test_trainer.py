@@ -99,7 +99,7 @@ def test_numpys_checkpoint_is_read_by_the_library(tmp_path):
 def test_numpys_gradients_are_right():
     """Each parameter's gradient is what becomes of the loss when the parameter is moved a little along it."""
     random = np.random.default_rng(1)
-    network = numpy_network.Network(random)
+    network = numpy_network.NumpyNetwork(random)
     network.parameters.flat += random.normal(size=network.parameters.flat.shape).astype(np.float32) / 10
     _, (features, classes) = numpy_network.dataset(random)
     gradients, unused = network.parameters.alike(), network.parameters.alike()

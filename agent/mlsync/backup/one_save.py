@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -20,14 +20,13 @@ from mlsync.formats.groups.tree import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.source.paths import display
 from mlsync.source.temporary_names import is_temporary
+from mlsync.versions.units import Entries
 
 #: A writer that is silent for so long is no more; what it left is waited for no longer.
 SILENT_NS: Final = 600 * 10**9
 # As safetensors and most libraries make them: nothing in the name says what it will be called.
 _NAMELESS: Final = re.compile(rb"\.tmp[A-Za-z0-9_]{4,}")
 _OF_A_CHECKPOINT: Final = re.compile(rb"\.(safetensors|bin|pt|pth|ckpt|distcp|metadata)(\.|-|_|$)")
-
-Entries = Mapping[bytes, Entry]
 
 
 class Doubt(NamedTuple):

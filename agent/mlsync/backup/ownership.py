@@ -109,7 +109,7 @@ def _goes_on(here: Here, parent: Parent, known: KnownWriter | None) -> bool:
         # Nothing can be mixed: an empty directory is refused as that.
         return True
     earlier = here.before() if known is None else here.remembered
-    return Content(here, parent.entries.values(), earlier).goes_on()
+    return RunContent(here, parent.entries.values(), earlier).goes_on()
 
 
 def _origin_of(parent: Parent) -> Origin:
@@ -126,12 +126,12 @@ def _of_another(here: Here, parent: Parent, host: str) -> RunOfAnother:
         'for a run of its own set run = "another name" under [[watch]]; if this directory goes on with that run: '
         f"mlsync backup --take-over {here.run}"
     )
-    if Content(here, parent.entries.values(), {}).is_alike():
+    if RunContent(here, parent.entries.values(), {}).is_alike():
         advice = f"most files are the same here; {advice}"
     return RunOfAnother(what, advice=advice)
 
 
-class Content:
+class RunContent:
     """Whether a directory holds what a version added to what was there *earlier*, or what came of that.
 
     It is told by stats, and by few bytes where they leave it open.

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from mlsync.formats.groups.tree import SMALL_BYTES_MAX, Unit, join, parsed_object
 from mlsync.formats.layout import ContainerBroken
-from mlsync.formats.libraries.safetensors_header import Header, read_safetensors_header
+from mlsync.formats.libraries.safetensors_header import SafetensorsHeader, read_safetensors_header
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.source.paths import display
@@ -50,10 +50,10 @@ def disagreement(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader
     return _of_two_steps(headers) or (None if index is None else _not_held(headers, entries[index], reader))
 
 
-def _headers(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) -> dict[bytes, Header] | None:
+def _headers(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) -> dict[bytes, SafetensorsHeader] | None:
     """Return the headers by path; nothing where there are more than is compared."""
     paths = [path for path in unit.members if path.endswith(b".safetensors")]
-    headers: dict[bytes, Header] = {}
+    headers: dict[bytes, SafetensorsHeader] = {}
     left = _TENSORS_MAX
     for path in paths[: _SHARDS_MAX + 1]:
         try:
@@ -66,7 +66,7 @@ def _headers(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) ->
     return headers if len(headers) == len(paths) else None
 
 
-def _of_two_steps(headers: Mapping[bytes, Header]) -> Disagreement | None:
+def _of_two_steps(headers: Mapping[bytes, SafetensorsHeader]) -> Disagreement | None:
     for key in _STEPS:
         told = {header.about[key]: path for path, header in headers.items() if key in header.about}
         if len(told) > 1:
@@ -76,7 +76,7 @@ def _of_two_steps(headers: Mapping[bytes, Header]) -> Disagreement | None:
     return None
 
 
-def _not_held(headers: Mapping[bytes, Header], index: Entry, reader: ChunkReader) -> Disagreement | None:
+def _not_held(headers: Mapping[bytes, SafetensorsHeader], index: Entry, reader: ChunkReader) -> Disagreement | None:
     """Return a tensor that the index names and that is not in the file where it should be."""
     weights = _object(index, reader).get("weight_map")
     shapes = {os.fsdecode(path.rpartition(b"/")[2]): header.shapes for path, header in headers.items()}
@@ -93,7 +93,7 @@ def _object(entry: Entry | None, reader: ChunkReader) -> dict[str, object]:
     return parsed_object(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)) or {}
 
 
-def _of_another_rank(headers: Mapping[bytes, Header], settings: Mapping[str, object]) -> Disagreement | None:
+def _of_another_rank(headers: Mapping[bytes, SafetensorsHeader], settings: Mapping[str, object]) -> Disagreement | None:
     """Return a tensor of a LoRA adapter that cannot be of the rank which its settings give to all of them."""
     rank = settings.get("r")
     if settings.get("peft_type") != "LORA" or settings.get("rank_pattern") or type(rank) is not int or rank < 1:
@@ -107,7 +107,7 @@ def _of_another_rank(headers: Mapping[bytes, Header], settings: Mapping[str, obj
     return None
 
 
-def _not_covered(headers: Mapping[bytes, Header]) -> Disagreement | None:
+def _not_covered(headers: Mapping[bytes, SafetensorsHeader]) -> Disagreement | None:
     """Return a tensor of whose parts some lie apart from the others: what is between them is in no file that is there.
 
     That all of the last part's file is gone, nothing tells but the version before.
@@ -126,7 +126,7 @@ def _not_covered(headers: Mapping[bytes, Header]) -> Disagreement | None:
     return None
 
 
-def _offsets(header: Header) -> dict[str, tuple[int, ...]]:
+def _offsets(header: SafetensorsHeader) -> dict[str, tuple[int, ...]]:
     try:
         told = json.loads(header.about.get(_OFFSETS, "{}"))
     except (ValueError, RecursionError):

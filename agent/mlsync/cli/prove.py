@@ -9,7 +9,7 @@ from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prove_json
 from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, device_option, run_option
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.share import Part, share_option
+from mlsync.cli.share import ShareChoice, share_option
 from mlsync.cli.stopping import stopping
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
 from mlsync.monitor import Monitor
@@ -52,7 +52,7 @@ def prove_command(
     run: str | None,
     device: str | None,
     level: int | None,
-    part: Part,
+    part: ShareChoice,
     accept_rollback: bool,
 ) -> None:
     """Prove VERSION again, or with --pending everything that was committed below the required level.

@@ -29,7 +29,7 @@ _ONLY_TORCHRUN: Final = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ShareChoice:
     """What this process proves: its *share*, or everything without one; *local_rank* is its number on this machine."""
 
     share: Share | None = None
@@ -41,7 +41,7 @@ class Part:
         return f"{wanted}%{self.local_rank}" if is_any and self.local_rank is not None else wanted
 
 
-def _part(_context: click.Context, _option: click.Parameter, value: str | None) -> Part:
+def _part(_context: click.Context, _option: click.Parameter, value: str | None) -> ShareChoice:
     """Return the part that ``--share`` names, or the environment's if torchrun started this process."""
     if value == _BY_RANK:
         return _by_rank(os.environ)
@@ -55,17 +55,17 @@ def _part(_context: click.Context, _option: click.Parameter, value: str | None) 
             f"{names[0]} and {names[1]} are set: this may be one process of {os.environ[names[1]]}. "
             f"Say --share {_BY_RANK} to prove its share, or --share 1/1 to prove all."
         )
-    return Part()
+    return ShareChoice()
 
 
-def _as_told(value: str) -> Part:
+def _as_told(value: str) -> ShareChoice:
     match = _TOLD.fullmatch(value)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise click.BadParameter(f"{value!r} is neither {_BY_RANK} nor one of 1/N to N/N, as 2/8.")
-    return Part(_share(int(match[1]), int(match[2])))
+    return ShareChoice(_share(int(match[1]), int(match[2])))
 
 
-def _by_rank(environ: Mapping[str, str]) -> Part:
+def _by_rank(environ: Mapping[str, str]) -> ShareChoice:
     """Return the part that the environment of torchrun or srun names; raise if it names none."""
     names = _names(environ, _TORCH[:2]) or _names(environ, _SLURM[:2])
     if names is None:
@@ -74,7 +74,7 @@ def _by_rank(environ: Mapping[str, str]) -> Part:
     if not rank < count:
         raise click.BadParameter(f"{names[0]}={rank} is none of {names[1]}={count}.")
     local = (_TORCH if names[0] in _TORCH else _SLURM)[2]
-    return Part(_share(rank + 1, count), _number(environ, local) if local in environ else None)
+    return ShareChoice(_share(rank + 1, count), _number(environ, local) if local in environ else None)
 
 
 def _share(number: int, count: int) -> Share | None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlsync.demo import observed
 from mlsync.demo.kinds import Kind
-from mlsync.demo.observed import RESULTS, Agent
+from mlsync.demo.observed import RESULTS, ObservedAgent
 from mlsync.demo.processes import run_mlsync
-from mlsync.demo.report import Trouble, VersionMade
+from mlsync.demo.report import ReportedTrouble, VersionMade
 from mlsync.demo.workplace import Workplace
 from mlsync.errors import Error
 
@@ -32,18 +32,18 @@ class Ledger:
         """How many versions hold checkpoints, each as it lay on the disk."""
         return sum(version.checkpoint_count > 0 and self._of_last(version) is None for version in self.versions)
 
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> ReportedTrouble | None:
         """Return the newest version's trouble with the last checkpoint, if it has the training's last words."""
         results = self._place.run / RESULTS
         if not self.versions or self._results_bytes != results.stat().st_size:
             return None
         return self._of_last(self.versions[-1])
 
-    def has_news(self, agent: Agent) -> bool:
+    def has_news(self, agent: ObservedAgent) -> bool:
         """Whether the agent made a version that was not taken in."""
         return agent.last_version() > self._last
 
-    def take(self, agent: Agent) -> None:
+    def take(self, agent: ObservedAgent) -> None:
         """Take in the versions that the agent made since the last time."""
         for number in range(self._last + 1, agent.last_version() + 1):
             shown = self._show(number)
@@ -53,7 +53,7 @@ class Ledger:
                 after_s = (agent.committed_s(number) or observed.made_s(shown)) - saved_s
             self._add(shown, "agent", None, after_s)
 
-    def take_reads(self, agent: Agent) -> None:
+    def take_reads(self, agent: ObservedAgent) -> None:
         """Take in what the agent's log says that it read; its last line comes after the last version."""
         reads = agent.read_bytes()
         self.versions[:] = [
@@ -97,5 +97,5 @@ class Ledger:
         where = f"L{version.level} {version.device}"
         return f"epoch {version.epoch}, {version.checkpoint_count} checkpoints at {where}{after}"
 
-    def _of_last(self, version: VersionMade) -> Trouble | None:
+    def _of_last(self, version: VersionMade) -> ReportedTrouble | None:
         return next((trouble for trouble in version.troubles if trouble.path == self._kind.last), None)

@@ -16,7 +16,7 @@ import numpy as np
 import mlsync
 from mlsync.demo import safetensors_file
 from mlsync.demo.checkpoint import Progress
-from mlsync.demo.numpy_network import AdamW, Floats, Network, cross_entropy, dataset
+from mlsync.demo.numpy_network import AdamW, Floats, NumpyNetwork, cross_entropy, dataset
 
 BATCH_SIZE = 64
 _MODEL, _EXP_AVG, _EXP_AVG_SQ = "model.", "optimizer.exp_avg.", "optimizer.exp_avg_sq."
@@ -28,7 +28,7 @@ class NumpyLearner:
     def __init__(self, seed: int, rate: float) -> None:
         self._train, self._validation = dataset(np.random.default_rng(seed))
         self._random = np.random.default_rng(seed)
-        self._network = Network(self._random)
+        self._network = NumpyNetwork(self._random)
         self._optimizer = AdamW(self._network.parameters, rate)
 
     @property

@@ -34,7 +34,7 @@ class Parameters:
         return Parameters({name: part.shape for name, part in self.named.items()})
 
 
-class Taken(NamedTuple):
+class BlockState(NamedTuple):
     """What a block keeps of its way forward for its way back."""
 
     value: Floats
@@ -44,7 +44,7 @@ class Taken(NamedTuple):
     gate: Floats
 
 
-class Network:
+class NumpyNetwork:
     """A residual network that tells classes apart: each block adds what two layers make of its normed input."""
 
     def __init__(self, random: np.random.Generator) -> None:
@@ -69,7 +69,7 @@ class Network:
         self._layer_back("inlet", features, back, gradients)
         return loss
 
-    def _forward(self, features: Floats) -> tuple[Floats, Floats, list[Taken]]:
+    def _forward(self, features: Floats) -> tuple[Floats, Floats, list[BlockState]]:
         value = self._layer("inlet", features)
         taken = []
         for number in range(BLOCK_COUNT):
@@ -87,14 +87,14 @@ class Network:
         np.sum(back, axis=0, out=gradients.named[f"{name}.bias"])
         return back @ self.parameters.named[f"{name}.weight"].T
 
-    def _block(self, name: str, value: Floats) -> tuple[Floats, Taken]:
+    def _block(self, name: str, value: Floats) -> tuple[Floats, BlockState]:
         scale = 1 / np.sqrt(np.mean(value * value, axis=1, keepdims=True) + _EPSILON)
         normed = value * scale
         inner = self._layer(f"{name}.first", normed * self.parameters.named[f"{name}.norm.weight"])
         gate: Floats = np.tanh(inner * _HALF) * _HALF + _HALF
-        return self._layer(f"{name}.second", inner * gate), Taken(value, scale, normed, inner, gate)
+        return self._layer(f"{name}.second", inner * gate), BlockState(value, scale, normed, inner, gate)
 
-    def _block_back(self, name: str, taken: Taken, back: Floats, gradients: Parameters) -> Floats:
+    def _block_back(self, name: str, taken: BlockState, back: Floats, gradients: Parameters) -> Floats:
         """Return what the block's input does to the loss, by way of the block alone."""
         weight = self.parameters.named[f"{name}.norm.weight"]
         back = self._layer_back(f"{name}.second", taken.inner * taken.gate, back, gradients)

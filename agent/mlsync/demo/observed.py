@@ -14,7 +14,7 @@ from typing import Any
 
 from mlsync.demo.kinds import Kind
 from mlsync.demo.processes import Child, mlsync_command
-from mlsync.demo.report import Trouble, VersionMade
+from mlsync.demo.report import ReportedTrouble, VersionMade
 from mlsync.demo.workplace import Workplace
 
 RESULTS = "results.csv"
@@ -22,7 +22,7 @@ _READ = re.compile(r": version (\d+) in .* with ([\d.]+) (B|KiB|MiB|GiB) read")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-class Agent(Child):
+class ObservedAgent(Child):
     """The resident agent, and what its status file and its log say."""
 
     def __init__(self, place: Workplace) -> None:
@@ -52,7 +52,7 @@ class Agent(Child):
         return {int(number): round(float(amount) * _UNITS[unit]) for number, amount, unit in found}
 
 
-class Trainer(Child):
+class ObservedTrainer(Child):
     """The training, and what it says of itself."""
 
     def __init__(self, place: Workplace, kind: Kind, name: str, *options: str) -> None:
@@ -151,5 +151,5 @@ def _entry(shown: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
     return next((entry for entry in shown["entries"] if entry["path"] == path), None)
 
 
-def _troubles(given: Iterable[Mapping[str, Any]]) -> Iterable[Trouble]:
-    return (Trouble(item["path"], item["kind"], item["text"], item["kept_version"]) for item in given)
+def _troubles(given: Iterable[Mapping[str, Any]]) -> Iterable[ReportedTrouble]:
+    return (ReportedTrouble(item["path"], item["kind"], item["text"], item["kept_version"]) for item in given)

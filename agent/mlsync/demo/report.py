@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ReportedTrouble:
     """A file that a version does not hold as it lay on the disk."""
 
     path: str
@@ -33,7 +33,7 @@ class VersionMade:
     proved_after_s: float | None
     level: int
     device: str
-    troubles: tuple[Trouble, ...] = ()
+    troubles: tuple[ReportedTrouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

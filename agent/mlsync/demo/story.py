@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mlsync.demo import observed
 from mlsync.demo.kinds import Kind
 from mlsync.demo.ledger import Ledger
-from mlsync.demo.observed import Agent, Trainer
+from mlsync.demo.observed import ObservedAgent, ObservedTrainer
 from mlsync.demo.processes import run_mlsync, wait_for
 from mlsync.demo.report import EpochLosses, Report, Restored, Resumed, Torn
 from mlsync.demo.workplace import Workplace
@@ -57,8 +57,8 @@ class Story:
         """Return the report of a story that ended well; an ``Error`` says where it did not."""
         self._make_repository()
         with ExitStack() as stack:
-            agent = stack.enter_context(Agent(self._place))
-            trainer = stack.enter_context(Trainer(self._place, self._kind, "trainer"))
+            agent = stack.enter_context(ObservedAgent(self._place))
+            trainer = stack.enter_context(ObservedTrainer(self._place, self._kind, "trainer"))
             self._watch_training(agent, trainer)
             self._kill_while_saving(trainer)
             self._wait_for_torn(agent, trainer)
@@ -91,7 +91,7 @@ class Story:
         place.config.write_text(_configured(place.config.read_text(), changes))
         self._tell("mlsync init: made an encrypted repository and a configuration")
 
-    def _watch_training(self, agent: Agent, trainer: Trainer) -> None:
+    def _watch_training(self, agent: ObservedAgent, trainer: ObservedTrainer) -> None:
         self._tell(f"mlsync agent: watches runs/train (process {agent.pid})")
         wait_for(lambda: bool(trainer.events("begins")), [agent, trainer], "the training began")
         self._report.parameter_count = trainer.events("begins")[0]["parameters"]
@@ -105,7 +105,7 @@ class Story:
             self._tell_epochs(trainer)
             ledger.take(agent)
 
-    def _tell_epochs(self, trainer: Trainer) -> None:
+    def _tell_epochs(self, trainer: ObservedTrainer) -> None:
         for event in trainer.news():
             size, suffix = f"{event['bytes'] / _MIB:.1f} MiB", self._kind.suffix
             names = ", ".join(name.removesuffix(suffix) for name in event["files"])
@@ -113,7 +113,7 @@ class Story:
 
     # ------------------------------------------------------------ the machine dies
 
-    def _kill_while_saving(self, trainer: Trainer) -> None:
+    def _kill_while_saving(self, trainer: ObservedTrainer) -> None:
         trainer.send(signal.SIGUSR1)
         wait_for(lambda: bool(trainer.events("stalled")), [trainer], "the trainer was in a write")
         trainer.send(signal.SIGKILL)
@@ -123,7 +123,7 @@ class Story:
         done, whole = event["bytes"] / _MIB, event["of_bytes"] / _MIB
         self._tell(f"SIGKILL in the middle of a save: {self._kind.last_name} has {done:.1f} of {whole:.1f} MiB")
 
-    def _wait_for_torn(self, agent: Agent, trainer: Trainer) -> None:
+    def _wait_for_torn(self, agent: ObservedAgent, trainer: ObservedTrainer) -> None:
         ledger = self._ledger
         while (trouble := ledger.trouble()) is None:
             wait_for(lambda: ledger.has_news(agent), [agent], "the torn checkpoint was named")
@@ -144,7 +144,7 @@ class Story:
             kept_epoch=version.epoch,
         )
 
-    def _stop(self, agent: Agent) -> None:
+    def _stop(self, agent: ObservedAgent) -> None:
         began_s = time.monotonic()
         agent.send(signal.SIGTERM)
         status = self._report.agent_exit_status = agent.wait(_STOP_S)
@@ -152,7 +152,7 @@ class Story:
             raise Error(f"the agent ended with {status} when it was told to stop", where=agent.tail())
         self._tell(f"SIGTERM: the agent ended with 0 in {time.monotonic() - began_s:.1f} s")
 
-    def _look(self, trainer: Trainer) -> Left:
+    def _look(self, trainer: ObservedTrainer) -> Left:
         digests, losses = observed.digests(self._place.run), observed.losses(self._place.run)
         return Left(digests, losses, {epoch: event["sha256"] for epoch, event in trainer.saved().items()})
 
@@ -187,7 +187,7 @@ class Story:
         torn = self._report.torn
         assert torn is not None
         last = max(torn.kept_epoch + EPOCHS_AFTER, torn.epoch)
-        with Trainer(self._place, self._kind, "trainer-resumed", "--resume", "--epochs", str(last)) as trainer:
+        with ObservedTrainer(self._place, self._kind, "trainer-resumed", "--resume", "--epochs", str(last)) as trainer:
             self._tell(f"training: resumes from the restored {self._kind.last_name}, after epoch {torn.kept_epoch}")
             while trainer.is_alive() or trainer.has_news():
                 wait_for(lambda: trainer.has_news() or not trainer.is_alive(), [], "the training went on")

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import mlsync
 from mlsync.demo.checkpoint import Progress
-from mlsync.demo.torch_network import Network, dataset, parameter_count
+from mlsync.demo.torch_network import TorchNetwork, dataset, parameter_count
 
 BATCH_SIZE = 64
 
@@ -30,7 +30,7 @@ class TorchLearner:
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         self._seed = seed
-        self._network = Network()
+        self._network = TorchNetwork()
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=rate, weight_decay=0.01)
         self._train, self._validation = dataset(seed)
 

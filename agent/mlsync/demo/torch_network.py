@@ -25,7 +25,7 @@ class Block(nn.Module):
         return result
 
 
-class Network(nn.Module):
+class TorchNetwork(nn.Module):
     """A residual network that tells classes apart; checkpoints hold it pickled, as Ultralytics' hold its models."""
 
     def __init__(self) -> None:

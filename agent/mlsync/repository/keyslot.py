@@ -70,7 +70,7 @@ class Stretching:
     lanes: int = 4
 
 
-Kind = Literal["passphrase", "key-file"]
+SlotKind = Literal["passphrase", "key-file"]
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +79,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mlsync: str
     format: int
     repository: str
-    kind: Kind
+    kind: SlotKind
     salt: str
     memory_kib: int
     iterations: int
@@ -101,7 +101,7 @@ def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stret
     """Return the bytes of a slot from which *unlock* obtains *master*."""
     if isinstance(unlock, KeyFile):
         check_key_file(unlock)
-        kind: Kind = "key-file"
+        kind: SlotKind = "key-file"
         cost = Stretching(0, 0, 0)
     else:
         kind, cost = "passphrase", stretching
@@ -129,7 +129,7 @@ def parse(body: bytes, where: str) -> Slot:
         if claim.mlsync != "key-slot":
             raise KeySlotDamaged("not a key slot", where=where)
         check_format(claim.format, where, KeySlotDamaged)
-        if claim.kind not in get_args(Kind):
+        if claim.kind not in get_args(SlotKind):
             # A future kind (a key of a cloud's key service) must not keep out those who hold another slot.
             raise newer(f"key slots of kind {claim.kind!r} are not known here", where)
         slot = msgspec.json.decode(body, type=Slot)

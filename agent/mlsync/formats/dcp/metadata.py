@@ -37,7 +37,7 @@ _RANK_METADATA = re.compile(rb"__(\d{1,9})\.metadata")
 _RANK_SHARD = re.compile(rb"__(\d{1,9})_\d{1,9}\.distcp")
 
 
-class Chunk(NamedTuple):
+class TensorChunk(NamedTuple):
     """A part of a tensor: where it begins in each dimension, and how far it goes."""
 
     offsets: tuple[int, ...]
@@ -49,14 +49,14 @@ class DcpTensor(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
-    chunks: tuple[Chunk, ...]
+    chunks: tuple[TensorChunk, ...]
 
 
 class DcpEntry(NamedTuple):
     """Where one chunk of a tensor lies, or (without a *chunk*) one object; *is_packed*: behind a transformation."""
 
     name: str
-    chunk: Chunk | None
+    chunk: TensorChunk | None
     item: Item
     is_packed: bool
 
@@ -110,7 +110,7 @@ def check_union(parts: Sequence[DcpMetadata]) -> None:
 
     Tensors of one name and another shape or type are each rank's own: a rank reads no metadata but its own.
     """
-    union: dict[tuple[str, str, tuple[int, ...]], dict[Chunk, None]] = {}
+    union: dict[tuple[str, str, tuple[int, ...]], dict[TensorChunk, None]] = {}
     for part in parts:
         for name, tensor in part.tensors.items():
             union.setdefault((name, tensor.dtype, tensor.shape), {}).update(dict.fromkeys(tensor.chunks))
@@ -207,7 +207,7 @@ def _tensor(name: str, fields: Mapping[str, object], chunks: list[object]) -> Dc
         offsets, sizes = _counts(parts.get("offsets")), _counts(parts.get("sizes"))
         if offsets is None or sizes is None or not len(offsets) == len(sizes) == len(shape):
             _refuse("chunk without a place in its tensor", name)
-        found.append(Chunk(offsets, sizes))
+        found.append(TensorChunk(offsets, sizes))
     return DcpTensor(_dtype(name, fields.get("properties")), shape, tuple(found))
 
 
@@ -258,7 +258,7 @@ def _entries(
     places: dict[tuple[str, tuple[int, ...] | None], tuple[Item, bool]],
 ) -> Iterator[DcpEntry]:
     """Yield every chunk and object with its item; ``ContainerBroken`` if one has no item, or an item has neither."""
-    wanted: dict[tuple[str, tuple[int, ...] | None], Chunk | None] = {
+    wanted: dict[tuple[str, tuple[int, ...] | None], TensorChunk | None] = {
         (name, chunk.offsets): chunk for name, tensor in tensors.items() for chunk in tensor.chunks
     }
     wanted |= dict.fromkeys(((name, None) for name in objects), None)
@@ -314,13 +314,13 @@ def _check_tensor(name: str, tensor: DcpTensor, left: int, *, is_part: bool = Fa
     return _check_disjoint(name, [chunk for chunk in tensor.chunks if prod(chunk.sizes)], left)
 
 
-def _check_disjoint(name: str, chunks: list[Chunk], left: int) -> int:
+def _check_disjoint(name: str, chunks: list[TensorChunk], left: int) -> int:
     """Sweep over the dimension in which most chunks begin apart; gives what is left of the bound."""
     if len(chunks) <= 1:
         return left
     starts = [len(set(begins)) for begins in zip(*(chunk.offsets for chunk in chunks), strict=True)]
     axis = starts.index(max(starts))
-    reached: list[Chunk] = []  # those that the sweep is inside of
+    reached: list[TensorChunk] = []  # those that the sweep is inside of
     for chunk in sorted(chunks, key=lambda chunk: chunk.offsets[axis]):
         left -= len(reached)
         if left < 0:
@@ -333,7 +333,7 @@ def _check_disjoint(name: str, chunks: list[Chunk], left: int) -> int:
     return left
 
 
-def _overlap(one: Chunk, other: Chunk) -> bool:
+def _overlap(one: TensorChunk, other: TensorChunk) -> bool:
     return all(a < b + b_size and b < a + a_size for a, a_size, b, b_size in zip(*one, *other, strict=True))
 
 

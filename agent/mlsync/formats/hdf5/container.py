@@ -41,7 +41,7 @@ _KERAS_GROUPS: Final = frozenset({"layers", "optimizer", "model_weights", "_laye
 _FILL: Final = 5
 
 
-class Part(NamedTuple):
+class ArrayPart(NamedTuple):
     """Plain bytes of a dataset: all of it, or one chunk; *dtype* is empty where they are no numbers that are known."""
 
     name: str
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 class Hdf5Layout(Layout):
     """An HDF5 file's layout, what lies in its extents, how many things were not looked at, and what it is."""
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ArrayPart, ...] = ()
     packed_count: int = 0
     aside_count: int = 0
     facts: tuple[tuple[str, Fact], ...] = ()
@@ -110,7 +110,7 @@ class _Walk:
     """Walks from the root group to every dataset; an object with several names is looked at under the first."""
 
     def __init__(self, blocks: Blocks) -> None:
-        self.parts: list[Part] = []
+        self.parts: list[ArrayPart] = []
         self.packed_count = 0
         self.aside_count = 0
         self.facts: dict[str, Fact] = {"framework": "hdf5"}
@@ -333,7 +333,7 @@ class _Walk:
         packed: Packed | None = None,
     ) -> None:
         self._spend(3 * held_bytes(Tensor(name, name, "", shape, stride, 0)))
-        self.parts.append(Part(name, at, length, kind.dtype, kind.item_bytes, shape, stride, packed))
+        self.parts.append(ArrayPart(name, at, length, kind.dtype, kind.item_bytes, shape, stride, packed))
 
 
 @contextmanager

@@ -101,14 +101,14 @@ def counted_facts(about: Sequence[bytes]) -> dict[str, Fact]:
     return text_facts(texts)
 
 
-class Header(NamedTuple):
+class SafetensorsHeader(NamedTuple):
     """What a file says before its tensors: their shapes, and what its writer put down as texts."""
 
     shapes: Mapping[str, tuple[int, ...]]
     about: Mapping[str, str]
 
 
-def read_safetensors_header(source: ByteSource) -> Header:
+def read_safetensors_header(source: ByteSource) -> SafetensorsHeader:
     """Return the header alone, for comparing files; raise ``ContainerBroken`` if it does not parse.
 
     Texts of more than a MiB are left out.
@@ -120,7 +120,9 @@ def read_safetensors_header(source: ByteSource) -> Header:
             refuse("tensor without a shape", entry.name, LENGTH_BYTES)
         shapes[entry.name] = entry.shape
     texts = _parsed(about[0]) if about else {}
-    return Header(shapes, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {})
+    return SafetensorsHeader(
+        shapes, {str(key): str(text) for key, text in texts.items()} if isinstance(texts, dict) else {}
+    )
 
 
 def read_header_json(source: ByteSource) -> bytes:

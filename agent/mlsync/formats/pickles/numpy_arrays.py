@@ -15,7 +15,7 @@ from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.pickles.nodes import Call, Global
 
 #: none: the call makes no array. seen: nothing in it would be counted. aside: its numbers are not checked.
-Array = Literal["none", "seen", "aside"]
+ArrayKind = Literal["none", "seen", "aside"]
 
 _DTYPE = re.compile(r"([biufcSU])([0-9]{1,9})")
 _UNCOUNTED = "biuSU"
@@ -26,7 +26,7 @@ _SIZE_MAX = 1 << 63
 _TEXT_WIDTH = 4  # bytes of a character of a text of numpy
 
 
-def array_made_by(call: Call) -> Array:
+def array_made_by(call: Call) -> ArrayKind:
     """Return what kind of array the call makes, if it does; one that lacks bytes is ``ContainerBroken``."""
     func = call.func
     if type(func) is not Global or not func.module.startswith("numpy"):
@@ -42,7 +42,7 @@ def array_made_by(call: Call) -> Array:
     return "none"
 
 
-def _judged(*, shape: object, dtype: object, data: object) -> Array:
+def _judged(*, shape: object, dtype: object, data: object) -> ArrayKind:
     match = _DTYPE.fullmatch(_code(dtype))
     held_bytes = _length(data)
     if match is None or held_bytes is None or not _is_shape(shape):

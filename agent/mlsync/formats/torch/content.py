@@ -10,7 +10,7 @@ from mlsync.formats.faults import read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent
 from mlsync.formats.pickles.machine import GRAPH_BYTES_MAX, PICKLE_BYTES_MAX, Unpickled, unpickle
 from mlsync.formats.torch.facts import torch_facts, torch_numbers
-from mlsync.formats.torch.graph import Found, tensors_in
+from mlsync.formats.torch.graph import FoundTensors, tensors_in
 from mlsync.formats.torch.tensors import StorageTable
 from mlsync.formats.zips.inflate import inflate_head
 from mlsync.formats.zips.record import read_record
@@ -91,7 +91,7 @@ def _unpickled(question: _Question) -> Unpickled:
     return unpickle(question.pickle, 0, room_bytes)
 
 
-def _constants(question: _Question) -> tuple[StorageTable, Found] | None:
+def _constants(question: _Question) -> tuple[StorageTable, FoundTensors] | None:
     """Return the tensors of the second pickle, whose storages lie beside it."""
     if question.constants is None:
         return None
@@ -103,7 +103,7 @@ def _constants(question: _Question) -> tuple[StorageTable, Found] | None:
     return table, found._replace(tensors=named)
 
 
-def _content(pickled: Unpickled, constants: tuple[StorageTable, Found] | None, question: _Question) -> Content:
+def _content(pickled: Unpickled, constants: tuple[StorageTable, FoundTensors] | None, question: _Question) -> Content:
     table = StorageTable(question.layout.extents, f"{question.prefix}data/", question.layout.packed)
     found = tensors_in(pickled.root, table)
     table.add_all(pickled.persistents)

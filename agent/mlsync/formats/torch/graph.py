@@ -40,14 +40,14 @@ _WALKED = frozenset({Pairs, Members, list, tuple, Call, Persistent})
 _Path = tuple["_Path", object, int] | None
 
 
-class Found(NamedTuple):
+class FoundTensors(NamedTuple):
     """The tensors of a pickle, and how many arrays it holds whose numbers were not looked at."""
 
     tensors: list[Tensor]
     aside_count: int
 
 
-def tensors_in(root: object, table: StorageTable) -> Found:
+def tensors_in(root: object, table: StorageTable) -> FoundTensors:
     """Return every tensor once, under the first name that leads to it, in the order of the file."""
     tensors: list[Tensor] = []
     aside_count = 0
@@ -87,7 +87,7 @@ def tensors_in(root: object, table: StorageTable) -> Found:
             msg = "objects nested more deeply than is checked"
             raise NotChecked(msg)
         waiting.append(iter(_parts(node, path, depth)) if isinstance(node, Call) else _below(node, path, depth))
-    return Found(tensors, aside_count)
+    return FoundTensors(tensors, aside_count)
 
 
 class _Makers:

@@ -34,7 +34,7 @@ _U16 = 0xFFFF
 _U32 = 0xFFFFFFFF
 
 
-class Entry(NamedTuple):
+class ZipEntry(NamedTuple):
     """One record in the central directory; *stored_bytes* is its length in the file, *plain_bytes* its content's."""
 
     name: str
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 class Directory:
     """The records in file order, the offset of the central directory, and the name of its first record."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ZipEntry, ...]
     offset: int
     first_name: str = ""
 
@@ -213,7 +213,7 @@ def _refuse_split(disk: int, directory_disk: int, count_here: int, count: int, a
         raise ContainerBroken(msg, offset=at)
 
 
-def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
+def _parse_entries(raw: bytes, end: _End) -> Iterator[ZipEntry]:
     """Yield the directory's entries; together they fill it exactly."""
     at = 0
     left_bytes = NAMES_BYTES_MAX
@@ -242,7 +242,7 @@ def _parse_entries(raw: bytes, end: _End) -> Iterator[Entry]:
         raise ContainerBroken(msg, offset=end.offset + at)
 
 
-def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> Entry:
+def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> ZipEntry:
     _, _, version, flags, method, _, _, crc32, stored_bytes, plain_bytes = fields[:10]
     disk, _, attributes, header_offset = fields[13:]
     name = raw_name.decode("utf-8", "replace") if flags & UTF8 else raw_name.decode("cp437")
@@ -263,7 +263,7 @@ def _entry(fields: tuple[int, ...], raw_name: bytes, extra: bytes, at: int) -> E
     if method == STORED and stored_bytes != plain_bytes:
         msg = "stored record has two different lengths"
         raise ContainerBroken(msg, record=name, offset=at)
-    return Entry(name, raw_name, flags, method, crc32, stored_bytes, plain_bytes, header_offset)
+    return ZipEntry(name, raw_name, flags, method, crc32, stored_bytes, plain_bytes, header_offset)
 
 
 def _zip64_values(extra: bytes, count: int, name: str, at: int) -> list[int]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Extent, Layout, Packed
-from mlsync.formats.zips.directory import STORED, UTF8, Directory, Entry, read_directory
+from mlsync.formats.zips.directory import STORED, UTF8, Directory, ZipEntry, read_directory
 
 _Item = TypeVar("_Item")
 
@@ -48,7 +48,7 @@ def read_zip_layout(source: ByteSource, container: str) -> ZipLayout:
     directory = read_directory(source)
     extents: list[Extent] = []
     packed: dict[str, Packed] = {}
-    unreadable: Entry | None = None
+    unreadable: ZipEntry | None = None
     free_from = 0
     for entry, offset in _data_offsets(source, directory):
         if entry.header_offset < free_from:
@@ -78,7 +78,7 @@ def as_bytes(layout: ZipLayout) -> bytes:
     return marshal.dumps((places, packed, layout.first_name), MARSHAL_VERSION)
 
 
-def _is_unreadable(entry: Entry) -> bool:
+def _is_unreadable(entry: ZipEntry) -> bool:
     return bool(entry.flags & _UNREADABLE) or entry.method not in (STORED, _DEFLATED)
 
 
@@ -91,12 +91,12 @@ def first_record_name(source: ByteSource) -> str | None:
     return head[_LOCAL.size : _LOCAL.size + name_bytes].decode("utf-8", "replace")
 
 
-def _checksum(entry: Entry) -> int | None:
+def _checksum(entry: ZipEntry) -> int | None:
     """Return the CRC of the uncompressed record; 0 means "not computed"."""
     return None if entry.crc32 == 0 and entry.plain_bytes > 0 else entry.crc32
 
 
-def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[Entry, int]]:
+def _data_offsets(source: ByteSource, directory: Directory) -> Iterator[tuple[ZipEntry, int]]:
     """Yield each entry with the offset of its first byte, which only its local header tells."""
     for group in gathered(directory.entries, attrgetter("header_offset")):
         first, last = group[0].header_offset, group[-1]
@@ -120,7 +120,7 @@ def gathered(items: Iterable[_Item], offset_of: Callable[[_Item], int]) -> Itera
         yield group
 
 
-def _data_offset(source: ByteSource, entry: Entry, head: bytes) -> int:
+def _data_offset(source: ByteSource, entry: ZipEntry, head: bytes) -> int:
     at = entry.header_offset
     if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
         msg = "local header missing"
