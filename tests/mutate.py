@@ -55,8 +55,11 @@ def results(module: str, copy: Path) -> list[tuple[dict, dict]]:
 
     def run(*command: str) -> str:
         beside_python = Path(sys.executable).with_name(command[0])
-        done = subprocess.run([beside_python, *command[1:]], cwd=copy, env=environment, check=True, capture_output=True)
-        return done.stdout.decode()
+        words = [beside_python, *command[1:]]
+        done = subprocess.run(words, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     # Unchanged code has to pass, or every mutant would seem to be found.
     run("python", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests)
