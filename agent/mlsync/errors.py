@@ -36,7 +36,7 @@
     |  |- SourceMissing           40   the watched directory is not there
     |  |- SourceUnreadable        41   a file or directory cannot be read
     |  |- ChangedWhileReading     42   a file kept changing
-    |  |- SourceEmptied           43   the directory became empty; the last version stands
+    |  |- SourceEmptied           43   the directory became empty; no version was made
     |  |- SourceUntrusted         44   root would read a directory that others can redirect
     |  `- SourceShrunk            45   most checkpoints are gone at once; mlsync waits for them
     |- CheckpointBroken           50   a checkpoint does not load; its last good content was kept

@@ -125,7 +125,7 @@ def test_init_where_no_configuration_can_be_written(fresh, place):
     ("directories", "words"),
     [
         (["a/yolo", "b/yolo"], "two directories would be run 'yolo'"),
-        (["."], "lies in a watched directory"),
+        (["."], "is inside a watched directory"),
         (["/"], "not a run name"),
         (["a/.hidden"], "not a run name"),
     ],

@@ -21,13 +21,13 @@ from standing import LAST, needs_autogroups, standing_of
 
 pytestmark = pytest.mark.slow
 
-HOLDS = "stands behind others: processor: batch policy, nice 19, its session nice 19; disk: idle class\n"
+HOLDS = "lowest priority: processor: batch policy, nice 19, its session nice 19; disk: idle class\n"
 PATIENCE_S = 120.0
 
 
 @pytest.mark.parametrize("command", WITH_GENTLY)
 def test_gently_and_quickly_are_obeyed(saved, command):
-    """With --gently a command stands behind others and says so with -v, whatever comes of it; with --quickly not."""
+    """With --gently a command gives way to others and says so with -v, whatever its result; not with --quickly."""
     needs_autogroups()
     arguments = ("--pending", "-v") if command == "prove" else ("-v",)
     assert HOLDS in saved.run(command, "--gently", *arguments).err
@@ -36,7 +36,7 @@ def test_gently_and_quickly_are_obeyed(saved, command):
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_terminal_decides_where_nobody_says(saved, is_terminal):
-    """Where stderr is a terminal a backup is quick, and elsewhere it stands behind others."""
+    """Where stderr is a terminal a backup is quick, and elsewhere it gives way to others."""
     needs_autogroups()
     ear, mouth = pty.openpty() if is_terminal else os.pipe()
     process = subprocess.Popen(
@@ -59,7 +59,7 @@ def test_a_terminal_decides_where_nobody_says(saved, is_terminal):
     os.close(ear)
     assert process.wait(PATIENCE_S) == 0
     assert b"store: calls" in said
-    assert (b"stands behind others" in said) is not is_terminal
+    assert (b"lowest priority" in said) is not is_terminal
 
 
 def descendants(pid):

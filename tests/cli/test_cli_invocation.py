@@ -17,12 +17,12 @@ def test_the_passphrase_leaves_the_environment_at_the_start():
         "import os, subprocess, sys\n"
         "from mlsync.cli.invocation import Invocation\n"
         "invocation = Invocation.take()\n"
-        "assert os.fsencode(invocation.passphrase) == b'open \\xff'\n"
-        "assert 'open' not in repr(invocation)\n"
-        "assert b'open' not in open('/proc/self/environ', 'rb').read()\n"
+        "assert os.fsencode(invocation.passphrase) == b'battery-staple \\xff'\n"
+        "assert 'staple' not in repr(invocation)\n"
+        "assert b'staple' not in open('/proc/self/environ', 'rb').read()\n"
         "sys.exit(subprocess.run(['sh', '-c', 'test -z \"$MLSYNC_PASSPHRASE\"']).returncode)\n"
     )
-    environ = {**os.environb, b"MLSYNC_PASSPHRASE": b"open \xff"}
+    environ = {**os.environb, b"MLSYNC_PASSPHRASE": b"battery-staple \xff"}
     assert subprocess.run([sys.executable, "-c", code], env=environ, check=False).returncode == 0
 
 

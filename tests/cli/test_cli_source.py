@@ -208,7 +208,7 @@ def test_broken_checkpoint(saved):
     saved.good("restore", "--to", "back")
     assert (saved.base / "back" / "weights" / "last.pt").read_bytes() == good
     assert "weights/last.pt" in saved.good("versions").out
-    assert "the content of version 2 stands" in saved.good("show").out
+    assert "the content of version 2 is kept" in saved.good("show").out
     last.write_bytes(checkpoint(3))
     saved.good("backup")
 

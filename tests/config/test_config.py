@@ -125,7 +125,7 @@ MISTAKES = {
     "watching its own writes": (
         '[[watch]]\ndirectory = "/srv"\n',
         3,
-        "the repository lies in a watched directory: FILE:3 (move /srv/mlsync elsewhere)",
+        "the repository is inside a watched directory: FILE:3 (move /srv/mlsync elsewhere)",
     ),
     "two secrets": (
         '[key]\npassphrase_file = "/a"\nkey_file = "/b"\n',

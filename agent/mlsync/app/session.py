@@ -141,7 +141,7 @@ class Session:
         return seen_heads(state_path(self.config, self.repository.repository_id))
 
     def prover(self, device: str | None = None, *, run: str | None = None) -> Prover:
-        """Return a prover by the configuration; *device* stands above it, *run* says whose checkpoints they are."""
+        """Return a prover by the configuration; *device* overrides it, *run* says whose checkpoints they are."""
         from mlsync.app.proof_user import runs_as
         from mlsync.proof.prover import Prover  # late, with all parsers of checkpoints
 

@@ -1,4 +1,4 @@
-"""What a shell offers for the value of an argument or option, from this machine alone: no store is asked."""
+"""What a shell offers for the value of an argument or option, from this machine alone, without a request to a store."""
 
 from __future__ import annotations
 

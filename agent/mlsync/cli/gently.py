@@ -49,7 +49,7 @@ def give_way() -> None:
 
 def describe_priorities() -> str:
     """Return the priorities of this process in words."""
-    return f"stands behind others: {describe()}"
+    return f"lowest priority: {describe()}"
 
 
 def _is_watched() -> bool:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import click
 
+import mlsync
 from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.json import service_json
 from mlsync.config.load import SYSTEM_FILE, load, usual_places
+from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
 from mlsync.service.install import MACHINE, NAME, Manager, install, manager_of_user, shortcomings, uninstall
 
@@ -24,8 +26,8 @@ Examples:
   sudo /opt/mlsync/bin/mlsync service install --gpu
   mlsync service install --user
 """
-_user_option = click.option("--user", "is_user", is_flag=True, help="For yourself alone, without root.")
-_force_option = click.option("--force", is_flag=True, help="Give up changes that somebody made to the unit.")
+_user_option = click.option("--user", "is_user", is_flag=True, help="For your own user, without root.")
+_force_option = click.option("--force", is_flag=True, help="Overwrite or remove a unit that was changed.")
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON value on stdout, errors too, and nothing else there."
 )
@@ -57,11 +59,11 @@ def install_command(
 ) -> None:
     """Write the unit mlsync-agent.service, which runs this very mlsync, and say what to do next.
 
-    It goes to /etc/systemd/system, which takes root, or with --user to ~/.config/systemd/user. Nothing is started: the
-    commands that do so are printed, after what the unit still lacks for the configuration.
+    The unit goes to /etc/systemd/system, which takes root, or with --user to ~/.config/systemd/user. install starts
+    nothing: it prints what the unit still lacks for the configuration, and the commands that start it.
 
-    A unit that an earlier install wrote is replaced. One that somebody changed is left as it is (exit status 5) unless
-    --force is given. For settings of your own use a drop-in: systemctl edit mlsync-agent.
+    install replaces a unit that an earlier install wrote. It refuses to replace one that was changed since (exit status
+    5), unless --force is given. For your own settings use a drop-in: systemctl edit mlsync-agent.
     """
     manager = _manager(is_user=is_user)
     if gpu and is_user:
@@ -72,6 +74,10 @@ def install_command(
     else:
         missing = [f"there is no configuration yet: mlsync init URL --watch DIR --config {shlex.quote(str(place))}"]
     command = [*_program(invocation.program), "agent", "--config", str(place)]
+    if manager.is_machines:
+        # The script may be root's although others can change the Python that runs it, or the code.
+        for program in (sys.executable, mlsync.__file__):
+            refuse_untrusted(program, "a service's program")
     written = install(manager, command, gpu=gpu, force=force)
     following = [f"{manager.systemctl} daemon-reload", f"{manager.systemctl} enable --now {NAME}"]
     if not manager.is_machines:
@@ -94,8 +100,8 @@ def install_command(
 def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_json: bool) -> None:
     """Remove the unit mlsync-agent.service, and the drop-in gpu.conf, as mlsync service install wrote them.
 
-    The service has to be disabled before. Configuration, state, repository and drop-ins of your own stay. Where no unit
-    is installed nothing is done.
+    Disable the service first. Configuration, state, repository and your own drop-ins stay. If no unit is installed,
+    uninstall does nothing.
     """
     manager = _manager(is_user=is_user)
     removed = uninstall(manager, force=force)

@@ -84,7 +84,7 @@ def _print(manifest: Manifest, logged: Logged) -> None:
     if root.troubles:
         output.say()
     for trouble in root.troubles:
-        kept = f"the content of version {trouble.kept} stands" if trouble.kept else "not in this version"
+        kept = f"the content of version {trouble.kept} is kept" if trouble.kept else "not in this version"
         output.say(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}: {trouble.text}; {kept}")
 
 

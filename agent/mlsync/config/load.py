@@ -203,7 +203,7 @@ class _Reader:
         for what, place in own.items():
             if os.path.commonpath((watched, os.path.realpath(place))) == watched:
                 at = ("watch", index, "directory")
-                self._refuse(at, f"{what} lies in a watched directory", f"move {place} elsewhere")
+                self._refuse(at, f"{what} is inside a watched directory", f"move {place} elsewhere")
 
     def _refuse(self, at: KeyPath, what: str, advice: str | None) -> NoReturn:
         raise ConfigInvalid(what, where=f"{self._file}:{line_of(self._text, at)}", advice=advice) from None

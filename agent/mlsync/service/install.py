@@ -21,7 +21,7 @@ _UNIT: Final = f"{NAME}.service"
 _DROP_INS: Final = f"{_UNIT}.d"
 _GPU: Final = f"{NAME}-gpu.conf"
 # The last line of what install writes. With it the next install knows a unit that nobody changed, and replaces it.
-_STAMP: Final = "# mlsync service install wrote this file; replace it by a drop-in, not by hand. sha256 of the rest: "
+_STAMP: Final = "# Written by mlsync service install; put changes into a drop-in. sha256 of the rest: "
 _PLAIN: Final = re.compile(r"[\w@+=:,./-]+", re.ASCII)
 
 
