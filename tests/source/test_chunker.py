@@ -353,6 +353,16 @@ def test_a_file_cut_short_while_reading_raises_and_frees_its_buffers(root, opene
             deque((piece.release() for piece in pieces), maxlen=0)
 
 
+def test_a_released_piece_cannot_be_read(root, opened, pool):
+    """The view of a released piece raises, because its buffer may hold other bytes by then."""
+    (root / "a").write_bytes(b"x" * 100)
+    with opened("a") as file:
+        [piece] = read_pieces(file, None, file.data_extents(), pool, 7)
+        piece.release()
+    with pytest.raises(ValueError, match="released"):
+        bytes(piece.view)
+
+
 @pytest.mark.parametrize("structured", [True, False])
 def test_a_reader_that_stops_early_frees_its_buffers(root, opened, pool, structured):
     """Closing the iterator half-way gives back what the reader held."""

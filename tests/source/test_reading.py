@@ -310,3 +310,15 @@ def test_windows_are_taken_from_the_newest_time():
     """A coarse mtime beside a fine ctime does not make a file system coarse."""
     assert window_ns(stat_at(10**18, 10**18 + 5)) == FINE_NS
     assert newest_ns(stat_at(7, 5)) == 7
+
+
+def test_a_file_beside_is_read_whole_or_not_at_all(root, opened, monkeypatch):
+    """A file beside that ends early while it is read counts as none, and so does one over the limit."""
+    (root / "a").write_bytes(b"a")
+    (root / "b").write_bytes(b"0123456789")
+    with opened("a") as file:
+        assert file.read_beside(b"b", limit_bytes=10) == b"0123456789"
+        assert file.read_beside(b"b", limit_bytes=9) is None
+        read = os.pread
+        monkeypatch.setattr(os, "pread", lambda descriptor, length, offset: read(descriptor, length - 1, offset))
+        assert file.read_beside(b"b", limit_bytes=10) is None

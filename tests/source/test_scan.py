@@ -8,7 +8,7 @@ import pytest
 from source_parts import watched
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
-from mlsync.repository import manifest
+from mlsync.repository import validation
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import TIME_NS_MAX, FileStat, Found, Walk, scan
@@ -249,6 +249,11 @@ def raw_stat(**changed):
         ({"st_ctime_ns": 1 << 90}, "ctime_ns", TIME_NS_MAX),
         ({"st_uid": -1}, "uid", 65534),
         ({"st_gid": -1}, "gid", 65534),
+        ({"st_mtime_ns": -5}, "uid", 0),
+        ({"st_mtime_ns": -5}, "gid", 0),
+        ({"st_mtime_ns": -5, "st_uid": (1 << 32) - 1}, "uid", 65534),
+        ({"st_mtime_ns": -5, "st_gid": (1 << 32) - 1}, "gid", 65534),
+        ({"st_mtime_ns": -5, "st_dev": -1}, "device", (1 << 64) - 1),
         ({"st_ino": (1 << 64) - 1, "st_uid": (1 << 32) - 2}, "inode", (1 << 64) - 1),
     ],
 )
@@ -257,8 +262,8 @@ def test_numbers_of_a_file_system_are_kept_as_near_as_can_be(changed, field, val
     stat = FileStat.of(raw_stat(**changed))
     assert getattr(stat, field) == value
     assert CachedFile(stat, 7, b"", ()).stat == stat
-    assert abs(stat.mtime_ns) <= manifest.TIME_NS_MAX
-    assert max(stat.uid, stat.gid) <= manifest.OWNER_MAX
+    assert abs(stat.mtime_ns) <= validation.TIME_NS_MAX
+    assert max(stat.uid, stat.gid) <= validation.OWNER_MAX
 
 
 def test_what_is_left_out_for_its_name_is_noted_or_taken(root):
