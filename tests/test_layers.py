@@ -59,6 +59,18 @@ ARROWS = {
     "": set(),
     "__main__": {"cli"},
 }
+# What each folder of the parsers may import besides itself and the modules beside the folders, which import none of
+# them; ``containers`` and ``sniff`` choose between the parsers and import all.
+FORMATS = {
+    "zips": set(),
+    "pickles": set(),
+    "hdf5": set(),
+    "libraries": set(),
+    "torch": {"zips", "pickles"},
+    "archives": {"zips", "pickles", "torch"},
+    "dcp": {"zips", "pickles", "torch", "libraries"},
+    "groups": {"dcp", "libraries"},
+}
 # Where a large library may be mentioned at all: in the one place that wraps it.
 HOMES = {
     "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
@@ -122,6 +134,23 @@ def test_imports_point_down(module):
     for imported in imports_of(module, whole=True):
         if imported.split(".")[0] == "mlsync":
             assert layer_of(imported) in allowed, f"{module} imports {imported}"
+
+
+def folder_of(module):
+    """The folder of a parser, empty for a module beside the folders."""
+    return module.split(".")[2] if module.count(".") > 2 else ""
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("mlsync.formats.")))
+def test_parsers_import_down(module):
+    """A parser imports its own folder, what all parsers share, and the folders that its own may import."""
+    if module in ("mlsync.formats.containers", "mlsync.formats.sniff"):
+        return
+    folder = folder_of(module)
+    allowed = {"", folder} | FORMATS.get(folder, set())
+    for imported in imports_of(module, whole=True):
+        if imported.startswith("mlsync.formats."):
+            assert folder_of(imported) in allowed, f"{module} imports {imported}"
 
 
 def test_every_layer_is_known():
