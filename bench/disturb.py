@@ -27,7 +27,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import report
-from peers import Mlsync, Peer, Restic, Rsync
+from peers import Mlsync, Peer, Restic, Rsync, source_of
 
 ROOT = Path(__file__).parent.parent
 TRAINER = Path(__file__).parent / "training" / "steady.py"
@@ -304,16 +303,6 @@ class AgentBefore(Agent):
 
     def __init__(self, source: Path) -> None:
         self.source = source
-
-
-def source_of(commit: str, into: Path) -> Path:
-    """The agent's source as it was at *commit*."""
-    into.mkdir()
-    packed = into / "agent.tar"
-    subprocess.run(["git", "-C", ROOT, "archive", "-o", packed, commit, "agent"], check=True)
-    with tarfile.open(packed) as archive:
-        archive.extractall(into, filter="data")
-    return into / "agent"
 
 
 # ---------------------------------------------------------------- the turns

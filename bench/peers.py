@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -123,6 +124,19 @@ class MlsyncWithoutDevice(Mlsync):
 
     name = "mlsync no device proof"
     proof_lines = 'device = "none"\n'
+
+
+class MlsyncBefore(Mlsync):
+    """The agent of an older commit, whose sources lie in *agent*."""
+
+    name = "mlsync before"
+
+    def __init__(self, place: Path, agent: Path) -> None:
+        super().__init__(place)
+        self._agent = agent
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"PYTHONPATH": str(self._agent)}
 
 
 class Restic(Peer):
@@ -270,3 +284,13 @@ def chosen(names: str | None, place: Path, *, without: Sequence[str] = ()) -> li
 
 def versions(peers: Sequence[Peer]) -> dict[str, str]:
     return {peer.name: peer.version() for peer in peers}
+
+
+def source_of(commit: str, into: Path) -> Path:
+    """The agent's source as it was at *commit*."""
+    into.mkdir()
+    packed = into / "agent.tar"
+    subprocess.run(["git", "-C", Path(__file__).parents[1], "archive", "-o", packed, commit, "agent"], check=True)
+    with tarfile.open(packed) as archive:
+        archive.extractall(into, filter="data")
+    return into / "agent"

@@ -23,9 +23,8 @@ import tempfile
 from pathlib import Path
 
 import report
-from disturb import source_of
 from gpu_proof import STEPS, step
-from peers import SECRET, MlsyncWithoutDevice
+from peers import SECRET, MlsyncWithoutDevice, source_of
 
 AGENT = Path(__file__).parents[1] / "agent"
 NOW, BEFORE = "now", "before"

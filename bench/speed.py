@@ -1,11 +1,12 @@
 """The whole way of large checkpoints, beside ``cp`` and other tools: first backup, unchanged, touched, restore.
 
-    python bench/speed.py [--gib 4] [--files 1] [--rounds 5] [--peers mlsync,restic] [--quick]
+    python bench/speed.py [--gib 4] [--files 1] [--rounds 5] [--peers mlsync,restic] [--before COMMIT] [--quick]
 
 Makes torch checkpoints of float32 weights: ``randn * 0.02``, which is how trained weights look to a compressor but no
 training's result (bench/size.py has those). In each round every tool in turn makes its first backup into an empty
 repository, one with nothing changed, one after each file was touched but not changed, and restores to an empty place;
-rclone, rsync and cp have nothing to tell of touched files and skip that. ``cp`` and fsync of the same bytes runs right
+rclone, rsync and cp have nothing to tell of touched files and skip that. With *before*, the
+agent of an older commit takes its turn as one more tool. ``cp`` and fsync of the same bytes runs right
 before each step that is compared with it. Before each step the machine is brought into the same state (see warm.py):
 what is read next is in the page cache, memory is full, nothing is left to be written. A log that grows comes last.
 
@@ -25,7 +26,7 @@ from pathlib import Path
 import peers
 import report
 import trees
-from peers import Mlsync, MlsyncWithoutDevice, Peer
+from peers import Mlsync, MlsyncBefore, MlsyncWithoutDevice, Peer
 from process import Ran, run
 from warm import Warmer
 
@@ -55,6 +56,9 @@ def main() -> None:
         source = place / "run"
         make_checkpoints(source, arguments.gib, arguments.files)
         tools = peers.chosen(arguments.peers, place / "peers", without=SLOW)
+        if arguments.before is not None:
+            agent = peers.source_of(arguments.before, place / "before")
+            tools.insert(0, MlsyncBefore(place / "peers" / "before", agent))
         warmer = Warmer(place)
         runs = [one for number in range(arguments.rounds) for one in one_round(number, source, tools, warmer)]
         result = {
@@ -62,6 +66,7 @@ def main() -> None:
             "size_bytes": trees.size_bytes(source),
             "file_count": arguments.files,
             "rounds": arguments.rounds,
+            "before": arguments.before,
             "tools": peers.versions(tools),
             "steps": summary(runs),
             "appended_log": appended_log(place, tools, warmer, arguments.quick),
@@ -77,6 +82,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=1, help="number of files that it is in")
     parser.add_argument("--rounds", type=int, default=None, help="default 5; quick: 2")
     parser.add_argument("--peers", default=None, help=f"names of tools, with commas; default: all but {SLOW[0]}")
+    parser.add_argument("--before", metavar="COMMIT", default=None, help="also the agent of this commit, in turn")
     arguments = parser.parse_args()
     arguments.gib = arguments.gib or (0.25 if arguments.quick else 4.0)
     arguments.rounds = arguments.rounds or (2 if arguments.quick else 5)
