@@ -1,8 +1,8 @@
-"""Make a golden repository: what an mlsync of today writes, kept for ever, so that every later one is known to read it.
+"""Make a golden repository with this mlsync: it is kept for ever, so that tests show that every later mlsync reads it.
 
-``python tests/golden/make.py NAME`` makes ``tests/golden/NAME`` with what its versions hold beside it, and refuses one
-that is there: a golden repository is never edited and never made again. The numbers of its key slots are weak on
-purpose; the passphrase stands in ``expected.json``.
+``python tests/golden/make.py NAME`` makes ``tests/golden/NAME`` and describes its versions in ``expected.json``.
+It refuses a name that exists: a golden repository is never edited and never made again. Its key slots are weak on
+purpose, and ``expected.json`` has the passphrase.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Trainer:
         self.epoch = 0
 
     def begin(self) -> None:
-        """Write what there is before the first epoch: one of each kind of entry, and the oddest names."""
+        """Write the files before the first epoch: one entry of each kind, and odd names."""
         labels = self.directory / "labels"
         labels.mkdir(parents=True)
         for number in range(LABEL_COUNT):
@@ -135,7 +135,7 @@ def make(place: Path, work: Path) -> None:
 
 
 def prove_later(repository: Repository, versions: list[dict[str, Any]]) -> None:
-    """Prove the first version again, as a machine with another device would, and note what it comes to."""
+    """Prove the first version again, as a machine with another device would, and describe the result."""
     stored = repository.stored("yolo-1", 1)
     with Prover(ProofOptions(device="cpu")) as prover, LaterProver(repository, prover, SilentMonitor()) as later:
         result = later.anew(stored)
@@ -143,7 +143,7 @@ def prove_later(repository: Repository, versions: list[dict[str, Any]]) -> None:
 
 
 def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]]) -> dict[str, Any]:
-    """What must be found of a version, told by the source's files; labels are all alike and only counted."""
+    """Describe a version by the files of its source; labels are all alike and only counted."""
     entries = [entry for entry in manifest.entries if not entry.path.startswith(b"labels/")]
     kept = {trouble.path for trouble in manifest.root.troubles}
     return {
@@ -188,7 +188,7 @@ def _text(path: bytes) -> str:
 
 
 def main() -> None:
-    """Make the repository that is named on the command line, and note the digests of its files."""
+    """Make the repository that is named on the command line, and write the digests of its files."""
     place = HERE / sys.argv[1]
     if place.exists():
         sys.exit(f"{place} is there: a golden repository is never made again")

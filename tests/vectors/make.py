@@ -1,8 +1,8 @@
-"""Write the test vectors of this folder: objects sound and not, each with what a reader must say of it.
+"""Write the test vectors of this folder: sound and damaged objects, each with the result that a reader must give.
 
-A vector is a text header and, after an empty line, the object in hexadecimal. All randomness is fixed, so that a run
-gives the same files. Run it when a vector is added; a vector that is there is never changed, because a reader of
-somebody else's may rest on it: this script refuses.
+A vector is a text header and, after an empty line, the object in hexadecimal. All randomness is fixed: each run gives
+the same files. Run it when a vector is added. It refuses to change an existing vector, since readers of others may
+rely on it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Vector = tuple[str, str, dict[str, str], bytes]
 def pack(
     chunks: list[tuple[bytes, Coding, bytes]], *, keys: Keys = KEYS, change: Callable[[list[ChunkRecord]], None] = list
 ) -> bytes:
-    """A pack of (plain, coding, coded) chunks; *change* has its way with the records before they are sealed."""
+    """A pack of (plain, coding, coded) chunks; *change* changes the records before they are sealed."""
     seal = PackSeal(keys, PACK_ID)
     body, records = bytearray(seal.header), []
     for ordinal, (plain, coding, coded) in enumerate(chunks):
@@ -59,12 +59,12 @@ def pack(
 
 
 def raw(*chunks: bytes) -> list[tuple[bytes, Coding, bytes]]:
-    """Chunks that are stored as they are."""
+    """Chunks that are stored raw."""
     return [(chunk, Coding.RAW, chunk) for chunk in chunks]
 
 
 def manifest(coding: int, plain_bytes: int, coded: bytes, *, name: str = VERSION_NAME, version: int = 1) -> bytes:
-    """A manifest object, by hand: what our writer chooses to compress is not part of the format."""
+    """A manifest object, made by hand: what the writer compresses is not part of the format."""
     head = struct.pack("<8sHBBI32s", b"mlsyncM\0", version, 1, coding, plain_bytes, SALT)
     return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
 
@@ -246,7 +246,7 @@ def files() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write what is new; refuse to change what is there."""
+    """Write new vectors; refuse to change existing ones."""
     for name, text in files():
         path = HERE / name
         if path.exists() and path.read_text() != text:

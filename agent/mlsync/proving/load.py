@@ -28,7 +28,7 @@ from mlsync.repository.tokens import EntryKind
 from mlsync.target.target import FilePlan, IsNamed, Target
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories
-from mlsync.versions.stored_file import Part
+from mlsync.versions.stored_file import FileSpan
 from mlsync.versions.units import Entries
 
 # The state directory may be on the trainer's disk, which a proof must not fill.
@@ -125,7 +125,7 @@ def _own(entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, mode=mode, uid=os.geteuid(), gid=os.getegid())
 
 
-def _contents(plan: FilePlan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[Part, Plain]]:
+def _contents(plan: FilePlan, chunks: Iterator[Plain], tick: Callable[[], None]) -> Iterator[tuple[FileSpan, Plain]]:
     for part in plan.missing:
         yield part, next(chunks)
         tick()

@@ -19,7 +19,7 @@ HEADER_BYTES_MAX = 4096
 ID_BYTES = 16
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RepositoryHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The fields of the header; *check* is in hexadecimal."""
 
     mlsync: str
@@ -51,18 +51,18 @@ class _Claim(msgspec.Struct):
 
 def encode(keys: Keys, *, conditional_create: bool) -> bytes:
     """Return the header's bytes."""
-    header = Header("repository", tokens.FORMAT_VERSION, keys.repository_id.hex(), conditional_create, "")
+    header = RepositoryHeader("repository", tokens.FORMAT_VERSION, keys.repository_id.hex(), conditional_create, "")
     return _write(msgspec.structs.replace(header, check=_check(header, keys)))
 
 
-def decode(body: bytes, where: str) -> Header:
+def decode(body: bytes, where: str) -> RepositoryHeader:
     """Return the decoded header, or raise ``ObjectDamaged`` or ``FormatUnsupported``; *where* is the store's URL."""
     try:
         claim = msgspec.json.decode(body, type=_Claim)
         if claim.mlsync != "repository":
             raise ObjectDamaged("the header is not a repository's", where=f"{where} {names.HEADER}")
         check_format(claim.format, f"{where} {names.HEADER}")
-        header = msgspec.json.decode(body, type=Header)
+        header = msgspec.json.decode(body, type=RepositoryHeader)
         is_id = len(header.repository_id) == ID_BYTES and header.repository_id.hex() == header.id
         if not is_id or _write(header) != body:
             raise ValueError("not written so by any mlsync")
@@ -91,9 +91,9 @@ def check_key_kind(key_kind: int, where: str, damage: type[Error] = ObjectDamage
         raise newer(f"key kind {key_kind} is not known here", where)
 
 
-def _check(header: Header, keys: Keys) -> str:
+def _check(header: RepositoryHeader, keys: Keys) -> str:
     return keys.of("header", header.bound()).hex()
 
 
-def _write(header: Header) -> bytes:
+def _write(header: RepositoryHeader) -> bytes:
     return msgspec.json.format(msgspec.json.encode(header), indent=2) + b"\n"

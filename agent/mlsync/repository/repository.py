@@ -121,7 +121,7 @@ class Repository:
             raise RepositoryExists(what, where=store.url, advice="nothing was changed")
 
     @classmethod
-    def look(cls, store: Store) -> header.Header:
+    def look(cls, store: Store) -> header.RepositoryHeader:
         """Return the header, without a key; raise ``RepositoryMissing``, or the error in the header."""
         try:
             return read_twice(lambda: header.decode(_header(store), store.url))
@@ -132,7 +132,12 @@ class Repository:
 
     @classmethod
     def open(
-        cls, store: Store, unlock: Unlock, *, found: header.Header | None = None, likely_slot: str | None = None
+        cls,
+        store: Store,
+        unlock: Unlock,
+        *,
+        found: header.RepositoryHeader | None = None,
+        likely_slot: str | None = None,
     ) -> Repository:
         """Open a repository with a passphrase or key file, or raise what is missing or wrong.
 

@@ -23,7 +23,7 @@ SLOTS_MAX: Final = 64
 COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
 
 
-def unlocked(store: Store, unlock: Unlock, found: header.Header, likely: str | None) -> tuple[str, bytes]:
+def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> tuple[str, bytes]:
     """Return the name of a key slot that opens, and the master key in it; raise an error if none opens.
 
     *likely* is the name of the slot that opened before: it is tried first, and mostly alone.
@@ -36,7 +36,9 @@ def read_slot(store: Store, key: str) -> Slot:
     return read_twice(lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key)))
 
 
-def _open_likely(store: Store, unlock: Unlock, found: header.Header, key: str | None) -> tuple[str, bytes] | None:
+def _open_likely(
+    store: Store, unlock: Unlock, found: header.RepositoryHeader, key: str | None
+) -> tuple[str, bytes] | None:
     if key is None or not names.is_key_slot(key):
         return None
     with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, NotFound):
@@ -52,7 +54,7 @@ class _Search:
 
     store: Store
     unlock: Unlock
-    found: header.Header
+    found: header.RepositoryHeader
     fault: Error | None = None
     left_out_count: int = 0
     slots: list[tuple[int, str, Slot]] = field(default_factory=list)

@@ -12,7 +12,7 @@ from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.target.target import FilePlan, Target
-from mlsync.versions.stored_file import Part
+from mlsync.versions.stored_file import FileSpan
 
 #: The errors of one file, which leave the others as they are.
 FILE_ERRORS: Final = (Damage, ObjectArchived, TargetBlocked)
@@ -101,7 +101,7 @@ class FileWriter:
                 return at + 1, None
         return len(plans), None
 
-    def _write_one(self, plan: FilePlan, contents: Iterator[tuple[Part, Plain | bytes]]) -> None:
+    def _write_one(self, plan: FilePlan, contents: Iterator[tuple[FileSpan, Plain | bytes]]) -> None:
         self._tick()
         try:
             self._target.write(plan, self._with_progress(contents))
@@ -116,7 +116,9 @@ class FileWriter:
             self._lost_packs[error.where] = error
         self._fail(plan.entry.path, error)
 
-    def _with_progress(self, contents: Iterator[tuple[Part, Plain | bytes]]) -> Iterator[tuple[Part, Plain | bytes]]:
+    def _with_progress(
+        self, contents: Iterator[tuple[FileSpan, Plain | bytes]]
+    ) -> Iterator[tuple[FileSpan, Plain | bytes]]:
         for part, plain in contents:
             yield part, plain
             self._task.advance(part.length)
@@ -139,7 +141,7 @@ class _Fetched:
         self._plan = plan
         self._chunks = chunks
 
-    def contents(self) -> Iterator[tuple[Part, Plain]]:
+    def contents(self) -> Iterator[tuple[FileSpan, Plain]]:
         for part in self._plan.missing:
             try:
                 plain = next(self._chunks)
@@ -149,7 +151,7 @@ class _Fetched:
             yield part, plain
 
 
-def _ref(part: Part) -> ChunkRef:
+def _ref(part: FileSpan) -> ChunkRef:
     assert part.ref is not None
     return part.ref
 
@@ -158,5 +160,5 @@ def _needs(plan: FilePlan, pack: str) -> bool:
     return any(_pack_key(part) == pack for part in plan.missing)
 
 
-def _pack_key(part: Part) -> str:
+def _pack_key(part: FileSpan) -> str:
     return names.pack(_ref(part).pack)

@@ -29,7 +29,7 @@ from mlsync.target.metadata import Notice
 from mlsync.target.os_errors import blocked
 from mlsync.target.staging import Staging, write_at
 from mlsync.target.temporary import TemporaryFile, make_named, open_leftover, open_temporary
-from mlsync.versions.stored_file import Part, parts_of
+from mlsync.versions.stored_file import FileSpan, parts_of
 
 _COPY_BYTES: Final = 4 << 20
 _LOOK: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,9 +46,9 @@ class FilePlan:
     """
 
     entry: Entry
-    in_place: list[Part]
-    leftover: list[Part]
-    missing: list[Part]
+    in_place: list[FileSpan]
+    leftover: list[FileSpan]
+    missing: list[FileSpan]
 
     @property
     def needed_bytes(self) -> int:
@@ -123,7 +123,7 @@ class Target(TargetDirectories):
         os.close(descriptor)
         return None
 
-    def _leftover(self, parent: int, name: bytes, parts: list[Part]) -> set[int]:
+    def _leftover(self, parent: int, name: bytes, parts: list[FileSpan]) -> set[int]:
         descriptor = open_leftover(parent, name)
         if descriptor is None:
             return set()
@@ -132,7 +132,7 @@ class Target(TargetDirectories):
         finally:
             os.close(descriptor)
 
-    def write(self, plan: FilePlan, contents: Iterable[tuple[Part, Buffer]]) -> None:
+    def write(self, plan: FilePlan, contents: Iterable[tuple[FileSpan, Buffer]]) -> None:
         """Make the whole file under a temporary name, check it, and rename it.
 
         A file that fails leaves nothing behind; one that is given up halfway stays for the next restore.
@@ -156,7 +156,7 @@ class Target(TargetDirectories):
                 os.close(temporary.descriptor)
 
     def _fill(
-        self, temporary: TemporaryFile, name: bytes, plan: FilePlan, contents: Iterable[tuple[Part, Buffer]]
+        self, temporary: TemporaryFile, name: bytes, plan: FilePlan, contents: Iterable[tuple[FileSpan, Buffer]]
     ) -> None:
         """Give the temporary file the content of the version; raise ``ObjectDamaged`` if its digest differs."""
         entry, descriptor = plan.entry, temporary.descriptor
@@ -228,7 +228,7 @@ class Target(TargetDirectories):
 
     # ------------------------------------------------------------ inside
 
-    def _matching(self, descriptor: int, parts: list[Part]) -> set[int]:
+    def _matching(self, descriptor: int, parts: list[FileSpan]) -> set[int]:
         """Return the offsets of the parts that an open file already holds."""
         size_bytes = os.fstat(descriptor).st_size
         return {
@@ -237,7 +237,7 @@ class Target(TargetDirectories):
             if part.offset + part.length <= size_bytes and self._holds(descriptor, part, self._scratch(part.length))
         }
 
-    def _holds(self, descriptor: int, part: Part, buffer: memoryview) -> bool:
+    def _holds(self, descriptor: int, part: FileSpan, buffer: memoryview) -> bool:
         assert part.ref is not None
         self._tick()
         return os.preadv(descriptor, [buffer], part.offset) == len(buffer) and self._is_named(buffer, part.ref.name)
@@ -251,7 +251,7 @@ class Target(TargetDirectories):
             return False
         return all(is_zero(descriptor, offset, length, self._tick) for offset, length in entry.holes)
 
-    def _copy(self, temporary: TemporaryFile, name: bytes, parts: list[Part]) -> None:
+    def _copy(self, temporary: TemporaryFile, name: bytes, parts: list[FileSpan]) -> None:
         """Copy parts from the file *name*; the digest shows whether they changed meanwhile."""
         descriptor = os.open(name, _READ, dir_fd=temporary.parent)
         try:

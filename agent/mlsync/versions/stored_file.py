@@ -20,31 +20,31 @@ SMALL_BYTES_MAX: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A stretch of a file: a chunk, or a hole where *ref* is ``None``."""
+class FileSpan:
+    """A span of a file: a chunk, or a hole if *ref* is ``None``."""
 
     offset: int
     length: int
     ref: ChunkRef | None
 
 
-def parts_of(entry: Entry) -> list[Part]:
-    """Return the stretches of a file in order; they cover it exactly."""
-    parts: list[Part] = []
+def parts_of(entry: Entry) -> list[FileSpan]:
+    """Return the spans of a file in order; they cover it exactly."""
+    parts: list[FileSpan] = []
     offset = 0
     holes = iter((*entry.holes, (entry.size_bytes, 0)))
     hole_offset, hole_length = next(holes)
     for ref in entry.chunks:
         while offset == hole_offset and hole_length:
-            parts.append(Part(offset, hole_length, None))
+            parts.append(FileSpan(offset, hole_length, None))
             offset += hole_length
             hole_offset, hole_length = next(holes)
         if offset + ref.plain_bytes > hole_offset:
             raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}")
-        parts.append(Part(offset, ref.plain_bytes, ref))
+        parts.append(FileSpan(offset, ref.plain_bytes, ref))
         offset += ref.plain_bytes
     if hole_length:
-        parts.append(Part(offset, hole_length, None))
+        parts.append(FileSpan(offset, hole_length, None))
         offset += hole_length
     if offset != entry.size_bytes:
         raise ManifestDamaged(f"chunks and holes do not cover the file: {entry.path!r}")
