@@ -1,4 +1,4 @@
-"""A section of a file as a file of its own, so that parsers of whole files can read files inside a file."""
+"""Sources inside others: a section of a file, or bytes in memory, so that a parser of whole files can read them."""
 
 from __future__ import annotations
 
@@ -38,3 +38,15 @@ class Section:
                 self._tail = self._source.read_at(self._offset + tail_at, self.size_bytes - tail_at)
             return self._tail[offset - tail_at : end - tail_at]
         return self._source.read_at(self._offset + offset, length)
+
+
+class BytesSource:
+    """Bytes in memory as a file."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size_bytes = len(data)
+        self._data = data
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return the *length* bytes at *offset*."""
+        return self._data[offset : offset + length]

@@ -15,7 +15,7 @@ from mlsync.formats.archives.model_zips import has_weights_name, is_torch_packag
 from mlsync.formats.archives.torch_package import read_package
 from mlsync.formats.faults import MeaningBroken, NotChecked, RecordDamaged, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent
-from mlsync.formats.section import Section
+from mlsync.formats.section import BytesSource, Section
 from mlsync.formats.zips.npz import read_npz_content
 from mlsync.formats.zips.record import read_record
 from mlsync.formats.zips.zip_layout import ZipLayout
@@ -95,7 +95,7 @@ def _read_file(
         return
     inner: ByteSource = Section(source, extent.offset, extent.length)
     if packed is not None:
-        inner = _InMemory(read_record(source, layout, extent, UNPACKED_BYTES_MAX, "compressed file"))
+        inner = BytesSource(read_record(source, layout, extent, UNPACKED_BYTES_MAX, "compressed file"))
     try:
         if extent.name.endswith(".npy"):
             content = _of_array(inner)
@@ -123,18 +123,6 @@ def _of_array(inner: ByteSource) -> Content | None:
     if inner.size_bytes < len(_NUMPY) or inner.read_at(0, len(_NUMPY)) != _NUMPY:
         return None
     return read_npz_content(inner, ZipLayout("npz", inner.size_bytes, (Extent("array", 0, inner.size_bytes),)))
-
-
-class _InMemory:
-    """A file that was unpacked."""
-
-    def __init__(self, data: bytes) -> None:
-        self.size_bytes = len(data)
-        self._data = data
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return the *length* bytes at *offset*."""
-        return self._data[offset : offset + length]
 
 
 # ---------------------------------------------------------------- whose it is

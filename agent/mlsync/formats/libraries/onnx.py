@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
 from mlsync.formats.libraries.onnx_message import FIXED_BYTES, RAW_DATA, ModelWalk, OnnxTensor
+from mlsync.formats.section import BytesSource
 from mlsync.formats.strides import dense_stride
 from mlsync.values import Fact
 
@@ -128,21 +129,9 @@ def _check_size(tensor: OnnxTensor, kind: _Kind) -> int:
 def read_external(data: bytes) -> dict[str, int]:
     """Return the files with a model's external tensors, and how many bytes each must have at least."""
     files: dict[str, int] = {}
-    for tensor in read_onnx_layout(_Held(data)).described:
+    for tensor in read_onnx_layout(BytesSource(data)).described:
         kind = _KINDS.get(tensor.kind)
         if tensor.external is not None and kind is not None:
             end = tensor.external.offset + _check_size(tensor, kind)
             files[tensor.external.location] = max(end, files.get(tensor.external.location, 0))
     return files
-
-
-class _Held:
-    """Bytes in memory as a file."""
-
-    def __init__(self, data: bytes) -> None:
-        self.size_bytes = len(data)
-        self._data = data
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return the *length* bytes at *offset*."""
-        return self._data[offset : offset + length]

@@ -43,9 +43,9 @@ def array_made_by(call: Call) -> ArrayKind:
 
 
 def _judged(*, shape: object, dtype: object, data: object) -> ArrayKind:
-    match = _DTYPE.fullmatch(_code(dtype))
+    match = _DTYPE.fullmatch(dtype_code(dtype)[0])
     held_bytes = _length(data)
-    if match is None or held_bytes is None or not _is_shape(shape):
+    if match is None or held_bytes is None or not is_shape(shape):
         return "aside"
     kind, width = match[1], int(match[2]) * (_TEXT_WIDTH if match[1] == "U" else 1)
     needed = prod(shape) * width
@@ -54,11 +54,14 @@ def _judged(*, shape: object, dtype: object, data: object) -> ArrayKind:
     return "seen" if kind in _UNCOUNTED or not needed else "aside"
 
 
-def _code(dtype: object) -> str:
-    """Return numpy's code of the type without its byte order (``f4``); empty for records and for objects."""
+def dtype_code(dtype: object) -> tuple[str, str]:
+    """Return numpy's code of the type (``f4``) and its byte order; both empty for what is no type."""
     if type(dtype) is not Call or type(dtype.func) is not Global or dtype.func.name != "dtype":
-        return ""
-    return dtype.args[0] if dtype.args and type(dtype.args[0]) is str else ""
+        return "", ""
+    state = dtype.then.state if dtype.then is not None else None
+    order = state[1] if type(state) is tuple and len(state) > 1 else ""
+    code = dtype.args[0] if dtype.args else ""
+    return code if isinstance(code, str) else "", order if isinstance(order, str) else ""
 
 
 def _length(data: object) -> int | None:
@@ -74,7 +77,8 @@ def _length(data: object) -> int | None:
     return None
 
 
-def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
+def is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
+    """Return whether a node is a shape of an array."""
     return (
         type(shape) is tuple
         and len(shape) <= _DIMENSIONS_MAX

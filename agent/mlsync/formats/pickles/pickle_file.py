@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 from mlsync.formats.faults import NotChecked, read_bounded
 from mlsync.formats.layout import ByteSource, ContainerBroken, Content, Extent, Layout, Storage, Tensor
@@ -19,6 +19,7 @@ from mlsync.formats.pickles import machine as pickle_machine
 from mlsync.formats.pickles.counts import counts_in
 from mlsync.formats.pickles.machine import Machine, PickleCutShort
 from mlsync.formats.pickles.nodes import Call, Global, Members, Pairs
+from mlsync.formats.pickles.numpy_arrays import dtype_code, is_shape
 from mlsync.formats.strides import dense_stride
 from mlsync.values import Fact
 
@@ -30,8 +31,6 @@ _STEP_FACTOR = 4
 # Shorter byte strings stay in the graph, where they cost less than an extent
 _RAW_BYTES_MIN = 1024
 _RAW_ROOM_BYTES = 1024
-_DIMENSIONS_MAX = 64
-_SIZE_MAX = 1 << 63
 _TEXT_CHARS_MAX = 200
 _RECONSTRUCT_PARTS = 5  # version, shape, type, whether it is column by column, bytes
 _FROM_BUFFER_ARGUMENTS = 4  # bytes, type, shape, order
@@ -220,7 +219,7 @@ class _Reader:
             self.inner.append(root)
             return end
         shape = fields.get("shape")
-        if width is None or not _is_shape(shape):
+        if width is None or not is_shape(shape):
             raise NotChecked("array of joblib of a type that is not known here", offset=at)
         if fields.get("numpy_array_alignment_bytes") is not None:
             at += 1 + read_bounded(self._source, at, 1, "array's padding")[0]
@@ -300,14 +299,14 @@ def _view(name: str, array: _Array) -> tuple[str, int, tuple[int, ...], tuple[in
     """Return type, width of an element, shape and stride; ``None`` where the array is of nothing that is known here."""
     width, has_objects = _width(array.dtype)
     shape = array.shape
-    if width is None or has_objects or not _is_shape(shape):
+    if width is None or has_objects or not is_shape(shape):
         return None
     length, needed = len(array.data) if isinstance(array.data, bytes) else array.data.length, prod(shape) * width
     if length != needed:
         offset = array.data.offset if isinstance(array.data, Raw) else None
         what = f"array of shape {shape[:8]} needs {needed} bytes, there are {length}"
         raise ContainerBroken(what, record=name, offset=offset)
-    code, order = _code(array.dtype)
+    code, order = dtype_code(array.dtype)
     dtype = _torch_name(code, width) if order != ">" else None
     stride = dense_stride(name, shape[::-1])[::-1] if array.is_fortran else dense_stride(name, shape)
     if dtype is None:
@@ -322,19 +321,9 @@ def _torch_name(code: str, width: int) -> str | None:
     return f"{kind}{8 * width}" if kind is not None and width in _WIDTHS[code[:1]] else None
 
 
-def _code(dtype: object) -> tuple[str, str]:
-    """Return numpy's code of the type (``f4``) and its byte order; both empty for what is no type."""
-    if type(dtype) is not Call or type(dtype.func) is not Global or dtype.func.name != "dtype":
-        return "", ""
-    state = dtype.then.state if dtype.then is not None else None
-    order = state[1] if type(state) is tuple and len(state) > 1 else ""
-    code = dtype.args[0] if dtype.args else ""
-    return code if isinstance(code, str) else "", order if isinstance(order, str) else ""
-
-
 def _width(dtype: object) -> tuple[int | None, bool]:
     """Return how many bytes an element has, if that is known, and whether it is, or may hold, an object of Python."""
-    code, _ = _code(dtype)
+    code, _ = dtype_code(dtype)
     if code[:1] == "O":
         return None, True
     match = _CODE.fullmatch(code)
@@ -353,14 +342,6 @@ def _mentions_objects(state: object) -> bool:
         return False
     flags = state[_DTYPE_PARTS - 1]
     return type(flags) is int and bool(flags & _HAS_OBJECTS)
-
-
-def _is_shape(shape: object) -> TypeGuard[tuple[int, ...]]:
-    return (
-        type(shape) is tuple
-        and len(shape) <= _DIMENSIONS_MAX
-        and all(type(size) is int and 0 <= size < _SIZE_MAX for size in shape)
-    )
 
 
 def _facts(roots: list[object]) -> dict[str, Fact]:
