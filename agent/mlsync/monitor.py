@@ -1,4 +1,4 @@
-"""How work reports its progress: a leaf that every layer may call and no layer prints from."""
+"""How work reports progress and notices: a leaf that every layer may use, and that prints nothing itself."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ NoticeLevel = Literal["info", "warning", "error"]
 
 
 class Task(Protocol):
-    """One piece of work under way."""
+    """A piece of work in progress."""
 
     def advance(self, amount: int) -> None:
-        """Say that *amount* more units (bytes, unless the task says else) are done."""
+        """Report *amount* more units (bytes, unless the task has another unit) as done."""
 
 
 class Monitor(Protocol):
-    """Where progress and notices go; called from several threads at once."""
+    """Where progress and notices go; several threads call it at once."""
 
     def task(self, name: str, total: int | None, unit: str = "B") -> AbstractContextManager[Task, bool | None]:
-        """Open a task of *total* units, or of unknown length; closed when the context ends."""
+        """Open a task of *total* units, or of unknown length, until the context ends."""
 
     def notice(self, level: NoticeLevel, text: str) -> None:
-        """Tell something that a person should know, in one line without trailing period."""
+        """Report something to a person, in one line without trailing period."""
 
 
 class _SilentTask:

@@ -1,4 +1,4 @@
-"""How mlsync stands back for whoever trains on the same machine: a leaf, which every layer may use.
+"""How mlsync yields to a training on the same machine: a leaf that every layer may use.
 
-``priority`` lowers a process, ``session`` gives a command a session of its own, ``pressure`` asks what others wait for.
+``priority`` lowers a process, ``session`` gives a command its own session, ``pressure`` shows what others wait for.
 """

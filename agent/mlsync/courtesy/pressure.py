@@ -1,6 +1,6 @@
-"""What others on the machine wait for, as the kernel tells it (pressure stall information), and what follows from it.
+"""What other processes wait for, from the kernel's pressure stall information, and how mlsync yields to them.
 
-Where the kernel tells nothing (before Linux 4.20, or switched off) nobody is taken to wait.
+Where the kernel has none (before Linux 4.20, or switched off), mlsync assumes that nobody waits.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from mlsync.courtesy.priority import stands_back
 
 PROCESSOR: Final = Path("/proc/pressure/cpu")
 DISK: Final = Path("/proc/pressure/io")
-# Of the last ten seconds: in less than this, somebody always waits a moment.
+# Of the last ten seconds; below this share, it is only somebody who waits a moment.
 BUSY_SHARE: Final = 0.1
-# So much is moved between two looks at whether others wait: a tenth of a second's work of an ordinary disk.
+# The bytes between two pauses: a tenth of a second for an ordinary disk.
 STRETCH_BYTES: Final = 16 << 20
-# And so much in one call: what others ask the disk for meanwhile waits for that long.
+# The bytes of one call: the requests of others wait for as long as that takes.
 PIECE_BYTES: Final = 4 << 20
 PAUSE_MIN_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.5
-# In how much of a pause somebody has to wait for the disk for the next one to be longer.
+# If others wait for the disk for this share of a pause, the next one is longer.
 CONTENDED_SHARE: Final = 0.5
 _LOGGED_PAUSE_S: Final = 0.1
 _LOG: Final = logging.getLogger(__name__)
 
 
 def threads(most: int, pressure: Path = PROCESSOR) -> int:
-    """Return how many threads to work with: one less than *most* where mlsync stands back and others wait.
+    """Return how many threads to use: one less than *most* where mlsync yields and others wait.
 
-    That mlsync's own threads wait shows in the figure as well: to be asked before they begin.
+    The kernel's figure includes mlsync's own threads, so call this before they begin.
     """
     if most <= 1 or not stands_back():
         return most
@@ -43,13 +43,13 @@ def threads(most: int, pressure: Path = PROCESSOR) -> int:
 
 
 def recent_share(pressure: Path) -> float | None:
-    """Return in how much of the last ten seconds somebody waited; None where that is not known."""
+    """Return the share of the last ten seconds in which somebody waited; ``None`` where it is unknown."""
     value = _value(pressure, "avg10")
     return None if value is None else value / 100
 
 
 def _value(pressure: Path, name: str) -> float | None:
-    """Return a value of the line "some", which counts whenever one task at least waits."""
+    """Return a value of the line "some", which counts the time in which at least one task waits."""
     try:
         line = next(line for line in pressure.read_bytes().splitlines() if line.startswith(b"some "))
         return float(dict(word.split(b"=") for word in line.split()[1:])[name.encode()])
@@ -58,13 +58,13 @@ def _value(pressure: Path, name: str) -> float | None:
 
 
 class Pace:
-    """Lets the disk rest between stretches of reading and writing, for as long as others are seen to wait for it.
+    """Pauses between stretches of reading and writing, for as long as others wait for the disk.
 
-    The idle class of transfers, which would do, is heeded by one of the kernel's disk schedulers (bfq), not by the one
-    that fast disks have (none), and what lies below a network file system or a volume cannot be told. So after each
-    stretch there is a pause in which nothing of this process is under way, and who waits for the disk then is another.
-    Such a pause makes the next one twice as long, up to half a second; one that nobody needed makes it half as long,
-    down to five milliseconds. It is for processes that stand back; in others it does nothing.
+    The idle I/O class would do the same, but only one of the kernel's disk schedulers (bfq) respects it, not the one of
+    fast disks (none), and nobody knows what is below a network file system or a volume. So after each stretch comes a
+    pause without any transfer of this process: whoever waits for the disk then is another process. If one does, the
+    next pause is twice as long, up to half a second; if not, half as long, down to five milliseconds. In processes that
+    do not yield it does nothing.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Pace:
         self._is_pause = False
 
     def pieces(self, size_bytes: int) -> Iterator[slice]:
-        """Yield the pieces in which to move *size_bytes*: one, or bounded ones each within its own ``moving``."""
+        """Yield the pieces in which to move *size_bytes*: one, or small ones, each within its own ``moving``."""
         if not self._is_wanted():
             yield slice(0, size_bytes)
             return
@@ -97,7 +97,7 @@ class Pace:
 
     @contextmanager
     def moving(self, size_bytes: int) -> Iterator[None]:
-        """Move up to *size_bytes* meanwhile, after the pause if there is one, before the next one if that is due."""
+        """Wait for the end of a pause, let the caller move up to *size_bytes*, and pause if that is due."""
         if not self._is_wanted():
             yield
             return
@@ -122,7 +122,7 @@ class Pace:
             self._pause()
 
     def _pause(self) -> None:
-        """Wait until nothing of ours is under way, pause, and see whether that was any good."""
+        """Wait for our own transfers, pause, and adapt the next pause."""
         try:
             with self._turn:
                 self._turn.wait_for(lambda: self._under_way == 0)
@@ -142,5 +142,5 @@ class Pace:
                 self._turn.notify_all()
 
 
-#: The one pace of this process, whatever it reads and writes.
+#: The pace of this process, for everything that it reads and writes.
 PACE: Final = Pace()

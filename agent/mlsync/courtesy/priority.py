@@ -1,13 +1,14 @@
-"""Each process of mlsync comes after everybody else's, wherever it runs and whoever started it.
+"""The lowest priority for each process of mlsync, wherever it runs and whoever started it.
 
 Three things decide who gets the processor, from the outside in. Control groups come first: systemd's ``CPUWeight=`` or
 a container's share; mlsync leaves them alone. Within one control group the kernel may give each *session* a weight of
 its own (autogroups, see sched(7)): on a plain login, a trainer in one terminal and mlsync in another get half each,
-whatever their nice values are, unless the session itself is niced. Within one session, policy and nice value decide.
-So all three are lowered, and the class of the disk's transfers with them. What the kernel refuses stays as it is:
-nothing here fails. Nothing here raises a priority, or touches a process or a session that is not mlsync's own.
+whatever their nice values are, unless the session itself has one. Within one session, policy and nice value decide.
+mlsync lowers session, policy and nice value, and its I/O class. What the kernel refuses stays as it is: nothing here
+fails, raises a priority, or touches a process or a session of others.
 
-The programs that prove checkpoints load this file by its path: Python 3.9 and its standard library have to do.
+The programs that prove checkpoints load this file by its path, so it runs on Python 3.9 and needs only its standard
+library.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import time
 
 NICE_LAST = 19
 AUTOGROUP = "/proc/self/autogroup"
-# Without CAP_SYS_ADMIN the kernel accepts one such write in a tenth of a second, of all users of the machine together.
+# Without CAP_SYS_ADMIN the kernel accepts one such write in a tenth of a second, for all users together.
 _AUTOGROUP_TRIES = 8
 _AUTOGROUP_PAUSE_S = 0.11
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
@@ -33,12 +34,12 @@ _POLICY_NAMES = {os.SCHED_BATCH: "batch", os.SCHED_IDLE: "idle"}
 
 
 def stand_back() -> None:
-    """This thread, and every thread and process that it starts from now on, comes after everybody else's.
+    """Lower the priority of this thread, and so of every thread and process that it starts from now on.
 
-    Call it before there are other threads: all but the session's weight is each thread's own.
+    Call it before there are other threads: everything except the session's weight belongs to one thread.
     """
-    # SCHED_BATCH never preempts a thread that wakes up. SCHED_IDLE would stand a little further back, but its share of
-    # a processor that others use up is a fifth of what nice 19 gets, too little to end a pass: decision 57.
+    # SCHED_BATCH never preempts a thread that wakes up. SCHED_IDLE would yield a little more, but on a busy processor
+    # it gets a fifth of what nice 19 gets, too little to finish a pass: decision 57.
     if os.sched_getscheduler(0) != os.SCHED_IDLE:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -49,18 +50,18 @@ def stand_back() -> None:
 
 
 def follow() -> None:
-    """Have this process's session stand back if the process does: all else it inherited from who started it."""
+    """Lower the weight of this process's session if the process has a low priority: it inherited everything else."""
     if stands_back() and is_alone_in_session():
         _nice_session()
 
 
 def stands_back() -> bool:
-    """Whether this thread was told to stand back, by mlsync or by whoever started it."""
+    """Return whether this thread has the lowest priority, from mlsync or from whoever started it."""
     return os.sched_getscheduler(0) in _POLICY_NAMES or _nice() >= NICE_LAST
 
 
 def describe() -> str:
-    """Return what holds of this process: what it asked for, as far as the kernel granted it."""
+    """Return the priorities of this process in words, as far as the kernel granted them."""
     session = session_nice()
     of_session = "its session has no weight of its own" if session is None else f"its session nice {session}"
     policy = _POLICY_NAMES.get(os.sched_getscheduler(0), "ordinary")
@@ -69,10 +70,10 @@ def describe() -> str:
 
 
 def session_nice(path: str = AUTOGROUP) -> int | None:
-    """Return the nice value of this process's session, None where that has no weight of its own.
+    """Return the nice value of this process's session, ``None`` where the session has no weight of its own.
 
-    Either the kernel gives none to any session, or nobody made this one: what the machine's first process started
-    without ``setsid`` stands among the sessions, each process by its own nice value.
+    Either the kernel weighs no sessions, or the machine's first process started this one without ``setsid``: then each
+    process counts beside the sessions, by its own nice value.
     """
     try:
         with open(path, "rb") as file:
@@ -82,12 +83,12 @@ def session_nice(path: str = AUTOGROUP) -> int | None:
 
 
 def has_idle_disk_class() -> bool:
-    """Whether this thread's transfers come after all others', where the disk's scheduler heeds that."""
+    """Return whether this thread has the idle I/O class, which some disk schedulers respect."""
     return _ioprio(_IOPRIO_GET) >> _IOPRIO_CLASS_SHIFT == _IOPRIO_CLASS_IDLE
 
 
 def is_alone_in_session() -> bool:
-    """Whether this process leads its session and nobody else is in it."""
+    """Return whether this process leads its session and no other process is in it."""
     me = os.getpid()
     if os.getsid(0) != me:
         return False
@@ -95,7 +96,7 @@ def is_alone_in_session() -> bool:
 
 
 def waited_for_processor_s(pid: int) -> float:
-    """Return how long the main thread of a process was ready to run and others ran, 0 where that is not to be known."""
+    """Return how long the main thread of a process waited for a processor; 0 where that is unknown."""
     try:
         with open(f"/proc/{pid}/schedstat", "rb") as file:
             return int(file.read().split()[1]) / 1e9
@@ -114,7 +115,7 @@ def _nice_session() -> None:
         try:
             descriptor = os.open(AUTOGROUP, os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.write(descriptor, b"%d" % NICE_LAST)  # a file object would take EAGAIN for an answer
+                os.write(descriptor, b"%d" % NICE_LAST)  # a file object would hide EAGAIN
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -133,7 +134,7 @@ def _session_of(pid: str) -> int:
 
 
 def _ioprio(numbers: dict[str, int], *value: int) -> int:
-    """Ask for this thread's class of transfers, or set it to *value*; C's library has no function for that."""
+    """Return this thread's I/O class, or set it to *value*; the C library has no function for that."""
     number = numbers.get(platform.machine())
     if number is None:
         return 0

@@ -1,4 +1,4 @@
-"""A session for mlsync alone, whose weight can be lowered without harm to anybody else."""
+"""A session for mlsync alone, whose weight it can lower without harm to others."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mlsync.courtesy import waiting
 from mlsync.courtesy.priority import is_alone_in_session, session_nice
 
 _PR_SET_PDEATHSIG: Final = 1
-# What a Python may need to start at all. Nothing else goes to the process that only waits, above all no secret.
+# What Python may need to start. The process that only waits gets nothing else, above all no secret.
 _NEEDED_VARIABLES: Final = ("PATH", "LD_LIBRARY_PATH")
 
 
 def go_on_in_own_session() -> None:
-    """Go on in a session with nobody else in it, where the kernel weighs sessions and this one has others in it.
+    """Continue in a session of our own, where the kernel weighs sessions and this one has other processes.
 
-    They may be a trainer of the same script or shell: the session is theirs. So the caller goes on in a new process,
-    and the one that was started hands signals on, waits, and ends as the new one does. Call it before there are
-    threads or locks.
+    One of them may be a trainer of the same script or shell, so the session's weight must stay. The caller continues in
+    a new process; the one that was started forwards signals, waits, and exits as the new one does. Call it before there
+    are threads or locks.
     """
     if session_nice() is None or is_alone_in_session():
         return
@@ -33,13 +33,13 @@ def go_on_in_own_session() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting.WAITED_FOR)
     try:
         child = os.fork()
-    except OSError:  # no process is to be had: then the work is done here
+    except OSError:  # no new process: then the work is done here
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
     if child != 0:
         _wait_for(child)
     os.setsid()
-    # Whoever kills what he started by SIGKILL means the work.
+    # A SIGKILL for the process that was started is meant for the work.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
@@ -47,7 +47,7 @@ def go_on_in_own_session() -> None:
 
 
 def _wait_for(child: int) -> NoReturn:
-    """Become a small process that waits; here, if no other program can be started."""
+    """Become a small process that waits; wait in this one if no other program starts."""
     environment = {name: os.environ[name] for name in _NEEDED_VARIABLES if name in os.environ}
     with contextlib.suppress(OSError):
         words = [sys.executable, "-I", "-S", waiting.__file__, str(child)]

@@ -1,6 +1,6 @@
-"""What is left of a process whose work goes on in another one: hand signals on to it, wait, and end as it does.
+"""Wait for the process that continues the work of this one: forward signals to it, and exit as it does.
 
-Run by its path, ``waiting.py CHILD``, in a Python that holds nothing else: the standard library has to do.
+Run by its path, ``waiting.py CHILD``, in a Python without other modules, so it needs only the standard library.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import signal
 import sys
 from typing import NoReturn
 
-# What a person or a script sends to the process that they started, and mean for the one that does the work.
-HANDED_ON = frozenset(
+# Signals that a person or a script sends to the process that they started, meant for the one that does the work.
+FORWARDED = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT}
 )
-#: Blocked before the other process is made, and on: none of them is lost, and none ends the one that waits.
-WAITED_FOR = HANDED_ON | {signal.SIGTSTP, signal.SIGCHLD}
+#: Blocked from before the fork on, so that none of them is lost, and none ends the process that waits.
+WAITED_FOR = FORWARDED | {signal.SIGTSTP, signal.SIGCHLD}
 
 
 def wait_for(child: int) -> int:
-    """Hand signals on to *child* until it ends; return its status as ``waitpid`` tells it."""
+    """Forward signals to *child* until it ends; return its status as ``waitpid`` gives it."""
     while True:
         number = signal.sigwait(WAITED_FOR)
         if number == signal.SIGCHLD:
@@ -29,7 +29,7 @@ def wait_for(child: int) -> int:
             if ended == child:
                 return status
         elif number == signal.SIGTSTP:
-            # Ctrl-Z stops both; "fg" is a SIGCONT, which is handed on.
+            # Ctrl-Z stops both; "fg" sends SIGCONT, which is forwarded.
             os.kill(child, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
         else:
@@ -37,10 +37,10 @@ def wait_for(child: int) -> int:
 
 
 def end_as(status: int) -> NoReturn:
-    """End with the status, or by the signal, that another process ended with."""
+    """Exit with the status, or by the signal, of another process."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        # The other process left a core file, or did not; this one would only hide it.
+        # A core file of this process would hide one of the other process.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         with contextlib.suppress(OSError, ValueError):
             signal.signal(number, signal.SIG_DFL)

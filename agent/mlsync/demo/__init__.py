@@ -1,1 +1,1 @@
-"""The demo: a real trainer as a process of its own, and the story that is told around it with mlsync's commands."""
+"""The demo: a real trainer as a process of its own, and a story around it, played with mlsync's commands."""

@@ -1,4 +1,4 @@
-"""How the demo's trainers save: the files and their order are those of Ultralytics 8.4, whatever a checkpoint holds."""
+"""How the demo's trainers save: files and order are those of Ultralytics 8.4, with either kind of checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is: what a checkpoint holds beside the numbers of network and optimizer."""
+    """The state of a training besides network and optimizer."""
 
     epoch: int = 0
     best_fitness: float = 0.0
@@ -22,7 +22,7 @@ class Progress:
 def save(
     directory: Path, suffix: str, buffer: bytes, progress: Progress, period: int, stall_wanted: Callable[[], bool]
 ) -> list[str]:
-    """Write an epoch's files over what stands there, in place, from one buffer; return their names."""
+    """Write an epoch's files in place, all from one buffer; return their names."""
     names = ["last"]
     if progress.fitness == progress.best_fitness:
         names.append("best")
@@ -42,7 +42,7 @@ def digest(buffer: bytes) -> str:
 
 
 def _write_half(file: Path, buffer: bytes) -> None:
-    """Write half of a checkpoint and wait for the end: a trainer that a dying machine catches while it saves."""
+    """Write half of a checkpoint and wait to be killed, as on a machine that dies during a save."""
     with file.open("wb") as stream:
         stream.write(buffer[: len(buffer) // 2])
         stream.flush()

@@ -1,4 +1,4 @@
-"""The two trainers of the demo: what each needs, and what its checkpoints are called."""
+"""The demo's two kinds of trainers: what each needs, and the names of its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A trainer by what it trains with; *suffix* ends the names of its checkpoints, *rate* is how fast it learns."""
+class TrainerKind:
+    """A kind of trainer; *suffix* ends the names of its checkpoints, *rate* is its learning rate."""
 
     name: str
     suffix: str
@@ -21,7 +21,7 @@ class Kind:
 
     @property
     def last(self) -> str:
-        """Where the newest checkpoint lies, below the run's directory."""
+        """The newest checkpoint's path below the run's directory."""
         return f"weights/last{self.suffix}"
 
     @property
@@ -30,15 +30,15 @@ class Kind:
         return f"last{self.suffix}"
 
 
-KINDS = {kind.name: kind for kind in (Kind("torch", ".pt", 4e-4), Kind("numpy", ".safetensors", 1e-4))}
+KINDS = {kind.name: kind for kind in (TrainerKind("torch", ".pt", 4e-4), TrainerKind("numpy", ".safetensors", 1e-4))}
 
 
-def kind_of(asked: str) -> Kind:
-    """Return the trainer that was asked for; ``auto`` is torch's where torch is installed. Nothing is imported."""
+def kind_of(asked: str) -> TrainerKind:
+    """Return the requested kind, without importing torch; ``auto`` is torch where torch is installed."""
     has_torch = importlib.util.find_spec("torch") is not None
     if asked == AUTO:
         return KINDS["torch" if has_torch else "numpy"]
     if asked == "torch" and not has_torch:
-        advice = "pip install 'mlsync-agent[torch]', or leave --trainer out: numpy trains as well"
+        advice = "pip install 'mlsync-agent[torch]', or leave out --trainer: numpy trains too"
         raise TorchMissing("torch's trainer needs torch", where=sys.executable, advice=advice)
     return KINDS[asked]

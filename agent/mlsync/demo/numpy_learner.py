@@ -1,7 +1,7 @@
-"""What numpy's trainer learns with, and its checkpoint: one file of safetensors that holds all that a resume needs.
+"""The numpy trainer's learner and its checkpoint: one safetensors file with everything that a resume needs.
 
-Weights and the optimizer's moments are its tensors. What is counted, and the state of the generator that shuffles the
-data, are texts in its header, where mlsync and others read the epoch without reading the tensors.
+Its tensors are the weights and the optimizer's moments. Counters, and the state of the generator that shuffles the
+data, are texts in its header, where mlsync and others can read the epoch without the tensors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MODEL, _EXP_AVG, _EXP_AVG_SQ = "model.", "optimizer.exp_avg.", "optimizer.exp_a
 
 
 class NumpyLearner:
-    """A network, its optimizer, the data, and a generator that shuffles it anew for each epoch."""
+    """A network, its optimizer, the data, and a generator that shuffles the data for each epoch."""
 
     def __init__(self, seed: int, rate: float) -> None:
         self._train, self._validation = dataset(np.random.default_rng(seed))
@@ -33,11 +33,11 @@ class NumpyLearner:
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers the training adjusts."""
+        """The number of trained parameters."""
         return self._network.parameters.flat.size
 
     def epoch(self, number: int) -> float:  # noqa: ARG002 - the generator's state is what tells this epoch's order
-        """Take a gradient step for each batch, in an order that the generator gives; return the mean loss."""
+        """Take a gradient step for each batch, in the generator's order; return the mean loss."""
         features, classes = self._train
         order = self._random.permutation(len(features))
         gradients = self._network.parameters.alike()
@@ -50,7 +50,7 @@ class NumpyLearner:
         return total / len(order)
 
     def validate(self) -> tuple[float, float]:
-        """Return loss and accuracy on what is not trained with."""
+        """Return loss and accuracy on the validation data."""
         features, classes = self._validation
         scores = self._network.scores(features)
         return cross_entropy(scores, classes)[0], float(np.mean(scores.argmax(axis=1) == classes))
@@ -70,7 +70,7 @@ class NumpyLearner:
         return safetensors_file.packed(self._state(), texts)
 
     def resume(self, file: Path) -> Progress:
-        """Take weights, moments, counts and the generator's state from a checkpoint."""
+        """Load weights, moments, counters and the generator's state from a checkpoint."""
         tensors, texts = safetensors_file.unpacked(file.read_bytes())
         for name, part in self._state().items():
             part[...] = tensors[name]
@@ -79,7 +79,7 @@ class NumpyLearner:
         return Progress(int(texts["epoch"]), float(texts["best_fitness"]))
 
     def _state(self) -> dict[str, Floats]:
-        """Return the very arrays that the training changes, under the names that the checkpoint gives them."""
+        """Return the arrays that the training changes, not copies, by their names in the checkpoint."""
         optimizer = self._optimizer
         parts = {_MODEL: self._network.parameters, _EXP_AVG: optimizer.exp_avg, _EXP_AVG_SQ: optimizer.exp_avg_sq}
         return {prefix + name: part for prefix, group in parts.items() for name, part in group.named.items()}

@@ -1,4 +1,4 @@
-"""The network that numpy's trainer trains, its gradients written out, its optimizer, and the data that it learns."""
+"""The numpy trainer's network with its gradients, its optimizer, and its data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WEIGHT_DECAY = 0.01
 
 
 class Parameters:
-    """Named arrays that are views of one flat one, so that an optimizer takes all of them at a time."""
+    """Named arrays that are views of one flat array, so that an optimizer steps all of them at once."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
@@ -34,8 +34,8 @@ class Parameters:
         return Parameters({name: part.shape for name, part in self.named.items()})
 
 
-class BlockState(NamedTuple):
-    """What a block keeps of its way forward for its way back."""
+class Activations(NamedTuple):
+    """What a block keeps of its forward pass for its backward pass."""
 
     value: Floats
     scale: Floats
@@ -45,7 +45,7 @@ class BlockState(NamedTuple):
 
 
 class NumpyNetwork:
-    """A residual network that tells classes apart: each block adds what two layers make of its normed input."""
+    """A residual classifier: each block adds to its input the output of two layers on the normed input."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self.parameters = Parameters(dict(_shapes()))
@@ -60,23 +60,23 @@ class NumpyNetwork:
         return self._forward(features)[0]
 
     def loss_and_gradients(self, features: Floats, classes: Classes, gradients: Parameters) -> float:
-        """Return the mean cross entropy; *gradients* then hold what each parameter does to it."""
-        scores, value, taken = self._forward(features)
+        """Return the mean cross entropy, and store its gradients in *gradients*."""
+        scores, value, activations = self._forward(features)
         loss, back = cross_entropy(scores, classes)
         back = self._layer_back("outlet", value, back, gradients)
         for number in reversed(range(BLOCK_COUNT)):
-            back += self._block_back(f"blocks.{number}", taken[number], back, gradients)
+            back += self._block_back(f"blocks.{number}", activations[number], back, gradients)
         self._layer_back("inlet", features, back, gradients)
         return loss
 
-    def _forward(self, features: Floats) -> tuple[Floats, Floats, list[BlockState]]:
+    def _forward(self, features: Floats) -> tuple[Floats, Floats, list[Activations]]:
         value = self._layer("inlet", features)
-        taken = []
+        activations = []
         for number in range(BLOCK_COUNT):
             more, kept = self._block(f"blocks.{number}", value)
-            taken.append(kept)
+            activations.append(kept)
             value = value + more
-        return self._layer("outlet", value), value, taken
+        return self._layer("outlet", value), value, activations
 
     def _layer(self, name: str, value: Floats) -> Floats:
         named = self.parameters.named
@@ -87,27 +87,27 @@ class NumpyNetwork:
         np.sum(back, axis=0, out=gradients.named[f"{name}.bias"])
         return back @ self.parameters.named[f"{name}.weight"].T
 
-    def _block(self, name: str, value: Floats) -> tuple[Floats, BlockState]:
+    def _block(self, name: str, value: Floats) -> tuple[Floats, Activations]:
         scale = 1 / np.sqrt(np.mean(value * value, axis=1, keepdims=True) + _EPSILON)
         normed = value * scale
         inner = self._layer(f"{name}.first", normed * self.parameters.named[f"{name}.norm.weight"])
         gate: Floats = np.tanh(inner * _HALF) * _HALF + _HALF
-        return self._layer(f"{name}.second", inner * gate), BlockState(value, scale, normed, inner, gate)
+        return self._layer(f"{name}.second", inner * gate), Activations(value, scale, normed, inner, gate)
 
-    def _block_back(self, name: str, taken: BlockState, back: Floats, gradients: Parameters) -> Floats:
-        """Return what the block's input does to the loss, by way of the block alone."""
+    def _block_back(self, name: str, kept: Activations, back: Floats, gradients: Parameters) -> Floats:
+        """Return the gradient of the block's input, without that of the residual connection."""
         weight = self.parameters.named[f"{name}.norm.weight"]
-        back = self._layer_back(f"{name}.second", taken.inner * taken.gate, back, gradients)
-        back = back * (taken.gate * (1 + taken.inner * (1 - taken.gate)))
-        back = self._layer_back(f"{name}.first", taken.normed * weight, back, gradients)
-        np.sum(back * taken.normed, axis=0, out=gradients.named[f"{name}.norm.weight"])
+        back = self._layer_back(f"{name}.second", kept.inner * kept.gate, back, gradients)
+        back = back * (kept.gate * (1 + kept.inner * (1 - kept.gate)))
+        back = self._layer_back(f"{name}.first", kept.normed * weight, back, gradients)
+        np.sum(back * kept.normed, axis=0, out=gradients.named[f"{name}.norm.weight"])
         back = back * weight
-        result: Floats = taken.scale * (back - taken.normed * np.mean(back * taken.normed, axis=1, keepdims=True))
+        result: Floats = kept.scale * (back - kept.normed * np.mean(back * kept.normed, axis=1, keepdims=True))
         return result
 
 
 class AdamW:
-    """Adam with decoupled weight decay; its state is two numbers for each parameter, and how many steps it took."""
+    """Adam with decoupled weight decay; its state is two moments for each parameter, and the number of steps."""
 
     def __init__(self, parameters: Parameters, rate: float) -> None:
         self._parameters = parameters
@@ -128,7 +128,7 @@ class AdamW:
 
 
 def cross_entropy(scores: Floats, classes: Classes) -> tuple[float, Floats]:
-    """Return the mean cross entropy, and what each score does to it."""
+    """Return the mean cross entropy and its gradient for each score."""
     shifted = scores - scores.max(axis=1, keepdims=True)
     exponents = np.exp(shifted)
     sums = exponents.sum(axis=1, keepdims=True)
@@ -140,7 +140,7 @@ def cross_entropy(scores: Floats, classes: Classes) -> tuple[float, Floats]:
 
 
 def dataset(random: np.random.Generator) -> tuple[tuple[Floats, Classes], tuple[Floats, Classes]]:
-    """Return features and classes for training and for validation: what a fixed random network thinks of noise."""
+    """Return features and classes for training and for validation: noise, classified by a fixed random network."""
     features = random.standard_normal((TRAIN_COUNT + VALIDATION_COUNT, FEATURE_COUNT), np.float32)
     hidden = np.tanh(features @ random.standard_normal((FEATURE_COUNT, 8), np.float32) / 4)
     classes = (hidden @ random.standard_normal((8, CLASS_COUNT), np.float32)).argmax(axis=1)
@@ -148,7 +148,7 @@ def dataset(random: np.random.Generator) -> tuple[tuple[Floats, Classes], tuple[
 
 
 def _shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each layer's weights are from inputs to outputs."""
+    """Yield names and shapes; each layer's weights go from inputs to outputs."""
     yield from _layer_shapes("inlet", FEATURE_COUNT, WIDTH)
     for number in range(BLOCK_COUNT):
         yield f"blocks.{number}.norm.weight", (WIDTH,)

@@ -1,4 +1,4 @@
-"""What the demo sees of the agent and of the trainer: only what anybody can see who looks at their files and logs."""
+"""What the demo reads of the agent and the trainer: only their files and logs, as anybody could."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mlsync.demo.kinds import Kind
-from mlsync.demo.processes import Child, mlsync_command
-from mlsync.demo.report import ReportedTrouble, VersionMade
+from mlsync.demo.kinds import TrainerKind
+from mlsync.demo.processes import DemoProcess, mlsync_command
+from mlsync.demo.report import FileTrouble, VersionMade
 from mlsync.demo.workplace import Workplace
 
 RESULTS = "results.csv"
@@ -22,8 +22,8 @@ _READ = re.compile(r": version (\d+) in .* with ([\d.]+) (B|KiB|MiB|GiB) read")
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
-class ObservedAgent(Child):
-    """The resident agent, and what its status file and its log say."""
+class AgentProcess(DemoProcess):
+    """The resident agent, with its status file and its log."""
 
     def __init__(self, place: Workplace) -> None:
         command = mlsync_command("agent", "--quickly", "--config", str(place.config))
@@ -32,7 +32,7 @@ class ObservedAgent(Child):
         self._committed_s: dict[int, float] = {}
 
     def last_version(self) -> int:
-        """Return the number of the last version, 0 for none; when it was committed is kept."""
+        """Return the number of the last version, 0 for none; remember when it was committed."""
         try:
             runs = json.loads(self._status.read_bytes())["runs"]
         except FileNotFoundError:
@@ -43,48 +43,48 @@ class ObservedAgent(Child):
         return number
 
     def committed_s(self, number: int) -> float | None:
-        """Return when a version was committed, none if the next one came before anybody looked."""
+        """Return when a version was committed; ``None`` if the next one came before ``last_version`` saw it."""
         return self._committed_s.get(number)
 
     def read_bytes(self) -> dict[int, int]:
-        """Return how many bytes were read for each version, as exactly as the log has them."""
+        """Return how many bytes the agent read for each version, as precisely as its log has them."""
         found = _READ.findall(self.log.read_text(errors="replace"))
         return {int(number): round(float(amount) * _UNITS[unit]) for number, amount, unit in found}
 
 
-class ObservedTrainer(Child):
-    """The training, and what it says of itself."""
+class TrainerProcess(DemoProcess):
+    """The training, with the events that it prints."""
 
-    def __init__(self, place: Workplace, kind: Kind, name: str, *options: str) -> None:
+    def __init__(self, place: Workplace, kind: TrainerKind, name: str, *options: str) -> None:
         program = [sys.executable, "-P", "-m", "mlsync.demo.trainer"]
         command = [*program, str(place.run), "--trainer", kind.name, *options]
         self._output = place.log(f"{name}-events")
         super().__init__("the trainer", command, self._output, place.log(name), place.temporary)
-        self._heard_count = 0
+        self._seen_count = 0
 
-    def has_news(self) -> bool:
-        """Whether an epoch was saved since the last time that somebody heard of it."""
-        return len(self.events("saved")) > self._heard_count
+    def has_new_epochs(self) -> bool:
+        """Return whether ``new_epochs`` would return any."""
+        return len(self.events("saved")) > self._seen_count
 
-    def news(self) -> list[dict[str, Any]]:
-        """Return the epochs that were saved since the last time."""
-        events = self.events("saved")[self._heard_count :]
-        self._heard_count += len(events)
+    def new_epochs(self) -> list[dict[str, Any]]:
+        """Return the epochs that were saved since the last call."""
+        events = self.events("saved")[self._seen_count :]
+        self._seen_count += len(events)
         return events
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Return what happened so far, of one kind."""
-        # The last line may not be whole yet.
+        """Return all events of one kind so far."""
+        # The last line may be incomplete.
         lines = self._output.read_text().split("\n")[:-1]
         return [event for event in map(json.loads, lines) if event["event"] == kind]
 
     def saved(self) -> dict[int, dict[str, Any]]:
-        """Return the epochs that were saved whole."""
+        """Return the event of each epoch that was saved completely."""
         return {event["epoch"]: event for event in self.events("saved")}
 
 
 def losses(run: Path) -> dict[int, float]:
-    """Return each epoch's loss as the training wrote it down."""
+    """Return each epoch's loss from the training's results."""
     with (run / RESULTS).open(newline="") as stream:
         return {int(row["epoch"]): float(row["train/loss"]) for row in csv.DictReader(stream)}
 
@@ -107,7 +107,7 @@ def last_saved_s(shown: Mapping[str, Any], last: str) -> float | None:
 
 
 def last_epoch(shown: Mapping[str, Any], last: str) -> int | None:
-    """Return which epoch the last checkpoint that a version holds is of, as the proof found it in the file."""
+    """Return the epoch of the last checkpoint that a version holds, as the proof read it from the file."""
     entry = _entry(shown, last)
     if entry is None or entry["proof"] is None:
         return None
@@ -116,12 +116,12 @@ def last_epoch(shown: Mapping[str, Any], last: str) -> int | None:
 
 
 def size_bytes(shown: Mapping[str, Any], path: str) -> int:
-    """Return how long a file is in a version, 0 if it is not there."""
+    """Return the size of a file in a version, 0 if it is not there."""
     return next((int(entry["size_bytes"]) for entry in shown["entries"] if entry["path"] == path), 0)
 
 
 def shortfall(shown: Mapping[str, Any]) -> str | None:
-    """Return why the first checkpoint that was not proved far enough was not."""
+    """Return why the first checkpoint that was not proved far enough fell short."""
     proofs = [entry["proof"] for entry in shown["entries"] if entry["proof"]]
     return next((proof["shortfall"] for proof in proofs if proof["shortfall"]), None)
 
@@ -129,7 +129,7 @@ def shortfall(shown: Mapping[str, Any]) -> str | None:
 def version_made(
     shown: Mapping[str, Any], last: str, *, made_by: str, read_bytes: int | None, proved_after_s: float | None
 ) -> VersionMade:
-    """Return a version as the report has it, from what ``mlsync show --json`` says."""
+    """Return the report's entry for a version, from the output of ``mlsync show --json``."""
     return VersionMade(
         number=shown["version"],
         made_by=made_by,
@@ -151,5 +151,5 @@ def _entry(shown: Mapping[str, Any], path: str) -> Mapping[str, Any] | None:
     return next((entry for entry in shown["entries"] if entry["path"] == path), None)
 
 
-def _troubles(given: Iterable[Mapping[str, Any]]) -> Iterable[ReportedTrouble]:
-    return (ReportedTrouble(item["path"], item["kind"], item["text"], item["kept_version"]) for item in given)
+def _troubles(given: Iterable[Mapping[str, Any]]) -> Iterable[FileTrouble]:
+    return (FileTrouble(item["path"], item["kind"], item["text"], item["kept_version"]) for item in given)

@@ -1,4 +1,4 @@
-"""The demo's processes: each in a session of its own, each gone when the demo is, however the demo ends."""
+"""The demo's processes: each has its own session, and none outlives the demo, however that ends."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from mlsync.errors import Error
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.05
-# Many times what anything takes on a slow machine.
+# Many times what any step takes on a slow machine.
 _PATIENCE_S = 120.0
 _TAIL_LINES = 12
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-# Loaded here, not between fork and exec, where little is safe.
+# Loaded here, not between fork and exec, where few calls are safe.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
-def unhurried() -> Iterator[None]:
-    """Whoever tidies up is not interrupted: what asks for the end meanwhile is heard afterwards."""
+def signals_blocked() -> Iterator[None]:
+    """Block the signals that end the demo, so that they do not interrupt its cleanup."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         yield
@@ -37,8 +37,8 @@ def unhurried() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Child:
-    """A process that writes to files and does not live longer than the demo."""
+class DemoProcess:
+    """A process that writes to files and does not outlive the demo."""
 
     def __init__(self, name: str, command: Sequence[str], output: Path, log: Path, temporary: Path) -> None:
         self.name = name
@@ -49,22 +49,22 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                # Libraries, torch for one, leave directories where temporary files are.
+                # Libraries such as torch leave directories in the place for temporary files.
                 env=environment() | {"TMPDIR": str(temporary)},
-                # Ctrl-C is for the demo alone, which then ends its children in order.
+                # Ctrl-C is for the demo alone, which then ends its processes in order.
                 start_new_session=True,
                 preexec_fn=_dies_with(os.getpid()),  # noqa: PLW1509 - the demo has one thread
             )
 
     def __enter__(self) -> Self:
-        """The process runs."""
+        """Return the running process."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """The process, and what it started, is gone."""
-        with unhurried():
+        """End the process and what it started."""
+        with signals_blocked():
             if self.is_alive():
                 with suppress(ProcessLookupError):
                     os.killpg(self.pid, signal.SIGKILL)
@@ -76,11 +76,11 @@ class Child:
         return self._process.pid
 
     def is_alive(self) -> bool:
-        """Whether the process still runs."""
+        """Return whether the process still runs."""
         return self._process.poll() is None
 
     def send(self, number: signal.Signals) -> None:
-        """The process gets a signal."""
+        """Send the process a signal."""
         self._process.send_signal(number)
 
     def wait(self, timeout_s: float) -> int:
@@ -96,7 +96,7 @@ class Child:
         return "\n".join(["its log ends:", *lines[-_TAIL_LINES:]]) if lines else "its log is empty"
 
 
-def wait_for(condition: Callable[[], bool], alive: Sequence[Child], what: str) -> None:
+def wait_for(condition: Callable[[], bool], alive: Sequence[DemoProcess], what: str) -> None:
     """Return when *condition* holds; raise an ``Error`` if one of *alive* ends first or the time is up."""
     deadline_s = time.monotonic() + _PATIENCE_S
     while not condition():
@@ -111,14 +111,15 @@ def wait_for(condition: Callable[[], bool], alive: Sequence[Child], what: str) -
 
 
 def mlsync_command(*arguments: str) -> list[str]:
-    """Return the command line of mlsync, as this very installation has it."""
+    """Return a command line that runs this installation of mlsync."""
     return [sys.executable, "-P", "-m", "mlsync", *arguments]
 
 
 def run_mlsync(*arguments: str, state: Path | None = None) -> dict[str, Any]:
-    """Run a command of mlsync to its end and return what its ``--json`` says.
+    """Run a command of mlsync and return its JSON.
 
-    *state* is where it keeps its local state if no configuration says so: nothing of the demo is to be left elsewhere.
+    *state* is the directory for its local state where no configuration names one, so that the demo leaves
+    nothing behind.
     """
     done = subprocess.run(  # noqa: S603 - our own program, by our own interpreter
         mlsync_command(*arguments, "--json"),
@@ -137,7 +138,7 @@ def run_mlsync(*arguments: str, state: Path | None = None) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment without the settings of mlsync that the person may have: the demo is not theirs."""
+    """Return the environment without the user's own settings of mlsync, which are not for the demo."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MLSYNC_")}
 
 

@@ -1,4 +1,4 @@
-"""What the demo found out, as values: the tables and the JSON are made from them."""
+"""The demo's results, from which ``mlsync demo`` makes its tables and its JSON."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class ReportedTrouble:
-    """A file that a version does not hold as it lay on the disk."""
+class FileTrouble:
+    """A file that a version does not hold as it was on disk."""
 
     path: str
     kind: str
@@ -19,7 +19,7 @@ class ReportedTrouble:
 
 @dataclass(frozen=True, slots=True)
 class VersionMade:
-    """A version; *proved_after_s* counts from its last checkpoint's save, none where that is an older version's."""
+    """A version; *proved_after_s* counts from the save of its last checkpoint, ``None`` if an older version has it."""
 
     number: int
     made_by: str
@@ -33,7 +33,7 @@ class VersionMade:
     proved_after_s: float | None
     level: int
     device: str
-    troubles: tuple[ReportedTrouble, ...] = ()
+    troubles: tuple[FileTrouble, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Torn:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The restore, and how it compares with what was there; *command_s* is all of the command, *seconds* its work."""
+    """The restore, compared with what was there; *command_s* is the whole command's time, *seconds* the restore's."""
 
     version: int
     file_count: int
@@ -65,7 +65,7 @@ class Restored:
 
 @dataclass(frozen=True, slots=True)
 class EpochLosses:
-    """The loss of an epoch in the killed training, if it came to it, and in the resumed one."""
+    """The loss of an epoch in the killed training and in the resumed one; ``None`` where one did not reach it."""
 
     epoch: int
     killed: float | None
@@ -74,7 +74,7 @@ class EpochLosses:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The training that went on; *identical* where each loss is the killed training's to the last bit."""
+    """The resumed training; *identical* if each loss is bit for bit the killed training's."""
 
     from_epoch: int
     losses: tuple[EpochLosses, ...]
@@ -83,7 +83,7 @@ class Resumed:
 
 @dataclass(slots=True)
 class Report:
-    """All of it."""
+    """The whole demo."""
 
     directory: str
     kept: bool
@@ -98,5 +98,5 @@ class Report:
     seconds: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as docs/json.md describes it."""
+        """Return the value that docs/json.md describes."""
         return dataclasses.asdict(self)

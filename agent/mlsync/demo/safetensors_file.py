@@ -1,7 +1,7 @@
-"""Tensors as one buffer in the format of safetensors, and back: a length, a header of JSON, and the tensors' bytes.
+"""Read and write the safetensors format: a length, a JSON header, and the tensors' bytes.
 
-The demo needs no library for it, which each server that mlsync runs on would have to load: the format is a page, and
-the tests read what is written here with the library.
+Without the library, which mlsync would otherwise need on every machine: the format is simple, and the tests read these
+files with the library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _METADATA = "__metadata__"
 
 
 def packed(tensors: Mapping[str, NDArray[np.float32]], texts: Mapping[str, str]) -> bytes:
-    """Return a file that holds *tensors* and, for who reads its header, *texts*."""
+    """Return a file with *tensors*, and with *texts* as its metadata."""
     header: dict[str, object] = {_METADATA: dict(texts)}
     end = 0
     for name, tensor in tensors.items():
@@ -31,7 +31,7 @@ def packed(tensors: Mapping[str, NDArray[np.float32]], texts: Mapping[str, str])
 
 
 def unpacked(buffer: bytes) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-    """Return tensors and texts of what ``packed`` made."""
+    """Return the tensors and texts of a file that ``packed`` made."""
     data_at = _LENGTH_BYTES + int.from_bytes(buffer[:_LENGTH_BYTES], "little")
     header = json.loads(buffer[_LENGTH_BYTES:data_at])
     texts: dict[str, str] = header.pop(_METADATA)

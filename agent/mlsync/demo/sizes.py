@@ -1,4 +1,4 @@
-"""How large the demo's network and its data are, whichever trainer learns them."""
+"""The sizes of the demo's network and data, for both kinds of trainers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch's trainer learns with, and its checkpoint, which holds what one of Ultralytics 8.4 holds.
+"""The torch trainer's learner and its checkpoint, which holds what one of Ultralytics 8.4 holds.
 
 Ultralytics resumes from half-precision weights, so its resume is never exact. This trainer keeps its weights in full
 precision beside them, so that the demo can show a loss that goes on to the last digit.
@@ -23,10 +23,10 @@ BATCH_SIZE = 64
 
 
 class TorchLearner:
-    """A network, its optimizer and the data; an epoch depends on its number and the checkpoint before it alone."""
+    """A network, its optimizer and the data; an epoch depends only on its number and the checkpoint before it."""
 
     def __init__(self, seed: int, rate: float) -> None:
-        # One thread: the sums are then the same each time, and the machine's other core is left for others.
+        # One thread, so that sums are the same each time, and the machine's other cores stay free.
         torch.set_num_threads(1)
         torch.manual_seed(seed)
         self._seed = seed
@@ -36,11 +36,11 @@ class TorchLearner:
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers the training adjusts."""
+        """The number of trained parameters."""
         return parameter_count(self._network)
 
     def epoch(self, number: int) -> float:
-        """Take a gradient step for each batch, in an order that the epoch's number alone decides; return the loss."""
+        """Take a gradient step for each batch, in an order that depends only on the epoch's number; return the loss."""
         features, classes = self._train
         order = torch.randperm(len(features), generator=torch.Generator().manual_seed(self._seed + number))
         self._network.train()
@@ -55,7 +55,7 @@ class TorchLearner:
 
     @torch.no_grad()
     def validate(self) -> tuple[float, float]:
-        """Return loss and accuracy on what is not trained with."""
+        """Return loss and accuracy on the validation data."""
         features, classes = self._validation
         self._network.eval()
         scores = self._network(features)
@@ -83,7 +83,7 @@ class TorchLearner:
         return buffer.getvalue()
 
     def resume(self, file: Path) -> Progress:
-        """Take network and optimizer on from a checkpoint, which the trainer wrote itself and trusts."""
+        """Load network and optimizer from a checkpoint, which the trainer wrote itself and trusts."""
         content = torch.load(file, map_location="cpu", weights_only=False)
         self._network.load_state_dict(content["weights"])
         self._optimizer.load_state_dict(content["optimizer"])

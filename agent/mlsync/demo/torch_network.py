@@ -1,4 +1,4 @@
-"""The network that the demo trains and the data it learns: small, but real and learnable."""
+"""The torch trainer's network and its data: small, but real and learnable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlsync.demo.sizes import BLOCK_COUNT, CLASS_COUNT, FEATURE_COUNT, TRAIN_COU
 
 
 class Block(nn.Module):
-    """Adds to its input what two layers make of it."""
+    """Adds to its input the output of two layers."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -19,14 +19,14 @@ class Block(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, value: Tensor) -> Tensor:
-        """Return the input, improved."""
+        """Return the block's output."""
         inner = functional.silu(self.first(self.norm(value)))
         result: Tensor = value + self.second(inner)
         return result
 
 
 class TorchNetwork(nn.Module):
-    """A residual network that tells classes apart; checkpoints hold it pickled, as Ultralytics' hold its models."""
+    """A residual classifier; checkpoints hold it pickled, as those of Ultralytics hold its models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class TorchNetwork(nn.Module):
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Return how many numbers the training adjusts."""
+    """Return the number of trained parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def dataset(seed: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return features and classes for training and for validation: what a fixed random network thinks of noise."""
+    """Return features and classes for training and for validation: noise, classified by a fixed random network."""
     generator = torch.Generator().manual_seed(seed)
     count = TRAIN_COUNT + VALIDATION_COUNT
     features = torch.randn(count, FEATURE_COUNT, generator=generator)

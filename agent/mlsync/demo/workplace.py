@@ -1,4 +1,4 @@
-"""The demo's directory: where everything of it lies, and that it goes away."""
+"""The demo's directory: what is where in it, and its removal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlsync.demo.processes import unhurried
+from mlsync.demo.processes import signals_blocked
 from mlsync.errors import ConfigInvalid
 
 _PASSPHRASE_BYTES = 18
-# A slow agent beside a quick trainer keeps some twenty checkpoints; mostly it is half of this.
+# A slow agent beside a fast trainer keeps some twenty checkpoints; usually it is half of this.
 NEEDED_BYTES = 400 << 20
 _NOTHING_LEFT_BYTES = 32 << 20
 _ELSEWHERE = "--directory names another place"
@@ -23,7 +23,7 @@ _ELSEWHERE = "--directory names another place"
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """The places below the demo's directory."""
+    """The paths below the demo's directory."""
 
     directory: Path
 
@@ -62,13 +62,13 @@ class Workplace:
         return self.directory / f"{name}.log"
 
     def shortage(self) -> str | None:
-        """Return what to do where the disk is full, whatever else is said to have gone wrong; none if it is not."""
+        """Return what to do about a full disk, which may be the cause of any error; ``None`` if it is not full."""
         if _free_bytes(self.directory) > _NOTHING_LEFT_BYTES:
             return None
         return f"{self.directory} has no room left: {_ELSEWHERE}"
 
     def write_passphrase(self) -> None:
-        """The passphrase is a new one, which nobody else may read."""
+        """Write a new passphrase, which nobody else may read."""
         descriptor = os.open(self.passphrase, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(descriptor, "w", encoding="ascii") as stream:
             stream.write(secrets.token_urlsafe(_PASSPHRASE_BYTES) + "\n")
@@ -76,14 +76,14 @@ class Workplace:
 
 @contextmanager
 def workplace(asked: Path | None, *, keep: bool) -> Iterator[Workplace]:
-    """Give a directory: *asked*, if that is empty or not there, else a temporary one; gone afterwards unless kept."""
+    """Yield a directory, *asked* (empty or new) or a temporary one; remove it afterwards unless *keep*."""
     directory, is_new = _made(asked)
     try:
         _need_room(directory)
         yield Workplace(directory)
     finally:
         if not keep:
-            with unhurried():
+            with signals_blocked():
                 _remove(directory, itself=is_new)
 
 
@@ -116,7 +116,7 @@ def _free_bytes(directory: Path) -> int:
 
 
 def _remove(directory: Path, *, itself: bool) -> None:
-    # What cannot be removed is worth an error less than what the demo had to tell.
+    # The demo's own error matters more than a file that cannot be removed.
     if itself:
         shutil.rmtree(directory, ignore_errors=True)
         return

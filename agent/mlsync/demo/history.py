@@ -1,4 +1,4 @@
-"""The versions that the demo saw made, in order, each as ``mlsync show`` tells of it."""
+"""The versions that the demo has made so far, each as ``mlsync show`` describes it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlsync.demo import observed
-from mlsync.demo.kinds import Kind
-from mlsync.demo.observed import RESULTS, ObservedAgent
+from mlsync.demo.kinds import TrainerKind
+from mlsync.demo.observed import RESULTS, AgentProcess
 from mlsync.demo.processes import run_mlsync
-from mlsync.demo.report import ReportedTrouble, VersionMade
+from mlsync.demo.report import FileTrouble, VersionMade
 from mlsync.demo.workplace import Workplace
 from mlsync.errors import Error
 
 
-class Ledger:
-    """Takes versions in; *tell* hears of each."""
+class VersionHistory:
+    """Adds new versions, and passes a line on each to *report*."""
 
-    def __init__(self, place: Workplace, kind: Kind, tell: Callable[[str], None]) -> None:
+    def __init__(self, place: Workplace, kind: TrainerKind, report: Callable[[str], None]) -> None:
         self._place = place
         self._kind = kind
-        self._tell = tell
+        self._report = report
         self._saved_s: float | None = None
         self._results_bytes = 0
         self.versions: list[VersionMade] = []
 
     @property
     def whole_count(self) -> int:
-        """How many versions hold checkpoints, each as it lay on the disk."""
+        """The number of versions that hold checkpoints, each as it was on disk."""
         return sum(version.checkpoint_count > 0 and self._of_last(version) is None for version in self.versions)
 
-    def trouble(self) -> ReportedTrouble | None:
-        """Return the newest version's trouble with the last checkpoint, if it has the training's last words."""
+    def trouble(self) -> FileTrouble | None:
+        """Return the newest version's trouble with the last checkpoint, if that version has the complete results."""
         results = self._place.run / RESULTS
         if not self.versions or self._results_bytes != results.stat().st_size:
             return None
         return self._of_last(self.versions[-1])
 
-    def has_news(self, agent: ObservedAgent) -> bool:
-        """Whether the agent made a version that was not taken in."""
+    def has_new_versions(self, agent: AgentProcess) -> bool:
+        """Return whether the agent made a version since the last ``update``."""
         return agent.last_version() > self._last
 
-    def take(self, agent: ObservedAgent) -> None:
-        """Take in the versions that the agent made since the last time."""
+    def update(self, agent: AgentProcess) -> None:
+        """Add the versions that the agent made since the last call."""
         for number in range(self._last + 1, agent.last_version() + 1):
             shown = self._show(number)
             saved_s = observed.last_saved_s(shown, self._kind.last)
@@ -53,8 +53,8 @@ class Ledger:
                 after_s = (agent.committed_s(number) or observed.made_s(shown)) - saved_s
             self._add(shown, "agent", None, after_s)
 
-    def take_reads(self, agent: ObservedAgent) -> None:
-        """Take in what the agent's log says that it read; its last line comes after the last version."""
+    def add_reads(self, agent: AgentProcess) -> None:
+        """Add the bytes read for each version, from the agent's log, whose last line comes after the last version."""
         reads = agent.read_bytes()
         self.versions[:] = [
             dataclasses.replace(version, read_bytes=reads.get(version.number)) for version in self.versions
@@ -65,7 +65,7 @@ class Ledger:
         return self.versions[-1].number if self.versions else 0
 
     def back_up(self) -> None:
-        """Make a version by hand and take it in."""
+        """Make a version with ``mlsync backup`` and add it."""
         done = run_mlsync("backup", "--quickly", "--config", str(self._place.config))["runs"][0]
         now_s = time.time()
         shown = self._show(done["version"])
@@ -85,9 +85,9 @@ class Ledger:
             shown, self._kind.last, made_by=made_by, read_bytes=read_bytes, proved_after_s=after_s
         )
         self.versions.append(version)
-        self._tell(f"version {version.number}: {self._in_words(version)}")
+        self._report(f"version {version.number}: {self._description(version)}")
 
-    def _in_words(self, version: VersionMade) -> str:
+    def _description(self, version: VersionMade) -> str:
         if not version.checkpoint_count:
             return "no checkpoint is there yet"
         trouble = self._of_last(version)
@@ -97,5 +97,5 @@ class Ledger:
         where = f"L{version.level} {version.device}"
         return f"epoch {version.epoch}, {version.checkpoint_count} checkpoints at {where}{after}"
 
-    def _of_last(self, version: VersionMade) -> ReportedTrouble | None:
+    def _of_last(self, version: VersionMade) -> FileTrouble | None:
         return next((trouble for trouble in version.troubles if trouble.path == self._kind.last), None)
