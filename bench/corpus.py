@@ -629,7 +629,8 @@ def judge(folder: Path) -> int:
     sys.path.insert(0, str(ROOT / "tests"))
     from flow_parts import World
     from mlsync.backup.not_understood import not_understood
-    from mlsync.proof.prover import ProofOptions, Prover
+    from mlsync.proof.options import ProofOptions
+    from mlsync.proof.prover import Prover
     from mlsync.repository.tokens import EntryKind
     from mlsync.values import Severity
 

@@ -20,7 +20,8 @@ from doubles.recording_monitor import RecordingMonitor
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupOptions, BackupResult, Source
 from mlsync.errors import Error
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.manifest import Manifest

@@ -13,7 +13,8 @@ from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.presence import refuse_lost
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import ObjectDamaged
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository import names
 from mlsync.repository.commit import commit
 from mlsync.repository.pack.pack import TRAILER_BYTES

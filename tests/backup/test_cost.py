@@ -13,7 +13,8 @@ from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, bytes_of, checkpoint, keys_of, noise, small_checkpoint
 from mlsync.backup.backup import look
 from mlsync.backup.request import Source
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.versions.stored_file import SMALL_CHUNK_BYTES_MAX, RestoredFile
 
 MIB = 1 << 20

@@ -11,7 +11,8 @@ import pytest
 
 from flow_parts import PASSPHRASE, RUN, World, keys_of, noise, outcome, small_checkpoint, tree_of
 from mlsync import errors
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
 from mlsync.source.takeover import allow_takeover

@@ -16,7 +16,8 @@ from shard_writer import COUNT, name_of
 
 from flow_parts import World, contents
 from mlsync.backup.one_save import SILENT_NS
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository.tokens import TroubleKind
 
 pytestmark = pytest.mark.slow

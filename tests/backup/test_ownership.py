@@ -16,7 +16,8 @@ from mlsync.backup import ownership
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import RunOfAnother, SourceEmptied
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository import names
 from mlsync.restore.restore import RestoreOptions, restore
 from mlsync.source.state import State

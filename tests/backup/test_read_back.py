@@ -12,7 +12,8 @@ from flow_parts import RUN, World
 from flow_parts import checkpoint as torch_checkpoint
 from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.errors import ObjectDamaged
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import names
 from mlsync.versions.proof_status import proof_statuses

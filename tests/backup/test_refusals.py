@@ -8,7 +8,8 @@ import pytest
 
 from flow_parts import World, checkpoint, damaged, small_checkpoint
 from mlsync.proof.framework import Framework
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.judge import refusing_policy
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy

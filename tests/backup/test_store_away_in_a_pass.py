@@ -9,7 +9,8 @@ import pytest
 from doubles.memory_store import MemoryStore
 from flow_parts import FAST, PASSPHRASE, RUN, keys_of, small_checkpoint
 from mlsync.errors import RepositoryMissing
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore

@@ -17,7 +17,8 @@ from checkpoint_files import weights_bytes, with_pickle
 from doubles.recording_monitor import RecordingMonitor
 from flow_parts import RUN, World, as_nobody, contents, damaged, noise, outcome, small_checkpoint
 from mlsync import errors
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository.commit import commit
 from mlsync.repository.listing import runs
 from mlsync.repository.tokens import TroubleKind

@@ -22,7 +22,8 @@ from mlsync.backup.backup import look
 from mlsync.backup.files_cache import decode_row
 from mlsync.backup.one_save import SILENT_NS
 from mlsync.backup.request import Source
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository.tokens import TroubleKind
 from mlsync.values import Severity

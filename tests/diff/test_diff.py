@@ -24,7 +24,8 @@ from mlsync.diff.checkpoint import compare_checkpoints
 from mlsync.diff.diff import diff
 from mlsync.errors import ObjectDamaged, ObjectMissing, PathMissing
 from mlsync.formats.layout import Storage, Tensor
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.repository import names
 from mlsync.repository.tokens import EntryKind
 

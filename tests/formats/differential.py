@@ -41,7 +41,8 @@ from mlsync.formats.libraries.tensorflow_bundle import parse_index, read_shard
 from mlsync.formats.pickles.machine import read_pickle
 from mlsync.formats.sniff import identify
 from mlsync.formats.torch.legacy import read_legacy_layout
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 
 PROGRAM = Path(__file__).with_name("real_loader.py")
 MADE = Path(__file__).with_name("made")

@@ -17,7 +17,8 @@ from differential import value as torch_value
 
 from checkpoint_files import MemorySource, flipped, parts_of, rezipped, torch_bytes
 from doubles.verdict_status import status
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 
 pytestmark = pytest.mark.slow
 

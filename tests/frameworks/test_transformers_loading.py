@@ -16,7 +16,8 @@ from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import CommandUnavailable
 from mlsync.proof.framework import DESCRIBED, HUGGING_FACE, Framework, Loaded, load, transformers_command
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy
 from mlsync.repository.keyslot import Passphrase, Stretching

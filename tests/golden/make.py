@@ -24,7 +24,8 @@ import mlsync
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupOptions, BackupResult, Source
 from mlsync.monitor import SilentMonitor
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.repository import keyslot, names
 from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching

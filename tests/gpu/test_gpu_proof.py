@@ -12,8 +12,9 @@ import torch
 from checkpoint_files import MemorySource, torch_bytes, weights_bytes, yolo_bytes
 from doubles.verdict_status import status
 from mlsync.errors import DeviceMissing
+from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs import gpus
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.prover import Prover
 
 pytestmark = [
     pytest.mark.gpu,

@@ -13,5 +13,5 @@ from proof_python import PROOF_PYTHON
 def _children_run_in_the_proofs_python() -> Iterator[None]:
     """A prover that is told of no Python takes the one of MLSYNC_TEST_PROOF_PYTHON, as if it ran in that itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlsync.proof.prover.sys", SimpleNamespace(executable=PROOF_PYTHON))
+        patch.setattr("mlsync.proof.engine.sys", SimpleNamespace(executable=PROOF_PYTHON))
         yield

@@ -37,7 +37,8 @@ from mlsync.errors import (
 )
 from mlsync.proof import child as child_module
 from mlsync.proof.child import PROGRAM, ProofChild, bare_environment
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.windows import SEGMENTS_MAX
 
 FakePython = Callable[[str], str]
@@ -668,7 +669,8 @@ def test_the_child_ends_with_a_parent_that_is_killed():
     """A parent that dies without a word takes its child along, even one that would not notice by itself."""
     code = """
         import time
-        from mlsync.proof.prover import ProofOptions, Prover
+        from mlsync.proof.options import ProofOptions
+        from mlsync.proof.prover import Prover
         prover = Prover(ProofOptions(device="cpu"))
         prover.open()
         print(prover._engine.pid, flush=True)

@@ -25,8 +25,9 @@ from mlsync.errors import (
 )
 from mlsync.proof.child import PROGRAM
 from mlsync.proof.framework import Framework, Loaded, load, state_dict_command
+from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs.cpu import COUNTED_AS
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.prover import Prover
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,8 @@ from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.formats.containers import read_layout
 from mlsync.formats.dcp.container import read_items
 from mlsync.formats.torch.legacy import read_legacy_layout
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.values import Severity
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from proof_python import PROOF_PYTHON
 
+from mlsync.proof.engine import stride_bytes
 from mlsync.proof.programs import gpus
 from mlsync.proof.programs.device import gpu_number
-from mlsync.proof.prover import _stride_bytes
 
 LIBRARIES = ("libcuda.so.1", "libnvidia-ml.so.1")
 
@@ -101,12 +101,12 @@ def test_that_there_is_no_gpu_is_seen_without_torch(monkeypatch):
     monkeypatch.setattr(gpus.glob, "glob", lambda pattern: [pattern] * (pattern in found))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert gpus.why_none() == "no GPU is here"
-    assert (_stride_bytes("auto"), _stride_bytes("cpu"), _stride_bytes("cuda:1")) == (1 << 20, 1 << 20, 16 << 20)
+    assert (stride_bytes("auto"), stride_bytes("cpu"), stride_bytes("cuda:1")) == (1 << 20, 1 << 20, 16 << 20)
     for device in ("/dev/nvidia*", "/dev/nvhost*", "/dev/kfd", "/dev/dxg"):
         found.clear()
         found.add(device)
         assert gpus.why_none() == ""
-        assert _stride_bytes("auto%1") == 16 << 20
+        assert stride_bytes("auto%1") == 16 << 20
     for value, why in (("0,1", ""), ("GPU-1a", ""), ("", "leaves no GPU"), ("-1", "leaves no GPU")):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
         assert why in gpus.why_none()

@@ -15,8 +15,9 @@ from mlsync.errors import ProofDisbelieved
 from mlsync.formats.layout import Storage
 from mlsync.proof import windows
 from mlsync.proof.in_place import IN_PLACE_BYTES_MIN, WindowAllocator
+from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs import gpus
-from mlsync.proof.prover import Allocate, ProofOptions, Prover
+from mlsync.proof.prover import Allocate, Prover
 from mlsync.proof.windows import WindowSender
 
 MIB = 1 << 20

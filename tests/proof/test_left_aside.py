@@ -15,7 +15,8 @@ import torch
 from checkpoint_files import MemorySource, network, parts_of, rezipped, torch_bytes
 from doubles.verdict_status import status
 from gguf_file import gguf_bytes, gguf_tensors
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 
 MADE = Path(__file__).parent.parent / "formats" / "made"

@@ -10,7 +10,8 @@ import pytest
 from checkpoint_files import MemorySource, flipped, parts_of, records, rezipped, yolo_bytes
 from doubles.verdict_status import status
 from mlsync.proof import inspection
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,8 @@ from gguf_file import gguf_bytes, gguf_tensors
 from mlsync.errors import ObjectDamaged
 from mlsync.proof import windows
 from mlsync.proof.child import ProofChild
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.values import Finding, Severity
 

@@ -17,8 +17,9 @@ from sandboxed import DEEDS
 
 from checkpoint_files import MemorySource, yolo_bytes
 from doubles.verdict_status import status
+from mlsync.proof.options import ProofOptions
 from mlsync.proof.programs import sandbox
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.prover import Prover
 
 ALLOWED = (
     "map memory",

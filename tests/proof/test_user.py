@@ -12,7 +12,8 @@ from doubles.verdict_status import status
 from mlsync.errors import PythonUnfit
 from mlsync.proof import user as module
 from mlsync.proof.child import ProofChild
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.user import User, cannot_change_user
 from unprivileged import place_of_his_own, proof_python, python_for_all
 

@@ -9,7 +9,8 @@ from safetensors.torch import save
 from checkpoint_files import MemorySource
 from doubles.verdict_status import status
 from mlsync.formats.layout import Storage
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.zero_tail import ZeroTail
 from mlsync.values import Severity
 

@@ -17,7 +17,8 @@ from flow_parts import World, as_nobody, small_checkpoint
 from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, ProofTimedOut, Stopped
 from mlsync.proof.framework import Framework
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving import load as loading
 from mlsync.proving.load import LoadingOptions, clear_leftovers, private_directory
 from mlsync.proving.verify import verify

@@ -10,7 +10,8 @@ import pytest
 from flow_parts import RUN, World, contents, small_checkpoint
 from mlsync.errors import CommandUnavailable
 from mlsync.proof.framework import SEVERAL_FILES, Framework
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving import load as loading
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy

@@ -12,7 +12,8 @@ from doubles.verdict_status import status
 from flow_parts import World, checkpoint
 from mlsync.codec.compression import Coding
 from mlsync.errors import ObjectDamaged
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.windows import WindowSender
 from mlsync.repository import names
 from mlsync.versions.stored_file import RestoredFile

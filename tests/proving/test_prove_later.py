@@ -10,7 +10,8 @@ import pytest
 from flow_parts import RUN, World
 from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, PythonUnfit, Stopped
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Share
 from mlsync.repository import names

@@ -15,7 +15,8 @@ from flow_parts import RUN, World, noise, small_checkpoint
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import ObjectMissing
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Division, Share
 from mlsync.repository.manifest import Entry

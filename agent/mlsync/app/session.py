@@ -33,7 +33,8 @@ from mlsync.values import NumberFault
 if TYPE_CHECKING:
     from mlsync.app.proof_user import RunsAs
     from mlsync.proof.framework import Framework
-    from mlsync.proof.prover import ProofOptions, Prover
+    from mlsync.proof.options import ProofOptions
+    from mlsync.proof.prover import Prover
     from mlsync.proving.load import LoadingOptions
 
 _LOG: Final = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def store_options(config: Config) -> StoreOptions:
 def proof_options(config: Config, device: str | None, runs: RunsAs | None = None) -> ProofOptions:
     """Return how checkpoints are proved by the configuration."""
     from mlsync.app.proof_user import OWN
-    from mlsync.proof.prover import ProofOptions  # late, as above
+    from mlsync.proof.options import ProofOptions  # late, as above
 
     runs = runs or OWN
 

@@ -99,7 +99,8 @@ def _to_stderr(text: str) -> None:
 
 
 def _need_gpu() -> None:
-    from mlsync.proof.prover import ProofOptions, Prover  # late: only this device is checked beforehand
+    from mlsync.proof.options import ProofOptions  # late: only this device is checked beforehand
+    from mlsync.proof.prover import Prover
 
     with Prover(ProofOptions(device="cuda")) as prover:
         try:

@@ -1,5 +1,4 @@
-"""Does a checkpoint that came back from the store load? Levels 0 to 4, the device's part in a child process, and 5.
+"""Whether a checkpoint that came back from the store loads: levels 0 to 4 by a child process, and level 5 by a command.
 
-Imports the leaves only. ``device.py``, ``launch.py`` and ``load_*.py`` are never imported: they are programs of child
-processes, and the only places that know torch.
+``programs/`` holds what runs in those processes; only modules there import torch.
 """

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self, TypeAlias
+from typing import Final, Protocol, Self, TypeAlias
 
 import msgspec
 
-from mlsync.errors import DeviceMissing, ObjectDamaged, ProofDisbelieved, ProofUnavailable, PythonUnfit, TorchMissing
-from mlsync.formats.layout import BIG_ENDIAN, UNKNOWN, ByteSource, Content, Storage
-from mlsync.proof.child import WINDOW_STRIDE_BYTES, DeviceInfo, ProofChild
-from mlsync.proof.digest import WindowDigest, window_digest
+from mlsync.errors import DeviceMissing, ObjectDamaged, ProofUnavailable, PythonUnfit, TorchMissing
+from mlsync.formats.layout import UNKNOWN, ByteSource, Content
+from mlsync.proof.child import DeviceInfo
+from mlsync.proof.engine import Engine, Transfer, storages_to_send, without_frames
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import number_facts, number_findings
-from mlsync.proof.spans import ExtentChecksums, SpanCursor
-from mlsync.proof.user import User
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.spans import ExtentChecksums
 from mlsync.proof.verdict import Verdict
 from mlsync.proof.zero_tail import ZeroTail
-from mlsync.values import Fact, Finding, Level, NumberFault, Proof, Severity
-
-if TYPE_CHECKING:
-    from mlsync.proof.windows import Counts, WindowSender
+from mlsync.values import Fact, Finding, Level, Proof, Severity
 
 _SLOWEST_BYTES_PER_S = 20_000_000
 _LOG: Final = logging.getLogger(__name__)
 _NO_DEVICE = 'no device is wanted here: device = "none"'
-# The windows of a child on the CPU; chunks are opened directly into them.
-_SHORT_WINDOW_BYTES = 1 << 20
 
 #: Returns memory for the bytes at an offset of a file and of a length, or ``None``; called in the order of the file.
 Allocate: TypeAlias = Callable[[int, int], memoryview | None]
@@ -49,34 +43,6 @@ class ProofSource(ByteSource, Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class ProofOptions:
-    """How far to prove, on what, and for how long at most.
-
-    *device* is ``auto``, ``cuda``, ``cuda:N``, ``cpu`` or ``none``, or ``auto%N`` or ``cuda%N``: the GPU whose
-    number is N modulo the number of GPUs that the child sees. *memory_bytes* bounds what is used of a GPU. *python* is
-    an interpreter that has numpy, and torch for a GPU; ``None`` is this one. *timeout_s* bounds the wait for the child
-    per file, beyond the time that its bytes need at 20 MB/s. Faults of numbers that are in *refuse* break a checkpoint,
-    those in *warn* become warnings, the others notes.
-
-    If mlsync is root the child runs as *user*; if that user cannot run the Python, it runs as root if it *may be root*,
-    and a note says so. *as_root* says why no other user is available although mlsync is root.
-    """
-
-    device: str = "auto"
-    python: str | None = None
-    level: int = Level.NUMBERS
-    timeout_s: float = 120.0
-    start_timeout_s: float = 180.0
-    memory_bytes: int = 512 << 20
-    threads: int = 1
-    refuse: frozenset[NumberFault] = frozenset()
-    warn: frozenset[NumberFault] = frozenset({"nan", "inf", "saturated"})
-    user: User | None = None
-    may_be_root: bool = True
-    as_root: str = ""
-
-
 class Prover:
     """Proves files one at a time, from one thread; owns the child, which starts when it is first needed.
 
@@ -85,7 +51,7 @@ class Prover:
 
     def __init__(self, options: ProofOptions) -> None:
         self._options = options
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
         self._user, self._as_root = options.user, options.as_root
         self._lasting_error: ProofUnavailable | None = None
         self._is_begun = False
@@ -152,24 +118,24 @@ class Prover:
     def _wants_device(self) -> bool:
         return self._options.device != "none" and self._options.level >= Level.DEVICE
 
-    def _begin_transfer(self, size_bytes: int, content: Content | None) -> _Transfer:
+    def _begin_transfer(self, size_bytes: int, content: Content | None) -> Transfer:
         """Return the transfer of the tensors to the device; it sends nothing if no device is wanted."""
         if content is None or not self._wants_device or not any(storage.length for storage in content.storages):
-            return _Transfer(())
-        storages = _storages_to_send(content)
+            return Transfer(())
+        storages = storages_to_send(content)
         try:
             engine = self._ready_engine()
             timeout_s = self._options.timeout_s + size_bytes / _SLOWEST_BYTES_PER_S
-            return _Transfer(storages, engine, engine.begin(storages, timeout_s))
+            return Transfer(storages, engine, engine.begin(storages, timeout_s))
         except ProofUnavailable as error:
-            return _Transfer((), error=_kept(error))
+            return Transfer((), error=without_frames(error))
 
-    def _ready_engine(self) -> _Engine:
+    def _ready_engine(self) -> Engine:
         """Return the living child; raises the same error again where a second try would not change it."""
         if self._engine is not None and self._engine.is_ready and not self._engine.is_alive():
             self.close()
         if self._lasting_error is not None:
-            raise _kept(self._lasting_error)
+            raise without_frames(self._lasting_error)
         try:
             try:
                 return self._ready()
@@ -187,16 +153,16 @@ class Prover:
                 self._lasting_error = error
             raise
 
-    def _ready(self) -> _Engine:
+    def _ready(self) -> Engine:
         if self._engine is None:
             self._engine = self._started()
         self._engine.wait_ready()
         return self._engine
 
-    def _started(self) -> _Engine:
-        return _Engine(self._options, self._user, self._as_root)
+    def _started(self) -> Engine:
+        return Engine(self._options, self._user, self._as_root)
 
-    def _verdict(self, inspection: Inspection, transfer: _Transfer, noticed: Sequence[Finding]) -> Verdict:
+    def _verdict(self, inspection: Inspection, transfer: Transfer, noticed: Sequence[Finding]) -> Verdict:
         """Return the verdict on a file whose bytes all came back as its container has them; *noticed* goes into it."""
         content, error = inspection.content, transfer.error
         findings = [inspection.finding, *noticed] if inspection.finding is not None else [*noticed]
@@ -223,7 +189,7 @@ class Prover:
             shortfall = self._left(content, transfer)
         return Verdict(_proof(inspection, level, findings, facts, info, shortfall), error)
 
-    def _left(self, content: Content | None, transfer: _Transfer) -> str:
+    def _left(self, content: Content | None, transfer: Transfer) -> str:
         """Return what was not checked here and can be on another machine."""
         if self._options.device == "none" and content is not None and any(one.length for one in content.storages):
             return _NO_DEVICE
@@ -231,178 +197,7 @@ class Prover:
         return f"numbers of {', '.join(uncounted)} were not counted: this torch has none" if uncounted else ""
 
 
-class _Engine:
-    """A child with its key and windows; ``info`` is its device once it is ready."""
-
-    def __init__(self, options: ProofOptions, user: User | None, as_root: str) -> None:
-        self.info: DeviceInfo
-        self._options = options
-        self._stride_bytes = _stride_bytes(options.device)
-        self._home = os.path.expanduser("~") if user is None else user.home
-        self._as_root = as_root
-        self._digest: WindowDigest | None = None
-        self._seed = os.urandom(32)
-        self._child = ProofChild(options.python or sys.executable, options.device, user)
-        self._started_s = time.monotonic()
-        _LOG.debug("proof process %d started with %s for %s", self.pid, self._child.python, options.device)
-        try:
-            self._send_opening()
-        except BaseException:
-            self._child.close()
-            raise
-
-    def _send_opening(self) -> None:
-        from mlsync.proof.windows import windows_in_memory
-
-        options = self._options
-        self._child.set_timeout(options.start_timeout_s)
-        self._child.send(
-            {
-                "device": options.device,
-                "seed": self._seed.hex(),
-                "memory_bytes": options.memory_bytes,
-                "windows": windows_in_memory(self._child.memory, self._stride_bytes),
-                "threads": options.threads,
-                # Where "pip install --user" puts numpy or torch; the child has no HOME to find it by.
-                "user_base": os.path.join(self._home, ".local"),
-            }
-        )
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether the child has its device."""
-        return self._digest is not None
-
-    def wait_ready(self) -> None:
-        """Wait until the child has its device."""
-        if self.is_ready:
-            return
-        _LOG.debug("waiting for proof process %d", self.pid)
-        answer = self._child.wait_answer()
-        window_bytes = answer.get("window_bytes")
-        if answer.get("ready") is not True or window_bytes not in (1 << 20, 16 << 20):
-            self._child.protocol_error("an answer that does not parse")
-        digest = window_digest(str(answer.get("digest")), self._seed, window_bytes)
-        if digest is None:
-            self._child.protocol_error("an answer that does not parse")
-        self._child.mark_ready()
-        names = ("device", "torch", "cuda", "driver", "note", "unconfined")
-        texts = {name: str(answer.get(name, ""))[:300] for name in names}
-        self.info = DeviceInfo(window_bytes=window_bytes, as_root=self._as_root, **texts)
-        self._digest = digest
-        started_in_s = time.monotonic() - self._started_s
-        _LOG.debug("proof process %d is ready on %s after %.1f s", self.pid, self.info.device, started_in_s)
-
-    @property
-    def pid(self) -> int:
-        """The child's process id."""
-        return self._child.pid
-
-    def is_alive(self) -> bool:
-        """Whether the child still runs."""
-        return self._child.is_alive()
-
-    def begin(self, storages: Sequence[Storage], timeout_s: float) -> WindowSender:
-        """Begin a file, and return what sends its tensors."""
-        from mlsync.proof.windows import WindowSender
-
-        assert self._digest is not None
-        self._child.set_timeout(timeout_s)
-        self._child.send({"begin": True, "cpu_s": int(timeout_s) + 60})
-        return WindowSender(self._child, self._digest, self.info.window_bytes, self._stride_bytes, storages)
-
-    def protocol_error(self, what: str) -> NoReturn:
-        """Raise that the child sent *what*."""
-        self._child.protocol_error(what)
-
-    def close(self) -> None:
-        """End the child."""
-        self._child.close()
-        if self._digest is not None:
-            self._digest.close()
-
-
-class _Transfer:
-    """Sends one file's tensors to the device; an ``error`` stops that, and the pass over the file goes on."""
-
-    def __init__(
-        self,
-        storages: Sequence[Storage],
-        engine: _Engine | None = None,
-        sender: WindowSender | None = None,
-        error: ProofUnavailable | None = None,
-    ) -> None:
-        self.error = error
-        self._engine = engine
-        self._sender = sender
-        self._cursor = SpanCursor(storages)
-
-    def allocate(self, offset: int, length: int) -> memoryview | None:
-        """Return shared memory for what is fed later as one block, or ``None`` if that is to be copied."""
-        return None if self._sender is None or self.error is not None else self._sender.allocate(offset, length)
-
-    @property
-    def lent_memory(self) -> bool:
-        """Whether bytes of the file were in memory that the child can write to."""
-        return self._sender is not None and self._sender.lent_memory
-
-    def feed(self, offset: int, block: memoryview) -> None:
-        """Send the parts of *block* that belong to storages."""
-        if self._sender is None or self.error is not None:
-            return
-        try:
-            for index, piece, ends in self._cursor.pieces(offset, block):
-                self._sender.add(index, piece, offset)
-                if ends:
-                    self._sender.close_storage()
-        except ProofUnavailable as error:
-            self.error = _kept(error)
-
-    def protocol_error(self, what: str) -> None:
-        """Drop the answers of the child, which sent *what*."""
-        assert self._engine is not None
-        try:
-            self._engine.protocol_error(what)
-        except ProofDisbelieved as error:
-            self.error = _kept(error)
-
-    def finish(self) -> None:
-        """Wait for the last answer."""
-        if self._sender is None or self.error is not None:
-            return
-        try:
-            self._sender.finish()
-        except ProofUnavailable as error:
-            self.error = _kept(error)
-
-    def counts(self) -> dict[int, Counts]:
-        """Return what the device counted, by storage, in the order of the file."""
-        return dict(sorted(self._sender.counts.items())) if self._sender is not None else {}
-
-    def uncounted(self) -> list[str]:
-        """Return the types whose numbers the device's torch does not support."""
-        return sorted(self._sender.uncounted) if self._sender is not None else []
-
-    def unseen(self) -> list[str]:
-        """Return the types whose numbers no torch supports."""
-        return sorted(self._sender.unseen) if self._sender is not None else []
-
-    def info(self) -> DeviceInfo | None:
-        """Return the device, if one was used."""
-        return self._engine.info if self._engine is not None else None
-
-
-def _stride_bytes(device: str) -> int:
-    """Return the distance of the windows: large if there may be a GPU, else small enough for a CPU's cache."""
-    from mlsync.proof.programs.gpus import why_none
-
-    may_be_gpu = device.startswith("cuda") or (device != "cpu" and not why_none())
-    return WINDOW_STRIDE_BYTES if may_be_gpu else _SHORT_WINDOW_BYTES
-
-
-def _confirmed_faults(
-    source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail
-) -> list[Finding]:
+def _confirmed_faults(source: ProofSource, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> list[Finding]:
     """Return the findings that refuse the file, confirmed in memory that only this process can write to.
 
     Without that a child could have a sound file refused by changing its windows. Raises ``Damage`` as the source does.
@@ -414,13 +209,13 @@ def _confirmed_faults(
     except ObjectDamaged:
         if not transfer.lent_memory:
             raise
-    faults = _read_through(source, inspection, _Transfer(()), ZeroTail())
+    faults = _read_through(source, inspection, Transfer(()), ZeroTail())
     if not faults:
         transfer.protocol_error("other bytes in its windows than were put there")
     return faults
 
 
-def _read_through(source: ProofSource, inspection: Inspection, transfer: _Transfer, tail: ZeroTail) -> list[Finding]:
+def _read_through(source: ProofSource, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> list[Finding]:
     """Pass over the bytes once, for digests (in the source), checksums and device; return the findings that refuse."""
     checksums = ExtentChecksums(inspection.layout)
     offset = 0
@@ -453,7 +248,7 @@ def _skipped_findings(content: Content) -> list[Finding]:
     return [Finding(Level.DEVICE, Severity.NOTE, what) for what in notes]
 
 
-def _unseen_findings(transfer: _Transfer) -> list[Finding]:
+def _unseen_findings(transfer: Transfer) -> list[Finding]:
     """Return notes on bytes that the device digested and whose numbers no torch supports."""
     unseen = transfer.unseen()
     if not unseen:
@@ -462,17 +257,7 @@ def _unseen_findings(transfer: _Transfer) -> list[Finding]:
     return [Finding(Level.NUMBERS, Severity.NOTE, what)]
 
 
-def _storages_to_send(content: Content) -> Sequence[Storage]:
-    """Return the storages; those of the other byte order are digested as bytes, for their numbers would be misread."""
-    if content.facts.get("byteorder") != "big":
-        return content.storages
-    return [
-        storage._replace(dtype=BIG_ENDIAN + storage.dtype) if storage.item_bytes > 1 else storage
-        for storage in content.storages
-    ]
-
-
-def _level_with_device(content: Content, transfer: _Transfer) -> int:
+def _level_with_device(content: Content, transfer: Transfer) -> int:
     if content.packed_count or content.aside_count:
         return Level.MEANING
     return Level.DEVICE if transfer.uncounted() or transfer.unseen() else Level.NUMBERS
@@ -518,12 +303,6 @@ def _device_findings(info: DeviceInfo) -> list[Finding]:
     notes += [f"proved outside of a part of the sandbox: {info.unconfined}"] if info.unconfined else []
     notes += [f"proved as root: {info.as_root}"] if info.as_root else []
     return [Finding(Level.DEVICE, Severity.NOTE, what) for what in notes]
-
-
-def _kept(error: ProofUnavailable) -> ProofUnavailable:
-    """Return the error without its frames, which would keep the child's memory alive."""
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _refused(inspection: Inspection, findings: list[Finding]) -> Verdict:

@@ -17,7 +17,8 @@ from mlsync.formats.archives import inner_files
 from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.source.spans import plan_spans
 

@@ -12,7 +12,8 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 
 MADE = Path(__file__).parents[1] / "made"

@@ -14,7 +14,8 @@ from mlsync.formats.containers import read_content, read_layout, storages_of
 from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.values import Severity
 
 # NeMo 3.0.0 wrote it (see made/make_groups.py).

@@ -16,7 +16,8 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.hdf5.blocks import lookup3
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.proof.spans import ExtentChecksums
 
 MADE = Path(__file__).parents[1] / "made"

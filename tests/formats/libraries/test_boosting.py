@@ -15,7 +15,8 @@ from mlsync.formats.containers import read_content, read_layout
 from mlsync.formats.faults import MeaningBroken, NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 from mlsync.values import Severity
 
 FILES = {path.name: path.read_bytes() for path in sorted((Path(__file__).parents[1] / "made").glob("boosting/*"))}

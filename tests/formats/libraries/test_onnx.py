@@ -19,7 +19,8 @@ from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.libraries import onnx_message
 from mlsync.formats.libraries.onnx import read_external
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 
 MADE = Path(__file__).parents[1] / "made"
 MODEL, KINDS, OUTSIDE = ((MADE / f"{name}.onnx").read_bytes() for name in ("model", "kinds", "outside"))

@@ -21,7 +21,8 @@ from mlsync.formats.faults import NotChecked
 from mlsync.formats.layout import ContainerBroken, Content
 from mlsync.formats.pickles import packed_file as packed_pickle
 from mlsync.formats.sniff import identify
-from mlsync.proof.prover import ProofOptions, Prover
+from mlsync.proof.options import ProofOptions
+from mlsync.proof.prover import Prover
 
 MADE = Path(__file__).parents[1] / "made"
 WAYS = ("zlib", "gzip", "bz2", "lzma", "xz", "lz4")
