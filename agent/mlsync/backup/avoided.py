@@ -1,8 +1,8 @@
-"""Packs that a backup does not rely on, and what it does when it meets one: store again what lies there, within bounds.
+"""Packs that a backup must not reuse, and how it stores their content again, at most once.
 
-A store that takes objects and does not give them back must not be sent all of a checkpoint over and over. Before the
-first pack is stored again the store shows that it gives back what it takes, and what was stored twice and came back
-neither time ends the backup. So no byte is sent more than twice, whatever the store answers.
+A store that accepts objects and does not return them must not be sent a checkpoint over and over. Before the first pack
+is stored again, the store has to return a small pack that it just took. Content that was stored twice and could not be
+read either time ends the backup. So no byte is sent more than twice, whatever the store answers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _ADVICE: Final = "look at the store, and at what stands between (a proxy, a gate
 
 @dataclass(slots=True)
 class Avoided:
-    """What is known of bad packs while one backup goes on.
+    """The bad packs that one backup knows of.
 
-    *lost* are gone or damaged. *cold* ones cannot be read now: what changed does not rely on them, what did not change
-    stays in them. *needed* are those of the cold ones out of which files that did not change have to come as well, as
-    they are proved together with one that did.
+    *lost* packs are gone or damaged. *cold* packs cannot be read now: changed files do not reuse them, and unchanged
+    files stay in them. *needed* are cold packs whose unchanged files have to be stored again too, because they are
+    proved together with a changed one.
     """
 
     lost: set[bytes]
@@ -41,11 +41,11 @@ class Avoided:
 
     @property
     def unfit(self) -> set[bytes]:
-        """The packs that not even a file that did not change may stay in."""
+        """The packs in which not even an unchanged file may stay."""
         return self.lost | self.needed
 
     def wrote(self, packs: Iterable[bytes]) -> None:
-        """Say that this backup stored these packs."""
+        """Note that this backup stored these packs."""
         fresh = set(packs)
         self._written |= fresh
         if self._writes_again:
@@ -56,11 +56,11 @@ class Avoided:
         return bool(self.lost) and any(ref.pack in self.lost for ref in entry.chunks)
 
     def is_cold(self, entry: Entry) -> bool:
-        """Whether some of the file cannot be read now."""
+        """Return whether the store cannot return some of the file now."""
         return bool(self.cold) and any(ref.pack in self.cold for ref in entry.chunks)
 
     def note_lost(self, error: ObjectMissing | ObjectDamaged, repository: Repository) -> bytes:
-        """Have the pack that *error* names stored again, and return it; raise where that would not help."""
+        """Note that the pack that *error* names is to be stored again, and return it; raise if that would not help."""
         pack_id = names.parse_pack(error.where or "")
         if pack_id is None or pack_id in self.lost:
             raise error
@@ -75,7 +75,7 @@ class Avoided:
         return pack_id
 
     def note_cold(self, error: ObjectArchived, repository: Repository, monitor: Monitor) -> None:
-        """Have what is needed of cold packs stored anew; raise where that would not help."""
+        """Note that what is needed of cold packs is to be stored again; raise if that would not help."""
         pack_id = names.parse_pack(error.where or "")
         if pack_id is None or pack_id in self.needed:
             raise error
@@ -94,7 +94,7 @@ class Avoided:
 
 
 def refuse_forgetful(repository: Repository) -> None:
-    """Raise ``StoreBroken`` if the store does not give back a small pack that it just took."""
+    """Raise ``StoreBroken`` if the store does not return a small pack that it just took."""
     writer = repository.writer(lambda _name: None, lanes=1)
     try:
         placed = writer.put(memoryview(os.urandom(_TRIAL_BYTES)))
@@ -111,5 +111,5 @@ def refuse_forgetful(repository: Repository) -> None:
 
 
 def _words_of(error: Damage) -> str:
-    """What the store said, where it said anything."""
+    """Return what the store said, if it said anything."""
     return error.__cause__.what if isinstance(error.__cause__, StoreError) else error.what

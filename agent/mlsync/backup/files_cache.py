@@ -15,7 +15,7 @@ from mlsync.source.state import State
 _WHERE = "local state"
 
 
-class CacheRow(msgspec.Struct, array_like=True):
+class CacheRow(msgspec.Struct, array_like=True, gc=False):
     """What the local state keeps of a path: the entry of the last version, and the trouble with the file, if any.
 
     A file that *is_held* is in no version yet: it belongs to a checkpoint of several files that was not complete. The
@@ -33,7 +33,7 @@ class CacheRow(msgspec.Struct, array_like=True):
     again_ns: int = 0
 
 
-class CachedPath(msgspec.Struct, frozen=True):
+class CachedPath(msgspec.Struct, frozen=True, gc=False):
     """A path of the files cache: its row, the row's entry, and the file's stat and pieces when it was read last."""
 
     row: CacheRow

@@ -1,6 +1,6 @@
-"""Which files of a version look like models although nothing is known of their kind: stored, and not proved.
+"""Files of a version that look like models of an unknown kind: they are stored, and not proved.
 
-Asked of a version's entries alone, by name, size and how well the bytes were packed: no file is read for it.
+The entries alone show it, by name, size and how well the bytes were compressed: no file is read.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ MODEL_ENDINGS: Final = {
     "jld2": "Lux",
 }
 _SMALLEST_BYTES: Final = 1 << 10
-# A graph of TensorFlow's without weights, a tokenizer: no numbers to speak of.
+# A TensorFlow graph without weights, or a tokenizer, holds few numbers.
 _SMALLEST_WEAK_BYTES: Final = 1 << 20
 _WEAK_ENDINGS: Final = frozenset({"pb", "model", "params", "weights", "bson", "plan", "paddle"})
 _NO_MODEL: Final = re.compile(
     rb"(.*/)?(tokenizer|spiece|sentencepiece\.bpe|spm|saved_model|keras_metadata)\.(model|pb)"
 )
-# What has another ending, or none, is taken for a model where it is large and its bytes are those of numbers: floats
-# hardly pack, texts and tokens pack to a half and less.
+# A file with another ending, or none, counts as a model if it is large and hardly compresses, as floats do: texts and
+# tokens shrink to a half and less.
 _LARGE_BYTES: Final = 32 << 20
 _PACKED_TO: Final = 0.7
 _OTHERS: Final = {
@@ -88,7 +88,7 @@ _NAMED_MAX: Final = 3
 
 
 def kind_of(entry: Entry, leave: Excludes | None = None) -> str | None:
-    """Return a file's ending, or ``""``, if it looks like a model and nothing was said of it; else ``None``."""
+    """Return a file's ending, or ``""``, if it looks like a model and has no proof; else ``None``."""
     if entry.kind is not EntryKind.FILE or entry.proof is not None or entry.size_bytes < _SMALLEST_BYTES:
         return None
     path = entry.path
@@ -103,14 +103,14 @@ def kind_of(entry: Entry, leave: Excludes | None = None) -> str | None:
 
 
 def _is_named_like_one(path: bytes, ending: str, size_bytes: int) -> bool:
-    """Whether a model's ending, or a name that promises a checkpoint, says so."""
+    """Return whether a model's ending, or a name that promises a checkpoint, says so."""
     if ending in MODEL_ENDINGS:
         return ending not in _WEAK_ENDINGS or size_bytes >= _SMALLEST_WEAK_BYTES
     return is_checkpoint_name(path)
 
 
 def _holds_numbers(entry: Entry, name: bytes, ending: str) -> bool:
-    """Whether a large file, that is not known to be anything else, holds what does not pack."""
+    """Return whether a large file of no other known kind hardly compresses."""
     if entry.size_bytes < _LARGE_BYTES or ending in _OTHER_ENDINGS:
         return False
     if _DATA_NAME.fullmatch(name) or _DATA_DIRECTORY.fullmatch(entry.path) or _PIECE.fullmatch(entry.path):
@@ -120,7 +120,7 @@ def _holds_numbers(entry: Entry, name: bytes, ending: str) -> bool:
 
 
 def not_understood(entries: Iterable[Entry], leave: Sequence[str] = ()) -> dict[bytes, str]:
-    """Return the kind of each file that looks like a model and has no proof, but for those that *leave* matches."""
+    """Return the kind of each file that looks like a model and has no proof, except those that *leave* matches."""
     patterns = Excludes(leave) if leave else None
     kinds = ((entry.path, kind_of(entry, patterns)) for entry in entries)
     return {path: kind for path, kind in kinds if kind is not None}

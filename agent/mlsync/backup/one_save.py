@@ -1,8 +1,8 @@
-"""Whether the files of a checkpoint are all of one save: asked of the names beside them and of their times.
+"""Whether the files of a checkpoint are all of one save, by their times and the names beside them.
 
-A save that is written over the last one, file by file under the same names, leaves moments in which every file is whole
-and still and the checkpoint is none: some files are new, some are old. Nothing in such files says so. What tells is the
-writer: the temporary name of the file that comes next, the files that it has not come to, how long it pauses.
+While a save overwrites the last one, file by file under the same names, there are moments in which every file is
+complete and still, and yet some files are new and some old. Nothing in such files says so. What does is the writer: the
+temporary name of the next file, the files that it has not written yet, how long it pauses.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlsync.source.paths import display
 from mlsync.source.temporary_names import is_temporary
 from mlsync.versions.units import Entries
 
-#: A writer that is silent for so long is no more; what it left is waited for no longer.
+#: A writer that is silent for so long has ended; a backup waits no longer.
 SILENT_NS: Final = 600 * 10**9
 # As safetensors and most libraries make them: nothing in the name says what it will be called.
 _NAMELESS: Final = re.compile(rb"\.tmp[A-Za-z0-9_]{4,}")
@@ -30,14 +30,14 @@ _OF_A_CHECKPOINT: Final = re.compile(rb"\.(safetensors|bin|pt|pth|ckpt|distcp|me
 
 
 class Doubt(NamedTuple):
-    """Why a checkpoint may hold files of two saves, and when that is to be asked again."""
+    """Why a checkpoint may hold files of two saves, and when to look again."""
 
     why: str
     until_ns: int
 
 
 class Save(NamedTuple):
-    """A checkpoint of several files as it was read, and as the last version has it, of which nothing may be known."""
+    """A checkpoint of several files as it was read, and as the last version has it, if it does."""
 
     unit: Unit
     entries: Entries
@@ -56,7 +56,7 @@ class Save(NamedTuple):
         return Doubt(f"{display(name)} is being written beside it", written_ns + SILENT_NS)
 
     def lost_shard(self) -> str | None:
-        """Return that a shard is gone which the last version has, of those that nothing else tells of."""
+        """Return that a shard of the last version is gone, if no index would show that."""
         if self.last is None or self.unit.kind != "huggingface-shards":
             return None
         gone = [path for path in self.last.members if path not in self.entries]
@@ -95,7 +95,7 @@ class Save(NamedTuple):
         silent_ns = now_ns - max(times_ns, default=0)
         if not -SILENT_NS < silent_ns <= pause_ns:
             return None
-        # The same at each look: a trouble that is told in other words is told once more.
+        # The same words at each look, or the same trouble would be notified again.
         why = (
             f"the writer paused for {pause_ns / 1e9:.1f} s between two files, and has not been silent for longer since"
         )
@@ -103,7 +103,7 @@ class Save(NamedTuple):
 
 
 def _is_same(entry: Entry, last: Entry) -> bool:
-    """Whether a file is, with all that its stat says, the one that the last version has."""
+    """Return whether a file is, with all that its stat says, the one that the last version has."""
     return (entry.mtime_ns, entry.chunks, entry.holes) == (last.mtime_ns, last.chunks, last.holes)
 
 
@@ -116,7 +116,7 @@ def _longest_pause(times_ns: list[int]) -> int:
 
 
 def _temporary_names(unit: Unit, root: Beneath) -> Iterable[tuple[int, bytes]]:
-    """Yield when each temporary file beside a checkpoint's files was written last; one that is gone again is none."""
+    """Yield the time and name of each temporary file beside a checkpoint's files; skip files that are gone by now."""
     names = {path.rpartition(b"/")[2] for path in unit.members}
     for directory in {path.rpartition(b"/")[0] for path in unit.members}:
         try:
@@ -137,7 +137,7 @@ def _temporary_names(unit: Unit, root: Beneath) -> Iterable[tuple[int, bytes]]:
 
 
 def _is_for_any(name: bytes, members: set[bytes]) -> bool:
-    """Whether a temporary name may become one of a checkpoint's files: a log's ``status.json.tmp`` will not."""
+    """Return whether a temporary name may become one of a checkpoint's files: a log's ``status.json.tmp`` will not."""
     if _NAMELESS.fullmatch(name) or _OF_A_CHECKPOINT.search(name):
         return True
     return any(member in name for member in members)

@@ -1,7 +1,7 @@
-"""Whose run is it? Decide whether this directory may add a version to a run, by who made the run's newest one.
+"""Whose run is it? Decide whether this directory may add a version to a run, by who made the newest one.
 
-The table of cases is docs/runs.md. Two rules stand behind it: two directories never mix in one history without a word,
-and no restart that nobody attends waits for a person.
+The table of cases is docs/runs.md. It follows two rules: two directories never mix in one history unnoticed, and
+an unattended restart never waits for a person.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlsync.source.state import KnownWriter, Made, State
 from mlsync.source.takeover import may_take_over
 
 _SECOND_NS: Final = 10**9
-# A log that is shorter may be the same in every run: a line of column names.
+# A shorter log may be the same in every run: a line of column names.
 _LOG_BYTES_MIN: Final = 64
 _LOG_BYTES_MAX: Final = 256 << 20
 _LOGS_READ_MAX: Final = 16
@@ -37,7 +37,7 @@ _BLOCK_BYTES: Final = 1 << 20
 
 
 class Claim(Enum):
-    """By what a directory goes on with a run."""
+    """Why a directory may continue a run."""
 
     FIRST = "the run has no version yet"
     SAME_WRITER = "this directory made the newest version"
@@ -60,8 +60,8 @@ class Writer:
 class Here:
     """A run's directory as a backup finds it.
 
-    *remembered* are the digests that the local state keeps of the run's files; *before* gives those of the version
-    before the newest one.
+    *remembered* are the digests of the run's files in the files cache; *before* returns those of the version before the
+    newest one.
     """
 
     run: str
@@ -72,18 +72,18 @@ class Here:
 
 
 def next_writer(here: Here, parent: Parent, state: State) -> Writer:
-    """Return who goes on with the run from here, or raise ``RunOfAnother``; nothing is noted yet."""
+    """Return who continues the run from here, or raise ``RunOfAnother``; the local state does not change."""
     known = state.writer(here.run, here.directory)
     host, machine = socket.gethostname(), machine_mark()
     claim = _claim(here, parent, state, known, (host, machine))
-    # An id that another one uses too, as after a machine was copied with its local state, is given up.
+    # If another writer uses the same id, as after a copy of a machine with its local state, take a new one.
     is_shared = known is not None and claim is not Claim.SAME_WRITER and known.id == _origin_of(parent).id
     writer_id = os.urandom(ORIGIN_BYTES) if known is None or is_shared else known.id
     return Writer(Origin(writer_id, machine), host, here.directory, claim)
 
 
 def _claim(here: Here, parent: Parent, state: State, known: KnownWriter | None, machine: tuple[str, bytes]) -> Claim:
-    """Return the first claim that holds, the cheapest first; all but the last one ask neither store nor disk."""
+    """Return the first claim that holds, the cheapest first; only the last one reads the store and the disk."""
     if not parent.number:
         return Claim.FIRST
     origin = _origin_of(parent)
@@ -100,13 +100,13 @@ def _claim(here: Here, parent: Parent, state: State, known: KnownWriter | None, 
 
 
 def _goes_on(here: Here, parent: Parent, known: KnownWriter | None) -> bool:
-    """Whether the directory has what the newest version added to the one before: older files prove nothing.
+    """Return whether the directory has what the newest version added to the one before: older files prove nothing.
 
-    Two copies of one disk have those in common, whatever became of each. What this directory had made itself is known
-    here; of any other, it is what the version before the newest holds.
+    Two copies of one disk have the older files in common. The files cache knows what this directory added itself;
+    otherwise the version before the newest one says what is older.
     """
     if not here.tree.found and not here.tree.problems:
-        # Nothing can be mixed: an empty directory is refused as that.
+        # Nothing can be mixed; an empty directory is refused for being empty.
         return True
     earlier = here.before() if known is None else here.remembered
     return RunContent(here, parent.entries.values(), earlier).goes_on()
@@ -132,9 +132,9 @@ def _of_another(here: Here, parent: Parent, host: str) -> RunOfAnother:
 
 
 class RunContent:
-    """Whether a directory holds what a version added to what was there *earlier*, or what came of that.
+    """Compares a directory with what a version added to what was there *earlier*.
 
-    It is told by stats, and by few bytes where they leave it open.
+    It compares stats, and reads few bytes if those leave it open.
     """
 
     def __init__(self, here: Here, entries: Iterable[Entry], earlier: Mapping[bytes, bytes]) -> None:
@@ -142,32 +142,32 @@ class RunContent:
         self._found = {one.path: one for one in here.tree.found if one.kind == "file"}
         files = [entry for entry in entries if entry.kind is EntryKind.FILE and entry.size_bytes]
         self._files = [entry for entry in files if earlier.get(entry.path) != entry.digest]
-        # A file system that keeps no more than seconds is all that can make every time a whole one.
+        # Only a file system that keeps no fractions of seconds makes every time a whole second.
         self._is_coarse = all(entry.mtime_ns % _SECOND_NS == 0 for entry in self._files)
         self._same = [entry for entry in self._files if self._is_same(entry)]
 
     def is_alike(self) -> bool:
-        """Whether most files are the same by their stats."""
+        """Return whether most files are the same by their stats."""
         return 2 * len(self._same) >= len(self._files)
 
     def goes_on(self) -> bool:
-        """Whether the directory goes on from the version."""
+        """Return whether the directory goes on from the version."""
         if self.is_alike() or any(entry.proof is not None for entry in self._same):
             return True
         return self._a_log_grew() or self._is_equal()
 
     def _is_same(self, entry: Entry) -> bool:
-        """Whether the very file seems to be there: times to the nanosecond do not meet by chance, unpacked ones do."""
+        """Return whether the very file seems to be there: times to the nanosecond do not agree by chance."""
         found = self._found.get(entry.path)
-        is_told_apart = self._is_coarse or entry.mtime_ns % _SECOND_NS != 0
+        is_distinct = self._is_coarse or entry.mtime_ns % _SECOND_NS != 0
         return (
             found is not None
-            and is_told_apart
+            and is_distinct
             and (found.stat.size_bytes, found.stat.mtime_ns) == (entry.size_bytes, entry.mtime_ns)
         )
 
     def _a_log_grew(self) -> bool:
-        """Whether a file is what the version has of it and more: no other run wrote the same lines."""
+        """Return whether a file has grown since the version: no other run wrote the same lines."""
         grown = [
             entry
             for entry in self._files
@@ -179,7 +179,7 @@ class RunContent:
         return any(map(self._begins_as, grown[:_LOGS_READ_MAX]))
 
     def _is_equal(self) -> bool:
-        """Whether every file is there with the same bytes: a copy without its times. The first that differs ends it."""
+        """Return whether every file is there with the same bytes, as in a copy that lost its times."""
         by_size = sorted(self._files, key=lambda entry: entry.size_bytes)
         sizes = {path: one.stat.size_bytes for path, one in self._found.items()}
         has_all = all(sizes.get(entry.path) == entry.size_bytes for entry in by_size)
@@ -196,7 +196,7 @@ class RunContent:
 
 
 def _digest_of(descriptor: int, entry: Entry) -> bytes:
-    """Return the digest of what the version holds of a file, as the file has it now: holes are left out."""
+    """Return the digest of what the file has now where the version has content: holes are left out."""
     digester, at = file_digester(), 0
     for offset, length in (*entry.holes, (entry.size_bytes, 0)):
         while at < offset and (block := os.pread(descriptor, min(_BLOCK_BYTES, offset - at), at)):

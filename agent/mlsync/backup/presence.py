@@ -1,4 +1,4 @@
-"""Whether the packs that a version relies on are in the store: asked before a commit, and of chunks only remembered."""
+"""Whether the store has the packs that a version relies on: checked before a commit and right after it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
 from mlsync.repository.repository import Repository
 
-# More packs than this are looked for by one listing: it costs a call per thousand objects, and not one for each.
+# More packs than this are looked up by a listing, which costs one call per thousand objects instead of one for each.
 STATS_MAX: Final = 8
 
 
 def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]) -> None:
     """Raise ``ObjectMissing`` or ``ObjectDamaged`` for a pack of *refs* that is gone, cut short or about to be deleted.
 
-    What does not show in a listing is asked for by name before it counts as gone.
+    A pack that a listing does not show is looked up by name before it counts as gone.
     """
     ends: dict[bytes, int] = {}
     for ref in refs:

@@ -403,7 +403,7 @@ def _has_same_content(entry: Entry, other: Entry) -> bool:
 
 def _has_same_chunks(entry: Entry, other: Entry | None) -> bool:
     """Return whether both have the very same stored bytes."""
-    return other is not None and (entry.holes, entry.chunks) == (other.holes, other.chunks)
+    return entry is other or (other is not None and (entry.holes, entry.chunks) == (other.holes, other.chunks))
 
 
 def _is_same_but_times(entry: Entry, other: Entry) -> bool:

@@ -1,4 +1,4 @@
-"""What the headers of a checkpoint's shards say of each other: tensors of the index, parts of tensors, steps."""
+"""Whether the headers of a checkpoint's shards agree: on tensors of the index, parts of tensors, steps."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _ADAPTER: Final = b"adapter_config.json"
 _LORA_A: Final = re.compile(r"\.lora_(embedding_)?A(\.|$)")
 _SHARDS_MAX: Final = 4096
 _TENSORS_MAX: Final = 400_000
-# As trainers put them down among a file's texts
+# As trainers name them in a file's metadata
 _STEPS: Final = ("step", "global_step", "iteration", "epoch")
-# As torch's writer for Hugging Face tells where each part of a tensor begins
+# Where torch's writer for Hugging Face says where each part of a tensor begins
 _OFFSETS: Final = "DCP_SHARDING_INFO"
 
 
 class Disagreement(NamedTuple):
-    """What does not fit together; where files are *of_two_saves* the rest may still come."""
+    """What does not fit together; if files are *of_two_saves*, the rest may still come."""
 
     what: str
     of_two_saves: bool = False
 
 
 def disagreement(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) -> Disagreement | None:
-    """Return what speaks against shards of safetensors that are all there; what cannot be read says nothing."""
+    """Return what contradicts in shards of safetensors that are all there; what cannot be read is skipped."""
     if unit.kind not in ("huggingface-weights", "huggingface-shards", "peft"):
         return None
     headers = _headers(unit, entries, reader)
@@ -51,7 +51,7 @@ def disagreement(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader
 
 
 def _headers(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) -> dict[bytes, SafetensorsHeader] | None:
-    """Return the headers by path; nothing where there are more than is compared."""
+    """Return the headers by path, or ``None`` if there are too many to compare."""
     paths = [path for path in unit.members if path.endswith(b".safetensors")]
     headers: dict[bytes, SafetensorsHeader] = {}
     left = _TENSORS_MAX
@@ -68,9 +68,9 @@ def _headers(unit: Unit, entries: Mapping[bytes, Entry], reader: ChunkReader) ->
 
 def _of_two_steps(headers: Mapping[bytes, SafetensorsHeader]) -> Disagreement | None:
     for key in _STEPS:
-        told = {header.about[key]: path for path, header in headers.items() if key in header.about}
-        if len(told) > 1:
-            (one, one_path), (other, other_path) = sorted(told.items())[:2]
+        named = {header.about[key]: path for path, header in headers.items() if key in header.about}
+        if len(named) > 1:
+            (one, one_path), (other, other_path) = sorted(named.items())[:2]
             what = f"{display(one_path)} is of {key} {one[:40]}, {display(other_path)} of {key} {other[:40]}"
             return Disagreement(what, of_two_saves=True)
     return None
@@ -87,20 +87,20 @@ def _not_held(headers: Mapping[bytes, SafetensorsHeader], index: Entry, reader: 
 
 
 def _object(entry: Entry | None, reader: ChunkReader) -> dict[str, object]:
-    """Return what a small file of JSON holds, nothing where that is no object."""
+    """Return the object that a small JSON file holds, or an empty one."""
     if entry is None or entry.size_bytes > SMALL_BYTES_MAX:
         return {}
     return parsed_object(RestoredFile(reader, entry, lambda _: None).read_at(0, entry.size_bytes)) or {}
 
 
 def _of_another_rank(headers: Mapping[bytes, SafetensorsHeader], settings: Mapping[str, object]) -> Disagreement | None:
-    """Return a tensor of a LoRA adapter that cannot be of the rank which its settings give to all of them."""
+    """Return a tensor of a LoRA adapter that does not have the rank in the adapter's settings."""
     rank = settings.get("r")
     if settings.get("peft_type") != "LORA" or settings.get("rank_pattern") or type(rank) is not int or rank < 1:
         return None
     for path, header in headers.items():
         for tensor, shape in header.shapes.items():
-            # Of experts in one tensor several ranks lie one behind the other.
+            # A tensor of several experts holds several ranks one after the other.
             if _LORA_A.search(tensor) and shape and shape[0] % rank:
                 what = f"{display(path)} holds {tensor[:200]!r} of {shape[0]} rows, its settings say rank {rank}"
                 return Disagreement(what, of_two_saves=True)
@@ -108,9 +108,9 @@ def _of_another_rank(headers: Mapping[bytes, SafetensorsHeader], settings: Mappi
 
 
 def _not_covered(headers: Mapping[bytes, SafetensorsHeader]) -> Disagreement | None:
-    """Return a tensor of whose parts some lie apart from the others: what is between them is in no file that is there.
+    """Return a tensor with a gap between its parts, which is in none of the files.
 
-    That all of the last part's file is gone, nothing tells but the version before.
+    Only the version before can show that the file of the last part is gone.
     """
     parts: dict[str, dict[tuple[int, ...], tuple[int, ...]]] = {}
     for header in headers.values():
@@ -128,11 +128,11 @@ def _not_covered(headers: Mapping[bytes, SafetensorsHeader]) -> Disagreement | N
 
 def _offsets(header: SafetensorsHeader) -> dict[str, tuple[int, ...]]:
     try:
-        told = json.loads(header.about.get(_OFFSETS, "{}"))
+        named = json.loads(header.about.get(_OFFSETS, "{}"))
     except (ValueError, RecursionError):
         return {}
     offsets: dict[str, tuple[int, ...]] = {}
-    for tensor, info in told.items() if isinstance(told, dict) else ():
+    for tensor, info in named.items() if isinstance(named, dict) else ():
         at = info.get("saved_offsets") if isinstance(info, dict) else None
         if isinstance(at, list) and all(type(number) is int and number >= 0 for number in at):
             offsets[tensor] = tuple(at)

@@ -1,4 +1,4 @@
-"""Most checkpoints gone at once: a disk that is not mounted far more often than a wish, so they are waited for."""
+"""Most checkpoints gone at once: usually a disk is not mounted, so a backup waits for them to come back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MARK: Final = "most checkpoints are gone since version "
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """How many checkpoints the last version has, and how many of these are not there any more."""
+    """How many checkpoints the last version has, and how many of these are gone."""
 
     before: int
     lost: int
@@ -33,10 +33,10 @@ class Loss:
 
 
 def loss_of(tree: Scan, parent: Parent) -> Loss | None:
-    """Return what is lost if that is most of what there was, and nothing came in its place.
+    """Return what is lost if that is most of the checkpoints, by number or by bytes, and nothing took their place.
 
-    By their number, or by their bytes: a directory that vanished may have held one file of weights, and stay with five
-    small ones. What is below a directory that cannot be read is not lost.
+    By bytes, because a run may lose its one file of weights and keep five small ones. What is below a directory that
+    cannot be read is not lost.
     """
     before = {path: entry for path, entry in parent.entries.items() if _is_checkpoint(entry)}
     sizes = {found.path: found.stat.size_bytes for found in tree.found if found.kind == "file"}
@@ -52,7 +52,7 @@ def loss_of(tree: Scan, parent: Parent) -> Loss | None:
 
 
 def heed_loss(loss: Loss | None, parent: Parent, state: State, run: str, now_ns: int, *, accept: bool) -> str | None:
-    """Return what the version is to say of a loss; raise ``SourceShrunk`` while the checkpoints may still come back."""
+    """Return the version's note of a loss; raise ``SourceShrunk`` while the checkpoints may still come back."""
     if loss is None:
         forget_loss(state, run)
         return None
@@ -62,13 +62,13 @@ def heed_loss(loss: Loss | None, parent: Parent, state: State, run: str, now_ns:
 
 
 def forget_loss(state: State, run: str) -> None:
-    """Wait from the beginning if they vanish again."""
+    """Reset the wait, for when checkpoints vanish again."""
     if state.last_ns(run, _NAME):
         state.set_last_ns(run, _NAME, 0)
 
 
 def earlier_loss(repository: Repository, stored: StoredVersion) -> str | None:
-    """Return what a version, or one of the few before it, says of checkpoints that were lost with it."""
+    """Return the note of lost checkpoints in a version, or in one of the few before it."""
     root = stored.root
     for _ in range(_LOOK_BACK):
         for note in root.notes:
@@ -85,7 +85,7 @@ def earlier_loss(repository: Repository, stored: StoredVersion) -> str | None:
 
 def _wait(loss: Loss, parent: Parent, state: State, run: str, now_ns: int) -> None:
     since_ns = state.last_ns(run, _NAME) or 0
-    # A clock that was set back begins anew.
+    # If the clock was set back, the wait begins again.
     if not 0 < since_ns <= now_ns:
         since_ns = now_ns
         state.set_last_ns(run, _NAME, since_ns)

@@ -1,4 +1,4 @@
-"""How a file of the source is built, told before it is read: so that it is cut where its tensors are."""
+"""How a source file is structured: found out before it is read, so that it is cut at its tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TEXT_CHARS_MAX: Final = 300
 
 
 class Unsound(Exception):
-    """A checkpoint that holds still and yet is not one: cut short, or damaged where it lies."""
+    """A checkpoint that holds still and is not complete: it is cut short, or damaged at rest."""
 
     def __init__(self, kind: TroubleKind, text: str, stat: FileStat, checked_ns: int) -> None:
         super().__init__(text)
@@ -35,7 +35,7 @@ class Unsound(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """Whether a file is a checkpoint, where its records lie, and which of them are numbers, as far as that is known."""
+    """Whether a file is a checkpoint, where its records lie, and which of them are numbers, as far as is known."""
 
     is_checkpoint: bool
     layout: Layout | None = None
@@ -43,13 +43,13 @@ class Structure:
 
 
 def structure_of(file: SourceFile, found: Found, was: str | None = None) -> Structure:
-    """Return how *file* is built; raises ``Unsound`` for a checkpoint whose container does not hold together.
+    """Return how *file* is structured; raise ``Unsound`` for a checkpoint whose container is not sound.
 
-    *was* is the container that the last version has at its path, empty if it has one that nobody has looked into yet:
-    what was a checkpoint is held to that, whatever it is called.
+    *was* is the container that the last version has at the path, empty if it is unknown: what was a checkpoint must
+    stay one, whatever its name.
 
-    Whatever else goes wrong in a parser is ``SourceUnreadable``, a fault of this file alone: one file that somebody
-    made to harm must not keep all others from their version.
+    Any other failure of a parser is ``SourceUnreadable``, a fault of this file alone: one hostile file must not keep
+    all others out of the version.
     """
     try:
         return _structure_of(file, found, was)
@@ -75,17 +75,17 @@ def _structure_of(file: SourceFile, found: Found, was: str | None) -> Structure:
     try:
         layout = read_layout(file, container)
     except NotChecked:
-        # Beyond what the parsers take on, which says nothing against the file.
+        # Beyond the limits of the parsers, which says nothing against the file.
         return Structure(is_checkpoint=True)
     except ContainerBroken as error:
-        # Only a file that holds still is judged; one that is being written is asked again.
+        # Only a file that holds still is judged; one that is being written is read again.
         file.confirm()
         raise Unsound(TroubleKind.TORN, str(error), file.stat, file.opened_ns) from error
     return Structure(is_checkpoint=True, layout=layout, storages=storages_of(file, layout))
 
 
 def _no_longer(file: SourceFile, was: str) -> Unsound:
-    """Return what is said of a file that was a checkpoint in the last version and, at rest, does not look like one."""
+    """Return the error for a file that was a checkpoint in the last version and, at rest, does not look like one."""
     file.confirm()
     what = f"was a checkpoint ({was}) in the last version" if was else "was a checkpoint in the last version"
     now = "and is none now; if that is meant, give it another name" if file.size_bytes else "and is empty now"
@@ -93,9 +93,9 @@ def _no_longer(file: SourceFile, was: str) -> Unsound:
 
 
 def _distributed(file: SourceFile, found: Found) -> Structure:
-    """Return how a shard of a distributed checkpoint is built, by the word of the metadata beside it.
+    """Return how a shard of a distributed checkpoint is structured, by the metadata beside it.
 
-    That may be of another save than the shard, and then does not fit it, which says nothing against either.
+    Metadata of another save than the shard do not fit it, which says nothing against either.
     """
     name = found.path.rpartition(b"/")[2]
     metadata = file.read_beside(_DCP_METADATA, limit_bytes=PICKLE_BYTES_MAX)
@@ -113,7 +113,7 @@ def _distributed(file: SourceFile, found: Found) -> Structure:
 
 
 def _by_index(file: SourceFile, found: Found) -> Structure:
-    """Return how a shard of TensorFlow's is built, by the word of the index beside it, which may be of another save."""
+    """Return how a TensorFlow shard is structured, by the index beside it, which may be of another save."""
     path, place = index_of(found.path), shard_of(found.path)
     index = None if path is None else file.read_beside(path.rpartition(b"/")[2], limit_bytes=INDEX_BYTES_MAX)
     if index is None or place is None:

@@ -13,15 +13,15 @@ from mlsync.repository.manifest import Entry, ManifestRoot, Summary
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.tokens import EntryKind
 
-# It is a hint, and asked for once in the life of a run: where there are more runs, not all are looked at.
+# It is a hint, needed once in the life of a run: if there are more runs, the rest are not read.
 _RUNS_MAX: Final = 64
 _AT_ONCE: Final = 16
 
 
 def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary) -> ManifestRoot | None:
-    """Return the newest version of a run that holds the same files as *entries*; damage elsewhere is passed over.
+    """Return the newest version of a run that holds the same files as *entries*; damaged versions are skipped.
 
-    A list of files is only read where number and size are the same.
+    Lists of files are read only if number and size are the same.
     """
     if not summary.size_bytes:
         return None

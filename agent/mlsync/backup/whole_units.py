@@ -1,4 +1,4 @@
-"""Keeps a candidate from holding a part of a checkpoint whose other files are not there, or are of another save."""
+"""Checkpoints of several files: a version holds none whose files are incomplete, or of two saves."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from mlsync.versions.loaded_directories import LoadedDirectory
 from mlsync.versions.units import units_around
 
 _LOG: Final = logging.getLogger(__name__)
-# For all checkpoints of a backup together: what takes longer is left to the next one.
+# For all checkpoints of a backup together; a longer wait is left to the next backup.
 _WAIT_NS_MAX: Final = 10 * 10**9
-# Each rank of these writes the step that it is of.
+# Each rank of these formats writes its step.
 _STEP_OF_EACH_RANK: Final = ("deepspeed", "megatron")
-# File systems' clocks stand still for so long.
+# The resolution of file systems' clocks.
 _TICK_S: Final = 0.01
 
 
@@ -101,7 +101,7 @@ class WholeUnits:
         return Save(unit, entries, self._last(unit), self._records.parent.entries)
 
     def _wait(self, saves: Iterable[Save]) -> None:
-        """Let time pass where that may be all that is needed: a writer that pauses is as silent as one that is done."""
+        """Wait if that may be enough: a writer that pauses is as silent as one that is done."""
         doubts = [doubt for save in saves if (doubt := save.doubt(self._root, self._now_ns)) is not None]
         waits_ns = [doubt.until_ns - self._now_ns for doubt in doubts]
         wait_ns = max((wait_ns for wait_ns in waits_ns if wait_ns < _WAIT_NS_MAX), default=0)
@@ -114,7 +114,7 @@ class WholeUnits:
         self._revert(unit, f"perhaps of two saves: {doubt.why}", doubt.until_ns)
 
     def follow_refusals(self) -> None:
-        """Leave the other files of a checkpoint out too where the proof refused one of them."""
+        """Leave out the other files of a checkpoint too if the proof refused one of them."""
         for unit in self._units:
             for path in unit.members:
                 trouble = self._records.trouble(path)
@@ -148,13 +148,13 @@ class WholeUnits:
             return "of two saves", f"files of step {steps[0]} and of step {steps[1]}"
         wanted = max((count for one in facts if isinstance(count := one.get(DATA_RANKS), int)), default=0)
         held = data_rank_count(unit.members)
-        # Where none has a file of its own, one wrote for all.
+        # If no rank has a file of its own, one rank wrote for all.
         if 0 < held < wanted:
             return "not whole yet", f"files of {held} data-parallel ranks are there, of {wanted}"
         return None
 
     def refuse(self, whole: LoadedDirectory, judged: Verdict) -> None:
-        """Keep a directory as it was that does not load as one; where it was being written that is no fault of it."""
+        """Keep the last content of a directory that does not load as one; hold it back if it was being written."""
         parts = self._records.parts_of(whole)
         if not self.are_being_written(parts):
             self._records.refuse_whole(whole, judged)
@@ -163,13 +163,13 @@ class WholeUnits:
         self._records.hold_back(parts, self._records.last_parts_of(whole), whole.path, text)
 
     def _revert(self, unit: Unit, why: str, again_ns: int = 0) -> None:
-        """Leave a checkpoint out, and what names it as the newest; looked at again at *again_ns*, or when at rest."""
+        """Hold back a checkpoint, and the pointer to it, until *again_ns* or until it is at rest."""
         text = f"{unit.kind} checkpoint: {why}"
         members = unit.members if unit.pointer is None else (*unit.members, unit.pointer)
         self._records.hold_back(members, self._last_whole(unit), unit.directory, text, again_ns)
 
     def _last_whole(self, unit: Unit) -> Iterator[Entry]:
-        """Yield what the last version has of a checkpoint, all of it if it is whole, and what names the newest."""
+        """Yield the last version's entries of a checkpoint, all of them if it is complete there, and of the pointer."""
         base = self._records.parent.entries
         last = self._last(unit)
         members = last.members if last is not None and last.lacking is None else unit.members
@@ -178,9 +178,9 @@ class WholeUnits:
         yield from (base[path] for path in members if path in base)
 
     def _leftovers(self, units: Iterable[Unit]) -> Iterator[Unit]:
-        """Yield what is left of checkpoints that are being deleted, where it does not look like one of several files.
+        """Yield the rest of checkpoints that are being deleted, if it does not look like a checkpoint of several files.
 
-        What nobody touches for long is meant to be what is left.
+        A rest that nobody touches for long is meant to stay.
         """
         now = self._records.entries
         gone = [path for path in self._records.moved() if path not in now and is_part(path)]
@@ -188,7 +188,7 @@ class WholeUnits:
         for old in self._units_before(gone):
             left = tuple(path for path in old.members if path in now)
             missing = next((path for path in gone if path in old.members), None)
-            # Of the watched directory itself all that lies in it may be a member.
+            # Any file may be a member of a checkpoint in the watched directory itself.
             if missing is None or old.lacking is not None or not old.directory:
                 continue
             if not judged.isdisjoint(left) or not any(map(is_part, left)):
@@ -199,7 +199,7 @@ class WholeUnits:
                 yield unit
 
     def _units_before(self, paths: list[bytes]) -> list[Unit]:
-        """Return what the last version has around paths of its; nothing where the store does not give that back."""
+        """Return the last version's checkpoints around *paths*, or none if the store does not return what is needed."""
         if not paths:
             return []
         try:
@@ -208,14 +208,14 @@ class WholeUnits:
             return []
 
     def _last(self, unit: Unit) -> Unit | None:
-        """Return the checkpoint as the last version has it, the whole one if there are several.
+        """Return the checkpoint as the last version has it, the complete one if there are several.
 
-        ``None`` also where the store does not give back what tells of it: a pack that is lost or cold stops no version.
+        ``None`` also if a pack is lost or cold that is needed to find it: that stops no version.
         """
         base = self._records.parent.entries
         before = self._units_before([path for path in unit.members if path in base])
         here = [old for old in before if old.directory == unit.directory]
-        # What is left of one may look like a part of another kind.
+        # The rest of one may look like a part of another kind.
         same = [old for old in here if old.kind == unit.kind] or here
         if unit.kind == "tensorflow":  # many of them lie in one directory
             same = [old for old in same if not set(old.members).isdisjoint(unit.members)]
@@ -229,7 +229,7 @@ class WholeUnits:
         return None
 
     def are_being_written(self, paths: Iterable[bytes]) -> bool:
-        """Whether the source has other files by now than those that were read, so that two saves may be mixed."""
+        """Return whether the source has changed since the files were read, so that two saves may be mixed."""
         return any(self._has_changed(path) for path in paths)
 
     def _has_changed(self, path: bytes) -> bool:
