@@ -1,7 +1,7 @@
 """The vocabulary of proof: levels, findings and their severity, and the proof that a manifest keeps of a checkpoint.
 
 ``Finding`` and ``Proof`` stand in stored objects as MessagePack arrays: the order of their fields is the format
-(docs/format.md, "Proof"), and so are the numbers of ``Level`` and ``Severity``.
+(docs/format.md, "Proof, finding, trouble"), and so are the numbers of ``Level`` and ``Severity``.
 """
 
 from __future__ import annotations
