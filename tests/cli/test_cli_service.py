@@ -74,6 +74,20 @@ def test_systemd_understands_what_is_installed(fresh, unit):
     assert r"100%% $$HOME \"x\\y" in unit.read_text()
 
 
+def test_systemd_finds_a_program_whose_path_has_a_dollar(machines, tmp_path):
+    """A ``$`` in the program's path stays one, and one in an argument is doubled."""
+    program = tmp_path / "50% $HOME" / "mlsync"
+    program.parent.mkdir()
+    shutil.copy("/bin/true", program)
+    text = service.unit_text(machines, [str(program), "$HOME"])
+    assert f'\nExecStart="{tmp_path}/50%% $HOME/mlsync" "$$HOME"\n' in text
+    if shutil.which("systemd-analyze") is not None:
+        unit = tmp_path / "mlsync-test.service"
+        unit.write_text(f"[Service]\n{next(line for line in text.splitlines() if line.startswith('ExecStart='))}\n")
+        done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+        assert "not executable" not in done.stderr
+
+
 def test_the_machines_unit_and_the_drop_in_for_gpus(machines):
     """The machine's unit and the drop-in for GPUs are the shipped ones."""
     written = service.install(machines, ["/bin/true", "agent"], gpu=True)

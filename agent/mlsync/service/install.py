@@ -93,7 +93,9 @@ def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
 
 def unit_text(manager: Manager, command: Sequence[str]) -> str:
     """Return the shipped unit with *command* as what it runs."""
-    line = "ExecStart=" + " ".join(map(_quoted, command))
+    program, *arguments = command
+    # systemd replaces no variable in the program's path: there, a doubled $ would stay two.
+    line = " ".join(["ExecStart=" + _quoted(program), *(_quoted(word.replace("$", "$$")) for word in arguments)])
     return re.sub(r"^ExecStart=.*$", lambda _: line, _shipped(manager.source), count=1, flags=re.MULTILINE)
 
 
@@ -170,6 +172,6 @@ def _quoted(word: str) -> str:
     """Return a word of a command line as a unit has it."""
     if not word.isprintable():
         raise ConfigInvalid("a unit cannot hold a path with characters that do not print", where=repr(word))
-    # Specifiers and variables would be replaced.
-    word = word.replace("%", "%%").replace("$", "$$")
+    # systemd would replace specifiers.
+    word = word.replace("%", "%%")
     return word if _PLAIN.fullmatch(word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
