@@ -196,6 +196,13 @@ def test_what_the_unit_lacks_for_the_configuration_is_said(machines):
     assert service.shortcomings(machines, fine) == []
 
 
+def test_a_path_for_the_unit_is_said_as_a_unit_takes_it():
+    """A path with a space or ``%`` is said quoted and doubled, so that systemd takes it for what it is."""
+    config = Config(repository="file:///mnt/my disk/50%", watches=(), state_directory=Path("/var/lib/mlsync"))
+    missing = service.shortcomings(service.MACHINE, config)
+    assert any(line.endswith('[Service] ReadWritePaths="/mnt/my disk/50%%"') for line in missing)
+
+
 def test_the_wheel_has_every_unit():
     """Each unit of ``systemd/`` is in the wheel where it is looked for, and stands once in the sources."""
     build = tomllib.loads((SHIPPED.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

@@ -115,7 +115,7 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     if config.repository.startswith("file://"):
         needed.append(Path(config.repository.removeprefix("file://")))
     found += [
-        f"the unit may not write to {place}: [Service] ReadWritePaths={place}"
+        f"the unit may not write to {place}: [Service] ReadWritePaths={_quoted(str(place))}"
         for place in needed
         if not any(place.is_relative_to(one) for one in writable)
     ]
