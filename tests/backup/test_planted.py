@@ -8,6 +8,7 @@ import pytest
 from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, small_checkpoint
 from mlsync import errors
+from mlsync.backup.parent import Parent, find_parent
 from mlsync.repository import names, sealed_object
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
@@ -213,3 +214,20 @@ def test_a_run_of_which_nothing_opens_is_not_called_empty(world):
     plant(world, 1)
     with pytest.raises(errors.ManifestDamaged):
         find_run(world.repository, None)
+
+
+def test_the_highest_number_is_a_versions_too():
+    """A run goes on up to the highest number, and is refused behind it."""
+    assert Parent(LAST - 1, b"", is_remembered=True).next_number(RUN) == LAST
+    with pytest.raises(errors.VersionTaken):
+        Parent(LAST, b"", is_remembered=True).next_number(RUN)
+
+
+def test_a_version_that_the_state_does_not_name_is_read_from_the_store(world):
+    """Without a head in the local state, the rows of its files cache never stand for a version's entries."""
+    world.write("a.bin", b"1")
+    world.backup()
+    assert find_parent(world.repository, world.state, RUN).is_remembered
+    world.lose_state()
+    parent = find_parent(world.repository, world.state, RUN)
+    assert (parent.number, parent.is_remembered) == (1, False)

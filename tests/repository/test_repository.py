@@ -158,6 +158,31 @@ def test_a_number_is_taken_once():
     assert repository.stored("run", 1).digest == first.digest
 
 
+@pytest.mark.parametrize("change", [lambda body: b"planted", lambda body: body[:8] + b"\2\0" + body[10:]])
+def test_a_number_that_no_version_takes_is_called_planted(change):
+    """The error of a commit says whether a version or another object has its number, also one of a newer format."""
+    repository = new_repository()
+    commit(repository, version(ENTRIES), unknown)
+    with pytest.raises(VersionTaken) as caught:
+        commit(repository, version(ENTRIES), unknown)
+    assert not caught.value.is_planted
+    replace_object(repository.store, repository.version_key("run", 1), change)
+    with pytest.raises(VersionTaken, match="something that is no version") as caught:
+        commit(repository, version(ENTRIES), unknown)
+    assert caught.value.is_planted
+
+
+def test_a_commit_says_how_much_it_stored(monkeypatch):
+    """What it stored is the packs of its body and the manifest, to the byte."""
+    monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
+    repository = new_repository()
+    before = {info.key for info in repository.store.list("")}
+    committed = commit(repository, version(ENTRIES), unknown)
+    made = [info for info in repository.store.list("") if info.key not in before]
+    assert committed.stored_bytes == sum(info.size_bytes for info in made)
+    assert len(made) == 2
+
+
 def test_a_version_carries_the_digest_of_the_one_before():
     """What a manifest says of the one before is the SHA-256 that the commit gave and that reading gives."""
     repository = new_repository()
