@@ -7,32 +7,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Work:
-    run: str = ""
-    version: int | None = None
+    run: str
+    version: int | None
 
 
-# One for all threads of the process, not a context variable: executors and threads would not inherit that. A process
-# makes one pass at a time, since the agent starts a process for each run.
-_WORK = _Work()
+# One list for all threads of the process, not a context variable: executors and threads would not inherit that. A
+# process makes one pass at a time, since the agent starts a process for each run. Should two overlap all the same, each
+# takes away what it added, so that no label outlives its work.
+_WORK: list[_Work] = []
 
 
 @contextmanager
 def working_on(run: str, version: int | None = None) -> Iterator[None]:
     """Name *run*, and *version* once it is known, in every record that is logged until the context ends."""
-    outer = _WORK.run, _WORK.version
-    _WORK.run, _WORK.version = run, version
+    work = _Work(run, version)
+    _WORK.append(work)
     try:
         yield
     finally:
-        _WORK.run, _WORK.version = outer
+        _WORK.remove(work)
 
 
 def labelled(message: str) -> str:
     """Return a message that begins with the run and version that this process works on, if there is one."""
-    run, version = _WORK.run, _WORK.version
-    if not run:
+    if not _WORK:
         return message
-    label = run if version is None else f"{run}/{version}"
-    return f"{label}: {message.removeprefix(f'{run}: ')}"
+    work = _WORK[-1]
+    label = work.run if work.version is None else f"{work.run}/{work.version}"
+    return f"{label}: {message.removeprefix(f'{work.run}: ')}"

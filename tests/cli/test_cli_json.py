@@ -254,7 +254,7 @@ def test_demo_is_as_documented():
     named = {
         "mlsync demo": report.Report,
         "demo version": report.VersionMade,
-        "trouble": report.ReportedTrouble,
+        "trouble": report.FileTrouble,
         "torn checkpoint": report.Torn,
         "demo restore": report.Restored,
         "resumed training": report.Resumed,

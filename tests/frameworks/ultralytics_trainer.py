@@ -20,7 +20,9 @@ def main() -> None:
             stream.write(json.dumps({"event": event, **more}) + "\n")
 
     def begins(trainer):
-        tell("begins", epoch=trainer.start_epoch, sees_mlsync=importlib.util.find_spec("mlsync") is not None)
+        # An installation in place leaves a folder of this name without modules beside other packages.
+        spec = importlib.util.find_spec("mlsync")
+        tell("begins", epoch=trainer.start_epoch, sees_mlsync=spec is not None and spec.loader is not None)
 
     def saved(trainer):
         tell("saved", epoch=trainer.epoch)

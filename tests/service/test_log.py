@@ -19,7 +19,7 @@ from mlsync.app.passes import back_up
 from mlsync.app.session import Session
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import StoreError
-from mlsync.log_context import working_on
+from mlsync.log_context import labelled, working_on
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
@@ -163,6 +163,17 @@ def test_without_vv_no_step_is_logged(place, capfd):
     log_to(sys.stderr, logging.INFO)
     place.backup_by_the_agent()
     assert capfd.readouterr().err == ""
+
+
+def test_no_label_outlives_its_work():
+    """Of two passes that overlap, each takes its own label with it, whichever ends first."""
+    first, second = working_on("a", 1), working_on("b", 2)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert labelled("x") == "b/2: x"
+    second.__exit__(None, None, None)
+    assert labelled("x") == "x"
 
 
 class StuckStore(WrappingStore):
