@@ -13,7 +13,7 @@ import click
 import mlsync
 from mlsync import errors
 from mlsync.cli.main import cli
-from mlsync.cli.options import CommonOption
+from mlsync.cli.parsing import CommonOption
 
 _COLUMNS = 70
 PAGE = Path(__file__).with_name("mlsync.1")
@@ -44,7 +44,10 @@ def _page() -> Iterator[str]:
     yield ".SH COMMANDS"
     for context in _commands(root):
         yield from _command(context, common)
-    yield from (".SH OPTIONS OF ALL COMMANDS", "All commands that open a repository take these.")
+    yield from (
+        ".SH OPTIONS OF ALL COMMANDS",
+        "All commands that open a repository take these, before or behind the command.",
+    )
     yield from _entries(common)
     yield from (".SH EXIT STATUS", *_entries({"0": "Done.", "1": "A bug, or an error without a number of its own."}))
     yield from _entries(

@@ -11,7 +11,8 @@ import click
 from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.cli import output
 from mlsync.cli.gently import describe_priorities, give_way
-from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.parsing import Command
 from mlsync.errors import RepositoryMissing, StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions

@@ -11,7 +11,8 @@ from mlsync.backup.request import BackupResult
 from mlsync.cli import candidates, output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import backups_json
-from mlsync.cli.options import Command, Common, common_options, pick_watches
+from mlsync.cli.options import Common, common_options, pick_watches
+from mlsync.cli.parsing import Command
 from mlsync.cli.stopping import stopping
 from mlsync.config.model import WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable

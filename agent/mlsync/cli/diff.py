@@ -9,7 +9,8 @@ import click
 from mlsync.cli import candidates
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
 from mlsync.cli.json import diff_json
-from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
+from mlsync.cli.options import VERSION_WORDS, Common, common_options, run_option
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.diff.diff import diff
 from mlsync.repository.repository import Repository, StoredVersion

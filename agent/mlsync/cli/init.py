@@ -15,7 +15,8 @@ import click
 from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
-from mlsync.cli.options import Command, Common, as_url, common_options
+from mlsync.cli.options import Common, as_url, common_options
+from mlsync.cli.parsing import Command
 from mlsync.config.load import load, usual_places
 from mlsync.config.model import Config
 from mlsync.config.run_name import default_run_name

@@ -15,6 +15,7 @@ import mlsync
 from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.json import error_json, failure_json
+from mlsync.cli.parsing import Group, with_common_options
 from mlsync.errors import Error
 
 _EPILOG = """\b
@@ -45,7 +46,7 @@ COMMANDS: Final = (
 )
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """Imports a command when it is called: imports are most of the time that short commands take."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -70,7 +71,8 @@ class _Commands(click.Group):
     no_args_is_help=True,
 )
 @click.version_option(mlsync.__version__, prog_name="mlsync", message="%(prog)s %(version)s")
-def cli() -> None:
+@with_common_options
+def cli(**_given: object) -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
     A version is listed only after its checkpoints were read back from the store and loaded. Begin with "mlsync init",

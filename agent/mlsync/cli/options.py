@@ -20,6 +20,7 @@ from mlsync.app.secrets import find_secret
 from mlsync.app.session import FIRST_CONTACT_S, Session
 from mlsync.cli import candidates, output
 from mlsync.cli.invocation import Invocation
+from mlsync.cli.parsing import with_common_options
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.config.keys import is_device
 from mlsync.config.load import find_config, load
@@ -33,7 +34,6 @@ from mlsync.versions.select import LATEST
 
 VERSION_WORDS = ("latest", "resumable", "best")
 F = TypeVar("F", bound=Callable[..., Any])
-_PATH = click.Path(path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,32 +133,9 @@ class Common:
         )
 
 
-class Command(click.Command):
-    """A command whose help lists its own options before those that all have."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write two lists of options."""
-        own: list[tuple[str, str]] = []
-        common: list[tuple[str, str]] = []
-        for parameter in self.get_params(ctx):
-            # The text explains the arguments.
-            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
-                (common if isinstance(parameter, CommonOption) else own).append(record)
-        for title, records in (("Options", own), ("Options of all commands", common)):
-            with formatter.section(title):
-                formatter.write_dl(records)
-
-
-class CommonOption(click.Option):
-    """An option that all commands have."""
-
-
 def common_options(function: F) -> F:
     """Give a command the options that all commands have; it gets them as one ``Common``."""
-    command: Callable[..., Any] = _gathered(function)
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return cast("F", command)
+    return cast("F", with_common_options(_gathered(function)))
 
 
 def as_url(place: str) -> str:
@@ -196,83 +173,6 @@ def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
 
     return functools.update_wrapper(click.pass_obj(call), function)
 
-
-_OPTIONS = [
-    click.option(
-        "--config",
-        cls=CommonOption,
-        type=_PATH,
-        metavar="FILE",
-        help="Configuration file; default: MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
-    ),
-    click.option(
-        "--repo",
-        cls=CommonOption,
-        shell_complete=candidates.directories,
-        metavar="URL",
-        help="Repository, instead of the configuration's: /path, file:///path or s3://bucket/prefix.",
-    ),
-    click.option(
-        "--endpoint-url",
-        cls=CommonOption,
-        metavar="URL",
-        help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...).",
-    ),
-    click.option("--region", cls=CommonOption, metavar="NAME", help="S3 region."),
-    click.option("--profile", cls=CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
-    click.option(
-        "--addressing",
-        cls=CommonOption,
-        type=click.Choice(("auto", "path", "virtual")),
-        metavar="FORM",
-        help="Where the bucket's name goes: path, virtual (the host name), or auto, which finds out.",
-    ),
-    click.option(
-        "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
-    ),
-    click.option(
-        "--payload-signing",
-        cls=CommonOption,
-        type=click.Choice(("auto", "always", "never")),
-        metavar="WHEN",
-        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at three times the CPU.",
-    ),
-    click.option(
-        "--passphrase-file",
-        cls=CommonOption,
-        type=_PATH,
-        metavar="FILE",
-        help="File with the passphrase; default: MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
-    ),
-    click.option(
-        "--key-file",
-        cls=CommonOption,
-        type=_PATH,
-        metavar="FILE",
-        help="File with the key, instead of a passphrase.",
-    ),
-    click.option(
-        "--json",
-        "as_json",
-        cls=CommonOption,
-        is_flag=True,
-        help="Print one JSON value on stdout, for errors too, and nothing else there; docs/json.md lists the fields.",
-    ),
-    click.option(
-        "-q",
-        "--quiet",
-        cls=CommonOption,
-        is_flag=True,
-        help="Print only the result and errors; no progress, no summary.",
-    ),
-    click.option(
-        "-v",
-        "--verbose",
-        cls=CommonOption,
-        count=True,
-        help="Also print what mlsync does, and its requests to the store; -vv logs each step.",
-    ),
-]
 
 version_option = click.option(
     "--version",

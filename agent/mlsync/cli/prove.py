@@ -7,7 +7,8 @@ import click
 from mlsync.cli import candidates, output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prove_json
-from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, device_option, run_option
+from mlsync.cli.options import VERSION_WORDS, Common, common_options, device_option, run_option
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import ShareChoice, share_option
 from mlsync.cli.stopping import stopping

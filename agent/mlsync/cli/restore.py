@@ -11,7 +11,8 @@ from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import candidates, output
 from mlsync.cli.json import restore_json
-from mlsync.cli.options import Command, Common, common_options, run_option, version_option
+from mlsync.cli.options import Common, common_options, run_option, version_option
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError

@@ -15,6 +15,7 @@ import mlsync
 from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.json import service_json
+from mlsync.cli.parsing import Group
 from mlsync.config.load import SYSTEM_FILE, load, usual_places
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
@@ -33,7 +34,7 @@ _json_option = click.option(
 )
 
 
-@click.group("service", short_help="Install or remove the systemd service.")
+@click.group("service", cls=Group, short_help="Install or remove the systemd service.")
 def service_command() -> None:
     """Install the resident agent (mlsync agent) as a service of systemd, or remove it.
 

@@ -10,7 +10,8 @@ import click
 from mlsync.backup.not_understood import in_words, not_understood
 from mlsync.cli import candidates, output
 from mlsync.cli.json import show_json
-from mlsync.cli.options import VERSION_WORDS, Command, Common, common_options, run_option
+from mlsync.cli.options import VERSION_WORDS, Common, common_options, run_option
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.tokens import EntryKind
@@ -28,11 +29,20 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 
 
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
-@click.argument("version", default=LATEST, shell_complete=candidates.words(*VERSION_WORDS))
+@click.argument("version", required=False, shell_complete=candidates.words(*VERSION_WORDS))
+@click.option(
+    "--version",
+    "version_option",
+    metavar="VERSION",
+    shell_complete=candidates.words(*VERSION_WORDS),
+    help="The same as the argument, as other commands take it.",
+)
 @run_option
 @accept_rollback_option
 @common_options
-def show_command(common: Common, version: str, run: str | None, accept_rollback: bool) -> None:
+def show_command(
+    common: Common, version: str | None, version_option: str | None, run: str | None, accept_rollback: bool
+) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
 
     Logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) are shown with the
@@ -41,6 +51,9 @@ def show_command(common: Common, version: str, run: str | None, accept_rollback:
     Files with the names of unfinished ones (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial,
     *.orbax-checkpoint-tmp*) are in no version unless keep_temporary is set in [[watch]].
     """
+    if version and version_option:
+        raise click.UsageError("VERSION is given twice: as an argument and with --version.")
+    version = version or version_option or LATEST
     monitor = common.monitor()
     config = common.configuration()
     with common.session(config, monitor) as session:

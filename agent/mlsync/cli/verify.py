@@ -7,7 +7,8 @@ import click
 from mlsync.cli import output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import verify_json
-from mlsync.cli.options import Command, Common, common_options, device_option, run_option, version_option
+from mlsync.cli.options import Common, common_options, device_option, run_option, version_option
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify

@@ -6,7 +6,8 @@ import click
 
 from mlsync.cli import candidates, output
 from mlsync.cli.json import versions_json
-from mlsync.cli.options import Command, Common, common_options
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot

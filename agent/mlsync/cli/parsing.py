@@ -1,0 +1,172 @@
+"""How commands take their words: options that all commands have, before or after the command, and the help of both."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import click
+from click.core import ParameterSource
+
+from mlsync.cli import candidates
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+
+class CommonOption(click.Option):
+    """An option that all commands have."""
+
+
+class _HelpInTwoLists(click.Command):
+    """Help that lists a command's own options before those that all commands have."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write two lists of options, and between them the commands of a group."""
+        own: list[tuple[str, str]] = []
+        common: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            # The text explains the arguments.
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                (common if isinstance(parameter, CommonOption) else own).append(record)
+        _write_list(formatter, "Options", own)
+        if isinstance(self, click.Group):
+            self.format_commands(ctx, formatter)
+        _write_list(formatter, "Options of all commands", common)
+
+
+class Command(_HelpInTwoLists):
+    """A command that opens a repository."""
+
+
+class Group(_HelpInTwoLists, click.Group):
+    """A group whose options count as if they stood behind the command, where the same option overrides them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command of that name; refuse an unknown one, and options that it does not have."""
+        if not ctx.resilient_parsing:
+            self._refuse_unknown(ctx, args[0])
+        name, command, words = super().resolve_command(ctx, args)
+        if name is not None:
+            given = {key: value for key, value in ctx.params.items() if _is_given(ctx, key)}
+            before = {**(ctx.default_map or {}), **given}
+            if not isinstance(command, click.Group) and not ctx.resilient_parsing:
+                _refuse_options(ctx, command, name, before)
+            # What click takes as the defaults of the command.
+            ctx.default_map = {name: before}
+        return name, command, words
+
+    def _refuse_unknown(self, ctx: click.Context, name: str) -> None:
+        # Words that begin with a dash are left to click.
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            close = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            question = f" Did you mean {close[0]}?" if close else ""
+            raise click.UsageError(f"No such command '{name}'.{question}", ctx)
+
+
+def with_common_options(function: F) -> F:
+    """Give a command or group the options that all commands have, as arguments one by one."""
+    command: Callable[..., Any] = function
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return cast("F", command)
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _refuse_options(ctx: click.Context, command: click.Command | None, name: str, before: dict[str, Any]) -> None:
+    """Refuse options that were given before a command that would ignore them."""
+    taken = {parameter.name for parameter in command.params} if command else set()
+    for option in ctx.find_root().command.params:
+        if option.name in before and option.name not in taken:
+            raise click.UsageError(f"{ctx.command_path} {name} has no option {option.opts[-1]}.", ctx)
+
+
+def _write_list(formatter: click.HelpFormatter, title: str, records: list[tuple[str, str]]) -> None:
+    if records:
+        with formatter.section(title):
+            formatter.write_dl(records)
+
+
+_OPTIONS: Final = (
+    click.option(
+        "--config",
+        cls=CommonOption,
+        type=_PATH,
+        metavar="FILE",
+        help="Configuration file; default: MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
+    ),
+    click.option(
+        "--repo",
+        cls=CommonOption,
+        shell_complete=candidates.directories,
+        metavar="URL",
+        help="Repository, instead of the configuration's: /path, file:///path or s3://bucket/prefix.",
+    ),
+    click.option(
+        "--endpoint-url",
+        cls=CommonOption,
+        metavar="URL",
+        help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...).",
+    ),
+    click.option("--region", cls=CommonOption, metavar="NAME", help="S3 region."),
+    click.option("--profile", cls=CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option(
+        "--addressing",
+        cls=CommonOption,
+        type=click.Choice(("auto", "path", "virtual")),
+        metavar="FORM",
+        help="Where the bucket's name goes: path, virtual (the host name), or auto, which finds out.",
+    ),
+    click.option(
+        "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
+    ),
+    click.option(
+        "--payload-signing",
+        cls=CommonOption,
+        type=click.Choice(("auto", "always", "never")),
+        metavar="WHEN",
+        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at three times the CPU.",
+    ),
+    click.option(
+        "--passphrase-file",
+        cls=CommonOption,
+        type=_PATH,
+        metavar="FILE",
+        help="File with the passphrase; default: MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
+    ),
+    click.option(
+        "--key-file",
+        cls=CommonOption,
+        type=_PATH,
+        metavar="FILE",
+        help="File with the key, instead of a passphrase.",
+    ),
+    click.option(
+        "--json",
+        "as_json",
+        cls=CommonOption,
+        is_flag=True,
+        help="Print one JSON value on stdout, for errors too, and nothing else there; docs/json.md lists the fields.",
+    ),
+    click.option(
+        "-q",
+        "--quiet",
+        cls=CommonOption,
+        is_flag=True,
+        help="Print only the result and errors; no progress, no summary.",
+    ),
+    click.option(
+        "-v",
+        "--verbose",
+        cls=CommonOption,
+        count=True,
+        help="Also print what mlsync does, and its requests to the store; -vv logs each step.",
+    ),
+)
