@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,7 +11,10 @@ from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, small_checkpoint
 from mlsync import errors
 from mlsync.backup.parent import Parent, find_parent
+from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
+from mlsync.repository.manifest import Previous
+from mlsync.source.state import Head
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 from mlsync.versions.select import find_run, find_version, version_before
@@ -38,10 +43,10 @@ def warnings(world: World) -> str:
     return "\n".join(text for severity, text in world.monitor.notices if severity == "warning")
 
 
-def seal(world: World, number: int, like: int) -> None:
-    """Make a version of this number as who holds the key can: its manifest is another's but for that."""
+def seal(world: World, number: int, like: int, **changed: Any) -> None:
+    """Make a version of this number as who holds the key can: its manifest is another's but for that and *changed*."""
     stored = world.repository.stored(RUN, like)
-    root = msgspec.structs.replace(stored.root, number=number)
+    root = msgspec.structs.replace(stored.root, number=number, **changed)
     key = world.repository.version_key(RUN, number)
     body = sealed_object.seal(world.repository.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
     world.store.put(key, body)
@@ -144,6 +149,75 @@ def test_a_last_version_that_is_damaged_does_not_stop_the_run(world):
     assert world.restored(3) == world.tree()
     world.write("a.bin", b"4")
     assert world.backup().version == 4
+
+
+def test_a_run_whose_only_version_is_damaged_begins_anew(world):
+    """Where nothing opens any more, the next version follows none and leaves the damaged one its number."""
+    world.write("a.bin", b"1")
+    world.backup()
+    key = plant_over(world, 1)
+    world.write("a.bin", b"2")
+    assert world.backup().version == 2
+    assert world.repository.stored(RUN, 2).root.previous is None
+    assert key in warnings(world)
+    assert world.restored(2) == world.tree()
+
+
+def test_a_last_version_of_a_newer_format_ends_the_backup(world, monkeypatch):
+    """A last version that authenticates and has a newer format is not damaged, so no backup steps back from it."""
+    for content in (b"1", b"2"):
+        world.write("a.bin", content)
+        world.backup()
+    with monkeypatch.context() as patch:
+        patch.setattr(sealed_object, "encode", lambda plain: (9, bytes(plain)))
+        world.store.delete(world.repository.version_key(RUN, 2))
+        seal(world, 2, like=1)
+    world.write("a.bin", b"3")
+    with pytest.raises(errors.FormatUnsupported, match="coding 9"):
+        world.backup()
+    assert world.numbers() == [1, 2]
+
+
+def test_a_version_that_a_newer_mlsync_made_here_ends_the_backup(world):
+    """A version with the bytes that this machine saw last is not planted, although this mlsync cannot open it."""
+    world.write("a.bin", b"1")
+    world.backup()
+    body = PLANTED["a newer format"]
+    plant(world, 2, body)
+    world.state.set_head(RUN, Head(2, object_digest(body)))
+    world.write("a.bin", b"2")
+    with pytest.raises(errors.FormatUnsupported, match="format 2"):
+        world.backup()
+    assert world.numbers() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "previous",
+    [None, Previous(1, bytes(32)), Previous(2, bytes(32)), Previous(3, bytes(32))],
+    ids=["first", "before", "another", "missing"],
+)
+def test_a_newer_version_that_does_not_lead_to_the_one_seen_is_found_out(world, previous):
+    """A newer version must follow the version seen last, or a later one that is there and does not open."""
+    for content in (b"1", b"2"):
+        world.write("a.bin", content)
+        world.backup()
+    seal(world, 4, like=2, previous=previous)
+    world.write("a.bin", b"3")
+    with pytest.raises(errors.HistoryRolledBack):
+        world.backup()
+    assert world.numbers() == [1, 2, 4]
+
+
+def test_a_newer_version_that_follows_one_before_a_damaged_one_is_found_out(world):
+    """A damaged version excuses only the versions that follow it, not a later fork from before it."""
+    world.write("a.bin", b"1")
+    world.backup()
+    plant(world, 2)
+    seal(world, 3, like=1, previous=Previous(2, bytes(32)))
+    seal(world, 4, like=1, previous=Previous(2, bytes(32)))
+    world.write("a.bin", b"2")
+    with pytest.raises(errors.HistoryRolledBack):
+        world.backup()
 
 
 def test_what_was_seen_last_is_not_forgotten_for_an_older_version(world):
