@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from flow_parts import as_nobody, noise, small_checkpoint
+from flow_parts import RUN, as_nobody, noise, small_checkpoint
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
 
@@ -77,3 +77,27 @@ def test_troubles_are_told_by_every_backup_until_they_end(world):
     assert [trouble.path for trouble in first.troubles] == [b"last.pt"]
     assert again.troubles == first.troubles
     assert again.read_bytes == 0
+
+
+def test_a_file_that_is_gone_leaves_the_files_cache(world):
+    """A deleted file loses its row in the files cache: with it, each look would find a change."""
+    for name in ("a.bin", "b.bin"):
+        world.write(name, b"1")
+    world.backup()
+    os.unlink(world.path("b.bin"))
+    assert world.backup(accept_loss=True).version == 2
+    assert set(world.state.cached_files(RUN)) == {b"a.bin"}
+
+
+def test_a_link_to_a_torn_checkpoint_that_nobody_touches_stays_named(world):
+    """Each backup of another file reports both names again, and which version their content is from."""
+    world.write("a.pt", small_checkpoint(1))
+    os.link(world.path("a.pt"), world.path("b.pt"))
+    world.backup()
+    world.write("a.pt", small_checkpoint(2)[:-50])
+    for number in (2, 3):
+        world.write("log.csv", b"%d\n" % number)
+        result = world.backup()
+        assert result.version == number
+        assert [(trouble.path, trouble.kept) for trouble in result.troubles] == [(b"a.pt", 1), (b"b.pt", 1)]
+    assert result.read_bytes == 2
