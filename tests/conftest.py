@@ -51,6 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests that need the S3 server out of the quick round: it takes longer than they do."""
+    for item in items:
+        if "s3_process" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 def _leave_first_session() -> None:
     """Have the tests run in a session that the kernel weighs, as a user's are.
 

@@ -12,6 +12,8 @@ import time
 import pytest
 from machine import MLSYNC
 
+pytestmark = pytest.mark.slow
+
 LINES = {
     "mlsync comple": "mlsync completion",
     "mlsync service unin": "mlsync service uninstall",

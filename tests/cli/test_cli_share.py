@@ -21,6 +21,8 @@ from mlsync.repository.keyslot import KeyFile
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.slow
+
 TORCHRUN = Path(sys.executable).with_name("torchrun")
 NOT_READ_BACK = '[proof]\nread_back = "none"\n'
 # Sizes of shards, as uneven as those of no training.

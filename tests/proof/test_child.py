@@ -41,6 +41,8 @@ from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proof.windows import SEGMENTS_MAX
 
+pytestmark = pytest.mark.slow
+
 FakePython = Callable[[str], str]
 
 

@@ -16,7 +16,7 @@ from mlsync.beneath import Beneath
 from mlsync.target.temporary import TEMPORARY_PREFIX
 from neighbour import NOBODY, Neighbour, temporary_name, world_of
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="plays root and another user")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="plays root and another user")]
 
 SECRET = b"the version's file that only root may read" * 1000
 SECONDS = 1.5

@@ -21,6 +21,8 @@ from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 
+pytestmark = pytest.mark.slow
+
 SECRET = Passphrase(b"open sesame")
 NOWHERE = Path("/nowhere/python")
 NS = 10**9

@@ -95,7 +95,14 @@ def memory_store():
     return MemoryStore(PART_BYTES["memory"])
 
 
-@pytest.fixture(params=[f"{kind}-{wrapper}" for kind in KINDS for wrapper in WRAPPERS])
+@pytest.fixture(
+    params=[
+        # The quick round starts no server.
+        pytest.param(f"{kind}-{wrapper}", marks=[pytest.mark.slow] if kind == "s3" else [])
+        for kind in KINDS
+        for wrapper in WRAPPERS
+    ]
+)
 def store(request):
     """A store of every kind in every wrapper."""
     kind, _, wrapper = request.param.partition("-")

@@ -16,6 +16,8 @@ from mlsync.store.s3 import store as s3
 from mlsync.store.s3.connection import CancellableCall
 from mlsync.store.s3.errors import translating
 
+pytestmark = pytest.mark.slow
+
 PART_BYTES = 5 << 20
 
 

@@ -14,6 +14,8 @@ from mlsync.store.location import StoreOptions, open_store
 from mlsync.store.s3 import store as s3
 from tunnel_proxy import TunnelProxy
 
+pytestmark = pytest.mark.slow
+
 PART_BYTES = 5 << 20
 
 

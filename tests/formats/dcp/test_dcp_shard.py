@@ -35,6 +35,8 @@ from mlsync.formats.dcp.shard import read_dcp_shard
 from mlsync.formats.faults import NotChecked, RecordDamaged
 from mlsync.formats.layout import ContainerBroken, Content, Layout
 
+pytestmark = pytest.mark.slow
+
 
 def save(folder: Path, state: dict[str, Any], **options: Any) -> Path:
     """A checkpoint that torch writes from one rank."""
