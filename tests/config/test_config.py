@@ -469,3 +469,12 @@ def test_lines_are_found_behind_text_that_looks_like_toml():
     assert line_of(text, ("agent", "every")) == 7
     assert line_of(text, ("agent",)) == 6
     assert line_of(text, ("absent",)) == 1
+
+
+@pytest.mark.parametrize("url", ["file:///srv/my%20models/mlsync", "file:///srv/my models/mlsync"])
+def test_a_repository_inside_a_watched_directory_is_refused_whatever_its_url(tmp_path, url):
+    """A file URL is compared by the path that it stands for."""
+    file = tmp_path / "mlsync.toml"
+    file.write_text(f'repository = "{url}"\n[[watch]]\ndirectory = "/srv/my models"\n')
+    with pytest.raises(ConfigInvalid, match="the repository is inside a watched directory"):
+        load(file)

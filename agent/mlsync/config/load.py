@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
 
 from mlsync.config.keys import Key
 from mlsync.config.model import (
@@ -197,8 +198,8 @@ class _Reader:
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
         """Refuse to watch what mlsync itself writes: each backup would cause the next one, for ever."""
         own = {"the state directory": config.state_directory}
-        if config.repository.startswith("file://"):
-            own["the repository"] = Path(config.repository.removeprefix("file://"))
+        if config.repository.startswith("file:"):
+            own["the repository"] = Path(unquote(urlsplit(config.repository).path, errors="surrogateescape"))
         watched = os.path.realpath(watch.directory)
         for what, place in own.items():
             if os.path.commonpath((watched, os.path.realpath(place))) == watched:
