@@ -196,9 +196,10 @@ def test_what_the_unit_lacks_for_the_configuration_is_said(machines):
     assert service.shortcomings(machines, fine) == []
 
 
-def test_a_path_for_the_unit_is_said_as_a_unit_takes_it():
+@pytest.mark.parametrize("url", ["file:///mnt/my disk/50%", "file:///mnt/my%20disk/50%25"])
+def test_a_path_for_the_unit_is_said_as_a_unit_takes_it(url):
     """A path with a space or ``%`` is said quoted and doubled, so that systemd takes it for what it is."""
-    config = Config(repository="file:///mnt/my disk/50%", watches=(), state_directory=Path("/var/lib/mlsync"))
+    config = Config(repository=url, watches=(), state_directory=Path("/var/lib/mlsync"))
     missing = service.shortcomings(service.MACHINE, config)
     assert any(line.endswith('[Service] ReadWritePaths="/mnt/my disk/50%%"') for line in missing)
 

@@ -8,7 +8,6 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import unquote, urlsplit
 
 from mlsync.config.keys import Key
 from mlsync.config.model import (
@@ -198,8 +197,8 @@ class _Reader:
     def _check_apart(self, index: int, watch: WatchSettings, config: Config) -> None:
         """Refuse to watch what mlsync itself writes: each backup would cause the next one, for ever."""
         own = {"the state directory": config.state_directory}
-        if config.repository.startswith("file:"):
-            own["the repository"] = Path(unquote(urlsplit(config.repository).path, errors="surrogateescape"))
+        if config.repository_directory is not None:
+            own["the repository"] = config.repository_directory
         watched = os.path.realpath(watch.directory)
         for what, place in own.items():
             if os.path.commonpath((watched, os.path.realpath(place))) == watched:

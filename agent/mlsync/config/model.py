@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+from urllib.parse import unquote, urlsplit
 
 from mlsync.config.every import Every
 from mlsync.config.keys import (
@@ -242,6 +243,13 @@ class Config:
     agent: AgentSettings = field(default_factory=AgentSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
     path: Path | None = None
+
+    @property
+    def repository_directory(self) -> Path | None:
+        """Where the repository is on this machine; ``None`` if it is in a bucket."""
+        if not self.repository.startswith("file:"):
+            return None
+        return Path(unquote(urlsplit(self.repository).path, errors="surrogateescape"))
 
     @classmethod
     def for_repository(cls, url: str, environ: Mapping[str, str] = os.environ) -> Self:

@@ -112,8 +112,8 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     text = _shipped(manager.source)
     writable = [Path("/var/lib/mlsync"), *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
     needed = [config.state_directory]
-    if config.repository.startswith("file://"):
-        needed.append(Path(config.repository.removeprefix("file://")))
+    if config.repository_directory is not None:
+        needed.append(config.repository_directory)
     found += [
         f"the unit may not write to {place}: [Service] ReadWritePaths={_quoted(str(place))}"
         for place in needed
