@@ -46,7 +46,7 @@ def test_an_agent_of_roots_is_led_nowhere(machine):
                 time.sleep(0.05)
     finally:
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(PATIENCE_S) == 0
+        assert agent.wait(PATIENCE_S) == 0, (machine.base / "log").read_text()
     sizes = set()
     for version in machine.good("versions", "--json").json()["versions"]:
         shown = machine.good("show", str(version["version"]), "--json").json()

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,47 @@ def test_dropped_events_count_as_changes(tmp_path, watched):
     assert [text for _, text in monitor.notices] == ["the kernel dropped change events, so all files are rescanned"]
     (tmp_path / "a/file").write_text("x")
     assert a.within()
+
+
+def test_crossed_renames_do_not_keep_an_observer_alive(tmp_path, watched):
+    """Where the library has lost a watched name, the watch ends all the same, with its threads."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    watcher, *_ = watched(tmp_path)
+    observer = watcher._observer
+    (emitter,) = observer.emitters
+    # What is left after two directories changed places over and over: watches whose paths are other watches' now.
+    emitter._inotify._active_callbacks_by_path.clear()
+    watcher.stop()
+    assert not observer.is_alive()
+    assert not observer.queue.is_alive()
+    assert not emitter.is_alive()
+
+
+@pytest.mark.parametrize("method", ["unschedule", "stop"])
+def test_a_fault_of_the_library_costs_one_rescan(method, tmp_path, watched, monkeypatch):
+    """After an exception out of the library the directories are watched again, and all counts as changed."""
+    (tmp_path / "a").mkdir()
+    watcher, monitor, seen = watched(tmp_path / "a")
+    broken = watcher._observer
+
+    def fail(*_):
+        raise KeyError(b"path")
+
+    monkeypatch.setattr(broken, method, fail)
+    if method == "stop":
+        monkeypatch.setattr(broken, "works", lambda: False)
+    else:
+        (tmp_path / "a").rename(tmp_path / "away")
+        (tmp_path / "a").mkdir()
+    assert seen.within()
+    deadline_s = time.monotonic() + PATIENCE_S
+    while watcher._observer is broken or not watcher.watched(tmp_path / "a"):
+        assert time.monotonic() < deadline_s
+        seen.within(0.02)
+    seen.within(0.1)
+    (tmp_path / "a" / "file").write_text("x")
+    assert seen.within()
+    assert [text for _, text in monitor.notices] == ["watching for changes broke off and was started again"]
+    monkeypatch.undo()
+    broken.stop()

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from watchdog.events import (
     DirCreatedEvent,
@@ -50,6 +51,8 @@ _LIMITS = {
     errno.EMFILE: ("the kernel gives no more inotify instances", "sysctl fs.inotify.max_user_instances=1024"),
 }
 _VANISHED = (errno.ENOENT, errno.ENOTDIR)
+_BROKE_OFF = "watching for changes broke off and was started again"
+_LOG: Final = logging.getLogger(__name__)
 POLL_S = 2.0
 RETRY_S = 300.0
 FIRST_CHECK_S = 3.0
@@ -80,7 +83,7 @@ class Watcher:
         # The library's warnings (lost events, say) are replaced by our own, once each, with what they mean.
         logging.getLogger("watchdog").setLevel(logging.CRITICAL)
         # It finds a new directory both by its event and by a walk of the parent, and warns when it registers it twice.
-        warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Callback with id .* (already exists|does not exist)", RuntimeWarning)
         self._thread.start()
         # Not for ever: a directory on a server that is away would block the whole agent.
         self._checked.wait(FIRST_CHECK_S)
@@ -108,7 +111,13 @@ class Watcher:
 
     def _check_repeatedly(self) -> None:
         while not self._stop.is_set():
-            self.check()
+            try:
+                self.check()
+            except Exception:  # noqa: BLE001 - a fault of the library must not end the watch until the next start
+                _LOG.debug("the observer failed", exc_info=True)
+                self._warn_once(_BROKE_OFF)
+                self._drop_observer()
+                self._note_all()
             self._checked.set()
             self._stop.wait(self._poll_s)
 
@@ -119,7 +128,7 @@ class Watcher:
         broken = not self._observer.works()
         again = self._observer.queue.refused is not None and time.monotonic() - self._began_s >= RETRY_S
         if broken:
-            self._warn_once("watching for changes broke off and was started again")
+            self._warn_once(_BROKE_OFF)
         if broken or again:
             self._drop_observer()
             self._note_all()
@@ -165,8 +174,11 @@ class Watcher:
         for watched in self._directories:
             watched.watch = None
         if observer is not None:
-            observer.stop()
-            observer.join()
+            try:
+                observer.stop()
+                observer.join()
+            except Exception:  # noqa: BLE001 - its threads are daemons: they end with the process
+                _LOG.debug("the observer does not end", exc_info=True)
 
     def _note_all(self) -> None:
         for watched in self._directories:
@@ -242,6 +254,24 @@ class _Queue(InotifyFD):
             self._on_lost()
 
 
+class _Emitter(InotifyFullEmitter):
+    """The library's emitter, which ends also after renames that crossed."""
+
+    def on_thread_stop(self) -> None:
+        """Remove all watches: where two names changed places, the library finds one of them under neither."""
+        group = self._inotify
+        try:
+            super().on_thread_stop()
+        except KeyError:
+            assert group is not None
+            # Each try forgets at least one watch; an emitter that keeps some would block the end of the observer.
+            while True:
+                try:
+                    return group.deactivate()
+                except KeyError:
+                    continue
+
+
 class _Observer(InotifyObserver):
     """The library's observer with our queue."""
 
@@ -249,7 +279,7 @@ class _Observer(InotifyObserver):
         self.queue = _Queue(on_lost)
         self.queue.start()
         self._inotify_fd = self.queue  # where the library's constructor, which we do not call, puts its queue
-        BaseObserver.__init__(self, InotifyFullEmitter, inotify_fd=self.queue)
+        BaseObserver.__init__(self, _Emitter, inotify_fd=self.queue)
 
     def works(self) -> bool:
         """Return whether events still arrive."""
