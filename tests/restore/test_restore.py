@@ -126,13 +126,6 @@ def test_a_hard_link_alone_becomes_a_file_with_its_content(full_world):
     assert result.file_count == 1
 
 
-def test_a_path_that_the_version_does_not_hold_is_an_error(full_world):
-    """Asking for what is not there says so and makes no file."""
-    for path in (b"nothing", b"weights/last", b"../run/log.csv", b".", b""):
-        with pytest.raises(errors.PathMissing):
-            full_world.restore(None, "out", path)
-
-
 def test_delete_takes_away_what_the_version_does_not_hold(full_world):
     """With delete the directory is the version exactly, and what was deleted is counted."""
     full_world.restore()

@@ -26,7 +26,7 @@ _EXAMPLES = """\b
 Examples:
   mlsync restore
   mlsync restore --repo s3://bucket/runs --to ~/runs/train
-  mlsync restore --version 12 weights/last.pt --to /tmp/look
+  mlsync restore --version 12 'weights/*.pt' --to /tmp/look
   mlsync restore --version 2026-11-23T14:00 --run yolo
 """
 
@@ -75,7 +75,8 @@ def restore_command(
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
-    PATH is relative to the run's directory, and comes back at the same place below DIR. In an existing directory,
+    PATH is relative to the run's directory, as "mlsync show" lists it, and comes back at the same place below DIR. It
+    may be a pattern in quotes: 'weights/*.pt', '**/last.ckpt', 'checkpoint-*/'. In an existing directory,
     files that are already right are left alone, and others are replaced atomically: at any moment the name holds the
     old file or the whole new one. Run a killed restore again, and it continues. Files that cannot be restored, because
     a pack is damaged or something is in the way, are named, and everything else is restored. On a fresh machine
@@ -109,7 +110,7 @@ def restore_command(
             stop=stop.is_set,
         )
         result = restore(session.repository, manifest, directory, options, monitor)
-        if not paths and result.fault is None:
+        if result.is_whole and result.fault is None:
             _hand_over(session, result, monitor)
     if common.as_json:
         common.emit(restore_json(result))

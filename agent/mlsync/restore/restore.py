@@ -23,7 +23,7 @@ from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.restore.deletion import Deletion
 from mlsync.restore.file_writer import FILE_ERRORS, FileWriter, Written
-from mlsync.restore.selection import select_entries
+from mlsync.restore.selection import paths_in_run, select_entries
 from mlsync.source.paths import display
 from mlsync.target.lock import TargetLock
 from mlsync.target.target import FilePlan, Target
@@ -36,7 +36,7 @@ _NAMED_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class RestoreOptions:
-    """What to restore (*paths*: all where empty), and whether to *delete* what the version does not hold.
+    """What to restore (*paths* or patterns: all where empty), and whether to *delete* what the version does not hold.
 
     Deletion spares what *exclude* matches, the patterns of the run's backups, unless *delete_excluded*. *confirmed*
     allows to delete much of a directory that no restore made.
@@ -60,11 +60,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RestoreResult:
-    """What a restore did: everything except its *failures*; *fault* is one error for all of these."""
+    """What a restore did: everything except its *failures*; *fault* is one error for all of these.
+
+    *entries* are what is there now; *is_whole* if they are, with the failures, all of the version.
+    """
 
     run: str
     version: int
     directory: bytes
+    entries: tuple[Entry, ...]
+    is_whole: bool
     file_count: int
     written_count: int
     unchanged_count: int
@@ -94,7 +99,8 @@ def _restore(
 ) -> RestoreResult:
     started_s = time.monotonic()
     root = manifest.root
-    entries = select_entries(manifest, options.paths)
+    paths = paths_in_run(options.paths, (root.directory, directory))
+    entries = select_entries(manifest, paths)
     for why, which in incomplete_checkpoints(entries).items():
         more = f" and {len(which) - 1} more" if len(which) > 1 else ""
         monitor.notice("warning", f"{display(which[0])}{more}: {INCOMPLETE}{why}")
@@ -114,7 +120,7 @@ def _restore(
         if is_ours:
             target.mark(mark)
         try:
-            deletion = _checked_deletion(entries, target, options, is_ours=is_ours)
+            deletion = None if paths else _checked_deletion(entries, target, options, is_ours=is_ours)
             restoring = _Restoring(repository, target, monitor, label, failures, tick)
             done = restoring.restore(entries, deletion)
         except Error:
@@ -123,13 +129,15 @@ def _restore(
             raise
         # Before the directory gets its time: removing the lock's file changes it.
         lock.remove()
-        top = None if options.paths else root.top
+        top = None if paths else root.top
         target.finish(top, is_ours=is_ours or os.path.realpath(directory) == root.directory)
-    files = _files(entries)
+    files, failed = _files(entries), {failure.path for failure in failures.all}
     return RestoreResult(
         run=root.run,
         version=root.number,
         directory=directory,
+        entries=tuple(entry for entry in entries if entry.path not in failed),
+        is_whole=not paths,
         file_count=len(files),
         written_count=done.written.count,
         unchanged_count=done.unchanged_count,
@@ -282,7 +290,7 @@ def _checked_deletion(
     entries: list[Entry], target: Target, options: RestoreOptions, *, is_ours: bool
 ) -> Deletion | None:
     """Return what deletes, if asked for; raise ``DeletionRefused`` if it would delete more than likely meant."""
-    if not options.delete or options.paths:
+    if not options.delete:
         return None
     kept = {entry.path for entry in entries}
     deletion = Deletion(target.root, kept, options.exclude, everything=options.delete_excluded)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from mlsync.errors import ConfigInvalid
+from mlsync.source.glob import expression
 
 
 class Excludes:
@@ -33,47 +34,4 @@ def _translated(pattern: str) -> str:
         advice = "write '\\!' for a name that begins with '!'"
         raise ConfigInvalid(f"exclude pattern {pattern!r} negates", advice=advice)
     anywhere = "" if "/" in glob else "(?:.*/)?"
-    return f"(?s:{anywhere}{_expression(glob.removeprefix('/'))})"
-
-
-def _expression(glob: str) -> str:
-    out, at = [], 0
-    while at < len(glob):
-        starts_part = at == 0 or glob[at - 1] == "/"
-        if starts_part and glob.startswith("**/", at):
-            out.append("(?:.*/)?")
-            at += 3
-        elif starts_part and glob[at:] == "**":
-            out.append(".+")
-            at += 2
-        else:
-            expression, at = _one(glob, at)
-            out.append(expression)
-    return "".join(out)
-
-
-def _one(glob: str, at: int) -> tuple[str, int]:
-    """Translate the pattern at *at*; return the expression and the next position."""
-    character = glob[at]
-    if character == "*":
-        return "[^/]*", at + 1
-    if character == "?":
-        return "[^/]", at + 1
-    if character == "\\" and at + 1 < len(glob):
-        return re.escape(glob[at + 1]), at + 2
-    if character == "[":
-        end = glob.find("]", at + (3 if glob[at + 1 : at + 2] in ("!", "^") else 2))
-        if end > 0:
-            return _character_class(glob[at + 1 : end]), end + 1
-    return re.escape(character), at + 1
-
-
-def _character_class(inside: str) -> str:
-    negated = inside[0] in "!^"
-    members = inside[1:] if negated else inside
-    members = re.sub(r"([\\\[\]^&~|])", r"\\\1", members)
-    try:
-        re.compile(f"[{members}]")
-    except re.error as error:
-        raise ConfigInvalid(f"exclude pattern has a bad character class [{inside}]") from error
-    return f"(?!/)[{'^' if negated else ''}{members}]"
+    return f"(?s:{anywhere}{expression(glob.removeprefix('/'))})"
