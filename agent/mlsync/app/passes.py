@@ -8,7 +8,7 @@ from functools import partial
 
 from mlsync.app.pass_result import PassResult
 from mlsync.app.session import Session, source_of
-from mlsync.app.wording import count, size
+from mlsync.app.wording import count, listed, size
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
@@ -47,8 +47,8 @@ def summary(result: BackupResult) -> str:
     """Return one line on what a backup did, without the run's name."""
     if not result.version:
         return f"nothing changed since version {result.previous}" if result.previous else "nothing to back up yet"
+    made = f"version {result.version} in {result.seconds:.1f} s"
     parts = [
-        f"version {result.version} in {result.seconds:.1f} s",
         f"{count(result.changed_count, 'file')} with {size(result.read_bytes)} read",
         f"{size(result.new_bytes)} new",
         f"{size(result.stored_bytes)} stored",
@@ -58,4 +58,5 @@ def summary(result: BackupResult) -> str:
         parts.append(f"{count(result.checkpoint_count, 'checkpoint')} proved to L{result.lowest_level}{on_device}")
     if result.pending:
         parts.append(f"{len(result.pending)} of them pending (mlsync show says why)")
-    return ", ".join(parts)
+    because = f" because {listed(result.why)}: " if result.why else ", "
+    return made + because + ", ".join(parts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STEP = 1024
 
@@ -18,3 +20,8 @@ def size(count_bytes: float) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural if it takes one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Return *parts* as one enumeration."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))

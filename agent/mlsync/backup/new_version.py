@@ -24,6 +24,7 @@ from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
 from mlsync.backup.presence import refuse_lost
 from mlsync.backup.prove import prove
+from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status
 from mlsync.backup.records import Candidate, Records
 from mlsync.backup.request import BackupResult, Job, Source
@@ -74,13 +75,17 @@ class _Stored(NamedTuple):
 
 
 class _Committed(NamedTuple):
-    """The version that was made; *number* 0 if none was. *pending* are checkpoints that still are to be proved."""
+    """The version that was made; *number* 0 if none was. *pending* are checkpoints that still are to be proved.
+
+    *why* says what the version is for, if it stored nothing new.
+    """
 
     number: int = 0
     summary: Summary = Summary(0, 0, 0, 0, 0, 0, "")
     body_bytes: int = 0
     pending: tuple[str, ...] = ()
     not_understood: tuple[bytes, ...] = ()
+    why: tuple[str, ...] = ()
 
 
 class _Moment(NamedTuple):
@@ -128,6 +133,7 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         prove_cpu_seconds=end.cpu_s - between.cpu_s,
         seconds=time.monotonic() - started_s,
         troubles=candidate.troubles,
+        why=committed.why,
         notes=scanned.notes,
         pending=committed.pending,
         left_out=scanned.tree.left_out,
@@ -318,7 +324,8 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     """Write the manifest, and remember the version; all packs that it relies on are in the store before and after."""
     source, parent, index, refs = job.source, scanned.parent, stored.chunk_index, list(refs_of(candidate.entries))
     refuse_lost(job.repository, index.old_refs(refs), job.repository.tombstones())
-    manifest = Manifest(_root_of(job, scanned, stored, candidate), candidate.entries)
+    why = () if stored.stats.new_bytes else reasons(stored.records, candidate.troubles, source, job.avoided)
+    manifest = Manifest(_root_of(job, scanned, stored, candidate, why), candidate.entries)
     new = manifest.root
     warn_of_clamped(job, candidate.clamped)
     warn_of_writer(job, manifest, parent, scanned.writer)
@@ -344,7 +351,7 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     # After the commit too: a prune that began before it did not know of the version.
     index.add_written(committed.packs)
     refuse_lost(job.repository, index.foreign_refs([*refs, *committed.body_refs]), set())
-    return _Committed(new.number, new.summary, committed.stored_bytes, pending, not_understood)
+    return _Committed(new.number, new.summary, committed.stored_bytes, pending, not_understood, why)
 
 
 def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:
@@ -355,7 +362,7 @@ def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:
     return _Committed()
 
 
-def _root_of(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) -> ManifestRoot:
+def _root_of(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate, why: tuple[str, ...]) -> ManifestRoot:
     parent, writer = scanned.parent, scanned.writer
     return ManifestRoot(
         run=job.source.run,
@@ -372,7 +379,8 @@ def _root_of(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate)
         segments=[],
         origin=writer.origin,
         top=scanned.top,
-        notes=scanned.notes,
+        # A note that most checkpoints are gone says all that the reason would.
+        notes=scanned.notes or why,
     )
 
 

@@ -244,7 +244,7 @@ class Records:
             return False
         if old.keys() != new.keys():
             return True
-        if any(entry is not old[path] and not _is_same_but_times(entry, old[path]) for path, entry in new.items()):
+        if any(entry is not old[path] and not is_same_but_times(entry, old[path]) for path, entry in new.items()):
             return True
         known = {(trouble.path, trouble.text) for trouble in self.parent.troubles.values()}
         return any(t.kind is TroubleKind.BROKEN and (t.path, t.text) not in known for t in troubles)
@@ -406,7 +406,7 @@ def _has_same_chunks(entry: Entry, other: Entry | None) -> bool:
     return entry is other or (other is not None and (entry.holes, entry.chunks) == (other.holes, other.chunks))
 
 
-def _is_same_but_times(entry: Entry, other: Entry) -> bool:
+def is_same_but_times(entry: Entry, other: Entry) -> bool:
     """Return whether nothing but times differs: a touched file makes no new version."""
     plain = (entry.kind, entry.mode, entry.uid, entry.gid, entry.target, entry.digest)
     return plain == (other.kind, other.mode, other.uid, other.gid, other.target, other.digest) and _has_same_content(

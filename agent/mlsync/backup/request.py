@@ -107,9 +107,10 @@ class Job:
 class BackupResult:
     """What a backup did: *version* is 0 if nothing had changed since *previous*.
 
-    *notes* are what a person should know of the version as a whole; the manifest holds them too. *left_out* are files
-    left out because their names say that a writer is not done. *unkept* are files with attributes that no version
-    keeps. *not_understood* are files of a new version that look like models of an unknown kind.
+    *why* is what a version is for that stored nothing new, each thing in a few words; empty otherwise. *notes* are what
+    a person should know of the version as a whole. The manifest holds both. *left_out* are files left out because
+    their names say that a writer is not done. *unkept* are files with attributes that no version keeps.
+    *not_understood* are files of a new version that look like models of an unknown kind.
     """
 
     run: str
@@ -131,6 +132,7 @@ class BackupResult:
     prove_cpu_seconds: float = 0.0
     seconds: float = 0.0
     troubles: tuple[Trouble, ...] = ()
+    why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pending: tuple[str, ...] = ()
     left_out: LeftOut = field(default_factory=LeftOut)

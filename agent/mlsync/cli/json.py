@@ -47,6 +47,7 @@ def _backup_json(result: BackupResult) -> dict[str, object]:
         "run": result.run,
         "version": result.version or None,
         "previous": result.previous or None,
+        "why": list(result.why),
         "scanned_count": result.scanned_count,
         "changed_count": result.changed_count,
         "size_bytes": result.size_bytes,
