@@ -18,13 +18,16 @@ from mlsync.cli.parsing import CommonOption
 _COLUMNS = 70
 PAGE = Path(__file__).with_name("mlsync.1")
 FILES = {
-    "~/.config/mlsync/mlsync.toml": "The configuration of a user.",
+    "~/.config/mlsync/mlsync.toml": "The configuration of a user; XDG_CONFIG_HOME replaces ~/.config.",
     "/etc/mlsync/mlsync.toml": "The configuration of the machine.",
-    "~/.local/state/mlsync, /var/lib/mlsync": "Locks, caches and the agent's status, of a user and of root.",
+    "~/.local/state/mlsync, /var/lib/mlsync": "Locks, caches and the agent's status, of a user and of root. "
+    "XDG_STATE_HOME replaces ~/.local/state, and root's place too.",
 }
 ENVIRONMENT = {
     "MLSYNC_CONFIG": "The configuration file, where --config does not name one.",
     "MLSYNC_PASSPHRASE": "The passphrase, where no option names a file with it.",
+    "XDG_CONFIG_HOME, XDG_STATE_HOME": "Where configuration and state are, instead of ~/.config and ~/.local/state. "
+    "Relative paths are ignored.",
 }
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from mlsync.app.session import proof_options
 from mlsync.config.every import Cron, Interval, Never, parse_every
-from mlsync.config.load import find_config, load
+from mlsync.config.load import SYSTEM_FILE, find_config, load, place_to_write, usual_places
 from mlsync.config.model import TABLES, TOP, Config, KeySettings, WatchSettings, default_state_directory
 from mlsync.config.run_name import check_run_name
-from mlsync.config.template import template
+from mlsync.config.template import EXAMPLE, template
 from mlsync.config.toml_lines import line_of
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 
@@ -224,24 +226,92 @@ def test_each_mistake_is_named_with_its_line(mistake, write):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("place", "said"),
     [
-        ("/srv/x", 'a URL; for a directory write "file:///srv/x"'),
-        ("file://srv/x", '"file:///directory" or "s3://bucket/prefix"'),
-        ("s3://", '"file:///directory" or "s3://bucket/prefix"'),
+        ("file://srv/x", "a directory of this machine"),
+        ("file:/srv/x", "a directory of this machine"),
+        ("file://user:secret@srv/x", "a directory of this machine"),
+        ("file:///srv/x?y", "%3F"),
+        ("file:///srv/x#y", "%23"),
+        ("s3://", "a bucket's name"),
+        ("s3:bucket", "a path"),
+        ("S3://bucket", "a path"),
         ("s3://key:secret@bucket", "a URL without credentials"),
-        ("http://x", '"file:///directory" or "s3://bucket/prefix"'),
+        ("https://key:secret@x", "a path"),
+        ("C:\\\\x", "a path"),
+        ("key:secret@host:/x", "a path"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name is not known"),
         ("", "a string that is not empty"),
     ],
 )
-def test_repository_must_be_a_url_without_secrets(url, said, write):
+def test_repository_must_name_a_place_without_secrets(place, said, write):
     """A repository that names no store, or holds a secret, is refused in the file and in --repo alike."""
     with pytest.raises(ConfigInvalid, match=":1") as raised:
-        load(write(f'repository = "{url}"\n'))
+        load(write(f'repository = "{place}"\n'))
     assert said in str(raised.value)
+    assert "secret@" not in str(raised.value)
     with pytest.raises(ConfigInvalid) as raised:
-        Config.for_repository(url)
+        Config.for_repository(place.replace("\\\\", "\\"))
     assert said in str(raised.value)
+    assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "url"),
+    [
+        ("/srv/x/../y", "file:///srv/y"),
+        ("/srv/100% #1?", "file:///srv/100%25%20%231%3F"),
+        ("./r", "file://{base}/r"),
+        ("r", "file://{base}/r"),
+        ("../r", "file://{above}/r"),
+        ("./a:b", "file://{base}/a%3Ab"),
+        ("~/r", "file://{home}/r"),
+        ("file://localhost/srv/y", "file://localhost/srv/y"),
+        ("s3://bucket/../x", "s3://bucket/../x"),
+    ],
+)
+def test_a_repository_may_be_a_path(place, url, write, tmp_path, monkeypatch):
+    """A path names the directory's URL; a relative one counts from the file, and with --repo from the current place."""
+    monkeypatch.setenv("HOME", "/home/u")
+    meant = url.format(base=tmp_path, above=tmp_path.parent, home="/home/u")
+    assert load(write(f'repository = "{place}"\n')).repository == meant
+    monkeypatch.chdir(tmp_path)
+    assert Config.for_repository(place).repository == meant
+
+
+def test_the_directory_of_a_path_is_the_path(write):
+    """Percent signs and number signs of a path reach the store as they are."""
+    assert load(write('repository = "/srv/100% #1"\n')).repository_directory == Path("/srv/100% #1")
+
+
+def test_a_relative_path_in_a_removed_directory_is_refused(tmp_path, monkeypatch):
+    """Where the current directory was removed, a relative path is refused and an absolute one works."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert Config.for_repository("/srv/x").repository == "file:///srv/x"
+    with pytest.raises(ConfigInvalid, match="an absolute path, since the current directory was removed"):
+        Config.for_repository("x")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("url", ["https://key:secret@minio", "minio:9000", "ftp://minio", "https://"])
+def test_an_endpoint_is_a_url_without_secrets(url, write):
+    """An endpoint that is no URL of a server, or holds a secret, is refused with its line."""
+    with pytest.raises(ConfigInvalid, match=r"endpoint_url in \[s3\] must be a URL.*:3") as raised:
+        load(write(f'{GOOD}[s3]\nendpoint_url = "{url}"\n'))
+    assert "secret@" not in str(raised.value)
+
+
+@pytest.mark.parametrize("mangle", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n")])
+def test_files_of_other_systems_are_read(mangle, write):
+    """A byte-order mark and line ends with a carriage return change nothing."""
+    file = write("")
+    file.write_bytes(mangle(GOOD + '[agent]\nevery = "2h"\n').encode())
+    assert load(file).agent.every == Interval(7200.0)
+    file.write_bytes(mangle(GOOD + "[agent]\nevry = 1\n").encode())
+    with pytest.raises(ConfigInvalid, match=":3"):
+        load(file)
 
 
 def test_a_file_without_repository_is_refused(write):
@@ -333,30 +403,48 @@ def test_the_template_reads_back(write):
     assert (config.agent, config.proof, config.key) == (plain.agent, plain.proof, plain.key)
 
 
+def lines_behind(text):
+    """Tables and keys of a template that stand behind a #; comments have a space there."""
+    return [line[1:] for line in text.splitlines() if line.startswith("#") and not line.startswith("# ")]
+
+
 def test_the_template_shows_every_key():
-    """Every key that the reader knows stands in the template, with a reason."""
+    """Every key that the reader knows is in the template, once in each table, with what it is for."""
     text = template("file:///r")
+    plain = " ".join(re.sub(r"^# ?", "", text, flags=re.MULTILINE).split())
     for keys in (TOP, *TABLES.values()):
         for name, key in keys.items():
-            assert f"{name} = " in text
-            assert f"# {key.why}\n" in text
+            assert len(re.findall(rf"^#?{name} = ", text, re.MULTILINE)) == 1
+            assert f"{key.why} " in plain
+            assert (f"Default: {key.unset}. {name} = {key.example}{EXAMPLE}".replace("  ", " ") in plain) == (
+                key.default is None and key.unset != "" and name != "state_directory"
+            ), name
 
 
-@pytest.mark.parametrize("key", ["device", "memory", "timeout", "refuse", "warn"])
-def test_the_template_shows_true_defaults_of_the_proof(write, key):
-    """With the # before a key of [proof] that has a default taken away the configuration stays the same."""
-    shown = TABLES["proof"][key].shown
-    assert load(write(f"{GOOD}[proof]\n{key} = {shown}\n")).proof == Config.for_repository("file:///r").proof
+@pytest.mark.parametrize("environ", [{"HOME": "/home/u"}, {"XDG_STATE_HOME": "/s"}, {"STATE_DIRECTORY": "/v"}])
+def test_what_the_template_shows_is_the_default(write, environ):
+    """With the # before each key taken away, except before examples, the configuration stays the same."""
+    shown = template("file:///r", environ=environ)
+    keys = [line for line in lines_behind(shown) if not line.endswith(EXAMPLE) and line != "[[watch]]"]
+    assert len(keys) == sum(key.default is not None for keys in (TOP, *TABLES.values()) for key in keys.values()) + 1
+    text = shown.replace("#[[watch]]", '[[watch]]\ndirectory = "/t"')
+    for line in keys:
+        text = text.replace(f"#{line}\n", f"{line}\n")
+    plain = load(write('repository = "file:///r"\n[[watch]]\ndirectory = "/t"\n'), environ)
+    assert load(write(text), environ) == plain
+    assert plain.state_directory == default_state_directory(environ)
 
 
-def test_the_template_shows_true_defaults(write):
-    """With every # before a key of [agent] taken away the configuration stays the same."""
-    text = template("file:///r").replace("# [[watch]]", "")
-    agent = text.partition("[agent]\n")[2]
-    agent = agent.partition("[proof]")[0]
-    keys = "\n".join(line.removeprefix("# ") for line in agent.splitlines() if " = " in line and line.startswith("# "))
-    keys = "\n".join(line for line in keys.splitlines() if line.split(" = ")[0] in TABLES["agent"])
-    assert load(write(f'repository = "file:///r"\n[agent]\n{keys}\n')).agent == Config.for_repository("file:///r").agent
+@pytest.mark.parametrize("table", ["", *TABLES])
+def test_each_example_is_understood(table, tmp_path):
+    """The example of each key is a value that the key takes, and differs from its default."""
+    (tmp_path / "check.py").touch()
+    for name, key in (TABLES[table] if table else TOP).items():
+        value = tomllib.loads(f"value = {key.example}")["value"]
+        assert key.default is None or key.parse(value, tmp_path) != key.parse(
+            tomllib.loads(f"value = {key.default}")["value"], tmp_path
+        ), name
+        key.parse(value, tmp_path)
 
 
 def test_looking_for_a_file_tells_all_places(tmp_path, monkeypatch):
@@ -392,15 +480,63 @@ def test_a_named_file_is_never_replaced_by_another(tmp_path):
         find_config(None, {"MLSYNC_CONFIG": str(tmp_path / "gone.toml")})
 
 
-def test_the_state_has_its_usual_places():
-    """The directory of systemd wins, then root's, then the user's."""
-    assert default_state_directory({"STATE_DIRECTORY": "/var/lib/mlsync:/x"}, uid=5) == Path("/var/lib/mlsync")
-    assert default_state_directory({}, uid=0) == Path("/var/lib/mlsync")
-    assert default_state_directory({"HOME": "/home/u"}, uid=5) == Path("/home/u/.local/state/mlsync")
-    assert default_state_directory({"HOME": "/home/u", "XDG_STATE_HOME": "rel"}, uid=5) == Path(
-        "/home/u/.local/state/mlsync"
-    )
-    assert default_state_directory({"XDG_STATE_HOME": "/s"}, uid=5) == Path("/s/mlsync")
+@pytest.mark.parametrize(
+    ("environ", "uid", "place"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/mlsync:/x", "XDG_STATE_HOME": "/s"}, 5, "/var/lib/mlsync"),
+        ({"STATE_DIRECTORY": "/v", "XDG_STATE_HOME": "/s"}, 0, "/v"),
+        ({"XDG_STATE_HOME": "/s"}, 0, "/s/mlsync"),
+        ({"XDG_STATE_HOME": "rel"}, 0, "/var/lib/mlsync"),
+        ({"HOME": "/root"}, 0, "/var/lib/mlsync"),
+        ({"XDG_STATE_HOME": "/s"}, 5, "/s/mlsync"),
+        ({"HOME": "/home/u", "XDG_STATE_HOME": "rel"}, 5, "/home/u/.local/state/mlsync"),
+        ({"HOME": "/home/u"}, 5, "/home/u/.local/state/mlsync"),
+    ],
+)
+def test_the_state_has_its_usual_places(environ, uid, place):
+    """The directory of systemd wins, then XDG_STATE_HOME if it is absolute, then root's, then the user's."""
+    assert default_state_directory(environ, uid=uid) == Path(place)
+
+
+@pytest.mark.parametrize(
+    ("environ", "uid", "place"),
+    [
+        ({"MLSYNC_CONFIG": "/m.toml", "XDG_CONFIG_HOME": "/c"}, 0, "/m.toml"),
+        ({"XDG_CONFIG_HOME": "/c"}, 0, "/c/mlsync/mlsync.toml"),
+        ({"XDG_CONFIG_HOME": "rel", "HOME": "/root"}, 0, "/etc/mlsync/mlsync.toml"),
+        ({"HOME": "/root"}, 0, "/etc/mlsync/mlsync.toml"),
+        ({"XDG_CONFIG_HOME": "/c"}, 5, "/c/mlsync/mlsync.toml"),
+        ({"HOME": "/home/u"}, 5, "/home/u/.config/mlsync/mlsync.toml"),
+    ],
+)
+def test_a_new_configuration_goes_where_the_others_look(environ, uid, place):
+    """The places of ``init``: MLSYNC_CONFIG, below XDG_CONFIG_HOME if it is absolute, root's or the user's."""
+    assert place_to_write(environ, uid=uid) == Path(place)
+    assert "MLSYNC_CONFIG" in environ or Path(place) in usual_places(environ)
+
+
+def test_a_user_without_a_home(monkeypatch):
+    """Without a home the system's configuration is looked for, and the state's place has to be named."""
+
+    def unknown():
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", unknown)
+    assert usual_places({}) == (SYSTEM_FILE,)
+    with pytest.raises(ConfigInvalid, match=r"no home directory \(set HOME or XDG_STATE_HOME"):
+        default_state_directory({}, uid=5)
+
+
+def test_a_home_is_only_needed_where_the_file_does_not_say(write, monkeypatch):
+    """A configuration with a state directory needs no home."""
+    monkeypatch.setattr("mlsync.config.load.default_state_directory", None)
+    assert load(write(GOOD + 'state_directory = "/s"\n'), {}).state_directory == Path("/s")
+
+
+def test_a_directory_is_no_configuration(tmp_path):
+    """A directory that is named as the configuration is refused as one."""
+    with pytest.raises(ConfigInvalid, match="a directory and no configuration file at the place that --config names"):
+        find_config(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import click
 from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
-from mlsync.cli.options import Common, as_url, common_options
+from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
-from mlsync.config.load import load, usual_places
+from mlsync.config.load import load, place_to_write, usual_places
 from mlsync.config.model import Config
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
@@ -47,16 +47,16 @@ Examples:
 def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, allow_weak: bool) -> None:
     """Make a repository at URL and write a commented configuration file.
 
-    URL is /path, file:///path or s3://bucket/prefix. init asks for the passphrase, of 8 characters or more, or reads
+    URL is a path, file:///path or s3://bucket/prefix. init asks for the passphrase, of 8 characters or more, or reads
     it from --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key is a file of 32 random bytes or more.
     WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
 
     The configuration goes to --config FILE, or to the file that MLSYNC_CONFIG names, or to
-    ~/.config/mlsync/mlsync.toml (as root /etc/mlsync/mlsync.toml), and holds everything that was given here. An
-    existing repository or configuration is left as it is.
+    ~/.config/mlsync/mlsync.toml (as root, unless XDG_CONFIG_HOME is set, /etc/mlsync/mlsync.toml), and holds everything
+    that was given here. An existing repository or configuration is left as it is.
     """
     monitor = common.monitor()
-    config = dataclasses.replace(Config.for_repository(as_url(_one_url(url, common.repo))), s3=common.s3())
+    config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
     place = _place(common.config)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
     with _written(place, text):
@@ -81,9 +81,7 @@ def _one_url(url: str | None, repo: str | None) -> str:
 
 def _place(asked: Path | None) -> Path:
     """Return a place where the other commands look; refuse one that is taken."""
-    own, system = usual_places()
-    named = asked or os.environ.get("MLSYNC_CONFIG")
-    place = Path(os.path.abspath(named)) if named else system if os.geteuid() == 0 else own
+    place = place_to_write() if asked is None else Path(os.path.abspath(asked))
     if os.path.lexists(place):
         advice = "nothing was changed; give --config FILE for another one, or remove it"
         raise ConfigInvalid("there is a configuration already", where=str(place), advice=advice)

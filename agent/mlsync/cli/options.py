@@ -76,11 +76,11 @@ class Common:
         """Return the configuration: the file's, overridden by the command line."""
         # A repository on the command line needs no file, which a fresh machine does not have.
         if self.repo is not None and self.config is None:
-            config = Config.for_repository(as_url(self.repo))
+            config = Config.for_repository(self.repo)
         else:
             config = load(find_config(self.config))
             if self.repo is not None:
-                named = Config.for_repository(as_url(self.repo))
+                named = Config.for_repository(self.repo)
                 config = dataclasses.replace(config, repository=named.repository)
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
@@ -88,7 +88,7 @@ class Common:
         """Return the configuration of commands that need watched directories, which only a file names."""
         config = load(find_config(self.config))
         if self.repo is not None:
-            config = dataclasses.replace(config, repository=Config.for_repository(as_url(self.repo)).repository)
+            config = dataclasses.replace(config, repository=Config.for_repository(self.repo).repository)
         if not config.watches:
             what = "the configuration watches no directory"
             raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
@@ -136,16 +136,6 @@ class Common:
 def common_options(function: F) -> F:
     """Give a command the options that all commands have; it gets them as one ``Common``."""
     return cast("F", with_common_options(_gathered(function)))
-
-
-def as_url(place: str) -> str:
-    """Return a directory's path as a URL, and anything else unchanged."""
-    if not place.startswith(("/", "~", "./", "../")):
-        return place
-    try:
-        return Path(os.path.abspath(Path(place).expanduser())).as_uri()
-    except RuntimeError:
-        raise ConfigInvalid("no such user's home", where=place) from None
 
 
 def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:

@@ -13,46 +13,85 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from mlsync.config.every import parse_every
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
 from mlsync.errors import RunNameInvalid
 
-Parse = Callable[[Any, Path], Any]
+V = TypeVar("V")
 REQUIRED: Final = dataclasses.MISSING
 _AS_SHOWN: Final = object()
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
+# A drive's letter looks like a scheme too, and so does the host of scp's places.
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[V]):
+    """What values a key takes, in *words*; *parse* returns one, or raises ``ValueError`` with what is allowed."""
+
+    words: str
+    parse: Callable[[Any, Path], V]
+
+    def __call__(self, value: Any, base: Path) -> V:
+        """Return what *value* means in a file in the directory *base*."""
+        return self.parse(value, base)
+
+
+def kind(words: str) -> Callable[[Callable[[Any, Path], V]], Kind[V]]:
+    """Make a kind of values of a function that parses them."""
+    return lambda parse: Kind(words, parse)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key: *parse* returns its value or raises ``ValueError`` with what is allowed.
+    """A key: what it is for (*why*), its *default* as TOML writes it, and an *example*.
 
-    *shown* is its default in TOML, or an example if it has none; *why* is the reason to set it.
+    A key whose default is not one value has ``None`` there, and *unset* says what holds while it is not set; for a key
+    that must be set it is empty.
     """
 
-    parse: Parse
-    shown: str
+    kind: Kind[Any]
     why: str
+    default: str | None
+    example: str
+    unset: str
     name: str = ""
     field: str = ""
 
+    def parse(self, value: Any, base: Path) -> Any:
+        """Return what *value* means in a file in the directory *base*, or raise ``ValueError``."""
+        return self.kind(value, base)
 
-def key(parse: Parse, shown: str, why: str, *, name: str = "", default: Any = _AS_SHOWN) -> Any:
+
+def key(
+    kind: Kind[Any],
+    why: str,
+    *,
+    default: str | None = None,
+    example: str = "",
+    unset: str = "not set",
+    name: str = "",
+    otherwise: Any = _AS_SHOWN,
+) -> Any:
     """Return the field of a dataclass that a key sets; the key is called like the field unless it has a *name*.
 
-    The default is the value that is *shown*, unless *default* says otherwise.
+    The field's default is the value of the text *default*, or without one *otherwise*, which is ``None`` if not given.
     """
-    if default is _AS_SHOWN:
-        default = parse(tomllib.loads(f"value = {shown}")["value"], Path())
-    return dataclasses.field(default=default, metadata={"key": Key(parse, shown, why, name)})
+    value = None if otherwise is _AS_SHOWN else otherwise
+    if default is not None:
+        value = kind(tomllib.loads(f"value = {default}")["value"], Path())
+    declared = Key(kind, why, default, example or default or "", unset, name)
+    return dataclasses.field(default=value, metadata={"key": declared})
 
 
-def keys_of(kind: type) -> Mapping[str, Key]:
+def keys_of(dataclass_type: type) -> Mapping[str, Key]:
     """Return the keys that a dataclass declares, by their names and in their order."""
-    declared = [(field.name, field.metadata["key"]) for field in dataclasses.fields(kind) if "key" in field.metadata]
+    declared = [
+        (field.name, field.metadata["key"]) for field in dataclasses.fields(dataclass_type) if "key" in field.metadata
+    ]
     named = [dataclasses.replace(one, name=one.name or field, field=field) for field, one in declared]
     return {one.name: one for one in named}
 
@@ -62,6 +101,7 @@ def is_device(value: object) -> bool:
     return isinstance(value, str) and _DEVICE.fullmatch(value) is not None
 
 
+@kind("text")
 def text(value: Any, _base: Path) -> str:
     """Return a string that is not empty."""
     if not isinstance(value, str) or not value:
@@ -69,13 +109,21 @@ def text(value: Any, _base: Path) -> str:
     return value
 
 
+@kind("a path")
 def path(value: Any, base: Path) -> Path:
     """Return an absolute path; relative ones count from the configuration file, and ``~`` is the user's home."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("a path in quotes")
-    return Path(os.path.normpath(base / os.path.expanduser(value)))
+    expanded = os.path.expanduser(value)
+    if expanded.startswith("~"):
+        raise ValueError(f"a path without ~, since the home directory of {value.partition('/')[0]} is not known here")
+    try:
+        return Path(os.path.abspath(base / expanded))
+    except FileNotFoundError:
+        raise ValueError("an absolute path, since the current directory was removed") from None
 
 
+@kind("`true` or `false`")
 def flag(value: Any, _base: Path) -> bool:
     """Return true or false."""
     if not isinstance(value, bool):
@@ -83,6 +131,7 @@ def flag(value: Any, _base: Path) -> bool:
     return value
 
 
+@kind("a length of time")
 def duration(value: Any, _base: Path) -> float:
     """Return seconds."""
     if not isinstance(value, str):
@@ -90,6 +139,7 @@ def duration(value: Any, _base: Path) -> float:
     return parse_duration(value)
 
 
+@kind("a length of time above zero")
 def duration_above_zero(value: Any, base: Path) -> float:
     """Return more than zero seconds."""
     seconds = duration(value, base)
@@ -98,6 +148,7 @@ def duration_above_zero(value: Any, base: Path) -> float:
     return seconds
 
 
+@kind('a length of time, or "never"')
 def duration_or_never(value: Any, base: Path) -> float | None:
     """Return more than zero seconds, or ``None`` for never."""
     if value == "never":
@@ -108,7 +159,7 @@ def duration_or_never(value: Any, base: Path) -> float | None:
         raise ValueError(f'{error}; or "never"') from None
 
 
-def one_of(*choices: str) -> Parse:
+def one_of(*choices: str) -> Kind[str]:
     """Return what accepts one of some words."""
     allowed = "one of " + ", ".join(f'"{choice}"' for choice in choices)
 
@@ -117,10 +168,10 @@ def one_of(*choices: str) -> Parse:
             raise ValueError(allowed)
         return str(value)
 
-    return parse
+    return Kind(allowed, parse)
 
 
-def some_of(*choices: str) -> Parse:
+def some_of(*choices: str) -> Kind[tuple[str, ...]]:
     """Return what accepts a list of some words, and keeps each once."""
     allowed = "a list of some of " + ", ".join(f'"{choice}"' for choice in choices)
 
@@ -129,9 +180,10 @@ def some_of(*choices: str) -> Parse:
             raise ValueError(allowed)
         return tuple(choice for choice in choices if choice in value)
 
-    return parse
+    return Kind(allowed, parse)
 
 
+@kind('one of "auto", "cuda", "cuda:N", "cpu", "none"')
 def proof_device(value: Any, _base: Path) -> str:
     """Return where to prove: a kind of device, or one GPU by its number."""
     if not is_device(value):
@@ -139,7 +191,7 @@ def proof_device(value: Any, _base: Path) -> str:
     return str(value)
 
 
-def size_from(lowest_bytes: int) -> Parse:
+def size_from(lowest_bytes: int) -> Kind[int]:
     """Return what accepts an amount of memory from *lowest_bytes* on."""
 
     def parse(value: Any, _base: Path) -> int:
@@ -148,10 +200,10 @@ def size_from(lowest_bytes: int) -> Parse:
             raise ValueError(f"at least {lowest_bytes >> 20}MiB")
         return size_bytes
 
-    return parse
+    return Kind(f"an amount of memory, at least {lowest_bytes >> 20}MiB", parse)
 
 
-def number(lowest: int, highest: int) -> Parse:
+def number(lowest: int, highest: int) -> Kind[int]:
     """Return what accepts a whole number from *lowest* to *highest*."""
 
     def parse(value: Any, _base: Path) -> int:
@@ -159,9 +211,10 @@ def number(lowest: int, highest: int) -> Parse:
             raise ValueError(f"a whole number from {lowest} to {highest}")
         return value
 
-    return parse
+    return Kind(f"a whole number from {lowest} to {highest}", parse)
 
 
+@kind("a list of texts")
 def texts(value: Any, _base: Path) -> tuple[str, ...]:
     """Return a list of strings, none of them empty."""
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
@@ -169,6 +222,7 @@ def texts(value: Any, _base: Path) -> tuple[str, ...]:
     return tuple(value)
 
 
+@kind("a list of texts")
 def command(value: Any, base: Path) -> tuple[str, ...]:
     """Return a command that gets a checkpoint's path; a word may name a file beside the configuration."""
     allowed = 'a list of strings like ["python", "check.py", "{path}"], with {path} among them'
@@ -184,6 +238,7 @@ def command(value: Any, base: Path) -> tuple[str, ...]:
     return parts
 
 
+@kind("a list of texts")
 def variables(value: Any, base: Path) -> tuple[str, ...]:
     """Return names of environment variables, or assignments, none of which can hold mlsync's or AWS's secrets."""
     for item in texts(value, base):
@@ -193,6 +248,7 @@ def variables(value: Any, base: Path) -> tuple[str, ...]:
     return texts(value, base)
 
 
+@kind("text")
 def factory(value: Any, base: Path) -> str:
     """Return where a model is built: a module and a callable in it."""
     module, colon, name = text(value, base).partition(":")
@@ -201,11 +257,13 @@ def factory(value: Any, base: Path) -> str:
     return str(value)
 
 
+@kind('a length of time, a cron line, or "never"')
 def schedule(value: Any, base: Path) -> Any:
     """Return a length of time, a cron line or never."""
     return parse_every(text(value, base))
 
 
+@kind("text")
 def run_name(value: Any, base: Path) -> str:
     """Return a run name that is safe in paths and messages."""
     try:
@@ -214,17 +272,48 @@ def run_name(value: Any, base: Path) -> str:
         raise ValueError(f"a run's name; {error.where}") from None
 
 
-def repository_url(value: Any, base: Path) -> str:
-    """Return a URL that names a place and holds no secret."""
+@kind("a path or a URL")
+def repository(value: Any, base: Path) -> str:
+    """Return the URL of a place that was named by its URL or, if it is a directory, by its path.
+
+    A path is absolute, begins with ``~``, or counts from *base*. No URL holds a secret.
+    """
+    place = text(value, base)
+    if place.startswith("s3://"):
+        return _bucket(place)
+    if place.startswith("file:"):
+        return _file_url(place)
+    if _SCHEME.match(place):
+        raise ValueError('a path, "file:///directory" or "s3://bucket/prefix"; a path may begin with "./"')
+    return path(place, base).as_uri()
+
+
+def _bucket(url: str) -> str:
+    bucket = url.removeprefix("s3://").split("/")[0]
+    if "@" in bucket:
+        # Messages show URLs, and files that others read hold them.
+        raise ValueError("a URL without credentials in it; they belong in an AWS profile or the environment")
+    if not bucket:
+        raise ValueError('a URL with a bucket\'s name, like "s3://bucket/prefix"')
+    return url
+
+
+def _file_url(url: str) -> str:
+    host, slash, _ = url.removeprefix("file:").removeprefix("//").partition("/")
+    if not slash or host not in ("", "localhost") or not url.startswith("file://"):
+        raise ValueError('a directory of this machine: its path, or "file:///directory" with three slashes')
+    if "?" in url or "#" in url:
+        raise ValueError('a file URL with %3F for "?" and %23 for "#"; a path can hold both')
+    return url
+
+
+@kind("a URL")
+def endpoint(value: Any, base: Path) -> str:
+    """Return the URL of a server, which holds no secret."""
     url = text(value, base)
-    if url.startswith("/"):
-        raise ValueError(f'a URL; for a directory write "file://{url}"')
     scheme, _, rest = url.partition("://")
-    if scheme == "file" and rest.startswith("/"):
-        return url
-    if scheme == "s3" and rest.split("/")[0]:
-        if "@" in rest.split("/")[0]:
-            # Messages show URLs, and files that others read hold them.
-            raise ValueError("a URL without credentials in it; they belong in an AWS profile or the environment")
-        return url
-    raise ValueError('"file:///directory" or "s3://bucket/prefix"')
+    if "@" in rest:
+        raise ValueError("a URL without credentials in it; they belong in an AWS profile or the environment")
+    if scheme not in ("http", "https") or not rest.strip("/"):
+        raise ValueError('a URL like "https://minio.example:9000"')
+    return url

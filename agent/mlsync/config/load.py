@@ -21,6 +21,7 @@ from mlsync.config.model import (
     WatchSettings,
     base_directory,
     default_state_directory,
+    is_base_named,
     shown,
 )
 from mlsync.config.run_name import default_run_name
@@ -40,7 +41,8 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
             # Another file never silently replaces the one that was named.
             if os.path.isfile(said):
                 return Path(said)
-            raise ConfigInvalid(f"no configuration file at the place that {by} names", where=os.fspath(said))
+            what = "a directory and no" if os.path.isdir(said) else "no"
+            raise ConfigInvalid(f"{what} configuration file at the place that {by} names", where=os.fspath(said))
     places = usual_places(environ)
     for place in places:
         if place.is_file():
@@ -53,8 +55,22 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
 
 
 def usual_places(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:
-    """Return where a configuration may be when none is named: the user's place, then the system's."""
-    return (base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
+    """Return where a configuration may be when none is named: the user's place, if he has a home, then the system's."""
+    try:
+        return (base_directory(environ, "XDG_CONFIG_HOME", ".config") / "mlsync" / FILE_NAME, SYSTEM_FILE)
+    except ConfigInvalid:
+        return (SYSTEM_FILE,)
+
+
+def place_to_write(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
+    """Return where a new configuration belongs: the user's place; root's is the system's unless XDG_CONFIG_HOME is set.
+
+    A place that MLSYNC_CONFIG names comes before them.
+    """
+    if named := environ.get("MLSYNC_CONFIG"):
+        return Path(os.path.abspath(named))
+    is_root = (os.geteuid() if uid is None else uid) == 0
+    return SYSTEM_FILE if is_root and not is_base_named(environ, "XDG_CONFIG_HOME") else usual_places(environ)[0]
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
@@ -69,7 +85,8 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        # Editors of other systems begin a file with a byte-order mark.
+        return file.read_text(encoding="utf-8").removeprefix("\ufeff")
     except OSError as error:
         raise ConfigInvalid(f"the configuration cannot be read: {error.strerror}", where=str(file)) from error
     except UnicodeDecodeError as error:
@@ -94,7 +111,7 @@ class _Reader:
             raise ConfigInvalid("the configuration names no repository", where=str(self._file))
         config = Config(
             repository=top["repository"],
-            state_directory=top.get("state_directory", default_state_directory(environ)),
+            state_directory=top.get("state_directory") or default_state_directory(environ),
             s3=S3Settings(**self._section("s3")),
             key=KeySettings(**self._section("key")),
             watches=self._watches(),

@@ -20,6 +20,7 @@ from mlsync.config.keys import (
     duration,
     duration_above_zero,
     duration_or_never,
+    endpoint,
     factory,
     flag,
     key,
@@ -28,7 +29,7 @@ from mlsync.config.keys import (
     one_of,
     path,
     proof_device,
-    repository_url,
+    repository,
     run_name,
     schedule,
     size_from,
@@ -42,6 +43,8 @@ from mlsync.source.temporary_names import TEMPORARY_NAMES
 
 # The checks on numbers that mlsync.proof.numbers makes.
 _NUMBER_FAULTS = some_of("nan", "inf", "zero", "constant", "saturated")
+# What precedes the host in a URL, or in a place as scp writes it.
+_SECRETS = re.compile(r"(//|^(?=[^/@]*:))[^/]*@")
 # The windows of the proof's process, and what it needs to count the numbers in them.
 _PROOF_MEMORY_BYTES_MIN = 384 << 20
 
@@ -51,25 +54,36 @@ class S3Settings:
     """How the S3 store is reached."""
 
     endpoint_url: str | None = key(
-        text, '"https://minio.example:9000"', "MinIO, OSS, Ceph; leave out for AWS", default=None
+        endpoint,
+        "The S3 server, if it is not AWS's: MinIO, Ceph, OSS, R2.",
+        example='"https://minio.example:9000"',
+        unset="AWS",
     )
     region: str | None = key(
-        text, '"us-east-1"', "the bucket's region, if the AWS profile does not say it", default=None
+        text, "The bucket's region.", example='"us-east-1"', unset="what the AWS profile or AWS_REGION says"
     )
-    profile: str | None = key(text, '"default"', "profile in ~/.aws whose credentials are used", default=None)
+    profile: str | None = key(
+        text, "The profile in ~/.aws with the S3 keys.", example='"backup"', unset="AWS_PROFILE, or the default profile"
+    )
     addressing: str = key(
         one_of("auto", "path", "virtual"),
-        '"auto"',
-        "bucket in the path or in the host name (virtual); auto finds out, and follows addressing_style of the AWS "
-        "profile",
+        'Where the bucket\'s name goes: "path" of the URL, or "virtual", its host name. "auto" finds out, and follows '
+        "addressing_style of the AWS profile.",
+        default='"auto"',
+        example='"path"',
     )
     ca_file: Path | None = key(
-        path, '"/etc/ssl/certs/minio.pem"', "certificate authority of a private endpoint", default=None
+        path,
+        "The certificate authority of a private S3 server.",
+        example='"/etc/ssl/certs/minio.pem"',
+        unset="the system's certificate authorities",
     )
     payload_signing: str = key(
         one_of("auto", "always", "never"),
-        '"auto"',
-        '"always" for stores that refuse unsigned bodies: three times the CPU',
+        'Whether bodies of requests are signed. "always" is for stores that refuse unsigned bodies, and takes three '
+        "times the CPU.",
+        default='"auto"',
+        example='"always"',
     )
 
 
@@ -78,32 +92,51 @@ class KeySettings:
     """Where the secret that opens the repository is."""
 
     passphrase_file: Path | None = key(
-        path, '"/etc/mlsync/passphrase"', "mode 0600; or MLSYNC_PASSPHRASE, or a systemd credential", default=None
+        path,
+        "The file with the passphrase. Its mode must be 0600.",
+        example='"/etc/mlsync/passphrase"',
+        unset="MLSYNC_PASSPHRASE, a systemd credential, or a prompt",
     )
-    key_file: Path | None = key(path, '"/etc/mlsync/key"', "mode 0600; instead of a passphrase", default=None)
+    key_file: Path | None = key(
+        path,
+        "The file with the key of a repository that was made with --key-file. Its mode must be 0600.",
+        example='"/etc/mlsync/key"',
+        unset="a systemd credential, or a passphrase",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
     """One training directory and the name of its run."""
 
-    directory: Path = key(path, '"/data/runs/yolo"', "the training directory; it may appear later", default=REQUIRED)
+    directory: Path = key(
+        path,
+        "The training directory. It may appear later.",
+        example='"/data/runs/yolo"',
+        unset="",
+        otherwise=REQUIRED,
+    )
     run: str = key(
         run_name,
-        '"yolo"',
-        'its name in the repository; default: the directory\'s (project-train if it is "train")',
-        default=REQUIRED,
+        "The run's name in the repository.",
+        example='"yolo"',
+        unset="the directory's name, with its parents' names before it while that is a common one such as train",
+        otherwise=REQUIRED,
     )
-    exclude: tuple[str, ...] = key(texts, "[]", 'patterns of files that no version needs, like ["*.log", "cache/"]')
+    exclude: tuple[str, ...] = key(
+        texts, "Patterns of files that no version needs.", default="[]", example='["*.log", "cache/"]'
+    )
     keep_temporary: bool = key(
         flag,
-        "false",
-        "take unfinished files too, which are left out otherwise by their names: " + TEMPORARY_NAMES,
+        f"Whether versions have files with the names of unfinished ones too: {TEMPORARY_NAMES}.",
+        default="false",
+        example="true",
     )
     not_models: tuple[str, ...] = key(
         texts,
-        "[]",
-        'patterns of files that look like models and are none, so that no backup names them, like ["*.mdl"]',
+        "Patterns of files that look like models and are none, so that no backup names them.",
+        default="[]",
+        example='["*.mdl"]',
     )
 
 
@@ -111,20 +144,45 @@ class WatchSettings:
 class AgentSettings:
     """When the resident agent backs up."""
 
-    every: Every = key(schedule, '"1h"', 'back up at least this often: "30m", "1d", a cron line "0 * * * *", "never"')
-    on_change: bool = key(flag, "true", "back up when files changed, not only by the clock")
-    settle_s: float = key(duration, '"2s"', "quiet time after the last change before a backup begins", name="settle")
+    every: Every = key(
+        schedule,
+        'The agent backs up at least this often. "never" leaves only changes and rescans.',
+        default='"1h"',
+        example='"0 * * * *"',
+    )
+    on_change: bool = key(
+        flag,
+        "Whether the agent backs up when files changed, and not only by the clock.",
+        default="true",
+        example="false",
+    )
+    settle_s: float = key(
+        duration,
+        "The time without a change before a backup begins.",
+        default='"2s"',
+        example='"10s"',
+        name="settle",
+    )
     settle_max_s: float = key(
-        duration, '"60s"', "back up after this time although files keep changing", name="settle_max"
+        duration,
+        "A backup begins after this time although files keep changing.",
+        default='"60s"',
+        example='"5m"',
+        name="settle_max",
     )
     rescan_s: float = key(
         duration_above_zero,
-        '"60s"',
-        "look at all files this often, since a kernel may lose change events",
+        "The agent looks at all files this often, since a kernel can lose change events.",
+        default='"60s"',
+        example='"10m"',
         name="rescan",
     )
     stop_within_s: float = key(
-        duration, '"25s"', "time to stop at a safe point on SIGTERM; below TimeoutStopSec", name="stop_within"
+        duration,
+        "The time to stop at a safe point on SIGTERM. It is shorter than TimeoutStopSec of the service.",
+        default='"25s"',
+        example='"60s"',
+        name="stop_within",
     )
 
 
@@ -134,84 +192,111 @@ class ProofSettings:
 
     device: str = key(
         proof_device,
-        '"auto"',
-        'where to prove: "auto", the GPU with most free memory, else the CPU; "cuda", "cuda:1", "cpu", "none"',
+        'Where checkpoints are loaded. "auto" is the GPU with most free memory, or the CPU if there is no GPU.',
+        default='"auto"',
+        example='"cuda:1"',
     )
     memory_bytes: int = key(
-        size_from(_PROOF_MEMORY_BYTES_MIN), '"512MiB"', "the most memory of a GPU that a proof takes", name="memory"
+        size_from(_PROOF_MEMORY_BYTES_MIN),
+        "The most memory of a GPU that a proof takes.",
+        default='"512MiB"',
+        example='"1GiB"',
+        name="memory",
     )
     python: Path | None = key(
         path,
-        '"/opt/conda/bin/python"',
-        "the Python that proves; for a GPU one that has torch, such as the trainer's own",
-        default=None,
+        "The Python that proves. For a GPU it needs torch: give the trainer's.",
+        example='"/opt/conda/bin/python"',
+        unset="mlsync's own",
     )
     require: int | None = key(
-        number(0, 5), "2", "the level that checkpoints must reach; 3 if it is not set", default=None
+        number(0, 5),
+        'The level that checkpoints must reach. Setting it, even to 3, makes on_unavailable "wait" unless that is set '
+        "too.",
+        example="4",
+        unset='3, with on_unavailable = "commit"',
     )
     on_unavailable: str | None = key(
         one_of("commit", "wait"),
-        '"commit"',
-        'no GPU, or no torch for it: "commit" as pending and prove later, or "wait"; "wait" where require is set',
-        default=None,
+        "What happens when a checkpoint cannot be proved as far as required, as without a GPU. "
+        '"commit" makes the version; it is pending, and is proved later. "wait" makes it once the proof is possible.',
+        example='"wait"',
+        unset='"commit", or "wait" if require is set',
     )
     read_back: str = key(
         one_of("new", "all", "none"),
-        '"new"',
-        'what is read back from the store before a version is made; "none": its checkpoints are proved later',
+        'Which files are read back from the store before a version is made. "none" proves its checkpoints later.',
+        default='"new"',
+        example='"all"',
     )
     scrub_s: float | None = key(
         duration_or_never,
-        '"never"',
-        'read every pack back once in this time, a share each hour ("90d"), and store again what rotted, if possible',
+        "The agent reads every pack back once in this time, a share each hour, and stores again what rotted, if the "
+        "training directory still has it.",
+        default='"never"',
+        example='"90d"',
         name="scrub",
     )
-    timeout_s: float = key(duration_above_zero, '"10m"', "give a proof up after this time", name="timeout")
+    timeout_s: float = key(
+        duration_above_zero,
+        "The time for the proof of one checkpoint, besides the time that its bytes need.",
+        default='"10m"',
+        example='"30m"',
+        name="timeout",
+    )
     refuse: tuple[str, ...] = key(
         _NUMBER_FAULTS,
-        "[]",
-        'what breaks a checkpoint: "nan", "inf", "saturated" (float16), "zero" and "constant" (a whole tensor)',
+        'Numbers that break a checkpoint: NaN, infinity, the largest number of float16 ("saturated"), and tensors that '
+        "are all zero or constant.",
+        default="[]",
+        example='["nan", "inf"]',
     )
     warn: tuple[str, ...] = key(
-        _NUMBER_FAULTS, '["nan", "inf", "saturated"]', "numbers to warn of; others are only noted"
+        _NUMBER_FAULTS,
+        "Numbers to warn of; the others of this kind are only noted.",
+        default='["nan", "inf", "saturated"]',
+        example='["nan"]',
     )
     framework: str | None = key(
         one_of("ultralytics", "transformers", "state_dict"),
-        '"ultralytics"',
-        'level 5: load each new checkpoint as this does ("ultralytics", "transformers", "state_dict"), and run it '
-        "forward. THAT RUNS CODE OUT OF THE CHECKPOINT: only for files that you trust",
-        default=None,
+        "Level 5: load each new checkpoint as this framework does, and run it forward. THAT RUNS CODE OUT OF THE "
+        "CHECKPOINT: use it only for files that you trust.",
+        example='"ultralytics"',
+        unset="no level 5",
     )
     model: str | None = key(
         factory,
-        '"package.module:build"',
-        'for framework = "state_dict": returns the model and an example input',
-        default=None,
+        'For framework = "state_dict": the callable that returns the model and an example input.',
+        example='"package.module:build"',
     )
     command: tuple[str, ...] = key(
         command,
-        '["python", "check.py", "{path}"]',
-        "level 5 by a command of your own, given a checkpoint's file, or its directory if it is several: 0 it "
-        "loads, 75 cannot tell, 77 not meant for it, all else: refused. It may run code out of the checkpoint",
-        default=(),
+        "Level 5 by a command of your own. {path} is a checkpoint's file, or its directory if it has several files. "
+        "Exit status 0: it loads; 75: cannot tell; 77: not meant for this checkpoint; all others: it does not load. "
+        "The command may run code out of the checkpoint.",
+        example='["python", "check.py", "{path}"]',
+        unset="no level 5",
+        otherwise=(),
     )
     command_for: tuple[str, ...] = key(
         texts,
-        '["*.pt", "checkpoint-*/"]',
-        "which checkpoints level 5 loads: files, and directories as one, by patterns that end in a slash; without it "
-        "all that it can load",
-        default=(),
+        "The checkpoints that level 5 loads: patterns of files, and of directories that are one checkpoint. Those end "
+        "in a slash.",
+        example='["*.pt", "checkpoint-*/"]',
+        unset="all that the framework or command can load",
+        otherwise=(),
     )
     command_environment: tuple[str, ...] = key(
         variables,
-        '["PYTHONPATH"]',
-        "what level 5 sees of the environment besides PATH and CUDA_*: names, or NAME=value",
-        default=(),
+        "The environment of level 5, besides PATH and CUDA_*: names, or NAME=value.",
+        default="[]",
+        example='["PYTHONPATH", "OMP_NUM_THREADS=4"]',
     )
     command_timeout_s: float = key(
         duration_above_zero,
-        '"10m"',
-        "give level 5 up after this time, which does not count against the checkpoint",
+        "The time for level 5 of one checkpoint. A longer one does not count against the checkpoint.",
+        default='"10m"',
+        example='"30m"',
         name="command_timeout",
     )
 
@@ -230,12 +315,20 @@ class ProofSettings:
 class Config:
     """All that a configuration file says; *path* is the file, if there is one."""
 
-    repository: str = key(repository_url, '"file:///srv/mlsync"', "where the versions are kept", default=REQUIRED)
+    repository: str = key(
+        repository,
+        "Where the versions are kept: a directory's path, or s3://bucket/prefix.",
+        example='"/srv/mlsync"',
+        unset="",
+        otherwise=REQUIRED,
+    )
     state_directory: Path = key(
         path,
-        '"~/.local/state/mlsync"',
-        "locks, caches and the agent's status; may be deleted at the cost of one full read (root: /var/lib/mlsync)",
-        default=REQUIRED,
+        "Locks, caches and the agent's status. It may be deleted: the next backup then reads all files once.",
+        example='"/var/lib/mlsync"',
+        unset="systemd's STATE_DIRECTORY; else XDG_STATE_HOME/mlsync; else, for root, /var/lib/mlsync; else "
+        "~/.local/state/mlsync",
+        otherwise=REQUIRED,
     )
     s3: S3Settings = field(default_factory=S3Settings)
     key: KeySettings = field(default_factory=KeySettings)
@@ -252,12 +345,15 @@ class Config:
         return Path(unquote(urlsplit(self.repository).path, errors="surrogateescape"))
 
     @classmethod
-    def for_repository(cls, url: str, environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the defaults for one repository: the configuration of a command without a file."""
+    def for_repository(cls, place: str, environ: Mapping[str, str] = os.environ) -> Self:
+        """Return the defaults for one repository, by its URL or path: the configuration of a command without a file.
+
+        A relative path counts from the current directory.
+        """
         try:
-            checked = TOP["repository"].parse(url, Path.cwd())
+            checked = TOP["repository"].parse(place, Path())
         except ValueError as allowed:
-            raise ConfigInvalid(f"the repository must be {allowed}, not {shown(url)}") from None
+            raise ConfigInvalid(f"the repository must be {allowed}, not {shown(place)}") from None
         return cls(repository=checked, state_directory=default_state_directory(environ))
 
 
@@ -272,19 +368,32 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
 
 
 def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int | None = None) -> Path:
-    """Return where the state is unless the configuration says otherwise: systemd's place, root's, or the user's."""
+    """Return where the state is unless the configuration says otherwise.
+
+    That is systemd's place, the one that XDG_STATE_HOME names, root's, or the user's.
+    """
     if given := environ.get("STATE_DIRECTORY"):
         # systemd separates several by colons; the unit's own comes first.
         return Path(given.split(":")[0])
-    if (os.geteuid() if uid is None else uid) == 0:
+    if (os.geteuid() if uid is None else uid) == 0 and not is_base_named(environ, "XDG_STATE_HOME"):
         return Path("/var/lib/mlsync")
     return base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
 
 
 def base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
-    """Return a directory of the XDG specification, which says that relative values are to be ignored."""
-    given = environ.get(variable, "")
-    return Path(given) if given.startswith("/") else Path(environ.get("HOME") or Path.home()) / below_home
+    """Return a directory of the XDG specification; raise ``ConfigInvalid`` if neither it nor a home is known."""
+    if is_base_named(environ, variable):
+        return Path(environ[variable])
+    try:
+        return Path(environ.get("HOME") or Path.home()) / below_home
+    except RuntimeError:
+        # A user without an entry in the system's list, as in containers.
+        raise ConfigInvalid("this user has no home directory", advice=f"set HOME or {variable}") from None
+
+
+def is_base_named(environ: Mapping[str, str], variable: str) -> bool:
+    """Return whether the *variable* names a directory; the XDG specification says that relative ones are ignored."""
+    return environ.get(variable, "").startswith("/")
 
 
 def shown(value: object) -> str:
@@ -292,7 +401,7 @@ def shown(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return '"' + re.sub(r"//[^/]*@", "//...@", value) + '"'
+        return '"' + _SECRETS.sub(r"\1...@", value) + '"'
     if isinstance(value, list):
         return "[" + ", ".join(map(shown, value)) + "]"
     return str(value)

@@ -1,18 +1,26 @@
-"""The commented configuration file that ``mlsync init`` writes: every key, its default, and why."""
+"""The commented configuration file that ``mlsync init`` writes: every key, its default, and what it is for."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from mlsync.config.keys import Key
-from mlsync.config.model import TABLES, TOP
+from mlsync.config.model import TABLES, TOP, default_state_directory
 from mlsync.errors import ConfigInvalid
 
-_HEAD = """\
-# What mlsync keeps, where, and when. Every key is here; those behind a # show their default, or an example where there
-# is none. mlsync refuses unknown keys. Relative paths count from this file; ~ is your home.
+_COLUMNS: Final = 100
+#: What ends a key behind a # that shows no default.
+EXAMPLE: Final = "  # example"
+_HEAD: Final = """\
+# What mlsync keeps, where, and when. Every key is here. A key behind a # shows its default, or an
+# example if its default is not one value. To set it, remove the #. mlsync refuses unknown keys.
+# Relative paths count from this file; ~ is your home directory.
 """
 
 
@@ -20,17 +28,22 @@ def template(
     repository: str,
     watches: Sequence[tuple[Path, str | None]] = (),
     *,
-    state_directory: Path | None = None,
     s3: Mapping[str, str | bool | Path | None] | None = None,
     key: Mapping[str, str | bool | Path | None] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> str:
-    """Return a file that ``load`` reads back to these values; each of *watches* has a run name or none."""
-    given: dict[str, str | bool | Path | None] = {"repository": repository, "state_directory": state_directory}
-    parts = [_HEAD, *_lines(TOP, given)]
+    """Return a file that ``load`` reads back to these values; each of *watches* has a run name or none.
+
+    *environ* says where the state directory is by default.
+    """
+    top = dict(TOP)
+    with_default = _toml(default_state_directory(environ))
+    top["state_directory"] = dataclasses.replace(TOP["state_directory"], default=with_default)
+    parts = [_HEAD, *_lines(top, {"repository": repository})]
     for directory, run in watches:
         parts += ["", "[[watch]]", *_lines(TABLES["watch"], {"directory": directory, "run": run})]
     if not watches:
-        parts += ["", "# [[watch]]", *_lines(TABLES["watch"], {})]
+        parts += ["", "#[[watch]]", *_lines(TABLES["watch"], {})]
     parts += ["", "[key]", *_lines(TABLES["key"], key or {})]
     parts += ["", "[agent]", *_lines(TABLES["agent"], {})]
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
@@ -42,9 +55,21 @@ def _lines(keys: Mapping[str, Key], given: Mapping[str, str | bool | Path | None
     unknown = set(given) - set(keys)
     assert not unknown, unknown
     for name, key in keys.items():
+        yield from _comment(key.why)
+        if key.default is None and key.unset:
+            yield from _comment(f"Default: {key.unset}.")
         value = given.get(name)
-        yield f"# {key.why}"
-        yield f"# {name} = {key.shown}" if value is None else f"{name} = {_toml(value)}"
+        if value is not None:
+            yield f"{name} = {_toml(value)}"
+        elif key.default is not None:
+            yield f"#{name} = {key.default}"
+        else:
+            yield f"#{name} = {key.example}{EXAMPLE}"
+
+
+def _comment(text: str) -> Iterator[str]:
+    lines = textwrap.wrap(text, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+    return (f"# {line}" for line in lines)
 
 
 def _toml(value: str | bool | Path) -> str:
