@@ -93,9 +93,9 @@ class Session:
         return cls(config, counted, repository)
 
     @classmethod
-    def create(cls, config: Config, unlock: Unlock, monitor: Monitor) -> Self:
-        """Make the repository that *config* names."""
-        inner = open_store(config.repository, store_options(config), create=True)
+    def create(cls, config: Config, unlock: Unlock, monitor: Monitor, *, group: int | None = None) -> Self:
+        """Make the repository that *config* names, for this user or for the members of *group*."""
+        inner = open_store(config.repository, store_options(config), create=True, group=group)
         if not inner.conditional_create:
             monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)

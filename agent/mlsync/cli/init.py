@@ -12,6 +12,7 @@ from typing import cast
 
 import click
 
+from mlsync.app.group import group_for
 from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
@@ -42,9 +43,12 @@ Examples:
     shell_complete=candidates.directories,
     help="Training directory to watch; can be given several times, and need not exist yet.",
 )
+@click.option("--group", metavar="NAME", help="Share the repository with this Unix group; directories only.")
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 @common_options
-def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, allow_weak: bool) -> None:
+def init_command(
+    common: Common, url: str | None, watches: tuple[Path, ...], group: str | None, *, allow_weak: bool
+) -> None:
     """Make a repository at URL and write a commented configuration file.
 
     URL is a path, file:///path or s3://bucket/prefix. init asks for the passphrase, of 8 characters or more, or reads
@@ -58,13 +62,14 @@ def init_command(common: Common, url: str | None, watches: tuple[Path, ...], *, 
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
     place = _place(common.config)
+    shared_with = group_for(group, config, monitor)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
     with _written(place, text):
         refuse_existing(config, monitor)
         unlock = common.secret(common.asked_key, confirm=True)
         if not allow_weak:
             refuse_weak(unlock)
-        with Session.create(config, unlock, monitor) as session:
+        with Session.create(config, unlock, monitor, group=shared_with) as session:
             repository_id = session.repository.repository_id.hex()
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})

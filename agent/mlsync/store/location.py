@@ -22,14 +22,15 @@ _PREFIX_BYTES_MAX = 500
 _NOT_IN_PREFIX = frozenset("?\\")
 
 
-def open_store(url: str, options: StoreOptions, *, create: bool = False) -> Store:
+def open_store(url: str, options: StoreOptions, *, create: bool = False, group: int | None = None) -> Store:
     """Return the store at *url*, which may also be an absolute path, without wrappers.
 
-    With *create* it makes a missing directory, and finds out by writing what an S3 server can do.
+    With *create* it makes a missing directory, gives it to *group* if there is one, and finds out by writing what an S3
+    server can do.
     """
     if url.startswith("s3:"):
         return _open_s3(url, options, create=create)
-    return DirectoryStore(_directory_of(url), create=create)
+    return DirectoryStore(_directory_of(url), create=create, group=group)
 
 
 def _directory_of(url: str) -> Path:

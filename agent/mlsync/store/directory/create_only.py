@@ -11,6 +11,7 @@ import os
 from typing import Final
 
 from mlsync.beneath import Beneath
+from mlsync.store.directory.access import Access
 
 _RENAME_NOREPLACE: Final = 1
 # Errors of file systems without hard links: FAT and exFAT EPERM, many FUSE ones ENOTSUP or ENOSYS, ecryptfs and some
@@ -22,11 +23,12 @@ _NO_NOREPLACE: Final = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTS
 _Entry = tuple[int, bytes]
 
 
-def create_only(source: bytes, target: bytes, root: Beneath, lock_file: bytes) -> None:
+def create_only(source: bytes, target: bytes, root: Beneath, lock_file: bytes, access: Access) -> None:
     """Give *source* the name *target*, atomically; raise ``FileExistsError`` and change nothing if *target* exists.
 
-    A hard link comes first: it is create-only on every file system that has it, NFS included. The renames are for file
-    systems without hard links (FAT, exFAT, many FUSE ones); the last of them locks *lock_file*.
+    A hard link comes first: it is create-only on every file system that has it, NFS included. The renames are for
+    directories and for file systems without hard links (FAT, exFAT, many FUSE ones); the last of them locks
+    *lock_file*.
     """
     with root.beside(source) as (source_fd, source_name), root.beside(target) as (target_fd, target_name):
         try:
@@ -36,7 +38,7 @@ def create_only(source: bytes, target: bytes, root: Beneath, lock_file: bytes) -
                 raise
             entries = (source_fd, source_name), (target_fd, target_name)
             if not _rename_no_replace(*entries):
-                _rename_under_lock(*entries, root, lock_file)
+                _rename_under_lock(*entries, root, lock_file, access)
 
 
 def _rename_no_replace(source: _Entry, target: _Entry) -> bool:
@@ -50,7 +52,7 @@ def _rename_no_replace(source: _Entry, target: _Entry) -> bool:
     return False
 
 
-def _rename_under_lock(source: _Entry, target: _Entry, root: Beneath, lock_file: bytes) -> None:
+def _rename_under_lock(source: _Entry, target: _Entry, root: Beneath, lock_file: bytes, access: Access) -> None:
     """Rename while all other writers wait, on file systems with neither hard links nor a rename that refuses.
 
     An empty file made with O_EXCL as a claim would look like an object to readers, and would survive a crash. A lock
@@ -58,8 +60,10 @@ def _rename_under_lock(source: _Entry, target: _Entry, root: Beneath, lock_file:
     locks, locking raises.
     """
     (source_fd, source_name), (target_fd, target_name) = source, target
-    fd = root.open_file(lock_file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    fd = root.open_file(lock_file, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, access.pending_mode)
     try:
+        if os.fstat(fd).st_uid == os.geteuid():
+            access.give(fd, access.pending_mode)
         fcntl.flock(fd, fcntl.LOCK_EX)
         with contextlib.suppress(FileNotFoundError):
             os.stat(target_name, dir_fd=target_fd, follow_symlinks=False)

@@ -49,7 +49,7 @@ def strays_below(root: StoreRoot, prefix: str) -> Iterator[tuple[str, str]]:
     with root.opened_directory(prefix) as fd:
         if fd is None:
             return
-        with translating(root.where(prefix)), os.scandir(fd) as entries:
+        with translating(root.where(prefix), root.path), os.scandir(fd) as entries:
             # Only entries that are not files cost a call: there may be many packs.
             found = sorted(
                 (entry.name, stat.S_IFREG if entry.is_file(follow_symlinks=False) else _kind_of(entry))
@@ -65,13 +65,13 @@ def strays_below(root: StoreRoot, prefix: str) -> Iterator[tuple[str, str]]:
 
 def _names(root: StoreRoot, fd: int, directory: str) -> Sequence[str]:
     """Return the names in *directory*, directories with a final ``/``: so ``a-b`` < ``a/x`` < ``a0``, as in S3."""
-    with translating(root.where(directory)), os.scandir(fd) as entries:
+    with translating(root.where(directory), root.path), os.scandir(fd) as entries:
         names = (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name for entry in entries)
         return sorted(name for name in names if is_key(directory + name.rstrip("/")))
 
 
 def _info_unless_deleted(root: StoreRoot, fd: int, path: str) -> Iterator[ObjectInfo]:
-    with translating(root.where(path)):
+    with translating(root.where(path), root.path):
         try:
             found = os.stat(os.path.basename(path), dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:

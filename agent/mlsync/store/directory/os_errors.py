@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from mlsync import errors
+from mlsync.store.directory.denied import advice_on
 
 _FULL = {
     errno.ENOSPC: "free some room, or prune old versions",
@@ -14,7 +16,6 @@ _FULL = {
     errno.EFBIG: "the file system or a limit of this process does not allow files of that size",
 }
 _DENIED = {
-    errno.EACCES: "check who owns the directory, and its modes",
     errno.EPERM: "check who owns the directory, and whether its files were made immutable",
     errno.EROFS: "the file system is mounted read-only",
 }
@@ -48,7 +49,7 @@ _TRANSIENT = {
 }
 
 
-def translated(error: OSError, where: str) -> errors.StoreError:
+def translated(error: OSError, where: str, root: Path) -> errors.StoreError:
     """Return our error for *error*; raise it ``from`` the original, because :func:`is_transient` looks at that."""
     number = error.errno or 0
     text = (error.strerror or str(error)).lower()
@@ -58,8 +59,9 @@ def translated(error: OSError, where: str) -> errors.StoreError:
         return errors.AlreadyExists("the object exists already", where=where)
     if number in _FULL:
         return errors.StoreFull(f"the store is full: {text}", where=where, advice=_FULL[number])
-    if number in _DENIED:
-        return errors.StoreDenied(f"the store refuses: {text}", where=where, advice=_DENIED[number])
+    if number == errno.EACCES or number in _DENIED:
+        advice = advice_on(root) if number == errno.EACCES else _DENIED[number]
+        return errors.StoreDenied(f"the store refuses: {text}", where=where, advice=advice)
     if number in _IMPOSSIBLE:
         return errors.StoreBroken(f"the store was changed: {text}", where=where, advice=_IMPOSSIBLE[number])
     advice = "check that the disk or the network file system is there and works"
@@ -73,9 +75,9 @@ def is_transient(error: Exception) -> bool:
 
 
 @contextmanager
-def translating(where: str) -> Iterator[None]:
+def translating(where: str, root: Path) -> Iterator[None]:
     """Raise our errors instead of ``OSError``: the border of the directory store."""
     try:
         yield
     except OSError as error:
-        raise translated(error, where) from error
+        raise translated(error, where, root) from error

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -23,14 +22,12 @@ from mlsync.buffers import Buffer
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import write_direct
 from mlsync.store.base import view_of
+from mlsync.store.directory.access import Access
 from mlsync.store.directory.create_only import create_only
+from mlsync.store.directory.directories import LOCK_FILE, TMP, make_directory, temporary_path
 
-DIRECTORY: Final = b"tmp"
-FILE_MODE: Final = 0o600
-DIRECTORY_MODE: Final = 0o700
 STALE_AGE_S: Final = 3600
 
-_LOCK_FILE: Final = DIRECTORY + b"/create-lock"
 _OURS: Final = re.compile(rb"[0-9a-f]{32}")
 _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -38,11 +35,13 @@ _NO_LOCKS: Final = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 class PendingFile:
     """A file in ``tmp/`` that this process writes; its lock keeps other processes from removing it."""
 
-    def __init__(self, root: Beneath) -> None:
+    def __init__(self, root: Beneath, access: Access) -> None:
         self._root = root
-        self.path = DIRECTORY + b"/" + secrets.token_hex(16).encode()
-        self.fd = _create(self.path, root)
+        self._access = access
+        self.path = temporary_path()
+        self.fd = _create(self.path, root, access)
         try:
+            access.give(self.fd, access.pending_mode)
             _lock(self.fd)
         except OSError:
             self.discard()
@@ -72,8 +71,9 @@ class PendingFile:
 
     def become(self, path: bytes) -> None:
         """Give the file the name *path*, also or instead; raise ``FileExistsError`` if another file has it."""
+        self._access.give(self.fd, self._access.object_mode)
         try:
-            create_only(self.path, path, self._root, _LOCK_FILE)
+            create_only(self.path, path, self._root, LOCK_FILE, self._access)
         except FileExistsError:
             # NFS sends a LINK again whose answer was lost, and then this file is in its own way.
             if not self._has_name(path):
@@ -114,14 +114,14 @@ def remove_stale_files(root: Beneath, *, now_s: float | None = None) -> int:
         for name in map(os.fsencode, os.listdir(fd)):
             if _OURS.fullmatch(name) and _is_stale(fd, name, now_s):
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=fd)
+                    _remove(fd, name)
                     removed_count += 1
     return removed_count
 
 
 @contextmanager
 def _opened_directory(root: Beneath) -> Iterator[int]:
-    fd = root.open_directory(DIRECTORY)
+    fd = root.open_directory(TMP)
     try:
         yield fd
     finally:
@@ -130,14 +130,12 @@ def _opened_directory(root: Beneath) -> Iterator[int]:
 
 def _is_stale(directory: int, name: bytes, now_s: float) -> bool:
     try:
-        # For writing, because NFS turns the lock into a byte-range lock, which needs that.
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(name, flags, dir_fd=directory)
+        fd = _open_to_lock(directory, name)
     except OSError:
         return False
     try:
         found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or now_s - found.st_mtime < STALE_AGE_S:
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or now_s - found.st_mtime < STALE_AGE_S:
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -147,14 +145,32 @@ def _is_stale(directory: int, name: bytes, now_s: float) -> bool:
     return True
 
 
-def _create(path: bytes, root: Beneath) -> int:
+def _remove(directory: int, name: bytes) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except IsADirectoryError:  # it is empty, or not ours
+        os.rmdir(name, dir_fd=directory)
+
+
+def _open_to_lock(directory: int, name: bytes) -> int:
+    """Open a file for writing, because NFS turns the lock into a byte-range lock, which needs that.
+
+    What cannot be written is locked as it is: a file that was about to become a group's object, or a directory.
+    """
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.open(name, flags | os.O_RDWR, dir_fd=directory)
+    except (PermissionError, IsADirectoryError):
+        return os.open(name, flags | os.O_RDONLY, dir_fd=directory)
+
+
+def _create(path: bytes, root: Beneath, access: Access) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
     try:
-        return root.open_file(path, flags, FILE_MODE)
+        return root.open_file(path, flags, access.pending_mode)
     except FileNotFoundError:
-        with contextlib.suppress(FileExistsError):  # another thread was faster
-            os.mkdir(DIRECTORY, DIRECTORY_MODE, dir_fd=root.descriptor)
-        return root.open_file(path, flags, FILE_MODE)
+        make_directory(TMP, root, access)
+        return root.open_file(path, flags, access.pending_mode)
 
 
 def _lock(fd: int) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -14,10 +12,11 @@ from typing import Final
 from mlsync import errors
 from mlsync.beneath import Beneath
 from mlsync.store.base import MARKER
+from mlsync.store.directory.access import access_of
+from mlsync.store.directory.directories import make_directory, make_root, sync
 from mlsync.store.directory.os_errors import translated, translating
-from mlsync.store.directory.pending_file import DIRECTORY_MODE, PendingFile
+from mlsync.store.directory.pending_file import PendingFile
 
-_NO_DIRECTORY_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _ADVICE: Final = "check whether its disk is mounted; nothing was written there"
 
 
@@ -27,14 +26,15 @@ class StoreRoot:
     If its disk is unmounted or its name leads to another directory by now, the checks raise ``RepositoryMissing``.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, group: int | None = None) -> None:
         self.path = path
         self._creates = create
-        with translating(str(path)):
+        with translating(str(path), path):
             if create:
-                _make_root(path)
+                make_root(path, group)
             self.beneath = _open_root(path)
             self._opened = os.fstat(self.beneath.descriptor)
+        self.access = access_of(self._opened)
         self._durable_directories: set[str] = set()
 
     def where(self, key: str) -> str:
@@ -47,7 +47,7 @@ class StoreRoot:
 
     def check(self) -> None:
         """Raise unless the root's name still leads to the directory that was opened: its disk may be unmounted."""
-        with translating(str(self.path)):
+        with translating(str(self.path), self.path):
             try:
                 is_same = os.path.samestat(os.stat(self.path), self._opened)
             except (FileNotFoundError, NotADirectoryError):
@@ -87,7 +87,7 @@ class StoreRoot:
     @contextmanager
     def opened_directory(self, directory: str) -> Iterator[int | None]:
         """Give a directory's descriptor, or ``None`` if nothing has that name."""
-        with translating(self.where(directory)):
+        with translating(self.where(directory), self.path):
             try:
                 fd = self.beneath.open_directory(directory.rstrip("/").encode())
             except FileNotFoundError:
@@ -107,7 +107,7 @@ class StoreRoot:
             self.check()
             raise errors.NotFound("no such object", where=self.where(key)) from error
         except OSError as error:
-            raise translated(error, self.where(key)) from error
+            raise translated(error, self.where(key), self.path) from error
 
     @contextmanager
     def creating(self, key: str) -> Iterator[None]:
@@ -119,7 +119,7 @@ class StoreRoot:
             what = "a file or directory of the repository disappeared during a write"
             raise errors.StoreUnavailable(what, where=self.where(key)) from error
         except OSError as error:
-            raise translated(error, self.where(key)) from error
+            raise translated(error, self.where(key), self.path) from error
 
     def _make_directories(self, directory: str) -> None:
         """Make *directory* and its parents, durably; sync each once per store, whoever made it."""
@@ -127,13 +127,12 @@ class StoreRoot:
             return
         parent = os.path.dirname(directory)
         self._make_directories(parent)
-        with contextlib.suppress(FileExistsError), self.beneath.beside(directory.encode()) as (above, name):
-            os.mkdir(name, DIRECTORY_MODE, dir_fd=above)
+        make_directory(directory.encode(), self.beneath, self.access)
         self._sync_directory(parent)
         self._durable_directories.add(directory)
 
     def _sync_directory(self, directory: str) -> None:
-        _sync(self.beneath.open_directory(directory.encode()))
+        sync(self.beneath.open_directory(directory.encode()))
 
 
 def _open_root(path: Path) -> Beneath:
@@ -144,24 +143,3 @@ def _open_root(path: Path) -> Beneath:
         raise errors.RepositoryMissing("no such directory", where=str(path), advice=advice) from error
     except NotADirectoryError as error:
         raise errors.StoreLocationInvalid("not a directory", where=str(path)) from error
-
-
-def _make_root(root: Path) -> None:
-    """Make *root* and its missing parents, durably."""
-    missing = [path for path in (root, *root.parents) if not path.exists()]
-    for path in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, DIRECTORY_MODE)
-        _sync(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-
-
-def _sync(fd: int) -> None:
-    """Sync an open directory, and close it."""
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        # CIFS and some FUSE file systems do not have this call; names are as durable there as they get without it.
-        if error.errno not in _NO_DIRECTORY_SYNC:
-            raise
-    finally:
-        os.close(fd)

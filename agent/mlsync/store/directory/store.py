@@ -39,10 +39,13 @@ class DirectoryStore(Store):
 
     The store writes only to a repository: without the object ``repository`` the directory may be the bare mount point
     of a missing disk, and the store does not even make a directory in it. *create* is for whoever makes a repository.
+
+    Files and directories are their user's alone, unless the root has the set-group-ID bit and all rights of its group:
+    then every member of that group can read, add and delete objects, under any umask. *group* makes the root so.
     """
 
-    def __init__(self, root: Path, *, create: bool = False) -> None:
-        self._root = StoreRoot(root, create=create)
+    def __init__(self, root: Path, *, create: bool = False, group: int | None = None) -> None:
+        self._root = StoreRoot(root, create=create, group=group)
         self._remove_stale_files(time.time())
 
     @property
@@ -70,7 +73,7 @@ class DirectoryStore(Store):
         check_key(key)
         with self._root.creating(key):
             self._root.check_writable()
-            file = PendingFile(self._root.beneath)
+            file = PendingFile(self._root.beneath, self._root.access)
             try:
                 file.write(0, body)
                 file.sync()
@@ -83,7 +86,7 @@ class DirectoryStore(Store):
         check_key(key)
         with self._root.creating(key):
             self._root.check_writable()
-            file = PendingFile(self._root.beneath)
+            file = PendingFile(self._root.beneath, self._root.access)
         return DirectoryUpload(
             file,
             part_bytes=PART_BYTES,
@@ -155,7 +158,7 @@ class DirectoryStore(Store):
         check_key(key)
         self._root.check()
         with (
-            translating(self._root.where(key)),
+            translating(self._root.where(key), self._root.path),
             contextlib.suppress(FileNotFoundError),
             self._root.beneath.beside(key.encode()) as (directory, name),
         ):
