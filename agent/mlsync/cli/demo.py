@@ -6,7 +6,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from mlsync.demo.report import Report, VersionMade
 
-_LEVELS = "L1 container whole, L2 content makes sense, L3 bytes on the device as in the file, L4 numbers looked at"
 _VERSION_HEADERS = ("VERSION", "EPOCH", "FILES", "READ", "NEW", "STORED", "SAVE TO PROOF", "PROOF")
 _LABEL_WIDTH = 8
-_LOSS_HEADERS = ("EPOCH", "LOSS BEFORE THE KILL", "LOSS AFTER THE RESTORE")
+_MIB = 1 << 20
+_GOOD, _BAD = "bold green", "bold red"
+_LOSS_LABEL, _LOSS_WIDTH, _LOSS_COLUMNS = 22, 10, 5
 
 
 @click.command("demo", short_help="See all of it work, with a real training, in a minute.")
@@ -91,7 +92,7 @@ def demo_command(
     if as_json:
         invocation.emit(report.as_json())
     else:
-        _print(report, invocation.program)
+        _print(report, invocation.typed)
 
 
 def _to_stderr(text: str) -> None:
@@ -125,15 +126,17 @@ def _signals_as_errors() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _print(report: Report, program: str) -> None:
+def _print(report: Report, mlsync: str) -> None:
     output.say()
     _table(_VERSION_HEADERS, [_version_row(version) for version in report.versions], right=range(7))
     output.say()
-    _paragraphs([("levels", _LEVELS), *_findings(report)])
+    _labelled(_findings(report))
     output.say()
-    _table(_LOSS_HEADERS, _loss_rows(report), right=range(3))
+    for line in _loss_lines(report):
+        output.say(line)
     output.say()
-    _lines([("done", f"all of it in {report.seconds:.0f} s"), *_looks(report, program)])
+    for line in [*_looks(report, mlsync), *_own_data(mlsync)]:
+        output.say(line)
 
 
 def _version_row(version: VersionMade) -> tuple[str, ...]:
@@ -149,65 +152,72 @@ def _version_row(version: VersionMade) -> tuple[str, ...]:
     )
 
 
-def _findings(report: Report) -> Iterator[tuple[str, str]]:
-    """Yield what happened, each line with its label."""
+def _findings(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Yield what happened: a label, its style on a terminal, and a text that fits a terminal of 80 columns."""
     torn, restored, resumed = report.torn, report.restored, report.resumed
     assert torn is not None
     assert restored is not None
     assert resumed is not None
-    on_disk, whole = output.size(torn.bytes_on_disk), output.size(torn.whole_bytes)
-    yield "torn", f"{torn.path} of epoch {torn.epoch}: the trainer was killed with {on_disk} of {whole} written"
-    yield "", f"version {torn.version} names it: {torn.text}"
-    yield "", f"in its place it has the last good content, version {torn.kept_version}'s of epoch {torn.kept_epoch}"
-    size = output.size(restored.size_bytes)
-    yield "restored", f"version {restored.version}: {restored.file_count} files, {size} in {restored.seconds:.2f} s"
-    yield "", f"from repository and passphrase alone; {restored.command_s:.1f} s with the start of the program"
-    yield "", f"{restored.identical_count} of {restored.file_count} files are to the bit what the trainer wrote"
-    how = "to the last bit the loss" if resumed.identical else "but for rounding the loss"
-    yield "resumed", f"after epoch {resumed.from_epoch}: {how} that the killed training had"
-    yield "checked", f"{output.count(len(report.versions), 'version')}: no problem"
+    name = os.path.basename(torn.path)
+    yield "proved", _GOOD, "L4: read back from the repository, loaded, every number looked at"
+    done, whole = torn.bytes_on_disk / _MIB, torn.whole_bytes / _MIB
+    yield "killed", _BAD, f"while it wrote epoch {torn.epoch}'s {name}: {done:.1f} of {whole:.1f} MiB"
+    yield "kept", _GOOD, f"version {torn.version} reports {name} as torn and holds epoch {torn.kept_epoch}'s"
+    yield "deleted", _BAD, "the training's directory, and all that the agent had noted"
+    took = f"{output.size(restored.size_bytes)} in {restored.seconds:.1f} s"
+    yield "restored", _GOOD, f"{restored.identical_count} of {restored.file_count} files equal to the last bit: {took}"
+    how = "to the last bit" if resumed.identical else "but for rounding"
+    yield "resumed", _GOOD, f"after epoch {resumed.from_epoch}; its losses equal the killed training's {how}"
+    versions = output.count(len(report.versions), "version")
+    yield "checked", _GOOD, f"{versions}, no problem; the demo took {report.seconds:.0f} s"
 
 
-def _loss_rows(report: Report) -> list[tuple[str, ...]]:
+def _loss_lines(report: Report) -> Iterator[str]:
+    """Yield the losses of both trainings, an epoch a column, as many of the last ones as fit 80 columns."""
     assert report.resumed is not None
-    return [
-        (str(row.epoch), *("" if loss is None else f"{loss:.6f}" for loss in (row.killed, row.resumed)))
-        for row in report.resumed.losses
-    ]
+    rows = report.resumed.losses[-_LOSS_COLUMNS:]
+    yield f"{'epoch':<{_LOSS_LABEL}}" + "".join(f"{row.epoch:>{_LOSS_WIDTH}}" for row in rows)
+    for label, losses in (
+        ("loss before the kill", [row.killed for row in rows]),
+        ("loss after the restore", [row.resumed for row in rows]),
+    ):
+        shown = ("" if loss is None else f"{loss:.6f}" for loss in losses)
+        yield (f"{label:<{_LOSS_LABEL}}" + "".join(f"{loss:>{_LOSS_WIDTH}}" for loss in shown)).rstrip()
 
 
-def _looks(report: Report, program: str) -> Iterator[tuple[str, str]]:
+def _looks(report: Report, mlsync: str) -> Iterator[str]:
+    """Yield the commands that look at what was kept; each is a line of its own, to be copied."""
     if not report.kept:
-        yield "", "nothing is left of it; --keep leaves everything for looking at"
         return
     config = shlex.quote(f"{report.directory}/mlsync.toml")
-    # As it was called: the program of a virtual environment is rarely on PATH.
-    mlsync = shlex.quote(program) if os.path.basename(program) == "mlsync" else "mlsync"
-    yield "kept", report.directory
-    yield "look", f"{mlsync} versions --config {config}"
-    yield "", f"{mlsync} show --config {config}"
-    yield "", f"{mlsync} verify --config {config}"
-    yield "", f"{mlsync} restore --config {config} --version 1 --to {shlex.quote(report.directory + '/first')}"
-    yield "remove", f"rm -r {shlex.quote(report.directory)}"
+    yield f"Look at what was kept in {report.directory}:"
+    yield f"  {mlsync} versions --config {config}"
+    yield f"  {mlsync} show --config {config}"
+    yield f"  {mlsync} verify --config {config}"
+    yield f"  {mlsync} restore --config {config} --version 1 --to {shlex.quote(report.directory + '/first')}"
+    yield f"  rm -r {shlex.quote(report.directory)}"
+    yield ""
 
 
-def _lines(lines: Sequence[tuple[str, str]]) -> None:
-    for label, text in lines:
-        output.say(f"{label:<{_LABEL_WIDTH}}  {text}")
+def _own_data(mlsync: str) -> Iterator[str]:
+    """Yield the next commands."""
+    yield "Next, with your own training (a directory can be the repository, too):"
+    yield f"  {mlsync} init s3://BUCKET/runs --watch DIRECTORY"
+    yield f"  {mlsync} backup"
 
 
-def _paragraphs(lines: Sequence[tuple[str, str]]) -> None:
-    """Print lines that may be long, indented on a terminal; commands to copy are not for this."""
+def _labelled(lines: Iterable[tuple[str, str, str]]) -> None:
     if not sys.stdout.isatty():
-        _lines(lines)
+        for label, _, text in lines:
+            output.say(f"{label:<{_LABEL_WIDTH}}  {text}")
         return
     from rich.table import Table  # late: a pipe gets plain text
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(min_width=_LABEL_WIDTH)
-    for label, text in lines:
-        grid.add_row(Text(label, "bold"), Text(text))
+    for label, style, text in lines:
+        grid.add_row(Text(label, style), Text(text))
     _console().print(grid)
 
 
@@ -215,10 +225,9 @@ def _table(headers: Sequence[str], rows: Sequence[tuple[str, ...]], *, right: Se
     if not sys.stdout.isatty():
         output.table(headers, rows, right=right)
         return
-    from rich.box import SIMPLE_HEAD  # late: a pipe gets plain text
-    from rich.table import Table
+    from rich.table import Table  # late: a pipe gets plain text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for number, header in enumerate(headers):
         table.add_column(header, justify="right" if number in right else "left", no_wrap=True)
     for row in rows:

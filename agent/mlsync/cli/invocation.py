@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import sys
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from mlsync.app.privacy import PASSPHRASE_VARIABLE, take_variable
 from mlsync.cli.output import say
+
+_NAME: Final = "mlsync"
 
 
 @dataclass(slots=True)
@@ -28,6 +32,17 @@ class Invocation:
     def take(cls) -> Self:
         """Return the call that started this process, whose environment no longer holds the passphrase."""
         return cls(sys.argv[0], tuple(sys.argv[1:]), take_variable(os.environ, PASSPHRASE_VARIABLE))
+
+    @property
+    def typed(self) -> str:
+        """What to type to call this program again: ``mlsync`` where the shell finds it, or the path that was typed."""
+        # The shell's way is tried by name: the program of a virtual environment is rarely on PATH.
+        found = shutil.which(_NAME)
+        if os.path.basename(self.program) != _NAME or (
+            found and os.path.realpath(found) == os.path.realpath(self.program)
+        ):
+            return _NAME
+        return shlex.quote(self.program)
 
     @property
     def wants_json(self) -> bool:
