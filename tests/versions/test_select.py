@@ -13,7 +13,8 @@ import pytest
 
 from flow_parts import RUN, World
 from mlsync import errors
-from mlsync.versions.select import _is_resumable_together, find_version
+from mlsync.versions.resumable import resumables
+from mlsync.versions.select import find_version
 
 
 @pytest.fixture
@@ -125,13 +126,17 @@ def test_the_trainers_checkpoint_is_resumable_with_all_that_it_takes(without, go
     """Weights, the optimizer's state and the trainer's own, in three files, are resumable together and not else."""
     names = ("model.safetensors", "optimizer.pt", "trainer_state.json")
     entries = [
-        SimpleNamespace(path=b"out/checkpoint-2/" + name.encode(), proof=SimpleNamespace(facts=facts))
+        SimpleNamespace(
+            path=b"out/checkpoint-2/" + name.encode(),
+            mtime_ns=0,
+            proof=SimpleNamespace(facts=facts, container="", findings=[], is_broken=False),
+        )
         for name, facts in zip(
             names, ({"parameter_count": 5}, {"has_optimizer": True, "parameter_count": 0}, {}), strict=True
         )
         if name not in without
     ]
-    assert _is_resumable_together(entries) is goes_on
+    assert bool(resumables(entries)) is goes_on
 
 
 def test_weights_and_optimizer_of_accelerate_are_resumable_together(world):

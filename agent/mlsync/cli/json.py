@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     # Only for annotations: no command pays for the imports of another one.
     from mlsync.backup.request import BackupResult
+    from mlsync.cli.resuming import Resume
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
     from mlsync.diff.diff import DiffResult, FileDiff
     from mlsync.diff.drift import Drift
@@ -256,7 +257,7 @@ def _drift_json(drift: Drift) -> dict[str, object]:
     }
 
 
-def restore_json(result: RestoreResult) -> dict[str, object]:
+def restore_json(result: RestoreResult, resumes: Iterable[Resume]) -> dict[str, object]:
     """Return the value of ``mlsync restore``."""
     return {
         "run": result.run,
@@ -270,6 +271,7 @@ def restore_json(result: RestoreResult) -> dict[str, object]:
         "written_bytes": result.written_bytes,
         "read_bytes": result.read_bytes,
         "failures": [_unrestored_json(failure) for failure in result.failures],
+        "resume": [{"kind": one.kind, "path": path(one.path), "line": one.line} for one in resumes],
         "seconds": round(result.seconds, 3),
     }
 

@@ -13,6 +13,7 @@ from mlsync.cli import candidates, output
 from mlsync.cli.json import restore_json
 from mlsync.cli.options import Common, common_options, run_option, version_option
 from mlsync.cli.parsing import Command
+from mlsync.cli.resuming import closing_lines, resumes
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.errors import ConfigInvalid, StateError
@@ -110,12 +111,15 @@ def restore_command(
             stop=stop.is_set,
         )
         result = restore(session.repository, manifest, directory, options, monitor)
+        found = resumes(result.entries, directory, manifest.root.directory)
         if result.is_whole and result.fault is None:
             _hand_over(session, result, monitor)
     if common.as_json:
-        common.emit(restore_json(result))
+        common.emit(restore_json(result, found))
     elif not common.quiet:
         output.say(_text(result))
+        for line in closing_lines(found, result.entries, version):
+            output.say(line)
     if result.fault is not None:
         raise result.fault
 

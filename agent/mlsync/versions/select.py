@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
 from mlsync.repository.listing import run_names
-from mlsync.repository.manifest import Entry
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, StoredVersion
 
@@ -17,8 +14,6 @@ LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
 _SHOWN_BY = "mlsync show says what each checkpoint is"
-_OPTIMIZER_ALONE = "huggingface-optimizer"
-_TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
 
@@ -50,7 +45,7 @@ def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
     if text == RESUMABLE:
         return _resumable(repository, run)
     if text == BEST:
-        from mlsync.versions.best import best_number  # late: its parsers are needed for this word alone
+        from mlsync.versions.best import best_number  # late, as above
 
         return repository.stored(run, best_number(repository, run))
     return _version_at_one_of(repository, run, text, _parse_time(text))
@@ -80,50 +75,13 @@ def _resumable(repository: Repository, run: str) -> StoredVersion:
 
     Some trainers strip their last checkpoint when they end: then it is good for inference only.
     """
+    from mlsync.versions.resumable import resumables  # late: its parsers are needed for this word alone
+
     for stored in readable(repository, run, reversed(repository.numbers(run))):
-        if _is_resumable(repository, stored):
+        if resumables(repository.entries(stored)):
             return stored
     what = f"no version of run {run!r} has a checkpoint that training can resume from"
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
-
-
-def _is_resumable(repository: Repository, stored: StoredVersion) -> bool:
-    """Return whether training can resume from a checkpoint of a version, in a directory where training has not ended.
-
-    Ultralytics strips one file after the other, and never those of ``save_period``: for a moment, or for good, an older
-    checkpoint that is not stripped is beside a stripped last.pt.
-    """
-    entries = repository.entries(stored)
-    proved = [(entry.path, entry.proof.facts) for entry in entries if entry.proof is not None]
-    trained = [(os.path.dirname(path), facts) for path, facts in proved if facts.get("framework") == "ultralytics"]
-    ended = {directory for directory, facts in trained if not facts.get("resumable")}
-    others = [facts for _, facts in proved if facts.get("framework") not in ("ultralytics", _OPTIMIZER_ALONE)]
-    going_on = others + [facts for directory, facts in trained if directory not in ended]
-    return any(facts.get("resumable") is True for facts in going_on) or _is_resumable_together(entries)
-
-
-def _is_resumable_together(entries: Iterable[Entry]) -> bool:
-    """Return whether a directory has weights and an optimizer's state in separate files.
-
-    Hugging Face's trainer and accelerate write them so; the trainer cannot resume without its ``trainer_state.json``.
-    """
-    from mlsync.formats.groups.find import enclosing  # late, as above
-    from mlsync.formats.libraries.trainer_logs import STATE_NAME
-
-    weights, optimizers, states = set(), set(), set()
-    for entry in entries:
-        place = enclosing(entry.path.rpartition(b"/")[0])
-        facts: Mapping[str, object] = entry.proof.facts if entry.proof is not None else {}
-        if facts.get("framework") == "ultralytics":
-            continue  # a stripped file lacks its optimizer on purpose, even beside files that have one
-        if facts.get("has_optimizer") is True:
-            optimizers.add(place)
-        count = facts.get("parameter_count")
-        if isinstance(count, int) and count > 0:
-            weights.add(place)
-        if entry.path.rpartition(b"/")[2] == STATE_NAME:
-            states.add(place)
-    return any(place in states or not _TRAINER.fullmatch(place.rpartition(b"/")[2]) for place in weights & optimizers)
 
 
 def _version_at_one_of(repository: Repository, run: str, text: str, moments: list[datetime]) -> StoredVersion:
