@@ -1,8 +1,8 @@
 """Make a golden repository with this mlsync: it is kept for ever, so that tests show that every later mlsync reads it.
 
 ``python tests/golden/make.py NAME`` makes ``tests/golden/NAME`` and describes its versions in ``expected.json``.
-It refuses a name that exists: a golden repository is never edited and never made again. Its key slots are weak on
-purpose, and ``expected.json`` has the passphrase.
+It refuses a name that exists: from release 1.0 on, a golden repository is never edited and never made again. Its key
+slots are weak on purpose, and ``expected.json`` has the passphrase.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Examples:
                 (self.ref,),
                 proof,
             ),
-            bare,
+            msgspec.structs.replace(bare, room={"example": [1, {"a": b""}]}),
             msgspec.structs.replace(bare, path=b"logs/\xff.pt", kind=EntryKind.HARD_LINK, target=b"last.pt"),
             msgspec.structs.replace(bare, path=b"newest", kind=EntryKind.SYMLINK, mode=0o777, target=b"last.pt"),
         ]
@@ -226,10 +226,10 @@ class Examples:
         """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""
         with mock.patch.object(sealed_object, "encode", lambda plain: (Coding.RAW, plain)):
             body = sealed_object.seal(self.keys, kind, key, plain, salt)
-        words = ("magic", "format", "key kind", "coding", "plain length", "salt")
+        words = ("magic", "format", "key kind", "coding", "plain length", "key material", "salt")
         return [
-            *zip(_split(body[:48], 8, 2, 1, 1, 4, 32), words, strict=True),
-            (body[48:-16], "ciphertext"),
+            *zip(_split(body[:52], 8, 2, 1, 1, 4, 4, 32), words, strict=True),
+            (body[52:-16], "ciphertext"),
             (body[-16:], "tag"),
         ]
 

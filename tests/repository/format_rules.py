@@ -6,7 +6,10 @@ What the product takes is compared with this by the tests; nothing here comes fr
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+import msgspec
 
 
 class Broken(Exception):
@@ -54,8 +57,38 @@ def path(value: Any) -> bytes:
 def table(value: Any) -> list[bytes]:
     """A table of packs."""
     packs = array(value)
-    need(all(type(pack) is bytes and len(pack) == 16 for pack in packs) and len(set(packs)) == len(packs))
+    need(
+        all(type(pack) is bytes and len(pack) == 17 for pack in packs)
+        and len({pack[1:] for pack in packs}) == len(packs)
+    )
+    for pack in packs:
+        token(pack[0], 1)
     return packs
+
+
+def room(value: Any) -> None:
+    """The last position of what has room for additions."""
+    if value is None:
+        return
+    need(type(value) is dict and value and all(type(name) is str for name in value))
+    need(all(re.fullmatch("!?[a-z][a-z0-9-]{0,62}", name) for name in value))
+    plain(value, 8)
+    need(len(msgspec.msgpack.encode(value)) <= 64 << 10)
+    if any(name[0] == "!" for name in value):
+        raise Newer
+
+
+def plain(value: Any, depth: int) -> None:
+    """A value of the room: no extension, maps in the order of their keys' bytes, nested so many times at most."""
+    if type(value) in (list, dict):
+        need(depth > 0)
+    if type(value) is dict:
+        need(all(type(name) is str for name in value))
+        need([name.encode() for name in value] == sorted(name.encode() for name in value))
+    else:
+        need(type(value) in (type(None), bool, int, float, str, bytes, list))
+    for one in value.values() if type(value) is dict else value if type(value) is list else ():
+        plain(one, depth - 1)
 
 
 def reference(value: Any, packs: list[bytes]) -> int:
@@ -89,7 +122,7 @@ def proof(value: Any) -> None:
 
 def entry(value: Any, packs: list[bytes]) -> None:
     """An entry by itself."""
-    where, kind, mode, owner, group, modified, size, target, digest, holes, chunks, proved = array(value, 12)
+    where, kind, mode, owner, group, modified, size, target, digest, holes, chunks, proved, more = array(value, 13)
     token(kind, 4)
     path(where)
     need(is_int(mode, 0, 0o7777) and is_int(owner, 0, (1 << 32) - 2) and is_int(group, 0, (1 << 32) - 2))
@@ -102,6 +135,7 @@ def entry(value: Any, packs: list[bytes]) -> None:
         need(all(type(number) is int for number in array(hole, 2)))
     if proved is not None:
         proof(proved)
+    room(more)
     if kind != 1:
         need(not size and not digest and not holes and not chunks and proved is None)
         return
@@ -138,7 +172,7 @@ def tree(entries: list[list[Any]]) -> None:
 
 def root(value: Any, run: str, number: int) -> None:
     """A root whose segments, if they stand inside, are opened up already; of that run and number."""
-    fields = array(value, 15)
+    fields = array(value, 16)
     need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
     need(is_int(fields[2], *TIME))
     if fields[3] is not None:
@@ -161,6 +195,7 @@ def root(value: Any, run: str, number: int) -> None:
         need(is_int(mode, 0, 0o7777) and is_int(owner, 0, (1 << 32) - 2) and is_int(group, 0, (1 << 32) - 2))
         need(is_int(modified, *TIME))
     need(all(type(note) is str for note in array(fields[14])))
+    room(fields[15])
 
 
 def summary(value: Any) -> None:
@@ -178,8 +213,9 @@ def segment_of(value: Any, packs: list[bytes]) -> list[list[Any]]:
     need((inline is None) == bool(lengths) and sum(lengths) <= 256 << 20)
     if inline is None:
         raise Broken  # the chunks of the tests' packs are no segments
-    own, entries = array(inline, 2)
+    own, entries, more = array(inline, 3)
     own = table(own)
+    room(more)
     for one in array(entries):
         entry(one, own)
     need(count == len(entries) and first == (entries[0][0] if entries else b""))
@@ -188,7 +224,8 @@ def segment_of(value: Any, packs: list[bytes]) -> list[list[Any]]:
 
 def later_proof(value: Any, run: str, number: int, manifest: bytes) -> None:
     """A later proof beside the version of that run, number and manifest."""
-    fields = array(value, 10)
+    fields = array(value, 11)
+    room(fields[10])
     need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
     need(type(fields[2]) is bytes and fields[2] == manifest and is_int(fields[3], *TIME))
     need(type(fields[4]) is str and type(fields[5]) is str and type(fields[7]) is str)

@@ -39,8 +39,8 @@ TROUBLE = (9, 0)
 
 #: Of each line: what the page says, where it stands, and what stands there instead.
 DAMAGED = [
-    ("the root has fifteen positions", (14,), DROPPED),
-    ("the root has fifteen positions", (15,), None),
+    ("the root has sixteen positions", (15,), DROPPED),
+    ("the root has sixteen positions", (16,), None),
     ("a writer's id is 16 bytes", (12, 0), bytes(15)),
     ("a machine's mark is 16 bytes, or none", (12, 1), bytes(17)),
     ("an origin has two positions", (12, 1), DROPPED),
@@ -112,8 +112,8 @@ DAMAGED = [
     ("a plain length is up to 16 MiB", (*REF, 5), (16 << 20) + 1),
     ("a coding is a u8", (*REF, 6), 256),
     ("a coding is a u8", (*REF, 6), -1),
-    ("an entry has twelve positions", (*FOLDER, 11), DROPPED),
-    ("an entry has twelve positions", (*FOLDER, 12), None),
+    ("an entry has thirteen positions", (*FOLDER, 12), DROPPED),
+    ("an entry has thirteen positions", (*FOLDER, 13), None),
     ("a path is one", (*FILE, 0), b"a//b"),
     ("a path is bin", (*FILE, 0), "last.pt"),
     ("a path has its directory", (*FILE, 0), b"a/last.pt"),
@@ -247,7 +247,7 @@ def test_nothing_stands_behind_the_root():
 
 def _sealed(coded: bytes, plain_bytes: int, coding: int = 1, version: int = FORMAT_VERSION, kind: int = KEY_DERIVED):
     salt = EXAMPLES.manifest_salt
-    head = struct.pack("<8sHBBI32s", MAGIC_MANIFEST, version, kind, coding, plain_bytes, salt)
+    head = struct.pack("<8sHBBII32s", MAGIC_MANIFEST, version, kind, coding, plain_bytes, 0, salt)
     seal = Seal(EXAMPLES.keys.of("manifest", salt))
     return head + seal.seal(bytes(12), coded, head + EXAMPLES.version_key.encode())
 
@@ -324,7 +324,7 @@ def test_a_footer_is_held_to_the_page(footer, error):
     plain = msgspec.msgpack.encode(footer)
     trailer = struct.pack("<II8s", len(plain) + 16, 1, b"mlsyncE\0")
     sealed = Seal(EXAMPLES.keys.of("pack", EXAMPLES.pack_id)).seal(
-        struct.pack(">IQ", 1, 0), plain, seal.header + trailer
+        struct.pack(">IQ", 1, 1), plain, seal.header + trailer
     )
     body = seal.header + chunk + sealed + trailer
     store = MemoryStore()

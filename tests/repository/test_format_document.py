@@ -21,7 +21,7 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, names, sealed_object, segments
+from mlsync.repository import header, keyslot, names, room, sealed_object, segments
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
@@ -142,12 +142,12 @@ def test_a_reader_written_from_the_document_alone_restores():
     run_id = blake3(EXAMPLES.run.encode(), key=key_of(b"run id")).digest()[:16]
     key = f"versions/{run_id.hex()}/{2:010d}"
     body = parse("manifest")
-    root = AESGCM(key_of(b"manifest" + body[16:48])).decrypt(bytes(12), body[48:], body[:48] + key.encode())
-    packs, entries = msgspec.msgpack.decode(msgspec.msgpack.decode(root)[11][0][2])
+    root = AESGCM(key_of(b"manifest" + body[20:52])).decrypt(bytes(12), body[52:], body[:52] + key.encode())
+    packs, entries, _ = msgspec.msgpack.decode(msgspec.msgpack.decode(root)[11][0][2])
     name, pack_index, ordinal, offset, stored_bytes, plain_bytes, coding, _ = entries[0][10][0]
     body = parse("pack")
     bound = body[:48] + struct.pack("<IIB32s", ordinal, plain_bytes, coding, name)
-    cipher = AESGCM(key_of(b"pack" + packs[pack_index]))
+    cipher = AESGCM(key_of(b"pack" + packs[pack_index][1:]))
     plain = cipher.decrypt(struct.pack(">IQ", 0, ordinal), body[offset : offset + stored_bytes], bound)
     assert blake3(plain, key=key_of(b"chunk name")).digest() == name
     assert plain == EXAMPLES.plain
@@ -193,6 +193,9 @@ def test_bounds_are_the_documented_ones():
         "above 1 TiB": pack.PACK_BYTES_MAX == 1 << 40,
         "root, at most 64 MiB": sealed_object.PLAIN_BYTES_MAX == 64 << 20,
         "segment, at most 256 MiB": segments.SEGMENT_BYTES_MAX == 256 << 20,
+        "hold at most 4 GiB together": segments.BODY_BYTES_MAX == 4 << 30,
+        "nested more than 8 deep": room.DEPTH_MAX == 8,
+        "a map of more than 64 KiB": room.ROOM_BYTES_MAX == 64 << 10,
         "up to 64 KiB; beyond": segments.INLINE_BYTES_MAX == 64 << 10,
         "at most 4096 bytes": header.HEADER_BYTES_MAX == keyslot.SLOT_BYTES_MAX == 4096,
         "above 1 GiB, 64 passes, 64 lanes": (keyslot._MEMORY_KIB_MAX, keyslot._ITERATIONS_MAX) == (1 << 20, 64),

@@ -26,10 +26,10 @@ def rich_root() -> Any:
     """The document's root with one file more: three chunks of two packs and two holes, without a proof."""
     root = root_value()
     segment = root[11][0]
-    packs, entries = segment[2]
+    packs, entries, _ = segment[2]
     chunk = entries[0][10][0]
     first, second, third = ([*chunk[:5], length, *chunk[6:]] for length in (16, 20, 24))
-    packs.append(bytes(16))
+    packs.append(bytes([1, *bytes(16)]))
     second[1] = 1
     file = list(entries[0])
     file[0], file[6], file[11] = b"logs/z", 60 + 100 + 7, None
@@ -72,6 +72,8 @@ _BYTES = [
     bytes(15),
     bytes(16),
     bytes(17),
+    bytes([1, *bytes(16)]),
+    bytes([2, *bytes(16)]),
     bytes(31),
     bytes(32),
     b"a",
@@ -91,7 +93,8 @@ _LEAF = st.one_of(
     st.binary(max_size=3),
     st.sampled_from(_BYTES),
 )
-_ANY = st.one_of(_LEAF, st.lists(_LEAF, max_size=3), st.dictionaries(st.text(max_size=2), _LEAF, max_size=2))
+_NAMES = st.one_of(st.text(max_size=2), st.sampled_from(["a", "b-1", "!a", "A", "!", "-", "a" * 63, "a" * 64]))
+_ANY = st.one_of(_LEAF, st.lists(_LEAF, max_size=3), st.dictionaries(_NAMES, _LEAF, max_size=2))
 
 
 def like(here: Any) -> st.SearchStrategy[Any]:
@@ -197,11 +200,11 @@ def test_what_only_claims_to_be_large_costs_nothing(bomb):
     try:
         for plain in (
             bomb,
-            b"\x9f" + bomb,
-            b"\x9f" + whole[1:] + bomb,
+            b"\xdc\x00\x10" + bomb,
+            b"\xdc\x00\x10" + whole[1:] + bomb,
             base.replace(msgspec.msgpack.encode("HERE"), bomb),
-            msgspec.msgpack.encode([*ROOT[:11], [[b"last.pt", 4, b"\x92" + bomb, []]], *ROOT[12:]]),
-            msgspec.msgpack.encode([*ROOT[:11], [[b"last.pt", 4, b"\x92\x90\x91\x9c" + bomb, []]], *ROOT[12:]]),
+            msgspec.msgpack.encode([*ROOT[:11], [[b"last.pt", 4, b"\x93" + bomb, []]], *ROOT[12:]]),
+            msgspec.msgpack.encode([*ROOT[:11], [[b"last.pt", 4, b"\x93\x90\x91\x9d" + bomb, []]], *ROOT[12:]]),
         ):
             with pytest.raises((ManifestDamaged, FormatUnsupported)):
                 read_root(plain)

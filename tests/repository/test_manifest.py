@@ -46,6 +46,8 @@ from mlsync.values import Finding, Proof, Severity
 KEY = "versions/" + "0" * 32 + "/0000000001"
 REF = ChunkRef(bytes(32), bytes(16), 0, 48, 26, 10, Coding.RAW)
 FILE = file_entry(b"a", [REF])
+# A pack in a table of packs: the kind of its key, and its id.
+PACK = b"\1" + bytes(16)
 ORIGIN = Origin(bytes(16))
 
 _PART = st.binary(min_size=1, max_size=12).filter(
@@ -251,16 +253,25 @@ def test_chunk_references_out_of_bounds_are_refused(change, error):
     packed = msgspec.structs.replace(PackedRef(bytes(32), 0, 0, 48, 26, 10, 0), **change)
     entry = Entry(b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [packed], None)
     with pytest.raises(error):
-        decode_entries(msgspec.msgpack.encode(Segment([bytes(16)], [entry])), KEY)
+        decode_entries(msgspec.msgpack.encode(Segment([PACK], [entry])), KEY)
 
 
 def test_a_pack_id_of_a_wrong_length_is_refused():
-    """A table of packs holds ids of sixteen bytes."""
+    """A table of packs holds ids of sixteen bytes, each behind its key kind."""
     entry = Entry(
         b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [PackedRef(bytes(32), 0, 0, 48, 26, 10, 0)], None
     )
-    with pytest.raises(ManifestDamaged):
-        decode_entries(msgspec.msgpack.encode(Segment([bytes(15)], [entry])), KEY)
+    for table in ([PACK[:-1]], [PACK + b"x"], [b""], [PACK, b"\2" + PACK[1:]]):
+        with pytest.raises(ManifestDamaged, match="invalid id, or an id twice"):
+            decode_entries(msgspec.msgpack.encode(Segment(table, [entry])), KEY)
+
+
+@pytest.mark.parametrize(("kind", "error"), [(0, ManifestDamaged), (2, FormatUnsupported), (255, FormatUnsupported)])
+def test_a_pack_whose_key_is_had_otherwise_is_newer(kind, error):
+    """A table names the kind of each pack's key: 0 is damage, and what is above 1 is a newer mlsync's."""
+    assert decode_entries(msgspec.msgpack.encode(Segment([PACK], [])), KEY) == []
+    with pytest.raises(error, match=f"key kind {kind}"):
+        decode_entries(msgspec.msgpack.encode(Segment([bytes([kind]) + PACK[1:]], [])), KEY)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +506,7 @@ def _refuse(entry):
 
 
 def _root(**changes):
-    values = {"troubles": [], "packs": [bytes(16)], "segments": [], "origin": ORIGIN, "top": None, "notes": []}
+    values = {"troubles": [], "packs": [PACK], "segments": [], "origin": ORIGIN, "top": None, "notes": []}
     values |= changes
     summary = Summary(0, 0, 0, 0, 0, 0, "")
     return ManifestRoot("run", 1, 0, None, "writer", "host", b"/d", 0, summary, **values)

@@ -142,7 +142,7 @@ def test_a_count_that_the_footer_does_not_have_is_refused():
     seal = PackSeal(KEYS, PACK_ID)
     plain = b"\x90"
     trailer = struct.pack("<II8s", len(plain) + TAG_BYTES, 1, b"mlsyncE\0")
-    footer_nonce = struct.pack(">IQ", 1, 0)
+    footer_nonce = struct.pack(">IQ", 1, 1)
     sealed = Seal(KEYS.of("pack", PACK_ID)).seal(footer_nonce, plain, seal.header + trailer)
     with pytest.raises(SealBroken, match="another number"):
         seal.open_footer(sealed, trailer)

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from format_parts import bare_entry, digest_of, file_entry, new_repository, noise, unknown, version, write_chunks
 
+from mlsync.errors import ManifestDamaged
 from mlsync.repository import segments
 from mlsync.repository.commit import commit
 from mlsync.repository.manifest import ChunkRef, Previous
@@ -70,6 +71,24 @@ def test_a_segment_of_several_chunks_is_put_together(monkeypatch):
     committed = commit(repository, version(entries), unknown)
     assert len(committed.body_refs) > 5
     assert repository.manifest(repository.stored("run", 1)).entries == entries
+
+
+def test_the_list_of_files_is_bounded_as_a_whole(monkeypatch):
+    """What all segments sum to is bounded: a reader refuses more before it fetches any, a writer commits no more."""
+    repository, entries, _ = _many()
+    commit(repository, version(entries), unknown)
+    stored = repository.stored("run", 1)
+    length_bytes = sum(ref.plain_bytes for ref in segment_refs(stored.root, "key"))
+    for limit_bytes, is_read in ((length_bytes, True), (length_bytes - 1, False)):
+        monkeypatch.setattr(segments, "BODY_BYTES_MAX", limit_bytes)
+        if is_read:
+            assert len(repository.entries(stored)) == len(entries)
+            continue
+        with pytest.raises(ManifestDamaged, match="longer than 4 GiB"):
+            segments.read_entries(stored.root, lambda _: pytest.fail("fetched"), "key")
+        with pytest.raises(ManifestDamaged, match="longer than 4 GiB"):
+            commit(repository, version(entries, 2), unknown)
+    assert repository.numbers("run") == [1]
 
 
 def test_segments_are_of_a_bounded_length():

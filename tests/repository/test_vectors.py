@@ -27,7 +27,7 @@ EXPECTED = {
     "truncated": (DAMAGE, "cut short|shorter"),
     "trailing data": (DAMAGE, "longer"),
     "out of bounds": (DAMAGE, "numbers are out of bounds|out of range|more memory or time|larger than any"),
-    "reserved bytes": (DAMAGE, "header is damaged"),
+    "reserved bytes": (DAMAGE, "header is damaged|key material, which"),
     "wrong place": (DAMAGE, "under another name or in another repository"),
     "not this object": (DAMAGE, "this is no|not a key slot|not a repository's"),
     "contradiction": (DAMAGE, "does not describe the pack"),

@@ -2,7 +2,7 @@
 
 A vector is a text header and, after an empty line, the object in hexadecimal. All randomness is fixed: each run gives
 the same files. Run it when a vector is added. It refuses to change an existing vector, since readers of others may
-rely on it.
+rely on it; before release 1.0, remove the files first when the format changes.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ def raw(*chunks: bytes) -> list[tuple[bytes, Coding, bytes]]:
     return [(chunk, Coding.RAW, chunk) for chunk in chunks]
 
 
-def manifest(coding: int, plain_bytes: int, coded: bytes, *, name: str = VERSION_NAME, version: int = 1) -> bytes:
+def manifest(coding: int, plain_bytes: int, coded: bytes, *, version: int = 1, material_bytes: int = 0) -> bytes:
     """A manifest object, made by hand: what the writer compresses is not part of the format."""
-    head = struct.pack("<8sHBBI32s", b"mlsyncM\0", version, 1, coding, plain_bytes, SALT)
+    name = VERSION_NAME
+    head = struct.pack("<8sHBBII32s", b"mlsyncM\0", version, 1, coding, plain_bytes, material_bytes, SALT)
     return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
 
 
@@ -171,7 +172,7 @@ def manifests() -> Iterator[Vector]:
     yield "manifest-other-number", "authentication failure", {"name": VERSION_NAME[:-1] + "3"}, sound
     yield "manifest-other-repository", "authentication failure", {"repository id": "00" * 16}, sound
     yield "manifest-other-master-key", "authentication failure", {"master key": "00" * 32}, sound
-    yield "manifest-salt-flipped", "authentication failure", {}, flip(20)(sound)
+    yield "manifest-salt-flipped", "authentication failure", {}, flip(24)(sound)
     yield "manifest-coding-flipped", "authentication failure", {}, flip(11)(sound)
     yield "manifest-length-flipped", "authentication failure", {}, flip(12)(sound)
     yield "manifest-body-flipped", "authentication failure", {}, flip(60)(sound)
@@ -180,6 +181,8 @@ def manifests() -> Iterator[Vector]:
     yield "manifest-cut-by-one", "authentication failure", {}, sound[:-1]
     yield "manifest-cut-in-header", "truncated", {}, sound[:40]
     yield "manifest-nothing", "truncated", {}, b""
+    yield "manifest-key-material", "reserved bytes", {}, manifest(0, len(ROOT), ROOT, material_bytes=1)
+    yield "manifest-key-material-flipped", "authentication failure", {}, flip(16)(sound)
     yield "manifest-too-large", "out of bounds", {}, manifest(1, 0xFFFF_FFFF, ZSTD_FRAME)
     yield "manifest-raw-length-lies", "does not decode", {}, manifest(0, len(ROOT) + 1, ROOT)
     yield "manifest-zstd-size-lies", "does not decode", {}, manifest(1, 999, ZSTD_FRAME)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MASTER_KEY_BYTES: Final = 32
 KEY_BYTES: Final = 32
 
-Purpose = Literal["header", "chunk name", "run id", "pack", "manifest", "later proof"]
+Purpose = Literal["header", "chunk name", "run id", "pack", "manifest", "later proof", "feature"]
 
 # Part of the format: changing one of them makes every repository unreadable.
 _INFO: Final[dict[Purpose, bytes]] = {
@@ -26,6 +26,7 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "pack": b"mlsync 1 pack",
     "manifest": b"mlsync 1 manifest",
     "later proof": b"mlsync 1 later proof",
+    "feature": b"mlsync 1 feature",
 }
 
 

@@ -19,6 +19,7 @@ from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.read_twice import read_twice
+from mlsync.repository.room import Room, check_room
 from mlsync.repository.sealed_object import LATER_PROOF
 from mlsync.repository.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.store.base import Store
@@ -49,6 +50,7 @@ class LaterProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     device: str
     broken_count: int
     files: list[ProvedFile]
+    room: Room = None
 
 
 class LaterProofs:
@@ -114,3 +116,4 @@ def _check(proof: LaterProof, where: str) -> None:
         raise ManifestDamaged("the later proof has an invalid path, or a path twice", where=where)
     for file in proof.files:
         check_proof(file.proof, where)
+    check_room(proof.room, "the later proof", where)

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
+from mlsync.repository.room import Room
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Proof, storable
 
@@ -70,6 +71,7 @@ class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_u
     holes: tuple[tuple[int, int], ...] = ()
     chunks: tuple[Ref, ...] = ()
     proof: Proof | None = None
+    room: Room = None
 
 
 class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -128,6 +130,7 @@ class Segment(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     packs: list[bytes]
     entries: list[Entry[PackedRef]]
+    room: Room = None
 
 
 class SegmentRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -157,6 +160,7 @@ class ManifestRoot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_
     origin: Origin
     top: Top | None
     notes: tuple[str, ...]
+    room: Room = None
 
     def __post_init__(self) -> None:
         """Make the notes storable."""

@@ -1,4 +1,4 @@
-"""The names of a repository's objects. They hold only random or keyed hexadecimal: no run, no path, no user."""
+"""The names of a repository's objects: random or keyed hexadecimal, and names of features; no run, path or user."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ PACKS: Final = "packs/"
 VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
 LATER_PROOFS: Final = "proofs/"
-PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS)
+FEATURES: Final = "features/"
+PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
+FEATURE_TAG_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 
@@ -24,10 +26,12 @@ _VERSION = re.compile(rf"{VERSIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})"
 _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
+_FEATURE = re.compile(rf"{FEATURES}([a-z][a-z0-9-]{{0,62}})/[0-9a-f]{{{2 * FEATURE_TAG_BYTES}}}")
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
+    rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}"
 )
 
 
@@ -101,9 +105,20 @@ def parse_tombstone(key: str) -> bytes | None:
     return bytes.fromhex(match[1]) if match else None
 
 
+def feature(name: str, tag: bytes) -> str:
+    """Return the name of the object that says that the repository uses a feature."""
+    return f"{FEATURES}{name}/{tag.hex()}"
+
+
+def parse_feature(key: str) -> str | None:
+    """Return the feature if *key* names the object of one."""
+    match = _FEATURE.fullmatch(key)
+    return match[1] if match else None
+
+
 def is_object(key: str) -> bool:
     """Return whether *key* names an object of ours other than the header."""
-    parsed = (parse_pack(key), parse_version(key), parse_later_proof(key), parse_tombstone(key))
+    parsed = (parse_pack(key), parse_version(key), parse_later_proof(key), parse_tombstone(key), parse_feature(key))
     return is_key_slot(key) or any(found is not None for found in parsed)
 
 

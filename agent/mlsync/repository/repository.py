@@ -27,7 +27,7 @@ from mlsync.errors import (
     StoreError,
     VersionMissing,
 )
-from mlsync.repository import header, keyslot, names, sealed_object, segments
+from mlsync.repository import features, header, keyslot, names, sealed_object, segments
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs
@@ -149,6 +149,7 @@ class Repository:
         if not found.is_of(keys):
             what = "the header was changed, or the key slot is of another repository"
             raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
+        features.refuse_unknown(store, keys)
         return cls(store, keys, conditional_create=found.conditional_create, slot=slot)
 
     def confirm(self) -> None:

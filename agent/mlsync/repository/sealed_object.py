@@ -23,7 +23,7 @@ from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PR
 PLAIN_BYTES_MAX: Final = 64 << 20
 SALT_BYTES: Final = 32
 
-_HEADER = struct.Struct("<8sHBBI32s")
+_HEADER = struct.Struct("<8sHBBII32s")
 HEADER_BYTES: Final = _HEADER.size
 OBJECT_BYTES_MAX: Final = HEADER_BYTES + PLAIN_BYTES_MAX + TAG_BYTES
 # Each object has its own key, from a random salt, so its only nonce may be zero.
@@ -49,7 +49,7 @@ def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | Non
         raise ManifestDamaged(f"the {kind.noun} would be larger than any reader takes", where=key)
     salt = os.urandom(SALT_BYTES) if salt is None else salt
     coding, coded = encode(memoryview(plain))
-    header = _HEADER.pack(kind.magic, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), salt)
+    header = _HEADER.pack(kind.magic, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), 0, salt)
     sealed = Seal(keys.of(kind.purpose, salt)).seal(_NONCE, coded, header + key.encode())
     return header + sealed
 
@@ -59,7 +59,7 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     if len(body) < HEADER_BYTES + TAG_BYTES:
         raise ManifestDamaged(f"the {kind.noun} is cut short", where=key)
     header, sealed = body[:HEADER_BYTES], memoryview(body)[HEADER_BYTES:]
-    magic, version, key_kind, coding, plain_bytes, salt = _HEADER.unpack(header)
+    magic, version, key_kind, coding, plain_bytes, material_bytes, salt = _HEADER.unpack(header)
     if magic != kind.magic:
         raise ManifestDamaged(f"this is no {kind.noun}", where=key)
     try:
@@ -77,6 +77,8 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     # Before the seal has opened nothing is trusted, not even the length to allocate.
     if plain_bytes > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} is larger than any of ours", where=key)
+    if material_bytes:
+        raise ManifestDamaged(f"the {kind.noun} has key material, which its kind of key has not", where=key)
     if coding not in (Coding.RAW, Coding.ZSTD):
         raise newer(f"coding {coding} is not known here", key)
     try:

@@ -18,7 +18,9 @@ from mlsync.errors import ManifestDamaged
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, Segment, SegmentRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
-from mlsync.repository.validation import check_entry, check_pack_table, check_tree
+from mlsync.repository.room import check_room
+from mlsync.repository.tokens import KEY_DERIVED
+from mlsync.repository.validation import check_entry, check_tree, pack_ids
 from mlsync.repository.writer import PlacedChunk
 
 # A body up to this length is part of the manifest: most runs need no other object for it.
@@ -26,6 +28,10 @@ INLINE_BYTES_MAX: Final = 64 << 10
 SEGMENT_BYTES: Final = 64 << 10
 # One entry can be a file of a million chunks, and a segment is read as a whole.
 SEGMENT_BYTES_MAX: Final = 256 << 20
+# All segments of a version: some ten million files. It bounds what a reader of a planted manifest would fetch.
+BODY_BYTES_MAX: Final = 4 << 30
+
+_KEY_KIND: Final = bytes([KEY_DERIVED])
 
 Put = Callable[[bytes], PlacedChunk]
 
@@ -41,6 +47,8 @@ class Body:
         self._inline: bytes | None = None
         self._segments: list[tuple[bytes, int, list[PlacedChunk]]] = []
         parts = list(_split(entries))
+        if sum(len(encoded) for _, _, encoded in parts) > BODY_BYTES_MAX:
+            raise ManifestDamaged("the list of files is longer than 4 GiB", where=where)
         if sum(len(encoded) for _, _, encoded in parts) <= INLINE_BYTES_MAX:
             self._inline = encode_entries(entries)
             self._first = entries[0].path if entries else b""
@@ -72,7 +80,10 @@ def read_entries(
     root: ManifestRoot, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
 ) -> tuple[Entry, ...]:
     """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
-    refs = [_refs_of(segment, root, where) for segment in root.segments]
+    packs = pack_ids(root.packs, where)
+    refs = [_refs_of(segment, packs, where) for segment in root.segments]
+    if sum(ref.plain_bytes for segment_refs in refs for ref in segment_refs) > BODY_BYTES_MAX:
+        raise ManifestDamaged("the version's list of files is longer than 4 GiB", where=where)
     chunks = stream(ref for segment_refs in refs for ref in segment_refs)
     entries: list[Entry] = []
     for segment, segment_refs in zip(root.segments, refs, strict=True):
@@ -87,7 +98,8 @@ def read_entries(
 
 def segment_refs(root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
     """Return the chunks that hold a version's own body."""
-    return tuple(ref for segment in root.segments for ref in _refs_of(segment, root, where))
+    packs = pack_ids(root.packs, where)
+    return tuple(ref for segment in root.segments for ref in _refs_of(segment, packs, where))
 
 
 def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> bytes:
@@ -98,12 +110,12 @@ def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> byt
     return bytes(body)
 
 
-def _refs_of(segment: SegmentRef, root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
+def _refs_of(segment: SegmentRef, packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
     if (segment.inline is None) != bool(segment.chunks):
         raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
         raise ManifestDamaged("a segment is longer than 256 MiB", where=where)
-    return unpack_refs(segment.chunks, root.packs, where)
+    return unpack_refs(segment.chunks, packs, where)
 
 
 def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
@@ -132,7 +144,7 @@ class PackTable:
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
-            self.packs.append(ref.pack)
+            self.packs.append(_KEY_KIND + ref.pack)
         return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
 
 
@@ -146,8 +158,9 @@ def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
 def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     """Return a segment's entries, each checked, or raise ``ManifestDamaged``."""
     segment = decode_as(body, Segment, where)
-    check_pack_table(segment.packs, where)
-    unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, segment.packs, where)) for packed in segment.entries]
+    check_room(segment.room, "a segment", where)
+    packs = pack_ids(segment.packs, where)
+    unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, packs, where)) for packed in segment.entries]
     entries = cast("list[Entry]", unpacked)
     for entry in entries:
         check_entry(entry, where)

@@ -12,8 +12,10 @@ from typing import Final
 from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
+from mlsync.repository.header import check_key_kind
 from mlsync.repository.manifest import Entry, ManifestRoot, Previous, Summary, Top, Trouble
 from mlsync.repository.pack.pack import PACK_ID_BYTES
+from mlsync.repository.room import check_room
 from mlsync.repository.tokens import EntryKind
 from mlsync.values import Level, Proof, is_count
 
@@ -29,7 +31,7 @@ ORIGIN_BYTES: Final = 16
 def check_root(root: ManifestRoot, where: str) -> None:
     """Raise ``ManifestDamaged`` if a number, path, id or the link to the previous version is out of bounds."""
     check_previous(root.previous, root.number, where)
-    check_pack_table(root.packs, where)
+    pack_ids(root.packs, where)
     numbers_are_sound = (
         0 < root.number <= names.VERSION_MAX and is_time(root.created_ns) and is_level(root.required_level)
     )
@@ -41,6 +43,7 @@ def check_root(root: ManifestRoot, where: str) -> None:
         raise ManifestDamaged("the ids of the manifest's writer have a wrong length", where=where)
     if root.top is not None and not is_sound_top(root.top):
         raise ManifestDamaged("the attributes of the run's directory are out of bounds", where=where)
+    check_room(root.room, "the version", where)
     for trouble in root.troubles:
         if not _is_sound_trouble(trouble, root.number):
             raise ManifestDamaged(
@@ -78,6 +81,7 @@ def check_entry(entry: Entry, where: str) -> None:
         )
     if entry.proof is not None:
         check_proof(entry.proof, where)
+    check_room(entry.room, f"the entry {entry.path!r}", where)
     if entry.kind is EntryKind.FILE:
         _check_content(entry, where)
     elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
@@ -140,10 +144,14 @@ def check_previous(previous: Previous | None, number: int, where: str) -> None:
         raise ManifestDamaged("the link to the previous version is damaged", where=where)
 
 
-def check_pack_table(packs: Sequence[bytes], where: str) -> None:
-    """Raise ``ManifestDamaged`` if a table of packs has an invalid id, or an id twice."""
-    if any(len(pack) != PACK_ID_BYTES for pack in packs) or len(set(packs)) != len(packs):
+def pack_ids(table: Sequence[bytes], where: str) -> list[bytes]:
+    """Return the ids of a table of packs; raise an error for an invalid one, one that comes twice, or a newer kind."""
+    ids = [pack[1:] for pack in table]
+    if any(len(pack) != PACK_ID_BYTES for pack in ids) or len(set(ids)) != len(ids):
         raise ManifestDamaged("a table of packs has an invalid id, or an id twice", where=where)
+    for pack in table:
+        check_key_kind(pack[0], where, ManifestDamaged)
+    return ids
 
 
 def check_proof(proof: Proof, where: str) -> None:

@@ -27,6 +27,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.features import is_feature
 from mlsync.repository.manifest import Entry, Previous
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.segments import segment_refs
@@ -136,6 +137,7 @@ class _Check:
     def _list_all(self) -> None:
         """List all objects under our prefixes by kind; report others as oddities."""
         self._look_for_strays()
+        self._list_features()
         for info in self._listed(names.PACKS):
             pack_id = names.parse_pack(info.key)
             if pack_id is None:
@@ -160,6 +162,12 @@ class _Check:
                 self._odd(info.key, "not an object of mlsync: left alone")
             elif pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
+
+    def _list_features(self) -> None:
+        """Report what is no feature; one that this mlsync does not know would have kept the repository from opening."""
+        for info in self._listed(names.FEATURES):
+            if not is_feature(self._repository.keys, info.key):
+                self._odd(info.key, "not an object of mlsync: left alone")
 
     def _look_for_strays(self) -> None:
         """Report what the store does not list: as a problem in an object's place, and as an oddity elsewhere."""

@@ -36,9 +36,9 @@ _TRAILER = struct.Struct("<II8s")
 TRAILER_BYTES: Final = _TRAILER.size
 _CHUNK_BOUND = struct.Struct("<IIB32s")
 
-# The first number separates the nonces of chunks from the nonce of the footer.
-_CHUNK_NONCE = struct.Struct(">IQ")
-_FOOTER_NONCE: Final = _CHUNK_NONCE.pack(1, 0)
+# The first number separates the nonces of chunks from that of the footer. The second is the chunk's ordinal or the
+# footer's count of chunks: two footers of different chunks never share a nonce, whatever a writer does after a crash.
+_NONCE = struct.Struct(">IQ")
 
 
 class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -88,22 +88,23 @@ class PackSeal:
         plain = msgspec.msgpack.encode(records)
         assert len(plain) + TAG_BYTES <= FOOTER_BYTES_MAX, "a footer that no reader takes"
         trailer = _TRAILER.pack(len(plain) + TAG_BYTES, len(records), MAGIC_PACK_END)
-        return self._seal.seal(_FOOTER_NONCE, plain, self.header + trailer) + trailer
+        return self._seal.seal(_NONCE.pack(1, len(records)), plain, self.header + trailer) + trailer
 
     def open_footer(self, sealed: bytes, trailer: bytes) -> list[ChunkRecord]:
         """Return the records in the footer, or raise ``SealBroken``."""
-        plain = self._seal.open(_FOOTER_NONCE, sealed, self.header + trailer)
+        _, chunk_count, _ = _TRAILER.unpack(trailer)
+        plain = self._seal.open(_NONCE.pack(1, chunk_count), sealed, self.header + trailer)
         try:
             records = decode_canonical(plain, list[ChunkRecord], "")
         except ValueError as error:
             raise SealBroken(f"the footer does not parse: {error}") from None
-        if len(records) != _TRAILER.unpack(trailer)[1]:
+        if len(records) != chunk_count:
             raise SealBroken("the footer lists another number of chunks than the trailer says")
         return records
 
     @staticmethod
     def _nonce(ordinal: int) -> bytes:
-        return _CHUNK_NONCE.pack(0, ordinal)
+        return _NONCE.pack(0, ordinal)
 
     def _bound(self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int) -> bytes:
         return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
