@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -147,8 +148,9 @@ class Terminal:
         texts = []
         for row in rows:
             text = Text(end="")
-            for column in range(self.screen.columns):
-                text.append(row[column].data, _style(row[column]))
+            # Letters of one style are one text of the picture.
+            for style, chars in groupby((row[column] for column in range(self.screen.columns)), key=_style):
+                text.append("".join(char.data for char in chars), style)
             text.rstrip()
             texts.append(text)
         shown = [number for number, text in enumerate(texts) if text.plain]
