@@ -257,7 +257,7 @@ def _drift_json(drift: Drift) -> dict[str, object]:
     }
 
 
-def restore_json(result: RestoreResult, resumes: Iterable[Resume]) -> dict[str, object]:
+def restore_json(result: RestoreResult, resumes: Iterable[Resume], config: Path | None) -> dict[str, object]:
     """Return the value of ``mlsync restore``."""
     return {
         "run": result.run,
@@ -272,6 +272,7 @@ def restore_json(result: RestoreResult, resumes: Iterable[Resume]) -> dict[str, 
         "read_bytes": result.read_bytes,
         "failures": [_unrestored_json(failure) for failure in result.failures],
         "resume": [{"kind": one.kind, "path": path(one.path), "line": one.line} for one in resumes],
+        "config": None if config is None else path(bytes(config)),
         "seconds": round(result.seconds, 3),
     }
 

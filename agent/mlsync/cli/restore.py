@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,11 +12,13 @@ from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import candidates, output
 from mlsync.cli.json import restore_json
+from mlsync.cli.new_config import NewConfig, asked_place, existing_config, prepared, shown_lines, written_lines
 from mlsync.cli.options import Common, common_options, run_option, version_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.resuming import closing_lines, resumes
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
+from mlsync.config.model import Config, KeySettings
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.monitor import Monitor
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
@@ -26,7 +29,7 @@ from mlsync.versions.select import LATEST, find_run, find_version
 _EXAMPLES = """\b
 Examples:
   mlsync restore
-  mlsync restore --repo s3://bucket/runs --to ~/runs/train
+  mlsync restore --repo s3://bucket/runs --to ~/runs/train --write-config
   mlsync restore --version 12 'weights/*.pt' --to /tmp/look
   mlsync restore --version 2026-11-23T14:00 --run yolo
 """
@@ -43,6 +46,15 @@ Examples:
     metavar="DIR",
     shell_complete=candidates.directories,
     help="Where to restore to; default: the directory that the version was made from.",
+)
+@click.option(
+    "--write-config",
+    type=click.Path(),
+    is_flag=False,
+    flag_value="",
+    metavar="[FILE]",
+    help="Also write the configuration with which this machine continues the run, to FILE.toml or where commands look "
+    "for it. It holds no secret, and replaces no file.",
 )
 @click.option(
     "--delete",
@@ -72,24 +84,27 @@ def restore_command(
     delete_excluded: bool,
     yes: bool,
     at_least: int | None,
+    write_config: str | None,
     accept_rollback: bool,
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
     PATH is relative to the run's directory, as "mlsync show" lists it, and comes back at the same place below DIR. It
-    may be a pattern in quotes: 'weights/*.pt', '**/last.ckpt', 'checkpoint-*/'. In an existing directory,
-    files that are already right are left alone, and others are replaced atomically: at any moment the name holds the
-    old file or the whole new one. Run a killed restore again, and it continues. Files that cannot be restored, because
-    a pack is damaged or something is in the way, are named, and everything else is restored. On a fresh machine
-    restore needs only --repo URL and the passphrase.
+    may be a pattern in quotes: 'weights/*.pt', '**/last.ckpt', 'checkpoint-*/'. On a fresh machine restore needs only
+    --repo URL and the passphrase. At the end it prints how to resume the training.
+
+    In an existing directory, files that are already right are left alone, and others are replaced atomically. Run a
+    killed restore again, and it continues. Files that cannot be restored are named, and everything else is restored.
 
     Training and backups continue from the restored directory: the first version that is made of it, on this machine,
     takes the run over. Until then the old writer continues the run, so restoring an old version just to look at it
     changes nothing.
     """
-    _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes)
+    _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes, writes=write_config)
     monitor = common.monitor()
     config = common.configuration()
+    place = asked_place(write_config, common.config)
+    existing = None if place is None else existing_config(place, config)
     with common.session(config, monitor) as session, stopping() as stop:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         run = find_run(session.repository, run)
@@ -100,36 +115,71 @@ def restore_command(
             monitor.notice("warning", f"{run}: {loss}")
         manifest = session.repository.manifest(stored)
         directory = manifest.root.directory if target is None else os.fsencode(os.path.abspath(target))
+        _refuse_own_places(config, directory, delete=delete)
         options = RestoreOptions(
             paths=tuple(os.fsencode(path) for path in paths),
             delete=delete,
             delete_excluded=delete_excluded,
             confirmed=yes,
-            exclude=tuple(
-                pattern for watch in config.watches if watch.run == manifest.root.run for pattern in watch.exclude
-            ),
+            exclude=tuple(pattern for watch in config.watches if watch.run == run for pattern in watch.exclude),
             stop=stop.is_set,
         )
-        result = restore(session.repository, manifest, directory, options, monitor)
-        found = resumes(result.entries, directory, manifest.root.directory)
-        if result.is_whole and result.fault is None:
-            _hand_over(session, result, monitor)
+        new = NewConfig(config, run, directory, common.asked_key if common.asked_key != KeySettings() else config.key)
+        with prepared(place, existing, new) as draft:
+            result = restore(session.repository, manifest, directory, options, monitor)
+            if result.is_whole and result.fault is None:
+                _hand_over(session, result, monitor)
+                if draft is not None:
+                    draft.keep()
+    found = resumes(result.entries, directory, manifest.root.directory)
     if common.as_json:
-        common.emit(restore_json(result, found))
+        common.emit(restore_json(result, found, place if result.fault is None else None))
     elif not common.quiet:
         output.say(_text(result))
-        for line in closing_lines(found, result.entries, version):
+        for line in (*closing_lines(found, result.entries, version), *_continuing(result, new, place, existing)):
             output.say(line)
     if result.fault is not None:
         raise result.fault
 
 
-def _refuse_contradictions(paths: tuple[str, ...], *, delete: bool, delete_excluded: bool, yes: bool) -> None:
+def _continuing(result: RestoreResult, new: NewConfig, place: Path | None, existing: Config | None) -> Iterator[str]:
+    """Yield how backups of the directory continue here, once all of the version is in it."""
+    if not result.is_whole or result.fault is not None:
+        return
+    if place is None:
+        yield from shown_lines(new)
+    else:
+        yield from written_lines(place, new, is_new=existing is None)
+
+
+def _refuse_contradictions(
+    paths: tuple[str, ...], *, delete: bool, delete_excluded: bool, yes: bool, writes: str | None
+) -> None:
+    if writes is not None and paths:
+        what = "--write-config is for whole versions: a run does not continue from single paths"
+        raise ConfigInvalid(what, advice="leave one of them out")
     if delete and paths:
         raise ConfigInvalid("--delete is for whole versions, not for single paths", advice="leave one of them out")
     if not delete and (delete_excluded or yes):
         what = "--delete-excluded and --yes only apply to --delete"
         raise ConfigInvalid(what, advice="give --delete too, or leave them out")
+
+
+def _refuse_own_places(config: Config, directory: bytes, *, delete: bool) -> None:
+    """Raise ``ConfigInvalid`` if a restore would write into the repository, or delete what mlsync itself needs."""
+    target = os.path.realpath(directory)
+    repository = config.repository_directory
+    own = {"the repository": repository, "the local state": config.state_directory}
+    for what, place in own.items():
+        if place is None:
+            continue
+        real = os.path.realpath(bytes(place))
+        if place == repository and os.path.commonpath((target, real)) == real:
+            raise ConfigInvalid(
+                "the target is inside the repository", where=output.path(target), advice="give --to DIR"
+            )
+        if delete and os.path.commonpath((target, real)) == target:
+            raise ConfigInvalid(f"--delete would delete {what}", where=str(place), advice="restore without --delete")
 
 
 def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:

@@ -30,6 +30,7 @@ def template(
     *,
     s3: Mapping[str, str | bool | Path | None] | None = None,
     key: Mapping[str, str | bool | Path | None] | None = None,
+    state_directory: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> str:
     """Return a file that ``load`` reads back to these values; each of *watches* has a run name or none.
@@ -39,7 +40,7 @@ def template(
     top = dict(TOP)
     with_default = _toml(default_state_directory(environ))
     top["state_directory"] = dataclasses.replace(TOP["state_directory"], default=with_default)
-    parts = [_HEAD, *_lines(top, {"repository": repository})]
+    parts = [_HEAD, *_lines(top, {"repository": repository, "state_directory": state_directory})]
     for directory, run in watches:
         parts += ["", "[[watch]]", *_lines(TABLES["watch"], {"directory": directory, "run": run})]
     if not watches:
@@ -49,6 +50,11 @@ def template(
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"
+
+
+def assignments(values: Mapping[str, str | bool | Path | None]) -> list[str]:
+    """Return the lines that set these keys; one whose value is ``None`` is left out."""
+    return [f"{name} = {_toml(value)}" for name, value in values.items() if value is not None]
 
 
 def _lines(keys: Mapping[str, Key], given: Mapping[str, str | bool | Path | None]) -> Iterator[str]:

@@ -1,0 +1,221 @@
+"""The configuration with which a restored run continues on its new machine: written, or shown to be saved."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from mlsync.cli import output
+from mlsync.config.load import load, place_to_write, usual_places
+from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
+from mlsync.config.template import assignments, template
+from mlsync.errors import ConfigInvalid
+
+_SUFFIX: Final = ".toml"
+_ANOTHER: Final = "nothing was restored; give --write-config FILE.toml for another one"
+
+Values = dict[str, str | bool | Path | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NewConfig:
+    """What a configuration must say so that *directory* continues *run* in the repository of *config*.
+
+    *key* is where the secret is, if in files; no secret is ever in it.
+    """
+
+    config: Config
+    run: str
+    directory: bytes
+    key: KeySettings
+
+    @property
+    def text(self) -> str:
+        """The whole commented file."""
+        return template(
+            self.config.repository,
+            [(Path(os.fsdecode(self.directory)), self.run)],
+            s3=_given(self.config.s3, S3Settings()),
+            key=_given(self.key, KeySettings()),
+            state_directory=self._state_directory,
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines that such a file has at least."""
+        top: Values = {"repository": self.config.repository, "state_directory": self._state_directory}
+        found = [*assignments(top), "", *self.watch_lines]
+        for name, values in (("key", _given(self.key, KeySettings())), ("s3", _given(self.config.s3, S3Settings()))):
+            if values:
+                found += ["", f"[{name}]", *assignments(values)]
+        return found
+
+    @property
+    def watch_lines(self) -> list[str]:
+        """The lines that watch the directory."""
+        return ["[[watch]]", *assignments({"directory": Path(os.fsdecode(self.directory)), "run": self.run})]
+
+    @property
+    def _state_directory(self) -> Path | None:
+        state = self.config.state_directory
+        return None if state == default_state_directory() else state
+
+    def is_said_by(self, existing: Config) -> bool:
+        """Return whether a configuration says it already."""
+        place = os.path.realpath(self.directory)
+        watched = [os.path.realpath(bytes(watch.directory)) for watch in existing.watches if watch.run == self.run]
+        return _repository(existing) == _repository(self.config) and place in watched
+
+
+def asked_place(asked: str | None, common_config: Path | None) -> Path | None:
+    """Return where ``--write-config`` writes, ``None`` without it: the file that it names, or that commands read."""
+    if asked is None:
+        return None
+    if asked and not asked.endswith(_SUFFIX):
+        advice = f"a configuration's name ends in {_SUFFIX}; put other options behind --write-config"
+        raise ConfigInvalid(f"--write-config would write to {asked!r}", advice=advice)
+    if asked or common_config is not None:
+        return Path(os.path.abspath(asked or str(common_config)))
+    return place_to_write()
+
+
+def existing_config(place: Path, config: Config) -> Config | None:
+    """Return the configuration at *place*, if there is one; refuse what is none, or is for another repository."""
+    if not os.path.lexists(place):
+        return None
+    try:
+        existing = load(place)
+    except ConfigInvalid as error:
+        what = f"--write-config overwrites nothing, and what is there cannot be used: {error.what}"
+        raise ConfigInvalid(what, where=error.where or str(place), advice=_ANOTHER) from None
+    if _repository(existing) != _repository(config):
+        what = "--write-config overwrites nothing, and there is a configuration for another repository"
+        raise ConfigInvalid(what, where=f"{place}: {existing.repository}", advice=_ANOTHER)
+    return existing
+
+
+def _refuse_to_change(new: NewConfig, existing: Config) -> NoReturn:
+    """Print the lines that an existing configuration lacks, and raise ``ConfigInvalid``."""
+    other = next((watch for watch in existing.watches if watch.run == new.run), None)
+    if other is not None:
+        place = assignments({"directory": Path(os.fsdecode(new.directory))})[0]
+        what = (
+            f"--write-config changes no configuration, and the one there watches run {new.run!r} in {other.directory}"
+        )
+        advice = f"nothing was restored; set {place} there, and restore without --write-config"
+        raise ConfigInvalid(what, where=str(existing.path), advice=advice)
+    click.echo("\n".join(["Add these lines to the configuration:", "", *new.watch_lines, ""]), err=True)
+    what = "--write-config overwrites nothing, and there is a configuration already"
+    advice = "nothing was restored; add the lines above, and restore without --write-config"
+    raise ConfigInvalid(what, where=str(existing.path), advice=advice)
+
+
+class Draft:
+    """A configuration under another name beside its place."""
+
+    def __init__(self, temporary: Path, place: Path) -> None:
+        self._temporary = temporary
+        self._place = place
+
+    def keep(self) -> None:
+        """Give it its name; raise ``ConfigInvalid`` if something has that name by now."""
+        try:
+            os.link(self._temporary, self._place, follow_symlinks=False)
+        except FileExistsError:
+            what = "the run was restored, and another configuration was written meanwhile"
+            raise ConfigInvalid(what, where=str(self._place)) from None
+        except OSError as error:
+            raise _not_written(self._place, error) from error
+
+
+@contextmanager
+def prepared(place: Path | None, existing: Config | None, new: NewConfig) -> Iterator[Draft | None]:
+    """Prepare to write *new*; ``None`` if nothing is to be written.
+
+    Raises ``ConfigInvalid`` for an *existing* configuration at *place* that does not say it already.
+    """
+    if place is None or (existing is not None and new.is_said_by(existing)):
+        yield None
+    elif existing is not None:
+        _refuse_to_change(new, existing)
+    else:
+        with _drafted(place, new.text) as draft:
+            yield draft
+
+
+@contextmanager
+def _drafted(place: Path, text: str) -> Iterator[Draft]:
+    """Write a configuration under another name, with mode 0600, and load it; without ``keep`` it is gone at the end.
+
+    So an error in writing or loading it comes before anything is restored.
+    """
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _not_written(place, error) from error
+        try:
+            load(temporary)
+        except ConfigInvalid as error:
+            raise ConfigInvalid(error.what, where=str(place), advice=error.advice) from None
+        yield Draft(temporary, place)
+    finally:
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def written_lines(place: Path, new: NewConfig, *, is_new: bool) -> Iterator[str]:
+    """Yield what a person reads when the run has its configuration."""
+    if is_new:
+        has_key = new.key != KeySettings()
+        yield f"Configuration written: {place}" + ("" if has_key else " (the passphrase is not in it)")
+    else:
+        yield f"The configuration watches it already: {place}"
+    found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
+    option = "" if found else f" --config {shlex.quote(str(place))}"
+    user = "" if os.geteuid() == 0 else " --user"
+    yield f"To continue the backups here: mlsync agent{option}, or mlsync service install{user}{option}"
+
+
+def shown_lines(new: NewConfig) -> Iterator[str]:
+    """Yield how backups continue on a machine without a configuration; nothing where it has one."""
+    place = place_to_write()
+    if new.config.path is not None or os.path.lexists(place):
+        return
+    try:
+        lines = new.lines
+    except ConfigInvalid:  # of a directory that is not UTF-8
+        return
+    yield f"To continue the backups here, save this as {output.path(bytes(place))}, then start mlsync agent:"
+    yield from (f"    {line}".rstrip() for line in lines)
+    yield "With --write-config, restore writes it."
+
+
+def _given(settings: object, default: object) -> Values:
+    """Return the settings that differ from the default, by the names of their keys."""
+    assert dataclasses.is_dataclass(settings)
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
+def _repository(config: Config) -> tuple[str, str | None]:
+    return config.repository.rstrip("/"), config.s3.endpoint_url
+
+
+def _not_written(place: Path, error: OSError) -> ConfigInvalid:
+    what = f"the configuration cannot be written: {error.strerror}"
+    return ConfigInvalid(what, where=str(place), advice="give --write-config FILE.toml for another place")
