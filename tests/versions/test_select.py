@@ -161,13 +161,43 @@ def test_best_is_read_from_the_results_where_nothing_else_says_it(world):
     assert number_of(world, "best") == 3
 
 
-@pytest.mark.parametrize("word", ["resumable", "best"])
-def test_a_run_without_such_a_checkpoint_says_so(world, word):
+def test_a_run_without_a_checkpoint_to_resume_from_says_so(world):
     """No version is given in place of one that there is not."""
     save(world, "last.pt", epoch=1)
     with pytest.raises(errors.VersionMissing, match="no version of run 'yolo'") as caught:
-        find_version(world.repository, RUN, word)
+        number_of(world, "resumable")
     assert "mlsync show" in str(caught.value)
+
+
+def test_a_run_that_tells_no_metric_says_what_was_looked_at_and_what_would_tell(world):
+    """The error names the checkpoints and logs in vain, where ``best`` reads, and what to give instead."""
+    for name in ("a.pt", "b.pt", "c.pt", "d.pt"):
+        save(world, f"weights/{name}", epoch=1)
+    world.write("results.csv", b"epoch,loss\n1,0.5\n")
+    world.backup()
+    with pytest.raises(errors.VersionMissing) as caught:
+        number_of(world, "best")
+    looked = "no checkpoint in its 5 versions (weights/a.pt, weights/b.pt, weights/c.pt and others) has a best_fitness"
+    assert f"run 'yolo' is best: {looked}, and results.csv has no mAP or accuracy" in caught.value.what
+    for word in ("best_fitness", "trainer_state.json", "results.csv", "mlsync versions", "--version N", "resumable"):
+        assert word in caught.value.advice
+
+
+def test_a_trainers_state_without_a_best_is_named(world):
+    """Where Hugging Face's trainer was not told what is best, the error says so."""
+    trainer_saves(world, 2, without=("trainer_state.json",))
+    world.write("out/checkpoint-2/trainer_state.json", b'{"global_step": 2, "best_model_checkpoint": null}')
+    world.backup()
+    with pytest.raises(errors.VersionMissing, match=r"and trainer_state\.json names no best checkpoint"):
+        number_of(world, "best")
+
+
+def test_best_of_a_run_without_checkpoints(world):
+    """That there is no checkpoint at all is said in so many words."""
+    world.write("log.txt", b"1\n")
+    world.backup()
+    with pytest.raises(errors.VersionMissing, match="there is no checkpoint in its only version"):
+        number_of(world, "best")
 
 
 @pytest.fixture

@@ -21,10 +21,19 @@ from mlsync.formats.libraries.trainer_logs import (
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.readable import readable
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.source.paths import display
 from mlsync.versions.logged import read_files
 from mlsync.versions.proof_status import manifest_of
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
+_TELLING: Final = (
+    "best reads best_fitness in a checkpoint, best_model_checkpoint in Hugging Face's trainer_state.json, and mAP or "
+    "accuracy in Ultralytics' results.csv beside args.yaml; to choose by yourself, see mlsync versions and give "
+    "--version N, latest or resumable"
+)
+# The logs that may tell, and what they lack if they do not
+_LOGS: Final = {STATE_NAME: "names no best checkpoint", RESULTS_NAME: "has no mAP or accuracy of Ultralytics"}
+_NAMED_MAX: Final = 3
 _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 
 
@@ -34,8 +43,27 @@ def best_number(repository: Repository, run: str) -> int:
         number = best_by(repository, run)
         if number is not None:
             return number
-    what = f"no version of run {run!r} has a checkpoint, or a trainer's log, that names its fitness"
-    raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+    raise VersionMissing(_nothing_tells(repository, run), where=repository.store.url, advice=_TELLING)
+
+
+def _nothing_tells(repository: Repository, run: str) -> str:
+    """Return what was looked at in vain."""
+    version_count, checkpoints, logs = 0, set[bytes](), set[bytes]()
+    for stored in readable(repository, run, repository.numbers(run)):
+        version_count += 1
+        for entry in repository.entries(stored):
+            if entry.proof is not None:
+                checkpoints.add(entry.path)
+            elif _name(entry.path) in _LOGS:
+                logs.add(_name(entry.path))
+    paths = sorted(checkpoints)
+    named = ", ".join(map(display, paths[:_NAMED_MAX])) + (" and others" if len(paths) > _NAMED_MAX else "")
+    versions = "its only version" if version_count == 1 else f"its {version_count} versions"
+    if not paths:
+        return f"nothing tells which version of run {run!r} is best: there is no checkpoint in {versions}"
+    looked = f"no checkpoint in {versions} ({named}) has a best_fitness"
+    lacks = "".join(f", and {os.fsdecode(name)} {_LOGS[name]}" for name in sorted(logs))
+    return f"nothing tells which version of run {run!r} is best: {looked}{lacks}"
 
 
 def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
@@ -106,7 +134,11 @@ def _best_by_results(repository: Repository, run: str) -> int | None:
 
 
 def _beside(path: bytes, name: bytes) -> bytes:
-    return path[: len(path) - len(path.rpartition(b"/")[2])] + name
+    return path[: len(path) - len(_name(path))] + name
+
+
+def _name(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
 
 
 def _facts(repository: Repository, stored: StoredVersion) -> Iterator[Mapping[str, object]]:
