@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
-NoticeLevel = Literal["info", "warning", "error"]
+#: A ``status`` is about work that takes long: a person who waits for it sees it without asking for details.
+NoticeLevel = Literal["info", "status", "warning", "error"]
 
 
 class Task(Protocol):
@@ -14,6 +15,9 @@ class Task(Protocol):
 
     def advance(self, amount: int) -> None:
         """Report *amount* more units (bytes, unless the task has another unit) as done."""
+
+    def say(self, what: str) -> None:
+        """Report what is being done at the moment: the file that is read, or what is waited for."""
 
 
 class Monitor(Protocol):
@@ -26,8 +30,13 @@ class Monitor(Protocol):
         """Report something to a person, in one line without trailing period."""
 
 
-class _SilentTask:
+class SilentTask:
+    """Drops everything: a task that nobody watches, and the base of those that report only a part."""
+
     def advance(self, amount: int) -> None:
+        """Drop it."""
+
+    def say(self, what: str) -> None:
         """Drop it."""
 
 
@@ -37,7 +46,7 @@ class SilentMonitor:
     @contextmanager
     def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:  # noqa: ARG002 - the protocol's
         """Open a task that nobody watches."""
-        yield _SilentTask()
+        yield SilentTask()
 
     def notice(self, level: NoticeLevel, text: str) -> None:
         """Drop it."""

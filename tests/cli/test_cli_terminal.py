@@ -94,11 +94,14 @@ def test_a_backup_of_an_untouched_run_costs_four_calls_of_the_store(saved):
 
 
 def test_progress_at_a_terminal(machine):
-    """At a terminal bars are drawn on stderr and gone at the end; stdout is as in a pipe."""
-    (machine.training / "big.bin").write_bytes(os.urandom(32 << 20))
-    done = run(machine, "script -qec 'mlsync backup > out' /dev/null")
+    """At a terminal a line is drawn on stderr and gone at the end; stdout is as in a pipe."""
+    (machine.training / "big.bin").write_bytes(os.urandom(96 << 20))
+    done = run(machine, "script -qec 'mlsync backup > out' /dev/null", TERM="xterm")
     assert "reading" in done.stdout
-    assert "\x1b" in done.stdout
+    *lines, last = done.stdout.split("\n")  # Python took each "\r" for a line's end
+    assert last == "\x1b[K"
+    assert max(len(line.removesuffix("\x1b[K")) for line in lines if "warning" not in line) <= 77
+    assert "\x1b[?" not in done.stdout  # the cursor stays visible
     out = (machine.base / "out").read_text()
     assert out.startswith("yolo: version 1 in ")
     assert "\x1b" not in out

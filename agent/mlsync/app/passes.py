@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from functools import partial
+from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.app.session import Session, source_of
@@ -17,17 +18,31 @@ from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.source.paths import display
 
+_MANY_FILES: Final = 10_000
+_MANY_BYTES: Final = 1 << 30
+
 
 def back_up(
     session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock."""
     session.clear_leftovers()
-    options = dataclasses.replace(session.backup_options(watch.run), stop=stop.is_set, accept_loss=accept_loss)
+    options = dataclasses.replace(
+        session.backup_options(watch.run),
+        stop=stop.is_set,
+        accept_loss=accept_loss,
+        announce=partial(_announce, monitor, watch.run),
+    )
     prover = partial(session.prover, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
     with working_on(watch.run):
         return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
+
+
+def _announce(monitor: Monitor, run: str, file_count: int, size_bytes: int) -> None:
+    """Say beforehand how much a backup reads, if that takes long."""
+    if file_count >= _MANY_FILES or size_bytes >= _MANY_BYTES:
+        monitor.notice("status", f"{run}: {count(file_count, 'file')} to read, {size(size_bytes)}")
 
 
 def outcome(result: BackupResult) -> PassResult:

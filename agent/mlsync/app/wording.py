@@ -10,11 +10,21 @@ _STEP = 1024
 
 def size(count_bytes: float) -> str:
     """Return a size in binary units."""
+    return f"{scaled(count_bytes, count_bytes)} {_UNITS[_unit_of(count_bytes)]}"
+
+
+def scaled(count_bytes: float, whole_bytes: float) -> str:
+    """Return the number of a size in the unit that ``size`` takes for *whole_bytes*."""
+    unit = _unit_of(whole_bytes)
+    return f"{count_bytes / _STEP**unit:.{1 if unit else 0}f}"
+
+
+def _unit_of(count_bytes: float) -> int:
     unit = 0
     while abs(count_bytes) >= _STEP and unit < len(_UNITS) - 1:
         count_bytes /= _STEP
         unit += 1
-    return f"{count_bytes:.0f} B" if unit == 0 else f"{count_bytes:.1f} {_UNITS[unit]}"
+    return unit
 
 
 def count(number: int, noun: str) -> str:

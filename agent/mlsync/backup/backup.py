@@ -76,10 +76,12 @@ def _attempt(job: Job) -> BackupResult:
     _LOG.debug("looking for changed files in %s", display(job.source.directory))
     # The content of a lost pack is to be stored again, changed or not.
     unchanged = None
-    if not job.avoided.lost:
-        unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
-    _LOG.debug("looking for the last version")
-    parent = find_parent(job.repository, job.state, job.source.run)
+    with job.monitor.task(f"{job.source.run}: looking for changes", None) as task:
+        if not job.avoided.lost:
+            unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
+        _LOG.debug("looking for the last version")
+        task.say("looking for the last version")
+        parent = find_parent(job.repository, job.state, job.source.run)
     if unchanged is not None and parent.is_remembered:
         return _result(job.source, parent.number, unchanged, started_s)
     # Imported late: most backups find nothing changed, and need none of what reads, cuts and proves.

@@ -100,19 +100,22 @@ def _now() -> _Moment:
 def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
     """Make the version that follows *last*, or none if nothing but times differs; return what was done."""
     with Root.open_watched(job.source.directory) as root:
-        scanned = _scan(job, root, last)
+        with job.monitor.task(f"{job.source.run}: scanning", None):
+            scanned = _scan(job, root, last)
         begin = _now()
-        journal = _resume_uploads(job)
+        with job.monitor.task(f"{job.source.run}: resuming uploads", None):
+            journal = _resume_uploads(job)
         with job.open_prover() as prover:
             stored = _store(job, root, scanned, prover, journal)
             between = _now()
             read_back_bytes = prove(job, root, stored.records, prover)
         end = _now()
         candidate = stored.records.candidate(scanned.cache)
-        if candidate.differs:
-            committed = _commit(job, scanned, stored, candidate)
-        else:
-            committed = _no_version(job, scanned.parent, candidate)
+        with job.monitor.task(f"{job.source.run}: committing", None):
+            if candidate.differs:
+                committed = _commit(job, scanned, stored, candidate)
+            else:
+                committed = _no_version(job, scanned.parent, candidate)
     return BackupResult(
         job.source.run,
         last.number,
@@ -218,6 +221,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
     records = _first_records(job, scanned.tree, scanned.cache)
     changed = [found for found in scanned.tree.found if records[found.path].status is Status.CHANGED]
     total_bytes = sum(found.stat.size_bytes for found in changed)
+    job.options.announce(len(changed), total_bytes)
     with job.monitor.task(f"{job.source.run}: reading", total_bytes) as task:
         archiver = Archiver(
             root,
@@ -232,7 +236,9 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
         try:
             for found in changed:
                 job.check_stop()
+                task.say(display(found.path))
                 records[found.path].archive(archiver)
+            task.say("waiting until all is stored")
             stats = writer.finish()
             writer.remember_durable(job.remember_chunks)
         except BaseException as error:
@@ -324,7 +330,8 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     """Write the manifest, and remember the version; all packs that it relies on are in the store before and after."""
     source, parent, index, refs = job.source, scanned.parent, stored.chunk_index, list(refs_of(candidate.entries))
     refuse_lost(job.repository, index.old_refs(refs), job.repository.tombstones())
-    why = () if stored.stats.new_bytes else reasons(stored.records, candidate.troubles, source, job.avoided)
+    is_without_news = parent.number and not stored.stats.new_bytes
+    why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
     manifest = Manifest(_root_of(job, scanned, stored, candidate, why), candidate.entries)
     new = manifest.root
     warn_of_clamped(job, candidate.clamped)

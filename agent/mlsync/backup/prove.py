@@ -67,6 +67,7 @@ def _read_back(
     total_bytes = sum(entry.size_bytes for entry in (*plain, *checkpoints))
     with job.monitor.task(f"{job.source.run}: proving", total_bytes) as task:
         advance = job.stoppable(task.advance)
+        proving.say = task.say
         proving.read_back(plain, advance)
         moved = records.moved_parts() | unloaded | {entry.path for entry in checkpoints}
         wholes = proving.wholes(moved, records.entries)

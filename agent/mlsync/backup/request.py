@@ -40,7 +40,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class BackupOptions:
-    """How a backup is done; it calls *stop* at safe points.
+    """How a backup is done; it calls *stop* at safe points, and *announce* with the files and bytes that it will read.
 
     *read_back* says what is read back from the store before a version is committed: what is ``new`` in it, ``all`` of
     it, or ``none``, which leaves the proof to later. *uploads* is the directory of the notes by which an interrupted
@@ -56,6 +56,7 @@ class BackupOptions:
     loading: LoadingOptions | None = None
     policy: Policy = NO_POLICY
     accept_loss: bool = False
+    announce: Callable[[int, int], None] = lambda _files, _bytes: None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns

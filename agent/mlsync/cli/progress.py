@@ -1,104 +1,100 @@
-"""Progress for a person: bars on a terminal, nothing in a pipe, notices on stderr in both cases."""
+"""Progress for a person: one line that changes on a terminal, a few that stay in a pipe; notices on stderr in both."""
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import Final, TextIO
 
+from mlsync.app.forecast import ForecastTask, Speed
+from mlsync.cli.live_line import LiveLine, may_draw
 from mlsync.cli.output import printable
-from mlsync.monitor import NoticeLevel, Task
+from mlsync.cli.progress_line import FINE, PLAIN, View, progress_line
+from mlsync.monitor import NoticeLevel, SilentTask, Task
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+# Long enough not to jump, and short enough to follow a network that gets slower.
+_SPEED_S: Final = 10.0
+_TURNS_PER_S: Final = 10
 
 
 class TerminalMonitor:
-    """Shows progress bars if stderr is a terminal, and the notices that the options ask for."""
+    """Shows progress in a line if *stream*, stderr, is a terminal, and the notices that the options ask for.
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False, bars: bool = True) -> None:
+    Elsewhere a task that takes long says how long, in a line now and then. Of several tasks the newest is shown.
+    """
+
+    def __init__(
+        self, *, quiet: bool = False, verbose: bool = False, bars: bool = True, stream: TextIO | None = None
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._verbose = verbose
-        self._bars = bars and sys.stderr.isatty() and not quiet
+        self._forecasts = bars and not quiet
+        self._line = LiveLine(self._shown, self._stream) if self._forecasts and may_draw(self._stream) else None
+        self._signs = FINE if (self._stream.encoding or "").lower().startswith("utf") else PLAIN
         self._lock = threading.Lock()
-        self._progress: Progress | None = None
-        self._open_count = 0
+        self._open: list[_ShownTask] = []
 
     @contextmanager
     def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
-        """Show a bar while the task is open."""
-        if not self._bars or not total:
-            yield _NoTask()
+        """Show a task while it is open."""
+        if self._line is None:
+            yield ForecastTask(self, name, total, unit) if self._forecasts else SilentTask()
             return
-        progress = self._begin(unit)
-        task_id = progress.add_task(name, total=total)
+        task = _ShownTask(printable(name), total, unit)
+        with self._lock:
+            self._open.append(task)
+        self._line.show()
         try:
-            yield _BarTask(progress, task_id)
+            yield task
         finally:
-            progress.remove_task(task_id)
-            self._end()
+            with self._lock:
+                self._open.remove(task)
+                is_last = not self._open
+            if is_last:
+                self._line.hide()
 
     def notice(self, level: NoticeLevel, text: str) -> None:
-        """Print it on stderr, above the bars."""
+        """Print it on stderr, above the line that changes."""
         if (level == "info" and not self._verbose) or (self._quiet and level != "error"):
             return
-        line = printable(text if level == "info" else f"{level}: {text}")
-        if self._progress is not None:
-            self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        line = printable(text if level in ("info", "status") else f"{level}: {text}")
+        if self._line is not None:
+            self._line.print_above(line)
         else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is where printing is done
+            print(line, file=self._stream, flush=True)
 
-    def _begin(self, unit: str) -> Progress:
+    def _shown(self, columns: int) -> str:
         with self._lock:
-            self._open_count += 1
-            if self._progress is None:
-                self._progress = _bars(unit)
-                self._progress.start()
-            return self._progress
-
-    def _end(self) -> None:
-        with self._lock:
-            self._open_count -= 1
-            if self._open_count == 0 and self._progress is not None:
-                self._progress.stop()
-                self._progress = None
+            task = self._open[-1] if self._open else None
+        return "" if task is None else progress_line(task.view(time.monotonic()), columns, self._signs)
 
 
-class _NoTask:
-    def advance(self, amount: int) -> None:
-        """Drop it."""
-
-
-class _BarTask:
-    def __init__(self, progress: Progress, task_id: TaskID) -> None:
-        self._progress = progress
-        self._task_id = task_id
+class _ShownTask:
+    def __init__(self, name: str, total: int | None, unit: str) -> None:
+        self._name = name
+        self._total = total
+        self._unit = unit
+        self._done = 0
+        self._what = ""
+        self._speed = Speed(_SPEED_S)
 
     def advance(self, amount: int) -> None:
         """Move the bar."""
-        self._progress.advance(self._task_id, amount)
+        self._done += amount
 
+    def say(self, what: str) -> None:
+        """Show what is being done."""
+        self._what = what
 
-def _bars(unit: str) -> Progress:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    amount = [DownloadColumn(binary_units=True), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *amount,
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    def view(self, now_s: float) -> View:
+        """Return the task as it is now; the rate is measured between the calls."""
+        done = self._done
+        if done:
+            self._speed.sample(done, now_s)
+        rate = self._speed.rate(done, now_s)
+        turn = int(now_s * _TURNS_PER_S)
+        return View(self._name, printable(self._what), done, self._total, self._unit, rate, turn)

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_TEXT = b"\nmlsync: stopping at the next safe point; once more to end at once\n"
+from mlsync.cli.live_line import interruption
+
+_TEXT = b"mlsync: stopping at the next safe point; once more to end at once"
 _STDERR = 2
 
 
@@ -27,7 +29,7 @@ def stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
         # Not print: the interrupted code may be inside of it.
-        os.write(_STDERR, _TEXT)
+        os.write(_STDERR, interruption(_TEXT))
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

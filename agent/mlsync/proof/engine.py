@@ -188,10 +188,14 @@ class Transfer:
 
 def stride_bytes(device: str) -> int:
     """Return the distance of the windows: large if there may be a GPU, else small enough for a CPU's cache."""
+    return WINDOW_STRIDE_BYTES if may_use_gpu(device) else _SHORT_WINDOW_BYTES
+
+
+def may_use_gpu(device: str) -> bool:
+    """Return whether the child looks for a GPU, for which it imports torch."""
     from mlsync.proof.programs.gpus import why_none
 
-    may_be_gpu = device.startswith("cuda") or (device != "cpu" and not why_none())
-    return WINDOW_STRIDE_BYTES if may_be_gpu else _SHORT_WINDOW_BYTES
+    return device.startswith("cuda") or (device != "cpu" and not why_none())
 
 
 def storages_to_send(content: Content) -> Sequence[Storage]:

@@ -16,7 +16,7 @@ import msgspec
 from mlsync.errors import DeviceMissing, ObjectDamaged, ProofUnavailable, PythonUnfit, TorchMissing
 from mlsync.formats.layout import UNKNOWN, ByteSource, Content
 from mlsync.proof.child import DeviceInfo
-from mlsync.proof.engine import Engine, Transfer, storages_to_send, without_frames
+from mlsync.proof.engine import Engine, Transfer, may_use_gpu, storages_to_send, without_frames
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.proof.numbers import number_facts, number_findings
 from mlsync.proof.options import ProofOptions
@@ -55,6 +55,8 @@ class Prover:
         self._user, self._as_root = options.user, options.as_root
         self._lasting_error: ProofUnavailable | None = None
         self._is_begun = False
+        #: Called with what is waited for while the child starts, and with nothing once it is ready.
+        self.on_wait: Callable[[str], None] = _unheard
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +158,10 @@ class Prover:
     def _ready(self) -> Engine:
         if self._engine is None:
             self._engine = self._started()
-        self._engine.wait_ready()
+        if not self._engine.is_ready:
+            self.on_wait("importing torch" if may_use_gpu(self._options.device) else "starting the proof")
+            self._engine.wait_ready()
+            self.on_wait("")
         return self._engine
 
     def _started(self) -> Engine:
@@ -195,6 +200,10 @@ class Prover:
             return _NO_DEVICE
         uncounted = transfer.uncounted()
         return f"numbers of {', '.join(uncounted)} were not counted: this torch has none" if uncounted else ""
+
+
+def _unheard(_what: str) -> None:
+    """Tell nobody."""
 
 
 def _confirmed_faults(source: ProofSource, inspection: Inspection, transfer: Transfer, tail: ZeroTail) -> list[Finding]:

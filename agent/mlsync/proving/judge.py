@@ -17,6 +17,7 @@ from mlsync.proving.policy import Policy
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.tokens import EntryKind
+from mlsync.source.paths import display
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirectory, name_of
 from mlsync.versions.stored_file import RestoredFile, whole
@@ -42,6 +43,10 @@ class Proving:
         self._loaded: dict[Hashable, Loaded | ProofUnavailable] = {}
         self._judged = dict(known or {})
         self._last_metadata: tuple[Entry, bytes | None] | None = None
+        #: Called with what is being done: the file that is proved, or what its proof waits for.
+        self.say: Callable[[str], None] = _unheard
+        prover.on_wait = lambda what: self.say(what or self._path)
+        self._path = ""
 
     @property
     def read_bytes(self) -> int:
@@ -53,6 +58,8 @@ class Proving:
 
         They are many and small: they are one stream, so that neighbours in a pack are fetched together.
         """
+        if entries:
+            self.say("reading back what is no checkpoint")
         chunks = self._reader.stream(ref for entry in entries for ref in entry.chunks)
         for entry in entries:
             for _ in whole(entry, chunks):
@@ -71,6 +78,8 @@ class Proving:
         *beside* are the entries of its version: a shard cannot be checked without the metadata beside it. A file in one
         of the *wholes* is not loaded by itself.
         """
+        self._path = display(entry.path)
+        self.say(self._path)
         content = content_of(entry, beside)
         judged = self._judged.get(content)
         if judged is None:
@@ -131,6 +140,7 @@ class Proving:
         """Load *entries*, equal *content* once; return the result."""
         assert self._loading is not None
         if content not in self._loaded:
+            self.say(f"loading {display(name)} by {self._loading.name}")
             try:
                 self._loaded[content] = self._loading.load(entries, name, lambda: advance(0))
             except ProofUnavailable as error:
@@ -144,6 +154,10 @@ class Proving:
         if self._last_metadata is None or self._last_metadata[0] != entry:
             self._last_metadata = entry, fitting_metadata(entry, beside, self._reader)
         return self._last_metadata[1]
+
+
+def _unheard(_what: str) -> None:
+    """Tell nobody."""
 
 
 def refusing_policy(proof: Proof, policy: Policy) -> str:

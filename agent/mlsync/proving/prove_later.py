@@ -147,7 +147,7 @@ class LaterProver:
             wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
         result = LaterResult(stored.root.run, stored.root.number, self._wanted(stored.root))
         # Before anything is read: a missing device must not cost traffic on every attempt.
-        if wanted and result.required_level >= Level.DEVICE and self._prover.open() is None:
+        if wanted and result.required_level >= Level.DEVICE and not self._has_device(result):
             advice = 'say --device cpu, or set device in [proof] to "auto"'
             raise DeviceMissing("the configuration wants no device for the proof", advice=advice)
         try:
@@ -159,6 +159,13 @@ class LaterProver:
         result.seconds = time.monotonic() - began_s
         return result
 
+    def _has_device(self, result: LaterResult) -> bool:
+        """Start the child; return whether it has a device."""
+        name = f"{result.run} version {result.version}: starting the proof"
+        with self._monitor.task(name, None) as task:
+            self._proving.say = task.say
+            return self._prover.open() is not None
+
     def _judge(self, entries: list[Entry], beside: Entries, result: LaterResult) -> None:
         def advance(amount: int) -> None:
             # Within a file too: a service manager kills half a minute after the stop, and what is not recorded is lost.
@@ -168,6 +175,7 @@ class LaterProver:
 
         name = f"{result.run} version {result.version}: proving"
         with self._monitor.task(name, sum(entry.size_bytes for entry in entries)) as task:
+            self._proving.say = task.say
             wholes = self._proving.wholes([entry.path for entry in entries], beside)
             for entry in entries:
                 advance(0)

@@ -62,6 +62,7 @@ def verify(
     task_name = f"{manifest.root.run} version {manifest.root.number}: verifying"
     with repository.reader() as reader, monitor.task(task_name, sum(entry.size_bytes for entry in files)) as task:
         proving = Proving(reader, prover, loading=Loading.of(loading, reader, repository))
+        proving.say = task.say
         proving.read_back([entry for entry in files if entry.proof is None], task.advance)
         beside = {entry.path: entry for entry in manifest.entries}
         checkpoints = [entry for entry in files if entry.proof is not None]

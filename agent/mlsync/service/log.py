@@ -10,12 +10,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TextIO
 
+from mlsync.app.forecast import ForecastTask
 from mlsync.log_context import labelled
 from mlsync.monitor import NoticeLevel, SilentMonitor, Task
 
 _LOG: Final = logging.getLogger(__name__)
 _OURS: Final = logging.getLogger("mlsync")
-_LEVELS: Mapping[NoticeLevel, int] = {"info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_LEVELS: Mapping[NoticeLevel, int] = {
+    "info": logging.INFO,
+    "status": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 # syslog(3): 7 debug, 6 info, 4 warning, 3 error, 2 critical
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 
@@ -30,7 +36,10 @@ class JournalFormatter(logging.Formatter):
 
 
 class LogMonitor(SilentMonitor):
-    """Logs notices, and when tasks begin and end: the monitor of a service, and of commands with ``-vv``."""
+    """Logs notices, when tasks begin and end, and how long the long ones take.
+
+    It is the monitor of a service, and of commands with ``-vv``.
+    """
 
     @contextmanager
     def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
@@ -38,8 +47,7 @@ class LogMonitor(SilentMonitor):
         began_s = time.monotonic()
         _LOG.debug("%s: begins%s", name, "" if total is None else f", {total} {unit}")
         try:
-            with super().task(name, total, unit) as task:
-                yield task
+            yield ForecastTask(self, name, total, unit)
         except BaseException as error:
             _LOG.debug("%s: fails after %.1f s: %s", name, time.monotonic() - began_s, error)
             raise

@@ -113,12 +113,12 @@ class PassChild(LogMonitor):
     @contextmanager
     def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
         """Open a task whose progress reaches the agent as heartbeats."""
-        self.advance(0)
-        with super().task(name, total, unit):
-            yield self
-        self.advance(0)
+        self.beat()
+        with super().task(name, total, unit) as task:
+            yield _BeatingTask(self, task)
+        self.beat()
 
-    def advance(self, amount: int) -> None:  # noqa: ARG002 - the protocol's
+    def beat(self) -> None:
         """Send a heartbeat, unless one was sent a moment ago."""
         now_s = time.monotonic()
         if now_s >= self._beaten_s + _BEAT_S:
@@ -128,13 +128,31 @@ class PassChild(LogMonitor):
     def notice(self, level: NoticeLevel, text: str) -> None:
         """Log it, and count it as progress."""
         super().notice(level, text)
-        self.advance(0)
+        self.beat()
 
     def _send(self, **message: Any) -> None:
         line = memoryview(json.dumps(message).encode() + b"\n")
         with self._lock:
             while line:
                 line = line[os.write(self._answers, line) :]
+
+
+class _BeatingTask:
+    """A task of *child* whose progress reaches the agent as heartbeats."""
+
+    def __init__(self, child: PassChild, task: Task) -> None:
+        self._child = child
+        self._task = task
+
+    def advance(self, amount: int) -> None:
+        """Report the progress."""
+        self._child.beat()
+        self._task.advance(amount)
+
+    def say(self, what: str) -> None:
+        """Report that something goes on."""
+        self._child.beat()
+        self._task.say(what)
 
 
 def _as_json(error: Error) -> dict[str, Any]:
