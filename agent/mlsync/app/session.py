@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, cast
@@ -67,12 +67,17 @@ class Session:
         monitor: Monitor,
         *,
         first_contact_s: float = BUDGET_S,
+        found_id: Callable[[bytes], None] = lambda _repository_id: None,
     ) -> Self:
-        """Open the repository that *config* names; *find_unlock* is called once the repository is known to exist."""
+        """Open the repository that *config* names.
+
+        *find_unlock* is called once the repository is known to exist, and before it *found_id* with its id.
+        """
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
         try:
             found = Repository.look(_retrying(counted, monitor, first_contact_s))
+            found_id(found.repository_id)
             likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
             store = _retrying(counted, monitor)
             repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
@@ -93,14 +98,22 @@ class Session:
         return cls(config, counted, repository)
 
     @classmethod
-    def create(cls, config: Config, unlock: Unlock, monitor: Monitor, *, group: int | None = None) -> Self:
-        """Make the repository that *config* names, for this user or for the members of *group*."""
+    def create(
+        cls, config: Config, find_unlock: Callable[[], Unlock], monitor: Monitor, *, group: int | None = None
+    ) -> Self:
+        """Make the repository that *config* names, for this user or for the members of *group*.
+
+        *find_unlock* is called once it is known that the repository can be made.
+        """
+        # Opening a bucket finds out what may be written there, and leaves nothing. A directory would stay.
+        unlock = None if config.repository_directory is None else find_unlock()
         inner = open_store(config.repository, store_options(config), create=True, group=group)
         if not inner.conditional_create:
             monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
+            unlock = unlock or find_unlock()
             repository = Repository.create(store, unlock, conditional_create=inner.conditional_create)
             return cls(config, counted, repository)
         except BaseException:
@@ -181,12 +194,21 @@ class Session:
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:
     """Raise ``RepositoryExists`` before anybody has to type a new passphrase; a missing place is fine."""
-    try:
-        inner = open_store(config.repository, store_options(config))
-    except RepositoryMissing:
-        return
-    try:
+    with suppress(RepositoryMissing), _opened(config) as inner:
         Repository.refuse_existing(_retrying(inner, monitor, FIRST_CONTACT_S))
+
+
+def refuse_missing(config: Config, monitor: Monitor) -> None:
+    """Raise ``RepositoryMissing``, or what else can be known of a repository without its keys."""
+    with _opened(config) as inner:
+        Repository.look(_retrying(inner, monitor, FIRST_CONTACT_S))
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[Store]:
+    inner = open_store(config.repository, store_options(config))
+    try:
+        yield inner
     finally:
         inner.close()
 
