@@ -21,7 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
-from mlsync.source.state import Head, State, seen_heads
+from mlsync.source.state import Head, Made, State, newest_made, seen_heads
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
@@ -42,6 +42,7 @@ _LOG: Final = logging.getLogger(__name__)
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
+PLACE_FILE = "repository-place"
 UPLOADS_DIRECTORY = "uploads"
 LOADING_DIRECTORY = "loading"
 # The level that a proof must reach by default: the bytes on the device are those of the file. Level 4 checks the
@@ -78,7 +79,7 @@ class Session:
         try:
             found = Repository.look(_retrying(counted, monitor, first_contact_s))
             found_id(found.repository_id)
-            likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
+            likely_slot = _read_hint(_state_directory(config, found.repository_id) / SLOT_FILE)
             store = _retrying(counted, monitor)
             repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
         except BaseException:
@@ -147,7 +148,8 @@ class Session:
         with self._state_lock:
             if self._state is None:
                 self._state = State.open(state_path(self.config, self.repository.repository_id))
-                _write_slot_name(self.state_directory, self.repository.slot)
+                _write_hint(self.state_directory / SLOT_FILE, self.repository.slot)
+                _write_hint(self.state_directory / PLACE_FILE, self.config.repository)
             return self._state
 
     def seen_heads(self) -> dict[str, Head]:
@@ -331,17 +333,34 @@ def _state_directory(config: Config, repository_id: bytes) -> Path:
     return config.state_directory / repository_id.hex()
 
 
-def _read_slot_name(directory: Path) -> str | None:
-    """Return the name of the key slot that opened last time, which is only a hint and no secret."""
+def known_versions(config: Config) -> dict[str, Made]:
+    """Return the newest version of each run that the local state knows, without a look into the repository.
+
+    Empty if nothing was done yet with the repository at this place on this machine.
+    """
+    known: dict[str, Made] = {}
+    with suppress(OSError):
+        # A repository that was made anew at the same place has another id, and the older state tells nothing of it.
+        states = [entry for entry in config.state_directory.iterdir() if _is_state_of(entry, config.repository)]
+        newest = max(states, key=lambda entry: (entry / STATE_FILE).stat().st_mtime, default=None)
+        known = {} if newest is None else newest_made(newest / STATE_FILE)
+    return known
+
+
+def _is_state_of(directory: Path, place: str) -> bool:
+    return _read_hint(directory / PLACE_FILE) == place and (directory / STATE_FILE).is_file()
+
+
+def _read_hint(path: Path) -> str | None:
+    """Return what was noted for the next time, which is no secret; ``None`` for nothing."""
     try:
-        return (directory / SLOT_FILE).read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, ValueError):
         return None
 
 
-def _write_slot_name(directory: Path, name: str) -> None:
-    if _read_slot_name(directory) != name:
+def _write_hint(path: Path, text: str) -> None:
+    if _read_hint(path) != text:
         with suppress(OSError):
-            path = directory / SLOT_FILE
             path.touch(mode=0o600)
-            path.write_text(name, "utf-8")
+            path.write_text(text, "utf-8")
