@@ -26,7 +26,11 @@
     |  |- PassphraseMissing       20   no passphrase or key file was given
     |  |- WrongPassphrase         21   no key slot opens with what was given
     |  |- KeySlotDamaged          22   a key slot does not parse
-    |  `- PassphraseWeak          23   a new passphrase that is too short
+    |  |- PassphraseWeak          23   a new passphrase that is too short
+    |  |- KeySlotMissing          24   no such key slot
+    |  |- KeySlotInUse            25   the key slot that opened the repository stays; or the secret has one already
+    |  |- KeySlotsFull            26   no room for another key slot
+    |  `- KeySlotKept             27   an old key slot could not be removed, and still opens
     |- Damage
     |  |- ObjectMissing           30   an object that a version needs is not there
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
@@ -237,6 +241,30 @@ class PassphraseWeak(KeyProblem):
     """A new passphrase is so short that it can be guessed."""
 
     exit_code = 23
+
+
+class KeySlotMissing(KeyProblem):
+    """There is no such key slot, or there are several."""
+
+    exit_code = 24
+
+
+class KeySlotInUse(KeyProblem):
+    """A key slot opened the repository for this command and stays, or opens with the new secret already."""
+
+    exit_code = 25
+
+
+class KeySlotsFull(KeyProblem):
+    """Readers would not try another key slot."""
+
+    exit_code = 26
+
+
+class KeySlotKept(KeyProblem):
+    """A key slot that was to be removed is still there; everything else is done."""
+
+    exit_code = 27
 
 
 class Damage(Error):

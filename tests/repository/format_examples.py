@@ -14,7 +14,7 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.repository import header, keyslot, names, sealed_object
-from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
     ChunkRef,
@@ -36,7 +36,7 @@ from mlsync.values import Finding, Proof, Severity
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 # A name, and what stands in the block: hexadecimal, or the text of an object that is JSON.
 BLOCK = re.compile(r"^```(?:hex|json) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TEXTS = ("header", "key-slot", "key-file-slot")
+TEXTS = ("header", "key-slot", "key-file-slot", "recovery-key-slot")
 INPUT = re.compile(r"^\| `([a-z ]+)` \| `(.*)` \|$", re.MULTILINE)
 _LINE_BYTES = 32
 
@@ -62,6 +62,7 @@ class Examples:
         self.machine = bytes.fromhex(stated["machine"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
         self.key_file = KeyFile(bytes.fromhex(stated["key file"]))
+        self.recovery_key = RecoveryKey(bytes.fromhex(stated["recovery key"]))
         self.run = stated["run"]
         self.plain = stated["chunk"].encode()
         self.name = chunk_name(self.keys.of("chunk name"), self.plain)
@@ -87,6 +88,7 @@ class Examples:
             "header": [(header.encode(self.keys, conditional_create=True), "")],
             "key-slot": [(self.slot(self.passphrase), "")],
             "key-file-slot": [(self.slot(self.key_file), "")],
+            "recovery-key-slot": [(self.slot(self.recovery_key), "")],
             "pack": self.pack_parts,
             "footer": [(msgspec.msgpack.encode(self.records()), "")],
             "planes": self.planes(),
@@ -97,7 +99,7 @@ class Examples:
             "later-proof": self.later_proof_object(),
         }
 
-    def slot(self, unlock: Passphrase | KeyFile) -> bytes:
+    def slot(self, unlock: Unlock) -> bytes:
         """A key slot, cheap to open."""
         return keyslot.make(unlock, self.keys.master, self.keys.repository_id, self.slot_salt, Stretching(64, 1, 1))
 

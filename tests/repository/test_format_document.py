@@ -21,7 +21,7 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, names, room, sealed_object, segments
+from mlsync.repository import header, keyslot, names, recovery_key, room, sealed_object, segments
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
@@ -56,11 +56,25 @@ def test_the_header_example_is_read():
     assert found.is_of(EXAMPLES.keys)
 
 
-@pytest.mark.parametrize(("name", "unlock"), [("key-slot", EXAMPLES.passphrase), ("key-file-slot", EXAMPLES.key_file)])
+@pytest.mark.parametrize(
+    ("name", "unlock"),
+    [
+        ("key-slot", EXAMPLES.passphrase),
+        ("key-file-slot", EXAMPLES.key_file),
+        ("recovery-key-slot", EXAMPLES.recovery_key),
+    ],
+)
 def test_the_key_slot_examples_open(name, unlock):
     """The document's slots give the document's master key."""
     slot = keyslot.parse(parse(name), "document")
     assert keyslot.unwrap(slot, unlock) == EXAMPLES.keys.master
+
+
+def test_the_recovery_keys_text_is_the_documents():
+    """The text that the document gives for the recovery key is what mlsync prints for it, and reads."""
+    stated = inputs()
+    assert recovery_key.write(EXAMPLES.recovery_key.secret) == stated["recovery key text"]
+    assert recovery_key.read(stated["recovery key text"]) == (EXAMPLES.recovery_key.secret, [])
 
 
 def test_the_pack_example_is_read():

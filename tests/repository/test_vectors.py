@@ -12,7 +12,7 @@ from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
 from mlsync.repository import header, keyslot, names, sealed_object
-from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
 
@@ -85,8 +85,8 @@ def _manifest(fields, keys, body):
 
 
 def _slot(fields, keys, body):
-    is_file = "key file" in fields
-    unlock = KeyFile(bytes.fromhex(fields["key file"])) if is_file else Passphrase(bytes.fromhex(fields["passphrase"]))
+    kinds = {"key file": KeyFile, "recovery key": RecoveryKey, "passphrase": Passphrase}
+    (unlock,) = [kind(bytes.fromhex(fields[name])) for name, kind in kinds.items() if name in fields]
     master = keyslot.unwrap(keyslot.parse(body, fields["name"]), unlock)
     if master is None:
         raise keyslot.wrong_unlock(unlock, fields["name"])

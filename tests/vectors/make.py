@@ -21,7 +21,7 @@ from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import Seal
 from mlsync.repository import header, keyslot
-from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent
@@ -30,6 +30,7 @@ PACK_ID = hashlib.sha256(b"vector pack").digest()[:16]
 SALT = hashlib.sha256(b"vector salt").digest()
 PASSPHRASE = Passphrase("Grüße vom Wächter".encode())
 KEY_FILE = KeyFile(hashlib.sha256(b"vector key file").digest())
+PAPER = RecoveryKey(hashlib.sha256(b"vector recovery key").digest())
 PACK_NAME = f"packs/{PACK_ID.hex()[:2]}/{PACK_ID.hex()}"
 VERSION_NAME = f"versions/{hashlib.sha256(b'vector run').hexdigest()[:32]}/0000000042"
 CHUNKS = (b"the first chunk", bytes(range(256)) * 3)
@@ -70,7 +71,7 @@ def manifest(coding: int, plain_bytes: int, coded: bytes, *, version: int = 1, m
     return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
 
 
-def slot(unlock: Passphrase | KeyFile) -> bytes:
+def slot(unlock: Unlock) -> bytes:
     """A key slot that costs nothing to open."""
     return keyslot.make(unlock, KEYS.master, KEYS.repository_id, SALT[:16], Stretching(64, 1, 1))
 
@@ -195,6 +196,9 @@ def slots() -> Iterator[Vector]:
     content = {"content": hashlib.sha256(KEYS.master).hexdigest()}
     yield "slot-passphrase", "success", passphrase | content, sound
     yield "slot-key-file", "success", key_file | content, file
+    paper = slot(PAPER)
+    yield "slot-recovery-key", "success", {"recovery key": PAPER.secret.hex()} | content, paper
+    yield "slot-recovery-key-as-key-file", "wrong key", {"key file": PAPER.secret.hex()}, paper
     yield "slot-other-passphrase", "wrong key", {"passphrase": b"something else".hex()}, sound
     yield "slot-other-key-file", "wrong key", {"key file": "00" * 32}, file
     yield "slot-kinds-crossed", "wrong key", {"key file": PASSPHRASE.secret.hex().ljust(64, "0")}, sound

@@ -16,8 +16,9 @@ from mlsync.app.privacy import PASSPHRASE_VARIABLE
 from mlsync.app.wording import count
 from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
-from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak
-from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak, WrongPassphrase
+from mlsync.repository import recovery_key
+from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Unlock
 
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
@@ -38,13 +39,11 @@ def find_secret(
     environ: Mapping[str, str] = os.environ,
     prompt: Prompt | None = None,
     confirm: bool = False,
-    before_prompt: Callable[[], object] = lambda: None,
-) -> Passphrase | KeyFile:
+) -> Unlock:
     """Return the secret from the first place that has one.
 
     The places are *asked* (options), *passphrase* (the environment's, taken out of it at the start), *configured*,
     systemd's credentials, and a person, who is asked only at a terminal or through *prompt*, twice with *confirm*.
-    *before_prompt* is called before a person is asked, and can raise what makes asking useless.
     """
     secret = _from_files(asked or KeySettings())
     if secret is None and passphrase is not None:
@@ -56,11 +55,23 @@ def find_secret(
         prompt = getpass.getpass
     if prompt is None:
         raise _missing()
-    before_prompt()
-    return _passphrase(_from_person(prompt, confirm=confirm), "the prompt")
+    return _passphrase(_from_person(prompt, "Passphrase", confirm=confirm), "the prompt")
 
 
-def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
+def find_new_secret(asked: KeySettings, *, prompt: Prompt | None = None) -> Unlock:
+    """Return a secret for another key slot: from the files that were *asked* for, or typed twice by a person."""
+    secret = _from_files(asked)
+    if secret is not None:
+        return secret
+    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
+        prompt = getpass.getpass
+    if prompt is None:
+        advice = "give --new-passphrase-file, --new-key-file or --recovery, or run it at a terminal"
+        raise PassphraseMissing("no new passphrase and no new key file", advice=advice)
+    return _passphrase(_from_person(prompt, "New passphrase", confirm=True), "the prompt")
+
+
+def _from_files(settings: KeySettings) -> Unlock | None:
     if settings.passphrase_file and settings.key_file:
         raise ConfigInvalid("both a passphrase file and a key file were given", advice="keep one of them")
     if settings.key_file:
@@ -70,7 +81,7 @@ def _from_files(settings: KeySettings) -> Passphrase | KeyFile | None:
     return None
 
 
-def _from_credentials(environ: Mapping[str, str]) -> Passphrase | KeyFile | None:
+def _from_credentials(environ: Mapping[str, str]) -> Unlock | None:
     """Return the credential that systemd gave this service, from a directory that systemd protects."""
     directory = environ.get("CREDENTIALS_DIRECTORY")
     if not directory:
@@ -84,10 +95,10 @@ def _from_credentials(environ: Mapping[str, str]) -> Passphrase | KeyFile | None
     return None
 
 
-def _from_person(prompt: Prompt, *, confirm: bool) -> bytes:
+def _from_person(prompt: Prompt, what: str, *, confirm: bool) -> bytes:
     try:
-        typed = os.fsencode(prompt("Passphrase: "))
-        if confirm and os.fsencode(prompt("Passphrase again: ")) != typed:
+        typed = os.fsencode(prompt(f"{what}: "))
+        if confirm and os.fsencode(prompt(f"{what} again: ")) != typed:
             raise PassphraseMissing("the two passphrases differ; nothing was done")
     except EOFError:
         raise _missing() from None
@@ -120,19 +131,32 @@ def _line(secret: bytes) -> bytes:
     return secret.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _passphrase(given: bytes, where: str) -> Passphrase:
+def _passphrase(given: bytes, where: str) -> Passphrase | RecoveryKey:
     """Return a passphrase in the form of ``docs/format.md``: text in NFC and UTF-8, other bytes unchanged.
 
-    Keyboards and systems send the same letters composed or decomposed, and both have to open the same repository.
+    Keyboards and systems send the same letters composed or decomposed, and both have to open the same repository. A
+    recovery key is typed wherever a passphrase is.
     """
     with suppress(UnicodeDecodeError):
-        given = unicodedata.normalize("NFC", given.decode()).encode()
+        text = given.decode()
+        typed = recovery_key.read(text)
+        if typed is not None:
+            return _recovery_key(*typed, where)
+        given = unicodedata.normalize("NFC", text).encode()
     return Passphrase(_not_empty(given, where))
 
 
-def refuse_weak(new: Passphrase | KeyFile) -> None:
+def _recovery_key(secret: bytes, wrong_groups: list[int], where: str) -> RecoveryKey:
+    if wrong_groups:
+        groups = " and ".join(map(str, wrong_groups))
+        what = f"the recovery key has a mistake in group {groups} of 13"
+        raise WrongPassphrase(what, where=where, advice="compare each letter with the paper")
+    return RecoveryKey(secret)
+
+
+def refuse_weak(new: Unlock) -> None:
     """Raise ``PassphraseWeak``, with a suggestion, for a new passphrase that can be guessed."""
-    if isinstance(new, KeyFile):
+    if not isinstance(new, Passphrase):
         return
     chars = len(new.secret.decode(errors="surrogateescape"))
     if chars < PASSPHRASE_CHARS_MIN:

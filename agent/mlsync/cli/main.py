@@ -21,7 +21,7 @@ from mlsync.errors import Error
 _EPILOG = """\b
 Exit status: 0 done; 1 a bug or an error without a number of its own; 2 wrong
 arguments or configuration; 3 stopped; 4 a file that root cannot trust; 5-6
-the service's unit; 10-19, 90-91 repository, run or version; 20-23 passphrase
+the service's unit; 10-19, 90-91 repository, run or version; 20-27 passphrase
 and keys; 30-33 damage; 40-45 the watched directory; 50 a checkpoint does not
 load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
 70-77 the store; 80-81 the local state. docs/errors.md lists them one by one.
@@ -32,7 +32,6 @@ load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
 COMMANDS: Final = (
     "demo",
     "init",
-    "status",
     "backup",
     "agent",
     "versions",
@@ -42,6 +41,7 @@ COMMANDS: Final = (
     "verify",
     "prove",
     "check",
+    "key",
     "service",
     "completion",
 )
@@ -69,12 +69,11 @@ class _Commands(Group):
     cls=_Commands,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    invoke_without_command=True,
+    no_args_is_help=True,
 )
 @click.version_option(mlsync.__version__, prog_name="mlsync", message="%(prog)s %(version)s")
 @with_common_options
-@click.pass_context
-def cli(ctx: click.Context, /, **_given: object) -> None:
+def cli(**_given: object) -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
     A version is listed only after its checkpoints were read back from the store and loaded. Begin with "mlsync init",
@@ -82,17 +81,6 @@ def cli(ctx: click.Context, /, **_given: object) -> None:
     restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and without a
     configuration.
     """
-    if ctx.invoked_subcommand is None:
-        _invoke_alone(ctx, "status")
-
-
-def _invoke_alone(ctx: click.Context, name: str) -> None:
-    """Run a command as if it had been named, with the options that were given."""
-    assert isinstance(ctx.command, click.Group)
-    _, command, _ = ctx.command.resolve_command(ctx, [name])
-    assert command is not None
-    with command.make_context(name, [], parent=ctx) as below:
-        command.invoke(below)
 
 
 def main() -> NoReturn:

@@ -1,8 +1,8 @@
-"""Key slots: the master key, wrapped once for each passphrase or key file.
+"""Key slots: the master key, wrapped once for each passphrase, key file or recovery key.
 
 Argon2id stretches a passphrase (RFC 9106; by default its second recommended setting, 64 MiB and three passes). A key
-file holds 32 random bytes or more, and HKDF alone derives its wrapping key. Each slot has a random salt, so its
-wrapping key is used once, and the nonce may be zero.
+file holds 32 random bytes or more and a recovery key 32, and HKDF alone derives their wrapping keys. Each slot has a
+random salt, so its wrapping key is used once, and the nonce may be zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SALT_BYTES: Final = 16
 KEY_FILE_BYTES_MIN: Final = 32
 _SEALED_BYTES: Final = MASTER_KEY_BYTES + TAG_BYTES
 _ZERO_NONCE: Final = bytes(NONCE_BYTES)
-_KEY_FILE_INFO: Final = b"mlsync 1 key file"
+_HKDF_INFO: Final = {"key-file": b"mlsync 1 key file", "recovery-key": b"mlsync 1 recovery key"}
 
 # A slot comes from a hostile store: the memory and time that it may ask for are bounded before they are spent.
 _MEMORY_KIB_MAX: Final = 1 << 20
@@ -58,7 +58,18 @@ class KeyFile:
         return "KeyFile(...)"
 
 
-Unlock: TypeAlias = Passphrase | KeyFile
+@dataclass(frozen=True, slots=True, repr=False)
+class RecoveryKey:
+    """The 32 bytes of a recovery key, which ``recovery_key`` writes and reads as text; the repr hides them."""
+
+    secret: bytes
+
+    def __repr__(self) -> str:
+        """Return a text without the secret."""
+        return "RecoveryKey(...)"
+
+
+Unlock: TypeAlias = Passphrase | KeyFile | RecoveryKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +81,11 @@ class Stretching:
     lanes: int = 4
 
 
-SlotKind = Literal["passphrase", "key-file"]
+SlotKind = Literal["passphrase", "key-file", "recovery-key"]
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key slot as it is stored: *salt* and *sealed* in base64, and the Argon2id numbers zero for a key file."""
+    """A key slot as it is stored: *salt* and *sealed* in base64, and the Argon2id numbers zero but for a passphrase."""
 
     mlsync: str
     format: int
@@ -101,10 +112,8 @@ def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stret
     """Return the bytes of a slot from which *unlock* obtains *master*."""
     if isinstance(unlock, KeyFile):
         check_key_file(unlock)
-        kind: SlotKind = "key-file"
-        cost = Stretching(0, 0, 0)
-    else:
-        kind, cost = "passphrase", stretching
+    kind = kind_of(unlock)
+    cost = stretching if kind == "passphrase" else Stretching(0, 0, 0)
     salt_text = base64.b64encode(salt).decode()
     slot = Slot(
         "key-slot",
@@ -142,16 +151,15 @@ def parse(body: bytes, where: str) -> Slot:
     bounds = (_MEMORY_KIB_MAX, _ITERATIONS_MAX, _LANES_MAX)
     if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):
         raise KeySlotDamaged("the key slot asks for more memory or time than any slot of ours", where=where)
-    if slot.kind == "key-file" and any(numbers):
-        raise KeySlotDamaged(
-            "the slot of a key file has a cost, which only a slot of a passphrase may have", where=where
-        )
+    if slot.kind != "passphrase" and any(numbers):
+        what = f"the slot of a {noun(slot.kind)} has a cost, which only a slot of a passphrase may have"
+        raise KeySlotDamaged(what, where=where)
     return slot
 
 
 def unwrap(slot: Slot, unlock: Unlock) -> bytes | None:
     """Return the master key, or ``None`` if *unlock* does not open this slot."""
-    if (slot.kind == "key-file") != isinstance(unlock, KeyFile):
+    if slot.kind != kind_of(unlock):
         return None
     sealed = base64.b64decode(slot.sealed)
     try:
@@ -168,7 +176,7 @@ def cost(stretching: Stretching) -> int:
 
 def cost_of(slot: Slot, unlock: Unlock) -> int:
     """Return the cost of trying *unlock* on a slot: 0 unless a passphrase is stretched."""
-    if slot.kind == "key-file" or isinstance(unlock, KeyFile):
+    if slot.kind != "passphrase" or not isinstance(unlock, Passphrase):
         return 0
     return cost(Stretching(slot.memory_kib, slot.iterations, slot.lanes))
 
@@ -182,8 +190,23 @@ def check_key_file(unlock: KeyFile) -> None:
 
 def wrong_unlock(unlock: Unlock, where: str) -> WrongPassphrase:
     """Return the error for the case that no slot opened."""
-    what = "the key file opens no key slot" if isinstance(unlock, KeyFile) else "the passphrase opens no key slot"
-    return WrongPassphrase(what, where=where)
+    return WrongPassphrase(f"the {noun(kind_of(unlock))} opens no key slot", where=where)
+
+
+def kind_of(unlock: Unlock) -> SlotKind:
+    """Return the kind of slot that *unlock* opens."""
+    match unlock:
+        case Passphrase():
+            return "passphrase"
+        case KeyFile():
+            return "key-file"
+        case RecoveryKey():
+            return "recovery-key"
+
+
+def noun(kind: SlotKind) -> str:
+    """Return the words for a kind in messages."""
+    return kind.replace("-", " ")
 
 
 def _unbase64(text: str) -> bytes:
@@ -199,8 +222,8 @@ def _write(slot: Slot) -> bytes:
 
 
 def _wrapping_key(slot: Slot, unlock: Unlock, salt: bytes) -> bytes:
-    if isinstance(unlock, KeyFile):
-        return derive(unlock.secret, salt, _KEY_FILE_INFO)
+    if not isinstance(unlock, Passphrase):
+        return derive(unlock.secret, salt, _HKDF_INFO[kind_of(unlock)])
     try:
         stretch = Argon2id(
             salt=salt, length=KEY_BYTES, iterations=slot.iterations, lanes=slot.lanes, memory_cost=slot.memory_kib

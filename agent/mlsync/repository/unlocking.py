@@ -13,7 +13,7 @@ from typing import Final
 
 from mlsync.errors import Error, FormatUnsupported, KeySlotDamaged, NotFound, ObjectDamaged, ObjectMissing, StoreBroken
 from mlsync.repository import header, keyslot, names
-from mlsync.repository.keyslot import KeyFile, Slot, Stretching, Unlock
+from mlsync.repository.keyslot import Slot, Stretching, Unlock
 from mlsync.repository.read_twice import read_twice
 from mlsync.store.base import Store
 
@@ -130,7 +130,7 @@ def _left_out(count: int, unlock: Unlock, store: Store) -> Error:
     error = keyslot.wrong_unlock(unlock, store.url)
     slots = "1 key slot was" if count == 1 else f"{count} key slots were"
     error.what += f", of those that were tried: {slots} left out, since all of them would cost too much"
-    secret = "key file" if isinstance(unlock, KeyFile) else "passphrase"
+    secret = keyslot.noun(keyslot.kind_of(unlock))
     error.advice = f"if the {secret} is right, somebody planted slots: remove those that nobody made from keys/"
     return error
 

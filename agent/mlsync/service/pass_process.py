@@ -49,13 +49,6 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class LookRequest:
-    """Find the repository, without a secret; ``done`` is empty."""
-
-    config: Config
-
-
-@dataclass(frozen=True, slots=True)
 class OpenRequest:
     """Find the repository and unlock it; ``done`` is an ``Opened`` in JSON."""
 
@@ -72,7 +65,7 @@ class PassRequest:
     watch: WatchSettings
 
 
-Request = LookRequest | OpenRequest | PassRequest
+Request = OpenRequest | PassRequest
 
 
 class PassProcess:

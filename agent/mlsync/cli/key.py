@@ -1,0 +1,186 @@
+"""``mlsync key``: the passphrases, key files and recovery keys that open the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlsync.app.secrets import find_new_secret, refuse_weak
+from mlsync.cli import output
+from mlsync.cli.json import key_json, key_slots_json
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.parsing import Command, Group
+from mlsync.config.model import KeySettings
+from mlsync.errors import ConfigInvalid
+from mlsync.repository import keyslot, recovery_key
+from mlsync.repository.keyslot import RecoveryKey, Unlock
+from mlsync.upkeep.key_slots import SlotStatus, add_slot, change_slot, list_slots, new_recovery_key, remove_slot
+
+_LIST_EXAMPLES = """\b
+Examples:
+  mlsync key list
+  mlsync key list --repo s3://bucket/runs --json
+"""
+_ADD_EXAMPLES = """\b
+Examples:
+  mlsync key add
+  mlsync key add --recovery
+"""
+_CHANGE_EXAMPLES = """\b
+Examples:
+  mlsync key change
+  mlsync key change --new-passphrase-file new.txt
+"""
+_REMOVE_EXAMPLES = """\b
+Examples:
+  mlsync key remove 0f4ce143
+  mlsync key remove 0f4ce143 --key-file other.key
+"""
+# As many characters of an id as a table shows; enough to name a slot.
+_ID_CHARS = 8
+
+_new_passphrase_option = click.option(
+    "--new-passphrase-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File whose first line is the new passphrase; else it is asked for, twice.",
+)
+_new_key_option = click.option(
+    "--new-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File of 32 random bytes or more that becomes a key.",
+)
+_recovery_option = click.option(
+    "--recovery", is_flag=True, help="Make a recovery key and print it once, to be kept on paper."
+)
+_weak_option = click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
+
+
+@click.group("key", cls=Group, short_help="List, add, change and remove what opens the repository.")
+def key_command() -> None:
+    """Manage the key slots: each holds the repository's master key, locked by a passphrase, key file or recovery key.
+
+    Any one of them opens the repository. docs/keys.md says what to do when a passphrase leaked or a person leaves.
+    """
+
+
+@key_command.command("list", cls=Command, short_help="List the key slots.", epilog=_LIST_EXAMPLES)
+@common_options
+def list_command(common: Common) -> None:
+    """List the key slots, oldest first: id, kind, when it was made, and which one opened the repository just now."""
+    with common.session(common.configuration(), common.monitor()) as session:
+        slots = list_slots(session.repository)
+    if common.as_json:
+        common.emit(key_slots_json(slots))
+        return
+    _print(slots)
+
+
+@key_command.command("add", cls=Command, short_help="Add a passphrase, key file or recovery key.", epilog=_ADD_EXAMPLES)
+@_new_passphrase_option
+@_new_key_option
+@_recovery_option
+@_weak_option
+@common_options
+def add_command(
+    common: Common, *, new_passphrase_file: Path | None, new_key_file: Path | None, recovery: bool, allow_weak: bool
+) -> None:
+    """Add a key slot. What opens the repository now is asked for first, then the new passphrase, twice.
+
+    The new one counts once the repository opened with it. Everything else that opens the repository still does.
+    """
+    _refuse_several(new_passphrase_file, new_key_file, recovery=recovery)
+    with common.session(common.configuration(), common.monitor()) as session:
+        new = _new_secret(new_passphrase_file, new_key_file, recovery=recovery, allow_weak=allow_weak)
+        slot_id = add_slot(session.repository, new)
+    _report(common, new, slot_id, None)
+
+
+@key_command.command("change", cls=Command, short_help="Replace the one that is used now.", epilog=_CHANGE_EXAMPLES)
+@_new_passphrase_option
+@_new_key_option
+@_weak_option
+@common_options
+def change_command(
+    common: Common, *, new_passphrase_file: Path | None, new_key_file: Path | None, allow_weak: bool
+) -> None:
+    """Add a key slot, and then remove the one that opened the repository for this command.
+
+    The old passphrase opens nothing any more; other key slots stay. Agents that run go on; give each machine the new
+    passphrase before its agent starts again. Who kept a copy of the repository as it was can still open that copy with
+    the old passphrase.
+    """
+    _refuse_several(new_passphrase_file, new_key_file, recovery=False)
+    with common.session(common.configuration(), common.monitor()) as session:
+        new = _new_secret(new_passphrase_file, new_key_file, recovery=False, allow_weak=allow_weak)
+        slot_id, removed_id = change_slot(session.repository, new)
+    _report(common, new, slot_id, removed_id)
+
+
+@key_command.command("remove", cls=Command, short_help="Remove a key slot.", epilog=_REMOVE_EXAMPLES)
+@click.argument("slot", metavar="ID")
+@common_options
+def remove_command(common: Common, slot: str) -> None:
+    """Remove the key slot ID; its passphrase, key file or recovery key opens the repository no more.
+
+    ID is as mlsync key list shows it. The key slot that opens the repository for this command stays, so that one always
+    does: to remove it, open the repository with another one, or replace it with mlsync key change.
+    """
+    with common.session(common.configuration(), common.monitor()) as session:
+        removed_id = remove_slot(session.repository, slot)
+    if common.as_json:
+        common.emit(key_json(None, None, removed_id))
+    elif not common.quiet:
+        output.say(f"removed  {removed_id[:_ID_CHARS]}")
+
+
+def _refuse_several(passphrase_file: Path | None, key_file: Path | None, *, recovery: bool) -> None:
+    if sum((passphrase_file is not None, key_file is not None, recovery)) > 1:
+        what = "several new keys at once"
+        raise ConfigInvalid(what, advice="give one of --new-passphrase-file, --new-key-file, --recovery")
+
+
+def _new_secret(passphrase_file: Path | None, key_file: Path | None, *, recovery: bool, allow_weak: bool) -> Unlock:
+    if recovery:
+        return new_recovery_key()
+    new = find_new_secret(KeySettings(passphrase_file, key_file))
+    if not allow_weak:
+        refuse_weak(new)
+    return new
+
+
+def _report(common: Common, new: Unlock, slot_id: str, removed_id: str | None) -> None:
+    text = recovery_key.write(new.secret) if isinstance(new, RecoveryKey) else None
+    if common.as_json:
+        common.emit(key_json(slot_id, text, removed_id))
+        return
+    if not common.quiet:
+        output.say(
+            f"added    {slot_id[:_ID_CHARS]}  {keyslot.noun(keyslot.kind_of(new))}; the repository opened with it"
+        )
+        if removed_id is not None:
+            output.say(f"removed  {removed_id[:_ID_CHARS]}")
+    if text is not None:
+        _print_recovery_key(text)
+
+
+def _print_recovery_key(text: str) -> None:
+    """Print the key in lines that fit on paper, and what it is for."""
+    groups = text.split("-")
+    output.say()
+    for start in range(0, len(groups), 5):
+        output.say("    " + "-".join(groups[start : start + 5]))
+    output.say()
+    output.say("Write it down, and keep it away from this machine. It is shown only now, and")
+    output.say("opens the repository: type it where a passphrase is asked for, in one line.")
+
+
+def _print(slots: list[SlotStatus]) -> None:
+    rows = []
+    for one in slots:
+        kind = "?" if one.slot is None else keyslot.noun(one.slot.kind)
+        note = one.trouble or ("opened the repository just now" if one.is_used else "")
+        rows.append((one.id[:_ID_CHARS], kind, output.moment(int(one.modified_s * 10**9)), note))
+    output.table(("ID", "KIND", "MADE", "NOTE"), rows)

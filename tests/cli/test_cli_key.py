@@ -1,0 +1,149 @@
+"""``mlsync key``: what opens the repository is listed, added, changed and removed, and nobody is locked out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+from machine import KEY
+
+OTHER = "another passphrase"
+TEXT = re.compile(r"([0-9A-Z]{5}-){4}[0-9A-Z]{5}\n +([0-9A-Z]{5}-){4}[0-9A-Z]{5}\n +([0-9A-Z]{5}-){2}[0-9A-Z]{5}")
+
+
+@pytest.fixture
+def files(saved):
+    """The machine's key in a file, and files with a new passphrase and a new key."""
+    for name, content in (("key", KEY), ("new", OTHER.encode() + b"\n"), ("new-key", bytes(40))):
+        (saved.base / name).write_bytes(content)
+        (saved.base / name).chmod(0o600)
+    return saved
+
+
+def as_other(machine, *arguments):
+    """Run a command with the new passphrase."""
+    return machine.run(*arguments, "--passphrase-file", machine.base / "new")
+
+
+def test_the_slots_are_listed(saved):
+    """The list has the id, the kind, the moment, and says which one was used; JSON has the same."""
+    (slot,) = saved.good("key", "list", "--json").json()["slots"]
+    assert (slot["kind"], slot["is_used"], slot["trouble"], slot["memory_kib"]) == ("key-file", True, None, 0)
+    head, line = saved.good("key", "list").out.splitlines()
+    assert head.split()[:3] == ["ID", "KIND", "MADE"]
+    assert line.startswith(f"{slot['id'][:8]}  key file  ")
+    assert line.endswith("  opened the repository just now")
+
+
+def test_an_added_passphrase_opens(files):
+    """After add both open, and the table says which one did."""
+    done = files.good("key", "add", "--new-passphrase-file", "new")
+    assert re.fullmatch(r"added    [0-9a-f]{8}  passphrase; the repository opened with it\n", done.out)
+    files.good("versions")
+    listed = as_other(files, "key", "list", "--json").json()["slots"]
+    assert [(one["kind"], one["is_used"]) for one in listed] == [("key-file", False), ("passphrase", True)]
+
+
+def test_a_recovery_key_opens_where_a_passphrase_is_asked_for(files):
+    """The recovery key is shown once, in lines that fit on paper, and opens the repository on a fresh machine."""
+    out = files.good("key", "add", "--recovery").out
+    text = "".join(TEXT.search(out)[0].split())
+    assert "shown only now" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
+    typed = "-".join(re.findall(".{5}", text.replace("-", ""))).lower()
+    shown = files.good("versions", "--repo", files.url, MLSYNC_PASSPHRASE=typed)
+    assert "yolo" in shown.out
+    wrong = files.run("versions", MLSYNC_PASSPHRASE=typed[:6] + ("a" if typed[6] != "a" else "b") + typed[7:])
+    assert wrong.status == 21
+    assert "a mistake in group 2 of 13: MLSYNC_PASSPHRASE (compare each letter with the paper)" in wrong.err
+    assert files.good("key", "list").out.count("recovery key") == 1
+
+
+def test_json_has_the_recovery_key(files):
+    """A program that prints the paper gets the key as one line."""
+    done = files.good("key", "add", "--recovery", "--json").json()
+    assert done["removed"] is None
+    assert files.good("versions", MLSYNC_PASSPHRASE=done["recovery_key"]).out
+
+
+def test_a_change_locks_the_old_one_out(files):
+    """After change the new passphrase opens, and the key that opened before opens nothing."""
+    done = files.good("key", "change", "--new-passphrase-file", "new")
+    added, removed = done.out.splitlines()
+    assert added.startswith("added    ")
+    assert removed.startswith("removed  ")
+    assert files.run("versions").status == 21
+    assert as_other(files, "backup").status == 0
+    assert as_other(files, "check").status == 0
+
+
+def test_a_slot_is_removed_by_the_start_of_its_id(files):
+    """Eight characters of the id are enough; after that its passphrase opens nothing."""
+    slot_id = files.good("key", "add", "--new-passphrase-file", "new", "--json").json()["added"]
+    assert files.good("key", "remove", slot_id[:8]).out == f"removed  {slot_id[:8]}\n"
+    assert as_other(files, "versions").status == 21
+    again = files.run("key", "remove", slot_id[:8])
+    assert again.status == 24
+    assert "there is no key slot" in again.err
+
+
+def test_the_slot_in_use_stays(files):
+    """What opened the repository is not removed, and the message says what does it."""
+    (slot,) = files.good("key", "list", "--json").json()["slots"]
+    done = files.run("key", "remove", slot["id"])
+    assert done.status == 25
+    assert "mlsync key change" in done.err
+    files.good("versions")
+
+
+def test_what_opens_already_is_not_added(files):
+    """The same key a second time is refused with 25, and changes nothing."""
+    for command in ("add", "change"):
+        done = files.run("key", command, "--new-key-file", "key")
+        assert done.status == 25
+        assert "already; nothing was added" in done.err
+    assert len(files.good("key", "list", "--json").json()["slots"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "words"),
+    [
+        (["--new-passphrase-file", "new", "--new-key-file", "new-key"], 2, "several new keys at once"),
+        (["--new-key-file", "new-key", "--recovery"], 2, "several new keys at once"),
+        (["--new-key-file", "nowhere"], 20, "No such file"),
+        (["--new-key-file", "short"], 2, "at least 32 random bytes"),
+        (["--new-passphrase-file", "weak"], 23, "can be guessed"),
+        ([], 20, "give --new-passphrase-file, --new-key-file or --recovery"),
+    ],
+)
+def test_what_cannot_be_added(files, options, status, words):
+    """A missing, short, open or weak secret is refused, and the repository has the slots that it had."""
+    for name in ("weak", "short"):
+        (files.base / name).write_bytes(b"1234567")
+        (files.base / name).chmod(0o600)
+    done = files.run("key", "add", *options)
+    assert (done.status, words in done.err) == (status, True), done.err
+    assert len(files.good("key", "list", "--json").json()["slots"]) == 1
+
+
+def test_a_file_that_others_may_read_is_no_secret(files):
+    """A new secret is held to the modes of any other one."""
+    (files.base / "new").chmod(0o644)
+    assert "other users may read" in files.run("key", "add", "--new-passphrase-file", "new").err
+
+
+def test_the_recovery_key_is_in_no_log(files):
+    """With -vv the steps are logged, and the key is only in what was asked for."""
+    done = files.good("key", "add", "--recovery", "-vv")
+    text = "".join(TEXT.search(done.out)[0].split())
+    assert text[:5] not in done.err
+    found = subprocess.run(["grep", "-rl", text[:11], files.base], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
+
+
+def test_without_a_command_it_says_what_there_is(saved):
+    """``mlsync key`` alone lists its commands, and an unknown one gets the nearest."""
+    done = saved.run("key")
+    assert all(word in done.out + done.err for word in ("list", "add", "change", "remove"))
+    assert "Did you mean" in saved.run("key", "lst").err or "did you mean" in saved.run("key", "lst").err
