@@ -11,7 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.errors import Error, FormatUnsupported, KeySlotDamaged, NotFound, ObjectDamaged, ObjectMissing, StoreBroken
+from mlsync.errors import (
+    Error,
+    FormatUnsupported,
+    KeySlotDamaged,
+    NotFound,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreBroken,
+    StoreDenied,
+)
 from mlsync.repository import header, keyslot, names
 from mlsync.repository.keyslot import Slot, Stretching, Unlock
 from mlsync.repository.read_twice import read_twice
@@ -41,7 +50,7 @@ def _open_likely(
 ) -> tuple[str, bytes] | None:
     if key is None or not names.is_key_slot(key):
         return None
-    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, NotFound):
+    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
         slot = read_slot(store, key)
         master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
         return None if master is None else (key, master)
@@ -98,6 +107,9 @@ class _Search:
         try:
             slot = read_slot(self.store, key)
         except (KeySlotDamaged, FormatUnsupported) as error:
+            self.fault = error
+        except StoreDenied as error:
+            # In a directory it may be of this slot alone: a member of the group closed it, or planted it closed.
             self.fault = error
         except (StoreBroken, NotFound) as error:
             # An error of the store itself says nothing about the slot.

@@ -10,7 +10,6 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -204,7 +203,7 @@ class _Check:
                     raise
                 # Another slot opened the repository, so a newer one keeps nothing from being checked.
                 self._failed(info.key, error, leaves_open=False)
-        if not slots:
+        if not slots and not self._ended_early:
             self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
 
     # ------------------------------------------------------------ versions
@@ -308,8 +307,14 @@ class _Check:
     def _look_for_unlisted_packs(self) -> None:
         """Look up each unlisted pack by its name: it may come after the point where a listing ended."""
         for pack in self._references.packs.keys() - self._packs.keys():
-            with suppress(NotFound):
+            try:
                 self._packs[pack] = self._repository.store.stat(names.pack(pack))
+            except NotFound:
+                continue
+            except StoreBroken as error:
+                # In a directory: something that is not a file is in its place, which is reported as a stray.
+                if not error.is_of_object:
+                    raise
 
     # ------------------------------------------------------------ affected versions
 

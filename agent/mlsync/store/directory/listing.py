@@ -24,6 +24,11 @@ _KINDS: Final = {
 }
 
 
+def kind_in_words(mode: int) -> str:
+    """Return what a mode says that something is."""
+    return _KINDS.get(stat.S_IFMT(mode), "something that is not a file")
+
+
 def objects_below(root: StoreRoot, directory: str, prefix: str, after: str) -> Iterator[ObjectInfo]:
     """Yield the objects below *directory* (empty, or ending in ``/``) in key order.
 
@@ -58,7 +63,7 @@ def strays_below(root: StoreRoot, prefix: str) -> Iterator[tuple[str, str]]:
             )
     for name, kind in found:
         path = prefix + name
-        yield path, _KINDS.get(kind, "something that is not a file")
+        yield path, kind_in_words(kind)
         if kind == stat.S_IFDIR and is_key(path):
             yield from strays_below(root, f"{path}/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -15,7 +16,8 @@ from mlsync.buffers import Buffer
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
-from mlsync.store.directory.listing import objects_below, strays_below
+from mlsync.store.directory.directories import TMP
+from mlsync.store.directory.listing import kind_in_words, objects_below, strays_below
 from mlsync.store.directory.os_errors import is_transient, translating
 from mlsync.store.directory.pending_file import STALE_AGE_S, PendingFile, remove_stale_files
 from mlsync.store.directory.root import StoreRoot
@@ -28,6 +30,8 @@ READS_AT_ONCE = min(6, (os.cpu_count() or 1) + 1)
 
 # Opening a pipe must not wait for a writer; for files O_NONBLOCK has no effect.
 _READING = os.O_RDONLY | os.O_NONBLOCK
+# What opening a symbolic link and a socket says; the former is also said of a link on the way.
+_NOT_OPENED = {errno.ELOOP, errno.ENXIO}
 
 
 class DirectoryStore(Store):
@@ -71,22 +75,19 @@ class DirectoryStore(Store):
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*: write it, sync it, link it, and sync its directory."""
         check_key(key)
-        with self._root.creating(key):
-            self._root.check_writable()
-            file = PendingFile(self._root.beneath, self._root.access)
-            try:
+        file = self._pending_file()
+        try:
+            with self._root.creating(key):
                 file.write(0, body)
                 file.sync()
                 self._root.publish(file, key)
-            finally:
-                file.discard()
+        finally:
+            file.discard()
 
     def upload(self, key: str) -> Upload:
         """Begin an object in parts, in a temporary file of its own."""
         check_key(key)
-        with self._root.creating(key):
-            self._root.check_writable()
-            file = PendingFile(self._root.beneath, self._root.access)
+        file = self._pending_file()
         return DirectoryUpload(
             file,
             part_bytes=PART_BYTES,
@@ -188,6 +189,11 @@ class DirectoryStore(Store):
         done += head_bytes
         return done + read_direct(lambda flags: self._open(key, flags), offset + done, view[done:])
 
+    def _pending_file(self) -> PendingFile:
+        with self._root.creating(os.fsdecode(TMP)):
+            self._root.check_writable()
+            return PendingFile(self._root.beneath, self._root.access)
+
     def _remove_stale_files(self, now_s: float) -> int:
         """Remove what crashed writers left; a directory that is no repository has no files of ours."""
         return remove_stale_files(self._root.beneath, now_s=now_s) if self._root.is_repository() else 0
@@ -199,7 +205,12 @@ class DirectoryStore(Store):
     def _opened(self, key: str) -> Iterator[int]:
         check_key(key)
         with self._root.reading(key):
-            fd = self._open(key, 0)
+            try:
+                fd = self._open(key, 0)
+            except OSError as error:
+                if error.errno in _NOT_OPENED:
+                    self._check_is_file(self._root.beneath.stat(key.encode()), key)
+                raise
             try:
                 self._check_is_file(os.fstat(fd), key)
                 yield fd
@@ -208,7 +219,7 @@ class DirectoryStore(Store):
 
     def _check_is_file(self, found: os.stat_result, key: str) -> None:
         if not stat.S_ISREG(found.st_mode):
-            raise self._broken("something that is not a file is where an object should be", key)
+            raise self._broken(f"{kind_in_words(found.st_mode)} is where an object should be", key)
 
     def _broken(self, what: str, key: str) -> errors.StoreBroken:
         return errors.StoreBroken(what, where=self._root.where(key), is_of_object=True)
