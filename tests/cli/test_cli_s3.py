@@ -164,3 +164,17 @@ def test_a_store_that_overwrites_is_told_at_init(fresh):
         server.stop()
     assert "overwrites" in done.err
     assert "a run of its own" in done.err
+
+
+def test_what_opens_a_repository_is_changed_in_a_bucket(remote):
+    """A key slot is added, used and removed in a bucket as in a directory, also where another one opened it."""
+    machine, url, options, keys = remote
+    machine.good("init", url, *options, **keys)
+    (machine.base / "new").write_text("another passphrase\n")
+    (machine.base / "new").chmod(0o600)
+    added = machine.good("key", "add", "--new-passphrase-file", "new", "--json", **keys).json()["added"]
+    listed = machine.good("key", "list", "--passphrase-file", "new", "--json", **keys).json()["slots"]
+    assert [(one["kind"], one["is_used"]) for one in listed] == [("key-file", False), ("passphrase", True)]
+    machine.good("key", "remove", added[:8], **keys)
+    assert machine.run("versions", "--passphrase-file", "new", **keys).status == 21
+    assert machine.good("versions", **keys).status == 0
