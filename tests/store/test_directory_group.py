@@ -249,8 +249,18 @@ def test_a_directory_that_is_the_groups_already_stays_as_it_is(root, do):
     assert root.stat().st_mode & 0o7777 == 0o3775
 
 
-def test_a_file_system_without_the_bit_is_refused(tmp_path, monkeypatch):
+def do_nothing(*_):
+    """As mounts that have one mode for all and say nothing."""
+
+
+def refuse(*_):
+    """As mounts that have one mode for all and say so."""
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("fchmod", [do_nothing, refuse])
+def test_a_file_system_without_the_bit_is_refused(tmp_path, monkeypatch, fchmod):
     """Where the root does not keep the group and the bit, making a group's repository fails and says why."""
-    monkeypatch.setattr(os, "fchmod", lambda *_: None)
+    monkeypatch.setattr(os, "fchmod", fchmod)
     with pytest.raises(errors.StoreDenied, match="set-group-ID"):
         DirectoryStore(Path(tmp_path) / "runs", create=True, group=os.getegid())

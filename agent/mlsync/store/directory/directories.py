@@ -57,7 +57,8 @@ def make_root(root: Path, group: int | None) -> None:
                 _open_to_group(path, group, PARENT_MODE)
         sync(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     if group is not None and not _is_of(os.stat(root), group):
-        _open_to_group(root, group, ROOT_MODE)
+        with contextlib.suppress(PermissionError):
+            _open_to_group(root, group, ROOT_MODE)
         if not _is_of(os.stat(root), group):
             what = "the file system does not keep a directory's group and set-group-ID bit"
             raise errors.StoreDenied(what, where=str(root), advice="make the repository without --group")
