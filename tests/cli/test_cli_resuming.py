@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -15,6 +16,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from checkpoint_files import network, torch_bytes, yolo_bytes
+from mlsync.cli.resuming import resumes
 
 MADE = Path(__file__).parents[1] / "formats/made"
 
@@ -171,7 +173,7 @@ def test_of_several_trainings_the_newest_comes_first(machine):
     back = machine.base / "back"
     assert [one["path"] for one in told] == [f"{back}/{name}/weights/last.pt" for name in ("train3", "train", "train2")]
     named = f"{back}/train/weights/last.pt, {back}/train2/weights/last.pt"
-    assert said[-1] == f"Of other trainings there: {named} (--json has their lines)"
+    assert said[-1] == f"Other trainings there: {named}; --json has their lines"
 
 
 def test_saves_of_deepspeed_and_accelerate_have_their_lines(machine):
@@ -182,6 +184,15 @@ def test_saves_of_deepspeed_and_accelerate_have_their_lines(machine):
         "deepspeed": f'engine.load_checkpoint("{back}/deepspeed", tag="global_step2")',
         "accelerate": f'accelerator.load_state("{back}/accelerate/checkpoint_0")',
     }
+
+
+def test_megatron_is_told_what_to_load():
+    """A save of Megatron-LM is loaded by an option, from the directory above it."""
+    facts = {"has_optimizer": True, "parameter_count": 5, "resumable": True}
+    proof = SimpleNamespace(facts=facts, container="torch-zip", findings=[], is_broken=False)
+    entry = SimpleNamespace(path=b"iter_0000010/mp_rank_00/model_optim_rng.pt", mtime_ns=0, proof=proof)
+    (found,) = resumes([entry], b"/my runs", b"/old")
+    assert (found.kind, found.path, found.line) == ("megatron", b"/my runs/iter_0000010", "--load '/my runs'")
 
 
 @pytest.mark.parametrize(

@@ -135,13 +135,13 @@ def test_the_options_of_the_store_and_the_secrets_file_are_in_it(arrived):
     assert done.status == 0, done
     config = load(file)
     assert (config.key.key_file, config.s3.region, config.s3.endpoint_url) == (key, "eu-1", "https://minio.example")
-    assert f"To continue the backups here: mlsync agent --config {file}" in done.out
+    assert f"run one of\n    mlsync agent --config {file}\n    mlsync service install --config {file}\n" in done.out
 
 
 def test_without_the_option_the_lines_are_shown(arrived, place, tmp_path):
     """On a machine without a configuration the restore ends with lines that are one, and where to save them."""
     done = restore(arrived)
-    assert f"save this as {place}, then start mlsync agent:\n" in done.out
+    assert f"start mlsync agent:\n    # {place}\n" in done.out
     shown = re.findall(r"^    (.*)$|^$", done.out.partition("mlsync agent:\n")[2], re.MULTILINE)
     file = tmp_path / "shown.toml"
     file.write_text("\n".join(shown))

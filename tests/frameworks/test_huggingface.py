@@ -73,7 +73,7 @@ class Story:
         self.left = tree(self._watched.runs)
         self.versions = self._watched.versions()
         shutil.rmtree(self._watched.runs)
-        self._watched.mlsync("restore")
+        self.resume = self._watched.mlsync("restore")["resume"]
         self.restored = tree(self._watched.runs)
         self.go_on()
 
@@ -124,6 +124,13 @@ def test_the_last_version_is_what_the_training_left(story):
     assert mode == 0o600
     _, state = story.restored[f"checkpoint-{story.ended}/trainer_state.json"]
     assert json.loads(state)["global_step"] == story.ended
+
+
+def test_the_restore_says_how_to_resume(story, watched):
+    """The newest of the two checkpoints is the one that the line names, which the second training resumed from."""
+    place = str(watched.runs / f"checkpoint-{story.ended}")
+    line = f'trainer.train(resume_from_checkpoint="{place}")'
+    assert story.resume == [{"kind": "huggingface-trainer", "path": place, "line": line}]
 
 
 def test_training_goes_on_from_what_was_restored(story):

@@ -14,7 +14,7 @@ PROGRAM = Path(__file__).with_name("lightning_trainer.py")
 
 @pytest.fixture(scope="module")
 def story(watched, frameworks_python):
-    """A version of two epochs of a training that was killed; and what the third one told, from the restored files."""
+    """A version of two epochs of a training that was killed, what the third one told, and what the restore said."""
     python, environment = frameworks_python
 
     def trainer(name, *arguments):
@@ -33,25 +33,32 @@ def story(watched, frameworks_python):
     watched.stop()
     version = watched.versions()[-1]
     shutil.rmtree(watched.runs)
-    watched.mlsync("restore", "--version", "resumable")
+    resume = watched.mlsync("restore", "--version", "resumable")["resume"]
     second = trainer("second", watched.runs / "last.ckpt")
     second.go_on()
     try:
         second.wait()
     finally:
         second.kill()
-    return version, second.events("begins")
+    return version, second.events("begins"), resume
 
 
 def test_checkpoints_are_known_as_lightnings(story):
     """Each .ckpt was proved on the device, and its facts name the framework, the epoch and that it is resumable."""
-    version, _ = story
+    version, _, _ = story
     found = {entry["path"]: entry["proof"] for entry in version["entries"] if entry["path"].endswith(".ckpt")}
     assert set(found) == {"last.ckpt", "epoch=0-step=8.ckpt", "epoch=1-step=16.ckpt"}
     assert {(proof["level"], proof["facts"]["framework"]) for proof in found.values()} == {(4, "lightning")}
     facts = found["last.ckpt"]["facts"]
     assert (facts["epoch"], facts["step"], facts["framework_version"]) == (1, 16, "2.6.6")
     assert facts["resumable"] is True
+
+
+def test_the_restore_says_how_to_resume(story, watched):
+    """Of the file of the last epoch and last.ckpt, which are of one step, the line names the latter."""
+    place = str(watched.runs / "last.ckpt")
+    line = f'trainer.fit(model, ckpt_path="{place}")'
+    assert story[2] == [{"kind": "lightning", "path": place, "line": line}]
 
 
 def test_training_goes_on_with_the_next_epoch(story):

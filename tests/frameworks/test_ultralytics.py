@@ -149,6 +149,13 @@ def test_restored_is_what_was_saved(story):
     assert story.restored_last == story.saved[1]
 
 
+def test_the_restore_says_how_to_resume(story):
+    """In the place where it trained, Ultralytics needs the path of its last.pt alone."""
+    place = str(story.watched.runs / LAST)
+    line = f"yolo train resume model={place}"
+    assert story.restored["resume"] == [{"kind": "ultralytics", "path": place, "line": line}]
+
+
 def test_training_resumes_at_the_next_epoch(story):
     """Ultralytics goes on from the restored last.pt with the epoch that the killed training did not have, and ends."""
     assert [event["epoch"] for event in story.resumed] == [2]

@@ -188,7 +188,9 @@ def written_lines(place: Path, new: NewConfig, *, is_new: bool) -> Iterator[str]
     found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
     option = "" if found else f" --config {shlex.quote(str(place))}"
     user = "" if os.geteuid() == 0 else " --user"
-    yield f"To continue the backups here: mlsync agent{option}, or mlsync service install{user}{option}"
+    yield "To continue the backups here, run one of"
+    yield f"    mlsync agent{option}"
+    yield f"    mlsync service install{user}{option}"
 
 
 def shown_lines(new: NewConfig) -> Iterator[str]:
@@ -200,9 +202,9 @@ def shown_lines(new: NewConfig) -> Iterator[str]:
         lines = new.lines
     except ConfigInvalid:  # of a directory that is not UTF-8
         return
-    yield f"To continue the backups here, save this as {output.path(bytes(place))}, then start mlsync agent:"
-    yield from (f"    {line}".rstrip() for line in lines)
-    yield "With --write-config, restore writes it."
+    yield "To continue the backups here, save this (restore --write-config does), then"
+    yield "start mlsync agent:"
+    yield from (f"    {line}".rstrip() for line in (f"# {output.path(bytes(place))}", *lines))
 
 
 def _given(settings: object, default: object) -> Values:

@@ -72,7 +72,7 @@ def closing_lines(found: Sequence[Resume], entries: Sequence[Entry], version: st
     if others := found[1:]:
         named = ", ".join(output.path(one.path) for one in others[:_NAMED_MAX])
         more = f" and {len(others) - _NAMED_MAX} more" if len(others) > _NAMED_MAX else ""
-        yield f"Of other trainings there: {named}{more} (--json has their lines)"
+        yield f"Other trainings there: {named}{more}; --json has their lines"
 
 
 def _why_not(entries: Sequence[Entry], version: str) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _why_not(entries: Sequence[Entry], version: str) -> Iterator[str]:
         entry for entry, facts in proved if facts.get("framework") == ULTRALYTICS and not facts.get("resumable")
     ]
     weights = [entry for entry, facts in proved if facts.get("parameter_count")]
-    advice = "" if version == "resumable" else "; --version resumable finds one to resume from, if there is any"
+    advice = "" if version == "resumable" else "; try --version resumable"
     if stripped:
         verb = "is" if len(stripped) == 1 else "are"
         yield f"This training has ended: {_named(stripped)} {verb} stripped of the optimizer{advice}"
