@@ -139,10 +139,18 @@ def test_a_bad_character_class_is_refused(world):
 
 
 @pytest.mark.parametrize(
-    "pattern", [b"*" * 10_000 + b"b", b"*a" * 10_000 + b"b", b"**/" * 10_000 + b"b", b"**/a*/" * 5_000 + b"b"]
+    "pattern",
+    [
+        b"*a" * 25 + b"b",
+        b"**/a*/" * 25 + b"b",
+        b"*" * 10_000 + b"b",
+        b"*a" * 10_000 + b"b",
+        b"**/" * 10_000 + b"b",
+        b"**/a*/" * 5_000 + b"b",
+    ],
 )
 def test_no_pattern_takes_exponential_time(world, pattern):
-    """A pattern of ten thousand stars against long names of one letter is answered in seconds, with no."""
+    """A pattern of many stars against long names of one letter is answered in seconds, with no."""
     entry = world.entry(b"args.yaml")
     import msgspec
 
