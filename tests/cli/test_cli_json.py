@@ -205,6 +205,17 @@ def test_agent_is_as_documented(machine):
     compare("mlsync agent", json.loads((machine.state / "status.json").read_text()), "status.json")
 
 
+def test_status_is_as_documented(fresh, saved):
+    """What ``status`` prints has the documented fields without a configuration, with a right and a wrong one."""
+    compare("mlsync status", one_value(fresh.good("status", "--json")), "none")
+    (saved.state / "status.json").write_text(
+        json.dumps({"format": 1, "repository": saved.url, "pid": 1, "host": "vm", "started_s": 1.5, "runs": []})
+    )
+    compare("mlsync status", one_value(saved.good("status", "--json")), "ready")
+    saved.configuration.write_text("x = 1")
+    compare("mlsync status", one_value(saved.good("status", "--json")), "invalid")
+
+
 def test_a_service_is_as_documented(machine):
     """What was installed and removed has the documented fields."""
     for what in ("install", "uninstall"):

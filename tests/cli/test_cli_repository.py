@@ -262,11 +262,11 @@ def test_no_store(fresh):
     ("url", "status", "words"),
     [
         ("gopher://x/y", 2, '"file:///directory" or "s3://bucket/prefix"'),
-        ("repository", 2, '"file:///directory" or "s3://bucket/prefix"'),
+        ("repository", 10, "/repository"),
         ("s3://key:secret@bucket/x", 2, "without credentials"),
         ("file://elsewhere/directory", 2, "file:///directory"),
         ("s3://b/x", 75, "not a bucket and prefix"),
-        ("~nobody-of-that-name/x", 2, "no such user's home"),
+        ("~nobody-of-that-name/x", 2, "the home directory of ~nobody-of-that-name is not known"),
     ],
 )
 def test_places_that_are_none(fresh, url, status, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -11,6 +12,8 @@ import time
 
 import pytest
 from machine import MLSYNC, PASSPHRASE, Machine, checkpoint, content, copy_of, write_training
+
+from mlsync.service import status
 
 COMMANDS = (["backup"], ["agent"], ["versions"], ["show"], ["restore", "--to", "out"], ["verify"], ["check"])
 
@@ -96,6 +99,7 @@ def test_init_asks_twice(fresh):
     status, rest = terminal.end()
     assert status == 0
     assert "tip top hat" not in shown + rest
+    assert "WITHOUT IT NOTHING CAN BE RESTORED" in shown
     assert "Keep a copy of the passphrase away from this machine" in rest
     fresh.good("versions", MLSYNC_PASSPHRASE="tip top hat")
 
@@ -174,6 +178,21 @@ def test_ctrl_c_at_the_prompt(saved, command):
     assert status == 130
     assert "mlsync: interrupted" in rest
     assert "Traceback" not in rest
+
+
+def test_the_agent_looks_before_it_asks(fresh, saved):
+    """``agent`` at a terminal ends with 10 where there is no repository; where one was, it asks, and waits for it."""
+    fresh.configure()
+    code, seen = Terminal(fresh, "agent", MLSYNC_PASSPHRASE="").end()
+    assert (code, "Passphrase" in seen, str(fresh.repository) in seen) == (10, False, True)
+    kept = dict.fromkeys(status._KEPT) | {"run": "yolo"}
+    status_file = {"format": status.FORMAT, "repository": saved.url, "runs": [kept]}
+    (saved.state / "status.json").write_text(json.dumps(status_file))
+    saved.repository.rename(saved.base / "away")
+    terminal = Terminal(saved, "agent", MLSYNC_PASSPHRASE="")
+    terminal.expect("Passphrase: ")
+    terminal.type("\x03")
+    assert terminal.end()[0] == 130
 
 
 def test_prompt_and_json(saved):

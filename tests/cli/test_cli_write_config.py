@@ -9,7 +9,10 @@ import stat
 import pytest
 from machine import KEY, content
 
+from mlsync.cli.new_config import NewConfig, prepared
 from mlsync.config.load import load
+from mlsync.config.model import Config, KeySettings
+from mlsync.errors import ConfigInvalid
 
 
 @pytest.fixture
@@ -122,6 +125,26 @@ def test_a_restore_that_failed_in_part_writes_none(arrived, place):
     done = restore(arrived, "--write-config", "--json")
     assert (done.status, done.json()["config"]) == (60, None)
     assert list(place.parent.iterdir()) == []
+
+
+def test_ranks_that_restore_at_once_share_one_configuration(tmp_path, monkeypatch):
+    """Of several that found no file, the first one writes it, and the others find what they meant; none is lost."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place = tmp_path / "mlsync.toml"
+    config = Config.for_repository("file:///srv/mlsync")
+    same, other = (NewConfig(config, "yolo", bytes(tmp_path / name), KeySettings()) for name in ("new", "other"))
+    with prepared(place, None, same) as first:
+        for new in (same, other):
+            # What another process has written by now
+            place.unlink(missing_ok=True)
+            place.write_text(new.text)
+            if new is same:
+                first.keep()
+            else:
+                with pytest.raises(ConfigInvalid, match="another configuration was written meanwhile"):
+                    first.keep()
+            assert place.read_text() == new.text
+    assert list(tmp_path.iterdir()) == [place]
 
 
 def test_the_options_of_the_store_and_the_secrets_file_are_in_it(arrived):

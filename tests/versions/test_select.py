@@ -147,6 +147,38 @@ def test_weights_and_optimizer_of_accelerate_are_resumable_together(world):
     assert number_of(world, "resumable") == 2
 
 
+def lightning(world, epoch, best, *, monitor="val_loss", name=None):
+    """A version of a checkpoint with the state of Lightning's ``ModelCheckpoint`` after that epoch."""
+    state = {"monitor": monitor, "best_model_path": f"/home/me/runs/{best}", "best_model_score": None}
+    return save(
+        world,
+        name or f"ckpt/epoch={epoch}.ckpt",
+        epoch=epoch,
+        global_step=4 * epoch,
+        callbacks={
+            f"ModelCheckpoint{{'monitor': '{monitor}', 'mode': 'min'}}": state,
+            "EarlyStopping": {"patience": 3},
+        },
+        **{"pytorch-lightning_version": "2.6.6"},
+    )
+
+
+def test_best_is_what_lightnings_model_checkpoint_names(world):
+    """The newest state names epoch 1 the best, although 2 and the last came later: the last version that holds it."""
+    for epoch, best in ((0, "epoch=0.ckpt"), (1, "epoch=1.ckpt"), (2, "epoch=1.ckpt")):
+        lightning(world, epoch, best)
+    (world.directory / "ckpt/epoch=1.ckpt").unlink()
+    lightning(world, 3, "epoch=1.ckpt", name="ckpt/last.ckpt")
+    assert (number_of(world, "latest"), number_of(world, "best")) == (4, 3)
+
+
+def test_without_a_monitored_metric_lightning_names_no_best(world):
+    """The best of a ``ModelCheckpoint`` without ``monitor`` is the last one, which says nothing."""
+    lightning(world, 1, "epoch=1.ckpt", monitor=None)
+    with pytest.raises(errors.VersionMissing, match=r"no checkpoint in its only version \(ckpt/epoch=1.ckpt\)"):
+        number_of(world, "best")
+
+
 def test_best_is_read_from_the_results_where_nothing_else_says_it(world):
     """Checkpoints that name no fitness: the version whose results.csv, with args.yaml beside, tells of the highest."""
     rows = b"epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n"

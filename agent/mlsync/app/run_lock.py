@@ -29,9 +29,7 @@ class RunLock:
     def __init__(
         self, state_directory: Path, repository_id: str, run: str, *, clock: Callable[[], float] = time.time
     ) -> None:
-        # A digest: a run's name may be longer than a file's, or hold characters that a file's cannot.
-        name = blake2b(run.encode(), digest_size=12).hexdigest() + ".lock"
-        self.path = state_directory / repository_id / name
+        self.path = _path(state_directory, repository_id, run)
         self._run = run
         self._clock = clock
         self._descriptor: int | None = None
@@ -49,13 +47,9 @@ class RunLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._write_holder(descriptor)
         except BlockingIOError:
-            held_by = _describe(os.pread(descriptor, _CONTENT_BYTES_MAX, 0))
+            held = _held(self._run, descriptor)
             os.close(descriptor)
-            raise RunLocked(
-                f"another mlsync works on run {self._run}",
-                where=held_by,
-                advice="one at a time; stop the other one first",
-            ) from None
+            raise held from None
         except OSError as error:
             os.close(descriptor)
             raise self._failed("taken", error) from error
@@ -88,6 +82,35 @@ class RunLock:
     ) -> None:
         """Release the lock."""
         self.release()
+
+
+def refuse_held(state_directory: Path, repository_id: str, run: str) -> None:
+    """Raise ``RunLocked`` if a process holds the lock of *run* now; take and make nothing."""
+    try:
+        descriptor = os.open(_path(state_directory, repository_id, run), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        # Shared, so that two who look at the same time do not see each other.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _held(run, descriptor) from None
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
+def _path(state_directory: Path, repository_id: str, run: str) -> Path:
+    # A digest: a run's name may be longer than a file's, or hold characters that a file's cannot.
+    return state_directory / repository_id / (blake2b(run.encode(), digest_size=12).hexdigest() + ".lock")
+
+
+def _held(run: str, descriptor: int) -> RunLocked:
+    """Return the error that names the holder of an open lock."""
+    holder = _describe(os.pread(descriptor, _CONTENT_BYTES_MAX, 0))
+    advice = "one at a time; stop the other one first"
+    return RunLocked(f"another mlsync works on run {run}", where=holder, advice=advice)
 
 
 def _describe(content: bytes) -> str:

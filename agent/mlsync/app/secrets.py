@@ -39,11 +39,13 @@ def find_secret(
     environ: Mapping[str, str] = os.environ,
     prompt: Prompt | None = None,
     confirm: bool = False,
+    before_prompt: Callable[[], object] = lambda: None,
 ) -> Unlock:
     """Return the secret from the first place that has one.
 
     The places are *asked* (options), *passphrase* (the environment's, taken out of it at the start), *configured*,
     systemd's credentials, and a person, who is asked only at a terminal or through *prompt*, twice with *confirm*.
+    *before_prompt* is called before a person is asked, and can raise what makes asking useless.
     """
     secret = _from_files(asked or KeySettings())
     if secret is None and passphrase is not None:
@@ -55,6 +57,7 @@ def find_secret(
         prompt = getpass.getpass
     if prompt is None:
         raise _missing()
+    before_prompt()
     return _passphrase(_from_person(prompt, "Passphrase", confirm=confirm), "the prompt")
 
 

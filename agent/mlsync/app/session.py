@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Self, cast
@@ -21,7 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
-from mlsync.source.state import Head, State, seen_heads
+from mlsync.source.state import Head, Made, State, newest_made, seen_heads
 from mlsync.store.base import Store
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store
@@ -42,6 +42,7 @@ _LOG: Final = logging.getLogger(__name__)
 FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
+PLACE_FILE = "repository-place"
 UPLOADS_DIRECTORY = "uploads"
 LOADING_DIRECTORY = "loading"
 # The level that a proof must reach by default: the bytes on the device are those of the file. Level 4 checks the
@@ -67,13 +68,18 @@ class Session:
         monitor: Monitor,
         *,
         first_contact_s: float = BUDGET_S,
+        found_id: Callable[[bytes], None] = lambda _repository_id: None,
     ) -> Self:
-        """Open the repository that *config* names; *find_unlock* is called once the repository is known to exist."""
+        """Open the repository that *config* names.
+
+        *find_unlock* is called once the repository is known to exist, and before it *found_id* with its id.
+        """
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
         try:
             found = Repository.look(_retrying(counted, monitor, first_contact_s))
-            likely_slot = _read_slot_name(_state_directory(config, found.repository_id))
+            found_id(found.repository_id)
+            likely_slot = _read_hint(_state_directory(config, found.repository_id) / SLOT_FILE)
             store = _retrying(counted, monitor)
             repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
         except BaseException:
@@ -93,14 +99,22 @@ class Session:
         return cls(config, counted, repository)
 
     @classmethod
-    def create(cls, config: Config, unlock: Unlock, monitor: Monitor, *, group: int | None = None) -> Self:
-        """Make the repository that *config* names, for this user or for the members of *group*."""
+    def create(
+        cls, config: Config, find_unlock: Callable[[], Unlock], monitor: Monitor, *, group: int | None = None
+    ) -> Self:
+        """Make the repository that *config* names, for this user or for the members of *group*.
+
+        *find_unlock* is called once it is known that the repository can be made.
+        """
+        # Opening a bucket finds out what may be written there, and leaves nothing. A directory would stay.
+        unlock = None if config.repository_directory is None else find_unlock()
         inner = open_store(config.repository, store_options(config), create=True, group=group)
         if not inner.conditional_create:
             monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
+            unlock = unlock or find_unlock()
             repository = Repository.create(store, unlock, conditional_create=inner.conditional_create)
             return cls(config, counted, repository)
         except BaseException:
@@ -134,7 +148,8 @@ class Session:
         with self._state_lock:
             if self._state is None:
                 self._state = State.open(state_path(self.config, self.repository.repository_id))
-                _write_slot_name(self.state_directory, self.repository.slot)
+                _write_hint(self.state_directory / SLOT_FILE, self.repository.slot)
+                _write_hint(self.state_directory / PLACE_FILE, self.config.repository)
             return self._state
 
     def seen_heads(self) -> dict[str, Head]:
@@ -181,12 +196,21 @@ class Session:
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:
     """Raise ``RepositoryExists`` before anybody has to type a new passphrase; a missing place is fine."""
-    try:
-        inner = open_store(config.repository, store_options(config))
-    except RepositoryMissing:
-        return
-    try:
+    with suppress(RepositoryMissing), _opened(config) as inner:
         Repository.refuse_existing(_retrying(inner, monitor, FIRST_CONTACT_S))
+
+
+def refuse_missing(config: Config, monitor: Monitor) -> None:
+    """Raise ``RepositoryMissing``, or what else can be known of a repository without its keys."""
+    with _opened(config) as inner:
+        Repository.look(_retrying(inner, monitor, FIRST_CONTACT_S))
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[Store]:
+    inner = open_store(config.repository, store_options(config))
+    try:
+        yield inner
     finally:
         inner.close()
 
@@ -309,17 +333,34 @@ def _state_directory(config: Config, repository_id: bytes) -> Path:
     return config.state_directory / repository_id.hex()
 
 
-def _read_slot_name(directory: Path) -> str | None:
-    """Return the name of the key slot that opened last time, which is only a hint and no secret."""
+def known_versions(config: Config) -> dict[str, Made]:
+    """Return the newest version of each run that the local state knows, without a look into the repository.
+
+    Empty if nothing was done yet with the repository at this place on this machine.
+    """
+    known: dict[str, Made] = {}
+    with suppress(OSError):
+        # A repository that was made anew at the same place has another id, and the older state tells nothing of it.
+        states = [entry for entry in config.state_directory.iterdir() if _is_state_of(entry, config.repository)]
+        newest = max(states, key=lambda entry: (entry / STATE_FILE).stat().st_mtime, default=None)
+        known = {} if newest is None else newest_made(newest / STATE_FILE)
+    return known
+
+
+def _is_state_of(directory: Path, place: str) -> bool:
+    return _read_hint(directory / PLACE_FILE) == place and (directory / STATE_FILE).is_file()
+
+
+def _read_hint(path: Path) -> str | None:
+    """Return what was noted for the next time, which is no secret; ``None`` for nothing."""
     try:
-        return (directory / SLOT_FILE).read_text("utf-8")
+        return path.read_text("utf-8")
     except (OSError, ValueError):
         return None
 
 
-def _write_slot_name(directory: Path, name: str) -> None:
-    if _read_slot_name(directory) != name:
+def _write_hint(path: Path, text: str) -> None:
+    if _read_hint(path) != text:
         with suppress(OSError):
-            path = directory / SLOT_FILE
             path.touch(mode=0o600)
-            path.write_text(name, "utf-8")
+            path.write_text(text, "utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Callable
 
 import click
 
@@ -13,10 +14,11 @@ from mlsync.cli import output
 from mlsync.cli.gently import describe_priorities, give_way
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
-from mlsync.errors import RepositoryMissing, StoreUnavailable
+from mlsync.config.model import Config
+from mlsync.errors import Error, RepositoryMissing, StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
-from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.log import LogMonitor, log_to
 
 
@@ -46,15 +48,11 @@ def agent_command(common: Common, gently: bool) -> None:
     log_to(sys.stderr, logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
-    opener = RepositoryOpener(config, common.secret(config.key))
-    try:
-        # What only a person can fix ends the agent at once: a wrong place, a wrong passphrase.
-        opener.opened(threading.Event())
-    except (StoreUnavailable, RepositoryMissing) as error:
-        # Where an agent worked before, the place is right and the disk is only not mounted yet.
-        if isinstance(error, RepositoryMissing) and not status.read_states(options.status_file, config.repository):
-            raise
-        monitor.notice("warning", f"{error}; waiting for it")
+    unlock = common.secret(config.key, before_prompt=lambda: _find(config, options, look_for_repository))
+    opener = RepositoryOpener(config, unlock)
+    away = _find(config, options, lambda _config: opener.opened(threading.Event()))
+    if away is not None:
+        monitor.notice("warning", f"{away}; waiting for it")
     if common.verbose and gently:
         monitor.notice("info", describe_priorities())
     jobs = [BackupJob(opener, watch) for watch in config.watches]
@@ -70,3 +68,20 @@ def agent_command(common: Common, gently: bool) -> None:
             job.close()
     if common.as_json:
         common.emit(agent.as_json())
+
+
+def _find(config: Config, options: AgentOptions, find: Callable[[Config], object]) -> Error | None:
+    """Find the repository; return the error if it may come later, and raise what only a person can fix.
+
+    That is a wrong place, for example, or a wrong passphrase.
+    """
+    try:
+        find(config)
+    except StoreUnavailable as error:
+        return error
+    except RepositoryMissing as error:
+        # Where an agent worked before, the place is right and the disk is only not mounted yet.
+        if not status.read_states(options.status_file, config.repository):
+            raise
+        return error
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mlsync.app.passes import back_up, summary, trouble_text
+from mlsync.app.refusals import refuse_locked, refuse_unreadable
 from mlsync.app.run_lock import RunLock
 from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
@@ -75,10 +76,16 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
     if take_over and len(watches) > 1:
         names = ", ".join(watch.run for watch in watches)
         raise ConfigInvalid("--take-over is for one run", advice=f"name it: {names}")
+    refuse_unreadable(config, watches)
     monitor = common.monitor()
+
+    def found_id(repository_id: bytes) -> None:
+        if not take_over:
+            refuse_locked(config, repository_id, watches)
+
     results: list[BackupResult] = []
     failed: list[tuple[str, Error]] = []
-    with common.session(config, monitor) as session, stopping() as stop:
+    with common.session(config, monitor, found_id) as session, stopping() as stop:
         for watch in watches:
             try:
                 with _locked(session, watch, take_over=take_over):

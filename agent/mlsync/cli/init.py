@@ -13,6 +13,7 @@ from typing import cast
 import click
 
 from mlsync.app.group import group_for
+from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
@@ -23,6 +24,7 @@ from mlsync.config.model import Config
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
+from mlsync.repository.keyslot import Unlock
 
 _EXAMPLES = """\b
 Examples:
@@ -66,15 +68,32 @@ def init_command(
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
     with _written(place, text):
         refuse_existing(config, monitor)
-        unlock = common.secret(common.asked_key, confirm=True)
-        if not allow_weak:
-            refuse_weak(unlock)
-        with Session.create(config, unlock, monitor, group=shared_with) as session:
+        if config.repository_directory is not None:
+            refuse_unwritable(config.repository_directory)
+        with Session.create(
+            config, lambda: _new_secret(common, allow_weak=allow_weak), monitor, group=shared_with
+        ) as session:
             repository_id = session.repository.repository_id.hex()
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
         _print(common, config, place, repository_id)
+
+
+def _new_secret(common: Common, *, allow_weak: bool) -> Unlock:
+    """Return the secret that the repository is made with."""
+    unlock = common.secret(common.asked_key, confirm=True, before_prompt=_say_what_a_passphrase_is)
+    if not allow_weak:
+        refuse_weak(unlock)
+    return unlock
+
+
+def _say_what_a_passphrase_is() -> None:
+    click.echo(
+        "Choose a passphrase of 8 characters or more. mlsync encrypts everything with it, and nobody\n"
+        "can reset it: WITHOUT IT NOTHING CAN BE RESTORED. Keep a copy away from this machine.",
+        err=True,
+    )
 
 
 def _one_url(url: str | None, repo: str | None) -> str:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mlsync.proving.verify import VerifyResult
     from mlsync.repository.manifest import Entry, Manifest, Trouble
     from mlsync.restore.restore import Failure, RestoreResult
+    from mlsync.service.here import RunHere
+    from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.key_slots import SlotStatus
     from mlsync.versions.proof_status import ProofStatus
@@ -368,6 +370,47 @@ def service_json(
         "command": list(command),
         "missing": list(missing),
         "next": list(following),
+    }
+
+
+def status_json(
+    state: str,
+    configuration: Path | None,
+    problem: Error | None,
+    repository: str | None,
+    agent: AgentSeen | None,
+    runs: Iterable[RunHere],
+    following: Sequence[str],
+) -> dict[str, object]:
+    """Return the value of ``mlsync status``; *state* is ``none``, ``invalid`` or ``ready``."""
+    return {
+        "state": state,
+        "configuration": None if configuration is None else path(bytes(configuration)),
+        "problem": None if problem is None else error_json(problem),
+        "repository": repository,
+        "agent": None if agent is None else _agent_json(agent),
+        "runs": [_run_here_json(run) for run in runs],
+        "next": list(following),
+    }
+
+
+def _agent_json(agent: AgentSeen) -> dict[str, object]:
+    return {
+        "running": agent.is_running(),
+        "pid": agent.pid,
+        "host": agent.host,
+        "started": iso(round(agent.started_s * 1e9)),
+    }
+
+
+def _run_here_json(run: RunHere) -> dict[str, object]:
+    return {
+        "run": run.run,
+        "directory": path(bytes(run.directory)),
+        "version": run.version,
+        "made": None if run.made_s is None else iso(round(run.made_s * 1e9)),
+        "proved": run.is_proved,
+        "problems": list(run.problems),
     }
 
 

@@ -32,6 +32,7 @@ load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
 COMMANDS: Final = (
     "demo",
     "init",
+    "status",
     "backup",
     "agent",
     "versions",
@@ -69,11 +70,12 @@ class _Commands(Group):
     cls=_Commands,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
 @click.version_option(mlsync.__version__, prog_name="mlsync", message="%(prog)s %(version)s")
 @with_common_options
-def cli(**_given: object) -> None:
+@click.pass_context
+def cli(ctx: click.Context, /, **_given: object) -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
     A version is listed only after its checkpoints were read back from the store and loaded. Begin with "mlsync init",
@@ -81,6 +83,17 @@ def cli(**_given: object) -> None:
     restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and without a
     configuration.
     """
+    if ctx.invoked_subcommand is None:
+        _invoke_alone(ctx, "status")
+
+
+def _invoke_alone(ctx: click.Context, name: str) -> None:
+    """Run a command as if it had been named, with the options that were given."""
+    assert isinstance(ctx.command, click.Group)
+    _, command, _ = ctx.command.resolve_command(ctx, [name])
+    assert command is not None
+    with command.make_context(name, [], parent=ctx) as below:
+        command.invoke(below)
 
 
 def main() -> NoReturn:

@@ -112,7 +112,8 @@ def _refuse_to_change(new: NewConfig, existing: Config) -> NoReturn:
         )
         advice = f"nothing was restored; set {place} there, and restore without --write-config"
         raise ConfigInvalid(what, where=str(existing.path), advice=advice)
-    click.echo("\n".join(["Add these lines to the configuration:", "", *new.watch_lines, ""]), err=True)
+    for line in ("Add these lines to the configuration:", "", *new.watch_lines, ""):
+        click.echo(output.printable(line), err=True)
     what = "--write-config overwrites nothing, and there is a configuration already"
     advice = "nothing was restored; add the lines above, and restore without --write-config"
     raise ConfigInvalid(what, where=str(existing.path), advice=advice)
@@ -121,15 +122,19 @@ def _refuse_to_change(new: NewConfig, existing: Config) -> NoReturn:
 class Draft:
     """A configuration under another name beside its place."""
 
-    def __init__(self, temporary: Path, place: Path) -> None:
+    def __init__(self, temporary: Path, place: Path, new: NewConfig) -> None:
         self._temporary = temporary
         self._place = place
+        self._new = new
 
     def keep(self) -> None:
-        """Give it its name; raise ``ConfigInvalid`` if something has that name by now."""
+        """Give it its name; raise ``ConfigInvalid`` if something else has that name by now."""
         try:
             os.link(self._temporary, self._place, follow_symlinks=False)
         except FileExistsError:
+            # All ranks of a training may restore at once.
+            if self._new.is_said_by(load(self._place)):
+                return
             what = "the run was restored, and another configuration was written meanwhile"
             raise ConfigInvalid(what, where=str(self._place)) from None
         except OSError as error:
@@ -147,16 +152,17 @@ def prepared(place: Path | None, existing: Config | None, new: NewConfig) -> Ite
     elif existing is not None:
         _refuse_to_change(new, existing)
     else:
-        with _drafted(place, new.text) as draft:
+        with _drafted(place, new) as draft:
             yield draft
 
 
 @contextmanager
-def _drafted(place: Path, text: str) -> Iterator[Draft]:
+def _drafted(place: Path, new: NewConfig) -> Iterator[Draft]:
     """Write a configuration under another name, with mode 0600, and load it; without ``keep`` it is gone at the end.
 
     So an error in writing or loading it comes before anything is restored.
     """
+    text = new.text
     temporary = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         try:
@@ -172,7 +178,7 @@ def _drafted(place: Path, text: str) -> Iterator[Draft]:
             load(temporary)
         except ConfigInvalid as error:
             raise ConfigInvalid(error.what, where=str(place), advice=error.advice) from None
-        yield Draft(temporary, place)
+        yield Draft(temporary, place, new)
     finally:
         with suppress(OSError):
             os.unlink(temporary)

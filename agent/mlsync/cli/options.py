@@ -30,7 +30,7 @@ from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.readable import report_skipped
 from mlsync.service.log import LogMonitor, log_to
-from mlsync.versions.select import LATEST
+from mlsync.versions.select import LATEST, refuse_nonsense
 
 VERSION_WORDS = ("latest", "resumable", "best")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -94,23 +94,40 @@ class Common:
             raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
-    def secret(self, configured: KeySettings, *, confirm: bool = False) -> Unlock:
-        """Return the passphrase or key, after other processes of this user lost access to this one."""
+    def secret(
+        self, configured: KeySettings, *, confirm: bool = False, before_prompt: Callable[[], object] = lambda: None
+    ) -> Unlock:
+        """Return the passphrase or key, after other processes of this user lost access to this one.
+
+        *before_prompt* is called if a person has to be asked.
+        """
         keep_private()
-        return find_secret(configured, self.asked_key, passphrase=self.invocation.passphrase, confirm=confirm)
+        return find_secret(
+            configured,
+            self.asked_key,
+            passphrase=self.invocation.passphrase,
+            confirm=confirm,
+            before_prompt=before_prompt,
+        )
 
     def emit(self, value: object) -> None:
         """Print the command's JSON value."""
         self.invocation.emit(value)
 
     @contextmanager
-    def session(self, config: Config, monitor: Monitor) -> Iterator[Session]:
-        """Open the repository; ask for a passphrase only once there is known to be one."""
+    def session(
+        self, config: Config, monitor: Monitor, found_id: Callable[[bytes], None] = lambda _repository_id: None
+    ) -> Iterator[Session]:
+        """Open the repository; ask for a passphrase only once there is known to be one.
+
+        *found_id* is called with its id before that, and can raise what makes asking useless.
+        """
 
         def find_unlock() -> Unlock:
             return self.secret(config.key)
 
-        with Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S) as session:
+        opened = Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S, found_id=found_id)
+        with opened as session:
             try:
                 yield session
             finally:
@@ -164,9 +181,17 @@ def _gathered(function: Callable[..., Any]) -> Callable[..., Any]:
     return functools.update_wrapper(click.pass_obj(call), function)
 
 
+def checked_version(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Refuse a word that means a version of no repository, before anybody has to type a passphrase."""
+    if value is not None:
+        refuse_nonsense(value)
+    return value
+
+
 version_option = click.option(
     "--version",
     "version",
+    callback=checked_version,
     default=LATEST,
     show_default=True,
     metavar="VERSION",

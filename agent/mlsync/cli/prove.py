@@ -7,7 +7,7 @@ import click
 from mlsync.cli import candidates, output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prove_json
-from mlsync.cli.options import VERSION_WORDS, Common, common_options, device_option, run_option
+from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_options, device_option, run_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.share import ShareChoice, share_option
@@ -33,7 +33,7 @@ Examples:
 @click.command(
     "prove", cls=Command, short_help="Prove versions that were committed without a full proof.", epilog=_EXAMPLES
 )
-@click.argument("version", required=False, shell_complete=candidates.words(*VERSION_WORDS))
+@click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
 @click.option("--pending", "is_pending", is_flag=True, help="Prove everything that is pending, of one run or of all.")
 @run_option
 @device_option

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mlsync.app.refusals import refuse_target
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import candidates, output
@@ -105,6 +106,10 @@ def restore_command(
     config = common.configuration()
     place = asked_place(write_config, common.config)
     existing = None if place is None else existing_config(place, config)
+    if target is not None:
+        asked = os.fsencode(os.path.abspath(target))
+        _refuse_own_places(config, asked, delete=delete)
+        refuse_target(asked)
     with common.session(config, monitor) as session, stopping() as stop:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         run = find_run(session.repository, run)

@@ -10,7 +10,7 @@ import click
 from mlsync.backup.not_understood import in_words, not_understood
 from mlsync.cli import candidates, output
 from mlsync.cli.json import show_json
-from mlsync.cli.options import VERSION_WORDS, Common, common_options, run_option
+from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_options, run_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.repository.manifest import Entry, Manifest
@@ -29,10 +29,11 @@ _SAID = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"
 
 
 @click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
-@click.argument("version", required=False, shell_complete=candidates.words(*VERSION_WORDS))
+@click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
 @click.option(
     "--version",
     "version_option",
+    callback=checked_version,
     metavar="VERSION",
     shell_complete=candidates.words(*VERSION_WORDS),
     help="The same as the argument, as other commands take it.",

@@ -18,7 +18,8 @@ from typing import Any, Final, Generic, TypeVar
 from mlsync.config.every import parse_every
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
-from mlsync.errors import RunNameInvalid
+from mlsync.errors import ConfigInvalid, RunNameInvalid
+from mlsync.source.exclude import Excludes
 
 V = TypeVar("V")
 REQUIRED: Final = dataclasses.MISSING
@@ -47,7 +48,7 @@ def kind(words: str) -> Callable[[Callable[[Any, Path], V]], Kind[V]]:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key: what it is for (*why*), its *default* as TOML writes it, and an *example*.
+    """A key: what it is for (*why*, with code in backquotes), its *default* as TOML writes it, and an *example*.
 
     A key whose default is not one value has ``None`` there, and *unset* says what holds while it is not set; for a key
     that must be set it is empty.
@@ -220,6 +221,18 @@ def texts(value: Any, _base: Path) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise ValueError('a list of strings like ["*.tmp", "cache/"]')
     return tuple(value)
+
+
+@kind("a list of patterns")
+def patterns(value: Any, base: Path) -> tuple[str, ...]:
+    """Return patterns of files, each of them one that can be understood."""
+    found = texts(value, base)
+    try:
+        Excludes(found)
+    except ConfigInvalid as error:
+        hint = f" ({error.advice})" if error.advice else ""
+        raise ValueError(f'a list of patterns like ["*.tmp", "cache/"]; {error.what}{hint}') from None
+    return found
 
 
 @kind("a list of texts")

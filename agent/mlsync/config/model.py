@@ -28,6 +28,7 @@ from mlsync.config.keys import (
     number,
     one_of,
     path,
+    patterns,
     proof_device,
     repository,
     run_name,
@@ -45,6 +46,7 @@ from mlsync.source.temporary_names import TEMPORARY_NAMES
 _NUMBER_FAULTS = some_of("nan", "inf", "zero", "constant", "saturated")
 # What precedes the host in a URL, or in a place as scp writes it.
 _SECRETS = re.compile(r"(//|^(?=[^/@]*:))[^/]*@")
+_TEMPORARY = ", ".join(f"`{name}`" for name in TEMPORARY_NAMES.split(", "))
 # The windows of the proof's process, and what it needs to count the numbers in them.
 _PROOF_MEMORY_BYTES_MIN = 384 << 20
 
@@ -60,15 +62,18 @@ class S3Settings:
         unset="AWS",
     )
     region: str | None = key(
-        text, "The bucket's region.", example='"us-east-1"', unset="what the AWS profile or AWS_REGION says"
+        text, "The bucket's region.", example='"us-east-1"', unset="what the AWS profile or `AWS_REGION` says"
     )
     profile: str | None = key(
-        text, "The profile in ~/.aws with the S3 keys.", example='"backup"', unset="AWS_PROFILE, or the default profile"
+        text,
+        "The profile in `~/.aws` with the S3 keys.",
+        example='"backup"',
+        unset="`AWS_PROFILE`, or the default profile",
     )
     addressing: str = key(
         one_of("auto", "path", "virtual"),
-        'Where the bucket\'s name goes: "path" of the URL, or "virtual", its host name. "auto" finds out, and follows '
-        "addressing_style of the AWS profile.",
+        'Where the bucket\'s name goes: `"path"` of the URL, or `"virtual"`, its host name. `"auto"` finds out, and '
+        "follows `addressing_style` of the AWS profile.",
         default='"auto"',
         example='"path"',
     )
@@ -80,7 +85,7 @@ class S3Settings:
     )
     payload_signing: str = key(
         one_of("auto", "always", "never"),
-        'Whether bodies of requests are signed. "always" is for stores that refuse unsigned bodies, and takes three '
+        'Whether bodies of requests are signed. `"always"` is for stores that refuse unsigned bodies, and takes three '
         "times the CPU.",
         default='"auto"',
         example='"always"',
@@ -95,11 +100,11 @@ class KeySettings:
         path,
         "The file with the passphrase. Its mode must be 0600.",
         example='"/etc/mlsync/passphrase"',
-        unset="MLSYNC_PASSPHRASE, a systemd credential, or a prompt",
+        unset="`MLSYNC_PASSPHRASE`, a systemd credential, or a prompt",
     )
     key_file: Path | None = key(
         path,
-        "The file with the key of a repository that was made with --key-file. Its mode must be 0600.",
+        "The file with the key of a repository that was made with `--key-file`. Its mode must be 0600.",
         example='"/etc/mlsync/key"',
         unset="a systemd credential, or a passphrase",
     )
@@ -120,20 +125,20 @@ class WatchSettings:
         run_name,
         "The run's name in the repository.",
         example='"yolo"',
-        unset="the directory's name, with its parents' names before it while that is a common one such as train",
+        unset="the directory's name; a common one such as train gets its parents' names before it",
         otherwise=REQUIRED,
     )
     exclude: tuple[str, ...] = key(
-        texts, "Patterns of files that no version needs.", default="[]", example='["*.log", "cache/"]'
+        patterns, "Patterns of files that no version needs.", default="[]", example='["*.log", "cache/"]'
     )
     keep_temporary: bool = key(
         flag,
-        f"Whether versions have files with the names of unfinished ones too: {TEMPORARY_NAMES}.",
+        f"Whether versions have files with the names of unfinished ones too: {_TEMPORARY}.",
         default="false",
         example="true",
     )
     not_models: tuple[str, ...] = key(
-        texts,
+        patterns,
         "Patterns of files that look like models and are none, so that no backup names them.",
         default="[]",
         example='["*.mdl"]',
@@ -146,7 +151,7 @@ class AgentSettings:
 
     every: Every = key(
         schedule,
-        'The agent backs up at least this often. "never" leaves only changes and rescans.',
+        'The agent backs up at least this often. `"never"` leaves only changes and rescans.',
         default='"1h"',
         example='"0 * * * *"',
     )
@@ -179,7 +184,7 @@ class AgentSettings:
     )
     stop_within_s: float = key(
         duration,
-        "The time to stop at a safe point on SIGTERM. It is shorter than TimeoutStopSec of the service.",
+        "The time to stop at a safe point on SIGTERM. It is shorter than `TimeoutStopSec` of the service.",
         default='"25s"',
         example='"60s"',
         name="stop_within",
@@ -192,7 +197,7 @@ class ProofSettings:
 
     device: str = key(
         proof_device,
-        'Where checkpoints are loaded. "auto" is the GPU with most free memory, or the CPU if there is no GPU.',
+        'Where checkpoints are loaded. `"auto"` is the GPU with most free memory, or the CPU if there is no GPU.',
         default='"auto"',
         example='"cuda:1"',
     )
@@ -211,21 +216,22 @@ class ProofSettings:
     )
     require: int | None = key(
         number(0, 5),
-        'The level that checkpoints must reach. Setting it, even to 3, makes on_unavailable "wait" unless that is set '
-        "too.",
+        'The level that checkpoints must reach. Setting it, even to 3, makes `on_unavailable` `"wait"`, unless that is '
+        "set too.",
         example="4",
-        unset='3, with on_unavailable = "commit"',
+        unset='3, with `on_unavailable = "commit"`',
     )
     on_unavailable: str | None = key(
         one_of("commit", "wait"),
         "What happens when a checkpoint cannot be proved as far as required, as without a GPU. "
-        '"commit" makes the version; it is pending, and is proved later. "wait" makes it once the proof is possible.',
+        '`"commit"` makes the version; it is pending, and is proved later. `"wait"` makes it once the proof is '
+        "possible.",
         example='"wait"',
-        unset='"commit", or "wait" if require is set',
+        unset='`"commit"`, or `"wait"` if `require` is set',
     )
     read_back: str = key(
         one_of("new", "all", "none"),
-        'Which files are read back from the store before a version is made. "none" proves its checkpoints later.',
+        'Which files are read back from the store before a version is made. `"none"` proves its checkpoints later.',
         default='"new"',
         example='"all"',
     )
@@ -246,8 +252,8 @@ class ProofSettings:
     )
     refuse: tuple[str, ...] = key(
         _NUMBER_FAULTS,
-        'Numbers that break a checkpoint: NaN, infinity, the largest number of float16 ("saturated"), and tensors that '
-        "are all zero or constant.",
+        'Numbers that break a checkpoint: NaN, infinity, the largest number of float16 (`"saturated"`), and tensors '
+        "that are all zero or constant.",
         default="[]",
         example='["nan", "inf"]',
     )
@@ -266,12 +272,12 @@ class ProofSettings:
     )
     model: str | None = key(
         factory,
-        'For framework = "state_dict": the callable that returns the model and an example input.',
+        'For `framework = "state_dict"`: the callable that returns the model and an example input.',
         example='"package.module:build"',
     )
     command: tuple[str, ...] = key(
         command,
-        "Level 5 by a command of your own. {path} is a checkpoint's file, or its directory if it has several files. "
+        "Level 5 by a command of your own. `{path}` is a checkpoint's file, or its directory if it has several files. "
         "Exit status 0: it loads; 75: cannot tell; 77: not meant for this checkpoint; all others: it does not load. "
         "The command may run code out of the checkpoint.",
         example='["python", "check.py", "{path}"]',
@@ -288,7 +294,7 @@ class ProofSettings:
     )
     command_environment: tuple[str, ...] = key(
         variables,
-        "The environment of level 5, besides PATH and CUDA_*: names, or NAME=value.",
+        "The environment of level 5, besides `PATH` and `CUDA_*`: names, or `NAME=value`.",
         default="[]",
         example='["PYTHONPATH", "OMP_NUM_THREADS=4"]',
     )
@@ -317,7 +323,7 @@ class Config:
 
     repository: str = key(
         repository,
-        "Where the versions are kept: a directory's path, or s3://bucket/prefix.",
+        "Where the versions are kept: a directory's path, or `s3://bucket/prefix`.",
         example='"/srv/mlsync"',
         unset="",
         otherwise=REQUIRED,
@@ -326,8 +332,8 @@ class Config:
         path,
         "Locks, caches and the agent's status. It may be deleted: the next backup then reads all files once.",
         example='"/var/lib/mlsync"',
-        unset="systemd's STATE_DIRECTORY; else XDG_STATE_HOME/mlsync; else, for root, /var/lib/mlsync; else "
-        "~/.local/state/mlsync",
+        unset="systemd's `STATE_DIRECTORY`; else `mlsync` in `XDG_STATE_HOME`; else `/var/lib/mlsync` for root, and "
+        "`~/.local/state/mlsync` for others",
         otherwise=REQUIRED,
     )
     s3: S3Settings = field(default_factory=S3Settings)

@@ -74,7 +74,7 @@ def _lines(keys: Mapping[str, Key], given: Mapping[str, str | bool | Path | None
 
 
 def _comment(text: str) -> Iterator[str]:
-    lines = textwrap.wrap(text, _COLUMNS, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(text.replace("`", ""), _COLUMNS, break_long_words=False, break_on_hyphens=False)
     return (f"# {line}" for line in lines)
 
 

@@ -114,7 +114,12 @@ class Repository:
     def refuse_existing(cls, store: Store) -> None:
         """Raise ``RepositoryExists`` if there is a repository, or the packs of one."""
         if cls.exists(store):
-            raise RepositoryExists("there is a repository already", where=store.url, advice="nothing was changed")
+            # A second machine is the usual reason for a second init.
+            advice = (
+                "nothing was changed; to continue a run of it on this machine: "
+                f"mlsync restore --repo {store.url} --write-config"
+            )
+            raise RepositoryExists("there is a repository already", where=store.url, advice=advice)
         # A store with packs but no header is a repository that lost its header: a new header would make it unreadable.
         if next(iter(store.list(names.PACKS)), None) is not None:
             what = "there are packs of a repository whose header is missing"

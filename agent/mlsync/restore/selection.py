@@ -19,6 +19,7 @@ from mlsync.source.paths import display
 
 # As many paths as a person reads in one line, and as many as are compared with one that is missing.
 _NAMED_MAX: Final = 3
+_CHARS_MAX: Final = 300
 _COMPARED_MAX: Final = 4_000
 
 
@@ -142,7 +143,7 @@ def _below(path: bytes, directory: bytes) -> bytes | None:
 def _missing(manifest: Manifest, tree: _Tree, missing: list[bytes]) -> PathMissing:
     """Return the error for paths that the version does not hold; it suggests the nearest that it does."""
     root = manifest.root
-    named = " and ".join(map(display, missing[:_NAMED_MAX]))
+    named = " and ".join(map(_shortened, missing[:_NAMED_MAX]))
     more = f" and {len(missing) - _NAMED_MAX} more" if len(missing) > _NAMED_MAX else ""
     nearest = _nearest(tree, missing[0])
     question = f"did you mean {' or '.join(nearest)}? " if nearest else ""
@@ -169,6 +170,11 @@ def _nearest(tree: _Tree, path: bytes) -> list[str]:
 def _closest(text: str, choices: dict[str, bytes], *, cutoff: float) -> list[str]:
     """Return the paths, as they are printed, whose texts in *choices* are nearest."""
     return [display(choices[one]) for one in difflib.get_close_matches(text, choices, n=_NAMED_MAX, cutoff=cutoff)]
+
+
+def _shortened(path: bytes) -> str:
+    text = display(path)
+    return text if len(text) <= _CHARS_MAX else text[:_CHARS_MAX] + "…"
 
 
 def _name(path: bytes) -> bytes:

@@ -17,12 +17,21 @@ from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.repository.keyslot import Unlock
 from mlsync.service.job import Heartbeat
-from mlsync.service.pass_process import Opened, OpenRequest, PassProcess, PassRequest
+from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.source.state import State
 
 _LOG: Final = logging.getLogger(__name__)
 # For this long after a pass that asked the store, passes over an untouched run only check the run's files.
 STORE_UNASKED_S = 900.0
+
+
+def look_for_repository(config: Config) -> None:
+    """Raise what a process without the secret finds wrong with the repository."""
+    process = PassProcess("looking for the repository", Heartbeat())
+    try:
+        process.ask(LookRequest(config), threading.Event())
+    finally:
+        process.close()
 
 
 class RepositoryOpener:

@@ -19,13 +19,13 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
-from mlsync.app.session import Session
+from mlsync.app.session import Session, refuse_missing
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
-from mlsync.service.pass_process import STOP, OpenRequest, PassRequest, Request
+from mlsync.service.pass_process import STOP, LookRequest, OpenRequest, PassRequest, Request
 
 _LOG: Final = logging.getLogger(__name__)
 # Often enough for the agent to see progress, and too seldom to cost anything.
@@ -65,7 +65,7 @@ class PassChild(LogMonitor):
 
     def _answer(self, request: Request) -> dict[str, Any]:
         try:
-            done = self._open(request) if isinstance(request, OpenRequest) else self._pass(request)
+            done = self._done(request)
         except Error as error:
             if not isinstance(error, Stopped):
                 # The next pass begins with a fresh connection and local state, whatever was wrong with these.
@@ -76,6 +76,16 @@ class PassChild(LogMonitor):
             self._close_session()
             return {"error": _as_json(Error(f"unexpected error: {type(bug).__name__}: {bug}"))}
         return {"done": done}
+
+    def _done(self, request: Request) -> dict[str, Any]:
+        match request:
+            case LookRequest():
+                refuse_missing(request.config, self)
+                return {}
+            case OpenRequest():
+                return self._open(request)
+            case PassRequest():
+                return self._pass(request)
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self) as session:

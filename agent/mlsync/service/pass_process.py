@@ -49,6 +49,13 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class LookRequest:
+    """Find the repository, without a secret; ``done`` is empty."""
+
+    config: Config
+
+
+@dataclass(frozen=True, slots=True)
 class OpenRequest:
     """Find the repository and unlock it; ``done`` is an ``Opened`` in JSON."""
 
@@ -65,7 +72,7 @@ class PassRequest:
     watch: WatchSettings
 
 
-Request = OpenRequest | PassRequest
+Request = LookRequest | OpenRequest | PassRequest
 
 
 class PassProcess:

@@ -20,6 +20,12 @@ FORMAT = 1
 _KEPT = ("last_version", "last_version_s", "last_proved_version", "last_proved_s", "last_pass_s")
 
 
+# Which field behind the program's name says when a process began (the 22nd of all, see proc(5)).
+_BEGAN_FIELD = 19
+# The kernel tells the time of the boot in whole seconds, and clocks are set.
+_CLOCK_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class RunStatus:
     """One run's part of the status; *next_try_s* is on the wall clock, ``None`` if no pass is planned."""
@@ -84,6 +90,70 @@ def read_states(file: Path, repository: str) -> dict[str, RunState]:
         return {str(run["run"]): RunState(**{name: _number(run[name]) for name in _KEPT}) for run in content["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """What the status file says of a run; times are seconds since 1970."""
+
+    run: str
+    last_version: int | None
+    last_version_s: float | None
+    last_proved_version: int | None
+    last_error: str | None
+    troubles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSeen:
+    """What the status file says of the agent that wrote it."""
+
+    pid: int
+    host: str
+    started_s: float
+    runs: tuple[RunSeen, ...]
+
+    def is_running(self) -> bool | None:
+        """Whether the agent still runs; ``None`` if it ran on another machine that shares the file."""
+        if self.host != socket.gethostname():
+            return None
+        began_s = _process_began_s(self.pid)
+        # A process that began later only has the number of the agent.
+        return began_s is not None and began_s <= self.started_s + _CLOCK_S
+
+
+def read_agent(file: Path, repository: str) -> AgentSeen | None:
+    """Return what the last agent on this repository wrote; ``None`` if the file is no such file."""
+    try:
+        content = json.loads(file.read_bytes())
+        if content["format"] != FORMAT or content["repository"] != repository:
+            return None
+        runs = tuple(_run_seen(run) for run in content["runs"])
+        return AgentSeen(int(content["pid"]), str(content["host"]), float(content["started_s"]), runs)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _run_seen(run: Mapping[str, Any]) -> RunSeen:
+    return RunSeen(
+        run=str(run["run"]),
+        last_version=_number(run["last_version"]),
+        last_version_s=_number(run["last_version_s"]),
+        last_proved_version=_number(run["last_proved_version"]),
+        last_error=None if run["last_error"] is None else str(run["last_error"]),
+        troubles=tuple(map(str, run["troubles"])),
+    )
+
+
+def _process_began_s(pid: int) -> float | None:
+    """Return when a process began, in seconds since 1970; ``None`` if there is none."""
+    try:
+        # The program's name, in parentheses, may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        boot = next(line for line in Path("/proc/stat").read_text("ascii").splitlines() if line.startswith("btime "))
+        return int(boot.split()[1]) + int(fields[_BEGAN_FIELD]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 def _number(value: object) -> Any:

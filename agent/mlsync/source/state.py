@@ -184,12 +184,26 @@ def seen_heads(path: Path) -> dict[str, Head]:
 
     Empty if there is no state that this user can read.
     """
+    rows = _read_only(path, "SELECT run, number, digest FROM heads")
+    return {run: Head(number, digest) for run, number, digest in rows}
+
+
+def newest_made(path: Path) -> dict[str, Made]:
+    """Return the newest version of each run that this machine saw, like ``seen_heads``.
+
+    Its creation time is 0 where another machine made it.
+    """
+    when = "MAX(CASE number WHEN next_number THEN next_ns WHEN last_number THEN last_ns ELSE 0 END)"
+    query = f"SELECT heads.run, number, {when} FROM heads LEFT JOIN writers USING (run) GROUP BY heads.run, number"  # noqa: S608 - nothing of it is from outside
+    return {run: Made(number, created_ns or 0) for run, number, created_ns in _read_only(path, query)}
+
+
+def _read_only(path: Path, query: str) -> list[tuple[Any, ...]]:
     # Without a write-ahead log the file is complete, and ``immutable`` lets SQLite read it where it cannot write.
     mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     try:
         connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)
         with closing(connection):
-            rows = connection.execute("SELECT run, number, digest FROM heads").fetchall()
+            return connection.execute(query).fetchall()
     except sqlite3.Error:
-        return {}
-    return {run: Head(number, digest) for run, number, digest in rows}
+        return []

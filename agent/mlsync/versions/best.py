@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from mlsync.errors import VersionMissing
@@ -18,6 +18,7 @@ from mlsync.formats.libraries.trainer_logs import (
     read_fitness,
     read_trainer_state,
 )
+from mlsync.formats.torch.facts import BEST_CHECKPOINT
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.readable import readable
 from mlsync.repository.repository import Repository, StoredVersion
@@ -27,9 +28,9 @@ from mlsync.versions.proof_status import manifest_of
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TELLING: Final = (
-    "best reads best_fitness in a checkpoint, best_model_checkpoint in Hugging Face's trainer_state.json, and mAP or "
-    "accuracy in Ultralytics' results.csv beside args.yaml; to choose by yourself, see mlsync versions and give "
-    "--version N, latest or resumable"
+    "best reads best_fitness in a checkpoint, the best one that Hugging Face's trainer_state.json or Lightning's "
+    "ModelCheckpoint(monitor=...) names, and mAP or accuracy in Ultralytics' results.csv beside args.yaml; to choose "
+    "by yourself, see mlsync versions and give --version N, latest or resumable"
 )
 # The logs that may tell, and what they lack if they do not
 _LOGS: Final = {STATE_NAME: "names no best checkpoint", RESULTS_NAME: "has no mAP or accuracy of Ultralytics"}
@@ -39,7 +40,7 @@ _TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 
 def best_number(repository: Repository, run: str) -> int:
     """Return the number of the version with the best checkpoint of a run, or raise ``VersionMissing``."""
-    for best_by in (_best_by_checkpoints, _best_by_state, _best_by_results):
+    for best_by in (_best_by_checkpoints, _best_by_state, _best_by_lightning, _best_by_results):
         number = best_by(repository, run)
         if number is not None:
             return number
@@ -83,16 +84,42 @@ def _best_by_state(repository: Repository, run: str) -> int | None:
     The state does not say whether a higher metric is better, but it names the best checkpoint.
     """
     looked: dict[tuple[ChunkRef, ...], TrainerState | None] = {}
+
+    def named(files: Mapping[bytes, Entry]) -> bytes | None:
+        states = {path: entry for path, entry in files.items() if _is_state(path)}
+        return _named_best(read_files(repository, states, STATE_BYTES_MAX, read_trainer_state, looked))
+
+    return _newest_with_named(repository, run, named)
+
+
+def _best_by_lightning(repository: Repository, run: str) -> int | None:
+    """Return the newest version with the file that Lightning's ``ModelCheckpoint`` named the best in the end."""
+
+    def named(files: Mapping[bytes, Entry]) -> bytes | None:
+        naming: list[tuple[float, bytes]] = []
+        for path, entry in files.items():
+            facts = entry.proof.facts if entry.proof is not None else {}
+            best, step = facts.get(BEST_CHECKPOINT), facts.get("step")
+            if isinstance(best, str) and isinstance(step, (int, float)):
+                naming.append((step, _beside(path, os.fsencode(best))))
+        return max(naming)[1] if naming else None
+
+    return _newest_with_named(repository, run, named)
+
+
+def _newest_with_named(
+    repository: Repository, run: str, named: Callable[[Mapping[bytes, Entry]], bytes | None]
+) -> int | None:
+    """Return the newest version that holds what the newest one that names a best checkpoint, by *named*, names."""
     best: bytes | None = None
     for stored in readable(repository, run, reversed(repository.numbers(run))):
         files = {entry.path: entry for entry in repository.entries(stored)}
         if best is None:
-            named = {path: entry for path, entry in files.items() if _is_state(path)}
-            best = _named_best(read_files(repository, named, STATE_BYTES_MAX, read_trainer_state, looked))
+            best = named(files)
         if best is not None and any(_has_weights(path, entry, best) for path, entry in files.items()):
             return stored.root.number
     if best is not None:
-        what = f"the trainer of run {run!r} names {os.fsdecode(best)} the best, and no version holds it"
+        what = f"the trainer of run {run!r} names {display(best)} the best, and no version holds it"
         raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
     return None
 
@@ -113,10 +140,10 @@ def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
     return (above + b"/" if above else b"") + b"checkpoint-%d" % best_step
 
 
-def _has_weights(path: bytes, entry: Entry, directory: bytes) -> bool:
-    """Return whether a file is in a directory and has weights."""
+def _has_weights(path: bytes, entry: Entry, best: bytes) -> bool:
+    """Return whether a file is *best*, or in that directory, and has weights."""
     count = entry.proof.facts.get("parameter_count") if entry.proof is not None else None
-    return path.startswith(directory + b"/") and isinstance(count, int) and count > 0
+    return (path == best or path.startswith(best + b"/")) and isinstance(count, int) and count > 0
 
 
 def _best_by_results(repository: Repository, run: str) -> int | None:

@@ -51,6 +51,12 @@ def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
     return _version_at_one_of(repository, run, text, _parse_time(text))
 
 
+def refuse_nonsense(text: str) -> None:
+    """Raise ``ConfigInvalid`` for a text that means a version of no repository."""
+    if not text.isdecimal() and text not in (LATEST, RESUMABLE, BEST):
+        _parse_time(text)
+
+
 def version_before(repository: Repository, run: str, number: int) -> StoredVersion:
     """Return the version of *run* before *number*, or raise ``VersionMissing`` if there is none."""
     earlier = newest_readable(repository, run, below=number)

@@ -16,6 +16,8 @@ _TEXT_CHARS_MAX = 200
 _NUMBER_MAX = 1 << 63
 #: The fact that says how many data-parallel ranks of DeepSpeed each write files of their own.
 DATA_RANKS = "data_rank_count"
+#: The fact that names the best checkpoint's file, beside the one that says so.
+BEST_CHECKPOINT = "best_checkpoint"
 _OPTIMIZER_STATE = frozenset({"state", "param_groups"})
 # Settings of an optimizer, and no state of it
 _SETTINGS = ("name", "type", "class", "cls", "args", "kwargs", "config", "cfg", "params", "conf")
@@ -43,10 +45,22 @@ def torch_facts(root: object) -> dict[str, Fact]:
         facts["framework_version"] = version[:_TEXT_CHARS_MAX]
     if (ranks := _data_ranks(keys)) is not None:
         facts[DATA_RANKS] = ranks
+    if facts["framework"] == "lightning" and (best := _best_of_lightning(keys)) is not None:
+        facts[BEST_CHECKPOINT] = best
     has_optimizer = _has_optimizer(root, keys)
     facts["has_optimizer"] = has_optimizer
     facts["resumable"] = has_optimizer and (facts["framework"] != "ultralytics" or _ultralytics_resumes(keys, facts))
     return facts
+
+
+def _best_of_lightning(keys: dict[str, object]) -> str | None:
+    """Return the name of the file that ``ModelCheckpoint`` counts as the best by the metric that it monitors."""
+    for callback in map(text_keys, text_keys(keys.get("callbacks")).values()):
+        path = callback.get("best_model_path")
+        # Without a metric the best is the last one.
+        if isinstance(callback.get("monitor"), str) and isinstance(path, str) and path:
+            return path.rpartition("/")[2][:_TEXT_CHARS_MAX]
+    return None
 
 
 def _data_ranks(keys: dict[str, object]) -> int | None:

@@ -1,0 +1,181 @@
+"""``mlsync status``, and ``mlsync`` alone: what is set up here, how it stands, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.json import status_json
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.parsing import Command
+from mlsync.config.load import find_config
+from mlsync.config.model import Config
+from mlsync.config.units import format_age
+from mlsync.errors import ConfigInvalid, Error
+from mlsync.service.here import RunHere, runs_here
+from mlsync.service.status import FILE_NAME, AgentSeen, read_agent
+
+_WIDTH = 80
+_LABEL_WIDTH = 13
+_WHAT = "mlsync keeps a training's checkpoints as encrypted versions, proved to load."
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A command to type, and what it is for."""
+
+    words: str
+    purpose: str
+
+
+@click.command("status", cls=Command, short_help="Show what is set up here, and what to do next.")
+@common_options
+def status_command(common: Common) -> None:
+    """Show the configuration, its runs and the agent, and the commands to type next.
+
+    Asks for no passphrase and does not open the repository: it prints what this machine knows. "mlsync" alone does
+    the same.
+    """
+    mlsync = common.invocation.typed
+    absent = _absent(common)
+    if absent is not None:
+        _show_start(common, absent, _first_steps(mlsync))
+        return
+    try:
+        config = common.configuration()
+    except Error as error:
+        _show_invalid(common, error)
+        return
+    agent = read_agent(config.state_directory / FILE_NAME, config.repository)
+    runs = tuple(runs_here(config, agent))
+    steps = tuple(_next_steps(mlsync, _given(common), agent, runs))
+    if common.as_json:
+        common.emit(status_json("ready", config.path, None, config.repository, agent, runs, _words(steps)))
+    else:
+        _show(config, agent, runs, steps)
+
+
+def _absent(common: Common) -> ConfigInvalid | None:
+    """Return where no configuration was, if there is none; ``--repo`` does without."""
+    try:
+        if common.repo is None or common.config is not None:
+            find_config(common.config)
+    except ConfigInvalid as error:
+        return error
+    return None
+
+
+def _given(common: Common) -> str:
+    """Return the options that the next commands need too."""
+    config = "" if common.config is None else f" --config {shlex.quote(os.fspath(common.config))}"
+    return config + ("" if common.repo is None else f" --repo {shlex.quote(common.repo)}")
+
+
+def _first_steps(mlsync: str) -> tuple[Step, ...]:
+    return (
+        Step(f"{mlsync} demo", "See all of it work in a minute, without a server:"),
+        Step(f"{mlsync} init URL --watch DIRECTORY", "Keep a training; URL is /path or s3://BUCKET/runs:"),
+        Step(f"{mlsync} restore --repo URL --to DIRECTORY", "Bring a run back on a new machine:"),
+    )
+
+
+def _next_steps(mlsync: str, given: str, agent: AgentSeen | None, runs: Sequence[RunHere]) -> Iterator[Step]:
+    running = agent is not None and agent.is_running() is not False
+    if runs and not running:
+        yield Step(f"{mlsync} backup{given}", "make a version of each run that changed")
+        yield Step(f"{mlsync} agent{given}", "keep watch until Ctrl-C")
+        yield Step(f"{mlsync} service install{given}", "or keep watch as a service")
+    if not runs or any(run.version is not None for run in runs):
+        yield Step(f"{mlsync} versions{given}", "list the versions and their proofs")
+        yield Step(f"{mlsync} show{given}", "show the newest version's files")
+        yield Step(f"{mlsync} restore{given} --to DIR", "bring the newest version back")
+    yield Step(f"{mlsync} check{given}", "check the repository")
+
+
+def _words(steps: Sequence[Step]) -> list[str]:
+    return [step.words for step in steps]
+
+
+def _show_start(common: Common, absent: ConfigInvalid, steps: Sequence[Step]) -> None:
+    if common.as_json:
+        common.emit(status_json("none", None, None, None, None, (), _words(steps)))
+        return
+    output.say(_WHAT)
+    output.say()
+    output.say(f"{absent.what[:1].upper()}{absent.what[1:]}:")
+    for line in _wrapped(absent.where or "", _WIDTH - 2):
+        output.say(f"  {line}")
+    for step in steps:
+        output.say()
+        output.say(step.purpose)
+        output.say(f"  {step.words}")
+    output.say()
+    output.say(f"All commands: {common.invocation.typed} --help")
+
+
+def _show_invalid(common: Common, error: Error) -> None:
+    place = None if common.repo is not None and common.config is None else find_config(common.config)
+    again = f"{common.invocation.typed} status{_given(common)}"
+    if common.as_json:
+        common.emit(status_json("invalid", place, error, None, None, (), [again]))
+        return
+    _labelled("configuration", [str(place or common.repo)])
+    _labelled("problem", [error.what, *filter(None, (error.where, error.advice))])
+    output.say()
+    output.say("Correct it, and look again:")
+    output.say(f"  {again}")
+
+
+def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], steps: Sequence[Step]) -> None:
+    now_s = time.time()
+    _labelled("configuration", [str(config.path) if config.path else "none, since --repo names the repository"])
+    _labelled("repository", [config.repository])
+    if runs:
+        _labelled("agent", [_agent_in_words(agent, now_s)])
+    for run in runs:
+        _labelled("run", [f"{run.run}: {_version_in_words(run, now_s)}", _directory(run), *run.problems])
+    output.say()
+    output.say("Next:")
+    width = max(len(step.words) for step in steps)
+    for step in steps:
+        line = f"  {step.words:<{width}}  {step.purpose}"
+        # Where the program has a long name, its commands speak for themselves.
+        output.say(line if len(line) <= _WIDTH else f"  {step.words}")
+
+
+def _agent_in_words(agent: AgentSeen | None, now_s: float) -> str:
+    if agent is None:
+        return "never ran on this machine"
+    running = agent.is_running()
+    if running is None:
+        return f"belongs to {agent.host}, which shares this state; whether it runs is known there"
+    started = format_age(now_s - agent.started_s)
+    return f"runs (process {agent.pid}, started {started})" if running else f"does not run (last started {started})"
+
+
+def _version_in_words(run: RunHere, now_s: float) -> str:
+    if run.version is None:
+        return "no version yet"
+    made = "" if run.made_s is None else f", made {format_age(now_s - run.made_s)}"
+    return f"version {run.version}{made}" + {True: ", proved", False: ", not fully proved", None: ""}[run.is_proved]
+
+
+def _directory(run: RunHere) -> str:
+    return output.path(bytes(run.directory)) + ("" if run.directory.is_dir() else " (is not there)")
+
+
+def _labelled(label: str, texts: Sequence[str]) -> None:
+    lines = [line for text in texts for line in _wrapped(text, _WIDTH - _LABEL_WIDTH - 2)]
+    for number, line in enumerate(lines):
+        output.say(f"{'' if number else label:<{_LABEL_WIDTH}}  {line}")
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,166 @@
+"""Writes ``docs/configuration.md`` out of the keys of the configuration: ``python docs/write_configuration.py``."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from mlsync.config.every import INTERVAL_MIN_S
+from mlsync.config.keys import Key
+from mlsync.config.model import TABLES, TOP
+
+PAGE: Final = Path(__file__).with_name("configuration.md")
+_COLUMNS: Final = 120
+_HEAD: Final = """\
+<!-- Written by docs/write_configuration.py out of the keys in mlsync/config/model.py. Change those, and run it. -->
+
+# The configuration
+
+A configuration says what mlsync watches, where it keeps the versions, and how it proves them. `mlsync init` writes one
+with every key in it. This page lists all keys.
+
+A small one is enough:
+
+```toml
+repository = "/mnt/backup/runs"     # or "s3://bucket/runs"
+
+[[watch]]
+directory = "~/yolo/runs/train"
+
+[key]
+passphrase_file = "/etc/mlsync/passphrase"
+```
+
+## The file
+
+- **Format:** [TOML](https://toml.io), in UTF-8.
+- **Place:** the file that `--config` names, else the one that `MLSYNC_CONFIG` names, else
+  `~/.config/mlsync/mlsync.toml` (or below `XDG_CONFIG_HOME`), else `/etc/mlsync/mlsync.toml`. mlsync never takes
+  another file for one that was named.
+- **Mistakes:** an unknown key, a wrong value or a contradiction ends every command with status 2. The message names the
+  file, the line, and the nearest key.
+- **Root** refuses a configuration that others can change (status 4).
+  [commands.md](commands.md#which-repository-which-secret) says why.
+- **Changes** take effect with the next command. Restart the agent after a change.
+- **Options** such as `--repo` and `--endpoint-url` override the file for one command.
+
+## Values
+
+| type | how it is written |
+|---|---|
+| text | `"in quotes"`; `'in single quotes'` if it has a backslash |
+| a path | absolute, relative to the directory that the configuration is in, or from `~`, your home directory |
+| a length of time | numbers with a unit: `ms`, `s`, `m` (minutes), `h`, `d` or `w`. Several add up: `"1h30m"` |
+| an amount of memory | a number with a unit: `MiB`, `GiB`, `MB` or `GB` |
+| a cron line | minute, hour, day, month, weekday, in local time: `"30 3 * * 0"` is Sunday at 3:30 |
+| a list | `["one", "two"]` |
+| patterns | [exclude.md](exclude.md) describes them |
+"""
+# What precedes the keys of a table.
+_TABLES: Final[Mapping[str, str]] = {
+    "": """\
+## Above all tables
+
+These two keys stand before the first line with a bracket.
+""",
+    "watch": """\
+## [[watch]]
+
+One table for each training directory. **Only these keys can differ from run to run;** all other keys of the
+configuration hold for every run. `mlsync backup` and `mlsync agent` need at least one table. Other commands need none.
+""",
+    "key": """\
+## [key]
+
+Where the secret is that opens the repository. At most one of the two keys may be set. Options and `MLSYNC_PASSPHRASE`
+come before them ([commands.md](commands.md#which-repository-which-secret)).
+""",
+    "agent": """\
+## [agent]
+
+When [the agent](commands.md#agent) backs up. Other commands do not read this table.
+""",
+    "proof": """\
+## [proof]
+
+How far checkpoints are proved, and where. [checkpoints.md](checkpoints.md) explains the levels.
+""",
+    "s3": """\
+## [s3]
+
+How an S3 server is reached. Credentials do not belong here: they come from the environment or from `~/.aws`
+([s3.md](s3.md)). A repository in a directory does not use this table.
+""",
+}
+# What is worth a word besides what the template says.
+_MORE: Final[Mapping[str, str]] = {
+    "repository": "A path may be relative to this file. A place without `s3://` or `file://` is always a path. A URL "
+    "may not hold a user's name or password.",
+    "state_directory": "A restore and the backups after it need the same state directory ([runs.md](runs.md)).",
+    "directory": "It may not contain the repository or the state directory.",
+    "run": "No two tables may have the same run. [commands.md](commands.md#runs-and-versions) says which names are "
+    "common ones.",
+    "exclude": "[exclude.md](exclude.md) describes the patterns. What is excluded never reaches the repository, and "
+    "`restore --delete` leaves it alone.",
+    "keep_temporary": "[commands.md](commands.md#backup) says more. `mlsync backup -v` lists what was left out.",
+    "not_models": '`["*"]` is for all files. The patterns are those of `exclude`. The files are stored all the same.',
+    "key_file": "The file holds 32 random bytes or more.",
+    "every": f"At least {INTERVAL_MIN_S:g} second. A cron line names days of the month or days of the week, not both.",
+    "settle_max": "It may not be less than `settle`.",
+    "device": '`"none"` proves only what needs no device. It cannot be combined with `framework` or `command`.',
+    "python": "Under root it must be a program that only root and the directory's owner can change.",
+    "require": "Level 5 needs `framework` or `command`.",
+    "read_back": '`"none"` cannot be combined with `on_unavailable = "wait"`, nor with `require` alone.',
+    "framework": "Not together with `command`. [frameworks.md](frameworks.md) explains level 5.",
+    "model": 'It goes with `framework = "state_dict"` only, and has to be set there.',
+    "command": "Not together with `framework`. A word may name a file beside the configuration. "
+    "[frameworks.md](frameworks.md) explains level 5.",
+    "command_for": "Here a `*` also matches slashes, and a pattern without a slash in it means the name alone. For "
+    '`framework = "ultralytics"` all are for files, for `"transformers"` all for directories.',
+    "command_environment": "A name takes the value of mlsync's own environment. Names that begin with `MLSYNC_` or "
+    "`AWS_` are refused: they may hold secrets.",
+    "payload_signing": "[s3.md](s3.md) says which stores need it.",
+    "addressing": "[s3.md](s3.md) explains both forms.",
+}
+
+
+def page() -> str:
+    """Return the page as Markdown."""
+    parts = [_HEAD]
+    for name, introduction in _TABLES.items():
+        parts += [introduction, *_keys(TABLES[name] if name else TOP)]
+    return "\n".join(parts).rstrip("\n") + "\n"
+
+
+def _keys(keys: Mapping[str, Key]) -> Iterator[str]:
+    for name, key in keys.items():
+        yield f"### {name}\n"
+        yield _wrapped(f"{key.why} {_MORE.get(name, '')}") + "\n"
+        yield "| type | default | example |"
+        yield "|---|---|---|"
+        yield f"| {_cell(_type(key))} | {_cell(_default(key))} | `{name} = {key.example}` |\n"
+
+
+def _type(key: Key) -> str:
+    return re.sub(r'"[^"]+"', lambda word: f"`{word[0]}`", key.kind.words)
+
+
+def _default(key: Key) -> str:
+    if key.default is not None:
+        return f"`{key.default}`"
+    return key.unset or "none; the key is required"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), _COLUMNS, break_long_words=False, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
