@@ -53,7 +53,7 @@ def make_root(root: Path, group: int | None) -> None:
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, ALONE.directory_mode)
-            if group is not None:
+            if group is not None and path != root:
                 _open_to_group(path, group, PARENT_MODE)
         sync(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     if group is not None and not _is_of(os.stat(root), group):
