@@ -14,13 +14,13 @@ def test_level_5_is_shown_and_why_it_was_not_had(machine):
     """``show`` says why a checkpoint could not be loaded; ``verify`` proves it to L5, or says that it is broken."""
     loaded_by(machine, "echo no GPU; exit 75")
     machine.good("backup")
-    shown = machine.good("show").out
+    shown = machine.good("show", COLUMNS="200").out
     assert "L4 cpu" in shown
     assert "not loaded: weights/last.pt: sh -c echo no GPU; exit 75 {path} could not tell: no GPU" in shown
     loaded_by(machine, "exit 0")
     assert "L5 cpu" in machine.good("verify").out
     loaded_by(machine, "echo KeyError; exit 1")
-    done = machine.run("verify")
+    done = machine.run("verify", COLUMNS="200")
     assert done.status == 50
     assert "level 5: sh -c echo KeyError; exit 1 {path} ended with 1: KeyError" in done.out
 
@@ -45,7 +45,7 @@ def test_what_level_5_was_not_had_for_is_pending_everywhere(machine):
     machine.configure(proof + command.format(status=75))
     machine.good("backup")
     for name in ("versions", "show"):
-        assert "L4 cpu (pending L5)" in machine.good(name).out
+        assert "L4 cpu (pending L5)" in machine.good(name, COLUMNS="100").out
     machine.configure(proof + command.format(status=0))
     assert "L5 cpu" in machine.good("prove", "--pending").out
     assert "pending" not in machine.good("versions").out

@@ -21,7 +21,7 @@ def pending(fresh):
 
 def test_pending_versions_are_proved(pending):
     """What is pending is proved on the CPU, says so in every listing, and is pending no more."""
-    assert "L2 (pending L3)" in pending.good("versions").out
+    assert "L2 (pending L3)" in pending.good("versions", COLUMNS="100").out
     pending.configure()
     done = pending.good("prove", "--pending", "--device", "cpu")
     assert done.out.startswith("yolo: version 1: L4 cpu, 1 checkpoint read back (")

@@ -57,8 +57,8 @@ def test_a_run_that_is_taken_over_changes_hands(saved, other):
     versions = saved.good("versions", "--json").json()["versions"]
     ids = [one["writer_id"] for one in versions]
     assert (ids[2] == ids[3], ids[3] == ids[4], len(ids)) == (False, True, 5)
-    lines = saved.good("versions").out.splitlines()
-    assert [f"now from {other.training} on " in line for line in lines[1:]] == [False, False, False, True, False]
+    lines = saved.good("versions", COLUMNS="300").out.splitlines()
+    assert [f"now from {other.training} on " in line for line in lines[2:]] == [False, False, False, True, False]
 
 
 def test_a_run_is_taken_over_although_nothing_changed(saved, other):

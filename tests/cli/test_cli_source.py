@@ -288,8 +288,8 @@ def test_no_numpy(machine, require):
         return
     assert done.status == 0, done
     assert "1 of them pending" in done.out
-    assert "L2 (pending L3)" in machine.good("versions").out
-    assert "pending: weights/last.pt: The proof's Python has no numpy" in machine.good("show").out
+    assert "L2 (pending L3)" in machine.good("versions", COLUMNS="100").out
+    assert "pending: weights/last.pt: The proof's Python has no numpy" in machine.good("show", COLUMNS="200").out
     machine.good("restore", "--to", "back")
     assert content(machine.base / "back") == content(machine.training)
 
@@ -351,7 +351,7 @@ def test_times(saved):
     """A version can be named by a time: the last one made by then."""
     made = [version["made"] for version in saved.good("versions", "--json").json()["versions"]]
     assert [saved.good("show", text, "--json").json()["version"] for text in made] == [1, 2]
-    listed = saved.good("versions").out.splitlines()[2].split()[2:4]
+    listed = saved.good("versions").out.splitlines()[3].split()[1:3]
     assert saved.good("show", " ".join(listed), "--json").json()["version"] == 2
     assert saved.good("show", "2100-01-01", "--json").json()["version"] == 2
 
@@ -378,7 +378,7 @@ def test_models_that_are_not_understood(saved):
     (saved.training / "net.pdparams").write_bytes(os.urandom(2000))
     line = "1 file looks like a model and is not understood: stored, not proved (net.pdparams)"
     assert line in saved.good("backup").err
-    assert line in saved.good("show").out
+    assert line in saved.good("show", COLUMNS="100").out
     assert saved.good("show", "--json").json()["not_understood"] == ["net.pdparams"]
     (saved.training / "net.pdparams").write_bytes(os.urandom(2000))
     done = saved.good("backup", "--json")

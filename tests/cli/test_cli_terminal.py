@@ -115,7 +115,7 @@ def test_wide_names_are_aligned(machine):
     lines = machine.good("show").out.splitlines()
     header = next(line for line in lines if line.lstrip().startswith("SIZE"))
     row = next(line for line in lines if "模型" in line)
-    assert row.index("模型") == header.index("PATH")
+    assert row.index("模型") == header.index("NAME")
 
 
 def interrupted(machine, number, *arguments, wait_for):

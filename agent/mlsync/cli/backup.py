@@ -125,7 +125,7 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
                 _say_left_out(result)
     for result in results:
         for trouble in result.troubles:
-            click.echo(output.printable(f"warning: {result.run}: {trouble_text(trouble)}"), err=True)
+            output.tell(f"warning: {result.run}: {trouble_text(trouble)}")
 
 
 def _say_left_out(result: BackupResult) -> None:

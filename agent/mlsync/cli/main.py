@@ -125,7 +125,7 @@ def _run(invocation: Invocation) -> int:
         status = error.exit_code
         failure = failure_json("UsageError", status, error.format_message(), advice=_usage_advice(error))
     except Error as error:
-        click.echo(output.printable(f"mlsync: {error}"), err=True)
+        output.tell(f"mlsync: {error}")
         status = error.exit_code
         failure = error_json(error)
     except Exception as bug:

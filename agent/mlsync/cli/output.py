@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Final, TextIO
 
 import click
 
 from mlsync.app.wording import count, size
+from mlsync.cli.table import Table
+from mlsync.cli.wrapping import GLUE, printable, wrap
 from mlsync.source.paths import display
 
 __all__ = [
@@ -17,14 +20,28 @@ __all__ = [
     "count",
     "iso",
     "level",
+    "message",
     "moment",
     "not_loading",
     "path",
+    "print_table",
     "printable",
     "say",
+    "say_wrapped",
     "size",
     "table",
+    "tell",
+    "width",
+    "zone",
+    "zoned",
 ]
+
+# Of a pipe or a file, whose lines should not depend on where they are made.
+_COLUMNS: Final = 100
+# A line has room for a size and a time, however narrow the terminal says that it is.
+_COLUMNS_MIN: Final = 40
+_COLUMNS_MAX: Final = 1000
+_HANG: Final = "  "
 
 
 class ReaderGone(Exception):
@@ -33,7 +50,21 @@ class ReaderGone(Exception):
 
 def moment(time_ns: int) -> str:
     """Return a moment in local time, to the second."""
-    return datetime.fromtimestamp(time_ns // 10**9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return _local(time_ns).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def zone(times_ns: Iterable[int]) -> str:
+    """Return the name of the local time zone at these moments: two names where clocks were changed between them."""
+    return "/".join(dict.fromkeys(_local(time_ns).tzname() or "local" for time_ns in times_ns)) or "local"
+
+
+def zoned(time_ns: int) -> str:
+    """Return a moment in local time, to the second, with its time zone, as one word to ``say_wrapped``."""
+    return f"{moment(time_ns)} {zone((time_ns,))}".replace(" ", GLUE)
+
+
+def _local(time_ns: int) -> datetime:
+    return datetime.fromtimestamp(time_ns // 10**9).astimezone()
 
 
 def iso(time_ns: int) -> str:
@@ -53,13 +84,6 @@ def level(number: int, device: str, pending: int | None) -> str:
     return text if pending is None else f"{text} (pending L{pending})"
 
 
-def printable(text: str) -> str:
-    """Return *text* without control characters: names and findings come from hostile checkpoints."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text)
-
-
 def say(text: str = "") -> None:
     """Print a line of the result."""
     try:
@@ -68,18 +92,59 @@ def say(text: str = "") -> None:
         raise _reader_gone() from None
 
 
+def say_wrapped(text: str, *, first: str = "", rest: str = _HANG) -> None:
+    """Print a paragraph of the result: lines that are broken at blanks, as wide as ``width`` says."""
+    # GLUE stays until the lines are broken.
+    for line in wrap(GLUE.join(map(printable, text.split(GLUE))), width(), first=first, rest=rest):
+        say(line)
+
+
+def tell(text: str) -> None:
+    """Print a message on stderr, in the lines of ``message``."""
+    click.echo(message(text, sys.stderr), err=True)
+
+
+def message(text: str, stream: TextIO) -> str:
+    """Return a message as it is printed on *stream*: broken at blanks if that is a terminal, else on one line."""
+    line = printable(text)
+    return "\n".join(wrap(line, _terminal_width(stream), rest=_HANG)) if stream.isatty() else line
+
+
+def width() -> int:
+    """Return how many columns results have: those of the terminal, or 100 where stdout is none.
+
+    ``COLUMNS`` in the environment overrides both.
+    """
+    if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
+        return _terminal_width(sys.stdout)
+    return _COLUMNS
+
+
+def _terminal_width(stream: TextIO) -> int:
+    """Return the columns that ``COLUMNS`` or else the terminal has."""
+    given = os.environ.get("COLUMNS", "")
+    columns = int(given) if given.isdecimal() and len(given) <= len(str(_COLUMNS_MAX)) else 0
+    if not columns:
+        try:
+            columns = os.get_terminal_size(stream.fileno()).columns
+        except OSError:
+            columns = 0
+    # A terminal that knows no size says 0.
+    return min(max(columns or _COLUMNS, _COLUMNS_MIN), _COLUMNS_MAX)
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print aligned columns, without empty ones; *right* lists the numbers of those that are right-aligned."""
-    from rich.cells import cell_len  # late: only tables need it; some letters are two columns wide
+    made = Table(headers, right)
+    for row in rows:
+        made.row(*row)
+    print_table(made)
 
-    shown = [column for column in range(len(headers)) if any(row[column] for row in rows)]
-    widths = {column: max(cell_len(line[column]) for line in (headers, *rows)) for column in shown}
-    for line in (headers, *rows):
-        cells = []
-        for column in shown:
-            blanks = " " * (widths[column] - cell_len(line[column]))
-            cells.append(blanks + line[column] if column in right else line[column] + blanks)
-        say("  ".join(cells).rstrip())
+
+def print_table(made: Table) -> None:
+    """Print a table, its remarks beside its rows if there is room for them."""
+    for line in made.lines(width()):
+        say(line)
 
 
 def not_loading(number: int) -> str:

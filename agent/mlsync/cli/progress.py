@@ -11,7 +11,7 @@ from typing import Final, TextIO
 
 from mlsync.app.forecast import ForecastTask, Speed
 from mlsync.cli.live_line import LiveLine, may_draw
-from mlsync.cli.output import printable
+from mlsync.cli.output import message, printable
 from mlsync.cli.progress_line import FINE, PLAIN, View, progress_line
 from mlsync.monitor import NoticeLevel, SilentTask, Task
 
@@ -61,7 +61,7 @@ class TerminalMonitor:
         """Print it on stderr, above the line that changes."""
         if (level == "info" and not self._verbose) or (self._quiet and level != "error"):
             return
-        line = printable(text if level in ("info", "status") else f"{level}: {text}")
+        line = message(text if level in ("info", "status") else f"{level}: {text}", self._stream)
         if self._line is not None:
             self._line.print_above(line)
         else:

@@ -10,8 +10,10 @@ from mlsync.cli.json import verify_json
 from mlsync.cli.options import Common, common_options, device_option, run_option, version_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.table import Table
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
+from mlsync.source.paths import natural
 from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.select import find_run, find_version
 
@@ -53,14 +55,14 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
 
 
 def _print(result: VerifyResult) -> None:
-    rows = []
+    table = Table(("PROOF", "PATH"))
     proved = len(result.verdicts) - len(result.refused)
-    for path, verdict in result.verdicts.items():
+    for path, verdict in sorted(result.verdicts.items(), key=lambda item: natural(item[0])):
         proof = verdict.proof
         reached = "broken" if verdict.refused is not None else f"L{proof.level} {proof.device}".rstrip()
-        rows.append((reached, output.path(path), verdict.refused or ""))
-    output.table(("PROOF", "PATH", ""), rows)
-    output.say(
+        table.row(reached, output.path(path), remarks=(verdict.refused or "",))
+    output.print_table(table)
+    output.say_wrapped(
         f"{result.run}: version {result.version}: {output.count(result.file_count, 'file')} read back "
         f"({output.size(result.read_bytes)}), {output.count(proved, 'checkpoint')} proved, {result.seconds:.1f} s"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 
 from mlsync.cli import candidates, output
@@ -9,10 +11,14 @@ from mlsync.cli.json import versions_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.table import Table
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
+from mlsync.source.paths import natural
 from mlsync.versions.proof_status import ProofStatus, proof_statuses
 from mlsync.versions.select import find_run
+
+_RIGHT: Final = (0, 2, 3, 4, 5)
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
@@ -26,63 +32,83 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     sense, L3 its bytes were the same on the device as in the file, L4 its numbers were checked, L5 a framework or a
     command of yours loaded it. "pending" marks a version that was committed below the level that the configuration
     requires and can still reach it; "broken" marks a checkpoint that a later proof could not load (mlsync show says
-    why). NOTES says where versions come from when that changes.
+    why). A note says where versions come from when that changes. Times are local; the heading names the time zone.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
-        listed = [status for name in names for status in proof_statuses(session.repository, name)]
+        listed = {name: proof_statuses(session.repository, name) for name in names}
         unreadable = sorted(session.repository.skipped.items())
-        if not listed:
+        if not any(listed.values()):
             session.repository.refuse_unreadable()
     if common.as_json:
-        common.emit(versions_json(listed, unreadable))
+        common.emit(versions_json([status for statuses in listed.values() for status in statuses], unreadable))
         return
-    if not listed:
+    if not any(listed.values()):
         output.say("no version yet")
         return
-    rows = [_row(status, came) for status, came in zip(listed, _new_writers(listed), strict=True)]
-    output.table(
-        ("RUN", "VERSION", "MADE", "FILES", "SIZE", "NEW", "STORED", "PROOF", "NOTES"), rows, right=(1, 3, 4, 5, 6)
-    )
+    _print([listed[name] for name in sorted(listed, key=lambda name: natural(name.encode())) if listed[name]])
 
 
-def _new_writers(listed: list[ProofStatus]) -> list[str]:
+def _print(listed: list[list[ProofStatus]]) -> None:
+    for number, statuses in enumerate(listed):
+        if number:
+            output.say()
+        output.say_wrapped(f"{statuses[0].root.run}: {output.count(len(statuses), 'version')}")
+        made = _table(statuses, is_narrow=False)
+        is_narrow = not made.fits(output.width())
+        output.print_table(_table(statuses, is_narrow=True) if is_narrow else made)
+        levels = sorted({status.root.required_level for status in statuses if status.is_pending})
+        if is_narrow and levels:
+            output.say_wrapped(f"pending: {' or '.join(f'L{level}' for level in levels)} is required")
+
+
+def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> Table:
+    """Return the versions of a run; a narrow table leaves out which level a pending one requires."""
+    zone = output.zone(status.root.created_ns for status in statuses)
+    table = Table(("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF"), _RIGHT, "; ")
+    for status, new_writer in zip(statuses, _new_writers(statuses), strict=True):
+        root, summary = status.root, status.root.summary
+        table.row(
+            str(root.number),
+            output.moment(root.created_ns),
+            str(summary.file_count),
+            output.size(summary.size_bytes),
+            output.size(summary.new_bytes),
+            output.size(summary.stored_bytes),
+            _proof(status, is_narrow=is_narrow),
+            remarks=(new_writer, *root.notes, *_troubles(root)),
+        )
+    return table
+
+
+def _new_writers(statuses: list[ProofStatus]) -> list[str]:
     """Return for each version where it came from, if the version before it came from another place."""
     texts = []
     last: ManifestRoot | None = None
-    for root in (status.root for status in listed):
-        is_new = last is not None and last.run == root.run and last.origin.id != root.origin.id
+    for root in (status.root for status in statuses):
+        is_new = last is not None and last.origin.id != root.origin.id
         moved = last is not None and (last.host, last.directory) != (root.host, root.directory)
         texts.append(f"now from {output.path(root.directory)} on {root.host}" if is_new and moved else "")
         last = root
     return texts
 
 
-def _row(status: ProofStatus, new_writer: str) -> tuple[str, ...]:
-    root, summary = status.root, status.root.summary
-    troubles = ", ".join(f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles)
-    return (
-        root.run,
-        str(root.number),
-        output.moment(root.created_ns),
-        str(summary.file_count),
-        output.size(summary.size_bytes),
-        output.size(summary.new_bytes),
-        output.size(summary.stored_bytes),
-        _proof(status),
-        "; ".join(filter(None, (new_writer, *root.notes, troubles))),
-    )
+def _troubles(root: ManifestRoot) -> list[str]:
+    return [f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles]
 
 
-def _proof(status: ProofStatus) -> str:
+def _proof(status: ProofStatus, *, is_narrow: bool) -> str:
     count, broken_count = status.root.summary.checkpoint_count, status.broken_count
     if not count:
         return "-"
     broken = f"{broken_count} broken" if broken_count else ""
     if count == broken_count:
         return broken
-    pending = status.root.required_level if status.is_pending else None
-    reached = output.level(status.lowest_level, status.device, pending)
+    if is_narrow and status.is_pending:
+        reached = f"L{status.lowest_level} pending"
+    else:
+        pending = status.root.required_level if status.is_pending else None
+        reached = output.level(status.lowest_level, status.device, pending)
     return f"{reached}, {broken}" if broken else reached

@@ -9,6 +9,7 @@ from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMi
 from mlsync.repository.listing import run_names
 from mlsync.repository.readable import newest_readable, opened, readable
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.source.paths import natural
 
 LATEST = "latest"
 RESUMABLE = "resumable"
@@ -22,8 +23,8 @@ def find_run(repository: Repository, run: str | None) -> str:
     if run is not None:
         if repository.has_versions(run):
             return run
-        raise _missing(f"no run named {run!r}", sorted(run_names(repository)), repository)
-    names = sorted(run_names(repository))
+        raise _missing(f"no run named {run!r}", _names(repository), repository)
+    names = _names(repository)
     if len(names) == 1:
         return names[0]
     if not names:
@@ -154,6 +155,10 @@ def _span(numbers: list[int]) -> str:
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else str(numbers[0])
     return ", ".join(map(str, numbers[-20:]))
+
+
+def _names(repository: Repository) -> list[str]:
+    return sorted(run_names(repository), key=lambda name: natural(name.encode()))
 
 
 def _missing(what: str, names: list[str], repository: Repository) -> RunMissing:
