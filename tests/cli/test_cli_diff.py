@@ -8,7 +8,7 @@ import pytest
 import torch
 from machine import checkpoint
 
-COLUMNS = 100
+COLUMNS = 80
 SCREEN = 40
 
 
@@ -26,7 +26,7 @@ def lines(done):
 def test_what_the_last_version_changed(saved):
     """Without arguments it compares the last version with the one before it."""
     shown = lines(saved.good("diff"))
-    assert re.fullmatch(r"yolo: version 1 \(\S+ \S+\) -> version 2 \(\S+ \S+\)", shown[0])
+    assert re.fullmatch(r"yolo: version 1 \(\S+ \S+ UTC\) -> version 2 \(\S+ \S+ UTC\)", shown[0])
     assert shown[1:] == [
         "1 changed, 2 the same; 24 B new",
         "",
@@ -74,7 +74,10 @@ def test_what_is_no_number_is_said(saved):
     numbers = torch.tensor([1, 1, float("nan"), float("inf"), 2])
     save(saved, {"nan": numbers, "zero": torch.ones(5), "cut": torch.ones(4)})
     shown = lines(saved.good("diff"))
-    assert "57.7 % 1 60.0 % float32 5 nan 2 NaN or infinite, 0 before, left out" in shown
+    at = shown.index("57.7 % 1 60.0 % float32 5 nan")
+    assert shown[at + 1] == "2 NaN or infinite, 0 before, left out"
+    wide = lines(saved.good("diff", COLUMNS="120"))
+    assert "57.7 % 1 60.0 % float32 5 nan 2 NaN or infinite, 0 before, left out" in wide
     assert "from 0 1 100 % float32 5 zero" in shown
     assert "reshaped - - float32 5 -> 4 cut" in shown
 
@@ -186,3 +189,55 @@ def test_damage_ends_with_its_own_status(saved):
         pack.unlink()
     assert saved.run("diff").status == 30
     assert saved.good("diff", "1", "2").out
+
+
+def test_two_paths_of_a_version(saved):
+    """``VERSION:PATH`` on both sides compares two directories or files; the heading names both."""
+    for step in (500, 1000):
+        (saved.training / f"checkpoint-{step}").mkdir()
+        save(saved, {"w": torch.full((9,), float(step))}, name=f"../checkpoint-{step}/model.pt")
+    done = saved.good("diff", "latest:checkpoint-500", "4:checkpoint-1000/")
+    shown = lines(done)
+    assert " ".join(shown[:2]).startswith("yolo: checkpoint-500 of version 4 (")
+    assert re.search(r" -> checkpoint-1000 of version 4 \(\S+ \S+ UTC\)", " ".join(shown[:3]))
+    assert any(re.fullmatch(r"changed .* model\.pt", line) for line in shown)
+    assert "100 % 500 100 % float32 9 w" in shown
+    value = saved.good("diff", "4:checkpoint-500", "4:checkpoint-1000", "--json").json()
+    assert (value["before_path"], value["after_path"]) == ("checkpoint-500", "checkpoint-1000")
+    assert [file["path"] for file in value["files"]] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("2:weights",), 2, "only one of A and B has a path: weights (give the other one too, such as latest:weights)"),
+        (("1", "2:weights"), 2, "such as 1:weights"),
+        (("2:weights", "2:weights", "last.pt"), 2, "such as 2:weights/last.pt"),
+        (
+            ("2:weights", "2:results.csv"),
+            2,
+            "weights of version 2 is a directory, and results.csv of",
+        ),
+        (("2:weight", "2:weights"), 19, "did you mean weights"),
+        (("1", "2", "result.csv"), 19, "did you mean results.csv?"),
+        (("2:", "2:weights"), 2, "no path behind '2:'"),
+        (("2:weights", "results.csv"), 2, "or VERSION:PATH on both sides"),
+    ],
+)
+def test_paths_that_cannot_be_compared(saved, arguments, status, said):
+    """A path on one side only, two kinds, and a path that is not there end before anything is read."""
+    done = saved.run("diff", *arguments)
+    assert (done.status, done.out) == (status, "")
+    assert said in done.err
+
+
+def test_weights_come_before_an_optimizer_in_a_file_of_its_own(saved):
+    """Of a trainer that saves weights and optimizer apart, the weights are shown first, however little they moved."""
+    for scale in (1.0, 9.0):
+        moments = {number: {"exp_avg": torch.full((4,), scale)} for number in range(20)}
+        torch.save({"state": moments, "param_groups": []}, saved.training / "optimizer.pt")
+        save(saved, {"w": torch.full((4,), 1 + scale / 100)}, name="model.pt")
+    shown = lines(saved.good("diff", "--tensors", "1"))
+    assert "weights/model.pt" in shown
+    assert sum(" % " in line for line in shown) == 1
+    assert "tensors: 20 changed (20 the optimizer's), 0 the same" in lines(saved.good("diff"))

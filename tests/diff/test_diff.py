@@ -22,6 +22,7 @@ from mlsync.diff import side_by_side
 from mlsync.diff import tensors as tensor_view
 from mlsync.diff.checkpoint import compare_checkpoints
 from mlsync.diff.diff import diff
+from mlsync.diff.sides import Side
 from mlsync.errors import ObjectDamaged, ObjectMissing, PathMissing
 from mlsync.formats.layout import Storage, Tensor
 from mlsync.proof.options import ProofOptions
@@ -36,7 +37,7 @@ def compare(world, before, after, *paths):
     """The difference between two versions; the store's counts are of it alone."""
     world.counted.reset()
     old, new = (world.repository.stored(RUN, number) for number in (before, after))
-    return diff(world.repository, old, new, paths, world.monitor)
+    return diff(world.repository, Side(old), Side(new), paths, world.monitor)
 
 
 def save(world, *values, name="last.pt"):

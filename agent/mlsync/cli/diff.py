@@ -6,14 +6,17 @@ import os
 
 import click
 
-from mlsync.cli import candidates
+from mlsync.cli import candidates, output
 from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
 from mlsync.cli.json import diff_json
 from mlsync.cli.options import VERSION_WORDS, Common, common_options, run_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.diff.diff import diff
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.diff.sides import Side
+from mlsync.errors import ConfigInvalid
+from mlsync.repository.repository import Repository
+from mlsync.versions.place import Place, parse_place
 from mlsync.versions.select import LATEST, find_run, find_version, version_before
 
 _EXAMPLES = """\b
@@ -22,6 +25,7 @@ Examples:
   mlsync diff 12
   mlsync diff best latest weights/last.pt
   mlsync diff 12 13 --tensors 0
+  mlsync diff 3:checkpoint-40 3:checkpoint-50
 """
 
 
@@ -56,23 +60,44 @@ def diff_command(
     A and B are versions as restore takes them: a number, latest, resumable, best, or a time. B defaults to the last
     version, A to the one before B. With PATH only those files and directories are compared.
 
+    A and B can also be VERSION:PATH, two files or two directories, of one version or of two. Files in directories are
+    paired by their names there.
+
     For each tensor, diff shows how far its numbers moved, ||B - A|| / ||A||, computed from the stored bytes of both
     versions. It fetches only what differs; tensors that are stored as the same chunks are equal. Nothing is written.
     The exit status is 0 whether or not something differs.
     """
+    old, new = None if before is None else parse_place(before), parse_place(after)
+    _refuse_mixture(old, new, paths)
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
-        look_for_rollback(session, run, monitor, accept=accept_rollback, version=after)
-        old, new = _versions(session.repository, find_run(session.repository, run), before, after)
-        result = diff(session.repository, old, new, tuple(os.fsencode(path) for path in paths), monitor)
+        look_for_rollback(session, run, monitor, accept=accept_rollback, version=new.version)
+        sides = _sides(session.repository, find_run(session.repository, run), old, new)
+        result = diff(session.repository, *sides, tuple(os.fsencode(path) for path in paths), monitor)
     if common.as_json:
         common.emit(diff_json(result))
         return
     print_report(result, tensor_count)
 
 
-def _versions(repository: Repository, run: str, before: str | None, after: str) -> tuple[StoredVersion, StoredVersion]:
-    new = find_version(repository, run, after)
-    if before is None:
-        return version_before(repository, run, new.root.number), new
-    return find_version(repository, run, before), new
+def _refuse_mixture(old: Place | None, new: Place, paths: tuple[str, ...]) -> None:
+    """Refuse a path on one side only, and paths in both forms."""
+    old_path = None if old is None else old.path
+    named = new.path if old_path is None else old_path
+    if named is None:
+        return
+    if old is None or old_path is None or new.path is None:
+        other = new.version if new.path is None else "VERSION" if old is None else old.version
+        what = f"only one of A and B has a path: {output.path(named)}"
+        raise ConfigInvalid(what, advice=f"give the other one too, such as {other}:{output.path(named)}")
+    if paths:
+        whole = output.path(os.path.join(new.path, os.fsencode(paths[0])))
+        what = f"PATH {output.path(os.fsencode(paths[0]))}, while A and B have paths of their own"
+        raise ConfigInvalid(what, advice=f"give whole paths to A and B, such as {new.version}:{whole}")
+
+
+def _sides(repository: Repository, run: str, old: Place | None, new: Place) -> tuple[Side, Side]:
+    after = Side(find_version(repository, run, new.version), new.path)
+    if old is None:
+        return Side(version_before(repository, run, after.stored.root.number)), after
+    return Side(find_version(repository, run, old.version), old.path), after

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import textwrap
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli import output
-from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, is_of_optimizer, rank
+from mlsync.cli.table import Table
+from mlsync.cli.wrapping import cells, joined
+from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, rank
 from mlsync.diff.diff import DiffResult, FileDiff
 from mlsync.formats.layout import Tensor
-from mlsync.repository.manifest import Entry
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.tokens import EntryKind
+from mlsync.source.paths import natural
 from mlsync.values import Fact
 
 if TYPE_CHECKING:
@@ -23,9 +26,11 @@ if TYPE_CHECKING:
 TENSORS_SHOWN: Final = 10
 _FILES_SHOWN: Final = 8
 _CHECKPOINTS_SHOWN: Final = 3
-_COLUMNS: Final = 100
-_NAME_CHARS: Final = 48
-_LEGEND: Final = "MOVED: ||B-A|| / ||A||. LARGEST: the largest change of a number. CHANGED: how many of its numbers."
+_NAME_CHARS_MIN: Final = 20
+_CUT: Final = "..."
+# Where a part of a tensor's name begins
+_PART: Final = re.compile(r"(?<=[./])(?=[^./])")
+_LEGEND: Final = "MOVED: ||B-A|| / ||A||. LARGEST: change of a number. CHANGED: share of them."
 _FATE: Final[dict[Fate, str]] = {
     "changed": "changed",
     "reshaped": "reshaped",
@@ -40,15 +45,19 @@ _LONG_PERCENT: Final = 1_000_000
 
 def print_report(result: DiffResult, tensor_count: int) -> None:
     """Print what differs, with *tensor_count* tensors; 0 means all of them and every file."""
-    before, after = (
-        f"version {root.number} ({output.moment(root.created_ns)})" for root in (result.before, result.after)
-    )
-    output.say(f"{result.after.run}: {before} -> {after}")
-    output.say(f"{_changes(result.files)}{result.same_count} the same; {output.size(result.new_bytes)} new")
+    before = _side(result.before, result.before_path)
+    after = _side(result.after, result.after_path)
+    output.say_wrapped(f"{result.after.run}: {before} -> {after}")
+    output.say_wrapped(f"{_changes(result.files)}{result.same_count} the same; {output.size(result.new_bytes)} new")
     if result.files:
         output.say()
         _print_files(result.files, is_whole=tensor_count == 0)
     _print_checkpoints(result.files, tensor_count)
+
+
+def _side(root: ManifestRoot, path: bytes | None) -> str:
+    version = f"version {root.number} ({output.zoned(root.created_ns)})"
+    return version if path is None else f"{output.path(path) or '.'} of {version}"
 
 
 # ---------------------------------------------------------------- files
@@ -60,34 +69,34 @@ def _changes(files: Iterable[FileDiff]) -> str:
 
 
 def _print_files(files: list[FileDiff], *, is_whole: bool) -> None:
+    ordered = sorted(files, key=lambda file: natural(file.path))
     shown = len(files) if is_whole or len(files) <= _FILES_SHOWN else _FILES_SHOWN - 1
-    output.table(("", "SIZE", "NEW", "PATH", ""), [_file_row(file) for file in files[:shown]], right=(1, 2))
+    table = Table(("", "SIZE", "NEW", "PATH"), (1, 2), "; ")
+    for file in ordered[:shown]:
+        _add_file(table, file)
+    output.print_table(table)
     if shown < len(files):
-        output.say(f"and {len(files) - shown} more: {_changes(files[shown:])}which --tensors 0 shows")
+        more = f"and {len(files) - shown} more: {_changes(ordered[shown:])}which --tensors 0 shows"
+        output.say_wrapped(more)
 
 
-def _file_row(file: FileDiff) -> tuple[str, ...]:
-    before, after = file.before, file.after
+def _add_file(table: Table, file: FileDiff) -> None:
+    after = file.after
     sizes = [output.size(entry.size_bytes) if entry.kind is EntryKind.FILE else "-" for entry in _entries(file)]
     is_content = after is not None and after.kind is EntryKind.FILE and file.change in ("came", "changed")
     new = output.size(file.new_bytes) if is_content else "-"
-    return (
-        file.change,
-        " -> ".join(dict.fromkeys(sizes)),
-        new,
-        output.path(file.path),
-        "; ".join(_notes(before, after)),
-    )
+    table.row(file.change, " -> ".join(dict.fromkeys(sizes)), new, output.path(file.path), remarks=tuple(_notes(file)))
 
 
 def _entries(file: FileDiff) -> list[Entry]:
     return [entry for entry in (file.before, file.after) if entry is not None]
 
 
-def _notes(before: Entry | None, after: Entry | None) -> Iterable[str]:
+def _notes(file: FileDiff) -> Iterable[str]:
     """Yield what else changed: the path, the kind, the mode and the owner."""
+    before, after = file.before, file.after
     if before is not None and after is not None:
-        if before.path != after.path:
+        if file.change in ("renamed", "copied"):
             yield f"was {output.path(before.path)}"
         if before.kind is not after.kind:
             yield f"{_kind(before)} -> {_kind(after)}"
@@ -125,41 +134,36 @@ def _print_checkpoints(files: Iterable[FileDiff], tensor_count: int) -> None:
         output.say()
         _print_checkpoint(checkpoint, paths, [tensor for tensor in checkpoint.tensors if id(tensor) in chosen])
     if len(shown) < len(ranked):
-        output.say(
-            f"and {output.count(len(ranked) - len(shown), 'more checkpoint')}, which --tensors 0 or a PATH shows"
-        )
+        more = output.count(len(ranked) - len(shown), "more checkpoint")
+        output.say_wrapped(f"and {more}, which --tensors 0 or a PATH shows")
     if any(tensor.drift is not None for tensor in tensors[: tensor_count or None]):
         output.say()
-        output.say(_LEGEND)
+        output.say_wrapped(_LEGEND)
 
 
 def _print_checkpoint(checkpoint: CheckpointDiff, paths: list[str], tensors: list[TensorDiff]) -> None:
-    _say_wrapped(", ".join(paths))
+    output.say_wrapped(joined(paths))
     if checkpoint.facts:
-        _say_wrapped("  " + ", ".join(_fact(name, change) for name, change in checkpoint.facts.items()))
+        _say_below(joined(_fact(name, change) for name, change in checkpoint.facts.items()))
     if checkpoint.why_not:
-        _say_wrapped(f"  compared as a plain file ({checkpoint.why_not})")
+        _say_below(f"compared as a plain file ({checkpoint.why_not})")
         return
-    output.say(f"  tensors: {', '.join([*_counts(checkpoint), f'{checkpoint.same_count} the same'])}")
+    _say_below(f"tensors: {joined([*_counts(checkpoint), f'{checkpoint.same_count} the same'])}")
     if tensors:
-        headers = ("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR", "")
-        output.table(headers, [_tensor_row(tensor) for tensor in tensors], right=(0, 1, 2))
+        output.print_table(_tensor_table(tensors))
+
+
+def _say_below(text: str) -> None:
+    output.say_wrapped(text, first="  ", rest="    ")
 
 
 def _counts(checkpoint: CheckpointDiff) -> Iterable[str]:
     """Yield how many tensors changed in each way, and how many of them are the optimizer's."""
     for fate in FATES:
         tensors = [tensor for tensor in checkpoint.tensors if tensor.fate == fate]
-        of_optimizer = sum(map(is_of_optimizer, tensors))
+        of_optimizer = sum(tensor.is_optimizers for tensor in tensors)
         if tensors:
             yield f"{len(tensors)} {_FATE[fate]}" + (f" ({of_optimizer} the optimizer's)" if of_optimizer else "")
-
-
-def _say_wrapped(text: str) -> None:
-    for line in textwrap.wrap(
-        text, _COLUMNS, initial_indent="", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    ):
-        output.say(line)
 
 
 def _fact(name: str, change: FactChange) -> str:
@@ -177,7 +181,26 @@ def _value(value: Fact | None) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _tensor_row(tensor: TensorDiff) -> tuple[str, ...]:
+def _tensor_table(tensors: list[TensorDiff]) -> Table:
+    """Return the tensors with their names as far as they fit beside the numbers."""
+    whole = _named_table(tensors, None)
+    if whole.fits(output.width()):
+        return whole
+    longest = max(cells(output.printable(tensor.name)) for tensor in tensors)
+    return _named_table(tensors, max(output.width() - whole.width() + longest, _NAME_CHARS_MIN))
+
+
+def _named_table(tensors: list[TensorDiff], name_chars: int | None) -> Table:
+    table = Table(("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR"), (0, 1, 2), "; ")
+    for tensor in tensors:
+        name = output.printable(tensor.name)
+        table.row(
+            *_numbers(tensor), name if name_chars is None else _shortened(name, name_chars), remarks=[*_remarks(tensor)]
+        )
+    return table
+
+
+def _numbers(tensor: TensorDiff) -> tuple[str, ...]:
     drift = tensor.drift
     forms = [form for form in (tensor.before, tensor.after) if form is not None]
     moved = _FATE[tensor.fate] if drift is None else _moved(drift)
@@ -185,7 +208,7 @@ def _tensor_row(tensor: TensorDiff) -> tuple[str, ...]:
     changed = "-" if drift is None else _percent(drift.changed_count / drift.number_count)
     dtype = " -> ".join(dict.fromkeys(form.dtype for form in forms))
     shape = " -> ".join(dict.fromkeys(_shape(form) for form in forms))
-    return moved, largest, changed, dtype, shape, _shortened(tensor.name), "; ".join(_remarks(tensor))
+    return moved, largest, changed, dtype, shape
 
 
 def _moved(drift: Drift) -> str:
@@ -205,9 +228,14 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _shortened(name: str) -> str:
-    """Return a name that leaves room for the other columns, cut at its beginning: its end says more."""
-    return name if len(name) <= _NAME_CHARS else "..." + name[3 - _NAME_CHARS :]
+def _shortened(name: str, chars: int) -> str:
+    """Return the end of a name, which says more, from a dot or slash on; the last part at least, however long."""
+    if cells(name) <= chars:
+        return name
+    starts = [found.start() for found in _PART.finditer(name)]
+    fitting = (at for at in starts if len(_CUT) + cells(name[at:]) <= chars)
+    at = next(fitting, starts[-1] if starts else 0)
+    return _CUT + name[at:] if at else name
 
 
 def _remarks(tensor: TensorDiff) -> Iterable[str]:

@@ -186,7 +186,9 @@ def diff_json(result: DiffResult) -> dict[str, object]:
     return {
         "run": result.after.run,
         "before": result.before.number,
+        "before_path": None if result.before_path is None else path(result.before_path) or ".",
         "after": result.after.number,
+        "after_path": None if result.after_path is None else path(result.after_path) or ".",
         "files": [_file_json(file) for file in result.files],
         "same_count": result.same_count,
         "new_bytes": result.new_bytes,

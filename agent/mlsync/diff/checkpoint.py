@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from mlsync.diff.side_by_side import SideBySide
 from mlsync.diff.tensors import TensorView, view_of
 from mlsync.formats.layout import Content, Tensor
+from mlsync.formats.roles import roles_of
 from mlsync.monitor import Monitor
 from mlsync.proof.inspection import Inspection, inspect
 from mlsync.repository.manifest import Entry
@@ -36,7 +37,10 @@ FactChange: TypeAlias = tuple[Fact | None, Fact | None]
 
 @dataclass(frozen=True, slots=True)
 class TensorDiff:
-    """A tensor that differs; *note* says how it was compared, or why it was not, if that matters."""
+    """A tensor that differs; *note* says how it was compared, or why it was not, if that matters.
+
+    *is_optimizers* tells an optimizer's state from weights, by the names that trainers give.
+    """
 
     name: str
     fate: Fate
@@ -44,6 +48,7 @@ class TensorDiff:
     after: Tensor | None
     drift: Drift | None = None
     note: str = ""
+    is_optimizers: bool = False
 
 
 @dataclass(slots=True)
@@ -91,7 +96,7 @@ def compare_checkpoints(
                 result.tensors += (
                     TensorDiff(name, "changed", view.before, view.after, drift, view.note) for name in view.names
                 )
-    result.tensors.sort(key=rank)
+    result.tensors = sorted(_marked(result.tensors, old.content, new.content), key=rank)
     result.same_count = sum(len(view.names) for view in views) - result.count("changed")
     return result
 
@@ -102,12 +107,18 @@ def rank(tensor: TensorDiff) -> tuple[int, bool, float]:
     Weights come before the optimizer's state: its averages change within a few steps and would always come first.
     """
     distance = 0.0 if tensor.drift is None else _distance(tensor.drift)
-    return FATES.index(tensor.fate), is_of_optimizer(tensor), -distance
+    return FATES.index(tensor.fate), tensor.is_optimizers, -distance
 
 
-def is_of_optimizer(tensor: TensorDiff) -> bool:
-    """Return whether the name of a tensor is that of an optimizer's state in the usual trainers."""
-    return tensor.name.startswith("optimizer")
+def _marked(tensors: Iterable[TensorDiff], *contents: Content) -> Iterator[TensorDiff]:
+    """Yield tensors that know whether they are an optimizer's, as a proof tells them apart."""
+    names = {
+        tensor.name
+        for content in contents
+        for tensor, role in zip(content.tensors, roles_of(content.tensors), strict=True)
+        if role == "optimizer"
+    }
+    return (replace(tensor, is_optimizers=tensor.name in names) for tensor in tensors)
 
 
 def _distance(drift: Drift) -> float:

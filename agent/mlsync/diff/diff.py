@@ -1,24 +1,25 @@
-"""What differs between two versions of a run: added, removed and changed files, and what changed inside checkpoints.
+"""What differs between two versions of a run, or two paths: files, and what changed inside checkpoints.
 
-The manifests say which files are equal; of the others only checkpoints that are in both versions are read.
+The manifests say which files are equal; of the others only checkpoints that are on both sides are read.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from mlsync.diff.checkpoint import CheckpointDiff, compare_checkpoints
+from mlsync.diff.sides import OpenedSide, Side, normal, paired
 from mlsync.errors import PathMissing
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.repository import Repository
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
+from mlsync.versions.nearest import did_you_mean
 from mlsync.versions.units import Entries
 
 FileFate: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
@@ -26,35 +27,33 @@ FileFate: TypeAlias = Literal["changed", "renamed", "copied", "came", "went"]
 
 @dataclass(slots=True)
 class FileDiff:
-    """A file, link or directory that differs between the versions.
+    """A file, link or directory that differs between the sides.
 
-    A *renamed* or *copied* one has the content that *before* has at another path. *new_bytes* of its content were in no
-    file of the earlier version. *checkpoint* says what changed inside a checkpoint.
+    *path* is its path, in the later version or else in the earlier; relative to the directories if two are compared. A
+    *renamed* or *copied* one has the content that *before* has at another path. *new_bytes* of its content were in no
+    file of the earlier side. *checkpoint* says what changed inside a checkpoint.
     """
 
+    path: bytes
     change: FileFate
     before: Entry | None
     after: Entry | None
     new_bytes: int = 0
     checkpoint: CheckpointDiff | None = None
 
-    @property
-    def path(self) -> bytes:
-        """Its path in the later version, or else in the earlier."""
-        entry = self.after or self.before
-        assert entry is not None
-        return entry.path
-
 
 @dataclass(slots=True)
 class DiffResult:
     """What differs, by path; *same_count* files and links are equal.
 
-    *new_bytes* counts content of several files once, *read_bytes* what was fetched besides the manifests.
+    *before_path* and *after_path* are the paths that are compared, ``None`` for whole versions. *new_bytes* counts
+    content of several files once, *read_bytes* what was fetched besides the manifests.
     """
 
     before: ManifestRoot
     after: ManifestRoot
+    before_path: bytes | None = None
+    after_path: bytes | None = None
     files: list[FileDiff] = field(default_factory=list)
     same_count: int = 0
     new_bytes: int = 0
@@ -62,31 +61,34 @@ class DiffResult:
     seconds: float = 0.0
 
 
-def diff(
-    repository: Repository, before: StoredVersion, after: StoredVersion, paths: tuple[bytes, ...], monitor: Monitor
-) -> DiffResult:
-    """Return what differs from *before* to *after*, in all files or at and below *paths*.
+def diff(repository: Repository, before: Side, after: Side, paths: tuple[bytes, ...], monitor: Monitor) -> DiffResult:
+    """Return what differs from *before* to *after*: in all files, or, of whole versions, at and below *paths*.
 
-    Raises ``PathMissing`` if a path is in neither version, ``Damage`` if a byte that is needed does not come back.
+    Raises ``PathMissing`` if a path is in neither version or a side has nothing at its own, ``ConfigInvalid`` for a
+    directory and a file, ``Damage`` if a byte that is needed does not come back.
     """
     started_s = time.monotonic()
-    result = DiffResult(before.root, after.root)
-    old = {entry.path: entry for entry in repository.entries(before)}
-    new = {entry.path: entry for entry in repository.entries(after)}
+    result = DiffResult(before.stored.root, after.stored.root, _shown(before), _shown(after))
+    sides = OpenedSide.open(repository, before), OpenedSide.open(repository, after)
+    old, new = paired(*sides)
     selection = _Selection(paths)
     selection.refuse_missing(old.keys() | new.keys(), result)
     result.files = [file for file in _changes(old, new) if selection.holds(file)]
     result.same_count = sum(
-        _is_same(old.get(entry.path), entry)
-        for entry in new.values()
-        if entry.kind is not EntryKind.DIRECTORY and selection.names(entry.path)
+        _is_same(old.get(name), entry)
+        for name, entry in new.items()
+        if entry.kind is not EntryKind.DIRECTORY and selection.names(name)
     )
     _count_new_bytes(result, {ref.name for entry in old.values() for ref in entry.chunks})
     with repository.reader() as reader:
-        _look_into(result.files, (old, new), reader, monitor)
+        _look_into(result.files, (sides[0].entries, sides[1].entries), reader, monitor)
         result.read_bytes = reader.read_bytes
     result.seconds = time.monotonic() - started_s
     return result
+
+
+def _shown(side: Side) -> bytes | None:
+    return None if side.path is None else normal(side.path)
 
 
 def _look_into(
@@ -123,18 +125,18 @@ def _count_new_bytes(result: DiffResult, known: set[bytes]) -> None:
 def _changes(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> Iterator[FileDiff]:
     """Yield what differs, by path; an added or removed directory is yielded only if it was empty."""
     origins = _Origins(old, new)
-    came = {path: origins.came(entry) for path, entry in new.items() if path not in old}
+    came = {path: origins.came(path, entry) for path, entry in new.items() if path not in old}
     filled_old, filled_new = _directories_above(old), _directories_above(new)
     for path in sorted(old.keys() | new.keys()):
         before, after = old.get(path), new.get(path)
         if before is not None and after is not None:
             if not _is_same(before, after):
-                yield FileDiff("changed", before, after)
+                yield FileDiff(path, "changed", before, after)
         elif after is not None:
             if path not in filled_new:
                 yield came[path]
         elif path not in filled_old and path not in origins.renamed:
-            yield FileDiff("went", before, None)
+            yield FileDiff(path, "went", before, None)
 
 
 class _Origins:
@@ -142,21 +144,24 @@ class _Origins:
 
     def __init__(self, old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> None:
         self.renamed: set[bytes] = set()
-        self._gone: dict[Hashable, Entry] = {}
-        self._there: dict[Hashable, Entry] = {}
+        self._old = old
+        self._gone: dict[Hashable, bytes] = {}
+        self._there: dict[Hashable, bytes] = {}
         for path, entry in old.items():
             if entry.size_bytes:  # an empty file has no origin
-                (self._there if path in new else self._gone).setdefault(_content(entry), entry)
+                (self._there if path in new else self._gone).setdefault(_content(entry), path)
 
-    def came(self, entry: Entry) -> FileDiff:
+    def came(self, path: bytes, entry: Entry) -> FileDiff:
         """Return whether a new path was added, renamed or copied."""
         content = _content(entry)
         origin = self._gone.get(content)
-        if origin is not None and origin.path not in self.renamed:
-            self.renamed.add(origin.path)
-            return FileDiff("renamed", origin, entry)
-        origin = origin or self._there.get(content)
-        return FileDiff("came", None, entry) if origin is None else FileDiff("copied", origin, entry)
+        if origin is not None and origin not in self.renamed:
+            self.renamed.add(origin)
+            return FileDiff(path, "renamed", self._old[origin], entry)
+        origin = self._there.get(content) if origin is None else origin
+        if origin is None:
+            return FileDiff(path, "came", None, entry)
+        return FileDiff(path, "copied", self._old[origin], entry)
 
 
 def _is_same(before: Entry | None, after: Entry) -> bool:
@@ -181,7 +186,8 @@ class _Selection:
     """The paths to compare; all if none is given."""
 
     def __init__(self, paths: tuple[bytes, ...]) -> None:
-        self._paths = [os.path.normpath(path).strip(b"/") for path in paths]
+        normals = list(map(normal, paths))
+        self._paths = [] if b"" in normals else normals
 
     def names(self, path: bytes) -> bool:
         """Return whether a path is selected, or below one that is."""
@@ -198,4 +204,5 @@ class _Selection:
         for path in self._paths:
             if not any(one == path or one.startswith(path + b"/") for one in known):
                 what = f"neither version {result.before.number} nor {result.after.number} holds anything at"
-                raise PathMissing(f"{what} {display(path)}", where=f"run {result.before.run}")
+                advice = did_you_mean(path, known)
+                raise PathMissing(f"{what} {display(path)}", where=f"run {result.before.run}", advice=advice)

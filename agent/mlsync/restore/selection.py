@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from bisect import bisect_left
@@ -16,11 +15,11 @@ from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.glob import expression, is_pattern
 from mlsync.source.paths import display
+from mlsync.versions.nearest import nearest
 
-# As many paths as a person reads in one line, and as many as are compared with one that is missing.
+# As many paths as a person reads in one line
 _NAMED_MAX: Final = 3
 _CHARS_MAX: Final = 300
-_COMPARED_MAX: Final = 4_000
 
 
 def paths_in_run(paths: Iterable[bytes], directories: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -145,8 +144,8 @@ def _missing(manifest: Manifest, tree: _Tree, missing: list[bytes]) -> PathMissi
     root = manifest.root
     named = " and ".join(map(_shortened, missing[:_NAMED_MAX]))
     more = f" and {len(missing) - _NAMED_MAX} more" if len(missing) > _NAMED_MAX else ""
-    nearest = _nearest(tree, missing[0])
-    question = f"did you mean {' or '.join(nearest)}? " if nearest else ""
+    close = _nearest(tree, missing[0])
+    question = f"did you mean {' or '.join(close)}? " if close else ""
     advice = f"{question}nothing was restored; mlsync show {root.number} --run {root.run} lists what there is"
     return PathMissing(f"version {root.number} holds nothing at {named}{more}", where=f"run {root.run}", advice=advice)
 
@@ -155,27 +154,9 @@ def _nearest(tree: _Tree, path: bytes) -> list[str]:
     """Return the paths, as they are printed, that somebody who gave *path* may have meant; or a pattern."""
     if is_pattern(os.fsdecode(path)) and not path.startswith(b"**/") and tree.matching(b"**/" + path):
         return [f"'{display(b'**/' + path)}'"]
-    plain, paths = path.rstrip(b"/"), list(tree.by_path)
-    name = _name(plain).lower()
-    # Of a path from the working directory, its end may be a path in the run.
-    likely = [one for one in paths if one.endswith(b"/" + plain) or plain.endswith(b"/" + one)]
-    likely = likely or [one for one in paths if _name(one).lower() == name]
-    if likely:
-        return _closest(display(plain), {display(one): one for one in likely}, cutoff=0.0)
-    shown = {display(one): one for one in paths[:_COMPARED_MAX]}
-    close = _closest(display(plain), shown, cutoff=0.6)
-    return close or _closest(display(_name(plain)), {display(_name(one)): one for one in shown.values()}, cutoff=0.6)
-
-
-def _closest(text: str, choices: dict[str, bytes], *, cutoff: float) -> list[str]:
-    """Return the paths, as they are printed, whose texts in *choices* are nearest."""
-    return [display(choices[one]) for one in difflib.get_close_matches(text, choices, n=_NAMED_MAX, cutoff=cutoff)]
+    return nearest(path, tree.by_path)
 
 
 def _shortened(path: bytes) -> str:
     text = display(path)
     return text if len(text) <= _CHARS_MAX else text[:_CHARS_MAX] + "…"
-
-
-def _name(path: bytes) -> bytes:
-    return path.rpartition(b"/")[2]
