@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.cli.wrapping import cells, glued, joined, wrap
 
 WORDS = st.text(st.sampled_from("abc/.-,模\u0301é"), min_size=1, max_size=30).filter(str.isprintable)
@@ -48,7 +48,7 @@ def test_blanks_at_the_beginning_stay():
 
 def filled(*remarks):
     """A table of two columns and a row for each tuple of remarks."""
-    table = Table(("SIZE", "NAME"), (0,), "; ")
+    table = TextTable(("SIZE", "NAME"), (0,), "; ")
     for number, texts in enumerate(remarks):
         table.row(f"{10**number} B", f"name{number}", remarks=texts)
     return table
@@ -78,20 +78,20 @@ def test_remarks_stand_below_rows_where_one_does_not_fit():
 
 def test_headings_and_columns_without_text():
     """A heading stands between rows after an empty line; a column that is empty is left out; no row, no headers."""
-    table = Table(("A", "B", "C"))
+    table = TextTable(("A", "B", "C"))
     table.row("1", "", "3")
     table.head("more/: and so on")
     table.row("22", "", "33")
     assert list(table.lines(10)) == ["A   C", "1   3", "", "more/: and", "  so on", "22  33"]
     assert (table.width(), table.fits(6), table.fits(5)) == (6, True, False)
-    assert list(Table(("A",)).lines(10)) == []
+    assert list(TextTable(("A",)).lines(10)) == []
 
 
 @pytest.mark.parametrize("width", [20, 40, 80])
 @given(st.lists(st.tuples(st.text(max_size=9), st.text(max_size=9), st.lists(st.text(max_size=20), max_size=3))))
 def test_nothing_that_a_terminal_obeys_is_in_a_table(width, rows):
     """Whatever names hold, each line is one line, and cells stay aligned."""
-    table = Table(("FIRST", "SECOND"))
+    table = TextTable(("FIRST", "SECOND"))
     for first, second, remarks in rows:
         table.row(first, second, remarks=remarks)
     for line in table.lines(width):

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli import output
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.cli.wrapping import cells, joined
 from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, rank
 from mlsync.diff.diff import DiffResult, FileDiff
@@ -71,7 +71,7 @@ def _changes(files: Iterable[FileDiff]) -> str:
 def _print_files(files: list[FileDiff], *, is_whole: bool) -> None:
     ordered = sorted(files, key=lambda file: natural(file.path))
     shown = len(files) if is_whole or len(files) <= _FILES_SHOWN else _FILES_SHOWN - 1
-    table = Table(("", "SIZE", "NEW", "PATH"), (1, 2), "; ")
+    table = TextTable(("", "SIZE", "NEW", "PATH"), (1, 2), "; ")
     for file in ordered[:shown]:
         _add_file(table, file)
     output.print_table(table)
@@ -80,7 +80,7 @@ def _print_files(files: list[FileDiff], *, is_whole: bool) -> None:
         output.say_wrapped(more)
 
 
-def _add_file(table: Table, file: FileDiff) -> None:
+def _add_file(table: TextTable, file: FileDiff) -> None:
     after = file.after
     sizes = [output.size(entry.size_bytes) if entry.kind is EntryKind.FILE else "-" for entry in _entries(file)]
     is_content = after is not None and after.kind is EntryKind.FILE and file.change in ("came", "changed")
@@ -181,7 +181,7 @@ def _value(value: Fact | None) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _tensor_table(tensors: list[TensorDiff]) -> Table:
+def _tensor_table(tensors: list[TensorDiff]) -> TextTable:
     """Return the tensors with their names as far as they fit beside the numbers."""
     whole = _named_table(tensors, None)
     if whole.fits(output.width()):
@@ -190,8 +190,8 @@ def _tensor_table(tensors: list[TensorDiff]) -> Table:
     return _named_table(tensors, max(output.width() - whole.width() + longest, _NAME_CHARS_MIN))
 
 
-def _named_table(tensors: list[TensorDiff], name_chars: int | None) -> Table:
-    table = Table(("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR"), (0, 1, 2), "; ")
+def _named_table(tensors: list[TensorDiff], name_chars: int | None) -> TextTable:
+    table = TextTable(("MOVED", "LARGEST", "CHANGED", "DTYPE", "SHAPE", "TENSOR"), (0, 1, 2), "; ")
     for tensor in tensors:
         name = output.printable(tensor.name)
         table.row(

@@ -11,7 +11,7 @@ from typing import Final, TextIO
 import click
 
 from mlsync.app.wording import count, size
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.cli.wrapping import GLUE, printable, wrap
 from mlsync.source.paths import display
 
@@ -135,13 +135,13 @@ def _terminal_width(stream: TextIO) -> int:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
     """Print aligned columns, without empty ones; *right* lists the numbers of those that are right-aligned."""
-    made = Table(headers, right)
+    made = TextTable(headers, right)
     for row in rows:
         made.row(*row)
     print_table(made)
 
 
-def print_table(made: Table) -> None:
+def print_table(made: TextTable) -> None:
     """Print a table, its remarks beside its rows if there is room for them."""
     for line in made.lines(width()):
         say(line)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
 from mlsync.cli import output
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.cli.wrapping import joined
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.tokens import EntryKind
@@ -53,10 +53,10 @@ def _print_summary(root: ManifestRoot) -> None:
 # ---------------------------------------------------------------- files
 
 
-def _table(entries: list[Entry], required_level: int, logged: Logged) -> Table:
+def _table(entries: list[Entry], required_level: int, logged: Logged) -> TextTable:
     """Return the files by directory, those of the run's directory first."""
     files = [entry for entry in entries if entry.kind is not EntryKind.DIRECTORY]
-    table = Table(("SIZE", f"MODIFIED ({output.zone(entry.mtime_ns for entry in files)})", "PROOF", "NAME"), (0,))
+    table = TextTable(("SIZE", f"MODIFIED ({output.zone(entry.mtime_ns for entry in files)})", "PROOF", "NAME"), (0,))
     said = groups_say(entries)
     by_directory: dict[bytes, list[Entry]] = {group: [] for group in said}
     for entry in files:
@@ -74,7 +74,7 @@ def _heading(directory: bytes, said: str | None) -> str:
     return f"{name}: {said}" if said else name
 
 
-def _add(table: Table, entry: Entry, required_level: int, logged: Mapping[str, Fact], *, in_group: bool) -> None:
+def _add(table: TextTable, entry: Entry, required_level: int, logged: Mapping[str, Fact], *, in_group: bool) -> None:
     proof, remarks = "-", _progress(logged)
     if entry.proof is not None:
         proof = "broken" if entry.proof.is_broken else _reached(entry.proof, required_level)

@@ -18,7 +18,7 @@ class _Row:
 
 
 @dataclass(slots=True)
-class Table:
+class TextTable:
     """Aligned columns; *right* lists the numbers of those that are right-aligned. A column without text is left out.
 
     Remarks on rows are a last column if all of them fit beside their rows, else lines below these.

@@ -10,7 +10,7 @@ from mlsync.cli.json import verify_json
 from mlsync.cli.options import Common, common_options, device_option, run_option, version_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural
@@ -55,7 +55,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
 
 
 def _print(result: VerifyResult) -> None:
-    table = Table(("PROOF", "PATH"))
+    table = TextTable(("PROOF", "PATH"))
     proved = len(result.verdicts) - len(result.refused)
     for path, verdict in sorted(result.verdicts.items(), key=lambda item: natural(item[0])):
         proof = verdict.proof

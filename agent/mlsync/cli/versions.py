@@ -11,7 +11,7 @@ from mlsync.cli.json import versions_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.table import Table
+from mlsync.cli.table import TextTable
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.source.paths import natural
@@ -64,10 +64,10 @@ def _print(listed: list[list[ProofStatus]]) -> None:
             output.say_wrapped(f"pending: {' or '.join(f'L{level}' for level in levels)} is required")
 
 
-def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> Table:
+def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> TextTable:
     """Return the versions of a run; a narrow table leaves out which level a pending one requires."""
     zone = output.zone(status.root.created_ns for status in statuses)
-    table = Table(("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF"), _RIGHT, "; ")
+    table = TextTable(("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF"), _RIGHT, "; ")
     for status, new_writer in zip(statuses, _new_writers(statuses), strict=True):
         root, summary = status.root, status.root.summary
         table.row(
