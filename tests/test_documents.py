@@ -1,12 +1,20 @@
 """What the documents promise of commands and files is true of the tree."""
 
+import itertools
 import re
+import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 
+import click
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from mlsync.cli.invocation import Invocation
+from mlsync.cli.main import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,6 +31,53 @@ def test_ci_runs_the_readmes_test_command():
     """The last line of .ci/run stands word for word in README.md."""
     command = (ROOT / ".ci" / "run").read_text().strip().splitlines()[-1]
     assert command in README
+
+
+@pytest.mark.parametrize(("page", "most"), [("README.md", 1200), ("docs/yolo.md", 400), ("docs/huggingface.md", 400)])
+def test_pages_for_the_first_day_are_short(page, most):
+    """A newcomer reads README.md and the page of a framework to the end: each has at most so many words."""
+    assert len((ROOT / page).read_text().split()) <= most
+
+
+def test_shell_blocks_of_documents_are_what_mlsync_takes():
+    """Bash reads each shell block of the documents, and each call of mlsync in them has arguments that mlsync takes."""
+    count = 0
+    for document in DOCUMENTS:
+        for block in re.findall(r"^ *```sh\n(.*?)^ *```", document.read_text(), flags=re.MULTILINE | re.DOTALL):
+            read = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+            assert read.returncode == 0, (document.name, block, read.stderr)
+            for arguments in _calls(block):
+                _parse(arguments, f"{document.name}: mlsync {shlex.join(arguments)}")
+                count += 1
+    assert count > 40  # the pattern finds them
+
+
+def _calls(block):
+    """The arguments of each call of mlsync in a shell block, by itself, under sudo or a launcher, or in a container."""
+    text = re.sub(r"\s\d?>+&?\s*\S+", " ", block.replace("\\\n", " "))
+    # A semicolon at each line's end, behind the comment that the lexer drops with the end of the line.
+    lexer = shlex.shlex(text.replace("\n", "\n;\n"), posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    parts = itertools.groupby(lexer, key=lambda word: re.fullmatch(r"[;&|()<>]+", word) is not None)
+    for words in (list(part) for is_between, part in parts if not is_between):
+        calls = [at for at, word in enumerate(words) if word == "mlsync" or word.endswith("/bin/mlsync")]
+        launched = words[0] in {"sudo", "torchrun", "srun"} or words[:2] in (["docker", "run"], ["docker", "exec"])
+        if calls and (launched or calls[0] == 0) and not {"ln", "bash"} & set(words):
+            yield words[calls[-1] + 1 :]
+
+
+def _parse(arguments, what):
+    """Let each command's own parser take *arguments* as the command line does; run nothing."""
+    try:
+        context = cli.make_context("mlsync", list(arguments), obj=Invocation("mlsync", tuple(arguments)))
+        while isinstance(context.command, click.Group) and context._protected_args + context.args:
+            words = context._protected_args + context.args
+            name, command, rest = context.command.resolve_command(context, words)
+            context = command.make_context(name, rest, parent=context)
+    except click.exceptions.Exit:
+        pass  # --help and --version
+    except click.ClickException as error:
+        pytest.fail(f"{what}: {error.format_message()}")
 
 
 def test_documents_that_are_linked_exist():

@@ -223,5 +223,5 @@ def test_torchs_trainer_without_torch_says_how_to_get_it(tmp_path, without_torch
     command = [without_torch, *DEMO, "--trainer", "torch", "--directory", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 52
-    assert "pip install 'mlsync-agent[torch]'" in done.stderr
+    assert "pip install '.[torch]'" in done.stderr
     assert not place.exists()

@@ -39,6 +39,8 @@ def kind_of(asked: str) -> TrainerKind:
     if asked == AUTO:
         return KINDS["torch" if has_torch else "numpy"]
     if asked == "torch" and not has_torch:
-        advice = "pip install 'mlsync-agent[torch]', or leave out --trainer: numpy trains too"
+        advice = (
+            "install mlsync with torch (pip install '.[torch]' in its clone), or leave out --trainer: numpy trains too"
+        )
         raise TorchMissing("torch's trainer needs torch", where=sys.executable, advice=advice)
     return KINDS[asked]

@@ -344,7 +344,7 @@ _FAILURES: Mapping[str, tuple[type[ProofUnavailable], str, str]] = {
     "no-torch": (
         TorchMissing,
         "No torch for the proof on a GPU",
-        'install mlsync-agent[torch], set proof.python to the trainer\'s Python, or take "cpu"',
+        'install mlsync with torch, set proof.python to the trainer\'s Python, or take "cpu"',
     ),
     "broken-torch": (
         TorchMissing,
