@@ -1,4 +1,4 @@
-"""A training as anybody writes it with transformers: ``huggingface_trainer.py EVENTS DIRECTORY STEPS [resume]``.
+"""A training as anybody writes it with transformers: ``huggingface_trainer.py EVENTS DIRECTORY STEPS [CHECKPOINT]``.
 
 It saves after each step, into a directory of its own, and keeps the last two of them. It ends after STEPS, or when
 there is a file named EVENTS with ``.enough`` after it.
@@ -49,8 +49,8 @@ class Telling(TrainerCallback):
 
 
 def main() -> None:
-    """Train, or go on from the last checkpoint."""
-    events, directory, steps, *resume = sys.argv[1:]
+    """Train, or go on from a checkpoint."""
+    events, directory, steps, *checkpoint = sys.argv[1:]
     shape = LlamaConfig(
         vocab_size=128, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4
     )
@@ -67,7 +67,7 @@ def main() -> None:
     trainer = Trainer(
         model=LlamaForCausalLM(shape), args=arguments, train_dataset=Numbers(), callbacks=[Telling(events)]
     )
-    trainer.train(resume_from_checkpoint=bool(resume))
+    trainer.train(resume_from_checkpoint=checkpoint[0] if checkpoint else None)
 
 
 if __name__ == "__main__":

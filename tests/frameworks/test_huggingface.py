@@ -79,7 +79,7 @@ class Story:
 
     def go_on(self):
         """Two steps more."""
-        second = self.trainer("second", self._watched.runs, self.ended + 2, "resume")
+        second = self.trainer("second", self._watched.runs, self.ended + 2, self.resume[0]["path"])
         try:
             second.wait()
         finally:
