@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -291,6 +292,11 @@ def main() -> None:
         DOCUMENT.read_text(),
     )
     DOCUMENT.write_text(text)
+    sys.path.append(str(DOCUMENT.parents[1] / "tests"))
+    from refusals import table  # late: it is made of the examples
+
+    head, _, rest = DOCUMENT.read_text().partition(table().partition("\n")[0])
+    DOCUMENT.write_text(head + table() + rest.partition("\n\n")[1] + rest.partition("\n\n")[2])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
+from mlsync.repository.repository import Repository
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 FILES = sorted(VECTORS.glob("*.txt"))
@@ -34,13 +35,23 @@ EXPECTED = {
     "does not decode": (DAMAGE, "zstd|decode|bytes instead"),
     "wrong name": (DAMAGE, "named after"),
     "malformed": (DAMAGE, "does not parse"),
+    # Of versions and later proofs: which rule is broken stands in the vector.
+    "damage": (DAMAGE, "."),
+    "newer": (FormatUnsupported, "."),
 }
 
 
 def test_there_are_vectors():
     """Every kind of object has vectors, sound ones and others, and every expectation comes."""
     vectors = [_parse(path) for path in FILES]
-    assert {fields["object"] for fields, _ in vectors} == {"pack", "manifest", "key slot", "header"}
+    assert {fields["object"] for fields, _ in vectors} == {
+        "pack",
+        "manifest",
+        "key slot",
+        "header",
+        "version",
+        "later proof",
+    }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
     assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
 
@@ -101,4 +112,28 @@ def _header(fields, keys, body):
     return found.repository_id
 
 
-READERS = {"pack": _pack, "manifest": _manifest, "key slot": _slot, "header": _header}
+def _version(fields, keys, body):
+    repository = Repository(MemoryStore(), keys)
+    repository.store.put(fields["name"], body)
+    stored = repository.stored(fields["run"], int(fields["name"].rpartition("/")[2]))
+    repository.entries(stored)
+    return sealed_object.open_(keys, sealed_object.MANIFEST, fields["name"], body)
+
+
+def _later_proof(fields, keys, body):
+    repository = Repository(MemoryStore(), keys)
+    _, number = names.parse_later_proof(fields["name"])
+    repository.store.put(repository.version_key(fields["run"], number), bytes.fromhex(fields["version"]))
+    repository.store.put(fields["name"], body)
+    assert len(repository.later_proofs(repository.stored(fields["run"], number))) == 1
+    return sealed_object.open_(keys, sealed_object.LATER_PROOF, fields["name"], body)
+
+
+READERS = {
+    "version": _version,
+    "later proof": _later_proof,
+    "pack": _pack,
+    "manifest": _manifest,
+    "key slot": _slot,
+    "header": _header,
+}

@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
@@ -25,6 +26,8 @@ from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretchi
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent
+# A vector is read by people too; what takes a bound of 64 KiB is in the tests alone.
+SMALL_CHARS = 20_000
 KEYS = Keys(hashlib.sha256(b"vector master key").digest(), hashlib.sha256(b"vector repository").digest()[:16])
 PACK_ID = hashlib.sha256(b"vector pack").digest()[:16]
 SALT = hashlib.sha256(b"vector salt").digest()
@@ -235,8 +238,72 @@ def headers() -> Iterator[Vector]:
     yield "header-cut", "malformed", {}, sound[:-3]
 
 
-GROUPS = {"pack": packs, "manifest": manifests, "key slot": slots, "header": headers}
-NAMES = {"pack": PACK_NAME, "manifest": VERSION_NAME, "key slot": "keys/" + "0" * 32, "header": "repository"}
+def versions() -> Iterator[Vector]:
+    """Vectors of whole versions: for each rule of docs/format.md one that breaks it, is newer, or just keeps it."""
+    import forged
+    import refusals
+
+    key = forged.EXAMPLES.version_key
+    for title, rule, expect, value in _first(refusals.root_cases()):
+        plain = forged.packed(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
+        yield f"version-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "manifest", key, plain)
+
+
+def later_proofs() -> Iterator[Vector]:
+    """Vectors of later proofs, in the same way."""
+    import forged
+    import refusals
+
+    key = forged.EXAMPLES.proof_key
+    version = b"".join(part for part, _ in forged.EXAMPLES.manifest())
+    for title, rule, expect, value in _first(refusals.proof_cases()):
+        plain = msgspec.msgpack.encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | {"version": version.hex()} | _content(expect, plain)
+        yield f"later-proof-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "later proof", key, plain)
+
+
+def _stated(examples: Any, key: str, rule: Any) -> dict[str, str]:
+    keys = {"master key": examples.keys.master.hex(), "repository id": examples.keys.repository_id.hex()}
+    return {"name": key, **keys, "run": examples.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
+
+
+def _first(cases: Iterator[tuple[Any, str, Any]]) -> Iterator[tuple[str, Any, str, Any]]:
+    """The first case of each rule and outcome that is not large."""
+    seen = set()
+    for rule, expect, value in cases:
+        title = f"{rule.number:02d}-{expect}"
+        if title not in seen and len(repr(value)) < SMALL_CHARS:
+            seen.add(title)
+            yield title, rule, expect, value
+
+
+def _content(expect: str, plain: bytes) -> dict[str, str]:
+    return {"content": hashlib.sha256(plain).hexdigest()} if expect == "success" else {}
+
+
+def _sealed(keys: Keys, purpose: Literal["manifest", "later proof"], name: str, plain: bytes) -> bytes:
+    magic = {"manifest": b"mlsyncM\0", "later proof": b"mlsyncV\0"}[purpose]
+    head = struct.pack("<8sHBBII32s", magic, 1, 1, 0, len(plain), 0, SALT)
+    return head + Seal(keys.of(purpose, SALT)).seal(bytes(12), plain, head + name.encode())
+
+
+GROUPS = {
+    "version": versions,
+    "later proof": later_proofs,
+    "pack": packs,
+    "manifest": manifests,
+    "key slot": slots,
+    "header": headers,
+}
+NAMES = {
+    "version": "",
+    "later proof": "",
+    "pack": PACK_NAME,
+    "manifest": VERSION_NAME,
+    "key slot": "keys/" + "0" * 32,
+    "header": "repository",
+}
 
 
 def files() -> Iterator[tuple[str, str]]:
@@ -254,6 +321,7 @@ def files() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Write new vectors; refuse to change existing ones."""
+    sys.path[:0] = [str(HERE.parent / "repository"), str(HERE.parent)]
     for name, text in files():
         path = HERE / name
         if path.exists() and path.read_text() != text:

@@ -1,0 +1,409 @@
+"""The numbered rules of docs/format.md for versions and later proofs, with values that break and that keep each.
+
+A case is a path into the document's root or later proof, as plain values, and what is put there. ``tests/vectors`` has
+an object for each case, and the document's table of rules is written from this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from forged import CHUNKS, DROPPED, EXAMPLES, PROOF, SEGMENTS, changed, proof_value, root_value
+
+SEGMENT = (SEGMENTS, 0)
+PACKS, ENTRIES = (*SEGMENT, 2, 0), (*SEGMENT, 2, 1)
+FILE, FOLDER, LINK, SYMLINK = ((*ENTRIES, at) for at in range(4))
+REF = (*FILE, CHUNKS, 0)
+FINDING = (*FILE, PROOF, 9, 0)
+ROOMS = ((15,), (*SEGMENT, 2, 2), (*FOLDER, 12))
+PACK = b"\1" + bytes(16)
+COUNT_MAX = (1 << 63) - 1
+ORDINALS = 1 << 16
+DEEP = [[[[[[[None]]]]]]]
+
+Case = tuple[Sequence[Any], Any]
+Outcome = Literal["success", "damage", "newer"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule: where it holds, what holds, and cases: values that break it, are a newer mlsync's, or keep it."""
+
+    number: int
+    place: str
+    text: str
+    broken: list[Case] = field(default_factory=list)
+    newer: list[Case] = field(default_factory=list)
+    kept: list[Case] = field(default_factory=list)
+
+    def cases(self) -> Iterator[tuple[Outcome, Case]]:
+        """All cases with what a reader says of each."""
+        yield from (("damage", case) for case in self.broken)
+        yield from (("newer", case) for case in self.newer)
+        yield from (("success", case) for case in self.kept)
+
+
+def each(places: Sequence[Sequence[Any]], *values: Any) -> list[Case]:
+    """Each value at each place."""
+    return [(place, value) for place in places for value in values]
+
+
+# A number is never used for another rule: readers of others may name it. New rules go to the end.
+RULES = [
+    Rule(1, "root", "16 positions", [((15,), DROPPED), ((16,), None)]),
+    Rule(2, "root", "the run is a str, and the one whose id the key has", [((0,), b"yolo-1"), ((0,), "yolo-2")]),
+    Rule(3, "root", "the number is an int, and the key's", [((1,), value) for value in (2.0, 3, 0, -2)]),
+    Rule(
+        4,
+        "root",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(2,)], 1 << 63, -(1 << 63), True),
+        kept=each([(2,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(
+        5,
+        "root",
+        "previous is nil, or a lower number from 1 on and 32 bytes",
+        [((3,), 1), ((3, 0), 2), ((3, 0), 0), ((3, 1), bytes(31)), ((3, 2), 0), ((3, 1), DROPPED)],
+        kept=[((3,), None)],
+    ),
+    Rule(
+        6, "root", "writer and host are strs, the directory is a bin", [((4,), None), ((5,), b"n"), ((6,), "/data/run")]
+    ),
+    Rule(7, "root", "the required level is an int from 0 to 5", each([(7,)], 6, -1, False), kept=each([(7,)], 0, 5)),
+    Rule(8, "root", "the summary has 7 positions", [((8, 6), DROPPED), ((8, 7), 0)]),
+    Rule(
+        9,
+        "root",
+        "the summary's counts and sums are ints from 0 to 2⁶³ - 1",
+        [((8, 0), -1), ((8, 1), 1 << 63), ((8, 2), -1), ((8, 3), -1), ((8, 4), -1), ((8, 0), 1.0)],
+        kept=each([(8, at) for at in range(5)], COUNT_MAX),
+    ),
+    Rule(10, "root", "the summary's level is from 0 to 5", each([(8, 5)], 6, -1), kept=each([(8, 5)], 0, 5)),
+    Rule(11, "root", "the summary's level is 0 without checkpoints", [((8, 4), 0)]),
+    Rule(12, "root", "a trouble has 4 positions", [((9, 0, 3), DROPPED), ((9, 0, 4), 0)]),
+    Rule(
+        13, "root", "a trouble's path is one that an entry may have", each([(9, 0, 0)], b"../x", b"", b"a/", "best.pt")
+    ),
+    Rule(
+        14,
+        "root",
+        "a trouble's kind is from 1 on; above 3 it is a newer mlsync's",
+        each([(9, 0, 1)], 0, -1, 256),
+        each([(9, 0, 1)], 4, 255),
+        each([(9, 0, 1)], 2, 3),
+    ),
+    Rule(15, "root", "what a trouble kept is 0 or an older version", each([(9, 0, 3)], 2, -1), kept=[((9, 0, 3), 0)]),
+    Rule(
+        16,
+        "root",
+        "a table of packs holds bins of 17 bytes",
+        each([(10,)], [PACK[:-1]], [PACK + b"x"], [b""], ["x" * 17]),
+        kept=[((10,), [PACK])],
+    ),
+    Rule(17, "root", "a table of packs has no id twice", [((10,), [PACK, PACK]), ((10,), [PACK, b"\2" + PACK[1:]])]),
+    Rule(
+        18,
+        "root",
+        "a pack's key kind is from 1 on; above 1 it is a newer mlsync's",
+        [((10,), [bytes(17)])],
+        each([(10,)], [b"\2" + PACK[1:]], [b"\xff" + PACK[1:]]),
+    ),
+    Rule(19, "root", "an origin has 2 positions", [((12, 1), DROPPED), ((12, 2), b"")]),
+    Rule(20, "root", "a writer's id has 16 bytes", each([(12, 0)], bytes(15), bytes(17), b"")),
+    Rule(
+        21,
+        "root",
+        "a machine's mark has 16 bytes, or none",
+        each([(12, 1)], bytes(15), bytes(17)),
+        kept=[((12, 1), b"")],
+    ),
+    Rule(
+        22, "root", "the directory has 4 positions, or is nil", [((13, 3), DROPPED), ((13, 4), 0)], kept=[((13,), None)]
+    ),
+    Rule(
+        23,
+        "root",
+        "the directory's mode has 12 bits, owner and group are up to 2³² - 2, the time is within ± (2⁶³ - 1)",
+        [((13, 0), 0o10000), ((13, 0), -1), ((13, 1), (1 << 32) - 1), ((13, 2), -1), ((13, 3), 1 << 63)],
+        kept=[((13, 0), 0o7777), ((13, 1), (1 << 32) - 2), ((13, 2), 0), ((13, 3), -COUNT_MAX)],
+    ),
+    Rule(24, "root", "notes are strs", [((14, 0), b"x"), ((14,), None)], kept=[((14,), [])]),
+    Rule(25, "segment reference", "the first path is the segment's", [((*SEGMENT, 0), b"b"), ((*SEGMENT, 0), b"")]),
+    Rule(26, "segment reference", "the number of entries is the segment's", each([(*SEGMENT, 1)], 5, 3, -4)),
+    Rule(
+        27,
+        "segment reference",
+        "the segment is in the root or in chunks, and not in both",
+        [((*SEGMENT, 2), None), ((*SEGMENT, 3), [[bytes(32), 0, 0, 48, 26, 10, 0, None]])],
+    ),
+    Rule(28, "segment", "3 positions", [((*SEGMENT, 2, 2), DROPPED), ((*SEGMENT, 2, 3), None)]),
+    Rule(
+        29,
+        "segment",
+        "its table of packs is as the root's",
+        [((*PACKS, 0), PACK[:-1]), ((*PACKS, 0), bytes(17)), ((*PACKS, 1), b"\1" + EXAMPLES.pack_id)],
+        [((*PACKS, 1), b"\2" + bytes(16))],
+        [((*PACKS, 1), PACK)],
+    ),
+    Rule(30, "chunk reference", "8 positions", [((*REF, 7), DROPPED), ((*REF, 8), None)]),
+    Rule(31, "chunk reference", "the name has 32 bytes", each([(*REF, 0)], bytes(31), bytes(33))),
+    Rule(32, "chunk reference", "the index is in the table of packs", each([(*REF, 1)], 1, -1)),
+    Rule(
+        33,
+        "chunk reference",
+        "the ordinal is below 65,536",
+        each([(*REF, 2)], ORDINALS, -1),
+        kept=[((*REF, 2), ORDINALS - 1)],
+    ),
+    Rule(
+        34,
+        "chunk reference",
+        "the offset is from 48 to 1 TiB",
+        each([(*REF, 3)], 47, (1 << 40) + 1),
+        kept=each([(*REF, 3)], 48, 1 << 40),
+    ),
+    Rule(
+        35,
+        "chunk reference",
+        "the stored length is from 17 to the plain one + 16",
+        each([(*REF, 4)], 16, 33),
+        kept=each([(*REF, 4)], 17, 32),
+    ),
+    Rule(36, "chunk reference", "the plain length is from 1 to 16 MiB", each([(*REF, 5)], 0, -16, (16 << 20) + 1)),
+    Rule(
+        37,
+        "chunk reference",
+        "the coding is from 0 to 255; above 2 it is a newer mlsync's",
+        each([(*REF, 6)], 256, -1),
+        each([(*REF, 6)], 3, 255),
+        each([(*REF, 6)], 1, 2),
+    ),
+    Rule(
+        38,
+        "chunk reference",
+        "the base is nil; anything else is a newer mlsync's",
+        [],
+        each([(*REF, 7)], [bytes(32), 1], 0),
+    ),
+    Rule(39, "entry", "13 positions", [((*FOLDER, 12), DROPPED), ((*FOLDER, 13), None)]),
+    Rule(
+        40,
+        "entry",
+        "the path is a bin of 1 byte to 64 KiB, without a zero byte, its parts none of empty, `.` and `..`",
+        each([(*SYMLINK, 0)], b"", b"z//b", b"z/.", b"../z", b"/z", b"z\0", "newest", b"z" * ((64 << 10) + 1)),
+        kept=each([(*SYMLINK, 0)], b"z" * (64 << 10), b"\xff..", b"z\n"),
+    ),
+    Rule(
+        41,
+        "entry",
+        "entries are in rising order of their paths",
+        [((*FILE, 0), b"logs/a"), ((*SYMLINK, 0), b"logs/\xff.pt")],
+    ),
+    Rule(
+        42,
+        "entry",
+        "the directory of its path is a directory entry",
+        [((*FILE, 0), b"a/last.pt"), ((*SYMLINK, 0), b"last.pt/x")],
+    ),
+    Rule(
+        43,
+        "entry",
+        "the kind is an int from 1 on; above 4 it is a newer mlsync's",
+        each([(*FILE, 1)], 0, -1, 256, True),
+        each([(*FILE, 1)], 5, 255),
+    ),
+    Rule(44, "entry", "the mode has 12 bits", each([(*FILE, 2)], 0o10000, -1), kept=each([(*FILE, 2)], 0, 0o7777)),
+    Rule(
+        45,
+        "entry",
+        "owner and group are from 0 to 2³² - 2",
+        each([(*FILE, 3), (*FILE, 4)], (1 << 32) - 1, -1),
+        kept=each([(*FILE, 3), (*FILE, 4)], 0, (1 << 32) - 2),
+    ),
+    Rule(
+        46,
+        "entry",
+        "the time is within ± (2⁶³ - 1)",
+        each([(*FILE, 5)], 1 << 63, -(1 << 63)),
+        kept=each([(*FILE, 5)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(47, "entry", "chunks and holes add up to the size", each([(*FILE, 6)], 4113, 4111, 0, 1 << 63)),
+    Rule(
+        48,
+        "entry",
+        "a link has a target without a zero byte, and nothing else has one",
+        [
+            ((*FILE, 7), b"x"),
+            ((*FOLDER, 7), b"x"),
+            ((*LINK, 7), b""),
+            ((*SYMLINK, 7), b""),
+            ((*SYMLINK, 7), b"a\0b"),
+            ((*FILE, 7), ""),
+        ],
+        kept=each([(*SYMLINK, 7)], b"/etc/passwd", b"../../x"),
+    ),
+    Rule(
+        49,
+        "entry",
+        "a hard link's target is a file entry",
+        each([(*LINK, 7)], b"logs", b"newest", b"absent", b"../last.pt"),
+    ),
+    Rule(50, "entry", "a file's digest has 16 bytes", each([(*FILE, 8)], bytes(15), bytes(17), b"")),
+    Rule(
+        51,
+        "entry",
+        "a hole is two ints: an offset, and a length above 0",
+        each([(*FILE, 9, 0)], [0, 4096, 0], [0], [0, 4096.0], [0, 0]),
+    ),
+    Rule(
+        52,
+        "entry",
+        "holes rise and do not overlap, and no chunk reaches into one",
+        [((*FILE, 9, 0), [1, 4096]), ((*FILE, 9), [[0, 4096], [0, 1]]), ((*FILE, 9), [[4111, 1], [0, 4095]])],
+    ),
+    Rule(
+        53,
+        "entry",
+        "what is no file has no size, digest, holes, chunks and proof",
+        [
+            ((*FOLDER, 6), 1),
+            ((*FOLDER, 8), bytes(16)),
+            ((*FOLDER, 9), [[0, 1]]),
+            ((*LINK, 10), [[bytes(32), 0, 0, 48, 26, 10, 0, None]]),
+            ((*SYMLINK, 11), [0, "", "", "", 0, 0.0, 0, 0, {}, [], ""]),
+        ],
+    ),
+    Rule(54, "proof", "11 positions", [((*FILE, PROOF, 10), DROPPED), ((*FILE, PROOF, 11), "")]),
+    Rule(
+        55, "proof", "the level is from 0 to 5", each([(*FILE, PROOF, 0)], 6, -1), kept=each([(*FILE, PROOF, 0)], 0, 5)
+    ),
+    Rule(
+        56,
+        "proof",
+        "proved at is within ± (2⁶³ - 1)",
+        each([(*FILE, PROOF, 4)], 1 << 63, -(1 << 63)),
+        kept=[((*FILE, PROOF, 4), -COUNT_MAX)],
+    ),
+    Rule(
+        57,
+        "proof",
+        "the seconds are a finite float, not below 0",
+        each([(*FILE, PROOF, 5)], 1, float("inf"), float("nan"), -0.5),
+        kept=each([(*FILE, PROOF, 5)], 0.0, 1e300),
+    ),
+    Rule(
+        58,
+        "proof",
+        "tensors and their bytes are from 0 to 2⁶³ - 1",
+        each([(*FILE, PROOF, 6), (*FILE, PROOF, 7)], -1, 1 << 63),
+        kept=each([(*FILE, PROOF, 6), (*FILE, PROOF, 7)], COUNT_MAX),
+    ),
+    Rule(
+        59,
+        "proof",
+        "facts are a map from str to str, int, float or bool; a float may have any value",
+        [((*FILE, PROOF, 8, "epoch"), [3]), ((*FILE, PROOF, 8, "epoch"), None), ((*FILE, PROOF, 8, b"x"), 3)],
+        kept=each([(*FILE, PROOF, 8, "loss")], float("nan"), float("-inf"), "x", True, -1),
+    ),
+    Rule(60, "finding", "5 positions", [((*FINDING, 4), DROPPED), ((*FINDING, 5), None)]),
+    Rule(61, "finding", "the level is from 0 to 5", each([(*FINDING, 0)], 6, -1), kept=each([(*FINDING, 0)], 0, 5)),
+    Rule(
+        62,
+        "finding",
+        "the severity is from 1 on; above 3 it is a newer mlsync's",
+        each([(*FINDING, 1)], 0, 256),
+        each([(*FINDING, 1)], 4, 255),
+        each([(*FINDING, 1)], 2, 3),
+    ),
+    Rule(
+        63, "finding", "the record is a str or nil", each([(*FINDING, 3)], b"data/0", 0), kept=[((*FINDING, 3), None)]
+    ),
+    Rule(
+        64,
+        "finding",
+        "the offset is nil, or from 0 to 2⁶³ - 1",
+        each([(*FINDING, 4)], -1, 1 << 63),
+        kept=each([(*FINDING, 4)], None, 0, COUNT_MAX),
+    ),
+    Rule(
+        65,
+        "room",
+        "nil, or a map of 1 name or more to 64 KiB",
+        [*each(ROOMS, {}), ((15,), [1]), ((15,), 0), ((15,), {"a": bytes((64 << 10) - 5)})],
+        kept=[((15,), {"a": bytes((64 << 10) - 6)}), *each(ROOMS, None, {"a": None})],
+    ),
+    Rule(
+        66,
+        "room",
+        "a name is `a` to `z`, then up to 62 of `a` to `z`, `0` to `9` and `-`; with `!` before it, a newer mlsync's",
+        each([(15,)], {"": 1}, {"!": 1}, {"A": 1}, {"1a": 1}, {"a" * 64: 1}, {"ä": 1}, {"a\n": 1}, {1: 1}),
+        each(ROOMS, {"!acl": 1}),
+        [((15,), {"a" * 63: 1})],
+    ),
+    Rule(
+        67,
+        "room",
+        "names are in the order of their bytes, in maps inside too",
+        each([(15,)], {"b": 1, "a": 1}, {"a": {"b": 1, "a": 1}}, {"a": {"\U0001f600": 1, "\uffff": 2}}),
+        kept=each([(15,)], {"a": 1, "b": 1}, {"a": {"": 1, "\uffff": 2, "\U0001f600": 3}}),
+    ),
+    Rule(
+        68,
+        "room",
+        "values are nil, bool, int, float, str, bin, array, or a map from str, nested at most 8 deep",
+        each([(15,)], {"a": [DEEP]}, {"a": {1: 2}}),
+        kept=each([(15,)], {"a": DEEP}, {"a": [True, 1, -1, 0.5, "x", b"x", [], {}]}),
+    ),
+]
+
+PROOF_RULES = [
+    Rule(81, "later proof", "11 positions", [((10,), DROPPED), ((11,), 0)]),
+    Rule(82, "later proof", "run and number are the key's", [((0,), "yolo-2"), ((1,), 3)]),
+    Rule(83, "later proof", "the digest is the manifest's", [((2,), bytes(32)), ((2,), bytes(31))]),
+    Rule(
+        84,
+        "later proof",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(3,)], 1 << 63, 1.0),
+        kept=each([(3,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(85, "later proof", "the lowest level is from 0 to 5", each([(6,)], 6, -1), kept=each([(6,)], 0, 5)),
+    Rule(86, "later proof", "the broken are from 0 to 2⁶³ - 1", each([(8,)], -1, 1 << 63), kept=[((8,), COUNT_MAX)]),
+    Rule(87, "later proof", "a path is one that an entry may have", each([(9, 0, 0)], b"/etc/passwd", b"", "last.pt")),
+    Rule(88, "later proof", "a path comes once", [((9, 1), proof_value()[9][0])]),
+    Rule(
+        89,
+        "later proof",
+        "a file has 2 positions, and its proof is as in an entry",
+        [((9, 0, 2), None), ((9, 0, 1, 0), 6), ((9, 0, 1, 5), 0)],
+    ),
+    Rule(
+        90, "later proof", "the room is as in a root", [((10,), {})], [((10,), {"!seen": 1})], [((10,), {"seen": []})]
+    ),
+]
+
+
+def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole roots."""
+    yield from _cases(RULES, root_value())
+
+
+def proof_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole later proofs."""
+    yield from _cases(PROOF_RULES, proof_value())
+
+
+def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]:
+    for rule in rules:
+        for outcome, (path, value) in rule.cases():
+            yield rule, outcome, changed(sound, path, value)
+
+
+def table() -> str:
+    """The document's table of rules."""
+    lines = ["| rule | in | what holds |", "|---|---|---|"]
+    lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in (*RULES, *PROOF_RULES)]
+    return "\n".join(lines) + "\n"

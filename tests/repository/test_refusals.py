@@ -1,0 +1,62 @@
+"""Every numbered rule of docs/format.md: values that break it are refused, and values that just keep it are read."""
+
+from __future__ import annotations
+
+import format_rules
+import msgspec
+import pytest
+from forged import EXAMPLES, packed, read_proof, read_root
+from refusals import PROOF_RULES, RULES, proof_cases, root_cases, table
+
+from mlsync.codec.digest import object_digest
+from mlsync.errors import Damage, FormatUnsupported
+
+ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
+PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
+MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
+
+
+def outcome(read, *arguments):
+    """What a reader says."""
+    try:
+        read(*arguments)
+    except (Damage, format_rules.Broken):
+        return "damage"
+    except (FormatUnsupported, format_rules.Newer):
+        return "newer"
+    return "success"
+
+
+@pytest.mark.parametrize(("rule", "expected", "value"), ROOTS)
+def test_a_version_is_held_to_each_rule(rule, expected, value):
+    """A version that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
+    assert outcome(read_root, packed(value)) == expected, rule.text
+
+
+@pytest.mark.parametrize(("rule", "expected", "value"), PROOFS)
+def test_a_later_proof_is_held_to_each_rule(rule, expected, value):
+    """A later proof that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
+    assert outcome(read_proof, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
+def test_a_reader_that_was_written_from_the_page_says_the_same():
+    """The rules that were written a second time, from the page, agree on every case."""
+    for rule, expected, value in root_cases():
+        assert outcome(format_rules.root, value, EXAMPLES.run, 2) == expected, rule.text
+    for rule, expected, value in proof_cases():
+        assert outcome(format_rules.later_proof, value, EXAMPLES.run, 2, MANIFEST) == expected, rule.text
+
+
+def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
+    """Numbers rise, and no rule is without a value that a reader refuses."""
+    rules = [*RULES, *PROOF_RULES]
+    numbers = [rule.number for rule in rules]
+    assert numbers == sorted(set(numbers))
+    assert [rule.number for rule in rules if not rule.broken and not rule.newer] == []
+
+
+def test_the_document_has_the_rules():
+    """The table of docs/format.md is the list of rules, in words and in order."""
+    from format_examples import DOCUMENT
+
+    assert table() in DOCUMENT.read_text()
