@@ -90,6 +90,17 @@ def test_init_writes_where_the_others_look(fresh):
         assert (f"--config {place}" in done.out) is bool(options)
 
 
+def test_init_says_the_next_two_commands(fresh):
+    """The last two lines of ``init`` are commands; without a directory to watch, what comes before them is said."""
+    usual = {"MLSYNC_CONFIG": str(fresh.base / "usual.toml")}
+    lines = fresh.good("init", fresh.base / "r1", "--watch", fresh.training, **usual).out.splitlines()
+    assert lines[-3] == "Next:"
+    assert [line.split("  ")[1] for line in lines[-2:]] == ["mlsync backup", "mlsync agent"]
+    lines = fresh.good("init", fresh.base / "r2", "--config", "other place.toml").out.splitlines()
+    assert "[[watch]]" in lines[-3]
+    assert lines[-1] == f"  mlsync agent --config '{fresh.base}/other place.toml'"
+
+
 def test_init_as_another_user_writes_below_home(fresh):
     """``init`` of an ordinary user writes ~/.config/mlsync/mlsync.toml, makes its directory, keeps state in home."""
     for directory in (fresh.base, fresh.home):

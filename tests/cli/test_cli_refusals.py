@@ -120,3 +120,12 @@ def test_init_where_this_user_may_not_write(fresh):
     done = fresh.run("init", fresh.base / "closed" / "r", "--config", fresh.home / "c.toml", uid=NOBODY)
     assert done.status == 72
     assert f"no permission to write in {fresh.base}/closed" in done.err
+
+
+@pytest.mark.parametrize("command", ["add", "change"])
+def test_a_new_secret_that_cannot_be_taken(asked, command):
+    """A file with a new passphrase that is missing ends key add and change with 20 and its name, a weak one with 23."""
+    assert "none.txt" in asked.run("key", command, "--new-passphrase-file", "none.txt").err
+    (asked.base / "weak").write_text("weak")
+    (asked.base / "weak").chmod(0o600)
+    assert asked.run("key", command, "--new-passphrase-file", "weak").status == 23

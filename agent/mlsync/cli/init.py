@@ -26,6 +26,7 @@ from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
 from mlsync.repository.keyslot import Unlock
 
+_WIDTH = 79
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
@@ -90,8 +91,8 @@ def _new_secret(common: Common, *, allow_weak: bool) -> Unlock:
 
 def _say_what_a_passphrase_is() -> None:
     click.echo(
-        "Choose a passphrase of 8 characters or more. mlsync encrypts everything with it, and nobody\n"
-        "can reset it: WITHOUT IT NOTHING CAN BE RESTORED. Keep a copy away from this machine.",
+        "Choose a passphrase of 8 characters or more. It encrypts everything, and nobody\n"
+        "can reset it: WITHOUT IT NOTHING CAN BE RESTORED. Keep a copy of it elsewhere.",
         err=True,
     )
 
@@ -157,13 +158,22 @@ def _print(common: Common, config: Config, place: Path, repository_id: str) -> N
     output.say(f"configuration  {place}")
     output.say()
     secret = "key file" if common.key_file else "passphrase"
-    output.say(f"Keep a copy of the {secret} away from this machine: nothing can be restored without.")
-    if not common.key_file and not common.passphrase_file:
-        output.say("For the agent as a service, put the passphrase into a file under [key], or see systemd/README.md.")
+    output.say(f"Keep a copy of the {secret} away from this machine: nothing opens without it.")
+    output.say()
+    if load(place).watches:
+        output.say("Next:")
+    else:
+        output.say("Next, once the configuration names the training directory under [[watch]]:")
     found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
     option = "" if found else f" --config {shlex.quote(str(place))}"
-    first = "" if load(place).watches else "name a directory under [[watch]] in the configuration, then: "
-    output.say(f"Next: {first}mlsync backup{option}, or mlsync agent{option} to keep watch")
+    steps = {
+        f"mlsync backup{option}": "make the first version",
+        f"mlsync agent{option}": "keep watch; as a service: mlsync service install",
+    }
+    width = max(map(len, steps))
+    for words, purpose in steps.items():
+        line = f"  {words:<{width}}  {purpose}"
+        output.say(line if len(line) <= _WIDTH else f"  {words}")
 
 
 def _s3_of(common: Common) -> dict[str, str | bool | Path | None]:

@@ -92,8 +92,9 @@ def add_command(
     The new one counts once the repository opened with it. Everything else that opens the repository still does.
     """
     _refuse_several(new_passphrase_file, new_key_file, recovery=recovery)
+    given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
     with common.session(common.configuration(), common.monitor()) as session:
-        new = _new_secret(new_passphrase_file, new_key_file, recovery=recovery, allow_weak=allow_weak)
+        new = given or (new_recovery_key() if recovery else _new_passphrase(allow_weak=allow_weak))
         slot_id = add_slot(session.repository, new)
     _report(common, new, slot_id, None)
 
@@ -113,8 +114,9 @@ def change_command(
     the old passphrase.
     """
     _refuse_several(new_passphrase_file, new_key_file, recovery=False)
+    given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
     with common.session(common.configuration(), common.monitor()) as session:
-        new = _new_secret(new_passphrase_file, new_key_file, recovery=False, allow_weak=allow_weak)
+        new = given or _new_passphrase(allow_weak=allow_weak)
         slot_id, removed_id = change_slot(session.repository, new)
     _report(common, new, slot_id, removed_id)
 
@@ -142,10 +144,18 @@ def _refuse_several(passphrase_file: Path | None, key_file: Path | None, *, reco
         raise ConfigInvalid(what, advice="give one of --new-passphrase-file, --new-key-file, --recovery")
 
 
-def _new_secret(passphrase_file: Path | None, key_file: Path | None, *, recovery: bool, allow_weak: bool) -> Unlock:
-    if recovery:
-        return new_recovery_key()
+def _given_secret(passphrase_file: Path | None, key_file: Path | None, *, allow_weak: bool) -> Unlock | None:
+    """Return the new secret if it is in a file: a fault in it shows before anybody types a passphrase."""
+    if passphrase_file is None and key_file is None:
+        return None
     new = find_new_secret(KeySettings(passphrase_file, key_file))
+    if not allow_weak:
+        refuse_weak(new)
+    return new
+
+
+def _new_passphrase(*, allow_weak: bool) -> Unlock:
+    new = find_new_secret(KeySettings())
     if not allow_weak:
         refuse_weak(new)
     return new
