@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 
 import pytest
 from machine import KEY, NO_DEVICE, content, write_training
@@ -145,14 +146,29 @@ def test_the_same_name_for_two_directories_is_refused_between_members(users):
     assert users.run(BERT, "backup", "--quickly").returncode == 90
 
 
+@pytest.fixture(scope="module")
+def with_two_runs():
+    """Users of whom two have a run in a repository, and a copy of all that."""
+    with shared_place() as place:
+        place.chmod(0o1777)
+        users = Users(place)
+        users.good(ROOT, "init", "--group", GROUP, users.repository)
+        for uid in (ANNA, BERT):
+            users.train(uid, uid)
+            users.good(uid, "backup", "--quickly")
+        subprocess.run(["cp", "-a", place, place.with_suffix(".copy")], check=True)
+        yield users
+        shutil.rmtree(place.with_suffix(".copy"))
+
+
 @pytest.fixture
-def shared(users):
-    """A repository with a run of two members, of which Anna's are what she can close and replace."""
-    users.good(ROOT, "init", "--group", GROUP, users.repository)
-    for uid in (ANNA, BERT):
-        users.train(uid, uid)
-        users.good(uid, "backup", "--quickly")
-    return users
+def shared(with_two_runs):
+    """The same as it was at first: members may change all of it."""
+    place = with_two_runs.place
+    for path in place.iterdir():
+        shutil.rmtree(path)
+    subprocess.run(["cp", "-a", f"{place.with_suffix('.copy')}/.", place], check=True)
+    return with_two_runs
 
 
 PLANTED_SLOT = "keys/" + "f0" * 16
@@ -199,7 +215,6 @@ def test_what_a_member_plants_is_named_and_followed_nowhere(shared, code, named,
     assert all(one.returncode == 0 or named in one.stdout + one.stderr for one in done), done
     assert "no key slot" not in done[0].stdout
     assert content(shared.home(ANNA)) == before
-    shutil.rmtree(target, ignore_errors=True)
 
 
 def test_a_closed_key_slot_keeps_nobody_out(shared):

@@ -196,6 +196,18 @@ def test_what_the_unit_lacks_for_the_configuration_is_said(machines):
     assert service.shortcomings(machines, fine) == []
 
 
+@pytest.mark.parametrize(("mode", "says"), [(0o2770, True), (0o770, False)])
+def test_the_group_that_shares_the_repository_is_said(machines, tmp_path, mode, says):
+    """Root's unit, which may write only as a member of a group's repository, is told to be one; others need nothing."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a directory to any group")
+    os.chown(tmp_path, 0, 61_000)
+    tmp_path.chmod(mode)
+    config = Config(repository=tmp_path.as_uri(), watches=(), state_directory=Path("/var/lib/mlsync"))
+    lines = service.shortcomings(machines, config)
+    assert any(line.endswith("group 61000: [Service] SupplementaryGroups=61000") for line in lines) == says
+
+
 @pytest.mark.parametrize("url", ["file:///mnt/my disk/50%", "file:///mnt/my%20disk/50%25"])
 def test_a_path_for_the_unit_is_said_as_a_unit_takes_it(url):
     """A path with a space or ``%`` is said quoted and doubled, so that systemd takes it for what it is."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
+from mlsync.store.directory.access import is_groups
 from mlsync.store.directory.directories import refuse_unshareable
 
 
@@ -32,6 +33,20 @@ def group_for(name: str | None, config: Config, monitor: Monitor) -> int | None:
         text = f"group {name} cannot reach the repository through {closed}: chgrp {name} {closed} && chmod g+x {closed}"
         monitor.notice("warning", text)
     return group
+
+
+def group_of(directory: Path) -> str | None:
+    """Return the group that shares the repository in *directory*, if there is one and root is not in it."""
+    try:
+        found = os.stat(directory)
+    except OSError:
+        return None
+    if not is_groups(found) or found.st_gid == 0:
+        return None
+    try:
+        return grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        return str(found.st_gid)
 
 
 def _number_of(name: str) -> int:

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
+from mlsync.app.group import group_of
 from mlsync.config.model import Config, base_directory
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, UnitChanged, UnitNotWritten
@@ -119,6 +120,11 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
         for place in needed
         if not any(place.is_relative_to(one) for one in writable)
     ]
+    group = None if config.repository_directory is None else group_of(config.repository_directory)
+    if group is not None:
+        found.append(
+            f"the unit is not in group {group}, which shares the repository: [Service] SupplementaryGroups={group}"
+        )
     found += [
         f"the unit does not see {watch.directory}: [Service] PrivateTmp=no"
         for watch in config.watches
