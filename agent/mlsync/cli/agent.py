@@ -21,25 +21,26 @@ from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.log import LogMonitor, log_to
 
+_EXAMPLES = """\b
+Examples:
+  mlsync agent
+  mlsync agent --quickly -v
+"""
 
-@click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).")
+
+@click.command("agent", cls=Command, short_help="Keep watch over all runs (the service).", epilog=_EXAMPLES)
 @click.option(
     "--gently/--quickly",
     "gently",
     default=True,
-    help="Give way to everything else that runs here (the default), or take a full share of processor and disk, which "
-    "slows down a training that uses all of them.",
+    help="Give way to everything else that runs here (the default), or take a full share of processor and disk.",
 )
 @common_options
 def agent_command(common: Common, gently: bool) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
-    Backs a run up when its files changed and settled, hourly (agent.every), and when a rescan finds changes that no
-    event reported. SIGHUP backs all runs up now. The agent waits for a store that is away, and for a repository whose
-    disk is not mounted: each pass first checks that the repository is the one that was opened. One run never blocks
-    another. Under systemd (see systemd/README.md) it sends READY, STATUS and WATCHDOG. It ends with 0 when it is
-    stopped; --json then prints the state of every run. With [proof] framework or command it loads checkpoints, as
-    backup does.
+    Runs until Ctrl-C or SIGTERM. It makes a version when files changed and settled, looks at all runs each hour, and
+    waits for a repository that is away. "mlsync service install" starts it with the machine.
     """
     if gently:
         give_way()

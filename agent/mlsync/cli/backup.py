@@ -29,8 +29,14 @@ _STATUS: dict[TroubleKind, type[Error]] = {
     TroubleKind.UNREADABLE: SourceUnreadable,
 }
 
+_EXAMPLES = """\b
+Examples:
+  mlsync backup
+  mlsync backup yolo --take-over
+"""
 
-@click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.")
+
+@click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.", epilog=_EXAMPLES)
 @click.argument("run", required=False, shell_complete=candidates.runs)
 @click.option(
     "--take-over",
@@ -47,29 +53,10 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
-    When this command ends, the version exists: its checkpoints were read back from the store and proved. If nothing
-    changed, no version is made. If a file keeps changing, or a checkpoint does not load, the version keeps the content
-    of the version before and names the file; the exit status is then 42, 50 or 41, and everything else is saved.
-    If one of several runs fails, the others are still saved; the status is that of the first failure.
-    Ctrl-C stops at a safe point, and the next backup uses what is stored by then.
+    When it ends, the version exists, and its checkpoints were read back from the repository and proved. A file that is
+    torn or does not load keeps its last good content; it is named, and the exit status is 42 or 50.
 
-    While shards are being written over an earlier save, they stay as the last version has them. The status is 42;
-    backup waits for a pause of some seconds, and the next backup takes the new shards. A file that was a checkpoint
-    in the last version is still checked as one, whatever its name: if it is emptied or overwritten, it is torn.
-
-    If most checkpoints of the last version are gone at once, a disk is probably not mounted: no version is made for
-    ten minutes (status 45). If they stay away, the version without them is made with a warning; --accept-loss makes
-    it at once. Files with the names of unfinished ones are left out (.tmp*, tmp-checkpoint-*, *.tmp, *.part,
-    *.partial, *.orbax-checkpoint-tmp*; -v lists them) unless keep_temporary is set in [[watch]].
-
-    One directory writes a run. If another directory or machine made its newest version, nothing is written and the
-    status is 90. After a restore, and on a new machine with the old disk, backup continues by itself; for all other
-    moves there is --take-over (docs/runs.md lists the cases).
-
-    If the configuration names a framework or a command ([proof] framework, command), that also loads new checkpoints
-    (L5), WHICH RUNS CODE OUT OF THEM; otherwise no code of a checkpoint is ever run. A checkpoint of several files
-    is loaded as its directory. Checkpoints that a policy refused ([proof] refuse, or L5) are tried again when the
-    policy changes.
+    With framework or command under [proof] it also loads new checkpoints, WHICH RUNS CODE OUT OF THEM.
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)

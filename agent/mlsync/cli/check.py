@@ -15,8 +15,14 @@ from mlsync.upkeep.check import CheckResult, Problem, check
 
 _VERSIONS_SHOWN = 8
 
+_EXAMPLES = """\b
+Examples:
+  mlsync check
+  mlsync check --read-data --gently
+"""
 
-@click.command("check", cls=Command, short_help="Check every object of the repository.")
+
+@click.command("check", cls=Command, short_help="Check every object of the repository.", epilog=_EXAMPLES)
 @click.option("--read-data", is_flag=True, help="Also read and decrypt every byte of every pack.")
 @accept_rollback_option
 @common_options
@@ -24,13 +30,7 @@ _VERSIONS_SHOWN = 8
 def check_command(common: Common, read_data: bool, accept_rollback: bool) -> None:
     """Check the repository: every version, every link between versions, every pack that they need.
 
-    Continues after each problem, lists all of them with the versions that each affects, and then ends with 33. Changes
-    nothing. With --read-data it reads each chunk once, compares each file's content with its digest, and finds out
-    which versions really need what is damaged.
-
-    Not everything unusual is damage. Objects of a newer mlsync and packs in cold storage are "not checked" (the exit
-    status is 12 or 77 where a version needs them). Names that are not mlsync's, or only look like it, are listed as
-    odd and left alone. Packs that no version needs are left over from interrupted backups; they are counted.
+    Lists all problems, with the versions that each affects, and then ends with 33. Changes nothing.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

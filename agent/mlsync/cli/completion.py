@@ -9,14 +9,8 @@ from mlsync.cli import output
 
 _EXAMPLES = """\b
 Examples:
-  bash, in ~/.bashrc:
-    eval "$(mlsync completion bash)"
-  zsh, in ~/.zshrc below compinit:
-    eval "$(mlsync completion zsh)"
-  fish:
-    mlsync completion fish > ~/.config/fish/completions/mlsync.fish
-  bash, for all users:
-    mlsync completion bash > /etc/bash_completion.d/mlsync
+  eval "$(mlsync completion bash)"   # in ~/.bashrc; or zsh, in ~/.zshrc
+  mlsync completion fish > ~/.config/fish/completions/mlsync.fish
 """
 
 
@@ -26,8 +20,7 @@ Examples:
 def completion_command(context: click.Context, shell: str) -> None:
     """Print the script that completes mlsync in SHELL: bash (4.4 or newer), zsh or fish.
 
-    The shell then completes commands, options, their values, paths, and the runs of the configuration. It asks this
-    mlsync for them on each TAB, so the script stays the same when mlsync is updated. No repository is opened for it.
+    The shell asks this mlsync on each TAB, so the script stays the same when mlsync is updated.
     """
     kind = get_completion_class(shell)
     assert kind is not None

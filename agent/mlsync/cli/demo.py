@@ -28,29 +28,37 @@ _MIB = 1 << 20
 _GOOD, _BAD = "bold green", "bold red"
 _LOSS_LABEL, _LOSS_WIDTH, _LOSS_COLUMNS = 22, 10, 5
 
+_EXAMPLES = """\b
+Examples:
+  mlsync demo
+  mlsync demo --keep --directory /tmp/look
+"""
 
-@click.command("demo", short_help="See all of it work, with a real training, in a minute.")
+
+@click.command("demo", short_help="See all of it work, with a real training, in a minute.", epilog=_EXAMPLES)
 @click.option("--keep", is_flag=True, help="Keep everything afterwards, and say where it is.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Where to run it, an empty directory or a new one; default: a temporary one.",
+    help="An empty or new directory to run it in; default: a temporary one.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cuda", "cpu"]),
+    metavar="DEVICE",
     default="auto",
     show_default=True,
-    help="Where checkpoints are loaded to prove them; auto takes a GPU if there is one.",
+    help="Where checkpoints are proved: cuda, cpu, or auto, a GPU if there is one.",
 )
 @click.option(
     "--trainer",
     type=click.Choice(["auto", "torch", "numpy"]),
+    metavar="KIND",
     default="auto",
     show_default=True,
-    help="What trains the network; auto takes torch where it is installed.",
+    help="What trains: torch, numpy, or auto, torch where it is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON value and nothing else on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Print only the result, not the steps.")
@@ -60,11 +68,8 @@ def demo_command(
 ) -> None:
     """Show a real training run backed up, killed, deleted, restored and resumed.
 
-    A separate process trains a small network, with torch or with numpy alone, and saves as Ultralytics does. The agent
-    keeps versions of it in a repository in a temporary directory. The demo kills the trainer while it writes a
-    checkpoint, and deletes its directory and all local state; then it restores the last version from the repository
-    and the passphrase, and the training continues where it was. Takes half a minute and leaves nothing behind without
-    --keep.
+    Everything is real but the disaster: a trainer of its own, the agent, a kill in the middle of a save, a restore.
+    Takes half a minute and 400 MiB in a temporary directory, and leaves nothing behind without --keep.
     """
     from mlsync.demo.kinds import kind_of
     from mlsync.demo.story import Story  # late: only this command needs it

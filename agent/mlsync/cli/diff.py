@@ -21,10 +21,7 @@ from mlsync.versions.select import LATEST, find_run, find_version, version_befor
 
 _EXAMPLES = """\b
 Examples:
-  mlsync diff
-  mlsync diff 12
   mlsync diff best latest weights/last.pt
-  mlsync diff 12 13 --tensors 0
   mlsync diff 3:checkpoint-40 3:checkpoint-50
 """
 
@@ -41,8 +38,7 @@ Examples:
     default=TENSORS_SHOWN,
     show_default=True,
     metavar="N",
-    help="How many tensors to show of all checkpoints together, those that moved farthest first; 0: all of them, and "
-    "every file.",
+    help="How many tensors to show, those that moved farthest first; 0: all of them, and every file.",
 )
 @accept_rollback_option
 @common_options
@@ -57,15 +53,9 @@ def diff_command(
 ) -> None:
     """Show what changed from version A to version B: files, and inside checkpoints facts and tensors.
 
-    A and B are versions as restore takes them: a number, latest, resumable, best, or a time. B defaults to the last
-    version, A to the one before B. With PATH only those files and directories are compared.
-
-    A and B can also be VERSION:PATH, two files or two directories, of one version or of two. Files in directories are
-    paired by their names there.
-
-    For each tensor, diff shows how far its numbers moved, ||B - A|| / ||A||, computed from the stored bytes of both
-    versions. It fetches only what differs; tensors that are stored as the same chunks are equal. Nothing is written.
-    The exit status is 0 whether or not something differs.
+    A and B are versions: numbers, latest, resumable, best, or times; or VERSION:PATH, two files or directories of one
+    version or of two. B defaults to the last version, A to the one before B. With PATH only those files and directories
+    are compared. MOVED is ||B - A|| / ||A||, of the numbers of a tensor.
     """
     old, new = None if before is None else parse_place(before), parse_place(after)
     _refuse_mixture(old, new, paths)

@@ -28,8 +28,7 @@ def gently_option(function: F) -> F:
         "--gently/--quickly",
         "gently",
         default=None,
-        help="Give way to everything else that runs here, or take a full share of processor and disk. Default: "
-        "quickly if stderr is a terminal, gently in scripts and cron jobs.",
+        help="Give way to everything else that runs here, or do not. Default: quickly at a terminal, gently elsewhere.",
     )
     return cast("F", option(call))
 

@@ -29,9 +29,8 @@ from mlsync.repository.keyslot import Unlock
 _WIDTH = 79
 _EXAMPLES = """\b
 Examples:
-  mlsync init /mnt/backup/runs --watch ~/yolo/runs/train
-  mlsync init s3://bucket/runs --endpoint-url https://minio --ca-file lab.pem
-  mlsync init "s3://bucket/my runs" --profile backup --watch runs
+  mlsync init /mnt/backup/runs --watch ~/yolo/runs
+  mlsync init s3://bucket/runs --endpoint-url https://minio --watch ~/runs
 """
 
 
@@ -44,7 +43,7 @@ Examples:
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Training directory to watch; can be given several times, and need not exist yet.",
+    help="Directory to watch, also several times; it need not exist yet.",
 )
 @click.option("--group", metavar="NAME", help="Share the repository with this Unix group; directories only.")
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
@@ -54,13 +53,8 @@ def init_command(
 ) -> None:
     """Make a repository at URL and write a commented configuration file.
 
-    URL is a path, file:///path or s3://bucket/prefix. init asks for the passphrase, of 8 characters or more, or reads
-    it from --passphrase-file or MLSYNC_PASSPHRASE; with --key-file the key is a file of 32 random bytes or more.
-    WITHOUT THE PASSPHRASE OR KEY FILE NOTHING CAN BE RESTORED: keep a copy away from this machine.
-
-    The configuration goes to --config FILE, or to the file that MLSYNC_CONFIG names, or to
-    ~/.config/mlsync/mlsync.toml (as root, unless XDG_CONFIG_HOME is set, /etc/mlsync/mlsync.toml), and holds everything
-    that was given here. An existing repository or configuration is left as it is.
+    URL is /path, file:///path or s3://bucket/prefix. WITHOUT THE PASSPHRASE NOTHING CAN BE RESTORED: keep a copy of it
+    away from this machine. The configuration goes to --config FILE, or else to where all commands look for it.
     """
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())

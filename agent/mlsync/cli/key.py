@@ -37,6 +37,11 @@ Examples:
   mlsync key remove 0f4ce143
   mlsync key remove 0f4ce143 --key-file other.key
 """
+_EXAMPLES = """\b
+Examples:
+  mlsync key list
+  mlsync key add --recovery
+"""
 # As many characters of an id as a table shows; enough to name a slot.
 _ID_CHARS = 8
 
@@ -58,7 +63,7 @@ _recovery_option = click.option(
 _weak_option = click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 
 
-@click.group("key", cls=Group, short_help="List, add, change and remove what opens the repository.")
+@click.group("key", cls=Group, short_help="List, add, change and remove what opens the repository.", epilog=_EXAMPLES)
 def key_command() -> None:
     """Manage the key slots: each holds the repository's master key, locked by a passphrase, key file or recovery key.
 

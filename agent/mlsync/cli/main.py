@@ -19,33 +19,17 @@ from mlsync.cli.parsing import Group, with_common_options
 from mlsync.errors import Error
 
 _EPILOG = """\b
-Exit status: 0 done; 1 a bug or an error without a number of its own; 2 wrong
-arguments or configuration; 3 stopped; 4 a file that root cannot trust; 5-6
-the service's unit; 10-19, 90-91 repository, run or version; 20-27 passphrase
-and keys; 30-33 damage; 40-45 the watched directory; 50 a checkpoint does not
-load; 49 and 51-59 the proof was not possible; 60-63 the restore's target;
-70-77 the store; 80-81 the local state. docs/errors.md lists them one by one.
+Exit status: 0 done; every error has its own (docs/errors.md).
+Examples and options of a command: mlsync COMMAND --help
 """
-
-
 # In the order in which a new user needs them.
-COMMANDS: Final = (
-    "demo",
-    "init",
-    "status",
-    "backup",
-    "agent",
-    "versions",
-    "show",
-    "diff",
-    "restore",
-    "verify",
-    "prove",
-    "check",
-    "key",
-    "service",
-    "completion",
-)
+GROUPS: Final = {
+    "First steps": ("demo", "init", "status"),
+    "Every day": ("backup", "agent", "restore"),
+    "Look": ("versions", "show", "diff"),
+    "Care": ("check", "verify", "prove", "key", "service", "completion"),
+}
+COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
 
 
 class _Commands(Group):
@@ -65,6 +49,16 @@ class _Commands(Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in groups, without lines between them: the whole help is to fit a screen."""
+        formatter.write_paragraph()
+        width = max(map(len, COMMANDS))
+        for title, names in GROUPS.items():
+            formatter.write_heading(title)
+            with formatter.indentation():
+                commands = ((name, self.get_command(ctx, name)) for name in names)
+                formatter.write_dl([(f"{name:<{width}}", one.get_short_help_str(80)) for name, one in commands if one])
+
 
 @click.group(
     cls=_Commands,
@@ -78,10 +72,7 @@ class _Commands(Group):
 def cli(ctx: click.Context, /, **_given: object) -> None:
     """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
 
-    A version is listed only after its checkpoints were read back from the store and loaded. Begin with "mlsync init",
-    which writes a configuration; then "mlsync backup" makes a version, "mlsync agent" keeps watch, and "mlsync
-    restore" brings a version back. "mlsync demo" shows all of it in a minute, without a server and without a
-    configuration.
+    Without a command, mlsync says what to do next on this machine.
     """
     if ctx.invoked_subcommand is None:
         _invoke_alone(ctx, "status")

@@ -196,8 +196,7 @@ version_option = click.option(
     show_default=True,
     metavar="VERSION",
     shell_complete=candidates.words(*VERSION_WORDS),
-    help="Which version: its number; latest; resumable, the last one that training can continue from; best, the one "
-    "with the highest fitness; or a time, for the last one made by then.",
+    help="Which version: a number, latest, resumable, best, or a time.",
 )
 
 
@@ -211,10 +210,9 @@ def _checked_device(_context: click.Context, _option: click.Parameter, value: st
 device_option = click.option(
     "--device",
     callback=_checked_device,
-    metavar="[auto|cuda|cuda:N|cpu]",
+    metavar="DEVICE",
     shell_complete=candidates.words("auto", "cuda", "cpu"),
-    help="Where checkpoints are loaded, instead of where the configuration says; auto and cuda take the GPU with most "
-    "free memory, auto the CPU if there is none.",
+    help="Where checkpoints are loaded: auto, cuda, cuda:N or cpu; default: as configured.",
 )
 run_option = click.option(
     "--run", metavar="NAME", shell_complete=candidates.runs, help="The run; not needed if there is only one."

@@ -1,4 +1,4 @@
-"""How commands take their words: options that all commands have, before or after the command, and the help of both."""
+"""How commands take their words: options that all commands have, before or after the command, and their help."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ class CommonOption(click.Option):
     """An option that all commands have."""
 
 
-class _HelpInTwoLists(click.Command):
-    """Help that lists a command's own options before those that all commands have."""
+class _ShortHelp(click.Command):
+    """Help on one screen: options that all commands have are listed once, by the command that all are below of."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write two lists of options, and between them the commands of a group."""
+        """Write the commands of a group, then the options."""
         own: list[tuple[str, str]] = []
         common: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
             # The text explains the arguments.
             if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
                 (common if isinstance(parameter, CommonOption) else own).append(record)
-        _write_list(formatter, "Options", own)
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
-        _write_list(formatter, "Options of all commands", common)
+        if ctx.parent is None:
+            _write_list(formatter, "Options of all commands, before or behind the command", [*common, *own])
+            return
+        _write_list(formatter, "Options", own)
+        if common:
+            formatter.write_paragraph()
+            formatter.write_text(f"Common options: see {ctx.find_root().command_path} --help")
 
 
-class Command(_HelpInTwoLists):
+class Command(_ShortHelp):
     """A command that opens a repository."""
 
 
-class Group(_HelpInTwoLists, click.Group):
+class Group(_ShortHelp, click.Group):
     """A group whose options count as if they stood behind the command, where the same option overrides them."""
 
     def resolve_command(
@@ -107,13 +112,13 @@ _OPTIONS: Final = (
         cls=CommonOption,
         shell_complete=candidates.directories,
         metavar="URL",
-        help="Repository, instead of the configuration's: /path, file:///path or s3://bucket/prefix.",
+        help="Repository: /path, file:///path or s3://bucket/prefix.",
     ),
     click.option(
         "--endpoint-url",
         cls=CommonOption,
         metavar="URL",
-        help="S3 server that is not AWS's (MinIO, Ceph, OSS, R2 ...).",
+        help="S3 server that is not AWS's (MinIO, Ceph, R2 ...).",
     ),
     click.option("--region", cls=CommonOption, metavar="NAME", help="S3 region."),
     click.option("--profile", cls=CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
@@ -122,7 +127,7 @@ _OPTIONS: Final = (
         cls=CommonOption,
         type=click.Choice(("auto", "path", "virtual")),
         metavar="FORM",
-        help="Where the bucket's name goes: path, virtual (the host name), or auto, which finds out.",
+        help="Bucket's name in the path, virtual (host), or auto.",
     ),
     click.option(
         "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
@@ -132,41 +137,41 @@ _OPTIONS: Final = (
         cls=CommonOption,
         type=click.Choice(("auto", "always", "never")),
         metavar="WHEN",
-        help="Whether S3 bodies are signed: auto, never, or always, where a policy demands it, at three times the CPU.",
+        help="Sign the bodies of S3 requests: auto, never or always.",
     ),
     click.option(
         "--passphrase-file",
         cls=CommonOption,
         type=_PATH,
         metavar="FILE",
-        help="File with the passphrase; default: MLSYNC_PASSPHRASE, a systemd credential, or a prompt.",
+        help="Passphrase; default: MLSYNC_PASSPHRASE or a prompt.",
     ),
     click.option(
         "--key-file",
         cls=CommonOption,
         type=_PATH,
         metavar="FILE",
-        help="File with the key, instead of a passphrase.",
+        help="Key, instead of a passphrase.",
     ),
     click.option(
         "--json",
         "as_json",
         cls=CommonOption,
         is_flag=True,
-        help="Print one JSON value on stdout, for errors too, and nothing else there; docs/json.md lists the fields.",
+        help="Print one JSON value on stdout, for errors too.",
     ),
     click.option(
         "-q",
         "--quiet",
         cls=CommonOption,
         is_flag=True,
-        help="Print only the result and errors; no progress, no summary.",
+        help="Print only the result and errors.",
     ),
     click.option(
         "-v",
         "--verbose",
         cls=CommonOption,
         count=True,
-        help="Also print what mlsync does, and its requests to the store; -vv logs each step.",
+        help="Also print what mlsync does; -vv logs each step.",
     ),
 )

@@ -22,11 +22,8 @@ from mlsync.versions.select import find_run, find_version
 
 _EXAMPLES = """\b
 Examples:
-  mlsync prove 12
   mlsync prove --pending --device cuda --repo s3://bucket/runs
   torchrun --no-python --nproc-per-node 8 mlsync prove --pending --device cuda
-  srun --ntasks 16 mlsync prove --pending --device cuda --share rank
-  mlsync prove --pending --share 1/2      (and 2/2 on another machine)
 """
 
 
@@ -34,12 +31,13 @@ Examples:
     "prove", cls=Command, short_help="Prove versions that were committed without a full proof.", epilog=_EXAMPLES
 )
 @click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
-@click.option("--pending", "is_pending", is_flag=True, help="Prove everything that is pending, of one run or of all.")
+@click.option("--pending", "is_pending", is_flag=True, help="All pending versions, of one run or of all.")
 @run_option
 @device_option
 @click.option(
     "--level",
     type=click.IntRange(1, Level.FRAMEWORK),
+    metavar="N",
     help="The level to reach, instead of the one that each version requires.",
 )
 @share_option
@@ -58,17 +56,8 @@ def prove_command(
 ) -> None:
     """Prove VERSION again, or with --pending everything that was committed below the required level.
 
-    Checkpoints are read back from the store and loaded. The result is stored beside the version, which itself never
-    changes, and every listing shows it from then on. Any machine that opens the repository can do it, also one that
-    has no configuration and never saw the run: "mlsync prove --pending --device cuda --repo URL".
-
-    Several processes can share the work, each on a GPU of its own, and each ends with the result of its share: the
-    ranks of torchrun, tasks of srun with "--share rank", or any processes, on any machines, that are given a share
-    each.
-
-    Ends with 0 if everything reached its level; with 50 if a checkpoint does not load (it is marked as broken), 30-32
-    if the store lost or changed something, 49 or 51-59 if the proof was not possible that far. Level 5, if the
-    configuration names a framework or a command, RUNS CODE OUT OF THE CHECKPOINT.
+    The checkpoints are read back and loaded, and the result is stored beside the version. Any machine that opens the
+    repository can do it, and several processes can share the work. Level 5 RUNS CODE OUT OF THE CHECKPOINT.
     """
     if is_pending == (version is not None):
         raise click.UsageError("name a version, or say --pending")

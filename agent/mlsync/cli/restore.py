@@ -29,10 +29,8 @@ from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
 Examples:
-  mlsync restore
   mlsync restore --repo s3://bucket/runs --to ~/runs/train --write-config
   mlsync restore --version 12 'weights/*.pt' --to /tmp/look
-  mlsync restore --version 2026-11-23T14:00 --run yolo
 """
 
 
@@ -46,7 +44,7 @@ Examples:
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=candidates.directories,
-    help="Where to restore to; default: the directory that the version was made from.",
+    help="Where to; default: the directory that the version was made from.",
 )
 @click.option(
     "--write-config",
@@ -54,24 +52,20 @@ Examples:
     is_flag=False,
     flag_value="",
     metavar="[FILE]",
-    help="Also write the configuration with which this machine continues the run, to FILE.toml or where commands look "
-    "for it. It holds no secret, and replaces no file.",
+    help="Also write the configuration with which this machine continues the run; replaces no file.",
 )
 @click.option(
     "--delete",
     is_flag=True,
-    help="Delete what is in DIR and not in the version; not with PATH. Excluded files, unfinished files of others and "
-    "other file systems below DIR stay.",
+    help="Delete what is in DIR and not in the version, but not excluded files; not with PATH.",
 )
-@click.option("--delete-excluded", is_flag=True, help="With --delete: delete excluded and unfinished files too.")
-@click.option(
-    "--yes", is_flag=True, help="With --delete: delete even most of a directory that was not restored before."
-)
+@click.option("--delete-excluded", is_flag=True, help="With --delete: excluded and unfinished files too.")
+@click.option("--yes", is_flag=True, help="With --delete: even most of a directory that no restore made.")
 @click.option(
     "--at-least",
     type=click.IntRange(min=1),
     metavar="N",
-    help="End with 16 if the run's newest version is older than version N, which a fresh machine cannot know.",
+    help="End with 16 if the run's newest version is older than version N.",
 )
 @accept_rollback_option
 @common_options
@@ -90,16 +84,9 @@ def restore_command(
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
-    PATH is relative to the run's directory, as "mlsync show" lists it, and comes back at the same place below DIR. It
-    may be a pattern in quotes: 'weights/*.pt', '**/last.ckpt', 'checkpoint-*/'. On a fresh machine restore needs only
-    --repo URL and the passphrase. At the end it prints how to resume the training.
-
-    In an existing directory, files that are already right are left alone, and others are replaced atomically. Run a
-    killed restore again, and it continues. Files that cannot be restored are named, and everything else is restored.
-
-    Training and backups continue from the restored directory: the first version that is made of it, on this machine,
-    takes the run over. Until then the old writer continues the run, so restoring an old version just to look at it
-    changes nothing.
+    PATH is relative to the run's directory, or a pattern in quotes. A fresh machine needs only --repo URL and the
+    passphrase. Files that are right already are left alone, so a killed restore continues. At the end it prints how to
+    resume the training.
     """
     _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes, writes=write_config)
     monitor = common.monitor()

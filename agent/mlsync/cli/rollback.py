@@ -12,7 +12,7 @@ from mlsync.versions.rollback import refuse_rolled_back
 accept_rollback_option = click.option(
     "--accept-rollback",
     is_flag=True,
-    help="Continue although the store no longer shows what this machine saw before; without it that ends with 16.",
+    help="Continue although the store shows less than this machine saw before.",
 )
 
 

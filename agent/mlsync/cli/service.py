@@ -23,22 +23,31 @@ from mlsync.service.install import MACHINE, NAME, Manager, install, manager_of_u
 
 _INSTALL_EXAMPLES = """\b
 Examples:
-  sudo /opt/mlsync/bin/mlsync service install
   sudo /opt/mlsync/bin/mlsync service install --gpu
   mlsync service install --user
+"""
+_UNINSTALL_EXAMPLES = """\b
+Examples:
+  sudo /opt/mlsync/bin/mlsync service uninstall
+  mlsync service uninstall --user
+"""
+_EXAMPLES = """\b
+Examples:
+  mlsync service install --user
+  mlsync service uninstall --user
 """
 _user_option = click.option("--user", "is_user", is_flag=True, help="For your own user, without root.")
 _force_option = click.option("--force", is_flag=True, help="Overwrite or remove a unit that was changed.")
 _json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON value on stdout, errors too, and nothing else there."
+    "--json", "as_json", is_flag=True, help="Print one JSON value on stdout, and nothing else there."
 )
 
 
-@click.group("service", cls=Group, short_help="Install or remove the systemd service.")
+@click.group("service", cls=Group, short_help="Install or remove the systemd service.", epilog=_EXAMPLES)
 def service_command() -> None:
     """Install the resident agent (mlsync agent) as a service of systemd, or remove it.
 
-    The service is called mlsync-agent. systemd/README.md explains it: secrets, GPUs, limits and logs.
+    The service is called mlsync-agent. systemd/README.md explains secrets, GPUs, limits and logs.
     """
 
 
@@ -49,8 +58,7 @@ def service_command() -> None:
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Configuration of the agent; else /etc/mlsync/mlsync.toml, with --user MLSYNC_CONFIG or "
-    "~/.config/mlsync/mlsync.toml.",
+    help="Configuration of the agent; default: /etc/mlsync/mlsync.toml, with --user the user's.",
 )
 @_force_option
 @_json_option
@@ -60,11 +68,8 @@ def install_command(
 ) -> None:
     """Write the unit mlsync-agent.service, which runs this very mlsync, and say what to do next.
 
-    The unit goes to /etc/systemd/system, which takes root, or with --user to ~/.config/systemd/user. install starts
-    nothing: it prints what the unit still lacks for the configuration, and the commands that start it.
-
-    install replaces a unit that an earlier install wrote. It refuses to replace one that was changed since (exit status
-    5), unless --force is given. For your own settings use a drop-in: systemctl edit mlsync-agent.
+    Starts nothing: it prints what the unit still lacks, and the commands that start it. For your own settings use a
+    drop-in: systemctl edit mlsync-agent. A unit that somebody changed is refused without --force.
     """
     manager = _manager(is_user=is_user)
     if gpu and is_user:
@@ -93,7 +98,7 @@ def install_command(
     _say_list("Next:", following)
 
 
-@service_command.command("uninstall", short_help="Remove the unit.")
+@service_command.command("uninstall", short_help="Remove the unit.", epilog=_UNINSTALL_EXAMPLES)
 @_user_option
 @_force_option
 @_json_option
@@ -101,8 +106,7 @@ def install_command(
 def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_json: bool) -> None:
     """Remove the unit mlsync-agent.service, and the drop-in gpu.conf, as mlsync service install wrote them.
 
-    Disable the service first. Configuration, state, repository and your own drop-ins stay. If no unit is installed,
-    uninstall does nothing.
+    Disable the service first. Configuration, state, repository and your own drop-ins stay.
     """
     manager = _manager(is_user=is_user)
     removed = uninstall(manager, force=force)

@@ -107,8 +107,7 @@ share_option = click.option(
     "--share",
     "part",
     callback=_part,
-    metavar="[K/N|rank]",
+    metavar="SHARE",
     shell_complete=candidates.words("rank"),
-    help="Prove only the K-th of N shares, 1/N to N/N; rank takes K and N from torchrun's or srun's environment. The "
-    "default is rank if torchrun started this process, else 1/1, everything.",
+    help="Prove only the K-th of N shares: K/N, or rank, which torchrun and srun set.",
 )

@@ -15,8 +15,14 @@ from mlsync.versions.logged import logged_facts
 from mlsync.versions.proof_status import manifest_of, status_from_entries, status_from_summaries
 from mlsync.versions.select import LATEST, find_run, find_version
 
+_EXAMPLES = """\b
+Examples:
+  mlsync show
+  mlsync show best --run yolo
+"""
 
-@click.command("show", cls=Command, short_help="Show the files of a version and their proofs.")
+
+@click.command("show", cls=Command, short_help="Show the files of a version and their proofs.", epilog=_EXAMPLES)
 @click.argument("version", required=False, callback=checked_version, shell_complete=candidates.words(*VERSION_WORDS))
 @click.option(
     "--version",
@@ -24,7 +30,7 @@ from mlsync.versions.select import LATEST, find_run, find_version
     callback=checked_version,
     metavar="VERSION",
     shell_complete=candidates.words(*VERSION_WORDS),
-    help="The same as the argument, as other commands take it.",
+    help="The same as the argument.",
 )
 @run_option
 @accept_rollback_option
@@ -34,11 +40,7 @@ def show_command(
 ) -> None:
     """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
 
-    Logs of trainers (trainer_state.json of Hugging Face, results.csv and args.yaml of Ultralytics) are shown with the
-    training's progress and its best result.
-
-    Files with the names of unfinished ones (.tmp*, tmp-checkpoint-*, *.tmp, *.part, *.partial,
-    *.orbax-checkpoint-tmp*) are in no version unless keep_temporary is set in [[watch]].
+    What Hugging Face and Ultralytics logged is shown beside their files.
     """
     if version and version_option:
         raise click.UsageError("VERSION is given twice: as an argument and with --version.")

@@ -35,13 +35,20 @@ class Step:
     purpose: str
 
 
-@click.command("status", cls=Command, short_help="Show what is set up here, and what to do next.")
+_EXAMPLES = """\b
+Examples:
+  mlsync status
+  mlsync status --json
+"""
+
+
+@click.command("status", cls=Command, short_help="Show what is set up here, and what to do next.", epilog=_EXAMPLES)
 @common_options
 def status_command(common: Common) -> None:
     """Show the configuration, its runs and the agent, and the commands to type next.
 
-    Asks for no passphrase and does not open the repository: it prints what this machine knows. "mlsync" alone does
-    the same.
+    Asks for no passphrase and does not open the repository: it prints what this machine knows. "mlsync" alone does the
+    same.
     """
     mlsync = common.invocation.typed
     absent = _absent(common)

@@ -17,8 +17,14 @@ from mlsync.source.paths import natural
 from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.select import find_run, find_version
 
+_EXAMPLES = """\b
+Examples:
+  mlsync verify
+  mlsync verify --version best --device cuda
+"""
 
-@click.command("verify", cls=Command, short_help="Read a version back and prove it again.")
+
+@click.command("verify", cls=Command, short_help="Read a version back and prove it again.", epilog=_EXAMPLES)
 @version_option
 @run_option
 @device_option
@@ -28,11 +34,8 @@ from mlsync.versions.select import find_run, find_version
 def verify_command(common: Common, version: str, run: str | None, device: str | None, accept_rollback: bool) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
-    Nothing is written, in the store or here, except for level 5: if the configuration names a framework or a command
-    ([proof] framework, command), each checkpoint, a file or a directory of several, is put into the state directory
-    while that loads it, AND CODE OUT OF IT IS RUN. Ends with 0 if every byte came back and every checkpoint reached at
-    least the level that it was proved to before; with 50 if a checkpoint does not load, 30-32 if the store lost or
-    changed something, 49 or 51-59 if the proof was not possible that far (no torch, no GPU ...).
+    Ends with 0 if every byte came back and every checkpoint reached the level that it had before. Nothing is written.
+    With framework or command under [proof] it also loads checkpoints, WHICH RUNS CODE OUT OF THEM.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

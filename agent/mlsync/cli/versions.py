@@ -19,20 +19,23 @@ from mlsync.versions.proof_status import ProofStatus, proof_statuses
 from mlsync.versions.select import find_run
 
 _RIGHT: Final = (0, 2, 3, 4, 5)
+_EXAMPLES = """\b
+Examples:
+  mlsync versions
+  mlsync versions yolo --json
+"""
 
 
-@click.command("versions", cls=Command, short_help="List versions and how far they were proved.")
+@click.command("versions", cls=Command, short_help="List versions and how far they were proved.", epilog=_EXAMPLES)
 @click.argument("run", required=False, shell_complete=candidates.runs)
 @accept_rollback_option
 @common_options
 def versions_command(common: Common, run: str | None, accept_rollback: bool) -> None:
     """List the versions of RUN, or of all runs, oldest first.
 
-    PROOF is the level that every checkpoint of the version reached: L1 the container is whole, L2 its content makes
-    sense, L3 its bytes were the same on the device as in the file, L4 its numbers were checked, L5 a framework or a
-    command of yours loaded it. "pending" marks a version that was committed below the level that the configuration
-    requires and can still reach it; "broken" marks a checkpoint that a later proof could not load (mlsync show says
-    why). A note says where versions come from when that changes. Times are local; the heading names the time zone.
+    PROOF is the level that every checkpoint of a version reached: L1 its container is whole, L2 its content makes
+    sense, L3 its bytes were the same on the device, L4 its numbers were looked at, L5 a framework loaded it. Times are
+    local; the heading names the time zone.
     """
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:

@@ -1,0 +1,76 @@
+"""The help of each command: one screen, with examples that work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import click
+import pytest
+from write_help import help_texts
+
+from mlsync.cli.main import COMMANDS, GROUPS, cli
+
+TEXTS = dict(help_texts())
+# The commands with most options, and the list of all options.
+LONG = {"mlsync": 48, "restore": 36, "backup": 32, "prove": 32}
+USUAL = 27
+
+
+def examples(text: str) -> list[str]:
+    """The lines below "Examples:"."""
+    return [line.strip() for line in text.partition("  Examples:\n")[2].splitlines()]
+
+
+def words(example: str) -> list[str]:
+    """What mlsync gets of a line that a shell reads."""
+    return shlex.split(re.search(r"mlsync ([^)>#]*)", example)[1])
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS))
+def test_help_fits_a_screen(name):
+    """A command's help has as many lines as a screen, few more for those with most options, and 80 columns."""
+    lines = TEXTS[name].splitlines()
+    assert len(lines) <= LONG.get(name, USUAL)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS.keys() - {"mlsync"}))
+def test_each_command_has_two_examples(name):
+    """Two lines to copy are in each command's help, and call that command."""
+    found = examples(TEXTS[name])
+    assert len(found) == 2
+    assert all(words(example)[0] == name.split("-")[0] for example in found)
+
+
+@pytest.mark.parametrize("example", [example for text in TEXTS.values() for example in examples(text)])
+def test_examples_parse(example):
+    """The parser takes each example, with every option and argument of it."""
+    command, context, arguments = cli, None, words(example)
+    name = "mlsync"
+    while True:
+        context = command.make_context(name, arguments, parent=context)
+        if not isinstance(command, click.Group):
+            break
+        rest = [*(getattr(context, "_protected_args", None) or []), *context.args]
+        name, command, arguments = command.resolve_command(context, rest)
+
+
+def test_all_commands_are_in_groups():
+    """The list of commands names each once, in its group, and where the rest of the help is."""
+    text = TEXTS["mlsync"]
+    for title, names in GROUPS.items():
+        section = text.partition(f"{title}:\n")[2]
+        assert [line.split()[0] for line in section.splitlines()[: len(names)]] == list(names)
+    assert len(set(COMMANDS)) == len(COMMANDS)
+    assert "mlsync COMMAND --help" in text
+
+
+def test_common_options_are_listed_once():
+    """Options that all commands have are in mlsync's own help, and the other texts say so."""
+    for name, text in TEXTS.items():
+        if name in {"mlsync", "demo", "completion", "key"} or name.startswith("service"):
+            continue
+        assert "--passphrase-file FILE" not in text
+        assert "Common options: see mlsync --help" in text
+    assert TEXTS["mlsync"].count("--passphrase-file FILE") == 1
