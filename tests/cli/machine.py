@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +127,20 @@ class Machine:
         done = self.run(*arguments, **options)
         assert done.status == 0, (arguments, done)
         return done
+
+    def on_terminal(self, *arguments: object, columns: int, **environment: str) -> str:
+        """What a terminal of that width shows of a command, with the lines that the command broke."""
+        parent, child = pty.openpty()
+        env = self.environment(COLUMNS=str(columns), TERM="dumb", **environment)
+        command = [MLSYNC, *map(str, arguments)]
+        shown = b""
+        with subprocess.Popen(command, env=env, stdout=child, stderr=child, cwd=self.base):
+            os.close(child)
+            with suppress(OSError):  # as Linux ends a terminal that nobody holds
+                while data := os.read(parent, 1 << 16):
+                    shown += data
+        os.close(parent)
+        return shown.decode().replace("\r\n", "\n")
 
     def configure(self, more: str = NO_DEVICE, *, directory: Path | None = None) -> None:
         """The configuration watches the training directory, and says *more*."""

@@ -129,10 +129,10 @@ def test_no_more_than_a_screen(saved):
     """However much changed, it fits a screen and says what is not shown; with --tensors 0 all of it is."""
     fill(saved, 1)
     fill(saved, 2)
-    done = saved.good("diff")
-    shown = lines(done)
-    assert len(shown) <= SCREEN
-    assert all(len(line) <= COLUMNS for line in done.out.splitlines())
+    on_terminal = saved.on_terminal("diff", columns=COLUMNS).splitlines()
+    assert len(on_terminal) <= SCREEN
+    assert all(len(line) <= COLUMNS for line in on_terminal)
+    shown = lines(saved.good("diff"))
     assert "and 29 more: 29 changed, which --tensors 0 shows" in shown
     assert "and 3 more checkpoints, which --tensors 0 or a PATH shows" in shown
     assert sum(" % " in line for line in shown) == 10

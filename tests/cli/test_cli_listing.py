@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
 import subprocess
 
@@ -49,7 +47,7 @@ def trained(machine):
 def test_lists_fit_the_terminal(trained, columns):
     """No line is wider than the terminal, with a long name of the run and files as trainers name them."""
     for command in (["versions"], ["show"]):
-        for line in trained.good(*command, COLUMNS=str(columns)).out.splitlines():
+        for line in trained.on_terminal(*command, columns=columns).splitlines():
             # The directory of the test is a word that may be longer.
             assert cell_len(line) <= columns or " " not in line.strip()
 
@@ -145,15 +143,11 @@ def test_names_that_a_terminal_would_obey(saved):
     assert all(line.isprintable() for line in shown.splitlines())
 
 
-def test_a_message_on_a_terminal_is_broken_between_words(saved):
-    """On a terminal a long error is broken at blanks; in a pipe it is one line."""
-    arguments = [MLSYNC, "show", "soon"]
-    piped = subprocess.run(arguments, env=saved.environment(), capture_output=True, text=True, check=False).stderr
-    assert piped.count("\n") == 1
-    parent, child = pty.openpty()
-    subprocess.run(arguments, env=saved.environment(COLUMNS="50"), stderr=child, check=False)
-    os.close(child)
-    shown = os.read(parent, 65536).decode()
-    os.close(parent)
-    assert " ".join(shown.split()) == piped.strip()
-    assert max(map(len, shown.splitlines())) <= 50
+def test_sentences_are_broken_on_a_terminal_alone(saved):
+    """On a terminal a long error or result is broken between words; in a pipe each is one line."""
+    for command in (["show", "soon"], ["check"], ["diff"]):
+        piped = saved.run(*command)
+        shown = saved.on_terminal(*command, columns=50)
+        assert shown.split() == (piped.out + piped.err).split()
+        assert max(map(len, piped.out.splitlines() + piped.err.splitlines())) > 50
+        assert max(map(len, shown.splitlines())) <= 50

@@ -107,7 +107,7 @@ def _show(common: Common, results: list[BackupResult], failed: list[tuple[str, E
         common.emit(backups_json(results, failed))
     elif not common.quiet:
         for result in results:
-            output.say(f"{result.run}: {summary(result)}")
+            output.say_wrapped(f"{result.run}: {summary(result)}")
             if common.verbose:
                 _say_left_out(result)
     for result in results:
@@ -126,7 +126,7 @@ def _say_paths(run: str, what: str, which: LeftOut) -> None:
     if which.count:
         shown = ", ".join(map(output.path, sorted(which.paths)[:_LEFT_OUT_SHOWN]))
         more = f" and {which.count - _LEFT_OUT_SHOWN} more" if which.count > _LEFT_OUT_SHOWN else ""
-        output.say(f"{run}: {what}: {shown}{more}")
+        output.say_wrapped(f"{run}: {what}: {shown}{more}")
 
 
 def _leave(failed: list[tuple[str, Error]], troubles: list[Trouble]) -> None:

@@ -50,17 +50,17 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
 
 def _print(result: CheckResult, *, quiet: bool) -> None:
     for problem in (*result.problems, *result.unchecked):
-        output.say(f"{problem.key}: {problem.text}{_touches(problem)}")
+        output.say_wrapped(f"{problem.key}: {problem.text}{_touches(problem)}")
     if quiet:
         return
     for oddity in result.oddities:
-        output.say(f"{oddity.key}: {oddity.text}")
+        output.say_wrapped(f"{oddity.key}: {oddity.text}")
     read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
     unused = f", {output.count(result.unused_packs, 'pack')} unused" if result.unused_packs else ""
     verdict = output.count(len(result.problems), "problem") if result.problems else "no problem"
     if result.unchecked:
         verdict += f", {output.count(len(result.unchecked), 'object')} not checked"
-    output.say(
+    output.say_wrapped(
         f"{output.count(result.run_count, 'run')}, {output.count(result.version_count, 'version')}, "
         f"{output.count(result.pack_count, 'pack')} ({output.size(result.pack_bytes)}), "
         f"{output.count(result.chunk_count, 'chunk')}{read}{unused}: {verdict}"

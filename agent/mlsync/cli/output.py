@@ -41,6 +41,7 @@ _COLUMNS: Final = 100
 # A line has room for a size and a time, however narrow the terminal says that it is.
 _COLUMNS_MIN: Final = 40
 _COLUMNS_MAX: Final = 1000
+_ENDLESS: Final = sys.maxsize
 _HANG: Final = "  "
 
 
@@ -93,9 +94,10 @@ def say(text: str = "") -> None:
 
 
 def say_wrapped(text: str, *, first: str = "", rest: str = _HANG) -> None:
-    """Print a paragraph of the result: lines that are broken at blanks, as wide as ``width`` says."""
+    """Print a sentence of the result: broken at blanks if stdout is a terminal, else on one line."""
+    columns = _terminal_width(sys.stdout) if sys.stdout.isatty() else _ENDLESS
     # GLUE stays until the lines are broken.
-    for line in wrap(GLUE.join(map(printable, text.split(GLUE))), width(), first=first, rest=rest):
+    for line in wrap(GLUE.join(map(printable, text.split(GLUE))), columns, first=first, rest=rest):
         say(line)
 
 
@@ -111,7 +113,7 @@ def message(text: str, stream: TextIO) -> str:
 
 
 def width() -> int:
-    """Return how many columns results have: those of the terminal, or 100 where stdout is none.
+    """Return how many columns tables have: those of the terminal, or 100 where stdout is none.
 
     ``COLUMNS`` in the environment overrides both.
     """

@@ -114,11 +114,11 @@ def _show(common: Common, share: Share | None, results: list[LaterResult]) -> No
     # On each line: the lines of all processes usually come to one terminal.
     whose = "" if share is None else f"{share}: "
     if not results:
-        output.say(f"{whose}nothing was pending")
+        output.say_wrapped(f"{whose}nothing was pending")
     for result in results:
-        output.say(whose + _line(result))
+        output.say_wrapped(whose + _line(result))
         for path, why in sorted(result.refused.items()):
-            output.say(f"{whose}  broken: {output.path(path)}: {why}")
+            output.say_wrapped(f"{whose}  broken: {output.path(path)}: {why}")
 
 
 def _line(result: LaterResult) -> str:

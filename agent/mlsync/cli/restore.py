@@ -127,7 +127,7 @@ def restore_command(
     if common.as_json:
         common.emit(restore_json(result, found, place if result.fault is None else None))
     elif not common.quiet:
-        output.say(_text(result))
+        output.say_wrapped(_text(result))
         for line in (*closing_lines(found, result.entries, version), *_continuing(result, new, place, existing)):
             output.say(line)
     if result.fault is not None:
