@@ -151,7 +151,7 @@ def test_what_a_rank_starts_is_not_taken_for_a_rank(pending):
 def test_processes_that_share_a_terminal_draw_no_bars(pending, share, has_bars):
     """At a terminal the progress of one that proves all is drawn, and of one that has brothers there it is not."""
     command = f"'{MLSYNC}' prove --pending --level 2 --share {share}"
-    environment = pending.environment()
+    environment = pending.environment(TERM="xterm")
     done = subprocess.run(
         ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, check=True
     )
