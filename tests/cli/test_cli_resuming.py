@@ -97,7 +97,7 @@ def restored(machine, write, *arguments, to="back"):
     write(machine.training)
     machine.good("backup")
     told = machine.good("restore", "--to", to, *arguments, "--json").json()["resume"]
-    return told, machine.good("restore", "--to", to, *arguments).out.splitlines()[1:]
+    return told, machine.good("restore", "--to", to, *arguments, COLUMNS="1000").out.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +158,14 @@ def test_ultralytics_is_told_where_to_write(machine):
     assert said[1:] == ["    " + line, "If the data set lies elsewhere than on the old machine, add data=FILE."]
     same = machine.good("restore", "--json").json()["resume"][0]["line"]
     assert same == f"yolo train resume model={machine.training}/weights/last.pt"
+
+
+def test_the_line_to_copy_is_never_broken(machine):
+    """On a narrow terminal sentences are broken at blanks, and the command stays on its line."""
+    told, _ = restored(machine, write_ultralytics)
+    out = machine.good("restore", "--to", "back", COLUMNS="40").out.splitlines()
+    assert "    " + told[0]["line"] in out
+    assert all(len(line) <= 40 for line in out if "/" not in line)
 
 
 def test_of_several_trainings_the_newest_comes_first(machine):

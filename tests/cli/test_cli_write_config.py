@@ -30,7 +30,7 @@ def place(arrived):
 
 def restore(machine, *arguments, **environment):
     """A restore on a machine without a configuration, to a directory of another name."""
-    own = {"MLSYNC_CONFIG": "", "XDG_CONFIG_HOME": str(machine.home / ".config")} | environment
+    own = {"MLSYNC_CONFIG": "", "XDG_CONFIG_HOME": str(machine.home / ".config"), "COLUMNS": "1000"} | environment
     return machine.run("restore", "--repo", machine.url, "--to", machine.base / "new", *arguments, **own)
 
 

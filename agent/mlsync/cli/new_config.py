@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-import click
-
 from mlsync.cli import output
 from mlsync.config.load import load, place_to_write, usual_places
 from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
@@ -113,7 +111,7 @@ def _refuse_to_change(new: NewConfig, existing: Config) -> NoReturn:
         advice = f"nothing was restored; set {place} there, and restore without --write-config"
         raise ConfigInvalid(what, where=str(existing.path), advice=advice)
     for line in ("Add these lines to the configuration:", "", *new.watch_lines, ""):
-        click.echo(output.printable(line), err=True)
+        output.tell(line)
     what = "--write-config overwrites nothing, and there is a configuration already"
     advice = "nothing was restored; add the lines above, and restore without --write-config"
     raise ConfigInvalid(what, where=str(existing.path), advice=advice)
@@ -208,8 +206,7 @@ def shown_lines(new: NewConfig) -> Iterator[str]:
         lines = new.lines
     except ConfigInvalid:  # of a directory that is not UTF-8
         return
-    yield "To continue the backups here, save this (restore --write-config does), then"
-    yield "start mlsync agent:"
+    yield "To continue the backups here, save this (restore --write-config does it) and start mlsync agent:"
     yield from (f"    {line}".rstrip() for line in (f"# {output.path(bytes(place))}", *lines))
 
 

@@ -129,7 +129,9 @@ def restore_command(
     elif not common.quiet:
         output.say_wrapped(_text(result))
         for line in (*closing_lines(found, result.entries, version), *_continuing(result, new, place, existing)):
-            output.say(line)
+            # What is to be copied stays on its line.
+            is_prose = line[:1].strip() != ""
+            (output.say_wrapped if is_prose else output.say)(line)
     if result.fault is not None:
         raise result.fault
 
