@@ -11,6 +11,7 @@ from mlsync.cli import output
 from mlsync.cli.json import key_json, key_slots_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command, Group
+from mlsync.cli.table import TextTable
 from mlsync.config.model import KeySettings
 from mlsync.errors import ConfigInvalid
 from mlsync.repository import keyslot, recovery_key
@@ -193,9 +194,13 @@ def _print_recovery_key(text: str) -> None:
 
 
 def _print(slots: list[SlotStatus]) -> None:
-    rows = []
+    table = TextTable(("ID", "KIND", f"MADE ({output.zone(map(_made_ns, slots))})"))
     for one in slots:
         kind = "?" if one.slot is None else keyslot.noun(one.slot.kind)
-        note = one.trouble or ("opened the repository just now" if one.is_used else "")
-        rows.append((one.id[:_ID_CHARS], kind, output.moment(int(one.modified_s * 10**9)), note))
-    output.table(("ID", "KIND", "MADE", "NOTE"), rows)
+        remark = one.trouble or ("opened the repository just now" if one.is_used else "")
+        table.row(one.id[:_ID_CHARS], kind, output.moment(_made_ns(one)), remarks=(remark,))
+    output.print_table(table)
+
+
+def _made_ns(one: SlotStatus) -> int:
+    return int(one.modified_s * 10**9)
