@@ -122,9 +122,7 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     ]
     group = None if config.repository_directory is None else group_of(config.repository_directory)
     if group is not None:
-        found.append(
-            f"the unit is not in group {group}, which shares the repository: [Service] SupplementaryGroups={group}"
-        )
+        found.append(f"the unit is not in the repository's group {group}: [Service] SupplementaryGroups={group}")
     found += [
         f"the unit does not see {watch.directory}: [Service] PrivateTmp=no"
         for watch in config.watches
