@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import signal
 import subprocess
@@ -106,6 +107,21 @@ def test_what_is_passed_over_is_as_documented(saved):
     """What was put in the place of a version has the documented fields."""
     saved.object("versions/*/*", 1).with_name("0000000009").write_bytes(b"")
     compare("mlsync versions", one_value(saved.good("versions", "--json")), "versions")
+
+
+def test_a_dry_run_is_as_documented(machine):
+    """What a backup would do has the documented fields, and its directories add up."""
+    machine.configure('exclude = ["wandb/"]\n')
+    (machine.training / "wandb").mkdir()
+    (machine.training / "wandb" / "run.bin").write_bytes(bytes(5000))
+    (machine.training / "x.part").write_bytes(bytes(10))
+    (machine.training / "x").write_bytes(bytes(20))
+    os.mkfifo(machine.training / "pipe")
+    value = one_value(machine.good("backup", "--dry-run", "--json"))
+    compare("mlsync backup --dry-run", value, "dry-run")
+    (run,) = value["runs"]
+    assert {group["reason"] for group in run["left_out"]} == {"excluded", "unfinished", "special"}
+    assert sum(one["read_bytes"] for one in run["directories"]) == run["read_bytes"] == run["new_bytes_max"]
 
 
 def test_a_share_is_as_documented(saved):

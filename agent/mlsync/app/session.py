@@ -215,6 +215,15 @@ def _opened(config: Config) -> Iterator[Store]:
         inner.close()
 
 
+def repository_id_of(config: Config, monitor: Monitor) -> bytes:
+    """Return the id of the repository that *config* names: one request, which needs no passphrase."""
+    inner = open_store(config.repository, store_options(config))
+    try:
+        return Repository.look(_retrying(inner, monitor, FIRST_CONTACT_S)).repository_id
+    finally:
+        inner.close()
+
+
 def source_of(watch: WatchSettings) -> Source:
     """Return what the flows need to know about a watched directory."""
     return Source(watch.run, bytes(watch.directory), watch.exclude, watch.keep_temporary, watch.not_models)

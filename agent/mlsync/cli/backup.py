@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from mlsync.app.passes import back_up, summary, trouble_text
@@ -11,16 +14,20 @@ from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
 from mlsync.cli import candidates, output
 from mlsync.cli.gently import gently_option
-from mlsync.cli.json import backups_json
+from mlsync.cli.json import backups_json, previews_json
 from mlsync.cli.options import Common, common_options, pick_watches
 from mlsync.cli.parsing import Command
 from mlsync.cli.stopping import stopping
-from mlsync.config.model import WatchSettings
+from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
+from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.scan import LeftOut
 from mlsync.source.takeover import allow_takeover
+
+if TYPE_CHECKING:
+    from mlsync.backup.preview import Preview
 
 _LEFT_OUT_SHOWN = 10
 _STATUS: dict[TroubleKind, type[Error]] = {
@@ -48,9 +55,14 @@ Examples:
     is_flag=True,
     help="Make the version at once although most checkpoints of the last one are gone.",
 )
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what a backup would read, store and leave out, by directory, and change nothing.",
+)
 @common_options
 @gently_option
-def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool) -> None:
+def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool, dry_run: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
     When it ends, the version exists, and its checkpoints were read back from the repository and proved. A file that is
@@ -60,11 +72,16 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
     """
     config = common.watching_configuration()
     watches = pick_watches(config, run)
+    if dry_run and take_over:
+        raise ConfigInvalid("--take-over changes who writes the run, and --dry-run changes nothing", advice="give one")
     if take_over and len(watches) > 1:
         names = ", ".join(watch.run for watch in watches)
         raise ConfigInvalid("--take-over is for one run", advice=f"name it: {names}")
     refuse_unreadable(config, watches)
     monitor = common.monitor()
+    if dry_run:
+        _look_ahead(common, config, watches, monitor)
+        return
 
     def found_id(repository_id: bytes) -> None:
         if not take_over:
@@ -85,6 +102,28 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
                 failed.append((watch.run, error))
     _show(common, results, failed)
     _leave(failed, [trouble for result in results for trouble in result.troubles])
+
+
+def _look_ahead(common: Common, config: Config, watches: Sequence[WatchSettings], monitor: Monitor) -> None:
+    """Print what a backup would do; a run that cannot be looked at does not keep the others from being shown."""
+    from mlsync.app.look_ahead import look_ahead  # late, as what shows it: a backup needs neither
+    from mlsync.cli.dry_run import show
+
+    previews: list[Preview] = []
+    failed: list[tuple[str, Error]] = []
+    for watch in watches:
+        try:
+            previews.append(look_ahead(config, watch, monitor))
+        except Error as error:
+            if len(watches) == 1:
+                raise
+            monitor.notice("error", f"{watch.run}: {error}")
+            failed.append((watch.run, error))
+    if common.as_json:
+        common.emit(previews_json(previews, failed))
+    else:
+        show(previews, verbose=bool(common.verbose))
+    _leave(failed, [])
 
 
 def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLock:

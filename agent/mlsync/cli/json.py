@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     # Only for annotations: no command pays for the imports of another one.
+    from mlsync.backup.preview import Directory, Preview
     from mlsync.backup.request import BackupResult
     from mlsync.cli.resuming import Resume
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
@@ -72,6 +73,55 @@ def _backup_json(result: BackupResult) -> dict[str, object]:
         "store_cpu_seconds": round(result.store_cpu_seconds, 3),
         "prove_cpu_seconds": round(result.prove_cpu_seconds, 3),
         "seconds": round(result.seconds, 3),
+    }
+
+
+def previews_json(previews: Iterable[Preview], failed: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync backup --dry-run``."""
+    return {
+        "runs": [_preview_json(one) for one in previews],
+        "errors": [{"run": run} | error_json(error) for run, error in failed],
+    }
+
+
+def _preview_json(one: Preview) -> dict[str, object]:
+    return {
+        "run": one.source.run,
+        "directory": path(one.source.directory),
+        "previous": one.previous or None,
+        "changed": not one.is_nothing,
+        "read_count": one.read.count,
+        "read_bytes": one.read.size_bytes,
+        "new_bytes_max": one.read.size_bytes,
+        "unchanged_count": one.unchanged.count,
+        "unchanged_bytes": one.unchanged.size_bytes,
+        "left_out_count": one.left_out.count,
+        "left_out_bytes": one.left_out.size_bytes,
+        "removed_count": one.removed_count,
+        "directories": [_directory_json(name, found) for name, found in sorted(one.directories.items())],
+        "left_out": [
+            {
+                "reason": group.reason.value,
+                "what": group.what,
+                "count": group.tally.count,
+                "size_bytes": group.tally.size_bytes,
+                "paths": [path(name) for name in group.paths],
+            }
+            for group in one.groups.values()
+        ],
+        "seconds": round(one.seconds, 3),
+    }
+
+
+def _directory_json(name: bytes, found: Directory) -> dict[str, object]:
+    return {
+        "path": path(name),
+        "read_count": found.read.count,
+        "read_bytes": found.read.size_bytes,
+        "unchanged_count": found.unchanged.count,
+        "unchanged_bytes": found.unchanged.size_bytes,
+        "left_out_count": found.left_out.count,
+        "left_out_bytes": found.left_out.size_bytes,
     }
 
 

@@ -108,7 +108,7 @@ class Found:
 
 @dataclass
 class LeftOut:
-    """Files that were left out because their names are temporary: how many, and the first of them."""
+    """Files that were left out for one reason: how many, and the first of them."""
 
     count: int = 0
     paths: list[bytes] = field(default_factory=list)
@@ -138,7 +138,7 @@ def scan(root: Root, exclude: Sequence[str] = (), *, keep_temporary: bool = Fals
     """Return everything below *root*, as ``Walk`` finds it."""
     walk = Walk(root, exclude, keep_temporary=keep_temporary)
     found = list(walk)
-    return Scan(found, sorted(walk.problems, key=itemgetter(0)), walk.skipped_special, walk.left_out)
+    return Scan(found, sorted(walk.problems, key=itemgetter(0)), walk.special.count, walk.left_out)
 
 
 class Walk:
@@ -151,7 +151,7 @@ class Walk:
     What is below an excluded directory is excluded too. There is no negation.
 
     Also left out: names that writers use before they are done (see ``temporary_names``) unless *keep_temporary*; they
-    are listed in ``left_out``. Sockets, pipes and devices, counted in ``skipped_special``. Entries that vanish.
+    are listed in ``left_out``. Sockets, pipes and devices, listed in ``special``. Entries that vanish.
 
     It holds the entries that are listed and not yielded yet, never the whole tree. ``problems`` is complete at the end.
     """
@@ -160,7 +160,7 @@ class Walk:
         self.problems: list[tuple[bytes, SourceError]] = []
         self.left_out = LeftOut()
         self._is_left_out = is_own if keep_temporary else is_temporary
-        self.skipped_special = 0
+        self.special = LeftOut()
         self._root = root
         self._excludes = Excludes(exclude) if exclude else None
         # Entries to yield, the last first.
@@ -247,7 +247,7 @@ class Walk:
         except OSError as error:
             self._note(path, error)
         else:
-            self.skipped_special += 1
+            self.special.add(path)
         return None
 
     def _put(self, prefix: bytes, inside: list[Found]) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Self, cast
 from urllib.parse import quote
 
+from mlsync.errors import StateDamaged
 from mlsync.source.cached_file import CachedFile
+from mlsync.source.paths import display
 from mlsync.source.state_database import StateDatabase, UnknownState
 
 # Few rows, because the row of a large file has all of its pieces and chunks.
@@ -179,13 +181,74 @@ class State(StateDatabase):
             connection.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
 
+class StateReader:
+    """A state that is read and never changed, not even if it is damaged: ``StateDamaged`` says that it is."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Without a write-ahead log the file is complete, and ``immutable`` lets SQLite read it where it cannot write.
+        mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
+        with self._translating():
+            self._connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)
+
+    def __enter__(self) -> Self:
+        """Return itself; it is closed at the end of the ``with``."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def heads(self) -> dict[str, Head]:
+        """Return the newest version of each run that this machine saw, by name."""
+        rows = self._query("SELECT run, number, digest FROM heads")
+        return {run: Head(number, digest) for run, number, digest in rows}
+
+    def newest_made(self) -> dict[str, Made]:
+        """Return the same with the times at which they were made, 0 where another machine did."""
+        when = "MAX(CASE number WHEN next_number THEN next_ns WHEN last_number THEN last_ns ELSE 0 END)"
+        table = "heads LEFT JOIN writers USING (run)"
+        rows = self._query(f"SELECT heads.run, number, {when} FROM {table} GROUP BY heads.run, number")  # noqa: S608 - nothing of it is from outside
+        return {run: Made(number, created_ns or 0) for run, number, created_ns in rows}
+
+    def writes(self, run: str, directory: bytes) -> bool:
+        """Return whether *directory* was backed up as *run* with this state."""
+        return bool(self._query("SELECT 1 FROM writers WHERE run = ? AND directory = ?", run, directory))
+
+    def damaged(self, run: str) -> set[bytes]:
+        """Return the same as ``State.damaged``."""
+        return {pack for (pack,) in self._query("SELECT pack FROM damaged WHERE run = ?", run)}
+
+    def file_rows(self, run: str) -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Return the same as ``State.file_rows``."""
+        last = b""
+        while page := self._query(_PAGE.format(columns="path, stat, entry"), run, last):
+            yield from page
+            last = page[-1][0]
+
+    def _query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._translating():
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            where = display(os.fsencode(self.path))
+            raise StateDamaged(f"the local state cannot be read: {error}", where=where) from error
+
+
 def seen_heads(path: Path) -> dict[str, Head]:
     """Return the newest version of each run that this machine saw, by name, without changing the state.
 
     Empty if there is no state that this user can read.
     """
-    rows = _read_only(path, "SELECT run, number, digest FROM heads")
-    return {run: Head(number, digest) for run, number, digest in rows}
+    try:
+        with StateReader(path) as state:
+            return state.heads()
+    except StateDamaged:
+        return {}
 
 
 def newest_made(path: Path) -> dict[str, Made]:
@@ -193,17 +256,8 @@ def newest_made(path: Path) -> dict[str, Made]:
 
     Its creation time is 0 where another machine made it.
     """
-    when = "MAX(CASE number WHEN next_number THEN next_ns WHEN last_number THEN last_ns ELSE 0 END)"
-    query = f"SELECT heads.run, number, {when} FROM heads LEFT JOIN writers USING (run) GROUP BY heads.run, number"  # noqa: S608 - nothing of it is from outside
-    return {run: Made(number, created_ns or 0) for run, number, created_ns in _read_only(path, query)}
-
-
-def _read_only(path: Path, query: str) -> list[tuple[Any, ...]]:
-    # Without a write-ahead log the file is complete, and ``immutable`` lets SQLite read it where it cannot write.
-    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     try:
-        connection = sqlite3.connect(f"file:{quote(bytes(path))}?{mode}", uri=True)
-        with closing(connection):
-            return connection.execute(query).fetchall()
-    except sqlite3.Error:
-        return []
+        with StateReader(path) as state:
+            return state.newest_made()
+    except StateDamaged:
+        return {}
