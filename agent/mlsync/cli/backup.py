@@ -77,11 +77,11 @@ def backup_command(common: Common, run: str | None, take_over: bool, accept_loss
     if take_over and len(watches) > 1:
         names = ", ".join(watch.run for watch in watches)
         raise ConfigInvalid("--take-over is for one run", advice=f"name it: {names}")
-    refuse_unreadable(config, watches)
     monitor = common.monitor()
     if dry_run:
         _look_ahead(common, config, watches, monitor)
         return
+    refuse_unreadable(config, watches)
 
     def found_id(repository_id: bytes) -> None:
         if not take_over:
