@@ -58,7 +58,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Group:
+class LeftOutGroup:
     """What is left out for one reason, with the first of the paths; a directory stands for what is below it.
 
     *what* is the pattern, the error or the trouble.
@@ -76,7 +76,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Directory:
+class PreviewedDirectory:
     """What becomes of the files in one directory, without those in the directories below it."""
 
     read: Tally = field(default_factory=Tally)
@@ -94,8 +94,8 @@ class Preview:
 
     source: Source
     previous: int = 0
-    directories: dict[bytes, Directory] = field(default_factory=dict)
-    groups: dict[tuple[Reason, str], Group] = field(default_factory=dict)
+    directories: dict[bytes, PreviewedDirectory] = field(default_factory=dict)
+    groups: dict[tuple[Reason, str], LeftOutGroup] = field(default_factory=dict)
     removed_count: int = 0
     other_count: int = 0
     seconds: float = 0.0
@@ -120,15 +120,15 @@ class Preview:
         """Whether nothing changed, so that no version would be made."""
         return not (self.read.count or self.removed_count or self.other_count)
 
-    def group(self, reason: Reason, what: str) -> Group:
+    def group(self, reason: Reason, what: str) -> LeftOutGroup:
         """Return the group of what is left out for this reason."""
-        return self.groups.setdefault((reason, what), Group(reason, what))
+        return self.groups.setdefault((reason, what), LeftOutGroup(reason, what))
 
-    def directory(self, path: bytes) -> Directory:
+    def directory(self, path: bytes) -> PreviewedDirectory:
         """Return the directory at *path*."""
         one = self.directories.get(path)
         if one is None:
-            one = self.directories[path] = Directory()
+            one = self.directories[path] = PreviewedDirectory()
         return one
 
 
@@ -167,7 +167,7 @@ class _Look:
         self._row: Row | None = None
         self._result = Preview(source, head.number if head is not None else 0)
         # Directories that are left out as a whole, with why.
-        self._left_out: dict[bytes, Group] = {}
+        self._left_out: dict[bytes, LeftOutGroup] = {}
 
     def run(self) -> Preview:
         """Return what was found."""
@@ -237,7 +237,7 @@ class _Look:
 
     # ------------------------------------------------------------ what is left out
 
-    def _why_left_out(self, found: Found) -> Group | None:
+    def _why_left_out(self, found: Found) -> LeftOutGroup | None:
         """Return the group of an entry that is left out, by its own name or by that of a directory above it."""
         path = found.path
         at = path.find(b"/")
@@ -259,7 +259,7 @@ class _Look:
                 self._left_out[path] = group
         return group
 
-    def _leave_out(self, found: Found, group: Group) -> None:
+    def _leave_out(self, found: Found, group: LeftOutGroup) -> None:
         if found.kind != "file" or found.link_to is not None:
             return
         group.tally.add(found.stat.size_bytes)

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from mlsync.backup.preview import Directory, Group, Preview, Reason, Tally
+from mlsync.backup.preview import LeftOutGroup, Preview, PreviewedDirectory, Reason, Tally
 from mlsync.cli import output
 from mlsync.cli.output import count, size
 from mlsync.cli.progress_line import cut_path
@@ -19,7 +19,7 @@ _PATHS_MAX: Final = 3
 _DIRECTORY_MIN: Final = 20
 # Of a pipe, whose lines nobody cuts.
 _ANY_WIDTH: Final = 10_000
-_COLUMNS: Final[Mapping[str, Callable[[Directory], Tally]]] = {
+_COLUMNS: Final[Mapping[str, Callable[[PreviewedDirectory], Tally]]] = {
     "TO READ": lambda one: one.read,
     "UNCHANGED": lambda one: one.unchanged,
     "LEFT OUT": lambda one: one.left_out,
@@ -57,7 +57,7 @@ def _show_one(one: Preview, *, verbose: bool) -> None:
 
 def _say_table(one: Preview, *, verbose: bool) -> None:
     lines = _lines(one, verbose=verbose)
-    total = Directory(one.read, one.unchanged, one.left_out)
+    total = PreviewedDirectory(one.read, one.unchanged, one.left_out)
     lines.append(("total", total))
     headings = [heading for heading, tally in _COLUMNS.items() if tally(total).count]
     cells = [[_cells(_COLUMNS[heading](directory)) for heading in headings] for _, directory in lines]
@@ -73,7 +73,7 @@ def _say_table(one: Preview, *, verbose: bool) -> None:
         output.say("".join(numbers) + cut_path(name, room))
 
 
-def _lines(one: Preview, *, verbose: bool) -> list[tuple[str, Directory]]:
+def _lines(one: Preview, *, verbose: bool) -> list[tuple[str, PreviewedDirectory]]:
     """Return the rows of the table: what is read first, the largest first; what only stays is one row."""
     if verbose:
         return [(_name(path), one.directories[path]) for path in sorted(one.directories, key=_natural)]
@@ -89,15 +89,15 @@ def _lines(one: Preview, *, verbose: bool) -> list[tuple[str, Directory]]:
     return lines
 
 
-def _folded(directories: Mapping[bytes, Directory]) -> dict[bytes, Directory]:
+def _folded(directories: Mapping[bytes, PreviewedDirectory]) -> dict[bytes, PreviewedDirectory]:
     """Return the directories with deep ones counted in those above them, as deep as fits a screen."""
-    best: dict[bytes, Directory] = {}
+    best: dict[bytes, PreviewedDirectory] = {}
     depth_max = max((path.count(b"/") + 1 for path in directories), default=0)
     for depth in range(1, depth_max + 1):
         names = {_at_depth(path, depth) for path in directories}
         if best and len(names) > _ROWS_MAX:
             break
-        best = {name: Directory() for name in names}
+        best = {name: PreviewedDirectory() for name in names}
         for path, directory in directories.items():
             _add(best[_at_depth(path, depth)], directory)
         if len(names) > _ROWS_MAX:
@@ -109,20 +109,20 @@ def _at_depth(path: bytes, depth: int) -> bytes:
     return b"/".join(path.split(b"/")[:depth])
 
 
-def _joined(directories: Iterable[Directory]) -> Directory:
-    total = Directory()
+def _joined(directories: Iterable[PreviewedDirectory]) -> PreviewedDirectory:
+    total = PreviewedDirectory()
     for one in directories:
         _add(total, one)
     return total
 
 
-def _add(total: Directory, one: Directory) -> None:
+def _add(total: PreviewedDirectory, one: PreviewedDirectory) -> None:
     for tally in _COLUMNS.values():
         tally(total).count += tally(one).count
         tally(total).size_bytes += tally(one).size_bytes
 
 
-def _largest_first(item: tuple[bytes, Directory]) -> tuple[int, int, list[tuple[int, bytes]]]:
+def _largest_first(item: tuple[bytes, PreviewedDirectory]) -> tuple[int, int, list[tuple[int, bytes]]]:
     path, one = item
     return -one.read.size_bytes, -one.unchanged.size_bytes - one.left_out.size_bytes, _natural(path)
 
@@ -151,13 +151,13 @@ def _say_groups(one: Preview, *, verbose: bool) -> None:
         output.say(f"  and for {count(len(groups) - len(shown), 'more reason')} (-v lists them)")
 
 
-def _of(group: Group) -> str:
+def _of(group: LeftOutGroup) -> str:
     if group.tally.size_bytes:
         return f"{count(group.tally.count, 'file')}, {size(group.tally.size_bytes)}"
     return count(max(group.tally.count, len(group.paths)), "path")
 
 
-def _paths(group: Group, *, verbose: bool) -> str:
+def _paths(group: LeftOutGroup, *, verbose: bool) -> str:
     shown = group.paths if verbose else group.paths[:_PATHS_MAX]
     more = ", …" if len(group.paths) > len(shown) else ""
     return ", ".join(map(output.path, shown)) + more

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     # Only for annotations: no command pays for the imports of another one.
-    from mlsync.backup.preview import Directory, Preview
+    from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
     from mlsync.cli.resuming import Resume
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
@@ -113,7 +113,7 @@ def _preview_json(one: Preview) -> dict[str, object]:
     }
 
 
-def _directory_json(name: bytes, found: Directory) -> dict[str, object]:
+def _directory_json(name: bytes, found: PreviewedDirectory) -> dict[str, object]:
     return {
         "path": path(name),
         "read_count": found.read.count,
