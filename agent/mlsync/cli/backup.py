@@ -38,13 +38,18 @@ _STATUS: dict[TroubleKind, type[Error]] = {
 
 _EXAMPLES = """\b
 Examples:
-  mlsync backup
-  mlsync backup yolo --take-over
+  mlsync backup --dry-run
+  mlsync backup yolo
 """
 
 
 @click.command("backup", cls=Command, short_help="Make a version of each run that changed, now.", epilog=_EXAMPLES)
 @click.argument("run", required=False, shell_complete=candidates.runs)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what a backup would read, store and leave out, by directory, and change nothing.",
+)
 @click.option(
     "--take-over",
     is_flag=True,
@@ -55,14 +60,9 @@ Examples:
     is_flag=True,
     help="Make the version at once although most checkpoints of the last one are gone.",
 )
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Show what a backup would read, store and leave out, by directory, and change nothing.",
-)
 @common_options
 @gently_option
-def backup_command(common: Common, run: str | None, take_over: bool, accept_loss: bool, dry_run: bool) -> None:
+def backup_command(common: Common, run: str | None, dry_run: bool, take_over: bool, accept_loss: bool) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
     When it ends, the version exists, and its checkpoints were read back from the repository and proved. A file that is
