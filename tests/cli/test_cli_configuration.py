@@ -90,6 +90,14 @@ def test_init_writes_where_the_others_look(fresh):
         assert (f"--config {place}" in done.out) is bool(options)
 
 
+def test_init_takes_no_directory_for_a_bucket(fresh):
+    """S3 options with a place that is no bucket's URL are refused: the scheme was probably forgotten."""
+    done = fresh.run("init", "bucket/prefix", "--profile", "backup")
+    assert done.status == 2
+    assert "write s3://bucket/prefix" in done.err
+    assert not (fresh.base / "bucket").exists()
+
+
 def test_init_says_the_next_two_commands(fresh):
     """The last two lines of ``init`` are commands; without a directory to watch, what comes before them is said."""
     usual = {"MLSYNC_CONFIG": str(fresh.base / "usual.toml")}

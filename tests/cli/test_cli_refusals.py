@@ -33,7 +33,9 @@ def open_up(base):
             directory.chmod(directory.stat().st_mode | 0o011)
 
 
-@pytest.mark.parametrize("command", [["restore", "--version"], ["verify", "--version"], ["show"], ["prove"]])
+@pytest.mark.parametrize(
+    "command", [["restore", "--version"], ["verify", "--version"], ["show"], ["prove"], ["diff"], ["diff", "1"]]
+)
 def test_a_word_that_is_no_version(asked, command):
     """A word that means a version of no repository ends with 2, and a word that may mean one with the question."""
     done = asked.run(*command, "yesterday")

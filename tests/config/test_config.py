@@ -241,7 +241,7 @@ def test_each_mistake_is_named_with_its_line(mistake, write):
         ("C:\\\\x", "a path"),
         ("key:secret@host:/x", "a path"),
         ("~nobody-of-this-name/x", "~nobody-of-this-name is not known"),
-        ("", "a string that is not empty"),
+        ("", "a path or a URL in quotes"),
     ],
 )
 def test_repository_must_name_a_place_without_secrets(place, said, write):
@@ -322,8 +322,14 @@ def test_a_file_without_repository_is_refused(write):
 
 def test_broken_toml_names_the_line(write):
     """What TOML's own parser refuses is told with its line."""
-    with pytest.raises(ConfigInvalid, match=r"not TOML.*line 2"):
+    with pytest.raises(ConfigInvalid, match=r"not TOML: .*mlsync.toml:2$"):
         load(write(GOOD + "[agent\n"))
+
+
+def test_a_backslash_that_is_no_escape_gets_the_advice(write):
+    """A path with backslashes in double quotes is told how to be written."""
+    with pytest.raises(ConfigInvalid, match=r"not TOML: .*:1 \(write what has a backslash in single quotes\)"):
+        load(write('repository = "C:\\x"\n'))
 
 
 def test_values_arrive(write):

@@ -17,7 +17,7 @@ from mlsync.diff.sides import Side
 from mlsync.errors import ConfigInvalid
 from mlsync.repository.repository import Repository
 from mlsync.versions.place import Place, parse_place
-from mlsync.versions.select import LATEST, find_run, find_version, version_before
+from mlsync.versions.select import LATEST, find_run, find_version, refuse_nonsense, version_before
 
 _EXAMPLES = """\b
 Examples:
@@ -59,6 +59,8 @@ def diff_command(
     """
     old, new = None if before is None else parse_place(before), parse_place(after)
     _refuse_mixture(old, new, paths)
+    for place in filter(None, (old, new)):
+        refuse_nonsense(place.version)
     monitor = common.monitor()
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=new.version)

@@ -20,7 +20,7 @@ from mlsync.cli import candidates, output
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.config.load import load, place_to_write, usual_places
-from mlsync.config.model import Config
+from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
@@ -58,6 +58,9 @@ def init_command(
     """
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
+    if config.repository_directory is not None and config.s3 != S3Settings():
+        advice = "for a bucket write s3://bucket/prefix"
+        raise ConfigInvalid("S3 options for a repository in a directory", where=config.repository, advice=advice)
     place = _place(common.config)
     shared_with = group_for(group, config, monitor)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
@@ -165,9 +168,10 @@ def _print(common: Common, config: Config, place: Path, repository_id: str) -> N
         f"mlsync agent{option}": "keep watch; as a service: mlsync service install",
     }
     width = max(map(len, steps))
-    for words, purpose in steps.items():
-        line = f"  {words:<{width}}  {purpose}"
-        output.say(line if len(line) <= _WIDTH else f"  {words}")
+    lines = [f"  {words:<{width}}  {purpose}" for words, purpose in steps.items()]
+    # With a long name of the configuration the commands speak for themselves.
+    for line in lines if max(map(len, lines)) <= _WIDTH else [f"  {words}" for words in steps]:
+        output.say(line)
 
 
 def _s3_of(common: Common) -> dict[str, str | bool | Path | None]:

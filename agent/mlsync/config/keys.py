@@ -291,7 +291,9 @@ def repository(value: Any, base: Path) -> str:
 
     A path is absolute, begins with ``~``, or counts from *base*. No URL holds a secret.
     """
-    place = text(value, base)
+    if not isinstance(value, str) or not value:
+        raise ValueError("a path or a URL in quotes")
+    place = value
     if place.startswith("s3://"):
         return _bucket(place)
     if place.startswith("file:"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,7 @@ from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.values import Level
 
 FILE_NAME = "mlsync.toml"
+_AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
@@ -102,7 +104,7 @@ class _Reader:
         try:
             self._tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise ConfigInvalid(f"the configuration is not TOML: {error}", where=str(file)) from error
+            raise _not_toml(file, str(error)) from error
 
     def config(self, environ: Mapping[str, str]) -> Config:
         plain = {key: value for key, value in self._tree.items() if key not in TABLES}
@@ -224,6 +226,14 @@ class _Reader:
 
     def _refuse(self, at: KeyPath, what: str, advice: str | None) -> NoReturn:
         raise ConfigInvalid(what, where=f"{self._file}:{line_of(self._text, at)}", advice=advice) from None
+
+
+def _not_toml(file: Path, said: str) -> ConfigInvalid:
+    """Return the error of a text that is no TOML, with the line if *said* has one."""
+    found = _AT_LINE.search(said)
+    where = str(file) if found is None else f"{file}:{found[1]}"
+    advice = "write what has a backslash in single quotes" if "\\" in said else None
+    return ConfigInvalid(f"the configuration is not TOML: {_AT_LINE.sub('', said)}", where=where, advice=advice)
 
 
 def _in(at: KeyPath) -> str:

@@ -383,7 +383,11 @@ def default_state_directory(environ: Mapping[str, str] = os.environ, *, uid: int
         return Path(given.split(":")[0])
     if (os.geteuid() if uid is None else uid) == 0 and not is_base_named(environ, "XDG_STATE_HOME"):
         return Path("/var/lib/mlsync")
-    return base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
+    try:
+        return base_directory(environ, "XDG_STATE_HOME", ".local/state") / "mlsync"
+    except ConfigInvalid as error:
+        advice = f"{error.advice}, or state_directory in the configuration"
+        raise ConfigInvalid(f"no place for locks and caches: {error.what}", advice=advice) from None
 
 
 def base_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
