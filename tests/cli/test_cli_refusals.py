@@ -94,6 +94,38 @@ def test_a_target_that_cannot_be_made(asked):
     assert f"no permission to write in {asked.base}" in done.err
 
 
+def test_a_configuration_that_cannot_be_written(asked):
+    """--write-config ends with 2 where there is another configuration or no place for one, and asks where there is."""
+    options = ("restore", "--repo", asked.url, "--to", "out", "--write-config")
+    other = asked.base / "other.toml"
+    other.write_text('repository = "file:///elsewhere"\n')
+    for place in (other, asked.training / "args.yaml" / "new.toml", "no-toml"):
+        assert asked.run(*options, place, MLSYNC_CONFIG="").status == 2, place
+    assert asked.run(*options, "new.toml", MLSYNC_CONFIG="").status == 20
+    assert not (asked.base / "new.toml").exists()
+
+
+@as_root
+def test_a_home_in_which_no_configuration_can_be_made(asked):
+    """An ordinary user who may not write in his home learns the directory, before a passphrase and a restore."""
+    open_up(asked.base)
+    asked.home.chmod(0o755)
+    (asked.base / "free").mkdir()
+    (asked.base / "free").chmod(0o777)
+    options = ("restore", "--repo", asked.url, "--to", asked.base / "free/out", "--write-config")
+    done = asked.run(*options, uid=NOBODY, MLSYNC_CONFIG="")
+    assert done.status == 2
+    assert f"no permission to write in {asked.home}" in done.err
+    asked.home.chmod(0o777)
+    # The next thing that is refused: the repository is root's alone.
+    assert asked.run(*options, uid=NOBODY, MLSYNC_CONFIG="").status == 72
+
+
+def test_an_empty_path(asked):
+    """A path of no letters, as of an unset variable, ends restore with 2."""
+    assert asked.run("restore", "--to", "out", "").status == 2
+
+
 def test_init_where_there_is_a_repository(asked):
     """An existing repository ends init with 11, and the advice is the command that uses it from another machine."""
     done = asked.run("init", asked.url, "--config", "other.toml")

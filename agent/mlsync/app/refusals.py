@@ -12,7 +12,7 @@ from pathlib import Path
 from mlsync.app.run_lock import refuse_held
 from mlsync.app.wording import count
 from mlsync.config.model import Config, WatchSettings
-from mlsync.errors import Error, StoreDenied, TargetBlocked
+from mlsync.errors import ConfigInvalid, Error, StoreDenied, TargetBlocked
 from mlsync.source.root import Root
 
 
@@ -68,6 +68,16 @@ def refuse_unwritable(directory: Path) -> None:
     if not _may_make_in(above):
         what = f"the repository cannot be made: no permission to write in {above}"
         raise StoreDenied(what, where=str(directory), advice="check who owns it, and its mode")
+
+
+def refuse_unwritable_config(place: Path) -> None:
+    """Raise ``ConfigInvalid`` where no configuration can be written; make nothing."""
+    above = _nearest(place.parent)
+    if not above.is_dir() or not _may_make_in(above):
+        what = f"the configuration cannot be written: no permission to write in {above}"
+        if not above.is_dir():
+            what = f"the configuration cannot be written: {above} is no directory"
+        raise ConfigInvalid(what, where=str(place), advice="give --write-config FILE.toml for another place")
 
 
 def _nearest(place: Path) -> Path:

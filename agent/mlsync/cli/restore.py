@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
-from mlsync.app.refusals import refuse_target
+from mlsync.app.refusals import refuse_target, refuse_unwritable_config
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import candidates, output
@@ -93,6 +93,8 @@ def restore_command(
     config = common.configuration()
     place = asked_place(write_config, common.config)
     existing = None if place is None else existing_config(place, config)
+    if place is not None and existing is None:
+        refuse_unwritable_config(place)
     if target is not None:
         asked = os.fsencode(os.path.abspath(target))
         _refuse_own_places(config, asked, delete=delete)
@@ -109,7 +111,7 @@ def restore_command(
         directory = manifest.root.directory if target is None else os.fsencode(os.path.abspath(target))
         _refuse_own_places(config, directory, delete=delete)
         options = RestoreOptions(
-            paths=tuple(os.fsencode(path) for path in paths),
+            paths=tuple(map(os.fsencode, paths)),
             delete=delete,
             delete_excluded=delete_excluded,
             confirmed=yes,
@@ -127,13 +129,16 @@ def restore_command(
     if common.as_json:
         common.emit(restore_json(result, found, place if result.fault is None else None))
     elif not common.quiet:
-        output.say_wrapped(_text(result))
-        for line in (*closing_lines(found, result.entries, version), *_continuing(result, new, place, existing)):
-            # What is to be copied stays on its line.
-            is_prose = line[:1].strip() != ""
-            (output.say_wrapped if is_prose else output.say)(line)
+        _print([_text(result), *closing_lines(found, result.entries, version)])
+        _print(_continuing(result, new, place, existing))
     if result.fault is not None:
         raise result.fault
+
+
+def _print(lines: Iterable[str]) -> None:
+    """Print sentences as wide as the terminal; what is to be copied, and begins with a blank, stays on its line."""
+    for line in lines:
+        (output.say_wrapped if line[:1].strip() else output.say)(line)
 
 
 def _continuing(result: RestoreResult, new: NewConfig, place: Path | None, existing: Config | None) -> Iterator[str]:
@@ -149,6 +154,8 @@ def _continuing(result: RestoreResult, new: NewConfig, place: Path | None, exist
 def _refuse_contradictions(
     paths: tuple[str, ...], *, delete: bool, delete_excluded: bool, yes: bool, writes: str | None
 ) -> None:
+    if "" in paths:
+        raise ConfigInvalid("an empty PATH", advice="give no PATH for the whole version")
     if writes is not None and paths:
         what = "--write-config is for whole versions: a run does not continue from single paths"
         raise ConfigInvalid(what, advice="leave one of them out")
