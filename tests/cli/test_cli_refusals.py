@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 
+from limited_s3 import LimitedS3, error_body
 from mlsync.app.run_lock import RunLock
 
 NOBODY = 4321
@@ -154,6 +155,24 @@ def test_init_where_this_user_may_not_write(fresh):
     done = fresh.run("init", fresh.base / "closed" / "r", "--config", fresh.home / "c.toml", uid=NOBODY)
     assert done.status == 72
     assert f"no permission to write in {fresh.base}/closed" in done.err
+
+
+@pytest.mark.slow
+def test_init_in_a_bucket_that_takes_no_objects(fresh):
+    """A bucket that takes no object ends init with 72; where one can be written, which init tries, it asks."""
+    fresh.secret = {}
+    keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "geheim"}
+    denied = 403, {}, error_body("AccessDenied")
+    server = LimitedS3()
+    server.start()
+    try:
+        options = ("init", "s3://bucket/x", "--endpoint-url", server.endpoint_url)
+        assert fresh.run(*options, **keys).status == 20
+        assert server.objects == {}
+        server.answer = lambda method, _path: denied if method == "PUT" else None
+        assert fresh.run(*options, **keys).status == 72
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("command", ["add", "change"])

@@ -19,7 +19,16 @@ from mlsync.cli.parsing import Group
 from mlsync.config.load import SYSTEM_FILE, load, usual_places
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
-from mlsync.service.install import MACHINE, NAME, Manager, install, manager_of_user, shortcomings, uninstall
+from mlsync.service.install import (
+    MACHINE,
+    MACHINE_STATE,
+    NAME,
+    Manager,
+    install,
+    manager_of_user,
+    shortcomings,
+    uninstall,
+)
 
 _INSTALL_EXAMPLES = """\b
 Examples:
@@ -76,7 +85,8 @@ def install_command(
         raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
     place = Path(os.path.abspath(config)) if config is not None else _usual_place(manager)
     if place.is_file():
-        missing = shortcomings(manager, load(place))
+        environ = {"STATE_DIRECTORY": str(MACHINE_STATE)} if manager.is_machines else os.environ
+        missing = shortcomings(manager, load(place, environ))
     else:
         missing = [f"there is no configuration yet: mlsync init URL --watch DIR --config {shlex.quote(str(place))}"]
     command = [*_program(invocation.program), "agent", "--config", str(place)]

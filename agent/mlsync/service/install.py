@@ -42,6 +42,8 @@ class Manager:
         return self.directory / _UNIT
 
 
+#: What systemd gives the machine's unit as its state directory, whatever root's environment says.
+MACHINE_STATE: Final = Path("/var/lib/mlsync")
 MACHINE: Final = Manager(Path("/etc/systemd/system"), _UNIT, "systemctl", "multi-user.target.wants", is_machines=True)
 
 
@@ -111,7 +113,7 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     if not manager.is_machines:
         return found
     text = _shipped(manager.source)
-    writable = [Path("/var/lib/mlsync"), *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
+    writable = [MACHINE_STATE, *map(Path, re.findall(r"^ReadWritePaths=-?(.*)$", text, re.MULTILINE))]
     needed = [config.state_directory]
     if config.repository_directory is not None:
         needed.append(config.repository_directory)
