@@ -57,6 +57,7 @@ def make_repeated(path: str, gib: int):
 
 def prove(config: str, passphrase: str, device: str, rounds: int, until: str | None = None):
     """From the repository to proved, and the reading alone; with *until*, over and over while that file is there."""
+    from mlsync.app.flow_options import prover_of
     from mlsync.app.session import Session
     from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
@@ -64,7 +65,7 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entry, reader = last_checkpoint(session)
-        with reader, session.prover(device) as prover:
+        with reader, prover_of(session.config, device) as prover:
             start_s, info = timed(prover.open)
             whole = lambda: proved(prover, reader, entry)  # noqa: E731 - one name for both ways to time it
             if until is not None:
@@ -83,6 +84,7 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
 
 def price(config: str, passphrase: str):
     """Seconds and processor seconds of the child's start and of each checkpoint of the last version, on the CPU."""
+    from mlsync.app.flow_options import prover_of
     from mlsync.app.session import Session
     from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
@@ -90,7 +92,7 @@ def price(config: str, passphrase: str):
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entries, reader = checkpoints(session)
-        with reader, session.prover("cpu") as prover:
+        with reader, prover_of(session.config, "cpu") as prover:
             start_s, _ = timed(prover.open)
             child = prover._engine.pid  # noqa: SLF001 - nobody but this benchmark wants to know it
             start_cpu_s = cpu_s(child)

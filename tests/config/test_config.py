@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.app.session import proof_options
+from mlsync.app.flow_options import proof_options
 from mlsync.config.every import Cron, Interval, Never, parse_every
 from mlsync.config.load import SYSTEM_FILE, find_config, load, place_to_write, usual_places
 from mlsync.config.model import TABLES, TOP, Config, KeySettings, WatchSettings, default_state_directory

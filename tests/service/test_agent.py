@@ -348,7 +348,7 @@ def test_an_agent_in_a_thread_is_stopped_by_a_call(tmp_path):
     try:
         for _ in range(3):
             assert job.passes.acquire(timeout=PATIENCE_S)
-        agent.backup_now()
+        agent._wake(b"n")
         assert job.passes.acquire(timeout=PATIENCE_S)
     finally:
         agent.stop()
@@ -367,7 +367,7 @@ def test_a_status_that_cannot_be_written_is_told_once(tmp_path):
     thread.start()
     for _ in range(3):
         assert job.passes.acquire(timeout=PATIENCE_S)
-        agent.backup_now()
+        agent._wake(b"n")
     agent.stop()
     thread.join(PATIENCE_S)
     assert [text for severity, text in monitor.notices if severity != "info"] == [

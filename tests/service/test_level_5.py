@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mlsync.app.session import framework_of, policy_of
+from mlsync.app.flow_options import framework_of, policy_of
 from mlsync.config.load import load
 from mlsync.errors import ConfigInvalid
 

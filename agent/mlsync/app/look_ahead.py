@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlsync.app.session import STATE_FILE, policy_of, repository_id_of, source_of, state_path
+from mlsync.app.flow_options import policy_of, source_of
+from mlsync.app.session import STATE_FILE, repository_id_of, state_path
 from mlsync.backup.preview import Preview, preview
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import StateDamaged

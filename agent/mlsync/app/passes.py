@@ -7,8 +7,9 @@ import threading
 from functools import partial
 from typing import Final
 
+from mlsync.app.flow_options import backup_options, clear_leftovers, prover_of, source_of
 from mlsync.app.pass_result import PassResult
-from mlsync.app.session import Session, source_of
+from mlsync.app.session import Session
 from mlsync.app.wording import count, listed, size
 from mlsync.backup.backup import backup
 from mlsync.backup.request import BackupResult
@@ -26,14 +27,14 @@ def back_up(
     session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock."""
-    session.clear_leftovers()
+    clear_leftovers(session.state_directory)
     options = dataclasses.replace(
-        session.backup_options(watch.run),
+        backup_options(session.config, session.state_directory, watch.run),
         stop=stop.is_set,
         accept_loss=accept_loss,
         announce=partial(_announce, monitor, watch.run),
     )
-    prover = partial(session.prover, run=watch.run)
+    prover = partial(prover_of, session.config, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
     with working_on(watch.run):
         return backup(session.repository, session.state, source_of(watch), prover, options, monitor)

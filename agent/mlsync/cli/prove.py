@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.cli import candidates, output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prove_json
@@ -73,13 +74,13 @@ def prove_command(
         names = [find_run(repository, run)] if run or version else sorted(run_names(repository))
         whose = names[0] if len(names) == 1 else None
         with (
-            session.prover(part.device(device or config.proof.device), run=whose) as prover,
+            prover_of(config, part.device(device or config.proof.device), run=whose) as prover,
             LaterProver(
                 repository,
                 prover,
                 monitor,
                 level=level,
-                loading=session.loading_options(device, run=whose),
+                loading=loading_options(config, session.state_directory, device, run=whose),
                 share=share,
                 stop=stop.is_set,
             ) as later,

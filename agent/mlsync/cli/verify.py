@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.cli import output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import verify_json
@@ -43,10 +44,11 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         name = find_run(session.repository, run)
         stored = find_version(session.repository, name, version)
         manifest = manifest_of(session.repository, stored)
-        with session.prover(device, run=name) as prover:
+        loading = loading_options(session.config, session.state_directory, device, run=name)
+        with prover_of(session.config, device, run=name) as prover:
             if device is not None and device.startswith("cuda"):
                 prover.open()
-            result = verify(session.repository, manifest, prover, monitor, session.loading_options(device, run=name))
+            result = verify(session.repository, manifest, prover, monitor, loading)
     if common.as_json:
         common.emit(verify_json(result))
     elif not common.quiet:

@@ -268,14 +268,6 @@ class Repository:
         """Return whether *plain* is the chunk *name*: a restore need not fetch such chunks."""
         return is_named(self._name_key, plain, name)
 
-    def has_version(self, run: str, number: int) -> bool:
-        """Return whether the version's manifest is in the store: one stat."""
-        try:
-            self.store.stat(self.version_key(run, number))
-        except NotFound:
-            return False
-        return True
-
     def has_bytes(self, run: str, number: int, digest: bytes) -> bool:
         """Return whether the object under the version's name has this digest, whether it opens or not."""
         try:

@@ -113,10 +113,6 @@ class Agent:
         """Ask the agent to end; any thread and any signal handler may call this."""
         self._wake(_STOP)
 
-    def backup_now(self) -> None:
-        """Ask for a pass over every run, as soon as its worker is free; any thread may call this."""
-        self._wake(_BACKUP_NOW)
-
     def _serve(self, check_clock: Callable[[], None]) -> None:
         """Wait for events, check the workers and report the status, until an event says to stop."""
         while True:

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from mlsync.app.flow_options import source_of
 from mlsync.app.pass_result import PassResult
 from mlsync.app.passes import outcome
 from mlsync.app.run_lock import RunLock
-from mlsync.app.session import source_of, state_path
+from mlsync.app.session import state_path
 from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings

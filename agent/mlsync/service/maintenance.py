@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
 from mlsync.config.model import WatchSettings
@@ -70,21 +71,21 @@ class Maintenance:
             return None
         self._state.set_last_ns(self._run, _PROVED, self._now_ns())
         proved: list[int] = []
-        repository = self._session.repository
+        repository, config = self._session.repository, self._session.config
         with (
-            self._session.prover(run=self._run) as prover,
+            prover_of(config, run=self._run) as prover,
             LaterProver(
                 repository,
                 prover,
                 self._monitor,
-                loading=self._session.loading_options(run=self._run),
+                loading=loading_options(config, self._session.state_directory, run=self._run),
                 stop=self._stop.is_set,
             ) as later,
         ):
             try:
                 proved.extend(number for number in pending if self._prove(later, number))
             except ProofUnavailable as error:
-                if self._session.config.proof.device == "none":
+                if config.proof.device == "none":
                     return max(proved, default=None)  # the configuration leaves it to other machines
                 left = count(len(pending) - len(proved), "version")
                 self._monitor.notice("info", f"{self._run}: {left} still pending: {error}")

@@ -57,11 +57,6 @@ class Schedule:
         """End all calls."""
         self._scheduler.shutdown(wait=False)
 
-    def next_call(self) -> datetime | None:
-        """Return when the next call is due on the wall clock; ``None`` if never."""
-        job = self._scheduler.get_job(_JOB)
-        return job.next_run_time if job is not None else None
-
     def check_clock(self) -> None:
         """Plan the next call again if the wall clock made a step, so that it is at most one period away."""
         offset_s = self._wall() - self._monotonic()
