@@ -223,6 +223,13 @@ def test_a_filter_that_forbids_the_set_group_id_bit_costs_only_that_bit(groups_s
     assert modes_below(root / "packs") == {("directory", "0770", GROUP), ("file", "0440", GROUP)}
 
 
+def test_a_file_system_that_gives_the_users_group_makes_no_difference(groups_store, root):
+    """Where new files do not take the directory's group, they are given it."""
+    (root / "tmp").chmod(0o770)
+    groups_store.put("packs/ab/x", b"x")
+    assert modes_below(root / "packs") == GROUPS_MODES
+
+
 @pytest.mark.parametrize("mode", [0o770, 0o2750, 0o2700, 0o775])
 def test_only_the_bit_with_all_rights_of_the_group_makes_it_a_groups(root, mode):
     """Without the set-group-ID bit, or with fewer rights of the group, new files are their user's alone."""
