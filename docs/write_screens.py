@@ -262,6 +262,9 @@ def _half_done(lines: Sequence[str]) -> bool:
 
 SHOTS: Final = {
     "demo": Shot("mlsync demo", rows=_USUAL_ROWS),
+    "versions": Shot("mlsync versions", _of_demo),
+    "show": Shot("mlsync show", _of_demo),
+    "diff": Shot("mlsync diff", _of_demo),
     "check": Shot("mlsync check", _of_demo),
     "progress": Shot("mlsync backup", lambda stage: stage.big, until=_half_done),
     "help": Shot("mlsync --help"),

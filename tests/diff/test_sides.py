@@ -106,6 +106,16 @@ def test_a_hard_link_has_the_content_of_its_file(world):
     assert len(file.checkpoint.tensors) == 1
 
 
+def test_paths_as_they_may_be_written(steps):
+    """An absolute path in the directory that was backed up is taken, and a path as listings print it."""
+    steps.write(b"odd\xff\n", b"x")
+    steps.backup()
+    absolute = bytes(steps.directory) + b"/checkpoint-40"
+    assert compare(steps, (3, absolute), (3, b"checkpoint-50")).before_path == b"checkpoint-40"
+    result = compare(steps, (3, b"odd\\xff\\u000a"), (3, b"checkpoint-40/config.json"))
+    assert (result.before_path, len(result.files)) == (b"odd\xff\n", 1)
+
+
 def test_a_path_that_is_missing_names_the_nearest(steps):
     """The error asks whether another path was meant."""
     with pytest.raises(PathMissing) as missing:

@@ -40,12 +40,12 @@ def print_report(manifest: Manifest, logged: Logged) -> None:
 
 def _print_summary(root: ManifestRoot) -> None:
     summary = root.summary
-    output.say_wrapped(f"run {root.run}, version {root.number}, made {output.zoned(root.created_ns)}")
+    made = f"made {output.zoned(root.created_ns)}"
+    output.say_wrapped(joined((f"run {root.run}", f"version {root.number}", made)))
     output.say_wrapped(f"from {output.path(root.directory)} on {root.host} by {root.writer}")
-    output.say_wrapped(
-        f"{output.count(summary.file_count, 'file')}, {output.size(summary.size_bytes)}; "
-        f"{output.size(summary.new_bytes)} new, {output.size(summary.stored_bytes)} stored"
-    )
+    held = joined((output.count(summary.file_count, "file"), output.size(summary.size_bytes)))
+    new = joined((f"{output.size(summary.new_bytes)} new", f"{output.size(summary.stored_bytes)} stored"))
+    output.say_wrapped(f"{held}; {new}")
     for note in root.notes:
         output.say_wrapped(f"note: {note}")
 

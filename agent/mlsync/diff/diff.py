@@ -68,9 +68,9 @@ def diff(repository: Repository, before: Side, after: Side, paths: tuple[bytes, 
     directory and a file, ``Damage`` if a byte that is needed does not come back.
     """
     started_s = time.monotonic()
-    result = DiffResult(before.stored.root, after.stored.root, _shown(before), _shown(after))
-    sides = OpenedSide.open(repository, before), OpenedSide.open(repository, after)
-    old, new = paired(*sides)
+    left, right = OpenedSide.open(repository, before), OpenedSide.open(repository, after)
+    result = DiffResult(left.root, right.root, left.path, right.path)
+    old, new = paired(left, right)
     selection = _Selection(paths)
     selection.refuse_missing(old.keys() | new.keys(), result)
     result.files = [file for file in _changes(old, new) if selection.holds(file)]
@@ -81,14 +81,10 @@ def diff(repository: Repository, before: Side, after: Side, paths: tuple[bytes, 
     )
     _count_new_bytes(result, {ref.name for entry in old.values() for ref in entry.chunks})
     with repository.reader() as reader:
-        _look_into(result.files, (sides[0].entries, sides[1].entries), reader, monitor)
+        _look_into(result.files, (left.entries, right.entries), reader, monitor)
         result.read_bytes = reader.read_bytes
     result.seconds = time.monotonic() - started_s
     return result
-
-
-def _shown(side: Side) -> bytes | None:
-    return None if side.path is None else normal(side.path)
 
 
 def _look_into(

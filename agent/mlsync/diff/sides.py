@@ -10,7 +10,7 @@ from typing import Self
 import msgspec
 
 from mlsync.errors import ConfigInvalid, PathMissing
-from mlsync.repository.manifest import Entry
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
@@ -29,29 +29,29 @@ class Side:
 class OpenedSide:
     """A side with its entries: all of its version's by their paths, and those to compare by the names to pair.
 
-    The names of a directory's entries are their paths in that directory.
+    *path* is as the version holds it, empty for the run's directory, ``None`` for a whole version. The names of a
+    directory's entries are their paths in that directory.
     """
 
-    side: Side
+    root: ManifestRoot
+    path: bytes | None
     entries: Mapping[bytes, Entry]
     named: Mapping[bytes, Entry]
 
     @classmethod
     def open(cls, repository: Repository, side: Side) -> Self:
         """Return the side; raise ``PathMissing`` if its version holds nothing at its path."""
+        root = side.stored.root
         entries = {entry.path: entry for entry in repository.entries(side.stored)}
         if side.path is None:
-            return cls(side, entries, entries)
-        path = normal(side.path)
-        named = dict(_below(path, entries))
-        if not named and path and path not in entries:
-            raise _missing(side, path, entries)
-        return cls(side, entries, named)
+            return cls(root, None, entries, entries)
+        path = _held(side.path, root, entries)
+        return cls(root, path, entries, dict(_below(path, entries)))
 
     @property
     def is_directory(self) -> bool:
         """Whether it is a directory, or a whole version."""
-        return self.side.path is None or b"" not in self.named
+        return self.path is None or b"" not in self.named
 
 
 def paired(before: OpenedSide, after: OpenedSide) -> tuple[Mapping[bytes, Entry], Mapping[bytes, Entry]]:
@@ -90,17 +90,21 @@ def _below(path: bytes, entries: Mapping[bytes, Entry]) -> Iterator[tuple[bytes,
             yield other.removeprefix(prefix), entry
 
 
+def _held(path: bytes, root: ManifestRoot, entries: Mapping[bytes, Entry]) -> bytes:
+    """Return a path as the version holds it: given so, in the directory that was backed up, or as listings print it."""
+    plain = normal(os.path.normpath(path).removeprefix(root.directory.rstrip(b"/") + b"/"))
+    if not plain or plain in entries:
+        return plain
+    printed = [one for one in entries if display(one) == os.fsdecode(plain)] if b"\\" in plain else []
+    if len(printed) == 1:
+        return printed[0]
+    advice = did_you_mean(plain, entries) or f"mlsync show {root.number} lists what there is"
+    what = f"version {root.number} holds nothing at {display(plain)}"
+    raise PathMissing(what, where=f"run {root.run}", advice=advice)
+
+
 def _is_what(side: OpenedSide) -> str:
-    assert side.side.path is not None
     entry = side.named.get(b"")
     kind = "directory" if entry is None else entry.kind.name.lower().replace("_", " ")
     target = f" to {display(entry.target)}" if entry is not None and entry.target else ""
-    return f"{display(normal(side.side.path)) or '.'} of version {side.side.stored.root.number} is a {kind}{target}"
-
-
-def _missing(side: Side, path: bytes, entries: Mapping[bytes, Entry]) -> PathMissing:
-    root = side.stored.root
-    advice = did_you_mean(path, entries) or f"mlsync show {root.number} lists what there is"
-    return PathMissing(
-        f"version {root.number} holds nothing at {display(path)}", where=f"run {root.run}", advice=advice
-    )
+    return f"{display(side.path or b'.')} of version {side.root.number} is a {kind}{target}"
