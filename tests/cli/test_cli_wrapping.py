@@ -64,6 +64,13 @@ def test_remarks_stand_beside_rows_if_all_fit():
     ]
 
 
+def test_a_remark_that_just_fits_stands_beside_its_row():
+    """The last column of the terminal is used, and no more."""
+    table = filled(("a b", "c"))
+    assert list(table.lines(19))[1] == " 1 B  name0  a b; c"
+    assert list(table.lines(18))[1] == " 1 B  name0"
+
+
 def test_remarks_stand_below_rows_where_one_does_not_fit():
     """In a narrow table remarks are lines of their own, indented and broken between words."""
     assert list(filled(("a b", "c d e"), ("d",)).lines(15)) == [
@@ -102,3 +109,4 @@ def test_a_name_with_blanks_is_one_word():
     """What is glued is broken only where it does not fit."""
     assert wrap(f"a {glued('b c')}", 4) == ["a", "b c"]
     assert wrap(f"a {glued('b c')}", 2) == ["a", "b", "c"]
+    assert wrap(f"a {glued('bb cc')}", 5, rest="  ") == ["a bb", "  cc"]

@@ -48,6 +48,14 @@ def test_files_that_are_whole_are_no_group():
     assert groups_say(entries(**{"weights/last.pt": WHOLE | ultralytics, "weights/b.pt": STRIPPED | ultralytics})) == {}
 
 
+def test_a_stripped_file_gets_no_optimizer_from_its_neighbours():
+    """Ultralytics' files are whole or stripped; nothing beside them makes them a group."""
+    ultralytics = {"framework": "ultralytics"}
+    assert groups_say(entries(**{"best.pt": STRIPPED | ultralytics, "optimizer.bin": OPTIMIZER})) == {}
+    others = {"model.safetensors": WEIGHTS, "optimizer.bin": OPTIMIZER}
+    assert groups_say(entries(**{"last.pt": WHOLE | ultralytics}, **others)) == {}
+
+
 def test_weights_and_optimizer_in_two_files_are_a_group():
     """As accelerate writes them, in any directory, also the run's own."""
     files = {"model.safetensors": WEIGHTS, "optimizer.bin": OPTIMIZER}
