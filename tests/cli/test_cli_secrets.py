@@ -7,12 +7,13 @@ import os
 import pty
 import re
 import select
-import subprocess
 import time
 
+import click
 import pytest
 from machine import MLSYNC, PASSPHRASE, Machine, checkpoint, content, copy_of, write_training
 
+from mlsync.cli.main import cli
 from mlsync.service import status
 
 COMMANDS = (["backup"], ["agent"], ["versions"], ["show"], ["restore", "--to", "out"], ["verify"], ["check"])
@@ -108,9 +109,9 @@ def test_two_that_differ(fresh):
     """Two passphrases that differ end ``init`` with 20, and there is neither repository nor configuration."""
     terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
     terminal.expect("Passphrase: ")
-    terminal.type("one\n")
+    terminal.type("one of two\n")
     terminal.expect("Passphrase again: ")
-    terminal.type("two\n")
+    terminal.type("two of two\n")
     status, rest = terminal.end()
     assert status == 20
     assert "the two passphrases differ; nothing was done" in rest
@@ -155,16 +156,14 @@ def test_a_passphrase_is_the_same_however_its_letters_are_composed(fresh):
     fresh.good("versions", MLSYNC_PASSPHRASE="cafe\u0301 cre\u0300me")
 
 
-def test_an_empty_passphrase(fresh):
-    """An empty passphrase is refused."""
+@pytest.mark.parametrize(("typed", "code", "words"), [("", 20, "empty"), ("seven77", 23, "7 characters")])
+def test_a_passphrase_that_is_none(fresh, typed, code, words):
+    """An empty passphrase, and one that can be guessed, is refused at once and not typed twice."""
     terminal = Terminal(fresh, "init", fresh.url, MLSYNC_PASSPHRASE="")
     terminal.expect("Passphrase: ")
-    terminal.type("\n")
-    terminal.expect("Passphrase again: ")
-    terminal.type("\n")
-    status, rest = terminal.end()
-    assert status == 20
-    assert "empty" in rest
+    terminal.type(f"{typed}\n")
+    ended, rest = terminal.end()
+    assert (ended, words in rest, "again" in rest) == (code, True, False)
     assert not fresh.repository.exists()
 
 
@@ -181,13 +180,19 @@ def test_ctrl_c_at_the_prompt(saved, command):
 
 
 def test_the_agent_looks_before_it_asks(fresh, saved):
-    """``agent`` at a terminal ends with 10 where there is no repository; where one was, it asks, and waits for it."""
+    """``agent`` at a terminal ends with 10 without a repository, with 13 if one runs; where one ran, it asks."""
     fresh.configure()
     code, seen = Terminal(fresh, "agent", MLSYNC_PASSPHRASE="").end()
     assert (code, "Passphrase" in seen, str(fresh.repository) in seen) == (10, False, True)
     kept = dict.fromkeys(status._KEPT) | {"run": "yolo"}
     status_file = {"format": status.FORMAT, "repository": saved.url, "runs": [kept]}
     (saved.state / "status.json").write_text(json.dumps(status_file))
+    here = {"host": os.uname().nodename, "started_s": time.time(), "pid": os.getpid()}
+    one = status_file["runs"][0] | {"last_error": None, "troubles": []}
+    (saved.state / "status.json").write_text(json.dumps(status_file | here | {"runs": [one]}))
+    code, seen = Terminal(saved, "agent", MLSYNC_PASSPHRASE="").end()
+    assert (code, f"already: process {os.getpid()}" in seen, "Passphrase" in seen) == (13, True, False)
+    (saved.state / "status.json").write_text(json.dumps(status_file | here | {"runs": [one], "pid": 1 << 22}))
     saved.repository.rename(saved.base / "away")
     terminal = Terminal(saved, "agent", MLSYNC_PASSPHRASE="")
     terminal.expect("Passphrase: ")
@@ -331,7 +336,16 @@ def test_restored_files_have_their_own_modes(machine):
 
 
 def test_the_process_list_shows_no_secret():
-    """No option takes a secret itself, for arguments are seen by every user of the machine."""
-    done = subprocess.run([MLSYNC, "init", "--help"], capture_output=True, text=True, check=True)
-    options = set(re.findall(r"--[a-z-]+", done.stdout))
-    assert {option for option in options if "pass" in option or "key" in option} == {"--passphrase-file", "--key-file"}
+    """No option takes a secret itself, for arguments are seen by every user of the machine: each names a file."""
+    options = {option for option in options_of(cli) if "pass" in option or "key" in option}
+    assert {"--passphrase-file", "--key-file"} < options
+    assert all(option.endswith("-file") for option in options)
+
+
+def options_of(command):
+    """The options of a command, and of those below it."""
+    found = {option for parameter in command.params for option in parameter.opts}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        return found.union(*(options_of(command.get_command(context, name)) for name in command.list_commands(context)))
+    return found

@@ -39,39 +39,48 @@ def find_secret(
     environ: Mapping[str, str] = os.environ,
     prompt: Prompt | None = None,
     confirm: bool = False,
+    check: Callable[[Unlock], None] = lambda _secret: None,
     before_prompt: Callable[[], object] = lambda: None,
 ) -> Unlock:
     """Return the secret from the first place that has one.
 
     The places are *asked* (options), *passphrase* (the environment's, taken out of it at the start), *configured*,
     systemd's credentials, and a person, who is asked only at a terminal or through *prompt*, twice with *confirm*.
-    *before_prompt* is called before a person is asked, and can raise what makes asking useless.
+    *before_prompt* is called before a person is asked, and can raise what makes asking useless. *check* is called with
+    what was found, or typed the first time, and can raise what is wrong with it.
     """
     secret = _from_files(asked or KeySettings())
     if secret is None and passphrase is not None:
         secret = _passphrase(os.fsencode(passphrase), PASSPHRASE_VARIABLE)
     secret = secret or _from_files(configured) or _from_credentials(environ)
     if secret is not None:
+        check(secret)
         return secret
     if prompt is None and sys.stdin is not None and sys.stdin.isatty():
         prompt = getpass.getpass
     if prompt is None:
         raise _missing()
     before_prompt()
-    return _passphrase(_from_person(prompt, "Passphrase", confirm=confirm), "the prompt")
+    return _from_person(prompt, "Passphrase", confirm=confirm, check=check)
 
 
-def find_new_secret(asked: KeySettings, *, prompt: Prompt | None = None) -> Unlock:
-    """Return a secret for another key slot: from the files that were *asked* for, or typed twice by a person."""
+def find_new_secret(
+    asked: KeySettings, *, prompt: Prompt | None = None, check: Callable[[Unlock], None] = lambda _secret: None
+) -> Unlock:
+    """Return a secret for another key slot: from the files that were *asked* for, or typed twice by a person.
+
+    *check* is as in ``find_secret``.
+    """
     secret = _from_files(asked)
     if secret is not None:
+        check(secret)
         return secret
     if prompt is None and sys.stdin is not None and sys.stdin.isatty():
         prompt = getpass.getpass
     if prompt is None:
         advice = "give --new-passphrase-file, --new-key-file or --recovery, or run it at a terminal"
         raise PassphraseMissing("no new passphrase and no new key file", advice=advice)
-    return _passphrase(_from_person(prompt, "New passphrase", confirm=True), "the prompt")
+    return _from_person(prompt, "New passphrase", confirm=True, check=check)
 
 
 def _from_files(settings: KeySettings) -> Unlock | None:
@@ -98,14 +107,16 @@ def _from_credentials(environ: Mapping[str, str]) -> Unlock | None:
     return None
 
 
-def _from_person(prompt: Prompt, what: str, *, confirm: bool) -> bytes:
+def _from_person(prompt: Prompt, what: str, *, confirm: bool, check: Callable[[Unlock], None]) -> Unlock:
     try:
         typed = os.fsencode(prompt(f"{what}: "))
+        secret = _passphrase(typed, "the prompt")
+        check(secret)
         if confirm and os.fsencode(prompt(f"{what} again: ")) != typed:
             raise PassphraseMissing("the two passphrases differ; nothing was done")
     except EOFError:
         raise _missing() from None
-    return typed
+    return secret
 
 
 def _read(file: Path, *, guarded: bool = False) -> bytes:
@@ -155,6 +166,10 @@ def _recovery_key(secret: bytes, wrong_groups: list[int], where: str) -> Recover
         what = f"the recovery key has a mistake in group {groups} of 13"
         raise WrongPassphrase(what, where=where, advice="compare each letter with the paper")
     return RecoveryKey(secret)
+
+
+def accept_all(_new: Unlock) -> None:
+    """Accept a passphrase that can be guessed, as ``--allow-weak`` asks."""
 
 
 def refuse_weak(new: Unlock) -> None:

@@ -15,7 +15,7 @@ from mlsync.cli.gently import describe_priorities, give_way
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.config.model import Config
-from mlsync.errors import Error, RepositoryMissing, StoreUnavailable
+from mlsync.errors import Error, RepositoryMissing, RunLocked, StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
@@ -49,7 +49,7 @@ def agent_command(common: Common, gently: bool) -> None:
     log_to(sys.stderr, logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
-    unlock = common.secret(config.key, before_prompt=lambda: _find(config, options, look_for_repository))
+    unlock = common.secret(config.key, before_prompt=lambda: _look(config, options))
     opener = RepositoryOpener(config, unlock)
     away = _find(config, options, lambda _config: opener.opened(threading.Event()))
     if away is not None:
@@ -69,6 +69,15 @@ def agent_command(common: Common, gently: bool) -> None:
             job.close()
     if common.as_json:
         common.emit(agent.as_json())
+
+
+def _look(config: Config, options: AgentOptions) -> None:
+    """Raise what makes it useless to ask for a passphrase."""
+    seen = status.read_agent(options.status_file, config.repository)
+    if seen is not None and seen.is_running() and {one.run for one in config.watches} <= {one.run for one in seen.runs}:
+        advice = "mlsync status shows what it does; stop it before you start another one"
+        raise RunLocked("an agent keeps watch over these runs already", where=f"process {seen.pid}", advice=advice)
+    _find(config, options, look_for_repository)
 
 
 def _find(config: Config, options: AgentOptions, find: Callable[[Config], object]) -> Error | None:

@@ -14,7 +14,7 @@ import click
 
 from mlsync.app.group import group_for
 from mlsync.app.refusals import refuse_unwritable
-from mlsync.app.secrets import refuse_weak
+from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
 from mlsync.cli.options import Common, common_options
@@ -68,22 +68,17 @@ def init_command(
         refuse_existing(config, monitor)
         if config.repository_directory is not None:
             refuse_unwritable(config.repository_directory)
-        with Session.create(
-            config, lambda: _new_secret(common, allow_weak=allow_weak), monitor, group=shared_with
-        ) as session:
+        check = accept_all if allow_weak else refuse_weak
+
+        def find_secret() -> Unlock:
+            return common.secret(common.asked_key, confirm=True, check=check, before_prompt=_say_what_a_passphrase_is)
+
+        with Session.create(config, find_secret, monitor, group=shared_with) as session:
             repository_id = session.repository.repository_id.hex()
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
         _print(common, config, place, repository_id)
-
-
-def _new_secret(common: Common, *, allow_weak: bool) -> Unlock:
-    """Return the secret that the repository is made with."""
-    unlock = common.secret(common.asked_key, confirm=True, before_prompt=_say_what_a_passphrase_is)
-    if not allow_weak:
-        refuse_weak(unlock)
-    return unlock
 
 
 def _say_what_a_passphrase_is() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlsync.app.secrets import find_new_secret, refuse_weak
+from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
 from mlsync.cli import output
 from mlsync.cli.json import key_json, key_slots_json
 from mlsync.cli.options import Common, common_options
@@ -100,7 +100,7 @@ def add_command(
     _refuse_several(new_passphrase_file, new_key_file, recovery=recovery)
     given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
     with common.session(common.configuration(), common.monitor()) as session:
-        new = given or (new_recovery_key() if recovery else _new_passphrase(allow_weak=allow_weak))
+        new = given or (new_recovery_key() if recovery else _found(KeySettings(), allow_weak=allow_weak))
         slot_id = add_slot(session.repository, new)
     _report(common, new, slot_id, None)
 
@@ -122,7 +122,7 @@ def change_command(
     _refuse_several(new_passphrase_file, new_key_file, recovery=False)
     given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
     with common.session(common.configuration(), common.monitor()) as session:
-        new = given or _new_passphrase(allow_weak=allow_weak)
+        new = given or _found(KeySettings(), allow_weak=allow_weak)
         slot_id, removed_id = change_slot(session.repository, new)
     _report(common, new, slot_id, removed_id)
 
@@ -154,17 +154,11 @@ def _given_secret(passphrase_file: Path | None, key_file: Path | None, *, allow_
     """Return the new secret if it is in a file: a fault in it shows before anybody types a passphrase."""
     if passphrase_file is None and key_file is None:
         return None
-    new = find_new_secret(KeySettings(passphrase_file, key_file))
-    if not allow_weak:
-        refuse_weak(new)
-    return new
+    return _found(KeySettings(passphrase_file, key_file), allow_weak=allow_weak)
 
 
-def _new_passphrase(*, allow_weak: bool) -> Unlock:
-    new = find_new_secret(KeySettings())
-    if not allow_weak:
-        refuse_weak(new)
-    return new
+def _found(asked: KeySettings, *, allow_weak: bool) -> Unlock:
+    return find_new_secret(asked, check=accept_all if allow_weak else refuse_weak)
 
 
 def _report(common: Common, new: Unlock, slot_id: str, removed_id: str | None) -> None:

@@ -95,11 +95,16 @@ class Common:
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
     def secret(
-        self, configured: KeySettings, *, confirm: bool = False, before_prompt: Callable[[], object] = lambda: None
+        self,
+        configured: KeySettings,
+        *,
+        confirm: bool = False,
+        check: Callable[[Unlock], None] = lambda _secret: None,
+        before_prompt: Callable[[], object] = lambda: None,
     ) -> Unlock:
         """Return the passphrase or key, after other processes of this user lost access to this one.
 
-        *before_prompt* is called if a person has to be asked.
+        *before_prompt* is called if a person has to be asked, *check* with the secret before it is typed again.
         """
         keep_private()
         return find_secret(
@@ -107,6 +112,7 @@ class Common:
             self.asked_key,
             passphrase=self.invocation.passphrase,
             confirm=confirm,
+            check=check,
             before_prompt=before_prompt,
         )
 
