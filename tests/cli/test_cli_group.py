@@ -70,7 +70,9 @@ def users():
 @pytest.mark.parametrize("umask", [0o077, 0o022])
 def test_each_member_restores_what_the_others_backed_up(users, umask):
     """Two members and root back up runs of their own into one repository and restore each other's, under any umask."""
-    users.good(ANNA, "init", "--group", GROUP, users.repository, umask=umask)
+    assert f"shared with    group {GROUP}\n" in users.good(
+        ANNA, "init", "--group", GROUP, users.repository, umask=umask
+    )
     everybody = (ANNA, BERT, ROOT)
     for number, uid in enumerate(everybody):
         users.train(uid, number)
@@ -86,7 +88,7 @@ def test_each_member_restores_what_the_others_backed_up(users, umask):
 
 def test_a_second_user_without_a_group_is_told_what_to_do(users):
     """Who uses another one's repository gets 72, whose it is, and the commands that make it a group's."""
-    users.good(ANNA, "init", users.repository)
+    assert "shared with" not in users.good(ANNA, "init", users.repository)
     users.train(BERT)
     done = users.run(BERT, "backup")
     assert done.returncode == 72

@@ -127,7 +127,7 @@ def test_what_another_user_made_in_a_users_own_repository_is_told_so(do, root):
 def test_a_closed_directory_above_is_named(do, root):
     """Who cannot even reach the repository is told which directory above it is closed, and whose that is."""
     root.parent.chmod(0o700)
-    assert f"({root.parent} belongs to root and is closed to this user, its mode is 0700)" in do(ANNA, "")
+    assert f"({root.parent} of root and group root is closed to this user, its mode is 0700)" in do(ANNA, "")
 
 
 def test_a_member_deletes_what_another_wrote(do, root):

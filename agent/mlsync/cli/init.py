@@ -12,7 +12,7 @@ from typing import cast
 
 import click
 
-from mlsync.app.group import group_for
+from mlsync.app.group import group_for, group_of
 from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
@@ -147,6 +147,9 @@ def _written(place: Path, text: str) -> Iterator[None]:
 def _print(common: Common, config: Config, place: Path, repository_id: str) -> None:
     output.say(f"repository     {config.repository}")
     output.say(f"repository id  {repository_id}")
+    group = None if config.repository_directory is None else group_of(config.repository_directory)
+    if group is not None:
+        output.say(f"shared with    group {group}")
     output.say(f"configuration  {place}")
     output.say()
     secret = "key file" if common.key_file else "passphrase"

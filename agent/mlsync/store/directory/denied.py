@@ -20,8 +20,8 @@ def advice_on(root: Path) -> str:
     except OSError:
         return "check who owns the directory, and its modes"
     if closed is not None:
-        owner, mode = _name_of_user(found.st_uid), stat.S_IMODE(found.st_mode)
-        return f"{closed} belongs to {owner} and is closed to this user, its mode is {mode:04o}"
+        owner, group, mode = _name_of_user(found.st_uid), _name_of_group(found.st_gid), stat.S_IMODE(found.st_mode)
+        return f"{closed} of {owner} and group {group} is closed to this user, its mode is {mode:04o}"
     return _of_groups(root, found.st_gid) if is_groups(found) else _of_private(root, found.st_uid)
 
 
