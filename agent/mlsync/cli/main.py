@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -112,7 +113,7 @@ def _run(invocation: Invocation) -> int:
         status = 128 + signal.SIGINT
         failure = failure_json("Interrupted", status, "interrupted")
     except click.ClickException as error:
-        error.show()
+        _show(error)
         status = error.exit_code
         failure = failure_json("UsageError", status, error.format_message(), advice=_usage_advice(error))
     except Error as error:
@@ -126,6 +127,14 @@ def _run(invocation: Invocation) -> int:
         if failure is not None and invocation.wants_json:
             invocation.emit({"error": failure})
     return status if isinstance(status, int) else 0
+
+
+def _show(error: click.ClickException) -> None:
+    """Print what click says, in lines that fit a terminal as all messages do."""
+    said = io.StringIO()
+    error.show(said)
+    for line in said.getvalue().splitlines():
+        output.tell(line)
 
 
 def _usage_advice(error: click.ClickException) -> str | None:
