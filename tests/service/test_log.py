@@ -24,6 +24,7 @@ from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.log import JournalFormatter, LogMonitor, is_journal, log_to
+from mlsync.service.pass_child import PassChild
 from mlsync.store.base import Store
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.store.location import open_store
@@ -281,3 +282,47 @@ def test_a_failed_task_says_so():
     assert begins == "DEBUG   reading: begins, 5 B"
     assert fails.startswith("DEBUG   reading: fails after ")
     assert fails.endswith(" s: gone")
+
+
+def test_a_long_task_says_how_long_it_takes(monkeypatch):
+    """The log of a service has one line with the time and the speed of a task that takes long, without -vv."""
+    now = [0.0]
+    monkeypatch.setattr("mlsync.app.forecast.monotonic", lambda: now[0])
+    stream = io.StringIO()
+    log_to(stream)
+    with LogMonitor().task("yolo: reading", 1000 << 20) as task:
+        for _ in range(30):
+            now[0] += 1
+            task.advance(1 << 20)
+    (line,) = stream.getvalue().splitlines()
+    assert line.endswith("INFO    yolo: reading: about 17 minutes, at 1.0 MiB/s")
+
+
+def test_a_large_backup_says_beforehand_how_much_it_reads(place, monkeypatch):
+    """Before it reads much, a backup says how many files and bytes that is; before it reads little, nothing."""
+    place.save()
+    stream = io.StringIO()
+    log_to(stream)
+    monkeypatch.setattr("mlsync.app.passes._MANY_BYTES", 1000)
+    place.backup()
+    monkeypatch.undo()
+    place.save(2.0)
+    place.backup()
+    said = [line for line in stream.getvalue().splitlines() if "to read" in line]
+    assert len(said) == 1
+    assert re.search(r"INFO    yolo: 1 file to read, 1\.5 MiB$", said[0])
+
+
+def test_progress_of_a_pass_is_a_heartbeat():
+    """What a task in a pass process reports, a step or what it waits for, reaches the agent as a sign of life."""
+    requests, answers = os.pipe(), os.pipe()
+    child = PassChild(requests[0], answers[1])
+    with child.task("yolo: reading", 10) as task:
+        child._beaten_s = 0.0
+        task.advance(1)
+        child._beaten_s = 0.0
+        task.say("importing torch")
+    assert os.read(answers[0], 1000).decode().splitlines() == ['{"beat": true}'] * 3
+    child._incoming.close()
+    for descriptor in (requests[1], *answers):
+        os.close(descriptor)

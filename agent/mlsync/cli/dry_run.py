@@ -153,8 +153,8 @@ def _say_groups(one: Preview, *, verbose: bool) -> None:
 
 def _of(group: LeftOutGroup) -> str:
     if group.tally.size_bytes:
-        return f"{count(group.tally.count, 'file')}, {size(group.tally.size_bytes)}"
-    return count(max(group.tally.count, len(group.paths)), "path")
+        return f"{_counted(group.tally.count, 'file')}, {size(group.tally.size_bytes)}"
+    return _counted(max(group.tally.count, len(group.paths)), "path")
 
 
 def _paths(group: LeftOutGroup, *, verbose: bool) -> str:
@@ -172,11 +172,15 @@ def _total(one: Preview) -> str:
     if not one.read.count and not one.previous:
         return "no file to back up yet"
     parts = [
-        f"a backup would read {count(one.read.count, 'file')}, {size(one.read.size_bytes)}",
+        f"a backup would read {_counted(one.read.count, 'file')}, {size(one.read.size_bytes)}",
         f"and store at most {size(one.read.size_bytes)}",
     ]
-    removed = f"; {count(one.removed_count, 'path')} of version {one.previous} would not be in the next"
+    removed = f"; {_counted(one.removed_count, 'path')} of version {one.previous} would not be in the next"
     return ", ".join(parts) + (removed if one.removed_count else "") + ". Nothing was read or written."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _say_wrapped(text: str, indent: str = "") -> None:
