@@ -80,9 +80,14 @@ from __future__ import annotations
 
 
 class Error(Exception):
-    """Base of all errors that mlsync raises on purpose."""
+    """Base of all errors that mlsync raises on purpose.
+
+    *advice* says what to do, with a command or a key of the configuration to copy. Where the place that raises knows no
+    better, a command that ends with the error gives its *usual_advice*.
+    """
 
     exit_code: int = 1
+    usual_advice: str | None = None
 
     def __init__(self, what: str, *, where: str | None = None, advice: str | None = None) -> None:
         super().__init__(what)
@@ -110,6 +115,7 @@ class Stopped(Error):
     """The work was asked to stop, and did at a safe point."""
 
     exit_code = 3
+    usual_advice = "give the command again: it goes on where it stopped"
 
 
 class Untrusted(Error):
@@ -126,12 +132,14 @@ class UnitChanged(ServiceError):
     """A unit of systemd is not as mlsync wrote it."""
 
     exit_code = 5
+    usual_advice = "systemctl edit mlsync-agent is for your own settings; --force replaces the unit"
 
 
 class UnitNotWritten(ServiceError):
     """A unit of systemd cannot be written or removed."""
 
     exit_code = 6
+    usual_advice = "run it as root, or with --user for yourself"
 
 
 class RepositoryError(Error):
@@ -142,12 +150,14 @@ class RepositoryMissing(RepositoryError):
     """There is no repository at that place."""
 
     exit_code = 10
+    usual_advice = "make one with: mlsync init URL --watch DIR"
 
 
 class RepositoryExists(RepositoryError):
     """There is a repository already; nothing was changed."""
 
     exit_code = 11
+    usual_advice = "mlsync versions --repo URL shows what is in it"
 
 
 class FormatUnsupported(RepositoryError):
@@ -157,6 +167,7 @@ class FormatUnsupported(RepositoryError):
     """
 
     exit_code = 12
+    usual_advice = "upgrade mlsync"
     is_claim: bool = False
 
 
@@ -164,30 +175,35 @@ class RunLocked(RepositoryError):
     """Another process on this machine works on the run."""
 
     exit_code = 13
+    usual_advice = "one at a time: wait for the other one, or stop it"
 
 
 class RunMissing(RepositoryError):
     """The repository holds no run of that name."""
 
     exit_code = 14
+    usual_advice = "mlsync versions lists all runs"
 
 
 class VersionMissing(RepositoryError):
     """The run holds no such version."""
 
     exit_code = 15
+    usual_advice = "mlsync versions lists what there is"
 
 
 class HistoryRolledBack(RepositoryError):
     """The store shows less than it showed before, or something else."""
 
     exit_code = 16
+    usual_advice = "find out who changed the store; --accept-rollback reads what there is"
 
 
 class VersionTaken(RepositoryError):
     """Another writer committed the version number first; *is_planted*: it was no mlsync with the key."""
 
     exit_code = 17
+    usual_advice = 'give each machine a run of its own: run = "name" under [[watch]]'
     is_planted: bool = False
 
 
@@ -195,24 +211,28 @@ class RunNameInvalid(RepositoryError):
     """A run name that is not safe in paths and messages."""
 
     exit_code = 18
+    usual_advice = 'run = "name" under [[watch]] sets another one'
 
 
 class PathMissing(RepositoryError):
     """The version has nothing at that path."""
 
     exit_code = 19
+    usual_advice = "mlsync show lists what the version has"
 
 
 class RunOfAnother(RepositoryError):
     """Another machine or directory writes the run."""
 
     exit_code = 90
+    usual_advice = "mlsync backup --take-over continues the run from here"
 
 
 class VersionAmbiguous(RepositoryError):
     """A time that could mean two versions, in the hour that a clock change repeats."""
 
     exit_code = 91
+    usual_advice = "mlsync versions lists the numbers"
 
 
 class KeyProblem(Error):
@@ -223,24 +243,28 @@ class PassphraseMissing(KeyProblem):
     """Neither passphrase nor key file was given."""
 
     exit_code = 20
+    usual_advice = "--passphrase-file FILE names a file of your own (chmod 600) with the passphrase in its first line"
 
 
 class WrongPassphrase(KeyProblem):
     """No key slot opens with what was given."""
 
     exit_code = 21
+    usual_advice = "there is no other way in: try another one, with --passphrase-file FILE or --key-file FILE"
 
 
 class KeySlotDamaged(KeyProblem):
     """A key slot does not parse."""
 
     exit_code = 22
+    usual_advice = "copy the object back from a copy of the repository; mlsync key list shows all key slots"
 
 
 class PassphraseWeak(KeyProblem):
     """A new passphrase is so short that it can be guessed."""
 
     exit_code = 23
+    usual_advice = "take a longer one, or give --allow-weak"
 
 
 class KeySlotMissing(KeyProblem):
@@ -275,24 +299,28 @@ class ObjectMissing(Damage):
     """An object that a version needs is not there."""
 
     exit_code = 30
+    usual_advice = "mlsync check lists what is affected; mlsync restore --version N brings back any other version"
 
 
 class ObjectDamaged(Damage):
     """An object, or a part of it, does not authenticate."""
 
     exit_code = 31
+    usual_advice = "mlsync check lists what is affected; mlsync restore --version N brings back any other version"
 
 
 class ManifestDamaged(Damage):
     """A manifest does not authenticate, does not parse, or contradicts itself."""
 
     exit_code = 32
+    usual_advice = "mlsync check lists what is affected; mlsync restore --version N brings back any other version"
 
 
 class ProblemsFound(Damage):
     """A check ran to its end and found problems."""
 
     exit_code = 33
+    usual_advice = "mlsync restore --version N brings back any version that is not named above"
 
 
 class SourceError(Error):
@@ -303,42 +331,49 @@ class SourceMissing(SourceError):
     """The watched directory is not there."""
 
     exit_code = 40
+    usual_advice = "mount it, or correct directory under [[watch]]"
 
 
 class SourceUnreadable(SourceError):
     """A file or directory of the source cannot be read."""
 
     exit_code = 41
+    usual_advice = "give mlsync's user the right to read it, or add it to exclude under [[watch]]"
 
 
 class ChangedWhileReading(SourceError):
     """A file changed each time that it was read."""
 
     exit_code = 42
+    usual_advice = "give mlsync backup again when it is written"
 
 
 class SourceEmptied(SourceError):
     """The directory is empty while its last version was not."""
 
     exit_code = 43
+    usual_advice = "mount the disk; if it is intended, put a file there"
 
 
 class SourceUntrusted(SourceError):
     """Root would read a directory that another user can redirect."""
 
     exit_code = 44
+    usual_advice = "name the directory itself in directory under [[watch]], or work as the trainer's user"
 
 
 class SourceShrunk(SourceError):
     """Most checkpoints of the last version are gone at once; mlsync waits for them to come back."""
 
     exit_code = 45
+    usual_advice = "mount the disk; if it is intended: mlsync backup --accept-loss"
 
 
 class CheckpointBroken(Error):
     """A checkpoint does not load; the version keeps its last good content."""
 
     exit_code = 50
+    usual_advice = "mlsync show says what was found; mlsync restore --version resumable brings back an older one"
 
 
 class ProofUnavailable(Error):
@@ -349,60 +384,70 @@ class DeviceMissing(ProofUnavailable):
     """The device that was asked for is not there."""
 
     exit_code = 51
+    usual_advice = "--device cpu proves without it; nvidia-smi shows the GPUs"
 
 
 class TorchMissing(ProofUnavailable):
     """The Python for a proof on a GPU has no torch, or none that works."""
 
     exit_code = 52
+    usual_advice = "--device cpu needs no torch; python under [proof] names a Python that has it"
 
 
 class ProofTimedOut(ProofUnavailable):
     """The proof ran into its deadline."""
 
     exit_code = 53
+    usual_advice = "raise timeout under [proof], or look with nvidia-smi whether the device hangs"
 
 
 class ProofOutOfMemory(ProofUnavailable):
     """Host or device memory ran out during the proof."""
 
     exit_code = 54
+    usual_advice = "--device cpu needs no memory of the GPU; memory under [proof] says how much a proof may take"
 
 
 class ProofCrashed(ProofUnavailable):
     """The proof's process crashed."""
 
     exit_code = 55
+    usual_advice = "mlsync verify tries it again"
 
 
 class DeviceFailed(ProofUnavailable):
     """The device or its driver reported an error."""
 
     exit_code = 56
+    usual_advice = "--device cpu proves without it; nvidia-smi and dmesg show its state"
 
 
 class ProofDisbelieved(ProofUnavailable):
     """The proof's process gave an answer that is impossible on a sound device."""
 
     exit_code = 57
+    usual_advice = "test the memory of machine and device; --device cpu proves without the latter"
 
 
 class ProofKilled(ProofUnavailable):
     """The proof's process was killed from outside."""
 
     exit_code = 58
+    usual_advice = "dmesg and journalctl say by whom; mlsync verify tries it again"
 
 
 class PythonUnfit(ProofUnavailable):
     """The Python for proofs is missing, too old, not a Python, or has no numpy that works."""
 
     exit_code = 59
+    usual_advice = "python under [proof] names another one; without it mlsync's own is used"
 
 
 class CommandUnavailable(ProofUnavailable):
     """The command of level 5 could not run, or could not tell."""
 
     exit_code = 49
+    usual_advice = "correct command, framework or python under [proof]"
 
 
 class TargetError(Error):
@@ -413,24 +458,28 @@ class TargetBlocked(TargetError):
     """Something is in the way at the restore target."""
 
     exit_code = 60
+    usual_advice = "move it away, or restore with --to another place"
 
 
 class TargetFull(TargetError):
     """There is no room at the restore target."""
 
     exit_code = 61
+    usual_advice = "make room and give the command again, or restore with --to another place"
 
 
 class TargetLocked(TargetError):
     """Another restore writes to that place, or to a directory above or below it."""
 
     exit_code = 62
+    usual_advice = "wait for it, or restore with --to another place"
 
 
 class DeletionRefused(TargetError):
     """A restore would delete more than was confirmed."""
 
     exit_code = 63
+    usual_advice = "look at --to; if it is right, give --yes"
 
 
 class StoreError(Error):
@@ -443,36 +492,42 @@ class NotFound(StoreError):
     """The store has no object of that name."""
 
     exit_code = 70
+    usual_advice = "check the URL: mlsync status shows it"
 
 
 class AlreadyExists(StoreError):
     """The store has an object of that name; it was left as it was."""
 
     exit_code = 71
+    usual_advice = "give the command again; if it comes back, two machines write one run"
 
 
 class StoreDenied(StoreError):
     """The store refuses the credentials or the permission."""
 
     exit_code = 72
+    usual_advice = "check keys (AWS_ACCESS_KEY_ID, --profile NAME) and policy, or owner and mode of the directory"
 
 
 class StoreUnavailable(StoreError):
     """The store is away, or still failed after the last retry."""
 
     exit_code = 73
+    usual_advice = "check the network and --endpoint-url, and give the command again"
 
 
 class StoreFull(StoreError):
     """The store has no room left."""
 
     exit_code = 74
+    usual_advice = "make room and give the command again: what was stored is used"
 
 
 class StoreLocationInvalid(StoreError):
     """The URL names no store that mlsync knows."""
 
     exit_code = 75
+    usual_advice = "write /path, file:///path or s3://bucket/prefix"
 
 
 class StoreBroken(StoreError):
@@ -483,6 +538,7 @@ class StoreBroken(StoreError):
     """
 
     exit_code = 76
+    usual_advice = "give the command again; if it comes back: mlsync check"
 
     def __init__(
         self, what: str, *, where: str | None = None, advice: str | None = None, is_of_object: bool = False
@@ -495,6 +551,7 @@ class ObjectArchived(StoreError):
     """The object is in cold storage and must be restored from it before it can be read."""
 
     exit_code = 77
+    usual_advice = "let the bucket bring it back first: docs/s3.md has the commands"
 
 
 class StateError(Error):
@@ -505,9 +562,11 @@ class StateFull(StateError):
     """There is no room for the local state."""
 
     exit_code = 80
+    usual_advice = "make room, or set state_directory in the configuration"
 
 
 class StateDamaged(StateError):
     """The local state does not open; it is only a cache and may be deleted."""
 
     exit_code = 81
+    usual_advice = "delete it: the next backup makes it anew, and reads everything once"

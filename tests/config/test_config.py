@@ -461,7 +461,7 @@ def test_looking_for_a_file_tells_all_places(tmp_path, monkeypatch):
         find_config(environ={"XDG_CONFIG_HOME": str(tmp_path / "cfg")})
     assert str(raised.value) == (
         f"no configuration file: looked for --config, MLSYNC_CONFIG, {tmp_path}/cfg/mlsync/mlsync.toml, "
-        f"{tmp_path}/etc/mlsync.toml (make one with mlsync init, or name a repository with --repo)"
+        f"{tmp_path}/etc/mlsync.toml (make one with: mlsync init URL --watch DIR; or name a repository with --repo URL)"
     )
 
 

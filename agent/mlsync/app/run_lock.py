@@ -109,7 +109,7 @@ def _path(state_directory: Path, repository_id: str, run: str) -> Path:
 def _held(run: str, descriptor: int) -> RunLocked:
     """Return the error that names the holder of an open lock."""
     holder = _describe(os.pread(descriptor, _CONTENT_BYTES_MAX, 0))
-    advice = "one at a time; stop the other one first"
+    advice = "one at a time: wait for it, or stop it with kill and the number of its process"
     return RunLocked(f"another mlsync works on run {run}", where=holder, advice=advice)
 
 

@@ -117,6 +117,7 @@ def _run(invocation: Invocation) -> int:
         status = error.exit_code
         failure = failure_json("UsageError", status, error.format_message(), advice=_usage_advice(error))
     except Error as error:
+        error.advice = error.advice or error.usual_advice
         output.tell(f"mlsync: {error}")
         status = error.exit_code
         failure = error_json(error)

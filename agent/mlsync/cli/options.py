@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import logging
 import os
@@ -165,8 +166,10 @@ def pick_watches(config: Config, run: str | None) -> tuple[WatchSettings, ...]:
     """Return the watched directories of *run*, or all of them."""
     watches = tuple(watch for watch in config.watches if run is None or watch.run == run)
     if not watches:
-        runs = ", ".join(watch.run for watch in config.watches)
-        raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=f"there are: {runs}")
+        runs = [watch.run for watch in config.watches]
+        close = difflib.get_close_matches(run or "", runs, n=1)
+        advice = (f"did you mean {close[0]}? " if close else "") + f"there are: {', '.join(runs)}"
+        raise ConfigInvalid(f"no run named {run!r} is watched", where=str(config.path), advice=advice)
     return watches
 
 

@@ -43,8 +43,14 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
             # Another file never silently replaces the one that was named.
             if os.path.isfile(said):
                 return Path(said)
-            what = "a directory and no" if os.path.isdir(said) else "no"
-            raise ConfigInvalid(f"{what} configuration file at the place that {by} names", where=os.fspath(said))
+            is_directory = os.path.isdir(said)
+            raise ConfigInvalid(
+                f"{'a directory and no' if is_directory else 'no'} configuration file at the place that {by} names",
+                where=os.fspath(said),
+                advice=f"name the file: {said}/{FILE_NAME}"
+                if is_directory
+                else "mlsync init URL --watch DIR makes it there",
+            )
     places = usual_places(environ)
     for place in places:
         if place.is_file():
@@ -52,7 +58,7 @@ def find_config(explicit: str | os.PathLike[str] | None = None, environ: Mapping
     raise ConfigInvalid(
         "no configuration file",
         where="looked for --config, MLSYNC_CONFIG, " + ", ".join(map(str, places)),
-        advice="make one with mlsync init, or name a repository with --repo",
+        advice="make one with: mlsync init URL --watch DIR; or name a repository with --repo URL",
     )
 
 
@@ -110,7 +116,8 @@ class _Reader:
         plain = {key: value for key, value in self._tree.items() if key not in TABLES}
         top = self._table((), plain, TOP)
         if "repository" not in top:
-            raise ConfigInvalid("the configuration names no repository", where=str(self._file))
+            advice = 'repository = "s3://bucket/prefix" or "/path", above the first table'
+            raise ConfigInvalid("the configuration names no repository", where=str(self._file), advice=advice)
         config = Config(
             repository=top["repository"],
             state_directory=top.get("state_directory") or default_state_directory(environ),

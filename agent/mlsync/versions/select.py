@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import shlex
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
@@ -14,6 +16,8 @@ from mlsync.source.paths import natural
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
+# Names of runs in one message.
+_NAMES_SHOWN = 10
 _SHOWN_BY = "mlsync show says what each checkpoint is"
 _SECONDS = re.compile(r":\d\d:\d\d(?:[.,](\d+))?")
 
@@ -23,7 +27,7 @@ def find_run(repository: Repository, run: str | None) -> str:
     if run is not None:
         if repository.has_versions(run):
             return run
-        raise _missing(f"no run named {run!r}", _names(repository), repository)
+        raise _missing(f"no run named {run!r}", _names(repository), repository, asked=run)
     names = _names(repository)
     if len(names) == 1:
         return names[0]
@@ -74,7 +78,7 @@ def _numbered(repository: Repository, run: str, number: int) -> StoredVersion:
     except VersionMissing:
         numbers = repository.numbers(run)
         what = f"run {run!r} has no version" + (f" {number}, only {_span(numbers)}" if numbers else "")
-        raise VersionMissing(what, where=repository.store.url) from None
+        raise VersionMissing(what, where=repository.store.url, advice=f"mlsync versions {shlex.quote(run)}") from None
 
 
 def _resumable(repository: Repository, run: str) -> StoredVersion:
@@ -161,5 +165,10 @@ def _names(repository: Repository) -> list[str]:
     return sorted(run_names(repository), key=lambda name: natural(name.encode()))
 
 
-def _missing(what: str, names: list[str], repository: Repository) -> RunMissing:
-    return RunMissing(what, where=repository.store.url, advice=f"there are: {', '.join(names)}" if names else None)
+def _missing(what: str, names: list[str], repository: Repository, asked: str | None = None) -> RunMissing:
+    if not names:
+        return RunMissing(what, where=repository.store.url, advice="make the first version with: mlsync backup")
+    close = difflib.get_close_matches(asked, names, n=1) if asked else []
+    question = f"did you mean {close[0]}? " if close else ""
+    some = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+    return RunMissing(what, where=repository.store.url, advice=f"{question}there are: {some}; see mlsync versions")
