@@ -232,6 +232,12 @@ def test_status_is_as_documented(fresh, saved):
     compare("mlsync status", one_value(saved.good("status", "--json")), "invalid")
 
 
+def test_keys_are_as_documented(saved):
+    """The list of key slots, and what adding one prints, have the documented fields."""
+    compare("mlsync key add", one_value(saved.good("key", "add", "--recovery", "--json")), "add")
+    compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
+
+
 def test_a_service_is_as_documented(machine):
     """What was installed and removed has the documented fields."""
     for what in ("install", "uninstall"):
