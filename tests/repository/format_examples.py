@@ -293,7 +293,7 @@ def main() -> None:
     )
     DOCUMENT.write_text(text)
     sys.path.append(str(DOCUMENT.parents[1] / "tests"))
-    from refusals import table  # late: it is made of the examples
+    from reader_rules import table  # late: it is made of the examples
 
     head, _, rest = DOCUMENT.read_text().partition(table().partition("\n")[0])
     DOCUMENT.write_text(head + table() + rest.partition("\n\n")[1] + rest.partition("\n\n")[2])

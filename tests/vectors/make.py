@@ -241,10 +241,10 @@ def headers() -> Iterator[Vector]:
 def versions() -> Iterator[Vector]:
     """Vectors of whole versions: for each rule of docs/format.md one that breaks it, is newer, or just keeps it."""
     import forged
-    import refusals
+    import reader_rules
 
     key = forged.EXAMPLES.version_key
-    for title, rule, expect, value in _first(refusals.root_cases()):
+    for title, rule, expect, value in _first(reader_rules.root_cases()):
         plain = forged.packed(value)
         fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
         yield f"version-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "manifest", key, plain)
@@ -253,11 +253,11 @@ def versions() -> Iterator[Vector]:
 def later_proofs() -> Iterator[Vector]:
     """Vectors of later proofs, in the same way."""
     import forged
-    import refusals
+    import reader_rules
 
     key = forged.EXAMPLES.proof_key
     version = b"".join(part for part, _ in forged.EXAMPLES.manifest())
-    for title, rule, expect, value in _first(refusals.proof_cases()):
+    for title, rule, expect, value in _first(reader_rules.proof_cases()):
         plain = msgspec.msgpack.encode(value)
         fields = _stated(forged.EXAMPLES, key, rule) | {"version": version.hex()} | _content(expect, plain)
         yield f"later-proof-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "later proof", key, plain)

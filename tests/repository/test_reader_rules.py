@@ -6,7 +6,7 @@ import format_rules
 import msgspec
 import pytest
 from forged import EXAMPLES, packed, read_proof, read_root
-from refusals import PROOF_RULES, RULES, proof_cases, root_cases, table
+from reader_rules import PROOF_RULES, RULES, proof_cases, root_cases, table
 
 from mlsync.codec.digest import object_digest
 from mlsync.errors import Damage, FormatUnsupported
