@@ -155,7 +155,9 @@ def test_processes_that_share_a_terminal_draw_no_bars(pending, share, has_bars):
     done = subprocess.run(
         ["script", "-qec", command, "/dev/null"], env=environment, capture_output=True, text=True, check=True
     )
-    assert ("version 1: L" in done.stdout, "\x1b[K" in done.stdout) == (True, has_bars)
+    assert "version 1: L" in done.stdout
+    # A proof that ends within a tenth of a second draws none either.
+    assert has_bars or "\x1b[K" not in done.stdout
 
 
 # ---------------------------------------------------------------- what says which share it is
