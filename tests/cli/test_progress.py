@@ -10,9 +10,10 @@ import pytest
 
 from mlsync.app.forecast import Forecast, Speed, duration
 from mlsync.cli import live_line
-from mlsync.cli.live_line import LiveLine, columns_of, interruption, may_draw
+from mlsync.cli.live_line import LiveLine, interruption, may_draw
 from mlsync.cli.progress import TerminalMonitor
 from mlsync.cli.progress_line import FINE, PLAIN, View, cut, cut_path, progress_line
+from mlsync.cli.wrapping import cells
 
 GIB = 1 << 30
 READING = View("yolo: reading", "weights/epoch/last.pt", GIB // 2, 2 * GIB, "B", 300 << 20)
@@ -68,7 +69,7 @@ def test_no_line_is_too_wide(name, done, rate, signs):
     for what in ("", "last.pt", "深/" * 40 + "权重.pt", "y" * 300):
         for columns in range(1, 140):
             line = progress_line(View(name, what, done, 2 * GIB, "B", rate), columns, signs)
-            assert columns_of(line) <= columns, (columns, line)
+            assert cells(line) <= columns, (columns, line)
 
 
 def test_nothing_jumps_when_the_speed_is_known():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -44,7 +43,7 @@ def show(previews: list[Preview], *, verbose: bool) -> None:
 def _show_one(one: Preview, *, verbose: bool) -> None:
     run = one.source.run
     seen = f"compared with version {one.previous}" if one.previous else "this machine has made no version of it"
-    _say_wrapped(f"{run}: {output.path(one.source.directory)}, {seen}")
+    output.say_wrapped(f"{run}: {output.path(one.source.directory)}, {seen}")
     if one.directories and (verbose or not one.is_nothing):
         output.say()
         _say_table(one, verbose=verbose)
@@ -52,7 +51,7 @@ def _show_one(one: Preview, *, verbose: bool) -> None:
         output.say()
         _say_groups(one, verbose=verbose)
     output.say()
-    _say_wrapped(f"{run}: {_total(one)}")
+    output.say_wrapped(f"{run}: {_total(one)}")
 
 
 def _say_table(one: Preview, *, verbose: bool) -> None:
@@ -146,7 +145,7 @@ def _say_groups(one: Preview, *, verbose: bool) -> None:
     output.say("left out:")
     for group in shown:
         text = f"{_of(group)}: {_WHY[group.reason].format(group.what)}: {_paths(group, verbose=verbose)}"
-        _say_wrapped(text, "  ")
+        output.say_wrapped(text, first="  ", rest="    ")
     if len(groups) > len(shown):
         output.say(f"  and for {count(len(groups) - len(shown), 'more reason')} (-v lists them)")
 
@@ -181,20 +180,6 @@ def _total(one: Preview) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _say_wrapped(text: str, indent: str = "") -> None:
-    """Print a text in lines of whole words, which no terminal breaks."""
-    lines = textwrap.wrap(
-        text,
-        _width(),
-        initial_indent=indent,
-        subsequent_indent=indent + "  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    for line in lines:
-        output.say(line)
 
 
 def _width() -> int:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, TextIO
 
+from mlsync.cli.wrapping import cells
+
 _TICK_S: Final = 0.1
 _ERASE: Final = "\r\x1b[K"
 _COLUMNS: Final = 80
@@ -85,7 +87,7 @@ class LiveLine:
         text = self._render(columns - _FREE_COLUMNS)
         begin = "\r" if columns > self._drawn_columns else self._erasing(columns)
         self._write(f"{begin}{text}\x1b[K")
-        self._drawn_columns = columns_of(text)
+        self._drawn_columns = cells(text)
         self._was_drawn = True
         _shown.add(id(self))
 
@@ -101,15 +103,6 @@ class LiveLine:
         with suppress(OSError, ValueError):
             self._stream.write(text)
             self._stream.flush()
-
-
-def columns_of(text: str) -> int:
-    """Return how many columns *text* takes: some letters take two."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len  # late: only a terminal needs it
-
-    return cell_len(text)
 
 
 def _columns(stream: TextIO) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from mlsync.app.wording import scaled, size
-from mlsync.cli.live_line import columns_of
+from mlsync.cli.wrapping import cells
 
 _BAR_MIN: Final = 8
 _BAR_MAX: Final = 28
@@ -56,37 +56,37 @@ def progress_line(view: View, columns: int, signs: Signs = FINE) -> str:
         return _waiting(view, columns, signs)
     facts = _facts(view)
     name = cut(view.name, max(columns - len(facts) - _GAPS - _BAR_MIN, _NAME_MIN), signs)
-    room = columns - columns_of(name) - len(facts) - _GAPS
+    room = columns - cells(name) - len(facts) - _GAPS
     if room < _BAR_MIN:
         texts = (f"{name}  {facts}".rstrip(), f"{name}  {_amount(view)}", name)
-        return next((text for text in texts if columns_of(text) <= columns), _beginning(name, columns))
+        return next((text for text in texts if cells(text) <= columns), _beginning(name, columns))
     what = room - _BAR_MIN - len(signs.dot)
     what_text = cut_path(view.what, what, signs) if view.what and what >= _WHAT_MIN else ""
     tail = signs.dot + what_text if what_text else ""
-    bar = min(room - columns_of(tail), _BAR_MAX)
+    bar = min(room - cells(tail), _BAR_MAX)
     full = min(bar * view.done // view.total, bar)
     return f"{name}  {signs.done * full}{signs.left * (bar - full)}  {facts}{tail}".rstrip()
 
 
 def cut(text: str, columns: int, signs: Signs = FINE) -> str:
     """Return *text*, cut in the middle if it is too long: its beginning and its end say most."""
-    if columns_of(text) <= columns:
+    if cells(text) <= columns:
         return text
     room = columns - len(signs.cut)
     if room <= 0:
         return _beginning(text, columns)
     begin = _beginning(text, room // 2)
-    return begin + signs.cut + _end(text, room - columns_of(begin))
+    return begin + signs.cut + _end(text, room - cells(begin))
 
 
 def cut_path(path: str, columns: int, signs: Signs = FINE) -> str:
     """Return *path*, without as many of its first directories as make it fit; a name alone is cut in the middle."""
-    if columns_of(path) <= columns:
+    if cells(path) <= columns:
         return path
     parts = path.split("/")
     for count in range(1, len(parts)):
         shorter = "/".join((signs.cut, *parts[count:]))
-        if columns_of(shorter) <= columns:
+        if cells(shorter) <= columns:
             return shorter
     return cut(parts[-1], columns, signs)
 
@@ -94,7 +94,7 @@ def cut_path(path: str, columns: int, signs: Signs = FINE) -> str:
 def _waiting(view: View, columns: int, signs: Signs) -> str:
     turning = signs.spinner[view.turn % len(signs.spinner)]
     name = cut(view.name, max(columns - 2, 0), signs)
-    room = columns - columns_of(name) - 2 - len(signs.dot)
+    room = columns - cells(name) - 2 - len(signs.dot)
     tail = signs.dot + cut_path(view.what, room, signs) if view.what and room >= _WHAT_MIN else ""
     return _beginning(f"{turning} {name}{tail}", columns)
 
@@ -123,12 +123,12 @@ def _clock(seconds: float) -> str:
 
 
 def _beginning(text: str, columns: int) -> str:
-    while columns_of(text) > columns:
+    while cells(text) > columns:
         text = text[:-1]
     return text
 
 
 def _end(text: str, columns: int) -> str:
-    while columns_of(text) > columns:
+    while cells(text) > columns:
         text = text[1:]
     return text
