@@ -56,8 +56,7 @@ def find_secret(
     if secret is not None:
         check(secret)
         return secret
-    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
-        prompt = getpass.getpass
+    prompt = prompt or _at_terminal()
     if prompt is None:
         raise _missing()
     before_prompt()
@@ -75,8 +74,7 @@ def find_new_secret(
     if secret is not None:
         check(secret)
         return secret
-    if prompt is None and sys.stdin is not None and sys.stdin.isatty():
-        prompt = getpass.getpass
+    prompt = prompt or _at_terminal()
     if prompt is None:
         advice = "give --new-passphrase-file, --new-key-file or --recovery, or run it at a terminal"
         raise PassphraseMissing("no new passphrase and no new key file", advice=advice)
@@ -105,6 +103,10 @@ def _from_credentials(environ: Mapping[str, str]) -> Unlock | None:
     if key.exists():
         return KeyFile(_not_empty(_read(key, guarded=True), str(key)))
     return None
+
+
+def _at_terminal() -> Prompt | None:
+    return getpass.getpass if sys.stdin is not None and sys.stdin.isatty() else None
 
 
 def _from_person(prompt: Prompt, what: str, *, confirm: bool, check: Callable[[Unlock], None]) -> Unlock:

@@ -146,12 +146,6 @@ def refuse_existing(config: Config, monitor: Monitor) -> None:
         Repository.refuse_existing(_retrying(inner, monitor, FIRST_CONTACT_S))
 
 
-def refuse_missing(config: Config, monitor: Monitor) -> None:
-    """Raise ``RepositoryMissing``, or what else can be known of a repository without its keys."""
-    with _opened(config) as inner:
-        Repository.look(_retrying(inner, monitor, FIRST_CONTACT_S))
-
-
 @contextmanager
 def _opened(config: Config) -> Iterator[Store]:
     inner = open_store(config.repository, store_options(config))
@@ -162,7 +156,10 @@ def _opened(config: Config) -> Iterator[Store]:
 
 
 def repository_id_of(config: Config, monitor: Monitor) -> bytes:
-    """Return the id of the repository that *config* names: one request, which needs no passphrase."""
+    """Return the id of the repository that *config* names: one request, which needs no passphrase.
+
+    Raise ``RepositoryMissing``, or what else can be known to be wrong without the keys.
+    """
     with _opened(config) as inner:
         return Repository.look(_retrying(inner, monitor, FIRST_CONTACT_S)).repository_id
 

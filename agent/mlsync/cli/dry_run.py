@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -11,6 +10,7 @@ from mlsync.backup.preview import LeftOutGroup, Preview, PreviewedDirectory, Rea
 from mlsync.cli import output
 from mlsync.cli.output import count, size
 from mlsync.cli.progress_line import cut_path
+from mlsync.source.paths import natural
 
 _ROWS_MAX: Final = 20
 _GROUPS_MAX: Final = 10
@@ -75,7 +75,7 @@ def _say_table(one: Preview, *, verbose: bool) -> None:
 def _lines(one: Preview, *, verbose: bool) -> list[tuple[str, PreviewedDirectory]]:
     """Return the rows of the table: what is read first, the largest first; what only stays is one row."""
     if verbose:
-        return [(_name(path), one.directories[path]) for path in sorted(one.directories, key=_natural)]
+        return [(_name(path), one.directories[path]) for path in sorted(one.directories, key=natural)]
     quiet = [found for found in one.directories.values() if not found.read.count and not found.left_out.count]
     busy = {path: found for path, found in one.directories.items() if found.read.count or found.left_out.count}
     ordered = sorted(_folded(busy).items(), key=_largest_first)
@@ -121,14 +121,9 @@ def _add(total: PreviewedDirectory, one: PreviewedDirectory) -> None:
         tally(total).size_bytes += tally(one).size_bytes
 
 
-def _largest_first(item: tuple[bytes, PreviewedDirectory]) -> tuple[int, int, list[tuple[int, bytes]]]:
+def _largest_first(item: tuple[bytes, PreviewedDirectory]) -> tuple[int, int, tuple[object, bytes]]:
     path, one = item
-    return -one.read.size_bytes, -one.unchanged.size_bytes - one.left_out.size_bytes, _natural(path)
-
-
-def _natural(path: bytes) -> list[tuple[int, bytes]]:
-    """Return a key that puts step-2 before step-10."""
-    return [(int(part) if part.isdigit() else 0, part) for part in re.split(rb"(\d+)", path)]
+    return -one.read.size_bytes, -one.unchanged.size_bytes - one.left_out.size_bytes, natural(path)
 
 
 def _name(path: bytes) -> str:

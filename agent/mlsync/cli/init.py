@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -17,9 +14,11 @@ from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
+from mlsync.cli.new_config import config_option
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
-from mlsync.config.load import load, place_to_write, usual_places
+from mlsync.config.draft import drafted
+from mlsync.config.load import load, place_to_write
 from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
@@ -64,7 +63,7 @@ def init_command(
     place = _place(common.config)
     shared_with = group_for(group, config, monitor)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
-    with _written(place, text):
+    with drafted(place, text, where=None, advice="nothing was changed; give --config FILE") as draft:
         refuse_existing(config, monitor)
         if config.repository_directory is not None:
             refuse_unwritable(config.repository_directory)
@@ -75,6 +74,7 @@ def init_command(
 
         with Session.create(config, find_secret, monitor, group=shared_with) as session:
             repository_id = session.repository.repository_id.hex()
+        os.rename(draft, place)
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
@@ -117,33 +117,6 @@ def _named(watches: tuple[Path, ...]) -> list[tuple[Path, str | None]]:
     return named
 
 
-@contextmanager
-def _written(place: Path, text: str) -> Iterator[None]:
-    """Write the configuration under another name, load it, and rename it once the repository exists.
-
-    So an error in writing or loading it comes before there is a repository.
-    """
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            what = f"the configuration cannot be written: {error.strerror}"
-            raise ConfigInvalid(what, where=str(place), advice="nothing was changed; give --config FILE") from error
-        try:
-            load(temporary)
-        except ConfigInvalid as error:
-            raise ConfigInvalid(error.what, advice=error.advice) from None
-        yield
-        os.rename(temporary, place)
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
-
-
 def _print(common: Common, config: Config, place: Path, repository_id: str) -> None:
     output.say(f"repository     {config.repository}")
     output.say(f"repository id  {repository_id}")
@@ -159,8 +132,7 @@ def _print(common: Common, config: Config, place: Path, repository_id: str) -> N
         output.say("Next:")
     else:
         output.say("Next, once the configuration names the training directory under [[watch]]:")
-    found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
-    option = "" if found else f" --config {shlex.quote(str(place))}"
+    option = config_option(place)
     steps = {
         f"mlsync backup{option}": "make the first version",
         f"mlsync agent{option}": "keep watch; as a service: mlsync service install",

@@ -6,18 +6,20 @@ import dataclasses
 import os
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
 from mlsync.cli import output
+from mlsync.config.draft import drafted, not_written
 from mlsync.config.load import load, place_to_write, usual_places
 from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
 from mlsync.config.template import assignments, template
 from mlsync.errors import ConfigInvalid
 
 _SUFFIX: Final = ".toml"
+_ELSEWHERE: Final = "give --write-config FILE.toml for another place"
 _ANOTHER: Final = "nothing was restored; give --write-config FILE.toml for another one"
 
 Values = dict[str, str | bool | Path | None]
@@ -136,7 +138,7 @@ class Draft:
             what = "the run was restored, and another configuration was written meanwhile"
             raise ConfigInvalid(what, where=str(self._place)) from None
         except OSError as error:
-            raise _not_written(self._place, error) from error
+            raise not_written(self._place, error, _ELSEWHERE) from error
 
 
 @contextmanager
@@ -150,36 +152,14 @@ def prepared(place: Path | None, existing: Config | None, new: NewConfig) -> Ite
     elif existing is not None:
         _refuse_to_change(new, existing)
     else:
-        with _drafted(place, new) as draft:
-            yield draft
+        with drafted(place, new.text, where=str(place), advice=_ELSEWHERE) as temporary:
+            yield Draft(temporary, place, new)
 
 
-@contextmanager
-def _drafted(place: Path, new: NewConfig) -> Iterator[Draft]:
-    """Write a configuration under another name, with mode 0600, and load it; without ``keep`` it is gone at the end.
-
-    So an error in writing or loading it comes before anything is restored.
-    """
-    text = new.text
-    temporary = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise _not_written(place, error) from error
-        try:
-            load(temporary)
-        except ConfigInvalid as error:
-            raise ConfigInvalid(error.what, where=str(place), advice=error.advice) from None
-        yield Draft(temporary, place, new)
-    finally:
-        with suppress(OSError):
-            os.unlink(temporary)
+def config_option(place: Path) -> str:
+    """Return the option that commands need for a configuration at *place*: none where they look by themselves."""
+    found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
+    return "" if found else f" --config {shlex.quote(str(place))}"
 
 
 def written_lines(place: Path, new: NewConfig, *, is_new: bool) -> Iterator[str]:
@@ -189,8 +169,7 @@ def written_lines(place: Path, new: NewConfig, *, is_new: bool) -> Iterator[str]
         yield f"Configuration written: {place}" + ("" if has_key else " (the passphrase is not in it)")
     else:
         yield f"The configuration watches it already: {place}"
-    found = place in usual_places() or str(place) == os.environ.get("MLSYNC_CONFIG")
-    option = "" if found else f" --config {shlex.quote(str(place))}"
+    option = config_option(place)
     user = "" if os.geteuid() == 0 else " --user"
     yield "To continue the backups here, run one of"
     yield f"    mlsync agent{option}"
@@ -219,8 +198,3 @@ def _given(settings: object, default: object) -> Values:
 
 def _repository(config: Config) -> tuple[str, str | None]:
     return config.repository.rstrip("/"), config.s3.endpoint_url
-
-
-def _not_written(place: Path, error: OSError) -> ConfigInvalid:
-    what = f"the configuration cannot be written: {error.strerror}"
-    return ConfigInvalid(what, where=str(place), advice="give --write-config FILE.toml for another place")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from mlsync.cli import output
 from mlsync.cli.json import status_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
+from mlsync.cli.wrapping import wrap
 from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age
@@ -117,8 +117,8 @@ def _show_start(common: Common, absent: ConfigInvalid, steps: Sequence[Step]) ->
     output.say(_WHAT)
     output.say()
     output.say(f"{absent.what[:1].upper()}{absent.what[1:]}:")
-    for line in _wrapped(absent.where or "", _WIDTH - 2):
-        output.say(f"  {line}")
+    for line in wrap(absent.where or "", _WIDTH, first="  ", rest="  "):
+        output.say(line)
     for step in steps:
         output.say()
         output.say(step.purpose)
@@ -179,10 +179,6 @@ def _directory(run: RunHere) -> str:
 
 
 def _labelled(label: str, texts: Sequence[str]) -> None:
-    lines = [line for text in texts for line in _wrapped(text, _WIDTH - _LABEL_WIDTH - 2)]
+    lines = [line for text in texts for line in wrap(text, _WIDTH - _LABEL_WIDTH - 2)]
     for number, line in enumerate(lines):
         output.say(f"{'' if number else label:<{_LABEL_WIDTH}}  {line}")
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -47,9 +47,10 @@ class Body:
         self._inline: bytes | None = None
         self._segments: list[tuple[bytes, int, list[PlacedChunk]]] = []
         parts = list(_split(entries))
-        if sum(len(encoded) for _, _, encoded in parts) > BODY_BYTES_MAX:
+        body_bytes = sum(len(encoded) for _, _, encoded in parts)
+        if body_bytes > BODY_BYTES_MAX:
             raise ManifestDamaged("the list of files is longer than 4 GiB", where=where)
-        if sum(len(encoded) for _, _, encoded in parts) <= INLINE_BYTES_MAX:
+        if body_bytes <= INLINE_BYTES_MAX:
             self._inline = encode_entries(entries)
             self._first = entries[0].path if entries else b""
             self._count = len(entries)

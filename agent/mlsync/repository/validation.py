@@ -81,7 +81,8 @@ def check_entry(entry: Entry, where: str) -> None:
         )
     if entry.proof is not None:
         check_proof(entry.proof, where)
-    check_room(entry.room, f"the entry {entry.path!r}", where)
+    if entry.room is not None:
+        check_room(entry.room, f"the entry {entry.path!r}", where)
     if entry.kind is EntryKind.FILE:
         _check_content(entry, where)
     elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
-from mlsync.app.session import Session, refuse_missing
+from mlsync.app.session import Session, repository_id_of
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
@@ -80,7 +80,7 @@ class PassChild(LogMonitor):
     def _done(self, request: Request) -> dict[str, Any]:
         match request:
             case LookRequest():
-                refuse_missing(request.config, self)
+                repository_id_of(request.config, self)
                 return {}
             case OpenRequest():
                 return self._open(request)

@@ -84,9 +84,7 @@ def write_status(file: Path, content: Mapping[str, Any]) -> None:
 def read_states(file: Path, repository: str) -> dict[str, RunState]:
     """Return each run's state as the last agent on the same repository wrote it; empty if the file is no such file."""
     try:
-        content = json.loads(file.read_bytes())
-        if content["format"] != FORMAT or content["repository"] != repository:
-            return {}
+        content = _content(file, repository)
         return {str(run["run"]): RunState(**{name: _number(run[name]) for name in _KEPT}) for run in content["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -125,13 +123,19 @@ class AgentSeen:
 def read_agent(file: Path, repository: str) -> AgentSeen | None:
     """Return what the last agent on this repository wrote; ``None`` if the file is no such file."""
     try:
-        content = json.loads(file.read_bytes())
-        if content["format"] != FORMAT or content["repository"] != repository:
-            return None
+        content = _content(file, repository)
         runs = tuple(_run_seen(run) for run in content["runs"])
         return AgentSeen(int(content["pid"]), str(content["host"]), float(content["started_s"]), runs)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _content(file: Path, repository: str) -> Any:
+    """Return what the file holds; raise ``OSError``, ``ValueError``, ``KeyError`` or ``TypeError`` if it is none."""
+    content = json.loads(file.read_bytes())
+    if content["format"] != FORMAT or content["repository"] != repository:
+        raise ValueError("another format, or another repository's")
+    return content
 
 
 def _run_seen(run: Mapping[str, Any]) -> RunSeen:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from mlsync.errors import VersionMissing
+from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.formats.libraries.trainer_logs import (
     ARGUMENTS_NAME,
     RESULTS_BYTES_MAX,
@@ -25,6 +25,7 @@ from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.versions.logged import read_files
 from mlsync.versions.proof_status import manifest_of
+from mlsync.versions.resumable import has_weights
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TELLING: Final = (
@@ -35,7 +36,6 @@ _TELLING: Final = (
 # The logs that may tell, and what they lack if they do not
 _LOGS: Final = {STATE_NAME: "names no best checkpoint", RESULTS_NAME: "has no mAP or accuracy of Ultralytics"}
 _NAMED_MAX: Final = 3
-_TRAINER = re.compile(rb"checkpoint-\d{1,18}")
 
 
 def best_number(repository: Repository, run: str) -> int:
@@ -127,7 +127,7 @@ def _newest_with_named(
 def _is_state(path: bytes) -> bool:
     """Return whether a file is the state of a checkpoint of Hugging Face's trainer."""
     directory, _, name = path.rpartition(b"/")
-    return name == STATE_NAME and _TRAINER.fullmatch(directory.rpartition(b"/")[2]) is not None
+    return name == STATE_NAME and is_trainers_directory(directory.rpartition(b"/")[2])
 
 
 def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
@@ -142,8 +142,8 @@ def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
 
 def _has_weights(path: bytes, entry: Entry, best: bytes) -> bool:
     """Return whether a file is *best*, or in that directory, and has weights."""
-    count = entry.proof.facts.get("parameter_count") if entry.proof is not None else None
-    return (path == best or path.startswith(best + b"/")) and isinstance(count, int) and count > 0
+    is_there = path == best or path.startswith(best + b"/")
+    return is_there and entry.proof is not None and has_weights(entry.proof.facts)
 
 
 def _best_by_results(repository: Repository, run: str) -> int | None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
 from typing import NamedTuple
 
 from mlsync.errors import ConfigInvalid
-from mlsync.versions.select import BEST, LATEST, RESUMABLE
+from mlsync.versions.select import ADVICE, is_version
 
-_WORDS = frozenset((LATEST, RESUMABLE, BEST))
-_ADVICE = (
-    "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z; or "
-    "VERSION:PATH on both sides, such as latest:checkpoint-500"
-)
+_ADVICE = f"{ADVICE}; or VERSION:PATH on both sides, such as latest:checkpoint-500"
 
 
 class Place(NamedTuple):
@@ -29,25 +24,14 @@ def parse_place(text: str) -> Place:
     So a path may have colons, and ``./`` before it keeps one that looks like a part of a time apart from the version.
     Raises ``ConfigInvalid`` if there is no version, or no path behind the colon.
     """
-    if _is_version(text):
+    if is_version(text):
         return Place(text, None)
     at = text.rfind(":")
     while at != -1:
         version, path = text[:at], text[at + 1 :]
-        if _is_version(version):
+        if is_version(version):
             if not path:
                 raise ConfigInvalid(f"no path behind {text!r}", advice=f"{version}:. is the whole directory")
             return Place(version, os.fsencode(path))
         at = text.rfind(":", 0, at)
     raise ConfigInvalid(f"not a version: {text!r}", advice=_ADVICE)
-
-
-def _is_version(text: str) -> bool:
-    """Return whether *text* is a word, number or time that can mean a version."""
-    if text in _WORDS or text.isdecimal():
-        return True
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return True

@@ -7,7 +7,7 @@ training only its newest one counts: of the files beside each other, or of the d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +22,7 @@ from mlsync.versions.incomplete import INCOMPLETE
 
 _Proved = tuple[Entry, Proof]
 ULTRALYTICS: Final = "ultralytics"
-_OPTIMIZER_ALONE: Final = "huggingface-optimizer"
+OPTIMIZER_ALONE: Final = "huggingface-optimizer"
 _NUMBER: Final = re.compile(rb"(\d{1,18})$")
 _STEPS: Final = frozenset({"huggingface-trainer", "deepspeed", "megatron", "dcp"})
 _DCP: Final = frozenset({"dcp", "dcp-metadata", "dcp-rank-metadata"})
@@ -59,6 +59,12 @@ def resumables(entries: Iterable[Entry]) -> list[Resumable]:
     return sorted(best.values(), key=lambda one: (-one.mtime_ns, one.path))
 
 
+def has_weights(facts: Mapping[str, Fact]) -> bool:
+    """Return whether a file has parameters, by the facts of its proof."""
+    count = facts.get("parameter_count")
+    return isinstance(count, int) and count > 0
+
+
 def _rank(one: Resumable) -> tuple[bool, bool, float, float, bool, int, bytes]:
     """Order the checkpoints of one training, the one to resume from last."""
     is_last = _LAST.fullmatch(_name(one.path)) is not None
@@ -80,7 +86,7 @@ def _files(proved: Sequence[_Proved], states: set[bytes]) -> Iterator[Resumable]
     }
     for entry, proof in proved:
         framework = proof.facts.get("framework")
-        if proof.facts.get("resumable") is not True or framework == _OPTIMIZER_ALONE:
+        if proof.facts.get("resumable") is not True or framework == OPTIMIZER_ALONE:
             continue
         if framework == ULTRALYTICS and _parent(entry.path) in ended:
             continue
@@ -116,16 +122,11 @@ def _directories(proved: Sequence[_Proved], states: set[bytes]) -> Iterator[Resu
             places.setdefault(_place(entry.path), []).append((entry, proof))
     for place, held in places.items():
         has_optimizer = any(proof.facts.get("has_optimizer") is True for _, proof in held)
-        has_weights = any(_has_weights(proof) for _, proof in held)
+        holds_weights = any(has_weights(proof.facts) for _, proof in held)
         is_trainers = is_trainers_directory(_name(place))
-        is_one_file = any(proof.facts.get("resumable") is True and _has_weights(proof) for _, proof in held)
-        if has_optimizer and has_weights and not is_one_file and (place in states or not is_trainers):
+        is_one_file = any(proof.facts.get("resumable") is True and has_weights(proof.facts) for _, proof in held)
+        if has_optimizer and holds_weights and not is_one_file and (place in states or not is_trainers):
             yield _directory(place, held, states)
-
-
-def _has_weights(proof: Proof) -> bool:
-    count = proof.facts.get("parameter_count")
-    return isinstance(count, int) and count > 0
 
 
 def _directory(place: bytes, held: list[_Proved], states: set[bytes]) -> Resumable:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from mlsync.formats.groups.find import enclosing, is_named_for_all
+from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.formats.libraries.trainer_logs import STATE_NAME
 from mlsync.repository.manifest import Entry
 from mlsync.values import Fact
+from mlsync.versions.resumable import OPTIMIZER_ALONE, ULTRALYTICS, has_weights
 
 _AS_A_WHOLE: Final = "resumable as a whole"
 _WEIGHTS_ONLY: Final = "weights only, no optimizer: not for resuming"
 _NO_STATE: Final = f"not for resuming: {os.fsdecode(STATE_NAME)} is missing"
-_OPTIMIZER_ALONE: Final = "huggingface-optimizer"
-_ULTRALYTICS: Final = "ultralytics"
 _DCP: Final = "dcp"
-_TRAINER: Final = re.compile(rb"checkpoint-\d{1,18}")
 
 
 @dataclass(slots=True)
@@ -37,19 +35,19 @@ class _Group:
     def add(self, name: bytes, facts: Mapping[str, Fact]) -> None:
         """Take a file in."""
         self.has_trainer_state |= name == STATE_NAME
-        if facts.get("framework") == _ULTRALYTICS:
+        if facts.get("framework") == ULTRALYTICS:
             # A stripped file lacks its optimizer on purpose, even beside files that have one.
             self.has_whole_file |= facts.get("resumable") is True
             return
         self.is_distributed |= facts.get("framework") == _DCP
         self.has_optimizer |= facts.get("has_optimizer") is True
-        self.has_weights |= _has_weights(facts)
+        self.has_weights |= has_weights(facts)
         self.has_whole_file |= _is_whole(facts)
 
     def is_resumable(self, directory: bytes) -> bool:
         """Return whether there are weights, an optimizer's state, and what else the directory's trainer needs."""
         # Hugging Face's trainer cannot resume without its state.
-        needs_state = _TRAINER.fullmatch(directory.rpartition(b"/")[2])
+        needs_state = is_trainers_directory(directory.rpartition(b"/")[2])
         return self.has_weights and self.has_optimizer and (self.has_trainer_state or not needs_state)
 
 
@@ -72,22 +70,17 @@ def groups_say(entries: Iterable[Entry]) -> dict[bytes, str]:
 
 def file_says(facts: Mapping[str, Fact]) -> str:
     """Return whether training can resume from a file that is a checkpoint by itself; nothing of a part of one."""
-    if facts.get("framework") == _OPTIMIZER_ALONE:
+    if facts.get("framework") == OPTIMIZER_ALONE:
         return "optimizer's state"
     if _is_whole(facts):
         return "resumable"
-    if facts.get("resumable") is not False or not _has_weights(facts):
+    if facts.get("resumable") is not False or not has_weights(facts):
         return ""
     return "not for resuming: training has ended" if facts.get("has_optimizer") else _WEIGHTS_ONLY
 
 
 def _is_whole(facts: Mapping[str, Fact]) -> bool:
-    return facts.get("resumable") is True and facts.get("framework") != _OPTIMIZER_ALONE
-
-
-def _has_weights(facts: Mapping[str, Fact]) -> bool:
-    count = facts.get("parameter_count")
-    return isinstance(count, int) and count > 0
+    return facts.get("resumable") is True and facts.get("framework") != OPTIMIZER_ALONE
 
 
 def _groups(entries: Iterable[Entry]) -> dict[bytes, _Group]:

@@ -16,6 +16,7 @@ from mlsync.source.paths import natural
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
+ADVICE = "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
 # Names of runs in one message.
 _NAMES_SHOWN = 10
 _SHOWN_BY = "mlsync show says what each checkpoint is"
@@ -58,8 +59,23 @@ def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
 
 def refuse_nonsense(text: str) -> None:
     """Raise ``ConfigInvalid`` for a text that means a version of no repository."""
-    if not text.isdecimal() and text not in (LATEST, RESUMABLE, BEST):
+    if not _is_word_or_number(text):
         _parse_time(text)
+
+
+def is_version(text: str) -> bool:
+    """Return whether *text* is a word, number or time that can mean a version."""
+    if _is_word_or_number(text):
+        return True
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_word_or_number(text: str) -> bool:
+    return text.isdecimal() or text in (LATEST, RESUMABLE, BEST)
 
 
 def version_before(repository: Repository, run: str, number: int) -> StoredVersion:
@@ -139,11 +155,7 @@ def _parse_time(text: str) -> list[datetime]:
         moments = {said.replace(fold=fold).astimezone() for fold in (0, 1)}
         return sorted(moment + _shown_step(text) for moment in moments)
     except (ValueError, OverflowError):
-        what = f"not a version: {text!r}"
-        advice = (
-            "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
-        )
-        raise ConfigInvalid(what, advice=advice) from None
+        raise ConfigInvalid(f"not a version: {text!r}", advice=ADVICE) from None
 
 
 def _shown_step(text: str) -> timedelta:
