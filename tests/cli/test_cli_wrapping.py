@@ -40,8 +40,11 @@ def test_wide_letters_count_twice():
     assert wrap("模型 模型 模型", 9) == ["模型 模型", "模型"]
 
 
-def test_blanks_at_the_beginning_stay():
-    """An indented text stays indented."""
+def test_blanks_stay():
+    """An indented text stays indented, and a name with two blanks is shown with two unless it is broken there."""
+    assert wrap("a  b c", 5) == ["a  b", "c"]
+    assert wrap("a  b", 3) == ["a", "b"]
+    assert wrap(glued("a  b") + " c", 4) == ["a  b", "c"]
     assert wrap("  a b", 4, rest="    ") == ["  a", "    b"]
     assert wrap("", 9) == [""]
 

@@ -88,7 +88,7 @@ def level(number: int, device: str, pending: int | None) -> str:
 def say(text: str = "") -> None:
     """Print a line of the result."""
     try:
-        click.echo(printable(text))
+        click.echo(_encodable(printable(text), sys.stdout))
     except BrokenPipeError:
         raise _reader_gone() from None
 
@@ -108,7 +108,7 @@ def tell(text: str) -> None:
 
 def message(text: str, stream: TextIO) -> str:
     """Return a message as it is printed on *stream*: broken at blanks if that is a terminal, else on one line."""
-    line = printable(text)
+    line = _encodable(printable(text), stream)
     return "\n".join(wrap(line, _terminal_width(stream), rest=_HANG)) if stream.isatty() else line
 
 
@@ -158,3 +158,9 @@ def _reader_gone() -> ReaderGone:
     # Python flushes stdout once more at exit, which would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ReaderGone()
+
+
+def _encodable(text: str, stream: TextIO) -> str:
+    """Return *text* with escapes for letters that the stream's encoding lacks, as where ``LC_ALL`` is not UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 #: A blank at which no line is broken if what it joins fits on a line. No text that is printed has one of its own:
 #: ``printable`` and ``source.paths.display`` escape it.
 GLUE: Final = "\u00a0"
+_WORD: Final = re.compile("( *)([^ ]+)")
 
 
 def cells(text: str) -> int:
@@ -39,24 +41,25 @@ def joined(items: Iterable[str], separator: str = ", ") -> str:
 def wrap(text: str, width: int, *, first: str = "", rest: str = "") -> list[str]:
     """Return *text* in lines of at most *width* columns, except where a word is longer than that.
 
-    The first line begins with *first*, the others with *rest*. Blanks at the beginning of *text* stay, all others count
-    as one.
+    The first line begins with *first*, the others with *rest*. Blanks stay, except where a line is broken.
     """
-    indent = text[: len(text) - len(text.lstrip(" "))]
     lines: list[str] = []
-    line, is_empty = first + indent, True
-    for word in _words(text, width - cells(rest)):
-        if not is_empty and cells(line) + 1 + cells(word) > width:
+    line, is_empty = first, True
+    for blanks, word in _words(text, width - cells(rest)):
+        if is_empty or cells(line) + len(blanks) + cells(word) <= width:
+            line += blanks + word
+        else:
             lines.append(line)
-            line, is_empty = rest, True
-        line += word if is_empty else f" {word}"
+            line = rest + word
         is_empty = False
     return [one.replace(GLUE, " ").rstrip(" ") for one in (*lines, line)]
 
 
-def _words(text: str, room: int) -> Iterable[str]:
-    for word in text.split(" "):
-        if cells(word) > room:
-            yield from filter(None, word.split(GLUE))
-        elif word:
-            yield word
+def _words(text: str, room: int) -> Iterator[tuple[str, str]]:
+    """Yield each word with the blanks before it; what is glued is one word if it fits into *room* columns."""
+    for blanks, word in _WORD.findall(text):
+        if GLUE in word and cells(word) > room:
+            parts = _WORD.findall(word.replace(GLUE, " "))
+            yield from ((blanks + gap if number == 0 else gap, part) for number, (gap, part) in enumerate(parts))
+        else:
+            yield blanks, word
