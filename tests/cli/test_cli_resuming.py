@@ -161,11 +161,13 @@ def test_ultralytics_is_told_where_to_write(machine):
 
 
 def test_the_line_to_copy_is_never_broken(machine):
-    """In a pipe, whatever COLUMNS says, the command and each sentence stay on their lines."""
+    """On a narrow terminal sentences are broken at blanks, and the command stays on its line."""
     told, _ = restored(machine, write_ultralytics)
-    out = machine.good("restore", "--to", "back", COLUMNS="40").out.splitlines()
+    out = machine.on_terminal("restore", "--to", "back", columns=40).splitlines()
     assert "    " + told[0]["line"] in out
-    assert "If the data set lies elsewhere than on the old machine, add data=FILE." in out
+    assert all(len(line) <= 40 for line in out if "/" not in line)
+    in_a_pipe = machine.good("restore", "--to", "back", COLUMNS="40").out.splitlines()
+    assert "If the data set lies elsewhere than on the old machine, add data=FILE." in in_a_pipe
 
 
 def test_of_several_trainings_the_newest_comes_first(machine):
