@@ -49,6 +49,7 @@ class FilesCache(NamedTuple):
 
 
 _decoder = msgspec.msgpack.Decoder(CacheRow)
+_location_decoder = msgspec.msgpack.Decoder(ChunkRef)
 
 
 def load_files_cache(state: State, run: str) -> FilesCache:
@@ -95,6 +96,6 @@ def encode_location(ref: ChunkRef) -> bytes:
 def decode_location(body: bytes) -> ChunkRef | None:
     """Return where the local state says that a chunk lies, or ``None`` if it cannot be read."""
     try:
-        return msgspec.msgpack.decode(body, type=ChunkRef)
+        return _location_decoder.decode(body)
     except ValueError:
         return None

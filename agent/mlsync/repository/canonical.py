@@ -8,7 +8,8 @@ same. See docs/format.md, "MessagePack".
 from __future__ import annotations
 
 import re
-from typing import Final, TypeVar
+import threading
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +17,8 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.tokens import TOKEN_MAX
 
 _T = TypeVar("_T")
+_decoders: Final[dict[object, msgspec.msgpack.Decoder[Any]]] = {}
+_decoders_lock: Final = threading.Lock()
 # The message of msgspec for a number that no member of an enumeration has.
 _UNKNOWN_TOKEN: Final = re.compile(r"Invalid enum value (\d+)\b")
 
@@ -26,7 +29,7 @@ def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
     Raise ``FormatUnsupported`` for a token above the known ones: a newer mlsync wrote it.
     """
     try:
-        value = msgspec.msgpack.decode(body, type=kind)
+        value = _decoder(kind).decode(body)
     except RecursionError:
         raise ValueError("values are nested deeper than any of ours") from None
     except msgspec.ValidationError as error:
@@ -37,6 +40,19 @@ def decode_canonical(body: bytes, kind: type[_T], where: str) -> _T:
     if msgspec.msgpack.encode(value) != body:
         raise ValueError("a value is not in its canonical encoding, or a position is missing")
     return value
+
+
+def _decoder(kind: type[_T]) -> msgspec.msgpack.Decoder[_T]:
+    """Return the decoder of a type, made once, by one thread.
+
+    All threads may use a decoder. But while msgspec makes the first one of a struct, which it does for
+    ``decode(…, type=…)`` too, another thread that decodes that struct ends the process with a segmentation fault.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _decoders_lock:
+            decoder = _decoders.get(kind) or _decoders.setdefault(kind, msgspec.msgpack.Decoder(kind))
+    return cast("msgspec.msgpack.Decoder[_T]", decoder)
 
 
 def decode_as(body: bytes | memoryview, kind: type[_T], where: str) -> _T:

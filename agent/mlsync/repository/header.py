@@ -7,6 +7,7 @@ fields: once a key slot has opened, it reveals a changed header, or a key of ano
 from __future__ import annotations
 
 import hmac
+from typing import Final
 
 import msgspec
 
@@ -49,6 +50,11 @@ class _Claim(msgspec.Struct):
     format: int
 
 
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_claim_decoder: Final = msgspec.json.Decoder(_Claim)
+_header_decoder: Final = msgspec.json.Decoder(RepositoryHeader)
+
+
 def encode(keys: Keys, *, conditional_create: bool) -> bytes:
     """Return the header's bytes."""
     header = RepositoryHeader("repository", tokens.FORMAT_VERSION, keys.repository_id.hex(), conditional_create, "")
@@ -58,11 +64,11 @@ def encode(keys: Keys, *, conditional_create: bool) -> bytes:
 def decode(body: bytes, where: str) -> RepositoryHeader:
     """Return the decoded header, or raise ``ObjectDamaged`` or ``FormatUnsupported``; *where* is the store's URL."""
     try:
-        claim = msgspec.json.decode(body, type=_Claim)
+        claim = _claim_decoder.decode(body)
         if claim.mlsync != "repository":
             raise ObjectDamaged("the header is not a repository's", where=f"{where} {names.HEADER}")
         check_format(claim.format, f"{where} {names.HEADER}")
-        header = msgspec.json.decode(body, type=RepositoryHeader)
+        header = _header_decoder.decode(body)
         is_id = len(header.repository_id) == ID_BYTES and header.repository_id.hex() == header.id
         if not is_id or _write(header) != body:
             raise ValueError("not written so by any mlsync")

@@ -108,6 +108,11 @@ class _Claim(msgspec.Struct):
     kind: str = ""
 
 
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_claim_decoder: Final = msgspec.json.Decoder(_Claim)
+_slot_decoder: Final = msgspec.json.Decoder(Slot)
+
+
 def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stretching: Stretching) -> bytes:
     """Return the bytes of a slot from which *unlock* obtains *master*."""
     if isinstance(unlock, KeyFile):
@@ -134,14 +139,14 @@ def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stret
 def parse(body: bytes, where: str) -> Slot:
     """Return the slot that *body* holds, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""
     try:
-        claim = msgspec.json.decode(body, type=_Claim)
+        claim = _claim_decoder.decode(body)
         if claim.mlsync != "key-slot":
             raise KeySlotDamaged("not a key slot", where=where)
         check_format(claim.format, where, KeySlotDamaged)
         if claim.kind not in get_args(SlotKind):
             # A future kind (a key of a cloud's key service) must not keep out those who hold another slot.
             raise newer(f"key slots of kind {claim.kind!r} are not known here", where)
-        slot = msgspec.json.decode(body, type=Slot)
+        slot = _slot_decoder.decode(body)
         lengths = len(_unbase64(slot.salt)), len(_unbase64(slot.sealed))
         if lengths != (SALT_BYTES, _SEALED_BYTES) or _write(slot) != body:
             raise ValueError("not written so by any mlsync")

@@ -6,7 +6,7 @@ Stored files are checked in place; deflated ones are inflated in memory if they 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -40,6 +40,12 @@ class _KerasAbout(msgspec.Struct):
 
 class _BaselinesAbout(msgspec.Struct):
     num_timesteps: int | None = None
+
+
+_About = TypeVar("_About", _KerasAbout, _BaselinesAbout)
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_keras_decoder: Final = msgspec.json.Decoder(_KerasAbout)
+_baselines_decoder: Final = msgspec.json.Decoder(_BaselinesAbout)
 
 
 def read_inner_files(source: ByteSource, layout: ZipLayout, look: Look) -> Content | None:
@@ -133,12 +139,12 @@ def _about(source: ByteSource, layout: ZipLayout, program: str | None) -> dict[s
     facts: dict[str, Fact] = {}
     records = {extent.name: extent for extent in layout.extents}
     if program == "keras":
-        keras = _decoded(source, layout, records.get("metadata.json"), _KerasAbout)
-        if isinstance(keras, _KerasAbout) and keras.keras_version:
+        keras = _decoded(source, layout, records.get("metadata.json"), _keras_decoder)
+        if keras is not None and keras.keras_version:
             facts["framework_version"] = keras.keras_version[:_TEXT_CHARS_MAX]
     if program == "stable-baselines3":
-        about = _decoded(source, layout, records.get("data"), _BaselinesAbout)
-        if isinstance(about, _BaselinesAbout) and about.num_timesteps is not None:
+        about = _decoded(source, layout, records.get("data"), _baselines_decoder)
+        if about is not None and about.num_timesteps is not None:
             facts["step"] = about.num_timesteps
         version = records.get("_stable_baselines3_version")
         if version is not None and version.name not in layout.packed and version.length < _TEXT_CHARS_MAX:
@@ -147,11 +153,13 @@ def _about(source: ByteSource, layout: ZipLayout, program: str | None) -> dict[s
     return {name: fact for name, fact in facts.items() if not isinstance(fact, int) or 0 <= fact < _COUNT_MAX}
 
 
-def _decoded(source: ByteSource, layout: ZipLayout, extent: Extent | None, kind: type[msgspec.Struct]) -> object:
+def _decoded(
+    source: ByteSource, layout: ZipLayout, extent: Extent | None, decoder: msgspec.json.Decoder[_About]
+) -> _About | None:
     """Return the wanted fields of a JSON record, or ``None``; its checksum shows whether it is damaged."""
     if extent is None:
         return None
     try:
-        return msgspec.json.decode(read_record(source, layout, extent, ABOUT_BYTES_MAX, "description"), type=kind)
+        return decoder.decode(read_record(source, layout, extent, ABOUT_BYTES_MAX, "description"))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, NotChecked):
         return None

@@ -85,6 +85,10 @@ class _File(msgspec.Struct):
     version: msgspec.Raw = _NO_LIST
 
 
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_file_decoder: Final = msgspec.json.Decoder(_File)
+
+
 def read_xgboost_json_layout(source: ByteSource) -> BoosterLayout:
     """Return levels 1 and 2 of a model in JSON: it parses to its end, and its counts agree."""
     if source.size_bytes > JSON_BYTES_MAX:
@@ -120,7 +124,7 @@ def _decoded(data: bytes) -> _File:
     try:
         for word in _NO_JSON:
             data = data.replace(word, b"0")
-        return msgspec.json.decode(data, type=_File)
+        return _file_decoder.decode(data)
     except msgspec.ValidationError as error:
         raise NotChecked(f"a model that is not known here: {str(error)[:200]}") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

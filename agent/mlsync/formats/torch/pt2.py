@@ -73,6 +73,9 @@ class _Table(msgspec.Struct):
     config: dict[str, _Payload]
 
 
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_table_decoder: Final = msgspec.json.Decoder(_Table)
+
 _Weights: TypeAlias = dict[str, tuple[Extent, list[tuple[str, _Meta]]]]
 
 
@@ -113,7 +116,7 @@ def _add_table(source: ByteSource, layout: ZipLayout, extent: Extent, folder: st
     """Note which tensors lie in which record, and return how many of the table's entries are not looked at."""
     data = read_record(source, layout, extent, TABLE_BYTES_MAX, "table of weights")
     try:
-        table = msgspec.json.decode(data, type=_Table)
+        table = _table_decoder.decode(data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         what = f"table of weights does not parse: {str(error)[:100]}"
         raise MeaningBroken(what, record=extent.name, offset=extent.offset) from None

@@ -40,6 +40,10 @@ class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     tail_bytes: int
 
 
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_head_decoder: Final = msgspec.msgpack.Decoder(_Head)
+
+
 @dataclass(frozen=True, slots=True)
 class InterruptedPack:
     """A pack whose first *sent_bytes* the store has; *tail* is the rest, up to the end of the last of its *records*."""
@@ -151,7 +155,7 @@ def _parse(path: Path) -> InterruptedPack | None:
     try:
         body = path.read_bytes()
         (head_bytes,) = _LENGTH.unpack_from(body)
-        head = msgspec.msgpack.decode(body[_LENGTH.size : _LENGTH.size + head_bytes], type=_Head)
+        head = _head_decoder.decode(body[_LENGTH.size : _LENGTH.size + head_bytes])
     except (OSError, ValueError, struct.error):
         return None
     tail = body[_LENGTH.size + head_bytes : -FILE_DIGEST_BYTES]

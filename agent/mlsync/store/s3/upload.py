@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -54,6 +54,10 @@ class ResumeToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upload_id: str
     part_bytes: int
     parts: dict[int, SentPart]
+
+
+# Made by the thread that imports this: a first decoding in several at once would crash.
+_token_decoder: Final = msgspec.json.Decoder(ResumeToken)
 
 
 class S3Upload(Upload):
@@ -136,7 +140,7 @@ class S3Upload(Upload):
 def read_token(text: str) -> ResumeToken | None:
     """Return the token that *text* is, or ``None`` if it is none."""
     try:
-        return msgspec.json.decode(text, type=ResumeToken)
+        return _token_decoder.decode(text)
     except ValueError:
         return None
 
