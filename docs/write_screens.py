@@ -262,6 +262,8 @@ def _half_done(lines: Sequence[str]) -> bool:
 
 SHOTS: Final = {
     "demo": Shot("mlsync demo", rows=_USUAL_ROWS),
+    "start": Shot("mlsync"),
+    "status": Shot("mlsync status", _of_demo),
     "versions": Shot("mlsync versions", _of_demo),
     "show": Shot("mlsync show", _of_demo),
     "diff": Shot("mlsync diff", _of_demo),
