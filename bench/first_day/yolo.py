@@ -1,0 +1,80 @@
+"""An Ultralytics training, by docs/yolo.md: watched, lost in the middle of an epoch, restored, resumed to its end."""
+
+from __future__ import annotations
+
+import time
+
+import trees
+
+from first_day import trainers
+from first_day.day import Day, passphrase
+from first_day.machine import Machine
+from first_day.outcome import Outcome
+from first_day.person import Person
+from first_day.terminal import Terminal
+
+EPOCHS, PICTURES = 8, 200
+_PLACEHOLDER = "s3://bucket/yolo"
+_OPTIONS = f"epochs={EPOCHS} imgsz=64 batch=4 workers=0 device=cpu plots=False"
+# The training of the page is the person's own: other data, a network without weights from elsewhere.
+_TRAINING = f"yolo detect train data=squares.yaml model=yolov8n.yaml {_OPTIONS}"
+_PASS_S = 240
+
+
+def play(day: Day) -> Outcome:
+    """Play the day; the training on the new machine begins with the epoch after the restored one."""
+    page = day.page("docs/yolo.md")
+    python = trainers.python_for("yolo", day.directory, day.trainer_python)
+    outcome = day.outcome(page, trainers.versions(python, ["ultralytics", "torch"]))
+    person, secret, bin_ = outcome.person, passphrase(), str(python.parent)
+
+    with day.machine("old", secret) as old:
+        bring_along(old, python)
+        window = old.terminal()
+        install(day, person, old, window, outcome)
+        instead = {_PLACEHOLDER: f"{old.backup_disk}/yolo"}
+        person.follow(window, old, page.step(2).command("mlsync init"), instead)
+        person.follow(window, old, page.step(3).command("mlsync agent"), until="watching")
+        training = old.terminal(before_path=bin_)
+        training.run("cd ~/yolo")
+        training.start(_TRAINING)
+        window.until(r"version 3\b", _PASS_S)
+        outcome.bytes["training directory"] = trees.size_bytes(old.place / "yolo" / "runs")
+        died_s = time.monotonic()
+        old.die()
+    outcome.terminal += window.shown
+    outcome.bytes["repository"] = trees.size_bytes(day.backup)
+
+    with day.machine("new", secret) as new:
+        bring_along(new, python)
+        window = new.terminal()
+        install(day, person, new, window, outcome)
+        restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead)
+        outcome.seconds["restore"] = float(restored.find(r"restored to .* in ([\d.]+) s")[1])
+        epochs = len((new.place / "yolo/runs/detect/train/results.csv").read_text().splitlines()) - 1
+        line = restored.find(r"^ +(yolo train resume .*)$")[1]
+        training = new.terminal(before_path=bin_)
+        training.run("cd ~/yolo")
+        person.type(training, new, line, until=r"Resuming training .* from epoch (\d+)")
+        outcome.seconds["machine lost to resumed"] = time.monotonic() - died_s
+        begins = int(training.so_far().find(r"Resuming training .* from epoch (\d+)")[1])
+        ended = training.ended(900)
+        outcome.resumed = {"restored epochs": epochs, "resumed with epoch": begins, "status at the end": ended.status}
+    outcome.terminal += window.shown
+    if begins != epochs + 1 or ended.status != 0:
+        raise RuntimeError(f"the training did not continue as it should: {outcome.resumed}")
+    return outcome
+
+
+def bring_along(machine: Machine, python: object) -> None:
+    """Put the person's own data where they were."""
+    machine.write("yolo/squares.py", trainers.SQUARES)
+    machine.prepare([str(python), "squares.py", str(PICTURES)], within=machine.home / "yolo")
+
+
+def install(day: Day, person: Person, machine: Machine, window: Terminal, outcome: Outcome) -> None:
+    """Follow the page's first step in the clone."""
+    window.run(f"cd {day.clone(machine)}")
+    shown = person.follow(window, machine, day.page(outcome.page).step(1).command("uv"))
+    outcome.seconds[f"installation, {machine.name} machine"] = shown.seconds
+    window.shown.clear()
