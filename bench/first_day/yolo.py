@@ -33,8 +33,7 @@ def play(day: Day) -> Outcome:
         window = old.terminal()
         install(day, person, old, window, outcome)
         instead = {_PLACEHOLDER: f"{old.backup_disk}/yolo"}
-        person.follow(window, old, page.step(2).command("mlsync init"), instead)
-        person.follow(window, old, page.step(3).command("mlsync agent"), until="watching")
+        person.follow(window, old, page.step(2).command("mlsync init"), instead, until="watching")
         training = old.terminal(before_path=bin_)
         training.run("cd ~/yolo")
         training.start(_TRAINING)
@@ -49,7 +48,7 @@ def play(day: Day) -> Outcome:
         bring_along(new, python)
         window = new.terminal()
         install(day, person, new, window, outcome)
-        restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead)
+        restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead, until="watching")
         outcome.seconds["restore"] = float(restored.find(r"restored to .* in ([\d.]+) s")[1])
         epochs = len((new.place / "yolo/runs/detect/train/results.csv").read_text().splitlines()) - 1
         line = restored.find(r"^ +(yolo train resume .*)$")[1]

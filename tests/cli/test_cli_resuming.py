@@ -146,7 +146,14 @@ def test_a_restore_says_the_frameworks_line(machine, write, kind, path, line, ab
     told, said = restored(machine, write)
     place = str(machine.base / "back" / path)
     assert told == [{"kind": kind, "path": place, "line": line.format(place)}]
-    assert said == [f"To resume the training ({about}):", "    " + line.format(place)]
+    assert said[:2] == [f"To resume the training ({about}):", "    " + line.format(place)]
+
+
+def test_a_script_with_the_trainers_options_needs_no_edit(machine):
+    """For Hugging Face's Trainer a restore also says the option by which scripts that have its options resume."""
+    _, said = restored(machine, write_trainer)
+    option = f"--resume_from_checkpoint={machine.base}/back/checkpoint-3"
+    assert said[2:] == [f"If your script has the Trainer's options, add {option} instead."]
 
 
 def test_ultralytics_is_told_where_to_write(machine):
@@ -155,6 +162,8 @@ def test_ultralytics_is_told_where_to_write(machine):
     back = machine.base / "back"
     line = f"yolo train resume model={back}/weights/last.pt save_dir={back}"
     assert told == [{"kind": "ultralytics", "path": f"{back}/weights/last.pt", "line": line}]
+    # The file says epoch 4: Ultralytics itself counts from 1.
+    assert said[0] == "To resume the training (Ultralytics, after epoch 5):"
     assert said[1:] == ["    " + line, "If the data set lies elsewhere than on the old machine, add data=FILE."]
     same = machine.good("restore", "--json").json()["resume"][0]["line"]
     assert same == f"yolo train resume model={machine.training}/weights/last.pt"

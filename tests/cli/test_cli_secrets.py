@@ -6,11 +6,11 @@ import json
 import os
 import pty
 import re
-import select
 import time
 
 import click
 import pytest
+from keyboard import Terminal
 from machine import MLSYNC, PASSPHRASE, Machine, checkpoint, content, copy_of, write_training
 
 from mlsync.cli.main import cli
@@ -44,50 +44,6 @@ def saved(tmp_path, server, sealed):
     machine = copy_of(sealed, tmp_path / "saved", server)
     machine.secret = sealed.secret
     return machine
-
-
-class Terminal:
-    """A person at a terminal, who waits for a prompt and types."""
-
-    def __init__(self, machine, *arguments, **environment):
-        self._pid, self._descriptor = pty.fork()
-        if self._pid == 0:
-            os.chdir(machine.base)
-            os.execve(MLSYNC, [str(MLSYNC), *map(str, arguments)], machine.environment(**environment))
-        self.seen = ""
-
-    def expect(self, words):
-        """It was shown."""
-        deadline = time.monotonic() + 30
-        while words not in self.seen:
-            assert time.monotonic() < deadline, self.seen
-            if not self._read():
-                break
-        assert words in self.seen, self.seen
-        before, _, self.seen = self.seen.partition(words)
-        return before
-
-    def type(self, text):
-        """The keys were pressed."""
-        os.write(self._descriptor, text.encode())
-
-    def end(self):
-        """The exit status, and what was shown since the last expectation."""
-        while self._read():
-            pass
-        os.close(self._descriptor)
-        _, status = os.waitpid(self._pid, 0)
-        return os.waitstatus_to_exitcode(status), self.seen
-
-    def _read(self):
-        ready, _, _ = select.select([self._descriptor], [], [], 30)
-        assert ready, self.seen
-        try:
-            got = os.read(self._descriptor, 65536)
-        except OSError:  # how a terminal says that the other side is gone
-            got = b""
-        self.seen += got.decode().replace("\r\n", "\n")
-        return got
 
 
 def test_init_asks_twice(fresh):

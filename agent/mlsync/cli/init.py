@@ -17,6 +17,7 @@ from mlsync.cli import candidates, output
 from mlsync.cli.new_config import config_option
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
+from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.draft import drafted
 from mlsync.config.load import load, place_to_write
 from mlsync.config.model import Config, S3Settings
@@ -28,7 +29,7 @@ from mlsync.repository.keyslot import Unlock
 _WIDTH = 79
 _EXAMPLES = """\b
 Examples:
-  mlsync init /mnt/backup/runs --watch ~/yolo/runs
+  mlsync init /mnt/backup/runs --watch ~/yolo/runs --agent
   mlsync init s3://bucket/runs --endpoint-url https://minio --watch ~/runs
 """
 
@@ -44,17 +45,20 @@ Examples:
     shell_complete=candidates.directories,
     help="Directory to watch, also several times; it need not exist yet.",
 )
+@agent_option("Then keep watch, as mlsync agent does, without asking for the passphrase again.")
 @click.option("--group", metavar="NAME", help="Share the repository with this Unix group; directories only.")
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 @common_options
 def init_command(
-    common: Common, url: str | None, watches: tuple[Path, ...], group: str | None, *, allow_weak: bool
+    common: Common, url: str | None, watches: tuple[Path, ...], group: str | None, *, then_agent: bool, allow_weak: bool
 ) -> None:
     """Make a repository at URL and write a commented configuration file.
 
     URL is /path, file:///path or s3://bucket/prefix. WITHOUT THE PASSPHRASE NOTHING CAN BE RESTORED: keep a copy of it
     away from this machine. The configuration goes to --config FILE, or else to where all commands look for it.
     """
+    if then_agent:
+        _refuse_agent(common, watches)
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
     if config.repository_directory is not None and config.s3 != S3Settings():
@@ -69,8 +73,12 @@ def init_command(
             refuse_unwritable(config.repository_directory)
         check = accept_all if allow_weak else refuse_weak
 
+        found: list[Unlock] = []
+
         def find_secret() -> Unlock:
-            return common.secret(common.asked_key, confirm=True, check=check, before_prompt=_say_what_a_passphrase_is)
+            say = _say_what_a_passphrase_is
+            found.append(common.secret(common.asked_key, confirm=True, check=check, before_prompt=say))
+            return found[0]
 
         with Session.create(config, find_secret, monitor, group=shared_with) as session:
             repository_id = session.repository.repository_id.hex()
@@ -79,6 +87,19 @@ def init_command(
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
         _print(common, config, place, repository_id)
+        output.say()
+        if then_agent:
+            output.say_wrapped(f"{KEEPING_WATCH}. Ctrl-C ends it.")
+        else:
+            _print_next(place)
+    if then_agent:
+        become_agent(common, place, found[0])
+
+
+def _refuse_agent(common: Common, watches: tuple[Path, ...]) -> None:
+    refuse_json(common)
+    if not watches:
+        raise ConfigInvalid("--agent without a directory to watch", advice="give --watch DIR")
 
 
 def _say_what_a_passphrase_is() -> None:
@@ -127,7 +148,9 @@ def _print(common: Common, config: Config, place: Path, repository_id: str) -> N
     output.say()
     secret = "key file" if common.key_file else "passphrase"
     output.say(f"Keep a copy of the {secret} away from this machine: nothing opens without it.")
-    output.say()
+
+
+def _print_next(place: Path) -> None:
     if load(place).watches:
         output.say("Next:")
     else:

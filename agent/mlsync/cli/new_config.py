@@ -162,13 +162,16 @@ def config_option(place: Path) -> str:
     return "" if found else f" --config {shlex.quote(str(place))}"
 
 
-def written_lines(place: Path, new: NewConfig, *, is_new: bool) -> Iterator[str]:
-    """Yield what a person reads when the run has its configuration."""
+def written_line(place: Path, new: NewConfig, *, is_new: bool) -> str:
+    """Return what a person reads when the run has its configuration."""
     if is_new:
         has_key = new.key != KeySettings()
-        yield f"Configuration written: {place}" + ("" if has_key else " (the passphrase is not in it)")
-    else:
-        yield f"The configuration watches it already: {place}"
+        return f"Configuration written: {place}" + ("" if has_key else " (the passphrase is not in it)")
+    return f"The configuration watches it already: {place}"
+
+
+def how_to_continue(place: Path) -> Iterator[str]:
+    """Yield the commands that keep watch with the configuration at *place*."""
     option = config_option(place)
     user = "" if os.geteuid() == 0 else " --user"
     yield "To continue the backups here, run one of"

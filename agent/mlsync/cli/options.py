@@ -123,15 +123,22 @@ class Common:
 
     @contextmanager
     def session(
-        self, config: Config, monitor: Monitor, found_id: Callable[[bytes], None] = lambda _repository_id: None
+        self,
+        config: Config,
+        monitor: Monitor,
+        found_id: Callable[[bytes], None] = lambda _repository_id: None,
+        found_secret: Callable[[Unlock], None] = lambda _secret: None,
     ) -> Iterator[Session]:
         """Open the repository; ask for a passphrase only once there is known to be one.
 
-        *found_id* is called with its id before that, and can raise what makes asking useless.
+        *found_id* is called with its id before that, and can raise what makes asking useless; *found_secret* with what
+        opens it.
         """
 
         def find_unlock() -> Unlock:
-            return self.secret(config.key)
+            secret = self.secret(config.key)
+            found_secret(secret)
+            return secret
 
         opened = Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S, found_id=found_id)
         with opened as session:

@@ -13,15 +13,25 @@ from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli import candidates, output
 from mlsync.cli.json import restore_json
-from mlsync.cli.new_config import NewConfig, asked_place, existing_config, prepared, shown_lines, written_lines
+from mlsync.cli.new_config import (
+    NewConfig,
+    asked_place,
+    existing_config,
+    how_to_continue,
+    prepared,
+    shown_lines,
+    written_line,
+)
 from mlsync.cli.options import Common, common_options, run_option, version_option
 from mlsync.cli.parsing import Command
 from mlsync.cli.resuming import closing_lines, resumes
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
+from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.model import Config, KeySettings
 from mlsync.errors import ConfigInvalid, StateError
 from mlsync.monitor import Monitor
+from mlsync.repository.keyslot import Unlock
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.takeover import allow_takeover
 from mlsync.versions.rollback import refuse_older
@@ -29,7 +39,7 @@ from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
 Examples:
-  mlsync restore --repo s3://bucket/runs --to ~/runs/train --write-config
+  mlsync restore --repo s3://bucket/runs --to ~/runs/train --agent
   mlsync restore --version 12 'weights/*.pt' --to /tmp/look
 """
 
@@ -54,6 +64,7 @@ Examples:
     metavar="[FILE]",
     help="Also write the configuration with which this machine continues the run; replaces no file.",
 )
+@agent_option("Then keep watch here, as mlsync agent does; writes the configuration too.")
 @click.option(
     "--delete",
     is_flag=True,
@@ -80,6 +91,7 @@ def restore_command(
     yes: bool,
     at_least: int | None,
     write_config: str | None,
+    then_agent: bool,
     accept_rollback: bool,
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
@@ -88,18 +100,17 @@ def restore_command(
     passphrase. Files that are right already are left alone, so a killed restore continues. At the end it prints how to
     resume the training.
     """
+    write_config = _with_agent(common, write_config) if then_agent else write_config
     _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes, writes=write_config)
     monitor = common.monitor()
     config = common.configuration()
-    place = asked_place(write_config, common.config)
-    existing = None if place is None else existing_config(place, config)
-    if place is not None and existing is None:
-        refuse_unwritable_config(place)
+    place, existing = _place_to_write(common, config, write_config)
     if target is not None:
         asked = os.fsencode(os.path.abspath(target))
         _refuse_own_places(config, asked, delete=delete)
         refuse_target(asked)
-    with common.session(config, monitor) as session, stopping() as stop:
+    secrets: list[Unlock] = []
+    with common.session(config, monitor, found_secret=secrets.append) as session, stopping() as stop:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         run = find_run(session.repository, run)
         if at_least is not None:
@@ -130,9 +141,27 @@ def restore_command(
         common.emit(restore_json(result, found, place if result.fault is None else None))
     elif not common.quiet:
         _print([_text(result), *closing_lines(found, result.entries, version)])
-        _print(_continuing(result, new, place, existing))
+        _print(_continuing(result, new, place, existing, then_agent=then_agent))
     if result.fault is not None:
         raise result.fault
+    if then_agent:
+        assert place is not None  # _with_agent asks for it
+        become_agent(common, place, secrets[0])
+
+
+def _with_agent(common: Common, write_config: str | None) -> str:
+    """Return what ``--write-config`` is with ``--agent``: the usual place, if it names none."""
+    refuse_json(common)
+    return write_config or ""
+
+
+def _place_to_write(common: Common, config: Config, asked: str | None) -> tuple[Path | None, Config | None]:
+    """Return where the configuration goes, if anywhere, and what is there; refuse a place where none can be made."""
+    place = asked_place(asked, common.config)
+    existing = None if place is None else existing_config(place, config)
+    if place is not None and existing is None:
+        refuse_unwritable_config(place)
+    return place, existing
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -141,14 +170,20 @@ def _print(lines: Iterable[str]) -> None:
         (output.say_wrapped if line[:1].strip() else output.say)(line)
 
 
-def _continuing(result: RestoreResult, new: NewConfig, place: Path | None, existing: Config | None) -> Iterator[str]:
+def _continuing(
+    result: RestoreResult, new: NewConfig, place: Path | None, existing: Config | None, *, then_agent: bool
+) -> Iterator[str]:
     """Yield how backups of the directory continue here, once all of the version is in it."""
     if not result.is_whole or result.fault is not None:
         return
     if place is None:
         yield from shown_lines(new)
+        return
+    yield written_line(place, new, is_new=existing is None)
+    if then_agent:
+        yield f"{KEEPING_WATCH}: resume the training in another terminal. Ctrl-C ends it."
     else:
-        yield from written_lines(place, new, is_new=existing is None)
+        yield from how_to_continue(place)
 
 
 def _refuse_contradictions(

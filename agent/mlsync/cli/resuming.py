@@ -99,13 +99,26 @@ def _named(entries: Sequence[Entry]) -> str:
 
 def _resume(one: Resumable, directory: bytes, original: bytes) -> Resume:
     path = joined(directory, one.path) if one.path else directory
-    progress = [f"{name} {number}" for name, number in (("epoch", one.epoch), ("step", one.step)) if number is not None]
-    about = ", ".join([_NAMES.get(one.kind, one.kind.replace("-", " ")), *progress])
+    about = ", ".join([_NAMES.get(one.kind, one.kind.replace("-", " ")), *_progress(one)])
     if one.kind != ULTRALYTICS:
-        return Resume(one.kind, path, _line(one, path), about)
+        # As the examples of transformers take it
+        option = f"--resume_from_checkpoint={_for_shell(path)}" if one.kind == "huggingface-trainer" else ""
+        note = f"If your script has the Trainer's options, add {option} instead." if option else ""
+        return Resume(one.kind, path, _line(one, path), about, note)
     is_elsewhere = os.path.realpath(directory) != os.path.normpath(original)
     note = "If the data set lies elsewhere than on the old machine, add data=FILE." if is_elsewhere else ""
     return Resume(one.kind, path, _ultralytics_line(path, is_elsewhere=is_elsewhere), about, note)
+
+
+def _progress(one: Resumable) -> Iterator[str]:
+    """Yield how far the training was, in the numbers that its framework shows."""
+    if one.kind == ULTRALYTICS and isinstance(one.epoch, int):
+        # Its checkpoints count from 0; results.csv, its log and "Resuming training from epoch" count from 1.
+        yield f"after epoch {one.epoch + 1}"
+    elif one.epoch is not None:
+        yield f"epoch {one.epoch}"
+    if one.step is not None:
+        yield f"step {one.step}"
 
 
 def _line(one: Resumable, path: bytes) -> str | None:
