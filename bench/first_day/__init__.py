@@ -1,6 +1,6 @@
 """The first day of a stranger, played as a script: install it, lose the machine, get the run back, resume the training.
 
-    python bench/first_day [yolo] [--trainer-python PATH] [--transcript FILE] [--directory DIR] [--results DIR]
+    python bench/first_day [yolo] [huggingface] [--trainer-python PATH] [--transcript FILE] [--results DIR]
 
 Each situation plays one page of the documentation, from a fresh clone of this repository, as an ordinary user with an
 empty home, on a pseudo-terminal of 80 columns, beside a real training. It takes its commands from the page, types them,

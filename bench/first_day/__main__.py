@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import report
 
 from first_day import __doc__ as story
-from first_day import outcome, yolo
+from first_day import huggingface, outcome, yolo
 from first_day.day import Day, day
 
-SITUATIONS: dict[str, Callable[[Day], outcome.Outcome]] = {"yolo": yolo.play}
+SITUATIONS: dict[str, Callable[[Day], outcome.Outcome]] = {"yolo": yolo.play, "huggingface": huggingface.play}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from first_day.machine import Machine, User, machine, ordinary_user
 from first_day.outcome import Outcome
 from first_day.pages import Page
 from first_day.person import Person
+from first_day.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 _CLONE = "mlsync"
@@ -60,6 +61,13 @@ class Day:
             check=True,
         ).stdout
         return Page(name, text)
+
+    def install(self, person: Person, at: Machine, window: Terminal, outcome: Outcome) -> None:
+        """Follow the first step of the outcome's page in the clone; what installers show is not kept."""
+        window.run(f"cd {self.clone(at)}")
+        shown = person.follow(window, at, self.page(outcome.page).step(1).command("uv"))
+        outcome.seconds[f"installation, {at.name} machine"] = shown.seconds
+        window.shown.clear()
 
     def outcome(self, page: Page, tools: dict[str, str]) -> Outcome:
         """An empty outcome of this day."""

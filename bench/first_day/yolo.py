@@ -10,8 +10,6 @@ from first_day import trainers
 from first_day.day import Day, passphrase
 from first_day.machine import Machine
 from first_day.outcome import Outcome
-from first_day.person import Person
-from first_day.terminal import Terminal
 
 EPOCHS, PICTURES = 8, 200
 _PLACEHOLDER = "s3://bucket/yolo"
@@ -31,7 +29,7 @@ def play(day: Day) -> Outcome:
     with day.machine("old", secret) as old:
         bring_along(old, python)
         window = old.terminal()
-        install(day, person, old, window, outcome)
+        day.install(person, old, window, outcome)
         instead = {_PLACEHOLDER: f"{old.backup_disk}/yolo"}
         person.follow(window, old, page.step(2).command("mlsync init"), instead, until="watching")
         training = old.terminal(before_path=bin_)
@@ -47,7 +45,7 @@ def play(day: Day) -> Outcome:
     with day.machine("new", secret) as new:
         bring_along(new, python)
         window = new.terminal()
-        install(day, person, new, window, outcome)
+        day.install(person, new, window, outcome)
         restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead, until="watching")
         outcome.seconds["restore"] = float(restored.find(r"restored to .* in ([\d.]+) s")[1])
         epochs = len((new.place / "yolo/runs/detect/train/results.csv").read_text().splitlines()) - 1
@@ -69,11 +67,3 @@ def bring_along(machine: Machine, python: object) -> None:
     """Put the person's own data where they were."""
     machine.write("yolo/squares.py", trainers.SQUARES)
     machine.prepare([str(python), "squares.py", str(PICTURES)], within=machine.home / "yolo")
-
-
-def install(day: Day, person: Person, machine: Machine, window: Terminal, outcome: Outcome) -> None:
-    """Follow the page's first step in the clone."""
-    window.run(f"cd {day.clone(machine)}")
-    shown = person.follow(window, machine, day.page(outcome.page).step(1).command("uv"))
-    outcome.seconds[f"installation, {machine.name} machine"] = shown.seconds
-    window.shown.clear()
