@@ -60,6 +60,22 @@ def test_journal_lines_carry_priorities():
         assert JournalFormatter("%(message)s").format(record) == f"<{number}>x"
 
 
+def test_a_terminal_gets_lines_for_a_person():
+    """At a terminal news has a time alone, a warning its level too, each line is folded; -vv logs as elsewhere."""
+    parent, child = os.openpty()
+    with open(parent, "rb") as seen, open(child, "w") as terminal:
+        log_to(terminal, environ={}, fold=lambda line: f"<{line}>")
+        LogMonitor().notice("info", "yolo: version 1")
+        LogMonitor().notice("warning", "yolo: odd")
+        log_to(terminal, logging.DEBUG, environ={}, fold=lambda line: f"<{line}>")
+        LogMonitor().notice("info", "yolo: version 2")
+        lines = seen.read1().decode().splitlines()
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    assert re.fullmatch(f"<{moment} yolo: version 1>", lines[0])
+    assert re.fullmatch(f"<{moment} warning: yolo: odd>", lines[1])
+    assert re.fullmatch(rf"{moment},\d+ INFO    yolo: version 2", lines[2])
+
+
 def test_priorities_go_to_the_journal_alone(tmp_path):
     """Standard error that was redirected into a file gets times and no priorities."""
     with (tmp_path / "log").open("w+") as stream:

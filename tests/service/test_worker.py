@@ -10,7 +10,7 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
-from mlsync.errors import RunLocked, RunOfAnother, StoreUnavailable
+from mlsync.errors import RunLocked, RunOfAnother, SourceMissing, StoreUnavailable
 from mlsync.service.job import Heartbeat
 from mlsync.service.trigger import ChangeTimes
 from mlsync.service.worker import Timing, Worker
@@ -155,9 +155,28 @@ def test_success_ends_the_retries(make):
     worker._pass()
     assert (worker.state.failures, worker.state.last_error, worker.state.last_version) == (0, None, 7)
     assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1002.0
-    assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed tries"), ("info", "yolo: version 7")]
+    assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed attempt"), ("info", "yolo: version 7")]
     worker._pass()
     assert worker.due(None, False) == 1005.0
+
+
+def test_a_directory_that_is_not_there_yet_is_waited_for(make, clock):
+    """Before the first version it is no failure, is told once, and delays nothing when the trainer makes it."""
+    worker, monitor = make(*[SourceMissing("it is not there")] * 30, outcome(1), SourceMissing("it is not there"))
+    for _ in range(30):
+        worker._pass()
+        assert (worker._idle_phase(), worker.state.failures) == ("waiting", 0)
+        assert worker.due(None, False) == clock.now_s + 60
+        clock.now_s += 60
+    assert worker.due(ChangeTimes(clock.now_s, clock.now_s), False) == clock.now_s + 2
+    assert monitor.notices == [("info", "yolo: /nowhere is not there yet; waiting for it")]
+    assert worker.state.last_error == "/nowhere is not there yet"
+    worker._pass()
+    assert monitor.notices[1:] == [("info", "yolo: version 1")]
+    assert worker.state.last_error is None
+    worker._pass()
+    assert worker._idle_phase() == "retrying"
+    assert monitor.notices[-1] == ("error", "yolo: it is not there; next try in 5 s")
 
 
 def test_what_changed_during_a_pass_waits_for_the_next_one(make, clock):

@@ -14,7 +14,7 @@ from mlsync.source.paths import display
 
 
 def warn_of_writer(job: Job, manifest: Manifest, parent: Parent, writer: Writer) -> None:
-    """Warn if the run goes on from another place, or begins with what another run has already."""
+    """Say if the run goes on from another place; warn if nobody asked for it, or if another run has its files."""
     if writer.claim is Claim.FIRST:
         twin = find_twin(job.repository, manifest.entries, manifest.root.summary)
         if twin is not None:
@@ -24,7 +24,11 @@ def warn_of_writer(job: Job, manifest: Manifest, parent: Parent, writer: Writer)
     elif (parent.host, parent.directory) != (writer.host, writer.directory):
         text = f"goes on from {display(writer.directory)} on {writer.host}, where until version "
         text += f"{parent.number} it was {display(parent.directory)} on {parent.host}: {writer.claim.value}"
-        job.warn(text)
+        if writer.claim is Claim.HANDED_OVER:
+            # Somebody asked for it on this machine.
+            job.monitor.notice("status", f"{job.source.run}: {text}")
+        else:
+            job.warn(text)
 
 
 def warn_of_clamped(job: Job, paths: Sequence[bytes]) -> None:

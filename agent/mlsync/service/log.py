@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TextIO
 
@@ -35,6 +35,22 @@ class JournalFormatter(logging.Formatter):
         return "\n".join(prefix + line for line in super().format(record).splitlines())
 
 
+class TerminalFormatter(logging.Formatter):
+    """Lines for a person at a terminal: without fractions of seconds, a level only where it is more than news.
+
+    *fold* breaks a line for the terminal.
+    """
+
+    def __init__(self, fold: Callable[[str], str]) -> None:
+        super().__init__("%(asctime)s %(mark)s%(message)s", "%Y-%m-%d %H:%M:%S")
+        self._fold = fold
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's lines, each of them folded."""
+        record.mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return "\n".join(map(self._fold, super().format(record).splitlines()))
+
+
 class LogMonitor(SilentMonitor):
     """Logs notices, when tasks begin and end, and how long the long ones take.
 
@@ -58,14 +74,23 @@ class LogMonitor(SilentMonitor):
         _LOG.log(_LEVELS[level], "%s", text.replace("\n", "\\n"))
 
 
-def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, str] = os.environ) -> None:
+def log_to(
+    stream: TextIO,
+    level: int = logging.INFO,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    fold: Callable[[str], str] | None = None,
+) -> None:
     """Send all log records to *stream*: with priorities if it is the journal, with times otherwise.
 
-    From the level ``DEBUG`` down, each line names the run and version that this process works on.
+    With *fold*, which breaks a line, a terminal gets lines that a person reads. From the level ``DEBUG`` down, each
+    line names the run and version that this process works on, and is a whole one, as other processes of mlsync log it.
     """
     handler = logging.StreamHandler(stream)
     if is_journal(stream, environ):
         handler.setFormatter(JournalFormatter("%(message)s"))
+    elif fold is not None and level > logging.DEBUG and stream.isatty():
+        handler.setFormatter(TerminalFormatter(fold))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     if level <= logging.DEBUG:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from mlsync.app.pass_result import PassResult
-from mlsync.errors import Error, RunLocked, RunOfAnother
+from mlsync.app.wording import count
+from mlsync.errors import Error, RunLocked, RunOfAnother, SourceMissing
 from mlsync.monitor import Monitor
 from mlsync.service.job import RunJob
 from mlsync.service.trigger import ChangeTimes, Trigger
+from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -152,6 +154,11 @@ class Worker:
             # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
             self.state.is_refused = True
+        except SourceMissing as error:
+            if self.state.last_version is None:
+                self._not_there_yet()
+            else:
+                self._failed(error, None)
         except RunLocked as error:
             self._failed(error, self._timing.retry_max_s if not self._had_lock else None)
             if not self._had_lock:
@@ -170,7 +177,9 @@ class Worker:
             # Cut short: without a version, files may have changed all the same.
             return
         if state.failures:
-            self._monitor.notice("info", f"{self.job.name}: works again after {state.failures} failed tries")
+            self._monitor.notice(
+                "info", f"{self.job.name}: works again after {count(state.failures, 'failed attempt')}"
+            )
         self._had_lock = True
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
@@ -183,6 +192,16 @@ class Worker:
         if outcome.proved_version is not None and outcome.proved_version >= (state.last_proved_version or 0):
             state.last_proved_version, state.last_proved_s = outcome.proved_version, self._wall()
         self._report_troubles(outcome.troubles)
+
+    def _not_there_yet(self) -> None:
+        """Wait for a directory of which nothing was ever saved: the trainer makes it when it starts."""
+        text = f"{display(bytes(self.job.directory))} is not there yet"
+        if self.state.last_error != text:
+            self._monitor.notice("info", f"{self.job.name}: {text}; waiting for it")
+        self.state.last_error, self.state.failures = text, 0
+        # No retry, which would keep the watcher's news from a trainer that starts an hour later.
+        self._retry_at_s = None
+        self._rescan_at_s = self._clock() + self._timing.rescan_s
 
     def _report_troubles(self, troubles: tuple[str, ...]) -> None:
         """Report each trouble when it begins, not with every pass that still finds it."""
