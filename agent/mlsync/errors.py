@@ -250,7 +250,7 @@ class WrongPassphrase(KeyProblem):
     """No key slot opens with what was given."""
 
     exit_code = 21
-    usual_advice = "there is no other way in: try another one, with --passphrase-file FILE or --key-file FILE"
+    usual_advice = "try another one, also with --passphrase-file FILE or --key-file FILE; there is no other way in"
 
 
 class KeySlotDamaged(KeyProblem):

@@ -415,6 +415,26 @@ def test_a_directory_that_is_no_restores_keeps_its_mode(world):
     assert stat.S_IMODE((world.base / "out").stat().st_mode) == 0o700
 
 
+@needs_root
+def test_a_directory_that_everybody_may_write_to_is_enough(directory_world):
+    """A restore into somebody else's directory, as of a scratch disk, is whole; its time stays, which is said once."""
+    world = directory_world
+    for name in ("a.bin", "sub/b.bin"):
+        world.write(name, b"x")
+    world.backup()
+    out = world.base / "out"
+    for directory in (out, out / "sub"):
+        directory.mkdir()
+        directory.chmod(0o777)
+    give_away(world)
+    with as_nobody():
+        result = run(world)
+    assert (result.fault, tuple(result.failures)) == (None, ())
+    assert contents(tree_of(out)) == contents(world.tree())
+    said = [text for severity, text in world.monitor.notices if severity == "warning" and "times of files" in text]
+    assert len(said) == 1
+
+
 def test_a_temporary_name_that_is_swapped_while_it_is_written_leads_nowhere(world):
     """What takes the temporary name of a long file meanwhile is not written to, and does not become the file."""
     world.write("big.bin", noise(40 << 20))

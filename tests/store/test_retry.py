@@ -70,7 +70,7 @@ def test_error_that_stays_is_told_after_the_last_try(method):
     inner.put("old", b"body")
     store, faulty, sleeper = retrying(Fault("before", method=method, lasts=True), inner=inner, budget_s=1e9)
     with pytest.raises(
-        errors.StoreUnavailable, match=f"{TRIES_MAX} tries of {method}: a fault was asked for"
+        errors.StoreUnavailable, match=rf"a fault was asked for \({TRIES_MAX} tries of {method}\)"
     ) as caught:
         CALLS[method](store)
     assert calls_of(faulty, method) == TRIES_MAX
@@ -117,7 +117,7 @@ def test_a_store_that_asks_for_too_long_a_pause_is_left_alone():
     busy = errors.StoreUnavailable("busy")
     busy.retry_after_s = 3600.0
     store, faulty, sleeper = retrying(Fault("before", error=busy, lasts=True))
-    with pytest.raises(errors.StoreUnavailable, match="after 1 try of"):
+    with pytest.raises(errors.StoreUnavailable, match=r"\(1 try of"):
         store.put("a", b"")
     assert (calls_of(faulty, "put"), sleeper.waits_s) == (1, [])
 

@@ -195,7 +195,7 @@ def check_key_file(unlock: KeyFile) -> None:
 
 def wrong_unlock(unlock: Unlock, where: str) -> WrongPassphrase:
     """Return the error for the case that no slot opened."""
-    return WrongPassphrase(f"the {noun(kind_of(unlock))} opens no key slot", where=where)
+    return WrongPassphrase(f"wrong {noun(kind_of(unlock))}: it opens no key slot", where=where)
 
 
 def kind_of(unlock: Unlock) -> SlotKind:

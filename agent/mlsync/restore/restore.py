@@ -282,8 +282,9 @@ def _files(entries: list[Entry]) -> list[Entry]:
 def _refuse_full(target: Target, plans: list[FilePlan]) -> None:
     needed_bytes, free_bytes = sum(plan.needed_bytes for plan in plans), target.free_bytes()
     if needed_bytes > free_bytes:
-        what = f"the restore needs {needed_bytes} bytes and {free_bytes} are free"
-        raise TargetFull(what, where=target.where, advice="no file was changed")
+        what = f"the restore needs {needed_bytes:,} bytes, and {free_bytes:,} are free"
+        advice = "free some room, or give --to DIR on another disk; no file was changed"
+        raise TargetFull(what, where=target.where, advice=advice)
 
 
 def _checked_deletion(

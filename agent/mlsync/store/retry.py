@@ -193,5 +193,5 @@ def _give_up(method: str, state: tenacity.RetryCallState) -> None:
         msg = "only store errors are retried"
         raise TypeError(msg)
     tries = "1 try" if state.attempt_number == 1 else f"{state.attempt_number} tries"
-    text = f"the store still fails after {tries} of {method}: {error.what}"
+    text = f"{error.what} ({tries} of {method})"
     raise errors.StoreUnavailable(text, where=error.where, advice=error.advice) from error

@@ -46,7 +46,8 @@ class MetadataWriter:
         if stat.S_IMODE(found.st_mode) != (mode := mode_for(entry, found)):
             self._try("modes", lambda: os.fchmod(descriptor, mode))
         if found.st_mtime_ns != entry.mtime_ns:
-            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+            # Of a directory that somebody else made and lets others write to, only its owner sets the time.
+            self._try("times", lambda: os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns)))
 
     def apply_to_link(self, descriptor: int, entry: Entry) -> None:
         """Set the owner and time of a symbolic link that was opened with ``O_PATH``."""

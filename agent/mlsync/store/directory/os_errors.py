@@ -11,8 +11,8 @@ from mlsync import errors
 from mlsync.store.directory.denied import advice_on
 
 _FULL = {
-    errno.ENOSPC: "free some room, or prune old versions",
-    errno.EDQUOT: "the quota is used up; have it raised, or prune old versions",
+    errno.ENOSPC: "free some room on that disk; what is stored already is not sent again",
+    errno.EDQUOT: "the quota is used up; have it raised, or free some room",
     errno.EFBIG: "the file system or a limit of this process does not allow files of that size",
 }
 _DENIED = {

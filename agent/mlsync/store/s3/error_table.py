@@ -70,7 +70,7 @@ RIGHTS = {
 }
 _CLOCK = Translation(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
 REGION = Translation(errors.StoreLocationInvalid, False, "set the bucket's own region")
-_FULL = Translation(errors.StoreFull, False, "free some room, have the quota raised, or prune old versions")
+_FULL = Translation(errors.StoreFull, False, "free some room, or have the quota raised")
 _NO_BUCKET = Translation(
     errors.StoreLocationInvalid, False, "make the bucket first, or check its name and the endpoint"
 )
