@@ -94,7 +94,7 @@ def test_a_touched_file_is_read_once_and_makes_no_version(world):
 
 
 def test_a_small_change_costs_few_calls(world):
-    """A version with one new chunk is two objects: a pack and a manifest; all else are questions, and few."""
+    """A version with one new chunk is a pack, a manifest and its second copy; all else are questions, and few."""
     world.write("last.pt", small_checkpoint())
     world.write("log.csv", b"1\n")
     world.backup()
@@ -114,6 +114,7 @@ def test_a_small_change_costs_few_calls(world):
         ("get", "repository"),
         ("put", "versions"),
         ("get", "versions"),
+        ("put", "copies"),
     ]
 
 

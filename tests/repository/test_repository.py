@@ -173,14 +173,14 @@ def test_a_number_that_no_version_takes_is_called_planted(change):
 
 
 def test_a_commit_says_how_much_it_stored(monkeypatch):
-    """What it stored is the packs of its body and the manifest, to the byte."""
+    """What it stored is the packs of its body, the manifest and its copy, to the byte."""
     monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
     repository = new_repository()
     before = {info.key for info in repository.store.list("")}
     committed = commit(repository, version(ENTRIES), unknown)
     made = [info for info in repository.store.list("") if info.key not in before]
     assert committed.stored_bytes == sum(info.size_bytes for info in made)
-    assert len(made) == 2
+    assert len(made) == 3
 
 
 def test_a_version_carries_the_digest_of_the_one_before():

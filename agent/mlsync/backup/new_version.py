@@ -19,7 +19,7 @@ import mlsync
 from mlsync.backup.archiver import Archiver
 from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
-from mlsync.backup.notices import warn_of_clamped, warn_of_not_understood, warn_of_writer
+from mlsync.backup.notices import warn_of_clamped, warn_of_no_copy, warn_of_not_understood, warn_of_writer
 from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
 from mlsync.backup.presence import refuse_lost
@@ -112,6 +112,7 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         end = _now()
         candidate = stored.records.candidate(scanned.cache)
         with job.monitor.task(f"{job.source.run}: committing", None):
+            _copy_parent(job, scanned.parent)
             if candidate.differs:
                 committed = _commit(job, scanned, stored, candidate)
             else:
@@ -346,6 +347,7 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
             # A listing need not show it: a store may hide what is no object.
             job.state.add_unreadable(source.run, {new.number: ""})
         raise
+    warn_of_no_copy(job, new.number, committed.copy_error)
     pending = _pending(manifest)
     job.state.replace_files(source.run, candidate.cached, candidate.uncached)
     job.remember_chunks(committed.body_refs)
@@ -359,6 +361,15 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     index.add_written(committed.packs)
     refuse_lost(job.repository, index.foreign_refs([*refs, *committed.body_refs]), set())
     return _Committed(new.number, new.summary, committed.stored_bytes, pending, not_understood, why)
+
+
+def _copy_parent(job: Job, parent: Parent) -> None:
+    """Store the second copy of the last version's manifest, if its writer may have died before it did so.
+
+    A version that this machine remembers had its turn: it is not looked for at each backup.
+    """
+    if parent.number and not parent.is_remembered:
+        job.repository.add_copy(job.repository.version_key(job.source.run, parent.number))
 
 
 def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:

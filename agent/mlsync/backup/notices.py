@@ -9,6 +9,7 @@ from mlsync.backup.ownership import Claim, Writer
 from mlsync.backup.parent import Parent
 from mlsync.backup.request import Job
 from mlsync.backup.twin import find_twin
+from mlsync.errors import Error
 from mlsync.repository.manifest import Manifest
 from mlsync.source.paths import display
 
@@ -37,6 +38,13 @@ def warn_of_clamped(job: Job, paths: Sequence[bytes]) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         what = f"{display(paths[0])}{more}: modified outside of the years 1677 to 2262"
         job.warn(f"{what}, which a version cannot hold; the nearest that it can is kept")
+
+
+def warn_of_no_copy(job: Job, number: int, error: Error | None) -> None:
+    """Say that a version was made whose manifest has no second copy."""
+    if error is not None:
+        what = f"version {number} is made, but the second copy of its manifest is not stored"
+        job.warn(f"{what}: {error}; mlsync repair makes it")
 
 
 def warn_of_not_understood(job: Job, manifest: Manifest) -> tuple[bytes, ...]:

@@ -58,6 +58,8 @@ def _print(result: CheckResult, *, quiet: bool) -> None:
     read = f", {output.size(result.read_bytes)} read" if result.read_bytes else ""
     unused = f", {output.count(result.unused_packs, 'pack')} unused" if result.unused_packs else ""
     verdict = output.count(len(result.problems), "problem") if result.problems else "no problem"
+    if result.uncopied:
+        verdict += f", {output.count(len(result.uncopied), 'manifest')} without a second copy (mlsync repair makes it)"
     if result.unchecked:
         verdict += f", {output.count(len(result.unchecked), 'object')} not checked"
     output.say_wrapped(

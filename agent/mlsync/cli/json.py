@@ -399,6 +399,7 @@ def check_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
         "problems": _problems_json(result.problems),
         "unchecked": _problems_json(result.unchecked),
         "oddities": _problems_json(result.oddities),
+        "uncopied": _versions_json(result.uncopied),
     }
 
 
@@ -407,10 +408,14 @@ def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
         {
             "object": problem.key,
             "text": problem.text,
-            "versions": [{"run": run, "version": number} for run, number in problem.versions],
+            "versions": _versions_json(problem.versions),
         }
         for problem in problems
     ]
+
+
+def _versions_json(versions: Iterable[tuple[str, int]]) -> list[dict[str, object]]:
+    return [{"run": run, "version": number} for run, number in versions]
 
 
 def service_json(

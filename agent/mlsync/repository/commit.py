@@ -1,7 +1,8 @@
 """Commit a version: store its body, then create its manifest.
 
 The order makes a crash harmless: first the packs of the files are durable, then the flow proves the candidate, then the
-packs of the manifest's own body are stored, then the manifest. Its creation is conditional, and is the commit.
+packs of the manifest's own body are stored, then the manifest. Its creation is conditional, and is the commit. Right
+after it comes the manifest's second copy: never before, since a copy without a manifest would look like a lost version.
 """
 
 from __future__ import annotations
@@ -11,8 +12,17 @@ from dataclasses import dataclass
 import msgspec
 
 from mlsync.codec.digest import object_digest
-from mlsync.errors import AlreadyExists, FormatUnsupported, ManifestDamaged, StoreBroken, VersionTaken
-from mlsync.repository import sealed_object, segments
+from mlsync.errors import (
+    AlreadyExists,
+    Error,
+    FormatUnsupported,
+    ManifestDamaged,
+    RepositoryMissing,
+    StoreBroken,
+    StoreError,
+    VersionTaken,
+)
+from mlsync.repository import names, sealed_object, segments
 from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.repository.validation import check_root
@@ -21,12 +31,16 @@ from mlsync.repository.writer import ChunkLookup, PlacedChunk
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit made: the manifest's digest, the chunks that hold its body, and their new packs."""
+    """What a commit made: the manifest's digest, the chunks that hold its body, and their new packs.
+
+    *copy_error* says why the manifest has no second copy yet, if it has none.
+    """
 
     digest: bytes
     body_refs: tuple[ChunkRef, ...]
     packs: tuple[bytes, ...]
     stored_bytes: int
+    copy_error: Error | None = None
 
 
 def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> Committed:
@@ -61,7 +75,19 @@ def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> C
         # It is damaged, or is another writer's: a store may have replaced ours without an error.
         repository.open_version(key)
         raise _taken(repository, root)
-    return Committed(object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stats.stored_bytes + len(sealed))
+    # The version exists, so the loss of its copy must not look like the loss of the version.
+    copy_error = _copy(repository, key, sealed)
+    stored_bytes = stats.stored_bytes + len(sealed) * (1 if copy_error else 2)
+    return Committed(object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stored_bytes, copy_error)
+
+
+def _copy(repository: Repository, key: str, sealed: bytes) -> Error | None:
+    """Store the second copy of the manifest *key*; return the error if that failed."""
+    try:
+        repository.store.put(names.copy_of(key), sealed)
+    except (StoreError, RepositoryMissing) as error:
+        return error
+    return None
 
 
 def _holds(repository: Repository, key: str, sealed: bytes) -> bool:

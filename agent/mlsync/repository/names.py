@@ -12,7 +12,8 @@ VERSIONS: Final = "versions/"
 TOMBSTONES: Final = "tombstones/"
 LATER_PROOFS: Final = "proofs/"
 FEATURES: Final = "features/"
-PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES)
+COPIES: Final = "copies/"
+PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
@@ -23,6 +24,7 @@ VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 _KEY_SLOT = re.compile(rf"{KEY_SLOTS}[0-9a-f]{{{2 * SLOT_ID_BYTES}}}")
 _PACK = re.compile(rf"{PACKS}([0-9a-f]{{2}})/(\1[0-9a-f]{{30}})")
 _VERSION = re.compile(rf"{VERSIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
+_COPY = re.compile(rf"{COPIES}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})")
 _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
@@ -31,7 +33,7 @@ _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
-    rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}"
+    rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}|{COPIES}[0-9a-f]{{32}}"
 )
 
 
@@ -54,6 +56,11 @@ def run_prefix(run_id: bytes) -> str:
 def version(run_id: bytes, number: int) -> str:
     """Return the name of a version's manifest; the digits are padded, so that names sort in the order of versions."""
     return f"{run_prefix(run_id)}{number:0{VERSION_DIGITS}d}"
+
+
+def copy_of(key: str) -> str:
+    """Return the name of the second copy of the manifest *key*."""
+    return f"{COPIES}{key.removeprefix(VERSIONS)}"
 
 
 def run_proofs_prefix(run_id: bytes) -> str:
@@ -93,6 +100,12 @@ def parse_version(key: str) -> tuple[bytes, int] | None:
     return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
 
 
+def parse_copy(key: str) -> tuple[bytes, int] | None:
+    """Return the run's id and the version's number if *key* names the second copy of a manifest."""
+    match = _COPY.fullmatch(key)
+    return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
+
+
 def parse_later_proof(key: str) -> tuple[bytes, int] | None:
     """Return the run's id and the version's number if *key* names a later proof."""
     match = _LATER_PROOF.fullmatch(key)
@@ -118,8 +131,8 @@ def parse_feature(key: str) -> str | None:
 
 def is_object(key: str) -> bool:
     """Return whether *key* names an object of ours other than the header."""
-    parsed = (parse_pack(key), parse_version(key), parse_later_proof(key), parse_tombstone(key), parse_feature(key))
-    return is_key_slot(key) or any(found is not None for found in parsed)
+    parsers = (parse_pack, parse_version, parse_copy, parse_later_proof, parse_tombstone, parse_feature)
+    return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 
 
 def is_folder(name: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,7 @@ class StoredVersion:
     root: ManifestRoot
     digest: bytes
     key: str
+    size_bytes: int = 0
 
 
 class Repository:
@@ -210,21 +212,38 @@ class Repository:
 
     def open_version(self, key: str) -> StoredVersion:
         """Return the root under the name *key*; raise ``NotFound`` or ``ManifestDamaged``."""
-        return read_twice(lambda: self._open_version(key))
+        return self.open_body(key, key)[0]
 
-    def _open_version(self, key: str) -> StoredVersion:
+    def open_body(self, key: str, place: str) -> tuple[StoredVersion, bytes]:
+        """Return the manifest *key* from the object *place*, which may be its copy, and its bytes; raise the same."""
+        return read_twice(lambda: self._open_body(key, place))
+
+    def _open_body(self, key: str, place: str) -> tuple[StoredVersion, bytes]:
         try:
-            body = self.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+            body = self.store.get(place, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
             if not error.is_of_object:
                 raise
-            raise ManifestDamaged(f"the manifest was changed: {error.what}", where=key) from error
+            raise ManifestDamaged(f"the manifest was changed: {error.what}", where=place) from error
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), ManifestRoot, key)
         check_root(root, key)
         # The seal is bound to the key; this check holds those who have the master key to it too.
         if self.version_key(root.run, root.number) != key:
             raise ManifestDamaged("the manifest is of another version", where=key)
-        return StoredVersion(root, object_digest(body), key)
+        return StoredVersion(root, object_digest(body), key, len(body)), body
+
+    def add_copy(self, key: str) -> bool:
+        """Store the second copy of the manifest *key* if it is missing; return whether it was."""
+        place = names.copy_of(key)
+        try:
+            self.store.stat(place)
+        except NotFound:
+            _, body = self.open_body(key, key)
+            # Another machine may have been faster.
+            with suppress(AlreadyExists):
+                self.store.put(place, body)
+            return True
+        return False
 
     def later_proofs(self, stored: StoredVersion) -> list[LaterProof]:
         """Return the later proofs of a version, oldest first; raise ``ManifestDamaged`` if one is damaged."""

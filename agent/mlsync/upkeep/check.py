@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from mlsync.codec.digest import file_digester
 from mlsync.errors import (
@@ -28,7 +28,7 @@ from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.features import is_feature
 from mlsync.repository.manifest import Entry, Previous
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.repository import Repository, StoredVersion, is_no_version
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
@@ -39,11 +39,13 @@ from mlsync.upkeep.references import References
 from mlsync.versions.proof_status import summed, with_proofs
 
 Version = tuple[str, int]
+_T = TypeVar("_T")
 
 # Errors about one object; any other error of the store ends the check.
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
 _EMPTY_DIGEST: Final = file_digester().digest()
+_HAS_COPY: Final = "its copy is sound, and mlsync repair brings it back"
 _ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{names.VERSION_DIGITS}}})(.+)", re.DOTALL)
 
 
@@ -60,6 +62,7 @@ class Problem:
 class CheckResult:
     """What a check found; *unused_packs* are from backups that did not end, and are no problem.
 
+    *uncopied* are versions whose manifest has no second copy: they restore, and mlsync repair makes the copy.
     *left_open* is the error to end with if there is no problem, but a version could not be checked completely.
     """
 
@@ -73,6 +76,7 @@ class CheckResult:
     problems: list[Problem] = field(default_factory=list)
     unchecked: list[Problem] = field(default_factory=list)
     oddities: list[Problem] = field(default_factory=list)
+    uncopied: list[Version] = field(default_factory=list)
     left_open: Error | None = None
 
 
@@ -94,6 +98,7 @@ class _Check:
         self._references = References()
         self._packs: dict[bytes, ObjectInfo] = {}
         self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
+        self._copies: dict[tuple[bytes, int], ObjectInfo] = {}
         self._runs: dict[bytes, list[int]] = defaultdict(list)
         self._opened: list[tuple[bytes, int]] = []
         self._ended_early = False
@@ -103,6 +108,7 @@ class _Check:
         self._check_key_slots()
         self._check_versions()
         self._check_proofs_without_version()
+        self._check_copies_without_version()
         if self._ended_early:
             self._look_for_unlisted_packs()
         packs = PackCheck(self._repository, self._monitor, self._references, self._faults, self._packs)
@@ -137,30 +143,31 @@ class _Check:
         """List all objects under our prefixes by kind; report others as oddities."""
         self._look_for_strays()
         self._list_features()
-        for info in self._listed(names.PACKS):
-            pack_id = names.parse_pack(info.key)
-            if pack_id is None:
-                self._odd(info.key, "not an object of mlsync: left alone")
-            else:
-                self._packs[pack_id] = info
-        for info in self._listed(names.VERSIONS):
-            version = names.parse_version(info.key)
-            if version is None:
-                self._odd(info.key, _odd_version_text(info.key))
-            else:
-                self._runs[version[0]].append(version[1])
-        for info in self._listed(names.LATER_PROOFS):
-            version = names.parse_later_proof(info.key)
-            if version is None:
-                self._odd(info.key, "not an object of mlsync: left alone")
-            else:
-                self._proofs[version].append(info.key)
-        for info in self._listed(names.TOMBSTONES):
-            pack_id = names.parse_tombstone(info.key)
-            if pack_id is None:
-                self._odd(info.key, "not an object of mlsync: left alone")
-            elif pack_id not in self._packs:
+        for info, pack_id in self._parsed(names.PACKS, names.parse_pack):
+            self._packs[pack_id] = info
+        for _, version in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
+            self._runs[version[0]].append(version[1])
+        for info, version in self._parsed(names.COPIES, names.parse_copy):
+            self._copies[version] = info
+        for info, version in self._parsed(names.LATER_PROOFS, names.parse_later_proof):
+            self._proofs[version].append(info.key)
+        for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
+            if pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
+
+    def _parsed(
+        self,
+        prefix: str,
+        parse: Callable[[str], _T | None],
+        odd_text: Callable[[str], str] = lambda _key: "not an object of mlsync: left alone",
+    ) -> Iterator[tuple[ObjectInfo, _T]]:
+        """Yield the objects of a kind with what their names say; report others as oddities."""
+        for info in self._listed(prefix):
+            parsed = parse(info.key)
+            if parsed is None:
+                self._odd(info.key, odd_text(info.key))
+            else:
+                yield info, parsed
 
     def _list_features(self) -> None:
         """Report what is no feature; one that this mlsync does not know would have kept the repository from opening."""
@@ -230,17 +237,27 @@ class _Check:
                 missing_before = True
                 continue
             self._opened.append((run_id, number))
+            self._check_copy(stored, self._copies.pop((run_id, number), None))
             self._check_version(stored, self._proofs.pop((run_id, number), []))
             run, previous = stored.root.run, stored.root.previous
             if previous is not None and previous.number not in numbers:
-                text = f"the manifest is missing, and version {number} follows it"
-                self._problem(names.version(run_id, previous.number), text, (run, previous.number))
+                self._note_missing(run_id, (run, previous.number), number)
             elif before is not None and _is_broken(previous, before, is_next=not missing_before):
                 self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
         for number, fault in unread:
+            copy = self._copies.pop((run_id, number), None)
+            key, told = names.version(run_id, number), fault
+            if copy is not None and is_no_version(fault) and self._opens(key, copy.key):
+                told = type(fault)(f"{fault.what}; {_HAS_COPY}")
             # The run's name is not in the object's name, but in the run's other manifests.
-            self._failed(names.version(run_id, number), fault, None if run is None else (run, number))
+            self._failed(key, told, None if run is None else (run, number))
+
+    def _note_missing(self, run_id: bytes, missing: Version, after: int) -> None:
+        key = names.version(run_id, missing[1])
+        if not ((run_id, missing[1]) in self._copies and self._opens(key, names.copy_of(key))):
+            # A copy is looked at once all runs are: its version may be the newest, which nothing follows.
+            self._problem(key, f"the manifest is missing, and version {after} follows it", missing)
 
     def _check_version(self, stored: StoredVersion, proofs: list[str]) -> None:
         self._result.version_count += 1
@@ -295,6 +312,41 @@ class _Check:
                     raise ManifestDamaged("it counts other broken checkpoints than there can be")
         except _OF_OBJECT as error:
             self._failed(key, error, version)
+
+    def _check_copy(self, stored: StoredVersion, copy: ObjectInfo | None) -> None:
+        """Compare a manifest with its second copy: by length, and by all bytes if data is read."""
+        root = stored.root
+        if copy is None:
+            self._result.uncopied.append((root.run, root.number))
+        elif copy.size_bytes != stored.size_bytes:
+            self._problem(copy.key, f"the copy of a manifest has {copy.size_bytes} bytes, not {stored.size_bytes}")
+        elif self._read_data:
+            try:
+                found, _ = self._repository.open_body(stored.key, copy.key)
+                if found.digest != stored.digest:
+                    raise ManifestDamaged("the copy of a manifest is another one than the manifest")
+            except _OF_OBJECT as error:
+                self._failed(copy.key, error)
+
+    def _check_copies_without_version(self) -> None:
+        for (run_id, number), copy in self._copies.items():
+            key = names.version(run_id, number)
+            try:
+                root = self._repository.open_body(key, copy.key)[0].root
+            except NotFound:
+                continue  # deleted meanwhile
+            except _OF_OBJECT:
+                # Whoever may create objects can put anything there.
+                self._odd(copy.key, f"a copy of the manifest of version {number}, which is not in the store: no copy")
+            else:
+                self._problem(key, f"the manifest is missing; {_HAS_COPY}", (root.run, number))
+
+    def _opens(self, key: str, place: str) -> bool:
+        try:
+            self._repository.open_body(key, place)
+        except _OF_OBJECT:
+            return False
+        return True
 
     def _check_proofs_without_version(self) -> None:
         for (run_id, number), keys in self._proofs.items():
