@@ -80,7 +80,7 @@ HOMES = {
     "tenacity": r"mlsync\.store\.retry",
     "watchdog": r"mlsync\.service\.watch",
     "apscheduler": r"mlsync\.(service\.schedule|config\.every)",
-    "rich": r"mlsync\.cli\..+",
+    "rich": r"mlsync\.(cli\..+|app\.wrapping)",
     "click": r"mlsync\.cli\..+",
     "sqlite3": r"mlsync\.source\.(state|state_database)",
     "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",

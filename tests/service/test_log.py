@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import io
 import logging
 import os
 import re
+import struct
 import sys
+import termios
 import threading
 import time
 from functools import partial
@@ -60,20 +63,23 @@ def test_journal_lines_carry_priorities():
         assert JournalFormatter("%(message)s").format(record) == f"<{number}>x"
 
 
-def test_a_terminal_gets_lines_for_a_person():
-    """At a terminal news has a time alone, a warning its level too, each line is folded; -vv logs as elsewhere."""
+def test_a_terminal_gets_lines_for_a_person(monkeypatch):
+    """At a terminal news has a time alone, a warning its level too, and no word is broken; -vv logs as elsewhere."""
+    monkeypatch.delenv("COLUMNS", raising=False)
     parent, child = os.openpty()
     with open(parent, "rb") as seen, open(child, "w") as terminal:
-        log_to(terminal, environ={}, fold=lambda line: f"<{line}>")
-        LogMonitor().notice("info", "yolo: version 1")
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+        log_to(terminal, environ={})
+        LogMonitor().notice("info", "yolo: version 1 in 0.3 s")
         LogMonitor().notice("warning", "yolo: odd")
-        log_to(terminal, logging.DEBUG, environ={}, fold=lambda line: f"<{line}>")
+        log_to(terminal, logging.DEBUG, environ={})
         LogMonitor().notice("info", "yolo: version 2")
         lines = seen.read1().decode().splitlines()
     moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-    assert re.fullmatch(f"<{moment} yolo: version 1>", lines[0])
-    assert re.fullmatch(f"<{moment} warning: yolo: odd>", lines[1])
-    assert re.fullmatch(rf"{moment},\d+ INFO    yolo: version 2", lines[2])
+    assert re.fullmatch(f"{moment} yolo: version 1 in", lines[0])
+    assert lines[1] == "  0.3 s"
+    assert re.fullmatch(f"{moment} warning: yolo: odd", lines[2])
+    assert re.fullmatch(rf"{moment},\d+ INFO    yolo: version 2", lines[3])
 
 
 def test_priorities_go_to_the_journal_alone(tmp_path):

@@ -47,7 +47,7 @@ def agent_command(common: Common, gently: bool) -> None:
     config = common.watching_configuration()
     refuse_untrusted_programs(config)
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
-    log_to(sys.stderr, level, fold=lambda line: output.message(line, sys.stderr))
+    log_to(sys.stderr, level)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
     unlock = common.secret(config.key, before_prompt=lambda: _look(config, options))

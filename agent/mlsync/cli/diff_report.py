@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from mlsync.app.wrapping import cells, joined
 from mlsync.cli import output
 from mlsync.cli.table import TextTable
-from mlsync.cli.wrapping import cells, joined
 from mlsync.diff.checkpoint import FATES, CheckpointDiff, FactChange, Fate, TensorDiff, rank
 from mlsync.diff.diff import DiffResult, FileDiff
 from mlsync.formats.layout import Tensor

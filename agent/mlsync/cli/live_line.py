@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, TextIO
 
-from mlsync.cli.wrapping import cells
+from mlsync.app.wrapping import cells
 
 _TICK_S: Final = 0.1
 _ERASE: Final = "\r\x1b[K"

@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, TextIO
+from typing import Final
 
 import click
 
 from mlsync.app.wording import count, size
+from mlsync.app.wrapping import COLUMNS, GLUE, HANG, encodable, message, printable, terminal_width, wrap
 from mlsync.cli.table import TextTable
-from mlsync.cli.wrapping import GLUE, printable, wrap
 from mlsync.source.paths import display
 
 __all__ = [
@@ -36,13 +36,7 @@ __all__ = [
     "zoned",
 ]
 
-# Of a pipe or a file, whose lines should not depend on where they are made.
-_COLUMNS: Final = 100
-# A line has room for a size and a time, however narrow the terminal says that it is.
-_COLUMNS_MIN: Final = 40
-_COLUMNS_MAX: Final = 1000
 _ENDLESS: Final = sys.maxsize
-_HANG: Final = "  "
 
 
 class ReaderGone(Exception):
@@ -88,14 +82,14 @@ def level(number: int, device: str, pending: int | None) -> str:
 def say(text: str = "") -> None:
     """Print a line of the result."""
     try:
-        click.echo(_encodable(printable(text), sys.stdout))
+        click.echo(encodable(printable(text), sys.stdout))
     except BrokenPipeError:
         raise _reader_gone() from None
 
 
-def say_wrapped(text: str, *, first: str = "", rest: str = _HANG) -> None:
+def say_wrapped(text: str, *, first: str = "", rest: str = HANG) -> None:
     """Print a sentence of the result: broken at blanks if stdout is a terminal, else on one line."""
-    columns = _terminal_width(sys.stdout) if sys.stdout.isatty() else _ENDLESS
+    columns = terminal_width(sys.stdout) if sys.stdout.isatty() else _ENDLESS
     # GLUE stays until the lines are broken.
     for line in wrap(GLUE.join(map(printable, text.split(GLUE))), columns, first=first, rest=rest):
         say(line)
@@ -106,33 +100,14 @@ def tell(text: str) -> None:
     click.echo(message(text, sys.stderr), err=True)
 
 
-def message(text: str, stream: TextIO) -> str:
-    """Return a message as it is printed on *stream*: broken at blanks if that is a terminal, else on one line."""
-    line = _encodable(printable(text), stream)
-    return "\n".join(wrap(line, _terminal_width(stream), rest=_HANG)) if stream.isatty() else line
-
-
 def width() -> int:
     """Return how many columns tables have: those of the terminal, or 100 where stdout is none.
 
     ``COLUMNS`` in the environment overrides both.
     """
     if os.environ.get("COLUMNS", "").isdecimal() or sys.stdout.isatty():
-        return _terminal_width(sys.stdout)
-    return _COLUMNS
-
-
-def _terminal_width(stream: TextIO) -> int:
-    """Return the columns that ``COLUMNS`` or else the terminal has."""
-    given = os.environ.get("COLUMNS", "")
-    columns = int(given) if given.isdecimal() and len(given) <= len(str(_COLUMNS_MAX)) else 0
-    if not columns:
-        try:
-            columns = os.get_terminal_size(stream.fileno()).columns
-        except OSError:
-            columns = 0
-    # A terminal that knows no size says 0.
-    return min(max(columns or _COLUMNS, _COLUMNS_MIN), _COLUMNS_MAX)
+        return terminal_width(sys.stdout)
+    return COLUMNS
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
@@ -158,9 +133,3 @@ def _reader_gone() -> ReaderGone:
     # Python flushes stdout once more at exit, which would fail again.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ReaderGone()
-
-
-def _encodable(text: str, stream: TextIO) -> str:
-    """Return *text* with escapes for letters that the stream's encoding lacks, as where ``LC_ALL`` is not UTF-8."""
-    encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from mlsync.app.wording import scaled, size
-from mlsync.cli.wrapping import cells
+from mlsync.app.wrapping import cells
 
 _BAR_MIN: Final = 8
 _BAR_MAX: Final = 28

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
+from mlsync.app.wrapping import joined
 from mlsync.cli import output
 from mlsync.cli.table import TextTable
-from mlsync.cli.wrapping import joined
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import natural

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import click
 
+from mlsync.app.wrapping import wrap
 from mlsync.cli import output
 from mlsync.cli.json import status_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
-from mlsync.cli.wrapping import wrap
 from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age

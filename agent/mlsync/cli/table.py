@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.cli.wrapping import cells, joined, printable, wrap
+from mlsync.app.wrapping import cells, joined, printable, wrap
 
 _GAP: Final = "  "
 

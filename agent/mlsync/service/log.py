@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TextIO
 
 from mlsync.app.forecast import ForecastTask
+from mlsync.app.wrapping import message
 from mlsync.log_context import labelled
 from mlsync.monitor import NoticeLevel, SilentMonitor, Task
 
@@ -38,17 +39,17 @@ class JournalFormatter(logging.Formatter):
 class TerminalFormatter(logging.Formatter):
     """Lines for a person at a terminal: without fractions of seconds, a level only where it is more than news.
 
-    *fold* breaks a line for the terminal.
+    Lines are broken between words.
     """
 
-    def __init__(self, fold: Callable[[str], str]) -> None:
+    def __init__(self, terminal: TextIO) -> None:
         super().__init__("%(asctime)s %(mark)s%(message)s", "%Y-%m-%d %H:%M:%S")
-        self._fold = fold
+        self._terminal = terminal
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the record's lines, each of them folded."""
+        """Return the record's lines, in as many lines of the terminal as it takes."""
         record.mark = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return "\n".join(map(self._fold, super().format(record).splitlines()))
+        return "\n".join(message(line, self._terminal) for line in super().format(record).splitlines())
 
 
 class LogMonitor(SilentMonitor):
@@ -74,23 +75,17 @@ class LogMonitor(SilentMonitor):
         _LOG.log(_LEVELS[level], "%s", text.replace("\n", "\\n"))
 
 
-def log_to(
-    stream: TextIO,
-    level: int = logging.INFO,
-    *,
-    environ: Mapping[str, str] = os.environ,
-    fold: Callable[[str], str] | None = None,
-) -> None:
+def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, str] = os.environ) -> None:
     """Send all log records to *stream*: with priorities if it is the journal, with times otherwise.
 
-    With *fold*, which breaks a line, a terminal gets lines that a person reads. From the level ``DEBUG`` down, each
-    line names the run and version that this process works on, and is a whole one, as other processes of mlsync log it.
+    A terminal gets lines for a person. From the level ``DEBUG`` down, lines are whole everywhere, and each names the
+    run and version that this process works on.
     """
     handler = logging.StreamHandler(stream)
     if is_journal(stream, environ):
         handler.setFormatter(JournalFormatter("%(message)s"))
-    elif fold is not None and level > logging.DEBUG and stream.isatty():
-        handler.setFormatter(TerminalFormatter(fold))
+    elif level > logging.DEBUG and stream.isatty():
+        handler.setFormatter(TerminalFormatter(stream))
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     if level <= logging.DEBUG:

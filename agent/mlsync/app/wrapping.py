@@ -1,14 +1,25 @@
-"""Break text into lines at blanks, and never inside a word: a word that is longer than a line sticks out."""
+"""Break text into lines at blanks, and never inside a word: a word that is longer than a line sticks out.
+
+How wide a terminal is, and what can be printed on it, is known here too.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TextIO
 
 #: A blank at which no line is broken if what it joins fits on a line. No text that is printed has one of its own:
 #: ``printable`` and ``source.paths.display`` escape it.
 GLUE: Final = "\u00a0"
+#: What lines after a message's first one begin with.
+HANG: Final = "  "
+#: Of a pipe or a file, whose lines should not depend on where they are made.
+COLUMNS: Final = 100
+# A line has room for a size and a time, however narrow the terminal says that it is.
+_COLUMNS_MIN: Final = 40
+_COLUMNS_MAX: Final = 1000
 _WORD: Final = re.compile("( *)([^ ]+)")
 
 
@@ -63,3 +74,28 @@ def _words(text: str, room: int) -> Iterator[tuple[str, str]]:
             yield from ((blanks + gap if number == 0 else gap, part) for number, (gap, part) in enumerate(parts))
         else:
             yield blanks, word
+
+
+def message(text: str, stream: TextIO) -> str:
+    """Return a message as it is printed on *stream*: broken at blanks if that is a terminal, else on one line."""
+    line = encodable(printable(text), stream)
+    return "\n".join(wrap(line, terminal_width(stream), rest=HANG)) if stream.isatty() else line
+
+
+def terminal_width(stream: TextIO) -> int:
+    """Return the columns that ``COLUMNS`` or else the terminal has."""
+    given = os.environ.get("COLUMNS", "")
+    columns = int(given) if given.isdecimal() and len(given) <= len(str(_COLUMNS_MAX)) else 0
+    if not columns:
+        try:
+            columns = os.get_terminal_size(stream.fileno()).columns
+        except OSError:
+            columns = 0
+    # A terminal that knows no size says 0.
+    return min(max(columns or COLUMNS, _COLUMNS_MIN), _COLUMNS_MAX)
+
+
+def encodable(text: str, stream: TextIO) -> str:
+    """Return *text* with escapes for letters that the stream's encoding lacks, as where ``LC_ALL`` is not UTF-8."""
+    encoding = stream.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
