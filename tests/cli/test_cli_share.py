@@ -65,7 +65,7 @@ def later_proofs(machine):
     repository = Repository.open(DirectoryStore(machine.repository), KeyFile(KEY))
     return [
         sorted(file.path.decode() for file in proof.files)
-        for proof in repository.later_proofs(repository.stored("yolo", 1))
+        for proof in repository.later_proofs(repository.stored("yolo", 1)).proofs
     ]
 
 

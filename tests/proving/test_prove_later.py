@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 
 import msgspec
 import pytest
 
+from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import RUN, World
 from flow_parts import uniform_checkpoint as checkpoint
 from mlsync.errors import DeviceMissing, ManifestDamaged, ObjectDamaged, PythonUnfit, Stopped
@@ -16,6 +18,7 @@ from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Share
 from mlsync.repository import names
 from mlsync.repository.later_proof import LaterProof, ProvedFile
+from mlsync.repository.proof_links import seen_links
 from mlsync.repository.tokens import TroubleKind
 from mlsync.versions.proof_status import manifest_of, proof_statuses, status_from_summaries
 
@@ -300,7 +303,7 @@ def test_who_comes_last_leaves_the_sum_of_all(world, prover):
     first = LaterProver(world.repository, meanwhile, world.monitor, share=Share(1, 2))
     with first, second:
         prove_all(first)
-    proofs = world.repository.later_proofs(stored(world, number))
+    proofs = world.repository.later_proofs(stored(world, number)).proofs
     assert sorted(len(proof.files) for proof in proofs) == [0, 1, 1]
     assert status_from_summaries(stored(world, number), proofs).lowest_level == 4
 
@@ -318,7 +321,7 @@ def test_a_listing_reads_few_lists_of_files(world, prover, monkeypatch):
         read.clear()
         proof_statuses(world.repository, RUN)
         assert len(read) == lists
-    part = world.repository.later_proofs(stored(world, number))[0]
+    part = world.repository.later_proofs(stored(world, number)).proofs[0]
     for key in proof_keys(world):
         world.store.delete(key)
     for path in (b"a.pt", b"b.pt"):
@@ -366,3 +369,61 @@ def test_check_names_a_damaged_proof(world, prover):
     result = world.check()
     assert [(problem.key, problem.versions) for problem in result.problems] == [(key, ((RUN, number),))]
     assert [oddity.key for oddity in result.oddities] == ["proofs/readme"]
+
+
+def test_each_proof_has_a_link_to_those_that_its_writer_had_seen(world, prover):
+    """Two shares at once, and the sum of both: the last one leads to all, so that none can be hidden."""
+    world.write("a.pt", checkpoint(1.0))
+    number = save_pending(world, "b.pt", 2.0)
+    second = LaterProver(world.repository, Watched(prover), world.monitor, share=Share(2, 2))
+    first = LaterProver(world.repository, Watched(prover, lambda: prove_all(second)), world.monitor, share=Share(1, 2))
+    with first, second:
+        prove_all(first)
+    proofs = world.repository.later_proofs(stored(world, number))
+    links = {one.link: seen_links(one.proof.room) for one in proofs.stored}
+    (head,) = proofs.heads
+    assert set(links[head]) == links.keys() - {head}
+    assert sorted(map(len, links.values())) == [0, 0, 2]
+    for one in proofs.stored:
+        body = world.store.get(one.key, limit_bytes=1 << 20)
+        world.store.delete(one.key)
+        found = proof_statuses(world.repository, RUN)[0].hidden
+        assert (() if found is None else found.keys) == (() if one.link == head else (one.key,))
+        world.store.put(one.key, body)
+
+
+def test_a_crash_while_a_version_is_proved_hides_no_proof(world, prover):
+    """Whichever call is the last, what is there names what is there, and the next one proves the rest."""
+    number = save_pending(world)
+    keys = set(world.store._objects)
+    for kind in ("die-before", "die-after"):
+        for nth in range(1, 100):
+            for key in set(world.store._objects) - keys:
+                world.store.delete(key)
+            faulty = FaultyStore(world.store, Fault(kind, nth))
+            world.use(faulty)
+            with suppress(ProcessDied):
+                proved(world, prover, number)
+            world.use(world.store)
+            assert proof_statuses(world.repository, RUN)[0].hidden is None
+            proved(world, prover, number)
+            (status,) = proof_statuses(world.repository, RUN)
+            assert (status.hidden, status.is_pending) == (None, False)
+            if not faulty.is_dead:
+                break
+        else:
+            pytest.fail("the proof never got through")
+
+
+def test_a_prover_says_what_is_hidden(world, prover):
+    """It proves on, and warns: what it adds does not take the place of what is missing."""
+    number = save_pending(world)
+    proved(world, prover, number)
+    (first,) = world.repository.later_proofs(stored(world, number)).stored
+    with LaterProver(world.repository, prover, world.monitor) as later:
+        later.anew(stored(world, number))
+        world.store.delete(first.key)
+        later.anew(stored(world, number))
+    text = f"{RUN}: version {number}: a later proof is hidden, which may say that a checkpoint is broken"
+    assert ("warning", text) in world.monitor.notices
+    assert proof_statuses(world.repository, RUN)[0].hidden.keys == (first.key,)

@@ -84,4 +84,4 @@ def read_proof(plain: bytes) -> LaterProof:
     repository.store.put(EXAMPLES.proof_key, sealed_object.seal(EXAMPLES.keys, LATER_PROOF, EXAMPLES.proof_key, plain))
     stored = repository.stored(EXAMPLES.run, 2)
     assert stored.digest == object_digest(body)
-    return repository.later_proofs(stored)[0]
+    return repository.open_later_proof(EXAMPLES.proof_key, stored).proof

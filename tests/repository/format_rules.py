@@ -196,6 +196,8 @@ def root(value: Any, run: str, number: int) -> None:
         need(is_int(modified, *TIME))
     need(all(type(note) is str for note in array(fields[14])))
     room(fields[15])
+    if "later-proofs" in (fields[15] or {}):
+        seen_proofs(fields[15]["later-proofs"], number)
 
 
 def summary(value: Any) -> None:
@@ -222,10 +224,31 @@ def segment_of(value: Any, packs: list[bytes]) -> list[list[Any]]:
     return entries
 
 
-def later_proof(value: Any, run: str, number: int, manifest: bytes) -> None:
-    """A later proof beside the version of that run, number and manifest."""
+def seen_proofs(value: Any, number: int) -> None:
+    """What a root says of the later proofs of versions before its own."""
+    need(array(value))
+    before = 0
+    for one in value:
+        version, refused, count, heads = array(one, 4)
+        need(is_int(version, before + 1, number - 1) and type(refused) is bool)
+        links(heads)
+        need(is_int(count, len(heads), COUNT[1]))
+        before = version
+
+
+def links(value: Any, own: bytes | None = None) -> None:
+    """Links to later proofs."""
+    need(array(value) and all(type(one) is bytes and len(one) == 32 for one in value))
+    ids = [one[:16] for one in value]
+    need(ids == sorted(set(ids)) and own not in ids)
+
+
+def later_proof(value: Any, run: str, number: int, manifest: bytes, own: bytes) -> None:
+    """A later proof with the id *own* beside the version of that run, number and manifest."""
     fields = array(value, 11)
     room(fields[10])
+    if "seen" in (fields[10] or {}):
+        links(fields[10]["seen"], own)
     need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
     need(type(fields[2]) is bytes and fields[2] == manifest and is_int(fields[3], *TIME))
     need(type(fields[4]) is str and type(fields[5]) is str and type(fields[7]) is str)

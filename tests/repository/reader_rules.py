@@ -22,6 +22,14 @@ PACK = b"\1" + bytes(16)
 COUNT_MAX = (1 << 63) - 1
 ORDINALS = 1 << 16
 DEEP = [[[[[[[None]]]]]]]
+# Links to later proofs, and what is none: of another shape, and then in another order than that of their ids.
+TO_PROOF = bytes(range(32))
+LATER = b"\1" + TO_PROOF[1:]
+LINKS = [[TO_PROOF], [TO_PROOF, LATER]]
+NO_LINKS: list[Any] = [[], None, {}, [TO_PROOF[:-1]], [TO_PROOF + b"x"], [TO_PROOF.decode()], [[TO_PROOF]]]
+SHAPES = len(NO_LINKS)
+NO_LINKS += [[LATER, TO_PROOF], [TO_PROOF, TO_PROOF], [TO_PROOF, TO_PROOF[:-1] + b"\xff"]]
+RECORD = [1, False, 1, [TO_PROOF]]
 
 Case = tuple[Sequence[Any], Any]
 Outcome = Literal["success", "damage", "newer"]
@@ -357,6 +365,43 @@ RULES = [
         each([(15,)], {"a": [DEEP]}, {"a": {1: 2}}),
         kept=each([(15,)], {"a": DEEP}, {"a": [True, 1, -1, 0.5, "x", b"x", [], {}]}),
     ),
+    Rule(
+        94,
+        "`later-proofs`",
+        "in the room of a root: an array of 1 or more arrays of 4 positions",
+        each(
+            [(15,)], *({"later-proofs": value} for value in ([], None, {}, [[]], [[1, False, 1]], [1], [[*RECORD, 0]]))
+        ),
+        kept=[((15,), {"later-proofs": [RECORD]})],
+    ),
+    Rule(
+        95,
+        "`later-proofs`",
+        "the numbers are ints that rise, from 1 on, below the version's own",
+        each([(15,)], *({"later-proofs": [[value, *RECORD[1:]]]} for value in (0, -1, 2, 1.0, True)))
+        + each([(15,)], {"later-proofs": [RECORD, RECORD]}),
+    ),
+    Rule(
+        96,
+        "`later-proofs`",
+        "whether one refuses is a bool",
+        each([(15,)], *({"later-proofs": [[1, value, 1, [TO_PROOF]]]} for value in (0, None))),
+        kept=[((15,), {"later-proofs": [[1, True, 1, [TO_PROOF]]]})],
+    ),
+    Rule(
+        97,
+        "`later-proofs`",
+        "the count is an int from the number of links to 2⁶³ - 1",
+        each([(15,)], *({"later-proofs": [[1, False, value, [TO_PROOF]]]} for value in (0, -1, 1 << 63, 1.0, True))),
+        kept=[((15,), {"later-proofs": [[1, False, COUNT_MAX, [TO_PROOF]]]})],
+    ),
+    Rule(
+        98,
+        "`later-proofs`",
+        "links are as in `seen`",
+        each([(15,)], *({"later-proofs": [[1, False, 9, value]]} for value in NO_LINKS)),
+        kept=each([(15,)], *({"later-proofs": [[1, False, 9, value]]} for value in LINKS)),
+    ),
 ]
 
 PROOF_RULES = [
@@ -381,8 +426,23 @@ PROOF_RULES = [
         [((9, 0, 2), None), ((9, 0, 1, 0), 6), ((9, 0, 1, 5), 0)],
     ),
     Rule(
-        90, "later proof", "the room is as in a root", [((10,), {})], [((10,), {"!seen": 1})], [((10,), {"seen": []})]
+        90, "later proof", "the room is as in a root", [((10,), {})], [((10,), {"!other": 1})], [((10,), {"other": []})]
     ),
+    Rule(
+        91,
+        "`seen`",
+        "in the room of a later proof: an array of 1 or more bins of 32 bytes",
+        each([(10,)], *({"seen": value} for value in NO_LINKS[:SHAPES])),
+        kept=[((10,), {"seen": LINKS[0]})],
+    ),
+    Rule(
+        92,
+        "`seen`",
+        "the first 16 bytes, the ids, rise from link to link",
+        each([(10,)], *({"seen": value} for value in NO_LINKS[SHAPES:])),
+        kept=[((10,), {"seen": LINKS[1]})],
+    ),
+    Rule(93, "`seen`", "no id is that of the proof itself", [((10,), {"seen": [EXAMPLES.proof_id + bytes(16)]})]),
 ]
 
 
@@ -405,5 +465,6 @@ def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]
 def table() -> str:
     """The document's table of rules."""
     lines = ["| rule | in | what holds |", "|---|---|---|"]
-    lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in (*RULES, *PROOF_RULES)]
+    rules = sorted((*RULES, *PROOF_RULES), key=lambda rule: rule.number)
+    lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in rules]
     return "\n".join(lines) + "\n"

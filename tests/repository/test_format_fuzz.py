@@ -37,10 +37,12 @@ def rich_root() -> Any:
     entries.insert(2, file)
     entries.sort(key=lambda entry: entry[0])
     segment[1] = len(entries)
+    root[15] = {"example": [1.5, {"a": None}], "later-proofs": [[1, True, 3, LINKS]]}
     return root
 
 
-ROOT, PROOF = rich_root(), proof_value()
+LINKS = [bytes([at]) * 32 for at in (1, 2)]
+ROOT, PROOF = rich_root(), changed(proof_value(), (10,), {"example": [True], "seen": LINKS})
 MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
 EDGES = [-(1 << 63), -1, 0, 1, 2, 3, 4, 5, 6, 16, 47, 48, 255, 256, 65_535, 65_536, 1 << 32, 1 << 40]
 EDGES += [1 << 63, (1 << 64) - 1]
@@ -164,7 +166,9 @@ def test_a_root_is_taken_exactly_as_the_page_says(value):
 def test_a_later_proof_is_taken_exactly_as_the_page_says(value):
     """The reader of later proofs and the page agree on every changed one."""
     plain = msgspec.msgpack.encode(value)
-    assert agree(outcome(read_proof, plain), outcome(rules.later_proof, value, EXAMPLES.run, 2, MANIFEST))
+    assert agree(
+        outcome(read_proof, plain), outcome(rules.later_proof, value, EXAMPLES.run, 2, MANIFEST, EXAMPLES.proof_id)
+    )
 
 
 @settings(max_examples=250, deadline=None)

@@ -124,7 +124,7 @@ def test_a_version_has_its_later_proofs(open_golden, name, index):
     expected = EXPECTED[name]["versions"][index]
     repository = open_golden(name)
     later = repository.later_proofs(repository.stored(expected["run"], expected["number"]))
-    levels = {os.fsdecode(file.path): file.proof.level for proof in later for file in proof.files}
+    levels = {os.fsdecode(file.path): file.proof.level for proof in later.proofs for file in proof.files}
     assert levels == expected.get("proved_later", {})
 
 

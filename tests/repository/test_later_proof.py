@@ -15,7 +15,7 @@ from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
-from mlsync.repository.later_proof import LaterProof, LaterProofs
+from mlsync.repository.later_proof import LaterProof, LaterProofs, VersionProofs
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
 
 EXAMPLES = Examples(inputs())
@@ -47,10 +47,16 @@ def put(store, key=KEY, kind=LATER_PROOF, keys=EXAMPLES.keys, plain=None):
     store.put(key, sealed_object.seal(keys, kind, key, plain))
 
 
+def read(proofs, named=(), skipped=None) -> VersionProofs:
+    """The later proofs of version 2 as readers read them."""
+    keys = proofs.of_version(RUN_ID, 2)
+    return proofs.read((RUN_ID, 2), keys, DIGEST, named, {} if skipped is None else skipped)
+
+
 def test_the_documents_example_is_read(store, proofs):
     """The document's later proof opens under its key, and says of version 2 what the text says."""
     store.put(EXAMPLES.proof_key, parse("later-proof"))
-    assert proofs.read([EXAMPLES.proof_key], DIGEST) == [EXAMPLES.later_proof()]
+    assert proofs.open(EXAMPLES.proof_key, DIGEST).proof == EXAMPLES.later_proof()
     assert decode_as(parse("later-proof-body"), LaterProof, "document") == EXAMPLES.later_proof()
 
 
@@ -61,7 +67,7 @@ def test_proofs_are_given_in_the_order_they_were_made(store, proofs):
         proofs.add(RUN_ID, proof(made_ns=moment))
     proofs.add(RUN_ID, proof(number=3))
     proofs.add(bytes(16), proof(made_ns=4))
-    assert [one.made_ns for one in proofs.of_version(RUN_ID, 2, DIGEST)] == sorted(moments)
+    assert [one.made_ns for one in read(proofs).proofs] == sorted(moments)
     assert {number: len(keys) for number, keys in proofs.of_run(RUN_ID).items()} == {2: 5, 3: 1}
 
 
@@ -70,7 +76,7 @@ def test_a_proof_of_another_version_is_damage(store, proofs, change):
     """An object that says another number than its key, or is of another manifest, is not believed."""
     put(store, plain=msgspec.msgpack.encode(proof(**change)))
     with pytest.raises(ManifestDamaged, match="belongs to another version"):
-        proofs.of_version(RUN_ID, 2, DIGEST)
+        proofs.open(KEY, DIGEST)
 
 
 def test_a_proof_opens_only_where_it_belongs(store, proofs):
@@ -80,17 +86,17 @@ def test_a_proof_opens_only_where_it_belongs(store, proofs):
     for key in (names.later_proof(RUN_ID, 3, bytes(16)), names.later_proof(bytes(16), 2, bytes(16))):
         store.put(key, body)
         with pytest.raises(ManifestDamaged, match="does not authenticate"):
-            proofs.read([key], DIGEST)
+            proofs.open(key, DIGEST)
     for keys in (Keys(os.urandom(32), EXAMPLES.keys.repository_id), Keys(EXAMPLES.keys.master, bytes(16))):
         with pytest.raises(ManifestDamaged, match="does not authenticate"):
-            LaterProofs(store, keys).read([KEY], DIGEST)
+            LaterProofs(store, keys).open(KEY, DIGEST)
 
 
 def test_a_manifest_is_no_proof_and_a_proof_no_manifest(store, proofs):
     """Each kind of object has a magic of its own, and a key of its own should somebody change the magic."""
     put(store, kind=MANIFEST)
     with pytest.raises(ManifestDamaged, match="no later proof"):
-        proofs.read([KEY], DIGEST)
+        proofs.open(KEY, DIGEST)
     body = store.get(KEY, limit_bytes=1 << 20)
     with pytest.raises(ManifestDamaged, match="does not authenticate"):
         sealed_object.open_(EXAMPLES.keys, LATER_PROOF, KEY, LATER_PROOF.magic + body[8:])
@@ -111,23 +117,23 @@ def test_what_does_not_parse_is_damage(store, proofs, plain):
     """A body that is no later proof is refused, though it is sealed."""
     put(store, plain=plain)
     with pytest.raises(ManifestDamaged, match="does not parse"):
-        proofs.read([KEY], DIGEST)
+        proofs.open(KEY, DIGEST)
 
 
 def test_one_that_was_listed_and_is_gone_is_damage(store, proofs):
     """A store that shows a name and has no object for it is found out."""
     with pytest.raises(ManifestDamaged, match="is gone"):
-        proofs.read([KEY], DIGEST)
+        proofs.open(KEY, DIGEST)
 
 
 def test_a_bit_that_flips_on_the_way_is_read_again(store):
     """What comes back whole the second time is believed."""
     put(store)
     faulty = FaultyStore(store, Fault("flip", 1, "get"))
-    assert LaterProofs(faulty, EXAMPLES.keys).read([KEY], DIGEST) == [proof()]
+    assert LaterProofs(faulty, EXAMPLES.keys).open(KEY, DIGEST).proof == proof()
 
 
 def test_other_names_are_passed_over(store, proofs):
     """What does not look like a later proof is not read as one; check names it."""
     store.put(f"{names.version_proofs_prefix(RUN_ID, 2)}readme", b"x")
-    assert proofs.of_version(RUN_ID, 2, DIGEST) == []
+    assert proofs.of_version(RUN_ID, 2) == []

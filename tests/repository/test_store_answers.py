@@ -41,7 +41,7 @@ def reader_of(repository, what):
         "header": (ObjectDamaged, Repository.look),
         "key slot": (KeySlotDamaged, lambda store: Repository.open(store, PASSPHRASE, found=found)),
         "manifest": (ManifestDamaged, lambda store: of(store).stored("run", 1)),
-        "later proof": (ManifestDamaged, lambda store: of(store).read_later_proofs([proof], stored)),
+        "later proof": (ManifestDamaged, lambda store: of(store).open_later_proof(proof, stored)),
         "chunk": (ObjectDamaged, lambda store: of(store).reader().one(ref)),
         "footer": (ObjectDamaged, lambda store: of(store).pack_refs(pack, info.size_bytes)),
     }[what]

@@ -19,6 +19,7 @@ import mlsync
 from mlsync.backup.archiver import Archiver
 from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
+from mlsync.backup.later_proofs import seen_now
 from mlsync.backup.notices import warn_of_clamped, warn_of_no_copy, warn_of_not_understood, warn_of_writer
 from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
@@ -36,6 +37,8 @@ from mlsync.proving.policy import Policy
 from mlsync.repository.commit import commit
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot, Summary, Top, refs_of
 from mlsync.repository.pack.journal import PackJournal
+from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
+from mlsync.repository.room import Room, room_of
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.validation import is_sound_top
 from mlsync.repository.writer import PackWriter, WriteStats
@@ -330,10 +333,11 @@ def _keep_progress(job: Job, writer: PackWriter, error: BaseException) -> None:
 def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) -> _Committed:
     """Write the manifest, and remember the version; all packs that it relies on are in the store before and after."""
     source, parent, index, refs = job.source, scanned.parent, stored.chunk_index, list(refs_of(candidate.entries))
+    room = _room(job, parent)
     refuse_lost(job.repository, index.old_refs(refs), job.repository.tombstones())
     is_without_news = parent.number and not stored.stats.new_bytes
     why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
-    manifest = Manifest(_root_of(job, scanned, stored, candidate, why), candidate.entries)
+    manifest = Manifest(_root_of(job, scanned, stored, candidate, why, room), candidate.entries)
     new = manifest.root
     warn_of_clamped(job, candidate.clamped)
     warn_of_writer(job, manifest, parent, scanned.writer)
@@ -380,7 +384,9 @@ def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:
     return _Committed()
 
 
-def _root_of(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate, why: tuple[str, ...]) -> ManifestRoot:
+def _root_of(
+    job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate, why: tuple[str, ...], room: Room
+) -> ManifestRoot:
     parent, writer = scanned.parent, scanned.writer
     return ManifestRoot(
         run=job.source.run,
@@ -399,7 +405,18 @@ def _root_of(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate,
         top=scanned.top,
         # A note that most checkpoints are gone says all that the reason would.
         notes=scanned.notes or why,
+        room=room,
     )
+
+
+def _room(job: Job, parent: Parent) -> Room:
+    """Return what the manifest says of later proofs: one listing, and reads where it has changed."""
+    # The first version of a run has none before it that could be proved.
+    if not parent.number:
+        return None
+    run = job.source.run
+    seen = seen_now(job.repository, run, parent.next_number(run), parent.seen_proofs, job.monitor)
+    return room_of({LATER_PROOFS: later_proofs_value(seen)})
 
 
 def _created_ns(job: Job, parent: Parent) -> int:

@@ -9,6 +9,7 @@ from mlsync.backup.files_cache import CachedPath
 from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
+from mlsync.repository.proof_links import SeenProofs, seen_proofs
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
 from mlsync.repository.segments import segment_refs
@@ -41,6 +42,7 @@ class Parent:
     body_packs: frozenset[bytes] = frozenset()
     entries: Mapping[bytes, Entry] = field(default_factory=dict)
     troubles: Mapping[bytes, Trouble] = field(default_factory=dict)
+    seen_proofs: Mapping[int, SeenProofs] = field(default_factory=dict)
 
     @property
     def previous(self) -> Previous | None:
@@ -133,7 +135,7 @@ def load_parent(parent: Parent, repository: Repository, run: str, files: Mapping
         troubles = list(root.troubles)
     if any(entry.proof and entry.proof.level < root.required_level for entry in entries.values()):
         # Another machine, with a GPU, may have proved since what the next version takes over.
-        later = with_proofs(entries.values(), repository.later_proofs(stored))
+        later = with_proofs(entries.values(), repository.later_proofs(stored).proofs)
         entries = {entry.path: entry for entry in later}
     return replace(
         parent,
@@ -145,6 +147,7 @@ def load_parent(parent: Parent, repository: Repository, run: str, files: Mapping
         body_packs=frozenset(ref.pack for ref in segment_refs(root, stored.key)),
         entries=entries,
         troubles={trouble.path: trouble for trouble in troubles},
+        seen_proofs=seen_proofs(root.room),
     )
 
 

@@ -171,6 +171,7 @@ def _version_json(status: ProofStatus) -> dict[str, object]:
         "required_level": root.required_level,
         "pending": status.is_pending,
         "device": status.device or None,
+        "hidden_proofs": [] if status.hidden is None else list(status.hidden.keys),
         "trouble_count": len(root.troubles),
         "notes": list(root.notes),
     }

@@ -29,12 +29,14 @@ from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.model import Config, KeySettings
-from mlsync.errors import ConfigInvalid, StateError
+from mlsync.errors import ConfigInvalid, Damage, FormatUnsupported, StateError, StoreError
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
+from mlsync.repository.repository import StoredVersion
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.takeover import allow_takeover
 from mlsync.versions.rollback import refuse_older
+from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
@@ -118,6 +120,7 @@ def restore_command(
         stored = find_version(session.repository, run, version)
         if version == LATEST and (loss := earlier_loss(session.repository, stored)) is not None:
             monitor.notice("warning", f"{run}: {loss}")
+        _warn_of_hidden(session, stored, monitor)
         manifest = session.repository.manifest(stored)
         directory = manifest.root.directory if target is None else os.fsencode(os.path.abspath(target))
         _refuse_own_places(config, directory, delete=delete)
@@ -162,6 +165,19 @@ def _place_to_write(common: Common, config: Config, asked: str | None) -> tuple[
     if place is not None and existing is None:
         refuse_unwritable_config(place)
     return place, existing
+
+
+def _warn_of_hidden(session: Session, stored: StoredVersion, monitor: Monitor) -> None:
+    """Warn if later proofs of the version are hidden; a restore does not depend on them."""
+    root = stored.root
+    try:
+        hidden = proofs_of(session.repository, stored)[1]
+    except (StoreError, Damage, FormatUnsupported) as error:
+        text = f"the later proofs of version {root.number} cannot be read, so nobody knows what they say: {error}"
+        monitor.notice("warning", f"{root.run}: {text}")
+        return
+    if hidden is not None:
+        monitor.notice("warning", f"{root.run}: version {root.number}: {hidden}; mlsync check names what is missing")
 
 
 def _print(lines: Iterable[str]) -> None:

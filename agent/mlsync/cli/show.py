@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from mlsync.backup.not_understood import in_words, not_understood
@@ -13,6 +15,7 @@ from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.show_report import print_report
 from mlsync.versions.logged import logged_facts
 from mlsync.versions.proof_status import manifest_of, status_from_entries, status_from_summaries
+from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.select import LATEST, find_run, find_version
 
 _EXAMPLES = """\b
@@ -50,16 +53,17 @@ def show_command(
     with common.session(config, monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         stored = find_version(session.repository, find_run(session.repository, run), version)
-        later = session.repository.later_proofs(stored)
-        manifest = manifest_of(session.repository, stored, later)
+        proofs, hidden = proofs_of(session.repository, stored)
+        manifest = manifest_of(session.repository, stored, proofs.proofs)
         logged = logged_facts(session.repository, manifest.entries)
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
-        status = status_from_entries(status_from_summaries(stored, later), manifest.entries)
+        status = status_from_entries(status_from_summaries(stored, proofs.proofs), manifest.entries)
+        status = replace(status, hidden=hidden)
         common.emit(show_json(status, manifest, logged, unknown))
         return
-    print_report(manifest, logged)
+    print_report(manifest, logged, hidden)
     if unknown:
         output.say()
         output.say_wrapped(in_words(unknown))

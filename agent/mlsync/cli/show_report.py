@@ -13,20 +13,26 @@ from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import natural
 from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
 from mlsync.values import Fact, Finding, Level, Proof, Severity
+from mlsync.versions.hidden_proofs import HiddenProofs
 from mlsync.versions.resume_status import file_says, group_of, groups_say
 
 # The facts of trainers' logs by path.
 Logged: TypeAlias = Mapping[bytes, Mapping[str, Fact]]
 _PROGRESS: Final = ("epoch", "epochs", "step", "global_step", "best_fitness", "best_metric", "best_epoch", "best_step")
 _PLACES_SHOWN: Final = 3
+_HIDDEN_SHOWN: Final = 8
 _SAID: Final = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
 
-def print_report(manifest: Manifest, logged: Logged) -> None:
-    """Print the version, its files in natural order by directory, and what was found in them."""
+def print_report(manifest: Manifest, logged: Logged, hidden: HiddenProofs | None = None) -> None:
+    """Print the version, its files in natural order by directory, and what was found in them, or is hidden."""
     root = manifest.root
     entries = sorted(manifest.entries, key=lambda entry: natural(entry.path))
     _print_summary(root)
+    if hidden is not None:
+        output.say_wrapped(f"proof hidden: {hidden}")
+        for key in hidden.keys[:_HIDDEN_SHOWN]:
+            output.say(f"  {key}")
     if not any(is_temporary(part) for entry in entries for part in entry.path.split(b"/")):
         output.say_wrapped(f"left out, if there were any: files named as unfinished ({TEMPORARY_NAMES})")
     output.say()

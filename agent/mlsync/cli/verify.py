@@ -16,6 +16,7 @@ from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural
 from mlsync.versions.proof_status import manifest_of
+from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.select import find_run, find_version
 
 _EXAMPLES = """\b
@@ -43,7 +44,10 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         name = find_run(session.repository, run)
         stored = find_version(session.repository, name, version)
-        manifest = manifest_of(session.repository, stored)
+        proofs, hidden = proofs_of(session.repository, stored)
+        if hidden is not None:
+            monitor.notice("warning", f"{name}: version {stored.root.number}: {hidden}")
+        manifest = manifest_of(session.repository, stored, proofs.proofs)
         loading = loading_options(session.config, session.state_directory, device, run=name)
         with prover_of(session.config, device, run=name) as prover:
             if device is not None and device.startswith("cuda"):

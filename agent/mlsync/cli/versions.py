@@ -81,7 +81,7 @@ def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> TextTable:
             output.size(summary.new_bytes),
             output.size(summary.stored_bytes),
             _proof(status, is_narrow=is_narrow),
-            remarks=(new_writer, *root.notes, *_troubles(root)),
+            remarks=(_hidden(status), new_writer, *root.notes, *_troubles(root)),
         )
     return table
 
@@ -98,11 +98,17 @@ def _new_writers(statuses: list[ProofStatus]) -> list[str]:
     return texts
 
 
+def _hidden(status: ProofStatus) -> str:
+    return "" if status.hidden is None else str(status.hidden)
+
+
 def _troubles(root: ManifestRoot) -> list[str]:
     return [f"{trouble.kind.name.lower()}: {output.path(trouble.path)}" for trouble in root.troubles]
 
 
 def _proof(status: ProofStatus, *, is_narrow: bool) -> str:
+    if status.hidden is not None:
+        return "hidden"
     count, broken_count = status.root.summary.checkpoint_count, status.broken_count
     if not count:
         return "-"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final, Self
@@ -22,12 +22,14 @@ from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving
 from mlsync.proving.load import Loading, LoadingOptions
 from mlsync.proving.shares import Share, Sharing
-from mlsync.repository.later_proof import LaterProof, ProvedFile
+from mlsync.repository.later_proof import LaterProof, ProvedFile, StoredProof, VersionProofs
 from mlsync.repository.manifest import Entry, ManifestRoot
+from mlsync.repository.proof_links import seen_room
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories
 from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_from_summaries, summed, with_proofs
+from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.units import Entries
 
 _WAITS: Final = "not loaded yet: other files of its directory were another process's share"
@@ -140,8 +142,10 @@ class LaterProver:
 
     def _prove(self, stored: StoredVersion, is_wanted: Callable[[Proof], bool]) -> LaterResult:
         began_s, read_bytes = time.monotonic(), self._proving.read_bytes
-        later = self._repository.later_proofs(stored)
-        entries = tuple(with_proofs(self._repository.entries(stored), later))
+        later, hidden = proofs_of(self._repository, stored)
+        if hidden is not None:
+            self._monitor.notice("warning", f"{stored.root.run}: version {stored.root.number}: {hidden}")
+        entries = tuple(with_proofs(self._repository.entries(stored), later.proofs))
         wanted = [entry for entry in entries if entry.proof is not None and is_wanted(entry.proof)]
         if self._sharing is not None:
             wanted = [entry for entry in wanted if self._sharing.is_mine(stored, entry)]
@@ -185,7 +189,7 @@ class LaterProver:
             _note_pending_directories(wholes, beside, result.verdicts)
 
     def _record(
-        self, stored: StoredVersion, later: list[LaterProof], entries: tuple[Entry, ...], result: LaterResult
+        self, stored: StoredVersion, later: VersionProofs, entries: tuple[Entry, ...], result: LaterResult
     ) -> None:
         """Store the proofs beside the version, then a summary of all proofs there, unless one has it already.
 
@@ -199,20 +203,20 @@ class LaterProver:
             if verdict.refused is not None or verdict.proof.level >= known[path].level
         ]
         if files:
-            self._add(stored, entries, [], files)
-            later = self._repository.later_proofs(stored)
-        proved = tuple(with_proofs(entries, later))
+            own = self._add(stored, entries, later, files)
+            later = self._repository.later_proofs(stored, [own.link])
+        proved = tuple(with_proofs(entries, later.proofs))
         level, device, broken_count = summed(proved)
         result.lowest_level, result.device = level, device
         result.is_pending = any(one.proof.is_pending(result.required_level) for one in proved if one.proof is not None)
-        shown = status_from_summaries(stored, later)
+        shown = status_from_summaries(stored, later.proofs)
         if (level, broken_count) != (shown.lowest_level, shown.broken_count):
             self._add(stored, entries, later, [])
 
     def _add(
-        self, stored: StoredVersion, entries: tuple[Entry, ...], later: Sequence[LaterProof], files: list[ProvedFile]
-    ) -> None:
-        """Store *files* beside the version, with a summary of them, of *entries* and of *later*."""
+        self, stored: StoredVersion, entries: tuple[Entry, ...], later: VersionProofs, files: list[ProvedFile]
+    ) -> StoredProof:
+        """Store *files* beside the version, with a summary of them, of *entries* and of *later*, and links to these."""
         proof = LaterProof(
             run=stored.root.run,
             number=stored.root.number,
@@ -224,10 +228,11 @@ class LaterProver:
             device="",
             broken_count=0,
             files=files,
+            room=seen_room(later.heads),
         )
-        level, device, broken_count = summed(with_proofs(entries, [*later, proof]))
+        level, device, broken_count = summed(with_proofs(entries, [*later.proofs, proof]))
         proof = msgspec.structs.replace(proof, lowest_level=level, device=device, broken_count=broken_count)
-        self._repository.add_later_proof(proof)
+        return self._repository.add_later_proof(proof)
 
 
 def _note_pending_directories(wholes: LoadedDirectories, beside: Entries, verdicts: dict[bytes, Verdict]) -> None:

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from mlsync.codec import digest
 from mlsync.codec.keys import Keys
-from mlsync.errors import ManifestDamaged, NotFound, StoreBroken
+from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
+from mlsync.repository.proof_links import check_seen, heads_of, link, linked_id, seen_links
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.room import Room, check_room
 from mlsync.repository.sealed_object import LATER_PROOF
 from mlsync.repository.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.store.base import Store
 from mlsync.values import Proof, is_count
+
+# They are small: the time is in the round trips.
+_AT_ONCE: Final = 8
 
 
 class ProvedFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -53,6 +60,42 @@ class LaterProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     room: Room = None
 
 
+@dataclass(frozen=True, slots=True)
+class StoredProof:
+    """A later proof as it was read, with the link by which what is written after it names it."""
+
+    key: str
+    link: bytes
+    proof: LaterProof
+
+
+@dataclass(frozen=True, slots=True)
+class VersionProofs:
+    """The later proofs of a version that open, oldest first, and links to those that are *missing*.
+
+    What does not open is not among them: whoever may create objects can put some under any name. A proof is missing if
+    another one or a manifest has a link to it, and it is not in the store, does not open, or is another object.
+    """
+
+    stored: tuple[StoredProof, ...] = ()
+    missing: tuple[bytes, ...] = ()
+
+    @property
+    def proofs(self) -> list[LaterProof]:
+        """The proofs without what shows where they are."""
+        return [one.proof for one in self.stored]
+
+    @property
+    def heads(self) -> tuple[bytes, ...]:
+        """Links to the proofs to which no other one has a link."""
+        return heads_of({one.link: seen_links(one.proof.room) for one in self.stored})
+
+    @property
+    def refused(self) -> bool:
+        """Whether one of them says that a checkpoint is broken."""
+        return any(proof.broken_count > 0 or any(file.proof.is_broken for file in proof.files) for proof in self.proofs)
+
+
 class LaterProofs:
     """The later proofs of one repository, by run and version."""
 
@@ -68,20 +111,79 @@ class LaterProofs:
             found[number].append(key)
         return found
 
-    def of_version(self, run_id: bytes, number: int, manifest: bytes) -> list[LaterProof]:
-        """Return the proofs of the version whose manifest has the digest *manifest*, oldest first."""
-        return self.read([key for key, _ in self._listed(names.version_proofs_prefix(run_id, number))], manifest)
+    def of_version(self, run_id: bytes, number: int) -> list[str]:
+        """Return the names of the proofs of one version."""
+        return [key for key, _ in self._listed(names.version_proofs_prefix(run_id, number))]
 
-    def read(self, keys: Iterable[str], manifest: bytes) -> list[LaterProof]:
-        """Return the proofs of these names, oldest first; raise ``ManifestDamaged`` if one is of another manifest."""
-        proofs = [read_twice(partial(self._read, key, manifest)) for key in keys]
-        return sorted(proofs, key=lambda proof: proof.made_ns)
+    def open(self, key: str, manifest: bytes | None = None) -> StoredProof:
+        """Return the proof of this name; raise ``ManifestDamaged`` if it does not open, or is of another *manifest*."""
+        stored = read_twice(partial(self._open, key))
+        if manifest is not None and stored.proof.manifest != manifest:
+            raise _of_another(key)
+        return stored
 
-    def add(self, run_id: bytes, proof: LaterProof) -> None:
+    def read(
+        self,
+        version: tuple[bytes, int],
+        keys: Iterable[str],
+        manifest: bytes | None,
+        named: Iterable[bytes],
+        skipped: MutableMapping[str, Damage | FormatUnsupported],
+    ) -> VersionProofs:
+        """Return the proofs of a version, a run's id and a number, of those names that open; *named* are links to some.
+
+        A proof that a link is to and that no listing had is looked for by its name: it may be newer than the listing.
+        *skipped* gets what does not open or is of another *manifest*, and why. Raises ``FormatUnsupported`` for a proof
+        that opens and is a newer mlsync's.
+        """
+        found: dict[str, StoredProof | None] = {}
+        links = set(named)
+        wanted = {*keys, *(names.later_proof(*version, linked_id(one)) for one in links)}
+        while wanted:
+            for key, one in self._opened(sorted(wanted), skipped):
+                found[key] = one
+                links.update(() if one is None else seen_links(one.proof.room))
+            wanted = {names.later_proof(*version, linked_id(one)) for one in links} - found.keys()
+        present = [one for one in found.values() if one is not None]
+        missing = links - {one.link for one in present}
+        sound = []
+        for one in present:
+            if manifest in (None, one.proof.manifest):
+                sound.append(one)
+            else:
+                skipped[one.key] = _of_another(one.key)
+        sound.sort(key=lambda one: one.proof.made_ns)
+        return VersionProofs(tuple(sound), tuple(sorted(missing)))
+
+    def _opened(
+        self, keys: Sequence[str], skipped: MutableMapping[str, Damage | FormatUnsupported]
+    ) -> Iterator[tuple[str, StoredProof | None]]:
+        """Yield each name with its proof, ``None`` for one that does not open."""
+
+        def opened(key: str) -> StoredProof | None:
+            try:
+                return self.open(key)
+            except (ManifestDamaged, FormatUnsupported) as error:
+                if isinstance(error, FormatUnsupported) and not error.is_claim:
+                    raise
+                if not isinstance(error.__cause__, NotFound):
+                    skipped[key] = error
+                return None
+
+        if len(keys) == 1:
+            yield keys[0], opened(keys[0])
+            return
+        with ThreadPoolExecutor(_AT_ONCE) as executor:
+            yield from zip(keys, executor.map(opened, keys), strict=True)
+
+    def add(self, run_id: bytes, proof: LaterProof) -> StoredProof:
         """Store the proof beside its version."""
-        key = names.later_proof(run_id, proof.number, os.urandom(names.PROOF_ID_BYTES))
+        proof_id = os.urandom(names.PROOF_ID_BYTES)
+        key = names.later_proof(run_id, proof.number, proof_id)
         _check(proof, key)
-        self._store.put(key, sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof)))
+        body = sealed_object.seal(self._keys, LATER_PROOF, key, msgspec.msgpack.encode(proof))
+        self._store.put(key, body)
+        return StoredProof(key, link(proof_id, digest.object_digest(body)), proof)
 
     def _listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         for info in self._store.list(prefix):
@@ -89,7 +191,7 @@ class LaterProofs:
             if parsed is not None:
                 yield info.key, parsed[1]
 
-    def _read(self, key: str, manifest: bytes) -> LaterProof:
+    def _open(self, key: str) -> StoredProof:
         try:
             body = self._store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX)
         except StoreBroken as error:
@@ -99,11 +201,14 @@ class LaterProofs:
         except NotFound as error:
             raise ManifestDamaged("the later proof was listed and is gone", where=key) from error
         proof = decode_as(sealed_object.open_(self._keys, LATER_PROOF, key, body), LaterProof, key)
-        version = digest.run_id(self._run_key, proof.run), proof.number
-        if names.parse_later_proof(key) != version or proof.manifest != manifest:
-            raise ManifestDamaged("the later proof belongs to another version than its name says", where=key)
+        if names.parse_later_proof(key) != (digest.run_id(self._run_key, proof.run), proof.number):
+            raise _of_another(key)
         _check(proof, key)
-        return proof
+        return StoredProof(key, link(names.later_proof_id(key), digest.object_digest(body)), proof)
+
+
+def _of_another(key: str) -> ManifestDamaged:
+    return ManifestDamaged("the later proof belongs to another version than its name says", where=key)
 
 
 def _check(proof: LaterProof, where: str) -> None:
@@ -117,3 +222,4 @@ def _check(proof: LaterProof, where: str) -> None:
     for file in proof.files:
         check_proof(file.proof, where)
     check_room(proof.room, "the later proof", where)
+    check_seen(proof.room, names.later_proof_id(where), where)

@@ -112,6 +112,11 @@ def parse_later_proof(key: str) -> tuple[bytes, int] | None:
     return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
 
 
+def later_proof_id(key: str) -> bytes:
+    """Return the id of the later proof that *key* names."""
+    return bytes.fromhex(key.rpartition("/")[2])
+
+
 def parse_tombstone(key: str) -> bytes | None:
     """Return the pack's id if *key* names a tombstone."""
     match = _TOMBSTONE.fullmatch(key)

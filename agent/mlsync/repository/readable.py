@@ -98,11 +98,16 @@ def _batches(listed: Sequence[ListedVersion]) -> Iterator[Sequence[ListedVersion
 
 
 def report_skipped(repository: Repository, monitor: Monitor) -> None:
-    """Report the objects under names of versions that did not open since the last call."""
-    skipped = dict(repository.skipped)
+    """Report the objects that did not open, and the versions that were passed over, since the last call."""
+    skipped, doubts = dict(repository.skipped), dict(repository.doubts)
     repository.skipped.clear()
+    repository.doubts.clear()
+    for _, text in sorted(doubts.items())[:_NAMED_COUNT]:
+        monitor.notice("warning", text)
+    if len(doubts) > _NAMED_COUNT:
+        monitor.notice("warning", f"{len(doubts) - _NAMED_COUNT} more versions are passed over; see mlsync check")
     for key, error in sorted(skipped.items())[:_NAMED_COUNT]:
         monitor.notice("warning", f"{key} is skipped: {error.what}")
     if len(skipped) > _NAMED_COUNT:
-        text = f"{len(skipped) - _NAMED_COUNT} more objects under the names of versions are skipped"
+        text = f"{len(skipped) - _NAMED_COUNT} more objects under the names of versions and proofs are skipped"
         monitor.notice("warning", f"{text}; mlsync check names all of them")

@@ -31,11 +31,12 @@ from mlsync.errors import (
 from mlsync.repository import features, header, keyslot, names, sealed_object, segments
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.keyslot import Stretching, Unlock
-from mlsync.repository.later_proof import LaterProof, LaterProofs
+from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_interrupted
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
+from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.unlocking import read_slot, unlocked
@@ -79,8 +80,10 @@ class Repository:
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
         self._later_proofs = LaterProofs(store, keys)
-        # By name: objects under names of versions that did not open, as far as they were read, and why.
+        # By name: objects under names of versions and later proofs that were read and did not open, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
+        # By name: versions that were passed over although they open, and why, as a sentence.
+        self.doubts: dict[str, str] = {}
 
     # ------------------------------------------------------------ beginning
 
@@ -245,22 +248,42 @@ class Repository:
             return True
         return False
 
-    def later_proofs(self, stored: StoredVersion) -> list[LaterProof]:
-        """Return the later proofs of a version, oldest first; raise ``ManifestDamaged`` if one is damaged."""
+    def later_proofs(self, stored: StoredVersion, named: Iterable[bytes] = ()) -> VersionProofs:
+        """Return the later proofs of a version, after one listing; see ``read_later_proofs``."""
         root = stored.root
-        return self._later_proofs.of_version(self._run_id(root.run), root.number, stored.digest)
+        keys = self._later_proofs.of_version(self._run_id(root.run), root.number)
+        return self.read_later_proofs(root.run, root.number, keys, manifest=stored.digest, named=named)
 
     def later_proof_keys(self, run: str) -> dict[int, list[str]]:
         """Return the names of the later proofs of a run's versions, by version: one listing."""
         return self._later_proofs.of_run(self._run_id(run))
 
-    def read_later_proofs(self, keys: Iterable[str], stored: StoredVersion) -> list[LaterProof]:
-        """Return the later proofs of these names; raise ``ManifestDamaged`` if one is not of the version."""
-        return self._later_proofs.read(keys, stored.digest)
+    def read_later_proofs(
+        self,
+        run: str,
+        number: int,
+        keys: Iterable[str],
+        *,
+        manifest: bytes | None = None,
+        named: Iterable[bytes] = (),
+    ) -> VersionProofs:
+        """Return the later proofs of these names, of the version's *manifest* if that is given.
 
-    def add_later_proof(self, proof: LaterProof) -> None:
+        *named* are links to proofs that must be there. ``skipped`` gets objects under these names that do not open.
+        """
+        return self._later_proofs.read((self._run_id(run), number), keys, manifest, named, self.skipped)
+
+    def open_later_proof(self, key: str, stored: StoredVersion) -> StoredProof:
+        """Return the later proof of this name; raise ``ManifestDamaged`` if it is none of the version."""
+        return self._later_proofs.open(key, stored.digest)
+
+    def later_proof_key(self, run: str, number: int, link: bytes) -> str:
+        """Return the name of the later proof that a link is to."""
+        return names.later_proof(self._run_id(run), number, linked_id(link))
+
+    def add_later_proof(self, proof: LaterProof) -> StoredProof:
         """Store *proof* beside its version, which does not change."""
-        self._later_proofs.add(self._run_id(proof.run), proof)
+        return self._later_proofs.add(self._run_id(proof.run), proof)
 
     def read_slot(self, key: str) -> keyslot.Slot:
         """Return a key slot without opening it, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""

@@ -29,6 +29,14 @@ _PLAIN: Final = (type(None), bool, int, float, str, bytes)
 Room = dict[str, Any] | None
 
 
+def room_of(values: Mapping[str, object]) -> Room:
+    """Return a room with these values, in the order that readers demand; ``None`` stands for a value that is left out.
+
+    A room without values is ``None``.
+    """
+    return {name: values[name] for name in sorted(values, key=str.encode) if values[name] is not None} or None
+
+
 def check_room(room: Room, noun: str, where: str) -> None:
     """Raise ``ManifestDamaged`` for what no writer writes, and ``FormatUnsupported`` for what must be understood."""
     if room is None:

@@ -15,6 +15,7 @@ from mlsync.repository import names
 from mlsync.repository.header import check_key_kind
 from mlsync.repository.manifest import Entry, ManifestRoot, Previous, Summary, Top, Trouble
 from mlsync.repository.pack.pack import PACK_ID_BYTES
+from mlsync.repository.proof_links import check_later_proofs
 from mlsync.repository.room import check_room
 from mlsync.repository.tokens import EntryKind
 from mlsync.values import Level, Proof, is_count
@@ -44,6 +45,7 @@ def check_root(root: ManifestRoot, where: str) -> None:
     if root.top is not None and not is_sound_top(root.top):
         raise ManifestDamaged("the attributes of the run's directory are out of bounds", where=where)
     check_room(root.room, "the version", where)
+    check_later_proofs(root.room, root.number, where)
     for trouble in root.troubles:
         if not _is_sound_trouble(trouble, root.number):
             raise ManifestDamaged(

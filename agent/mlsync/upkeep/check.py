@@ -10,6 +10,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -27,7 +28,9 @@ from mlsync.errors import (
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.features import is_feature
+from mlsync.repository.later_proof import StoredProof
 from mlsync.repository.manifest import Entry, Previous
+from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
@@ -227,6 +230,7 @@ class _Check:
         missing_before = False
         run: str | None = None
         unread: list[tuple[int, Error]] = []
+        later: dict[int, tuple[StoredVersion, list[StoredProof], list[str]]] = {}
         for number in numbers:
             key = names.version(run_id, number)
             try:
@@ -238,13 +242,19 @@ class _Check:
                 continue
             self._opened.append((run_id, number))
             self._check_copy(stored, self._copies.pop((run_id, number), None))
-            self._check_version(stored, self._proofs.pop((run_id, number), []))
+            proofs = self._proofs.pop((run_id, number), [])
+            later[number] = stored, self._check_version(stored, proofs), proofs
             run, previous = stored.root.run, stored.root.previous
             if previous is not None and previous.number not in numbers:
                 self._note_missing(run_id, (run, previous.number), number)
             elif before is not None and _is_broken(previous, before, is_next=not missing_before):
                 self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
+        # What a listing lacks that ended early is not hidden; that it did is reported.
+        if later and not self._ended_early:
+            named = seen_proofs(later[max(later)][0].root.room)
+            for number, (stored, found, keys) in later.items():
+                self._check_hidden(stored, found, keys, named.get(number))
         for number, fault in unread:
             copy = self._copies.pop((run_id, number), None)
             key, told = names.version(run_id, number), fault
@@ -259,25 +269,27 @@ class _Check:
             # A copy is looked at once all runs are: its version may be the newest, which nothing follows.
             self._problem(key, f"the manifest is missing, and version {after} follows it", missing)
 
-    def _check_version(self, stored: StoredVersion, proofs: list[str]) -> None:
+    def _check_version(self, stored: StoredVersion, proofs: list[str]) -> list[StoredProof]:
+        """Check a version with its later proofs, and return those that open."""
         self._result.version_count += 1
         root, key = stored.root, stored.key
         version = (root.run, root.number)
         try:
             for ref in segment_refs(root, key):
                 self._references.note(ref)
-            entries = self._repository.entries(stored)
+            entries: tuple[Entry, ...] | None = self._repository.entries(stored)
         except _OF_OBJECT as error:
+            entries = None
             if isinstance(error, _NOT_READ):
                 self._failed(key, error, version)
             else:
                 self._problem(key, f"the list of files cannot be read: {error}", version)
-            return
-        self._check_summary(stored, entries)
-        for entry in entries:
-            self._note_entry(entry, key, version)
-        for proof in proofs:
-            self._check_later_proof(proof, stored, entries)
+        if entries is not None:
+            self._check_summary(stored, entries)
+            for entry in entries:
+                self._note_entry(entry, key, version)
+        found = (self._check_later_proof(proof, stored, entries) for proof in proofs)
+        return [proof for proof in found if proof is not None]
 
     def _check_summary(self, stored: StoredVersion, entries: tuple[Entry, ...]) -> None:
         summary = stored.root.summary
@@ -303,15 +315,48 @@ class _Check:
         elif entry.chunks and not disputed and self._read_data:
             self._references.note_content(entry.chunks, entry.digest)
 
-    def _check_later_proof(self, key: str, stored: StoredVersion, entries: tuple[Entry, ...]) -> None:
+    def _check_later_proof(
+        self, key: str, stored: StoredVersion, entries: tuple[Entry, ...] | None
+    ) -> StoredProof | None:
         version = (stored.root.run, stored.root.number)
         try:
-            for proof in self._repository.read_later_proofs([key], stored):
-                broken_count = summed(with_proofs(entries, [proof]))[2]
-                if not broken_count <= proof.broken_count <= stored.root.summary.checkpoint_count:
-                    raise ManifestDamaged("it counts other broken checkpoints than there can be")
+            found = self._repository.open_later_proof(key, stored)
         except _OF_OBJECT as error:
             self._failed(key, error, version)
+            return None
+        if entries is None:
+            return found
+        try:
+            proof = found.proof
+            broken_count = summed(with_proofs(entries, [proof]))[2]
+            if not broken_count <= proof.broken_count <= stored.root.summary.checkpoint_count:
+                raise ManifestDamaged("it counts other broken checkpoints than there can be")
+        except ManifestDamaged as error:
+            self._failed(key, error, version)
+        return found
+
+    def _check_hidden(
+        self, stored: StoredVersion, proofs: list[StoredProof], listed: list[str], seen: SeenProofs | None
+    ) -> None:
+        """Report later proofs that others, or the newest manifest, have links to, and that are not there."""
+        root = stored.root
+        links = {link for one in proofs for link in seen_links(one.proof.room)}
+        links.update(() if seen is None else seen.heads)
+        opened = {one.key for one in proofs}
+        for link in sorted(links - {one.link for one in proofs}):
+            key = self._repository.later_proof_key(root.run, root.number, link)
+            if key in opened:
+                text = "the later proof is another one than was seen before"
+            elif key in listed or self._is_newer(key, link, stored):
+                continue  # it does not open, which is reported; or it came after the listing
+            else:
+                text = "a later proof that was seen before is gone, and may say that a checkpoint is broken"
+            self._problem(key, text, (root.run, root.number))
+
+    def _is_newer(self, key: str, link: bytes, stored: StoredVersion) -> bool:
+        with suppress(*_OF_OBJECT):
+            return self._repository.open_later_proof(key, stored).link == link
+        return False
 
     def _check_copy(self, stored: StoredVersion, copy: ObjectInfo | None) -> None:
         """Compare a manifest with its second copy: by length, and by all bytes if data is read."""

@@ -24,8 +24,8 @@ from mlsync.repository.readable import readable
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.versions.logged import read_files
-from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.resumable import has_weights
+from mlsync.versions.run_proofs import RunProofs
 
 _SHOWN_BY: Final = "mlsync show says what each checkpoint is"
 _TELLING: Final = (
@@ -40,11 +40,13 @@ _NAMED_MAX: Final = 3
 
 def best_number(repository: Repository, run: str) -> int:
     """Return the number of the version with the best checkpoint of a run, or raise ``VersionMissing``."""
+    proofs = RunProofs(repository, run)
     for best_by in (_best_by_checkpoints, _best_by_state, _best_by_lightning, _best_by_results):
-        number = best_by(repository, run)
+        number = best_by(proofs)
         if number is not None:
             return number
-    raise VersionMissing(_nothing_tells(repository, run), where=repository.store.url, advice=_TELLING)
+    what = _nothing_tells(repository, run) + proofs.passed_over()
+    raise VersionMissing(what, where=repository.store.url, advice=_TELLING)
 
 
 def _nothing_tells(repository: Repository, run: str) -> str:
@@ -67,18 +69,18 @@ def _nothing_tells(repository: Repository, run: str) -> str:
     return f"nothing tells which version of run {run!r} is best: {looked}{lacks}"
 
 
-def _best_by_checkpoints(repository: Repository, run: str) -> int | None:
+def _best_by_checkpoints(proofs: RunProofs) -> int | None:
     """Return the version with the highest ``best_fitness`` in a checkpoint; of equals the newest."""
     found: tuple[float, int] | None = None
-    for stored in readable(repository, run, repository.numbers(run)):
-        for facts in _facts(repository, stored):
+    for stored in proofs.trusted(proofs.numbers):
+        for facts in _facts(proofs, stored):
             fitness = facts.get("best_fitness")
             if isinstance(fitness, (int, float)) and (found is None or (fitness, stored.root.number) > found):
                 found = (fitness, stored.root.number)
     return None if found is None else found[1]
 
 
-def _best_by_state(repository: Repository, run: str) -> int | None:
+def _best_by_state(proofs: RunProofs) -> int | None:
     """Return the newest version with the checkpoint that Hugging Face's trainer named the best in the end.
 
     The state does not say whether a higher metric is better, but it names the best checkpoint.
@@ -87,12 +89,12 @@ def _best_by_state(repository: Repository, run: str) -> int | None:
 
     def named(files: Mapping[bytes, Entry]) -> bytes | None:
         states = {path: entry for path, entry in files.items() if _is_state(path)}
-        return _named_best(read_files(repository, states, STATE_BYTES_MAX, read_trainer_state, looked))
+        return _named_best(read_files(proofs.repository, states, STATE_BYTES_MAX, read_trainer_state, looked))
 
-    return _newest_with_named(repository, run, named)
+    return _newest_with_named(proofs, named)
 
 
-def _best_by_lightning(repository: Repository, run: str) -> int | None:
+def _best_by_lightning(proofs: RunProofs) -> int | None:
     """Return the newest version with the file that Lightning's ``ModelCheckpoint`` named the best in the end."""
 
     def named(files: Mapping[bytes, Entry]) -> bytes | None:
@@ -104,23 +106,21 @@ def _best_by_lightning(repository: Repository, run: str) -> int | None:
                 naming.append((step, _beside(path, os.fsencode(best))))
         return max(naming)[1] if naming else None
 
-    return _newest_with_named(repository, run, named)
+    return _newest_with_named(proofs, named)
 
 
-def _newest_with_named(
-    repository: Repository, run: str, named: Callable[[Mapping[bytes, Entry]], bytes | None]
-) -> int | None:
+def _newest_with_named(proofs: RunProofs, named: Callable[[Mapping[bytes, Entry]], bytes | None]) -> int | None:
     """Return the newest version that holds what the newest one that names a best checkpoint, by *named*, names."""
     best: bytes | None = None
-    for stored in readable(repository, run, reversed(repository.numbers(run))):
-        files = {entry.path: entry for entry in repository.entries(stored)}
+    for stored in proofs.trusted(reversed(proofs.numbers)):
+        files = {entry.path: entry for entry in proofs.entries(stored)}
         if best is None:
             best = named(files)
         if best is not None and any(_has_weights(path, entry, best) for path, entry in files.items()):
             return stored.root.number
     if best is not None:
-        what = f"the trainer of run {run!r} names {display(best)} the best, and no version holds it"
-        raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
+        what = f"the trainer of run {proofs.run!r} names {display(best)} the best, and no version holds it"
+        raise VersionMissing(what + proofs.passed_over(), where=proofs.repository.store.url, advice=_SHOWN_BY)
     return None
 
 
@@ -141,21 +141,21 @@ def _named_best(states: Iterable[tuple[bytes, TrainerState]]) -> bytes | None:
 
 
 def _has_weights(path: bytes, entry: Entry, best: bytes) -> bool:
-    """Return whether a file is *best*, or in that directory, and has weights."""
+    """Return whether a file is *best*, or in that directory, and has weights and is not broken."""
     is_there = path == best or path.startswith(best + b"/")
-    return is_there and entry.proof is not None and has_weights(entry.proof.facts)
+    return is_there and entry.proof is not None and not entry.proof.is_broken and has_weights(entry.proof.facts)
 
 
-def _best_by_results(repository: Repository, run: str) -> int | None:
+def _best_by_results(proofs: RunProofs) -> int | None:
     """Return the version with the highest fitness in a ``results.csv`` of Ultralytics; of equals the newest."""
     looked: dict[tuple[ChunkRef, ...], float | None] = {}
     found: tuple[float, int] | None = None
-    for stored in readable(repository, run, repository.numbers(run)):
-        files = {entry.path: entry for entry in repository.entries(stored)}
+    for stored in proofs.trusted(proofs.numbers):
+        files = {entry.path: entry for entry in proofs.repository.entries(stored)}
         results = {path: entry for path, entry in files.items() if path.rpartition(b"/")[2] == RESULTS_NAME}
         # Any program may write a results.csv: beside that of Ultralytics are the settings of the training.
         results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
-        for _, fitness in read_files(repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
+        for _, fitness in read_files(proofs.repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
             found = max(found or (fitness, 0), (fitness, stored.root.number))
     return None if found is None else found[1]
 
@@ -168,6 +168,7 @@ def _name(path: bytes) -> bytes:
     return path.rpartition(b"/")[2]
 
 
-def _facts(repository: Repository, stored: StoredVersion) -> Iterator[Mapping[str, object]]:
-    """Yield the facts in the proof of each checkpoint of a version."""
-    return (entry.proof.facts for entry in manifest_of(repository, stored).entries if entry.proof is not None)
+def _facts(proofs: RunProofs, stored: StoredVersion) -> Iterator[Mapping[str, object]]:
+    """Yield the facts in the proof of each checkpoint of a version that is not broken."""
+    found = (entry.proof for entry in proofs.entries(stored))
+    return (proof.facts for proof in found if proof is not None and not proof.is_broken)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
+from mlsync.repository.proof_links import seen_proofs
 from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.values import Proof
+from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
 
 # Manifests are small and may be far away: the time is in the round trips.
 _AT_ONCE = 16
@@ -27,7 +30,7 @@ class ProofStatus:
 
     *lowest_level*, on *device*, is the level that all of its checkpoints have reached, except broken ones. A version
     that *is_settled* is proved as far as possible, although a checkpoint may be below the required level: level 5 does
-    not apply to it, or its numbers are compressed.
+    not apply to it, or its numbers are compressed. What later proofs say that are *hidden* is not known.
     """
 
     stored: StoredVersion
@@ -35,6 +38,7 @@ class ProofStatus:
     device: str
     broken_count: int = 0
     is_settled: bool = False
+    hidden: HiddenProofs | None = None
 
     @property
     def root(self) -> ManifestRoot:
@@ -56,17 +60,23 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
 
     Objects that do not open are left out; ``repository.skipped`` has them.
     """
-    keys = repository.later_proof_keys(run)
 
-    def status(number: int) -> ProofStatus | None:
-        stored = stored_or_none(repository, run, number)
-        if stored is None:
-            return None
-        return proof_status_of(repository, stored, repository.read_later_proofs(keys.get(number, ()), stored))
+    def status(stored: StoredVersion) -> ProofStatus:
+        number = stored.root.number
+        seen, listed = named.get(number), keys.get(number, ())
+        links = () if seen is None else seen.heads
+        if not listed and not links:
+            return proof_status_of(repository, stored, ())
+        proofs = repository.read_later_proofs(run, number, listed, manifest=stored.digest, named=links)
+        found = proof_status_of(repository, stored, proofs.proofs)
+        return replace(found, hidden=hidden_in(repository, stored.root, proofs, seen))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        found = executor.map(status, repository.numbers(run))
-        return [one for one in found if one is not None]
+        opened = executor.map(partial(stored_or_none, repository, run), repository.numbers(run))
+        versions = [one for one in opened if one is not None]
+        named = seen_proofs(versions[-1].root.room) if versions else {}
+        keys = repository.later_proof_keys(run)
+        return list(executor.map(status, versions))
 
 
 def proof_status_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof]) -> ProofStatus:
@@ -103,7 +113,7 @@ def status_from_entries(status: ProofStatus, entries: Sequence[Entry]) -> ProofS
 def manifest_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof] | None = None) -> Manifest:
     """Return a version in which each checkpoint has its furthest proof; *later* are its proofs, if read already."""
     manifest = repository.manifest(stored)
-    later = repository.later_proofs(stored) if later is None else later
+    later = repository.later_proofs(stored).proofs if later is None else later
     return msgspec.structs.replace(manifest, entries=tuple(with_proofs(manifest.entries, later)))
 
 

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
 from mlsync.repository.listing import run_names
-from mlsync.repository.readable import newest_readable, opened, readable
+from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import natural
+from mlsync.versions.run_proofs import RunProofs
 
 LATEST = "latest"
 RESUMABLE = "resumable"
@@ -104,10 +105,11 @@ def _resumable(repository: Repository, run: str) -> StoredVersion:
     """
     from mlsync.versions.resumable import resumables  # late: its parsers are needed for this word alone
 
-    for stored in readable(repository, run, reversed(repository.numbers(run))):
-        if resumables(repository.entries(stored)):
+    proofs = RunProofs(repository, run)
+    for stored in proofs.trusted(reversed(proofs.numbers)):
+        if resumables(proofs.entries(stored)):
             return stored
-    what = f"no version of run {run!r} has a checkpoint that training can resume from"
+    what = f"no version of run {run!r} has a checkpoint that training can resume from{proofs.passed_over()}"
     raise VersionMissing(what, where=repository.store.url, advice=_SHOWN_BY)
 
 

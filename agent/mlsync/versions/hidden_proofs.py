@@ -1,0 +1,41 @@
+"""Versions of which later proofs are hidden: another proof or the newest manifest names them, and they are not there.
+
+Such a proof may say that a checkpoint is broken, so nothing that asks for a proved version chooses the version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlsync.repository.later_proof import VersionProofs
+from mlsync.repository.manifest import ManifestRoot
+from mlsync.repository.proof_links import SeenProofs
+from mlsync.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenProofs:
+    """The names of the later proofs of a version that are hidden; *refused* if a checkpoint was broken by one of all.
+
+    A store that shows them again, unchanged, makes the version what it was.
+    """
+
+    keys: tuple[str, ...]
+    refused: bool = False
+
+    def __str__(self) -> str:
+        count = len(self.keys)
+        what = "a later proof is" if count == 1 else f"{count} later proofs are"
+        if self.refused:
+            return f"{what} hidden, and those that were seen say that a checkpoint is broken"
+        return f"{what} hidden, which may say that a checkpoint is broken"
+
+
+def hidden_in(
+    repository: Repository, root: ManifestRoot, proofs: VersionProofs, seen: SeenProofs | None
+) -> HiddenProofs | None:
+    """Return what is hidden of a version; *proofs* were read with the links of *seen*, the newest manifest's word."""
+    if not proofs.missing:
+        return None
+    keys = tuple(repository.later_proof_key(root.run, root.number, link) for link in proofs.missing)
+    return HiddenProofs(tuple(dict.fromkeys(keys)), seen is not None and seen.refused)

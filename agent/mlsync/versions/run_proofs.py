@@ -1,0 +1,85 @@
+"""The later proofs of versions, with what is hidden of them: of one version, or of many of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+
+from mlsync.repository.later_proof import VersionProofs
+from mlsync.repository.manifest import Entry
+from mlsync.repository.proof_links import SeenProofs, seen_proofs
+from mlsync.repository.readable import newest_readable, readable
+from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
+from mlsync.versions.proof_status import with_proofs
+
+
+def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionProofs, HiddenProofs | None]:
+    """Return the later proofs of one version, and what is hidden of them: this reads the newest manifest too."""
+    root = stored.root
+    seen = _newest_word(repository, root.run).get(root.number)
+    proofs = repository.later_proofs(stored, () if seen is None else seen.heads)
+    return proofs, hidden_in(repository, root, proofs, seen)
+
+
+class RunProofs:
+    """The later proofs of a run, for what looks at many of its versions; each is read once, if it is asked for."""
+
+    def __init__(self, repository: Repository, run: str) -> None:
+        self.repository = repository
+        self.run = run
+        self._read: dict[int, VersionProofs] = {}
+        self.hidden: dict[int, HiddenProofs] = {}
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """The numbers of the run's versions, rising."""
+        return self.repository.numbers(self.run)
+
+    @cached_property
+    def _seen(self) -> Mapping[int, SeenProofs]:
+        return _newest_word(self.repository, self.run)
+
+    @cached_property
+    def _keys(self) -> Mapping[int, list[str]]:
+        return self.repository.later_proof_keys(self.run)
+
+    def entries(self, stored: StoredVersion) -> Iterator[Entry]:
+        """Return the entries of a version with their later proofs."""
+        return with_proofs(self.repository.entries(stored), self._of(stored).proofs)
+
+    def trusted(self, numbers: Iterable[int]) -> Iterator[StoredVersion]:
+        """Yield the versions of these numbers that open and of which no later proof is hidden.
+
+        ``hidden`` and ``repository.doubts`` have the others.
+        """
+        for stored in readable(self.repository, self.run, numbers):
+            proofs = self._of(stored)
+            hidden = hidden_in(self.repository, stored.root, proofs, self._seen.get(stored.root.number))
+            if hidden is None:
+                yield stored
+                continue
+            self.hidden[stored.root.number] = hidden
+            self.repository.doubts[stored.key] = f"{self.run}: version {stored.root.number} is passed over: {hidden}"
+
+    def passed_over(self) -> str:
+        """Return the end of a sentence about what was looked at in vain: which versions were passed over."""
+        numbers = ", ".join(map(str, sorted(self.hidden)))
+        return f"; later proofs are hidden of version {numbers}" if numbers else ""
+
+    def _of(self, stored: StoredVersion) -> VersionProofs:
+        number = stored.root.number
+        if number not in self._read:
+            seen = self._seen.get(number)
+            named = () if seen is None else seen.heads
+            keys = self._keys.get(number, ())
+            self._read[number] = self.repository.read_later_proofs(
+                self.run, number, keys, manifest=stored.digest, named=named
+            )
+        return self._read[number]
+
+
+def _newest_word(repository: Repository, run: str) -> Mapping[int, SeenProofs]:
+    """Return what the newest manifest of a run says of later proofs, by version."""
+    newest = newest_readable(repository, run)
+    return {} if newest is None else seen_proofs(newest.root.room)
