@@ -35,7 +35,10 @@
     |  |- ObjectMissing           30   an object that a version needs is not there
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
     |  |- ManifestDamaged         32   a manifest does not authenticate or contradicts itself
-    |  `- ProblemsFound           33   check ended with problems, all of them listed
+    |  |- ProblemsFound           33   check ended with problems, all of them listed
+    |  |- RepairIncomplete        35   repair ended, and something stays lost
+    |  |- RebuildNeeded           36   all manifests are gone; repair asks for --rebuild
+    |  `- RepairUnconfirmed       37   repair changed nothing, since nobody confirmed it
     |- SourceError
     |  |- SourceMissing           40   the watched directory is not there
     |  |- SourceUnreadable        41   a file or directory cannot be read
@@ -321,6 +324,27 @@ class ProblemsFound(Damage):
 
     exit_code = 33
     usual_advice = "mlsync restore --version N brings back any version that is not named above"
+
+
+class RepairIncomplete(Damage):
+    """A repair ran to its end, and some of what is lost stays lost."""
+
+    exit_code = 35
+    usual_advice = "mlsync restore --version N brings back all of a version but the files named above"
+
+
+class RebuildNeeded(Damage):
+    """All manifests are gone while their copies are there."""
+
+    exit_code = 36
+    usual_advice = "mlsync repair --rebuild makes them from their copies"
+
+
+class RepairUnconfirmed(Damage):
+    """Nobody confirmed the repair; nothing was changed."""
+
+    exit_code = 37
+    usual_advice = "--yes carries it out, --dry-run only shows it"
 
 
 class SourceError(Error):

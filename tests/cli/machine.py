@@ -17,7 +17,7 @@ from mlsync.source.takeover import allow_takeover
 
 PASSPHRASE = "correct horse"
 KEY = bytes(range(32))
-WITH_GENTLY = ("backup", "verify", "prove", "check")
+WITH_GENTLY = ("backup", "verify", "prove", "check", "repair")
 GENTLY_OPTIONS = {"--gently", "--quickly"}
 MLSYNC = Path(sys.executable).with_name("mlsync")
 # Nothing that needs torch: containers and their content are proved (L2), no device is asked. Tests that need it say so.

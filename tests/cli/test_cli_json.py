@@ -189,6 +189,18 @@ def test_problems_are_as_documented(saved):
     assert value["problems"][0]["versions"] == [{"run": "yolo", "version": 1}, {"run": "yolo", "version": 2}]
 
 
+def test_a_repair_is_as_documented(saved):
+    """What is healed and what stays lost has the documented fields."""
+    saved.object("versions/*/*", 1).unlink()
+    max(saved.repository.glob("packs/*/*"), key=lambda path: path.stat().st_size).unlink()
+    done = saved.run("repair", "--yes", "--json")
+    assert done.status == 35, done
+    value = json.loads(done.out)
+    compare("mlsync repair", value, "repair")
+    assert [one["healed"] for one in value["objects"]] == [True]
+    assert value["lost"]
+
+
 def test_failed_run_is_as_documented(machine):
     """Of several runs those that failed stand beside those that did not."""
     machine.configure(f'[[watch]]\ndirectory = "{machine.base}/gone"\n[proof]\ndevice = "none"\n')

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -13,8 +14,9 @@ from typing import Final, Self
 from mlsync.app.flow_options import store_options
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config
-from mlsync.errors import RepositoryMissing
+from mlsync.errors import Error, ObjectDamaged, RepositoryMissing
 from mlsync.monitor import Monitor
+from mlsync.repository import names
 from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.source.state import Head, Made, State, newest_made, seen_heads
@@ -70,6 +72,34 @@ class Session:
             raise
         _configure(store, repository, monitor)
         return cls(config, counted, repository)
+
+    @classmethod
+    def open_damaged(
+        cls, config: Config, find_unlock: Callable[[], Unlock], monitor: Monitor, *, changes: bool
+    ) -> tuple[Self, Error | None]:
+        """Open a repository whose header may be lost; return it with what is wrong with the header, if anything.
+
+        With *changes*, find out by writing what an S3 server can do, since the header that said so is to be made anew.
+        """
+        found_unlock = cache(find_unlock)
+        try:
+            return cls.open(config, found_unlock, monitor, first_contact_s=FIRST_CONTACT_S), None
+        except (RepositoryMissing, ObjectDamaged) as error:
+            fault = error
+        # Without create, a directory's store would do nothing before there is a header.
+        directory = config.repository_directory
+        if directory is not None and not directory.is_dir():
+            raise fault
+        inner = open_store(config.repository, store_options(config), create=changes or directory is not None)
+        counted = CountingStore(inner)
+        try:
+            store = _retrying(counted, monitor)
+            if next(store.list(names.KEY_SLOTS), None) is None:
+                raise fault
+            return cls(config, counted, Repository.without_header(store, found_unlock())), fault
+        except BaseException:
+            inner.close()
+            raise
 
     @classmethod
     def resume(cls, config: Config, keys: Keys, monitor: Monitor, *, conditional_create: bool, slot: str) -> Self:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.key_slots import SlotStatus
+    from mlsync.upkeep.repair import Healing, Repaired
     from mlsync.versions.proof_status import ProofStatus
 
 # How many files that are not understood are listed by name; the count says how many there are.
@@ -413,6 +414,28 @@ def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
         }
         for problem in problems
     ]
+
+
+def repair_json(steps: Sequence[Healing], repaired: Repaired, *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync repair``."""
+    failures = {step.key: str(error) for step, error in repaired.failed}
+    done = {step.key for step in repaired.done}
+    return {
+        "dry_run": is_dry_run,
+        "objects": [
+            {
+                "object": step.key,
+                "text": step.fault,
+                "heal": step.heal.value,
+                "version": None if step.version is None else _versions_json([step.version])[0],
+                "healed": step.key in done,
+                "failure": failures.get(step.key),
+            }
+            for step in steps
+        ],
+        "problems": _problems_json(repaired.left),
+        "lost": [{"run": one.run, "path": path(one.path), "versions": list(one.versions)} for one in repaired.affected],
+    }
 
 
 def _versions_json(versions: Iterable[tuple[str, int]]) -> list[dict[str, object]]:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mlsync.buffers import Buffer
@@ -19,8 +20,10 @@ from mlsync.errors import (
     Damage,
     Error,
     FormatUnsupported,
+    KeyProblem,
     ManifestDamaged,
     NotFound,
+    ObjectArchived,
     ObjectDamaged,
     RepositoryExists,
     RepositoryMissing,
@@ -39,10 +42,14 @@ from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.unlocking import read_slot, unlocked
+from mlsync.repository.tokens import FORMAT_VERSION
+from mlsync.repository.unlocking import read_slot, slot_ids, unlocked
 from mlsync.repository.validation import check_root
 from mlsync.repository.writer import ChunkLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
+
+# How many objects are tried with a key that a lost header would have confirmed.
+_TRIED_MAX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +180,55 @@ class Repository:
             raise RepositoryMissing("another repository is in its place", where=self.store.url, advice=advice)
         if not found.is_of(self.keys):
             raise ObjectDamaged("the header was changed", where=f"{self.store.url} {names.HEADER}")
+
+    @classmethod
+    def without_header(cls, store: Store, unlock: Unlock) -> Repository:
+        """Open a repository whose header is lost or damaged: its id is in the key slots, and is bound by their seals.
+
+        Raise what ``open`` raises if no slot opens.
+        """
+        fault: Error | None = None
+        for repository_id in slot_ids(store):
+            claimed = header.RepositoryHeader("repository", FORMAT_VERSION, repository_id, False, "")
+            try:
+                slot, master = unlocked(store, unlock, claimed, None)
+            except (KeyProblem, ObjectDamaged) as error:
+                fault = fault or error
+                continue
+            keys = Keys(master, claimed.repository_id)
+            found = cls(store, keys, conditional_create=store.conditional_create, slot=slot)
+            # One passphrase may open slots of several repositories: an interrupted init leaves one behind.
+            if found._has_objects():
+                features.refuse_unknown(store, keys)
+                return found
+            fault = fault or ObjectDamaged("no key slot is of the objects that are there", where=store.url)
+        raise fault or RepositoryMissing("there is neither a header nor a key slot", where=store.url)
+
+    def _has_objects(self) -> bool:
+        """Return whether one of the first manifests opens; if there is none, whether the first packs are of this id."""
+        manifests = [
+            (f"{names.VERSIONS}{info.key.removeprefix(prefix)}", info.key)
+            for prefix, parse in ((names.VERSIONS, names.parse_version), (names.COPIES, names.parse_copy))
+            for info in islice((info for info in self.store.list(prefix) if parse(info.key)), _TRIED_MAX)
+        ]
+        for key, place in manifests:
+            with suppress(NotFound, Damage, FormatUnsupported, ObjectArchived):
+                self.open_body(key, place)
+                return True
+        for pack_id, info in islice(() if manifests else self.packs(), _TRIED_MAX):
+            with suppress(NotFound, Damage, FormatUnsupported, ObjectArchived):
+                self.pack_refs(pack_id, info.size_bytes)
+                return True
+        return not manifests and next(self.packs(), None) is None
+
+    def make_header(self) -> None:
+        """Store the header anew; one that is this repository's stays."""
+        with suppress(NotFound, ObjectDamaged):
+            if header.decode(_header(self.store), self.store.url).is_of(self.keys):
+                return
+            raise ObjectDamaged("the header was changed")
+        self.store.delete(names.HEADER)
+        self.store.put(names.HEADER, header.encode(self.keys, conditional_create=self.conditional_create))
 
     @property
     def repository_id(self) -> bytes:

@@ -7,6 +7,8 @@ number of slots that are read, and memory times passes, so that opening a reposi
 from __future__ import annotations
 
 import heapq
+import re
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -28,6 +30,7 @@ from mlsync.store.base import Store
 
 # The oldest by the store's clock: slots that are planted later do not displace those in use.
 SLOTS_MAX: Final = 64
+_IS_ID: Final = re.compile(r"[0-9a-f]{32}")
 # The cost of that many slots of ours.
 COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
 
@@ -43,6 +46,15 @@ def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likel
 def read_slot(store: Store, key: str) -> Slot:
     """Return a key slot without opening it, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""
     return read_twice(lambda: keyslot.parse(store.get(key, limit_bytes=keyslot.SLOT_BYTES_MAX), _where(store, key)))
+
+
+def slot_ids(store: Store) -> list[str]:
+    """Return the ids of the repositories of the oldest key slots, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for key in _oldest(store)[0]:
+        with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
+            counts[read_slot(store, key).repository] += 1
+    return [repository_id for repository_id, _ in counts.most_common() if _IS_ID.fullmatch(repository_id)]
 
 
 def _open_likely(
@@ -69,7 +81,7 @@ class _Search:
     slots: list[tuple[int, str, Slot]] = field(default_factory=list)
 
     def run(self) -> tuple[str, bytes]:
-        keys = self._oldest()
+        keys, self.left_out_count = _oldest(self.store)
         if not keys:
             raise ObjectMissing("the repository has no key slot", where=self.store.url)
         for key in keys:
@@ -86,22 +98,6 @@ class _Search:
             if master is not None:
                 return key, master
         raise self._refusal()
-
-    def _oldest(self) -> list[str]:
-        """Return the names of the slots to read."""
-        count = 0
-
-        def age(key: str, modified_s: float) -> tuple[float, str]:
-            nonlocal count
-            count += 1
-            return modified_s, key
-
-        listed = (
-            age(info.key, info.modified_s) for info in self.store.list(names.KEY_SLOTS) if names.is_key_slot(info.key)
-        )
-        oldest = heapq.nsmallest(SLOTS_MAX, listed)
-        self.left_out_count = count - len(oldest)
-        return [key for _, key in oldest]
 
     def _read(self, key: str) -> None:
         try:
@@ -135,6 +131,20 @@ class _Search:
         if self.left_out_count:
             return _left_out(self.left_out_count, self.unlock, self.store)
         return self.fault or keyslot.wrong_unlock(self.unlock, self.store.url)
+
+
+def _oldest(store: Store) -> tuple[list[str], int]:
+    """Return the names of the slots to read, and how many there are beside these."""
+    count = 0
+
+    def age(key: str, modified_s: float) -> tuple[float, str]:
+        nonlocal count
+        count += 1
+        return modified_s, key
+
+    listed = (age(info.key, info.modified_s) for info in store.list(names.KEY_SLOTS) if names.is_key_slot(info.key))
+    oldest = heapq.nsmallest(SLOTS_MAX, listed)
+    return [key for _, key in oldest], count - len(oldest)
 
 
 def _left_out(count: int, unlock: Unlock, store: Store) -> Error:

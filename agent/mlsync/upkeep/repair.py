@@ -1,0 +1,220 @@
+"""Heal what the repository itself can heal: a lost or damaged object from the one that holds the same.
+
+First a plan: every manifest is compared with its second copy, and nothing is written. Then its steps, one by one, each
+of which looks again before it changes anything. An object is replaced only if it does not open and the bytes for its
+place do; what was lost of packs cannot be made here, and is named.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+from mlsync.errors import (
+    AlreadyExists,
+    Damage,
+    Error,
+    FormatUnsupported,
+    ManifestDamaged,
+    NotFound,
+    ObjectArchived,
+    ObjectDamaged,
+    RebuildNeeded,
+    RepositoryMissing,
+    StoreError,
+)
+from mlsync.monitor import Monitor
+from mlsync.repository import names
+from mlsync.repository.repository import Repository, is_no_version
+from mlsync.upkeep.check import Problem, Version, check
+
+_UNREADABLE: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
+
+
+class Heal(Enum):
+    """What heals an object."""
+
+    FROM_COPY = "from its copy"
+    FROM_MANIFEST = "from the manifest"
+    FROM_KEY = "from the master key"
+    REMOVE = "removed, nothing needs it"
+
+
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """One object to heal: *fault* is what is wrong with it, *version* the one that it belongs to."""
+
+    key: str
+    fault: str
+    heal: Heal
+    version: Version | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Affected:
+    """A file whose content is lost in some *versions* of a run."""
+
+    run: str
+    path: bytes
+    versions: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Repaired:
+    """What a repair did: the steps *done*, those that *failed* and why, and the problems that are *left*.
+
+    *affected* are the files whose content is in *packs* that are lost or damaged.
+    """
+
+    done: list[Healing] = field(default_factory=list)
+    failed: list[tuple[Healing, Error]] = field(default_factory=list)
+    left: list[Problem] = field(default_factory=list)
+    packs: list[bytes] = field(default_factory=list)
+    affected: list[Affected] = field(default_factory=list)
+
+
+def plan(repository: Repository, monitor: Monitor, *, header_fault: Error | None, rebuild: bool) -> list[Healing]:
+    """Return what can be healed; raise ``RebuildNeeded`` if all manifests are gone, unless *rebuild*."""
+    steps = [] if header_fault is None else [_header_step(header_fault)]
+    versions = _listed(repository, names.VERSIONS, names.parse_version)
+    copies = _listed(repository, names.COPIES, names.parse_copy)
+    both = sorted(versions | copies)
+    with monitor.task("comparing manifests with their copies", len(both), unit="versions") as task:
+        for run_id, number in both:
+            step = _compared(repository, names.version(run_id, number))
+            if step is not None:
+                steps.append(step)
+            task.advance(1)
+    if not versions and copies and not rebuild:
+        what = f"all manifests are gone, and {len(copies)} copies of them are there"
+        advice = "if nobody removed them on purpose: mlsync repair --rebuild"
+        raise RebuildNeeded(what, where=f"{repository.store.url} {names.VERSIONS}", advice=advice)
+    return steps + list(_tombstones(repository))
+
+
+def carry_out(repository: Repository, steps: Iterable[Healing], monitor: Monitor, *, read_data: bool) -> Repaired:
+    """Heal each object of a plan that still needs it; then return what a check still finds."""
+    repaired = Repaired()
+    for step in steps:
+        try:
+            _heal(repository, step)
+        except (StoreError, Damage, FormatUnsupported, RepositoryMissing) as error:
+            repaired.failed.append((step, error))
+        else:
+            repaired.done.append(step)
+    return left(repository, monitor, repaired, read_data=read_data)
+
+
+def left(repository: Repository, monitor: Monitor, repaired: Repaired, *, read_data: bool) -> Repaired:
+    """Add to *repaired* the problems that a check finds now, and the files that they affect."""
+    result = check(repository, monitor, read_data=read_data)
+    repaired.left = [*result.problems, *result.unchecked]
+    parsed = (names.parse_pack(problem.key) for problem in result.problems)
+    repaired.packs = [pack for pack in parsed if pack is not None]
+    repaired.affected = _affected(repository, result.problems)
+    return repaired
+
+
+# ---------------------------------------------------------------- plan
+
+
+def _listed(
+    repository: Repository, prefix: str, parse: Callable[[str], tuple[bytes, int] | None]
+) -> set[tuple[bytes, int]]:
+    found = (parse(info.key) for info in repository.store.list(prefix))
+    return {one for one in found if one is not None}
+
+
+def _header_step(fault: Error) -> Healing:
+    what = "missing" if isinstance(fault, RepositoryMissing) else fault.what
+    return Healing(names.HEADER, what, Heal.FROM_KEY)
+
+
+def _compared(repository: Repository, key: str) -> Healing | None:
+    """Return what heals a manifest or its copy, if one of them is lost or damaged and the other is not."""
+    copy = names.copy_of(key)
+    version, manifest, manifest_fault = _opened(repository, key, key)
+    copy_version, copied, copy_fault = _opened(repository, key, copy)
+    if manifest is None and copied is not None and manifest_fault is not None:
+        return Healing(key, manifest_fault, Heal.FROM_COPY, copy_version)
+    if copied is None and manifest is not None and copy_fault is not None:
+        return Healing(copy, copy_fault, Heal.FROM_MANIFEST, version)
+    return None
+
+
+def _opened(repository: Repository, key: str, place: str) -> tuple[Version | None, bytes | None, str | None]:
+    """Return the version and the digest of an object that opens as the manifest *key*, or what is wrong with it.
+
+    All are ``None`` for what cannot be told: an object of a newer mlsync, or in cold storage.
+    """
+    try:
+        stored, _ = repository.open_body(key, place)
+    except NotFound:
+        return None, None, "missing"
+    except _UNREADABLE as error:
+        return None, None, error.what if is_no_version(error) else None
+    return (stored.root.run, stored.root.number), stored.digest, None
+
+
+def _tombstones(repository: Repository) -> Iterator[Healing]:
+    for info in repository.store.list(names.TOMBSTONES):
+        pack_id = names.parse_tombstone(info.key)
+        # A listing of packs could be incomplete: each is asked for by its name.
+        if pack_id is not None and not repository.has_pack(pack_id):
+            yield Healing(info.key, "a tombstone for a pack that is gone", Heal.REMOVE)
+
+
+# ---------------------------------------------------------------- healing
+
+
+def _heal(repository: Repository, step: Healing) -> None:
+    if step.heal is Heal.FROM_KEY:
+        repository.make_header()
+    elif step.heal is Heal.REMOVE:
+        repository.store.delete(step.key)
+    else:
+        _replace(repository, step)
+
+
+def _replace(repository: Repository, step: Healing) -> None:
+    """Store a manifest or a copy anew from the other one; an object that opens by now stays."""
+    is_manifest = step.heal is Heal.FROM_COPY
+    key = step.key if is_manifest else f"{names.VERSIONS}{step.key.removeprefix(names.COPIES)}"
+    _, body = repository.open_body(key, names.copy_of(key) if is_manifest else key)
+    try:
+        repository.open_body(key, step.key)
+    except NotFound:
+        pass
+    except (ManifestDamaged, FormatUnsupported) as error:
+        if not is_no_version(error):
+            raise
+        repository.store.delete(step.key)
+    else:
+        return
+    with suppress(AlreadyExists):
+        repository.store.put(step.key, body)
+    if repository.open_body(key, step.key)[1] != body:
+        raise ObjectDamaged("something else was put in its place meanwhile", where=step.key)
+
+
+# ---------------------------------------------------------------- what stays lost
+
+
+def _affected(repository: Repository, problems: Iterable[Problem]) -> list[Affected]:
+    """Return the files that need a pack with a problem, by run and path."""
+    packs: dict[Version, set[bytes]] = defaultdict(set)
+    for problem in problems:
+        pack = names.parse_pack(problem.key)
+        for version in problem.versions if pack is not None else ():
+            packs[version].add(pack or b"")
+    files: dict[tuple[str, bytes], list[int]] = defaultdict(list)
+    for (run, number), lost in sorted(packs.items()):
+        with suppress(Damage, NotFound):  # the list of files itself may be lost, which is a problem of its own
+            for entry in repository.entries(repository.stored(run, number)):
+                if any(ref.pack in lost for ref in entry.chunks):
+                    files[run, entry.path].append(number)
+    return [Affected(run, path, tuple(numbers)) for (run, path), numbers in sorted(files.items())]
