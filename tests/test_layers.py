@@ -22,7 +22,7 @@ MODULES = {
     ".".join(path.relative_to(AGENT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in (AGENT / "mlsync").rglob("*.py")
 }
-LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values"}
+LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
 FLOWS = {"backup", "restore", "proving", "upkeep", "diff"}
 BELOW = {"source", "proof", "repository"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
@@ -55,6 +55,7 @@ ARROWS = {
     "beneath": set(),
     "courtesy": set(),
     "values": set(),
+    "xattrs": set(),
     # The package itself: its version, and the entry of ``python -m mlsync``.
     "": set(),
     "__main__": {"cli"},

@@ -70,15 +70,20 @@ def test_unfinished_files(saved):
     assert "named as unfinished" not in shown
 
 
-def test_attributes_that_are_not_kept(saved):
-    """Extended attributes of a file that was read are said with -v not to be kept."""
-    (saved.training / "noted.csv").write_bytes(b"a line")
+def test_attributes_come_back_and_diff_shows_them(saved):
+    """An attribute is restored, a changed one is why there is a version, and diff says so."""
+    noted = saved.training / "noted.csv"
+    noted.write_bytes(b"a line")
     try:
-        os.setxattr(saved.training / "noted.csv", "user.note", b"x")
+        os.setxattr(noted, "user.note", b"x")
     except OSError:
         pytest.skip("this file system has no such attributes")
-    assert "extended attributes or an ACL, which no version keeps: noted.csv" in saved.good("backup", "-v").out
-    assert "attributes" not in saved.good("backup", "-v").out
+    assert "extended attributes" not in saved.good("backup", "-v").err
+    saved.good("restore", "--to", "back")
+    assert os.getxattr(saved.base / "back" / "noted.csv", "user.note") == b"x"
+    os.setxattr(noted, "user.note", b"y")
+    assert "the extended attributes of noted.csv changed" in " ".join(saved.good("backup").out.split())
+    assert "extended attributes changed" in saved.good("diff").out
 
 
 STRANGE = (

@@ -136,6 +136,11 @@ def entry(value: Any, packs: list[bytes]) -> None:
     if proved is not None:
         proof(proved)
     room(more)
+    if more and "xattrs" in more:
+        need(kind in (1, 2) and type(more["xattrs"]) is dict and more["xattrs"])
+        for name, attribute in more["xattrs"].items():
+            need(type(attribute) is bytes and "\0" not in name and len(name.encode()) <= 255)
+            need(name in ("system.posix_acl_access", "system.posix_acl_default") or (name[:5] == "user." and name[5:]))
     if kind != 1:
         need(not size and not digest and not holes and not chunks and proved is None)
         return

@@ -31,6 +31,8 @@ SHAPES = len(NO_LINKS)
 NO_LINKS += [[LATER, TO_PROOF], [TO_PROOF, TO_PROOF], [TO_PROOF, TO_PROOF[:-1] + b"\xff"]]
 RECORD = [1, False, 1, [TO_PROOF]]
 
+STRANGE_NAMES = ("user.", "", "security.capability", "trusted.a", "system.nfs4_acl", "user.a\0", "user." + "a" * 251)
+
 Case = tuple[Sequence[Any], Any]
 Outcome = Literal["success", "damage", "newer"]
 
@@ -401,6 +403,30 @@ RULES = [
         "links are as in `seen`",
         each([(15,)], *({"later-proofs": [[1, False, 9, value]]} for value in NO_LINKS)),
         kept=each([(15,)], *({"later-proofs": [[1, False, 9, value]]} for value in LINKS)),
+    ),
+    Rule(
+        171,
+        "`xattrs`",
+        "in the room of an entry: a map of 1 name or more to bins",
+        [((*FOLDER, 12), {"xattrs": value}) for value in ({}, [], b"x", None, {"user.a": "x"}, {"user.a": None})],
+        kept=[((*FOLDER, 12), {"xattrs": {"user.a": b"", "user.b": b"x"}})],
+    ),
+    Rule(
+        172,
+        "`xattrs`",
+        "a name is an ACL's, or `user.` and more, at most 255 bytes without a zero byte",
+        [((*FOLDER, 12), {"xattrs": {name: b"x"}}) for name in STRANGE_NAMES],
+        kept=[
+            ((*FOLDER, 12), {"xattrs": {"system.posix_acl_access": b"x", "system.posix_acl_default": b"x"}}),
+            ((*FOLDER, 12), {"xattrs": {"user." + "a" * 250: b"x"}}),
+        ],
+    ),
+    Rule(
+        173,
+        "`xattrs`",
+        "only files and directories have it",
+        each([(*LINK, 12), (*SYMLINK, 12)], {"xattrs": {"user.a": b"x"}}),
+        kept=each([(*FILE, 12)], {"xattrs": {"user.a": b"x"}}),
     ),
 ]
 

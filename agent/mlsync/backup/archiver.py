@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from mlsync import xattrs
 from mlsync.backup.files_cache import CachedPath
 from mlsync.backup.structure import Structure, Unsound, structure_of
 from mlsync.buffers import BufferPool
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import ChunkRef, Entry
+from mlsync.repository.room import Room, room_of
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, PlacedChunk
 from mlsync.source.cached_file import CachedPiece
@@ -49,6 +52,7 @@ class ReadFile:
     holes: tuple[tuple[int, int], ...] = ()
     placed: list[PlacedChunk] = field(default_factory=list)
     pieces: list[CachedPiece] = field(default_factory=list)
+    room: Room = None
 
     def entry(self) -> Entry:
         """Return the file's entry; valid after the writer's ``finish``."""
@@ -63,6 +67,7 @@ class ReadFile:
             digest=self.digest,
             holes=self.holes,
             chunks=tuple(placed.ref for placed in self.placed),
+            room=self.room,
         )
 
 
@@ -122,13 +127,42 @@ class Archiver:
                 self._sleep(wait_s)
         raise AssertionError
 
+    def room_of_directory(self, found: Found, cached: CachedPath | None) -> Room:
+        """Return what an entry keeps of a directory beside its stat; only one that changed is opened for it.
+
+        One that is gone, or that may not be read, has none: the scan says the rest.
+        """
+        before = None if cached is None else cached.entry
+        if (
+            before is not None
+            and before.kind is EntryKind.DIRECTORY
+            and cached is not None
+            and cached.file.is_same(found)
+        ):
+            return before.room
+        try:
+            descriptor = self._root.open_directory(found.path)
+        except OSError:
+            return None
+        try:
+            attributes, is_cut = xattrs.read(descriptor)
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        if is_cut:
+            self.unkept.add(found.path)
+        return room_of({xattrs.ROOM_NAME: attributes or None})
+
     def _read_once(self, found: Found, cached: CachedPath | None) -> ReadFile:
         _LOG.debug("reading %s, %d bytes", display(found.path), found.stat.size_bytes)
         with SourceFile.open(self._root, found) as file:
-            if file.has_unkept_attributes():
+            attributes, is_cut = file.attributes()
+            if is_cut:
                 self.unkept.add(found.path)
             structure = structure_of(file, found, self._container_of(found.path))
             read = ReadFile(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
+            read.room = room_of({xattrs.ROOM_NAME: attributes or None})
             known, whole = _known_pieces(cached), WholeDigest()
             extents = file.data_extents()
             try:

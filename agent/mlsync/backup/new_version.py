@@ -20,7 +20,13 @@ from mlsync.backup.archiver import Archiver
 from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
 from mlsync.backup.later_proofs import seen_now
-from mlsync.backup.notices import warn_of_clamped, warn_of_no_copy, warn_of_not_understood, warn_of_writer
+from mlsync.backup.notices import (
+    warn_of_clamped,
+    warn_of_no_copy,
+    warn_of_not_understood,
+    warn_of_unkept,
+    warn_of_writer,
+)
 from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
 from mlsync.backup.presence import refuse_lost
@@ -242,6 +248,9 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
                 job.check_stop()
                 task.say(display(found.path))
                 records[found.path].archive(archiver)
+            for record in records.values():
+                if record.found is not None and record.found.kind == "directory":
+                    record.room = archiver.room_of_directory(record.found, record.cached)
             task.say("waiting until all is stored")
             stats = writer.finish()
             writer.remember_durable(job.remember_chunks)
@@ -404,7 +413,7 @@ def _root_of(
         origin=writer.origin,
         top=scanned.top,
         # A note that most checkpoints are gone says all that the reason would.
-        notes=scanned.notes or why,
+        notes=(*(scanned.notes or why), *warn_of_unkept(job, stored.unkept)),
         room=room,
     )
 

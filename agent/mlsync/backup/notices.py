@@ -12,6 +12,7 @@ from mlsync.backup.twin import find_twin
 from mlsync.errors import Error
 from mlsync.repository.manifest import Manifest
 from mlsync.source.paths import display
+from mlsync.source.scan import LeftOut
 
 
 def warn_of_writer(job: Job, manifest: Manifest, parent: Parent, writer: Writer) -> None:
@@ -38,6 +39,18 @@ def warn_of_clamped(job: Job, paths: Sequence[bytes]) -> None:
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         what = f"{display(paths[0])}{more}: modified outside of the years 1677 to 2262"
         job.warn(f"{what}, which a version cannot hold; the nearest that it can is kept")
+
+
+def warn_of_unkept(job: Job, unkept: LeftOut) -> tuple[str, ...]:
+    """Warn of extended attributes that a version has no room for; return the note for it."""
+    if not unkept.count:
+        return ()
+    more = f" and {unkept.count - 1} more" if unkept.count > 1 else ""
+    text = (
+        f"extended attributes of {display(unkept.paths[0])}{more} are not kept: too large, or of a name that is no text"
+    )
+    job.warn(text)
+    return (text,)
 
 
 def warn_of_no_copy(job: Job, number: int, error: Error | None) -> None:

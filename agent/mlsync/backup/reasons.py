@@ -39,6 +39,7 @@ _SAID: Final = (
     ("target", "{} {leads} to another place"),
     ("mode", "the mode of {} changed"),
     ("owner", "the owner of {} changed"),
+    ("attributes", "the extended attributes of {} changed"),
 )
 _ONE: Final = {"was": "was", "is": "is", "has": "has", "does": "does", "leads": "leads"}
 _SEVERAL: Final = {"was": "were", "is": "are", "has": "have", "does": "do", "leads": "lead"}
@@ -100,6 +101,8 @@ def _how_it_changed(record: Record | None, entry: Entry, before: Entry) -> str:
         return "mode"
     if same and (entry.uid, entry.gid) != (before.uid, before.gid):
         return "owner"
+    if same and entry.room != before.room:
+        return "attributes"
     how = _how_it_came(record, entry)
     return "same content" if how == "added" else how
 

@@ -12,6 +12,7 @@ from mlsync.backup.files_cache import CachedPath, CacheRow, encode_row, pack_ent
 from mlsync.backup.structure import Unsound
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.manifest import Entry, Trouble
+from mlsync.repository.room import Room
 from mlsync.repository.tokens import TroubleKind
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.scan import FileStat, Found
@@ -57,6 +58,7 @@ class Record(msgspec.Struct):
     checkpoint of several files which is named by this path. A part of one that the version goes without has the entry
     *held* for the next backup, which looks at it again at *again_ns*. *unit_note* is what the proof says of the
     checkpoint that the file is part of: ``None`` says nothing, "" takes back what an earlier proof said.
+    *room* has a directory's extended attributes.
     """
 
     path: bytes
@@ -72,6 +74,7 @@ class Record(msgspec.Struct):
     held: Entry | None = None
     again_ns: int = 0
     refusal: Refusal | None = None
+    room: Room = None
 
     @property
     def action(self) -> Action:

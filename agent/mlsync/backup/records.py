@@ -22,6 +22,7 @@ from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import LOADED_IN, not_loaded, refusing_policy
 from mlsync.proving.policy import Policy
 from mlsync.repository.manifest import Entry, Trouble
+from mlsync.repository.room import Room
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.validation import TIME_NS_MAX
 from mlsync.source.cached_file import CachedFile
@@ -284,7 +285,7 @@ class Records:
         """Return the entry of a path by what became of it in the source, before anything is proved."""
         found, cached = record.found, record.cached
         if found is not None and record.status is Status.NOT_A_FILE:
-            return _entry_without_content(found)
+            return _entry_without_content(found, record.room)
         if isinstance(record.read, ReadFile):
             return self._unless_broken(record, record.read.entry())
         if record.fault is not None:
@@ -376,14 +377,14 @@ class Records:
         return before is not None and before.kind is EntryKind.HARD_LINK and before.target == target
 
 
-def _entry_without_content(found: Found) -> Entry:
+def _entry_without_content(found: Found, room: Room) -> Entry:
     kind, target = EntryKind.DIRECTORY, b""
     if found.kind == "symlink":
         kind, target = EntryKind.SYMLINK, found.target
     elif found.link_to is not None:
         kind, target = EntryKind.HARD_LINK, found.link_to
     stat = found.stat
-    return Entry(found.path, kind, stat.mode & 0o7777, stat.uid, stat.gid, stat.mtime_ns, target=target)
+    return Entry(found.path, kind, stat.mode & 0o7777, stat.uid, stat.gid, stat.mtime_ns, target=target, room=room)
 
 
 def _is_part(whole: LoadedDirectory, entry: Entry) -> bool:
@@ -408,7 +409,6 @@ def _has_same_chunks(entry: Entry, other: Entry | None) -> bool:
 
 def is_same_but_times(entry: Entry, other: Entry) -> bool:
     """Return whether nothing but times differs: a touched file makes no new version."""
-    plain = (entry.kind, entry.mode, entry.uid, entry.gid, entry.target, entry.digest)
-    return plain == (other.kind, other.mode, other.uid, other.gid, other.target, other.digest) and _has_same_content(
-        entry, other
-    )
+    plain = (entry.kind, entry.mode, entry.uid, entry.gid, entry.target, entry.digest, entry.room)
+    others = (other.kind, other.mode, other.uid, other.gid, other.target, other.digest, other.room)
+    return plain == others and _has_same_content(entry, other)

@@ -158,7 +158,7 @@ def _say_left_out(result: BackupResult) -> None:
     """Name what is not in the version, which a user would otherwise notice only at a restore."""
     what = "left out, as their names are those of unfinished files"
     _say_paths(result.run, what, result.left_out)
-    _say_paths(result.run, "extended attributes or an ACL, which no version keeps", result.unkept)
+    _say_paths(result.run, "extended attributes that no version keeps", result.unkept)
 
 
 def _say_paths(run: str, what: str, which: LeftOut) -> None:

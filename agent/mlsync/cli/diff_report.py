@@ -104,6 +104,8 @@ def _notes(file: FileDiff) -> Iterable[str]:
             yield f"mode {before.mode:04o} -> {after.mode:04o}"
         if (before.uid, before.gid) != (after.uid, after.gid):
             yield f"owner {before.uid}:{before.gid} -> {after.uid}:{after.gid}"
+        if before.room != after.room:
+            yield "extended attributes changed"
     entry = after or before
     if entry is not None and entry.target:
         yield f"{_kind(entry)} to {output.path(entry.target)}"

@@ -166,7 +166,7 @@ def _is_same(before: Entry | None, after: Entry) -> bool:
 
 
 def _state(entry: Entry) -> Hashable:
-    return entry.kind, entry.mode, entry.uid, entry.gid, entry.target, _content(entry)
+    return entry.kind, entry.mode, entry.uid, entry.gid, entry.target, repr(entry.room), _content(entry)
 
 
 def _content(entry: Entry) -> Hashable:

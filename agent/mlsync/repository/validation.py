@@ -19,6 +19,7 @@ from mlsync.repository.proof_links import check_later_proofs
 from mlsync.repository.room import check_room
 from mlsync.repository.tokens import EntryKind
 from mlsync.values import Level, Proof, is_count
+from mlsync.xattrs import ROOM_NAME, is_name
 
 # What a file system keeps; larger numbers would only fail the calls that take them.
 PATH_BYTES_MAX: Final = 64 << 10
@@ -85,10 +86,18 @@ def check_entry(entry: Entry, where: str) -> None:
         check_proof(entry.proof, where)
     if entry.room is not None:
         check_room(entry.room, f"the entry {entry.path!r}", where)
+        if ROOM_NAME in entry.room and not _are_sound_attributes(entry.room[ROOM_NAME], entry.kind):
+            raise ManifestDamaged(f"an entry's extended attributes are not any of ours: {entry.path!r}", where=where)
     if entry.kind is EntryKind.FILE:
         _check_content(entry, where)
     elif entry.size_bytes or entry.digest or entry.chunks or entry.holes or entry.proof is not None:
         raise ManifestDamaged(f"an entry that is no file has content: {entry.path!r}", where=where)
+
+
+def _are_sound_attributes(values: object, kind: EntryKind) -> bool:
+    if kind not in (EntryKind.FILE, EntryKind.DIRECTORY) or not isinstance(values, dict) or not values:
+        return False
+    return all(is_name(name) and isinstance(value, bytes) for name, value in values.items())
 
 
 def _numbers_are_sound(mode: int, uid: int, gid: int, mtime_ns: int) -> bool:

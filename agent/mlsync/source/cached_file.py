@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from stat import S_ISDIR
 from typing import Final, NamedTuple
 
 from mlsync.source.racy import COARSE_NS, is_racy
@@ -103,5 +104,9 @@ def is_same(packed_stat: bytes, found: Found) -> bool:
 
 
 def _lasting(stat: FileStat) -> tuple[int, ...]:
-    """Return the fields of a directory's or link's stat that matter: not size, link count or ctime."""
-    return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns
+    """Return the fields of a directory's or link's stat that matter: not size or link count.
+
+    The ctime of a directory alone shows new extended attributes.
+    """
+    ctime_ns = stat.ctime_ns if S_ISDIR(stat.mode) else 0
+    return stat.device, stat.inode, stat.mode, stat.uid, stat.gid, stat.mtime_ns, ctime_ns

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final, Self
 
+from mlsync import xattrs
 from mlsync.courtesy.pressure import PACE
 from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
 from mlsync.source.paths import display, joined
@@ -160,13 +161,12 @@ class SourceFile:
                 return self.size_bytes
             raise
 
-    def has_unkept_attributes(self) -> bool:
-        """Return whether it has attributes that no version keeps: user attributes or an ACL."""
+    def attributes(self) -> tuple[dict[str, bytes], bool]:
+        """Return its extended attributes, and whether it has some that no version keeps: see ``xattrs``."""
         try:
-            names = os.listxattr(self._descriptor)
-        except OSError:  # a file system without them
-            return False
-        return any(name.startswith("user.") or name == "system.posix_acl_access" for name in names)
+            return xattrs.read(self._descriptor)
+        except OSError as error:
+            raise _translated(error, self.where) from error
 
     def current_stat(self) -> FileStat:
         """Return the open file's stat as it is now, whatever its name may be."""

@@ -92,7 +92,7 @@ class TargetDirectories:
         with translated(self._directory), self._top() as descriptor:
             if top is not None and is_ours:
                 entry = Entry(b".", EntryKind.DIRECTORY, top.mode, top.uid, top.gid, top.mtime_ns)
-                self._metadata.apply(descriptor, entry)
+                self._metadata.apply(descriptor, entry, is_all=False)
             elif top is not None:
                 with contextlib.suppress(PermissionError):
                     os.utime(descriptor, ns=(top.mtime_ns, top.mtime_ns))

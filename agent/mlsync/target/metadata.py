@@ -10,9 +10,10 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
+from mlsync import xattrs
 from mlsync.beneath import Beneath
 from mlsync.monitor import NoticeLevel
 from mlsync.repository.manifest import Entry
@@ -23,6 +24,8 @@ Notice = Callable[[NoticeLevel, str], None]
 _NEW: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL
 # No right to do it; a user who is unknown in this container; a file system without owners.
 _CANNOT: Final = frozenset({errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EOVERFLOW})
+# The same, and no room for attributes: some file systems have a block for all of a file.
+_NO_ATTRIBUTES: Final = _CANNOT | {errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.E2BIG, errno.ERANGE}
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -37,12 +40,18 @@ class MetadataWriter:
         self._can_chown: dict[tuple[int, int], bool] = {self._us: True}
         self._warned: set[str] = set()
 
-    def apply(self, descriptor: int, entry: Entry) -> None:
-        """Set the owner, mode and time of a file or directory; leave alone what is right, since setting it shows."""
+    def apply(self, descriptor: int, entry: Entry, *, is_all: bool = True) -> None:
+        """Set the owner, mode and time of a file or directory; leave alone what is right, since setting it shows.
+
+        If that *is_all*, its extended attributes too.
+        """
         found = os.fstat(descriptor)
         if self._needs_chown(found, entry) and self._chown(descriptor, entry):
             # A change of owner clears some bits of the mode.
             found = os.fstat(descriptor)
+        if is_all:
+            # Before the mode, which is also an ACL's mask, and before the time.
+            self._try("extended attributes", lambda: xattrs.write(descriptor, _attributes(entry)), _NO_ATTRIBUTES)
         if stat.S_IMODE(found.st_mode) != (mode := mode_for(entry, found)):
             self._try("modes", lambda: os.fchmod(descriptor, mode))
         if found.st_mtime_ns != entry.mtime_ns:
@@ -78,6 +87,10 @@ class MetadataWriter:
         is_given = self._needs_chown(found, entry) and found.st_uid not in (self._us[0], entry.uid)
         return not self._is_root or not (is_given or found.st_mode & _OTHERS_WRITE & ~entry.mode)
 
+    def has_attributes(self, descriptor: int, entry: Entry) -> bool:
+        """Return whether an open file has the extended attributes of the version."""
+        return xattrs.holds(descriptor, _attributes(entry))
+
     # ------------------------------------------------------------ inside
 
     def _needs_chown(self, found: os.stat_result, entry: Entry) -> bool:
@@ -107,12 +120,12 @@ class MetadataWriter:
     def _chown(self, descriptor: int, entry: Entry) -> bool:
         return self._try("owners", lambda: os.fchown(descriptor, entry.uid, entry.gid))
 
-    def _try(self, what: str, call: Callable[[], None]) -> bool:
+    def _try(self, what: str, call: Callable[[], None], cannot: frozenset[int] = _CANNOT) -> bool:
         """Return whether it worked; where it cannot, warn once."""
         try:
             call()
         except OSError as error:
-            if error.errno not in _CANNOT:
+            if error.errno not in cannot:
                 raise
             if what not in self._warned:
                 self._warned.add(what)
@@ -120,6 +133,11 @@ class MetadataWriter:
                 self._notice("warning", f"{text}; these files keep what they were made with")
             return False
         return True
+
+
+def _attributes(entry: Entry) -> Mapping[str, bytes]:
+    values: Mapping[str, bytes] = (entry.room or {}).get(xattrs.ROOM_NAME, {})
+    return values
 
 
 def mode_for(entry: Entry, found: os.stat_result) -> int:

@@ -249,6 +249,9 @@ class Target(TargetDirectories):
             return False
         if not self._metadata.may_fix(found, entry):
             return False
+        # Root must not change a file by a name that somebody else may have given it.
+        if found.st_nlink > 1 and not self._metadata.has_attributes(descriptor, entry):
+            return False
         return all(is_zero(descriptor, offset, length, self._tick) for offset, length in entry.holes)
 
     def _copy(self, temporary: TemporaryFile, name: bytes, parts: list[FileSpan]) -> None:
