@@ -11,6 +11,7 @@ from flow_parts import RUN, World, keys_of, noise
 from mlsync.cli.check import _print
 from mlsync.errors import ManifestDamaged, NotFound
 from mlsync.repository import names
+from mlsync.repository.repository import Repository
 
 
 @pytest.fixture
@@ -117,6 +118,22 @@ def test_a_version_is_made_although_its_copy_fails(world):
     assert "version 2 is made" in warning
     assert "mlsync repair" in warning
     assert world.check().uncopied == [(RUN, 2)]
+    assert world.check().problems == []
+
+
+def test_a_copy_that_another_machine_made_first_is_no_news(world):
+    """A repair that saw the manifest before its writer stored the copy did the writer's work: no warning."""
+
+    class Hasty(FaultyStore):
+        def call(self, method, key, work):
+            if method == "put" and key.startswith(names.COPIES) and not keys_of(world.store, key):
+                Repository(world.store, world.repository.keys).add_copy(key.replace(names.COPIES, names.VERSIONS))
+            return super().call(method, key, work)
+
+    world.use(Hasty(world.store))
+    world.write("a.bin", noise(5_000, 2))
+    assert world.backup().version == 2
+    assert [text for severity, text in world.monitor.notices if severity == "warning"] == []
     assert world.check().problems == []
 
 

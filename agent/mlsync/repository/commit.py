@@ -83,8 +83,14 @@ def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> C
 
 def _copy(repository: Repository, key: str, sealed: bytes) -> Error | None:
     """Store the second copy of the manifest *key*; return the error if that failed."""
+    copy = names.copy_of(key)
     try:
-        repository.store.put(names.copy_of(key), sealed)
+        try:
+            repository.store.put(copy, sealed)
+        except AlreadyExists:
+            # A repair, or the next writer of the run, may have been faster.
+            if not _holds(repository, copy, sealed):
+                raise
     except (StoreError, RepositoryMissing) as error:
         return error
     return None
