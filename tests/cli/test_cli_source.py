@@ -79,6 +79,7 @@ def test_attributes_come_back_and_diff_shows_them(saved):
     except OSError:
         pytest.skip("this file system has no such attributes")
     assert "extended attributes" not in saved.good("backup", "-v").err
+    assert "1 extended attribute" in saved.good("show").out
     saved.good("restore", "--to", "back")
     assert os.getxattr(saved.base / "back" / "noted.csv", "user.note") == b"x"
     os.setxattr(noted, "user.note", b"y")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeAlias
 
+from mlsync import xattrs
 from mlsync.app.wrapping import joined
 from mlsync.cli import output
 from mlsync.cli.table import TextTable
@@ -93,11 +94,19 @@ def _add(table: TextTable, entry: Entry, required_level: int, logged: Mapping[st
     if entry.kind in (EntryKind.SYMLINK, EntryKind.HARD_LINK):
         name += (" -> " if entry.kind is EntryKind.SYMLINK else " = ") + output.path(entry.target)
     size = output.size(entry.size_bytes) if entry.kind is EntryKind.FILE else "-"
+    remarks += _attributes(entry)
     table.row(size, output.moment(entry.mtime_ns), proof, name, remarks=remarks)
 
 
 def _reached(proof: Proof, required_level: int) -> str:
     return output.level(proof.level, proof.device, required_level if proof.is_pending(required_level) else None)
+
+
+def _attributes(entry: Entry) -> list[str]:
+    """Return that a file has an ACL, and how many attributes of users."""
+    names = list((entry.room or {}).get(xattrs.ROOM_NAME, {}))
+    own = [name for name in names if name.startswith("user.")]
+    return ["ACL"] * (len(own) < len(names)) + [output.count(len(own), "extended attribute")] * bool(own)
 
 
 def _progress(facts: Mapping[str, Fact]) -> list[str]:
