@@ -16,7 +16,7 @@ from flow_parts import RUN, World, small_checkpoint
 from mlsync.backup import later_proofs
 from mlsync.codec.digest import run_id
 from mlsync.errors import ManifestDamaged, VersionMissing
-from mlsync.repository import names, proof_links, sealed_object
+from mlsync.repository import later_proof, names, proof_links, sealed_object
 from mlsync.repository.later_proof import LaterProof, ProvedFile, StoredProof
 from mlsync.repository.proof_links import (
     LINK_BYTES,
@@ -177,8 +177,9 @@ def test_a_planted_proof_is_reported_and_nobody_names_it(world):
 
 
 def test_many_planted_proofs_cost_a_bounded_number_of_reads(world, monkeypatch):
-    """Which of them are read is chosen by chance, so that no real one is overlooked for long."""
-    monkeypatch.setattr(later_proofs, "_READ_MAX", 20)
+    """Each is read twice. Their order is chosen by chance, so that no real one is overlooked for long."""
+    monkeypatch.setattr(later_proofs, "_UNOPENED_MAX", 20)
+    monkeypatch.setattr(later_proof, "_BATCH", 5)
     head = add(world)
     prefix = head.key[:-32]
     for _ in range(60):
@@ -188,7 +189,7 @@ def test_many_planted_proofs_cost_a_bounded_number_of_reads(world, monkeypatch):
         store = FaultyStore(world.store)
         world.use(store)
         next_version(world, b"%d" % number)
-        assert sum(key.startswith(prefix) and method == "get" for method, key in store.calls) <= 2 * 21
+        assert sum(key.startswith(prefix) and method == "get" for method, key in store.calls) <= 2 * 25
         seen = set(seen_proofs(stored(world, number + 2).root.room))
         if seen:
             break
@@ -379,7 +380,7 @@ def test_words_pass_over_a_version_whose_proofs_are_hidden(world):
     facts = {"parameter_count": 4, "resumable": True, "framework": "plain"}
     for number in (1, 2):
         first = add(world, number, facts=facts | {"best_fitness": number / 10})
-        add(world, number, facts=facts | {"best_fitness": number / 10})
+        add(world, number, facts=facts | {"best_fitness": number / 10}, made_ns=2)
     chosen = {word: find_version(world.repository, RUN, word).root.number for word in ("best", "resumable")}
     assert chosen == {"best": 2, "resumable": 2}
     world.store.delete(first.key)
@@ -482,3 +483,16 @@ def test_a_crash_while_a_version_is_made_leaves_no_proof_hidden(tmp_path):
         else:
             pytest.fail("the backup never got through")
     world.close()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_root_names_a_bounded_number_of_proofs_of_a_version(world, refuses):
+    """Of very many that do not know of each other, those that refuse come first, and what is named stays named."""
+    made = [world.repository.add_later_proof(later(world, refuses=refuses and at % 20 == 0)) for at in range(300)]
+    next_version(world)
+    (seen,) = seen_proofs(stored(world, 2).root.room).values()
+    assert (seen.refused, seen.proof_count, len(seen.heads)) == (refuses, 300, 100)
+    assert {one.link for one in made if one.refused} <= set(seen.heads)
+    world.repository.add_later_proof(later(world))
+    next_version(world, b"again")
+    assert seen_proofs(stored(world, 3).root.room)[1].heads == seen.heads

@@ -14,12 +14,12 @@ from mlsync.errors import FormatUnsupported, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.names import later_proof_id
-from mlsync.repository.proof_links import SeenProofs, linked_id
+from mlsync.repository.proof_links import HEADS_MAX, SeenProofs, linked_id
 from mlsync.repository.repository import Repository
 from mlsync.versions.hidden_proofs import HiddenProofs
 
-# Whoever may create objects can plant any number. Which are read is chosen by chance: in the end all are.
-_READ_MAX: Final = 1000
+# Whoever may create objects can plant any number. In which order they are read is chosen by chance: in the end all are.
+_UNOPENED_MAX: Final = 1000
 _NAMED_MAX: Final = 8
 
 
@@ -38,19 +38,18 @@ def seen_now(
         for number in listed.keys() | before.keys()
         if number < next_number and _is_changed(listed.get(number, []), before.get(number))
     ]
-    left = _READ_MAX
+    left = _UNOPENED_MAX
     for number in random.sample(sorted(changed), len(changed)):
-        if left <= 0:
-            break
         keys, known = listed.get(number, []), before.get(number)
-        chosen = random.sample(keys, min(left, len(keys)))
-        left -= len(chosen) + 1
+        links = () if known is None else known.heads
+        random.shuffle(keys)
         try:
-            proofs = repository.read_later_proofs(run, number, chosen, named=() if known is None else known.heads)
+            proofs = repository.read_later_proofs(run, number, keys, named=links, unopened_max=left)
         except (FormatUnsupported, ObjectArchived) as error:
             # A newer mlsync's, or in cold storage: nobody can say what it has links to, and no backup waits for it.
             monitor.notice("warning", f"{run}: version {number}: a later proof cannot be read: {error}")
             continue
+        left = max(0, left - proofs.unopened_count)
         if proofs.missing:
             keys = [repository.later_proof_key(run, number, link) for link in proofs.missing]
             hidden[number] = HiddenProofs(tuple(dict.fromkeys(keys)), known is not None and known.refused)
@@ -74,7 +73,10 @@ def _seen_of(number: int, proofs: VersionProofs, known: SeenProofs | None) -> Se
     if known is None:
         known = SeenProofs(number, refused=False, proof_count=0, heads=())
     count = max(len(proofs.stored), len(heads), known.proof_count)
-    return SeenProofs(number, proofs.refused or known.refused, count, tuple(sorted(heads.values())))
+    # More than any work that is shared has: those that speak against the version first, then those that were named.
+    refusing = {one.link for one in proofs.stored if one.refused}
+    chosen = sorted(heads.values(), key=lambda link: (link not in refusing, link not in before, link))[:HEADS_MAX]
+    return SeenProofs(number, proofs.refused or known.refused, count, tuple(sorted(chosen)))
 
 
 def _is_changed(keys: list[str], known: SeenProofs | None) -> bool:

@@ -31,6 +31,7 @@ from mlsync.values import Proof, is_count
 
 # They are small: the time is in the round trips.
 _AT_ONCE: Final = 8
+_BATCH: Final = 100
 
 
 class ProvedFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -68,17 +69,24 @@ class StoredProof:
     link: bytes
     proof: LaterProof
 
+    @property
+    def refused(self) -> bool:
+        """Whether it says that a checkpoint is broken."""
+        return self.proof.broken_count > 0 or any(file.proof.is_broken for file in self.proof.files)
+
 
 @dataclass(frozen=True, slots=True)
 class VersionProofs:
     """The later proofs of a version that open, oldest first, and links to those that are *missing*.
 
     What does not open is not among them: whoever may create objects can put some under any name. A proof is missing if
-    another one or a manifest has a link to it, and it is not in the store, does not open, or is another object.
+    another one or a manifest has a link to it, and it is not in the store, does not open, or is another object. Of the
+    objects under names that were looked at, *unopened_count* did not open.
     """
 
     stored: tuple[StoredProof, ...] = ()
     missing: tuple[bytes, ...] = ()
+    unopened_count: int = 0
 
     @property
     def proofs(self) -> list[LaterProof]:
@@ -93,7 +101,7 @@ class VersionProofs:
     @property
     def refused(self) -> bool:
         """Whether one of them says that a checkpoint is broken."""
-        return any(proof.broken_count > 0 or any(file.proof.is_broken for file in proof.files) for proof in self.proofs)
+        return any(one.refused for one in self.stored)
 
 
 class LaterProofs:
@@ -129,21 +137,28 @@ class LaterProofs:
         manifest: bytes | None,
         named: Iterable[bytes],
         skipped: MutableMapping[str, Damage | FormatUnsupported],
+        *,
+        unopened_max: int | None = None,
     ) -> VersionProofs:
         """Return the proofs of a version, a run's id and a number, of those names that open; *named* are links to some.
 
         A proof that a link is to and that no listing had is looked for by its name: it may be newer than the listing.
-        *skipped* gets what does not open or is of another *manifest*, and why. Raises ``FormatUnsupported`` for a proof
-        that opens and is a newer mlsync's.
+        *skipped* gets what does not open or is of another *manifest*, and why. After *unopened_max* of these, only what
+        links are to is read. Raises ``FormatUnsupported`` for a proof that opens and is a newer mlsync's.
         """
         found: dict[str, StoredProof | None] = {}
-        links = set(named)
-        wanted = {*keys, *(names.later_proof(*version, linked_id(one)) for one in links)}
-        while wanted:
-            for key, one in self._opened(sorted(wanted), skipped):
+        links, rest = set(named), list(dict.fromkeys(keys))
+        at_once = len(rest) if unopened_max is None else _BATCH
+        while True:
+            wanted = {names.later_proof(*version, linked_id(one)) for one in links} - found.keys()
+            if unopened_max is None or list(found.values()).count(None) < unopened_max:
+                wanted.update(rest[:at_once])
+                del rest[:at_once]
+            if not wanted:
+                break
+            for key, one in self._opened(sorted(wanted - found.keys()), skipped):
                 found[key] = one
                 links.update(() if one is None else seen_links(one.proof.room))
-            wanted = {names.later_proof(*version, linked_id(one)) for one in links} - found.keys()
         present = [one for one in found.values() if one is not None]
         missing = links - {one.link for one in present}
         sound = []
@@ -153,7 +168,7 @@ class LaterProofs:
             else:
                 skipped[one.key] = _of_another(one.key)
         sound.sort(key=lambda one: one.proof.made_ns)
-        return VersionProofs(tuple(sound), tuple(sorted(missing)))
+        return VersionProofs(tuple(sound), tuple(sorted(missing)), len(found) - len(present))
 
     def _opened(
         self, keys: Sequence[str], skipped: MutableMapping[str, Damage | FormatUnsupported]

@@ -322,12 +322,15 @@ class Repository:
         *,
         manifest: bytes | None = None,
         named: Iterable[bytes] = (),
+        unopened_max: int | None = None,
     ) -> VersionProofs:
         """Return the later proofs of these names, of the version's *manifest* if that is given.
 
-        *named* are links to proofs that must be there. ``skipped`` gets objects under these names that do not open.
+        *named* are links to proofs that must be there. ``skipped`` gets objects under these names that do not open;
+        after *unopened_max* of them no more are read.
         """
-        return self._later_proofs.read((self._run_id(run), number), keys, manifest, named, self.skipped)
+        version = self._run_id(run), number
+        return self._later_proofs.read(version, keys, manifest, named, self.skipped, unopened_max=unopened_max)
 
     def open_later_proof(self, key: str, stored: StoredVersion) -> StoredProof:
         """Return the later proof of this name; raise ``ManifestDamaged`` if it is none of the version."""

@@ -68,4 +68,5 @@ def _is_plain(value: object, depth: int) -> bool:
 
 
 def _all_plain(values: Iterable[object], depth: int) -> bool:
-    return all(_is_plain(value, depth - 1) for value in values)
+    # Most values are no arrays, and a root has thousands.
+    return all(type(value) in _PLAIN or _is_plain(value, depth - 1) for value in values)
