@@ -10,12 +10,13 @@ import trees
 from first_day import trainers
 from first_day.day import Day, passphrase
 from first_day.outcome import Outcome
+from first_day.person import TWICE_PROVED
 
 STEPS, SAVE_STEPS = 80, 10
 _PLACEHOLDER = "s3://bucket/llm"
 _TRAINING = f"python train.py --output_dir output --max_steps {STEPS} --save_steps {SAVE_STEPS} --save_total_limit 2"
 _OPTION = "--resume_from_checkpoint="
-_PASS_S = 240
+_PASS_S = 300
 
 
 def play(day: Day) -> Outcome:
@@ -36,7 +37,7 @@ def play(day: Day) -> Outcome:
         training = old.terminal(before_path=bin_)
         training.run("cd ~/llm")
         training.start(_TRAINING)
-        window.until(r"version 3\b", _PASS_S)
+        window.until(TWICE_PROVED, _PASS_S)
         outcome.bytes["training directory"] = trees.size_bytes(old.place / "llm" / "output")
         died_s = time.monotonic()
         old.die()

@@ -11,6 +11,9 @@ from first_day.machine import Machine
 from first_day.pages import Command
 from first_day.terminal import Shown, Terminal
 
+# What an agent shows once two versions have checkpoints; lines are broken at blanks.
+TWICE_PROVED = r"(?:checkpoints?\s+proved\s+to\s+L\d[\s\S]*?){2}"
+
 
 @dataclass(frozen=True)
 class Guess:

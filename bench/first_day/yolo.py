@@ -10,13 +10,15 @@ from first_day import trainers
 from first_day.day import Day, passphrase
 from first_day.machine import Machine
 from first_day.outcome import Outcome
+from first_day.person import TWICE_PROVED
 
-EPOCHS, PICTURES = 8, 200
+# An epoch of seconds: the agent lets files settle for two of them.
+EPOCHS, PICTURES = 6, 500
 _PLACEHOLDER = "s3://bucket/yolo"
 _OPTIONS = f"epochs={EPOCHS} imgsz=64 batch=4 workers=0 device=cpu plots=False"
 # The training of the page is the person's own: other data, a network without weights from elsewhere.
 _TRAINING = f"yolo detect train data=squares.yaml model=yolov8n.yaml {_OPTIONS}"
-_PASS_S = 240
+_PASS_S = 300
 
 
 def play(day: Day) -> Outcome:
@@ -35,7 +37,7 @@ def play(day: Day) -> Outcome:
         training = old.terminal(before_path=bin_)
         training.run("cd ~/yolo")
         training.start(_TRAINING)
-        window.until(r"version 3\b", _PASS_S)
+        window.until(TWICE_PROVED, _PASS_S)
         outcome.bytes["training directory"] = trees.size_bytes(old.place / "yolo" / "runs")
         died_s = time.monotonic()
         old.die()
