@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,8 @@ def main() -> None:
         parser.error(f"no such situation: {', '.join(sorted(unknown))}")
     if arguments.trainer_python and len(names) != 1:
         parser.error("--trainer-python is for one situation")
+    # A user and machines were made, which are to go: end as after Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     played = {}
     for name in names:
         with day(name, arguments.directory, arguments.trainer_python) as stage:

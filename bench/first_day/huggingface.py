@@ -41,7 +41,7 @@ def play(day: Day) -> Outcome:
         outcome.bytes["training directory"] = trees.size_bytes(old.place / "llm" / "output")
         died_s = time.monotonic()
         old.die()
-    outcome.terminal += window.shown
+    outcome.add(window)
     outcome.bytes["repository"] = trees.size_bytes(day.backup)
 
     with day.machine("new", secret) as new:
@@ -62,7 +62,7 @@ def play(day: Day) -> Outcome:
         ended = training.ended(900)
         outcome.resumed = {"restored step": step, "resumed from step": begins, "status at the end": ended.status}
         ended.find(rf"trained to step {STEPS}$")
-    outcome.terminal += window.shown
+    outcome.add(window)
     if begins != step or step % SAVE_STEPS or ended.status != 0:
         raise RuntimeError(f"the training did not continue as it should: {outcome.resumed}")
     return outcome

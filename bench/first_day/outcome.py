@@ -11,7 +11,7 @@ from pathlib import Path
 import report
 
 from first_day.person import Person
-from first_day.terminal import COLUMNS, Shown, broken_words
+from first_day.terminal import COLUMNS, Shown, Terminal, broken_words
 
 STEPS_MAX = 5
 
@@ -33,6 +33,12 @@ class Outcome:
     bytes: dict[str, int] = field(default_factory=dict)
     resumed: dict[str, object] = field(default_factory=dict)
     terminal: list[Shown] = field(default_factory=list)
+    passphrases_typed: int = 0
+
+    def add(self, window: Terminal) -> None:
+        """Take in what mlsync showed in a window that is closed, or whose commands have ended."""
+        self.terminal += window.shown
+        self.passphrases_typed += window.asked
 
     @property
     def step_count(self) -> int:
@@ -64,6 +70,7 @@ class Outcome:
             "tools": dict(self.tools),
             "steps": {machine: len(steps) for machine, steps in self.person.steps.items()} | {"sum": self.step_count},
             "typed": self.person.steps,
+            "passphrases_typed": self.passphrases_typed,
             "guesses": [{"what": guess.what, "why": guess.why} for guess in self.person.guesses],
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
             "bytes": self.bytes,

@@ -41,7 +41,7 @@ def play(day: Day) -> Outcome:
         outcome.bytes["training directory"] = trees.size_bytes(old.place / "yolo" / "runs")
         died_s = time.monotonic()
         old.die()
-    outcome.terminal += window.shown
+    outcome.add(window)
     outcome.bytes["repository"] = trees.size_bytes(day.backup)
 
     with day.machine("new", secret) as new:
@@ -59,7 +59,7 @@ def play(day: Day) -> Outcome:
         begins = int(training.so_far().find(r"Resuming training .* from epoch (\d+)")[1])
         ended = training.ended(900)
         outcome.resumed = {"restored epochs": epochs, "resumed with epoch": begins, "status at the end": ended.status}
-    outcome.terminal += window.shown
+    outcome.add(window)
     if begins != epochs + 1 or ended.status != 0:
         raise RuntimeError(f"the training did not continue as it should: {outcome.resumed}")
     return outcome
