@@ -496,3 +496,49 @@ def test_a_root_names_a_bounded_number_of_proofs_of_a_version(world, refuses):
     world.repository.add_later_proof(later(world))
     next_version(world, b"again")
     assert seen_proofs(stored(world, 3).root.room)[1].heads == seen.heads
+
+
+def test_a_manifest_does_not_take_a_swapped_proof_for_the_one_that_was_seen(world):
+    """Who has the key may put another object in a proof's place: the next manifest keeps the link to the first."""
+    bad = add(world, refuses=True)
+    next_version(world)
+    plain = msgspec.msgpack.encode(later(world))
+    swap(world, bad.key, sealed_object.seal(world.repository.keys, LATER_PROOF, bad.key, plain))
+    add(world, made_ns=2)
+    next_version(world, b"again")
+    assert bad.link in seen_proofs(stored(world, 3).root.room)[1].heads
+    assert seen_proofs(stored(world, 3).root.room)[1].refused
+    assert hidden(world) == (bad.key,)
+
+
+def test_what_refused_stays_known_while_other_proofs_come(world):
+    """A proof that is hidden is still one that refused, in the manifest after new proofs came too."""
+    bad = add(world, refuses=True)
+    next_version(world)
+    world.store.delete(bad.key)
+    good = add(world)
+    next_version(world, b"again")
+    heads = tuple(sorted((bad.link, good.link)))
+    assert seen_proofs(stored(world, 3).root.room) == {1: SeenProofs(1, True, 2, heads)}
+
+
+def test_a_proof_that_is_replaced_by_a_planted_one_is_missed_by_a_backup(world):
+    """As many names as before are not enough: the linked ones have to be among them."""
+    bad = add(world)
+    next_version(world)
+    world.store.delete(bad.key)
+    world.store.put(bad.key[:-32] + "ab" * 16, b"junk")
+    next_version(world, b"again")
+    text = f"{RUN}: version 1: a later proof is hidden, which may say that a checkpoint is broken"
+    assert ("warning", text) in world.monitor.notices
+
+
+def test_words_pass_over_what_only_the_newest_manifest_misses(world):
+    """The version has no later proof any more, and is not chosen all the same."""
+    facts = {"parameter_count": 4, "resumable": True, "framework": "plain", "best_fitness": 0.9}
+    only = add(world, facts=facts)
+    next_version(world)
+    add(world, 2, facts=facts | {"best_fitness": 0.1})
+    assert find_version(world.repository, RUN, "best").root.number == 1
+    world.store.delete(only.key)
+    assert find_version(world.repository, RUN, "best").root.number == 2
