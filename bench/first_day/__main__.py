@@ -12,16 +12,25 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import report
 
 from first_day import __doc__ as story
-from first_day import huggingface, outcome, yolo
+from first_day import container, huggingface, outcome, service, yolo
 from first_day.day import Day, day
 
-SITUATIONS: dict[str, Callable[[Day], outcome.Outcome]] = {"yolo": yolo.play, "huggingface": huggingface.play}
+SITUATIONS: dict[str, Callable[[Day], outcome.Outcome]] = {
+    "yolo": yolo.play,
+    "huggingface": huggingface.play,
+    "service": service.play,
+    "container": container.play,
+}
+# Those that need neither root nor Docker.
+_EVERYWHERE = ["yolo", "huggingface"]
 
 
 def main() -> None:
     """Play; end with 1 if a day took too many steps or a guess."""
     parser = report.parser(story or "")
-    parser.add_argument("situations", nargs="*", help=f"default: all of {', '.join(SITUATIONS)}")
+    parser.add_argument(
+        "situations", nargs="*", help=f"of {', '.join(SITUATIONS)}; default: {' and '.join(_EVERYWHERE)}"
+    )
     parser.add_argument(
         "--trainer-python",
         type=Path,
@@ -29,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--transcript", type=Path, help="a file for what mlsync showed, row by row, to be read")
     arguments = parser.parse_args()
-    names = arguments.situations or list(SITUATIONS)
+    names = arguments.situations or _EVERYWHERE
     if unknown := set(names) - set(SITUATIONS):
         parser.error(f"no such situation: {', '.join(sorted(unknown))}")
     if arguments.trainer_python and len(names) != 1:

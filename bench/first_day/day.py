@@ -62,10 +62,10 @@ class Day:
         ).stdout
         return Page(name, text)
 
-    def install(self, person: Person, at: Machine, window: Terminal, outcome: Outcome) -> None:
+    def install(self, person: Person, at: Machine, window: Terminal, outcome: Outcome, program: str = "uv") -> None:
         """Follow the first step of the outcome's page in the clone; what installers show is not kept."""
         window.run(f"cd {self.clone(at)}")
-        shown = person.follow(window, at, self.page(outcome.page).step(1).command("uv"))
+        shown = person.follow(window, at, self.page(outcome.page).step(1).command(program))
         outcome.seconds[f"installation, {at.name} machine"] = shown.seconds
         window.shown.clear()
 

@@ -23,7 +23,18 @@ BACKUP_DISK = "/mnt/backup"
 _SKELETON = Path("/etc/skel")
 _NAMES = ("newcomer", *(f"newcomer{number}" for number in range(2, 100)))
 # How packages are reached from this place, which says nothing of the person.
-_HANDED_ON = ("PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "HTTP_", "HTTPS_", "NO_PROXY", "http", "no_proxy")
+_HANDED_ON = (
+    "PIP_",
+    "UV_",
+    "SSL_CERT_",
+    "REQUESTS_CA_BUNDLE",
+    "HTTP_",
+    "HTTPS_",
+    "NO_PROXY",
+    "http",
+    "no_proxy",
+    "DOCKER_HOST",
+)
 _HOLD = """
 set -e
 hostname "$1"

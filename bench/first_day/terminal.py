@@ -24,7 +24,7 @@ MARKS = {"PS0": r"\e]133;C\a", "PROMPT_COMMAND": r'printf "\033]133;D;%s\007" "$
 _BEGINS = "\x1b]133;C\x07"
 _ENDS = re.compile(r"\x1b\]133;D;(\d+)\x07")
 _PROMPT = re.compile(r"[$#] \Z")
-_SECRET = re.compile(r"[Pp]assphrase(?: again)?: \Z")
+_SECRET = re.compile(r"[Pp]assphrase(?: again)?: (?:\(press TAB for no echo\) )?\Z")
 _ESCAPES = re.compile(r"\x1b\][^\x07]*\x07|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-Z\\-_]")
 
 

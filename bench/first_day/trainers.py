@@ -12,6 +12,8 @@ _SYSTEM_PYTHON = Path("/usr/bin/python3")
 PACKAGES = {
     "yolo": ("torch==2.14.1", "torchvision==0.29.1", "ultralytics==8.4.190"),
     "huggingface": ("torch==2.13.0", "transformers==5.24.0", "accelerate==1.15.0"),
+    "service": ("torch==2.13.0",),
+    "container": ("torch==2.13.0",),
 }
 # Nothing is fetched from anywhere but by the person.
 OFFLINE = {"YOLO_OFFLINE": "true", "HF_HUB_OFFLINE": "1"}
@@ -75,6 +77,43 @@ shape = LlamaConfig(vocab_size=128, hidden_size=256, intermediate_size=512, num_
 trainer = Trainer(LlamaForCausalLM(shape), arguments, train_dataset=Numbers(), callbacks=[AsSlowAsALargeModel()])
 trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint)
 print(f"trained to step {trainer.state.global_step}")
+'''
+
+# A loop as people write it: it begins with what its last checkpoint says, and replaces that by renaming.
+TRAIN_PLAIN = '''\
+"""A plain loop: python train.py DIRECTORY EPOCHS"""
+
+import os
+import pathlib
+import sys
+import time
+
+import torch
+
+place, epochs = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+place.mkdir(parents=True, exist_ok=True)
+model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 64))
+optimizer = torch.optim.AdamW(model.parameters())
+begin = 0
+if (place / "last.pt").exists():
+    saved = torch.load(place / "last.pt")
+    model.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    begin = saved["epoch"] + 1
+print(f"training from epoch {begin} of {epochs}", flush=True)
+for epoch in range(begin, epochs):
+    for _ in range(20):
+        numbers = torch.randn(32, 64)
+        loss = torch.nn.functional.mse_loss(model(numbers), numbers)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        time.sleep(0.2)
+    state = {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, place / "last.pt.tmp")
+    os.replace(place / "last.pt.tmp", place / "last.pt")
+    print(f"epoch {epoch} saved, loss {loss.item():.4f}", flush=True)
+print("trained", flush=True)
 '''
 
 
