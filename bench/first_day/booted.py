@@ -1,4 +1,4 @@
-"""A machine that really boots: systemd over an overlay of this machine, which lies in memory and is gone when it dies."""
+"""A machine that really boots: systemd over an overlay of this machine, in memory, which is gone when it dies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class BootedMachine(Machine):
 
 @contextmanager
 def booted_machine(day: Day, name: str, passphrase: str, binds: Mapping[Path, str]) -> Iterator[BootedMachine]:
-    """A machine with a fresh clone in the home of its user, who may use sudo; *binds* are where it shows which places."""
+    """A machine with a fresh clone in the home of its user, who may use sudo; *binds* says what is shown where."""
     if os.geteuid() != 0 or shutil.which("systemd-nspawn") is None:
         raise RuntimeError("a machine that boots takes root and systemd-nspawn (Debian: systemd-container)")
     place = day.directory / name

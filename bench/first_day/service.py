@@ -24,6 +24,7 @@ def play(day: Day) -> Outcome:
     python = trainers.python_for("service", day.directory, day.trainer_python)
     outcome = day.outcome(page, trainers.versions(python, ["torch"]))
     outcome.is_each, person, secret = True, outcome.person, passphrase()
+    outcome.user = "a user who may use sudo; each machine boots a systemd of its own"
     # What the page calls the repository's disk: it belongs to root, since the service writes there.
     disk = day.backup / "root"
     disk.mkdir(mode=0o700)
