@@ -62,12 +62,13 @@ def test_unfinished_files(saved):
     assert "half.pt" not in saved.good("backup").out
     [run] = saved.good("backup", "--json").json()["runs"]
     assert (run["left_out_count"], run["left_out"]) == (2, ["half.pt.part", "weights.tmp"])
-    assert "named as unfinished (.tmp*, " in saved.good("show").out
+    said = [line for line in saved.good("show").out.splitlines() if "left out" in line]
+    assert said == ["left out, if any: unfinished files, such as *.tmp and *.part"]
     saved.configure("keep_temporary = true\n" + NO_DEVICE)
     saved.good("backup")
     shown = saved.good("show").out
     assert "weights.tmp" in shown
-    assert "named as unfinished" not in shown
+    assert "left out" not in shown
 
 
 def test_attributes_come_back_and_diff_shows_them(saved):

@@ -12,7 +12,7 @@ from mlsync.cli.table import TextTable
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import natural
-from mlsync.source.temporary_names import TEMPORARY_NAMES, is_temporary
+from mlsync.source.temporary_names import is_temporary
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.hidden_proofs import HiddenProofs
 from mlsync.versions.resume_status import file_says, group_of, groups_say
@@ -34,8 +34,9 @@ def print_report(manifest: Manifest, logged: Logged, hidden: HiddenProofs | None
         output.say_wrapped(f"proof hidden: {hidden}")
         for key in hidden.keys[:_HIDDEN_SHOWN]:
             output.say(f"  {key}")
+    # A manifest does not say whether there were any; one that has some shows that none were left out.
     if not any(is_temporary(part) for entry in entries for part in entry.path.split(b"/")):
-        output.say_wrapped(f"left out, if there were any: files named as unfinished ({TEMPORARY_NAMES})")
+        output.say_wrapped("left out, if any: unfinished files, such as *.tmp and *.part")
     output.say()
     output.print_table(_table(entries, root.required_level, logged))
     for lines in (_parameters(entries), _findings(entries, root.required_level), _troubles(root)):
