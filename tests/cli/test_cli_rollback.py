@@ -10,6 +10,7 @@ import sqlite3
 import pytest
 from machine import content
 
+COPIES = "copies/*/*"
 READING = {
     "versions": ["versions"],
     "versions of a run": ["versions", "yolo"],
@@ -17,7 +18,6 @@ READING = {
     "show 1": ["show", "1"],
     "verify": ["verify"],
     "diff": ["diff", "1", "1"],
-    "check": ["check"],
     "prove": ["prove", "--pending", "--level", "1"],
     "restore": ["restore", "--to", "out", "args.yaml"],
     "restore of a run": ["restore", "--to", "out", "--run", "yolo", "--version", "1", "args.yaml"],
@@ -47,6 +47,24 @@ def test_a_version_that_was_seen_and_is_gone_is_told_by_every_command(saved, arg
     assert tree(saved.state) == state
 
 
+@pytest.mark.parametrize("is_copy_there", [True, False], ids=["manifest hidden", "manifest and copy hidden"])
+def test_check_names_a_version_that_is_gone_also_where_that_is_accepted(saved, is_copy_there):
+    """It ends with 16; with --accept-rollback it goes on, and a copy that is left without its manifest is a problem."""
+    saved.object("versions/*/*", 1).unlink()
+    if not is_copy_there:
+        saved.object(COPIES, 1).unlink()
+    state = tree(saved.state)
+    done = saved.run("check")
+    assert done.status == 16
+    assert "version 2 of run 'yolo'" in done.err
+    assert "--accept-rollback" in done.err
+    done = saved.run("check", "--accept-rollback")
+    assert "version 2 of run 'yolo'" in done.err
+    assert done.status == (33 if is_copy_there else 0)
+    assert ("the manifest is missing; its copy is sound" in done.out) == is_copy_there
+    assert tree(saved.state) == state
+
+
 def test_a_run_that_is_gone_is_told(saved):
     """A store that shows no version at all is no empty repository to who saw one."""
     for number in (1, 0):
@@ -72,6 +90,7 @@ def test_a_newest_version_that_does_not_open_any_more_is_no_silent_step_back(sav
 def test_a_fresh_machine_needs_no_state_and_makes_none(saved):
     """It believes the store, unless it is told which version there has to be at least; single paths leave no note."""
     saved.object("versions/*/*", 1).unlink()
+    saved.object(COPIES, 1).unlink()
     shutil.rmtree(saved.state)
     for command in (["versions"], ["show"], ["check"]):
         saved.good(*command)
@@ -79,6 +98,18 @@ def test_a_fresh_machine_needs_no_state_and_makes_none(saved):
     done = saved.run("restore", "--to", "out", "--at-least", "2")
     assert done.status == 16
     assert "its newest version is 1, and 2 was asked for at least" in done.err
+    assert not saved.state.exists()
+
+
+def test_a_fresh_machine_finds_a_hidden_version_by_its_copy(saved):
+    """Without a state, check names the manifest that is missing beside a sound copy, and the version it touches."""
+    manifest = saved.object("versions/*/*", 1)
+    manifest.unlink()
+    shutil.rmtree(saved.state)
+    done = saved.run("check")
+    assert done.status == 33
+    (line,) = [line for line in done.out.splitlines() if "touches yolo/2" in line]
+    assert line.startswith(f"{manifest.relative_to(saved.repository)}: the manifest is missing; its copy is sound")
     assert not saved.state.exists()
 
 
