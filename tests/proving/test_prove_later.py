@@ -424,6 +424,7 @@ def test_a_prover_says_what_is_hidden(world, prover):
         later.anew(stored(world, number))
         world.store.delete(first.key)
         later.anew(stored(world, number))
-    text = f"{RUN}: version {number}: a later proof is hidden, which may say that a checkpoint is broken"
+    hidden = "a later proof that was seen before is missing, and it may say that a checkpoint is broken"
+    text = f"{RUN}: version {number}: {hidden}; mlsync check names what is missing"
     assert ("warning", text) in world.monitor.notices
     assert proof_statuses(world.repository, RUN)[0].hidden.keys == (first.key,)

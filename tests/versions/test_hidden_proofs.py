@@ -37,6 +37,10 @@ from mlsync.versions.select import find_version
 
 REFUSAL = Finding(3, Severity.REFUSE, "not the bytes that were written")
 CHANCE = 25
+MISSING = "a later proof that was seen before is missing"
+MAY_BE_BROKEN = f"{MISSING}, and it may say that a checkpoint is broken"
+WAS_BROKEN = f"{MISSING}; it or another one said that a checkpoint is broken"
+ADVICE = "mlsync check names what is missing"
 
 
 @pytest.fixture
@@ -240,7 +244,7 @@ def test_what_a_later_version_names_is_missed(world):
     (problem,) = world.check().problems
     assert (problem.key, problem.versions) == (bad.key, ((RUN, 1),))
     status = proof_statuses(world.repository, RUN)[0]
-    assert str(status.hidden) == "a later proof is hidden, and those that were seen say that a checkpoint is broken"
+    assert str(status.hidden) == WAS_BROKEN
 
 
 def test_what_nothing_named_is_not_missed(world):
@@ -335,8 +339,8 @@ def test_a_backup_says_what_is_hidden(world):
     next_version(world)
     world.store.delete(bad.key)
     next_version(world, b"more")
-    assert [text for level, text in world.monitor.notices if level == "warning" and "hidden" in text] == [
-        f"{RUN}: version 1: a later proof is hidden, and those that were seen say that a checkpoint is broken"
+    assert [text for level, text in world.monitor.notices if level == "warning" and MISSING in text] == [
+        f"{RUN}: version 1: {WAS_BROKEN}; {ADVICE}"
     ]
     assert hidden(world) == (bad.key,)
 
@@ -386,7 +390,7 @@ def test_words_pass_over_a_version_whose_proofs_are_hidden(world):
     world.store.delete(first.key)
     chosen = {word: find_version(world.repository, RUN, word).root.number for word in ("best", "resumable")}
     assert chosen == {"best": 1, "resumable": 1}
-    text = "version 2 is passed over: a later proof is hidden, which may say that a checkpoint is broken"
+    text = f"version 2 is passed over: {MAY_BE_BROKEN}"
     assert [*world.repository.doubts.values()] == [f"{RUN}: {text}"]
     report_skipped(world.repository, world.monitor)
     assert ("warning", f"{RUN}: {text}") in world.monitor.notices
@@ -394,7 +398,7 @@ def test_words_pass_over_a_version_whose_proofs_are_hidden(world):
         assert find_version(world.repository, RUN, word).root.number == 2
     world.store.delete(world.repository.later_proof_key(RUN, 1, seen_links(newest(world, 1).room)[0]))
     for word in ("best", "resumable"):
-        with pytest.raises(VersionMissing, match="later proofs are hidden of version 1, 2"):
+        with pytest.raises(VersionMissing, match="; versions 1, 2 passed over: later proofs are missing"):
             find_version(world.repository, RUN, word)
 
 
@@ -529,7 +533,7 @@ def test_a_proof_that_is_replaced_by_a_planted_one_is_missed_by_a_backup(world):
     world.store.delete(bad.key)
     world.store.put(bad.key[:-32] + "ab" * 16, b"junk")
     next_version(world, b"again")
-    text = f"{RUN}: version 1: a later proof is hidden, which may say that a checkpoint is broken"
+    text = f"{RUN}: version 1: {MAY_BE_BROKEN}; {ADVICE}"
     assert ("warning", text) in world.monitor.notices
 
 

@@ -9,10 +9,13 @@ from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from flow_parts import RUN, World
 from mlsync import errors
+from mlsync.repository.later_proof import LaterProof, ProvedFile
+from mlsync.values import Finding, Severity
 from mlsync.versions.resumable import resumables
 from mlsync.versions.select import find_version
 
@@ -170,6 +173,21 @@ def test_best_is_what_lightnings_model_checkpoint_names(world):
     (world.directory / "ckpt/epoch=1.ckpt").unlink()
     lightning(world, 3, "epoch=1.ckpt", name="ckpt/last.ckpt")
     assert (number_of(world, "latest"), number_of(world, "best")) == (4, 3)
+
+
+def test_a_version_in_which_the_named_best_is_broken_is_not_chosen(world):
+    """A later proof calls that checkpoint broken in the newest version that holds it: an older version is the best."""
+    lightning(world, 1, "epoch=1.ckpt")
+    lightning(world, 2, "epoch=1.ckpt", name="ckpt/last.ckpt")
+    assert number_of(world, "best") == 2
+    stored = world.repository.stored(RUN, 2)
+    (proof,) = (entry.proof for entry in world.repository.entries(stored) if entry.path == b"ckpt/epoch=1.ckpt")
+    broken = msgspec.structs.replace(proof, findings=[Finding(3, Severity.REFUSE, "not the bytes that were written")])
+    files = [ProvedFile(b"ckpt/epoch=1.ckpt", broken)]
+    world.repository.add_later_proof(
+        LaterProof(RUN, 2, stored.digest, 1, "mlsync", "host", proof.level, proof.device, 1, files)
+    )
+    assert number_of(world, "best") == 1
 
 
 def test_without_a_monitored_metric_lightning_names_no_best(world):

@@ -16,7 +16,7 @@ from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.names import later_proof_id
 from mlsync.repository.proof_links import HEADS_MAX, SeenProofs, linked_id
 from mlsync.repository.repository import Repository
-from mlsync.versions.hidden_proofs import HiddenProofs
+from mlsync.versions.hidden_proofs import HiddenProofs, report_hidden
 
 # Whoever may create objects can plant any number. In which order they are read is chosen by chance: in the end all are.
 _UNOPENED_MAX: Final = 1000
@@ -88,7 +88,7 @@ def _is_changed(keys: list[str], known: SeenProofs | None) -> bool:
 
 def _report(hidden: Mapping[int, HiddenProofs], run: str, monitor: Monitor) -> None:
     for number in sorted(hidden)[:_NAMED_MAX]:
-        monitor.notice("warning", f"{run}: version {number}: {hidden[number]}")
+        report_hidden(hidden[number], run, number, monitor)
     if len(hidden) > _NAMED_MAX:
-        text = f"{run}: later proofs of {len(hidden) - _NAMED_MAX} more versions are hidden; see mlsync check"
+        text = f"{run}: later proofs of {len(hidden) - _NAMED_MAX} more versions are missing; mlsync check names them"
         monitor.notice("warning", text)

@@ -35,6 +35,7 @@ from mlsync.repository.keyslot import Unlock
 from mlsync.repository.repository import StoredVersion
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.takeover import allow_takeover
+from mlsync.versions.hidden_proofs import report_hidden
 from mlsync.versions.rollback import refuse_older
 from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.select import LATEST, find_run, find_version
@@ -177,7 +178,7 @@ def _warn_of_hidden(session: Session, stored: StoredVersion, monitor: Monitor) -
         monitor.notice("warning", f"{root.run}: {text}")
         return
     if hidden is not None:
-        monitor.notice("warning", f"{root.run}: version {root.number}: {hidden}; mlsync check names what is missing")
+        report_hidden(hidden, root.run, root.number, monitor)
 
 
 def _print(lines: Iterable[str]) -> None:

@@ -34,6 +34,8 @@ def print_report(manifest: Manifest, logged: Logged, hidden: HiddenProofs | None
         output.say_wrapped(f"proof hidden: {hidden}")
         for key in hidden.keys[:_HIDDEN_SHOWN]:
             output.say(f"  {key}")
+        if len(hidden.keys) > _HIDDEN_SHOWN:
+            output.say_wrapped(f"  and {len(hidden.keys) - _HIDDEN_SHOWN} more; mlsync check names all of them")
     # A manifest does not say whether there were any; one that has some shows that none were left out.
     if not any(is_temporary(part) for entry in entries for part in entry.path.split(b"/")):
         output.say_wrapped("left out, if any: unfinished files, such as *.tmp and *.part")

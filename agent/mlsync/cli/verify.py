@@ -15,6 +15,7 @@ from mlsync.cli.table import TextTable
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural
+from mlsync.versions.hidden_proofs import report_hidden
 from mlsync.versions.proof_status import manifest_of
 from mlsync.versions.run_proofs import proofs_of
 from mlsync.versions.select import find_run, find_version
@@ -46,7 +47,7 @@ def verify_command(common: Common, version: str, run: str | None, device: str | 
         stored = find_version(session.repository, name, version)
         proofs, hidden = proofs_of(session.repository, stored)
         if hidden is not None:
-            monitor.notice("warning", f"{name}: version {stored.root.number}: {hidden}")
+            report_hidden(hidden, name, stored.root.number, monitor)
         manifest = manifest_of(session.repository, stored, proofs.proofs)
         loading = loading_options(session.config, session.state_directory, device, run=name)
         with prover_of(session.config, device, run=name) as prover:

@@ -27,6 +27,7 @@ from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.proof_links import seen_room
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.values import Level, Proof
+from mlsync.versions.hidden_proofs import report_hidden
 from mlsync.versions.loaded_directories import LoadedDirectories
 from mlsync.versions.proof_status import ProofStatus, proof_statuses, status_from_summaries, summed, with_proofs
 from mlsync.versions.run_proofs import proofs_of
@@ -144,7 +145,7 @@ class LaterProver:
         began_s, read_bytes = time.monotonic(), self._proving.read_bytes
         later, hidden = proofs_of(self._repository, stored)
         if hidden is not None:
-            self._monitor.notice("warning", f"{stored.root.run}: version {stored.root.number}: {hidden}")
+            report_hidden(hidden, stored.root.run, stored.root.number, self._monitor)
         entries = tuple(with_proofs(self._repository.entries(stored), later.proofs))
         wanted = [entry for entry in entries if entry.proof is not None and is_wanted(entry.proof)]
         if self._sharing is not None:

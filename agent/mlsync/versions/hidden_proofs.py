@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlsync.monitor import Monitor
 from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.repository.proof_links import SeenProofs
@@ -25,10 +26,18 @@ class HiddenProofs:
 
     def __str__(self) -> str:
         count = len(self.keys)
-        what = "a later proof is" if count == 1 else f"{count} later proofs are"
+        if count == 1:
+            what, they = "a later proof that was seen before is missing", "it"
+        else:
+            what, they = f"{count} later proofs that were seen before are missing", "they"
         if self.refused:
-            return f"{what} hidden, and those that were seen say that a checkpoint is broken"
-        return f"{what} hidden, which may say that a checkpoint is broken"
+            return f"{what}; {they} or another one said that a checkpoint is broken"
+        return f"{what}, and {they} may say that a checkpoint is broken"
+
+
+def report_hidden(hidden: HiddenProofs, run: str, number: int, monitor: Monitor) -> None:
+    """Warn of what is hidden of a version."""
+    monitor.notice("warning", f"{run}: version {number}: {hidden}; mlsync check names what is missing")
 
 
 def hidden_in(

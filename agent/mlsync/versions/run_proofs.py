@@ -64,8 +64,10 @@ class RunProofs:
 
     def passed_over(self) -> str:
         """Return the end of a sentence about what was looked at in vain: which versions were passed over."""
-        numbers = ", ".join(map(str, sorted(self.hidden)))
-        return f"; later proofs are hidden of version {numbers}" if numbers else ""
+        if not self.hidden:
+            return ""
+        of = "version" if len(self.hidden) == 1 else "versions"
+        return f"; {of} {', '.join(map(str, sorted(self.hidden)))} passed over: later proofs are missing"
 
     def _of(self, stored: StoredVersion) -> VersionProofs:
         number = stored.root.number
