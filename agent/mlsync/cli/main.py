@@ -20,8 +20,9 @@ from mlsync.cli.parsing import Group, with_common_options
 from mlsync.errors import Error
 
 _EPILOG = """\b
-Exit status: 0 done; every error has its own (docs/errors.md).
-Examples and options of a command: mlsync COMMAND --help
+Examples:
+  mlsync init s3://bucket/yolo --watch ~/yolo/runs --agent
+  mlsync restore --repo s3://bucket/yolo --to ~/yolo/runs
 """
 # In the order in which a new user needs them.
 GROUPS: Final = {
@@ -71,10 +72,7 @@ class _Commands(Group):
 @with_common_options
 @click.pass_context
 def cli(ctx: click.Context, /, **_given: object) -> None:
-    """Keep the checkpoints of training runs as encrypted versions, and prove that they load.
-
-    Without a command, mlsync says what to do next on this machine.
-    """
+    """Keep training checkpoints as encrypted versions, and prove that they load."""
     if ctx.invoked_subcommand is None:
         _invoke_alone(ctx, "status")
 

@@ -20,6 +20,10 @@ class CommonOption(click.Option):
     """An option that all commands have."""
 
 
+class _S3Option(CommonOption):
+    """One that a user of S3 sets once, in the configuration: mlsync's own help only names it."""
+
+
 class _ShortHelp(click.Command):
     """Help on one screen: options that all commands have are listed once, by the command that all are below of."""
 
@@ -34,12 +38,23 @@ class _ShortHelp(click.Command):
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
         if ctx.parent is None:
-            _write_list(formatter, "Options of all commands, before or behind the command", [*common, *own])
+            self._format_all_options(ctx, formatter)
             return
         _write_list(formatter, "Options", own)
         if common:
             formatter.write_paragraph()
             formatter.write_text(f"Common options: see {ctx.find_root().command_path} --help")
+
+    def _format_all_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each option that all commands have, those of S3 by name only, and on one line those that exit."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        named = {one: record for one in options if (record := one.get_help_record(ctx))}
+        common = [record for one, record in named.items() if type(one) is CommonOption]
+        exiting = ", ".join(term for one, (term, _) in named.items() if not isinstance(one, CommonOption))
+        of_s3 = ", ".join(term for one, (term, _) in named.items() if isinstance(one, _S3Option))
+        with formatter.section("Options before or behind any command (its own: mlsync COMMAND --help)"):
+            formatter.write_dl([*common, (exiting, "Show the version, or this message, and exit.")])
+            formatter.write_text(f"S3 (docs/s3.md): {of_s3}")
 
 
 class Command(_ShortHelp):
@@ -105,36 +120,36 @@ _OPTIONS: Final = (
         cls=CommonOption,
         type=_PATH,
         metavar="FILE",
-        help="Configuration file; default: MLSYNC_CONFIG, ~/.config/mlsync/mlsync.toml, /etc/mlsync/mlsync.toml.",
+        help="Configuration; default: MLSYNC_CONFIG, else init's.",
     ),
     click.option(
         "--repo",
         cls=CommonOption,
         shell_complete=candidates.directories,
         metavar="URL",
-        help="Repository: /path, file:///path or s3://bucket/prefix.",
+        help="Repository: /path, file:///path, s3://bucket/prefix.",
     ),
     click.option(
         "--endpoint-url",
-        cls=CommonOption,
+        cls=_S3Option,
         metavar="URL",
         help="S3 server that is not AWS's (MinIO, Ceph, R2 ...).",
     ),
-    click.option("--region", cls=CommonOption, metavar="NAME", help="S3 region."),
-    click.option("--profile", cls=CommonOption, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
+    click.option("--region", cls=_S3Option, metavar="NAME", help="S3 region."),
+    click.option("--profile", cls=_S3Option, metavar="NAME", help="Profile in ~/.aws with the S3 keys."),
     click.option(
         "--addressing",
-        cls=CommonOption,
+        cls=_S3Option,
         type=click.Choice(("auto", "path", "virtual")),
         metavar="FORM",
         help="Bucket's name in the path, virtual (host), or auto.",
     ),
     click.option(
-        "--ca-file", cls=CommonOption, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
+        "--ca-file", cls=_S3Option, type=_PATH, metavar="FILE", help="Certificate authority of a private S3 server."
     ),
     click.option(
         "--payload-signing",
-        cls=CommonOption,
+        cls=_S3Option,
         type=click.Choice(("auto", "always", "never")),
         metavar="WHEN",
         help="Sign the bodies of S3 requests: auto, never or always.",

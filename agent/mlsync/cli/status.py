@@ -42,7 +42,9 @@ Examples:
 """
 
 
-@click.command("status", cls=Command, short_help="Show what is set up here, and what to do next.", epilog=_EXAMPLES)
+@click.command(
+    "status", cls=Command, short_help="Show what is set up and what to do next, as mlsync alone does.", epilog=_EXAMPLES
+)
 @common_options
 def status_command(common: Common) -> None:
     """Show the configuration, its runs and the agent, and the commands to type next.
