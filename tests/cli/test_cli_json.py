@@ -14,7 +14,9 @@ import pytest
 import torch
 from machine import MLSYNC, checkpoint
 
+from mlsync.cli.json import key_json
 from mlsync.demo import report
+from mlsync.upkeep.key_slots import SlotAdded
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 
@@ -247,6 +249,8 @@ def test_status_is_as_documented(fresh, saved):
 def test_keys_are_as_documented(saved):
     """The list of key slots, and what adding one prints, have the documented fields."""
     compare("mlsync key add", one_value(saved.good("key", "add", "--recovery", "--json")), "add")
+    slots = [SlotAdded("00" * 16, 1.5)]
+    compare("mlsync key add", key_json("11" * 16, None, None, slots), "change beside another one")
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
 
 

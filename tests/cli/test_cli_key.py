@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
 import pytest
+from keyboard import Terminal
 from machine import KEY
 
 OTHER = "another passphrase"
@@ -76,6 +78,35 @@ def test_a_change_locks_the_old_one_out(files):
     assert files.run("versions").status == 21
     assert as_other(files, "backup").status == 0
     assert as_other(files, "check").status == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_two_changes_at_once_are_told(files, options):
+    """A change during which another process changed the same slot names that one's slot, and what removes it."""
+    terminal = Terminal(files, "key", "change", *options, COLUMNS="80")
+    terminal.expect("New passphrase: ")
+    theirs = files.good("key", "change", "--new-key-file", "new-key", "--json").json()
+    assert theirs["added_by_others"] == []
+    terminal.type("tip top hat\n")
+    terminal.expect("again: ")
+    terminal.type("tip top hat\n")
+    status, shown = terminal.end()
+    assert status == 0, shown
+    words = " ".join(shown.split())
+    slot_id = theirs["added"]
+    moment = r"20[0-9]{2}-[0-9]{2}-[0-9]{2} [0-9:]{8} [A-Z]+;"
+    warning = f"warning: somebody else added key slot {slot_id[:8]} during the change, at {moment}"
+    assert re.search(warning, words), words
+    assert f"mlsync key remove {slot_id[:8]}" in words
+    assert f"somebody else removed the old key slot {theirs['removed'][:8]} first" in words
+    assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("{"))
+    if options:
+        mine = json.loads(next(line for line in shown.splitlines() if line.startswith("{")))
+        assert (mine["removed"], [one["id"] for one in mine["added_by_others"]]) == (None, [slot_id])
+    assert files.run("versions").status == 21
+    files.good("versions", "--key-file", "new-key")
+    files.good("key", "remove", slot_id[:8], MLSYNC_PASSPHRASE="tip top hat")
+    assert files.run("versions", "--key-file", "new-key").status == 21
 
 
 def test_a_slot_is_removed_by_the_start_of_its_id(files):

@@ -20,8 +20,9 @@ from mlsync.errors import (
 from mlsync.repository import names
 from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep import key_slots
-from mlsync.upkeep.key_slots import add_slot, change_slot, list_slots, new_recovery_key, remove_slot
+from mlsync.upkeep.key_slots import add_slot, change_slot, list_slots, new_recovery_key, remove_slot, slots_now
 
 FAST = Stretching(64, 1, 1)
 OLD, NEW = Passphrase(b"the old passphrase"), Passphrase(b"the new passphrase")
@@ -48,6 +49,11 @@ def opens(store, unlock):
     except WrongPassphrase:
         return False
     return True
+
+
+def change(repository, unlock):
+    """A change that begins now."""
+    return change_slot(repository, unlock, slots_now(repository))
 
 
 @pytest.mark.parametrize("unlock", [NEW, KEY_FILE, PAPER], ids=["passphrase", "key file", "recovery key"])
@@ -122,9 +128,74 @@ def test_only_a_slot_that_is_meant_is_removed(store, wanted, words):
 def test_a_change_replaces_the_slot_that_opened(store):
     """The new passphrase opens, the old one does not, and other slots stay as they are."""
     add_slot(Repository.open(store, OLD), PAPER)
-    new_id, old_id = change_slot(Repository.open(store, OLD), NEW)
+    changed = change(Repository.open(store, OLD), NEW)
     assert (opens(store, OLD), opens(store, NEW), opens(store, PAPER)) == (False, True, True)
-    assert new_id != old_id
+    assert changed.new_id != changed.old_id
+    assert (changed.was_gone, changed.others) == (False, ())
+
+
+def interrupted(root, method, nth, act):
+    """Return a real directory's store in which somebody else acts before the nth call of a method."""
+    store = DirectoryStore(root)
+    real, calls = getattr(store, method), []
+
+    def called(*arguments, **more):
+        calls.append(arguments)
+        if len(calls) == nth:
+            act()
+        return real(*arguments, **more)
+
+    setattr(store, method, called)
+    return store
+
+
+# The first change lists its slots as it begins, to see that the passphrase is new, and once more for each step.
+@pytest.mark.parametrize("begins_early", [True, False])
+@pytest.mark.parametrize(
+    ("method", "nth"), [("put", 1), ("delete", 1), *(("list", nth) for nth in range(1, 7))], ids=str
+)
+def test_two_changes_at_once_are_told(tmp_path, method, nth, begins_early):
+    """If both new passphrases open, one of the changes names the slot of the other, or says that the old one was gone.
+
+    The second change, which opened the repository with the old passphrase, runs within the first one.
+    """
+    with_create = DirectoryStore(tmp_path / "r", create=True)
+    Repository.create(with_create, OLD, stretching=FAST)
+    other = Repository.open(DirectoryStore(tmp_path / "r"), OLD)
+    early, told = slots_now(other), []
+
+    def act():
+        told.append(change_slot(other, PAPER, early if begins_early else slots_now(other)))
+
+    mine = Repository.open(DirectoryStore(tmp_path / "r"), OLD)
+    mine.store = interrupted(tmp_path / "r", method, nth, act)
+    told.insert(0, change(mine, NEW))
+    first, second = told
+    assert (opens(with_create, OLD), opens(with_create, NEW), opens(with_create, PAPER)) == (False, True, True)
+    named = [one.id for one in first.others] == [second.new_id] or [one.id for one in second.others] == [first.new_id]
+    assert named or first.was_gone or second.was_gone
+    times = {one.id: one.modified_s for one in list_slots(Repository.open(with_create, NEW))}
+    assert all(times[one.id] == one.modified_s for one in (*first.others, *second.others))
+
+
+def test_a_change_that_begins_beside_a_nearly_finished_one_finds_the_old_slot_gone(tmp_path):
+    """A change that lists the slots after the other one added its own cannot name that one: the old slot was gone."""
+    store = DirectoryStore(tmp_path / "r", create=True)
+    Repository.create(store, OLD, stretching=FAST)
+    late = Repository.open(DirectoryStore(tmp_path / "r"), OLD)
+    begun = []
+    mine = Repository.open(store, OLD)
+    mine.store = interrupted(tmp_path / "r", "delete", 1, lambda: begun.append(slots_now(late)))
+    assert change(mine, NEW).others == ()
+    second = change_slot(late, PAPER, begun[0])
+    assert (second.was_gone, second.others) == (True, ())
+
+
+def test_slots_that_were_there_are_not_named(store):
+    """Slots that others added before the change began, or long ago, are no news."""
+    add_slot(Repository.open(store, OLD), PAPER)
+    add_slot(Repository.open(store, OLD), KEY_FILE)
+    assert change(Repository.open(store, OLD), NEW).others == ()
 
 
 @pytest.mark.parametrize("unlock", [OLD, PAPER], ids=["the same", "another slot's"])
@@ -132,7 +203,7 @@ def test_what_opens_already_gets_no_second_slot(store, unlock):
     """A secret that opens the repository is refused: a second slot would outlive the removal of the first."""
     add_slot(Repository.open(store, OLD), PAPER)
     before = list(store.list(names.KEY_SLOTS))
-    for act in (add_slot, change_slot):
+    for act in (add_slot, change):
         with pytest.raises(KeySlotInUse, match="already; nothing was added"):
             act(Repository.open(store, OLD), unlock)
     assert list(store.list(names.KEY_SLOTS)) == before
@@ -163,7 +234,7 @@ def test_a_slot_that_does_not_come_back_is_no_slot(store):
         add_slot(repository, NEW)
     assert len(list(store.list(names.KEY_SLOTS))) == 1
     with pytest.raises(Error):
-        change_slot(repository, NEW)
+        change(repository, NEW)
     assert opens(store, OLD)
 
 
@@ -184,7 +255,7 @@ def test_credentials_that_may_not_delete_leave_both(store):
         store, Fault("before", method="delete", lasts=True, error=denied, is_transient=False)
     )
     with pytest.raises(KeySlotKept, match="and so does the old one: access denied") as caught:
-        change_slot(repository, NEW)
+        change(repository, NEW)
     assert "mlsync key remove" in caught.value.advice
     assert opens(store, OLD)
     assert opens(store, NEW)
@@ -215,7 +286,7 @@ def test_a_change_that_dies_anywhere_leaves_one_that_opens(store, kind, nth):
     repository.store = FaultyStore(store, Fault(kind, nth))
     died = True
     try:
-        change_slot(repository, NEW)
+        change(repository, NEW)
         died = False
     except ProcessDied:
         pass

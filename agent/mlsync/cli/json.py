@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
-    from mlsync.upkeep.key_slots import SlotStatus
+    from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.repair import Healing, Repaired
     from mlsync.versions.proof_status import ProofStatus
 
@@ -514,9 +514,16 @@ def _key_slot(one: SlotStatus) -> dict[str, object]:
     }
 
 
-def key_json(added: str | None, recovery_key: str | None, removed: str | None) -> dict[str, object]:
+def key_json(
+    added: str | None, recovery_key: str | None, removed: str | None, others: Iterable[SlotAdded] = ()
+) -> dict[str, object]:
     """Return the value of ``mlsync key add``, ``change`` and ``remove``; *recovery_key* is shown only once."""
-    return {"added": added, "recovery_key": recovery_key, "removed": removed}
+    return {
+        "added": added,
+        "recovery_key": recovery_key,
+        "removed": removed,
+        "added_by_others": [{"id": one.id, "made": iso(int(one.modified_s * 10**9))} for one in others],
+    }
 
 
 def failure_json(

@@ -16,7 +16,16 @@ from mlsync.config.model import KeySettings
 from mlsync.errors import ConfigInvalid
 from mlsync.repository import keyslot, recovery_key
 from mlsync.repository.keyslot import RecoveryKey, Unlock
-from mlsync.upkeep.key_slots import SlotStatus, add_slot, change_slot, list_slots, new_recovery_key, remove_slot
+from mlsync.upkeep.key_slots import (
+    Changed,
+    SlotStatus,
+    add_slot,
+    change_slot,
+    list_slots,
+    new_recovery_key,
+    remove_slot,
+    slots_now,
+)
 
 _LIST_EXAMPLES = """\b
 Examples:
@@ -102,7 +111,7 @@ def add_command(
     with common.session(common.configuration(), common.monitor()) as session:
         new = given or (new_recovery_key() if recovery else _found(KeySettings(), allow_weak=allow_weak))
         slot_id = add_slot(session.repository, new)
-    _report(common, new, slot_id, None)
+    _report(common, new, slot_id)
 
 
 @key_command.command("change", cls=Command, short_help="Replace the one that is used now.", epilog=_CHANGE_EXAMPLES)
@@ -122,9 +131,12 @@ def change_command(
     _refuse_several(new_passphrase_file, new_key_file, recovery=False)
     given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
     with common.session(common.configuration(), common.monitor()) as session:
+        # Before a person types a passphrase, which may take minutes.
+        before = slots_now(session.repository)
         new = given or _found(KeySettings(), allow_weak=allow_weak)
-        slot_id, removed_id = change_slot(session.repository, new)
-    _report(common, new, slot_id, removed_id)
+        changed = change_slot(session.repository, new, before)
+    _report(common, new, changed.new_id, changed)
+    _warn_of_others(changed)
 
 
 @key_command.command("remove", cls=Command, short_help="Remove a key slot.", epilog=_REMOVE_EXAMPLES)
@@ -161,19 +173,37 @@ def _found(asked: KeySettings, *, allow_weak: bool) -> Unlock:
     return find_new_secret(asked, check=accept_all if allow_weak else refuse_weak)
 
 
-def _report(common: Common, new: Unlock, slot_id: str, removed_id: str | None) -> None:
+def _report(common: Common, new: Unlock, slot_id: str, changed: Changed | None = None) -> None:
     text = recovery_key.write(new.secret) if isinstance(new, RecoveryKey) else None
     if common.as_json:
-        common.emit(key_json(slot_id, text, removed_id))
+        removed_id = None if changed is None or changed.was_gone else changed.old_id
+        common.emit(key_json(slot_id, text, removed_id, () if changed is None else changed.others))
         return
     if not common.quiet:
         output.say(
             f"added    {slot_id[:_ID_CHARS]}  {keyslot.noun(keyslot.kind_of(new))}; the repository opened with it"
         )
-        if removed_id is not None:
-            output.say(f"removed  {removed_id[:_ID_CHARS]}")
+        if changed is not None and not changed.was_gone:
+            output.say(f"removed  {changed.old_id[:_ID_CHARS]}")
     if text is not None:
         _print_recovery_key(text)
+
+
+def _warn_of_others(changed: Changed) -> None:
+    """Name what somebody else did to the key slots while the change ran."""
+    if changed.was_gone:
+        old = changed.old_id[:_ID_CHARS]
+        output.tell(
+            f"warning: somebody else removed the old key slot {old} first, perhaps by changing it too; "
+            "see which key slots there are: mlsync key list"
+        )
+    for one in changed.others:
+        name, made_ns = one.id[:_ID_CHARS], int(one.modified_s * 10**9)
+        made = f"{output.moment(made_ns)} {output.zone((made_ns,))}"
+        output.tell(
+            f"warning: somebody else added key slot {name} during the change, at {made}; "
+            f"if it should not open the repository: mlsync key remove {name}"
+        )
 
 
 def _print_recovery_key(text: str) -> None:

@@ -54,6 +54,28 @@ class SlotStatus:
         return _id(self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class SlotAdded:
+    """A key slot that somebody else added while a change ran; *modified_s* is when the store got it, by its clock."""
+
+    id: str
+    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What a change did: it added slot *new_id*, and slot *old_id* is gone.
+
+    *was_gone* says that somebody else had removed the old slot before. *others* are the slots that somebody else added
+    since the change began; they may open the repository too.
+    """
+
+    new_id: str
+    old_id: str
+    was_gone: bool
+    others: tuple[SlotAdded, ...]
+
+
 def new_recovery_key() -> keyslot.RecoveryKey:
     """Return a new random recovery key."""
     return keyslot.RecoveryKey(os.urandom(RECOVERY_KEY_BYTES))
@@ -98,21 +120,31 @@ def remove_slot(repository: Repository, wanted: str) -> str:
     return _id(key)
 
 
-def change_slot(repository: Repository, unlock: Unlock) -> tuple[str, str]:
-    """Replace the slot that opened the repository by one for *unlock*; return the ids of the new and the old one.
+def slots_now(repository: Repository) -> frozenset[str]:
+    """Return the names of the key slots as a change begins, for ``change_slot``."""
+    return frozenset(key for key, _ in _listed(repository))
+
+
+def change_slot(repository: Repository, unlock: Unlock, before: frozenset[str]) -> Changed:
+    """Replace the slot that opened the repository by one for *unlock*.
 
     The new one has opened the repository before the old one is removed. Raise ``KeySlotKept`` if only the removal
-    fails: then both open it.
+    fails: then both open it. Of two changes that start from one slot at the same time, at least one names the slot of
+    the other, which was not there *before*, or finds the old slot gone.
     """
     old = repository.slot
     new_id = add_slot(repository, unlock)
     try:
-        _remove(repository, old)
+        # Asked between adding and removing: whoever listed before this slot was added has removed the old one by now,
+        # or will list again.
+        was_gone = old not in slots_now(repository)
+        left = _remove(repository, old)
     except (StoreError, KeySlotKept) as error:
         what = f"the new key slot {new_id[:8]} opens the repository, and so does the old one: {error.what}"
         advice = f"remove it with credentials that may delete: mlsync key remove {_id(old)[:8]}"
         raise KeySlotKept(what, where=_where(repository, old), advice=advice) from error
-    return new_id, _id(old)
+    others = [SlotAdded(_id(key), at) for key, at in left if key not in before and _id(key) != new_id]
+    return Changed(new_id, _id(old), was_gone, tuple(sorted(others, key=lambda one: (one.modified_s, one.id))))
 
 
 def _listed(repository: Repository) -> Iterator[tuple[str, float]]:
@@ -154,11 +186,14 @@ def _refuse_second(repository: Repository, unlock: Unlock) -> None:
     raise KeySlotInUse(what, where=_where(repository, slot))
 
 
-def _remove(repository: Repository, key: str) -> None:
+def _remove(repository: Repository, key: str) -> list[tuple[str, float]]:
+    """Remove a slot and return the names and times of those that are left."""
     repository.store.delete(key)
-    if any(listed == key for listed, _ in _listed(repository)):
+    left = list(_listed(repository))
+    if any(listed == key for listed, _ in left):
         what = "the store still has the key slot after it was removed"
         raise KeySlotKept(what, where=_where(repository, key), advice="see docs/keys.md")
+    return left
 
 
 def _id(key: str) -> str:
