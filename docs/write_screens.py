@@ -41,6 +41,15 @@ _USUAL_ROWS = 24
 _PATIENCE_S = 300.0
 _BIG_FILE_BYTES = 400 << 20
 _LEAST, _MOST = 0.4, 0.8
+_PROGRAM: Final = """#!{python}
+from pathlib import Path
+
+from mlsync.cli.main import main
+from mlsync.service import booted
+
+booted.SYSTEMD_RUNS = Path("{systemd}")
+main()
+"""
 _SHARE = re.compile(r"([\d.]+)/([\d.]+) MiB")
 
 # The colours of two common terminals; rich has themes too, whose light one has yellow on white.
@@ -219,10 +228,20 @@ class Stage:
         Terminal(80, _USUAL_ROWS).run((*command, "--passphrase-file", str(secret)), self.environment())
         return place / "mlsync.toml"
 
+    @cached_property
+    def programs(self) -> Path:
+        """A directory with mlsync as on a machine that systemd manages, wherever the picture is made."""
+        place = self.directory / "bin"
+        place.mkdir()
+        program = place / "mlsync"
+        program.write_text(_PROGRAM.format(python=sys.executable, systemd=self.directory))
+        program.chmod(0o755)
+        return place
+
     def environment(self, config: Path | None = None) -> dict[str, str]:
         """Return an environment without what a user has set."""
         named = {} if config is None else {"MLSYNC_CONFIG": str(config)}
-        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+        path = f"{self.programs}:{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
         return named | {
             "HOME": str(self.home),
             "PATH": path,
@@ -255,8 +274,8 @@ def _of_demo(stage: Stage) -> Path:
 
 
 def _half_done(lines: Sequence[str]) -> bool:
-    """Whether a bar of the screen shows that about half is done."""
-    shares = [(float(done), float(whole)) for line in lines for done, whole in _SHARE.findall(line)]
+    """Whether a bar of the screen shows that about half is done, and how fast: the first bars do not know it yet."""
+    shares = [(float(done), float(whole)) for line in lines if "/s " in line for done, whole in _SHARE.findall(line)]
     return any(_LEAST < done / whole < _MOST for done, whole in shares if whole)
 
 

@@ -62,6 +62,10 @@ def _become(request: dict) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
+    from mlsync.service import booted
+
+    # The tests say whether systemd runs, on every machine that they run on.
+    booted.SYSTEMD_RUNS = Path(request["systemd"])
     sys.argv = [str(Path(sys.executable).with_name("mlsync")), *map(os.fsdecode, request["arguments"])]
     if request["uid"]:
         os.setgroups([])

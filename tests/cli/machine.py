@@ -55,13 +55,14 @@ class CommandServer:
             text=True,
         )
 
-    def run(self, arguments, env, cwd, uid: int) -> Done:
+    def run(self, arguments, env, cwd, uid: int, *, systemd: bool) -> Done:
         """What the command did."""
         request = {
             "arguments": [str(argument) for argument in arguments],
             "env": env,
             "cwd": str(cwd),
             "uid": uid,
+            "systemd": str(self._directory if systemd else self._directory / "absent"),
             "stdin": "/dev/null",
             "stdout": str(self._directory / "stdout"),
             "stderr": str(self._directory / "stderr"),
@@ -115,12 +116,15 @@ class Machine:
         }
         return {name: value for name, value in (kept | own | self.secret | more).items() if value}
 
-    def run(self, *arguments, uid: int = 0, cwd: Path | None = None, **environment: str) -> Done:
-        """What ``mlsync`` with *arguments* did; an *environment* variable that is empty is not set."""
+    def run(self, *arguments, uid: int = 0, cwd: Path | None = None, systemd: bool = True, **environment: str) -> Done:
+        """What ``mlsync`` with *arguments* did; an *environment* variable that is empty is not set.
+
+        *systemd* is whether it manages the machine.
+        """
         # A gentle command would give way to the other tests; test_cli_gently.py has those.
         if arguments[0] in WITH_GENTLY and not GENTLY_OPTIONS & {*arguments}:
             arguments = (arguments[0], "--quickly", *arguments[1:])
-        return self._server.run(arguments, self.environment(**environment), cwd or self.base, uid)
+        return self._server.run(arguments, self.environment(**environment), cwd or self.base, uid, systemd=systemd)
 
     def good(self, *arguments, **options) -> Done:
         """What a command did that had to succeed."""

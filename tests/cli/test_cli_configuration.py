@@ -109,6 +109,15 @@ def test_init_says_the_next_two_commands(fresh):
     assert lines[-1] == f"  mlsync agent --config '{fresh.base}/other place.toml'"
 
 
+def test_init_advises_a_service_only_where_systemd_runs(fresh):
+    """The agent's line names the service on a machine that systemd manages, and only the agent in a container."""
+    usual = {"MLSYNC_CONFIG": str(fresh.base / "usual.toml")}
+    for systemd, purpose in ((True, "keep watch; as a service: mlsync service install"), (False, "keep watch")):
+        done = fresh.good("init", fresh.base / f"r{systemd}", "--watch", fresh.training, systemd=systemd, **usual)
+        assert done.out.splitlines()[-1].endswith(f"mlsync agent   {purpose}")
+        (fresh.base / "usual.toml").unlink()
+
+
 def test_init_as_another_user_writes_below_home(fresh):
     """``init`` of an ordinary user writes ~/.config/mlsync/mlsync.toml, makes its directory, keeps state in home."""
     for directory in (fresh.base, fresh.home):

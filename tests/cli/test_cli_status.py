@@ -82,6 +82,16 @@ def test_a_process_with_the_agents_number_is_not_the_agent(saved):
     assert "mlsync agent " in done.out
 
 
+@pytest.mark.parametrize("systemd", [True, False])
+def test_a_service_is_advised_only_where_systemd_runs(saved, systemd):
+    """Where a unit cannot be enabled, as in a container, the agent is among the next commands and the service not."""
+    done = saved.good("status", systemd=systemd)
+    assert "mlsync agent " in done.out
+    assert ("mlsync service install" in done.out) is systemd
+    commands = saved.good("status", "--json", systemd=systemd).json()["next"]
+    assert any(words.endswith("mlsync service install") for words in commands) is systemd
+
+
 def test_an_agent_of_another_machine_is_not_judged(saved):
     """Whether a process of another host runs is not known here."""
     write_agent(saved, pid=1, started_s=time.time(), host="elsewhere")

@@ -161,6 +161,14 @@ def test_the_options_of_the_store_and_the_secrets_file_are_in_it(arrived):
     assert f"run one of\n    mlsync agent --config {file}\n    mlsync service install --config {file}\n" in done.out
 
 
+def test_where_systemd_does_not_run_no_service_is_advised(arrived):
+    """In a container a restore names the agent alone, without an alternative."""
+    file = arrived.base / "own.toml"
+    done = restore(arrived, "--write-config", file, systemd=False)
+    assert f"To continue the backups here, run\n    mlsync agent --config {file}\n" in done.out
+    assert "mlsync service" not in done.out
+
+
 def test_without_the_option_the_lines_are_shown(arrived, place, tmp_path):
     """On a machine without a configuration the restore ends with lines that are one, and where to save them."""
     done = restore(arrived)

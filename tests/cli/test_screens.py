@@ -52,6 +52,17 @@ def test_the_script_draws_what_a_command_prints(writer, tmp_path):
     assert len(set(pictures)) == 4
 
 
+def test_pictures_are_of_a_machine_with_systemd(writer, tmp_path):
+    """The next steps on a picture name the service, also where the picture is made in a container."""
+    config = tmp_path / "mlsync.toml"
+    config.write_text(
+        f'repository = "{tmp_path}/repository"\nstate_directory = "{tmp_path}/state"\n'
+        f'[[watch]]\ndirectory = "{tmp_path}/runs"\nrun = "yolo"\n'
+    )
+    lines = writer.Shot("mlsync status", lambda _: config).take(writer.Stage(tmp_path), 80)
+    assert any("service install" in line.plain for line in lines), lines
+
+
 def test_a_bar_is_drawn_as_it_stands(writer):
     """Of a line that a command writes again and again, the last state is drawn, in its colours."""
     terminal = writer.Terminal(80, 24)

@@ -25,6 +25,7 @@ from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
 from mlsync.repository.keyslot import Unlock
+from mlsync.service.booted import has_systemd
 
 _WIDTH = 79
 _EXAMPLES = """\b
@@ -158,7 +159,7 @@ def _print_next(place: Path) -> None:
     option = config_option(place)
     steps = {
         f"mlsync backup{option}": "make the first version",
-        f"mlsync agent{option}": "keep watch; as a service: mlsync service install",
+        f"mlsync agent{option}": "keep watch; as a service: mlsync service install" if has_systemd() else "keep watch",
     }
     width = max(map(len, steps))
     lines = [f"  {words:<{width}}  {purpose}" for words, purpose in steps.items()]

@@ -17,6 +17,7 @@ from mlsync.config.load import load, place_to_write, usual_places
 from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
 from mlsync.config.template import assignments, template
 from mlsync.errors import ConfigInvalid
+from mlsync.service.booted import has_systemd
 
 _SUFFIX: Final = ".toml"
 _ELSEWHERE: Final = "give --write-config FILE.toml for another place"
@@ -174,9 +175,11 @@ def how_to_continue(place: Path) -> Iterator[str]:
     """Yield the commands that keep watch with the configuration at *place*."""
     option = config_option(place)
     user = "" if os.geteuid() == 0 else " --user"
-    yield "To continue the backups here, run one of"
+    with_service = has_systemd()
+    yield "To continue the backups here, run" + (" one of" if with_service else "")
     yield f"    mlsync agent{option}"
-    yield f"    mlsync service install{user}{option}"
+    if with_service:
+        yield f"    mlsync service install{user}{option}"
 
 
 def shown_lines(new: NewConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age
 from mlsync.errors import ConfigInvalid, Error
+from mlsync.service.booted import has_systemd
 from mlsync.service.here import RunHere, runs_here
 from mlsync.service.status import FILE_NAME, AgentSeen, read_agent
 
@@ -100,7 +101,8 @@ def _next_steps(mlsync: str, given: str, agent: AgentSeen | None, runs: Sequence
     if runs and not running:
         yield Step(f"{mlsync} backup{given}", "make a version of each run that changed")
         yield Step(f"{mlsync} agent{given}", "keep watch until Ctrl-C")
-        yield Step(f"{mlsync} service install{given}", "or keep watch as a service")
+        if has_systemd():
+            yield Step(f"{mlsync} service install{given}", "or keep watch as a service")
     if not runs or any(run.version is not None for run in runs):
         yield Step(f"{mlsync} versions{given}", "list the versions and their proofs")
         yield Step(f"{mlsync} show{given}", "show the newest version's files")
