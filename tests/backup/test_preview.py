@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 import tracemalloc
+from contextlib import nullcontext
 
 import pytest
 
@@ -17,6 +19,7 @@ from mlsync.errors import SourceMissing
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import NO_POLICY, Policy
+from mlsync.repository.tokens import EntryKind
 from mlsync.source import scan as scan_module
 from mlsync.source.state import StateReader
 
@@ -163,6 +166,93 @@ def test_what_cannot_be_read(directory_world):
         (Reason.UNREADABLE, "cannot be read: Permission denied"): (1, [b"secret"]),
     }
     assert found.removed_count == 0
+
+
+@pytest.fixture
+def mounted(directory_world):
+    """Whether another directory is mounted below the run, with a file in it: only root can, and not everywhere."""
+    place, other = directory_world.path("mounted"), os.fsencode(directory_world.base / "other")
+    for directory in (place, other):
+        os.mkdir(directory)
+    directory_world.write("../other/in-the-mount.bin", noise(90))
+    done = subprocess.run(["mount", "--bind", other, place], capture_output=True, check=False)
+    yield done.returncode == 0
+    if done.returncode == 0:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def everything_left_out(world):
+    """A tree with all that a backup leaves out, for one reason or another, and some files that it takes."""
+    for name in (
+        "a.bin",
+        "w/last.bin",
+        "x.part",
+        "tmp-checkpoint-3/w.bin",
+        "w/1.log",
+        "wandb/run/1.bin",
+        "wandb/y.tmp",
+    ):
+        world.write(name, noise(100))
+    for name in ("closed/b.bin", "closed.bin"):
+        world.write(name, noise(100))
+    world.write("../outside.bin", noise(70))
+    os.link(world.path("../outside.bin"), world.path("second-name.bin"))
+    os.link(world.path("../outside.bin"), world.path("third-name.bin"))
+    world.write("../also-outside.bin", noise(80))
+    os.link(world.path("../also-outside.bin"), world.path("hard-link.bin"))
+    os.link(world.path("wandb/run/1.bin"), world.path("x-also-in-wandb.bin"))
+    os.mkfifo(world.path("pipe"))
+    with socket.socket(socket.AF_UNIX) as bound:
+        # The full path may be longer than the address of a socket.
+        bound.bind(os.path.relpath(world.path("s")))
+    os.chmod(world.path("closed"), 0)
+    os.chmod(world.path("closed.bin"), 0)
+    os.chmod(world.path("second-name.bin"), 0o600)
+
+
+@pytest.mark.parametrize("is_nobody", [False, pytest.param(True, marks=needs_root)], ids=["this user", "nobody"])
+def test_the_list_is_that_of_the_backup(directory_world, mounted, is_nobody):
+    """A backup's version lacks what the dry run calls left out, and nothing else; both name the unreadable ones."""
+    world = directory_world
+    everything_left_out(world)
+    if os.geteuid() == 0:
+        for place in (world.base, *world.base.rglob("*")) if is_nobody else ():
+            os.chown(place, 65534, 65534)
+        os.chown(world.path("second-name.bin"), 12345, 12345)
+    exclude = ("wandb/", "*.log")
+    with as_nobody() if is_nobody else nullcontext():
+        found = look(world, exclude, first=True)
+        result = world.backup(exclude=exclude)
+    named = {reason: set() for reason in Reason}
+    for group in found.groups.values():
+        named[group.reason].update(path.rstrip(b"/") for path in group.paths)
+    everything = set().union(*named.values())
+    top = os.fsencode(world.directory)
+    there = {os.path.relpath(os.path.join(folder, name), top) for folder, _, names in os.walk(top) for name in names}
+    left = {path for path in there if any(path == one or path.startswith(one + b"/") for one in everything)}
+    taken = {entry.path for entry in world.manifest(1).entries if entry.kind is not EntryKind.DIRECTORY}
+    assert there - taken == left
+    assert named[Reason.SPECIAL] == {b"pipe", b"s"}
+    assert named[Reason.UNFINISHED] == set(result.left_out.paths)
+    assert named[Reason.UNREADABLE] == {trouble.path for trouble in result.troubles}
+    if is_nobody:
+        assert {b"closed", b"closed.bin", b"second-name.bin"} <= named[Reason.UNREADABLE]
+    elif os.geteuid() == 0:
+        assert b"second-name.bin" in named[Reason.UNREADABLE]
+        (secret,) = [group for group in found.groups.values() if "second name" in group.what]
+        assert secret.what in {trouble.text for trouble in result.troubles}
+    assert (b"mounted/in-the-mount.bin" in taken) is mounted
+    assert found.read.count == len(taken)
+
+
+def test_a_hard_link_to_an_excluded_file_is_a_file(tree):
+    """A name of a file whose first name is excluded would be read, and stays as it is once it was backed up."""
+    os.link(tree.path("logs/1.log"), tree.path("z.log"))
+    settled(tree)
+    assert look(tree, ("logs/",), first=True).read.count == 5
+    tree.backup(exclude=("logs/",))
+    found = look(tree, ("logs/",))
+    assert (found.read.count, found.unchanged.count, found.is_nothing) == (0, 5, True)
 
 
 def test_a_file_that_the_last_backup_did_not_take(tree):

@@ -23,13 +23,14 @@ from mlsync.repository.segments import decode_entries
 from mlsync.source.cached_file import is_same
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display
-from mlsync.source.root import Root
+from mlsync.source.root import Root, second_name_of
 from mlsync.source.scan import Found, Walk
 from mlsync.source.state import StateReader
 from mlsync.source.temporary_names import is_own, is_temporary
 
 _NAMED_MAX: Final = 100
 _SAID_EVERY: Final = 1000
+_DENIED: Final = "no permission to read it"
 
 Row = tuple[bytes, bytes, bytes]
 
@@ -168,6 +169,10 @@ class _Look:
         self._result = Preview(source, head.number if head is not None else 0)
         # Directories that are left out as a whole, with why.
         self._left_out: dict[bytes, LeftOutGroup] = {}
+        # Files with several names, by device and inode: the first name that is not left out (the walk's own may be in
+        # an excluded directory), and those that would not be read.
+        self._linked: dict[tuple[int, int], bytes] = {}
+        self._unread: set[tuple[int, int]] = set()
 
     def run(self) -> Preview:
         """Return what was found."""
@@ -191,25 +196,42 @@ class _Look:
         if known is not None:
             self._row = next(self._rows, None)
         row = None if known is None else decode_row(known[2])
-        is_unchanged = known is not None and row is not None and is_same(known[1], found)
         group = self._why_left_out(found)
+        if group is None and found.kind == "file" and found.stat.link_count > 1:
+            first = self._linked.setdefault(_inode(found), found.path)
+            found.link_to = None if first == found.path else first
+        is_unchanged = known is not None and row is not None and is_same(known[1], found)
         if group is not None:
             self._result.removed_count += row is not None and _is_in_version(row)
             self._leave_out(found, group)
         elif found.kind != "file" or found.link_to is not None:
-            self._result.other_count += not is_unchanged
+            self._take_other(found, is_unchanged=is_unchanged)
         elif row is None or not is_unchanged or self._is_read_again(row, found):
             self._read(root, found)
         else:
             self._keep(found, row)
 
+    def _take_other(self, found: Found, *, is_unchanged: bool) -> None:
+        """Count a directory or a link; a further name of a file that is not read is in no version either."""
+        if found.link_to is None or _inode(found) not in self._unread:
+            self._result.other_count += not is_unchanged
+            return
+        what = f"a hard link to {display(found.link_to)}, which could not be taken"
+        group = self._result.group(Reason.UNREADABLE, what)
+        self._result.directory(_above(found.path)).left_out.add(0)
+        group.tally.add(0)
+        group.name(found.path)
+
     def _read(self, root: Root, found: Found) -> None:
         directory = self._result.directory(_above(found.path))
-        if _is_readable(root, found.path):
+        why_not = _why_not_read(root, found)
+        if why_not is None:
             directory.read.add(found.stat.size_bytes)
             return
         directory.left_out.add(found.stat.size_bytes)
-        group = self._result.group(Reason.UNREADABLE, "no permission to read it")
+        group = self._result.group(Reason.UNREADABLE, why_not)
+        if found.stat.link_count > 1:
+            self._unread.add(_inode(found))
         group.tally.add(found.stat.size_bytes)
         group.name(found.path)
 
@@ -321,14 +343,24 @@ def _packs_of(row: CacheRow) -> Iterator[bytes]:
         yield from (ref.pack for ref in entry.chunks)
 
 
-def _is_readable(root: Root, path: bytes) -> bool:
-    if root.is_guarded:  # who reads everything need not ask for each file
-        return True
+def _why_not_read(root: Root, found: Found) -> str | None:
+    """Return why a backup could not read a file, or would refuse to; ``None`` if it would read it."""
+    # Who reads everything need not ask for each file; one with a single name is nobody's secret.
+    if root.is_guarded and found.stat.link_count == 1:
+        return None
     try:
-        with root.beside(path) as (descriptor, name):
-            return os.access(name, os.R_OK, dir_fd=descriptor, effective_ids=True)
+        with root.beside(found.path) as (descriptor, name):
+            if root.is_guarded:
+                now = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                return second_name_of(now.st_uid) if root.is_anothers_secret(now) else None
+            is_readable = os.access(name, os.R_OK, dir_fd=descriptor, effective_ids=True)
     except OSError:
-        return False
+        is_readable = False
+    return None if is_readable else _DENIED
+
+
+def _inode(found: Found) -> tuple[int, int]:
+    return found.stat.device, found.stat.inode
 
 
 def _above(path: bytes) -> bytes:

@@ -17,7 +17,7 @@ from mlsync.courtesy.pressure import PACE
 from mlsync.errors import ChangedWhileReading, SourceError, SourceUnreadable
 from mlsync.source.paths import display, joined
 from mlsync.source.racy import is_racy, newest_ns, window_ns
-from mlsync.source.root import VANISHED, Root
+from mlsync.source.root import VANISHED, Root, second_name_of
 from mlsync.source.scan import FileStat, Found
 
 # O_NONBLOCK: if a pipe has the name now, opening it must not hang.
@@ -66,9 +66,8 @@ class SourceFile:
                 what = "another file took its place before it was read"
                 raise ChangedWhileReading(what, where=where)
             if root.is_anothers_secret(opened):
-                what = f"a second name of a file that user {opened.st_uid} keeps from others"
                 advice = "let others read it, or give it to the directory's owner"
-                raise SourceUnreadable(f"root does not read {what}", where=where, advice=advice)
+                raise SourceUnreadable(second_name_of(opened.st_uid), where=where, advice=advice)
             return cls(root, found.path, descriptor, opened, opened_ns)
         except BaseException:
             os.close(descriptor)

@@ -68,6 +68,11 @@ class Root(Beneath):
         return file.st_uid not in (self.owner, os.geteuid() or self.owner)
 
 
+def second_name_of(uid: int) -> str:
+    """Return why a file for which ``is_anothers_secret`` is true is not read; *uid* owns it."""
+    return f"root does not read a second name of a file that user {uid} keeps from others"
+
+
 def reads_everything() -> bool:
     """Return whether this process bypasses read permissions: it is root or has the capability."""
     if os.geteuid() == 0:
