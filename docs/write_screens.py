@@ -13,6 +13,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import sys
@@ -83,7 +84,8 @@ THEMES: Final = {
         ],
     ),
 }
-# rich's own form loads a font from a server; this one takes a font of the reader's machine.
+# rich's own form loads a font from a server; this one takes a font of the reader's machine. It has no clip for the
+# whole window, which would cut the descenders of the last line; each line is clipped by itself.
 _SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
 .{unique_id}-matrix {{
@@ -98,7 +100,7 @@ font-size: {char_height}px; line-height: {line_height}px;
 {lines}
 </defs>
 {chrome}
-<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+<g transform="translate({terminal_x}, {terminal_y})">
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}
@@ -274,8 +276,8 @@ def _of_demo(stage: Stage) -> Path:
 
 
 def _half_done(lines: Sequence[str]) -> bool:
-    """Whether a bar of the screen shows that about half is done, and how fast: the first bars do not know it yet."""
-    shares = [(float(done), float(whole)) for line in lines if "/s " in line for done, whole in _SHARE.findall(line)]
+    """Whether a bar of the screen shows that about half is done."""
+    shares = [(float(done), float(whole)) for line in lines for done, whole in _SHARE.findall(line)]
     return any(_LEAST < done / whole < _MOST for done, whole in shares if whole)
 
 
@@ -292,19 +294,28 @@ SHOTS: Final = {
 }
 
 
-def write(names: Sequence[str], directory: Path = SCREENS) -> None:
-    """Write the pictures of these names."""
+def write(names: Sequence[str], stage: Stage, directory: Path = SCREENS) -> None:
+    """Write the pictures of these names, taken on a stage."""
     directory.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="mlsync-screens-") as place:
-        stage = Stage(Path(place))
-        for name in names:
-            for suffix, columns in WIDTHS.items():
-                lines = SHOTS[name].take(stage, columns)
-                for theme in THEMES:
-                    file = directory / f"{name}{suffix}-{theme}.svg"
-                    file.write_text(drawn(lines, columns, SHOTS[name].words, theme), encoding="utf-8")
-                    sys.stdout.write(f"{file.name}: {file.stat().st_size >> 10} KiB\n")
+    for name in names:
+        for suffix, columns in WIDTHS.items():
+            lines = SHOTS[name].take(stage, columns)
+            for theme in THEMES:
+                file = directory / f"{name}{suffix}-{theme}.svg"
+                file.write_text(drawn(lines, columns, SHOTS[name].words, theme), encoding="utf-8")
+                sys.stdout.write(f"{file.name}: {file.stat().st_size >> 10} KiB\n")
+
+
+def main() -> None:
+    """Write the pictures that the command line names, or all of them."""
+    # The pictures show this name. If it is taken, this fails.
+    place = Path(tempfile.gettempdir()) / "mlsync-screens"
+    place.mkdir(mode=0o700)
+    try:
+        write(sys.argv[1:] or list(SHOTS), Stage(place))
+    finally:
+        shutil.rmtree(place)
 
 
 if __name__ == "__main__":
-    write(sys.argv[1:] or list(SHOTS))
+    main()

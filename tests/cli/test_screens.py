@@ -45,11 +45,13 @@ def test_pictures_are_small_and_ask_no_server():
 
 def test_the_script_draws_what_a_command_prints(writer, tmp_path):
     """The picture of the help shows its prompt and its commands, at both widths and in both themes."""
-    writer.write(["help"], tmp_path)
-    pictures = [file.read_text() for file in sorted(tmp_path.iterdir())]
-    assert len(pictures) == 4
-    assert all("$ mlsync --help" in words(picture) and "restore" in words(picture) for picture in pictures)
-    assert len(set(pictures)) == 4
+    stage, pictures = tmp_path / "stage", tmp_path / "pictures"
+    stage.mkdir()
+    writer.write(["help"], writer.Stage(stage), pictures)
+    drawn = [file.read_text() for file in sorted(pictures.iterdir())]
+    assert len(drawn) == 4
+    assert all("$ mlsync --help" in words(picture) and "restore" in words(picture) for picture in drawn)
+    assert len(set(drawn)) == 4
 
 
 def test_pictures_are_of_a_machine_with_systemd(writer, tmp_path):
