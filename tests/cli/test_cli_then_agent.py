@@ -20,7 +20,8 @@ def unlocked(fresh):
     fresh.secret = {}
     fresh.training.mkdir()
     (fresh.training / "results.csv").write_text("epoch,loss\n")
-    return fresh
+    yield fresh
+    Terminal.leave()
 
 
 def begin(machine, *more, passphrase=PASSPHRASE):
