@@ -16,7 +16,7 @@ from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.names import later_proof_id
 from mlsync.repository.proof_links import HEADS_MAX, SeenProofs, linked_id
 from mlsync.repository.repository import Repository
-from mlsync.versions.hidden_proofs import HiddenProofs, report_hidden
+from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in, report_hidden
 
 # Whoever may create objects can plant any number. In which order they are read is chosen by chance: in the end all are.
 _UNOPENED_MAX: Final = 1000
@@ -50,9 +50,9 @@ def seen_now(
             monitor.notice("warning", f"{run}: version {number}: a later proof cannot be read: {error}")
             continue
         left = max(0, left - proofs.unopened_count)
-        if proofs.missing:
-            keys = [repository.later_proof_key(run, number, link) for link in proofs.missing]
-            hidden[number] = HiddenProofs(tuple(dict.fromkeys(keys)), known is not None and known.refused)
+        missing = hidden_in(repository, run, number, proofs, known)
+        if missing is not None:
+            hidden[number] = missing
         now = _seen_of(number, proofs, known)
         if now is not None:
             seen[number] = now

@@ -63,6 +63,11 @@ def copy_of(key: str) -> str:
     return f"{COPIES}{key.removeprefix(VERSIONS)}"
 
 
+def copied(copy: str) -> str:
+    """Return the name of the manifest whose second copy is *copy*."""
+    return f"{VERSIONS}{copy.removeprefix(COPIES)}"
+
+
 def run_proofs_prefix(run_id: bytes) -> str:
     """Return the prefix of the names of a run's later proofs."""
     return f"{LATER_PROOFS}{run_id.hex()}/"

@@ -207,7 +207,7 @@ class Repository:
     def _has_objects(self) -> bool:
         """Return whether one of the first manifests opens; if there is none, whether the first packs are of this id."""
         manifests = [
-            (f"{names.VERSIONS}{info.key.removeprefix(prefix)}", info.key)
+            (names.copied(info.key) if prefix == names.COPIES else info.key, info.key)
             for prefix, parse in ((names.VERSIONS, names.parse_version), (names.COPIES, names.parse_copy))
             for info in islice((info for info in self.store.list(prefix) if parse(info.key)), _TRIED_MAX)
         ]

@@ -137,27 +137,27 @@ def _header_step(fault: Error) -> Healing:
 def _compared(repository: Repository, key: str) -> Healing | None:
     """Return what heals a manifest or its copy, if one of them is lost or damaged and the other is not."""
     copy = names.copy_of(key)
-    version, manifest, manifest_fault = _opened(repository, key, key)
-    copy_version, copied, copy_fault = _opened(repository, key, copy)
-    if manifest is None and copied is not None and manifest_fault is not None:
-        return Healing(key, manifest_fault, Heal.FROM_COPY, copy_version)
-    if copied is None and manifest is not None and copy_fault is not None:
+    version, fault = _opened(repository, key, key)
+    copy_version, copy_fault = _opened(repository, key, copy)
+    if fault is not None and copy_version is not None:
+        return Healing(key, fault, Heal.FROM_COPY, copy_version)
+    if copy_fault is not None and version is not None:
         return Healing(copy, copy_fault, Heal.FROM_MANIFEST, version)
     return None
 
 
-def _opened(repository: Repository, key: str, place: str) -> tuple[Version | None, bytes | None, str | None]:
-    """Return the version and the digest of an object that opens as the manifest *key*, or what is wrong with it.
+def _opened(repository: Repository, key: str, place: str) -> tuple[Version | None, str | None]:
+    """Return the version of an object that opens as the manifest *key*, or else what is wrong with it.
 
-    All are ``None`` for what cannot be told: an object of a newer mlsync, or in cold storage.
+    Both are ``None`` for what cannot be told: an object of a newer mlsync, or in cold storage.
     """
     try:
         stored, _ = repository.open_body(key, place)
     except NotFound:
-        return None, None, "missing"
+        return None, "missing"
     except _UNREADABLE as error:
-        return None, None, error.what if is_no_version(error) else None
-    return (stored.root.run, stored.root.number), stored.digest, None
+        return None, error.what if is_no_version(error) else None
+    return (stored.root.run, stored.root.number), None
 
 
 def _tombstones(repository: Repository) -> Iterator[Healing]:
@@ -183,7 +183,7 @@ def _heal(repository: Repository, step: Healing) -> None:
 def _replace(repository: Repository, step: Healing) -> None:
     """Store a manifest or a copy anew from the other one; an object that opens by now stays."""
     is_manifest = step.heal is Heal.FROM_COPY
-    key = step.key if is_manifest else f"{names.VERSIONS}{step.key.removeprefix(names.COPIES)}"
+    key = step.key if is_manifest else names.copied(step.key)
     _, body = repository.open_body(key, names.copy_of(key) if is_manifest else key)
     try:
         repository.open_body(key, step.key)

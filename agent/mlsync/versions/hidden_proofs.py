@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from mlsync.monitor import Monitor
 from mlsync.repository.later_proof import VersionProofs
-from mlsync.repository.manifest import ManifestRoot
 from mlsync.repository.proof_links import SeenProofs
 from mlsync.repository.repository import Repository
 
@@ -41,10 +40,10 @@ def report_hidden(hidden: HiddenProofs, run: str, number: int, monitor: Monitor)
 
 
 def hidden_in(
-    repository: Repository, root: ManifestRoot, proofs: VersionProofs, seen: SeenProofs | None
+    repository: Repository, run: str, number: int, proofs: VersionProofs, seen: SeenProofs | None
 ) -> HiddenProofs | None:
     """Return what is hidden of a version; *proofs* were read with the links of *seen*, the newest manifest's word."""
     if not proofs.missing:
         return None
-    keys = tuple(repository.later_proof_key(root.run, root.number, link) for link in proofs.missing)
+    keys = tuple(repository.later_proof_key(run, number, link) for link in proofs.missing)
     return HiddenProofs(tuple(dict.fromkeys(keys)), seen is not None and seen.refused)

@@ -69,7 +69,7 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
             return proof_status_of(repository, stored, ())
         proofs = repository.read_later_proofs(run, number, listed, manifest=stored.digest, named=links)
         found = proof_status_of(repository, stored, proofs.proofs)
-        return replace(found, hidden=hidden_in(repository, stored.root, proofs, seen))
+        return replace(found, hidden=hidden_in(repository, stored.root.run, stored.root.number, proofs, seen))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         opened = executor.map(partial(stored_or_none, repository, run), repository.numbers(run))

@@ -19,7 +19,7 @@ def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionPro
     root = stored.root
     seen = _newest_word(repository, root.run).get(root.number)
     proofs = repository.later_proofs(stored, () if seen is None else seen.heads)
-    return proofs, hidden_in(repository, root, proofs, seen)
+    return proofs, hidden_in(repository, root.run, root.number, proofs, seen)
 
 
 class RunProofs:
@@ -55,12 +55,13 @@ class RunProofs:
         """
         for stored in readable(self.repository, self.run, numbers):
             proofs = self._of(stored)
-            hidden = hidden_in(self.repository, stored.root, proofs, self._seen.get(stored.root.number))
+            number = stored.root.number
+            hidden = hidden_in(self.repository, self.run, number, proofs, self._seen.get(number))
             if hidden is None:
                 yield stored
                 continue
-            self.hidden[stored.root.number] = hidden
-            self.repository.doubts[stored.key] = f"{self.run}: version {stored.root.number} is passed over: {hidden}"
+            self.hidden[number] = hidden
+            self.repository.doubts[stored.key] = f"{self.run}: version {number} is passed over: {hidden}"
 
     def passed_over(self) -> str:
         """Return the end of a sentence about what was looked at in vain: which versions were passed over."""
