@@ -18,9 +18,10 @@ status 1.
 ``service`` takes root and ``systemd-nspawn``: its machines boot a systemd over an overlay of this one. ``container``
 takes an ordinary user who may use Docker, and the image that ``deploy/Dockerfile`` is made from.
 
-``yolo.py`` tells a whole day; begin there. ``pages`` reads commands out of a page, ``machine`` is a machine that can
-die, ``booted`` one that boots, ``terminal`` a shell on a pseudo-terminal and what it showed, ``person`` follows a page
-and counts, ``trainers`` has the trainings, and ``outcome`` is what a day came to.
+``yolo.py`` tells a whole day; begin there. ``loss`` is its first half, as Hugging Face's day has it too. ``pages`` reads
+commands out of a page, ``machine`` is a machine that can die, ``booted`` one that boots, ``terminal`` a shell on a
+pseudo-terminal and what it showed, ``person`` follows a page and counts, ``trainers`` has the trainings, and
+``outcome`` is what a day came to.
 
 To add a situation, write a module beside ``yolo.py`` with a function ``play(day: Day) -> Outcome``, and name it in
 ``SITUATIONS`` of ``__main__.py``. Its key in ``results/first_day.json`` is its name there; the shape is that of

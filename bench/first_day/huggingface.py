@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import time
 
-import trees
-
 from first_day import trainers
 from first_day.day import Day, passphrase
+from first_day.loss import Training, train_and_lose
+from first_day.machine import Machine
 from first_day.outcome import Outcome
-from first_day.person import TWICE_PROVED
 
 STEPS, SAVE_STEPS = 80, 10
 _PLACEHOLDER = "s3://bucket/llm"
 _TRAINING = f"python train.py --output_dir output --max_steps {STEPS} --save_steps {SAVE_STEPS} --save_total_limit 2"
 _OPTION = "--resume_from_checkpoint="
-_PASS_S = 300
 
 
 def play(day: Day) -> Outcome:
@@ -28,41 +26,35 @@ def play(day: Day) -> Outcome:
     # The page trains with its own options; what is added to them on the new machine has to be on it.
     assert _OPTION in page.step(5).command("cd ~/llm && python train.py").text
 
-    with day.machine("old", secret) as old:
-        old.write("llm/train.py", trainers.TRAIN_LANGUAGE)
-        window = old.terminal()
-        day.install(person, old, window, outcome)
-        instead = {_PLACEHOLDER: f"{old.backup_disk}/llm"}
-        person.follow(window, old, page.step(2).command("mlsync init"), instead, until="watching")
-        training = old.terminal(before_path=bin_)
-        training.run("cd ~/llm")
-        training.start(_TRAINING)
-        window.until(TWICE_PROVED, _PASS_S)
-        outcome.bytes["training directory"] = trees.size_bytes(old.place / "llm" / "output")
-        died_s = time.monotonic()
-        old.die()
-    outcome.add(window)
-    outcome.bytes["repository"] = trees.size_bytes(day.backup)
+    training = Training(_TRAINING, "llm", "output", _PLACEHOLDER, python, _bring_along)
+    died_s = train_and_lose(day, page, outcome, training, secret)
 
     with day.machine("new", secret) as new:
-        new.write("llm/train.py", trainers.TRAIN_LANGUAGE)
+        training.bring_along(new)
         window = new.terminal()
         day.install(person, new, window, outcome)
-        restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead, until="watching")
+        restored = person.follow(
+            window, new, page.step(4).command("mlsync restore"), training.instead(new), until="watching"
+        )
         outcome.seconds["restore"] = float(restored.find(r"restored to .* in ([\d.]+) s")[1])
         # A sentence may be broken at its blanks; the option is one word.
         option = restored.find(rf"(?<!\S){_OPTION}(\S+)")
         state = new.place / option[1].removeprefix(f"{new.home}/") / "trainer_state.json"
         step = json.loads(state.read_text())["global_step"]
-        training = new.terminal(before_path=bin_)
-        training.run("cd ~/llm")
-        person.type(training, new, f"{_TRAINING} {option[0]}", until=r"training from step (\d+)")
+        trainer = new.terminal(before_path=bin_)
+        trainer.run("cd ~/llm")
+        person.type(trainer, new, f"{_TRAINING} {option[0]}", until=r"training from step (\d+)")
         outcome.seconds["machine lost to resumed"] = time.monotonic() - died_s
-        begins = int(training.so_far().find(r"training from step (\d+)")[1])
-        ended = training.ended(900)
+        begins = int(trainer.so_far().find(r"training from step (\d+)")[1])
+        ended = trainer.ended(900)
         outcome.resumed = {"restored step": step, "resumed from step": begins, "status at the end": ended.status}
         ended.find(rf"trained to step {STEPS}$")
     outcome.add(window)
     if begins != step or step % SAVE_STEPS or ended.status != 0:
         raise RuntimeError(f"the training did not continue as it should: {outcome.resumed}")
     return outcome
+
+
+def _bring_along(machine: Machine) -> None:
+    """Put the person's own script where it was."""
+    machine.write("llm/train.py", trainers.TRAIN_LANGUAGE)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-
-import trees
+from functools import partial
 
 from first_day import trainers
 from first_day.day import Day, passphrase
+from first_day.loss import Training, train_and_lose
 from first_day.machine import Machine
 from first_day.outcome import Outcome
-from first_day.person import TWICE_PROVED
 
 # An epoch of seconds: the agent lets files settle for two of them.
 EPOCHS, PICTURES = 6, 500
@@ -18,7 +17,6 @@ _PLACEHOLDER = "s3://bucket/yolo"
 _OPTIONS = f"epochs={EPOCHS} imgsz=64 batch=4 workers=0 device=cpu plots=False"
 # The training of the page is the person's own: other data, a network without weights from elsewhere.
 _TRAINING = f"yolo detect train data=squares.yaml model=yolov8n.yaml {_OPTIONS}"
-_PASS_S = 300
 
 
 def play(day: Day) -> Outcome:
@@ -28,36 +26,25 @@ def play(day: Day) -> Outcome:
     outcome = day.outcome(page, trainers.versions(python, ["ultralytics", "torch"]))
     person, secret, bin_ = outcome.person, passphrase(), str(python.parent)
 
-    with day.machine("old", secret) as old:
-        bring_along(old, python)
-        window = old.terminal()
-        day.install(person, old, window, outcome)
-        instead = {_PLACEHOLDER: f"{old.backup_disk}/yolo"}
-        person.follow(window, old, page.step(2).command("mlsync init"), instead, until="watching")
-        training = old.terminal(before_path=bin_)
-        training.run("cd ~/yolo")
-        training.start(_TRAINING)
-        window.until(TWICE_PROVED, _PASS_S)
-        outcome.bytes["training directory"] = trees.size_bytes(old.place / "yolo" / "runs")
-        died_s = time.monotonic()
-        old.die()
-    outcome.add(window)
-    outcome.bytes["repository"] = trees.size_bytes(day.backup)
+    training = Training(_TRAINING, "yolo", "runs", _PLACEHOLDER, python, partial(bring_along, python=python))
+    died_s = train_and_lose(day, page, outcome, training, secret)
 
     with day.machine("new", secret) as new:
-        bring_along(new, python)
+        training.bring_along(new)
         window = new.terminal()
         day.install(person, new, window, outcome)
-        restored = person.follow(window, new, page.step(4).command("mlsync restore"), instead, until="watching")
+        restored = person.follow(
+            window, new, page.step(4).command("mlsync restore"), training.instead(new), until="watching"
+        )
         outcome.seconds["restore"] = float(restored.find(r"restored to .* in ([\d.]+) s")[1])
         epochs = len((new.place / "yolo/runs/detect/train/results.csv").read_text().splitlines()) - 1
         line = restored.find(r"^ +(yolo train resume .*)$")[1]
-        training = new.terminal(before_path=bin_)
-        training.run("cd ~/yolo")
-        person.type(training, new, line, until=r"Resuming training .* from epoch (\d+)")
+        trainer = new.terminal(before_path=bin_)
+        trainer.run("cd ~/yolo")
+        person.type(trainer, new, line, until=r"Resuming training .* from epoch (\d+)")
         outcome.seconds["machine lost to resumed"] = time.monotonic() - died_s
-        begins = int(training.so_far().find(r"Resuming training .* from epoch (\d+)")[1])
-        ended = training.ended(900)
+        begins = int(trainer.so_far().find(r"Resuming training .* from epoch (\d+)")[1])
+        ended = trainer.ended(900)
         outcome.resumed = {"restored epochs": epochs, "resumed with epoch": begins, "status at the end": ended.status}
     outcome.add(window)
     if begins != epochs + 1 or ended.status != 0:
