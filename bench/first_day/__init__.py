@@ -19,8 +19,8 @@ status 1.
 takes an ordinary user who may use Docker, and the image that ``deploy/Dockerfile`` is made from.
 
 ``yolo.py`` tells a whole day; begin there. ``loss`` is its first half, as Hugging Face's day has it too. ``pages``
-reads commands out of a page, ``machine`` is a machine that can die, ``booted`` one that boots, ``terminal`` a shell on a
-pseudo-terminal and what it showed, ``person`` follows a page and counts, ``trainers`` has the trainings, and
+reads commands out of a page, ``machine`` is a machine that can die, ``booted`` one that boots, ``terminal`` a shell
+on a pseudo-terminal and what it showed, ``person`` follows a page and counts, ``trainers`` has the trainings, and
 ``outcome`` is what a day came to.
 
 To add a situation, write a module beside ``yolo.py`` with a function ``play(day: Day) -> Outcome``, and name it in

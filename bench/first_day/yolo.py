@@ -11,8 +11,8 @@ from first_day.loss import Training, train_and_lose
 from first_day.machine import Machine
 from first_day.outcome import Outcome
 
-# An epoch of seconds: the agent lets files settle for two of them.
-EPOCHS, PICTURES = 6, 500
+# An epoch of more than two seconds, even on a fast machine: the agent lets files settle that long.
+EPOCHS, PICTURES = 6, 1500
 _PLACEHOLDER = "s3://bucket/yolo"
 _OPTIONS = f"epochs={EPOCHS} imgsz=64 batch=4 workers=0 device=cpu plots=False"
 # The training of the page is the person's own: other data, a network without weights from elsewhere.
