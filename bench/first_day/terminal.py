@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 Found = TypeVar("Found")
 COLUMNS, ROWS = 80, 24
@@ -54,6 +54,8 @@ class Shown:
 class Terminal:
     """A shell that a command of *words* starts. *answer* gives the passphrase, whenever one is asked for."""
 
+    windows: ClassVar[list[Terminal]] = []
+
     def __init__(self, words: Sequence[str], environment: Mapping[str, str], answer: str) -> None:
         self._answer = answer
         self.shown: list[Shown] = []
@@ -66,6 +68,7 @@ class Terminal:
         if self._pid == 0:
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
             os.execvpe(words[0], list(words), dict(environment))
+        self.windows.append(self)
         self._wait(lambda text: _PROMPT.search(_ESCAPES.sub("", text)), 60)
 
     def run(self, command: str, limit_s: float = 600) -> Shown:
@@ -119,6 +122,7 @@ class Terminal:
                 self._read(0.2)
             self.shown.append(self.so_far())
             self._command = None
+        self.windows.remove(self)
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGHUP)
         os.close(self._screen)
@@ -133,6 +137,11 @@ class Terminal:
                 return found
             if time.monotonic() > deadline:
                 raise TimeoutError(f"waited {limit_s:.0f} s in vain; shown:\n{self._text[self._seen :]}")
+            # A program in a window that nobody reads stands still once the kernel holds no more of what it shows.
+            for other in self.windows:
+                if other is not self:
+                    with suppress(EOFError):
+                        other._read(0)  # noqa: SLF001 - of the same class
             self._read(0.2)
 
     def _read(self, limit_s: float) -> None:
