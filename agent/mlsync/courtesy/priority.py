@@ -22,8 +22,9 @@ import time
 
 NICE_LAST = 19
 AUTOGROUP = "/proc/self/autogroup"
-# Without CAP_SYS_ADMIN the kernel accepts one such write in a tenth of a second, for all users together.
-_AUTOGROUP_TRIES = 8
+# Without CAP_SYS_ADMIN the kernel accepts a write only a tenth of a second after the last one, root's included. Whoever
+# gives up has a trainer's weight for its whole life, so it is asked for longer than a machine starts processes at once.
+_AUTOGROUP_TRIES = 24
 _AUTOGROUP_PAUSE_S = 0.11
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282}
 _IOPRIO_GET = {"x86_64": 252, "aarch64": 31, "riscv64": 31, "ppc64le": 274, "s390x": 283}
