@@ -20,6 +20,8 @@ READY_WITHIN_S = 60
 RIGHTS = ("Read", "Write", "List")
 # The servers of a test run must leave memory for the tests on a small machine.
 GO_MEMORY_LIMIT = "400MiB"
+# More buckets than a test run makes.
+VOLUMES_MAX = 10_000
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,9 @@ class Seaweed:
             f"-s3.config={keys}",
             "-s3.allowDeleteBucketNotEmpty=false",
             "-s3.autoCreateBucket=false",
+            # Each bucket takes a volume of its own, though no room before it is filled. By itself the server makes as
+            # many as the disk has free gigabytes, and answers the first write to one bucket more with 500.
+            f"-volume.max={VOLUMES_MAX}",
         ]
 
     def _https_arguments(self) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from machine import content, write_training
 
 from fault_proxy import Fault
-from limited_s3 import LimitedS3
+from limited_s3 import LimitedS3, error_body
 from mlsync.cli.options import Common
 
 pytestmark = pytest.mark.slow
@@ -164,6 +164,20 @@ def test_a_store_that_overwrites_is_told_at_init(fresh):
         server.stop()
     assert "overwrites" in done.err
     assert "a run of its own" in done.err
+
+
+def test_init_asks_a_store_again_that_fails_at_its_first_write(fresh):
+    """A fault of the store at the first write to a bucket, which passes, ends no init; and what init tried is gone."""
+    faults = [(500, {}, error_body("InternalError")), (503, {}, error_body("SlowDown"))]
+    server = LimitedS3(answer=lambda method, _path: faults.pop() if method == "PUT" and faults else None)
+    server.start()
+    try:
+        keys = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "geheim"}
+        fresh.good("init", "s3://bucket/x", "--endpoint-url", server.endpoint_url, **keys)
+    finally:
+        server.stop()
+    assert faults == []
+    assert {key.removeprefix("x/").partition("/")[0] for key in server.objects} == {"repository", "keys"}
 
 
 def test_what_opens_a_repository_is_changed_in_a_bucket(remote):

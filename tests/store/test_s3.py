@@ -46,8 +46,8 @@ def limited(keys_in_environment):
 
 def test_real_server_has_conditional_create(s3_url, s3_options):
     """The probe finds that SeaweedFS refuses to overwrite, and leaves no object."""
-    store = open_store(s3_url, s3_options, create=True)
-    assert store.conditional_create
+    store = open_store(s3_url, s3_options)
+    assert store.probe()
     assert list(store.list("")) == []
     store.close()
 

@@ -332,7 +332,8 @@ def test_signed_bodies_are_taken_by_a_real_server_over_https(secure, monkeypatch
 )
 def test_a_prefix_of_any_letters_holds_a_store_on_a_real_server(s3_bucket, s3_options, prefix):
     """The whole contract works below a prefix with spaces, percent signs, hashes and letters of all scripts."""
-    store = open_store(f"s3://{s3_bucket}/{prefix}", s3_options, create=True)
+    store = open_store(f"s3://{s3_bucket}/{prefix}", s3_options)
+    assert store.probe()
     store.put("a/x", b"hello")
     upload = store.upload("b/y")
     upload.write(0, bytes(store.part_bytes))

@@ -94,6 +94,8 @@ class Session:
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
+            if changes:
+                store.probe()
             if next(store.list(names.KEY_SLOTS), None) is None:
                 raise fault
             return cls(config, counted, Repository.without_header(store, found_unlock())), fault
@@ -119,16 +121,18 @@ class Session:
 
         *find_unlock* is called once it is known that the repository can be made.
         """
-        # Opening a bucket finds out what may be written there, and leaves nothing. A directory would stay.
+        # The probe of a bucket finds out what may be written there, and leaves nothing. A directory would stay.
         unlock = None if config.repository_directory is None else find_unlock()
         inner = open_store(config.repository, store_options(config), create=True, group=group)
-        if not inner.conditional_create:
-            monitor.notice("warning", OVERWRITES)
         counted = CountingStore(inner)
         try:
             store = _retrying(counted, monitor)
+            # Through the layer that retries: a store may fail once at the first write to a new bucket.
+            conditional_create = store.probe()
+            if not conditional_create:
+                monitor.notice("warning", OVERWRITES)
             unlock = unlock or find_unlock()
-            repository = Repository.create(store, unlock, conditional_create=inner.conditional_create)
+            repository = Repository.create(store, unlock, conditional_create=conditional_create)
             return cls(config, counted, repository)
         except BaseException:
             inner.close()

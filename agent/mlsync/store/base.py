@@ -113,6 +113,13 @@ class Store(Protocol):
         """Set what `init` found out about the store, and call *warn* with what a person should know about it later."""
         del conditional_create, warn  # by default there is nothing to set, and nothing to warn of
 
+    def probe(self) -> bool:
+        """Find out by writing what the store can do, and return ``conditional_create``; what was written is gone then.
+
+        For whoever makes a repository: it needs the right to write.
+        """
+        return self.conditional_create  # by default it is known without writing
+
     @abstractmethod
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key* with all of *body*, durable, or create nothing."""

@@ -25,11 +25,10 @@ _NOT_IN_PREFIX = frozenset("?\\")
 def open_store(url: str, options: StoreOptions, *, create: bool = False, group: int | None = None) -> Store:
     """Return the store at *url*, which may also be an absolute path, without wrappers.
 
-    With *create* it makes a missing directory, gives it to *group* if there is one, and finds out by writing what an S3
-    server can do.
+    With *create* it makes a missing directory, and gives it to *group* if there is one. Nothing is asked of a bucket.
     """
     if url.startswith("s3:"):
-        return _open_s3(url, options, create=create)
+        return _open_s3(url, options)
     return DirectoryStore(_directory_of(url), create=create, group=group)
 
 
@@ -55,15 +54,12 @@ def _without_tilde(path: str) -> str:
         raise errors.StoreLocationInvalid("no such user", where=path, advice=_EXAMPLES) from error
 
 
-def _open_s3(url: str, options: StoreOptions, *, create: bool) -> Store:
+def _open_s3(url: str, options: StoreOptions) -> Store:
     bucket, prefix = _bucket_and_prefix(url)
     _check_endpoint(options.endpoint_url)
     from mlsync.store.s3.store import S3Store
 
-    store = S3Store(bucket, prefix, options)
-    if create:
-        store.probe()
-    return store
+    return S3Store(bucket, prefix, options)
 
 
 def _bucket_and_prefix(url: str) -> tuple[str, str]:

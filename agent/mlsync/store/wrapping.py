@@ -60,6 +60,10 @@ class WrappingStore(Store):
         """Return the upload that ``upload`` and ``resume`` return for the wrapped store's *upload*."""
         return WrappingUpload(self, key, upload)
 
+    def probe(self) -> bool:
+        """Find out by writing what the wrapped store can do."""
+        return self.call("probe", "", self._store.probe)
+
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*."""
         self.call("put", key, lambda: self._store.put(key, body))
