@@ -21,7 +21,11 @@
     |  |- RunNameInvalid          18   a name that is not safe in paths and messages
     |  |- PathMissing             19   the version has nothing at a path that was asked for
     |  |- RunOfAnother            90   another machine or directory writes this run
-    |  `- VersionAmbiguous        91   a time that could mean two versions
+    |  |- VersionAmbiguous        91   a time that could mean two versions
+    |  |- PinNameTaken            92   another version has a pin of that name
+    |  |- DecisionTaken           93   other writers pin or forget versions of the run at the same time
+    |  |- VersionKept             94   a version that must stay cannot be forgotten
+    |  `- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
     |- KeyProblem
     |  |- PassphraseMissing       20   no passphrase or key file was given
     |  |- WrongPassphrase         21   no key slot opens with what was given
@@ -236,6 +240,34 @@ class VersionAmbiguous(RepositoryError):
 
     exit_code = 91
     usual_advice = "mlsync versions lists the numbers"
+
+
+class PinNameTaken(RepositoryError):
+    """Another version of the run is pinned under that name."""
+
+    exit_code = 92
+    usual_advice = "choose another name, or take it off that version first with: mlsync unpin NAME"
+
+
+class DecisionTaken(RepositoryError):
+    """Other writers pin or forget versions of the run at the same time; nothing was changed."""
+
+    exit_code = 93
+    usual_advice = "give the command again"
+
+
+class VersionKept(RepositoryError):
+    """A version cannot be forgotten, since something needs it; nothing was changed."""
+
+    exit_code = 94
+    usual_advice = "mlsync versions shows what is pinned; leave that version out"
+
+
+class DecisionsHidden(RepositoryError):
+    """A decision about the run's versions is missing or damaged: what it says may not be undone, so nothing is."""
+
+    exit_code = 95
+    usual_advice = "find out who changed the store; --accept-rollback decides anew on what it shows"
 
 
 class KeyProblem(Error):

@@ -109,6 +109,7 @@ def test_a_small_change_costs_few_calls(world):
         ("list", "tombstones"),
         ("put", "packs"),
         ("read", "packs"),
+        ("list", "decisions"),
         ("list", "proofs"),
         ("list", "tombstones"),
         ("stat", "packs"),

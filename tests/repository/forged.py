@@ -12,10 +12,11 @@ from format_examples import Examples, inputs
 from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
+from mlsync.repository.decision import Decision, open_decision
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
+from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()
@@ -38,6 +39,11 @@ def root_value() -> list[Any]:
 def proof_value() -> list[Any]:
     """The document's later proof as plain values."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.later_proof()))
+
+
+def decision_value() -> list[Any]:
+    """The document's decision as plain values."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.decision()))
 
 
 def changed(value: Any, path: Path, new: Any) -> Any:
@@ -85,3 +91,9 @@ def read_proof(plain: bytes) -> LaterProof:
     stored = repository.stored(EXAMPLES.run, 2)
     assert stored.digest == object_digest(body)
     return repository.open_later_proof(EXAMPLES.proof_key, stored).proof
+
+
+def read_decision(plain: bytes) -> Decision:
+    """Seal *plain* as the document's decision, and open that as every reader does."""
+    key = EXAMPLES.decision_key
+    return open_decision(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, DECISION, key, plain))[0]

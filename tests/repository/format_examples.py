@@ -15,6 +15,7 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.repository import header, keyslot, names, sealed_object
+from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key
 from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
@@ -29,7 +30,7 @@ from mlsync.repository.manifest import (
     Trouble,
 )
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
-from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST, SealedKind
+from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, SealedKind
 from mlsync.repository.segments import encode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Finding, Proof, Severity
@@ -59,6 +60,7 @@ class Examples:
         self.manifest_salt = bytes.fromhex(stated["manifest salt"])
         self.proof_id = bytes.fromhex(stated["proof id"])
         self.proof_salt = bytes.fromhex(stated["proof salt"])
+        self.decision_salt = bytes.fromhex(stated["decision salt"])
         self.writer_id = bytes.fromhex(stated["writer id"])
         self.machine = bytes.fromhex(stated["machine"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
@@ -69,6 +71,7 @@ class Examples:
         self.name = chunk_name(self.keys.of("chunk name"), self.plain)
         self.version_key = names.version(run_id(self.keys.of("run id"), self.run), 2)
         self.proof_key = names.later_proof(run_id(self.keys.of("run id"), self.run), 2, self.proof_id)
+        self.decision_key = decision_key(self.keys, self.run, 2)
         self.pack_parts = self._pack()
         self.ref = ChunkRef(self.name, self.pack_id, 0, 48, len(self.plain) + 16, len(self.plain), Coding.RAW)
 
@@ -81,10 +84,12 @@ class Examples:
                 (self.keys.of("pack", self.pack_id), "the pack"),
                 (self.keys.of("manifest", self.manifest_salt), "the manifest"),
                 (self.keys.of("later proof", self.proof_salt), "the later proof"),
+                (self.keys.of("decision", self.decision_salt), "the decision"),
             ],
             "names": [
                 (self.name, "the chunk's name"),
                 (run_id(self.keys.of("run id"), self.run), "the run's id"),
+                (bytes.fromhex(self.decision_key.rpartition("-")[2]), "the decision's tag"),
             ],
             "header": [(header.encode(self.keys, conditional_create=True), "")],
             "key-slot": [(self.slot(self.passphrase), "")],
@@ -98,6 +103,10 @@ class Examples:
             "manifest": self.manifest(),
             "later-proof-body": [(msgspec.msgpack.encode(self.later_proof()), "")],
             "later-proof": self.later_proof_object(),
+            "decision-body": [(msgspec.msgpack.encode(self.decision()), "")],
+            "decision": self._sealed(
+                DECISION, self.decision_key, msgspec.msgpack.encode(self.decision()), self.decision_salt
+            ),
         }
 
     def slot(self, unlock: Unlock) -> bytes:
@@ -224,6 +233,22 @@ class Examples:
     def later_proof_object(self) -> Fields:
         """The later proof as an object."""
         return self._sealed(LATER_PROOF, self.proof_key, msgspec.msgpack.encode(self.later_proof()), self.proof_salt)
+
+    def decision(self) -> Decision:
+        """What was decided of the run's versions some days later."""
+        body = b"".join(part for part, _ in self.manifest())
+        when_ns = 1_795_521_600_000_000_000
+        return Decision(
+            self.run,
+            2,
+            Previous(1, object_digest(b"decision 1")),
+            when_ns,
+            "mlsync 0.1.0",
+            "node-1",
+            (Pin(5, object_digest(body)[:16], "paper", "table 2 of the paper", when_ns),),
+            (Forgotten(4, object_digest(b"version 4")[:16], "not in: last 2", when_ns),),
+            (Gone(1, 3, "by hand", when_ns),),
+        )
 
     def _sealed(self, kind: SealedKind, key: str, plain: bytes, salt: bytes) -> Fields:
         """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""

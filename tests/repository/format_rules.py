@@ -1,4 +1,4 @@
-"""The rules of docs/format.md for a root and a later proof, written a second time from the page, over plain values.
+"""The rules of docs/format.md for roots, later proofs and decisions, written a second time, over plain values.
 
 What the product takes is compared with this by the tests; nothing here comes from the product's code.
 """
@@ -44,6 +44,7 @@ def token(value: Any, known: int, first: int = 1) -> None:
         raise Newer
 
 
+NUMBER = (1, 9_999_999_999)
 COUNT, TIME, LEVEL = (0, (1 << 63) - 1), (-(1 << 63) + 1, (1 << 63) - 1), (0, 5)
 
 
@@ -203,6 +204,9 @@ def root(value: Any, run: str, number: int) -> None:
     room(fields[15])
     if "later-proofs" in (fields[15] or {}):
         seen_proofs(fields[15]["later-proofs"], number)
+    if "decision" in (fields[15] or {}):
+        newest, half = array(fields[15]["decision"], 2)
+        need(is_int(newest, *NUMBER) and type(half) is bytes and len(half) == 16)
 
 
 def summary(value: Any) -> None:
@@ -264,3 +268,40 @@ def later_proof(value: Any, run: str, number: int, manifest: bytes, own: bytes) 
         paths.append(path(where))
         proof(proved)
     need(len(set(paths)) == len(paths))
+
+
+def decision(value: Any, run: str, number: int) -> None:
+    """A decision of that run and number."""
+    fields = array(value, 10)
+    room(fields[9])
+    need(type(fields[0]) is str and fields[0] == run and type(fields[1]) is int and fields[1] == number)
+    if fields[2] is not None:
+        before, digest = array(fields[2], 2)
+        need(is_int(before, 1, number - 1) and type(digest) is bytes and len(digest) == 32)
+    need(is_int(fields[3], *TIME) and type(fields[4]) is str and type(fields[5]) is str)
+    pinned, called = [], []
+    for version, half, name, reason, made in array(fields[6]) and [array(pin, 5) for pin in fields[6]]:
+        need(is_int(version, *NUMBER) and type(half) is bytes and len(half) == 16 and is_int(made, *TIME))
+        need(type(name) is str and re.fullmatch(r"([A-Za-z][A-Za-z0-9._-]{0,62})?", name, re.ASCII))
+        need(type(reason) is str and len(reason.encode()) <= 1000)
+        pinned.append(version)
+        called += [name] if name else []
+    need(pinned == sorted(set(pinned)) and len(called) == len(set(called)) and len(pinned) <= 1000)
+    forgotten = []
+    for version, half, *why in array(fields[7]) and [array(one, 4) for one in fields[7]]:
+        need(is_int(version, *NUMBER) and type(half) is bytes and len(half) == 16)
+        ruled(*why)
+        forgotten.append(version)
+    need(forgotten == sorted(set(forgotten)) and len(forgotten) <= 100_000)
+    end = 0
+    for first, last, *why in array(fields[8]) and [array(one, 4) for one in fields[8]]:
+        need(is_int(first, end + 1, NUMBER[1]) and is_int(last, first, NUMBER[1]))
+        ruled(*why)
+        need(not any(first <= version <= last for version in (*pinned, *forgotten)))
+        end = last
+    need(len(fields[8]) <= 100_000 and not set(pinned) & set(forgotten))
+
+
+def ruled(rule: Any, when: Any) -> None:
+    """By what rule a version was forgotten, and when."""
+    need(type(rule) is str and 0 < len(rule.encode()) <= 200 and is_int(when, *TIME))

@@ -1,7 +1,7 @@
-"""The numbered rules of docs/format.md for versions and later proofs, with values that break and that keep each.
+"""The numbered rules of docs/format.md for versions, later proofs and decisions, with values that break or keep each.
 
-A case is a path into the document's root or later proof, as plain values, and what is put there. ``tests/vectors`` has
-an object for each case, and the document's table of rules is written from this list.
+A case is a path into the document's root, later proof or decision, as plain values, and what is put there.
+``tests/vectors`` has an object for each case, and the document's table of rules is written from this list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from forged import CHUNKS, DROPPED, EXAMPLES, PROOF, SEGMENTS, changed, proof_value, root_value
+from forged import CHUNKS, DROPPED, EXAMPLES, PROOF, SEGMENTS, changed, decision_value, proof_value, root_value
 
 SEGMENT = (SEGMENTS, 0)
 PACKS, ENTRIES = (*SEGMENT, 2, 0), (*SEGMENT, 2, 1)
@@ -20,6 +20,7 @@ FINDING = (*FILE, PROOF, 9, 0)
 ROOMS = ((15,), (*SEGMENT, 2, 2), (*FOLDER, 12))
 PACK = b"\1" + bytes(16)
 COUNT_MAX = (1 << 63) - 1
+NUMBER_MAX = 9_999_999_999
 ORDINALS = 1 << 16
 DEEP = [[[[[[[None]]]]]]]
 # Links to later proofs, and what is none: of another shape, and then in another order than that of their ids.
@@ -405,6 +406,17 @@ RULES = [
         kept=each([(15,)], *({"later-proofs": [[1, False, 9, value]]} for value in LINKS)),
     ),
     Rule(
+        125,
+        "`decision`",
+        "in the room of a root: an int from 1 to 9999999999 and a bin of 16 bytes",
+        each(
+            [(15,)],
+            *({"decision": value} for value in ([], None, {}, [1], [1, bytes(16), 0], [1, bytes(15)], [1, "x" * 16])),
+            *({"decision": [value, bytes(16)]} for value in (0, -1, 10_000_000_000, 1.0, True, None)),
+        ),
+        kept=each([(15,)], *({"decision": [value, bytes(16)]} for value in (1, NUMBER_MAX))),
+    ),
+    Rule(
         171,
         "`xattrs`",
         "in the room of an entry: a map of 1 name or more to bins",
@@ -471,6 +483,132 @@ PROOF_RULES = [
     Rule(93, "`seen`", "no id is that of the proof itself", [((10,), {"seen": [EXAMPLES.proof_id + bytes(16)]})]),
 ]
 
+HALF = bytes(16)
+PIN = [7, HALF, "", "", 0]
+ITEM = [7, HALF, "by hand", 0]
+SPAN = [7, 9, "by hand", 0]
+
+DECISION_RULES = [
+    Rule(101, "decision", "10 positions", [((9,), DROPPED), ((10,), 0)]),
+    Rule(102, "decision", "run and number are the key's", [((0,), "yolo-2"), ((1,), 3), ((1,), 2.0), ((1,), True)]),
+    Rule(
+        103,
+        "decision",
+        "previous is nil, or a lower number from 1 on and 32 bytes",
+        [((2,), 1), ((2, 0), 2), ((2, 0), 0), ((2, 1), bytes(31)), ((2, 2), 0), ((2, 1), DROPPED)],
+        kept=[((2,), None)],
+    ),
+    Rule(
+        104,
+        "decision",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(3,)], 1 << 63, 1.0),
+        kept=each([(3,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(105, "decision", "writer and host are strs", [((4,), None), ((5,), b"n")]),
+    Rule(106, "decision", "the room is as in a root", [((9,), {})], [((9,), {"!other": 1})], [((9,), {"other": []})]),
+    Rule(107, "pin", "5 positions", [((6, 0, 4), DROPPED), ((6, 0, 5), 0), ((6,), None), ((6, 0), {})]),
+    Rule(
+        108,
+        "pin",
+        "the versions are ints from 1 to 9999999999 that rise",
+        each([(6, 0, 0)], 0, -1, NUMBER_MAX + 1, 5.0, True) + each([(6, 1)], [5, *PIN[1:]], [2, *PIN[1:]]),
+        kept=[((6, 0, 0), NUMBER_MAX), ((6, 1), PIN), ((6,), [])],
+    ),
+    Rule(109, "pin", "the half is a bin of 16 bytes", each([(6, 0, 1)], bytes(15), bytes(17), "x" * 16, None)),
+    Rule(
+        110,
+        "pin",
+        "the name is a str: empty, or `a` to `z` in either case, then up to 62 of these, `0` to `9`, `.`, `_`, `-`",
+        each([(6, 0, 2)], "1", "-a", "a b", "a" * 64, "ä", "a/b", "a\n", b"a", None),
+        kept=each([(6, 0, 2)], "", "Z", "a" + "9._-x" * 12 + "Zz"),
+    ),
+    Rule(
+        111,
+        "pin",
+        "no two have one name",
+        [((6, 1), [7, HALF, "paper", "", 0])],
+        kept=[((6,), [PIN, [8, *PIN[1:]]]), ((6, 1), [7, HALF, "Paper", "", 0])],
+    ),
+    Rule(
+        112,
+        "pin",
+        "the reason is a str of at most 1,000 bytes",
+        each([(6, 0, 3)], "x" * 1001, "é" * 501, b"x", None),
+        kept=each([(6, 0, 3)], "", "é" * 500),
+    ),
+    Rule(
+        113,
+        "pin",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(6, 0, 4)], 1 << 63, 1.0, None),
+        kept=each([(6, 0, 4)], -COUNT_MAX),
+    ),
+    Rule(114, "forgotten", "4 positions", [((7, 0, 3), DROPPED), ((7, 0, 4), 0), ((7,), {}), ((7, 0), 0)]),
+    Rule(
+        115,
+        "forgotten",
+        "the versions are ints from 1 to 9999999999 that rise",
+        each([(7, 0, 0)], 0, -1, NUMBER_MAX + 1, 4.0, True) + each([(7, 1)], [4, *ITEM[1:]]),
+        kept=[((7, 0, 0), NUMBER_MAX), ((7, 1), ITEM), ((7,), [])],
+    ),
+    Rule(116, "forgotten", "the half is a bin of 16 bytes", each([(7, 0, 1)], bytes(15), bytes(17), "x" * 16, None)),
+    Rule(
+        117,
+        "forgotten",
+        "the rule is a str of 1 to 200 bytes",
+        each([(7, 0, 2)], "", "x" * 201, "é" * 101, b"x", None),
+        kept=each([(7, 0, 2)], "x", "é" * 100),
+    ),
+    Rule(
+        118,
+        "forgotten",
+        "forgotten at is an int within ± (2⁶³ - 1)",
+        each([(7, 0, 3)], -(1 << 63), 1.0, None),
+        kept=each([(7, 0, 3)], COUNT_MAX),
+    ),
+    Rule(119, "gone", "4 positions", [((8, 0, 3), DROPPED), ((8, 0, 4), 0), ((8,), None), ((8, 0), "x")]),
+    Rule(
+        120,
+        "gone",
+        "first and last are ints from 1 to 9999999999, first not above last",
+        [((8, 0, 0), 0), ((8, 0, 0), 4), ((8, 0, 0), True), ((8, 0, 1), 3.0), ((8, 1), [7, NUMBER_MAX + 1, "x", 0])],
+        kept=[((8, 0, 0), 3), ((8, 1), [7, NUMBER_MAX, "x", 0]), ((8,), [])],
+    ),
+    Rule(
+        121,
+        "gone",
+        "the ranges rise and do not overlap",
+        [((8, 1), [3, 3, "x", 0]), ((8,), [SPAN, [9, 10, "x", 0]]), ((8,), [SPAN, [1, 2, "x", 0]])],
+        kept=[((8,), [SPAN, [10, 10, "x", 0]])],
+    ),
+    Rule(
+        122,
+        "gone",
+        "rule and time are as in what is forgotten",
+        [((8, 0, 2), ""), ((8, 0, 2), "x" * 201), ((8, 0, 3), 1 << 63), ((8, 0, 3), None)],
+        kept=[((8, 0, 2), "x"), ((8, 0, 3), -COUNT_MAX)],
+    ),
+    Rule(
+        123,
+        "decision",
+        "no version is two of pinned, forgotten and gone",
+        [((7, 0, 0), 5), ((7, 0, 0), 2), ((6, 0, 0), 4), ((6, 0, 0), 1), ((8, 0, 1), 4)],
+        kept=[((8,), [[6, 6, "x", 0]])],
+    ),
+    Rule(
+        124,
+        "decision",
+        "at most 1,000 pins, 100,000 forgotten versions and 100,000 ranges of gone ones",
+        [
+            ((6,), [[at, HALF, "", "", 0] for at in range(5, 1006)]),
+            ((7,), [[at, HALF, "x", 0] for at in range(6, 100_007)]),
+            ((8,), [[at, at, "x", 0] for at in range(6, 100_007)]),
+        ],
+        kept=[((6,), [[at, HALF, "", "", 0] for at in range(5, 1005)])],
+    ),
+]
+
 
 def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole roots."""
@@ -482,6 +620,11 @@ def proof_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     yield from _cases(PROOF_RULES, proof_value())
 
 
+def decision_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole decisions."""
+    yield from _cases(DECISION_RULES, decision_value())
+
+
 def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]:
     for rule in rules:
         for outcome, (path, value) in rule.cases():
@@ -491,6 +634,6 @@ def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]
 def table() -> str:
     """The document's table of rules."""
     lines = ["| rule | in | what holds |", "|---|---|---|"]
-    rules = sorted((*RULES, *PROOF_RULES), key=lambda rule: rule.number)
+    rules = sorted((*RULES, *PROOF_RULES, *DECISION_RULES), key=lambda rule: rule.number)
     lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in rules]
     return "\n".join(lines) + "\n"

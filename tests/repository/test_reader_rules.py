@@ -5,14 +5,15 @@ from __future__ import annotations
 import format_rules
 import msgspec
 import pytest
-from forged import EXAMPLES, packed, read_proof, read_root
-from reader_rules import PROOF_RULES, RULES, proof_cases, root_cases, table
+from forged import EXAMPLES, packed, read_decision, read_proof, read_root
+from reader_rules import DECISION_RULES, PROOF_RULES, RULES, decision_cases, proof_cases, root_cases, table
 
 from mlsync.codec.digest import object_digest
 from mlsync.errors import Damage, FormatUnsupported
 
 ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
 PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
+DECISIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in decision_cases()]
 MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
 
 
@@ -39,6 +40,12 @@ def test_a_later_proof_is_held_to_each_rule(rule, expected, value):
     assert outcome(read_proof, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
+@pytest.mark.parametrize(("rule", "expected", "value"), DECISIONS)
+def test_a_decision_is_held_to_each_rule(rule, expected, value):
+    """A decision that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
+    assert outcome(read_decision, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
 def test_a_reader_that_was_written_from_the_page_says_the_same():
     """The rules that were written a second time, from the page, agree on every case."""
     for rule, expected, value in root_cases():
@@ -47,14 +54,17 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.later_proof, value, EXAMPLES.run, 2, MANIFEST, EXAMPLES.proof_id) == expected, (
             rule.text
         )
+    for rule, expected, value in decision_cases():
+        assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
 
 
 def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
     """Numbers rise in each list, and no rule is without a value that a reader refuses."""
-    rules = [*RULES, *PROOF_RULES]
+    rules = [*RULES, *PROOF_RULES, *DECISION_RULES]
     numbers = [rule.number for rule in rules]
     assert len(numbers) == len(set(numbers))
-    assert all([rule.number for rule in some] == sorted(rule.number for rule in some) for some in (RULES, PROOF_RULES))
+    for some in (RULES, PROOF_RULES, DECISION_RULES):
+        assert [rule.number for rule in some] == sorted(rule.number for rule in some)
     assert [rule.number for rule in rules if not rule.broken and not rule.newer] == []
 
 

@@ -12,6 +12,7 @@ from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
 from mlsync.repository import header, keyslot, names, sealed_object
+from mlsync.repository.decision import open_decision
 from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
@@ -35,7 +36,7 @@ EXPECTED = {
     "does not decode": (DAMAGE, "zstd|decode|bytes instead"),
     "wrong name": (DAMAGE, "named after"),
     "malformed": (DAMAGE, "does not parse"),
-    # Of versions and later proofs: which rule is broken stands in the vector.
+    # Of versions, later proofs and decisions: which rule is broken stands in the vector.
     "damage": (DAMAGE, "."),
     "newer": (FormatUnsupported, "."),
 }
@@ -51,6 +52,7 @@ def test_there_are_vectors():
         "header",
         "version",
         "later proof",
+        "decision",
     }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
     assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
@@ -129,7 +131,13 @@ def _later_proof(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.LATER_PROOF, fields["name"], body)
 
 
+def _decision(fields, keys, body):
+    open_decision(keys, fields["name"], body)
+    return sealed_object.open_(keys, sealed_object.DECISION, fields["name"], body)
+
+
 READERS = {
+    "decision": _decision,
     "version": _version,
     "later proof": _later_proof,
     "pack": _pack,

@@ -263,6 +263,18 @@ def later_proofs() -> Iterator[Vector]:
         yield f"later-proof-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "later proof", key, plain)
 
 
+def decisions() -> Iterator[Vector]:
+    """Vectors of decisions, in the same way."""
+    import forged
+    import reader_rules
+
+    key = forged.EXAMPLES.decision_key
+    for title, rule, expect, value in _first(reader_rules.decision_cases()):
+        plain = msgspec.msgpack.encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
+        yield f"decision-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "decision", key, plain)
+
+
 def _stated(examples: Any, key: str, rule: Any) -> dict[str, str]:
     keys = {"master key": examples.keys.master.hex(), "repository id": examples.keys.repository_id.hex()}
     return {"name": key, **keys, "run": examples.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
@@ -282,8 +294,8 @@ def _content(expect: str, plain: bytes) -> dict[str, str]:
     return {"content": hashlib.sha256(plain).hexdigest()} if expect == "success" else {}
 
 
-def _sealed(keys: Keys, purpose: Literal["manifest", "later proof"], name: str, plain: bytes) -> bytes:
-    magic = {"manifest": b"mlsyncM\0", "later proof": b"mlsyncV\0"}[purpose]
+def _sealed(keys: Keys, purpose: Literal["manifest", "later proof", "decision"], name: str, plain: bytes) -> bytes:
+    magic = {"manifest": b"mlsyncM\0", "later proof": b"mlsyncV\0", "decision": b"mlsyncD\0"}[purpose]
     head = struct.pack("<8sHBBII32s", magic, 1, 1, 0, len(plain), 0, SALT)
     return head + Seal(keys.of(purpose, SALT)).seal(bytes(12), plain, head + name.encode())
 
@@ -291,6 +303,7 @@ def _sealed(keys: Keys, purpose: Literal["manifest", "later proof"], name: str, 
 GROUPS = {
     "version": versions,
     "later proof": later_proofs,
+    "decision": decisions,
     "pack": packs,
     "manifest": manifests,
     "key slot": slots,
@@ -299,6 +312,7 @@ GROUPS = {
 NAMES = {
     "version": "",
     "later proof": "",
+    "decision": "",
     "pack": PACK_NAME,
     "manifest": VERSION_NAME,
     "key slot": "keys/" + "0" * 32,

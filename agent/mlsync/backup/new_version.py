@@ -13,11 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import mlsync
 from mlsync.backup.archiver import Archiver
 from mlsync.backup.chunk_index import ChunkIndex
+from mlsync.backup.decided import decided_now
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
 from mlsync.backup.later_proofs import seen_now
 from mlsync.backup.notices import (
@@ -45,6 +47,8 @@ from mlsync.repository.manifest import Entry, Manifest, ManifestRoot, Summary, T
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.room import Room, room_of
+from mlsync.repository.seen_decision import ROOM_NAME as DECISION
+from mlsync.repository.seen_decision import seen_value
 from mlsync.repository.tokens import EntryKind
 from mlsync.repository.validation import is_sound_top
 from mlsync.repository.writer import PackWriter, WriteStats
@@ -341,8 +345,9 @@ def _keep_progress(job: Job, writer: PackWriter, error: BaseException) -> None:
 
 def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) -> _Committed:
     """Write the manifest, and remember the version; all packs that it relies on are in the store before and after."""
-    source, parent, index, refs = job.source, scanned.parent, stored.chunk_index, list(refs_of(candidate.entries))
-    room = _room(job, parent)
+    source, index, refs = job.source, stored.chunk_index, list(refs_of(candidate.entries))
+    parent, room = _with_room(job, scanned.parent)
+    scanned = scanned._replace(parent=parent)
     refuse_lost(job.repository, index.old_refs(refs), job.repository.tombstones())
     is_without_news = parent.number and not stored.stats.new_bytes
     why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
@@ -418,14 +423,19 @@ def _root_of(
     )
 
 
-def _room(job: Job, parent: Parent) -> Room:
-    """Return what the manifest says of later proofs: one listing, and reads where it has changed."""
-    # The first version of a run has none before it that could be proved.
+def _with_room(job: Job, parent: Parent) -> tuple[Parent, Room]:
+    """Return what the manifest says of later proofs and decisions: two listings, and reads where they have changed.
+
+    The parent that is returned knows which numbers are used up.
+    """
+    # The first version of a run has none before it that could be proved, pinned or forgotten.
     if not parent.number:
-        return None
+        return parent, None
     run = job.source.run
+    decision, reserved = decided_now(job.repository, run, parent.seen_decision, job.monitor)
+    parent = replace(parent, reserved=reserved)
     seen = seen_now(job.repository, run, parent.next_number(run), parent.seen_proofs, job.monitor)
-    return room_of({LATER_PROOFS: later_proofs_value(seen)})
+    return parent, room_of({LATER_PROOFS: later_proofs_value(seen), DECISION: seen_value(decision)})
 
 
 def _created_ns(job: Job, parent: Parent) -> int:

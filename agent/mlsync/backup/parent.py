@@ -12,6 +12,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Troubl
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
 from mlsync.repository.readable import newest_readable, opened
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version
+from mlsync.repository.seen_decision import SeenDecision, seen_decision
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
@@ -24,7 +25,8 @@ class Parent:
     """A run's last version: *number* 0 and no entries before the first one.
 
     *is_remembered* says that the local state is of this very version, so the files cache may stand for its entries.
-    *taken* are higher numbers at which the store has an object that is no version. The parent *is_step_back* if this
+    *taken* are higher numbers at which the store has an object that is no version, and no number up to *reserved* is
+    free either: versions had them. The parent *is_step_back* if this
     machine saw a newer version that does not open any more. ``load_parent`` fills in the rest: *origin*, *host* and
     *directory* say who made the version, and *before* is the number of the version before it.
     """
@@ -43,6 +45,8 @@ class Parent:
     entries: Mapping[bytes, Entry] = field(default_factory=dict)
     troubles: Mapping[bytes, Trouble] = field(default_factory=dict)
     seen_proofs: Mapping[int, SeenProofs] = field(default_factory=dict)
+    seen_decision: SeenDecision | None = None
+    reserved: int = 0
 
     @property
     def previous(self) -> Previous | None:
@@ -63,7 +67,7 @@ class Parent:
 
     def next_number(self, run: str) -> int:
         """Return the lowest free number for the next version; raise ``VersionTaken`` if there is none."""
-        number = self.number + 1
+        number = max(self.number, self.reserved) + 1
         while number in self.taken:
             number += 1
         if number > names.VERSION_MAX:
@@ -148,6 +152,7 @@ def load_parent(parent: Parent, repository: Repository, run: str, files: Mapping
         entries=entries,
         troubles={trouble.path: trouble for trouble in troubles},
         seen_proofs=seen_proofs(root.room),
+        seen_decision=seen_decision(root.room),
     )
 
 

@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 MASTER_KEY_BYTES: Final = 32
 KEY_BYTES: Final = 32
 
-Purpose = Literal["header", "chunk name", "run id", "pack", "manifest", "later proof", "feature"]
+Purpose = Literal[
+    "header", "chunk name", "run id", "pack", "manifest", "later proof", "decision", "decision name", "feature"
+]
 
 # Part of the format: changing one of them makes every repository unreadable.
 _INFO: Final[dict[Purpose, bytes]] = {
@@ -26,6 +28,8 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "pack": b"mlsync 1 pack",
     "manifest": b"mlsync 1 manifest",
     "later proof": b"mlsync 1 later proof",
+    "decision": b"mlsync 1 decision",
+    "decision name": b"mlsync 1 decision name",
     "feature": b"mlsync 1 feature",
 }
 

@@ -13,11 +13,13 @@ TOMBSTONES: Final = "tombstones/"
 LATER_PROOFS: Final = "proofs/"
 FEATURES: Final = "features/"
 COPIES: Final = "copies/"
-PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES)
+DECISIONS: Final = "decisions/"
+PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES, DECISIONS)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
 FEATURE_TAG_BYTES: Final = 16
+DECISION_TAG_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 
@@ -29,11 +31,14 @@ _LATER_PROOF = re.compile(
     rf"{LATER_PROOFS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})/[0-9a-f]{{{2 * PROOF_ID_BYTES}}}"
 )
 _FEATURE = re.compile(rf"{FEATURES}([a-z][a-z0-9-]{{0,62}})/[0-9a-f]{{{2 * FEATURE_TAG_BYTES}}}")
+_DECISION = re.compile(
+    rf"{DECISIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-([0-9a-f]{{{2 * DECISION_TAG_BYTES}}})"
+)
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
-    rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}|{COPIES}[0-9a-f]{{32}}"
+    rf"|{FEATURES}[a-z][a-z0-9-]{{0,62}}|{COPIES}[0-9a-f]{{32}}|{DECISIONS}[0-9a-f]{{32}}"
 )
 
 
@@ -83,6 +88,22 @@ def later_proof(run_id: bytes, number: int, proof_id: bytes) -> str:
     return f"{version_proofs_prefix(run_id, number)}{proof_id.hex()}"
 
 
+def run_decisions_prefix(run_id: bytes) -> str:
+    """Return the prefix of the names of what was decided of a run's versions."""
+    return f"{DECISIONS}{run_id.hex()}/"
+
+
+def decision(run_id: bytes, number: int, tag: bytes) -> str:
+    """Return the name of a decision; its *tag* takes the master key, so that nobody else can make such a name."""
+    return f"{run_decisions_prefix(run_id)}{number:0{VERSION_DIGITS}d}-{tag.hex()}"
+
+
+def decisions_after(run_id: bytes, number: int) -> str:
+    """Return what a listing of a run's decisions above *number* begins after."""
+    # "." comes right after "-", and before every digit.
+    return f"{run_decisions_prefix(run_id)}{number:0{VERSION_DIGITS}d}." if number > 0 else ""
+
+
 def tombstone(pack_id: bytes) -> str:
     """Return the name of the tombstone of a pack: the mark that it will be deleted."""
     return f"{TOMBSTONES}{pack_id.hex()}"
@@ -122,6 +143,12 @@ def later_proof_id(key: str) -> bytes:
     return bytes.fromhex(key.rpartition("/")[2])
 
 
+def parse_decision(key: str) -> tuple[bytes, int] | None:
+    """Return the run's id and the decision's number if *key* may name a decision; whether its tag is right is open."""
+    match = _DECISION.fullmatch(key)
+    return (bytes.fromhex(match[1]), int(match[2])) if match and int(match[2]) else None
+
+
 def parse_tombstone(key: str) -> bytes | None:
     """Return the pack's id if *key* names a tombstone."""
     match = _TOMBSTONE.fullmatch(key)
@@ -141,7 +168,15 @@ def parse_feature(key: str) -> str | None:
 
 def is_object(key: str) -> bool:
     """Return whether *key* names an object of ours other than the header."""
-    parsers = (parse_pack, parse_version, parse_copy, parse_later_proof, parse_tombstone, parse_feature)
+    parsers = (
+        parse_pack,
+        parse_version,
+        parse_copy,
+        parse_later_proof,
+        parse_decision,
+        parse_tombstone,
+        parse_feature,
+    )
     return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 
 

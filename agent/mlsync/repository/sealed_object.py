@@ -1,4 +1,4 @@
-"""Sealed objects (manifests and later proofs): a small header, then one sealed, compressed body. See docs/format.md.
+"""Sealed objects (manifests, later proofs, decisions): a small header, then one sealed body. See docs/format.md.
 
 The seal binds the header and the object's own name, so an object that was moved to another number, run or repository
 does not open. Each kind has a magic and keys of its own, so that no kind passes for the other.
@@ -17,7 +17,7 @@ from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_format, check_key_kind
-from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_LATER_PROOF, MAGIC_MANIFEST
+from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_DECISION, MAGIC_LATER_PROOF, MAGIC_MANIFEST
 
 # A long list of files is stored in chunks, so the rest is short.
 PLAIN_BYTES_MAX: Final = 64 << 20
@@ -41,6 +41,7 @@ class SealedKind:
 
 MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest")
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
+DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 
 
 def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:

@@ -17,6 +17,7 @@ from mlsync.repository.manifest import Entry, ManifestRoot, Previous, Summary, T
 from mlsync.repository.pack.pack import PACK_ID_BYTES
 from mlsync.repository.proof_links import check_later_proofs
 from mlsync.repository.room import check_room
+from mlsync.repository.seen_decision import check_seen_decision
 from mlsync.repository.tokens import EntryKind
 from mlsync.values import Level, Proof, is_count
 from mlsync.xattrs import ROOM_NAME, is_name
@@ -47,6 +48,7 @@ def check_root(root: ManifestRoot, where: str) -> None:
         raise ManifestDamaged("the attributes of the run's directory are out of bounds", where=where)
     check_room(root.room, "the version", where)
     check_later_proofs(root.room, root.number, where)
+    check_seen_decision(root.room, where)
     for trouble in root.troubles:
         if not _is_sound_trouble(trouble, root.number):
             raise ManifestDamaged(
