@@ -18,6 +18,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fault_proxy import FaultProxy
+from kms_service import KmsService
 from seaweed import S3Server, Seaweed
 
 if TYPE_CHECKING:
@@ -108,6 +109,14 @@ def _no_unexpected_log_warnings(request: pytest.FixtureRequest) -> Iterator[None
         pytest.fail("warnings that nobody expected were logged:\n" + "\n".join(unexpected))
     if absent:
         pytest.fail("warnings that were expected did not come: " + ", ".join(absent))
+
+
+@pytest.fixture(scope="session")
+def kms_process() -> Iterator[KmsService]:
+    """The session's stand-in for AWS KMS, which is started when asked for."""
+    service = KmsService()
+    yield service
+    service.stop()
 
 
 @pytest.fixture(scope="session")

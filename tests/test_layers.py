@@ -31,7 +31,7 @@ ARROWS = {
     "cli": {"service", "app", "config", *FLOWS, "versions", *BELOW, "codec", "store", "formats", "demo"},
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
     "service": {"app", "config", *FLOWS, *BELOW, "codec"},
-    "app": {"config", *FLOWS, *BELOW, "codec", "store"},
+    "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
     "config": {"source"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
@@ -43,6 +43,7 @@ ARROWS = {
     "versions": {*BELOW, "codec", "formats"},
     "source": {"formats"},
     "proof": {"formats"},
+    "kms": {"repository", "store"},
     "repository": {"codec", "store"},
     "codec": set(),
     "store": set(),
@@ -76,7 +77,7 @@ FORMATS = {
 HOMES = {
     "torch": r"mlsync\.(proof\.programs\.(device|load_ultralytics|load_state_dict|load_transformers)|demo\.torch_.+)",
     "boto3": r"mlsync\.store\.s3\..+",
-    "botocore": r"mlsync\.store\.s3\..+",
+    "botocore": r"mlsync\.(store\.s3\..+|kms\.requests)",
     "s3transfer": r"mlsync\.store\.s3\..+",
     "tenacity": r"mlsync\.store\.retry",
     "watchdog": r"mlsync\.service\.watch",

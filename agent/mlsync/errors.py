@@ -34,7 +34,9 @@
     |  |- KeySlotMissing          24   no such key slot
     |  |- KeySlotInUse            25   the key slot that opened the repository stays; or the secret has one already
     |  |- KeySlotsFull            26   no room for another key slot
-    |  `- KeySlotKept             27   an old key slot could not be removed, and still opens
+    |  |- KeySlotKept             27   an old key slot could not be removed, and still opens
+    |  |- KeyServiceRefused       87   AWS KMS refuses: no right, no credentials, or a key that is disabled
+    |  `- KeyServiceUnavailable   88   AWS KMS is away, or still failed after the last try
     |- Damage
     |  |- ObjectMissing           30   an object that a version needs is not there
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
@@ -324,6 +326,20 @@ class KeySlotKept(KeyProblem):
     """A key slot that was to be removed is still there; everything else is done."""
 
     exit_code = 27
+
+
+class KeyServiceRefused(KeyProblem):
+    """The key service refuses: credentials, a right, or the state of its key."""
+
+    exit_code = 87
+    usual_advice = "docs/keys.md says which rights it takes; --passphrase-file FILE opens with another key slot"
+
+
+class KeyServiceUnavailable(KeyProblem):
+    """The key service is away, or still failed after the last try."""
+
+    exit_code = 88
+    usual_advice = "check the network, and give the command again; --passphrase-file FILE opens with another key slot"
 
 
 class Damage(Error):

@@ -10,13 +10,14 @@ from pathlib import Path
 from unittest import mock
 
 import msgspec
+from stated_key_service import StatedKeyService
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key
-from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching, Unlock
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
     ChunkRef,
@@ -38,7 +39,7 @@ from mlsync.values import Finding, Proof, Severity
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"
 # A name, and what stands in the block: hexadecimal, or the text of an object that is JSON.
 BLOCK = re.compile(r"^```(?:hex|json) (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-TEXTS = ("header", "key-slot", "key-file-slot", "recovery-key-slot")
+TEXTS = ("header", "key-slot", "key-file-slot", "recovery-key-slot", "kms-slot")
 INPUT = re.compile(r"^\| `([a-z ]+)` \| `(.*)` \|$", re.MULTILINE)
 _LINE_BYTES = 32
 
@@ -66,6 +67,8 @@ class Examples:
         self.passphrase = Passphrase(stated["passphrase"].encode())
         self.key_file = KeyFile(bytes.fromhex(stated["key file"]))
         self.recovery_key = RecoveryKey(bytes.fromhex(stated["recovery key"]))
+        secret, wrapped = (bytes.fromhex(stated[name]) for name in ("kms secret", "kms wrapped"))
+        self.kms_key = KmsKey(StatedKeyService(stated["kms key"], secret, wrapped))
         self.run = stated["run"]
         self.plain = stated["chunk"].encode()
         self.name = chunk_name(self.keys.of("chunk name"), self.plain)
@@ -95,6 +98,7 @@ class Examples:
             "key-slot": [(self.slot(self.passphrase), "")],
             "key-file-slot": [(self.slot(self.key_file), "")],
             "recovery-key-slot": [(self.slot(self.recovery_key), "")],
+            "kms-slot": [(self.slot(self.kms_key), "")],
             "pack": self.pack_parts,
             "footer": [(msgspec.msgpack.encode(self.records()), "")],
             "planes": self.planes(),

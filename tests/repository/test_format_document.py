@@ -21,7 +21,7 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, names, recovery_key, room, sealed_object, segments
+from mlsync.repository import header, keyslot, names, recovery_key, room, sealed_object, segments, unlocking
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
@@ -62,6 +62,7 @@ def test_the_header_example_is_read():
         ("key-slot", EXAMPLES.passphrase),
         ("key-file-slot", EXAMPLES.key_file),
         ("recovery-key-slot", EXAMPLES.recovery_key),
+        ("kms-slot", EXAMPLES.kms_key),
     ],
 )
 def test_the_key_slot_examples_open(name, unlock):
@@ -138,6 +139,18 @@ def test_a_restore_needs_the_documents_objects_and_the_passphrase():
         assert reader.one(entries[0].chunks[0]) == EXAMPLES.plain
 
 
+def test_a_slot_of_kms_is_read_from_the_document_alone():
+    """With what KMS unwraps, primitives and no code of ours open the document's slot, bound as the document says."""
+    slot, stated = json.loads(parse("kms-slot")), inputs()
+    assert base64.b64decode(slot["wrapped"]).hex() == stated["kms wrapped"]
+    assert slot["key"] == stated["kms key"]
+    salt, sealed = (base64.b64decode(slot[field]) for field in ("salt", "sealed"))
+    wrapping = HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"mlsync 1 aws kms")
+    key = wrapping.derive(bytes.fromhex(stated["kms secret"]))
+    bound = json.dumps(slot | {"sealed": ""}, separators=(",", ":")).encode()
+    assert AESGCM(key).decrypt(bytes(12), sealed, bound) == EXAMPLES.keys.master
+
+
 def test_a_reader_written_from_the_document_alone_restores():
     """What sections 3 to 10 say is enough: primitives, no code of ours, and the file's bytes come out."""
     head, slot = json.loads(parse("header")), json.loads(parse("key-slot"))
@@ -212,6 +225,8 @@ def test_bounds_are_the_documented_ones():
         "a map of more than 64 KiB": room.ROOM_BYTES_MAX == 64 << 10,
         "up to 64 KiB; beyond": segments.INLINE_BYTES_MAX == 64 << 10,
         "at most 4096 bytes": header.HEADER_BYTES_MAX == keyslot.SLOT_BYTES_MAX == 4096,
+        "wrapped it, 1 to 1024 bytes": keyslot.WRAPPED_BYTES_MAX == 1024,
+        "at most 8 requests": unlocking.SERVICE_REQUESTS_MAX == 8,
         "above 1 GiB, 64 passes, 64 lanes": (keyslot._MEMORY_KIB_MAX, keyslot._ITERATIONS_MAX) == (1 << 20, 64),
     }
     for words, is_true in bounds.items():

@@ -10,24 +10,30 @@ from format_parts import FAST, MASTER, PASSPHRASE, REPOSITORY_ID, flip, keys_und
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles.key_service import KEY, OTHER_KEY, MemoryKeyService
+from doubles.memory_store import MemoryStore
 from mlsync.errors import (
     ConfigInvalid,
     FormatUnsupported,
+    KeyServiceRefused,
+    KeyServiceUnavailable,
     KeySlotDamaged,
     ObjectDamaged,
     ObjectMissing,
     WrongPassphrase,
 )
 from mlsync.repository import keyslot, names, unlocking
-from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 
 SALT = bytes(range(16))
 KEY_FILE = KeyFile(bytes(range(100, 132)))
+KMS = KmsKey(MemoryKeyService())
 BODIES = {
     "passphrase": (keyslot.make(PASSPHRASE, MASTER, REPOSITORY_ID, SALT, FAST), PASSPHRASE),
     "key-file": (keyslot.make(KEY_FILE, MASTER, REPOSITORY_ID, SALT, FAST), KEY_FILE),
+    "aws-kms": (keyslot.make(KMS, MASTER, REPOSITORY_ID, SALT, FAST), KMS),
 }
 
 
@@ -47,7 +53,7 @@ def test_the_right_secret_gives_the_master_key(slot):
 @given(st.binary(min_size=32, max_size=40))
 def test_another_secret_does_not(secret):
     """No other secret opens a slot, nor the right bytes as the other kind of secret."""
-    for body, unlock in BODIES.values():
+    for body, unlock in (BODIES["passphrase"], BODIES["key-file"]):
         parsed = keyslot.parse(body, "slot")
         assert keyslot.unwrap(parsed, Passphrase(secret)) is None or secret == unlock.secret
         assert keyslot.unwrap(parsed, KeyFile(secret)) is None or secret == unlock.secret
@@ -339,6 +345,200 @@ def test_a_key_file_costs_nothing_on_any_slot(tried):
     with pytest.raises(WrongPassphrase):
         Repository.open(repository.store, KEY_FILE)
     assert len(tried) == 61
+
+
+# ---------------------------------------------------------------- AWS KMS
+
+
+def kms_repository(service, *, slots=1):
+    """A repository with a passphrase and *slots* of a key of KMS, without what the requests for them left."""
+    repository = new_repository()
+    for number in range(slots):
+        salt = number.to_bytes(16, "big")
+        body = keyslot.make(KmsKey(service), repository.keys.master, repository.repository_id, salt, FAST)
+        repository.store.put(names.key_slot((number + 1).to_bytes(16, "big")), body)
+    return repository
+
+
+def kms_slots(store):
+    """The names of the slots of KMS."""
+    return [key for key in keys_under(store, names.KEY_SLOTS) if b"aws-kms" in store.get(key, limit_bytes=4096)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("repository", "00" * 16),
+        ("salt", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("sealed", "A" * 64),
+        ("key", OTHER_KEY),
+        ("wrapped", "AAAA"),
+    ],
+)
+def test_every_field_of_a_slot_of_kms_is_bound(field, value):
+    """A slot of KMS of which one field is another's opens with neither key."""
+    parsed = keyslot.parse(_written(json.loads(BODIES["aws-kms"][0]) | {field: value}), "slot")
+    other = MemoryKeyService(OTHER_KEY)
+    other.kept = dict(KMS.service.kept)
+    assert keyslot.unwrap(parsed, KMS) is None
+    assert keyslot.unwrap(parsed, KmsKey(other)) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": ""},
+        {"key": "alias/training"},
+        {"key": KEY + "\n"},
+        {"key": KEY.replace("key/", "key/../")},
+        {"key": KEY.replace("eu-central-1", "\x1b[2J")},
+        {"key": KEY.replace("111122223333", "1")},
+        {"key": KEY + "1" * 64},
+        {"key": 7},
+        {"wrapped": ""},
+        {"wrapped": "AA"},
+        {"wrapped": "A" * 1368},
+        {"lanes": 1},
+    ],
+)
+def test_what_no_slot_of_kms_can_say_is_damage(change):
+    """A key that is no ARN, and a wrapped secret out of bounds, are refused before KMS hears of them."""
+    with pytest.raises(KeySlotDamaged):
+        keyslot.parse(_written(json.loads(BODIES["aws-kms"][0]) | change), "slot")
+
+
+@pytest.mark.parametrize("kind", ["passphrase", "key-file"])
+@pytest.mark.parametrize("change", [{"key": KEY}, {"wrapped": "AAAA"}, {"key": "", "wrapped": ""}])
+def test_other_slots_have_nothing_of_kms(kind, change):
+    """What belongs to KMS is damage in another slot, also where it is empty: a slot has one encoding."""
+    with pytest.raises(KeySlotDamaged, match="does not parse"):
+        keyslot.parse(_written(json.loads(BODIES[kind][0]) | change), "slot")
+
+
+def test_the_context_names_the_slot():
+    """KMS binds the secret to this repository and this slot, and hears nothing else of them."""
+    slot = keyslot.parse(BODIES["aws-kms"][0], "slot")
+    assert slot.context() == {
+        "mlsync": "key-slot",
+        "repository": REPOSITORY_ID.hex(),
+        "salt": "AAECAwQFBgcICQoLDA0ODw==",
+    }
+    assert [context for _, context in KMS.service.kept.values()] == [slot.context()]
+
+
+def test_kms_never_gets_the_master_key():
+    """What KMS wraps is another secret for each slot, and nothing of the master key."""
+    service = MemoryKeyService()
+    repository = kms_repository(service, slots=2)
+    secrets = [secret for secret, _ in service.kept.values()]
+    assert len(set(secrets)) == 2
+    assert repository.keys.master not in secrets
+    assert Repository.open(repository.store, KmsKey(service)).keys == repository.keys
+
+
+def test_only_slots_of_the_key_are_asked_about():
+    """Slots of other keys, of other repositories and of other kinds cost no request."""
+    service, other = MemoryKeyService(), MemoryKeyService(OTHER_KEY)
+    repository = kms_repository(service)
+    for number, (key, repository_id) in enumerate(((other, repository.repository_id), (service, bytes(16)))):
+        body = keyslot.make(KmsKey(key), MASTER, repository_id, SALT, FAST)
+        repository.store.put(names.key_slot(bytes([number + 200]) * 16), body)
+    assert Repository.open(repository.store, KmsKey(service)).keys == repository.keys
+    assert len(service.asked) == 1
+    assert other.asked == []
+    with pytest.raises(WrongPassphrase, match="this key of AWS KMS opens no key slot"):
+        Repository.open(repository.store, KmsKey(MemoryKeyService(OTHER_KEY)))
+
+
+def test_a_passphrase_asks_no_kms():
+    """Who opens with a passphrase needs no KMS, whatever slots there are."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    assert Repository.open(repository.store, PASSPHRASE).keys == repository.keys
+    assert service.asked == []
+
+
+def planted_for_kms(repository, numbers):
+    """Have slots that claim the key of KMS, and that nobody wrapped."""
+    for number in numbers:
+        fields = json.loads(BODIES["aws-kms"][0]) | {
+            "repository": repository.repository_id.hex(),
+            "wrapped": "AAA" + "ABCDEFGH"[number % 8] * 1,
+        }
+        repository.store.put(names.key_slot(number.to_bytes(16, "big")), _written(fields))
+
+
+def test_requests_to_kms_are_bounded():
+    """However many slots claim the key, KMS is asked eight times, and the message says that some were left out."""
+    repository = new_repository()
+    planted_for_kms(repository, range(60))
+    service = MemoryKeyService()
+    with pytest.raises(WrongPassphrase, match=r"52 key slots were left out.*planted"):
+        Repository.open(repository.store, KmsKey(service))
+    assert len(service.asked) == unlocking.SERVICE_REQUESTS_MAX
+
+
+def test_the_slot_of_kms_that_opened_before_is_asked_alone():
+    """Who knows its slot asks KMS once, whatever else was planted before it."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    (own,) = kms_slots(repository.store)
+    planted_for_kms(repository, range(100, 160))
+    opened = Repository.open(repository.store, KmsKey(service), likely_slot=own)
+    assert (opened.keys, opened.slot, len(service.asked)) == (repository.keys, own, 1)
+
+
+def test_slots_that_were_planted_later_cost_kms_nothing(monkeypatch):
+    """The oldest slot is asked about first, and it opens."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    store = repository.store
+    (own,) = kms_slots(store)
+    planted_for_kms(repository, range(100, 160))
+    real = store.list
+    aged = lambda *args, **options: (  # noqa: E731
+        replace(info, modified_s=float(info.key != own)) for info in real(*args, **options)
+    )
+    monkeypatch.setattr(store, "list", aged)
+    assert Repository.open(store, KmsKey(service)).slot == own
+    assert len(service.asked) == 1
+
+
+@pytest.mark.parametrize("kind", [KeyServiceRefused, KeyServiceUnavailable])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_kms_says_is_what_is_told(kind, is_known):
+    """A denial, or KMS away, is the error, and not a wrong key nor a fault that somebody planted."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    (own,) = kms_slots(repository.store)
+    repository.store.put(names.key_slot(b"\xff" * 16), b"planted")
+    service.refusal = kind("said KMS")
+    with pytest.raises(kind, match="said KMS"):
+        Repository.open(repository.store, KmsKey(service), likely_slot=own if is_known else None)
+    assert len(service.asked) == 1
+
+
+def test_kms_away_is_asked_once():
+    """With several slots of the key, each try of which may take seconds, the first one ends it; a denial does not."""
+    service = MemoryKeyService()
+    repository = kms_repository(service, slots=3)
+    service.refusal = KeyServiceUnavailable("away")
+    with pytest.raises(KeyServiceUnavailable):
+        Repository.open(repository.store, KmsKey(service))
+    assert len(service.asked) == 1
+    service.refusal = KeyServiceRefused("denied")
+    with pytest.raises(KeyServiceRefused):
+        Repository.open(repository.store, KmsKey(service))
+    assert len(service.asked) == 4
+
+
+def test_no_slot_is_stored_if_kms_refuses():
+    """A repository that is to be made with a key that KMS refuses is not made."""
+    service, store = MemoryKeyService(), MemoryStore()
+    service.refusal = KeyServiceRefused("denied")
+    with pytest.raises(KeyServiceRefused):
+        Repository.create(store, KmsKey(service))
+    assert list(store.list("")) == []
 
 
 def _with_two_slots():

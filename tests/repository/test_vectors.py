@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import runpy
 from pathlib import Path
 
 import pytest
+from stated_key_service import StatedKeyService
 
 from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
 from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.decision import open_decision
-from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
@@ -99,10 +101,23 @@ def _manifest(fields, keys, body):
 
 def _slot(fields, keys, body):
     kinds = {"key file": KeyFile, "recovery key": RecoveryKey, "passphrase": Passphrase}
+    if "kms key" in fields:
+        return _kms_slot(fields, body)
     (unlock,) = [kind(bytes.fromhex(fields[name])) for name, kind in kinds.items() if name in fields]
     master = keyslot.unwrap(keyslot.parse(body, fields["name"]), unlock)
     if master is None:
         raise keyslot.wrong_unlock(unlock, fields["name"])
+    return master
+
+
+def _kms_slot(fields, body):
+    secret, wrapped = (bytes.fromhex(fields[name]) for name in ("kms secret", "kms wrapped"))
+    service = StatedKeyService(fields["kms key"], secret, wrapped)
+    slot = keyslot.parse(body, fields["name"])
+    assert slot.context() == json.loads(fields.get("kms context", json.dumps(slot.context())))
+    master = keyslot.unwrap(slot, KmsKey(service))
+    if master is None:
+        raise keyslot.wrong_unlock(KmsKey(service), fields["name"])
     return master
 
 

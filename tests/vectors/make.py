@@ -7,11 +7,12 @@ rely on it; before release 1.0, remove the files first when the format changes.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import Seal
 from mlsync.repository import header, keyslot
-from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching, Unlock
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock, WrappedSecret
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent
@@ -34,6 +35,9 @@ SALT = hashlib.sha256(b"vector salt").digest()
 PASSPHRASE = Passphrase("Grüße vom Wächter".encode())
 KEY_FILE = KeyFile(hashlib.sha256(b"vector key file").digest())
 PAPER = RecoveryKey(hashlib.sha256(b"vector recovery key").digest())
+KMS_KEY = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+KMS_SECRET = hashlib.sha256(b"vector kms secret").digest()
+KMS_WRAPPED = b"what KMS made of its secret"
 PACK_NAME = f"packs/{PACK_ID.hex()[:2]}/{PACK_ID.hex()}"
 VERSION_NAME = f"versions/{hashlib.sha256(b'vector run').hexdigest()[:32]}/0000000042"
 CHUNKS = (b"the first chunk", bytes(range(256)) * 3)
@@ -41,6 +45,23 @@ CHUNKS = (b"the first chunk", bytes(range(256)) * 3)
 ZSTD_PLAIN = b"a" * 1000
 ZSTD_FRAME = bytes.fromhex("28b52ffd60e8024d00001061610100e32b8005")
 ROOT = b"any bytes: what a root says is another layer's affair"
+
+
+class _Service:
+    """A key of KMS that wraps nothing but one secret."""
+
+    def may_be(self, key: str) -> bool:
+        """Whether that is its ARN."""
+        return key == KMS_KEY
+
+    def wrap(self, context: Mapping[str, str]) -> WrappedSecret:
+        """The secret and what it is wrapped as."""
+        return WrappedSecret(KMS_KEY, KMS_SECRET, KMS_WRAPPED)
+
+    def unwrap(self, wrapped: bytes, context: Mapping[str, str]) -> bytes | None:
+        """Nothing: whoever reads vectors has the secret from the vector."""
+        return None
+
 
 Change = Callable[[bytes], bytes]
 Vector = tuple[str, str, dict[str, str], bytes]
@@ -202,6 +223,7 @@ def slots() -> Iterator[Vector]:
     paper = slot(PAPER)
     yield "slot-recovery-key", "success", {"recovery key": PAPER.secret.hex()} | content, paper
     yield "slot-recovery-key-as-key-file", "wrong key", {"key file": PAPER.secret.hex()}, paper
+    yield from kms_slots(content)
     yield "slot-other-passphrase", "wrong key", {"passphrase": b"something else".hex()}, sound
     yield "slot-other-key-file", "wrong key", {"key file": "00" * 32}, file
     yield "slot-kinds-crossed", "wrong key", {"key file": PASSPHRASE.secret.hex().ljust(64, "0")}, sound
@@ -219,6 +241,27 @@ def slots() -> Iterator[Vector]:
     yield "slot-cut", "malformed", passphrase, sound[:-4]
     yield "slot-trailing-data", "malformed", passphrase, sound + b" "
     yield "slot-other-object", "not this object", passphrase, field(mlsync="repository")(sound)
+
+
+def kms_slots(content: dict[str, str]) -> Iterator[Vector]:
+    """Vectors of key slots of AWS KMS: *kms secret* is what KMS unwraps, for this key and *kms wrapped*."""
+    sound = slot(KmsKey(_Service()))
+    given = {"kms key": KMS_KEY, "kms wrapped": KMS_WRAPPED.hex(), "kms secret": KMS_SECRET.hex()}
+    context = {"mlsync": "key-slot", "repository": KEYS.repository_id.hex(), "salt": json.loads(sound)["salt"]}
+    yield "slot-kms", "success", given | {"kms context": json.dumps(context)} | content, sound
+    yield "slot-kms-other-secret", "wrong key", given | {"kms secret": "00" * 32}, sound
+    other_key = KMS_KEY.replace("1234abcd", "ffffffff")
+    yield "slot-kms-other-key", "wrong key", given, field(key=other_key)(sound)
+    yield "slot-kms-key-changed", "wrong key", given | {"kms key": other_key}, field(key=other_key)(sound)
+    yield "slot-kms-other-wrapped", "wrong key", given, field(wrapped=base64.b64encode(bytes(32)).decode())(sound)
+    yield "slot-kms-as-key-file", "wrong key", {"key file": KMS_SECRET.hex()}, sound
+    yield "slot-kms-no-arn", "malformed", given, field(key="alias/training")(sound)
+    yield "slot-kms-key-of-nothing", "malformed", given, field(key=KMS_KEY + chr(10))(sound)
+    yield "slot-kms-wrapped-empty", "malformed", given, field(wrapped="")(sound)
+    too_long = base64.b64encode(bytes(1025)).decode()
+    yield "slot-kms-wrapped-too-long", "malformed", given, field(wrapped=too_long)(sound)
+    yield "slot-kms-cost", "damage", given, field(memory_kib=64)(sound)
+    yield "slot-kms-fields-elsewhere", "malformed", given, field(key=KMS_KEY)(slot(KEY_FILE))
 
 
 def headers() -> Iterator[Vector]:

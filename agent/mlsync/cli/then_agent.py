@@ -15,7 +15,7 @@ from mlsync.app.secrets import SECRET_BYTES_MAX
 from mlsync.cli.options import Common
 from mlsync.errors import ConfigInvalid
 from mlsync.repository import recovery_key
-from mlsync.repository.keyslot import KeyFile, RecoveryKey, Unlock
+from mlsync.repository.keyslot import Passphrase, RecoveryKey, Unlock
 
 F = TypeVar("F", bound=Callable[..., Any])
 KEEPING_WATCH: Final = "Keeping watch now, as mlsync agent does"
@@ -41,7 +41,7 @@ def become_agent(common: Common, place: Path, secret: Unlock) -> NoReturn:
     nobody can read again.
     """
     words = [*_AGENT, "--config", str(place), *_options(common)]
-    if not isinstance(secret, KeyFile):
+    if isinstance(secret, Passphrase | RecoveryKey):
         words += ["--passphrase-file", f"/dev/fd/{_pipe_with(secret)}"]
     elif common.key_file is not None:
         words += ["--key-file", str(common.key_file)]
@@ -61,7 +61,7 @@ def _options(common: Common) -> Iterator[str]:
         yield "--quiet"
 
 
-def _pipe_with(secret: Unlock) -> int:
+def _pipe_with(secret: Passphrase | RecoveryKey) -> int:
     """Return the end of a pipe from which the program that this one becomes reads the secret."""
     text = recovery_key.write(secret.secret).encode() if isinstance(secret, RecoveryKey) else secret.secret
     reading, writing = os.pipe()

@@ -1,7 +1,8 @@
 """Find the master key: which key slots are tried with a secret, in which order, and how many.
 
 Whoever may create objects can plant slots. ``keyslot.parse`` bounds the cost of each; this module bounds their sum: the
-number of slots that are read, and memory times passes, so that opening a repository never takes long.
+number of slots that are read, memory times passes, and requests to a key service, so that opening a repository never
+takes long.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final
 from mlsync.errors import (
     Error,
     FormatUnsupported,
+    KeyServiceRefused,
     KeySlotDamaged,
     NotFound,
     ObjectDamaged,
@@ -33,6 +35,9 @@ SLOTS_MAX: Final = 64
 _IS_ID: Final = re.compile(r"[0-9a-f]{32}")
 # The cost of that many slots of ours.
 COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
+# A repository has one slot for each key of a key service, and few that an interrupted command left. Each request costs
+# money and is in the service's log.
+SERVICE_REQUESTS_MAX: Final = 8
 
 
 def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> tuple[str, bytes]:
@@ -77,6 +82,8 @@ class _Search:
     unlock: Unlock
     found: header.RepositoryHeader
     fault: Error | None = None
+    # What the key service said; it counts before faults of slots, which somebody may have planted.
+    refused: KeyServiceRefused | None = None
     left_out_count: int = 0
     slots: list[tuple[int, str, Slot]] = field(default_factory=list)
 
@@ -87,10 +94,11 @@ class _Search:
         for key in keys:
             self._read(key)
         # The order is stable: of slots with the same cost, the oldest comes first.
-        spent = 0
+        spent = requests = 0
         for position, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
+            requests += keyslot.asks_a_service(slot, self.unlock)
             # One is always tried, so that a slot that costs more than any of ours does not lock its owner out.
-            if position and spent + cost > COST_SUM_MAX:
+            if (position and spent + cost > COST_SUM_MAX) or requests > SERVICE_REQUESTS_MAX:
                 self.left_out_count += 1
                 continue
             spent += cost
@@ -123,8 +131,14 @@ class _Search:
         except KeySlotDamaged as error:
             self.fault = error
             return None
+        except KeyServiceRefused as error:
+            # It may be about this slot alone: a policy can tell slots apart by what is bound to their secrets.
+            self.refused = self.refused or error
+            return None
 
     def _refusal(self) -> Error:
+        if self.refused is not None:
+            return self.refused
         if self.fault is None and not self.slots:
             what = "no key slot is of this repository: the header is damaged, or is another repository's"
             return ObjectDamaged(what, where=_where(self.store, names.HEADER))

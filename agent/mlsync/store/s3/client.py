@@ -77,21 +77,29 @@ class Client:
                 self.botocore, self.clock = client, ServerClock(client)
 
 
+def signed_in(profile: str | None, region: str | None, *, tries: int) -> tuple[Any, SignIn]:
+    """Return a session with credentials, and how it gets them.
+
+    All its clients, also those that fetch credentials, try so many times and never wait forever.
+    """
+    session = boto3.session.Session(profile_name=profile, region_name=region)
+    patience = Config(
+        retries={"total_max_attempts": tries, "mode": "standard"},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+    )
+    session._session.set_default_client_config(patience)  # noqa: SLF001 - public in botocore, hidden by boto3
+    return session, SignIn(session)
+
+
 def make_client(options: StoreOptions, location: str) -> Any:
     """Return a client that tries once, never waits forever, and hashes bodies only if *options* say so."""
     s3: dict[str, object] = {"payload_signing_enabled": options.payload_signing == "always"}
     # With "auto" the profile decides: s3 = addressing_style = ... in ~/.aws/config.
     if options.addressing != "auto":
         s3["addressing_style"] = options.addressing
-    session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
-    # For all clients, also those that fetch keys: one layer retries, and it is RetryingStore.
-    tries_once = Config(
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
-    )
-    session._session.set_default_client_config(tries_once)  # noqa: SLF001 - public in botocore, hidden by boto3
-    sign_in = SignIn(session)
+    # One layer retries, and it is RetryingStore.
+    session, sign_in = signed_in(options.profile, options.region, tries=1)
     config = Config(
         max_pool_connections=_CONNECTIONS_MAX,
         tcp_keepalive=True,

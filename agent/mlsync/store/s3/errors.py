@@ -54,7 +54,7 @@ def _by_reason(error: BaseException | None) -> Translation | None:
     if isinstance(error, aws.SSLError) and "CERTIFICATE" in str(error).upper():
         return CERTIFICATE
     if isinstance(error, aws.ProxyConnectionError):
-        return PROXY_REFUSES if "407" in _reason(error) else PROXY
+        return PROXY_REFUSES if "407" in reason_of(error) else PROXY
     return NO_HOST if isinstance(_inner(error), NameResolutionError) else None
 
 
@@ -162,11 +162,11 @@ def _text_without_answer(error: Exception, found: Translation) -> str:
     if found.kind is errors.StoreDenied:
         return f"there are no credentials to sign in with: {error}".rstrip(".")
     if isinstance(error, aws.ProxyConnectionError):
-        return f"the proxy {error.kwargs.get('proxy_url')} refuses the connection: {_reason(error)}"
-    return f"the store did not answer: {_reason(error)}"
+        return f"the proxy {error.kwargs.get('proxy_url')} refuses the connection: {reason_of(error)}"
+    return f"the store did not answer: {reason_of(error)}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return why there was no answer, in the system's own words if botocore hides them."""
     inner = _inner(error)
     if isinstance(inner, NameResolutionError):
