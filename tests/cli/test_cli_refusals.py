@@ -39,10 +39,10 @@ def open_up(base):
 )
 def test_a_word_that_is_no_version(asked, command):
     """A word that means a version of no repository ends with 2, and a word that may mean one with the question."""
-    done = asked.run(*command, "yesterday")
+    done = asked.run(*command, "9 May")
     assert done.status == 2
-    assert "not a version: 'yesterday'" in done.err
-    for word in ("7", "latest", "best", "resumable", "2026-11-23T14:00"):
+    assert "not a version: '9 May'" in done.err
+    for word in ("7", "latest", "best", "resumable", "2026-11-23T14:00", "name-of-a-pin"):
         assert asked.run(*command, word).status == 20, word
 
 

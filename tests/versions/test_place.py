@@ -58,6 +58,7 @@ def test_other_text_is_refused(text):
         ("2026-11-23T14:00:05:./30", "2026-11-23T14:00:05", b"./30"),
         ("2026-11-23:x", "2026-11-23", b"x"),
         ("3:.", "3", b"."),
+        ("paper-1:x", "paper-1", b"x"),
     ],
 )
 def test_where_the_path_begins(text, version, path):
@@ -69,8 +70,8 @@ def test_where_the_path_begins(text, version, path):
     ("text", "what", "advice"),
     [
         ("3:", "no path behind '3:'", "3:. is"),
-        ("checkpoint-40", "not a version", "VERSION:PATH"),
-        ("x:3", "not a ver", ""),
+        ("weights/40", "not a version", "VERSION:PATH"),
+        ("1x:3", "not a ver", ""),
     ],
 )
 def test_what_is_no_place(text, what, advice):

@@ -17,7 +17,7 @@ from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import Head, State
 from mlsync.versions.proof_status import with_proofs
-from mlsync.versions.rollback import rolled_back
+from mlsync.versions.rollback import is_removed, rolled_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,14 @@ def find_parent(repository: Repository, state: State, run: str) -> Parent:
     once; ``report_skipped`` names it.
     """
     head, known = state.head(run), state.unreadable(run)
+    listed: list[ListedVersion] = []
+    if head is not None:
+        # From the version before the head, so that the listing shows the head too.
+        listed = list(repository.listed(run, after=head.number - 1))
+        if not listed or listed[0].number != head.number:
+            if not is_removed(repository, run, head.number):
+                raise rolled_back(run, head, repository.store.url)
+            head = None
     if head is None:
         stored = newest_readable(repository, run, known=known)
         parent = Parent(0, b"", is_remembered=True)
@@ -98,10 +106,6 @@ def find_parent(repository: Repository, state: State, run: str) -> Parent:
             parent = Parent(stored.root.number, stored.digest, is_remembered=False)
         listed = list(repository.listed(run, after=parent.number)) if known or repository.skipped else []
     else:
-        # From the version before the head, so that the listing shows the head too.
-        listed = list(repository.listed(run, after=head.number - 1))
-        if not listed or listed[0].number != head.number:
-            raise rolled_back(run, head, repository.store.url)
         parent = _follow(repository, run, head, listed[1:], known)
     above = [one for one in listed if one.number > parent.number]
     # Only what was read: another machine may have made a version meanwhile.
@@ -188,7 +192,13 @@ def _follow(
         # What does not open may be a version that was damaged since: one that follows it cannot be held to its digest.
         previous = stored.root.previous
         follows_closed = previous is not None and previous.number > number and previous.number in closed
-        if previous != Previous(number, digest) and not follows_closed:
+        is_next = previous == Previous(number, digest) or follows_closed
+        if not is_next and not (previous is not None and _follows_removed(repository, run, number, previous)):
             raise rolled_back(run, head, repository.store.url)
         number, digest = one.number, stored.digest
     return Parent(number, digest, is_remembered=number == head.number)
+
+
+def _follows_removed(repository: Repository, run: str, number: int, previous: Previous) -> bool:
+    """Return whether a version follows one after *number* that is gone because that was decided."""
+    return previous.number > number and is_removed(repository, run, previous.number)

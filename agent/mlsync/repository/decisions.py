@@ -170,7 +170,7 @@ def decide(
         with suppress(AlreadyExists):
             repository.store.put(key, body)
             if _holds(repository, key, body):
-                return _state_of(made, open_decision(repository.keys, key, body)[1])
+                return state_of(made, open_decision(repository.keys, key, body)[1])
     what = f"other writers decide about run {run!r} at the same time; nothing was changed here"
     raise DecisionTaken(what, where=repository.store.url, advice="give the command again")
 
@@ -212,9 +212,26 @@ def joined(ranges: Iterable[Gone]) -> tuple[Gone, ...]:
 
 def open_numbered(repository: Repository, run: str, number: int) -> Decided:
     """Return the state after one decision; raise ``NotFound``, ``Damage`` or ``FormatUnsupported``."""
-    key = decision_key(repository.keys, run, number)
-    decision, digest = read_twice(lambda: _read(repository, key))
-    return _state_of(decision, digest)
+    return state_of(*read_decision(repository, decision_key(repository.keys, run, number)))
+
+
+def read_decision(repository: Repository, key: str) -> tuple[Decision, bytes]:
+    """Return the decision of that name, and its digest; raise ``NotFound``, ``Damage`` or ``FormatUnsupported``."""
+    return read_twice(lambda: _read(repository, key))
+
+
+def state_of(decision: Decision, digest: bytes) -> Decided:
+    """Return what is decided after one decision, the newest that is known."""
+    return Decided(
+        decision.run,
+        decision.number,
+        digest,
+        {pin.version: pin for pin in decision.pins},
+        {item.version: item for item in decision.forgotten},
+        decision.gone,
+        None,
+        decision.number,
+    )
 
 
 def _kind(one: Gone) -> tuple[str, int]:
@@ -261,19 +278,6 @@ def _read(repository: Repository, key: str) -> tuple[Decision, bytes]:
             raise
         raise ManifestDamaged(f"the decision is not as it was written: {error.what}", where=key) from error
     return open_decision(repository.keys, key, body)
-
-
-def _state_of(decision: Decision, digest: bytes) -> Decided:
-    return Decided(
-        decision.run,
-        decision.number,
-        digest,
-        {pin.version: pin for pin in decision.pins},
-        {item.version: item for item in decision.forgotten},
-        decision.gone,
-        None,
-        decision.number,
-    )
 
 
 def _decision(decided: Decided, draft: NextState, by: By) -> Decision:

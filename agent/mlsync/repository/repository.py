@@ -89,7 +89,7 @@ class Repository:
         self._later_proofs = LaterProofs(store, keys)
         # By name: objects under names of versions and later proofs that were read and did not open, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
-        # By name: versions that were passed over although they open, and why, as a sentence.
+        # By name: versions that were passed over although they open, or are forgotten, and why, as a sentence.
         self.doubts: dict[str, str] = {}
 
     # ------------------------------------------------------------ beginning

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -27,15 +27,19 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.decision import tagged_number
+from mlsync.repository.decisions import Decided
 from mlsync.repository.features import is_feature
 from mlsync.repository.later_proof import StoredProof
-from mlsync.repository.manifest import Entry, Previous
+from mlsync.repository.manifest import Entry, ManifestRoot, Previous
 from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version
+from mlsync.repository.seen_decision import half, seen_decision
 from mlsync.repository.segments import segment_refs
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.store.base import ObjectInfo
+from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision
 from mlsync.upkeep.check_packs import PackCheck
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.references import References
@@ -103,12 +107,16 @@ class _Check:
         self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
         self._copies: dict[tuple[bytes, int], ObjectInfo] = {}
         self._runs: dict[bytes, list[int]] = defaultdict(list)
+        self._decisions: dict[bytes, dict[int, str]] = defaultdict(dict)
+        self._decided: dict[bytes, Decided] = {}
         self._opened: list[tuple[bytes, int]] = []
         self._ended_early = False
 
     def run(self) -> CheckResult:
         self._list_all()
         self._check_key_slots()
+        for run_id, keys in self._decisions.items():
+            self._decided[run_id] = checked_decisions(self._repository, keys, self._failed, self._problem)
         self._check_versions()
         self._check_proofs_without_version()
         self._check_copies_without_version()
@@ -152,6 +160,11 @@ class _Check:
             self._runs[version[0]].append(version[1])
         for info, version in self._parsed(names.COPIES, names.parse_copy):
             self._copies[version] = info
+        for info, (run_id, number) in self._parsed(names.DECISIONS, names.parse_decision):
+            if tagged_number(self._repository.keys, info.key) is None:
+                self._odd(info.key, "not an object of mlsync: left alone")
+            else:
+                self._decisions[run_id][number] = info.key
         for info, version in self._parsed(names.LATER_PROOFS, names.parse_later_proof):
             self._proofs[version].append(info.key)
         for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
@@ -231,6 +244,8 @@ class _Check:
         run: str | None = None
         unread: list[tuple[int, Error]] = []
         later: dict[int, tuple[StoredVersion, list[StoredProof], list[str]]] = {}
+        # What is gone may be half deleted.
+        numbers = [number for number in numbers if not self._is_gone(run_id, number)]
         for number in numbers:
             key = names.version(run_id, number)
             try:
@@ -245,14 +260,18 @@ class _Check:
             proofs = self._proofs.pop((run_id, number), [])
             later[number] = stored, self._check_version(stored, proofs), proofs
             run, previous = stored.root.run, stored.root.previous
-            if previous is not None and previous.number not in numbers:
+            if previous is not None and self._is_gone(run_id, previous.number):
+                pass  # a gap that was decided
+            elif previous is not None and previous.number not in numbers:
                 self._note_missing(run_id, (run, previous.number), number)
             elif before is not None and _is_broken(previous, before, is_next=not missing_before):
                 self._problem(key, _chain_text(previous, before), (run, number))
             before, missing_before = Previous(number, stored.digest), False
         # What a listing lacks that ended early is not hidden; that it did is reported.
         if later and not self._ended_early:
-            named = seen_proofs(later[max(later)][0].root.room)
+            newest = later[max(later)][0].root
+            self._check_decided(run_id, newest, {number: stored for number, (stored, _, _) in later.items()}, numbers)
+            named = seen_proofs(newest.room)
             for number, (stored, found, keys) in later.items():
                 self._check_hidden(stored, found, keys, named.get(number))
         for number, fault in unread:
@@ -262,6 +281,28 @@ class _Check:
                 told = type(fault)(f"{fault.what}; {_HAS_COPY}")
             # The run's name is not in the object's name, but in the run's other manifests.
             self._failed(key, told, None if run is None else (run, number))
+
+    def _is_gone(self, run_id: bytes, number: int) -> bool:
+        decided = self._decided.get(run_id)
+        return decided is not None and decided.gone_as(number) is not None
+
+    def _check_decided(
+        self, run_id: bytes, newest: ManifestRoot, opened: Mapping[int, StoredVersion], listed: Collection[int]
+    ) -> None:
+        """Report a decision that is hidden, and pinned or forgotten versions that are not there as they were."""
+        run, decided = newest.run, self._decided.get(run_id, Decided(newest.run))
+        key, text = hidden_decision(self._repository, run, decided, seen_decision(newest.room))
+        # One that is listed and does not open is reported already.
+        if key and (decided.number or key not in self._decisions.get(run_id, {}).values()):
+            self._problem(key, text)
+        halves = {pin.version: ("pinned", pin.manifest) for pin in decided.pins.values()}
+        halves |= {item.version: ("forgotten", item.manifest) for item in decided.forgotten.values()}
+        for number, (how, manifest) in sorted(halves.items()):
+            version_key = names.version(run_id, number)
+            if number not in listed:
+                self._problem(version_key, f"the manifest is missing, and the version is {how}", (run, number))
+            elif number in opened and half(opened[number].digest) != manifest:
+                self._problem(version_key, f"it is another version than was {how}", (run, number))
 
     def _note_missing(self, run_id: bytes, missing: Version, after: int) -> None:
         key = names.version(run_id, missing[1])
@@ -375,6 +416,8 @@ class _Check:
 
     def _check_copies_without_version(self) -> None:
         for (run_id, number), copy in self._copies.items():
+            if self._is_gone(run_id, number):
+                continue
             key = names.version(run_id, number)
             try:
                 root = self._repository.open_body(key, copy.key)[0].root
@@ -396,7 +439,7 @@ class _Check:
     def _check_proofs_without_version(self) -> None:
         for (run_id, number), keys in self._proofs.items():
             # If the version exists and does not open, that is reported already.
-            if number in self._runs.get(run_id, ()):
+            if number in self._runs.get(run_id, ()) or self._is_gone(run_id, number):
                 continue
             for key in keys:
                 self._problem(key, f"a later proof of version {number}, which is not in the store")

@@ -29,8 +29,10 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.decisions import Decided
 from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.check import Problem, Version, check
+from mlsync.versions.decided import decided_of
 
 _UNREADABLE: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 
@@ -83,10 +85,11 @@ def plan(repository: Repository, monitor: Monitor, *, header_fault: Error | None
     versions = _listed(repository, names.VERSIONS, names.parse_version)
     copies = _listed(repository, names.COPIES, names.parse_copy)
     both = sorted(versions | copies)
+    decided = _Decided(repository)
     with monitor.task("comparing manifests with their copies", len(both), unit="versions") as task:
         for run_id, number in both:
             step = _compared(repository, names.version(run_id, number))
-            if step is not None:
+            if step is not None and decided.lets(step):
                 steps.append(step)
             task.advance(1)
     if not versions and copies and not rebuild:
@@ -120,6 +123,24 @@ def left(repository: Repository, monitor: Monitor, repaired: Repaired, *, read_d
 
 
 # ---------------------------------------------------------------- plan
+
+
+class _Decided:
+    """What is decided of each run, read once: a version that is gone on purpose never comes back from its copy."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._of_run: dict[str, Decided] = {}
+
+    def lets(self, step: Healing) -> bool:
+        """Return whether a step may be done: a hidden decision may say that the version is gone."""
+        if step.version is None:
+            return True
+        run, number = step.version
+        if run not in self._of_run:
+            self._of_run[run] = decided_of(self._repository, run)
+        decided = self._of_run[run]
+        return decided.gone_as(number) is None and (decided.hidden is None or step.heal is not Heal.FROM_COPY)
 
 
 def _listed(
@@ -182,6 +203,8 @@ def _heal(repository: Repository, step: Healing) -> None:
 
 def _replace(repository: Repository, step: Healing) -> None:
     """Store a manifest or a copy anew from the other one; an object that opens by now stays."""
+    if not _Decided(repository).lets(step):
+        raise ObjectDamaged("the version was removed meanwhile", where=step.key)
     is_manifest = step.heal is Heal.FROM_COPY
     key = step.key if is_manifest else names.copied(step.key)
     _, body = repository.open_body(key, names.copy_of(key) if is_manifest else key)

@@ -45,14 +45,15 @@ def best_number(repository: Repository, run: str) -> int:
         number = best_by(proofs)
         if number is not None:
             return number
-    what = _nothing_tells(repository, run) + proofs.passed_over()
+    what = _nothing_tells(proofs) + proofs.passed_over()
     raise VersionMissing(what, where=repository.store.url, advice=_TELLING)
 
 
-def _nothing_tells(repository: Repository, run: str) -> str:
+def _nothing_tells(proofs: RunProofs) -> str:
     """Return what was looked at in vain."""
+    repository, run = proofs.repository, proofs.run
     version_count, checkpoints, logs = 0, set[bytes](), set[bytes]()
-    for stored in readable(repository, run, repository.numbers(run)):
+    for stored in readable(repository, run, proofs.numbers):
         version_count += 1
         for entry in repository.entries(stored):
             if entry.proof is not None:

@@ -11,6 +11,8 @@ from functools import partial
 import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
+from mlsync.repository.decision import Forgotten
+from mlsync.repository.decisions import Decided
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.proof_links import seen_proofs
@@ -18,6 +20,7 @@ from mlsync.repository.readable import stored_or_none
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.source.paths import display
 from mlsync.values import Proof
+from mlsync.versions.decided import decided_of
 from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
 
 # Manifests are small and may be far away: the time is in the round trips.
@@ -55,10 +58,24 @@ class ProofStatus:
         return self.root.summary.checkpoint_count > self.broken_count and self.lowest_level < level
 
 
+@dataclass(frozen=True, slots=True)
+class RunVersions:
+    """The versions of a run that are listed, oldest first, and what is decided of all of them."""
+
+    statuses: list[ProofStatus]
+    decided: Decided
+
+
 def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
+    """Return the proof status of each version of a run that is not forgotten: see ``run_status``."""
+    return run_status(repository, run).statuses
+
+
+def run_status(repository: Repository, run: str, *, with_forgotten: bool = False) -> RunVersions:
     """Return the proof status of each version of a run, oldest first; this reads all manifests, and few lists of files.
 
-    Objects that do not open are left out; ``repository.skipped`` has them.
+    Objects that do not open are left out; ``repository.skipped`` has them. So are versions that are gone, and those
+    that are forgotten unless *with_forgotten*.
     """
 
     def status(stored: StoredVersion) -> ProofStatus:
@@ -71,12 +88,19 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
         found = proof_status_of(repository, stored, proofs.proofs)
         return replace(found, hidden=hidden_in(repository, stored.root.run, stored.root.number, proofs, seen))
 
+    def is_listed(stored: StoredVersion) -> bool:
+        dropped = decided.dropped(stored.root.number, stored.digest)
+        return dropped is None or (with_forgotten and isinstance(dropped, Forgotten))
+
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         opened = executor.map(partial(stored_or_none, repository, run), repository.numbers(run))
         versions = [one for one in opened if one is not None]
-        named = seen_proofs(versions[-1].root.room) if versions else {}
+        if not versions:
+            return RunVersions([], Decided(run))
+        decided = decided_of(repository, run, versions[-1])
+        named = seen_proofs(versions[-1].root.room)
         keys = repository.later_proof_keys(run)
-        return list(executor.map(status, versions))
+        return RunVersions(list(executor.map(status, filter(is_listed, versions))), decided)
 
 
 def proof_status_of(repository: Repository, stored: StoredVersion, later: Sequence[LaterProof]) -> ProofStatus:

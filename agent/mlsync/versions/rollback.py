@@ -6,6 +6,7 @@ from mlsync.errors import HistoryRolledBack
 from mlsync.repository.readable import newest_readable, stored_or_none
 from mlsync.repository.repository import Repository
 from mlsync.source.state import Head
+from mlsync.versions.decided import decided_of
 
 _ADVICE = "find out who changed the store; --accept-rollback goes on with what it shows"
 
@@ -13,12 +14,15 @@ _ADVICE = "find out who changed the store; --accept-rollback goes on with what i
 def refuse_rolled_back(repository: Repository, run: str, head: Head, *, by_number: bool) -> None:
     """Raise ``HistoryRolledBack`` unless the version that was seen last is still there, and unchanged.
 
-    If it is there and does not open, it is skipped and recorded like any other: it is damaged. Then a caller that asks
-    for the newest version, and not *by_number*, would get an older version than was seen: that raises too.
+    A version that a decision calls gone is not missed. If it is there and does not open, it is skipped and recorded
+    like any other: it is damaged. Then a caller that asks for the newest version, and not *by_number*, would get an
+    older version than was seen: that raises too.
     """
     first = next(repository.listed(run, after=head.number - 1), None)
     stored = stored_or_none(repository, run, head.number)
     is_gone = first is None or first.number != head.number
+    if (is_gone or stored is None) and is_removed(repository, run, head.number):
+        return
     if is_gone or (stored is not None and stored.digest != head.digest):
         raise rolled_back(run, head, repository.store.url, _ADVICE)
     if stored is None and not by_number:
@@ -28,6 +32,14 @@ def refuse_rolled_back(repository: Repository, run: str, head: Head, *, by_numbe
                 f"version {head.number} of run {run!r}, which was seen before, does not open any more; the newest that "
             )
             raise HistoryRolledBack(f"{what}does is {newest.root.number}", where=repository.store.url, advice=_ADVICE)
+
+
+def is_removed(repository: Repository, run: str, number: int) -> bool:
+    """Return whether a version is gone because that was decided: a newer one is there then, since the newest stays."""
+    newest = newest_readable(repository, run)
+    if newest is None or newest.root.number < number:
+        return False
+    return decided_of(repository, run, newest).gone_as(number) is not None
 
 
 def refuse_older(repository: Repository, run: str, number: int) -> None:

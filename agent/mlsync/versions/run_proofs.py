@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
+from mlsync.repository.decisions import Decided
 from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.manifest import Entry
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
 from mlsync.repository.readable import newest_readable, readable
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.versions.decided import decided_of
 from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
 from mlsync.versions.proof_status import with_proofs
 
@@ -33,12 +35,21 @@ class RunProofs:
 
     @cached_property
     def numbers(self) -> list[int]:
-        """The numbers of the run's versions, rising."""
-        return self.repository.numbers(self.run)
+        """The numbers of the run's versions, rising, without those that are forgotten or gone."""
+        return [number for number in self.repository.numbers(self.run) if self.decided.dropped(number) is None]
+
+    @cached_property
+    def decided(self) -> Decided:
+        """What is decided of the run's versions."""
+        return decided_of(self.repository, self.run, self._newest)
+
+    @cached_property
+    def _newest(self) -> StoredVersion | None:
+        return newest_readable(self.repository, self.run)
 
     @cached_property
     def _seen(self) -> Mapping[int, SeenProofs]:
-        return _newest_word(self.repository, self.run)
+        return {} if self._newest is None else seen_proofs(self._newest.root.room)
 
     @cached_property
     def _keys(self) -> Mapping[int, list[str]]:

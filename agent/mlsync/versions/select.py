@@ -1,4 +1,4 @@
-"""Find the version that a person asks for: a number, ``latest``, ``resumable``, ``best``, or a time."""
+"""Find the version that a person asks for: a number, ``latest``, ``resumable``, ``best``, a time, or a pin's name."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ import shlex
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
+from mlsync.repository.decision import is_pin_name
 from mlsync.repository.listing import run_names
-from mlsync.repository.readable import newest_readable, opened
+from mlsync.repository.readable import opened
 from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.seen_decision import half
 from mlsync.source.paths import natural
+from mlsync.versions.decided import decided_of, kept_before, newest_kept, note_forgotten, refuse_gone
 from mlsync.versions.run_proofs import RunProofs
 
 LATEST = "latest"
 RESUMABLE = "resumable"
 BEST = "best"
-ADVICE = "give a number, latest, resumable, best, or a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z"
+WORDS = (LATEST, RESUMABLE, BEST)
+ADVICE = (
+    "give a number, latest, resumable, best, a time such as 2026-11-23T14:00 (local) or 2026-11-23T14:00Z, or the name "
+    "of a pin"
+)
 # Names of runs in one message.
 _NAMES_SHOWN = 10
 _SHOWN_BY = "mlsync show says what each checkpoint is"
@@ -42,7 +49,7 @@ def find_run(repository: Repository, run: str | None) -> str:
 def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
     """Return the version of *run* that *text* means, or raise ``VersionMissing``."""
     if text == LATEST:
-        newest = newest_readable(repository, run)
+        newest = newest_kept(repository, run)
         if newest is None:
             repository.refuse_unreadable()
             raise VersionMissing(f"run {run!r} has no version", where=repository.store.url)
@@ -55,6 +62,8 @@ def find_version(repository: Repository, run: str, text: str) -> StoredVersion:
         from mlsync.versions.best import best_number  # late, as above
 
         return repository.stored(run, best_number(repository, run))
+    if is_pin_name(text):
+        return _pinned(repository, run, text)
     return _version_at_one_of(repository, run, text, _parse_time(text))
 
 
@@ -65,7 +74,7 @@ def refuse_nonsense(text: str) -> None:
 
 
 def is_version(text: str) -> bool:
-    """Return whether *text* is a word, number or time that can mean a version."""
+    """Return whether *text* is a word, number, time or name of a pin that can mean a version."""
     if _is_word_or_number(text):
         return True
     try:
@@ -76,12 +85,12 @@ def is_version(text: str) -> bool:
 
 
 def _is_word_or_number(text: str) -> bool:
-    return text.isdecimal() or text in (LATEST, RESUMABLE, BEST)
+    return text.isdecimal() or is_pin_name(text)
 
 
 def version_before(repository: Repository, run: str, number: int) -> StoredVersion:
     """Return the version of *run* before *number*, or raise ``VersionMissing`` if there is none."""
-    earlier = newest_readable(repository, run, below=number)
+    earlier = kept_before(repository, run, number)
     if earlier is None:
         what = f"version {number} of run {run!r} is the first: there is none before it to compare it with"
         raise VersionMissing(what, where=repository.store.url)
@@ -89,13 +98,38 @@ def version_before(repository: Repository, run: str, number: int) -> StoredVersi
 
 
 def _numbered(repository: Repository, run: str, number: int) -> StoredVersion:
-    """Return a version by its number; only if it is missing, list the versions, to name them in the error."""
+    """Return a version by its number, forgotten or not; if it is missing, say why, or list the versions."""
+    decided = decided_of(repository, run)
+    refuse_gone(decided, number, repository.store.url)
     try:
-        return repository.stored(run, number)
+        stored = repository.stored(run, number)
     except VersionMissing:
-        numbers = repository.numbers(run)
+        numbers = [one for one in repository.numbers(run) if decided.dropped(one) is None]
         what = f"run {run!r} has no version" + (f" {number}, only {_span(numbers)}" if numbers else "")
         raise VersionMissing(what, where=repository.store.url, advice=f"mlsync versions {shlex.quote(run)}") from None
+    note_forgotten(repository, decided, stored)
+    return stored
+
+
+def _pinned(repository: Repository, run: str, name: str) -> StoredVersion:
+    """Return the version that has a pin of that name."""
+    decided = decided_of(repository, run)
+    pin = decided.named(name)
+    if pin is None:
+        names = sorted(pin.name for pin in decided.pins.values() if pin.name)
+        close = difflib.get_close_matches(name, [*WORDS, *names], n=1)
+        question = f"did you mean {close[0]}? " if close else ""
+        what = f"not a version: {name!r} is no word for one, and no version of run {run!r} is pinned under that name"
+        raise VersionMissing(what, where=repository.store.url, advice=question + (_listed(names) or ADVICE))
+    stored = repository.stored(run, pin.version)
+    if half(stored.digest) != pin.manifest:
+        what = f"version {pin.version} of run {run!r} is another one than was pinned as {name}"
+        raise VersionMissing(what, where=repository.store.url, advice="mlsync check tells more")
+    return stored
+
+
+def _listed(names: list[str]) -> str:
+    return f"there are: {', '.join(names[:_NAMES_SHOWN])}{', …' if len(names) > _NAMES_SHOWN else ''}" if names else ""
 
 
 def _resumable(repository: Repository, run: str) -> StoredVersion:
@@ -138,11 +172,9 @@ def _version_at(repository: Repository, run: str, moment: datetime) -> StoredVer
     their order would return a wrong version without an error.
     """
     moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
-    dates = (
-        (one.root.created_ns, one.root.number)
-        for _, one in opened(repository, run, list(repository.listed(run)))
-        if one
-    )
+    decided = decided_of(repository, run)
+    listed = [one for one in repository.listed(run) if decided.dropped(one.number) is None]
+    dates = ((one.root.created_ns, one.root.number) for _, one in opened(repository, run, listed) if one)
     found = max((date for date in dates if date[0] <= moment_ns), default=None)
     if found is None:
         what = f"run {run!r} has no version as old as {moment.isoformat(sep=' ')}"
