@@ -13,6 +13,7 @@
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
     |  |- FormatUnsupported       12   written by a newer mlsync
+    |  |  `- EpochUnknown         28   sealed with a master key that is not known here
     |  |- RunLocked               13   another agent or backup works on this run
     |  |- RunMissing              14   no such run in the repository
     |  |- VersionMissing          15   no such version in the run
@@ -178,6 +179,13 @@ class FormatUnsupported(RepositoryError):
     exit_code = 12
     usual_advice = "upgrade mlsync"
     is_claim: bool = False
+
+
+class EpochUnknown(FormatUnsupported):
+    """An object says that it is sealed with a newer master key than those that are known here."""
+
+    exit_code = 28
+    usual_advice = "give the command again: it opens the repository anew, with all of its keys"
 
 
 class RunLocked(RepositoryError):

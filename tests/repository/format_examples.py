@@ -143,12 +143,12 @@ class Examples:
         return [*zip(head, words, strict=True), *zip(bodies, ("plane 0", "plane 1", "plane 2"), strict=True)]
 
     def _pack(self) -> Fields:
-        seal = PackSeal(self.keys, self.pack_id)
+        seal = PackSeal(self.keys, self.pack_id, 0)
         into = memoryview(bytearray(len(self.plain) + 16))
         seal.seal_chunk(0, self.name, Coding.RAW, len(self.plain), self.plain, into)
         end = seal.seal_end(self.records())
         header_parts = _split(seal.header, 8, 2, 1, 1, 4, 16, 16)
-        header_words = ("magic", "format", "key kind", "reserved", "reserved", "pack id", "repository id")
+        header_words = ("magic", "format", "key kind", "epoch", "key material", "pack id", "repository id")
         trailer = _split(end[-16:], 4, 4, 8)
         return [
             *zip(header_parts, header_words, strict=True),
@@ -258,9 +258,9 @@ class Examples:
         """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""
         with mock.patch.object(sealed_object, "encode", lambda plain: (Coding.RAW, plain)):
             body = sealed_object.seal(self.keys, kind, key, plain, salt)
-        words = ("magic", "format", "key kind", "coding", "plain length", "key material", "salt")
+        words = ("magic", "format", "key kind", "coding", "plain length", "key material", "epoch", "reserved", "salt")
         return [
-            *zip(_split(body[:52], 8, 2, 1, 1, 4, 4, 32), words, strict=True),
+            *zip(_split(body[:52], 8, 2, 1, 1, 4, 2, 1, 1, 32), words, strict=True),
             (body[52:-16], "ciphertext"),
             (body[-16:], "tag"),
         ]
@@ -325,7 +325,7 @@ def main() -> None:
     from reader_rules import table  # late: it is made of the examples
 
     head, _, rest = DOCUMENT.read_text().partition(table().partition("\n")[0])
-    DOCUMENT.write_text(head + table() + rest.partition("\n\n")[1] + rest.partition("\n\n")[2])
+    DOCUMENT.write_text(head + table().rstrip("\n") + "\n\n" + rest.partition("\n\n")[2].lstrip("\n"))
 
 
 if __name__ == "__main__":

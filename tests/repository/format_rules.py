@@ -59,8 +59,8 @@ def table(value: Any) -> list[bytes]:
     """A table of packs."""
     packs = array(value)
     need(
-        all(type(pack) is bytes and len(pack) == 17 for pack in packs)
-        and len({pack[1:] for pack in packs}) == len(packs)
+        all(type(pack) is bytes and len(pack) == 18 for pack in packs)
+        and len({pack[2:] for pack in packs}) == len(packs)
     )
     for pack in packs:
         token(pack[0], 1)

@@ -18,7 +18,7 @@ FILE, FOLDER, LINK, SYMLINK = ((*ENTRIES, at) for at in range(4))
 REF = (*FILE, CHUNKS, 0)
 FINDING = (*FILE, PROOF, 9, 0)
 ROOMS = ((15,), (*SEGMENT, 2, 2), (*FOLDER, 12))
-PACK = b"\1" + bytes(16)
+PACK = b"\1\0" + bytes(16)
 COUNT_MAX = (1 << 63) - 1
 NUMBER_MAX = 9_999_999_999
 ORDINALS = 1 << 16
@@ -110,16 +110,21 @@ RULES = [
     Rule(
         16,
         "root",
-        "a table of packs holds bins of 17 bytes",
-        each([(10,)], [PACK[:-1]], [PACK + b"x"], [b""], ["x" * 17]),
+        "a table of packs holds bins of 18 bytes",
+        each([(10,)], [PACK[:-1]], [PACK + b"x"], [b""], ["x" * 18]),
         kept=[((10,), [PACK])],
     ),
-    Rule(17, "root", "a table of packs has no id twice", [((10,), [PACK, PACK]), ((10,), [PACK, b"\2" + PACK[1:]])]),
+    Rule(
+        17,
+        "root",
+        "a table of packs has no id twice",
+        each([(10,)], [PACK, PACK], [PACK, b"\2" + PACK[1:]], [PACK, b"\1\1" + PACK[2:]]),
+    ),
     Rule(
         18,
         "root",
         "a pack's key kind is from 1 on; above 1 it is a newer mlsync's",
-        [((10,), [bytes(17)])],
+        [((10,), [bytes(18)])],
         each([(10,)], [b"\2" + PACK[1:]], [b"\xff" + PACK[1:]]),
     ),
     Rule(19, "root", "an origin has 2 positions", [((12, 1), DROPPED), ((12, 2), b"")]),
@@ -155,8 +160,8 @@ RULES = [
         29,
         "segment",
         "its table of packs is as the root's",
-        [((*PACKS, 0), PACK[:-1]), ((*PACKS, 0), bytes(17)), ((*PACKS, 1), b"\1" + EXAMPLES.pack_id)],
-        [((*PACKS, 1), b"\2" + bytes(16))],
+        [((*PACKS, 0), PACK[:-1]), ((*PACKS, 0), bytes(18)), ((*PACKS, 1), b"\1\0" + EXAMPLES.pack_id)],
+        [((*PACKS, 1), b"\2" + bytes(17))],
         [((*PACKS, 1), PACK)],
     ),
     Rule(30, "chunk reference", "8 positions", [((*REF, 7), DROPPED), ((*REF, 8), None)]),

@@ -62,7 +62,7 @@ def test_nothing_stands_behind_the_root():
 
 def _sealed(coded: bytes, plain_bytes: int, coding: int = 1, version: int = FORMAT_VERSION, kind: int = KEY_DERIVED):
     salt = EXAMPLES.manifest_salt
-    head = struct.pack("<8sHBBII32s", MAGIC_MANIFEST, version, kind, coding, plain_bytes, 0, salt)
+    head = struct.pack("<8sHBBIHBB32s", MAGIC_MANIFEST, version, kind, coding, plain_bytes, 0, 0, 0, salt)
     seal = Seal(EXAMPLES.keys.of("manifest", salt))
     return head + seal.seal(bytes(12), coded, head + EXAMPLES.version_key.encode())
 
@@ -134,7 +134,7 @@ RECORD = [EXAMPLES.name, 48, 32, 16, 0, None]
 )
 def test_a_footer_is_held_to_the_page(footer, error):
     """A footer that is sealed right and breaks a rule is damage, or newer."""
-    seal = PackSeal(EXAMPLES.keys, EXAMPLES.pack_id)
+    seal = PackSeal(EXAMPLES.keys, EXAMPLES.pack_id, 0)
     chunk = b"".join(part for part, _ in EXAMPLES.pack_parts)[48:80]
     plain = msgspec.msgpack.encode(footer)
     trailer = struct.pack("<II8s", len(plain) + 16, 1, b"mlsyncE\0")

@@ -174,7 +174,7 @@ def test_a_reader_written_from_the_document_alone_restores():
     name, pack_index, ordinal, offset, stored_bytes, plain_bytes, coding, _ = entries[0][10][0]
     body = parse("pack")
     bound = body[:48] + struct.pack("<IIB32s", ordinal, plain_bytes, coding, name)
-    cipher = AESGCM(key_of(b"pack" + packs[pack_index][1:]))
+    cipher = AESGCM(key_of(b"pack" + packs[pack_index][2:]))
     plain = cipher.decrypt(struct.pack(">IQ", 0, ordinal), body[offset : offset + stored_bytes], bound)
     assert blake3(plain, key=key_of(b"chunk name")).digest() == name
     assert plain == EXAMPLES.plain

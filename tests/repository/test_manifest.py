@@ -47,7 +47,7 @@ KEY = "versions/" + "0" * 32 + "/0000000001"
 REF = ChunkRef(bytes(32), bytes(16), 0, 48, 26, 10, Coding.RAW)
 FILE = file_entry(b"a", [REF])
 # A pack in a table of packs: the kind of its key, and its id.
-PACK = b"\1" + bytes(16)
+PACK = b"\1\0" + bytes(16)
 ORIGIN = Origin(bytes(16))
 
 _PART = st.binary(min_size=1, max_size=12).filter(

@@ -15,7 +15,7 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
-from mlsync.errors import FormatUnsupported, ObjectDamaged
+from mlsync.errors import EpochUnknown, FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack import builder as pack_builder
@@ -114,7 +114,7 @@ def test_bytes_behind_the_trailer_are_found_out():
         (0, b"MLSYNCP\0", ObjectDamaged, "no pack"),
         (8, b"\2\0", FormatUnsupported, "format 2"),
         (10, b"\2", FormatUnsupported, "key kind 2"),
-        (11, b"\1", ObjectDamaged, "header is damaged"),
+        (11, b"\1", EpochUnknown, "epoch 1"),
         (12, b"\1\0\0\0", ObjectDamaged, "header is damaged"),
         (16, bytes(16), ObjectDamaged, "another name"),
         (32, bytes(16), ObjectDamaged, "another repository"),
@@ -122,7 +122,7 @@ def test_bytes_behind_the_trailer_are_found_out():
 )
 def test_every_field_of_the_header_is_read(offset, value, error, message):
     """Each field of the header is refused by name where it is not what it has to be."""
-    header = bytearray(pack.PackHead(PACK_ID, KEYS.repository_id).encode())
+    header = bytearray(pack.PackHead(PACK_ID, KEYS.repository_id, 0).encode())
     pack.parse_header(bytes(header), KEYS, PACK_ID)
     header[offset : offset + len(value)] = value
     with pytest.raises(error, match=message):
@@ -139,7 +139,7 @@ def test_a_footer_of_an_impossible_length_is_refused(footer_bytes):
 
 def test_a_count_that_the_footer_does_not_have_is_refused():
     """Trailer and footer name one number of chunks."""
-    seal = PackSeal(KEYS, PACK_ID)
+    seal = PackSeal(KEYS, PACK_ID, 0)
     plain = b"\x90"
     trailer = struct.pack("<II8s", len(plain) + TAG_BYTES, 1, b"mlsyncE\0")
     footer_nonce = struct.pack(">IQ", 1, 1)
@@ -216,7 +216,7 @@ def test_a_pack_is_closed_when_it_holds_as_many_chunks_as_it_may(monkeypatch):
 def test_the_longest_footer_is_within_its_bound():
     """As many chunks as a pack may hold, each with the largest numbers, make a footer that readers take."""
     record = ChunkRecord(b"\xff" * 32, pack.PACK_BYTES_MAX, 17 << 20, 16 << 20, 1)
-    sealed = PackSeal(KEYS, PACK_ID).seal_end([record] * pack.PACK_CHUNKS_MAX)
+    sealed = PackSeal(KEYS, PACK_ID, 0).seal_end([record] * pack.PACK_CHUNKS_MAX)
     assert len(sealed) - TRAILER_BYTES <= pack.FOOTER_BYTES_MAX
 
 
@@ -232,7 +232,7 @@ def test_a_chunk_out_of_bounds_is_not_written(size_bytes):
 def test_unknown_codings_are_refused_by_number():
     """A coding to come is no damage."""
     record = ChunkRecord(bytes(32), HEADER_BYTES, 20, 4, 9)
-    seal = PackSeal(KEYS, PACK_ID)
+    seal = PackSeal(KEYS, PACK_ID, 0)
     store = MemoryStore()
     store.put(names.pack(PACK_ID), seal.header + bytes(20) + seal.seal_end([record]))
     with pytest.raises(FormatUnsupported, match="coding 9"):
@@ -269,13 +269,13 @@ def test_entries_hold_what_the_footer_says():
 
 def _sealed():
     into = memoryview(bytearray(100))
-    length = PackSeal(KEYS, PACK_ID).seal_chunk(7, NAME, Coding.RAW, 5, b"plain", into)
+    length = PackSeal(KEYS, PACK_ID, 0).seal_chunk(7, NAME, Coding.RAW, 5, b"plain", into)
     return bytes(into[:length])
 
 
 def _opened(sealed, *, ordinal=7, name=NAME, coding=Coding.RAW, plain_bytes=5, pack_id=PACK_ID, keys=KEYS):
     into = bytearray(5)
-    PackSeal(keys, pack_id).open_chunk(ordinal, name, coding, plain_bytes, sealed, memoryview(into))
+    PackSeal(keys, pack_id, 0).open_chunk(ordinal, name, coding, plain_bytes, sealed, memoryview(into))
     return bytes(into)
 
 

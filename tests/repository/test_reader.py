@@ -238,7 +238,7 @@ def test_a_reference_that_is_wrong_in_one_field_opens_nothing(counted, change):
 def test_bytes_that_do_not_have_the_name_are_refused():
     """A writer that sealed other bytes than it named is found out: the seal holds, the name does not."""
     store, pack_id = MemoryStore(), bytes(16)
-    seal, into = PackSeal(KEYS, pack_id), memoryview(bytearray(21))
+    seal, into = PackSeal(KEYS, pack_id, 0), memoryview(bytearray(21))
     seal.seal_chunk(0, bytes(32), Coding.RAW, 5, b"plain", into)
     store.put(names.pack(pack_id), seal.header + bytes(into))
     with ChunkReader(store, KEYS) as chunks, pytest.raises(ObjectDamaged, match="named after"):

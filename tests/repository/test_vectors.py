@@ -12,7 +12,14 @@ from stated_key_service import StatedKeyService
 
 from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
-from mlsync.errors import FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged, WrongPassphrase
+from mlsync.errors import (
+    EpochUnknown,
+    FormatUnsupported,
+    KeySlotDamaged,
+    ManifestDamaged,
+    ObjectDamaged,
+    WrongPassphrase,
+)
 from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.decision import open_decision
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
@@ -31,7 +38,8 @@ EXPECTED = {
     "truncated": (DAMAGE, "cut short|shorter"),
     "trailing data": (DAMAGE, "longer"),
     "out of bounds": (DAMAGE, "numbers are out of bounds|out of range|more memory or time|larger than any"),
-    "reserved bytes": (DAMAGE, "header is damaged|key material, which"),
+    "unknown epoch": (EpochUnknown, "the key of epoch 1"),
+    "reserved bytes": (DAMAGE, "header is damaged|key material, which|reserved byte"),
     "wrong place": (DAMAGE, "under another name or in another repository"),
     "not this object": (DAMAGE, "this is no|not a key slot|not a repository's"),
     "contradiction": (DAMAGE, "does not describe the pack"),

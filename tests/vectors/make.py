@@ -71,7 +71,7 @@ def pack(
     chunks: list[tuple[bytes, Coding, bytes]], *, keys: Keys = KEYS, change: Callable[[list[ChunkRecord]], None] = list
 ) -> bytes:
     """A pack of (plain, coding, coded) chunks; *change* changes the records before they are sealed."""
-    seal = PackSeal(keys, PACK_ID)
+    seal = PackSeal(keys, PACK_ID, 0)
     body, records = bytearray(seal.header), []
     for ordinal, (plain, coding, coded) in enumerate(chunks):
         name = chunk_name(keys.of("chunk name"), plain)
@@ -88,10 +88,12 @@ def raw(*chunks: bytes) -> list[tuple[bytes, Coding, bytes]]:
     return [(chunk, Coding.RAW, chunk) for chunk in chunks]
 
 
-def manifest(coding: int, plain_bytes: int, coded: bytes, *, version: int = 1, material_bytes: int = 0) -> bytes:
-    """A manifest object, made by hand: what the writer compresses is not part of the format."""
+def manifest(
+    coding: int, plain_bytes: int, coded: bytes, *, version: int = 1, key: tuple[int, int, int] = (0, 0, 0)
+) -> bytes:
+    """A manifest object, made by hand; *key* is the length of its key material, its epoch, and the reserved byte."""
     name = VERSION_NAME
-    head = struct.pack("<8sHBBII32s", b"mlsyncM\0", version, 1, coding, plain_bytes, material_bytes, SALT)
+    head = struct.pack("<8sHBBIHBB32s", b"mlsyncM\0", version, 1, coding, plain_bytes, *key, SALT)
     return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
 
 
@@ -152,7 +154,7 @@ def packs() -> Iterator[Vector]:
     yield "pack-other-name", "wrong place", {"name": PACK_NAME[:-1] + ("1" if PACK_NAME[-1] == "0" else "0")}, sound
     yield "pack-other-repository", "wrong place", {}, pack(raw(*CHUNKS), keys=Keys(KEYS.master, bytes(16)))
     yield "pack-other-master-key", "authentication failure", {}, pack(raw(*CHUNKS), keys=other)
-    yield "pack-reserved-byte", "reserved bytes", {}, put(11, b"\1")(sound)
+    yield "pack-unknown-epoch", "unknown epoch", {}, put(11, b"\1")(sound)
     yield "pack-reserved-word", "reserved bytes", {}, put(12, b"\1")(sound)
     yield "pack-chunk-flipped", "authentication failure", {}, flip(50)(sound)
     yield "pack-chunk-tag-flipped", "authentication failure", {}, flip(48 + len(CHUNKS[0]))(sound)
@@ -178,7 +180,7 @@ def packs() -> Iterator[Vector]:
 
 
 def _misnamed() -> bytes:
-    seal, plain = PackSeal(KEYS, PACK_ID), b"bytes of another name"
+    seal, plain = PackSeal(KEYS, PACK_ID, 0), b"bytes of another name"
     into = memoryview(bytearray(len(plain) + 16))
     seal.seal_chunk(0, bytes(32), Coding.RAW, len(plain), plain, into)
     return seal.header + bytes(into) + seal.seal_end([ChunkRecord(bytes(32), 48, len(into), len(plain), 0)])
@@ -206,7 +208,10 @@ def manifests() -> Iterator[Vector]:
     yield "manifest-cut-by-one", "authentication failure", {}, sound[:-1]
     yield "manifest-cut-in-header", "truncated", {}, sound[:40]
     yield "manifest-nothing", "truncated", {}, b""
-    yield "manifest-key-material", "reserved bytes", {}, manifest(0, len(ROOT), ROOT, material_bytes=1)
+    yield "manifest-key-material", "reserved bytes", {}, manifest(0, len(ROOT), ROOT, key=(1, 0, 0))
+    yield "manifest-reserved-byte", "reserved bytes", {}, manifest(0, len(ROOT), ROOT, key=(0, 0, 1))
+    yield "manifest-reserved-byte-flipped", "authentication failure", {}, flip(19)(sound)
+    yield "manifest-unknown-epoch", "unknown epoch", {}, put(18, b"\1")(sound)
     yield "manifest-key-material-flipped", "authentication failure", {}, flip(16)(sound)
     yield "manifest-too-large", "out of bounds", {}, manifest(1, 0xFFFF_FFFF, ZSTD_FRAME)
     yield "manifest-raw-length-lies", "does not decode", {}, manifest(0, len(ROOT) + 1, ROOT)

@@ -45,7 +45,8 @@ class ChunkIndex:
 
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""
-        return ref.pack not in self._avoid
+        # A pack of an epoch that is not known here could not be read back.
+        return ref.pack not in self._avoid and ref.epoch <= self._repository.keys.epoch
 
     def add_written(self, packs: Iterable[bytes]) -> None:
         """Note that this backup wrote these packs."""

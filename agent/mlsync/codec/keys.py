@@ -3,6 +3,10 @@
 Two purposes never share a key: the store sees names, and learns nothing about the key that seals; a fault in one use
 does not reach another. The repository's id is the salt, so that one master key used by mistake in two repositories
 still yields different keys.
+
+A repository has several master keys once its key was rotated: those of the epochs 0, 1, 2 and so on. Each sealed object
+says of which epoch its key is. What names and identifies is of epoch 0 for ever, so that chunks and runs keep their
+names.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 MASTER_KEY_BYTES: Final = 32
 KEY_BYTES: Final = 32
+# An epoch is one byte in headers and tables.
+EPOCH_MAX: Final = 255
 
 Purpose = Literal[
     "header", "chunk name", "run id", "pack", "manifest", "later proof", "decision", "decision name", "feature"
@@ -41,15 +47,32 @@ def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Keys:
-    """The keys of one repository; its repr contains none of them."""
+    """The keys of one repository; its repr contains none of them.
+
+    *master* is the master key of epoch 0, and *later* are those of the epochs after it, in order.
+    """
 
     master: bytes
     repository_id: bytes
+    later: tuple[bytes, ...] = ()
 
     def __repr__(self) -> str:
         """Return the repository's id, and no secret."""
         return f"Keys(repository_id={self.repository_id.hex()})"
 
-    def of(self, purpose: Purpose, context: bytes = b"") -> bytes:
-        """Return the key for *purpose*; a *context* (a pack's id, a manifest's salt) makes it one object's own."""
-        return derive(self.master, self.repository_id, _INFO[purpose] + context)
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that is known: all that is sealed now is of it."""
+        return len(self.later)
+
+    @property
+    def masters(self) -> tuple[bytes, ...]:
+        """The master keys by epoch."""
+        return (self.master, *self.later)
+
+    def of(self, purpose: Purpose, context: bytes = b"", *, epoch: int = 0) -> bytes:
+        """Return the key for *purpose*; a *context* (a pack's id, a manifest's salt) makes it one object's own.
+
+        What seals an object gives the object's *epoch*, one that is known.
+        """
+        return derive(self.masters[epoch], self.repository_id, _INFO[purpose] + context)

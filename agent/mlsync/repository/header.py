@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from mlsync.codec.keys import Keys
-from mlsync.errors import Error, ObjectDamaged
+from mlsync.errors import EpochUnknown, Error, ObjectDamaged
 from mlsync.repository import names, tokens
 from mlsync.repository.canonical import newer
 
@@ -95,6 +95,12 @@ def check_key_kind(key_kind: int, where: str, damage: type[Error] = ObjectDamage
         raise damage(f"there is no key kind {key_kind}", where=where)
     if key_kind != tokens.KEY_DERIVED:
         raise newer(f"key kind {key_kind} is not known here", where)
+
+
+def check_epoch(epoch: int, keys: Keys, where: str) -> None:
+    """Raise ``EpochUnknown`` unless the master key of this epoch is known."""
+    if epoch > keys.epoch:
+        raise EpochUnknown(f"it is sealed with the key of epoch {epoch}, which is not known here", where=where)
 
 
 def _check(header: RepositoryHeader, keys: Keys) -> str:

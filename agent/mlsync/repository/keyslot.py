@@ -17,7 +17,7 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 import msgspec
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from mlsync.codec.keys import KEY_BYTES, MASTER_KEY_BYTES, derive
+from mlsync.codec.keys import EPOCH_MAX, KEY_BYTES, MASTER_KEY_BYTES, derive
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import ConfigInvalid, KeySlotDamaged, WrongPassphrase
 from mlsync.repository.canonical import newer
@@ -143,6 +143,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     format: int
     repository: str
     kind: SlotKind
+    epoch: int
     salt: str
     memory_kib: int
     iterations: int
@@ -171,8 +172,13 @@ _claim_decoder: Final = msgspec.json.Decoder(_Claim)
 _slot_decoder: Final = msgspec.json.Decoder(Slot)
 
 
-def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stretching: Stretching) -> bytes:
-    """Return the bytes of a slot from which *unlock* obtains *master*; a key service is asked once."""
+def make(
+    unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stretching: Stretching, *, epoch: int = 0
+) -> bytes:
+    """Return the bytes of a slot from which *unlock* obtains *master*, the master key of *epoch*.
+
+    A key service is asked once.
+    """
     if isinstance(unlock, KeyFile):
         check_key_file(unlock)
     kind = kind_of(unlock)
@@ -183,6 +189,7 @@ def make(unlock: Unlock, master: bytes, repository_id: bytes, salt: bytes, stret
         FORMAT_VERSION,
         repository_id.hex(),
         kind,
+        epoch,
         salt_text,
         cost.memory_kib,
         cost.iterations,
@@ -217,6 +224,10 @@ def parse(body: bytes, where: str) -> Slot:
         _check_service(slot)
     except (ValueError, RecursionError) as error:
         raise KeySlotDamaged(f"the key slot does not parse: {error}", where=where) from None
+    if not 0 <= slot.epoch <= EPOCH_MAX:
+        raise KeySlotDamaged(f"there is no epoch {slot.epoch}", where=where)
+    if slot.epoch:
+        raise newer(f"key slots of epoch {slot.epoch} are not known here", where)
     numbers = (slot.memory_kib, slot.iterations, slot.lanes)
     bounds = (_MEMORY_KIB_MAX, _ITERATIONS_MAX, _LANES_MAX)
     if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):

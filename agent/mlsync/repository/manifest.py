@@ -19,7 +19,7 @@ from mlsync.values import Proof, storable
 
 
 class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a chunk is stored and how it is opened: all that a restore needs."""
+    """Where a chunk is stored and how it is opened: all that a restore needs. *epoch* is that of the pack's key."""
 
     name: bytes
     pack: bytes
@@ -28,6 +28,7 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stored_bytes: int
     plain_bytes: int
     coding: Coding
+    epoch: int = 0
 
 
 class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

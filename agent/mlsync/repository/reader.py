@@ -28,6 +28,7 @@ from mlsync.courtesy.pressure import threads
 from mlsync.direct_io import slack_bytes
 from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
+from mlsync.repository.header import check_epoch
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
@@ -202,7 +203,7 @@ class _Opener:
         self._store = store
         self._keys = keys
         self._name_key = keys.of("chunk name")
-        self._seals: dict[bytes, PackSeal] = {}
+        self._seals: dict[tuple[int, bytes], PackSeal] = {}
         self._local = threading.local()
 
     def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
@@ -274,23 +275,26 @@ class _Opener:
         is_raw = ref.coding is Coding.RAW and ref.stored_bytes - TAG_BYTES == len(into)
         coded = into if is_raw else self._scratch("coded", ref.stored_bytes - TAG_BYTES)
         try:
-            self._seal_of(ref.pack).open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
+            self._seal_of(ref).open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
             if not is_raw:
                 decode_into(ref.coding, coded, into)
         except SealBroken as error:
-            self._check_header(ref.pack)
+            self._check_header(ref)
             raise _damaged(ref, str(error)) from None
         except CodingBroken as error:
             raise _damaged(ref, str(error)) from None
         if not is_named(self._name_key, into, ref.name):
             raise _damaged(ref, "its bytes are not those that it is named after")
 
-    def _check_header(self, pack: bytes) -> None:
-        """Raise if the pack's header explains why a chunk does not open: another pack, or a newer format."""
+    def _check_header(self, ref: ChunkRef) -> None:
+        """Raise if the pack's header explains why a chunk does not open: another pack or epoch, or a newer format."""
         header = bytearray(HEADER_BYTES)
         with suppress(StoreError):
-            self._store.read(names.pack(pack), 0, memoryview(header))
-            parse_header(bytes(header), self._keys, pack)
+            self._store.read(names.pack(ref.pack), 0, memoryview(header))
+            epoch = parse_header(bytes(header), self._keys, ref.pack)
+            if epoch != ref.epoch:
+                what = f"the pack is of epoch {epoch}, and is said to be of epoch {ref.epoch}"
+                raise ObjectDamaged(what, where=names.pack(ref.pack))
 
     def _scratch(self, use: str, size_bytes: int) -> memoryview:
         """Return this thread's buffer for *use*, *size_bytes* long."""
@@ -300,12 +304,14 @@ class _Opener:
             setattr(self._local, use, buffer)
         return memoryview(buffer)[:size_bytes]
 
-    def _seal_of(self, pack: bytes) -> PackSeal:
+    def _seal_of(self, ref: ChunkRef) -> PackSeal:
+        pack = ref.epoch, ref.pack
         seal = self._seals.get(pack)
         if seal is None:
             if len(self._seals) >= SEALS_MAX:
                 self._seals.clear()
-            seal = self._seals[pack] = PackSeal(self._keys, pack)
+            check_epoch(ref.epoch, self._keys, names.pack(ref.pack))
+            seal = self._seals[pack] = PackSeal(self._keys, ref.pack, ref.epoch)
         return seal
 
 

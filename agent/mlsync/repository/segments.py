@@ -20,7 +20,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef,
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
 from mlsync.repository.room import check_room
 from mlsync.repository.tokens import KEY_DERIVED
-from mlsync.repository.validation import check_entry, check_tree, pack_ids
+from mlsync.repository.validation import check_entry, check_tree, table_of_packs
 from mlsync.repository.writer import PlacedChunk
 
 # A body up to this length is part of the manifest: most runs need no other object for it.
@@ -30,8 +30,6 @@ SEGMENT_BYTES: Final = 64 << 10
 SEGMENT_BYTES_MAX: Final = 256 << 20
 # All segments of a version: some ten million files. It bounds what a reader of a planted manifest would fetch.
 BODY_BYTES_MAX: Final = 4 << 30
-
-_KEY_KIND: Final = bytes([KEY_DERIVED])
 
 Put = Callable[[bytes], PlacedChunk]
 
@@ -81,7 +79,7 @@ def read_entries(
     root: ManifestRoot, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
 ) -> tuple[Entry, ...]:
     """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
-    packs = pack_ids(root.packs, where)
+    packs = table_of_packs(root.packs, where)
     refs = [_refs_of(segment, packs, where) for segment in root.segments]
     if sum(ref.plain_bytes for segment_refs in refs for ref in segment_refs) > BODY_BYTES_MAX:
         raise ManifestDamaged("the version's list of files is longer than 4 GiB", where=where)
@@ -99,7 +97,7 @@ def read_entries(
 
 def segment_refs(root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
     """Return the chunks that hold a version's own body."""
-    packs = pack_ids(root.packs, where)
+    packs = table_of_packs(root.packs, where)
     return tuple(ref for segment in root.segments for ref in _refs_of(segment, packs, where))
 
 
@@ -111,7 +109,7 @@ def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> byt
     return bytes(body)
 
 
-def _refs_of(segment: SegmentRef, packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
+def _refs_of(segment: SegmentRef, packs: list[tuple[int, bytes]], where: str) -> tuple[ChunkRef, ...]:
     if (segment.inline is None) != bool(segment.chunks):
         raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
@@ -133,6 +131,11 @@ def _ends_segment(entry: Entry) -> bool:
     return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
 
 
+def pack_bin(epoch: int, pack_id: bytes) -> bytes:
+    """Return a pack as stored objects name it."""
+    return bytes((KEY_DERIVED, epoch)) + pack_id
+
+
 class PackTable:
     """Replaces pack ids by indices while entries are encoded."""
 
@@ -145,7 +148,7 @@ class PackTable:
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
-            self.packs.append(_KEY_KIND + ref.pack)
+            self.packs.append(pack_bin(ref.epoch, ref.pack))
         return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
 
 
@@ -160,7 +163,7 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     """Return a segment's entries, each checked, or raise ``ManifestDamaged``."""
     segment = decode_as(body, Segment, where)
     check_room(segment.room, "a segment", where)
-    packs = pack_ids(segment.packs, where)
+    packs = table_of_packs(segment.packs, where)
     unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, packs, where)) for packed in segment.entries]
     entries = cast("list[Entry]", unpacked)
     for entry in entries:
@@ -168,8 +171,8 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     return entries
 
 
-def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> tuple[ChunkRef, ...]:
-    """Return the references with their pack ids; raise ``ManifestDamaged`` for one that is out of bounds."""
+def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[tuple[int, bytes]], where: str) -> tuple[ChunkRef, ...]:
+    """Return the references with their packs' epochs and ids; raise ``ManifestDamaged`` for one out of bounds."""
     refs = []
     for ref in packed:
         if ref.base is not None:
@@ -179,7 +182,7 @@ def unpack_refs(packed: Sequence[PackedRef], packs: list[bytes], where: str) -> 
         coding = coding_of(ref.coding, where, ManifestDamaged)
         if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
             raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
-        refs.append(
-            ChunkRef(ref.name, packs[ref.pack], ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, coding)
-        )
+        epoch, pack_id = packs[ref.pack]
+        numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
+        refs.append(ChunkRef(ref.name, pack_id, *numbers, coding, epoch))
     return tuple(refs)

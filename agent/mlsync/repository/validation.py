@@ -34,7 +34,7 @@ ORIGIN_BYTES: Final = 16
 def check_root(root: ManifestRoot, where: str) -> None:
     """Raise ``ManifestDamaged`` if a number, path, id or the link to the previous version is out of bounds."""
     check_previous(root.previous, root.number, where)
-    pack_ids(root.packs, where)
+    table_of_packs(root.packs, where)
     numbers_are_sound = (
         0 < root.number <= names.VERSION_MAX and is_time(root.created_ns) and is_level(root.required_level)
     )
@@ -158,14 +158,17 @@ def check_previous(previous: Previous | None, number: int, where: str) -> None:
         raise ManifestDamaged("the link to the previous version is damaged", where=where)
 
 
-def pack_ids(table: Sequence[bytes], where: str) -> list[bytes]:
-    """Return the ids of a table of packs; raise an error for an invalid one, one that comes twice, or a newer kind."""
-    ids = [pack[1:] for pack in table]
+def table_of_packs(table: Sequence[bytes], where: str) -> list[tuple[int, bytes]]:
+    """Return the epochs and ids of a table of packs.
+
+    Raise an error for an invalid one, an id that comes twice, or a newer kind of key.
+    """
+    ids = [pack[2:] for pack in table]
     if any(len(pack) != PACK_ID_BYTES for pack in ids) or len(set(ids)) != len(ids):
         raise ManifestDamaged("a table of packs has an invalid id, or an id twice", where=where)
     for pack in table:
         check_key_kind(pack[0], where, ManifestDamaged)
-    return ids
+    return [(pack[1], pack[2:]) for pack in table]
 
 
 def check_proof(proof: Proof, where: str) -> None:

@@ -53,7 +53,8 @@ class RepositoryOpener:
                     done = process.ask(OpenRequest(self.config, self._unlock), stop)
                 finally:
                     process.close()
-                keys = Keys(bytes.fromhex(done["master"]), bytes.fromhex(done["repository_id"]))
+                first, *later = map(bytes.fromhex, done["masters"])
+                keys = Keys(first, bytes.fromhex(done["repository_id"]), tuple(later))
                 self._opened = Opened(keys, done["conditional_create"], done["slot"])
             return self._opened
 

@@ -91,7 +91,7 @@ class PassChild(LogMonitor):
         with Session.open(request.config, lambda: request.unlock, self) as session:
             repository = session.repository
             return {
-                "master": repository.keys.master.hex(),
+                "masters": [master.hex() for master in repository.keys.masters],
                 "repository_id": repository.repository_id.hex(),
                 "conditional_create": repository.conditional_create,
                 "slot": repository.slot,

@@ -13,6 +13,7 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
 from mlsync.repository import names
+from mlsync.repository.header import check_epoch
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.footer import ref_of
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
@@ -32,12 +33,21 @@ class PackBuilder:
     """
 
     def __init__(
-        self, store: Store, keys: Keys, buffer: memoryview, pack_id: bytes, journal: PackJournal | None = None
+        self,
+        store: Store,
+        keys: Keys,
+        buffer: memoryview,
+        pack_id: bytes,
+        journal: PackJournal | None = None,
+        *,
+        epoch: int | None = None,
     ) -> None:
         self.pack_id = pack_id
+        # A pack that is finished later keeps the epoch in which it began.
+        self.epoch = keys.epoch if epoch is None else epoch
         self.size_bytes = 0
         self._store = store
-        self._seal = PackSeal(keys, pack_id)
+        self._seal = PackSeal(keys, pack_id, self.epoch)
         self._buffer = buffer
         self.unsent_bytes = 0
         self._upload: Upload | None = None
@@ -63,7 +73,7 @@ class PackBuilder:
         self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
         self.unsent_bytes += stored_bytes
         self.size_bytes += stored_bytes
-        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, len(plain), coding)
+        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, len(plain), coding, self.epoch)
 
     @property
     def has_part(self) -> bool:
@@ -115,7 +125,8 @@ class PackBuilder:
         token = self._upload.resume_token()
         if token is not None:
             tail = self._buffer[: self.unsent_bytes]
-            self._is_recorded = self._journal.record(self.pack_id, token, self._sent_bytes, self._records, tail)
+            head = self.pack_id, self.epoch, token, self._sent_bytes
+            self._is_recorded = self._journal.record(*head, self._records, tail)
 
     def _append(self, body: bytes) -> None:
         for start in range(0, len(body), CHUNK_BYTES_MAX):
@@ -147,7 +158,8 @@ def finish_interrupted(
 
     If the store no longer has what was sent, return no chunks, and call *report* with the reason.
     """
-    builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), pack.pack_id)
+    check_epoch(pack.epoch, keys, names.pack(pack.pack_id))
+    builder = PackBuilder(store, keys, memoryview(bytearray(buffer_bytes(store))), pack.pack_id, epoch=pack.epoch)
     try:
         builder.resume(pack)
         builder.finish()
@@ -162,12 +174,12 @@ def finish_interrupted(
         report(error)
         return []
     key = names.pack(pack.pack_id)
-    return [ref_of(pack.pack_id, ordinal, record, key) for ordinal, record in enumerate(pack.records)]
+    return [ref_of((pack.epoch, pack.pack_id), ordinal, record, key) for ordinal, record in enumerate(pack.records)]
 
 
 def _is_whole(store: Store, keys: Keys, pack: InterruptedPack) -> bool:
     """Return whether the store has the whole pack, by its length."""
-    end_bytes = len(PackSeal(keys, pack.pack_id).seal_end(pack.records))
+    end_bytes = len(PackSeal(keys, pack.pack_id, pack.epoch).seal_end(pack.records))
     try:
         return store.stat(names.pack(pack.pack_id)).size_bytes == pack.size_bytes + end_bytes
     except NotFound:

@@ -26,17 +26,17 @@ def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list
     key = names.pack(pack_id)
     if size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise ObjectDamaged("the pack is shorter than any pack", where=key)
-    parse_header(_read(store, key, 0, HEADER_BYTES), keys, pack_id)
+    epoch = parse_header(_read(store, key, 0, HEADER_BYTES), keys, pack_id)
     trailer = _read(store, key, size_bytes - TRAILER_BYTES, TRAILER_BYTES)
     footer_bytes = parse_trailer(trailer, size_bytes, key)
     footer_offset = size_bytes - TRAILER_BYTES - footer_bytes
     try:
-        records = PackSeal(keys, pack_id).open_footer(_read(store, key, footer_offset, footer_bytes), trailer)
+        records = PackSeal(keys, pack_id, epoch).open_footer(_read(store, key, footer_offset, footer_bytes), trailer)
     except SealBroken as error:
         raise ObjectDamaged(f"the pack's footer is damaged: {error}", where=key) from None
     if not records_are_sound(records, footer_offset):
         raise ObjectDamaged("the pack's footer does not describe the pack", where=key)
-    return [ref_of(pack_id, ordinal, record, key) for ordinal, record in enumerate(records)]
+    return [ref_of((epoch, pack_id), ordinal, record, key) for ordinal, record in enumerate(records)]
 
 
 def _read(store: Store, key: str, offset: int, length: int) -> bytes:
@@ -50,9 +50,14 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
     return bytes(body)
 
 
-def ref_of(pack_id: bytes, ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
-    """Return the chunk that a footer's record describes; raise ``FormatUnsupported`` if it is of a newer format."""
+def ref_of(pack: tuple[int, bytes], ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
+    """Return the chunk that a record in the footer of *pack*, an epoch and an id, describes.
+
+    Raise ``FormatUnsupported`` if it is of a newer format.
+    """
     if record.base is not None:
         raise newer_base(key)
     coding = coding_of(record.coding, key, ObjectDamaged)
-    return ChunkRef(record.name, pack_id, ordinal, record.offset, record.stored_bytes, record.plain_bytes, coding)
+    epoch, pack_id = pack
+    numbers = ordinal, record.offset, record.stored_bytes, record.plain_bytes
+    return ChunkRef(record.name, pack_id, *numbers, coding, epoch)

@@ -23,6 +23,7 @@ import msgspec
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import FILE_DIGEST_BYTES, file_digester
+from mlsync.codec.keys import EPOCH_MAX
 from mlsync.errors import StateError
 from mlsync.repository.pack.pack import PACK_ID_BYTES, ChunkRecord, records_are_sound
 
@@ -34,6 +35,7 @@ _CODINGS: Final = frozenset(int(coding) for coding in Coding)
 
 class _Head(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     pack_id: bytes
+    epoch: int
     resume_token: str
     sent_bytes: int
     records: list[ChunkRecord]
@@ -49,6 +51,7 @@ class InterruptedPack:
     """A pack whose first *sent_bytes* the store has; *tail* is the rest, up to the end of the last of its *records*."""
 
     pack_id: bytes
+    epoch: int
     resume_token: str
     sent_bytes: int
     records: list[ChunkRecord]
@@ -67,13 +70,19 @@ class PackJournal:
         self._directory = directory
 
     def record(
-        self, pack_id: bytes, resume_token: str, sent_bytes: int, records: Sequence[ChunkRecord], tail: memoryview
+        self,
+        pack_id: bytes,
+        epoch: int,
+        resume_token: str,
+        sent_bytes: int,
+        records: Sequence[ChunkRecord],
+        tail: memoryview,
     ) -> bool:
         """Store on the disk how the pack is finished; this replaces its earlier record.
 
         If the disk does not take it, remove the pack's record and return ``False``.
         """
-        head = msgspec.msgpack.encode(_Head(pack_id, resume_token, sent_bytes, list(records), len(tail)))
+        head = msgspec.msgpack.encode(_Head(pack_id, epoch, resume_token, sent_bytes, list(records), len(tail)))
         digest = file_digester()
         body: list[bytes | memoryview] = [_LENGTH.pack(len(head)), head, tail]
         for piece in body:
@@ -164,10 +173,11 @@ def _parse(path: Path) -> InterruptedPack | None:
     is_whole = len(tail) == head.tail_bytes and digest.digest() == body[-FILE_DIGEST_BYTES:]
     is_sound = (
         len(head.pack_id) == PACK_ID_BYTES
+        and 0 <= head.epoch <= EPOCH_MAX
         and head.sent_bytes > 0
         and records_are_sound(head.records, head.sent_bytes + len(tail))
         and all(record.coding in _CODINGS and record.base is None for record in head.records)
     )
     if not (is_whole and is_sound):
         return None
-    return InterruptedPack(head.pack_id, head.resume_token, head.sent_bytes, head.records, tail)
+    return InterruptedPack(head.pack_id, head.epoch, head.resume_token, head.sent_bytes, head.records, tail)

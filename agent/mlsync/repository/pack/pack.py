@@ -19,7 +19,7 @@ from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
 from mlsync.errors import Error, FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
 from mlsync.repository.canonical import decode_canonical, newer
-from mlsync.repository.header import check_format, check_key_kind
+from mlsync.repository.header import check_epoch, check_format, check_key_kind
 from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END, TOKEN_MAX
 
 PACK_ID_BYTES: Final = 16
@@ -58,18 +58,23 @@ class PackHead:
 
     pack_id: bytes
     repository_id: bytes
+    epoch: int
 
     def encode(self) -> bytes:
         """Return the header's bytes."""
-        return _HEADER.pack(MAGIC_PACK, FORMAT_VERSION, KEY_DERIVED, 0, 0, self.pack_id, self.repository_id)
+        numbers = FORMAT_VERSION, KEY_DERIVED, self.epoch, 0
+        return _HEADER.pack(MAGIC_PACK, *numbers, self.pack_id, self.repository_id)
 
 
 class PackSeal:
-    """Seals and opens the contents of one pack. Each pack id is written by one writer, once."""
+    """Seals and opens the contents of one pack, of an epoch that is known.
 
-    def __init__(self, keys: Keys, pack_id: bytes) -> None:
-        self.header = PackHead(pack_id, keys.repository_id).encode()
-        self._seal = Seal(keys.of("pack", pack_id))
+    Each pack id is written by one writer, once.
+    """
+
+    def __init__(self, keys: Keys, pack_id: bytes, epoch: int) -> None:
+        self.header = PackHead(pack_id, keys.repository_id, epoch).encode()
+        self._seal = Seal(keys.of("pack", pack_id, epoch=epoch))
 
     def seal_chunk(
         self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
@@ -110,21 +115,23 @@ class PackSeal:
         return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
 
 
-def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> None:
-    """Check that a pack's first bytes are those of the pack *pack_id* of this repository."""
+def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> int:
+    """Check that a pack's first bytes are those of the pack *pack_id* of this repository; return its epoch."""
     where = names.pack(pack_id)
     if len(body) != HEADER_BYTES:
         raise ObjectDamaged("the pack is shorter than its header", where=where)
-    magic, version, key_kind, _, _, found_id, repository_id = _HEADER.unpack(body)
+    magic, version, key_kind, epoch, _, found_id, repository_id = _HEADER.unpack(body)
     if magic != MAGIC_PACK:
         raise ObjectDamaged("this is no pack", where=where)
     check_format(version, where)
     check_key_kind(key_kind, where)
+    check_epoch(epoch, keys, where)
     if found_id != pack_id or repository_id != keys.repository_id:
         raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
     # Only the reserved bytes are left to check: no byte of a pack may change unnoticed.
-    if body != PackHead(pack_id, keys.repository_id).encode():
+    if body != PackHead(pack_id, keys.repository_id, epoch).encode():
         raise ObjectDamaged("the pack's header is damaged", where=where)
+    return int(epoch)
 
 
 def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
