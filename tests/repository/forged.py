@@ -15,8 +15,9 @@ from mlsync.repository import names, sealed_object
 from mlsync.repository.decision import Decision, open_decision
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
+from mlsync.repository.move import Moved, Moves
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST
+from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, MOVE
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()
@@ -44,6 +45,11 @@ def proof_value() -> list[Any]:
 def decision_value() -> list[Any]:
     """The document's decision as plain values."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.decision()))
+
+
+def move_value() -> list[Any]:
+    """The document's move record as plain values."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.move()))
 
 
 def changed(value: Any, path: Path, new: Any) -> Any:
@@ -97,3 +103,10 @@ def read_decision(plain: bytes) -> Decision:
     """Seal *plain* as the document's decision, and open that as every reader does."""
     key = EXAMPLES.decision_key
     return open_decision(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, DECISION, key, plain))[0]
+
+
+def read_move(plain: bytes) -> Moved:
+    """Seal *plain* as the document's move record, and read that as every reader does."""
+    store = MemoryStore()
+    store.put(EXAMPLES.move_key, sealed_object.seal(EXAMPLES.keys, MOVE, EXAMPLES.move_key, plain))
+    return Moves(store, EXAMPLES.keys).open(EXAMPLES.moved_id)

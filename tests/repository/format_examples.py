@@ -30,9 +30,10 @@ from mlsync.repository.manifest import (
     Top,
     Trouble,
 )
+from mlsync.repository.move import MoveRecord
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
-from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, SealedKind
-from mlsync.repository.segments import encode_entries
+from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, MOVE, SealedKind
+from mlsync.repository.segments import PackTable, encode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Finding, Proof, Severity
 
@@ -62,6 +63,8 @@ class Examples:
         self.proof_id = bytes.fromhex(stated["proof id"])
         self.proof_salt = bytes.fromhex(stated["proof salt"])
         self.decision_salt = bytes.fromhex(stated["decision salt"])
+        self.moved_id = bytes.fromhex(stated["moved pack id"])
+        self.move_salt = bytes.fromhex(stated["move salt"])
         self.writer_id = bytes.fromhex(stated["writer id"])
         self.machine = bytes.fromhex(stated["machine"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
@@ -75,6 +78,7 @@ class Examples:
         self.version_key = names.version(run_id(self.keys.of("run id"), self.run), 2)
         self.proof_key = names.later_proof(run_id(self.keys.of("run id"), self.run), 2, self.proof_id)
         self.decision_key = decision_key(self.keys, self.run, 2)
+        self.move_key = names.move(self.moved_id)
         self.pack_parts = self._pack()
         self.ref = ChunkRef(self.name, self.pack_id, 0, 48, len(self.plain) + 16, len(self.plain), Coding.RAW)
 
@@ -88,6 +92,7 @@ class Examples:
                 (self.keys.of("manifest", self.manifest_salt), "the manifest"),
                 (self.keys.of("later proof", self.proof_salt), "the later proof"),
                 (self.keys.of("decision", self.decision_salt), "the decision"),
+                (self.keys.of("move", self.move_salt), "the move record"),
             ],
             "names": [
                 (self.name, "the chunk's name"),
@@ -111,6 +116,8 @@ class Examples:
             "decision": self._sealed(
                 DECISION, self.decision_key, msgspec.msgpack.encode(self.decision()), self.decision_salt
             ),
+            "move-body": [(msgspec.msgpack.encode(self.move()), "")],
+            "move": self.move_object(),
         }
 
     def slot(self, unlock: Unlock) -> bytes:
@@ -253,6 +260,16 @@ class Examples:
             (Forgotten(4, object_digest(b"version 4")[:16], "not in: last 2", when_ns),),
             (Gone(1, 3, "by hand", when_ns),),
         )
+
+    def move(self) -> MoveRecord:
+        """That the chunk lay in another pack before, and lies in the document's pack now."""
+        table = PackTable()
+        chunks = [table.refer(self.ref)]
+        return MoveRecord(self.moved_id, 1_795_608_000_000_000_000, "mlsync 0.1.0", table.packs, chunks)
+
+    def move_object(self) -> Fields:
+        """The move record as an object."""
+        return self._sealed(MOVE, self.move_key, msgspec.msgpack.encode(self.move()), self.move_salt)
 
     def _sealed(self, kind: SealedKind, key: str, plain: bytes, salt: bytes) -> Fields:
         """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""

@@ -252,6 +252,20 @@ def links(value: Any, own: bytes | None = None) -> None:
     need(ids == sorted(set(ids)) and own not in ids)
 
 
+def move(value: Any, pack: bytes) -> None:
+    """The record of where the chunks of *pack* were moved to."""
+    fields = array(value, 6)
+    need(type(fields[0]) is bytes and fields[0] == pack and is_int(fields[1], *TIME) and type(fields[2]) is str)
+    packs = table(fields[3])
+    need(1 <= len(array(fields[4])) <= 65_536)
+    for chunk in fields[4]:
+        reference(chunk, packs)
+    chunk_names = [chunk[0] for chunk in fields[4]]
+    need(chunk_names == sorted(set(chunk_names)))
+    need({chunk[1] for chunk in fields[4]} == set(range(len(packs))) and pack not in {one[-16:] for one in packs})
+    room(fields[5])
+
+
 def later_proof(value: Any, run: str, number: int, manifest: bytes, own: bytes) -> None:
     """A later proof with the id *own* beside the version of that run, number and manifest."""
     fields = array(value, 11)

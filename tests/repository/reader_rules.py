@@ -1,6 +1,6 @@
-"""The numbered rules of docs/format.md for versions, later proofs and decisions, with values that break or keep each.
+"""The numbered rules of docs/format.md for versions and what is beside them, with values that break or keep each.
 
-A case is a path into the document's root, later proof or decision, as plain values, and what is put there.
+A case is a path into the document's root, later proof, decision or move record, as plain values, and what is put there.
 ``tests/vectors`` has an object for each case, and the document's table of rules is written from this list.
 """
 
@@ -10,7 +10,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from forged import CHUNKS, DROPPED, EXAMPLES, PROOF, SEGMENTS, changed, decision_value, proof_value, root_value
+from forged import (
+    CHUNKS,
+    DROPPED,
+    EXAMPLES,
+    PROOF,
+    SEGMENTS,
+    changed,
+    decision_value,
+    move_value,
+    proof_value,
+    root_value,
+)
 
 SEGMENT = (SEGMENTS, 0)
 PACKS, ENTRIES = (*SEGMENT, 2, 0), (*SEGMENT, 2, 1)
@@ -30,6 +41,9 @@ LINKS = [[TO_PROOF], [TO_PROOF, LATER]]
 NO_LINKS: list[Any] = [[], None, {}, [TO_PROOF[:-1]], [TO_PROOF + b"x"], [TO_PROOF.decode()], [[TO_PROOF]]]
 SHAPES = len(NO_LINKS)
 NO_LINKS += [[LATER, TO_PROOF], [TO_PROOF, TO_PROOF], [TO_PROOF, TO_PROOF[:-1] + b"\xff"]]
+# A chunk reference of a move record, and its tables of packs.
+MOVED = [bytes(32), 0, 0, 48, 26, 10, 0, None]
+MOVE_TABLE = move_value()[3]
 RECORD = [1, False, 1, [TO_PROOF]]
 
 STRANGE_NAMES = ("user.", "", "security.capability", "trusted.a", "system.nfs4_acl", "user.a\0", "user." + "a" * 251)
@@ -614,6 +628,52 @@ DECISION_RULES = [
     ),
 ]
 
+MOVE_RULES = [
+    Rule(151, "move record", "6 positions", [((5,), DROPPED), ((6,), 0)]),
+    Rule(152, "move record", "the old pack's id is the key's", each([(0,)], bytes(16), b"", EXAMPLES.pack_id, None)),
+    Rule(
+        153,
+        "move record",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(1,)], 1 << 63, -(1 << 63), 1.0),
+        kept=each([(1,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(154, "move record", "the writer is a str", each([(2,)], b"mlsync", None), kept=[((2,), "")]),
+    Rule(
+        155,
+        "move record",
+        "its table of packs is as a root's",
+        [((3, 0), PACK[:-1]), ((3, 0), bytes(len(PACK))), ((3,), MOVE_TABLE * 2), ((3,), None)],
+        [((3, 0), b"\2" + PACK[1:])],
+        [((3, 0), PACK)],
+    ),
+    Rule(
+        156,
+        "move record",
+        "each pack of the table has one of the chunks, and none is the old pack",
+        [((3, 1), PACK), ((3, 0), PACK[:-16] + EXAMPLES.moved_id)],
+    ),
+    Rule(157, "move record", "1 to 65,536 chunk references", each([(4,)], [], None, [MOVED] * (ORDINALS + 1))),
+    Rule(
+        158,
+        "move record",
+        "a chunk reference is as in a segment",
+        [((4, 0, at), value) for at, value in enumerate((bytes(31), 1, ORDINALS, 47, 16, 0, 256, DROPPED))],
+        [((4, 0, 6), 3), ((4, 0, 7), 0)],
+        [((4, 0, 3), 1 << 40), ((4, 0, 6), 2)],
+    ),
+    Rule(
+        159,
+        "move record",
+        "the names rise from reference to reference",
+        [((4,), [MOVED, MOVED]), ((4,), [[b"\1" * 32, *MOVED[1:]], MOVED])],
+        kept=[((4,), [MOVED, [b"\1" * 32, *MOVED[1:]]])],
+    ),
+    Rule(
+        160, "move record", "the room is as in a root", [((5,), {})], [((5,), {"!other": 1})], [((5,), {"other": []})]
+    ),
+]
+
 
 def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole roots."""
@@ -630,6 +690,11 @@ def decision_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     yield from _cases(DECISION_RULES, decision_value())
 
 
+def move_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole move records."""
+    yield from _cases(MOVE_RULES, move_value())
+
+
 def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]:
     for rule in rules:
         for outcome, (path, value) in rule.cases():
@@ -639,6 +704,6 @@ def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]
 def table() -> str:
     """The document's table of rules."""
     lines = ["| rule | in | what holds |", "|---|---|---|"]
-    rules = sorted((*RULES, *PROOF_RULES, *DECISION_RULES), key=lambda rule: rule.number)
+    rules = sorted((*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES), key=lambda rule: rule.number)
     lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in rules]
     return "\n".join(lines) + "\n"

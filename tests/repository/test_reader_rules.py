@@ -5,8 +5,18 @@ from __future__ import annotations
 import format_rules
 import msgspec
 import pytest
-from forged import EXAMPLES, packed, read_decision, read_proof, read_root
-from reader_rules import DECISION_RULES, PROOF_RULES, RULES, decision_cases, proof_cases, root_cases, table
+from forged import EXAMPLES, packed, read_decision, read_move, read_proof, read_root
+from reader_rules import (
+    DECISION_RULES,
+    MOVE_RULES,
+    PROOF_RULES,
+    RULES,
+    decision_cases,
+    move_cases,
+    proof_cases,
+    root_cases,
+    table,
+)
 
 from mlsync.codec.digest import object_digest
 from mlsync.errors import Damage, FormatUnsupported
@@ -14,6 +24,7 @@ from mlsync.errors import Damage, FormatUnsupported
 ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
 PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
 DECISIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in decision_cases()]
+MOVES = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in move_cases()]
 MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
 
 
@@ -46,6 +57,12 @@ def test_a_decision_is_held_to_each_rule(rule, expected, value):
     assert outcome(read_decision, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
+@pytest.mark.parametrize(("rule", "expected", "value"), MOVES)
+def test_a_move_record_is_held_to_each_rule(rule, expected, value):
+    """A move record that breaks a rule is damage, one of a newer mlsync is called that, one at a bound is read."""
+    assert outcome(read_move, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
 def test_a_reader_that_was_written_from_the_page_says_the_same():
     """The rules that were written a second time, from the page, agree on every case."""
     for rule, expected, value in root_cases():
@@ -56,14 +73,16 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         )
     for rule, expected, value in decision_cases():
         assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
+    for rule, expected, value in move_cases():
+        assert outcome(format_rules.move, value, EXAMPLES.moved_id) == expected, rule.text
 
 
 def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
     """Numbers rise in each list, and no rule is without a value that a reader refuses."""
-    rules = [*RULES, *PROOF_RULES, *DECISION_RULES]
+    rules = [*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES]
     numbers = [rule.number for rule in rules]
     assert len(numbers) == len(set(numbers))
-    for some in (RULES, PROOF_RULES, DECISION_RULES):
+    for some in (RULES, PROOF_RULES, DECISION_RULES, MOVE_RULES):
         assert [rule.number for rule in some] == sorted(rule.number for rule in some)
     assert [rule.number for rule in rules if not rule.broken and not rule.newer] == []
 

@@ -23,6 +23,7 @@ from mlsync.errors import (
 from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.decision import open_decision
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
+from mlsync.repository.move import Moves
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
@@ -63,6 +64,7 @@ def test_there_are_vectors():
         "version",
         "later proof",
         "decision",
+        "move record",
     }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
     assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
@@ -159,8 +161,16 @@ def _decision(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.DECISION, fields["name"], body)
 
 
+def _move(fields, keys, body):
+    store = MemoryStore()
+    store.put(fields["name"], body)
+    assert len(Moves(store, keys).open(names.parse_move(fields["name"]))) > 0
+    return sealed_object.open_(keys, sealed_object.MOVE, fields["name"], body)
+
+
 READERS = {
     "decision": _decision,
+    "move record": _move,
     "version": _version,
     "later proof": _later_proof,
     "pack": _pack,

@@ -14,13 +14,13 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name
-from mlsync.codec.keys import Keys
+from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import Seal
 from mlsync.repository import header, keyslot
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock, WrappedSecret
@@ -323,6 +323,18 @@ def decisions() -> Iterator[Vector]:
         yield f"decision-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "decision", key, plain)
 
 
+def moves() -> Iterator[Vector]:
+    """Vectors of move records, in the same way."""
+    import forged
+    import reader_rules
+
+    key = forged.EXAMPLES.move_key
+    for title, rule, expect, value in _first(reader_rules.move_cases()):
+        plain = msgspec.msgpack.encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
+        yield f"move-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "move", key, plain)
+
+
 def _stated(examples: Any, key: str, rule: Any) -> dict[str, str]:
     keys = {"master key": examples.keys.master.hex(), "repository id": examples.keys.repository_id.hex()}
     return {"name": key, **keys, "run": examples.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
@@ -342,8 +354,16 @@ def _content(expect: str, plain: bytes) -> dict[str, str]:
     return {"content": hashlib.sha256(plain).hexdigest()} if expect == "success" else {}
 
 
-def _sealed(keys: Keys, purpose: Literal["manifest", "later proof", "decision"], name: str, plain: bytes) -> bytes:
-    magic = {"manifest": b"mlsyncM\0", "later proof": b"mlsyncV\0", "decision": b"mlsyncD\0"}[purpose]
+_MAGICS: dict[Purpose, bytes] = {
+    "manifest": b"mlsyncM\0",
+    "later proof": b"mlsyncV\0",
+    "decision": b"mlsyncD\0",
+    "move": b"mlsyncX\0",
+}
+
+
+def _sealed(keys: Keys, purpose: Purpose, name: str, plain: bytes) -> bytes:
+    magic = _MAGICS[purpose]
     head = struct.pack("<8sHBBII32s", magic, 1, 1, 0, len(plain), 0, SALT)
     return head + Seal(keys.of(purpose, SALT)).seal(bytes(12), plain, head + name.encode())
 
@@ -352,6 +372,7 @@ GROUPS = {
     "version": versions,
     "later proof": later_proofs,
     "decision": decisions,
+    "move record": moves,
     "pack": packs,
     "manifest": manifests,
     "key slot": slots,
@@ -361,6 +382,7 @@ NAMES = {
     "version": "",
     "later proof": "",
     "decision": "",
+    "move record": "",
     "pack": PACK_NAME,
     "manifest": VERSION_NAME,
     "key slot": "keys/" + "0" * 32,

@@ -23,7 +23,7 @@ KEY_BYTES: Final = 32
 EPOCH_MAX: Final = 255
 
 Purpose = Literal[
-    "header", "chunk name", "run id", "pack", "manifest", "later proof", "decision", "decision name", "feature"
+    "header", "chunk name", "run id", "pack", "manifest", "later proof", "decision", "decision name", "feature", "move"
 ]
 
 # Part of the format: changing one of them makes every repository unreadable.
@@ -37,6 +37,7 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "decision": b"mlsync 1 decision",
     "decision name": b"mlsync 1 decision name",
     "feature": b"mlsync 1 feature",
+    "move": b"mlsync 1 move",
 }
 
 

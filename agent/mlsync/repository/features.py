@@ -8,15 +8,18 @@ See docs/format.md, "Features".
 from __future__ import annotations
 
 import hmac
+from contextlib import suppress
 from typing import Final
 
 from mlsync.codec.keys import Keys
+from mlsync.errors import AlreadyExists
 from mlsync.repository import names
 from mlsync.repository.canonical import newer
 from mlsync.store.base import Store
 
-# The features that this mlsync knows: none so far.
-_KNOWN: Final[frozenset[str]] = frozenset()
+#: Chunks of some packs were stored anew in other packs: see move.py.
+MOVES: Final = "moves"
+_KNOWN: Final = frozenset({MOVES})
 
 
 def feature_key(keys: Keys, name: str) -> str:
@@ -28,6 +31,12 @@ def is_feature(keys: Keys, key: str) -> bool:
     """Return whether *key* names a feature that a holder of the repository's key has set."""
     name = names.parse_feature(key)
     return name is not None and hmac.compare_digest(key, feature_key(keys, name))
+
+
+def set_feature(store: Store, keys: Keys, name: str) -> None:
+    """Say for good that readers and writers of the repository must understand the feature."""
+    with suppress(AlreadyExists):
+        store.put(feature_key(keys, name), b"")
 
 
 def refuse_unknown(store: Store, keys: Keys) -> None:

@@ -14,7 +14,8 @@ LATER_PROOFS: Final = "proofs/"
 FEATURES: Final = "features/"
 COPIES: Final = "copies/"
 DECISIONS: Final = "decisions/"
-PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES, DECISIONS)
+MOVES: Final = "moves/"
+PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES, DECISIONS, MOVES)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
@@ -35,6 +36,7 @@ _DECISION = re.compile(
     rf"{DECISIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-([0-9a-f]{{{2 * DECISION_TAG_BYTES}}})"
 )
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
+_MOVE = re.compile(rf"{MOVES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
 _FOLDER = re.compile(
     rf"{PACKS}[0-9a-f]{{2}}|{VERSIONS}[0-9a-f]{{32}}|{LATER_PROOFS}[0-9a-f]{{32}}(?:/[0-9]{{{VERSION_DIGITS}}})?"
@@ -109,6 +111,11 @@ def tombstone(pack_id: bytes) -> str:
     return f"{TOMBSTONES}{pack_id.hex()}"
 
 
+def move(pack_id: bytes) -> str:
+    """Return the name of the record that says where the chunks of a pack were moved to."""
+    return f"{MOVES}{pack_id.hex()}"
+
+
 def is_key_slot(key: str) -> bool:
     """Return whether *key* names a key slot."""
     return _KEY_SLOT.fullmatch(key) is not None
@@ -155,6 +162,12 @@ def parse_tombstone(key: str) -> bytes | None:
     return bytes.fromhex(match[1]) if match else None
 
 
+def parse_move(key: str) -> bytes | None:
+    """Return the old pack's id if *key* names a move record."""
+    match = _MOVE.fullmatch(key)
+    return bytes.fromhex(match[1]) if match else None
+
+
 def feature(name: str, tag: bytes) -> str:
     """Return the name of the object that says that the repository uses a feature."""
     return f"{FEATURES}{name}/{tag.hex()}"
@@ -176,6 +189,7 @@ def is_object(key: str) -> bool:
         parse_decision,
         parse_tombstone,
         parse_feature,
+        parse_move,
     )
     return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 

@@ -6,6 +6,9 @@ own. The more calls run at once, the shorter each is, so that memory stays the s
 Every chunk is authenticated (AES-GCM binds pack, ordinal, coding and length), and its name is computed again from its
 plain bytes. So the reader yields what was stored, or raises a ``Damage`` that names the pack. Buffers are allocated
 once and reused: fresh memory would cost more than all work on the bytes.
+
+If a pack is gone, its move record says where its chunks lie now (see move.py). An error names the pack that was asked
+for, which is the one that manifests know.
 """
 
 from __future__ import annotations
@@ -26,10 +29,11 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
 from mlsync.courtesy.pressure import threads
 from mlsync.direct_io import slack_bytes
-from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
+from mlsync.errors import Damage, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.header import check_epoch
 from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.move import STEPS_MAX, Moves
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.store.base import Store
 
@@ -45,12 +49,15 @@ _LARGE_STEP_BYTES: Final = 2 << 20
 _SMALL_STEP_BYTES: Final = 64 << 10
 GAP_BYTES_MAX: Final = 64 << 10
 SEALS_MAX: Final = 256
+GONE_MAX: Final = 1 << 16
 FETCHERS_MAX: Final = 64
 # One more than processors, since one thread waits for memory. One thread opens a gigabyte in 0.6 s: six are faster than
 # any consumer, and each has buffers of its own.
 OPENERS_MAX: Final = min(6, (os.cpu_count() or 1) + 1)
 
 Plain: TypeAlias = memoryview
+# A chunk as it was asked for, and where it lies: the same, unless its pack is gone.
+_Sought: TypeAlias = tuple[ChunkRef, ChunkRef]
 #: Returns memory for the n-th chunk of a stream, as long as the chunk; ``None`` leaves it to the reader.
 AllocateChunk: TypeAlias = Callable[[int], memoryview | None]
 
@@ -204,6 +211,9 @@ class _Opener:
         self._keys = keys
         self._name_key = keys.of("chunk name")
         self._seals: dict[tuple[int, bytes], PackSeal] = {}
+        self._moves = Moves(store, keys)
+        # Packs that are gone and have a move record: each is asked for once.
+        self._gone: set[bytes] = set()
         self._local = threading.local()
 
     def fill(self, window: _Window, refs: list[ChunkRef], openers: Executor | None = None) -> int:
@@ -216,24 +226,70 @@ class _Opener:
         window.clear(sum(ref.plain_bytes for ref in unique if ref not in window.allocated))
         plains: dict[ChunkRef, memoryview] = {}
         read_bytes = 0
-        for group in _neighbours(sorted(unique, key=lambda ref: (ref.pack, ref.offset))):
-            sealed = self._fetch(window, group)
-            if openers is None:
-                read_bytes += self._open_group(window, group, sealed, plains)
-            else:
-                read_bytes += openers.submit(self._open_group, window, group, sealed, plains).result()
+        for group in _neighbours(sorted(((ref, ref) for ref in unique), key=_place)):
+            read_bytes += self._fill_group(window, group, openers, plains)
         window.views = [plains[ref] for ref in refs]
         return read_bytes
 
-    def _fetch(self, window: _Window, group: list[ChunkRef]) -> memoryview:
-        """Return the sealed bytes of *group*, with the bytes between them."""
-        start = group[0].offset
-        key = names.pack(group[0].pack)
-        sealed = window.sealed(start, group[-1].offset + group[-1].stored_bytes - start)
+    def _fill_group(
+        self,
+        window: _Window,
+        group: list[_Sought],
+        openers: Executor | None,
+        plains: dict[ChunkRef, memoryview],
+        before: tuple[bytes, ...] = (),
+    ) -> int:
+        """Put a group of neighbours into *window* and *plains*; *before* are packs from which they were moved on."""
+        pack = group[0][1].pack
+        if pack in self._gone:
+            return self._fill_moved(window, group, openers, plains, before)
         try:
-            self._store.read(key, start, sealed)
+            sealed = self._fetch(window, group)
         except NotFound as error:
-            raise ObjectMissing("a pack is not in the store", where=key) from error
+            return self._fill_moved(window, group, openers, plains, before, error)
+        if openers is None:
+            return self._open_group(window, group, sealed, plains)
+        return openers.submit(self._open_group, window, group, sealed, plains).result()
+
+    def _fill_moved(
+        self,
+        window: _Window,
+        group: list[_Sought],
+        openers: Executor | None,
+        plains: dict[ChunkRef, memoryview],
+        before: tuple[bytes, ...],
+        gone: NotFound | None = None,
+    ) -> int:
+        """Do the same with the chunks of a pack that is gone, as its move record says."""
+        at, where = group[0][1], names.pack(group[0][0].pack)
+        moved: list[_Sought] = []
+        for ref, old in group:
+            place = None if old.pack in before or len(before) == STEPS_MAX else self._moves.next_place(old)
+            if place is None:
+                moved_on = ", nor is the one to which it was moved" if before else ""
+                raise ObjectMissing(f"a pack is not in the store{moved_on}", where=where) from gone
+            moved.append((ref, place))
+        if len(self._gone) >= GONE_MAX:
+            self._gone.clear()
+        self._gone.add(at.pack)
+        read_bytes = 0
+        try:
+            for part in _neighbours(sorted(moved, key=_place)):
+                read_bytes += self._fill_group(window, part, openers, plains, (*before, at.pack))
+        except (Damage, ObjectArchived) as error:
+            if error.where == where:
+                raise
+            what = f"{error.what} ({error.where}, to which it was moved)"
+            raise type(error)(what, where=where, advice=error.advice) from error
+        return read_bytes
+
+    def _fetch(self, window: _Window, group: list[_Sought]) -> memoryview:
+        """Return the sealed bytes of *group*, with the bytes between them; raise ``NotFound`` if the pack is gone."""
+        first, last = group[0][1], group[-1][1]
+        key = names.pack(first.pack)
+        sealed = window.sealed(first.offset, last.offset + last.stored_bytes - first.offset)
+        try:
+            self._store.read(key, first.offset, sealed)
         except ObjectArchived as error:
             raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
         except StoreBroken as error:
@@ -243,14 +299,14 @@ class _Opener:
         return sealed
 
     def _open_group(
-        self, window: _Window, group: list[ChunkRef], sealed: memoryview, plains: dict[ChunkRef, memoryview]
+        self, window: _Window, group: list[_Sought], sealed: memoryview, plains: dict[ChunkRef, memoryview]
     ) -> int:
         """Put the plain bytes of *group* into *window* and *plains*; return how many bytes came for them."""
         size_bytes = len(sealed)
-        for ref in group:
-            begin = ref.offset - group[0].offset
+        for ref, at in group:
+            begin = at.offset - group[0][1].offset
             into = window.place(ref)
-            size_bytes += self._open_or_read_again(ref, sealed[begin : begin + ref.stored_bytes], into)
+            size_bytes += self._open_or_read_again(at, sealed[begin : begin + at.stored_bytes], into)
             plains[ref] = into
         return size_bytes
 
@@ -349,18 +405,23 @@ def _allocated(chunks: list[ChunkRef], first: int, allocate: AllocateChunk) -> d
     return allocated
 
 
-def _neighbours(refs: list[ChunkRef]) -> Iterator[list[ChunkRef]]:
-    """Group sorted *refs* so that each group is worth one call: one pack, small gaps."""
-    group: list[ChunkRef] = []
-    for ref in refs:
+def _place(sought: _Sought) -> tuple[bytes, int]:
+    """Return by what chunks are sorted: where they lie."""
+    return sought[1].pack, sought[1].offset
+
+
+def _neighbours(chunks: list[_Sought]) -> Iterator[list[_Sought]]:
+    """Group sorted *chunks* so that each group is worth one call: one pack, small gaps."""
+    group: list[_Sought] = []
+    for chunk in chunks:
         if group:
-            last = group[-1]
-            gap_bytes = ref.offset - last.offset - last.stored_bytes
-            span_bytes = ref.offset + ref.stored_bytes - group[0].offset
-            near = ref.pack == last.pack and 0 <= gap_bytes <= GAP_BYTES_MAX
+            at, first, last = chunk[1], group[0][1], group[-1][1]
+            gap_bytes = at.offset - last.offset - last.stored_bytes
+            span_bytes = at.offset + at.stored_bytes - first.offset
+            near = at.pack == last.pack and 0 <= gap_bytes <= GAP_BYTES_MAX
             if not near or span_bytes > WINDOW_BYTES + CHUNK_BYTES_MAX:
                 yield group
                 group = []
-        group.append(ref)
+        group.append(chunk)
     if group:
         yield group

@@ -17,7 +17,14 @@ from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_epoch, check_format, check_key_kind
-from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_DECISION, MAGIC_LATER_PROOF, MAGIC_MANIFEST
+from mlsync.repository.tokens import (
+    FORMAT_VERSION,
+    KEY_DERIVED,
+    MAGIC_DECISION,
+    MAGIC_LATER_PROOF,
+    MAGIC_MANIFEST,
+    MAGIC_MOVE,
+)
 
 # A long list of files is stored in chunks, so the rest is short.
 PLAIN_BYTES_MAX: Final = 64 << 20
@@ -42,6 +49,7 @@ class SealedKind:
 MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest")
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
+MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
 
 
 def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:

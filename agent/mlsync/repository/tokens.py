@@ -17,6 +17,7 @@ MAGIC_PACK_END: Final = b"mlsyncE\0"
 MAGIC_MANIFEST: Final = b"mlsyncM\0"
 MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 MAGIC_DECISION: Final = b"mlsyncD\0"
+MAGIC_MOVE: Final = b"mlsyncX\0"
 
 # How the key of a pack or manifest is obtained. 1: HKDF from the master key. Future kinds (sealed to a public key, so
 # that an agent can write but not read) take the next numbers and need no new layout.
