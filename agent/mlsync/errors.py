@@ -26,7 +26,8 @@
     |  |- PinNameTaken            92   another version has a pin of that name
     |  |- DecisionTaken           93   other writers pin or forget versions of the run at the same time
     |  |- VersionKept             94   a version that must stay cannot be forgotten
-    |  `- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
+    |  |- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
+    |  `- CompactionRefused       98   what is left of packs is more to move than was allowed
     |- KeyProblem
     |  |- PassphraseMissing       20   no passphrase or key file was given
     |  |- WrongPassphrase         21   no key slot opens with what was given
@@ -278,6 +279,12 @@ class DecisionsHidden(RepositoryError):
 
     exit_code = 95
     usual_advice = "find out who changed the store; --accept-rollback decides anew on what it shows"
+
+
+class CompactionRefused(RepositoryError):
+    """To move what is left of old packs takes more reading and writing than was allowed; nothing was moved."""
+
+    exit_code = 98
 
 
 class KeyProblem(Error):

@@ -30,7 +30,10 @@ class ChunkIndex:
         self._parent_packs = {ref.pack for ref in parent.values()}
         self._state = state
         self._repository = repository
-        self._avoid = avoided.lost | avoided.cold | tombstones
+        self._unfit = avoided.lost | avoided.cold
+        self._tombstones = tombstones
+        self._avoid = self._unfit | tombstones
+        self._unmoved: set[bytes] = set()
         self._exists: dict[bytes, bool] = {}
         self._written: set[bytes] = set()
 
@@ -39,9 +42,9 @@ class ChunkIndex:
         ref = self._parent.get(name)
         if ref is None:
             ref = self._remembered(name)
-        if ref is None or ref.name != name or not self.may_use(ref):
+        if ref is None or ref.name != name:
             return None
-        return ref
+        return ref if self.may_use(ref) else self._moved(ref)
 
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""
@@ -59,6 +62,15 @@ class ChunkIndex:
     def foreign_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
         """Return those of *refs* that this backup did not write and the last version does not keep alive."""
         return [ref for ref in refs if ref.pack not in self._written and ref.pack not in self._parent_packs]
+
+    def _moved(self, ref: ChunkRef) -> ChunkRef | None:
+        """Return where a chunk of a pack that will be deleted was moved; each pack is asked for once."""
+        if ref.pack in self._unfit or ref.pack in self._unmoved:
+            return None
+        place = self._repository.moves.last_place(ref, lambda pack: pack not in self._tombstones)
+        if place is None:
+            self._unmoved.add(ref.pack)
+        return None if place is None or place.pack in self._avoid else place
 
     def _remembered(self, name: bytes) -> ChunkRef | None:
         """Return where the chunk lies by the local state, if the store has that pack; it asks for each pack once."""

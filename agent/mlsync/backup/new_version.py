@@ -31,7 +31,7 @@ from mlsync.backup.notices import (
 )
 from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
-from mlsync.backup.presence import refuse_lost
+from mlsync.backup.presence import new_places, refuse_lost
 from mlsync.backup.prove import prove
 from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status
@@ -345,10 +345,17 @@ def _keep_progress(job: Job, writer: PackWriter, error: BaseException) -> None:
 
 def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) -> _Committed:
     """Write the manifest, and remember the version; all packs that it relies on are in the store before and after."""
-    source, index, refs = job.source, stored.chunk_index, list(refs_of(candidate.entries))
+    source, index = job.source, stored.chunk_index
     parent, room = _with_room(job, scanned.parent)
     scanned = scanned._replace(parent=parent)
-    refuse_lost(job.repository, index.old_refs(refs), job.repository.tombstones())
+    refs = index.old_refs(refs_of(candidate.entries))
+    places = new_places(job.repository, refs, job.repository.tombstones())
+    if places:
+        # Their packs are deleted sooner or later, and records lead on for a while only.
+        stored.records.move(places)
+        candidate = stored.records.candidate(scanned.cache)
+        job.remember_chunks(places.values())
+    refs = list(refs_of(candidate.entries))
     is_without_news = parent.number and not stored.stats.new_bytes
     why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
     manifest = Manifest(_root_of(job, scanned, stored, candidate, why, room), candidate.entries)

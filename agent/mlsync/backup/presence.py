@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Final
@@ -14,6 +15,7 @@ from mlsync.repository.repository import Repository
 
 # More packs than this are looked up by a listing, which costs one call per thousand objects instead of one for each.
 STATS_MAX: Final = 8
+_KNOWN: Final = "a pack that earlier versions or the local state knew is"
 
 
 def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]) -> None:
@@ -21,29 +23,71 @@ def refuse_lost(repository: Repository, refs: Iterable[ChunkRef], tombstones: Ab
 
     A pack that a listing does not show is looked up by name before it counts as gone.
     """
-    ends: dict[bytes, int] = {}
-    for ref in refs:
-        ends[ref.pack] = max(ends.get(ref.pack, 0), ref.offset + ref.stored_bytes)
-    listed = dict(_sizes(repository)) if len(ends) > STATS_MAX else {}
-    for pack_id, end_bytes in ends.items():
-        where = names.pack(pack_id)
-        size_bytes = listed.get(pack_id)
+    _Packs(repository, tombstones).check(refs)
+
+
+def new_places(
+    repository: Repository, refs: Iterable[ChunkRef], tombstones: AbstractSet[bytes]
+) -> dict[ChunkRef, ChunkRef]:
+    """Return where those of *refs* lie now whose packs were moved; raise the same errors for what was not.
+
+    Only a pack that is gone or about to be deleted is asked for: without any, this makes no call more.
+    """
+    return _Packs(repository, tombstones).places(refs)
+
+
+class _Packs:
+    """The packs of the store, as far as a version needs them."""
+
+    def __init__(self, repository: Repository, tombstones: AbstractSet[bytes]) -> None:
+        self._repository = repository
+        self._tombstones = tombstones
+        self._sizes: dict[bytes, int | None] = {}
+
+    def check(self, refs: Iterable[ChunkRef]) -> None:
+        for pack_id, needed in self._by_pack(refs).items():
+            error = self._fault(pack_id, needed)
+            if error is not None:
+                raise error
+
+    def places(self, refs: Iterable[ChunkRef]) -> dict[ChunkRef, ChunkRef]:
+        places: dict[ChunkRef, ChunkRef] = {}
+        for pack_id, needed in self._by_pack(refs).items():
+            error = self._fault(pack_id, needed)
+            if error is None:
+                continue
+            for ref in needed:
+                place = None if self._is_usable(pack_id) else self._repository.moves.last_place(ref, self._is_usable)
+                if place is None or self._fault(place.pack, [place]) is not None:
+                    raise error
+                places[ref] = place
+        return places
+
+    def _by_pack(self, refs: Iterable[ChunkRef]) -> dict[bytes, list[ChunkRef]]:
+        found: dict[bytes, list[ChunkRef]] = defaultdict(list)
+        for ref in refs:
+            found[ref.pack].append(ref)
+        if len(found) > STATS_MAX:
+            self._sizes.update((pack_id, info.size_bytes) for pack_id, info in self._repository.packs())
+        return found
+
+    def _fault(self, pack_id: bytes, needed: list[ChunkRef]) -> ObjectMissing | ObjectDamaged | None:
+        where, size_bytes = names.pack(pack_id), self._size(pack_id)
         if size_bytes is None:
-            size_bytes = _size(repository, pack_id)
-        if size_bytes is None:
-            raise ObjectMissing("a pack that earlier versions or the local state knew is gone", where=where)
-        if size_bytes < end_bytes + TRAILER_BYTES:
-            raise ObjectDamaged("a pack that earlier versions or the local state knew is cut short", where=where)
-        if pack_id in tombstones:
-            raise ObjectMissing("a pack that earlier versions or the local state knew is to be deleted", where=where)
-
-
-def _sizes(repository: Repository) -> Iterable[tuple[bytes, int]]:
-    return ((pack_id, info.size_bytes) for pack_id, info in repository.packs())
-
-
-def _size(repository: Repository, pack_id: bytes) -> int | None:
-    try:
-        return repository.store.stat(names.pack(pack_id)).size_bytes
-    except NotFound:
+            return ObjectMissing(f"{_KNOWN} gone", where=where)
+        if size_bytes < max(ref.offset + ref.stored_bytes for ref in needed) + TRAILER_BYTES:
+            return ObjectDamaged(f"{_KNOWN} cut short", where=where)
+        if pack_id in self._tombstones:
+            return ObjectMissing(f"{_KNOWN} to be deleted", where=where)
         return None
+
+    def _is_usable(self, pack_id: bytes) -> bool:
+        return self._size(pack_id) is not None and pack_id not in self._tombstones
+
+    def _size(self, pack_id: bytes) -> int | None:
+        if pack_id not in self._sizes:
+            try:
+                self._sizes[pack_id] = self._repository.store.stat(names.pack(pack_id)).size_bytes
+            except NotFound:
+                self._sizes[pack_id] = None
+        return self._sizes[pack_id]

@@ -58,7 +58,7 @@ class Record(msgspec.Struct):
     checkpoint of several files which is named by this path. A part of one that the version goes without has the entry
     *held* for the next backup, which looks at it again at *again_ns*. *unit_note* is what the proof says of the
     checkpoint that the file is part of: ``None`` says nothing, "" takes back what an earlier proof said.
-    *room* has a directory's extended attributes.
+    *room* has a directory's extended attributes. The entry *is_moved* if chunks of it lie elsewhere than it said.
     """
 
     path: bytes
@@ -75,6 +75,7 @@ class Record(msgspec.Struct):
     again_ns: int = 0
     refusal: Refusal | None = None
     room: Room = None
+    is_moved: bool = False
 
     @property
     def action(self) -> Action:
@@ -157,7 +158,7 @@ class Record(msgspec.Struct):
     def _keeps_row(self) -> bool:
         if self.status is Status.UNCHANGED:
             # A file that is refused, or let in now, must stay so although nobody will have written to it by next time.
-            return self.refusal is None and not (self.was_held and self.held is None)
+            return self.refusal is None and not self.is_moved and not (self.was_held and self.held is None)
         return self.status in (Status.ABSENT, Status.GONE, Status.UNREADABLE)
 
     def _cached_trouble(self) -> Trouble | None:

@@ -21,7 +21,7 @@ from mlsync.errors import SourceError
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import LOADED_IN, not_loaded, refusing_policy
 from mlsync.proving.policy import Policy
-from mlsync.repository.manifest import Entry, Trouble
+from mlsync.repository.manifest import ChunkRef, Entry, Trouble
 from mlsync.repository.room import Room
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.repository.validation import TIME_NS_MAX
@@ -215,6 +215,15 @@ class Records:
             if number and entry is not None:
                 self._put_back(entry)
         self._mend_links()
+
+    def move(self, places: Mapping[ChunkRef, ChunkRef]) -> None:
+        """Have entries name the new *places* of chunks that were moved to other packs."""
+        for record in self._records.values():
+            entry = record.entry
+            if entry is not None and any(ref in places for ref in entry.chunks):
+                chunks = tuple(places.get(ref, ref) for ref in entry.chunks)
+                self._set_entry(record, msgspec.structs.replace(entry, chunks=chunks))
+                record.is_moved = True
 
     # ------------------------------------------------------------ what follows
 

@@ -36,6 +36,7 @@ from mlsync.repository.canonical import decode_as
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
+from mlsync.repository.move import Moves
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_interrupted
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
@@ -87,6 +88,7 @@ class Repository:
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
         self._later_proofs = LaterProofs(store, keys)
+        self.moves = Moves(store, keys)
         # By name: objects under names of versions and later proofs that were read and did not open, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
         # By name: versions that were passed over although they open, or are forgotten, and why, as a sentence.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -31,7 +31,7 @@ from mlsync.repository.decision import tagged_number
 from mlsync.repository.decisions import Decided
 from mlsync.repository.features import is_feature
 from mlsync.repository.later_proof import StoredProof
-from mlsync.repository.manifest import Entry, ManifestRoot, Previous
+from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous
 from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version
 from mlsync.repository.seen_decision import half, seen_decision
@@ -106,6 +106,8 @@ class _Check:
         self._packs: dict[bytes, ObjectInfo] = {}
         self._proofs: dict[tuple[bytes, int], list[str]] = defaultdict(list)
         self._copies: dict[tuple[bytes, int], ObjectInfo] = {}
+        self._places: Mapping[ChunkRef, ChunkRef] = {}
+        self._moved_to: set[bytes] = set()
         self._runs: dict[bytes, list[int]] = defaultdict(list)
         self._decisions: dict[bytes, dict[int, str]] = defaultdict(dict)
         self._decided: dict[bytes, Decided] = {}
@@ -124,13 +126,14 @@ class _Check:
             self._look_for_unlisted_packs()
         packs = PackCheck(self._repository, self._monitor, self._references, self._faults, self._packs)
         packs.check(read_data=self._read_data)
+        self._places = packs.places
         self._find_affected()
         result = self._result
         result.run_count, result.read_bytes = len(self._runs), packs.read_bytes
         result.pack_count = len(self._packs)
         result.pack_bytes = sum(info.size_bytes for info in self._packs.values())
-        result.chunk_count = sum(map(len, self._references.packs.values()))
-        result.unused_packs = len(self._packs.keys() - self._references.packs.keys())
+        result.chunk_count = sum(map(len, self._references.packs.values())) - len(self._places)
+        result.unused_packs = len(self._packs.keys() - self._references.packs.keys() - self._moved_to)
         return result
 
     def _problem(self, key: str, text: str, version: Version | None = None) -> None:
@@ -167,6 +170,8 @@ class _Check:
                 self._decisions[run_id][number] = info.key
         for info, version in self._parsed(names.LATER_PROOFS, names.parse_later_proof):
             self._proofs[version].append(info.key)
+        for info, pack_id in self._parsed(names.MOVES, names.parse_move):
+            self._check_move(info.key, pack_id)
         for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
             if pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
@@ -190,6 +195,19 @@ class _Check:
         for info in self._listed(names.FEATURES):
             if not is_feature(self._repository.keys, info.key):
                 self._odd(info.key, "not an object of mlsync: left alone")
+
+    def _check_move(self, key: str, pack_id: bytes) -> None:
+        """Open the record of a pack's move; what it says counts once that pack is gone."""
+        try:
+            self._moved_to |= self._repository.moves.open(pack_id).packs
+        except NotFound:
+            return  # deleted meanwhile
+        except _OF_OBJECT as error:
+            if isinstance(error, _NOT_READ) and not (isinstance(error, FormatUnsupported) and error.is_claim):
+                self._failed(key, error)
+            else:
+                # Whoever may create objects can put anything there; what it should have said is missed in its pack.
+                self._odd(key, f"no move record: {error.what}")
 
     def _look_for_strays(self) -> None:
         """Report what the store does not list: as a problem in an object's place, and as an oddity elsewhere."""
@@ -480,15 +498,21 @@ class _Check:
         try:
             stored = self._repository.open_version(names.version(run_id, number))
             version = (stored.root.run, number)
-            self._faults.touch(segment_refs(stored.root, stored.key), version)
+            self._touch(segment_refs(stored.root, stored.key), version)
             entries = self._repository.entries(stored)
         except _OF_OBJECT:
             return  # reported already, or deleted meanwhile
         for entry in entries:
-            self._faults.touch(entry.chunks, version)
+            self._touch(entry.chunks, version)
             if self._faults.contents and entry.chunks:
                 content = self._references.content_of(entry.chunks)
                 self._faults.touch_content(content, entry.digest, (stored.key, entry.path), version)
+
+    def _touch(self, refs: Iterable[ChunkRef], version: Version) -> None:
+        """Mark the faults of these chunks as affecting *version*, in their packs and where they were moved to."""
+        for ref in refs:
+            place = self._places.get(ref)
+            self._faults.touch((ref,) if place is None else (ref, place), version)
 
 
 def _unchecked_text(error: Error) -> str:

@@ -53,11 +53,13 @@ class PackCheck:
         self._reported: set[bytes] = set()
         self._done: set[ChunkRef] = set()
         self._damaged: dict[bytes, dict[ChunkRef, str]] = defaultdict(dict)
+        # Where chunks of packs that are gone were moved to.
+        self.places: dict[ChunkRef, ChunkRef] = {}
 
     def check(self, *, read_data: bool) -> None:
         """Compare sizes, and footers if a size or two versions disagree; with *read_data* all footers and all bytes."""
         for pack in self._references.packs.keys() - self._packs.keys():
-            self._faults.of_pack(pack, "the pack is missing")
+            self._follow(pack)
         for pack, info in self._packs.items():
             # A listing may not show that an object was restored; with *read_data* trying shows it.
             if info.is_archived and not read_data:
@@ -71,6 +73,26 @@ class PackCheck:
                 self._read_rest(reader, task)
                 self.read_bytes = reader.read_bytes
             self._note_damaged()
+
+    # ------------------------------------------------------------ moved chunks
+
+    def _follow(self, pack: bytes) -> None:
+        """Note where the chunks of a pack that is gone were moved to, as references to the packs that have them now."""
+        said, lost = self._references_to(pack), []
+        for ref in said:
+            place = self._repository.moves.last_place(ref, self._packs.__contains__)
+            if place is None:
+                lost.append(ref)
+                continue
+            self.places[ref] = place
+            self._references.note(place)
+        if len(lost) == len(said):
+            self._faults.of_pack(pack, "the pack is missing")
+            return
+        self._others[pack] = []
+        if lost:
+            self._faults.of_refs(pack, lost, f"the pack is missing, and {_chunk_list(lost)}: not moved to another one")
+            self._false.update(lost)
 
     # ------------------------------------------------------------ footers
 
@@ -127,7 +149,8 @@ class PackCheck:
         digesters: dict[int, xxhash.xxh3_128] = {}
         left_bytes = [len(content) for content in contents]
         broken: set[int] = set()
-        planned = ((self._references.ref(number), users) for number, users in in_order(contents))
+        found = ((self._references.ref(number), users) for number, users in in_order(contents))
+        planned = ((self.places.get(ref, ref), users) for ref, users in found)
         for ref, users, plain in self._read(reader, planned):
             self._advance(task, ref)
             for index, count in users:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -30,6 +31,8 @@ from mlsync.errors import (
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.decisions import Decided
+from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.check import Problem, Version, check
 from mlsync.versions.decided import decided_of
@@ -234,10 +237,21 @@ def _affected(repository: Repository, problems: Iterable[Problem]) -> list[Affec
         pack = names.parse_pack(problem.key)
         for version in problem.versions if pack is not None else ():
             packs[version].add(pack or b"")
+    moved = set(repository.moves.listed()) if packs else set()
     files: dict[tuple[str, bytes], list[int]] = defaultdict(list)
     for (run, number), lost in sorted(packs.items()):
         with suppress(Damage, NotFound):  # the list of files itself may be lost, which is a problem of its own
             for entry in repository.entries(repository.stored(run, number)):
-                if any(ref.pack in lost for ref in entry.chunks):
+                if any(_lies_in(repository, ref, lost, moved) for ref in entry.chunks):
                     files[run, entry.path].append(number)
     return [Affected(run, path, tuple(numbers)) for (run, path), numbers in sorted(files.items())]
+
+
+def _lies_in(repository: Repository, ref: ChunkRef, lost: AbstractSet[bytes], moved: AbstractSet[bytes]) -> bool:
+    """Return whether a chunk lies in a lost pack, or was moved to one."""
+    place: ChunkRef | None = ref
+    for _ in range(STEPS_MAX + 1):
+        if place is None or place.pack in lost:
+            break
+        place = repository.moves.next_place(place) if place.pack in moved else None
+    return place is not None

@@ -41,6 +41,8 @@ def scrub(
     Raise ``Stopped``, or the store's error if the store is unavailable.
     """
     result = ScrubResult()
+    # Before the packs: one that is pruned while this runs is no damage.
+    doomed = repository.tombstones()
     sizes = {pack_id: info.size_bytes for pack_id, info in repository.packs()}
     due = {pack_id: size for pack_id, size in sizes.items() if is_due(pack_id, since_ns, now_ns, period_s)}
     with repository.reader() as reader, monitor.task("scrubbing", sum(due.values())) as task:
@@ -54,6 +56,8 @@ def scrub(
                 # Unreadable now, which says nothing about its content; it is due again in the next period.
                 result.archived_count += 1
             except (Damage, FormatUnsupported, NotFound) as error:
+                if pack_id in doomed and not repository.has_pack(pack_id):
+                    continue
                 result.damaged[pack_id] = error.what
             result.pack_count += 1
             task.advance(size_bytes)

@@ -33,8 +33,12 @@ def naming_all_archived(
 def naming_all(repository: Repository, manifest: Manifest, error: ObjectArchived) -> ObjectArchived:
     """Return *error* with the names of all packs in cold storage that *manifest* needs."""
     needed = {ref.pack for ref in refs_of(manifest.entries)}
-    keys = {names.pack(pack) for pack, info in repository.packs() if info.is_archived and pack in needed}
-    if error.where is not None:
+    listed = dict(repository.packs())
+    # Of a pack that is gone, those to which it was moved.
+    gone = [pack for pack in needed if pack not in listed]
+    needed.update(pack for old in gone if (moved := repository.moves.of(old)) is not None for pack in moved.packs)
+    keys = {names.pack(pack) for pack, info in listed.items() if info.is_archived and pack in needed}
+    if error.where is not None and error.where not in map(names.pack, gone):
         keys.add(error.where)
     packs = "1 pack" if len(keys) == 1 else f"{len(keys)} packs"
     what = f"{packs} of version {manifest.root.number} of run {manifest.root.run!r} must be thawed first"

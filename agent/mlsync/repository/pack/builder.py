@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mlsync.codec.compression import encode
+from mlsync.codec.compression import Coding, encode
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
@@ -67,13 +67,17 @@ class PackBuilder:
         if not 0 < len(plain) <= CHUNK_BYTES_MAX or self.has_part:
             raise ValueError(f"a chunk of {len(plain)} bytes behind {self.unsent_bytes}")
         coding, coded = encode(plain, item_bytes)
+        return self.add_coded(name, coding, len(plain), memoryview(coded))
+
+    def add_coded(self, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview) -> ChunkRef:
+        """Do the same with a chunk that is coded already, and *plain_bytes* long when it is decoded."""
         ordinal, offset = len(self._records), self.size_bytes
         into = self._buffer[self.unsent_bytes :]
-        stored_bytes = self._seal.seal_chunk(ordinal, name, coding, len(plain), memoryview(coded), into)
-        self._records.append(ChunkRecord(name, offset, stored_bytes, len(plain), int(coding)))
+        stored_bytes = self._seal.seal_chunk(ordinal, name, coding, plain_bytes, coded, into)
+        self._records.append(ChunkRecord(name, offset, stored_bytes, plain_bytes, int(coding)))
         self.unsent_bytes += stored_bytes
         self.size_bytes += stored_bytes
-        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, len(plain), coding, self.epoch)
+        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, plain_bytes, coding, self.epoch)
 
     @property
     def has_part(self) -> bool:

@@ -1,0 +1,179 @@
+"""Seal chunks of old packs anew into new packs: each is opened, checked, and sealed under the new pack's key.
+
+The bytes of an old seal are never used again: they are bound to the old pack. What is inside the seal stays coded as it
+is, so that nothing is compressed twice; but it is decoded once, and only what has its name is moved on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, Self
+
+from mlsync.buffers import aligned_memory
+from mlsync.codec.compression import CodingBroken, decode_into
+from mlsync.codec.digest import is_named
+from mlsync.codec.keys import Keys
+from mlsync.codec.sealing import TAG_BYTES, SealBroken
+from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken
+from mlsync.repository import names
+from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_ID_BYTES, PackSeal
+from mlsync.store.base import Store
+
+PACK_BYTES: Final = 128 << 20
+# What is fetched with one call, and how many are under way beside the one that is being opened.
+_WINDOW_BYTES: Final = 8 << 20
+_GAP_BYTES_MAX: Final = 64 << 10
+_AHEAD: Final = 2
+
+
+class Resealer:
+    """Copies chunks into new packs, one pack at a time; a context manager, since it owns threads and an upload.
+
+    A new pack is durable once it is in *durable*, with the places of its chunks; whoever is done with it deletes it
+    there. ``finish`` ends the last one.
+    """
+
+    def __init__(self, store: Store, keys: Keys, *, pack_bytes: int = PACK_BYTES) -> None:
+        self.durable: dict[bytes, list[ChunkRef]] = {}
+        self.pack_count = 0
+        self.read_bytes = 0
+        self.written_bytes = 0
+        self._store = store
+        self._keys = keys
+        self._name_key = keys.of("chunk name")
+        self._pack_bytes = pack_bytes
+        self._builder: PackBuilder | None = None
+        # The chunks of the pack that is being made: two old packs may hold the same one.
+        self._placed: dict[bytes, ChunkRef] = {}
+        self._memory = memoryview(aligned_memory(buffer_bytes(store)))
+        self._coded = memoryview(aligned_memory(CHUNK_BYTES_MAX))
+        self._plain = memoryview(aligned_memory(CHUNK_BYTES_MAX))
+        self._fetchers = ThreadPoolExecutor(_AHEAD, thread_name_prefix="mlsync-move")
+
+    def __enter__(self) -> Self:
+        """Return it, for a ``with`` statement."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """End the threads, and remove a pack that is not finished."""
+        self._fetchers.shutdown(wait=True, cancel_futures=True)
+        if self._builder is not None:
+            self._builder.abort()
+
+    def copy(self, refs: Sequence[ChunkRef]) -> list[ChunkRef]:
+        """Copy the chunks of one pack, sorted by their offset; return their new places, in the same order.
+
+        Raise ``ObjectDamaged``, ``ObjectMissing`` or ``ObjectArchived`` for what cannot be copied; what was copied
+        until then is never used.
+        """
+        places = []
+        seal = PackSeal(self._keys, refs[0].pack, refs[0].epoch)
+        for ref, sealed in self._fetched(refs):
+            place = self._placed.get(ref.name)
+            if place is None:
+                self._open_or_read_again(seal, ref, sealed)
+                place = self._add(ref)
+            places.append(place)
+        return places
+
+    def finish(self) -> None:
+        """Make the pack that is being made durable."""
+        builder, self._builder = self._builder, None
+        if builder is None:
+            return
+        try:
+            self.written_bytes += builder.finish()
+        except BaseException:
+            builder.abort()
+            raise
+        self.pack_count += 1
+        self.durable[builder.pack_id] = list(self._placed.values())
+        self._placed = {}
+
+    def _add(self, ref: ChunkRef) -> ChunkRef:
+        builder = self._builder
+        if builder is None:
+            pack_id = os.urandom(PACK_ID_BYTES)
+            builder = self._builder = PackBuilder(self._store, self._keys, self._memory, pack_id)
+        coded = self._coded[: ref.stored_bytes - TAG_BYTES]
+        place = self._placed[ref.name] = builder.add_coded(ref.name, ref.coding, ref.plain_bytes, coded)
+        builder.send_parts()
+        if builder.size_bytes >= self._pack_bytes or builder.is_full:
+            self.finish()
+        return place
+
+    def _fetched(self, refs: Sequence[ChunkRef]) -> Iterator[tuple[ChunkRef, memoryview]]:
+        """Yield each chunk with its sealed bytes; some calls run ahead."""
+        windows = _windows(refs)
+        ahead: deque[tuple[list[ChunkRef], Future[memoryview]]] = deque()
+        try:
+            while True:
+                while len(ahead) < _AHEAD and (window := next(windows, None)) is not None:
+                    ahead.append((window, self._fetchers.submit(self._fetch, window)))
+                if not ahead:
+                    return
+                window, future = ahead.popleft()
+                sealed = future.result()
+                self.read_bytes += len(sealed)
+                for ref in window:
+                    begin = ref.offset - window[0].offset
+                    yield ref, sealed[begin : begin + ref.stored_bytes]
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+    def _fetch(self, window: list[ChunkRef]) -> memoryview:
+        first, last = window[0], window[-1]
+        body = memoryview(bytearray(last.offset + last.stored_bytes - first.offset))
+        key = names.pack(first.pack)
+        try:
+            self._store.read(key, first.offset, body)
+        except NotFound as error:
+            raise ObjectMissing("a pack is not in the store", where=key) from error
+        except ObjectArchived as error:
+            raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
+        except StoreBroken as error:
+            if not error.is_of_object:
+                raise
+            raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
+        return body
+
+    def _open_or_read_again(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview) -> None:
+        """Open a chunk, and if it is damaged the same from a second reading: a network may flip bits."""
+        try:
+            self._open(seal, ref, sealed)
+        except ObjectDamaged:
+            self._open(seal, ref, self._fetch([ref]))
+
+    def _open(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview) -> None:
+        """Open a chunk, and raise ``ObjectDamaged`` unless it is the one of its name."""
+        coded, plain = self._coded[: ref.stored_bytes - TAG_BYTES], self._plain[: ref.plain_bytes]
+        try:
+            seal.open_chunk(ref.ordinal, ref.name, ref.coding, ref.plain_bytes, sealed, coded)
+            decode_into(ref.coding, coded, plain)
+        except (SealBroken, CodingBroken) as error:
+            what = f"chunk {ref.ordinal} of a pack is damaged: {error}"
+            raise ObjectDamaged(what, where=names.pack(ref.pack)) from None
+        if not is_named(self._name_key, plain, ref.name):
+            what = f"chunk {ref.ordinal} of a pack is damaged: its bytes are not those that it is named after"
+            raise ObjectDamaged(what, where=names.pack(ref.pack))
+
+
+def _windows(refs: Sequence[ChunkRef]) -> Iterator[list[ChunkRef]]:
+    """Group chunks of a pack so that each group is worth one call."""
+    window: list[ChunkRef] = []
+    for ref in refs:
+        if window:
+            gap_bytes = ref.offset - window[-1].offset - window[-1].stored_bytes
+            span_bytes = ref.offset + ref.stored_bytes - window[0].offset
+            if not 0 <= gap_bytes <= _GAP_BYTES_MAX or span_bytes > _WINDOW_BYTES:
+                yield window
+                window = []
+        window.append(ref)
+    if window:
+        yield window

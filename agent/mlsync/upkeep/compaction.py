@@ -1,0 +1,271 @@
+"""Compaction: move what is still needed of mostly dead packs into new packs, so that the old ones can be deleted.
+
+First a plan, which says what it costs and writes nothing. Then pack by pack: the needed chunks are sealed anew, the new
+pack is durable and was read back, the move record is in the store and was read back, and only then the old pack gets a
+tombstone. Whoever dies in between leaves new packs that nobody names, or an old pack without a tombstone: the next
+compaction finishes that. Nothing is deleted here; a pack goes after its grace, if ``releasable`` says so then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import mlsync
+from mlsync.errors import (
+    CompactionRefused,
+    Damage,
+    FormatUnsupported,
+    NotFound,
+    ObjectArchived,
+    ObjectDamaged,
+    Stopped,
+)
+from mlsync.monitor import Monitor
+from mlsync.repository.features import MOVES, set_feature
+from mlsync.repository.manifest import ChunkRef, refs_of
+from mlsync.repository.move import STEPS_MAX, Moves
+from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
+from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
+from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.segments import segment_refs
+from mlsync.upkeep.live_chunks import LiveChunks
+
+#: A pack is moved if less than this share of it is needed: it frees more than it writes.
+SHARE: Final = 0.5
+# About what a new pack takes beside its chunks, and for each in its footer: a pack of one small chunk is not dead.
+_PACK_BYTES: Final = HEADER_BYTES + TRAILER_BYTES + 32
+_CHUNK_BYTES: Final = 56
+_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
+
+
+@dataclass(frozen=True, slots=True)
+class PackUse:
+    """A pack, the epoch of its key, and how much versions need; *ordinals* has a bit for each chunk that they do."""
+
+    pack_id: bytes
+    size_bytes: int
+    live_bytes: int
+    ordinals: int
+    epoch: int = 0
+
+    @property
+    def share(self) -> float:
+        """How much of the pack is needed, up to 1 if nothing can be won."""
+        overhead_bytes = _PACK_BYTES + _CHUNK_BYTES * self.ordinals.bit_count()
+        return min(1.0, (self.live_bytes + overhead_bytes) / self.size_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionPlan:
+    """The *packs* to move, those first that free most for each byte; *unburied* ones are moved and lack a tombstone."""
+
+    packs: tuple[PackUse, ...] = ()
+    unburied: tuple[bytes, ...] = ()
+
+    @property
+    def read_bytes(self) -> int:
+        """About how much is read from the store: what is moved, and the same once more from its new place."""
+        return 2 * self.written_bytes
+
+    @property
+    def written_bytes(self) -> int:
+        """About how much is written to the store."""
+        return sum(use.live_bytes for use in self.packs)
+
+    @property
+    def freed_bytes(self) -> int:
+        """About how much smaller the store is once the old packs are deleted."""
+        return sum(use.size_bytes - use.live_bytes for use in self.packs)
+
+    def within(self, limit_bytes: int) -> CompactionPlan:
+        """Return the first packs that can be moved with so many bytes read and written."""
+        packs: list[PackUse] = []
+        for use in self.packs:
+            limit_bytes -= 3 * use.live_bytes
+            if limit_bytes < 0:
+                break
+            packs.append(use)
+        return CompactionPlan(tuple(packs), self.unburied)
+
+
+@dataclass(slots=True)
+class Compacted:
+    """What a compaction did: packs *moved*, those *left* as they are and why, new packs, and bytes."""
+
+    moved: list[bytes] = field(default_factory=list)
+    left: dict[bytes, str] = field(default_factory=dict)
+    new_pack_count: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    freed_bytes: int = 0
+
+
+def plan(
+    repository: Repository,
+    live: LiveChunks,
+    sizes: Mapping[bytes, int],
+    tombstones: Collection[bytes],
+    moved: Collection[bytes],
+    *,
+    choose: Callable[[PackUse], bool] = lambda use: use.share < SHARE,
+) -> CompactionPlan:
+    """Return what *choose* would have moved.
+
+    *live* has every version that is kept, *sizes* every pack of the store, *tombstones* those that will be deleted, and
+    *moved* those under whose ids is a move record. What nobody needs is not moved: it is deleted without.
+    """
+    chosen, unburied = [], []
+    for pack_id, ordinals in live.ordinals.items():
+        size_bytes = sizes.get(pack_id)
+        if size_bytes is None or pack_id in tombstones:
+            continue
+        if pack_id in moved and repository.moves.of(pack_id) is not None:
+            unburied.append(pack_id)
+            continue
+        use = PackUse(pack_id, size_bytes, min(live.sizes[pack_id], size_bytes), ordinals, live.epochs[pack_id])
+        # One record more would be one that no reader follows.
+        if live.steps.get(pack_id, 0) < STEPS_MAX and choose(use):
+            chosen.append(use)
+    chosen.sort(key=lambda use: (use.share, use.pack_id))
+    return CompactionPlan(tuple(chosen), tuple(unburied))
+
+
+def refuse_above(planned: CompactionPlan, limit_bytes: int) -> None:
+    """Raise ``CompactionRefused`` if a plan would read and write more than was allowed."""
+    moved_bytes = planned.read_bytes + planned.written_bytes
+    if moved_bytes > limit_bytes:
+        raise CompactionRefused(f"{moved_bytes} bytes would be read and written, and {limit_bytes} are allowed")
+
+
+def compact(
+    repository: Repository,
+    planned: CompactionPlan,
+    monitor: Monitor,
+    bury: Callable[[bytes], None],
+    *,
+    now_ns: int,
+    stop: Callable[[], bool] = lambda: False,
+    pack_bytes: int = PACK_BYTES,
+) -> Compacted:
+    """Carry out a plan; *bury* gives a pack its tombstone.
+
+    A pack that cannot be read is left as it is. Raise ``Stopped``, with all that was moved complete, or the store's
+    error.
+    """
+    compaction = _Compaction(repository, bury, now_ns)
+    for pack_id in planned.unburied:
+        compaction.bury_moved(pack_id)
+    if planned.packs:
+        set_feature(repository.store, repository.keys, MOVES)
+        with (
+            Resealer(repository.store, repository.keys, pack_bytes=pack_bytes) as resealer,
+            monitor.task("moving what is left of packs", planned.written_bytes) as task,
+        ):
+            for use in planned.packs:
+                if stop():
+                    break
+                compaction.copy(use, resealer)
+                task.advance(use.live_bytes)
+            resealer.finish()
+            compaction.record(resealer)
+    if stop():
+        raise Stopped("stopped while packs were moved")
+    return compaction.result
+
+
+class _Compaction:
+    def __init__(self, repository: Repository, bury: Callable[[bytes], None], now_ns: int) -> None:
+        self.result = Compacted()
+        self._repository = repository
+        self._bury = bury
+        self._now_ns = now_ns
+        # Copied packs, whose chunks may not all be durable yet.
+        self._copied: list[tuple[PackUse, list[ChunkRef]]] = []
+        self._sound: set[bytes] = set()
+
+    def copy(self, use: PackUse, resealer: Resealer) -> None:
+        """Copy what is needed of a pack, and record the packs of which all is durable."""
+        try:
+            stored = self._repository.pack_refs(use.pack_id, use.size_bytes)
+            needed = [ref for ref in stored if use.ordinals >> ref.ordinal & 1]
+            if len(needed) < use.ordinals.bit_count():
+                raise ObjectDamaged("versions need chunks that the pack does not list")
+            self._copied.append((use, resealer.copy(needed)))
+        except _OF_OBJECT as error:
+            self.result.left[use.pack_id] = error.what
+        self.record(resealer)
+
+    def record(self, resealer: Resealer) -> None:
+        """Store the move record of each pack whose chunks are all durable in new packs."""
+        waiting, self._copied = self._copied, []
+        for use, places in waiting:
+            if all(place.pack in resealer.durable for place in places):
+                self._record(use, places, resealer)
+            else:
+                self._copied.append((use, places))
+        awaited = {place.pack for _, places in self._copied for place in places}
+        for pack in resealer.durable.keys() - awaited:
+            del resealer.durable[pack]
+        result = self.result
+        result.new_pack_count, result.written_bytes = resealer.pack_count, resealer.written_bytes
+        result.read_bytes = resealer.read_bytes
+
+    def _record(self, use: PackUse, places: list[ChunkRef], resealer: Resealer) -> None:
+        try:
+            self._read_back({place.pack for place in places}, resealer)
+            writer = f"mlsync {mlsync.__version__}"
+            found = self._repository.moves.add(use.pack_id, places, self._now_ns, writer)
+            if any(found.find(place.name) is None for place in places):
+                raise ObjectDamaged("it was moved before, without what versions need of it now")
+        except _OF_OBJECT as error:
+            self.result.left[use.pack_id] = error.what
+            return
+        self._bury(use.pack_id)
+        self.result.moved.append(use.pack_id)
+        self.result.freed_bytes += use.size_bytes - use.live_bytes
+
+    def _read_back(self, packs: set[bytes], resealer: Resealer) -> None:
+        """Read new packs from the store, once: the old bytes are deleted because these are there."""
+        with self._repository.reader() as reader:
+            for pack in packs - self._sound:
+                for _ in reader.stream(resealer.durable[pack]):
+                    pass
+                self._sound.add(pack)
+            resealer.read_bytes += reader.read_bytes
+
+    def bury_moved(self, pack_id: bytes) -> None:
+        """Give a pack its tombstone whose record is there already."""
+        self._bury(pack_id)
+        self.result.moved.append(pack_id)
+
+
+def releasable(
+    repository: Repository, packs: Collection[bytes], versions: Iterable[StoredVersion], sizes: Mapping[bytes, int]
+) -> set[bytes]:
+    """Return those of *packs* without which every chunk of the *versions* that are kept can be read all the same.
+
+    Each chunk that lies in one of them must have been moved to a pack that is in *sizes*, long enough, and not one of
+    *packs* itself. Ask right before they are deleted: a version may have been made since they were moved.
+    """
+    doomed = set(packs)
+    free = set(packs)
+    # Read anew: what was seen of records before says nothing about the moment at which packs are deleted.
+    moves = Moves(repository.store, repository.keys)
+
+    def is_there(pack: bytes) -> bool:
+        return pack in sizes
+
+    def stays(pack: bytes) -> bool:
+        return pack in sizes and pack not in doomed
+
+    for stored in versions:
+        for ref in (*segment_refs(stored.root, stored.key), *refs_of(repository.entries(stored))):
+            place = moves.last_place(ref, is_there)
+            if place is None or place.pack not in free:
+                continue
+            new = moves.last_place(place, stays)
+            if new is None or new.offset + new.stored_bytes + TRAILER_BYTES > sizes[new.pack]:
+                free.discard(place.pack)
+    return free
