@@ -98,7 +98,7 @@ def test_an_unchanged_run_asks_for_no_record(world):
 
 def test_verify_reads_through_the_move(world):
     """A version that names moved packs verifies."""
-    assert world.verify(1).read_bytes == 4 * SIZE
+    assert world.verify(1).read_bytes > 4 * SIZE
 
 
 def test_a_liar_costs_an_upload_and_no_content(world):

@@ -21,7 +21,7 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, names, recovery_key, room, sealed_object, segments, unlocking
+from mlsync.repository import header, keyslot, move, names, recovery_key, room, sealed_object, segments, unlocking
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
@@ -180,6 +180,42 @@ def test_a_reader_written_from_the_document_alone_restores():
     assert plain == EXAMPLES.plain
 
 
+def test_a_reader_written_from_the_document_alone_follows_a_move():
+    """What section 6 says of move records is enough: a chunk of a pack that is gone is found in another one."""
+    master, salt = EXAMPLES.keys.master, EXAMPLES.keys.repository_id
+    gone = bytes.fromhex(inputs()["moved pack id"])
+
+    def key_of(info):
+        return HKDF(algorithm=SHA256(), length=32, salt=salt, info=b"mlsync 1 " + info).derive(master)
+
+    body = parse("move")
+    magic, version, kind, coding, length, material, epoch, reserved = struct.unpack_from("<8sHBBIHBB", body)
+    assert (magic, version, kind, coding, material, epoch, reserved) == (b"mlsyncX\0", 1, 1, 0, 0, 0, 0)
+    bound = body[:52] + f"moves/{gone.hex()}".encode()
+    record = AESGCM(key_of(b"move" + body[20:52])).decrypt(bytes(12), body[52:], bound)
+    assert len(record) == length
+    old, _, _, packs, chunks, _ = msgspec.msgpack.decode(record)
+    assert old == gone
+    (found,) = [chunk for chunk in chunks if chunk[0] == EXAMPLES.name]
+    name, index, ordinal, offset, stored_bytes, plain_bytes, coding, _ = found
+    assert packs[index][2:] == EXAMPLES.pack_id
+    pack_body = parse("pack")
+    bound = pack_body[:48] + struct.pack("<IIB32s", ordinal, plain_bytes, coding, name)
+    sealed = pack_body[offset : offset + stored_bytes]
+    plain = AESGCM(key_of(b"pack" + packs[index][2:])).decrypt(struct.pack(">IQ", 0, ordinal), sealed, bound)
+    assert blake3(plain, key=key_of(b"chunk name")).digest() == name
+    assert plain == EXAMPLES.plain
+
+
+def test_a_restore_follows_the_documents_move():
+    """The document's pack under another name, and its move record: the version that names the old pack is read."""
+    store = _store_of_the_document()
+    store.put(EXAMPLES.move_key, parse("move"))
+    old = msgspec.structs.replace(EXAMPLES.ref, pack=EXAMPLES.moved_id, ordinal=7, offset=4800)
+    with ChunkReader(store, EXAMPLES.keys) as reader:
+        assert reader.one(old) == EXAMPLES.plain
+
+
 @pytest.mark.parametrize("name", ["header", "key-slot", "pack", "manifest"])
 def test_a_wrong_example_would_be_found(name):
     """One digit of an example changed, and the reading tests above fail: they look at every byte."""
@@ -222,6 +258,8 @@ def test_bounds_are_the_documented_ones():
         "segment, at most 256 MiB": segments.SEGMENT_BYTES_MAX == 256 << 20,
         "hold at most 4 GiB together": segments.BODY_BYTES_MAX == 4 << 30,
         "nested more than 8 deep": room.DEPTH_MAX == 8,
+        "have at most 8 MiB each": move.RECORD_BYTES_MAX == 8 << 20,
+        "follows at most 16 records": move.STEPS_MAX == 16,
         "a map of more than 64 KiB": room.ROOM_BYTES_MAX == 64 << 10,
         "up to 64 KiB; beyond": segments.INLINE_BYTES_MAX == 64 << 10,
         "at most 4096 bytes": header.HEADER_BYTES_MAX == keyslot.SLOT_BYTES_MAX == 4096,

@@ -30,7 +30,7 @@ from mlsync.repository.read_twice import read_twice
 from mlsync.repository.room import Room, check_room
 from mlsync.repository.sealed_object import MOVE
 from mlsync.repository.segments import PackTable, unpack_refs
-from mlsync.repository.validation import is_time, pack_ids
+from mlsync.repository.validation import is_time, table_of_packs
 from mlsync.store.base import Store
 
 #: A chunk may be moved on and on; a reader follows so many records for it.
@@ -210,7 +210,7 @@ def _check(record: MoveRecord, where: str) -> list[ChunkRef]:
         raise ManifestDamaged("the move record is of another pack than its name says", where=where)
     if not is_time(record.created_ns):
         raise ManifestDamaged("the move record's time is out of bounds", where=where)
-    packs = pack_ids(record.packs, where)
+    packs = table_of_packs(record.packs, where)
     if not 0 < len(record.chunks) <= PACK_CHUNKS_MAX:
         raise ManifestDamaged("the move record has no chunk, or more than a pack can have", where=where)
     refs = list(unpack_refs(record.chunks, packs, where))
