@@ -68,7 +68,7 @@ def delete_buried(repository: Repository) -> set[bytes]:
     """Delete packs that have a tombstone and are not needed any more, as if their grace was over."""
     sizes = {pack: info.size_bytes for pack, info in repository.packs()}
     buried = repository.tombstones() & sizes.keys()
-    free = releasable(repository, buried, versions_of(repository), sizes)
+    free = releasable(repository, buried, versions_of(repository), sizes, SilentMonitor())
     for pack in free:
         repository.store.delete(names.pack(pack))
         repository.store.delete(names.tombstone(pack))

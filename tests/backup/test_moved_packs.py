@@ -111,6 +111,20 @@ def test_a_liar_costs_an_upload_and_no_content(world):
     assert world.restored(2) == world.tree()
 
 
+def test_a_forged_record_costs_an_upload_and_no_content(world):
+    """Whoever has the key can make a record that lies; what it leads to is read before a version relies on it."""
+    for pack_id, info in list(world.repository.packs()):
+        if pack_id not in world.old:
+            body = bytearray(world.store.get(info.key, limit_bytes=1 << 20))
+            body[100] ^= 1
+            world.store.delete(info.key)
+            world.store.put(info.key, bytes(body))
+    world.write("more", b"x")
+    assert world.backup().version == 2
+    assert [text for level, text in world.monitor.notices if level == "error"]
+    assert world.restored(2) == world.tree()
+
+
 def test_what_must_be_thawed_is_named_where_it_lies(world):
     """Of packs that are gone, those are named for thawing to which they were moved."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 
+import msgspec
 import pytest
 
 from compacting import (
@@ -19,12 +20,13 @@ from compacting import (
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import World, keys_of, noise
 from mlsync.errors import CompactionRefused, Stopped, StoreUnavailable
+from mlsync.monitor import SilentMonitor
 from mlsync.repository import features, move, names
 from mlsync.repository.features import MOVES
 from mlsync.repository.move import Moves
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
-from mlsync.upkeep.compaction import CompactionPlan, PackUse, refuse_above
+from mlsync.upkeep.compaction import CompactionPlan, PackUse, refuse_above, releasable
 
 PIECE = 40_000
 
@@ -459,3 +461,32 @@ def test_a_repository_pruned_to_a_tenth_restores_bit_exact(tmp_path):
     needed = {ref.name: ref.stored_bytes for n in kept for entry in world.manifest(n).entries for ref in entry.chunks}
     assert stored_bytes < 1.1 * sum(needed.values())
     world.close()
+
+
+def test_a_record_that_a_key_holder_forged_deletes_nothing(world):
+    """A taken-over node that may only create objects plants a record that leads to garbage: no pack goes for it."""
+    old = first_pack(world)
+    refs = world.repository.pack_refs(old, world.store.stat(names.pack(old)).size_bytes)
+    writer = world.repository.writer(lambda _: None)
+    placed = writer.put(memoryview(noise(3 * PIECE, 5)))
+    writer.finish()
+    lies = [msgspec.structs.replace(placed.ref, name=ref.name, plain_bytes=ref.plain_bytes) for ref in refs]
+    lies = [msgspec.structs.replace(ref, stored_bytes=min(ref.stored_bytes, ref.plain_bytes + 16)) for ref in lies]
+    Moves(world.store, world.repository.keys).add(old, lies, 0, "")
+    # It may plant the tombstone too.
+    bury_in(world.store)(old)
+    assert delete_buried(world.repository) == set()
+    is_whole(world)
+    world.store.delete(names.tombstone(old))
+    result = compacted(world.repository, only=CompactionPlan((PackUse(old, 1 << 20, 1, 1 << 5),)))
+    assert old not in result.moved
+    is_whole(world)
+
+
+def test_a_pack_that_nobody_needs_is_released_without_reading(world):
+    """Without a version that needs it, a pack goes, moved or not."""
+    drop(world, 2, 3)
+    sizes = {pack: info.size_bytes for pack, info in world.repository.packs()}
+    counted = Repository(CountingStore(world.store), world.repository.keys)
+    assert releasable(counted, set(sizes), [], sizes, SilentMonitor()) == set(sizes)
+    assert counted.store.calls == {}

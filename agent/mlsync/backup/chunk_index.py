@@ -44,7 +44,7 @@ class ChunkIndex:
             ref = self._remembered(name)
         if ref is None or ref.name != name:
             return None
-        return ref if self.may_use(ref) else self._moved(ref)
+        return ref if self.may_use(ref) or self._is_moved(ref) else None
 
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""
@@ -63,14 +63,17 @@ class ChunkIndex:
         """Return those of *refs* that this backup did not write and the last version does not keep alive."""
         return [ref for ref in refs if ref.pack not in self._written and ref.pack not in self._parent_packs]
 
-    def _moved(self, ref: ChunkRef) -> ChunkRef | None:
-        """Return where a chunk of a pack that will be deleted was moved; each pack is asked for once."""
+    def _is_moved(self, ref: ChunkRef) -> bool:
+        """Return whether a chunk of a pack that will be deleted was moved; before the commit it gets its new place.
+
+        A pack without a record is asked for once.
+        """
         if ref.pack in self._unfit or ref.pack in self._unmoved:
-            return None
+            return False
         place = self._repository.moves.last_place(ref, lambda pack: pack not in self._tombstones)
         if place is None:
             self._unmoved.add(ref.pack)
-        return None if place is None or place.pack in self._avoid else place
+        return place is not None and place.pack not in self._unfit
 
     def _remembered(self, name: bytes) -> ChunkRef | None:
         """Return where the chunk lies by the local state, if the store has that pack; it asks for each pack once."""

@@ -31,7 +31,7 @@ from mlsync.backup.notices import (
 )
 from mlsync.backup.ownership import Here, Writer, next_writer
 from mlsync.backup.parent import Parent, load_parent
-from mlsync.backup.presence import new_places, refuse_lost
+from mlsync.backup.presence import new_places, read_moved, refuse_lost
 from mlsync.backup.prove import prove
 from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status
@@ -351,7 +351,8 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     refs = index.old_refs(refs_of(candidate.entries))
     places = new_places(job.repository, refs, job.repository.tombstones())
     if places:
-        # Their packs are deleted sooner or later, and records lead on for a while only.
+        with job.monitor.task(f"{source.run}: reading what was moved", sum(ref.plain_bytes for ref in places)) as task:
+            read_moved(job.repository, places, job.stoppable(task.advance))
         stored.records.move(places)
         candidate = stored.records.candidate(scanned.cache)
         job.remember_chunks(places.values())

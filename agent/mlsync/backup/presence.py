@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing
+from mlsync.errors import Damage, FormatUnsupported, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.pack import TRAILER_BYTES
@@ -34,6 +34,23 @@ def new_places(
     Only a pack that is gone or about to be deleted is asked for: without any, this makes no call more.
     """
     return _Packs(repository, tombstones).places(refs)
+
+
+def read_moved(repository: Repository, places: Mapping[ChunkRef, ChunkRef], advance: Callable[[int], None]) -> None:
+    """Read chunks at their new *places*; raise ``ObjectMissing``, of the old pack, for one that is not there.
+
+    The old packs will be deleted. Whoever has the master key can make a record that lies, and a version must not rely
+    on what nobody has read.
+    """
+    with repository.reader() as reader:
+        try:
+            for plain in reader.stream(sorted(set(places.values()), key=lambda ref: (ref.pack, ref.offset))):
+                advance(len(plain))
+        except (Damage, ObjectArchived, FormatUnsupported) as error:
+            at_fault = (old.pack for old, place in places.items() if names.pack(place.pack) == error.where)
+            pack_id = next(at_fault, next(iter(places)).pack)
+            what = f"{_KNOWN} moved, and not to where its record says: {error.what}"
+            raise ObjectMissing(what, where=names.pack(pack_id)) from error
 
 
 class _Packs:

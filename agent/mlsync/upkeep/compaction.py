@@ -9,6 +9,7 @@ compaction finishes that. Nothing is deleted here; a pack goes after its grace, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -217,8 +218,11 @@ class _Compaction:
             self._read_back({place.pack for place in places}, resealer)
             writer = f"mlsync {mlsync.__version__}"
             found = self._repository.moves.add(use.pack_id, places, self._now_ns, writer)
-            if any(found.find(place.name) is None for place in places):
+            others = [found.find(place.name) for place in places]
+            if None in others:
                 raise ObjectDamaged("it was moved before, without what versions need of it now")
+            if others != places:
+                self._read([ref for ref in others if ref is not None], resealer)
         except _OF_OBJECT as error:
             self.result.left[use.pack_id] = error.what
             return
@@ -228,11 +232,14 @@ class _Compaction:
 
     def _read_back(self, packs: set[bytes], resealer: Resealer) -> None:
         """Read new packs from the store, once: the old bytes are deleted because these are there."""
+        for pack in packs - self._sound:
+            self._read(resealer.durable[pack], resealer)
+            self._sound.add(pack)
+
+    def _read(self, refs: list[ChunkRef], resealer: Resealer) -> None:
         with self._repository.reader() as reader:
-            for pack in packs - self._sound:
-                for _ in reader.stream(resealer.durable[pack]):
-                    pass
-                self._sound.add(pack)
+            for _ in reader.stream(refs):
+                pass
             resealer.read_bytes += reader.read_bytes
 
     def bury_moved(self, pack_id: bytes) -> None:
@@ -242,30 +249,62 @@ class _Compaction:
 
 
 def releasable(
-    repository: Repository, packs: Collection[bytes], versions: Iterable[StoredVersion], sizes: Mapping[bytes, int]
+    repository: Repository,
+    packs: Collection[bytes],
+    versions: Iterable[StoredVersion],
+    sizes: Mapping[bytes, int],
+    monitor: Monitor,
 ) -> set[bytes]:
     """Return those of *packs* without which every chunk of the *versions* that are kept can be read all the same.
 
-    Each chunk that lies in one of them must have been moved to a pack that is in *sizes*, long enough, and not one of
-    *packs* itself. Ask right before they are deleted: a version may have been made since they were moved.
+    Each chunk that lies in one of them must have been moved to a pack that is in *sizes* and is not one of *packs*
+    itself, and it is read there: whoever has the master key, an agent on a node that was taken over too, can make a
+    record that lies. Ask right before the packs are deleted: a version may have been made since they were moved.
     """
-    doomed = set(packs)
-    free = set(packs)
-    # Read anew: what was seen of records before says nothing about the moment at which packs are deleted.
-    moves = Moves(repository.store, repository.keys)
-
-    def is_there(pack: bytes) -> bool:
-        return pack in sizes
-
-    def stays(pack: bytes) -> bool:
-        return pack in sizes and pack not in doomed
-
+    search = _Release(repository, packs, sizes)
     for stored in versions:
-        for ref in (*segment_refs(stored.root, stored.key), *refs_of(repository.entries(stored))):
-            place = moves.last_place(ref, is_there)
-            if place is None or place.pack not in free:
+        search.add(segment_refs(stored.root, stored.key))
+        search.add(refs_of(repository.entries(stored)))
+    return search.free(monitor)
+
+
+class _Release:
+    """What versions need of some packs that are to be deleted."""
+
+    def __init__(self, repository: Repository, packs: Collection[bytes], sizes: Mapping[bytes, int]) -> None:
+        self._repository = repository
+        # Read anew: what was seen of records before says nothing about the moment at which packs are deleted.
+        self._moves = Moves(repository.store, repository.keys)
+        self._doomed = frozenset(packs)
+        self._sizes = sizes
+        self._needed: dict[bytes, dict[bytes, ChunkRef]] = {pack: {} for pack in packs}
+        self._held: set[bytes] = set()
+
+    def add(self, refs: Iterable[ChunkRef]) -> None:
+        """Note which chunks versions need; one that has no other place holds its pack."""
+        for ref in refs:
+            place = self._moves.last_place(ref, self._sizes.__contains__)
+            if place is None or place.pack not in self._doomed or place.name in self._needed[place.pack]:
                 continue
-            new = moves.last_place(place, stays)
-            if new is None or new.offset + new.stored_bytes + TRAILER_BYTES > sizes[new.pack]:
-                free.discard(place.pack)
-    return free
+            new = self._moves.last_place(place, self._stays)
+            if new is None:
+                self._held.add(place.pack)
+            else:
+                self._needed[place.pack][place.name] = new
+
+    def free(self, monitor: Monitor) -> set[bytes]:
+        """Return the packs of which every needed chunk was read elsewhere."""
+        waiting = {pack: chunks for pack, chunks in self._needed.items() if pack not in self._held}
+        total_bytes = sum(ref.plain_bytes for chunks in waiting.values() for ref in chunks.values())
+        free = set()
+        with self._repository.reader() as reader, monitor.task("reading what was moved", total_bytes) as task:
+            for pack, chunks in waiting.items():
+                with suppress(*_OF_OBJECT):
+                    places = sorted(chunks.values(), key=lambda ref: (ref.pack, ref.offset))
+                    for plain in reader.stream(places) if places else ():
+                        task.advance(len(plain))
+                    free.add(pack)
+        return free
+
+    def _stays(self, pack: bytes) -> bool:
+        return pack in self._sizes and pack not in self._doomed
