@@ -75,8 +75,9 @@ configuration hold for every run. `mlsync backup` and `mlsync agent` need at lea
     "key": """\
 ## [key]
 
-Where the secret is that opens the repository. At most one of the two keys may be set. Options and `MLSYNC_PASSPHRASE`
-come before them ([commands.md](commands.md#which-repository-which-secret)).
+Where the secret is that opens the repository. At most one of `passphrase_file`, `key_file` and `kms_key` may be set.
+Options, `MLSYNC_PASSPHRASE` and `MLSYNC_KMS_KEY` come before them
+([commands.md](commands.md#which-repository-which-secret)).
 """,
     "agent": """\
 ## [agent]
@@ -108,6 +109,9 @@ _MORE: Final[Mapping[str, str]] = {
     "keep_temporary": "[commands.md](commands.md#backup) says more. `mlsync backup -v` lists what was left out.",
     "not_models": '`["*"]` is for all files. The patterns are those of `exclude`. The files are stored all the same.',
     "key_file": "The file holds 32 random bytes or more.",
+    "kms_key": "An id, or an alias such as `alias/training`, works too. An alias that is moved to another key opens "
+    "nothing any more. [keys.md](keys.md#aws-kms) has the rights that it takes.",
+    "kms_endpoint_url": "It must be an `https://` address, since the secret of the key slot is in the answers.",
     "every": f"At least {INTERVAL_MIN_S:g} second. A cron line names days of the month or days of the week, not both.",
     "settle_max": "It may not be less than `settle`.",
     "device": '`"none"` proves only what needs no device. It cannot be combined with `framework` or `command`.',

@@ -26,6 +26,7 @@ FILES = {
 ENVIRONMENT = {
     "MLSYNC_CONFIG": "The configuration file, where --config does not name one.",
     "MLSYNC_PASSPHRASE": "The passphrase, where no option names a file with it.",
+    "MLSYNC_KMS_KEY": "The key of AWS KMS, where no option names a key; without MLSYNC_PASSPHRASE.",
     "XDG_CONFIG_HOME, XDG_STATE_HOME": "Where configuration and state are, instead of ~/.config and ~/.local/state. "
     "Relative paths are ignored.",
 }

@@ -32,7 +32,7 @@ ARROWS = {
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
     "service": {"app", "config", *FLOWS, *BELOW, "codec"},
     "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
-    "config": {"source"},
+    "config": {"source", "kms"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
     "restore": {"target", "versions", *BELOW, "codec", "formats"},

@@ -77,4 +77,4 @@ def test_common_options_are_listed_once():
         assert "Common options: see mlsync --help" in text
     named = [option.opts[-1] for option in cli.params if not option.hidden]
     assert len(named) > 10
-    assert {name: len(re.findall(rf"[ (]{name}[ ,\n]", OPTIONS)) for name in named} == dict.fromkeys(named, 1)
+    assert {name: len(re.findall(rf"[ (]{name}[ ,;\n]", OPTIONS)) for name in named} == dict.fromkeys(named, 1)

@@ -142,10 +142,12 @@ def test_what_opens_already_is_not_added(files):
     [
         (["--new-passphrase-file", "new", "--new-key-file", "new-key"], 2, "several new keys at once"),
         (["--new-key-file", "new-key", "--recovery"], 2, "several new keys at once"),
+        (["--new-kms", "alias/a", "--recovery"], 2, "several new keys at once"),
+        (["--new-kms", "no key"], 2, "is no key of AWS KMS"),
         (["--new-key-file", "nowhere"], 20, "No such file"),
         (["--new-key-file", "short"], 2, "at least 32 random bytes"),
         (["--new-passphrase-file", "weak"], 23, "can be guessed"),
-        ([], 20, "give --new-passphrase-file, --new-key-file or --recovery"),
+        ([], 20, "give --new-passphrase-file, --new-key-file, --new-kms or --recovery"),
     ],
 )
 def test_what_cannot_be_added(files, options, status, words):

@@ -34,7 +34,10 @@ MISTAKES = {
     "no idea": (
         "[key]\nzzz = 1\n",
         3,
-        "unknown key zzz in [key]: FILE:3 (known here: passphrase_file, key_file)",
+        (
+            "unknown key zzz in [key]: FILE:3 (known here: passphrase_file, key_file, kms_key, kms_region, "
+            "kms_endpoint_url, kms_profile)"
+        ),
     ),
     "second watch": (
         '[[watch]]\ndirectory = "/a"\n\n[[watch]]\ndirectory = "/b"\nexclud = []\n',
@@ -133,6 +136,16 @@ MISTAKES = {
         '[key]\npassphrase_file = "/a"\nkey_file = "/b"\n',
         4,
         "both passphrase_file and key_file in [key]: FILE:4 (keep one of them)",
+    ),
+    "a key of KMS and a secret": (
+        '[key]\nkey_file = "/b"\nkms_key = "alias/a"\n',
+        4,
+        "both kms_key and a secret's file in [key]: FILE:4 (keep one of them)",
+    ),
+    "no key of KMS": (
+        '[key]\nkms_key = "a key"\n',
+        3,
+        'kms_key in [key] must be a key\'s ARN, its id, or "alias/NAME", not "a key": FILE:3',
     ),
     "watch as a table": (
         '[watch]\ndirectory = "/a"\n',

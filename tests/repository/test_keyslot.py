@@ -515,7 +515,7 @@ def test_what_kms_says_is_what_is_told(kind, is_known):
     service.refusal = kind("said KMS")
     with pytest.raises(kind, match="said KMS"):
         Repository.open(repository.store, KmsKey(service), likely_slot=own if is_known else None)
-    assert len(service.asked) == 1
+    assert len(service.asked) == (2 if is_known and kind is KeyServiceRefused else 1)
 
 
 def test_kms_away_is_asked_once():
@@ -530,6 +530,28 @@ def test_kms_away_is_asked_once():
     with pytest.raises(KeyServiceRefused):
         Repository.open(repository.store, KmsKey(service))
     assert len(service.asked) == 4
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_who_may_only_wrap_locks_nobody_out(is_known):
+    """A slot that opens, with a master key of somebody who may have KMS wrap secrets, is passed over."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    body = keyslot.make(KmsKey(service), bytes(32), repository.repository_id, SALT, FAST)
+    planted = names.key_slot(bytes(16))
+    repository.store.put(planted, body)
+    opened = Repository.open(repository.store, KmsKey(service), likely_slot=planted if is_known else None)
+    assert (opened.keys, opened.slot != planted) == (repository.keys, True)
+
+
+def test_a_slot_that_opens_with_another_master_key_is_told():
+    """If no slot has the header's master key, the header is at fault, or all slots are; it is no wrong key."""
+    service = MemoryKeyService()
+    repository = new_repository()
+    body = keyslot.make(KmsKey(service), bytes(32), repository.repository_id, SALT, FAST)
+    repository.store.put(names.key_slot(bytes(16)), body)
+    with pytest.raises(ObjectDamaged, match="the header was changed"):
+        Repository.open(repository.store, KmsKey(service))
 
 
 def test_no_slot_is_stored_if_kms_refuses():

@@ -1,4 +1,4 @@
-"""Find the secret that opens the repository: in a file, the environment, a systemd credential, or by a prompt."""
+"""Find what opens the repository: in a file, the environment, a systemd credential, or by a prompt."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from mlsync.app.wording import count
 from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak, WrongPassphrase
+from mlsync.kms.key import AwsKey
 from mlsync.repository import recovery_key
-from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Unlock
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Unlock
 
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
+# No secret: whoever knows a key's name can do nothing with it.
+KMS_KEY_VARIABLE = "MLSYNC_KMS_KEY"
 SECRET_BYTES_MAX = 64 * 1024
 # Shorter ones can be guessed, however slow each guess is made.
 PASSPHRASE_CHARS_MIN = 8
@@ -36,6 +39,7 @@ def find_secret(
     asked: KeySettings | None = None,
     *,
     passphrase: str | None = None,
+    profile: str | None = None,
     environ: Mapping[str, str] = os.environ,
     prompt: Prompt | None = None,
     confirm: bool = False,
@@ -44,15 +48,16 @@ def find_secret(
 ) -> Unlock:
     """Return the secret from the first place that has one.
 
-    The places are *asked* (options), *passphrase* (the environment's, taken out of it at the start), *configured*,
+    The places are *asked* (options), the environment (*passphrase* was taken out of it at the start), *configured*,
     systemd's credentials, and a person, who is asked only at a terminal or through *prompt*, twice with *confirm*.
-    *before_prompt* is called before a person is asked, and can raise what makes asking useless. *check* is called with
-    what was found, or typed the first time, and can raise what is wrong with it.
+    *profile* has the credentials for a key of KMS if none of these says another one. *before_prompt* is called before a
+    person is asked, and can raise what makes asking useless. *check* is called with what was found, or typed the first
+    time, and can raise what is wrong with it.
     """
-    secret = _from_files(asked or KeySettings())
-    if secret is None and passphrase is not None:
-        secret = _passphrase(os.fsencode(passphrase), PASSPHRASE_VARIABLE)
-    secret = secret or _from_files(configured) or _from_credentials(environ)
+    asked = asked or KeySettings()
+    reached = asked.over(configured).over(KeySettings(kms_profile=profile))
+    secret = _from_settings(asked, reached) or _from_environment(passphrase, environ, reached)
+    secret = secret or _from_settings(configured, reached) or _from_credentials(environ)
     if secret is not None:
         check(secret)
         return secret
@@ -64,31 +69,53 @@ def find_secret(
 
 
 def find_new_secret(
-    asked: KeySettings, *, prompt: Prompt | None = None, check: Callable[[Unlock], None] = lambda _secret: None
+    asked: KeySettings,
+    *,
+    profile: str | None = None,
+    prompt: Prompt | None = None,
+    check: Callable[[Unlock], None] = lambda _secret: None,
 ) -> Unlock:
-    """Return a secret for another key slot: from the files that were *asked* for, or typed twice by a person.
+    """Return a secret for another key slot: what was *asked* for, or typed twice by a person.
 
-    *check* is as in ``find_secret``.
+    *profile* and *check* are as in ``find_secret``.
     """
-    secret = _from_files(asked)
+    secret = _from_settings(asked, asked.over(KeySettings(kms_profile=profile)))
     if secret is not None:
         check(secret)
         return secret
     prompt = prompt or _at_terminal()
     if prompt is None:
-        advice = "give --new-passphrase-file, --new-key-file or --recovery, or run it at a terminal"
+        advice = "give --new-passphrase-file, --new-key-file, --new-kms or --recovery, or run it at a terminal"
         raise PassphraseMissing("no new passphrase and no new key file", advice=advice)
     return _from_person(prompt, "New passphrase", confirm=True, check=check)
 
 
-def _from_files(settings: KeySettings) -> Unlock | None:
+def _from_settings(settings: KeySettings, reached: KeySettings) -> Unlock | None:
+    """Return what *settings* name; *reached* says how KMS is reached."""
     if settings.passphrase_file and settings.key_file:
         raise ConfigInvalid("both a passphrase file and a key file were given", advice="keep one of them")
+    if settings.kms_key and (settings.passphrase_file or settings.key_file):
+        raise ConfigInvalid("both a key of AWS KMS and a secret's file were given", advice="keep one of them")
+    if settings.kms_key:
+        return _kms_key(settings.kms_key, reached)
     if settings.key_file:
         return KeyFile(_not_empty(_read(settings.key_file), str(settings.key_file)))
     if settings.passphrase_file:
         return _passphrase(_line(_read(settings.passphrase_file)), str(settings.passphrase_file))
     return None
+
+
+def _from_environment(passphrase: str | None, environ: Mapping[str, str], reached: KeySettings) -> Unlock | None:
+    name = environ.get(KMS_KEY_VARIABLE)
+    if name and passphrase is not None:
+        raise ConfigInvalid(f"both {PASSPHRASE_VARIABLE} and {KMS_KEY_VARIABLE} are set", advice="keep one of them")
+    if name:
+        return _kms_key(name, reached)
+    return None if passphrase is None else _passphrase(os.fsencode(passphrase), PASSPHRASE_VARIABLE)
+
+
+def _kms_key(name: str, reached: KeySettings) -> KmsKey:
+    return KmsKey(AwsKey(name, reached.kms_region, reached.kms_endpoint_url, reached.kms_profile))
 
 
 def _from_credentials(environ: Mapping[str, str]) -> Unlock | None:
@@ -201,6 +228,6 @@ def _not_empty(secret: bytes, where: str) -> bytes:
 def _missing() -> PassphraseMissing:
     return PassphraseMissing(
         "no passphrase and no key file",
-        advice=f"give --passphrase-file, --key-file, {PASSPHRASE_VARIABLE}, [key] in the configuration, a systemd "
-        f"credential named {CREDENTIAL_PASSPHRASE} or {CREDENTIAL_KEY}, or run it at a terminal",
+        advice=f"give --passphrase-file, --key-file, --kms, {PASSPHRASE_VARIABLE}, [key] in the configuration, a "
+        f"systemd credential named {CREDENTIAL_PASSPHRASE} or {CREDENTIAL_KEY}, or run it at a terminal",
     )

@@ -15,7 +15,7 @@ from mlsync.cli.gently import describe_priorities, give_way
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.config.model import Config
-from mlsync.errors import Error, RepositoryMissing, RunLocked, StoreUnavailable
+from mlsync.errors import Error, KeyServiceUnavailable, RepositoryMissing, RunLocked, StoreUnavailable
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
@@ -50,7 +50,7 @@ def agent_command(common: Common, gently: bool) -> None:
     log_to(sys.stderr, level)
     monitor = LogMonitor()
     options = AgentOptions.of(config)
-    unlock = common.secret(config.key, before_prompt=lambda: _look(config, options))
+    unlock = common.secret(config, before_prompt=lambda: _look(config, options))
     opener = RepositoryOpener(config, unlock)
     away = _find(config, options, lambda _config: opener.opened(threading.Event()))
     if away is not None:
@@ -88,7 +88,7 @@ def _find(config: Config, options: AgentOptions, find: Callable[[Config], object
     """
     try:
         find(config)
-    except StoreUnavailable as error:
+    except (StoreUnavailable, KeyServiceUnavailable) as error:
         return error
     except RepositoryMissing as error:
         # Where an agent worked before, the place is right and the disk is only not mounted yet.

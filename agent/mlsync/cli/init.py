@@ -78,7 +78,7 @@ def init_command(
 
         def find_secret() -> Unlock:
             say = _say_what_a_passphrase_is
-            found.append(common.secret(common.asked_key, confirm=True, check=check, before_prompt=say))
+            found.append(common.secret(config, confirm=True, check=check, before_prompt=say))
             return found[0]
 
         with Session.create(config, find_secret, monitor, group=shared_with) as session:
@@ -181,4 +181,6 @@ def _s3_of(common: Common) -> dict[str, str | bool | Path | None]:
 
 def _key_of(common: Common) -> dict[str, str | bool | Path | None]:
     files = {"passphrase_file": common.passphrase_file, "key_file": common.key_file}
-    return {name: None if file is None else Path(os.path.abspath(file)) for name, file in files.items()}
+    absolute = {name: None if file is None else Path(os.path.abspath(file)) for name, file in files.items()}
+    kms = {"kms_key": common.kms, "kms_region": common.kms_region, "kms_endpoint_url": common.kms_endpoint_url}
+    return {**absolute, **kms}

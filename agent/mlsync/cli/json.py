@@ -509,6 +509,7 @@ def _key_slot(one: SlotStatus) -> dict[str, object]:
         "memory_kib": None if slot is None else slot.memory_kib,
         "iterations": None if slot is None else slot.iterations,
         "lanes": None if slot is None else slot.lanes,
+        "kms_key": None if slot is None else slot.key or None,
         "is_used": one.is_used,
         "trouble": one.trouble or None,
     }

@@ -1,7 +1,8 @@
-"""``mlsync key``: the passphrases, key files and recovery keys that open the repository."""
+"""``mlsync key``: the passphrases, key files, recovery keys and keys of AWS KMS that open the repository."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -12,10 +13,10 @@ from mlsync.cli.json import key_json, key_slots_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command, Group
 from mlsync.cli.table import TextTable
-from mlsync.config.model import KeySettings
+from mlsync.config.model import Config, KeySettings
 from mlsync.errors import ConfigInvalid
 from mlsync.repository import keyslot, recovery_key
-from mlsync.repository.keyslot import RecoveryKey, Unlock
+from mlsync.repository.keyslot import KmsKey, RecoveryKey, Unlock
 from mlsync.upkeep.key_slots import (
     Changed,
     SlotStatus,
@@ -34,8 +35,8 @@ Examples:
 """
 _ADD_EXAMPLES = """\b
 Examples:
-  mlsync key add
   mlsync key add --recovery
+  mlsync key add --new-kms arn:aws:kms:eu-west-1:111122223333:key/1234-5678
 """
 _CHANGE_EXAMPLES = """\b
 Examples:
@@ -67,6 +68,11 @@ _new_key_option = click.option(
     metavar="FILE",
     help="File of 32 random bytes or more that becomes a key.",
 )
+_new_kms_option = click.option(
+    "--new-kms",
+    metavar="KEY",
+    help="Key of AWS KMS: ARN, id or alias/NAME; it takes kms:Encrypt and kms:Decrypt.",
+)
 _recovery_option = click.option(
     "--recovery", is_flag=True, help="Make a recovery key and print it once, to be kept on paper."
 )
@@ -75,7 +81,7 @@ _weak_option = click.option("--allow-weak", is_flag=True, help="Accept a passphr
 
 @click.group("key", cls=Group, short_help="List, add, change and remove what opens the repository.", epilog=_EXAMPLES)
 def key_command() -> None:
-    """Manage the key slots: each holds the repository's master key, locked by a passphrase, key file or recovery key.
+    """Manage the key slots: each holds the master key, locked by a passphrase, a key file or another key.
 
     Any one of them opens the repository. docs/keys.md says what to do when a passphrase leaked or a person leaves.
     """
@@ -93,23 +99,31 @@ def list_command(common: Common) -> None:
     _print(slots)
 
 
-@key_command.command("add", cls=Command, short_help="Add a passphrase, key file or recovery key.", epilog=_ADD_EXAMPLES)
+@key_command.command("add", cls=Command, short_help="Add a passphrase or a key.", epilog=_ADD_EXAMPLES)
 @_new_passphrase_option
 @_new_key_option
+@_new_kms_option
 @_recovery_option
 @_weak_option
 @common_options
 def add_command(
-    common: Common, *, new_passphrase_file: Path | None, new_key_file: Path | None, recovery: bool, allow_weak: bool
+    common: Common,
+    *,
+    new_passphrase_file: Path | None,
+    new_key_file: Path | None,
+    new_kms: str | None,
+    recovery: bool,
+    allow_weak: bool,
 ) -> None:
     """Add a key slot. What opens the repository now is asked for first, then the new passphrase, twice.
 
     The new one counts once the repository opened with it. Everything else that opens the repository still does.
     """
-    _refuse_several(new_passphrase_file, new_key_file, recovery=recovery)
-    given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
-    with common.session(common.configuration(), common.monitor()) as session:
-        new = given or (new_recovery_key() if recovery else _found(KeySettings(), allow_weak=allow_weak))
+    wanted = _Wanted(KeySettings(new_passphrase_file, new_key_file, new_kms), recovery=recovery, allow_weak=allow_weak)
+    config = common.configuration()
+    given = wanted.given(common, config)
+    with common.session(config, common.monitor()) as session:
+        new = given or wanted.typed()
         slot_id = add_slot(session.repository, new)
     _report(common, new, slot_id)
 
@@ -117,10 +131,16 @@ def add_command(
 @key_command.command("change", cls=Command, short_help="Replace the one that is used now.", epilog=_CHANGE_EXAMPLES)
 @_new_passphrase_option
 @_new_key_option
+@_new_kms_option
 @_weak_option
 @common_options
 def change_command(
-    common: Common, *, new_passphrase_file: Path | None, new_key_file: Path | None, allow_weak: bool
+    common: Common,
+    *,
+    new_passphrase_file: Path | None,
+    new_key_file: Path | None,
+    new_kms: str | None,
+    allow_weak: bool,
 ) -> None:
     """Add a key slot, and then remove the one that opened the repository for this command.
 
@@ -128,12 +148,13 @@ def change_command(
     passphrase before its agent starts again. Who kept a copy of the repository as it was can still open that copy with
     the old passphrase.
     """
-    _refuse_several(new_passphrase_file, new_key_file, recovery=False)
-    given = _given_secret(new_passphrase_file, new_key_file, allow_weak=allow_weak)
-    with common.session(common.configuration(), common.monitor()) as session:
+    wanted = _Wanted(KeySettings(new_passphrase_file, new_key_file, new_kms), recovery=False, allow_weak=allow_weak)
+    config = common.configuration()
+    given = wanted.given(common, config)
+    with common.session(config, common.monitor()) as session:
         # Before a person types a passphrase, which may take minutes.
         before = slots_now(session.repository)
-        new = given or _found(KeySettings(), allow_weak=allow_weak)
+        new = given or wanted.typed()
         changed = change_slot(session.repository, new, before)
     _report(common, new, changed.new_id, changed)
     _warn_of_others(changed)
@@ -143,7 +164,7 @@ def change_command(
 @click.argument("slot", metavar="ID")
 @common_options
 def remove_command(common: Common, slot: str) -> None:
-    """Remove the key slot ID; its passphrase, key file or recovery key opens the repository no more.
+    """Remove the key slot ID; its passphrase or key opens the repository no more.
 
     ID is as mlsync key list shows it. The key slot that opens the repository for this command stays, so that one always
     does: to remove it, open the repository with another one, or replace it with mlsync key change.
@@ -156,21 +177,34 @@ def remove_command(common: Common, slot: str) -> None:
         output.say(f"removed  {removed_id[:_ID_CHARS]}")
 
 
-def _refuse_several(passphrase_file: Path | None, key_file: Path | None, *, recovery: bool) -> None:
-    if sum((passphrase_file is not None, key_file is not None, recovery)) > 1:
-        what = "several new keys at once"
-        raise ConfigInvalid(what, advice="give one of --new-passphrase-file, --new-key-file, --recovery")
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the options ask for as a new secret: what *asked* names, a recovery key, or what a person types."""
 
+    asked: KeySettings
+    recovery: bool
+    allow_weak: bool
 
-def _given_secret(passphrase_file: Path | None, key_file: Path | None, *, allow_weak: bool) -> Unlock | None:
-    """Return the new secret if it is in a file: a fault in it shows before anybody types a passphrase."""
-    if passphrase_file is None and key_file is None:
-        return None
-    return _found(KeySettings(passphrase_file, key_file), allow_weak=allow_weak)
+    def __post_init__(self) -> None:
+        asked = self.asked
+        named = (asked.passphrase_file, asked.key_file, asked.kms_key, self.recovery or None)
+        if sum(one is not None for one in named) > 1:
+            advice = "give one of --new-passphrase-file, --new-key-file, --new-kms, --recovery"
+            raise ConfigInvalid("several new keys at once", advice=advice)
 
+    def given(self, common: Common, config: Config) -> Unlock | None:
+        """Return the new secret if an option names it: a fault in it shows before anybody types a passphrase."""
+        if not self.asked.names_secret:
+            return None
+        reached = common.asked_key.over(config.key)
+        return self._found(self.asked.over(reached), config.s3.profile)
 
-def _found(asked: KeySettings, *, allow_weak: bool) -> Unlock:
-    return find_new_secret(asked, check=accept_all if allow_weak else refuse_weak)
+    def typed(self) -> Unlock:
+        """Return a recovery key, or a passphrase that a person types."""
+        return new_recovery_key() if self.recovery else self._found(KeySettings(), None)
+
+    def _found(self, asked: KeySettings, profile: str | None) -> Unlock:
+        return find_new_secret(asked, profile=profile, check=accept_all if self.allow_weak else refuse_weak)
 
 
 def _report(common: Common, new: Unlock, slot_id: str, changed: Changed | None = None) -> None:
@@ -187,6 +221,8 @@ def _report(common: Common, new: Unlock, slot_id: str, changed: Changed | None =
             output.say(f"removed  {changed.old_id[:_ID_CHARS]}")
     if text is not None:
         _print_recovery_key(text)
+    elif isinstance(new, KmsKey) and not common.quiet:
+        output.say_wrapped("To open with it: kms_key under [key] in the configuration, MLSYNC_KMS_KEY, or --kms KEY.")
 
 
 def _warn_of_others(changed: Changed) -> None:
@@ -221,8 +257,11 @@ def _print(slots: list[SlotStatus]) -> None:
     table = TextTable(("ID", "KIND", f"MADE ({output.zone(map(_made_ns, slots))})"))
     for one in slots:
         kind = "?" if one.slot is None else keyslot.noun(one.slot.kind)
-        remark = one.trouble or ("opened the repository just now" if one.is_used else "")
-        table.row(one.id[:_ID_CHARS], kind, output.moment(_made_ns(one)), remarks=(remark,))
+        remarks = (
+            one.trouble or ("opened the repository just now" if one.is_used else ""),
+            "" if one.slot is None else one.slot.key,
+        )
+        table.row(one.id[:_ID_CHARS], kind, output.moment(_made_ns(one)), remarks=remarks)
     output.print_table(table)
 
 

@@ -166,7 +166,7 @@ def config_option(place: Path) -> str:
 def written_line(place: Path, new: NewConfig, *, is_new: bool) -> str:
     """Return what a person reads when the run has its configuration."""
     if is_new:
-        has_key = new.key != KeySettings()
+        has_key = new.key.names_secret
         return f"Configuration written: {place}" + ("" if has_key else " (the passphrase is not in it)")
     return f"The configuration watches it already: {place}"
 

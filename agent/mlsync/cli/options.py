@@ -51,6 +51,9 @@ class Common:
     payload_signing: str | None
     passphrase_file: Path | None
     key_file: Path | None
+    kms: str | None
+    kms_region: str | None
+    kms_endpoint_url: str | None
     as_json: bool
     quiet: bool
     verbose: int
@@ -58,8 +61,14 @@ class Common:
 
     @property
     def asked_key(self) -> KeySettings:
-        """Where the command line says that the secret is."""
-        return KeySettings(self.passphrase_file, self.key_file)
+        """Where the command line says that the secret is, and how KMS is reached."""
+        return KeySettings(
+            self.passphrase_file,
+            self.key_file,
+            kms_key=self.kms,
+            kms_region=self.kms_region,
+            kms_endpoint_url=self.kms_endpoint_url,
+        )
 
     @property
     def is_debug(self) -> bool:
@@ -97,21 +106,22 @@ class Common:
 
     def secret(
         self,
-        configured: KeySettings,
+        config: Config,
         *,
         confirm: bool = False,
         check: Callable[[Unlock], None] = lambda _secret: None,
         before_prompt: Callable[[], object] = lambda: None,
     ) -> Unlock:
-        """Return the passphrase or key, after other processes of this user lost access to this one.
+        """Return what opens the repository of *config*, after other processes of this user lost access to this one.
 
         *before_prompt* is called if a person has to be asked, *check* with the secret before it is typed again.
         """
         keep_private()
         return find_secret(
-            configured,
+            config.key,
             self.asked_key,
             passphrase=self.invocation.passphrase,
+            profile=config.s3.profile,
             confirm=confirm,
             check=check,
             before_prompt=before_prompt,
@@ -136,7 +146,7 @@ class Common:
         """
 
         def find_unlock() -> Unlock:
-            secret = self.secret(config.key)
+            secret = self.secret(config)
             found_secret(secret)
             return secret
 

@@ -24,6 +24,10 @@ class _S3Option(CommonOption):
     """One that a user of S3 sets once, in the configuration: mlsync's own help only names it."""
 
 
+class _KmsOption(CommonOption):
+    """One for keys of AWS KMS, which mlsync's own help only names as well."""
+
+
 class _ShortHelp(click.Command):
     """Help on one screen: options that all commands have are listed once, by the command that all are below of."""
 
@@ -46,15 +50,17 @@ class _ShortHelp(click.Command):
             formatter.write_text(f"Common options: see {ctx.find_root().command_path} --help")
 
     def _format_all_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write each option that all commands have, those of S3 by name only, and on one line those that exit."""
+        """Write each option that all commands have, the rare ones by name only, and on one line those that exit."""
         options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
         named = {one: record for one in options if (record := one.get_help_record(ctx))}
         common = [record for one, record in named.items() if type(one) is CommonOption]
         exiting = ", ".join(term for one, (term, _) in named.items() if not isinstance(one, CommonOption))
-        of_s3 = ", ".join(term for one, (term, _) in named.items() if isinstance(one, _S3Option))
+        of_s3, of_kms = (
+            ", ".join(one.opts[0] for one in named if isinstance(one, kind)) for kind in (_S3Option, _KmsOption)
+        )
         with formatter.section("Options before or behind any command (its own: mlsync COMMAND --help)"):
             formatter.write_dl([*common, (exiting, "Show the version, or this message, and exit.")])
-            formatter.write_text(f"S3 (docs/s3.md): {of_s3}")
+            formatter.write_text(f"S3 (docs/s3.md): {of_s3}; KMS (docs/keys.md): {of_kms}")
 
 
 class Command(_ShortHelp):
@@ -168,6 +174,14 @@ _OPTIONS: Final = (
         metavar="FILE",
         help="Key, instead of a passphrase.",
     ),
+    click.option(
+        "--kms",
+        cls=_KmsOption,
+        metavar="KEY",
+        help="Key of AWS KMS, instead of a passphrase: ARN, id or alias/NAME.",
+    ),
+    click.option("--kms-region", cls=_KmsOption, metavar="NAME", help="The KMS key's Region, if KEY is no ARN."),
+    click.option("--kms-endpoint-url", cls=_KmsOption, metavar="URL", help="Address of AWS KMS in a private network."),
     click.option(
         "--json",
         "as_json",

@@ -39,7 +39,7 @@ def repair_command(common: Common, *, dry_run: bool, yes: bool, rebuild: bool, r
     directories still have of it, the next backup stores again.
     """
     config, monitor = common.configuration(), common.monitor()
-    opened = Session.open_damaged(config, lambda: common.secret(config.key), monitor, changes=not dry_run)
+    opened = Session.open_damaged(config, lambda: common.secret(config), monitor, changes=not dry_run)
     with opened[0] as session:
         repository = session.repository
         steps = plan(repository, monitor, header_fault=opened[1], rebuild=rebuild)

@@ -28,7 +28,7 @@ from mlsync.cli.resuming import closing_lines, resumes
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.stopping import stopping
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
-from mlsync.config.model import Config, KeySettings
+from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, Damage, FormatUnsupported, StateError, StoreError
 from mlsync.monitor import Monitor
 from mlsync.repository.keyslot import Unlock
@@ -133,7 +133,7 @@ def restore_command(
             exclude=tuple(pattern for watch in config.watches if watch.run == run for pattern in watch.exclude),
             stop=stop.is_set,
         )
-        new = NewConfig(config, run, directory, common.asked_key if common.asked_key != KeySettings() else config.key)
+        new = NewConfig(config, run, directory, common.asked_key.over(config.key))
         with prepared(place, existing, new) as draft:
             result = restore(session.repository, manifest, directory, options, monitor)
             if result.is_whole and result.fault is None:

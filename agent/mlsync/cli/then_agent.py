@@ -20,7 +20,17 @@ from mlsync.repository.keyslot import Passphrase, RecoveryKey, Unlock
 F = TypeVar("F", bound=Callable[..., Any])
 KEEPING_WATCH: Final = "Keeping watch now, as mlsync agent does"
 _AGENT: Final = (sys.executable, "-P", "-m", "mlsync", "agent")
-_FORWARDED: Final = ("endpoint_url", "region", "profile", "addressing", "ca_file", "payload_signing")
+_FORWARDED: Final = (
+    "endpoint_url",
+    "region",
+    "profile",
+    "addressing",
+    "ca_file",
+    "payload_signing",
+    "kms",
+    "kms_region",
+    "kms_endpoint_url",
+)
 
 
 def agent_option(what: str) -> Callable[[F], F]:

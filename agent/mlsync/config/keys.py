@@ -19,6 +19,7 @@ from mlsync.config.every import parse_every
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
 from mlsync.errors import ConfigInvalid, RunNameInvalid
+from mlsync.kms.names import is_name
 from mlsync.source.exclude import Excludes
 
 V = TypeVar("V")
@@ -320,6 +321,15 @@ def _file_url(url: str) -> str:
     if "?" in url or "#" in url:
         raise ValueError('a file URL with %3F for "?" and %23 for "#"; a path can hold both')
     return url
+
+
+@kind("text")
+def kms_key(value: Any, base: Path) -> str:
+    """Return the name of a key of AWS KMS."""
+    name = text(value, base)
+    if not is_name(name):
+        raise ValueError('a key\'s ARN, its id, or "alias/NAME"')
+    return name
 
 
 @kind("a URL")

@@ -183,6 +183,8 @@ class _Reader:
         """Refuse what is allowed key by key and wrong as a whole."""
         if config.key.passphrase_file and config.key.key_file:
             self._refuse(("key", "key_file"), "both passphrase_file and key_file in [key]", "keep one of them")
+        if config.key.kms_key and (config.key.passphrase_file or config.key.key_file):
+            self._refuse(("key", "kms_key"), "both kms_key and a secret's file in [key]", "keep one of them")
         if config.agent.settle_max_s < config.agent.settle_s:
             self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
         if config.proof.read_back == "none" and config.proof.waits:

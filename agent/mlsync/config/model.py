@@ -25,6 +25,7 @@ from mlsync.config.keys import (
     flag,
     key,
     keys_of,
+    kms_key,
     number,
     one_of,
     path,
@@ -108,6 +109,47 @@ class KeySettings:
         example='"/etc/mlsync/key"',
         unset="a systemd credential, or a passphrase",
     )
+    kms_key: str | None = key(
+        kms_key,
+        "The key of AWS KMS that opens the repository, best by its ARN.",
+        example='"arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"',
+        unset="`MLSYNC_KMS_KEY`, a key file or a passphrase",
+    )
+    kms_region: str | None = key(
+        text,
+        "The key's Region, if `kms_key` is no ARN.",
+        example='"eu-central-1"',
+        unset="what the AWS profile or `AWS_REGION` says",
+    )
+    kms_endpoint_url: str | None = key(
+        endpoint,
+        "The address of AWS KMS in a private network.",
+        example='"https://vpce-0123.kms.eu-central-1.vpce.amazonaws.com"',
+        unset="AWS's for the Region, or `AWS_ENDPOINT_URL_KMS`",
+    )
+    kms_profile: str | None = key(
+        text,
+        "The profile in `~/.aws` with the credentials for KMS.",
+        example='"keys"',
+        unset="`profile` under `[s3]`, `AWS_PROFILE`, or the default profile",
+    )
+
+    @property
+    def names_secret(self) -> bool:
+        """Whether one of the keys says what opens the repository."""
+        return bool(self.passphrase_file or self.key_file or self.kms_key)
+
+    def over(self, below: KeySettings) -> KeySettings:
+        """Return these settings, and where they name no secret that of *below*; how KMS is reached may be in both."""
+        names = self if self.names_secret else below
+        return KeySettings(
+            names.passphrase_file,
+            names.key_file,
+            names.kms_key,
+            self.kms_region or below.kms_region,
+            self.kms_endpoint_url or below.kms_endpoint_url,
+            self.kms_profile or below.kms_profile,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from mlsync.codec.keys import Keys
 from mlsync.errors import (
     Error,
     FormatUnsupported,
@@ -43,6 +44,8 @@ SERVICE_REQUESTS_MAX: Final = 8
 def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> tuple[str, bytes]:
     """Return the name of a key slot that opens, and the master key in it; raise an error if none opens.
 
+    It is a slot with the header's own master key, if there is one.
+
     *likely* is the name of the slot that opened before: it is tried first, and mostly alone.
     """
     return _open_likely(store, unlock, found, likely) or _Search(store, unlock, found).run()
@@ -67,11 +70,17 @@ def _open_likely(
 ) -> tuple[str, bytes] | None:
     if key is None or not names.is_key_slot(key):
         return None
-    with suppress(KeySlotDamaged, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
+    # What KMS refuses for this slot may be another object's that took its place, so the others are tried as ever.
+    with suppress(KeySlotDamaged, KeyServiceRefused, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
         slot = read_slot(store, key)
         master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
-        return None if master is None else (key, master)
+        return None if master is None or not _fits(master, found) else (key, master)
     return None
+
+
+def _fits(master: bytes, found: header.RepositoryHeader) -> bool:
+    """Return whether a master key is the header's; without a header, whose check is empty then, any may be."""
+    return not found.check or found.is_of(Keys(master, found.repository_id))
 
 
 @dataclass(slots=True)
@@ -93,6 +102,7 @@ class _Search:
             raise ObjectMissing("the repository has no key slot", where=self.store.url)
         for key in keys:
             self._read(key)
+        opened: tuple[str, bytes] | None = None
         # The order is stable: of slots with the same cost, the oldest comes first.
         spent = requests = 0
         for position, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
@@ -103,8 +113,12 @@ class _Search:
                 continue
             spent += cost
             master = self._open(slot)
-            if master is not None:
+            if master is not None and _fits(master, self.found):
                 return key, master
+            # Whoever may have a key service wrap a secret, and not unwrap one, can make slots that open.
+            opened = opened or (None if master is None else (key, master))
+        if opened is not None:
+            return opened
         raise self._refusal()
 
     def _read(self, key: str) -> None:

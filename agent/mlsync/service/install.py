@@ -105,9 +105,9 @@ def unit_text(manager: Manager, command: Sequence[str]) -> str:
 def shortcomings(manager: Manager, config: Config) -> list[str]:
     """Return what the unit lacks for a configuration, each with what to do about it."""
     found = []
-    if config.key.passphrase_file is None and config.key.key_file is None:
+    if not config.key.names_secret:
         found.append(
-            "the configuration names no passphrase_file or key_file under [key]: name one, or give the unit a "
+            "the configuration names no passphrase_file, key_file or kms_key under [key]: name one, or give the unit a "
             "credential: [Service] LoadCredential=mlsync-passphrase:FILE"
         )
     if not manager.is_machines:
