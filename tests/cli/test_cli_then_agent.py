@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +11,11 @@ import pytest
 from keyboard import Terminal
 from machine import PASSPHRASE
 
+from mlsync.cli.options import Common
+from mlsync.cli.then_agent import become_agent
 from mlsync.config.load import load
+from mlsync.kms.key import AwsKey
+from mlsync.repository.keyslot import KmsKey
 
 ASKED = re.compile("Passphrase")
 
@@ -122,6 +128,19 @@ def test_a_key_file_stays_where_it_is(unlocked):
     assert "Passphrase" not in terminal.expect("version 1 in")
     terminal.type("\x03")
     assert terminal.end()[0] == 0
+
+
+def test_a_key_of_kms_is_named_again(monkeypatch, tmp_path):
+    """A key of KMS holds no secret: the agent gets its name and where it is as they were given, and no pipe."""
+    words = []
+    monkeypatch.setattr(os, "execv", lambda _program, arguments: words.extend(arguments))
+    given = {"kms": "alias/a", "kms_region": "eu-central-1", "kms_endpoint_url": "https://kms", "verbose": 0}
+    common = Common(**dict.fromkeys((field.name for field in dataclasses.fields(Common)), None) | given)
+    become_agent(common, tmp_path, KmsKey(AwsKey("alias/a")))
+    assert words[words.index("agent") + 1 :] == [
+        *("--config", str(tmp_path)),
+        *("--kms", "alias/a", "--kms-region", "eu-central-1", "--kms-endpoint-url", "https://kms"),
+    ]
 
 
 @pytest.mark.parametrize(

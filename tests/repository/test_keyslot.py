@@ -554,6 +554,19 @@ def test_a_slot_that_opens_with_another_master_key_is_told():
         Repository.open(repository.store, KmsKey(service))
 
 
+def test_kms_away_ends_the_search_without_a_header():
+    """Planted slots of many repositories do not make a repair ask a KMS that is away once for each of them."""
+    service = MemoryKeyService()
+    repository = kms_repository(service)
+    for number in range(1, 20):
+        body = keyslot.make(KmsKey(service), MASTER, bytes([number]) * 16, SALT, FAST)
+        repository.store.put(names.key_slot(bytes([number + 100]) * 16), body)
+    service.refusal = KeyServiceUnavailable("away")
+    with pytest.raises(KeyServiceUnavailable):
+        Repository.without_header(repository.store, KmsKey(service))
+    assert len(service.asked) == 1
+
+
 def test_no_slot_is_stored_if_kms_refuses():
     """A repository that is to be made with a key that KMS refuses is not made."""
     service, store = MemoryKeyService(), MemoryStore()

@@ -21,6 +21,7 @@ from mlsync.errors import (
     Error,
     FormatUnsupported,
     KeyProblem,
+    KeyServiceUnavailable,
     ManifestDamaged,
     NotFound,
     ObjectArchived,
@@ -194,6 +195,9 @@ class Repository:
             claimed = header.RepositoryHeader("repository", FORMAT_VERSION, repository_id, False, "")
             try:
                 slot, master = unlocked(store, unlock, claimed, None)
+            except KeyServiceUnavailable:
+                # It is away for each of these ids, and each try takes seconds.
+                raise
             except (KeyProblem, ObjectDamaged) as error:
                 fault = fault or error
                 continue
