@@ -9,6 +9,7 @@ from flow_parts import World, noise
 from mlsync.errors import ObjectArchived
 from mlsync.repository import names
 from mlsync.repository.repository import Repository
+from mlsync.repository.segments import segment_refs
 from mlsync.store.counting import CountingStore
 from mlsync.versions.archived import naming_all
 
@@ -155,4 +156,24 @@ def test_without_moves_a_backup_makes_not_one_call_more(tmp_path):
     world.verify(2)
     assert [call for call in seen if call[1].startswith(names.MOVES)] == []
     assert planned(world.repository).packs == ()
+    world.close()
+
+
+@pytest.mark.parametrize("state", ["remembered", "lost"])
+def test_a_long_list_of_files_is_named_where_it_lies_or_stored_again(tmp_path, state):
+    """The chunks of a version's own list of files that were moved are in no new version by their old place."""
+    world = World(tmp_path)
+    for number in range(400):
+        world.write(f"{number:03d}-{'x' * 200}", b"%d" % (number % 3))
+    world.backup()
+    old = {ref.pack for ref in segment_refs(world.manifest().root, "here")}
+    assert compacted(world.repository, choose=lambda use: use.pack_id in old).moved
+    if state == "lost":
+        world.lose_state()
+    world.write("zzz", b"x")
+    assert world.backup().version == 2
+    body = {ref.pack for ref in segment_refs(world.manifest().root, "here")}
+    assert body
+    assert not body & old
+    assert world.restored(2) == world.tree()
     world.close()

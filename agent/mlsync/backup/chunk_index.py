@@ -39,12 +39,19 @@ class ChunkIndex:
 
     def __call__(self, name: bytes) -> ChunkRef | None:
         """Return where the chunk *name* lies, unless a new version must not rely on its pack."""
+        ref = self._known(name)
+        return ref if ref is not None and (self.may_use(ref) or self._is_moved(ref)) else None
+
+    def usable(self, name: bytes) -> ChunkRef | None:
+        """Return the same for what is not looked at again before the commit: no chunk that was moved elsewhere."""
+        ref = self._known(name)
+        return ref if ref is not None and self.may_use(ref) else None
+
+    def _known(self, name: bytes) -> ChunkRef | None:
         ref = self._parent.get(name)
         if ref is None:
             ref = self._remembered(name)
-        if ref is None or ref.name != name:
-            return None
-        return ref if self.may_use(ref) or self._is_moved(ref) else None
+        return ref if ref is not None and ref.name == name else None
 
     def may_use(self, ref: ChunkRef) -> bool:
         """Return whether a new version may rely on the pack of *ref*, as far as is known."""

@@ -367,7 +367,7 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     last, made = Made(parent.number, parent.created_ns), Made(new.number, new.created_ns)
     job.state.begin_version(source.run, source.directory, new.origin.id, last, made)
     try:
-        committed = commit(job.repository, manifest, index)
+        committed = commit(job.repository, manifest, index.usable)
     except VersionTaken as error:
         if error.is_planted:
             # A listing need not show it: a store may hide what is no object.
