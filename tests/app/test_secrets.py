@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlsync.app.secrets import find_secret
+from mlsync.app.secrets import find_new_secret, find_secret
 from mlsync.config.model import KeySettings
 from mlsync.errors import ConfigInvalid, PassphraseMissing
-from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.kms.key import AwsKey
+from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase
 
 
 @pytest.fixture
@@ -117,3 +118,42 @@ def test_a_pipe_gives_a_passphrase():
         assert find_secret(settings, environ={}) == Passphrase(b"piped")
     finally:
         os.close(read)
+
+
+KEY = "alias/training"
+
+
+def test_a_key_of_kms_is_found_like_a_file(secret_file):
+    """Options come before the variables, and these before the configuration, whatever kind of secret each names."""
+    configured, file = KeySettings(kms_key=KEY), KeySettings(passphrase_file=secret_file(b"passphrase"))
+    environ = {"MLSYNC_KMS_KEY": "alias/variable"}
+    assert find_secret(configured, environ={}) == KmsKey(AwsKey(KEY))
+    assert find_secret(configured, file, environ=environ) == Passphrase(b"passphrase")
+    assert find_secret(file, configured, environ=environ) == KmsKey(AwsKey(KEY))
+    assert find_secret(file, environ=environ) == KmsKey(AwsKey("alias/variable"))
+    assert find_secret(configured, passphrase="variable", environ={}) == Passphrase(b"variable")
+
+
+def test_how_kms_is_reached_may_stand_elsewhere_than_the_key():
+    """Region, address and profile come from the options, else from the configuration, else from S3's profile."""
+    configured = KeySettings(kms_region="eu-central-1", kms_endpoint_url="https://kms", kms_profile="keys")
+    asked = KeySettings(kms_key=KEY)
+    assert find_secret(configured, asked, profile="s3", environ={}) == KmsKey(
+        AwsKey(KEY, "eu-central-1", "https://kms", "keys")
+    )
+    near = KeySettings(kms_key=KEY, kms_region="us-east-1", kms_endpoint_url="https://near")
+    assert find_secret(configured, near, environ={}) == KmsKey(AwsKey(KEY, "us-east-1", "https://near", "keys"))
+    assert find_secret(KeySettings(), asked, profile="s3", environ={}) == KmsKey(AwsKey(KEY, profile="s3"))
+    assert find_new_secret(near, profile="s3") == KmsKey(AwsKey(KEY, "us-east-1", "https://near", "s3"))
+
+
+def test_a_key_of_kms_and_a_secret_are_refused(secret_file):
+    """Both in one place leave open which one is meant."""
+    both = KeySettings(key_file=secret_file(bytes(32)), kms_key=KEY)
+    for arguments in ((KeySettings(), both), (both,)):
+        with pytest.raises(ConfigInvalid, match="both a key of AWS KMS and"):
+            find_secret(*arguments, environ={})
+    with pytest.raises(ConfigInvalid, match="both MLSYNC_PASSPHRASE and MLSYNC_KMS_KEY"):
+        find_secret(KeySettings(), passphrase="x", environ={"MLSYNC_KMS_KEY": KEY})
+    with pytest.raises(ConfigInvalid, match="is no key of AWS KMS"):
+        find_secret(KeySettings(), environ={"MLSYNC_KMS_KEY": "a b"})
