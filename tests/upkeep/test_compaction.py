@@ -490,3 +490,72 @@ def test_a_pack_that_nobody_needs_is_released_without_reading(world):
     counted = Repository(CountingStore(world.store), world.repository.keys)
     assert releasable(counted, set(sizes), [], sizes, SilentMonitor()) == set(sizes)
     assert counted.store.calls == {}
+
+
+# ---------------------------------------------------------------- beside a backup, call by call
+
+
+class Between(CountingStore):
+    """Does something else right before the *nth* call."""
+
+    def __init__(self, store, nth, action):
+        super().__init__(store)
+        self._nth, self._action = nth, action
+
+    def call(self, method, key, work):
+        """Make the call, after something else if it is due."""
+        self._nth -= 1
+        if self._nth == 0:
+            self._action()
+        return super().call(method, key, work)
+
+
+def _count(world, action):
+    """How many calls of the store an action takes; the store is as before afterwards."""
+    objects = dict(world.store._objects)
+    counted = CountingStore(world.store)
+    action(Repository(counted, world.repository.keys))
+    world.store._objects = objects
+    return sum(counted.calls.values())
+
+
+def test_a_backup_at_each_call_of_a_compaction(world):
+    """A whole backup that takes up chunks which nobody needs, at any moment of a compaction, makes a whole version."""
+    for number in range(3):
+        world.write(f"file{number}", noise(PIECE, number))
+    world.trees[4] = world.tree()
+    objects, count = dict(world.store._objects), _count(world, compacted)
+    world.save_state("before")
+    assert count > 10
+    for nth in range(1, count + 1):
+        world.store._objects = dict(objects)
+        world.load_state("before")
+        world.use(world.store)
+        compacted(Repository(Between(world.store, nth, world.backup), world.repository.keys))
+        delete_buried(Repository(world.store, world.repository.keys))
+        world.use(world.store)
+        assert world.numbers() == [2, 3, 4]
+        _reads_all(world, world.repository)
+    is_whole(world)
+
+
+def test_a_compaction_at_each_call_of_a_backup(world):
+    """A whole compaction at any moment of such a backup leaves both the old versions and the new one whole."""
+    for number in range(3):
+        world.write(f"file{number}", noise(PIECE, number))
+    world.trees[4] = world.tree()
+    objects = dict(world.store._objects)
+    world.save_state("before")
+    world.use(CountingStore(world.store))
+    world.backup()
+    count = sum(world.repository.store.calls.values())
+    for nth in range(1, count + 1):
+        world.store._objects = dict(objects)
+        world.load_state("before")
+        beside = Repository(world.store, world.repository.keys)
+        world.use(Between(world.store, nth, lambda beside=beside: compacted(beside, choose=lambda _: True)))
+        assert world.backup().version == 4
+        delete_buried(Repository(world.store, world.repository.keys))
+        world.use(world.store)
+        _reads_all(world, world.repository)
+    is_whole(world)
