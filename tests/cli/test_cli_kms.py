@@ -50,7 +50,8 @@ def test_a_repository_is_made_and_used_with_a_key_of_kms(fresh, key, kms, kms_pr
     """The key goes into the configuration, which all later commands open the repository with, a restore as well."""
     (fresh.training).mkdir()
     (fresh.training / "results.csv").write_text("epoch\n1\n")
-    fresh.good("init", fresh.url, "--watch", fresh.training, "--kms", key, **kms)
+    made = fresh.good("init", fresh.url, "--watch", fresh.training, "--kms", key, **kms)
+    assert "Add a second way in, in case that key is deleted: mlsync key add --recovery" in " ".join(made.out.split())
     assert f'kms_key = "{key}"' in fresh.configuration.read_text()
     fresh.good("backup", **kms)
     kms_process.asked()
@@ -101,7 +102,7 @@ def test_what_kms_refuses_is_told_with_a_status_of_its_own(added, key, kms, kms_
     refused = added.run("versions", "--kms", key, **kms)
     assert refused.status == 87
     words = " ".join(refused.err.split())
-    assert "the key is disabled: it answered DisabledException" in words
+    assert "the key is disabled; the answer was DisabledException" in words
     assert "an administrator of the key can enable it" in words
     add = added.run("key", "add", "--new-kms", key, "--key-file", "key", **kms)
     assert add.status == 87

@@ -181,7 +181,7 @@ def test_a_key_for_signatures_is_refused(service):
     ("status", "body", "kind", "words", "advice"),
     [
         (400, {"__type": "AccessDeniedException", "Message": "User: x is not authorized"}, KeyServiceRefused,
-         "KMS denies it: it answered AccessDeniedException: User: x is not authorized", "allow kms:Decrypt"),
+         "KMS denies it; the answer was AccessDeniedException: User: x is not authorized", "allow kms:Decrypt"),
         (400, {"__type": "ExpiredTokenException"}, KeyServiceRefused, "have expired", "get new credentials"),
         (400, {"__type": "InvalidSignatureException"}, KeyServiceRefused, "refuses the signature", "clock"),
         (400, {"__type": "ThrottlingException"}, KeyServiceUnavailable, "Throttling", "try later"),

@@ -24,10 +24,18 @@ from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
-from mlsync.repository.keyslot import Unlock
+from mlsync.repository import keyslot
+from mlsync.repository.keyslot import SlotKind, Unlock
 from mlsync.service.booted import has_systemd
 
 _WIDTH = 79
+_WHAT_IS_AT_STAKE: dict[SlotKind, str] = {
+    "passphrase": "Keep a copy of the passphrase away from this machine: nothing opens without it.",
+    "key-file": "Keep a copy of the key file away from this machine: nothing opens without it.",
+    "recovery-key": "Keep the recovery key away from this machine: nothing opens without it.",
+    "aws-kms": "Nothing opens without the key of AWS KMS. Add a second way in, in case that key is deleted: "
+    "mlsync key add --recovery",
+}
 _EXAMPLES = """\b
 Examples:
   mlsync init /mnt/backup/runs --watch ~/yolo/runs --agent
@@ -87,7 +95,7 @@ def init_command(
     if common.as_json:
         common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
     elif not common.quiet:
-        _print(common, config, place, repository_id)
+        _print(found[0], config, place, repository_id)
         output.say()
         if then_agent:
             output.say_wrapped(f"{KEEPING_WATCH}. Ctrl-C ends it.")
@@ -139,7 +147,7 @@ def _named(watches: tuple[Path, ...]) -> list[tuple[Path, str | None]]:
     return named
 
 
-def _print(common: Common, config: Config, place: Path, repository_id: str) -> None:
+def _print(secret: Unlock, config: Config, place: Path, repository_id: str) -> None:
     output.say(f"repository     {config.repository}")
     output.say(f"repository id  {repository_id}")
     group = None if config.repository_directory is None else group_of(config.repository_directory)
@@ -147,8 +155,7 @@ def _print(common: Common, config: Config, place: Path, repository_id: str) -> N
         output.say(f"shared with    group {group}")
     output.say(f"configuration  {place}")
     output.say()
-    secret = "key file" if common.key_file else "passphrase"
-    output.say(f"Keep a copy of the {secret} away from this machine: nothing opens without it.")
+    output.say_wrapped(_WHAT_IS_AT_STAKE[keyslot.kind_of(secret)])
 
 
 def _print_next(place: Path) -> None:

@@ -158,7 +158,7 @@ def _refusal(error: aws.ClientError, action: str, where: str) -> KeyProblem:
     code, answer = code_of(error), answer_text(error)
     if code in _REFUSALS:
         what, advice = _REFUSALS[code]
-        return KeyServiceRefused(f"{what}: it answered {answer}", where=where, advice=advice.format(action=action))
+        return KeyServiceRefused(f"{what}; the answer was {answer}", where=where, advice=advice.format(action=action))
     if code in _TRANSIENT or status_of(error) >= 500:  # noqa: PLR2004 - the faults of HTTP's servers
         return KeyServiceUnavailable(f"KMS answered {answer}", where=where, advice=_BUSY)
     return KeyServiceRefused(f"KMS answered {answer}", where=where, advice=_ADDRESS)
