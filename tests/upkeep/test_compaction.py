@@ -559,3 +559,27 @@ def test_a_compaction_at_each_call_of_a_backup(world):
         world.use(world.store)
         _reads_all(world, world.repository)
     is_whole(world)
+
+
+@pytest.mark.parametrize("action", ["compaction", "deletion"])
+def test_another_one_at_each_call_of_a_compaction(world, action):
+    """A second compaction, or a deletion of all that nobody needs yet, at any moment of one takes nothing away."""
+    beside = Repository(world.store, world.repository.keys)
+
+    def other():
+        if action == "compaction":
+            compacted(beside, choose=lambda use: use.share < 0.9)
+        delete_unused(beside)
+        delete_buried(beside)
+
+    objects, count = dict(world.store._objects), _count(world, compacted)
+    for nth in range(1, count + 1):
+        world.store._objects = dict(objects)
+        compacted(Repository(Between(world.store, nth, other), world.repository.keys))
+        again = Repository(world.store, world.repository.keys)
+        delete_buried(again)
+        _reads_all(world, again)
+        compacted(again)
+        delete_buried(again)
+        _reads_all(world, again)
+    is_whole(world)
