@@ -37,6 +37,7 @@
     |  |- KeySlotInUse            25   the key slot that opened the repository stays; or the secret has one already
     |  |- KeySlotsFull            26   no room for another key slot
     |  |- KeySlotKept             27   an old key slot could not be removed, and still opens
+    |  |- WriteOnly               86   this node can write to the repository and read nothing
     |  |- KeyServiceRefused       87   AWS KMS refuses: no right, no credentials, or a key that is disabled
     |  `- KeyServiceUnavailable   88   AWS KMS is away, or still failed after the last try
     |- Damage
@@ -341,6 +342,13 @@ class KeySlotKept(KeyProblem):
     """A key slot that was to be removed is still there; everything else is done."""
 
     exit_code = 27
+
+
+class WriteOnly(KeyProblem):
+    """The node has a write-only key, and the command would have to read."""
+
+    exit_code = 86
+    usual_advice = "do it where the repository opens with a passphrase or key file"
 
 
 class KeyServiceRefused(KeyProblem):

@@ -137,9 +137,10 @@ RULES = [
     Rule(
         18,
         "root",
-        "a pack's key kind is from 1 on; above 1 it is a newer mlsync's",
+        "a pack's key kind is from 1 on; above 2 it is a newer mlsync's",
         [((10,), [bytes(18)])],
-        each([(10,)], [b"\2" + PACK[1:]], [b"\xff" + PACK[1:]]),
+        each([(10,)], [b"\3" + PACK[1:]], [b"\xff" + PACK[1:]]),
+        [((10,), [b"\2" + PACK[1:]])],
     ),
     Rule(19, "root", "an origin has 2 positions", [((12, 1), DROPPED), ((12, 2), b"")]),
     Rule(20, "root", "a writer's id has 16 bytes", each([(12, 0)], bytes(15), bytes(17), b"")),
@@ -175,7 +176,7 @@ RULES = [
         "segment",
         "its table of packs is as the root's",
         [((*PACKS, 0), PACK[:-1]), ((*PACKS, 0), bytes(18)), ((*PACKS, 1), b"\1\0" + EXAMPLES.pack_id)],
-        [((*PACKS, 1), b"\2" + bytes(17))],
+        [((*PACKS, 1), b"\3" + bytes(17))],
         [((*PACKS, 1), PACK)],
     ),
     Rule(30, "chunk reference", "8 positions", [((*REF, 7), DROPPED), ((*REF, 8), None)]),
@@ -644,8 +645,8 @@ MOVE_RULES = [
         "move record",
         "its table of packs is as a root's",
         [((3, 0), PACK[:-1]), ((3, 0), bytes(len(PACK))), ((3,), MOVE_TABLE * 2), ((3,), None)],
-        [((3, 0), b"\2" + PACK[1:])],
-        [((3, 0), PACK)],
+        [((3, 0), b"\3" + PACK[1:])],
+        [((3, 0), PACK), ((3, 0), b"\2" + PACK[1:])],
     ),
     Rule(
         156,
@@ -673,6 +674,35 @@ MOVE_RULES = [
         160, "move record", "the room is as in a root", [((5,), {})], [((5,), {"!other": 1})], [((5,), {"other": []})]
     ),
 ]
+
+
+# Cases are bytes that are put into a manifest of key kind 2: at which offset, and what.
+MATERIAL_RULES = [
+    Rule(181, "key material", "the stated length is 1188", [((16,), b"\xa3\4"), ((16,), b"\xa5\4"), ((16,), b"\0\0")]),
+    Rule(
+        182,
+        "key material",
+        "the suite is from 1 on; above 1 it is a newer mlsync's",
+        [((68,), b"\0\0")],
+        [((68,), b"\2\0"), ((68,), b"\xff\xff")],
+    ),
+    Rule(183, "key material", "the reserved bytes are 0", [((70,), b"\1\0"), ((70,), b"\0\1")]),
+    Rule(
+        184,
+        "key material",
+        "the secret opens with the recipient's private key",
+        [((52,), bytes(16)), ((72,), bytes(32)), ((1160,), bytes(32)), ((1192,), bytes(32)), ((1208,), bytes(32))],
+    ),
+]
+# Cases are key kinds: an object that is right in all else, and is sealed with a key of that kind.
+KIND_RULE = Rule(185, "later proof, decision, move record", "the key kind is 1, of those on this page", [((), 2)])
+
+
+def material_cases(sound: bytes) -> Iterator[tuple[Rule, Outcome, bytes]]:
+    """Each rule's cases as whole manifests; *sound* is one of key kind 2."""
+    for rule in MATERIAL_RULES:
+        for outcome, ((offset,), value) in rule.cases():
+            yield rule, outcome, sound[:offset] + value + sound[offset + len(value) :]
 
 
 def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
@@ -704,6 +734,8 @@ def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]
 def table() -> str:
     """The document's table of rules."""
     lines = ["| rule | in | what holds |", "|---|---|---|"]
-    rules = sorted((*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES), key=lambda rule: rule.number)
+    rules = sorted(
+        (*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES, *MATERIAL_RULES, KIND_RULE), key=lambda rule: rule.number
+    )
     lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in rules]
     return "\n".join(lines) + "\n"

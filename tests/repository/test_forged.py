@@ -94,7 +94,7 @@ def test_nothing_stands_behind_the_roots_frame(tail):
         ({"version": 0}, ManifestDamaged),
         ({"version": 2}, FormatUnsupported),
         ({"kind": 0}, ManifestDamaged),
-        ({"kind": 2}, FormatUnsupported),
+        ({"kind": 3}, FormatUnsupported),
         ({"coding": 2}, FormatUnsupported),
         ({"plain_bytes": (64 << 20) + 1}, ManifestDamaged),
     ],

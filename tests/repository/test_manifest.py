@@ -266,9 +266,9 @@ def test_a_pack_id_of_a_wrong_length_is_refused():
             decode_entries(msgspec.msgpack.encode(Segment(table, [entry])), KEY)
 
 
-@pytest.mark.parametrize(("kind", "error"), [(0, ManifestDamaged), (2, FormatUnsupported), (255, FormatUnsupported)])
+@pytest.mark.parametrize(("kind", "error"), [(0, ManifestDamaged), (3, FormatUnsupported), (255, FormatUnsupported)])
 def test_a_pack_whose_key_is_had_otherwise_is_newer(kind, error):
-    """A table names the kind of each pack's key: 0 is damage, and what is above 1 is a newer mlsync's."""
+    """A table names the kind of each pack's key: 0 is damage, and what is above 2 is a newer mlsync's."""
     assert decode_entries(msgspec.msgpack.encode(Segment([PACK], [])), KEY) == []
     with pytest.raises(error, match=f"key kind {kind}"):
         decode_entries(msgspec.msgpack.encode(Segment([bytes([kind]) + PACK[1:]], [])), KEY)
@@ -425,7 +425,7 @@ def test_every_changed_byte_of_a_manifest_is_found_out():
 
 
 @pytest.mark.parametrize(
-    ("offset", "value", "message"), [(8, 2, "format 2"), (10, 2, "key kind 2")], ids=["format", "key kind"]
+    ("offset", "value", "message"), [(8, 2, "format 2"), (10, 3, "key kind 3")], ids=["format", "key kind"]
 )
 def test_a_newer_manifest_is_refused_by_number(offset, value, message):
     """A newer format or way to its key is named, and not called damage."""

@@ -247,7 +247,7 @@ def test_a_record_of_a_newer_mlsync_is_told(store, refs):
     key = names.move(refs[0].pack)
     table = PackTable()
     chunk = table.refer(msgspec.structs.replace(refs[0], pack=bytes(16)))
-    packs = [b"\2" + table.packs[0][1:]]
+    packs = [b"\3" + table.packs[0][1:]]
     plain = msgspec.msgpack.encode([refs[0].pack, 0, "", packs, [chunk], None])
     store.put(key, sealed_object.seal(KEYS, sealed_object.MOVE, key, plain))
     store.delete(names.pack(refs[0].pack))

@@ -113,7 +113,7 @@ def test_bytes_behind_the_trailer_are_found_out():
     [
         (0, b"MLSYNCP\0", ObjectDamaged, "no pack"),
         (8, b"\2\0", FormatUnsupported, "format 2"),
-        (10, b"\2", FormatUnsupported, "key kind 2"),
+        (10, b"\3", FormatUnsupported, "key kind 3"),
         (11, b"\1", EpochUnknown, "epoch 1"),
         (12, b"\1\0\0\0", ObjectDamaged, "header is damaged"),
         (16, bytes(16), ObjectDamaged, "another name"),

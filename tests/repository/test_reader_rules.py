@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import format_rules
 import msgspec
 import pytest
 from forged import EXAMPLES, packed, read_decision, read_move, read_proof, read_root
 from reader_rules import (
     DECISION_RULES,
+    KIND_RULE,
+    MATERIAL_RULES,
     MOVE_RULES,
     PROOF_RULES,
     RULES,
     decision_cases,
+    material_cases,
     move_cases,
     proof_cases,
     root_cases,
@@ -20,7 +26,9 @@ from reader_rules import (
 
 from mlsync.codec.digest import object_digest
 from mlsync.errors import Damage, FormatUnsupported
+from mlsync.repository import sealed_object
 
+VECTORS = Path(__file__).parents[1] / "vectors"
 ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
 PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
 DECISIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in decision_cases()]
@@ -77,9 +85,19 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.move, value, EXAMPLES.moved_id) == expected, rule.text
 
 
+def test_key_material_is_held_to_each_rule_by_both_readers():
+    """Material that breaks a rule is damage to both, and a suite of a newer mlsync is called that by both."""
+    make = runpy.run_path(str(VECTORS / "make.py"))
+    keys, name, sound = make["KEYS"], make["VERSION_NAME"], make["sealed_manifest"]()
+    assert format_rules.sealed_manifest(sound, name, keys.master, keys.repository_id) == make["ROOT"]
+    for rule, expected, body in material_cases(sound):
+        assert outcome(sealed_object.open_, keys, sealed_object.MANIFEST, name, body) == expected, rule.text
+        assert outcome(format_rules.sealed_manifest, body, name, keys.master, keys.repository_id) == expected, rule.text
+
+
 def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
     """Numbers rise in each list, and no rule is without a value that a reader refuses."""
-    rules = [*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES]
+    rules = [*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES, *MATERIAL_RULES, KIND_RULE]
     numbers = [rule.number for rule in rules]
     assert len(numbers) == len(set(numbers))
     for some in (RULES, PROOF_RULES, DECISION_RULES, MOVE_RULES):

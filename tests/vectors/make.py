@@ -13,6 +13,7 @@ import json
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import Seal
+from mlsync.codec.write_only import unwrapped_key
 from mlsync.repository import header, keyslot
+from mlsync.repository.decision import decision_key
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock, WrappedSecret
+from mlsync.repository.object_key import ObjectKey
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent
@@ -44,6 +48,10 @@ CHUNKS = (b"the first chunk", bytes(range(256)) * 3)
 # A thousand times the letter a, as zstd 1.5 writes it: written out, since releases of zstd may write it otherwise.
 ZSTD_PLAIN = b"a" * 1000
 ZSTD_FRAME = bytes.fromhex("28b52ffd60e8024d00001061610100e32b8005")
+# A secret that is sealed to the recipient of id `vector recipient`: sealing takes random numbers, so it was done once.
+RECIPIENT = hashlib.sha256(b"vector recipient").digest()[:16]
+WRAPPED = bytes.fromhex((HERE / "sealed-secret.hex").read_text())
+MATERIAL = RECIPIENT + struct.pack("<HH", 1, 0) + WRAPPED
 ROOT = b"any bytes: what a root says is another layer's affair"
 
 
@@ -68,10 +76,14 @@ Vector = tuple[str, str, dict[str, str], bytes]
 
 
 def pack(
-    chunks: list[tuple[bytes, Coding, bytes]], *, keys: Keys = KEYS, change: Callable[[list[ChunkRecord]], None] = list
+    chunks: list[tuple[bytes, Coding, bytes]],
+    *,
+    keys: Keys = KEYS,
+    change: Callable[[list[ChunkRecord]], None] = list,
+    own: ObjectKey | None = None,
 ) -> bytes:
     """A pack of (plain, coding, coded) chunks; *change* changes the records before they are sealed."""
-    seal = PackSeal(keys, PACK_ID, 0)
+    seal = PackSeal(keys, PACK_ID, 0, own)
     body, records = bytearray(seal.header), []
     for ordinal, (plain, coding, coded) in enumerate(chunks):
         name = chunk_name(keys.of("chunk name"), plain)
@@ -95,6 +107,22 @@ def manifest(
     name = VERSION_NAME
     head = struct.pack("<8sHBBIHBB32s", b"mlsyncM\0", version, 1, coding, plain_bytes, *key, SALT)
     return head + Seal(KEYS.of("manifest", SALT)).seal(bytes(12), coded, head + name.encode())
+
+
+def sealed_to_recipient(purpose: Purpose, context: bytes) -> ObjectKey:
+    """The key of an object of key kind 2."""
+    return ObjectKey(2, 0, MATERIAL, unwrapped_key(KEYS, RECIPIENT, 0, WRAPPED, purpose, context))
+
+
+def sealed_manifest() -> bytes:
+    """A manifest of key kind 2, made by hand."""
+    return of_kind_two(b"mlsyncM\0", "manifest", VERSION_NAME, ROOT)
+
+
+def of_kind_two(magic: bytes, purpose: Purpose, name: str, plain: bytes) -> bytes:
+    """An object of key kind 2, whether there may be such objects or not."""
+    head = struct.pack("<8sHBBIHBB32s", magic, 1, 2, 0, len(plain), len(MATERIAL), 0, 0, SALT) + MATERIAL
+    return head + Seal(sealed_to_recipient(purpose, SALT).key).seal(bytes(12), plain, head + name.encode())
 
 
 def slot(unlock: Unlock) -> bytes:
@@ -148,7 +176,7 @@ def packs() -> Iterator[Vector]:
     zstd = [(ZSTD_PLAIN, Coding.ZSTD, ZSTD_FRAME)]
     yield "pack-zstd", "success", {"content": hashlib.sha256(ZSTD_PLAIN).hexdigest()}, pack(zstd)
     yield "pack-newer-format", "no such format", {}, put(8, b"\2")(sound)
-    yield "pack-newer-key-kind", "no such format", {}, put(10, b"\2")(sound)
+    yield "pack-newer-key-kind", "no such format", {}, put(10, b"\3")(sound)
     yield "pack-newer-coding", "no such format", {}, pack(raw(*CHUNKS), change=with_record(coding=7))
     yield "pack-other-magic", "not this object", {}, put(0, b"mlsyncM\0")(sound)
     yield "pack-other-name", "wrong place", {"name": PACK_NAME[:-1] + ("1" if PACK_NAME[-1] == "0" else "0")}, sound
@@ -177,6 +205,16 @@ def packs() -> Iterator[Vector]:
     yield "pack-zstd-size-lies", "does not decode", {}, pack(short)
     yield "pack-zstd-broken", "does not decode", {}, pack([(ZSTD_PLAIN, Coding.ZSTD, ZSTD_FRAME[:-3])])
     yield "pack-name-lies", "wrong name", {}, _misnamed()
+    sealed = pack(raw(*CHUNKS), own=sealed_to_recipient("pack", PACK_ID))
+    yield "pack-sealed", "success", content, sealed
+    yield "pack-sealed-other-kind", "reserved bytes", {}, put(10, b"\1")(sealed)
+    yield "pack-sealed-length", "reserved bytes", {}, put(12, b"\xff")(sealed)
+    yield "pack-sealed-newer-suite", "no such format", {}, put(64, b"\2")(sealed)
+    yield "pack-sealed-reserved", "damage", {}, put(66, b"\1")(sealed)
+    yield "pack-sealed-recipient-flipped", "authentication failure", {}, flip(48)(sealed)
+    yield "pack-sealed-secret-flipped", "authentication failure", {}, flip(48 + len(MATERIAL) - 1)(sealed)
+    yield "pack-sealed-other-master-key", "authentication failure", {"master key": "00" * 32}, sealed
+    yield "pack-sealed-cut", "truncated", {}, sealed[:600] + sealed[-16:]
 
 
 def _misnamed() -> bytes:
@@ -193,7 +231,7 @@ def manifests() -> Iterator[Vector]:
     zstd = manifest(1, len(ZSTD_PLAIN), ZSTD_FRAME)
     yield "manifest-zstd", "success", {"content": hashlib.sha256(ZSTD_PLAIN).hexdigest()}, zstd
     yield "manifest-newer-format", "no such format", {}, manifest(0, len(ROOT), ROOT, version=2)
-    yield "manifest-newer-key-kind", "no such format", {}, put(10, b"\2")(sound)
+    yield "manifest-newer-key-kind", "no such format", {}, put(10, b"\3")(sound)
     yield "manifest-newer-coding", "no such format", {}, manifest(2, len(ROOT), ROOT)
     yield "manifest-other-magic", "not this object", {}, put(0, b"mlsyncP\0")(sound)
     yield "manifest-other-number", "authentication failure", {"name": VERSION_NAME[:-1] + "3"}, sound
@@ -216,6 +254,20 @@ def manifests() -> Iterator[Vector]:
     yield "manifest-too-large", "out of bounds", {}, manifest(1, 0xFFFF_FFFF, ZSTD_FRAME)
     yield "manifest-raw-length-lies", "does not decode", {}, manifest(0, len(ROOT) + 1, ROOT)
     yield "manifest-zstd-size-lies", "does not decode", {}, manifest(1, 999, ZSTD_FRAME)
+
+
+def materials() -> Iterator[Vector]:
+    """Vectors of key material, in manifests: the rules of docs/format.md."""
+    import reader_rules
+
+    sound = sealed_manifest()
+    yield "manifest-sealed", "success", {"content": hashlib.sha256(ROOT).hexdigest()}, sound
+    yield "manifest-sealed-other-master-key", "authentication failure", {"master key": "00" * 32}, sound
+    yield "manifest-sealed-other-number", "authentication failure", {"name": VERSION_NAME[:-1] + "3"}, sound
+    yield "manifest-sealed-salt-flipped", "authentication failure", {}, flip(24)(sound)
+    yield "manifest-sealed-cut-in-material", "truncated", {}, sound[:69]
+    for title, rule, expect, body in _first(reader_rules.material_cases(sound)):
+        yield f"manifest-{title}", expect, {"rule": f"{rule.number}, {rule.place}: {rule.text}"}, body
 
 
 def slots() -> Iterator[Vector]:
@@ -321,6 +373,10 @@ def decisions() -> Iterator[Vector]:
         plain = msgspec.msgpack.encode(value)
         fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
         yield f"decision-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "decision", key, plain)
+    rule = reader_rules.KIND_RULE
+    key, plain = decision_key(KEYS, forged.EXAMPLES.run, 2), msgspec.msgpack.encode(forged.EXAMPLES.decision())
+    fields = {"name": key, "run": forged.EXAMPLES.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
+    yield f"decision-{rule.number}-damage", "damage", fields, of_kind_two(b"mlsyncD\0", "decision", key, plain)
 
 
 def moves() -> Iterator[Vector]:
@@ -374,7 +430,7 @@ GROUPS = {
     "decision": decisions,
     "move record": moves,
     "pack": packs,
-    "manifest": manifests,
+    "manifest": lambda: chain(manifests(), materials()),
     "key slot": slots,
     "header": headers,
 }

@@ -23,7 +23,17 @@ KEY_BYTES: Final = 32
 EPOCH_MAX: Final = 255
 
 Purpose = Literal[
-    "header", "chunk name", "run id", "pack", "manifest", "later proof", "decision", "decision name", "feature", "move"
+    "header",
+    "chunk name",
+    "run id",
+    "pack",
+    "manifest",
+    "later proof",
+    "decision",
+    "decision name",
+    "feature",
+    "move",
+    "recipient",
 ]
 
 # Part of the format: changing one of them makes every repository unreadable.
@@ -38,12 +48,18 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "decision name": b"mlsync 1 decision name",
     "feature": b"mlsync 1 feature",
     "move": b"mlsync 1 move",
+    "recipient": b"mlsync 1 recipient",
 }
 
 
 def derive(secret: bytes, salt: bytes, info: bytes) -> bytes:
     """Return a 32-byte key that reveals nothing about *secret*, nor about the keys for other *info*."""
     return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=info).derive(secret)
+
+
+def info_of(purpose: Purpose, context: bytes) -> bytes:
+    """Return what a key is derived for."""
+    return _INFO[purpose] + context
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -76,4 +92,4 @@ class Keys:
 
         What seals an object gives the object's *epoch*, one that is known.
         """
-        return derive(self.masters[epoch], self.repository_id, _INFO[purpose] + context)
+        return derive(self.masters[epoch], self.repository_id, info_of(purpose, context))

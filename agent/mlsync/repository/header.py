@@ -93,7 +93,7 @@ def check_key_kind(key_kind: int, where: str, damage: type[Error] = ObjectDamage
     """Raise ``FormatUnsupported`` for an unknown kind of key, and *damage* for zero."""
     if key_kind < 1:
         raise damage(f"there is no key kind {key_kind}", where=where)
-    if key_kind != tokens.KEY_DERIVED:
+    if key_kind not in tokens.KEY_KINDS:
         raise newer(f"key kind {key_kind} is not known here", where)
 
 

@@ -7,19 +7,27 @@ Stored objects contain these structs as MessagePack arrays: the order of the fie
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
 from mlsync.repository.room import Room
-from mlsync.repository.tokens import EntryKind, TroubleKind
+from mlsync.repository.tokens import KEY_DERIVED, EntryKind, TroubleKind
 from mlsync.values import Proof, storable
 
 
+class PackPlace(NamedTuple):
+    """A pack as tables of packs name it: its id, and how its key is had."""
+
+    epoch: int
+    pack_id: bytes
+    key_kind: int = KEY_DERIVED
+
+
 class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Where a chunk is stored and how it is opened: all that a restore needs. *epoch* is that of the pack's key."""
+    """Where a chunk is stored and how it is opened: all that a restore needs. *epoch*, *key_kind*: the pack's key."""
 
     name: bytes
     pack: bytes
@@ -29,6 +37,12 @@ class ChunkRef(msgspec.Struct, frozen=True, array_like=True, gc=False):
     plain_bytes: int
     coding: Coding
     epoch: int = 0
+    key_kind: int = KEY_DERIVED
+
+    @property
+    def place(self) -> PackPlace:
+        """The pack, with how its key is had."""
+        return PackPlace(self.epoch, self.pack, self.key_kind)
 
 
 class PackedRef(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):

@@ -59,12 +59,12 @@ class Moved:
 
     def __init__(self, refs: Sequence[ChunkRef]) -> None:
         """Take *refs*, whose names rise."""
-        self._packs = list(dict.fromkeys((ref.epoch, ref.pack) for ref in refs))
+        self._packs = list(dict.fromkeys(ref.place for ref in refs))
         index = {pack: at for at, pack in enumerate(self._packs)}
         self._rows = b"".join(
             _ROW.pack(
                 ref.name,
-                index[ref.epoch, ref.pack],
+                index[ref.place],
                 ref.ordinal,
                 ref.offset,
                 ref.stored_bytes,
@@ -83,7 +83,7 @@ class Moved:
     @property
     def packs(self) -> frozenset[bytes]:
         """The packs that hold the chunks now."""
-        return frozenset(pack for _, pack in self._packs)
+        return frozenset(pack.pack_id for pack in self._packs)
 
     def find(self, name: bytes) -> ChunkRef | None:
         """Return where the chunk lies, ``None`` if the record does not have it."""
@@ -95,8 +95,9 @@ class Moved:
 
     def _ref(self, at: int) -> ChunkRef:
         name, index, ordinal, offset, stored_bytes, plain_bytes, coding = _ROW.unpack_from(self._rows, at * _ROW.size)
-        epoch, pack = self._packs[index]
-        return ChunkRef(name, pack, ordinal, offset, stored_bytes, plain_bytes, Coding(coding), epoch)
+        numbers = ordinal, offset, stored_bytes, plain_bytes
+        epoch, pack_id, key_kind = self._packs[index]
+        return ChunkRef(name, pack_id, *numbers, Coding(coding), epoch, key_kind)
 
 
 class Moves:
@@ -216,7 +217,7 @@ def _check(record: MoveRecord, where: str) -> list[ChunkRef]:
     refs = list(unpack_refs(record.chunks, packs, where))
     if any(one.name >= other.name for one, other in pairwise(refs)):
         raise ManifestDamaged("the names of a move record do not rise", where=where)
-    ids = {pack for _, pack in packs}
+    ids = {pack.pack_id for pack in packs}
     if record.pack in ids or {ref.pack for ref in refs} != ids:
         raise ManifestDamaged("a move record's table of packs is not that of its chunks", where=where)
     check_room(record.room, "the move record", where)

@@ -32,9 +32,11 @@ from mlsync.direct_io import slack_bytes
 from mlsync.errors import Damage, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.header import check_epoch
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, PackPlace
 from mlsync.repository.move import STEPS_MAX, Moves
+from mlsync.repository.pack.footer import made_seal, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
+from mlsync.repository.tokens import KEY_SEALED
 from mlsync.store.base import Store
 
 # The size of one fetch: large enough to be worth a call, and all that run at once stay below the sum.
@@ -210,7 +212,7 @@ class _Opener:
         self._store = store
         self._keys = keys
         self._name_key = keys.of("chunk name")
-        self._seals: dict[tuple[int, bytes], PackSeal] = {}
+        self._seals: dict[PackPlace, PackSeal] = {}
         self._moves = Moves(store, keys)
         # Packs that are gone and have a move record: each is asked for once.
         self._gone: set[bytes] = set()
@@ -347,10 +349,8 @@ class _Opener:
         header = bytearray(HEADER_BYTES)
         with suppress(StoreError):
             self._store.read(names.pack(ref.pack), 0, memoryview(header))
-            epoch = parse_header(bytes(header), self._keys, ref.pack)
-            if epoch != ref.epoch:
-                what = f"the pack is of epoch {epoch}, and is said to be of epoch {ref.epoch}"
-                raise ObjectDamaged(what, where=names.pack(ref.pack))
+            head = parse_header(bytes(header), self._keys, ref.pack)
+            _refuse_other_key(PackPlace(head.epoch, ref.pack, head.key_kind), ref)
 
     def _scratch(self, use: str, size_bytes: int) -> memoryview:
         """Return this thread's buffer for *use*, *size_bytes* long."""
@@ -361,14 +361,37 @@ class _Opener:
         return memoryview(buffer)[:size_bytes]
 
     def _seal_of(self, ref: ChunkRef) -> PackSeal:
-        pack = ref.epoch, ref.pack
-        seal = self._seals.get(pack)
+        seal = self._seals.get(ref.place)
         if seal is None:
             if len(self._seals) >= SEALS_MAX:
                 self._seals.clear()
             check_epoch(ref.epoch, self._keys, names.pack(ref.pack))
-            seal = self._seals[pack] = PackSeal(self._keys, ref.pack, ref.epoch)
+            is_sealed = ref.key_kind == KEY_SEALED
+            seal = self._read_seal(ref) if is_sealed else PackSeal(self._keys, ref.pack, ref.epoch)
+            self._seals[ref.place] = seal
         return seal
+
+    def _read_seal(self, ref: ChunkRef) -> PackSeal:
+        """Return what opens a pack whose key stands in it, sealed to a recipient: one pack costs two requests once."""
+        seal = made_seal(self._keys, ref.pack)
+        if seal is not None:
+            return seal
+        try:
+            seal, place = read_seal(self._store, self._keys, ref.pack)
+        except NotFound as error:
+            raise ObjectMissing("a pack is not in the store", where=names.pack(ref.pack)) from error
+        _refuse_other_key(place, ref)
+        return seal
+
+
+def _refuse_other_key(found: PackPlace, ref: ChunkRef) -> None:
+    """Raise ``ObjectDamaged`` if the pack's key is had in another way than is said of it."""
+    if found.epoch != ref.epoch:
+        what = f"the pack is of epoch {found.epoch}, and is said to be of epoch {ref.epoch}"
+        raise ObjectDamaged(what, where=names.pack(ref.pack))
+    if found.key_kind != ref.key_kind:
+        what = f"the pack has a key of kind {found.key_kind}, and is said to have one of kind {ref.key_kind}"
+        raise ObjectDamaged(what, where=names.pack(ref.pack))
 
 
 def _damaged(ref: ChunkRef, why: str) -> ObjectDamaged:

@@ -17,9 +17,17 @@ from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_epoch, check_format, check_key_kind
+from mlsync.repository.object_key import (
+    MATERIAL_BYTES,
+    ObjectKey,
+    check_material,
+    derived_key,
+    new_object_key,
+    opened_key,
+)
 from mlsync.repository.tokens import (
     FORMAT_VERSION,
-    KEY_DERIVED,
+    KEY_SEALED,
     MAGIC_DECISION,
     MAGIC_LATER_PROOF,
     MAGIC_MANIFEST,
@@ -32,21 +40,25 @@ SALT_BYTES: Final = 32
 
 _HEADER = struct.Struct("<8sHBBIHBB32s")
 HEADER_BYTES: Final = _HEADER.size
-OBJECT_BYTES_MAX: Final = HEADER_BYTES + PLAIN_BYTES_MAX + TAG_BYTES
+OBJECT_BYTES_MAX: Final = HEADER_BYTES + MATERIAL_BYTES + PLAIN_BYTES_MAX + TAG_BYTES
 # Each object has its own key, from a random salt, so its only nonce may be zero.
 _NONCE: Final = bytes(NONCE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
 class SealedKind:
-    """A kind of sealed object; *noun* is its name in messages."""
+    """A kind of sealed object; *noun* is its name in messages.
+
+    With *may_be_sealed_to_recipient* a node may have written it that can write and not read.
+    """
 
     magic: bytes
     purpose: Purpose
     noun: str
+    may_be_sealed_to_recipient: bool = False
 
 
-MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest")
+MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest", may_be_sealed_to_recipient=True)
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
@@ -58,36 +70,43 @@ def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | Non
         raise ManifestDamaged(f"the {kind.noun} would be larger than any reader takes", where=key)
     salt = os.urandom(SALT_BYTES) if salt is None else salt
     coding, coded = encode(memoryview(plain))
-    header = _HEADER.pack(kind.magic, FORMAT_VERSION, KEY_DERIVED, int(coding), len(plain), 0, keys.epoch, 0, salt)
-    sealed = Seal(keys.of(kind.purpose, salt, epoch=keys.epoch)).seal(_NONCE, coded, header + key.encode())
-    return header + sealed
+    may_be_sealed = kind.may_be_sealed_to_recipient
+    own = (
+        new_object_key(keys, kind.purpose, salt) if may_be_sealed else derived_key(keys, kind.purpose, salt, keys.epoch)
+    )
+    about_key = len(own.material), own.epoch, 0
+    header = _HEADER.pack(kind.magic, FORMAT_VERSION, own.kind, int(coding), len(plain), *about_key, salt)
+    header += own.material
+    return header + Seal(own.key).seal(_NONCE, coded, header + key.encode())
 
 
 def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
     """Return the plain body of the object *key*, or raise ``ManifestDamaged`` or ``FormatUnsupported``."""
     if len(body) < HEADER_BYTES + TAG_BYTES:
         raise ManifestDamaged(f"the {kind.noun} is cut short", where=key)
-    header, sealed = body[:HEADER_BYTES], memoryview(body)[HEADER_BYTES:]
-    magic, version, key_kind, coding, plain_bytes, material_bytes, epoch, reserved, salt = _HEADER.unpack(header)
+    magic, version, key_kind, coding, plain_bytes, material_bytes, epoch, reserved, salt = _HEADER.unpack_from(body)
     if magic != kind.magic:
         raise ManifestDamaged(f"this is no {kind.noun}", where=key)
     try:
         check_format(version, key, ManifestDamaged)
         check_key_kind(key_kind, key, ManifestDamaged)
         check_epoch(epoch, keys, key)
+        material = _material(kind, key, body, material_bytes) if key_kind == KEY_SEALED else b""
     except FormatUnsupported as error:
         # The header is not authenticated yet: anybody who may create objects can claim this.
         error.is_claim = True
         raise
     try:
-        coded = Seal(keys.of(kind.purpose, salt, epoch=epoch)).open(_NONCE, sealed, header + key.encode())
+        own = _own_key(keys, kind, salt, epoch, material)
+        end = HEADER_BYTES + len(material)
+        coded = Seal(own.key).open(_NONCE, memoryview(body)[end:], body[:end] + key.encode())
     except SealBroken:
         what = f"the {kind.noun} does not authenticate: changed, swapped, or of another repository"
         raise ManifestDamaged(what, where=key) from None
     # Before the seal has opened nothing is trusted, not even the length to allocate.
     if plain_bytes > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} is larger than any of ours", where=key)
-    if material_bytes:
+    if material_bytes != len(material):
         raise ManifestDamaged(f"the {kind.noun} has key material, which its kind of key has not", where=key)
     if reserved:
         raise ManifestDamaged(f"the {kind.noun} has a reserved byte that is not 0", where=key)
@@ -97,3 +116,19 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
         return bytes(decode(Coding(coding), coded, plain_bytes))
     except CodingBroken as error:
         raise ManifestDamaged(f"the {kind.noun} does not decode: {error}", where=key) from None
+
+
+def _material(kind: SealedKind, key: str, body: bytes, material_bytes: int) -> bytes:
+    """Return the key material of an object that says that its key is sealed to a recipient."""
+    # A node that was taken over could otherwise prove and decide, beside writing versions.
+    if not kind.may_be_sealed_to_recipient:
+        raise ManifestDamaged(f"a {kind.noun} never has a key that is sealed to a public key", where=key)
+    material = body[HEADER_BYTES : HEADER_BYTES + MATERIAL_BYTES]
+    check_material(material_bytes, material, key, ManifestDamaged)
+    return material
+
+
+def _own_key(keys: Keys, kind: SealedKind, salt: bytes, epoch: int, material: bytes) -> ObjectKey:
+    if material:
+        return opened_key(keys, kind.purpose, salt, epoch, material)
+    return derived_key(keys, kind.purpose, salt, epoch)

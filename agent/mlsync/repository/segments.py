@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from mlsync.errors import ManifestDamaged
 from mlsync.repository.canonical import decode_as
-from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, Segment, SegmentRef
+from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, PackPlace, Segment, SegmentRef
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
 from mlsync.repository.room import check_room
 from mlsync.repository.tokens import KEY_DERIVED
@@ -109,7 +109,7 @@ def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> byt
     return bytes(body)
 
 
-def _refs_of(segment: SegmentRef, packs: list[tuple[int, bytes]], where: str) -> tuple[ChunkRef, ...]:
+def _refs_of(segment: SegmentRef, packs: list[PackPlace], where: str) -> tuple[ChunkRef, ...]:
     if (segment.inline is None) != bool(segment.chunks):
         raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
     if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
@@ -131,9 +131,9 @@ def _ends_segment(entry: Entry) -> bool:
     return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
 
 
-def pack_bin(epoch: int, pack_id: bytes) -> bytes:
+def pack_bin(epoch: int, pack_id: bytes, key_kind: int = KEY_DERIVED) -> bytes:
     """Return a pack as stored objects name it."""
-    return bytes((KEY_DERIVED, epoch)) + pack_id
+    return bytes((key_kind, epoch)) + pack_id
 
 
 class PackTable:
@@ -148,7 +148,7 @@ class PackTable:
         index = self._index.get(ref.pack)
         if index is None:
             index = self._index[ref.pack] = len(self.packs)
-            self.packs.append(pack_bin(ref.epoch, ref.pack))
+            self.packs.append(pack_bin(*ref.place))
         return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
 
 
@@ -171,8 +171,8 @@ def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
     return entries
 
 
-def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[tuple[int, bytes]], where: str) -> tuple[ChunkRef, ...]:
-    """Return the references with their packs' epochs and ids; raise ``ManifestDamaged`` for one out of bounds."""
+def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[PackPlace], where: str) -> tuple[ChunkRef, ...]:
+    """Return the references with their packs; raise ``ManifestDamaged`` for one out of bounds."""
     refs = []
     for ref in packed:
         if ref.base is not None:
@@ -182,7 +182,7 @@ def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[tuple[int, bytes]],
         coding = coding_of(ref.coding, where, ManifestDamaged)
         if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
             raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
-        epoch, pack_id = packs[ref.pack]
+        pack = packs[ref.pack]
         numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
-        refs.append(ChunkRef(ref.name, pack_id, *numbers, coding, epoch))
+        refs.append(ChunkRef(ref.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind))
     return tuple(refs)

@@ -19,9 +19,13 @@ MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 MAGIC_DECISION: Final = b"mlsyncD\0"
 MAGIC_MOVE: Final = b"mlsyncX\0"
 
-# How the key of a pack or manifest is obtained. 1: HKDF from the master key. Future kinds (sealed to a public key, so
-# that an agent can write but not read) take the next numbers and need no new layout.
+# How the key of a pack or manifest is obtained: HKDF from the master key, or sealed to a recipient's public key, so
+# that a node can write and not read. Future kinds take the next numbers and need no new layout.
 KEY_DERIVED: Final = 1
+KEY_SEALED: Final = 2
+KEY_KINDS: Final = (KEY_DERIVED, KEY_SEALED)
+# How the key material of the second kind is sealed: HPKE with X-Wing, HKDF-SHA-256 and AES-256-GCM.
+KEY_SUITE: Final = 1
 
 # A number above the known ones, up to this, is of a newer mlsync; zero and larger numbers are damage.
 TOKEN_MAX: Final = 255

@@ -13,7 +13,7 @@ from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
 from mlsync.repository.header import check_key_kind
-from mlsync.repository.manifest import Entry, ManifestRoot, Previous, Summary, Top, Trouble
+from mlsync.repository.manifest import Entry, ManifestRoot, PackPlace, Previous, Summary, Top, Trouble
 from mlsync.repository.pack.pack import PACK_ID_BYTES
 from mlsync.repository.proof_links import check_later_proofs
 from mlsync.repository.room import check_room
@@ -158,8 +158,8 @@ def check_previous(previous: Previous | None, number: int, where: str) -> None:
         raise ManifestDamaged("the link to the previous version is damaged", where=where)
 
 
-def table_of_packs(table: Sequence[bytes], where: str) -> list[tuple[int, bytes]]:
-    """Return the epochs and ids of a table of packs.
+def table_of_packs(table: Sequence[bytes], where: str) -> list[PackPlace]:
+    """Return the packs of a table of packs.
 
     Raise an error for an invalid one, an id that comes twice, or a newer kind of key.
     """
@@ -168,7 +168,7 @@ def table_of_packs(table: Sequence[bytes], where: str) -> list[tuple[int, bytes]
         raise ManifestDamaged("a table of packs has an invalid id, or an id twice", where=where)
     for pack in table:
         check_key_kind(pack[0], where, ManifestDamaged)
-    return [(pack[1], pack[2:]) for pack in table]
+    return [PackPlace(pack[1], pack[2:], pack[0]) for pack in table]
 
 
 def check_proof(proof: Proof, where: str) -> None:

@@ -14,10 +14,12 @@ from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
 from mlsync.repository import names
 from mlsync.repository.header import check_epoch
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, PackPlace
+from mlsync.repository.object_key import derived_key, new_object_key
 from mlsync.repository.pack.footer import ref_of
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
+from mlsync.repository.tokens import KEY_DERIVED
 from mlsync.store.base import Store, Upload
 
 
@@ -47,13 +49,16 @@ class PackBuilder:
         self.epoch = keys.epoch if epoch is None else epoch
         self.size_bytes = 0
         self._store = store
-        self._seal = PackSeal(keys, pack_id, self.epoch)
+        own = new_object_key(keys, "pack", pack_id) if epoch is None else derived_key(keys, "pack", pack_id, epoch)
+        self.key_kind = own.kind
+        self._seal = PackSeal(keys, pack_id, self.epoch, own)
         self._buffer = buffer
         self.unsent_bytes = 0
         self._upload: Upload | None = None
         self._sent_bytes = 0
         self._records: list[ChunkRecord] = []
-        self._journal = journal
+        # No other process has the key to finish it with, and none is to: a thief of the disk could read the pack.
+        self._journal = journal if own.kind == KEY_DERIVED else None
         self._is_recorded = False
         self._append(self._seal.header)
 
@@ -77,7 +82,9 @@ class PackBuilder:
         self._records.append(ChunkRecord(name, offset, stored_bytes, plain_bytes, int(coding)))
         self.unsent_bytes += stored_bytes
         self.size_bytes += stored_bytes
-        return ChunkRef(name, self.pack_id, ordinal, offset, stored_bytes, plain_bytes, coding, self.epoch)
+        return ChunkRef(
+            name, self.pack_id, ordinal, offset, stored_bytes, plain_bytes, coding, self.epoch, self.key_kind
+        )
 
     @property
     def has_part(self) -> bool:
@@ -178,7 +185,9 @@ def finish_interrupted(
         report(error)
         return []
     key = names.pack(pack.pack_id)
-    return [ref_of((pack.epoch, pack.pack_id), ordinal, record, key) for ordinal, record in enumerate(pack.records)]
+    return [
+        ref_of(PackPlace(pack.epoch, pack.pack_id), ordinal, record, key) for ordinal, record in enumerate(pack.records)
+    ]
 
 
 def _is_whole(store: Store, keys: Keys, pack: InterruptedPack) -> bool:

@@ -6,11 +6,13 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
 from mlsync.errors import ObjectDamaged, StoreBroken
 from mlsync.repository import names
-from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.manifest import ChunkRef, PackPlace
+from mlsync.repository.object_key import check_material, made_key, opened_key
 from mlsync.repository.pack.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
     ChunkRecord,
+    PackHead,
     PackSeal,
     coding_of,
     newer_base,
@@ -18,6 +20,7 @@ from mlsync.repository.pack.pack import (
     parse_trailer,
     records_are_sound,
 )
+from mlsync.repository.tokens import KEY_SEALED
 from mlsync.store.base import Store
 
 
@@ -26,17 +29,48 @@ def read_refs(store: Store, keys: Keys, pack_id: bytes, size_bytes: int) -> list
     key = names.pack(pack_id)
     if size_bytes < HEADER_BYTES + TRAILER_BYTES:
         raise ObjectDamaged("the pack is shorter than any pack", where=key)
-    epoch = parse_header(_read(store, key, 0, HEADER_BYTES), keys, pack_id)
+    seal, place = read_seal(store, keys, pack_id)
     trailer = _read(store, key, size_bytes - TRAILER_BYTES, TRAILER_BYTES)
     footer_bytes = parse_trailer(trailer, size_bytes, key)
     footer_offset = size_bytes - TRAILER_BYTES - footer_bytes
     try:
-        records = PackSeal(keys, pack_id, epoch).open_footer(_read(store, key, footer_offset, footer_bytes), trailer)
+        records = seal.open_footer(_read(store, key, footer_offset, footer_bytes), trailer)
     except SealBroken as error:
         raise ObjectDamaged(f"the pack's footer is damaged: {error}", where=key) from None
-    if not records_are_sound(records, footer_offset):
+    if not records_are_sound(records, footer_offset, len(seal.header)):
         raise ObjectDamaged("the pack's footer does not describe the pack", where=key)
-    return [ref_of((epoch, pack_id), ordinal, record, key) for ordinal, record in enumerate(records)]
+    return [ref_of(place, ordinal, record, key) for ordinal, record in enumerate(records)]
+
+
+def read_seal(store: Store, keys: Keys, pack_id: bytes) -> tuple[PackSeal, PackPlace]:
+    """Return what opens the contents of a pack, after reading its header and key material.
+
+    Raise ``NotFound``, ``ObjectDamaged`` or ``FormatUnsupported``.
+    """
+    key = names.pack(pack_id)
+    head = parse_header(_read(store, key, 0, HEADER_BYTES), keys, pack_id)
+    place = PackPlace(head.epoch, pack_id, head.key_kind)
+    if head.key_kind != KEY_SEALED:
+        return PackSeal(keys, pack_id, head.epoch), place
+    return _sealed_to_recipient(store, keys, head), place
+
+
+def made_seal(keys: Keys, pack_id: bytes) -> PackSeal | None:
+    """Return what opens the contents of a pack that this process sealed to a recipient; no request."""
+    own = made_key(keys, "pack", pack_id)
+    return None if own is None else PackSeal(keys, pack_id, own.epoch, own)
+
+
+def _sealed_to_recipient(store: Store, keys: Keys, head: PackHead) -> PackSeal:
+    key = names.pack(head.pack_id)
+    material = _read(store, key, HEADER_BYTES, head.material_bytes)
+    check_material(head.material_bytes, material, key, ObjectDamaged)
+    try:
+        own = opened_key(keys, "pack", head.pack_id, head.epoch, material)
+    except SealBroken:
+        what = "the pack's key material does not authenticate: changed, swapped, or of another repository"
+        raise ObjectDamaged(what, where=key) from None
+    return PackSeal(keys, head.pack_id, head.epoch, own)
 
 
 def _read(store: Store, key: str, offset: int, length: int) -> bytes:
@@ -50,14 +84,13 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
     return bytes(body)
 
 
-def ref_of(pack: tuple[int, bytes], ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
-    """Return the chunk that a record in the footer of *pack*, an epoch and an id, describes.
+def ref_of(pack: PackPlace, ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:
+    """Return the chunk that a record in the footer of *pack* describes.
 
     Raise ``FormatUnsupported`` if it is of a newer format.
     """
     if record.base is not None:
         raise newer_base(key)
     coding = coding_of(record.coding, key, ObjectDamaged)
-    epoch, pack_id = pack
     numbers = ordinal, record.offset, record.stored_bytes, record.plain_bytes
-    return ChunkRef(record.name, pack_id, *numbers, coding, epoch)
+    return ChunkRef(record.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind)

@@ -20,7 +20,15 @@ from mlsync.errors import Error, FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
 from mlsync.repository.canonical import decode_canonical, newer
 from mlsync.repository.header import check_epoch, check_format, check_key_kind
-from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_PACK, MAGIC_PACK_END, TOKEN_MAX
+from mlsync.repository.object_key import MATERIAL_BYTES, ObjectKey, derived_key
+from mlsync.repository.tokens import (
+    FORMAT_VERSION,
+    KEY_DERIVED,
+    KEY_SEALED,
+    MAGIC_PACK,
+    MAGIC_PACK_END,
+    TOKEN_MAX,
+)
 
 PACK_ID_BYTES: Final = 16
 CHUNK_BYTES_MAX: Final = 16 << 20
@@ -54,27 +62,35 @@ class ChunkRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 @dataclass(frozen=True, slots=True)
 class PackHead:
-    """The contents of a pack's header."""
+    """The contents of a pack's header, without key material behind it."""
 
     pack_id: bytes
     repository_id: bytes
     epoch: int
+    key_kind: int = KEY_DERIVED
 
     def encode(self) -> bytes:
         """Return the header's bytes."""
-        numbers = FORMAT_VERSION, KEY_DERIVED, self.epoch, 0
+        numbers = FORMAT_VERSION, self.key_kind, self.epoch, self.material_bytes
         return _HEADER.pack(MAGIC_PACK, *numbers, self.pack_id, self.repository_id)
+
+    @property
+    def material_bytes(self) -> int:
+        """How much key material is behind the header."""
+        return MATERIAL_BYTES if self.key_kind == KEY_SEALED else 0
 
 
 class PackSeal:
-    """Seals and opens the contents of one pack, of an epoch that is known.
+    """Seals and opens the contents of one pack, of an epoch that is known; *own* is its key if that is not derived.
 
     Each pack id is written by one writer, once.
     """
 
-    def __init__(self, keys: Keys, pack_id: bytes, epoch: int) -> None:
-        self.header = PackHead(pack_id, keys.repository_id, epoch).encode()
-        self._seal = Seal(keys.of("pack", pack_id, epoch=epoch))
+    def __init__(self, keys: Keys, pack_id: bytes, epoch: int, own: ObjectKey | None = None) -> None:
+        own = own or derived_key(keys, "pack", pack_id, epoch)
+        # With the key material: it is bound in each seal of the pack.
+        self.header = PackHead(pack_id, keys.repository_id, own.epoch, own.kind).encode() + own.material
+        self._seal = Seal(own.key)
 
     def seal_chunk(
         self, ordinal: int, name: bytes, coding: Coding, plain_bytes: int, coded: memoryview | bytes, into: memoryview
@@ -115,8 +131,8 @@ class PackSeal:
         return self.header + _CHUNK_BOUND.pack(ordinal, plain_bytes, coding, name)
 
 
-def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> int:
-    """Check that a pack's first bytes are those of the pack *pack_id* of this repository; return its epoch."""
+def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> PackHead:
+    """Return what a pack's first bytes say, if they are those of the pack *pack_id* of this repository."""
     where = names.pack(pack_id)
     if len(body) != HEADER_BYTES:
         raise ObjectDamaged("the pack is shorter than its header", where=where)
@@ -128,10 +144,11 @@ def parse_header(body: bytes, keys: Keys, pack_id: bytes) -> int:
     check_epoch(epoch, keys, where)
     if found_id != pack_id or repository_id != keys.repository_id:
         raise ObjectDamaged("this pack belongs under another name or in another repository", where=where)
-    # Only the reserved bytes are left to check: no byte of a pack may change unnoticed.
-    if body != PackHead(pack_id, keys.repository_id, epoch).encode():
+    # Only the length of the key material is left to check: no byte of a pack may change unnoticed.
+    head = PackHead(pack_id, keys.repository_id, epoch, key_kind)
+    if body != head.encode():
         raise ObjectDamaged("the pack's header is damaged", where=where)
-    return int(epoch)
+    return head
 
 
 def parse_trailer(body: bytes, pack_bytes: int, where: str) -> int:
@@ -172,9 +189,9 @@ def coding_of(number: int, where: str, damage: type[Error]) -> Coding:
         raise damage(f"there is no coding {number}", where=where) from None
 
 
-def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int) -> bool:
-    """Return whether the chunks fill the pack from header to footer without gaps, each within its bounds."""
-    offset = HEADER_BYTES
+def records_are_sound(records: Sequence[ChunkRecord], footer_offset: int, first_offset: int = HEADER_BYTES) -> bool:
+    """Return whether the chunks fill the pack up to its footer without gaps, each within its bounds."""
+    offset = first_offset
     for ordinal, record in enumerate(records):
         numbers = (record.offset, record.stored_bytes, record.plain_bytes)
         if record.offset != offset or not is_sound(record.name, ordinal, *numbers):
