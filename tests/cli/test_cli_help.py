@@ -13,7 +13,7 @@ from mlsync.cli.main import COMMANDS, GROUPS, cli
 
 TEXTS = dict(help_texts())
 # The commands with most options, and the list of all options.
-LONG = {"mlsync": 40, "restore": 36, "backup": 32, "prove": 32}
+LONG = {"mlsync": 48, "restore": 36, "backup": 32, "prove": 32}
 USUAL = 27
 # Where mlsync's own help lists the options of all commands.
 OPTIONS = TEXTS["mlsync"].partition("Options before or behind any command")[2].partition("  Examples:\n")[0]

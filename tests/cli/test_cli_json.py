@@ -254,6 +254,28 @@ def test_keys_are_as_documented(saved):
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
 
 
+def test_what_is_decided_is_as_documented(saved):
+    """What the commands print for programs has the documented fields, and versions' too."""
+    (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")
+    saved.good("backup")
+    compare("mlsync pin", one_value(saved.good("pin", "1", "--name", "paper", "--json")), "pin")
+    value = one_value(saved.good("versions", "--json"))
+    compare("mlsync versions", value, "versions")
+    assert value["versions"][0]["pin"]["name"] == "paper"
+    assert value["decided"] == [
+        {"run": "yolo", "pinned_count": 1, "forgotten_count": 0, "gone_count": 0, "hidden": None}
+    ]
+    compare("mlsync show", one_value(saved.good("show", "paper", "--json")), "show")
+    compare("mlsync pin", one_value(saved.good("unpin", "1", "--json")), "unpin")
+    compare("mlsync forget", one_value(saved.good("forget", "1", "--dry-run", "--json")), "dry run")
+    compare("mlsync forget", one_value(saved.good("forget", "1", "--yes", "--json")), "forget")
+    value = one_value(saved.good("versions", "--all", "--json"))
+    compare("mlsync versions", value, "versions --all")
+    assert [one["forgotten"] is not None for one in value["versions"]] == [True, False, False]
+    assert [one["version"] for one in one_value(saved.good("versions", "--json"))["versions"]] == [2, 3]
+    compare("mlsync unforget", one_value(saved.good("unforget", "1", "--json")), "unforget")
+
+
 def test_a_service_is_as_documented(machine):
     """What was installed and removed has the documented fields."""
     for what in ("install", "uninstall"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flow_parts import RUN, World, small_checkpoint
+from flow_parts import RUN, World
 from mlsync.errors import HistoryRolledBack, ObjectDamaged, VersionMissing
 from mlsync.repository import names
 from mlsync.repository.decision import Forgotten, Gone, Pin, decision_key
@@ -15,7 +15,7 @@ from mlsync.store.counting import CountingStore
 from mlsync.upkeep.check import check
 from mlsync.upkeep.repair import carry_out, plan
 from mlsync.versions.decided import decided_of
-from mlsync.versions.proof_status import proof_statuses, run_status
+from mlsync.versions.proof_status import proof_statuses, run_versions
 from mlsync.versions.rollback import refuse_rolled_back
 from mlsync.versions.run_proofs import RunProofs
 from mlsync.versions.select import find_version, version_before
@@ -25,10 +25,10 @@ BY = By("node-1", 1_795_435_200_000_000_000)
 
 @pytest.fixture
 def world(tmp_path):
-    """A run with versions 1 to 5, each with a checkpoint."""
+    """A run with versions 1 to 5, each with another log."""
     world = World(tmp_path)
     for number in range(1, 6):
-        world.write("last.pt", small_checkpoint(number))
+        world.write("log.txt", b"%d" % number)
         world.backup()
     yield world
     world.close()
@@ -86,7 +86,7 @@ def test_a_forgotten_version_is_not_listed(world):
     forget(world, 1, 3)
     remove(world, 2)
     assert listed(world) == [4, 5]
-    whole = run_status(world.repository, RUN, with_forgotten=True)
+    whole = run_versions(world.repository, RUN, with_forgotten=True)
     assert [status.root.number for status in whole.statuses] == [1, 3, 4, 5]
     assert set(whole.decided.forgotten) == {1, 3}
     assert RunProofs(world.repository, RUN).numbers == [4, 5]
@@ -100,7 +100,7 @@ def test_a_gone_version_whose_manifest_is_still_there_is_not_listed(world):
     with pytest.raises(VersionMissing, match="was removed, forgotten by hand on 2026-11-23"):
         number_of(world, "2")
     assert [
-        one for one in run_status(world.repository, RUN, with_forgotten=True).statuses if one.root.number == 2
+        one for one in run_versions(world.repository, RUN, with_forgotten=True).statuses if one.root.number == 2
     ] == []
 
 
@@ -173,7 +173,7 @@ def test_a_pin_of_another_manifest_is_not_followed(world):
 def test_a_hidden_decision_is_said_once_and_nothing_more_is_forgotten(world):
     """Readers say that a decision is missing, and show what they can see."""
     decided = forget(world, 1)
-    world.write("last.pt", small_checkpoint(9))
+    world.write("log.txt", b"9")
     world.backup()
     world.monitor.notices.clear()
     world.store.delete(decision_key(world.repository.keys, RUN, decided.number))
@@ -259,7 +259,7 @@ def test_a_repair_heals_a_forgotten_version(world):
 def test_a_repair_waits_while_a_decision_is_hidden(world):
     """As long as a decision is missing, nobody knows whether a version was removed on purpose."""
     remove(world, 2)
-    world.write("last.pt", small_checkpoint(9))
+    world.write("log.txt", b"9")
     world.backup()
     for number in (1, 2):
         world.store.delete(decision_key(world.repository.keys, RUN, number))
@@ -288,7 +288,7 @@ def test_a_machine_that_saw_what_is_gone_goes_on(world, fence):
     world.save_state("old")
     other = World(world.base / "other", world.store, is_there=True)
     for number in (6, 7):
-        world.write("last.pt", small_checkpoint(number))
+        world.write("log.txt", b"%d" % number)
         world.backup()
     remove(world, 5, 6, fence=fence)
     world.load_state("old")
@@ -296,7 +296,7 @@ def test_a_machine_that_saw_what_is_gone_goes_on(world, fence):
     assert head is not None
     assert head.number == 5
     refuse_rolled_back(world.repository, RUN, head, by_number=False)
-    world.write("last.pt", small_checkpoint(8))
+    world.write("log.txt", b"8")
     assert world.backup().version == 8
     other.close()
 
@@ -305,18 +305,18 @@ def test_a_gap_behind_what_was_seen_is_explained(world):
     """A machine that saw a version accepts the next ones although some between were removed."""
     world.save_state("old")
     for number in (6, 7):
-        world.write("last.pt", small_checkpoint(number))
+        world.write("log.txt", b"%d" % number)
         world.backup()
     remove(world, 6)
     world.load_state("old")
-    world.write("last.pt", small_checkpoint(8))
+    world.write("log.txt", b"8")
     assert world.backup().version == 8
 
 
 def test_a_version_that_is_hidden_is_still_noticed(world):
     """A decision about other versions excuses no other loss."""
     world.save_state("old")
-    world.write("last.pt", small_checkpoint(6))
+    world.write("log.txt", b"6")
     world.backup()
     remove(world, 2, 4)
     world.load_state("old")

@@ -53,9 +53,9 @@ def diff_command(
 ) -> None:
     """Show what changed from version A to version B: files, and inside checkpoints facts and tensors.
 
-    A and B are versions: numbers, latest, resumable, best, or times; or VERSION:PATH, two files or directories of one
-    version or of two. B defaults to the last version, A to the one before B. With PATH only those files and directories
-    are compared. MOVED is ||B - A|| / ||A||, of the numbers of a tensor.
+    A and B are versions: numbers, latest, resumable, best, times, or names of pins; or VERSION:PATH, two files or
+    directories of one version or of two. B defaults to the last version, A to the one before B. With PATH only those
+    files and directories are compared. MOVED is ||B - A|| / ||A||, of the numbers of a tensor.
     """
     old, new = None if before is None else parse_place(before), parse_place(after)
     _refuse_mixture(old, new, paths)

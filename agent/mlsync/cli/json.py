@@ -26,14 +26,17 @@ if TYPE_CHECKING:
     from mlsync.proving.prove_later import LaterResult
     from mlsync.proving.shares import Share
     from mlsync.proving.verify import VerifyResult
+    from mlsync.repository.decision import Pin
+    from mlsync.repository.decisions import By, Decided
     from mlsync.repository.manifest import Entry, Manifest, Trouble
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
+    from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.repair import Healing, Repaired
-    from mlsync.versions.proof_status import ProofStatus
+    from mlsync.versions.proof_status import ProofStatus, RunVersions
 
 # How many files that are not understood are listed by name; the count says how many there are.
 _NAMED_MAX: Final = 100
@@ -142,17 +145,64 @@ def _trouble_json(trouble: Trouble) -> dict[str, object]:
     }
 
 
-def versions_json(listed: Iterable[ProofStatus], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
+def versions_json(listed: Iterable[RunVersions], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
     """Return the value of ``mlsync versions``."""
+    listed = list(listed)
     return {
-        "versions": [_version_json(status) for status in listed],
+        "versions": [_version_json(status, one.decided) for one in listed for status in one.statuses],
+        "decided": [_decided_json(one.decided) for one in listed],
         "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
     }
 
 
-def _version_json(status: ProofStatus) -> dict[str, object]:
+def _decided_json(decided: Decided) -> dict[str, object]:
+    return {
+        "run": decided.run,
+        "pinned_count": len(decided.pins),
+        "forgotten_count": len(decided.forgotten),
+        "gone_count": decided.gone_count,
+        "hidden": decided.hidden,
+    }
+
+
+def _pin_json(pin: Pin) -> dict[str, object]:
+    return {"name": pin.name or None, "reason": pin.reason, "made": iso(pin.made_ns)}
+
+
+def pin_json(run: str, pin: Pin, *, was_forgotten: bool) -> dict[str, object]:
+    """Return the value of ``mlsync pin`` and ``unpin``."""
+    return {"run": run, "version": pin.version, "pin": _pin_json(pin), "was_forgotten": was_forgotten}
+
+
+def forget_json(shown: Forgetting, by: By, *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync forget``."""
+    return {
+        "run": shown.run,
+        "dry_run": is_dry_run,
+        "forgotten": [
+            {
+                "version": stored.root.number,
+                "made": iso(stored.root.created_ns),
+                "size_bytes": stored.root.summary.size_bytes,
+                "stored_bytes": stored.root.summary.stored_bytes,
+                "rule": rule,
+                "when": iso(by.now_ns),
+            }
+            for stored, rule in shown.items
+        ],
+        "already_forgotten": list(shown.already),
+    }
+
+
+def unforget_json(run: str, back: Iterable[int]) -> dict[str, object]:
+    """Return the value of ``mlsync unforget``."""
+    return {"run": run, "versions": list(back)}
+
+
+def _version_json(status: ProofStatus, decided: Decided) -> dict[str, object]:
     root, summary = status.root, status.root.summary
     has_checkpoints = summary.checkpoint_count > 0
+    pin, forgotten = decided.pins.get(root.number), decided.forgotten.get(root.number)
     return {
         "run": root.run,
         "version": root.number,
@@ -175,6 +225,8 @@ def _version_json(status: ProofStatus) -> dict[str, object]:
         "hidden_proofs": [] if status.hidden is None else list(status.hidden.keys),
         "trouble_count": len(root.troubles),
         "notes": list(root.notes),
+        "pin": None if pin is None else _pin_json(pin),
+        "forgotten": None if forgotten is None else {"rule": forgotten.rule, "when": iso(forgotten.forgotten_ns)},
     }
 
 
@@ -183,9 +235,10 @@ def show_json(
     manifest: Manifest,
     logged: Mapping[bytes, Mapping[str, Fact]],
     unknown: Sequence[bytes],
+    decided: Decided,
 ) -> dict[str, object]:
     """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
-    return _version_json(status) | {
+    return _version_json(status, decided) | {
         "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
         "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
         **_not_understood_json(unknown),

@@ -222,7 +222,7 @@ version_option = click.option(
     show_default=True,
     metavar="VERSION",
     shell_complete=candidates.words(*VERSION_WORDS),
-    help="Which version: a number, latest, resumable, best, or a time.",
+    help="Which version: a number, latest, resumable, best, a time, or the name of a pin.",
 )
 
 

@@ -13,6 +13,7 @@ from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_op
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.show_report import print_report
+from mlsync.versions.decided import decided_of
 from mlsync.versions.logged import logged_facts
 from mlsync.versions.proof_status import manifest_of, status_from_entries, status_from_summaries
 from mlsync.versions.run_proofs import proofs_of
@@ -41,9 +42,10 @@ Examples:
 def show_command(
     common: Common, version: str | None, version_option: str | None, run: str | None, accept_rollback: bool
 ) -> None:
-    """Show the files of VERSION (a number, latest, resumable, best, or a time), their proofs, and what went wrong.
+    """Show the files of a version, their proofs, and what went wrong.
 
-    What Hugging Face and Ultralytics logged is shown beside their files.
+    VERSION is a number, latest, resumable, best, a time, or the name of a pin; the last version if it is left out. What
+    Hugging Face and Ultralytics logged is shown beside their files.
     """
     if version and version_option:
         raise click.UsageError("VERSION is given twice: as an argument and with --version.")
@@ -56,14 +58,15 @@ def show_command(
         proofs, hidden = proofs_of(session.repository, stored)
         manifest = manifest_of(session.repository, stored, proofs.proofs)
         logged = logged_facts(session.repository, manifest.entries)
+        decided = decided_of(session.repository, manifest.root.run)
     patterns = [watch.not_models for watch in config.watches if watch.run == manifest.root.run]
     unknown = tuple(not_understood(manifest.entries, patterns[0] if patterns else ()))
     if common.as_json:
         status = status_from_entries(status_from_summaries(stored, proofs.proofs), manifest.entries)
         status = replace(status, hidden=hidden)
-        common.emit(show_json(status, manifest, logged, unknown))
+        common.emit(show_json(status, manifest, logged, unknown, decided))
         return
-    print_report(manifest, logged, hidden)
+    print_report(manifest, logged, hidden, decided.pins.get(manifest.root.number))
     if unknown:
         output.say()
         output.say_wrapped(in_words(unknown))

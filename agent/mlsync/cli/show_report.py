@@ -9,6 +9,7 @@ from mlsync import xattrs
 from mlsync.app.wrapping import joined
 from mlsync.cli import output
 from mlsync.cli.table import TextTable
+from mlsync.repository.decision import Pin
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import natural
@@ -25,11 +26,15 @@ _HIDDEN_SHOWN: Final = 8
 _SAID: Final = {Severity.NOTE: "note", Severity.WARN: "warn", Severity.REFUSE: "broken"}
 
 
-def print_report(manifest: Manifest, logged: Logged, hidden: HiddenProofs | None = None) -> None:
+def print_report(
+    manifest: Manifest, logged: Logged, hidden: HiddenProofs | None = None, pin: Pin | None = None
+) -> None:
     """Print the version, its files in natural order by directory, and what was found in them, or is hidden."""
     root = manifest.root
     entries = sorted(manifest.entries, key=lambda entry: natural(entry.path))
     _print_summary(root)
+    if pin is not None:
+        output.say_wrapped(pinned(pin))
     if hidden is not None:
         output.say_wrapped(f"proof hidden: {hidden}")
         for key in hidden.keys[:_HIDDEN_SHOWN]:
@@ -46,6 +51,11 @@ def print_report(manifest: Manifest, logged: Logged, hidden: HiddenProofs | None
             if not number:
                 output.say()
             output.say_wrapped(line)
+
+
+def pinned(pin: Pin) -> str:
+    """Return how a version is pinned, and why."""
+    return "pinned" + (f" as {pin.name}" if pin.name else "") + (f": {pin.reason}" if pin.reason else "")
 
 
 def _print_summary(root: ManifestRoot) -> None:

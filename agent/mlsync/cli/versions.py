@@ -11,26 +11,29 @@ from mlsync.cli.json import versions_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.show_report import pinned
 from mlsync.cli.table import TextTable
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.source.paths import natural
-from mlsync.versions.proof_status import ProofStatus, proof_statuses
+from mlsync.versions.decided import by_rule
+from mlsync.versions.proof_status import ProofStatus, RunVersions, run_versions
 from mlsync.versions.select import find_run
 
 _RIGHT: Final = (0, 2, 3, 4, 5)
 _EXAMPLES = """\b
 Examples:
   mlsync versions
-  mlsync versions yolo --json
+  mlsync versions yolo --all
 """
 
 
 @click.command("versions", cls=Command, short_help="List versions and how far they were proved.", epilog=_EXAMPLES)
 @click.argument("run", required=False, shell_complete=candidates.runs)
+@click.option("--all", "is_all", is_flag=True, help="Forgotten versions too, which can still be brought back.")
 @accept_rollback_option
 @common_options
-def versions_command(common: Common, run: str | None, accept_rollback: bool) -> None:
+def versions_command(common: Common, run: str | None, is_all: bool, accept_rollback: bool) -> None:
     """List the versions of RUN, or of all runs, oldest first.
 
     PROOF is the level that every checkpoint of a version reached: L1 its container is whole, L2 its content makes
@@ -41,34 +44,45 @@ def versions_command(common: Common, run: str | None, accept_rollback: bool) -> 
     with common.session(common.configuration(), monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback)
         names = [find_run(session.repository, run)] if run else [item.name for item in runs(session.repository)]
-        listed = {name: proof_statuses(session.repository, name) for name in names}
+        listed = {name: run_versions(session.repository, name, with_forgotten=is_all) for name in names}
         unreadable = sorted(session.repository.skipped.items())
-        if not any(listed.values()):
+        if not any(one.statuses for one in listed.values()):
             session.repository.refuse_unreadable()
     if common.as_json:
-        common.emit(versions_json([status for statuses in listed.values() for status in statuses], unreadable))
+        common.emit(versions_json(listed.values(), unreadable))
         return
-    if not any(listed.values()):
+    if not any(one.statuses for one in listed.values()):
         output.say("no version yet")
         return
-    _print([listed[name] for name in sorted(listed, key=lambda name: natural(name.encode())) if listed[name]])
+    ordered = sorted(listed, key=lambda name: natural(name.encode()))
+    _print([listed[name] for name in ordered if listed[name].statuses])
 
 
-def _print(listed: list[list[ProofStatus]]) -> None:
-    for number, statuses in enumerate(listed):
+def _print(listed: list[RunVersions]) -> None:
+    for number, one in enumerate(listed):
         if number:
             output.say()
-        output.say_wrapped(f"{statuses[0].root.run}: {output.count(len(statuses), 'version')}")
-        made = _table(statuses, is_narrow=False)
+        statuses = one.statuses
+        output.say_wrapped(_heading(one))
+        made = _table(one, is_narrow=False)
         is_narrow = not made.fits(output.width())
-        output.print_table(_table(statuses, is_narrow=True) if is_narrow else made)
+        output.print_table(_table(one, is_narrow=True) if is_narrow else made)
         levels = sorted({status.root.required_level for status in statuses if status.is_pending})
         if is_narrow and levels:
             output.say_wrapped(f"pending: {' or '.join(f'L{level}' for level in levels)} is required")
 
 
-def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> TextTable:
+def _heading(one: RunVersions) -> str:
+    """Return the run, and how many versions it has; forgotten ones are counted apart."""
+    forgotten = one.decided.forgotten
+    kept = sum(status.root.number not in forgotten for status in one.statuses)
+    count = output.count(kept, "version")
+    return f"{one.statuses[0].root.run}: {count}" + (f", {len(forgotten)} forgotten" if forgotten else "")
+
+
+def _table(one: RunVersions, *, is_narrow: bool) -> TextTable:
     """Return the versions of a run; a narrow table leaves out which level a pending one requires."""
+    statuses = one.statuses
     zone = output.zone(status.root.created_ns for status in statuses)
     table = TextTable(("VERSION", f"MADE ({zone})", "FILES", "SIZE", "NEW", "STORED", "PROOF"), _RIGHT, "; ")
     for status, new_writer in zip(statuses, _new_writers(statuses), strict=True):
@@ -81,7 +95,7 @@ def _table(statuses: list[ProofStatus], *, is_narrow: bool) -> TextTable:
             output.size(summary.new_bytes),
             output.size(summary.stored_bytes),
             _proof(status, is_narrow=is_narrow),
-            remarks=(_hidden(status), new_writer, *root.notes, *_troubles(root)),
+            remarks=(*_decided(one, status), _hidden(status), new_writer, *root.notes, *_troubles(root)),
         )
     return table
 
@@ -96,6 +110,13 @@ def _new_writers(statuses: list[ProofStatus]) -> list[str]:
         texts.append(f"now from {output.path(root.directory)} on {root.host}" if is_new and moved else "")
         last = root
     return texts
+
+
+def _decided(one: RunVersions, status: ProofStatus) -> list[str]:
+    """Return that a version is pinned, or by what it is forgotten."""
+    pin = one.decided.pins.get(status.root.number)
+    dropped = one.decided.dropped(status.root.number, status.stored.digest)
+    return ([] if pin is None else [pinned(pin)]) + ([] if dropped is None else [by_rule(dropped)])
 
 
 def _hidden(status: ProofStatus) -> str:

@@ -7,10 +7,12 @@ make the same number: who comes second looks at what the first decided, and deci
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 import mlsync
 from mlsync.codec.digest import run_id
@@ -80,6 +82,11 @@ class Decided:
         """The highest number that a forgotten or gone version has; 0 if there is none."""
         return max([*self.forgotten, *(one.last for one in self.gone)], default=0)
 
+    @property
+    def gone_count(self) -> int:
+        """How many versions are gone."""
+        return sum(one.last - one.first + 1 for one in self.gone)
+
     def gone_as(self, number: int) -> Gone | None:
         """Return how a version went that may be deleted; ``None`` if it may not."""
         return next((one for one in self.gone if one.first <= number <= one.last), None)
@@ -120,6 +127,11 @@ class By:
 
     host: str
     now_ns: int
+
+    @classmethod
+    def here(cls) -> Self:
+        """Return this machine, and the time by its clock."""
+        return cls(socket.gethostname(), time.time_ns())
 
 
 def find_decided(repository: Repository, run: str, seen: SeenDecision | None = None) -> Decided:

@@ -67,11 +67,11 @@ class RunVersions:
 
 
 def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
-    """Return the proof status of each version of a run that is not forgotten: see ``run_status``."""
-    return run_status(repository, run).statuses
+    """Return the proof status of each version of a run that is not forgotten: see ``run_versions``."""
+    return run_versions(repository, run).statuses
 
 
-def run_status(repository: Repository, run: str, *, with_forgotten: bool = False) -> RunVersions:
+def run_versions(repository: Repository, run: str, *, with_forgotten: bool = False) -> RunVersions:
     """Return the proof status of each version of a run, oldest first; this reads all manifests, and few lists of files.
 
     Objects that do not open are left out; ``repository.skipped`` has them. So are versions that are gone, and those
