@@ -344,3 +344,16 @@ def test_an_old_decision_can_be_read(repository):
     pin(repository, 2)
     assert set(open_numbered(repository, RUN, 1).forgotten) == {1}
     assert open_numbered(repository, RUN, 1).pins == {}
+
+
+def test_thousands_of_ranges_are_looked_up_at_once(repository):
+    """Each number is found in its range, or in none, however many ranges there are."""
+    ranges = tuple(Gone(3 * at + 1, 3 * at + 2, "x", at * DAY_NS) for at in range(5_000))
+
+    def change(_decided, draft):
+        draft.gone = ranges
+
+    found = decide(repository, RUN, None, change, BY)
+    gone = [number for number in range(20_000) if found.gone_as(number) is not None]
+    assert gone == [number for number in range(15_000) if number % 3]
+    assert find_decided(repository, RUN).gone_count == 10_000

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +21,7 @@ from mlsync.upkeep.forget import BY_HAND, forget, needs_of, unforget
 from mlsync.upkeep.pins import pin, refuse_pin_name, refuse_reason, unpin
 from mlsync.versions.proof_status import proof_statuses
 
+MADE = Path(__file__).parents[1] / "formats/made"
 BY = By("node-1", 1_795_435_200_000_000_000)
 
 
@@ -102,19 +105,14 @@ def test_a_pinned_version_stays(world):
 
 def test_the_newest_proved_and_resumable_stay(tmp_path):
     """The newest version whose checkpoints are proved, and the newest to resume from, are refused."""
-    import io
-
-    import torch
-
     world = World(tmp_path)
-    for epoch in (1, 2):
-        file = io.BytesIO()
-        content = {"model": {"weight": torch.ones(200) * epoch}, "optimizer": {"state": {0: torch.ones(3)}}}
-        torch.save({**content, "epoch": epoch}, file)
-        world.write("last.pt", file.getvalue())
+    for step in (2, 3):
+        for path in sorted((MADE / f"huggingface-trainer/checkpoint-{step}").iterdir()):
+            world.write(f"out/checkpoint-{step}/{path.name}", path.read_bytes())
         world.backup()
+    shutil.rmtree(world.directory / "out")
     world.write("last.pt", small_checkpoint(3))
-    world.backup()
+    world.backup(accept_loss=True)
     (world.directory / "last.pt").unlink()
     world.write("log.txt", b"1")
     world.backup(accept_loss=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,7 +90,9 @@ class Decided:
 
     def gone_as(self, number: int) -> Gone | None:
         """Return how a version went that may be deleted; ``None`` if it may not."""
-        return next((one for one in self.gone if one.first <= number <= one.last), None)
+        # A list of versions asks for each of them, and years of a run make many ranges.
+        at = bisect_right(self.gone, number, key=lambda one: one.first)
+        return self.gone[at - 1] if at and number <= self.gone[at - 1].last else None
 
     def dropped(self, number: int, digest: bytes | None = None) -> Forgotten | Gone | None:
         """Return by what a version is forgotten or gone; ``None`` if it is neither.

@@ -37,12 +37,16 @@ class Forgetting:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """The versions of a run that are listed, and why some of them must stay."""
+    """The versions of a run that are listed, and why some of them must stay.
+
+    *kept_by* has, by number, the later versions whose troubles name a version as the one whose content they kept.
+    """
 
     decided: Decided
     seen: SeenDecision | None
     listed: Mapping[int, StoredVersion] = field(default_factory=dict)
     reasons: Mapping[int, str] = field(default_factory=dict)
+    kept_by: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def reason(self, number: int, going: Collection[int]) -> str | None:
         """Return why a version must stay while all of *going* go; ``None`` if it need not."""
@@ -51,10 +55,8 @@ class Needs:
             return f"it is pinned{f' as {name}' if name else ''}"
         if number in self.reasons:
             return self.reasons[number]
-        for other, stored in self.listed.items():
-            if other not in going and any(trouble.kept == number for trouble in stored.root.troubles):
-                return f"it has the last good content of a file, as version {other} says"
-        return None
+        staying = [other for other in self.kept_by.get(number, ()) if other not in going]
+        return f"it has the last good content of a file, as version {staying[-1]} says" if staying else None
 
 
 def needs_of(repository: Repository, run: str) -> Needs:
@@ -63,7 +65,11 @@ def needs_of(repository: Repository, run: str) -> Needs:
     listed = {status.root.number: status.stored for status in found.statuses}
     newest = newest_readable(repository, run)
     seen = None if newest is None else seen_decision(newest.root.room)
-    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found.statuses)))
+    kept_by: dict[int, list[int]] = {}
+    for number, stored in listed.items():
+        for kept in {trouble.kept for trouble in stored.root.troubles}:
+            kept_by.setdefault(kept, []).append(number)
+    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found.statuses)), kept_by)
 
 
 def forget(
