@@ -15,7 +15,7 @@ from mlsync.errors import DecisionsHidden, DecisionTaken, ManifestDamaged, Versi
 from mlsync.repository import decision, names, sealed_object
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key, open_decision
-from mlsync.repository.decisions import By, decide, find_decided, joined, mark_gone, open_numbered
+from mlsync.repository.decisions import By, decide, find_decided, joined, open_numbered
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.repository.sealed_object import DECISION
@@ -288,17 +288,6 @@ def test_bits_that_flip_on_the_way_do_no_harm(repository):
     for nth in (1, 2, 3):
         store = FaultyStore(repository.store, Fault("flip", nth, "get"))
         assert forget(Repository(store, repository.keys), 1 + nth).number == 1 + nth
-
-
-def test_gone_is_only_what_was_forgotten(repository):
-    """A version that is not forgotten, or of which another manifest was, is not marked; neighbours are one range."""
-    forget(repository, 1, 2, 3, 5)
-    other = b"another manifest" + bytes(16)
-    found = mark_gone(repository, RUN, None, {1: HALF, 2: HALF, 3: other, 4: HALF, 5: HALF}, BY)
-    assert found.gone == (Gone(1, 2, "by hand", BY.now_ns), Gone(5, 5, "by hand", BY.now_ns))
-    assert set(found.forgotten) == {3}
-    assert [found.dropped(number) is not None for number in range(1, 6)] == [True, True, True, False, True]
-    assert found.highest_dropped == 5
 
 
 def test_another_version_under_a_forgotten_number_stays(repository):

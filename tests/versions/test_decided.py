@@ -195,6 +195,32 @@ def test_a_list_costs_one_call_more(world):
         forget(world, 1)
 
 
+def test_gone_is_only_what_was_forgotten(world):
+    """A version that is not forgotten, or of which another manifest was, is not marked; neighbours are one range."""
+    world.write("log.txt", b"6")
+    world.backup()
+    forget(world, 1, 2, 3, 5)
+    digests = {number: digest(world, number) for number in range(1, 6)} | {3: b"another manifest" + bytes(16)}
+    found = mark_gone(world.repository, RUN, None, digests, BY)
+    assert found.gone == (Gone(1, 2, "by hand", BY.now_ns), Gone(5, 5, "by hand", BY.now_ns))
+    assert set(found.forgotten) == {3}
+    assert [found.dropped(number) is not None for number in range(1, 6)] == [True, True, True, False, True]
+    assert found.highest_dropped == 5
+
+
+def test_nothing_goes_once_the_newest_that_opens_is_forgotten(world):
+    """If all that was newer is damaged, a forgotten version is the last one that restores, and it stays."""
+    forget(world, 3)
+    for number in (4, 5):
+        key = world.repository.version_key(RUN, number)
+        world.store.delete(key)
+        world.store.put(key, b"damaged")
+    for digests in ({3: digest(world, 3)}, {3: digest(world, 3), 1: digest(world, 1)}):
+        assert mark_gone(world.repository, RUN, None, digests, BY).gone == ()
+    assert number_of(world, "latest") == 2
+    assert number_of(world, "3") == 3
+
+
 # ---------------------------------------------------------------- check and repair
 
 

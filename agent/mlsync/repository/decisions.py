@@ -44,6 +44,7 @@ from mlsync.repository.decision import (
 )
 from mlsync.repository.manifest import Previous
 from mlsync.repository.read_twice import read_twice
+from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository
 from mlsync.repository.seen_decision import SeenDecision, half
 from mlsync.values import storable
@@ -196,8 +197,10 @@ def mark_gone(
     """Mark forgotten versions as gone: from then on their manifests may be deleted, and nobody brings them back.
 
     *versions* are the digests of their manifests by number. A version that is no longer forgotten, or whose manifest
-    is another one than was forgotten, is left alone: look at the result. Raises what ``decide`` raises.
+    is another one than was forgotten, is left alone: look at the result. So are all if the newest version that opens is
+    forgotten itself: what is newer was lost. Raises what ``decide`` raises.
     """
+    newest = newest_readable(repository, run)
 
     def change(decided: Decided, draft: NextState) -> None:
         going = [
@@ -205,6 +208,8 @@ def mark_gone(
             for number, digest in sorted(versions.items())
             if (item := decided.forgotten.get(number)) is not None and item.manifest == half(digest)
         ]
+        if newest is None or decided.dropped(newest.root.number, newest.digest) is not None:
+            return
         for item in going:
             del draft.forgotten[item.version]
         new = [Gone(item.version, item.version, item.rule, item.forgotten_ns) for item in going]
