@@ -24,7 +24,7 @@ MODULES = {
 }
 LEAVES = {"errors", "monitor", "log_context", "buffers", "direct_io", "beneath", "courtesy", "values", "xattrs"}
 FLOWS = {"backup", "restore", "proving", "upkeep", "diff"}
-BELOW = {"source", "proof", "repository"}
+BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
@@ -32,7 +32,7 @@ ARROWS = {
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
     "service": {"app", "config", *FLOWS, *BELOW, "codec"},
     "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
-    "config": {"source", "kms"},
+    "config": {"source", "kms", "retention"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
     "restore": {"target", "versions", *BELOW, "codec", "formats"},
@@ -41,6 +41,8 @@ ARROWS = {
     "proving": {"target", "versions", *BELOW, "formats"},
     "target": {"versions", "source", "repository", "codec"},
     "versions": {*BELOW, "codec", "formats"},
+    # Pure functions of plain facts, which others gather.
+    "retention": set(),
     "source": {"formats"},
     "proof": {"formats"},
     "kms": {"repository", "store"},

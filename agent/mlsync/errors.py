@@ -28,6 +28,9 @@
     |  |- VersionKept             94   a version that must stay cannot be forgotten
     |  |- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
     |  `- CompactionRefused       98   what is left of packs is more to move than was allowed
+    |- RetentionError
+    |  |- RemovalRefused          89   more versions would be removed than was confirmed
+    |  `- PolicyRefused           99   a policy cannot be applied to what is known; nothing was removed
     |- KeyProblem
     |  |- PassphraseMissing       20   no passphrase or key file was given
     |  |- WrongPassphrase         21   no key slot opens with what was given
@@ -286,6 +289,24 @@ class CompactionRefused(RepositoryError):
     """To move what is left of old packs takes more reading and writing than was allowed; nothing was moved."""
 
     exit_code = 98
+
+
+class RetentionError(Error):
+    """Something about the policy that says which versions are kept; nothing was removed."""
+
+
+class RemovalRefused(RetentionError):
+    """More versions would be removed in one go than the configuration allows, or other ones than were confirmed."""
+
+    exit_code = 89
+    usual_advice = "--dry-run shows them; --yes-remove COUNT confirms them"
+
+
+class PolicyRefused(RetentionError):
+    """A policy asks for what is not known, or what the store shows is not complete; nothing was removed."""
+
+    exit_code = 99
+    usual_advice = "mlsync check names what is unclear in the store"
 
 
 class KeyProblem(Error):
