@@ -56,6 +56,7 @@ passphrase_file = "/etc/mlsync/passphrase"
 | a length of time | numbers with a unit: `ms`, `s`, `m` (minutes), `h`, `d` or `w`. Several add up: `"1h30m"` |
 | an amount of memory | a number with a unit: `MiB`, `GiB`, `MB` or `GB` |
 | a cron line | minute, hour, day, month, weekday, in local time: `"30 3 * * 0"` is Sunday at 3:30 |
+| a share | in percent: `"50%"` |
 | a list | `["one", "two"]` |
 | patterns | [exclude.md](exclude.md) describes them |
 """
@@ -69,8 +70,9 @@ These two keys stand before the first line with a bracket.
     "watch": """\
 ## [[watch]]
 
-One table for each training directory. **Only these keys can differ from run to run;** all other keys of the
-configuration hold for every run. `mlsync backup` and `mlsync agent` need at least one table. Other commands need none.
+One table for each training directory. **Only these keys, and those of [`[watch.retention]`](#retention), can differ
+from run to run;** all other keys of the configuration hold for every run. `mlsync backup` and `mlsync agent` need at
+least one table. Other commands need none.
 """,
     "key": """\
 ## [key]
@@ -88,6 +90,12 @@ When [the agent](commands.md#agent) backs up. Other commands do not read this ta
 ## [proof]
 
 How far checkpoints are proved, and where. [checkpoints.md](checkpoints.md) explains the levels.
+""",
+    "retention": """\
+## [retention]
+
+Which versions `mlsync forget` keeps. [retention.md](retention.md) explains the rules. The same keys may stand in
+`[watch.retention]` below a `[[watch]]`, for its run alone: a key that is not there is taken from `[retention]`.
 """,
     "s3": """\
 ## [s3]
@@ -126,6 +134,8 @@ _MORE: Final[Mapping[str, str]] = {
     '`framework = "ultralytics"` all are for files, for `"transformers"` all for directories.',
     "command_environment": "A name takes the value of mlsync's own environment. Names that begin with `MLSYNC_` or "
     "`AWS_` are refused: they may hold secrets.",
+    "keep": "[retention.md](retention.md) lists the rules. An empty list is refused.",
+    "floor": "[checkpoints.md](checkpoints.md) explains the levels.",
     "payload_signing": "[s3.md](s3.md) says which stores need it.",
     "addressing": "[s3.md](s3.md) explains both forms.",
 }

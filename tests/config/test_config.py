@@ -116,6 +116,42 @@ MISTAKES = {
         4,
         'run in [[watch]] must be a run\'s name; it has a "/", not "../b": FILE:4',
     ),
+    "unknown rule": (
+        '[retention]\nkeep = ["last 5", "lst 3"]\n',
+        3,
+        (
+            'keep in [retention] must be a list of rules like ["last 5", "daily 14", "pinned"]; '
+            '\'lst 3\' is no rule: did you mean last?, not ["last 5", "lst 3"]: FILE:3'
+        ),
+    ),
+    "no rule at all": (
+        "[retention]\nkeep = []\n",
+        3,
+        (
+            'keep in [retention] must be a list of rules like ["last 5", "daily 14", "pinned"]; '
+            "an empty one would keep nothing; without it, all versions are kept, not []: FILE:3"
+        ),
+    ),
+    "level without its letter": (
+        "[retention]\nfloor = 3\n",
+        3,
+        'floor in [retention] must be one of "L0", "L1", "L2", "L3", "L4", "L5", not 3: FILE:3',
+    ),
+    "more than all": (
+        '[retention]\nmax_remove = "150%"\n',
+        3,
+        'max_remove in [retention] must be a share like "50%", or a number of versions, not "150%": FILE:3',
+    ),
+    "retention of one run": (
+        '[[watch]]\ndirectory = "/a"\n[[watch]]\ndirectory = "/b"\n[watch.retention]\nkep = ["last 1"]\n',
+        7,
+        "unknown key kep in [watch.retention]: FILE:7 (did you mean keep?)",
+    ),
+    "retention of one run that is no table": (
+        '[[watch]]\ndirectory = "/a"\nretention = ["last 1"]\n',
+        4,
+        "retention in [[watch]] must be a table: FILE:4 (write [watch.retention] on a line below it)",
+    ),
     "directory without a name": (
         '[[watch]]\ndirectory = "/"\n',
         3,
@@ -420,6 +456,35 @@ def test_the_template_reads_back(write):
     assert (config.s3.endpoint_url, config.s3.payload_signing) == ("https://m", "always")
     plain = Config.for_repository("s3://bucket/x")
     assert (config.agent, config.proof, config.key) == (plain.agent, plain.proof, plain.key)
+
+
+def test_retention_of_a_run_is_that_of_all_but_for_what_it_says(write):
+    """A run without a table has the keys of all runs, and so has one for each key that its own table leaves out."""
+    text = GOOD + (
+        '[[watch]]\ndirectory = "/a"\n[watch.retention]\nkeep = ["last 1"]\ngrace = "1d"\n'
+        '[[watch]]\ndirectory = "/b"\n[retention]\nkeep = ["daily 7", "pinned"]\nfloor = "L4"\nmax_remove = 9\n'
+    )
+    config = load(write(text))
+    said = {
+        run: (
+            [rule.text for rule in found.keep],
+            found.floor,
+            found.grace_s,
+            str(found.max_remove),
+        )
+        for run in ("a", "b", "elsewhere")
+        for found in [config.retention_of(run)]
+    }
+    assert said == {
+        "a": (["last 1"], 4, 86_400, "9"),
+        "b": (["daily 7", "pinned"], 4, 604_800, "9"),
+        "elsewhere": (["daily 7", "pinned"], 4, 604_800, "9"),
+    }
+
+
+def test_without_a_word_all_versions_are_kept(write):
+    """The defaults remove nothing."""
+    assert load(write(GOOD)).retention.keep == ()
 
 
 def lines_behind(text):

@@ -20,11 +20,16 @@ from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.kms.names import is_name
+from mlsync.retention.grammar import parse_rules
+from mlsync.retention.limit import ALLOWED as LIMIT_ALLOWED
+from mlsync.retention.limit import RemovalLimit, parse_limit
+from mlsync.retention.rules import Rule
 from mlsync.source.exclude import Excludes
 
 V = TypeVar("V")
 REQUIRED: Final = dataclasses.MISSING
 _AS_SHOWN: Final = object()
+_LEVEL: Final = re.compile(r"L[0-5]")
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 # A drive's letter looks like a scheme too, and so does the host of scp's places.
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
@@ -234,6 +239,35 @@ def patterns(value: Any, base: Path) -> tuple[str, ...]:
         hint = f" ({error.advice})" if error.advice else ""
         raise ValueError(f'a list of patterns like ["*.tmp", "cache/"]; {error.what}{hint}') from None
     return found
+
+
+@kind("a list of rules")
+def keep_rules(value: Any, _base: Path) -> tuple[Rule, ...]:
+    """Return the rules of a policy, at least one."""
+    allowed = 'a list of rules like ["last 5", "daily 14", "pinned"]'
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(allowed)
+    try:
+        return parse_rules(value)
+    except ValueError as error:
+        raise ValueError(f"{allowed}; {error}") from None
+
+
+@kind('one of "L0", "L1", "L2", "L3", "L4", "L5"')
+def proof_level(value: Any, _base: Path) -> int:
+    """Return a level of proof, as lists of versions show it."""
+    if not isinstance(value, str) or not _LEVEL.fullmatch(value):
+        raise ValueError('one of "L0", "L1", "L2", "L3", "L4", "L5"')
+    return int(value[1])
+
+
+@kind("a share in percent, or a whole number")
+def removal_limit(value: Any, _base: Path) -> RemovalLimit:
+    """Return how many versions may be removed in one go."""
+    try:
+        return parse_limit(value)
+    except ValueError:
+        raise ValueError(LIMIT_ALLOWED) from None
 
 
 @kind("a list of texts")

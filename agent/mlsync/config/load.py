@@ -18,6 +18,7 @@ from mlsync.config.model import (
     Config,
     KeySettings,
     ProofSettings,
+    RetentionSettings,
     S3Settings,
     WatchSettings,
     base_directory,
@@ -126,6 +127,7 @@ class _Reader:
             watches=self._watches(),
             agent=AgentSettings(**self._section("agent")),
             proof=ProofSettings(**self._section("proof")),
+            retention=RetentionSettings(**self._section("retention")),
             path=self._file,
         )
         self._check_together(config)
@@ -144,7 +146,7 @@ class _Reader:
         return tuple(self._watch(("watch", index), item) for index, item in enumerate(given))
 
     def _watch(self, at: KeyPath, given: dict[str, Any]) -> WatchSettings:
-        values = self._table(at, given, TABLES["watch"])
+        values = self._table(at, {name: value for name, value in given.items() if name != "retention"}, TABLES["watch"])
         if "directory" not in values:
             self._refuse(at, "a [[watch]] without directory", None)
         if "run" not in values:
@@ -152,7 +154,13 @@ class _Reader:
                 values["run"] = default_run_name(values["directory"])
             except RunNameInvalid as error:
                 self._refuse((*at, "directory"), f"this directory's name gives no run name: {error.where}", "set run")
-        return WatchSettings(**values)
+        return WatchSettings(**values, retention=self._retention((*at, "retention"), given.get("retention", {})))
+
+    def _retention(self, at: KeyPath, given: object) -> RetentionSettings:
+        """Return what holds for one run: what it says itself, and the rest from the table for all runs."""
+        if not isinstance(given, dict):
+            self._refuse(at, "retention in [[watch]] must be a table", "write [watch.retention] on a line below it")
+        return RetentionSettings(**self._section("retention") | self._table(at, given, TABLES["retention"]))
 
     def _table(self, at: KeyPath, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:
         """Return the values of one table by the names of their fields."""
@@ -248,4 +256,5 @@ def _not_toml(file: Path, said: str) -> ConfigInvalid:
 def _in(at: KeyPath) -> str:
     if not at:
         return ""
-    return f" in [[{at[0]}]]" if len(at) > 1 else f" in [{at[0]}]"
+    names = [part for part in at if isinstance(part, str)]
+    return f" in [[{names[0]}]]" if len(at) > len(names) == 1 else f" in [{'.'.join(names)}]"

@@ -23,6 +23,7 @@ from mlsync.config.keys import (
     endpoint,
     factory,
     flag,
+    keep_rules,
     key,
     keys_of,
     kms_key,
@@ -31,6 +32,8 @@ from mlsync.config.keys import (
     path,
     patterns,
     proof_device,
+    proof_level,
+    removal_limit,
     repository,
     run_name,
     schedule,
@@ -41,6 +44,8 @@ from mlsync.config.keys import (
     variables,
 )
 from mlsync.errors import ConfigInvalid
+from mlsync.retention.limit import RemovalLimit
+from mlsync.retention.rules import Rule
 from mlsync.source.temporary_names import TEMPORARY_NAMES
 
 # The checks on numbers that mlsync.proof.numbers makes.
@@ -153,6 +158,39 @@ class KeySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """Which versions `mlsync forget` leaves; without rules all of them."""
+
+    keep: tuple[Rule, ...] = key(
+        keep_rules,
+        "The versions that `mlsync forget` keeps: each rule adds some to those of the others. Nothing is removed "
+        "by itself.",
+        example='["last 5", "resumable 2", "best 3 by fitness max", "daily 14", "pinned"]',
+        unset="all versions are kept",
+        otherwise=(),
+    )
+    floor: int = key(
+        proof_level,
+        "A version below this level of proof never takes the place of one at or above it.",
+        default='"L3"',
+        example='"L4"',
+    )
+    grace_s: float = key(
+        duration,
+        "No policy removes a version that is younger. A version that was removed can be brought back for as long.",
+        default='"7d"',
+        example='"2d"',
+        name="grace",
+    )
+    max_remove: RemovalLimit = key(
+        removal_limit,
+        "More versions of a run in one go have to be confirmed by their number: a share, or a number.",
+        default='"50%"',
+        example="100",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class WatchSettings:
     """One training directory and the name of its run."""
 
@@ -185,6 +223,7 @@ class WatchSettings:
         default="[]",
         example='["*.mdl"]',
     )
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +422,7 @@ class Config:
     watches: tuple[WatchSettings, ...] = ()
     agent: AgentSettings = field(default_factory=AgentSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     path: Path | None = None
 
     @property
@@ -391,6 +431,10 @@ class Config:
         if not self.repository.startswith("file:"):
             return None
         return Path(unquote(urlsplit(self.repository).path, errors="surrogateescape"))
+
+    def retention_of(self, run: str) -> RetentionSettings:
+        """Return which versions of a run are kept: as its ``[[watch]]`` says, or as is said for all runs."""
+        return next((watch.retention for watch in self.watches if watch.run == run), self.retention)
 
     @classmethod
     def for_repository(cls, place: str, environ: Mapping[str, str] = os.environ) -> Self:
@@ -412,6 +456,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "watch": keys_of(WatchSettings),
     "agent": keys_of(AgentSettings),
     "proof": keys_of(ProofSettings),
+    "retention": keys_of(RetentionSettings),
 }
 
 

@@ -48,6 +48,7 @@ def template(
     parts += ["", "[key]", *_lines(TABLES["key"], key or {})]
     parts += ["", "[agent]", *_lines(TABLES["agent"], {})]
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
+    parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"
 

@@ -41,6 +41,9 @@ def _paths(text: str) -> Iterator[tuple[int, KeyPath]]:
                 name = ".".join(map(str, table))
                 seen[name] = seen.get(name, -1) + 1
                 table = (*table, seen[name])
+            elif table and table[0] in seen:
+                # A table within the last one of an array: [watch.retention] belongs to the [[watch]] above it.
+                table = (table[0], seen[str(table[0])], *table[1:])
             yield number, table
         elif assignment := _ASSIGNMENT.match(line):
             yield number, table + _split(assignment["key"])
