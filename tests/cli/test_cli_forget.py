@@ -72,7 +72,7 @@ def test_without_a_terminal_forgetting_takes_yes(three):
         (("forget", "x", "--yes"), 2, "not a number of a version: 'x'"),
         (("forget", "3-1", "--yes"), 2, "not a number of a version: '3-1'"),
         (("forget", "0"), 2, "not a number of a version: '0'"),
-        (("forget",), 2, "Missing argument"),
+        (("forget",), 2, "nothing says which versions to keep"),
         (("unforget", "1-3"), 2, "no such version from 1 to 3"),
         (("pin", "1", "--name", "latest"), 2, "means something else"),
         (("pin", "1", "--name", "a b"), 2, "not a name for a pin"),

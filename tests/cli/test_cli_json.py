@@ -273,6 +273,10 @@ def test_what_is_decided_is_as_documented(saved):
     compare("mlsync versions", value, "versions --all")
     assert [one["forgotten"] is not None for one in value["versions"]] == [True, False, False]
     assert [one["version"] for one in one_value(saved.good("versions", "--json"))["versions"]] == [2, 3]
+    rules = ("--keep", "last 1", "--json")
+    compare("mlsync forget without numbers", one_value(saved.good("forget", "--dry-run", *rules)), "rules")
+    refused = one_value(saved.run("forget", "--yes", "--keep", "every 1 steps", "--json"))
+    compare("mlsync forget without numbers", refused, "refused rules")
     compare("mlsync unforget", one_value(saved.good("unforget", "1", "--json")), "unforget")
 
 

@@ -56,6 +56,12 @@ def test_the_newest_and_the_newest_proved_stay():
     }
 
 
+def test_the_newest_that_is_proved_as_required_stays_beside_that_at_the_floor():
+    """A floor above what was required does not make what was required worthless."""
+    versions = [made(1, 1, level=4), made(2, 2, is_as_required=True), made(3, 3, level=0), made(4, 4, level=0)]
+    assert kept(["last 1"], versions, floor=4) == [1, 2, 4]
+
+
 def test_the_newest_resumable_at_the_floor_stays_beside_a_newer_one_below():
     """A resumable version below the floor does not displace a proved one here either."""
     versions = [made(1, 1, is_resumable=True), made(2, 2, is_resumable=True, level=0), made(3, 3)]
@@ -222,6 +228,7 @@ def histories(draw):
                 number,
                 made_ns + skew_ns,
                 level=draw(st.integers(0, 5)),
+                is_as_required=draw(st.booleans()),
                 is_broken=draw(st.booleans()) and draw(st.booleans()),
                 is_resumable=draw(st.booleans()),
                 is_best=draw(st.integers(0, 9)) == 0,
@@ -230,7 +237,7 @@ def histories(draw):
                 epoch=draw(st.none() | reals),
                 step=draw(st.none() | reals),
                 metrics={"m": tuple(draw(st.lists(reals, max_size=2)))} if draw(st.booleans()) else {},
-                sources=frozenset(draw(st.sets(st.integers(0, number), max_size=1))),
+                sources=frozenset(draw(st.sets(st.integers(0, number + 2), max_size=1))),
             )
         )
     return versions, made_ns + draw(st.sampled_from([0, DAY_NS, -DAY_NS, 400 * DAY_NS]))
@@ -300,15 +307,15 @@ def test_what_is_protected_stays(keep, history, floor, grace_s):
     proved = [one for one in by_number if one.level >= floor and not one.is_broken]
     sound = [one for one in by_number if not one.is_broken]
     resumable = [one for one in by_number if one.is_resumable]
-    for several in (by_number, proved or sound, resumable, [one for one in resumable if one in proved]):
+    required = [one for one in by_number if one.is_as_required]
+    for several in (required, by_number, proved or sound, resumable, [one for one in resumable if one in proved]):
         assert not several or several[-1] in left
     for one in versions:
         is_young = one.made_ns > now_ns - grace_s * 10**9
         if one.is_best or one.is_pinned or is_young:
             assert one in left
-    numbers_there = {one.number for one in versions}
     for one in left:
-        assert not {number for number in one.sources & numbers_there if number < one.number} & gone
+        assert not (one.sources & gone) - {one.number}
 
 
 @some

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
     from mlsync.cli.resuming import Resume
+    from mlsync.config.model import RetentionSettings
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
     from mlsync.diff.diff import DiffResult, FileDiff
     from mlsync.diff.drift import Drift
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.repair import Healing, Repaired
+    from mlsync.upkeep.retained import Retained
     from mlsync.versions.proof_status import ProofStatus, RunVersions
 
 # How many files that are not understood are listed by name; the count says how many there are.
@@ -191,6 +193,50 @@ def forget_json(shown: Forgetting, by: By, *, is_dry_run: bool) -> dict[str, obj
             for stored, rule in shown.items
         ],
         "already_forgotten": list(shown.already),
+    }
+
+
+def forget_by_policy_json(
+    found: Iterable[tuple[Retained, RetentionSettings]],
+    refused: Iterable[tuple[str, Error]],
+    *,
+    is_dry_run: bool,
+    is_done: bool,
+) -> dict[str, object]:
+    """Return the value of ``mlsync forget`` without numbers."""
+    return {
+        "dry_run": is_dry_run,
+        "done": is_done,
+        "runs": [_retained_json(one, settings) for one, settings in found],
+        "errors": [{"run": run} | error_json(error) for run, error in refused],
+    }
+
+
+def _retained_json(one: Retained, settings: RetentionSettings) -> dict[str, object]:
+    evaluation = one.evaluation
+    return {
+        "run": evaluation.run,
+        "floor": settings.floor,
+        "grace_seconds": settings.grace_s,
+        "max_remove": str(settings.max_remove),
+        "allowed": settings.max_remove.allows(len(evaluation.removed), evaluation.there_count),
+        "rules": [
+            {"rule": rule.text, "seen_count": rule.seen_count, "kept_count": rule.kept_count}
+            for rule in evaluation.rules
+        ],
+        "versions": [
+            {
+                "version": item.version.number,
+                "made": iso(item.version.made_ns),
+                "level": item.version.level if one.roots[item.version.number].summary.checkpoint_count else None,
+                "broken": item.version.is_broken,
+                "stored_bytes": one.roots[item.version.number].summary.stored_bytes,
+                "kept": item.is_kept,
+                "reasons": list(item.reasons),
+            }
+            for item in evaluation.judged
+        ],
+        "removed": list(evaluation.removed),
     }
 
 

@@ -13,7 +13,8 @@ from mlsync.errors import PolicyRefused
 class VersionFacts:
     """A version as a policy sees it.
 
-    *level* is the lowest that its checkpoints reached, 0 if it has none. *metrics* has each number that is known of it
+    *level* is the lowest that its checkpoints reached, 0 if it has none; whether it *is_as_required* says if that was
+    far enough for whoever made it. *metrics* has each number that is known of it
     by name: several checkpoints of a version may each have one. *sources* are the older versions whose content of a
     file it holds, because that file could not be taken when it was made. Whether it *is_registered* may be unknown.
     """
@@ -21,6 +22,7 @@ class VersionFacts:
     number: int
     made_ns: int
     level: int = 0
+    is_as_required: bool = False
     is_broken: bool = False
     is_resumable: bool = False
     is_best: bool = False

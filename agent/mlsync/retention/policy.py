@@ -107,17 +107,19 @@ def evaluate(policy: KeepPolicy, run: str, versions: Iterable[VersionFacts], now
 
 def _protect(history: History, grace_s: float, reasons: dict[int, list[str]]) -> None:
     """Give reasons to the versions that no policy may remove."""
-    if not history.versions:
-        return
-    reasons[history.versions[-1].number].append("newest")
-    proved = history.newest_proved
-    assert proved is not None
-    reasons[proved.number].append("newest proved")
+
+    def keep_last(found: Sequence[VersionFacts], reason: str) -> None:
+        if found and reason not in reasons[found[-1].number]:
+            reasons[found[-1].number].append(reason)
+
+    keep_last(history.versions, "newest")
+    # The floor may be above or below what was required of the versions: both kinds of a proved one stay.
+    keep_last([one for one in (history.newest_proved,) if one is not None], "newest proved")
+    keep_last([one for one in history.versions if one.is_as_required], "newest proved")
     resumable = [one for one in history.versions if one.is_resumable]
     # A newer one below the floor does not displace a proved one here, either.
-    for found in (resumable, [one for one in resumable if history.is_proved(one)]):
-        if found and "newest resumable" not in reasons[found[-1].number]:
-            reasons[found[-1].number].append("newest resumable")
+    keep_last(resumable, "newest resumable")
+    keep_last([one for one in resumable if history.is_proved(one)], "newest resumable")
     young_ns = history.now_ns - int(grace_s * 10**9)
     for one in history.versions:
         if one.is_best:
@@ -131,12 +133,12 @@ def _protect(history: History, grace_s: float, reasons: dict[int, list[str]]) ->
 
 
 def _protect_sources(versions: Sequence[VersionFacts], reasons: dict[int, list[str]]) -> None:
-    """Keep the versions whose content of a file stands in versions that are kept.
-
-    They have what is around that content, as it was. Sources are older, so one look from the newest on finds the
-    sources of sources too.
-    """
-    for one in reversed(versions):
-        for source in sorted(one.sources) if reasons[one.number] else ():
-            if source in reasons and source < one.number:
-                reasons[source].append(f"last good content of a file in version {one.number}")
+    """Keep the versions whose content of a file stands in versions that are kept, and the sources of these."""
+    sources = {one.number: one.sources for one in versions}
+    kept = [number for number, why in reasons.items() if why]
+    while kept:
+        number = kept.pop()
+        for source in sorted(sources[number] & reasons.keys() - {number}):
+            if not reasons[source]:
+                kept.append(source)
+            reasons[source].append(f"last good content of a file in version {number}")

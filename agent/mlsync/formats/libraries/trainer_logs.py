@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from mlsync.values import Fact
@@ -95,6 +96,48 @@ def read_fitness(data: bytes) -> float | None:
     return max((fitness for _, fitness in _results(data)), default=None)
 
 
+def last_fitness(data: bytes) -> float | None:
+    """Return the fitness of the last epoch in a ``results.csv`` of Ultralytics, ``None`` if it tells of none."""
+    rows = list(_results(data))
+    return rows[-1][1] if rows else None
+
+
+def last_in_column(data: bytes, column: str) -> float | None:
+    """Return the last number in a column of a table in CSV, ``None`` if there is none."""
+    if len(data) > RESULTS_BYTES_MAX:
+        return None
+    found: float | None = None
+    try:
+        columns, rows = _table(data)
+        place = columns.index(column)
+        for row in rows:
+            with suppress(ValueError, IndexError):
+                number = float(row[place])
+                found = number if math.isfinite(number) else found
+    except (csv.Error, ValueError):
+        return found
+    return found
+
+
+def last_logged(data: bytes, name: str) -> float | None:
+    """Return the number that a state in JSON has under a name: in the last entry of its log that has it, or at its top.
+
+    Hugging Face's trainer keeps what it evaluated, such as ``eval_loss``, in ``log_history``.
+    """
+    if len(data) > STATE_BYTES_MAX:
+        return None
+    try:
+        state = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(state, dict):
+        return None
+    history = state.get("log_history")
+    entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
+    values = (_real(one.get(name)) for one in (*reversed(entries), state))
+    return next((float(value) for value in values if value is not None), None)
+
+
 def results_facts(data: bytes) -> dict[str, Fact]:
     """Return what a ``results.csv`` of Ultralytics tells of the training, or nothing."""
     rows = list(_results(data))
@@ -120,14 +163,19 @@ def _results(data: bytes) -> list[tuple[int | float | None, float]]:
     """Return the epoch and the fitness of each row that has one."""
     if len(data) > RESULTS_BYTES_MAX:
         return []
-    whole = data[: data.rfind(b"\n") + 1]  # a row without its end is still being written
-    lines = [line for line in whole.decode("utf-8", "replace").splitlines() if len(line) <= _LINE_CHARS_MAX]
     try:
-        rows = csv.reader(lines)
-        columns = [name.strip() for name in next(rows, [])]
-        return list(_fitnesses(columns, rows)) if len(columns) <= _COLUMNS_MAX else []
+        return list(_fitnesses(*_table(data)))
     except csv.Error:
         return []
+
+
+def _table(data: bytes) -> tuple[list[str], Iterator[list[str]]]:
+    """Return the columns of a table in CSV, none if there are too many, and its rows."""
+    whole = data[: data.rfind(b"\n") + 1]  # a row without its end is still being written
+    lines = [line for line in whole.decode("utf-8", "replace").splitlines() if len(line) <= _LINE_CHARS_MAX]
+    rows = csv.reader(lines)
+    columns = [name.strip() for name in next(rows, [])]
+    return (columns, rows) if len(columns) <= _COLUMNS_MAX else ([], iter(()))
 
 
 def _fitnesses(columns: list[str], rows: Iterator[list[str]]) -> Iterator[tuple[int | float | None, float]]:

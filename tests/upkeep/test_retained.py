@@ -1,0 +1,189 @@
+"""A policy asked about the versions in a store: what is gathered, what it costs, and what is not clear."""
+
+import time
+
+import pytest
+
+from flow_parts import RUN, World
+from mlsync.errors import PolicyRefused
+from mlsync.repository import names
+from mlsync.repository.decision import Pin
+from mlsync.repository.decisions import By, decide
+from mlsync.repository.seen_decision import half
+from mlsync.retention.grammar import parse_rules
+from mlsync.retention.policy import KeepPolicy
+from mlsync.upkeep.retained import retained
+from safetensors_parts import saved
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A run without versions."""
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def make(world, count, **numbers):
+    """Make versions of a checkpoint: one of each epoch."""
+    for epoch in range(count):
+        world.write("last.safetensors", saved(epoch=epoch, fill=bytes([epoch]), **numbers))
+        world.backup()
+
+
+def asked(world, *keep, with_all_reasons=False, **more):
+    """What a policy says of the run, a day from now."""
+    policy = KeepPolicy(parse_rules(keep), **({"floor": 2, "grace_s": 0} | more))
+    now_ns = time.time_ns() + 86_400 * 10**9
+    return retained(world.repository, RUN, policy, now_ns, with_all_reasons=with_all_reasons)
+
+
+def removed(world, *keep, **more):
+    """The versions that a policy would remove."""
+    return asked(world, *keep, **more).evaluation.removed
+
+
+def test_a_policy_is_asked_about_what_the_store_shows(world):
+    """Numbers, dates, proofs, epochs and values come from the store; each version has its manifest's digest."""
+    make(world, 6)
+    assert removed(world, "last 2") == (1, 2, 3, 4)
+    assert removed(world, "every 2 epochs") == (2, 4)
+    assert removed(world, "best 1 by epoch min", "last 1") == (2, 3, 4, 5)
+    found = asked(world, "last 2")
+    assert {number: world.repository.stored(RUN, number).digest for number in range(1, 7)} == found.digests
+
+
+def test_versions_without_a_checkpoint_are_below_any_floor(world):
+    """What holds logs alone has no level, and displaces no proved version."""
+    make(world, 2)
+    (world.directory / "last.safetensors").unlink()
+    for number in range(3):
+        world.append("log.txt", b"line %d\n" % number)
+        world.backup(accept_loss=True)
+    assert removed(world, "last 1") == (1, 3, 4)
+
+
+def test_the_newest_resumable_and_the_best_stay(world):
+    """They are found in the lists of files, also if no rule asks for them."""
+    world.write("last.safetensors", saved(epoch=1, best_fitness=0.9))
+    world.backup()
+    world.write("last.safetensors", saved(epoch=2, best_fitness=0.5, optimizer=True))
+    world.backup()
+    make(world, 3)
+    found = asked(world, "last 1")
+    assert {one.version.number: one.reasons for one in found.evaluation.judged if one.is_kept} == {
+        1: ("best",),
+        2: ("newest resumable",),
+        5: ("newest", "newest proved", "last 1"),
+    }
+
+
+def test_pins_and_forgotten_versions_are_heeded(world):
+    """A pinned version stays; a forgotten one neither counts nor is removed again."""
+    make(world, 5)
+    digest = world.repository.stored(RUN, 2).digest
+
+    def pin(_decided, draft):
+        draft.pins[2] = Pin(2, half(digest), "", "", 1)
+
+    decide(world.repository, RUN, None, pin, By("host", 1))
+    assert removed(world, "last 1") == (1, 3, 4)
+
+
+def test_torn_files_keep_the_version_of_their_content(world):
+    """The version whose content of a torn file stands in a kept one stays."""
+    make(world, 2)
+    whole = saved(epoch=9, fill=b"\x09")
+    for length in (50, 60, 70):
+        world.write("last.safetensors", whole[:length])
+        world.append("log.txt", b"x")
+        world.backup()
+    newest = world.numbers()[-1]
+    assert {trouble.kept for trouble in world.troubles().values()} == {2}
+    kept = {one.version.number: one.reasons for one in asked(world, "last 1").evaluation.judged}
+    assert kept[2][-1] == f"last good content of a file in version {newest}"
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_lists_of_files_are_read_only_where_something_may_go(world):
+    """If nothing would be removed, manifests are read, and no pack; else the lists of files too, of each version."""
+    make(world, 4)
+    for rule, is_cheap in (("last 4", True), ("last 3", False)):
+        world.counted.reset()
+        asked(world, rule)
+        assert (sum(world.counted.calls.values()) < 12) == is_cheap, world.counted.calls
+
+
+# ---------------------------------------------------------------- what is not clear
+
+
+def refused(world, *keep):
+    """Why a policy is refused."""
+    with pytest.raises(PolicyRefused) as caught:
+        asked(world, *(keep or ["last 1"]))
+    return caught.value.what
+
+
+def test_a_version_that_does_not_open_is_not_clear(world):
+    """It may be the best one, damaged, or nothing: nothing is removed."""
+    make(world, 4)
+    key = world.repository.version_key(RUN, 2)
+    body = bytearray(world.store.get(key, limit_bytes=1 << 20))
+    body[-1] ^= 1
+    world.store.delete(key)
+    world.store.put(key, bytes(body))
+    assert f"{key} cannot be read" in refused(world)
+
+
+def test_a_planted_version_is_not_clear(world):
+    """Whoever may create objects can keep versions from being removed, and no more."""
+    make(world, 3)
+    world.store.put(world.repository.version_key(RUN, 99), b"planted")
+    assert "/0000000099 cannot be read" in refused(world)
+
+
+def test_a_version_that_is_missing_is_not_clear(world):
+    """A listing that lacks what a later version names is short, whatever the reason."""
+    make(world, 4)
+    world.store.delete(world.repository.version_key(RUN, 2))
+    assert "version 2 is missing, and nothing says that it was removed" in refused(world)
+
+
+def test_hidden_decisions_are_not_clear(world):
+    """A pin may be among them."""
+    make(world, 2)
+    digest = world.repository.stored(RUN, 1).digest
+
+    def pin(_decided, draft):
+        draft.pins[1] = Pin(1, half(digest), "", "", 1)
+
+    decide(world.repository, RUN, None, pin, By("host", 1))
+    world.append("log.txt", b"x")
+    world.backup()
+    for info in list(world.store.list(names.DECISIONS)):
+        world.store.delete(info.key)
+    assert "what was decided of its versions cannot be read" in refused(world)
+
+
+def test_a_list_of_files_that_cannot_be_read_is_not_clear(world):
+    """Without it nobody knows whether training can resume from the version."""
+    make(world, 3)
+    world.write("many.txt", b"x")
+    for number in range(400):
+        world.write(f"d/{number:0200d}", b"")
+    world.backup()
+    make(world, 2)
+    packs = {ref for segment in world.repository.stored(RUN, 4).root.segments for ref in segment.chunks}
+    assert packs
+    for pack in world.repository.stored(RUN, 4).root.packs:
+        world.store.delete(names.pack(pack[-16:]))
+    assert "a list of files cannot be read" in refused(world)
+
+
+def test_an_unknown_value_is_refused_with_the_names_that_there_are(world):
+    """The names are those that proofs and logs have."""
+    make(world, 2)
+    with pytest.raises(PolicyRefused, match=r"did you mean epoch\?"):
+        asked(world, "best 1 by epch")
