@@ -72,6 +72,15 @@ def test_a_hidden_decision_is_named_on_and_reported(world):
     assert find_decided(world.repository, RUN, decided.seen).hidden is not None
 
 
+def test_an_older_decision_does_not_stand_for_a_hidden_one(world):
+    """If only the newest decision is hidden, the next version still names that one, and not the one before it."""
+    forget(world, 1)
+    newer = decide(world.repository, RUN, None, lambda _, draft: draft.pins.update({2: _pin(world, 2)}), BY)
+    next_version(world)
+    world.store.delete(decision_key(world.repository.keys, RUN, 2))
+    assert next_version(world) == (4, newer.seen)
+
+
 def test_a_newer_decision_that_does_not_open_is_reported(world):
     """If the newest decision is damaged, the version names the one before it, which opens."""
     first = forget(world, 1)

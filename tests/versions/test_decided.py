@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from doubles.memory_store import MemoryStore
 from flow_parts import RUN, World
 from mlsync.errors import HistoryRolledBack, ObjectDamaged, VersionMissing
 from mlsync.repository import names
 from mlsync.repository.decision import Forgotten, Gone, Pin, decision_key
 from mlsync.repository.decisions import By, decide, find_decided, mark_gone
 from mlsync.repository.readable import report_skipped
+from mlsync.repository.repository import Repository
 from mlsync.repository.seen_decision import half
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep.check import check
@@ -255,6 +257,21 @@ def test_a_check_looks_at_every_decision(world):
     world.store.put(decision_key(world.repository.keys, RUN, 2), b"nonsense")
     (problem,) = check(world.repository, world.monitor).problems
     assert "decision is cut short" in problem.text
+
+
+def test_a_check_compares_each_decision_with_the_next(world):
+    """A decision that somebody with the key replaced is found out by the one that follows it."""
+    forget(world, 1)
+    other = MemoryStore()
+    other.put(names.HEADER, world.store.get(names.HEADER, limit_bytes=4096))
+    replaced = Repository(other, world.repository.keys)
+    decide(replaced, RUN, None, lambda _, draft: draft.pins.update({4: Pin(4, bytes(16), "", "", 0)}), BY)
+    forget(world, 2)
+    key = decision_key(world.repository.keys, RUN, 1)
+    world.store.delete(key)
+    world.store.put(key, other.get(key, limit_bytes=1 << 20))
+    (problem,) = check(world.repository, world.monitor).problems
+    assert problem.text == "decision 1 is not the one that it was made to follow"
 
 
 def test_a_check_reports_what_is_planted_as_an_oddity(world):
