@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 
 import click
 import pytest
 from write_help import help_texts
 
 from mlsync.cli.main import COMMANDS, GROUPS, cli
+from mlsync.cli.short_helps import SHORT_HELPS
 
 TEXTS = dict(help_texts())
 # The commands with most options, and the list of all options.
@@ -66,6 +69,17 @@ def test_all_commands_are_in_groups():
         assert [line.split()[0] for line in section.splitlines()[: len(names)]] == list(names)
     assert len(set(COMMANDS)) == len(COMMANDS)
     assert "mlsync COMMAND --help" in text
+
+
+def test_the_list_of_commands_says_what_each_command_says():
+    """Each line of the list is the command's own, and is there without importing any command."""
+    context = click.Context(cli)
+    own = {name: cli.get_command(context, name).get_short_help_str(80) for name in SHORT_HELPS}
+    assert own == SHORT_HELPS
+    program = "import sys; from mlsync.cli.main import cli; cli(['--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {f"mlsync.cli.{name}" for name in SHORT_HELPS} & set(done.stdout.split())
+    assert loaded == set()
 
 
 def test_common_options_are_listed_once():

@@ -17,6 +17,7 @@ from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.json import error_json, failure_json
 from mlsync.cli.parsing import Group, with_common_options
+from mlsync.cli.short_helps import SHORT_HELPS
 from mlsync.errors import Error
 
 _EPILOG = """\b
@@ -59,8 +60,13 @@ class _Commands(Group):
         for title, names in GROUPS.items():
             formatter.write_heading(title)
             with formatter.indentation():
-                commands = ((name, self.get_command(ctx, name)) for name in names)
-                formatter.write_dl([(f"{name:<{width}}", one.get_short_help_str(80)) for name, one in commands if one])
+                formatter.write_dl([(f"{name:<{width}}", self._short_help(ctx, name)) for name in names])
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        if name in SHORT_HELPS:
+            return SHORT_HELPS[name]
+        command = self.get_command(ctx, name)
+        return "" if command is None else command.get_short_help_str(80)
 
 
 @click.group(

@@ -1,0 +1,30 @@
+"""What each command does, in a line: so that the list of commands imports none of them, nor what they work with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+# As each command says it in its ``short_help``, which a test compares. A command that is not here is imported.
+SHORT_HELPS: Final[Mapping[str, str]] = {
+    "demo": "See all of it work, with a real training, in a minute.",
+    "init": "Make a repository and a configuration.",
+    "status": "Show what is set up and what to do next, as mlsync alone does.",
+    "backup": "Make a version of each run that changed, now.",
+    "agent": "Keep watch over all runs (the service).",
+    "restore": "Bring a version back.",
+    "versions": "List versions and how far they were proved.",
+    "show": "Show the files of a version and their proofs.",
+    "diff": "Show what changed from one version to another.",
+    "pin": "Keep a version for good, under a name.",
+    "unpin": "Remove the pin of a version.",
+    "forget": "Leave versions out, until they are removed.",
+    "unforget": "Bring forgotten versions back.",
+    "check": "Check every object of the repository.",
+    "repair": "Heal lost or damaged objects.",
+    "verify": "Read a version back and prove it again.",
+    "prove": "Prove versions that were committed without a full proof.",
+    "key": "List, add, change and remove what opens the repository.",
+    "service": "Install or remove the systemd service.",
+    "completion": "Print a completion script for bash, zsh or fish.",
+}
