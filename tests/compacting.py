@@ -12,7 +12,7 @@ from mlsync.repository import names
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
 from mlsync.store.base import Store
-from mlsync.upkeep.compaction import Compacted, CompactionPlan, compact, plan, releasable
+from mlsync.upkeep.compaction import Compacted, CompactionPlan, compact, plan_all, releasable
 from mlsync.upkeep.live_chunks import LiveChunks
 
 WHEN_NS = 1_800_000_000_000_000_000
@@ -33,12 +33,7 @@ def versions_of(repository: Repository) -> list[Any]:
 
 def planned(repository: Repository, **options: Any) -> CompactionPlan:
     """A plan for all that the store has."""
-    moved = set(repository.moves.listed())
-    live = LiveChunks(repository, moved)
-    for stored in versions_of(repository):
-        live.add_version(stored)
-    sizes = {pack: info.size_bytes for pack, info in repository.packs()}
-    return plan(repository, live, sizes, repository.tombstones(), moved, **options)
+    return plan_all(repository, SilentMonitor(), **options)
 
 
 def bury_in(store: Store) -> Any:

@@ -19,12 +19,13 @@ from compacting import (
 )
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import World, keys_of, noise
-from mlsync.errors import CompactionRefused, Stopped, StoreUnavailable
+from mlsync.errors import CompactionRefused, ObjectMissing, Stopped, StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import features, move, names
 from mlsync.repository.features import MOVES
 from mlsync.repository.move import Moves
 from mlsync.repository.repository import Repository
+from mlsync.repository.segments import segment_refs
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep.compaction import CompactionPlan, PackUse, refuse_above, releasable
 
@@ -583,3 +584,33 @@ def test_another_one_at_each_call_of_a_compaction(world, action):
         delete_buried(again)
         _reads_all(world, again)
     is_whole(world)
+
+
+# ---------------------------------------------------------------- what a plan looks at
+
+
+@pytest.mark.parametrize("what", ["planted", "damaged"])
+def test_what_a_damaged_manifest_needs_counts_by_its_copy(world, what):
+    """A manifest that does not open is looked at by its copy; what was planted beside versions changes nothing."""
+    before = planned(world.repository)
+    if what == "planted":
+        world.store.put(names.version(os.urandom(16), 7), b"planted")
+    else:
+        key = world.repository.version_key("yolo", 2)
+        world.store.delete(key)
+        world.store.put(key, b"damaged")
+        world.repository = Repository(world.store, world.repository.keys)
+    assert planned(world.repository) == before
+
+
+def test_a_list_of_files_that_cannot_be_read_ends_a_plan(tmp_path):
+    """What a version needs whose list of files is lost is unknown, and must not count as dead."""
+    world = World(tmp_path)
+    for number in range(400):
+        world.write(f"{number:03d}-{'x' * 200}", b"%d" % (number % 3))
+    world.backup()
+    for ref in segment_refs(world.manifest().root, "here"):
+        world.store.delete(names.pack(ref.pack))
+    with pytest.raises(ObjectMissing):
+        planned(world.repository)
+    world.close()

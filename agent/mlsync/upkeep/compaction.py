@@ -18,18 +18,20 @@ from mlsync.errors import (
     CompactionRefused,
     Damage,
     FormatUnsupported,
+    ManifestDamaged,
     NotFound,
     ObjectArchived,
     ObjectDamaged,
     Stopped,
 )
 from mlsync.monitor import Monitor
+from mlsync.repository import names
 from mlsync.repository.features import MOVES, set_feature
 from mlsync.repository.manifest import ChunkRef, refs_of
 from mlsync.repository.move import STEPS_MAX, Moves
 from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
 from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
-from mlsync.repository.repository import Repository, StoredVersion
+from mlsync.repository.repository import Repository, StoredVersion, is_no_version, listed_versions
 from mlsync.repository.segments import segment_refs
 from mlsync.upkeep.live_chunks import LiveChunks
 
@@ -131,6 +133,41 @@ def plan(
             chosen.append(use)
     chosen.sort(key=lambda use: (use.share, use.pack_id))
     return CompactionPlan(tuple(chosen), tuple(unburied))
+
+
+def plan_all(
+    repository: Repository, monitor: Monitor, *, choose: Callable[[PackUse], bool] = lambda use: use.share < SHARE
+) -> CompactionPlan:
+    """Look at every version of the repository, and return what *choose* would have moved; nothing is changed.
+
+    A version whose manifest is damaged is looked at by its copy. Raise what keeps a list of files from being read: what
+    it needs must not count as dead.
+    """
+    moved = set(repository.moves.listed())
+    live = LiveChunks(repository, moved)
+    keys = [names.version(run_id, one.number) for run_id, one in listed_versions(repository.store.list(names.VERSIONS))]
+    with monitor.task("looking at what versions need", len(keys), unit="versions") as task:
+        for key in keys:
+            stored = _opened(repository, key)
+            if stored is not None:
+                live.add_version(stored)
+            task.advance(1)
+    sizes = {pack_id: info.size_bytes for pack_id, info in repository.packs()}
+    return plan(repository, live, sizes, repository.tombstones(), moved, choose=choose)
+
+
+def _opened(repository: Repository, key: str) -> StoredVersion | None:
+    """Return a version, ``None`` for what is none: planted, deleted meanwhile, or a fence."""
+    try:
+        return repository.open_version(key)
+    except NotFound:
+        return None
+    except (ManifestDamaged, FormatUnsupported) as error:
+        if not is_no_version(error):
+            raise
+    with suppress(*_OF_OBJECT):
+        return repository.open_body(key, names.copy_of(key))[0]
+    return None
 
 
 def refuse_above(planned: CompactionPlan, limit_bytes: int) -> None:
