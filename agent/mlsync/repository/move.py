@@ -21,7 +21,15 @@ import msgspec
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import NAME_BYTES
 from mlsync.codec.keys import Keys
-from mlsync.errors import AlreadyExists, FormatUnsupported, ManifestDamaged, NotFound, ObjectDamaged, StoreBroken
+from mlsync.errors import (
+    AlreadyExists,
+    FormatUnsupported,
+    ManifestDamaged,
+    NotFound,
+    ObjectDamaged,
+    StoreBroken,
+    WriteOnly,
+)
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.manifest import ChunkRef, PackedRef
@@ -130,7 +138,8 @@ class Moves:
                 return moved
             try:
                 moved = self.open(pack_id)
-            except (NotFound, ManifestDamaged):
+            except (NotFound, ManifestDamaged, WriteOnly):
+                # A node that can only write stores again what it needs of a pack that is gone.
                 return None
             except FormatUnsupported as error:
                 if error.is_claim:

@@ -21,7 +21,9 @@ from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
+from mlsync.repository.pack.footer import read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_ID_BYTES, PackSeal
+from mlsync.repository.tokens import KEY_DERIVED
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20
@@ -72,7 +74,7 @@ class Resealer:
         until then is never used.
         """
         places = []
-        seal = PackSeal(self._keys, refs[0].pack, refs[0].epoch)
+        seal = self._seal_of(refs[0])
         for ref, sealed in self._fetched(refs):
             place = self._placed.get(ref.name)
             if place is None:
@@ -80,6 +82,14 @@ class Resealer:
                 place = self._add(ref)
             places.append(place)
         return places
+
+    def _seal_of(self, ref: ChunkRef) -> PackSeal:
+        if ref.key_kind == KEY_DERIVED:
+            return PackSeal(self._keys, ref.pack, ref.epoch)
+        try:
+            return read_seal(self._store, self._keys, ref.pack)[0]
+        except NotFound as error:
+            raise ObjectMissing("a pack is not in the store", where=names.pack(ref.pack)) from error
 
     def finish(self) -> None:
         """Make the pack that is being made durable."""
