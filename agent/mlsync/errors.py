@@ -227,6 +227,8 @@ class VersionTaken(RepositoryError):
     exit_code = 17
     usual_advice = 'give each machine a run of its own: run = "name" under [[watch]]'
     is_planted: bool = False
+    # A prune took the number, and the next one is to be tried.
+    is_fenced: bool = False
 
 
 class RunNameInvalid(RepositoryError):

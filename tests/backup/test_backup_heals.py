@@ -6,17 +6,15 @@ from contextlib import nullcontext
 
 import pytest
 
-from flow_parts import RUN, World, keys_of, noise, small_checkpoint
+from flow_parts import World, keys_of, noise, small_checkpoint
 from mlsync import errors
 from mlsync.backup.backup import backup
-from mlsync.backup.chunk_index import ChunkIndex
 from mlsync.backup.presence import refuse_lost
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.repository import names
-from mlsync.repository.commit import commit
 from mlsync.repository.pack.pack import TRAILER_BYTES
 
 
@@ -144,26 +142,6 @@ def test_what_was_stored_before_a_proof_was_not_to_be_had_is_not_stored_again(wo
     assert len(keys_of(world.store, "packs/")) == 1
     assert world.numbers() == []
     assert world.backup().new_bytes == 0
-
-
-def test_a_pack_lost_right_after_the_commit_is_made_good_by_another_version(world, monkeypatch):
-    """A version that lost a pack to a prune in the moment of its commit is followed by one that has it."""
-    world.write("a.bin", noise(12_000))
-    world.backup()
-    (pack,) = keys_of(world.store, "packs/")
-    world.write("b.bin", noise(12_000, 1))
-
-    def commit_and_lose(repository, manifest, known):
-        committed = commit(repository, manifest, known)
-        if manifest.root.number == 2:
-            world.store.delete(pack)
-        return committed
-
-    monkeypatch.setattr("mlsync.backup.new_version.commit", commit_and_lose)
-    monkeypatch.setattr(ChunkIndex, "foreign_refs", ChunkIndex.old_refs)
-    assert world.backup().version == 3
-    assert world.restored(3) == world.tree()
-    assert world.repository.numbers(RUN) == [1, 2, 3]
 
 
 def test_a_chunk_whose_pack_only_the_state_remembers_is_asked_for_before_it_is_relied_on(world):

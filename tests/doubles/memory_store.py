@@ -55,6 +55,12 @@ class MemoryStore(Store):
                 raise errors.AlreadyExists("the object exists already", where=self._where(key))
             self._objects[key] = (content, time.time())
 
+    def replace(self, key: str, body: Buffer) -> None:
+        """Put *body* in the place of the object *key*."""
+        check_key(key)
+        with self._lock:
+            self._objects[key] = (bytes(body), time.time())
+
     def upload(self, key: str) -> Upload:
         """Begin an object in parts."""
         return _MemoryUpload(self, check_key(key), str(next(self._numbers)), ())

@@ -11,13 +11,15 @@ from format_examples import Examples, inputs
 
 from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
-from mlsync.repository import names, sealed_object
+from mlsync.repository import fence, names, sealed_object, tombstone
 from mlsync.repository.decision import Decision, open_decision
+from mlsync.repository.fence import Fence
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.move import Moved, Moves
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, MOVE
+from mlsync.repository.sealed_object import DECISION, FENCE, LATER_PROOF, MANIFEST, MOVE, REGISTRATION, TOMBSTONE
+from mlsync.repository.tombstone import Registration, Tombstone
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()
@@ -110,3 +112,24 @@ def read_move(plain: bytes) -> Moved:
     store = MemoryStore()
     store.put(EXAMPLES.move_key, sealed_object.seal(EXAMPLES.keys, MOVE, EXAMPLES.move_key, plain))
     return Moves(store, EXAMPLES.keys).open(EXAMPLES.moved_id)
+
+
+def read_fence(plain: bytes) -> Fence:
+    """Seal *plain* as the body of a fence, and read that as a prune does."""
+    key = EXAMPLES.version_key
+    return fence.open_(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, FENCE, key, plain))
+
+
+def read_tombstone(plain: bytes) -> Tombstone:
+    """Seal *plain* as the tombstone of the document's pack, and read that as a prune does."""
+    key = names.tombstone(EXAMPLES.pack_id)
+    return tombstone.open_tombstone(EXAMPLES.keys, key, sealed_object.seal(EXAMPLES.keys, TOMBSTONE, key, plain))
+
+
+def read_registration(plain: bytes) -> Registration:
+    """Seal *plain* as the registration of the document's run, and read that as a prune does."""
+    body = sealed_object.seal(EXAMPLES.keys, REGISTRATION, EXAMPLES.registration_key, plain)
+    is_of_run = Repository(MemoryStore(), EXAMPLES.keys).is_run
+    return tombstone.open_registration(
+        EXAMPLES.keys, EXAMPLES.registration_key, body, lambda run: is_of_run(EXAMPLES.registration_key, run)
+    )

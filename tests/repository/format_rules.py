@@ -328,6 +328,25 @@ def ruled(rule: Any, when: Any) -> None:
     need(type(rule) is str and 0 < len(rule.encode()) <= 200 and is_int(when, *TIME))
 
 
+def fence(value: Any) -> None:
+    """The body of a fence."""
+    need(type(value) is bytes and len(value) == 28 and value[24:] == bytes(4))
+
+
+def tombstone(value: Any) -> None:
+    """A tombstone."""
+    made, writer, more = array(value, 3)
+    need(is_int(made, *TIME) and type(writer) is str)
+    room(more)
+
+
+def registration(value: Any, run: str) -> None:
+    """A registration whose key has the id of that run."""
+    name, made, writer, more = array(value, 4)
+    need(type(name) is str and name == run and is_int(made, *TIME) and type(writer) is str)
+    room(more)
+
+
 # ---------------------------------------------------------------- key material, with an HPKE of its own
 
 

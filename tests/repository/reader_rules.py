@@ -54,7 +54,10 @@ Outcome = Literal["success", "damage", "newer"]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: where it holds, what holds, and cases: values that break it, are a newer mlsync's, or keep it."""
+    """A rule: where it holds, what holds, and cases: values that break it, are a newer mlsync's, or keep it.
+
+    One that *is_free* says what a reader must not refuse.
+    """
 
     number: int
     place: str
@@ -62,6 +65,7 @@ class Rule:
     broken: list[Case] = field(default_factory=list)
     newer: list[Case] = field(default_factory=list)
     kept: list[Case] = field(default_factory=list)
+    is_free: bool = False
 
     def cases(self) -> Iterator[tuple[Outcome, Case]]:
         """All cases with what a reader says of each."""
@@ -705,6 +709,68 @@ def material_cases(sound: bytes) -> Iterator[tuple[Rule, Outcome, bytes]]:
             yield rule, outcome, sound[:offset] + value + sound[offset + len(value) :]
 
 
+# Bodies of fences are no MessagePack: a case is the whole body.
+FENCE = (1).to_bytes(8, "little") + bytes(range(16)) + bytes(4)
+FENCE_RULES = [
+    Rule(131, "fence", "the body has 28 bytes", [((), FENCE[:-1]), ((), FENCE + b"\0"), ((), b"")], kept=[((), FENCE)]),
+    Rule(132, "fence", "the last 4 bytes are 0", [((), FENCE[:-1] + b"\1"), ((), FENCE[:24] + b"\1" + bytes(3))]),
+    Rule(
+        133,
+        "fence",
+        "made at and the digest half have any value",
+        kept=[((), bytes(28)), ((), b"\xff" * 24 + bytes(4))],
+        is_free=True,
+    ),
+]
+TOMBSTONE: list[Any] = [1, "mlsync 0.1.0", None]
+TOMBSTONE_RULES = [
+    Rule(134, "tombstone", "3 positions", [((2,), DROPPED), ((3,), None), ((), {})], kept=[((), TOMBSTONE)]),
+    Rule(
+        135,
+        "tombstone",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(0,)], 1 << 63, -(1 << 63), 1.0, True),
+        kept=each([(0,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(136, "tombstone", "the writer is a str", each([(1,)], b"x", None), kept=[((1,), "")]),
+    Rule(137, "tombstone", "the room is as in a root", [((2,), {})], [((2,), {"!other": 1})], [((2,), {"other": []})]),
+]
+REGISTRATION: list[Any] = [EXAMPLES.run, 1, "mlsync 0.1.0", None]
+REGISTRATION_RULES = [
+    Rule(138, "registration", "4 positions", [((3,), DROPPED), ((4,), None), ((), 1)], kept=[((), REGISTRATION)]),
+    Rule(
+        139,
+        "registration",
+        "the run is a str, and the one whose id the key has",
+        each([(0,)], "yolo-2", b"yolo-1", ""),
+    ),
+    Rule(
+        140,
+        "registration",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(1,)], 1 << 63, -(1 << 63), 1.0),
+        kept=each([(1,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(141, "registration", "the writer is a str", each([(2,)], b"x", None), kept=[((2,), "")]),
+    Rule(142, "registration", "the room is as in a root", [((3,), {})], [((3,), {"!a": 1})], [((3,), {"other": []})]),
+]
+
+
+def fence_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole bodies of fences."""
+    yield from _cases(FENCE_RULES, FENCE)
+
+
+def tombstone_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole tombstones."""
+    yield from _cases(TOMBSTONE_RULES, TOMBSTONE)
+
+
+def registration_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole registrations."""
+    yield from _cases(REGISTRATION_RULES, REGISTRATION)
+
+
 def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole roots."""
     yield from _cases(RULES, root_value())
@@ -731,11 +797,22 @@ def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]
             yield rule, outcome, changed(sound, path, value)
 
 
+ALL_RULES = [
+    *RULES,
+    *PROOF_RULES,
+    *DECISION_RULES,
+    *MOVE_RULES,
+    *MATERIAL_RULES,
+    KIND_RULE,
+    *FENCE_RULES,
+    *TOMBSTONE_RULES,
+    *REGISTRATION_RULES,
+]
+
+
 def table() -> str:
     """The document's table of rules."""
     lines = ["| rule | in | what holds |", "|---|---|---|"]
-    rules = sorted(
-        (*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES, *MATERIAL_RULES, KIND_RULE), key=lambda rule: rule.number
-    )
+    rules = sorted(ALL_RULES, key=lambda rule: rule.number)
     lines += [f"| {rule.number} | {rule.place} | {rule.text} |" for rule in rules]
     return "\n".join(lines) + "\n"

@@ -8,20 +8,32 @@ from pathlib import Path
 import format_rules
 import msgspec
 import pytest
-from forged import EXAMPLES, packed, read_decision, read_move, read_proof, read_root
+from forged import (
+    EXAMPLES,
+    packed,
+    read_decision,
+    read_fence,
+    read_move,
+    read_proof,
+    read_registration,
+    read_root,
+    read_tombstone,
+)
 from reader_rules import (
+    ALL_RULES,
     DECISION_RULES,
-    KIND_RULE,
-    MATERIAL_RULES,
     MOVE_RULES,
     PROOF_RULES,
     RULES,
     decision_cases,
+    fence_cases,
     material_cases,
     move_cases,
     proof_cases,
+    registration_cases,
     root_cases,
     table,
+    tombstone_cases,
 )
 
 from mlsync.codec.digest import object_digest
@@ -71,6 +83,16 @@ def test_a_move_record_is_held_to_each_rule(rule, expected, value):
     assert outcome(read_move, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
+def test_what_a_prune_leaves_is_held_to_each_rule():
+    """Fences, tombstones and registrations that break a rule are damage, newer ones are called that."""
+    for rule, expected, value in fence_cases():
+        assert outcome(read_fence, value) == expected, rule.text
+    for rule, expected, value in tombstone_cases():
+        assert outcome(read_tombstone, msgspec.msgpack.encode(value)) == expected, rule.text
+    for rule, expected, value in registration_cases():
+        assert outcome(read_registration, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
 def test_a_reader_that_was_written_from_the_page_says_the_same():
     """The rules that were written a second time, from the page, agree on every case."""
     for rule, expected, value in root_cases():
@@ -83,6 +105,12 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
     for rule, expected, value in move_cases():
         assert outcome(format_rules.move, value, EXAMPLES.moved_id) == expected, rule.text
+    for rule, expected, value in fence_cases():
+        assert outcome(format_rules.fence, value) == expected, rule.text
+    for rule, expected, value in tombstone_cases():
+        assert outcome(format_rules.tombstone, value) == expected, rule.text
+    for rule, expected, value in registration_cases():
+        assert outcome(format_rules.registration, value, EXAMPLES.run) == expected, rule.text
 
 
 def test_key_material_is_held_to_each_rule_by_both_readers():
@@ -97,12 +125,11 @@ def test_key_material_is_held_to_each_rule_by_both_readers():
 
 def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
     """Numbers rise in each list, and no rule is without a value that a reader refuses."""
-    rules = [*RULES, *PROOF_RULES, *DECISION_RULES, *MOVE_RULES, *MATERIAL_RULES, KIND_RULE]
-    numbers = [rule.number for rule in rules]
+    numbers = [rule.number for rule in ALL_RULES]
     assert len(numbers) == len(set(numbers))
     for some in (RULES, PROOF_RULES, DECISION_RULES, MOVE_RULES):
         assert [rule.number for rule in some] == sorted(rule.number for rule in some)
-    assert [rule.number for rule in rules if not rule.broken and not rule.newer] == []
+    assert [one.number for one in ALL_RULES if not one.broken and not one.newer and not one.is_free] == []
 
 
 def test_the_document_has_the_rules():

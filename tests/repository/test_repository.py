@@ -173,14 +173,14 @@ def test_a_number_that_no_version_takes_is_called_planted(change):
 
 
 def test_a_commit_says_how_much_it_stored(monkeypatch):
-    """What it stored is the packs of its body, the manifest and its copy, to the byte."""
+    """What it stored is the packs of its body, the run's registration, the manifest and its copy, to the byte."""
     monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
     repository = new_repository()
     before = {info.key for info in repository.store.list("")}
     committed = commit(repository, version(ENTRIES), unknown)
     made = [info for info in repository.store.list("") if info.key not in before]
     assert committed.stored_bytes == sum(info.size_bytes for info in made)
-    assert len(made) == 3
+    assert len(made) == 4
 
 
 def test_a_version_carries_the_digest_of_the_one_before():
@@ -231,7 +231,7 @@ def test_what_is_not_ours_is_left_alone():
 
 
 @pytest.mark.parametrize("kind", ["die-before", "die-after"])
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("nth", [1, 2, 3])
 def test_a_crash_leaves_a_version_or_none(kind, nth, monkeypatch):
     """Killed before or after any write of a commit, the version is there whole or not at all."""
     monkeypatch.setattr(segments, "INLINE_BYTES_MAX", 0)
@@ -241,7 +241,7 @@ def test_a_crash_leaves_a_version_or_none(kind, nth, monkeypatch):
     with pytest.raises(ProcessDied):
         commit(dying, version(ENTRIES), unknown)
     found = Repository.open(store, PASSPHRASE)
-    is_there = (kind, nth) == ("die-after", 2)
+    is_there = (kind, nth) == ("die-after", 3)
     assert found.numbers("run") == ([1] if is_there else [])
     assert len(list(found.packs())) == (0 if (kind, nth) == ("die-before", 1) else 1)
     if is_there:

@@ -20,7 +20,7 @@ from mlsync.errors import (
     ObjectDamaged,
     WrongPassphrase,
 )
-from mlsync.repository import header, keyslot, names, sealed_object
+from mlsync.repository import fence, header, keyslot, names, sealed_object, tombstone
 from mlsync.repository.decision import open_decision
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
 from mlsync.repository.move import Moves
@@ -65,6 +65,9 @@ def test_there_are_vectors():
         "later proof",
         "decision",
         "move record",
+        "fence",
+        "tombstone",
+        "registration",
     }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
     assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
@@ -168,9 +171,28 @@ def _move(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.MOVE, fields["name"], body)
 
 
+def _fence(fields, keys, body):
+    fence.open_(keys, fields["name"], body)
+    return sealed_object.open_(keys, sealed_object.FENCE, fields["name"], body)
+
+
+def _tombstone(fields, keys, body):
+    tombstone.open_tombstone(keys, fields["name"], body)
+    return sealed_object.open_(keys, sealed_object.TOMBSTONE, fields["name"], body)
+
+
+def _registration(fields, keys, body):
+    repository = Repository(MemoryStore(), keys)
+    tombstone.open_registration(keys, fields["name"], body, lambda run: repository.is_run(fields["name"], run))
+    return sealed_object.open_(keys, sealed_object.REGISTRATION, fields["name"], body)
+
+
 READERS = {
     "decision": _decision,
     "move record": _move,
+    "fence": _fence,
+    "tombstone": _tombstone,
+    "registration": _registration,
     "version": _version,
     "later proof": _later_proof,
     "pack": _pack,

@@ -207,6 +207,29 @@ def multipart_keys(request):
     return [upload["Key"] for upload in found if upload["Key"].startswith(prefix)]
 
 
+def test_replaced_object_is_the_new_one_and_still_taken(store):
+    """Replace overwrites an object, or creates it, and the key is refused to a put as before."""
+    store.put("versions/a", b"a manifest of many bytes")
+    for key in ("versions/a", "versions/b"):
+        store.replace(key, b"fence")
+        assert (store.get(key, limit_bytes=100), store.stat(key).size_bytes) == (b"fence", 5)
+        with pytest.raises(errors.AlreadyExists):
+            store.put(key, b"another")
+    assert keys(store) == ["versions/a", "versions/b"]
+
+
+def test_replaced_key_is_free_at_no_moment(store):
+    """While one thread replaces an object again and again, no put of another gets in."""
+    store.put("versions/a", b"0")
+    with ThreadPoolExecutor(1) as executor:
+        replacing = executor.submit(lambda: [store.replace("versions/a", str(turn).encode()) for turn in range(20)])
+        while not replacing.done():
+            with pytest.raises(errors.AlreadyExists):
+                store.put("versions/a", b"mine")
+        replacing.result()
+    assert content_of(store, "versions/a") == b"19"
+
+
 def test_absent_object_is_not_found(store):
     """Every read of a missing key raises NotFound, which is not transient."""
     store.put("packs/ab/there", b"x")

@@ -7,7 +7,8 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import PASSPHRASE, RUN, World, contents, keys_of, noise, outcome
 from mlsync.errors import Damage, ObjectMissing, RebuildNeeded, RepositoryMissing, StoreDenied
-from mlsync.repository import features, header, names
+from mlsync.repository import features, fence, header, names
+from mlsync.repository.fence import FENCE_BYTES, Fence
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.repair import Affected, Heal, Repaired, carry_out, left, plan
@@ -253,3 +254,42 @@ def test_an_empty_place_is_no_repository_to_repair(world):
         world.store.delete(key)
     with pytest.raises(RepositoryMissing):
         Repository.without_header(world.store, PASSPHRASE)
+
+
+def test_a_fence_is_not_healed_into_a_version(world):
+    """A copy whose manifest gave way to a fence stays a copy, and nothing of the removed version is a problem."""
+    key = world.repository.version_key(RUN, 2)
+    world.store.replace(key, fence.make(world.repository.keys, key, Fence(1)))
+    assert [problem.text for problem in world.check(read_data=True).problems] == []
+    steps, repaired = repair(world)
+    assert (steps, repaired.left, world.numbers()) == ([], [], [1, 3])
+
+
+def test_other_bytes_of_a_fences_length_are_healed(world):
+    """What has the length of a fence and does not open is damage, and the copy takes its place."""
+    key = world.repository.version_key(RUN, 2)
+    world.store.replace(key, bytes(FENCE_BYTES))
+    assert [problem.key for problem in world.check().problems] == [key]
+    steps, repaired = repair(world)
+    assert ([(step.key, step.heal) for step in steps], repaired.left) == ([(key, Heal.FROM_COPY)], [])
+
+
+def test_a_fence_that_came_after_the_plan_stays(world):
+    """A version that a prune removed while a person thought about the plan is not brought back."""
+    key = world.repository.version_key(RUN, 2)
+    world.store.delete(key)
+    steps = plan(world.repository, world.monitor, header_fault=None, rebuild=False)
+    assert [step.key for step in steps] == [key]
+    world.store.put(key, fence.make(world.repository.keys, key, Fence(1)))
+    assert carry_out(world.repository, steps, world.monitor, read_data=False).failed == []
+    assert world.numbers() == [1, 3]
+
+
+def test_the_tombstone_of_a_pack_that_came_back_stays(world):
+    """Between plan and step a pack may come: its tombstone must not go before it."""
+    pack_id = b"gone" * 4
+    world.store.put(names.tombstone(pack_id), b"")
+    steps = plan(world.repository, world.monitor, header_fault=None, rebuild=False)
+    world.store.put(names.pack(pack_id), b"")
+    carry_out(world.repository, steps, world.monitor, read_data=False)
+    assert keys_of(world.store, names.TOMBSTONES) == [names.tombstone(pack_id)]

@@ -71,6 +71,15 @@ class _Service:
         return None
 
 
+MAGICS: dict[Purpose, bytes] = {
+    "manifest": b"mlsyncM\0",
+    "later proof": b"mlsyncV\0",
+    "decision": b"mlsyncD\0",
+    "move": b"mlsyncX\0",
+    "fence": b"mlsyncF\0",
+    "tombstone": b"mlsyncT\0",
+    "registration": b"mlsyncR\0",
+}
 Change = Callable[[bytes], bytes]
 Vector = tuple[str, str, dict[str, str], bytes]
 
@@ -391,6 +400,41 @@ def moves() -> Iterator[Vector]:
         yield f"move-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, "move", key, plain)
 
 
+def fences() -> Iterator[Vector]:
+    """Vectors of fences, in the same way."""
+    import forged
+    import reader_rules
+
+    yield from _small(reader_rules.fence_cases(), "fence", forged.EXAMPLES.version_key, lambda body: body)
+
+
+def tombstones() -> Iterator[Vector]:
+    """Vectors of tombstones, in the same way."""
+    import forged
+    import reader_rules
+
+    key = f"tombstones/{forged.EXAMPLES.pack_id.hex()}"
+    yield from _small(reader_rules.tombstone_cases(), "tombstone", key, msgspec.msgpack.encode)
+
+
+def registrations() -> Iterator[Vector]:
+    """Vectors of registrations, in the same way."""
+    import forged
+    import reader_rules
+
+    key = forged.EXAMPLES.registration_key
+    yield from _small(reader_rules.registration_cases(), "registration", key, msgspec.msgpack.encode)
+
+
+def _small(cases: Iterator[Any], kind: Purpose, key: str, encode: Callable[[Any], bytes]) -> Iterator[Vector]:
+    import forged
+
+    for title, rule, expect, value in _first(cases):
+        plain = encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | _content(expect, plain)
+        yield f"{kind}-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, kind, key, plain)
+
+
 def _stated(examples: Any, key: str, rule: Any) -> dict[str, str]:
     keys = {"master key": examples.keys.master.hex(), "repository id": examples.keys.repository_id.hex()}
     return {"name": key, **keys, "run": examples.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
@@ -410,16 +454,8 @@ def _content(expect: str, plain: bytes) -> dict[str, str]:
     return {"content": hashlib.sha256(plain).hexdigest()} if expect == "success" else {}
 
 
-_MAGICS: dict[Purpose, bytes] = {
-    "manifest": b"mlsyncM\0",
-    "later proof": b"mlsyncV\0",
-    "decision": b"mlsyncD\0",
-    "move": b"mlsyncX\0",
-}
-
-
 def _sealed(keys: Keys, purpose: Purpose, name: str, plain: bytes) -> bytes:
-    magic = _MAGICS[purpose]
+    magic = MAGICS[purpose]
     head = struct.pack("<8sHBBII32s", magic, 1, 1, 0, len(plain), 0, SALT)
     return head + Seal(keys.of(purpose, SALT)).seal(bytes(12), plain, head + name.encode())
 
@@ -429,6 +465,9 @@ GROUPS = {
     "later proof": later_proofs,
     "decision": decisions,
     "move record": moves,
+    "fence": fences,
+    "tombstone": tombstones,
+    "registration": registrations,
     "pack": packs,
     "manifest": lambda: chain(manifests(), materials()),
     "key slot": slots,
@@ -439,6 +478,9 @@ NAMES = {
     "later proof": "",
     "decision": "",
     "move record": "",
+    "fence": "",
+    "tombstone": "",
+    "registration": "",
     "pack": PACK_NAME,
     "manifest": VERSION_NAME,
     "key slot": "keys/" + "0" * 32,

@@ -13,7 +13,7 @@ from mlsync.source.state import State
 
 
 class ChunkIndex:
-    """The writer asks it for each chunk. It keeps apart the packs that only the local state knows.
+    """The writer asks it for each chunk. It asks the store for packs that only the local state knows.
 
     *tombstones* are packs that are about to be deleted. A new version relies on none of these, nor on *avoided* packs.
     """
@@ -65,10 +65,6 @@ class ChunkIndex:
     def old_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
         """Return those of *refs* that this backup did not write."""
         return [ref for ref in refs if ref.pack not in self._written]
-
-    def foreign_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
-        """Return those of *refs* that this backup did not write and the last version does not keep alive."""
-        return [ref for ref in refs if ref.pack not in self._written and ref.pack not in self._parent_packs]
 
     def _is_moved(self, ref: ChunkRef) -> bool:
         """Return whether a chunk of a pack that will be deleted was moved; before the commit it gets its new place.

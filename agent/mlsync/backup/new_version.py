@@ -10,11 +10,13 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, NamedTuple
+
+import msgspec
 
 import mlsync
 from mlsync.backup.archiver import Archiver
@@ -42,8 +44,8 @@ from mlsync.backup.uploads import drop_stale_uploads, resume_uploads
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import Policy
-from mlsync.repository.commit import commit
-from mlsync.repository.manifest import Entry, Manifest, ManifestRoot, Summary, Top, refs_of
+from mlsync.repository.commit import Committed, commit
+from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.room import Room, room_of
@@ -356,23 +358,13 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
         stored.records.move(places)
         candidate = stored.records.candidate(scanned.cache)
         job.remember_chunks(places.values())
-    refs = list(refs_of(candidate.entries))
     is_without_news = parent.number and not stored.stats.new_bytes
     why = reasons(stored.records, candidate.troubles, source, job.avoided) if is_without_news else ()
     manifest = Manifest(_root_of(job, scanned, stored, candidate, why, room), candidate.entries)
-    new = manifest.root
     warn_of_clamped(job, candidate.clamped)
     warn_of_writer(job, manifest, parent, scanned.writer)
-    # Noted before the version exists: if this process dies right after the commit, it made the version all the same.
-    last, made = Made(parent.number, parent.created_ns), Made(new.number, new.created_ns)
-    job.state.begin_version(source.run, source.directory, new.origin.id, last, made)
-    try:
-        committed = commit(job.repository, manifest, index.usable)
-    except VersionTaken as error:
-        if error.is_planted:
-            # A listing need not show it: a store may hide what is no object.
-            job.state.add_unreadable(source.run, {new.number: ""})
-        raise
+    manifest, committed = _create(job, parent, stored.chunk_index, manifest)
+    new = manifest.root
     warn_of_no_copy(job, new.number, committed.copy_error)
     pending = _pending(manifest)
     job.state.replace_files(source.run, candidate.cached, candidate.uncached)
@@ -383,10 +375,36 @@ def _commit(job: Job, scanned: _Scanned, stored: _Stored, candidate: Candidate) 
     job.state.set_head(source.run, Head(new.number, committed.digest))
     end_takeover(job.state.directory, source.run, source.directory)
     not_understood = warn_of_not_understood(job, manifest)
-    # After the commit too: a prune that began before it did not know of the version.
-    index.add_written(committed.packs)
-    refuse_lost(job.repository, index.foreign_refs([*refs, *committed.body_refs]), set())
     return _Committed(new.number, new.summary, committed.stored_bytes, pending, not_understood, why)
+
+
+def _create(job: Job, parent: Parent, index: ChunkIndex, manifest: Manifest) -> tuple[Manifest, Committed]:
+    """Create the manifest under the first number that no prune has fenced; return it as it was created."""
+    refs = list(refs_of(manifest.entries))
+
+    def look(body_refs: Sequence[ChunkRef], packs: Sequence[bytes]) -> None:
+        # Own packs too: this process may have been stopped since it stored them, for longer than any grace period.
+        job.avoided.wrote(packs)
+        # First the tombstones, then the packs: a prune deletes a pack first, and then its tombstone.
+        tombstones = job.repository.tombstones()
+        refuse_lost(job.repository, [*refs, *body_refs], tombstones)
+
+    while True:
+        new = manifest.root
+        # Noted before the version exists: if this process dies right after the commit, it made it all the same.
+        last, made = Made(parent.number, parent.created_ns), Made(new.number, new.created_ns)
+        job.state.begin_version(job.source.run, job.source.directory, new.origin.id, last, made)
+        try:
+            return manifest, commit(job.repository, manifest, index.usable, look=look)
+        except VersionTaken as error:
+            if error.is_planted:
+                # A listing need not show it: a store may hide what is no object.
+                job.state.add_unreadable(job.source.run, {new.number: ""})
+            if not error.is_fenced:
+                raise
+        parent = parent.without(new.number)
+        root = msgspec.structs.replace(new, number=parent.next_number(job.source.run))
+        manifest = Manifest(root, manifest.entries)
 
 
 def _copy_parent(job: Job, parent: Parent) -> None:

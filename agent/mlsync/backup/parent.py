@@ -75,6 +75,10 @@ class Parent:
             raise VersionTaken(what, advice='go on under another name: run = "..." under [[watch]]')
         return number
 
+    def without(self, number: int) -> Parent:
+        """Return the same version; *number*, above it, turned out to be taken."""
+        return replace(self, taken=self.taken | {number})
+
     def packs(self) -> set[bytes]:
         """Return every pack that the version needs, for its files and for the list of them."""
         return {ref.pack for ref in self.refs().values()} | self.body_packs
@@ -92,19 +96,25 @@ def find_parent(repository: Repository, state: State, run: str) -> Parent:
     """
     head, known = state.head(run), state.unreadable(run)
     listed: list[ListedVersion] = []
+    removed: Head | None = None
     if head is not None:
         # From the version before the head, so that the listing shows the head too.
         listed = list(repository.listed(run, after=head.number - 1))
-        if not listed or listed[0].number != head.number:
-            if not is_removed(repository, run, head.number):
+        if not listed or listed[0].number != head.number or listed[0].is_fence:
+            is_fenced = bool(listed) and repository.is_fenced(repository.version_key(run, head.number))
+            if not is_fenced and not is_removed(repository, run, head.number):
                 raise rolled_back(run, head, repository.store.url)
-            head = None
+            removed, head = head, None
     if head is None:
         stored = newest_readable(repository, run, known=known)
         parent = Parent(0, b"", is_remembered=True)
         if stored is not None:
             parent = Parent(stored.root.number, stored.digest, is_remembered=False)
-        listed = list(repository.listed(run, after=parent.number)) if known or repository.skipped else []
+        if removed is not None and parent.number < removed.number:
+            # The newest version is never removed.
+            raise rolled_back(run, removed, repository.store.url)
+        # Fences above it are not reported, and their numbers are taken.
+        listed = list(repository.listed(run, after=parent.number))
     else:
         parent = _follow(repository, run, head, listed[1:], known)
     above = [one for one in listed if one.number > parent.number]
@@ -183,7 +193,7 @@ def _follow(
 ) -> Parent:
     """Return the newest version that opens, after a walk to it from the head, link by link."""
     number, digest = head.number, head.digest
-    fresh = [one for one in newer if known.get(one.number) != one.stamp]
+    fresh = [one for one in newer if known.get(one.number) != one.stamp and not one.is_fence]
     closed = {one.number for one in newer} - {one.number for one in fresh}
     for one, stored in opened(repository, run, fresh):
         if stored is None:

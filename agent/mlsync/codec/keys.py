@@ -34,6 +34,9 @@ Purpose = Literal[
     "feature",
     "move",
     "recipient",
+    "fence",
+    "tombstone",
+    "registration",
 ]
 
 # Part of the format: changing one of them makes every repository unreadable.
@@ -49,6 +52,9 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "feature": b"mlsync 1 feature",
     "move": b"mlsync 1 move",
     "recipient": b"mlsync 1 recipient",
+    "fence": b"mlsync 1 fence",
+    "tombstone": b"mlsync 1 tombstone",
+    "registration": b"mlsync 1 registration",
 }
 
 

@@ -3,10 +3,15 @@
 The order makes a crash harmless: first the packs of the files are durable, then the flow proves the candidate, then the
 packs of the manifest's own body are stored, then the manifest. Its creation is conditional, and is the commit. Right
 after it comes the manifest's second copy: never before, since a copy without a manifest would look like a lost version.
+
+The order also makes a prune harmless, however long this process is stopped between two steps: a free number is known,
+then the run is registered, then the caller looks at tombstones and packs, then the manifest is created under that
+number. A prune that deletes a pack of it has put a fence under the number. See docs/format.md, "Deleting packs".
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +22,7 @@ from mlsync.errors import (
     Error,
     FormatUnsupported,
     ManifestDamaged,
+    NotFound,
     RepositoryMissing,
     StoreBroken,
     StoreError,
@@ -27,6 +33,9 @@ from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.repository.validation import check_root
 from mlsync.repository.writer import ChunkLookup, PlacedChunk
+
+# What looks at packs before a manifest is created: it gets the chunks of the version's body, and their new packs.
+PackCheckAtCommit = Callable[[Sequence[ChunkRef], Sequence[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +52,17 @@ class Committed:
     copy_error: Error | None = None
 
 
-def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> Committed:
+def commit(
+    repository: Repository,
+    manifest: Manifest,
+    lookup: ChunkLookup,
+    *,
+    look: PackCheckAtCommit = lambda _refs, _packs: None,
+) -> Committed:
     """Make the version exist; raise ``VersionTaken``, with nothing else changed, if its number is taken.
+
+    *look* is called right before the manifest is created, with the chunks and the new packs of the version's body: it
+    raises unless every pack that the version relies on, these too, is in the store and without a tombstone.
 
     Raise ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back, because some
     stores overwrite an object although they were told not to.
@@ -67,6 +85,11 @@ def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> C
     sealed = sealed_object.seal(repository.keys, sealed_object.MANIFEST, key, msgspec.msgpack.encode(root))
     # The disk under the packs may have been unmounted: a version in its bare mount point would be lost unnoticed.
     repository.confirm()
+    stored_bytes, body_refs = stats.stored_bytes + len(sealed), tuple(body.refs())
+    if root.previous is None:
+        # Before the look: a prune that does not know of the run yet made its tombstones before, so the look sees them.
+        stored_bytes += repository.register(root.run, root.created_ns, root.writer)
+    look(body_refs, stats.packs)
     try:
         repository.store.put(key, sealed)
     except AlreadyExists:
@@ -77,8 +100,8 @@ def commit(repository: Repository, manifest: Manifest, lookup: ChunkLookup) -> C
         raise _taken(repository, root)
     # The version exists, so the loss of its copy must not look like the loss of the version.
     copy_error = _copy(repository, key, sealed)
-    stored_bytes = stats.stored_bytes + len(sealed) * (1 if copy_error else 2)
-    return Committed(object_digest(sealed), tuple(body.refs()), tuple(stats.packs), stored_bytes, copy_error)
+    stored_bytes += 0 if copy_error else len(sealed)
+    return Committed(object_digest(sealed), body_refs, tuple(stats.packs), stored_bytes, copy_error)
 
 
 def _copy(repository: Repository, key: str, sealed: bytes) -> Error | None:
@@ -109,8 +132,14 @@ def _holds(repository: Repository, key: str, sealed: bytes) -> bool:
 def _taken(repository: Repository, root: ManifestRoot) -> VersionTaken:
     """Return the error for a number that is taken: it says by whom."""
     run, number, url = root.run, root.number, repository.store.url
+    key = repository.version_key(run, number)
     try:
-        repository.open_version(repository.version_key(run, number))
+        repository.open_version(key)
+    except NotFound:
+        # A prune fenced the number, for this very writer or for another.
+        taken = VersionTaken(f"number {number} of run {run!r} is not to be used", where=url)
+        taken.is_fenced = repository.is_fenced(key)
+        return taken
     except (ManifestDamaged, FormatUnsupported) as error:
         what = f"something that is no version was put in the place of version {number} of run {run!r}: {error.what}"
         taken = VersionTaken(what, where=url, advice="the next backup takes the next number")

@@ -31,7 +31,7 @@ class Run:
 
 
 def last_page(repository: Repository, run: str, below: int = names.VERSION_MAX + 1) -> list[ListedVersion]:
-    """Return the objects under the names of the run's last versions below a number, by rising number.
+    """Return the objects, fences too, under the names of the run's last versions below a number, by rising number.
 
     This reads one page of a listing for a run of up to as many versions, and for longer histories a number of pages
     that grows with the logarithm of their length.
@@ -70,6 +70,8 @@ def run_names(repository: Repository) -> Iterator[str]:
         listing, after = repository.store.list(names.VERSIONS, after=after), None
         # Objects that are no versions are skipped within one listing: a new listing for each would cost a call each.
         for run_id, one in listed_versions(listing):
+            if one.is_fence:
+                continue
             name = _name_in(repository, run_id, one) or _name_among(
                 repository, run_id, _versions_of(repository, run_id)
             )
@@ -83,7 +85,8 @@ def runs(repository: Repository) -> list[Run]:
     """Return every run with the numbers of its versions, by name; a run of which no version opens is left out."""
     by_id: dict[bytes, list[ListedVersion]] = {}
     for run_id, one in listed_versions(repository.store.list(names.VERSIONS)):
-        by_id.setdefault(run_id, []).append(one)
+        if not one.is_fence:
+            by_id.setdefault(run_id, []).append(one)
     named = ((_name_among(repository, run_id, listed), listed) for run_id, listed in by_id.items())
     found = [Run(name, tuple(one.number for one in listed)) for name, listed in named if name is not None]
     return sorted(found, key=lambda run: run.name)
@@ -95,12 +98,14 @@ def newest_keys(repository: Repository, limit: int) -> list[str]:
     for run_id, one in islice(listed_versions(repository.store.list(names.VERSIONS)), _LISTED_MAX):
         if run_id not in newest and len(newest) == limit:
             break
-        newest[run_id] = names.version(run_id, one.number)
+        if not one.is_fence:
+            newest[run_id] = names.version(run_id, one.number)
     return list(newest.values())
 
 
 def _versions_of(repository: Repository, run_id: bytes) -> list[ListedVersion]:
-    return [one for _, one in listed_versions(repository.store.list(names.run_prefix(run_id)))]
+    listed = listed_versions(repository.store.list(names.run_prefix(run_id)))
+    return [one for _, one in listed if not one.is_fence]
 
 
 def _name_among(repository: Repository, run_id: bytes, listed: Sequence[ListedVersion]) -> str | None:

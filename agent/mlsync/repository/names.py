@@ -15,7 +15,19 @@ FEATURES: Final = "features/"
 COPIES: Final = "copies/"
 DECISIONS: Final = "decisions/"
 MOVES: Final = "moves/"
-PREFIXES: Final = (KEY_SLOTS, PACKS, VERSIONS, TOMBSTONES, LATER_PROOFS, FEATURES, COPIES, DECISIONS, MOVES)
+RUNS: Final = "runs/"
+PREFIXES: Final = (
+    KEY_SLOTS,
+    PACKS,
+    VERSIONS,
+    TOMBSTONES,
+    LATER_PROOFS,
+    FEATURES,
+    COPIES,
+    DECISIONS,
+    MOVES,
+    RUNS,
+)
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
@@ -35,6 +47,7 @@ _FEATURE = re.compile(rf"{FEATURES}([a-z][a-z0-9-]{{0,62}})/[0-9a-f]{{{2 * FEATU
 _DECISION = re.compile(
     rf"{DECISIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-([0-9a-f]{{{2 * DECISION_TAG_BYTES}}})"
 )
+_REGISTRATION = re.compile(rf"{RUNS}([0-9a-f]{{32}})")
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 _MOVE = re.compile(rf"{MOVES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
@@ -116,6 +129,11 @@ def move(pack_id: bytes) -> str:
     return f"{MOVES}{pack_id.hex()}"
 
 
+def registration(run_id: bytes) -> str:
+    """Return the name of a run's registration: a prune learns from it of a run that has no version yet."""
+    return f"{RUNS}{run_id.hex()}"
+
+
 def is_key_slot(key: str) -> bool:
     """Return whether *key* names a key slot."""
     return _KEY_SLOT.fullmatch(key) is not None
@@ -168,6 +186,12 @@ def parse_move(key: str) -> bytes | None:
     return bytes.fromhex(match[1]) if match else None
 
 
+def parse_registration(key: str) -> bytes | None:
+    """Return the run's id if *key* names a registration."""
+    match = _REGISTRATION.fullmatch(key)
+    return bytes.fromhex(match[1]) if match else None
+
+
 def feature(name: str, tag: bytes) -> str:
     """Return the name of the object that says that the repository uses a feature."""
     return f"{FEATURES}{name}/{tag.hex()}"
@@ -190,6 +214,7 @@ def is_object(key: str) -> bool:
         parse_tombstone,
         parse_feature,
         parse_move,
+        parse_registration,
     )
     return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 

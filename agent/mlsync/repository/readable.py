@@ -32,7 +32,8 @@ def newest_readable(
     *known* holds objects that did not open before, by number, with the stamps that they had: they are not read again.
     """
     while page := last_page(repository, run, below):
-        unknown = [one for one in reversed(page) if (known or {}).get(one.number) != one.stamp]
+        unread = (one for one in reversed(page) if not one.is_fence)
+        unknown = [one for one in unread if (known or {}).get(one.number) != one.stamp]
         for _, stored in opened(repository, run, unknown):
             if stored is not None:
                 return stored

@@ -32,8 +32,9 @@ from mlsync.errors import (
     StoreError,
     VersionMissing,
 )
-from mlsync.repository import features, header, keyslot, names, sealed_object, segments
+from mlsync.repository import features, fence, header, keyslot, names, sealed_object, segments, tombstone
 from mlsync.repository.canonical import decode_as
+from mlsync.repository.fence import is_fence_size
 from mlsync.repository.keyslot import Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
@@ -66,6 +67,11 @@ class ListedVersion:
     def stamp(self) -> str:
         """A text that differs for another object under the same number."""
         return f"{self.size_bytes} {self.modified_s}"
+
+    @property
+    def is_fence(self) -> bool:
+        """Whether the object is of the length that only fences have: no version, and nothing to open or to report."""
+        return is_fence_size(self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +221,7 @@ class Repository:
         manifests = [
             (names.copied(info.key) if prefix == names.COPIES else info.key, info.key)
             for prefix, parse in ((names.VERSIONS, names.parse_version), (names.COPIES, names.parse_copy))
-            for info in islice((info for info in self.store.list(prefix) if parse(info.key)), _TRIED_MAX)
+            for info in islice((info for info in self.store.list(prefix) if _may_open(info, parse)), _TRIED_MAX)
         ]
         for key, place in manifests:
             with suppress(NotFound, Damage, FormatUnsupported, ObjectArchived):
@@ -249,17 +255,17 @@ class Repository:
 
     def numbers(self, run: str, *, after: int = 0) -> list[int]:
         """Return the numbers of the run's versions above *after*, rising: one listing, which begins there."""
-        return [one.number for one in self.listed(run, after=after)]
+        return [one.number for one in self.listed(run, after=after) if not one.is_fence]
 
     def listed(self, run: str, *, after: int = 0) -> Iterator[ListedVersion]:
-        """Yield the objects under the names of the run's versions above *after*, by rising number."""
+        """Yield the objects under the names of the run's versions above *after*, by rising number, fences too."""
         run_id = self._run_id(run)
         last = names.version(run_id, after) if after > 0 else ""
         return (one for _, one in listed_versions(self.store.list(names.run_prefix(run_id), after=last)))
 
     def has_versions(self, run: str) -> bool:
         """Return whether the run has a version, as far as a listing shows it."""
-        return next(self.listed(run), None) is not None
+        return any(not one.is_fence for one in self.listed(run))
 
     def refuse_unreadable(self) -> None:
         """Raise the error of the first manifest that was skipped, if there is one."""
@@ -290,6 +296,9 @@ class Repository:
             if not error.is_of_object:
                 raise
             raise ManifestDamaged(f"the manifest was changed: {error.what}", where=place) from error
+        if is_fence_size(len(body)):
+            fence.open_(self.keys, key, body)
+            raise NotFound("a fence stands there: it is no version, or none any more", where=place)
         root = decode_as(sealed_object.open_(self.keys, sealed_object.MANIFEST, key, body), ManifestRoot, key)
         check_root(root, key)
         # The seal is bound to the key; this check holds those who have the master key to it too.
@@ -411,7 +420,25 @@ class Repository:
         found = (names.parse_tombstone(info.key) for info in self.store.list(names.TOMBSTONES))
         return {pack_id for pack_id in found if pack_id is not None}
 
+    def is_run(self, key: str, run: str) -> bool:
+        """Return whether *key* is the name of the registration of *run*."""
+        return names.registration(self._run_id(run)) == key
+
+    def is_fenced(self, key: str) -> bool:
+        """Return whether a fence that opens is under the name *key* of a version: it is none, for good."""
+        return fence.is_there(self.store, self.keys, key)
+
     # ------------------------------------------------------------ writing
+
+    def register(self, run: str, made_ns: int, writer: str) -> int:
+        """Note that the run has a writer, so that a prune knows of it before it has a version; return stored bytes."""
+        key = names.registration(self._run_id(run))
+        body = tombstone.make_registration(self.keys, key, tombstone.Registration(run, made_ns, writer))
+        try:
+            self.store.put(key, body)
+        except AlreadyExists:
+            return 0
+        return len(body)
 
     def writer(
         self, lookup: ChunkLookup, *, lanes: int | None = None, journal: PackJournal | None = None
@@ -436,6 +463,10 @@ class Repository:
 
     def _run_id(self, run: str) -> bytes:
         return run_id(self._run_key, run)
+
+
+def _may_open(info: ObjectInfo, parse: Callable[[str], object]) -> bool:
+    return parse(info.key) is not None and not is_fence_size(info.size_bytes)
 
 
 def is_no_version(error: Error) -> bool:

@@ -29,9 +29,12 @@ from mlsync.repository.tokens import (
     FORMAT_VERSION,
     KEY_SEALED,
     MAGIC_DECISION,
+    MAGIC_FENCE,
     MAGIC_LATER_PROOF,
     MAGIC_MANIFEST,
     MAGIC_MOVE,
+    MAGIC_REGISTRATION,
+    MAGIC_TOMBSTONE,
 )
 
 # A long list of files is stored in chunks, so the rest is short.
@@ -49,19 +52,24 @@ _NONCE: Final = bytes(NONCE_BYTES)
 class SealedKind:
     """A kind of sealed object; *noun* is its name in messages.
 
-    With *may_be_sealed_to_recipient* a node may have written it that can write and not read.
+    With *may_be_sealed_to_recipient* a node may have written it that can write and not read. One that *is_raw* is never
+    compressed.
     """
 
     magic: bytes
     purpose: Purpose
     noun: str
     may_be_sealed_to_recipient: bool = False
+    is_raw: bool = False
 
 
 MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest", may_be_sealed_to_recipient=True)
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
+FENCE: Final = SealedKind(MAGIC_FENCE, "fence", "fence", is_raw=True)
+TOMBSTONE: Final = SealedKind(MAGIC_TOMBSTONE, "tombstone", "tombstone")
+REGISTRATION: Final = SealedKind(MAGIC_REGISTRATION, "registration", "registration of a run")
 
 
 def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
@@ -69,7 +77,7 @@ def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | Non
     if len(plain) > PLAIN_BYTES_MAX:
         raise ManifestDamaged(f"the {kind.noun} would be larger than any reader takes", where=key)
     salt = os.urandom(SALT_BYTES) if salt is None else salt
-    coding, coded = encode(memoryview(plain))
+    coding, coded = (Coding.RAW, memoryview(plain)) if kind.is_raw else encode(memoryview(plain))
     may_be_sealed = kind.may_be_sealed_to_recipient
     own = (
         new_object_key(keys, kind.purpose, salt) if may_be_sealed else derived_key(keys, kind.purpose, salt, keys.epoch)
@@ -110,7 +118,7 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
         raise ManifestDamaged(f"the {kind.noun} has key material, which its kind of key has not", where=key)
     if reserved:
         raise ManifestDamaged(f"the {kind.noun} has a reserved byte that is not 0", where=key)
-    if coding not in (Coding.RAW, Coding.ZSTD):
+    if coding not in ((Coding.RAW,) if kind.is_raw else (Coding.RAW, Coding.ZSTD)):
         raise newer(f"coding {coding} is not known here", key)
     try:
         return bytes(decode(Coding(coding), coded, plain_bytes))

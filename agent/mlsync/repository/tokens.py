@@ -18,6 +18,9 @@ MAGIC_MANIFEST: Final = b"mlsyncM\0"
 MAGIC_LATER_PROOF: Final = b"mlsyncV\0"
 MAGIC_DECISION: Final = b"mlsyncD\0"
 MAGIC_MOVE: Final = b"mlsyncX\0"
+MAGIC_FENCE: Final = b"mlsyncF\0"
+MAGIC_TOMBSTONE: Final = b"mlsyncT\0"
+MAGIC_REGISTRATION: Final = b"mlsyncR\0"
 
 # How the key of a pack or manifest is obtained: HKDF from the master key, or sealed to a recipient's public key, so
 # that a node can write and not read. Future kinds take the next numbers and need no new layout.

@@ -7,8 +7,9 @@
   key is a directory of another key, because a file system cannot hold both. Where keys continue a name with ``/``, no
   other key continues it with ``-`` or ``.``: some S3 servers do not list those in byte order, and mlsync rejects such
   a listing. mlsync makes all keys; they never contain a user's words.
-- An object is created whole or not at all, and never changes. ``put`` and ``Upload.finish`` return only when the object
-  is durable: it survives a power cut. If the key exists, they raise ``AlreadyExists`` and leave the object unchanged.
+- An object is created whole or not at all, and never changes, except that prune may ``replace`` it. ``put``,
+  ``replace`` and ``Upload.finish`` return only when the object is durable: it survives a power cut. If the key exists,
+  ``put`` and ``Upload.finish`` raise ``AlreadyExists`` and leave the object unchanged.
 - ``list`` yields every object under the prefix in key order, or raises. It never ends early without an error.
 - The next ``stat``, ``read`` and ``list`` see a created object (S3 since 2020, every file system).
 - Every error is a ``mlsync.errors.StoreError``, except ``RepositoryMissing`` if the whole location is gone.
@@ -123,6 +124,13 @@ class Store(Protocol):
     @abstractmethod
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key* with all of *body*, durable, or create nothing."""
+
+    @abstractmethod
+    def replace(self, key: str, body: Buffer) -> None:
+        """Put *body* in the place of the object *key*, durably and in one step: at no moment is the key free.
+
+        If there is no such object, this creates it. It needs the right to overwrite.
+        """
 
     @abstractmethod
     def upload(self, key: str) -> Upload:

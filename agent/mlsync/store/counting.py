@@ -64,6 +64,11 @@ class CountingStore(WrappingStore):
         super().put(key, body)
         self.count_written(view_of(body).nbytes)
 
+    def replace(self, key: str, body: Buffer) -> None:
+        """Put *body* in the place of the object *key*."""
+        super().replace(key, body)
+        self.count_written(view_of(body).nbytes)
+
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         super().read(key, offset, into)

@@ -68,6 +68,10 @@ class WrappingStore(Store):
         """Create the object *key*."""
         self.call("put", key, lambda: self._store.put(key, body))
 
+    def replace(self, key: str, body: Buffer) -> None:
+        """Put *body* in the place of the object *key*."""
+        self.call("replace", key, lambda: self._store.replace(key, body))
+
     def upload(self, key: str) -> Upload:
         """Begin an object in parts."""
         return self.wrap_upload(key, self.call("upload", key, lambda: self._store.upload(key)))

@@ -30,6 +30,7 @@ from mlsync.repository import names
 from mlsync.repository.decision import tagged_number
 from mlsync.repository.decisions import Decided
 from mlsync.repository.features import is_feature
+from mlsync.repository.fence import is_fence_size
 from mlsync.repository.later_proof import StoredProof
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous
 from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
@@ -111,6 +112,7 @@ class _Check:
         self._runs: dict[bytes, list[int]] = defaultdict(list)
         self._decisions: dict[bytes, dict[int, str]] = defaultdict(dict)
         self._decided: dict[bytes, Decided] = {}
+        self._fences: dict[bytes, set[int]] = defaultdict(set)
         self._opened: list[tuple[bytes, int]] = []
         self._ended_early = False
 
@@ -159,8 +161,7 @@ class _Check:
         self._list_features()
         for info, pack_id in self._parsed(names.PACKS, names.parse_pack):
             self._packs[pack_id] = info
-        for _, version in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
-            self._runs[version[0]].append(version[1])
+        self._list_versions()
         for info, version in self._parsed(names.COPIES, names.parse_copy):
             self._copies[version] = info
         for info, (run_id, number) in self._parsed(names.DECISIONS, names.parse_decision):
@@ -175,6 +176,16 @@ class _Check:
         for info, pack_id in self._parsed(names.TOMBSTONES, names.parse_tombstone):
             if pack_id not in self._packs:
                 self._problem(info.key, "a tombstone for a pack that is not in the store")
+
+    def _list_versions(self) -> None:
+        for info, (run_id, number) in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
+            # Only one that opens: something else of that length in the place of a manifest is damage.
+            if is_fence_size(info.size_bytes) and self._repository.is_fenced(info.key):
+                self._fences[run_id].add(number)
+            else:
+                self._runs[run_id].append(number)
+        for _ in self._parsed(names.RUNS, names.parse_registration):
+            pass  # a run may be registered and never get a version
 
     def _parsed(
         self,
@@ -301,6 +312,9 @@ class _Check:
             self._failed(key, told, None if run is None else (run, number))
 
     def _is_gone(self, run_id: bytes, number: int) -> bool:
+        """Return whether a number is no version, on purpose: it is fenced, or decided to be gone."""
+        if number in self._fences[run_id]:
+            return True
         decided = self._decided.get(run_id)
         return decided is not None and decided.gone_as(number) is not None
 

@@ -31,6 +31,7 @@ from mlsync.errors import (
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.decisions import Decided
+from mlsync.repository.fence import is_fence_size
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository, is_no_version
@@ -87,16 +88,18 @@ def plan(repository: Repository, monitor: Monitor, *, header_fault: Error | None
     steps = [] if header_fault is None else [_header_step(header_fault)]
     versions = _listed(repository, names.VERSIONS, names.parse_version)
     copies = _listed(repository, names.COPIES, names.parse_copy)
-    both = sorted(versions | copies)
     decided = _Decided(repository)
+    # A copy whose manifest gave way to a fence is of a version that was removed on purpose.
+    fences = _fences(repository)
+    both = sorted((versions | copies) - fences)
     with monitor.task("comparing manifests with their copies", len(both), unit="versions") as task:
         for run_id, number in both:
             step = _compared(repository, names.version(run_id, number))
             if step is not None and decided.lets(step):
                 steps.append(step)
             task.advance(1)
-    if not versions and copies and not rebuild:
-        what = f"all manifests are gone, and {len(copies)} copies of them are there"
+    if not versions - fences and copies - fences and not rebuild:
+        what = f"all manifests are gone, and {len(copies - fences)} copies of them are there"
         advice = "if nobody removed them on purpose: mlsync repair --rebuild"
         raise RebuildNeeded(what, where=f"{repository.store.url} {names.VERSIONS}", advice=advice)
     return steps + list(_tombstones(repository))
@@ -153,6 +156,13 @@ def _listed(
     return {one for one in found if one is not None}
 
 
+def _fences(repository: Repository) -> set[tuple[bytes, int]]:
+    """Return the numbers that are fenced: whatever their copies hold, they are no versions."""
+    small = (info for info in repository.store.list(names.VERSIONS) if is_fence_size(info.size_bytes))
+    found = (names.parse_version(info.key) for info in small if repository.is_fenced(info.key))
+    return {one for one in found if one is not None}
+
+
 def _header_step(fault: Error) -> Healing:
     what = "missing" if isinstance(fault, RepositoryMissing) else fault.what
     return Healing(names.HEADER, what, Heal.FROM_KEY)
@@ -199,7 +209,9 @@ def _heal(repository: Repository, step: Healing) -> None:
     if step.heal is Heal.FROM_KEY:
         repository.make_header()
     elif step.heal is Heal.REMOVE:
-        repository.store.delete(step.key)
+        # Long after the plan, perhaps: a tombstone must stay as long as its pack does.
+        if not repository.has_pack(names.parse_tombstone(step.key) or b""):
+            repository.store.delete(step.key)
     else:
         _replace(repository, step)
 
@@ -210,6 +222,8 @@ def _replace(repository: Repository, step: Healing) -> None:
         raise ObjectDamaged("the version was removed meanwhile", where=step.key)
     is_manifest = step.heal is Heal.FROM_COPY
     key = step.key if is_manifest else names.copied(step.key)
+    if repository.is_fenced(key):
+        return  # removed on purpose since the plan was made
     _, body = repository.open_body(key, names.copy_of(key) if is_manifest else key)
     try:
         repository.open_body(key, step.key)

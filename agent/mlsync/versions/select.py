@@ -173,7 +173,7 @@ def _version_at(repository: Repository, run: str, moment: datetime) -> StoredVer
     """
     moment_ns = int(moment.timestamp()) * 10**9 + moment.microsecond * 1000
     decided = decided_of(repository, run)
-    listed = [one for one in repository.listed(run) if decided.dropped(one.number) is None]
+    listed = [one for one in repository.listed(run) if not one.is_fence and decided.dropped(one.number) is None]
     dates = ((one.root.created_ns, one.root.number) for _, one in opened(repository, run, listed) if one)
     found = max((date for date in dates if date[0] <= moment_ns), default=None)
     if found is None:

@@ -79,6 +79,12 @@ class PendingFile:
             if not self._has_name(path):
                 raise
 
+    def replace(self, path: bytes) -> None:
+        """Give the file the name *path*, in one step, whatever file had it before."""
+        self._access.give(self.fd, self._access.object_mode)
+        with self._root.beside(self.path) as (from_fd, from_name), self._root.beside(path) as (to_fd, to_name):
+            os.rename(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+
     def discard(self) -> None:
         """Remove the file from ``tmp/`` and close it; never raises, and does nothing the second time."""
         if self.fd < 0:

@@ -69,17 +69,18 @@ class StoreRoot:
         except OSError:
             return False
 
-    def publish(self, file: PendingFile, key: str) -> None:
-        """Make *file* the object *key*, durably."""
+    def publish(self, file: PendingFile, key: str, *, replaces: bool = False) -> None:
+        """Make *file* the object *key*, durably; it *replaces* an object of that name, or refuses to."""
         directory = os.path.dirname(key)
+        become = file.replace if replaces else file.become
         self.check_writable()
         self._make_directories(directory)
         try:
-            file.become(key.encode())
+            become(key.encode())
         except FileNotFoundError:  # somebody removed the empty directory
             self._durable_directories.clear()
             self._make_directories(directory)
-            file.become(key.encode())
+            become(key.encode())
         finally:
             # Even if the object exists already: the caller relies on it from now on, and its writer may have crashed.
             self._sync_directory(directory)

@@ -84,6 +84,18 @@ class DirectoryStore(Store):
         finally:
             file.discard()
 
+    def replace(self, key: str, body: Buffer) -> None:
+        """Put *body* in the place of the object *key*: write it, sync it, rename it, and sync its directory."""
+        check_key(key)
+        file = self._pending_file()
+        try:
+            with self._root.creating(key):
+                file.write(0, body)
+                file.sync()
+                self._root.publish(file, key, replaces=True)
+        finally:
+            file.discard()
+
     def upload(self, key: str) -> Upload:
         """Begin an object in parts, in a temporary file of its own."""
         check_key(key)
