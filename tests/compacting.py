@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from flow_parts import RUN, World
-from mlsync.errors import AlreadyExists
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
-from mlsync.store.base import Store
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, compact, plan_all, releasable
 from mlsync.upkeep.live_chunks import LiveChunks
 
@@ -36,16 +33,6 @@ def planned(repository: Repository, **options: Any) -> CompactionPlan:
     return plan_all(repository, SilentMonitor(), **options)
 
 
-def bury_in(store: Store) -> Any:
-    """What gives a pack its tombstone."""
-
-    def bury(pack_id: bytes) -> None:
-        with suppress(AlreadyExists):
-            store.put(names.tombstone(pack_id), b"")
-
-    return bury
-
-
 def compacted(repository: Repository, *, only: CompactionPlan | None = None, **options: Any) -> Compacted:
     """Plan and carry out."""
     values = {name: options.pop(name) for name in ("stop", "pack_bytes") if name in options}
@@ -53,7 +40,6 @@ def compacted(repository: Repository, *, only: CompactionPlan | None = None, **o
         repository,
         only or planned(repository, **options),
         SilentMonitor(),
-        bury_in(repository.store),
         now_ns=WHEN_NS,
         **values,
     )

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from compacting import (
-    bury_in,
     compacted,
     delete_buried,
     delete_unused,
@@ -27,7 +26,7 @@ from mlsync.repository.move import Moves
 from mlsync.repository.repository import Repository
 from mlsync.repository.segments import segment_refs
 from mlsync.store.counting import CountingStore
-from mlsync.upkeep.compaction import CompactionPlan, PackUse, refuse_above, releasable
+from mlsync.upkeep.compaction import CompactionPlan, PackUse, burial, refuse_above, releasable
 
 PIECE = 40_000
 
@@ -49,6 +48,11 @@ def world(tmp_path):
     world.trees = trees
     yield world
     world.close()
+
+
+def bury(world, pack_id):
+    """Give a pack a tombstone."""
+    burial(world.repository, 0)(pack_id)
 
 
 def packs(world):
@@ -205,7 +209,7 @@ def test_a_bound_cuts_the_plan_and_refuses_it(world):
 
 def test_a_pack_with_a_tombstone_is_not_moved(world):
     """What is to be deleted is left to whoever deletes it."""
-    bury_in(world.store)(first_pack(world))
+    bury(world, first_pack(world))
     assert planned(world.repository).packs == ()
 
 
@@ -410,7 +414,7 @@ def test_a_new_pack_with_a_tombstone_keeps_the_old_one(world):
     before = packs(world)
     compacted(world.repository)
     (new,) = packs(world) - before
-    bury_in(world.store)(new)
+    bury(world, new)
     assert first_pack(world) not in delete_buried(world.repository)
     is_whole(world)
 
@@ -475,7 +479,7 @@ def test_a_record_that_a_key_holder_forged_deletes_nothing(world):
     lies = [msgspec.structs.replace(ref, stored_bytes=min(ref.stored_bytes, ref.plain_bytes + 16)) for ref in lies]
     Moves(world.store, world.repository.keys).add(old, lies, 0, "")
     # It may plant the tombstone too.
-    bury_in(world.store)(old)
+    bury(world, old)
     assert delete_buried(world.repository) == set()
     is_whole(world)
     world.store.delete(names.tombstone(old))

@@ -15,6 +15,7 @@ from typing import Final
 
 import mlsync
 from mlsync.errors import (
+    AlreadyExists,
     CompactionRefused,
     Damage,
     FormatUnsupported,
@@ -33,6 +34,7 @@ from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
 from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version, listed_versions
 from mlsync.repository.segments import segment_refs
+from mlsync.repository.tombstone import Tombstone, make_tombstone
 from mlsync.upkeep.live_chunks import LiveChunks
 
 #: A pack is moved if less than this share of it is needed: it frees more than it writes.
@@ -145,7 +147,8 @@ def plan_all(
     """
     moved = set(repository.moves.listed())
     live = LiveChunks(repository, moved)
-    keys = [names.version(run_id, one.number) for run_id, one in listed_versions(repository.store.list(names.VERSIONS))]
+    listed = listed_versions(repository.store.list(names.VERSIONS))
+    keys = [names.version(run_id, one.number) for run_id, one in listed if not one.is_fence]
     with monitor.task("looking at what versions need", len(keys), unit="versions") as task:
         for key in keys:
             stored = _opened(repository, key)
@@ -157,7 +160,7 @@ def plan_all(
 
 
 def _opened(repository: Repository, key: str) -> StoredVersion | None:
-    """Return a version, ``None`` for what is none: planted, deleted meanwhile, or a fence."""
+    """Return a version, ``None`` for what is none: planted, or removed meanwhile."""
     try:
         return repository.open_version(key)
     except NotFound:
@@ -181,18 +184,17 @@ def compact(
     repository: Repository,
     planned: CompactionPlan,
     monitor: Monitor,
-    bury: Callable[[bytes], None],
     *,
     now_ns: int,
     stop: Callable[[], bool] = lambda: False,
     pack_bytes: int = PACK_BYTES,
 ) -> Compacted:
-    """Carry out a plan; *bury* gives a pack its tombstone.
+    """Carry out a plan: old packs have tombstones afterwards, and a prune deletes them after their grace.
 
     A pack that cannot be read is left as it is. Raise ``Stopped``, with all that was moved complete, or the store's
     error.
     """
-    compaction = _Compaction(repository, bury, now_ns)
+    compaction = _Compaction(repository, burial(repository, now_ns), now_ns)
     for pack_id in planned.unburied:
         compaction.bury_moved(pack_id)
     if planned.packs:
@@ -211,6 +213,18 @@ def compact(
     if stop():
         raise Stopped("stopped while packs were moved")
     return compaction.result
+
+
+def burial(repository: Repository, now_ns: int) -> Callable[[bytes], None]:
+    """Return what gives a pack its tombstone; one that is there stays."""
+    said = Tombstone(now_ns, f"mlsync {mlsync.__version__}")
+
+    def bury(pack_id: bytes) -> None:
+        key = names.tombstone(pack_id)
+        with suppress(AlreadyExists):
+            repository.store.put(key, make_tombstone(repository.keys, key, said))
+
+    return bury
 
 
 class _Compaction:
