@@ -167,7 +167,7 @@ def test_a_damaged_decision_is_not_passed_over_in_silence(repository, damage):
     forget(repository, 2)
     replace(repository, 2, damage(repository.store.get(key(repository, 2), limit_bytes=1 << 20)))
     found = find_decided(repository, RUN)
-    assert (found.number, set(found.forgotten), found.last_number) == (1, {1}, 2)
+    assert (found.number, set(found.forgotten), found.next_number) == (1, {1}, 3)
     assert found.hidden is not None
     assert found.hidden.startswith("decision 2: ")
     assert key(repository, 2) in repository.skipped
@@ -186,6 +186,14 @@ def test_nobody_decides_on_less_than_there_was(repository):
     made = forget(repository, 3, seen=seen, accept_hidden=True)
     assert (made.number, set(made.pins), set(made.forgotten)) == (3, {7}, {3})
     assert find_decided(repository, RUN, seen).hidden is None
+
+
+def test_the_highest_number_cannot_be_squatted(repository):
+    """If something that does not open has the highest number, the lowest free one comes next."""
+    forget(repository, 1)
+    repository.store.put(key(repository, names.VERSION_MAX), b"squatted")
+    repository.store.put(key(repository, 2), b"squatted")
+    assert forget(repository, 2, accept_hidden=True).number == 3
 
 
 def test_who_accepts_a_loss_ends_it(repository):

@@ -61,8 +61,8 @@ HIDDEN_ADVICE: Final = "find out who changed the store; --accept-rollback decide
 class Decided:
     """What is decided of a run's versions: the state after the decision *number*, 0 if there is none.
 
-    *hidden* says why a newer decision cannot be read, ``None`` if none is known; *last_number* is the highest that is
-    known to exist.
+    *hidden* says why a newer decision cannot be read, ``None`` if none is known. *next_number* is that of the next one:
+    above all that are known to exist.
     """
 
     run: str
@@ -72,7 +72,7 @@ class Decided:
     forgotten: Mapping[int, Forgotten] = field(default_factory=dict)
     gone: tuple[Gone, ...] = ()
     hidden: str | None = None
-    last_number: int = 0
+    next_number: int = 1
 
     @property
     def seen(self) -> SeenDecision | None:
@@ -153,8 +153,8 @@ def find_decided(repository: Repository, run: str, seen: SeenDecision | None = N
         older = [number for number in _listed(repository, run_bytes, 0) if number <= after]
         decided, _ = _newest_of(repository, run, older)
     found = decided or Decided(run)
-    last = max([found.number, 0 if seen is None else seen.number, *numbers])
-    return _with_hidden(found, seen, fault, last)
+    counting = max(found.number, 0 if seen is None else seen.number)
+    return _with_hidden(found, seen, fault, _next_number(counting, numbers))
 
 
 def decide(
@@ -250,7 +250,7 @@ def state_of(decision: Decision, digest: bytes) -> Decided:
         {item.version: item for item in decision.forgotten},
         decision.gone,
         None,
-        decision.number,
+        decision.number + 1,
     )
 
 
@@ -279,14 +279,23 @@ def _newest_of(repository: Repository, run: str, numbers: Iterable[int]) -> tupl
     return None, fault
 
 
-def _with_hidden(decided: Decided, seen: SeenDecision | None, fault: str | None, last: int) -> Decided:
+def _next_number(counting: int, listed: Iterable[int]) -> int:
+    """Return the number after all of these; the lowest free one above *counting* if somebody took the highest."""
+    taken = set(listed)
+    number = max([counting, *taken]) + 1
+    if number > names.VERSION_MAX:
+        number = next(free for free in range(counting + 1, names.VERSION_MAX + 2) if free not in taken)
+    return number
+
+
+def _with_hidden(decided: Decided, seen: SeenDecision | None, fault: str | None, next_number: int) -> Decided:
     hidden = fault
     if seen is not None and decided.number < seen.number:
         hidden = hidden or f"decision {seen.number}, which a version names, is missing"
     elif seen is not None and decided.number == seen.number and half(decided.digest) != seen.half:
         hidden = f"decision {seen.number} is another one than was seen before"
     return Decided(
-        decided.run, decided.number, decided.digest, decided.pins, decided.forgotten, decided.gone, hidden, last
+        decided.run, decided.number, decided.digest, decided.pins, decided.forgotten, decided.gone, hidden, next_number
     )
 
 
@@ -306,7 +315,7 @@ def _decision(decided: Decided, draft: NextState, by: By) -> Decision:
         raise VersionKept(what, advice="unpin some, or wait until prune has deleted forgotten ones")
     return Decision(
         run=decided.run,
-        number=decided.last_number + 1,
+        number=decided.next_number,
         previous=Previous(decided.number, decided.digest) if decided.number else None,
         made_ns=by.now_ns,
         writer=f"mlsync {mlsync.__version__}",
