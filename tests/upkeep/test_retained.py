@@ -7,12 +7,14 @@ import pytest
 from flow_parts import RUN, World
 from mlsync.errors import PolicyRefused
 from mlsync.repository import names
-from mlsync.repository.decision import Pin
-from mlsync.repository.decisions import By, decide
+from mlsync.repository.decision import Forgotten, Pin
+from mlsync.repository.decisions import By, decide, mark_gone
+from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.seen_decision import half
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.policy import KeepPolicy
 from mlsync.upkeep.retained import retained
+from mlsync.values import Finding, Proof, Severity
 from safetensors_parts import saved
 
 
@@ -149,6 +151,47 @@ def test_a_version_that_is_missing_is_not_clear(world):
     make(world, 4)
     world.store.delete(world.repository.version_key(RUN, 2))
     assert "version 2 is missing, and nothing says that it was removed" in refused(world)
+
+
+def test_hidden_later_proofs_are_not_clear(world):
+    """One may say that a checkpoint is broken, so that another version is the newest proved one."""
+    make(world, 3)
+    version = world.repository.stored(RUN, 1)
+    proof = LaterProof(RUN, 1, version.digest, 1, "mlsync", "host", 2, "", 0, [])
+    key = world.repository.add_later_proof(proof).key
+    world.append("log.txt", b"x")
+    world.backup()
+    assert removed(world, "last 1") == (1, 2, 3)
+    world.store.delete(key)
+    assert "later proofs are missing of version 1" in refused(world)
+
+
+def test_a_broken_later_proof_puts_a_version_below_the_floor(world):
+    """What another machine found broken displaces nothing, and the newest proved one is an older one."""
+    make(world, 3)
+    version = world.repository.stored(RUN, 3)
+    finding = Finding(2, Severity.REFUSE, "not the bytes that were written")
+    broken = Proof(2, "safetensors", "cpu", "2", 1, 0.5, 1, 4, {}, [finding])
+    files = [ProvedFile(b"last.safetensors", broken)]
+    world.repository.add_later_proof(LaterProof(RUN, 3, version.digest, 1, "mlsync", "host", 2, "cpu", 1, files))
+    assert removed(world, "last 1") == (1,)
+
+
+def test_versions_that_are_gone_are_no_gap(world):
+    """What was removed by a decision is not missing, whether its manifest is deleted or not, and counts in no rule."""
+    make(world, 5)
+    by, now_ns = By("host", 1), 1
+    digests = {number: world.repository.stored(RUN, number).digest for number in (2, 3)}
+
+    def forget(_decided, draft):
+        for number, digest in digests.items():
+            draft.forgotten[number] = Forgotten(number, half(digest), "by hand", now_ns)
+
+    decide(world.repository, RUN, None, forget, by)
+    mark_gone(world.repository, RUN, None, digests, by)
+    assert removed(world, "last 1") == (1, 4)
+    world.store.delete(world.repository.version_key(RUN, 2))
+    assert removed(world, "last 1") == (1, 4)
 
 
 def test_hidden_decisions_are_not_clear(world):
