@@ -162,6 +162,7 @@ def test_what_is_not_understood_is_said(saved):
         (("1", "9"), 15, "no version 9, only 1 to 2"),
         (("1", "2", "nowhere"), 19, "neither version 1 nor 2 holds anything at nowhere"),
         (("weights/last.pt",), 2, "not a version: 'weights/last.pt'"),
+        (("checkpoint-40",), 15, "or VERSION:PATH on both sides, such as latest:checkpoint-40"),
         (("--run", "other"), 14, "no run named 'other'"),
         (("--tensors", "-1"), 2, "--tensors"),
     ],

@@ -12,7 +12,18 @@ from typing import Any
 import format_rules as rules
 import msgspec
 import pytest
-from forged import DROPPED, EXAMPLES, changed, packed, proof_value, read_proof, read_root, root_value
+from forged import (
+    DROPPED,
+    EXAMPLES,
+    changed,
+    decision_value,
+    packed,
+    proof_value,
+    read_decision,
+    read_proof,
+    read_root,
+    root_value,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,12 +48,15 @@ def rich_root() -> Any:
     entries.insert(2, file)
     entries.sort(key=lambda entry: entry[0])
     segment[1] = len(entries)
-    root[15] = {"example": [1.5, {"a": None}], "later-proofs": [[1, True, 3, LINKS]]}
+    root[15] = {"example": [1.5, {"a": None}], "decision": [3, bytes(16)], "later-proofs": [[1, True, 3, LINKS]]}
     return root
 
 
 LINKS = [bytes([at]) * 32 for at in (1, 2)]
 ROOT, PROOF = rich_root(), changed(proof_value(), (10,), {"example": [True], "seen": LINKS})
+DECISION = changed(decision_value(), (9,), {"example": [True]})
+DECISION[6].append([8, bytes(16), "Paper", "", 0])
+DECISION[8].append([9, 9, "x", 0])
 MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
 EDGES = [-(1 << 63), -1, 0, 1, 2, 3, 4, 5, 6, 16, 47, 48, 255, 256, 65_535, 65_536, 1 << 32, 1 << 40]
 EDGES += [1 << 63, (1 << 64) - 1]
@@ -169,6 +183,15 @@ def test_a_later_proof_is_taken_exactly_as_the_page_says(value):
     assert agree(
         outcome(read_proof, plain), outcome(rules.later_proof, value, EXAMPLES.run, 2, MANIFEST, EXAMPLES.proof_id)
     )
+
+
+@settings(max_examples=300, deadline=None)
+@given(mutated(DECISION))
+@example(DECISION)
+def test_a_decision_is_taken_exactly_as_the_page_says(value):
+    """The reader of decisions and the page agree on every changed one."""
+    plain = msgspec.msgpack.encode(value)
+    assert agree(outcome(read_decision, plain), outcome(rules.decision, value, EXAMPLES.run, 2))
 
 
 @settings(max_examples=250, deadline=None)

@@ -14,7 +14,8 @@ from mlsync.cli.parsing import Command
 from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
 from mlsync.diff.diff import diff
 from mlsync.diff.sides import Side
-from mlsync.errors import ConfigInvalid
+from mlsync.errors import ConfigInvalid, VersionMissing
+from mlsync.repository.decision import is_pin_name
 from mlsync.repository.repository import Repository
 from mlsync.versions.place import Place, parse_place
 from mlsync.versions.select import LATEST, find_run, find_version, refuse_nonsense, version_before
@@ -89,7 +90,17 @@ def _refuse_mixture(old: Place | None, new: Place, paths: tuple[str, ...]) -> No
 
 
 def _sides(repository: Repository, run: str, old: Place | None, new: Place) -> tuple[Side, Side]:
-    after = Side(find_version(repository, run, new.version), new.path)
+    after = _side(repository, run, new)
     if old is None:
         return Side(version_before(repository, run, after.stored.root.number)), after
-    return Side(find_version(repository, run, old.version), old.path), after
+    return _side(repository, run, old), after
+
+
+def _side(repository: Repository, run: str, place: Place) -> Side:
+    try:
+        return Side(find_version(repository, run, place.version), place.path)
+    except VersionMissing as error:
+        # A path without a version looks like the name of a pin.
+        if place.path is None and is_pin_name(place.version):
+            error.advice = f"{error.advice}; or VERSION:PATH on both sides, such as latest:{place.version}"
+        raise
