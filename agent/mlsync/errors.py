@@ -27,6 +27,8 @@
     |  |- DecisionTaken           93   other writers pin or forget versions of the run at the same time
     |  |- VersionKept             94   a version that must stay cannot be forgotten
     |  |- DecisionsHidden         95   what was decided of a run's versions is missing, and may not be undone
+    |  |- PruneBlocked            96   prune cannot see all that may name a pack, and deletes none
+    |  |- PruneUnconfirmed        97   prune changed nothing, since nobody confirmed it
     |  `- CompactionRefused       98   what is left of packs is more to move than was allowed
     |- RetentionError
     |  |- RemovalRefused          89   more versions would be removed than was confirmed
@@ -285,6 +287,20 @@ class DecisionsHidden(RepositoryError):
 
     exit_code = 95
     usual_advice = "find out who changed the store; --accept-rollback decides anew on what it shows"
+
+
+class PruneBlocked(RepositoryError):
+    """Something that may name packs cannot be read, or a listing is incomplete: prune deletes none of it."""
+
+    exit_code = 96
+    usual_advice = "mlsync check names what is wrong, mlsync repair heals what has a copy"
+
+
+class PruneUnconfirmed(RepositoryError):
+    """Nobody confirmed the prune; nothing was changed."""
+
+    exit_code = 97
+    usual_advice = "--yes carries it out, --dry-run only shows it"
 
 
 class CompactionRefused(RepositoryError):

@@ -254,6 +254,24 @@ def test_keys_are_as_documented(saved):
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
 
 
+def test_a_prune_is_as_documented(saved):
+    """What would go, what goes, and what keeps a prune from deleting have the documented fields."""
+    (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")
+    saved.good("backup")
+    saved.good("forget", "1", "--yes")
+    value = one_value(saved.good("prune", "--grace", "0s", "--dry-run", "--json"))
+    compare("mlsync prune", value, "dry run")
+    assert [(one["version"], one["removed"]) for one in value["versions"]] == [(1, False)]
+    value = one_value(saved.good("prune", "--grace", "0s", "--yes", "--json"))
+    compare("mlsync prune", value, "prune")
+    assert [one["removed"] for one in value["versions"]] == [True]
+    saved.object("versions/*/*", -1).write_bytes(b"damaged")
+    saved.object("copies/*/*", -1).unlink()
+    done = saved.run("prune", "--yes", "--json")
+    assert done.status == 96, done
+    compare("mlsync prune", json.loads(done.out), "blocked")
+
+
 def test_what_is_decided_is_as_documented(saved):
     """What the commands print for programs has the documented fields, and versions' too."""
     (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")

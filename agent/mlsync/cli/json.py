@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
+    from mlsync.upkeep.prune import Pruned, PrunePlan
     from mlsync.upkeep.repair import Healing, Repaired
     from mlsync.upkeep.retained import Retained
     from mlsync.versions.proof_status import ProofStatus, RunVersions
@@ -535,6 +536,30 @@ def repair_json(steps: Sequence[Healing], repaired: Repaired, *, is_dry_run: boo
         "problems": _problems_json(repaired.left),
         "lost": [{"run": one.run, "path": path(one.path), "versions": list(one.versions)} for one in repaired.affected],
     }
+
+
+def prune_json(found: PrunePlan, pruned: Pruned, *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync prune``."""
+    removed = {one.place for one in pruned.versions}
+    return {
+        "dry_run": is_dry_run,
+        "versions": [
+            {"run": one.run, "version": one.place[1], "rule": one.rule, "removed": one.place in removed}
+            for one in found.going
+        ],
+        "versions_left": found.version_count,
+        "to_delete": _packs_json(found.delete | found.emptied_by_moves),
+        "to_mark": _packs_json(found.mark),
+        "waiting": _packs_json(found.waiting),
+        "deleted": _packs_json(pruned.deleted),
+        "marked": _packs_json(pruned.marked),
+        "blocked": [{"object": one.key, "text": one.why} for one in (*found.blocked, *found.kept_back)],
+        "denied": [{"object": one.key, "text": one.why} for one in pruned.denied],
+    }
+
+
+def _packs_json(packs: Mapping[bytes, int]) -> dict[str, object]:
+    return {"packs": len(packs), "bytes": sum(packs.values())}
 
 
 def _versions_json(versions: Iterable[tuple[str, int]]) -> list[dict[str, object]]:

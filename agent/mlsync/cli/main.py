@@ -30,7 +30,7 @@ GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
     "Every day": ("backup", "agent", "restore"),
     "Look": ("versions", "show", "diff"),
-    "Retention": ("pin", "unpin", "forget", "unforget"),
+    "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
     "Care": ("check", "repair", "verify", "prove", "key", "service", "completion"),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)

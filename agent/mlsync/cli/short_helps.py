@@ -20,6 +20,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "unpin": "Remove the pin of a version.",
     "forget": "Leave versions out, until they are removed.",
     "unforget": "Bring forgotten versions back.",
+    "prune": "Delete what no version needs.",
     "check": "Check every object of the repository.",
     "repair": "Heal lost or damaged objects.",
     "verify": "Read a version back and prove it again.",

@@ -1,0 +1,121 @@
+"""``mlsync prune``: delete what no version needs any more."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+
+import click
+
+from mlsync.cli import output
+from mlsync.cli.gently import gently_option
+from mlsync.cli.json import prune_json
+from mlsync.cli.options import Common, common_options
+from mlsync.cli.parsing import Command
+from mlsync.config.units import parse_duration
+from mlsync.errors import PruneBlocked, PruneUnconfirmed
+from mlsync.upkeep.prune import Pruned, PruneOptions, PrunePlan, carry_out, plan, refuse_blocked
+
+_EXAMPLES = """\b
+Examples:
+  mlsync prune --dry-run
+  mlsync prune --yes --grace 14d
+"""
+_SHOWN_MAX = 20
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not {error}: {value!r}") from None
+
+
+@click.command("prune", cls=Command, short_help="Delete what no version needs.", epilog=_EXAMPLES)
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--grace",
+    "grace_s",
+    metavar="TIME",
+    default="7d",
+    show_default=True,
+    callback=_seconds,
+    help="How long forgotten versions and marked packs wait.",
+)
+@common_options
+@gently_option
+def prune_command(common: Common, *, dry_run: bool, yes: bool, grace_s: float) -> None:
+    """Delete forgotten versions after their grace, and packs that no version needs, in two steps.
+
+    A pack is marked first, and deleted by a prune after the grace period. No backup has to wait: several prunes and
+    backups may run at once. Shows first what it would do, and asks. Needs the right to delete and to overwrite. Ends
+    with 96 if it cannot see all that may need a pack, and then deletes none.
+    """
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session:
+        repository = session.repository
+        options = PruneOptions(time.time_ns(), platform.node(), grace_s)
+        found = plan(repository, monitor, options)
+        if not common.as_json:
+            _print_plan(found, quiet=common.quiet)
+        pruned = Pruned()
+        if not dry_run and not found.blocked and not found.is_empty:
+            if not yes:
+                _confirm(as_json=common.as_json)
+            pruned = carry_out(repository, found, monitor, options)
+    if common.as_json:
+        common.emit(prune_json(found, pruned, is_dry_run=dry_run))
+    elif not dry_run:
+        _print_pruned(pruned, quiet=common.quiet)
+    refuse_blocked(repository, found)
+    if found.kept_back:
+        first = found.kept_back[0]
+        raise PruneBlocked(first.why, where=repository.store.url)
+
+
+def _confirm(*, as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise PruneUnconfirmed("nothing was changed: there is no terminal to ask on")
+    if not click.confirm("Do this?", err=True):
+        raise PruneUnconfirmed("nothing was changed")
+
+
+def _print_plan(found: PrunePlan, *, quiet: bool) -> None:
+    for one in (*found.blocked, *found.kept_back):
+        output.say_wrapped(f"{one.key}: {one.why}")
+    if quiet:
+        return
+    for going in found.going[:_SHOWN_MAX]:
+        output.say_wrapped(f"{going.run}/{going.place[1]}: to be removed, forgotten by {going.rule}")
+    if len(found.going) > _SHOWN_MAX:
+        output.say(f"and {output.count(len(found.going) - _SHOWN_MAX, 'version')} more")
+    delete = found.delete | found.emptied_by_moves
+    lines = [
+        f"{output.count(len(found.going), 'version')} to remove, {found.version_count} stay",
+        f"{_packs(delete)} to delete now",
+        f"{_packs(found.mark)} to mark: a prune after the grace period deletes them",
+    ]
+    if found.waiting:
+        lines.append(f"{_packs(found.waiting)} marked before, and still waiting")
+    if found.foreign_count:
+        lines.append(f"{output.count(found.foreign_count, 'mark')} of packs that mlsync did not make: left alone")
+    for line in lines:
+        output.say_wrapped(line)
+
+
+def _packs(packs: dict[bytes, int]) -> str:
+    return f"{output.count(len(packs), 'pack')} ({output.size(sum(packs.values()))})"
+
+
+def _print_pruned(pruned: Pruned, *, quiet: bool) -> None:
+    for one in pruned.denied[:_SHOWN_MAX]:
+        output.say_wrapped(f"{one.key}: the store keeps it: {one.why}")
+    if len(pruned.denied) > _SHOWN_MAX:
+        output.say(f"and {output.count(len(pruned.denied) - _SHOWN_MAX, 'object')} more")
+    if not quiet:
+        output.say_wrapped(
+            f"{output.count(len(pruned.versions), 'version')} removed, {_packs(pruned.deleted)} deleted, "
+            f"{_packs(pruned.marked)} marked"
+        )

@@ -1,0 +1,251 @@
+"""What a prune has to see before it may delete anything: all versions of all runs, and the packs that they name.
+
+Nothing is deleted on the word of one listing. What a listing lacks is found out by numbers: those of a run leave no
+gap, as a removed version leaves a fence, so a number that looks free and is not tells that the listing is incomplete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
+from mlsync.monitor import Monitor
+from mlsync.repository import names, tombstone
+from mlsync.repository.reader import ChunkReader
+from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
+from mlsync.repository.segments import segment_refs
+from mlsync.repository.validation import table_of_packs
+
+_OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
+# Manifests are small: the time is in the round trips. So many, or so many bytes of them, are in memory at once.
+_AT_ONCE: Final = 16
+_BATCH_COUNT: Final = 64
+_BATCH_BYTES: Final = 8 << 20
+
+# A version's place: the run's id and the number.
+VersionPlace = tuple[bytes, int]
+
+
+class _PackTable(msgspec.Struct, array_like=True):
+    """The first position of a segment; the entries behind it are not decoded."""
+
+    packs: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Something that keeps a prune from deleting packs: an object, and why."""
+
+    key: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A tombstone as it was read: when it was made, and its bytes, by which it is known again."""
+
+    made_ns: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class Sight:
+    """What was seen: versions by run and number, what each run is called, and the packs that versions name.
+
+    *blocked* says why packs may not be deleted; *awaited* are numbers that were taken, so that each listing must have
+    them.
+    """
+
+    listed: dict[bytes, dict[int, ListedVersion]] = field(default_factory=lambda: defaultdict(dict))
+    runs: dict[bytes, str] = field(default_factory=dict)
+    newest: dict[bytes, StoredVersion] = field(default_factory=dict)
+    named: set[bytes] = field(default_factory=set)
+    blocked: list[Blocked] = field(default_factory=list)
+    awaited: set[VersionPlace] = field(default_factory=set)
+    _read: dict[VersionPlace, str] = field(default_factory=dict)
+    _segments: dict[bytes, tuple[bytes, ...]] = field(default_factory=dict)
+    _ids: dict[bytes, bytes] = field(default_factory=dict)
+
+    def block(self, key: str, why: str) -> None:
+        """Note why no pack may be deleted."""
+        self.blocked.append(Blocked(key, why))
+
+    def packs_of(self, stored: StoredVersion, reader: ChunkReader) -> set[bytes]:
+        """Return the packs that a version names; parts of lists of files that versions share are read once."""
+        root, where = stored.root, stored.key
+        found = {one.pack_id for one in table_of_packs(root.packs, where)}
+        refs = iter(segment_refs(root, where))
+        for segment in root.segments:
+            if segment.inline is not None:
+                found |= _packs_in(segment.inline, where)
+                continue
+            chunks = [next(refs) for _ in segment.chunks]
+            digest = hashlib.sha256(b"".join(ref.name for ref in chunks)).digest()[:16]
+            known = self._segments.get(digest)
+            if known is None:
+                body = bytearray()
+                for plain in reader.stream(chunks):
+                    body += plain
+                # One object for each id: a long history has many lists with the same few packs.
+                packs = _packs_in(bytes(body), where)
+                known = self._segments[digest] = tuple(self._ids.setdefault(pack, pack) for pack in packs)
+            found.update(known)
+        return found
+
+    def is_read(self, place: VersionPlace, one: ListedVersion) -> bool:
+        """Return whether this very object was read; objects never change."""
+        return self._read.get(place) == one.stamp
+
+    def note_read(self, place: VersionPlace, one: ListedVersion) -> None:
+        """Note that the packs of this object are known."""
+        self._read[place] = one.stamp
+
+
+def list_versions(repository: Repository) -> dict[bytes, dict[int, ListedVersion]]:
+    """Return all objects under names of versions, fences too; an object that a listing has twice counts once."""
+    found: dict[bytes, dict[int, ListedVersion]] = defaultdict(dict)
+    for run_id, one in listed_versions(repository.store.list(names.VERSIONS)):
+        found[run_id][one.number] = one
+    return found
+
+
+def list_places(repository: Repository, prefix: str) -> dict[str, VersionPlace]:
+    """Return the versions that copies or later proofs belong to, by the names of these."""
+    parse = names.parse_copy if prefix == names.COPIES else names.parse_later_proof
+    found = ((info.key, parse(info.key)) for info in repository.store.list(prefix))
+    return {key: place for key, place in found if place is not None}
+
+
+def read_marks(repository: Repository) -> dict[bytes, Mark | None]:
+    """Return all tombstones by pack; ``None`` stands for one that does not open, which is nobody's who has the key."""
+    packs = sorted(repository.tombstones())
+
+    def read(pack_id: bytes) -> Mark | None:
+        key = names.tombstone(pack_id)
+        try:
+            found, body = tombstone.read(
+                repository.store, key, lambda body: tombstone.open_tombstone(repository.keys, key, body)
+            )
+        except (ManifestDamaged, FormatUnsupported, NotFound):
+            return None
+        return Mark(found.made_ns, body)
+
+    with ThreadPoolExecutor(_AT_ONCE) as executor:
+        return dict(zip(packs, executor.map(read, packs), strict=True))
+
+
+def registered_runs(repository: Repository) -> Iterator[tuple[bytes, str]]:
+    """Yield the runs that are registered, with their names; what somebody planted does not open and is left out."""
+    for info in repository.store.list(names.RUNS):
+        run_id = names.parse_registration(info.key)
+        if run_id is None:
+            continue
+        with suppress(*_OF_OBJECT):
+            found, _ = tombstone.read(repository.store, info.key, _opening(repository, info.key))
+            yield run_id, found.run
+
+
+def _opening(repository: Repository, key: str) -> Callable[[bytes], tombstone.Registration]:
+    return lambda body: tombstone.open_registration(repository.keys, key, body, lambda run: repository.is_run(key, run))
+
+
+def open_newest(repository: Repository, sight: Sight) -> None:
+    """Find the name and the newest version that opens of each run that was listed."""
+    for run_id, listed in sight.listed.items():
+        for number in sorted(listed, reverse=True):
+            if listed[number].is_fence:
+                continue
+            with suppress(*_OF_OBJECT):
+                stored = repository.open_version(names.version(run_id, number))
+                sight.newest[run_id], sight.runs[run_id] = stored, stored.root.run
+                break
+
+
+def read_versions(
+    repository: Repository, sight: Sight, places: Sequence[tuple[VersionPlace, ListedVersion]], monitor: Monitor
+) -> Iterator[tuple[VersionPlace, StoredVersion, set[bytes]]]:
+    """Yield versions with the packs that they name; block what does not open, not even as its copy."""
+    with (
+        repository.reader() as reader,
+        ThreadPoolExecutor(_AT_ONCE) as executor,
+        monitor.task("reading manifests", len(places), unit="versions") as task,
+    ):
+        for batch in _batches(places):
+            opened = executor.map(lambda one: _open(repository, one[0]), batch)
+            for (place, one), (stored, fault) in zip(batch, opened, strict=True):
+                key = names.version(*place)
+                if stored is None:
+                    sight.block(key, fault or "it does not open")
+                    continue
+                try:
+                    packs = sight.packs_of(stored, reader)
+                except _OF_OBJECT as error:
+                    sight.block(key, f"its list of files cannot be read: {error.what}")
+                    continue
+                sight.note_read(place, one)
+                yield place, stored, packs
+            task.advance(len(batch))
+
+
+def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | None, str | None]:
+    """Return a version from its manifest, or from its copy if that does not open; or else what is wrong."""
+    key = names.version(*place)
+    try:
+        return repository.open_version(key), None
+    except _OF_OBJECT as error:
+        fault: Error = error
+    # Of a manifest that is damaged or lost, the copy has the same bytes. A newer mlsync's is not to be looked past.
+    if is_no_version(fault) or isinstance(fault, NotFound):
+        with suppress(*_OF_OBJECT):
+            return repository.open_body(key, names.copy_of(key))[0], None
+    return None, fault.what
+
+
+def _packs_in(segment: bytes, where: str) -> set[bytes]:
+    try:
+        table = msgspec.msgpack.decode(segment, type=_PackTable)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise ManifestDamaged(f"a list of files does not parse: {error}", where=where) from None
+    return {one.pack_id for one in table_of_packs(table.packs, where)}
+
+
+def _batches(
+    places: Sequence[tuple[VersionPlace, ListedVersion]],
+) -> Iterator[Sequence[tuple[VersionPlace, ListedVersion]]]:
+    batch: list[tuple[VersionPlace, ListedVersion]] = []
+    size_bytes = 0
+    for place, one in places:
+        if batch and (len(batch) == _BATCH_COUNT or size_bytes + one.size_bytes > _BATCH_BYTES):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append((place, one))
+        size_bytes += one.size_bytes
+    if batch:
+        yield batch
+
+
+def free_numbers(listed: Mapping[int, object], is_version: Callable[[int], bool]) -> list[int]:
+    """Return the free numbers that a writer can have in mind: the first behind each row of taken ones, and 1.
+
+    It takes the lowest free number above a version, and no number becomes free again. A row without any version or
+    fence that opens, by *is_version*, was planted: no writer comes by it.
+    """
+    found: list[int] = []
+    row: list[int] = []
+    for number in [*sorted(listed), 0]:
+        if row and number != row[-1] + 1:
+            if row[0] == 1 or any(map(is_version, row)):
+                found.append(row[-1] + 1)
+            row = []
+        row.append(number)
+    if 1 not in listed:
+        found.append(1)
+    return sorted(number for number in found if number <= names.VERSION_MAX)
