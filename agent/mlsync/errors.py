@@ -44,7 +44,8 @@
     |  |- KeySlotKept             27   an old key slot could not be removed, and still opens
     |  |- WriteOnly               86   this node can write to the repository and read nothing
     |  |- KeyServiceRefused       87   AWS KMS refuses: no right, no credentials, or a key that is disabled
-    |  `- KeyServiceUnavailable   88   AWS KMS is away, or still failed after the last try
+    |  |- KeyServiceUnavailable   88   AWS KMS is away, or still failed after the last try
+    |  `- KeyRetired              29   the key was rotated, and this process has an older one
     |- Damage
     |  |- ObjectMissing           30   an object that a version needs is not there
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
@@ -404,6 +405,13 @@ class KeyServiceUnavailable(KeyProblem):
     usual_advice = "check the network, and give the command again; --passphrase-file FILE opens with another key slot"
 
 
+class KeyRetired(KeyProblem):
+    """The repository's key was rotated, or is being rotated: what is written with an older key counts for nothing."""
+
+    exit_code = 29
+    usual_advice = "give this machine a passphrase or key file that opens the repository now, see docs/keys.md"
+
+
 class Damage(Error):
     """The store returns something else than was written."""
 
@@ -423,9 +431,13 @@ class ObjectDamaged(Damage):
 
 
 class ManifestDamaged(Damage):
-    """A manifest does not authenticate, does not parse, or contradicts itself."""
+    """A manifest does not authenticate, does not parse, or contradicts itself.
+
+    *is_retired*: the object opens, and was written with a key after that was rotated.
+    """
 
     exit_code = 32
+    is_retired: bool = False
     usual_advice = "mlsync check lists what is affected; mlsync restore --version N brings back any other version"
 
 

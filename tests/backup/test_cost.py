@@ -119,6 +119,7 @@ def test_a_small_change_costs_few_calls(world):
         ("stat", "packs"),
         ("put", "versions"),
         ("get", "versions"),
+        ("stat", "epochs"),
         ("put", "copies"),
     ]
 

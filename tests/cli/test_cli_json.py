@@ -252,6 +252,7 @@ def test_keys_are_as_documented(saved):
     slots = [SlotAdded("00" * 16, 1.5)]
     compare("mlsync key add", key_json("11" * 16, None, None, slots), "change beside another one")
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
+    compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--yes", "--json")), "rotate")
 
 
 def test_a_prune_is_as_documented(saved):

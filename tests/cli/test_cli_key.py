@@ -33,7 +33,7 @@ def test_the_slots_are_listed(saved):
     (slot,) = saved.good("key", "list", "--json").json()["slots"]
     assert (slot["kind"], slot["is_used"], slot["trouble"], slot["memory_kib"]) == ("key-file", True, None, 0)
     head, line = saved.good("key", "list").out.splitlines()
-    assert head.split()[:3] == ["ID", "KIND", "MADE"]
+    assert head.split()[:3] == ["ID", "KIND", "EPOCH"]
     assert line.startswith(f"{slot['id'][:8]}  key file  ")
     assert line.endswith("  opened the repository just now")
 
@@ -180,3 +180,43 @@ def test_without_a_command_it_says_what_there_is(saved):
     done = saved.run("key")
     assert all(word in done.out + done.err for word in ("list", "add", "change", "remove"))
     assert "Did you mean" in saved.run("key", "lst").err or "did you mean" in saved.run("key", "lst").err
+
+
+def test_the_key_is_rotated(files):
+    """What opened the repository still does, the backup goes on, and every other secret has to be added anew."""
+    slot_id = files.good("key", "add", "--new-passphrase-file", "new", "--json").json()["added"]
+    refused = files.run("key", "rotate")
+    assert refused.status == 2
+    assert f"{slot_id[:8]} (passphrase)" in refused.err
+    assert "--yes" in refused.err
+    done = files.good("key", "rotate", "--yes").out
+    assert done.startswith("rotated  the key is of epoch 1 now\nadded    ")
+    assert f"removed  {slot_id[:8]}  passphrase\n" in done
+    assert as_other(files, "versions").status == 21
+    (slot,) = files.good("key", "list", "--json").json()["slots"]
+    assert (slot["epoch"], slot["is_used"], slot["trouble"]) == (1, True, None)
+    (files.training / "more.txt").write_text("after the rotation")
+    files.good("backup")
+    files.good("check", "--read-data")
+    files.good("key", "add", "--new-passphrase-file", "new")
+    assert as_other(files, "versions").out.count("\n") > 2
+    again = files.good("key", "rotate", "--yes", "--json").json()
+    assert (again["epoch"], sorted(one["epoch"] for one in again["removed"])) == (2, [1, 1])
+
+
+def test_an_interrupted_rotation_is_told_and_ended(files):
+    """Between its announcement and its end, versions are listed and none is made; the command again ends it."""
+    from mlsync.repository import epochs
+    from mlsync.repository.keyslot import KeyFile
+    from mlsync.repository.repository import Repository
+    from mlsync.store.directory.store import DirectoryStore
+
+    repository = Repository.open(DirectoryStore(files.repository), KeyFile(KEY))
+    repository.store.put(epochs.announcement(repository.keys, 0), b"")
+    listed = files.good("versions")
+    assert "warning: the repository's key was rotated, or is being rotated" in " ".join(listed.err.split())
+    stopped = files.run("backup")
+    assert stopped.status == 29
+    assert "mlsync key rotate" in stopped.err
+    files.good("key", "rotate")
+    files.good("backup")

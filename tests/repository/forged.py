@@ -13,12 +13,13 @@ from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
 from mlsync.repository import fence, names, sealed_object, tombstone
 from mlsync.repository.decision import Decision, open_decision
+from mlsync.repository.epochs import EpochKeys, open_epoch
 from mlsync.repository.fence import Fence
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
 from mlsync.repository.move import Moved, Moves
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.sealed_object import DECISION, FENCE, LATER_PROOF, MANIFEST, MOVE, REGISTRATION, TOMBSTONE
+from mlsync.repository.sealed_object import DECISION, EPOCH, FENCE, LATER_PROOF, MANIFEST, MOVE, REGISTRATION, TOMBSTONE
 from mlsync.repository.tombstone import Registration, Tombstone
 
 EXAMPLES = Examples(inputs())
@@ -42,6 +43,11 @@ def root_value() -> list[Any]:
 def proof_value() -> list[Any]:
     """The document's later proof as plain values."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.later_proof()))
+
+
+def epoch_value() -> list[Any]:
+    """The document's epoch as plain values."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES.epoch()))
 
 
 def decision_value() -> list[Any]:
@@ -99,6 +105,12 @@ def read_proof(plain: bytes) -> LaterProof:
     stored = repository.stored(EXAMPLES.run, 2)
     assert stored.digest == object_digest(body)
     return repository.open_later_proof(EXAMPLES.proof_key, stored).proof
+
+
+def read_epoch(plain: bytes) -> EpochKeys:
+    """Seal *plain* as the document's epoch, and open that as every reader does."""
+    keys, key = EXAMPLES.later_keys, names.epoch(1)
+    return open_epoch(keys.repository_id, 1, keys.masters[1], sealed_object.seal(keys, EPOCH, key, plain))
 
 
 def read_decision(plain: bytes) -> Decision:

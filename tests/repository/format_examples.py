@@ -17,6 +17,7 @@ from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.repository import header, keyslot, names, sealed_object
 from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key
+from mlsync.repository.epochs import EpochKeys, LastOne, announcement
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
@@ -32,7 +33,7 @@ from mlsync.repository.manifest import (
 )
 from mlsync.repository.move import MoveRecord
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
-from mlsync.repository.sealed_object import DECISION, LATER_PROOF, MANIFEST, MOVE, SealedKind
+from mlsync.repository.sealed_object import DECISION, EPOCH, LATER_PROOF, MANIFEST, MOVE, SealedKind
 from mlsync.repository.segments import PackTable, encode_entries
 from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Finding, Proof, Severity
@@ -65,6 +66,8 @@ class Examples:
         self.decision_salt = bytes.fromhex(stated["decision salt"])
         self.moved_id = bytes.fromhex(stated["moved pack id"])
         self.move_salt = bytes.fromhex(stated["move salt"])
+        self.later_keys = Keys(self.keys.master, self.keys.repository_id, (bytes.fromhex(stated["second master key"]),))
+        self.epoch_salt = bytes.fromhex(stated["epoch salt"])
         self.writer_id = bytes.fromhex(stated["writer id"])
         self.machine = bytes.fromhex(stated["machine"])
         self.passphrase = Passphrase(stated["passphrase"].encode())
@@ -94,11 +97,13 @@ class Examples:
                 (self.keys.of("later proof", self.proof_salt), "the later proof"),
                 (self.keys.of("decision", self.decision_salt), "the decision"),
                 (self.keys.of("move", self.move_salt), "the move record"),
+                (self.later_keys.of("epoch", self.epoch_salt, epoch=1), "epoch 1"),
             ],
             "names": [
                 (self.name, "the chunk's name"),
                 (run_id(self.keys.of("run id"), self.run), "the run's id"),
                 (bytes.fromhex(self.decision_key.rpartition("-")[2]), "the decision's tag"),
+                (bytes.fromhex(announcement(self.keys, 0).rpartition("-")[2]), "the announcement's tag"),
             ],
             "header": [(header.encode(self.keys, conditional_create=True), "")],
             "key-slot": [(self.slot(self.passphrase), "")],
@@ -114,11 +119,11 @@ class Examples:
             "later-proof-body": [(msgspec.msgpack.encode(self.later_proof()), "")],
             "later-proof": self.later_proof_object(),
             "decision-body": [(msgspec.msgpack.encode(self.decision()), "")],
-            "decision": self._sealed(
-                DECISION, self.decision_key, msgspec.msgpack.encode(self.decision()), self.decision_salt
-            ),
+            "decision": self.decision_object(),
             "move-body": [(msgspec.msgpack.encode(self.move()), "")],
             "move": self.move_object(),
+            "epoch-body": [(msgspec.msgpack.encode(self.epoch()), "")],
+            "epoch": self._sealed(EPOCH, names.epoch(1), msgspec.msgpack.encode(self.epoch()), self.epoch_salt),
         }
 
     def slot(self, unlock: Unlock) -> bytes:
@@ -272,10 +277,25 @@ class Examples:
         """The move record as an object."""
         return self._sealed(MOVE, self.move_key, msgspec.msgpack.encode(self.move()), self.move_salt)
 
+    def decision_object(self) -> Fields:
+        """The decision as an object."""
+        return self._sealed(DECISION, self.decision_key, msgspec.msgpack.encode(self.decision()), self.decision_salt)
+
+    def epoch(self) -> EpochKeys:
+        """What was there when the key was rotated."""
+        version, proof, decision = (
+            object_digest(b"".join(part for part, _ in one))
+            for one in (self.manifest(), self.later_proof_object(), self.decision_object())
+        )
+        last = LastOne(self.decision_key, decision[:16]), LastOne(self.version_key, version[:16])
+        links = (self.proof_id + proof[:16],)
+        when_ns = 1_795_608_000_000_000_000
+        return EpochKeys(1, (self.keys.master,), when_ns, "mlsync 0.1.0", "node-1", last, links)
+
     def _sealed(self, kind: SealedKind, key: str, plain: bytes, salt: bytes) -> Fields:
         """A sealed object in parts; stored raw, since what zstd writes changes with its releases."""
         with mock.patch.object(sealed_object, "encode", lambda plain: (Coding.RAW, plain)):
-            body = sealed_object.seal(self.keys, kind, key, plain, salt)
+            body = sealed_object.seal(self.later_keys if kind is EPOCH else self.keys, kind, key, plain, salt)
         words = ("magic", "format", "key kind", "coding", "plain length", "key material", "epoch", "reserved", "salt")
         return [
             *zip(_split(body[:52], 8, 2, 1, 1, 4, 2, 1, 1, 32), words, strict=True),

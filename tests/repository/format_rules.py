@@ -1,4 +1,4 @@
-"""The rules of docs/format.md for roots, later proofs and decisions, written a second time, over plain values.
+"""The rules of docs/format.md for roots, later proofs, decisions and epochs, written a second time, over plain values.
 
 What the product takes is compared with this by the tests; nothing here comes from the product's code.
 """
@@ -321,6 +321,26 @@ def decision(value: Any, run: str, number: int) -> None:
         need(not any(first <= version <= last for version in (*pinned, *forgotten)))
         end = last
     need(len(fields[8]) <= 100_000 and not set(pinned) & set(forgotten))
+
+
+def epoch(value: Any, number: int) -> None:
+    """The object of the epoch of that number."""
+    fields = array(value, 8)
+    room(fields[7])
+    need(type(fields[0]) is int and fields[0] == number and 1 <= number <= 255)
+    masters = array(fields[1])
+    need(len(masters) == number and all(type(one) is bytes and len(one) == 32 for one in masters))
+    need(is_int(fields[2], *TIME) and type(fields[3]) is str and type(fields[4]) is str)
+    keys = []
+    for one in array(fields[5]):
+        key, half = array(one, 2)
+        need(type(key) is str and type(half) is bytes and len(half) == 16)
+        need(re.fullmatch(r"versions/[0-9a-f]{32}/[0-9]{10}|decisions/[0-9a-f]{32}/[0-9]{10}-[0-9a-f]{32}", key))
+        need(int(key.split("/")[2][:10]) > 0)
+        keys.append(key)
+    need(keys == sorted(keys) and len({key.rpartition("/")[0] for key in keys}) == len(keys))
+    proofs = array(fields[6])
+    need(all(type(one) is bytes and len(one) == 32 for one in proofs) and proofs == sorted(set(proofs)))
 
 
 def ruled(rule: Any, when: Any) -> None:

@@ -18,6 +18,7 @@ from forged import (
     SEGMENTS,
     changed,
     decision_value,
+    epoch_value,
     move_value,
     proof_value,
     root_value,
@@ -771,6 +772,58 @@ def registration_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     yield from _cases(REGISTRATION_RULES, REGISTRATION)
 
 
+VERSION_ONE = EXAMPLES.version_key[:-1] + "1"
+LAST = [EXAMPLES.version_key, HALF]
+
+EPOCH_RULES = [
+    Rule(161, "epoch", "8 positions", [((7,), DROPPED), ((8,), 0)]),
+    Rule(162, "epoch", "the number is an int, and the key's", each([(0,)], 2, 0, 256, 1.0, True)),
+    Rule(
+        163,
+        "epoch",
+        "as many keys as the number says, bins of 32 bytes",
+        each([(1,)], [], [bytes(32)] * 2, [bytes(31)], [bytes(33)], ["x" * 32], None),
+        kept=[((1,), [bytes(32)])],
+    ),
+    Rule(
+        164,
+        "epoch",
+        "made at is an int within ± (2⁶³ - 1)",
+        each([(2,)], 1 << 63, 1.0),
+        kept=each([(2,)], COUNT_MAX, -COUNT_MAX),
+    ),
+    Rule(165, "epoch", "writer and host are strs", [((3,), None), ((4,), b"n")]),
+    Rule(
+        166,
+        "epoch",
+        "what was there is a str and a bin of 16 bytes each",
+        [((5, 1, 1), DROPPED), ((5, 1, 2), 0), *each([(5, 1, 1)], bytes(15), bytes(17), "x" * 16), ((5, 1, 0), b"x")],
+        kept=[((5,), []), ((5,), [LAST])],
+    ),
+    Rule(
+        167,
+        "epoch",
+        "its key is that of a version or of a decision",
+        each([(5, 1, 0)], EXAMPLES.proof_key, "copies" + EXAMPLES.version_key[8:], EXAMPLES.version_key + "0", "z"),
+    ),
+    Rule(
+        168,
+        "epoch",
+        "the keys rise, and no run has two versions or two decisions",
+        each([(5,)], [LAST, LAST], [[VERSION_ONE, HALF], LAST], [LAST, [EXAMPLES.decision_key, HALF]]),
+        kept=[((5,), [[EXAMPLES.decision_key, HALF], LAST])],
+    ),
+    Rule(
+        169,
+        "epoch",
+        "links to later proofs are bins of 32 bytes that rise",
+        each([(6,)], [TO_PROOF[:-1]], [TO_PROOF.decode()], [TO_PROOF, TO_PROOF], [LATER, TO_PROOF], None),
+        kept=each([(6,)], [], *LINKS),
+    ),
+    Rule(170, "epoch", "the room is as in a root", [((7,), {})], [((7,), {"!other": 1})], [((7,), {"other": []})]),
+]
+
+
 def root_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     """Each rule's cases as whole roots."""
     yield from _cases(RULES, root_value())
@@ -791,6 +844,11 @@ def move_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
     yield from _cases(MOVE_RULES, move_value())
 
 
+def epoch_cases() -> Iterator[tuple[Rule, Outcome, Any]]:
+    """Each rule's cases as whole epochs."""
+    yield from _cases(EPOCH_RULES, epoch_value())
+
+
 def _cases(rules: list[Rule], sound: Any) -> Iterator[tuple[Rule, Outcome, Any]]:
     for rule in rules:
         for outcome, (path, value) in rule.cases():
@@ -807,6 +865,7 @@ ALL_RULES = [
     *FENCE_RULES,
     *TOMBSTONE_RULES,
     *REGISTRATION_RULES,
+    *EPOCH_RULES,
 ]
 
 

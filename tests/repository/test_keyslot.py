@@ -221,13 +221,13 @@ def test_a_slot_of_another_repository_opens_nothing():
 
 @pytest.mark.parametrize("unlock", [PASSPHRASE, KEY_FILE])
 def test_the_slot_that_opened_before_is_asked_alone(unlock):
-    """Who knows the name of its slot needs the header, that slot, and the listing of features."""
+    """Who knows its slot needs the header, that slot, the listing of features, and whether the key was rotated."""
     repository = _with_two_slots()
     slot = Repository.open(repository.store, unlock).slot
     counted = CountingStore(repository.store)
     again = Repository.open(counted, unlock, likely_slot=slot)
     assert (again.keys, again.slot) == (repository.keys, slot)
-    assert counted.calls == {"get": 2, "list": 1}
+    assert counted.calls == {"get": 2, "list": 1, "stat": 1}
 
 
 def _gone(store, key):
@@ -259,7 +259,7 @@ def test_only_a_slots_name_is_tried(name):
     repository = new_repository()
     counted = CountingStore(repository.store)
     assert Repository.open(counted, PASSPHRASE, likely_slot=name).keys == repository.keys
-    assert counted.calls == {"get": 2, "list": 2}
+    assert counted.calls == {"get": 2, "list": 2, "stat": 1}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
+from mlsync.repository.epochs import RetiredKeys
 from mlsync.repository.later_proof import LaterProof, LaterProofs, VersionProofs
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
 
@@ -22,6 +23,11 @@ EXAMPLES = Examples(inputs())
 RUN_ID = run_id(EXAMPLES.keys.of("run id"), EXAMPLES.run)
 DIGEST = object_digest(parse("manifest"))
 KEY = names.later_proof(RUN_ID, 2, bytes(16))
+
+
+def proofs_in(store, keys=EXAMPLES.keys):
+    """The later proofs of a store whose key was never rotated."""
+    return LaterProofs(store, keys, RetiredKeys(store, keys).refuse)
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def store():
 @pytest.fixture
 def proofs(store):
     """Its later proofs."""
-    return LaterProofs(store, EXAMPLES.keys)
+    return proofs_in(store)
 
 
 def proof(**changes) -> LaterProof:
@@ -89,7 +95,7 @@ def test_a_proof_opens_only_where_it_belongs(store, proofs):
             proofs.open(key, DIGEST)
     for keys in (Keys(os.urandom(32), EXAMPLES.keys.repository_id), Keys(EXAMPLES.keys.master, bytes(16))):
         with pytest.raises(ManifestDamaged, match="does not authenticate"):
-            LaterProofs(store, keys).open(KEY, DIGEST)
+            proofs_in(store, keys).open(KEY, DIGEST)
 
 
 def test_a_manifest_is_no_proof_and_a_proof_no_manifest(store, proofs):
@@ -130,7 +136,7 @@ def test_a_bit_that_flips_on_the_way_is_read_again(store):
     """What comes back whole the second time is believed."""
     put(store)
     faulty = FaultyStore(store, Fault("flip", 1, "get"))
-    assert LaterProofs(faulty, EXAMPLES.keys).open(KEY, DIGEST).proof == proof()
+    assert proofs_in(faulty).open(KEY, DIGEST).proof == proof()
 
 
 def test_other_names_are_passed_over(store, proofs):

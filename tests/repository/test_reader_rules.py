@@ -12,6 +12,7 @@ from forged import (
     EXAMPLES,
     packed,
     read_decision,
+    read_epoch,
     read_fence,
     read_move,
     read_proof,
@@ -22,10 +23,12 @@ from forged import (
 from reader_rules import (
     ALL_RULES,
     DECISION_RULES,
+    EPOCH_RULES,
     MOVE_RULES,
     PROOF_RULES,
     RULES,
     decision_cases,
+    epoch_cases,
     fence_cases,
     material_cases,
     move_cases,
@@ -43,6 +46,7 @@ from mlsync.repository import sealed_object
 VECTORS = Path(__file__).parents[1] / "vectors"
 ROOTS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in root_cases()]
 PROOFS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in proof_cases()]
+EPOCHS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in epoch_cases()]
 DECISIONS = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in decision_cases()]
 MOVES = [pytest.param(*case, id=f"{case[0].number}-{case[1]}") for case in move_cases()]
 MANIFEST = object_digest(b"".join(part for part, _ in EXAMPLES.manifest()))
@@ -69,6 +73,12 @@ def test_a_version_is_held_to_each_rule(rule, expected, value):
 def test_a_later_proof_is_held_to_each_rule(rule, expected, value):
     """A later proof that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
     assert outcome(read_proof, msgspec.msgpack.encode(value)) == expected, rule.text
+
+
+@pytest.mark.parametrize(("rule", "expected", "value"), EPOCHS)
+def test_an_epoch_is_held_to_each_rule(rule, expected, value):
+    """An epoch that breaks a rule is damage, one of a newer mlsync is called that, and one at a bound is read."""
+    assert outcome(read_epoch, msgspec.msgpack.encode(value)) == expected, rule.text
 
 
 @pytest.mark.parametrize(("rule", "expected", "value"), DECISIONS)
@@ -103,6 +113,8 @@ def test_a_reader_that_was_written_from_the_page_says_the_same():
         )
     for rule, expected, value in decision_cases():
         assert outcome(format_rules.decision, value, EXAMPLES.run, 2) == expected, rule.text
+    for rule, expected, value in epoch_cases():
+        assert outcome(format_rules.epoch, value, 1) == expected, rule.text
     for rule, expected, value in move_cases():
         assert outcome(format_rules.move, value, EXAMPLES.moved_id) == expected, rule.text
     for rule, expected, value in fence_cases():
@@ -127,7 +139,7 @@ def test_every_rule_has_a_number_of_its_own_and_a_case_that_breaks_it():
     """Numbers rise in each list, and no rule is without a value that a reader refuses."""
     numbers = [rule.number for rule in ALL_RULES]
     assert len(numbers) == len(set(numbers))
-    for some in (RULES, PROOF_RULES, DECISION_RULES, MOVE_RULES):
+    for some in (RULES, PROOF_RULES, DECISION_RULES, MOVE_RULES, EPOCH_RULES):
         assert [rule.number for rule in some] == sorted(rule.number for rule in some)
     assert [one.number for one in ALL_RULES if not one.broken and not one.newer and not one.is_free] == []
 

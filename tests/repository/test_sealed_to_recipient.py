@@ -118,7 +118,7 @@ def test_a_node_has_no_key_but_those_that_name():
     """It cannot tell tags of decisions, prove, decide or check the header, and has no master key to wrap."""
     node = WriteOnlyKeys.make(KEYS)
     assert (node.of("chunk name"), node.of("run id")) == (KEYS.of("chunk name"), KEYS.of("run id"))
-    for purpose in ("header", "pack", "manifest", "later proof", "decision", "decision name", "feature", "recipient"):
+    for purpose in ("header", "pack", "manifest", "later proof", "decision", "tag of decision", "feature", "recipient"):
         with pytest.raises(WriteOnly):
             node.of(purpose)
     with pytest.raises(WriteOnly):

@@ -22,6 +22,7 @@ from mlsync.errors import (
 )
 from mlsync.repository import fence, header, keyslot, names, sealed_object, tombstone
 from mlsync.repository.decision import open_decision
+from mlsync.repository.epochs import open_epoch
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
 from mlsync.repository.move import Moves
 from mlsync.repository.pack import footer as pack_footer
@@ -68,6 +69,7 @@ def test_there_are_vectors():
         "fence",
         "tombstone",
         "registration",
+        "epoch",
     }
     assert {fields["expect"] for fields, _ in vectors} == {"success", *EXPECTED}
     assert {fields["object"] for fields, _ in vectors if fields["expect"] == "success"} == set(READERS)
@@ -187,7 +189,15 @@ def _registration(fields, keys, body):
     return sealed_object.open_(keys, sealed_object.REGISTRATION, fields["name"], body)
 
 
+def _epoch(fields, keys, body):
+    master, number = bytes.fromhex(fields["epoch 1 master key"]), names.parse_epoch(fields["name"])
+    open_epoch(keys.repository_id, number, master, body)
+    later = Keys(keys.master, keys.repository_id, (master,))
+    return sealed_object.open_(later, sealed_object.EPOCH, fields["name"], body)
+
+
 READERS = {
+    "epoch": _epoch,
     "decision": _decision,
     "move record": _move,
     "fence": _fence,

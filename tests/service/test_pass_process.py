@@ -17,13 +17,16 @@ from pathlib import Path
 import pytest
 
 from mlsync.config.model import Config, ProofSettings, WatchSettings
-from mlsync.errors import Error, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
+from mlsync.errors import Error, KeyRetired, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
+from mlsync.monitor import SilentMonitor
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import PassProcess, PassRequest
 from mlsync.store.directory.store import DirectoryStore
+from mlsync.upkeep.key_slots import add_slot
+from mlsync.upkeep.rotation import rotate
 
 pytestmark = pytest.mark.slow
 
@@ -170,6 +173,32 @@ def test_errors_come_over_as_what_they_are(place):
         passed(job)
     place.run.mkdir()
     assert passed(job).version is None
+
+
+def test_a_rotated_key_costs_one_pass_if_the_secret_opens_the_new_one(place):
+    """The agent stops with the error of a retired key, and opens the repository anew; another secret needs a slot."""
+    job = place.job()
+    place.write("a.txt", b"1")
+    assert passed(job).version == 1
+    store, secret = DirectoryStore(place.store), Passphrase(SECRET)
+    fast = Stretching(64, 1, 1)
+    rotate(Repository.open(store, secret), secret, SilentMonitor(), host="", now_ns=1, stretching=fast)
+    place.write("a.txt", b"22")
+    with pytest.raises(KeyRetired) as retired:
+        passed(job)
+    assert retired.value.exit_code == 29
+    assert passed(job).version == 2
+    other = Passphrase(b"another passphrase")
+    slot = add_slot(Repository.open(store, secret), other, fast)
+    rotate(Repository.open(store, other), other, SilentMonitor(), host="", now_ns=1, stretching=fast)
+    assert slot
+    place.write("a.txt", b"333")
+    with pytest.raises(KeyRetired):
+        passed(job)
+    with pytest.raises(WrongPassphrase):
+        passed(job)
+    add_slot(Repository.open(store, other), secret, fast)
+    assert passed(job).version == 3
 
 
 def test_a_bug_is_an_error(place):

@@ -79,6 +79,7 @@ MAGICS: dict[Purpose, bytes] = {
     "fence": b"mlsyncF\0",
     "tombstone": b"mlsyncT\0",
     "registration": b"mlsyncR\0",
+    "epoch": b"mlsyncK\0",
 }
 Change = Callable[[bytes], bytes]
 Vector = tuple[str, str, dict[str, str], bytes]
@@ -435,9 +436,27 @@ def _small(cases: Iterator[Any], kind: Purpose, key: str, encode: Callable[[Any]
         yield f"{kind}-{title}", expect, fields, _sealed(forged.EXAMPLES.keys, kind, key, plain)
 
 
+def epochs() -> Iterator[Vector]:
+    """Vectors of the objects of epochs, in the same way; what seals them is the master key of epoch 1."""
+    import forged
+    import reader_rules
+
+    keys = forged.EXAMPLES.later_keys
+    key, own = "epochs/001", {"epoch 1 master key": keys.masters[1].hex()}
+    for title, rule, expect, value in _first(reader_rules.epoch_cases()):
+        plain = msgspec.msgpack.encode(value)
+        fields = _stated(forged.EXAMPLES, key, rule) | own | _content(expect, plain)
+        yield f"epoch-{title}", expect, fields, _sealed(keys, "epoch", key, plain)
+    plain = msgspec.msgpack.encode(forged.epoch_value())
+    fields = _stated(forged.EXAMPLES, key, None) | own
+    for title, changed in (("other-epoch", "epochs/002"), ("copy-name", "epochs/001-copy")):
+        yield f"epoch-{title}", "damage", fields, _sealed(keys, "epoch", changed, plain)
+
+
 def _stated(examples: Any, key: str, rule: Any) -> dict[str, str]:
     keys = {"master key": examples.keys.master.hex(), "repository id": examples.keys.repository_id.hex()}
-    return {"name": key, **keys, "run": examples.run, "rule": f"{rule.number}, {rule.place}: {rule.text}"}
+    stated = {} if rule is None else {"rule": f"{rule.number}, {rule.place}: {rule.text}"}
+    return {"name": key, **keys, "run": examples.run, **stated}
 
 
 def _first(cases: Iterator[tuple[Any, str, Any]]) -> Iterator[tuple[str, Any, str, Any]]:
@@ -456,8 +475,8 @@ def _content(expect: str, plain: bytes) -> dict[str, str]:
 
 def _sealed(keys: Keys, purpose: Purpose, name: str, plain: bytes) -> bytes:
     magic = MAGICS[purpose]
-    head = struct.pack("<8sHBBII32s", magic, 1, 1, 0, len(plain), 0, SALT)
-    return head + Seal(keys.of(purpose, SALT)).seal(bytes(12), plain, head + name.encode())
+    head = struct.pack("<8sHBBIHBB32s", magic, 1, 1, 0, len(plain), 0, keys.epoch, 0, SALT)
+    return head + Seal(keys.of(purpose, SALT, epoch=keys.epoch)).seal(bytes(12), plain, head + name.encode())
 
 
 GROUPS = {
@@ -468,6 +487,7 @@ GROUPS = {
     "fence": fences,
     "tombstone": tombstones,
     "registration": registrations,
+    "epoch": epochs,
     "pack": packs,
     "manifest": lambda: chain(manifests(), materials()),
     "key slot": slots,
@@ -481,6 +501,7 @@ NAMES = {
     "fence": "",
     "tombstone": "",
     "registration": "",
+    "epoch": "",
     "pack": PACK_NAME,
     "manifest": VERSION_NAME,
     "key slot": "keys/" + "0" * 32,

@@ -27,6 +27,8 @@ def back_up(
     session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock."""
+    if session.repository.is_retired:
+        session.repository.refuse_retired()
     clear_leftovers(session.state_directory)
     options = dataclasses.replace(
         backup_options(session.config, session.state_directory, watch.run),

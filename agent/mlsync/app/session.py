@@ -33,6 +33,9 @@ FIRST_CONTACT_S = 6.0
 STATE_FILE = "state.sqlite"
 SLOT_FILE = "key-slot"
 PLACE_FILE = "repository-place"
+_RETIRED: Final = (
+    "the repository's key was rotated, or is being rotated: what opened it here reads only what was there before"
+)
 
 
 class Session:
@@ -71,6 +74,8 @@ class Session:
             inner.close()
             raise
         _configure(store, repository, monitor)
+        if repository.is_retired:
+            monitor.notice("warning", _RETIRED)
         return cls(config, counted, repository)
 
     @classmethod

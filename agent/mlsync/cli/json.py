@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.prune import Pruned, PrunePlan
     from mlsync.upkeep.repair import Healing, Repaired
     from mlsync.upkeep.retained import Retained
+    from mlsync.upkeep.rotation import Rotated
     from mlsync.versions.proof_status import ProofStatus, RunVersions
 
 # How many files that are not understood are listed by name; the count says how many there are.
@@ -629,6 +630,7 @@ def _key_slot(one: SlotStatus) -> dict[str, object]:
     return {
         "id": one.id,
         "kind": None if slot is None else slot.kind,
+        "epoch": None if slot is None else slot.epoch,
         "made": iso(int(one.modified_s * 10**9)),
         "memory_kib": None if slot is None else slot.memory_kib,
         "iterations": None if slot is None else slot.iterations,
@@ -648,6 +650,15 @@ def key_json(
         "recovery_key": recovery_key,
         "removed": removed,
         "added_by_others": [{"id": one.id, "made": iso(int(one.modified_s * 10**9))} for one in others],
+    }
+
+
+def rotation_json(rotated: Rotated) -> dict[str, object]:
+    """Return the value of ``mlsync key rotate``."""
+    return {
+        "epoch": rotated.epoch,
+        "added": rotated.slot_id,
+        "removed": [_key_slot(one) for one in rotated.removed],
     }
 
 

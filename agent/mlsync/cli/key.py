@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import click
 
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
 from mlsync.cli import output
-from mlsync.cli.json import key_json, key_slots_json
+from mlsync.cli.json import key_json, key_slots_json, rotation_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command, Group
 from mlsync.cli.table import TextTable
@@ -27,6 +30,7 @@ from mlsync.upkeep.key_slots import (
     remove_slot,
     slots_now,
 )
+from mlsync.upkeep.rotation import Rotated, rotate
 
 _LIST_EXAMPLES = """\b
 Examples:
@@ -52,6 +56,11 @@ _EXAMPLES = """\b
 Examples:
   mlsync key list
   mlsync key add --recovery
+"""
+_ROTATE_EXAMPLES = """\b
+Examples:
+  mlsync key rotate
+  mlsync key rotate --yes --json
 """
 # As many characters of an id as a table shows; enough to name a slot.
 _ID_CHARS = 8
@@ -177,6 +186,54 @@ def remove_command(common: Common, slot: str) -> None:
         output.say(f"removed  {removed_id[:_ID_CHARS]}")
 
 
+@key_command.command("rotate", cls=Command, short_help="Give the repository a new master key.", epilog=_ROTATE_EXAMPLES)
+@click.option(
+    "--yes", is_flag=True, help="Do not ask: all other passphrases, key files and recovery keys stop working."
+)
+@common_options
+def rotate_command(common: Common, *, yes: bool) -> None:
+    """Make a new master key; from now on everything is sealed with it, and whoever has the old one writes nothing more.
+
+    The passphrase or key that opens the repository for this command opens it afterwards too; every other one stops
+    working and needs mlsync key add anew, recovery keys on paper too. Nothing that is stored is sealed again: who has
+    the old master key and gets at the store still reads all that was there. Agents with another passphrase stop with
+    status 29; docs/keys.md says what to do.
+    """
+    secrets: list[Unlock] = []
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor, found_secret=secrets.append) as session:
+        others = [one for one in list_slots(session.repository) if not one.is_used]
+        if others and not yes:
+            _confirm_rotation(others, as_json=common.as_json)
+        rotated = rotate(session.repository, secrets[-1], monitor, host=socket.gethostname(), now_ns=time.time_ns())
+    if common.as_json:
+        common.emit(rotation_json(rotated))
+    elif not common.quiet:
+        _print_rotated(rotated)
+
+
+def _confirm_rotation(others: list[SlotStatus], *, as_json: bool) -> None:
+    named = ", ".join(f"{one.id[:_ID_CHARS]} ({_kind(one)})" for one in others)
+    what = f"these key slots stop working, and nothing was changed yet: {named}"
+    if as_json or not sys.stdin.isatty():
+        raise ConfigInvalid(what, advice="--yes rotates the key all the same")
+    output.tell(f"These key slots stop working: {named}")
+    if not click.confirm("Rotate the key?", err=True):
+        raise ConfigInvalid("nothing was changed")
+
+
+def _print_rotated(rotated: Rotated) -> None:
+    output.say(f"rotated  the key is of epoch {rotated.epoch} now")
+    output.say(f"added    {rotated.slot_id[:_ID_CHARS]}  what opened the repository for this command still does")
+    for one in rotated.removed:
+        output.say(f"removed  {one.id[:_ID_CHARS]}  {_kind(one)}")
+    output.say("every other machine needs a passphrase or key file anew: mlsync key add")
+
+
+def _kind(one: SlotStatus) -> str:
+    return "?" if one.slot is None else keyslot.noun(one.slot.kind)
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """What the options ask for as a new secret: what *asked* names, a recovery key, or what a person types."""
@@ -254,14 +311,14 @@ def _print_recovery_key(text: str) -> None:
 
 
 def _print(slots: list[SlotStatus]) -> None:
-    table = TextTable(("ID", "KIND", f"MADE ({output.zone(map(_made_ns, slots))})"))
+    table = TextTable(("ID", "KIND", "EPOCH", f"MADE ({output.zone(map(_made_ns, slots))})"))
     for one in slots:
-        kind = "?" if one.slot is None else keyslot.noun(one.slot.kind)
         remarks = (
             one.trouble or ("opened the repository just now" if one.is_used else ""),
             "" if one.slot is None else one.slot.key,
         )
-        table.row(one.id[:_ID_CHARS], kind, output.moment(_made_ns(one)), remarks=remarks)
+        epoch = "?" if one.slot is None else str(one.slot.epoch)
+        table.row(one.id[:_ID_CHARS], _kind(one), epoch, output.moment(_made_ns(one)), remarks=remarks)
     output.print_table(table)
 
 

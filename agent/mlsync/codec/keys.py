@@ -30,13 +30,15 @@ Purpose = Literal[
     "manifest",
     "later proof",
     "decision",
-    "decision name",
+    "tag of decision",
     "feature",
     "move",
     "recipient",
     "fence",
     "tombstone",
     "registration",
+    "epoch",
+    "retired",
 ]
 
 # Part of the format: changing one of them makes every repository unreadable.
@@ -48,13 +50,15 @@ _INFO: Final[dict[Purpose, bytes]] = {
     "manifest": b"mlsync 1 manifest",
     "later proof": b"mlsync 1 later proof",
     "decision": b"mlsync 1 decision",
-    "decision name": b"mlsync 1 decision name",
+    "tag of decision": b"mlsync 1 tag of decision",
     "feature": b"mlsync 1 feature",
     "move": b"mlsync 1 move",
     "recipient": b"mlsync 1 recipient",
     "fence": b"mlsync 1 fence",
     "tombstone": b"mlsync 1 tombstone",
     "registration": b"mlsync 1 registration",
+    "epoch": b"mlsync 1 epoch",
+    "retired": b"mlsync 1 retired",
 }
 
 

@@ -64,7 +64,8 @@ def commit(
     *look* is called right before the manifest is created, with the chunks and the new packs of the version's body: it
     raises unless every pack that the version relies on, these too, is in the store and without a tombstone.
 
-    Raise ``RepositoryMissing`` if the store is not this repository any more. The manifest is read back, because some
+    Raise ``RepositoryMissing`` if the store is not this repository any more, and ``KeyRetired`` if its key was rotated
+    in the meantime. The manifest is read back, because some
     stores overwrite an object although they were told not to.
     """
     key = repository.version_key(manifest.root.run, manifest.root.number)
@@ -98,6 +99,8 @@ def commit(
         # It is damaged, or is another writer's: a store may have replaced ours without an error.
         repository.open_version(key)
         raise _taken(repository, root)
+    # If the key was rotated meanwhile, nobody else takes it for a version: only a look after its creation can tell.
+    repository.refuse_retired()
     # The version exists, so the loss of its copy must not look like the loss of the version.
     copy_error = _copy(repository, key, sealed)
     stored_bytes += 0 if copy_error else len(sealed)

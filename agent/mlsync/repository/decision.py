@@ -99,7 +99,7 @@ def tagged_number(keys: Keys, key: str) -> int | None:
 
 
 def _key(keys: Keys, run: bytes, number: int) -> str:
-    tag = keys.of("decision name", run + number.to_bytes(8, "little"))[: names.DECISION_TAG_BYTES]
+    tag = keys.of("tag of decision", run + number.to_bytes(8, "little"))[: names.DECISION_TAG_BYTES]
     return names.decision(run, number, tag)
 
 

@@ -186,6 +186,7 @@ def decide(
         with suppress(AlreadyExists):
             repository.store.put(key, body)
             if _holds(repository, key, body):
+                repository.refuse_retired()
                 return state_of(made, open_decision(repository.keys, key, body)[1])
     what = f"other writers decide about run {run!r} at the same time; nothing was changed here"
     raise DecisionTaken(what, where=repository.store.url, advice="give the command again")
@@ -273,7 +274,9 @@ def _newest_of(repository: Repository, run: str, numbers: Iterable[int]) -> tupl
         try:
             return open_numbered(repository, run, number), fault
         except _UNREADABLE as error:
-            fault = fault or f"decision {number}: {error.what}"
+            # What a retired key decides afterwards is no decision, and hides none.
+            if not (isinstance(error, ManifestDamaged) and error.is_retired):
+                fault = fault or f"decision {number}: {error.what}"
             if isinstance(error, (Damage, FormatUnsupported)):
                 repository.skipped[decision_key(repository.keys, run, number)] = error
     return None, fault
@@ -306,7 +309,9 @@ def _read(repository: Repository, key: str) -> tuple[Decision, bytes]:
         if not error.is_of_object:
             raise
         raise ManifestDamaged(f"the decision is not as it was written: {error.what}", where=key) from error
-    return open_decision(repository.keys, key, body)
+    found = open_decision(repository.keys, key, body)
+    repository.retired_keys.refuse(key, body)
+    return found
 
 
 def _decision(decided: Decided, draft: NextState, by: By) -> Decision:

@@ -226,8 +226,6 @@ def parse(body: bytes, where: str) -> Slot:
         raise KeySlotDamaged(f"the key slot does not parse: {error}", where=where) from None
     if not 0 <= slot.epoch <= EPOCH_MAX:
         raise KeySlotDamaged(f"there is no epoch {slot.epoch}", where=where)
-    if slot.epoch:
-        raise newer(f"key slots of epoch {slot.epoch} are not known here", where)
     numbers = (slot.memory_kib, slot.iterations, slot.lanes)
     bounds = (_MEMORY_KIB_MAX, _ITERATIONS_MAX, _LANES_MAX)
     if any(not 0 <= number <= bound for number, bound in zip(numbers, bounds, strict=True)):

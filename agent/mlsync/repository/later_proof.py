@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -105,10 +105,11 @@ class VersionProofs:
 
 
 class LaterProofs:
-    """The later proofs of one repository, by run and version."""
+    """The later proofs of one repository, by run and version; *refuse* raises an error for one that does not count."""
 
-    def __init__(self, store: Store, keys: Keys) -> None:
+    def __init__(self, store: Store, keys: Keys, refuse: Callable[[str, bytes], None]) -> None:
         self._store = store
+        self._refuse = refuse
         self._keys = keys
         self._run_key = keys.of("run id")
 
@@ -219,6 +220,7 @@ class LaterProofs:
         if names.parse_later_proof(key) != (digest.run_id(self._run_key, proof.run), proof.number):
             raise _of_another(key)
         _check(proof, key)
+        self._refuse(key, body)
         return StoredProof(key, link(names.later_proof_id(key), digest.object_digest(body)), proof)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from mlsync.codec.keys import EPOCH_MAX
+
 HEADER: Final = "repository"
 KEY_SLOTS: Final = "keys/"
 PACKS: Final = "packs/"
@@ -16,6 +18,7 @@ COPIES: Final = "copies/"
 DECISIONS: Final = "decisions/"
 MOVES: Final = "moves/"
 RUNS: Final = "runs/"
+EPOCHS: Final = "epochs/"
 PREFIXES: Final = (
     KEY_SLOTS,
     PACKS,
@@ -27,12 +30,14 @@ PREFIXES: Final = (
     DECISIONS,
     MOVES,
     RUNS,
+    EPOCHS,
 )
 
 SLOT_ID_BYTES: Final = 16
 PROOF_ID_BYTES: Final = 16
 FEATURE_TAG_BYTES: Final = 16
 DECISION_TAG_BYTES: Final = 16
+EPOCH_TAG_BYTES: Final = 16
 VERSION_DIGITS: Final = 10
 VERSION_MAX: Final = 10**VERSION_DIGITS - 1
 
@@ -48,6 +53,7 @@ _DECISION = re.compile(
     rf"{DECISIONS}([0-9a-f]{{32}})/([0-9]{{{VERSION_DIGITS}}})-([0-9a-f]{{{2 * DECISION_TAG_BYTES}}})"
 )
 _REGISTRATION = re.compile(rf"{RUNS}([0-9a-f]{{32}})")
+_EPOCH = re.compile(rf"{EPOCHS}([0-9]{{3}})(?:-copy|-[0-9a-f]{{{2 * EPOCH_TAG_BYTES}}})?")
 _TOMBSTONE = re.compile(rf"{TOMBSTONES}([0-9a-f]{{32}})")
 _MOVE = re.compile(rf"{MOVES}([0-9a-f]{{32}})")
 # The folders in which a directory store keeps objects.
@@ -203,6 +209,27 @@ def parse_feature(key: str) -> str | None:
     return match[1] if match else None
 
 
+def epoch(number: int) -> str:
+    """Return the name of the object that holds the keys before an epoch."""
+    return f"{EPOCHS}{number:03d}"
+
+
+def epoch_copy(number: int) -> str:
+    """Return the name of the second copy of an epoch's object."""
+    return f"{epoch(number)}-copy"
+
+
+def epoch_announced(number: int, tag: bytes) -> str:
+    """Return the name of the object that announces an epoch to holders of the key before it."""
+    return f"{epoch(number)}-{tag.hex()}"
+
+
+def parse_epoch(key: str) -> int | None:
+    """Return the epoch's number if *key* may name an object of one; whether a tag in it is right is open."""
+    match = _EPOCH.fullmatch(key)
+    return int(match[1]) if match and 0 < int(match[1]) <= EPOCH_MAX else None
+
+
 def is_object(key: str) -> bool:
     """Return whether *key* names an object of ours other than the header."""
     parsers = (
@@ -215,6 +242,7 @@ def is_object(key: str) -> bool:
         parse_feature,
         parse_move,
         parse_registration,
+        parse_epoch,
     )
     return is_key_slot(key) or any(parse(key) is not None for parse in parsers)
 

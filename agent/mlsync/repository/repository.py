@@ -26,13 +26,14 @@ from mlsync.errors import (
     NotFound,
     ObjectArchived,
     ObjectDamaged,
+    ObjectMissing,
     RepositoryExists,
     RepositoryMissing,
     StoreBroken,
     StoreError,
     VersionMissing,
 )
-from mlsync.repository import features, fence, header, keyslot, names, sealed_object, segments, tombstone
+from mlsync.repository import epochs, features, fence, header, keyslot, names, sealed_object, segments, tombstone
 from mlsync.repository.canonical import decode_as
 from mlsync.repository.fence import is_fence_size
 from mlsync.repository.keyslot import Stretching, Unlock
@@ -87,14 +88,19 @@ class StoredVersion:
 class Repository:
     """The objects of one store under one master key."""
 
-    def __init__(self, store: Store, keys: Keys, *, conditional_create: bool = True, slot: str = "") -> None:
+    def __init__(
+        self, store: Store, keys: Keys, *, conditional_create: bool = True, slot: str = "", is_retired: bool = False
+    ) -> None:
         self.store = store
         self.slot = slot
         self.conditional_create = conditional_create
         self.keys = keys
         self._run_key = keys.of("run id")
         self._name_key = keys.of("chunk name")
-        self._later_proofs = LaterProofs(store, keys)
+        # Whether the newest of the keys was rotated already when the repository was opened: it can be read.
+        self.is_retired = is_retired
+        self.retired_keys = epochs.RetiredKeys(store, keys)
+        self._later_proofs = LaterProofs(store, keys, self.retired_keys.refuse)
         self.moves = Moves(store, keys)
         # By name: objects under names of versions and later proofs that were read and did not open, and why.
         self.skipped: dict[str, Damage | FormatUnsupported] = {}
@@ -170,13 +176,22 @@ class Repository:
         *found* is the result of ``look``; *likely_slot* names the slot that opened before, which is tried first.
         """
         found = found or cls.look(store)
-        slot, master = unlocked(store, unlock, found, likely_slot)
-        keys = Keys(master, found.repository_id)
+        opened = unlocked(store, unlock, found, likely_slot)
+        keys = opened.keys
         if not found.is_of(keys):
             what = "the header was changed, or the key slot is of another repository"
             raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}")
         features.refuse_unknown(store, keys)
-        return cls(store, keys, conditional_create=found.conditional_create, slot=slot)
+        conditional_create = found.conditional_create
+        return cls(store, keys, conditional_create=conditional_create, slot=opened.slot, is_retired=opened.is_retired)
+
+    def refuse_retired(self) -> None:
+        """Raise ``KeyRetired`` if the newest key that is known here was rotated: one request.
+
+        A writer asks before its work, and again once its object is there: only then does the object count.
+        """
+        if epochs.is_retired(self.store, self.keys):
+            raise epochs.retired(self.store, self.keys)
 
     def confirm(self) -> None:
         """Raise ``RepositoryMissing`` unless this repository is still in the store: this reads one small object."""
@@ -200,15 +215,15 @@ class Repository:
         for repository_id in slot_ids(store):
             claimed = header.RepositoryHeader("repository", FORMAT_VERSION, repository_id, False, "")
             try:
-                slot, master = unlocked(store, unlock, claimed, None)
+                opened = unlocked(store, unlock, claimed, None)
             except KeyServiceUnavailable:
                 # It is away for each of these ids, and each try takes seconds.
                 raise
-            except (KeyProblem, ObjectDamaged) as error:
+            except (KeyProblem, ObjectDamaged, ObjectMissing, ManifestDamaged) as error:
                 fault = fault or error
                 continue
-            keys = Keys(master, claimed.repository_id)
-            found = cls(store, keys, conditional_create=store.conditional_create, slot=slot)
+            keys, can_create = opened.keys, store.conditional_create
+            found = cls(store, keys, conditional_create=can_create, slot=opened.slot, is_retired=opened.is_retired)
             # One passphrase may open slots of several repositories: an interrupted init leaves one behind.
             if found._has_objects():
                 features.refuse_unknown(store, keys)
@@ -304,6 +319,7 @@ class Repository:
         # The seal is bound to the key; this check holds those who have the master key to it too.
         if self.version_key(root.run, root.number) != key:
             raise ManifestDamaged("the manifest is of another version", where=key)
+        self.retired_keys.refuse(key, body)
         return StoredVersion(root, object_digest(body), key, len(body)), body
 
     def add_copy(self, key: str) -> bool:
@@ -351,13 +367,19 @@ class Repository:
         """Return the later proof of this name; raise ``ManifestDamaged`` if it is none of the version."""
         return self._later_proofs.open(key, stored.digest)
 
+    def later_proof_link(self, key: str) -> bytes:
+        """Return the link to the later proof of this name; raise ``ManifestDamaged`` or ``FormatUnsupported``."""
+        return self._later_proofs.open(key).link
+
     def later_proof_key(self, run: str, number: int, link: bytes) -> str:
         """Return the name of the later proof that a link is to."""
         return names.later_proof(self._run_id(run), number, linked_id(link))
 
     def add_later_proof(self, proof: LaterProof) -> StoredProof:
         """Store *proof* beside its version, which does not change."""
-        return self._later_proofs.add(self._run_id(proof.run), proof)
+        made = self._later_proofs.add(self._run_id(proof.run), proof)
+        self.refuse_retired()
+        return made
 
     def read_slot(self, key: str) -> keyslot.Slot:
         """Return a key slot without opening it, or raise ``KeySlotDamaged`` or ``FormatUnsupported``."""

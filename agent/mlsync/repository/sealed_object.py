@@ -29,6 +29,7 @@ from mlsync.repository.tokens import (
     FORMAT_VERSION,
     KEY_SEALED,
     MAGIC_DECISION,
+    MAGIC_EPOCH,
     MAGIC_FENCE,
     MAGIC_LATER_PROOF,
     MAGIC_MANIFEST,
@@ -65,6 +66,7 @@ class SealedKind:
 
 MANIFEST: Final = SealedKind(MAGIC_MANIFEST, "manifest", "manifest", may_be_sealed_to_recipient=True)
 LATER_PROOF: Final = SealedKind(MAGIC_LATER_PROOF, "later proof", "later proof")
+EPOCH: Final = SealedKind(MAGIC_EPOCH, "epoch", "epoch")
 DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
 FENCE: Final = SealedKind(MAGIC_FENCE, "fence", "fence", is_raw=True)
@@ -86,6 +88,11 @@ def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | Non
     header = _HEADER.pack(kind.magic, FORMAT_VERSION, own.kind, int(coding), len(plain), *about_key, salt)
     header += own.material
     return header + Seal(own.key).seal(_NONCE, coded, header + key.encode())
+
+
+def epoch_of(body: bytes) -> int:
+    """Return the epoch that an object states, -1 if it is too short for one; only its seal shows whether that is so."""
+    return int(_HEADER.unpack(body[:HEADER_BYTES])[6]) if len(body) >= HEADER_BYTES else -1
 
 
 def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:

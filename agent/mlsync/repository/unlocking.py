@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,13 +21,14 @@ from mlsync.errors import (
     FormatUnsupported,
     KeyServiceRefused,
     KeySlotDamaged,
+    ManifestDamaged,
     NotFound,
     ObjectDamaged,
     ObjectMissing,
     StoreBroken,
     StoreDenied,
 )
-from mlsync.repository import header, keyslot, names
+from mlsync.repository import epochs, header, keyslot, names
 from mlsync.repository.keyslot import Slot, Stretching, Unlock
 from mlsync.repository.read_twice import read_twice
 from mlsync.store.base import Store
@@ -41,14 +43,65 @@ COST_SUM_MAX: Final = SLOTS_MAX * keyslot.cost(Stretching())
 SERVICE_REQUESTS_MAX: Final = 8
 
 
-def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> tuple[str, bytes]:
-    """Return the name of a key slot that opens, and the master key in it; raise an error if none opens.
+@dataclass(frozen=True, slots=True)
+class _OpenedSlot:
+    """The name of a key slot that opened, and the master key in it, which is that of *epoch*."""
 
-    It is a slot with the header's own master key, if there is one.
+    key: str
+    epoch: int
+    master: bytes = field(repr=False)
 
-    *likely* is the name of the slot that opened before: it is tried first, and mostly alone.
+
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """The name of a key slot that opened, all keys that it gives, and whether the newest of these is retired."""
+
+    slot: str
+    keys: Keys
+    is_retired: bool
+
+
+def unlocked(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> Unlocked:
+    """Return what a key slot gives that opens.
+
+    Raise an error if none opens. *likely* is the name of the slot that opened before: it is tried first, and mostly
+    alone. A rotation of the key that did not end leaves slots of two epochs for one secret: the newer one gives nothing
+    before the rotation was made, and the older one a retired key afterwards.
+    Whoever may have a key service wrap a secret, and not unwrap one, can make slots that open: one whose keys are not
+    the header's is taken only if there is no other.
     """
-    return _open_likely(store, unlock, found, likely) or _Search(store, unlock, found).run()
+    retired: Unlocked | None = None
+    unfit: Unlocked | None = None
+    fault: Error | None = None
+    for slot in _opened(store, unlock, found, likely):
+        try:
+            keys = epochs.keys_of(store, found.repository_id, slot.epoch, slot.master)
+        except (ManifestDamaged, FormatUnsupported, ObjectMissing) as error:
+            fault = error
+            continue
+        # Without a header its check is empty, and any keys may be the right ones.
+        if found.check and not found.is_of(keys):
+            unfit = unfit or Unlocked(slot.key, keys, is_retired=False)
+            continue
+        if not epochs.is_retired(store, keys):
+            return Unlocked(slot.key, keys, is_retired=False)
+        retired = retired or Unlocked(slot.key, keys, is_retired=True)
+    opened = retired or unfit
+    if opened is None:
+        assert fault is not None, "a slot that opened gives keys, or an error"
+        raise fault
+    return opened
+
+
+def _opened(store: Store, unlock: Unlock, found: header.RepositoryHeader, likely: str | None) -> Iterator[_OpenedSlot]:
+    """Yield each slot that opens, as far as the caller asks; raise an error if there is none."""
+    first = _open_likely(store, unlock, found, likely)
+    if first is not None:
+        yield first
+    search = _Search(store, unlock, found)
+    yield from (slot for slot in search.run() if first is None or slot.key != first.key)
+    if first is None and not search.opened_count:
+        raise search.refusal()
 
 
 def read_slot(store: Store, key: str) -> Slot:
@@ -65,22 +118,15 @@ def slot_ids(store: Store) -> list[str]:
     return [repository_id for repository_id, _ in counts.most_common() if _IS_ID.fullmatch(repository_id)]
 
 
-def _open_likely(
-    store: Store, unlock: Unlock, found: header.RepositoryHeader, key: str | None
-) -> tuple[str, bytes] | None:
+def _open_likely(store: Store, unlock: Unlock, found: header.RepositoryHeader, key: str | None) -> _OpenedSlot | None:
     if key is None or not names.is_key_slot(key):
         return None
     # What KMS refuses for this slot may be another object's that took its place, so the others are tried as ever.
     with suppress(KeySlotDamaged, KeyServiceRefused, FormatUnsupported, StoreBroken, StoreDenied, NotFound):
         slot = read_slot(store, key)
         master = keyslot.unwrap(slot, unlock) if slot.repository == found.id else None
-        return None if master is None or not _fits(master, found) else (key, master)
+        return None if master is None else _OpenedSlot(key, slot.epoch, master)
     return None
-
-
-def _fits(master: bytes, found: header.RepositoryHeader) -> bool:
-    """Return whether a master key is the header's; without a header, whose check is empty then, any may be."""
-    return not found.check or found.is_of(Keys(master, found.repository_id))
 
 
 @dataclass(slots=True)
@@ -94,15 +140,15 @@ class _Search:
     # What the key service said; it counts before faults of slots, which somebody may have planted.
     refused: KeyServiceRefused | None = None
     left_out_count: int = 0
+    opened_count: int = 0
     slots: list[tuple[int, str, Slot]] = field(default_factory=list)
 
-    def run(self) -> tuple[str, bytes]:
+    def run(self) -> Iterator[_OpenedSlot]:
         keys, self.left_out_count = _oldest(self.store)
         if not keys:
             raise ObjectMissing("the repository has no key slot", where=self.store.url)
         for key in keys:
             self._read(key)
-        opened: tuple[str, bytes] | None = None
         # The order is stable: of slots with the same cost, the oldest comes first.
         spent = requests = 0
         for position, (cost, key, slot) in enumerate(sorted(self.slots, key=lambda one: one[0])):
@@ -113,13 +159,9 @@ class _Search:
                 continue
             spent += cost
             master = self._open(slot)
-            if master is not None and _fits(master, self.found):
-                return key, master
-            # Whoever may have a key service wrap a secret, and not unwrap one, can make slots that open.
-            opened = opened or (None if master is None else (key, master))
-        if opened is not None:
-            return opened
-        raise self._refusal()
+            if master is not None:
+                self.opened_count += 1
+                yield _OpenedSlot(key, slot.epoch, master)
 
     def _read(self, key: str) -> None:
         try:
@@ -150,7 +192,8 @@ class _Search:
             self.refused = self.refused or error
             return None
 
-    def _refusal(self) -> Error:
+    def refusal(self) -> Error:
+        """Return the error for the case that no slot opened."""
         if self.refused is not None:
             return self.refused
         if self.fault is None and not self.slots:

@@ -16,6 +16,7 @@ from mlsync.app.session import state_path
 from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
+from mlsync.errors import KeyRetired
 from mlsync.repository.keyslot import Unlock
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
@@ -58,6 +59,12 @@ class RepositoryOpener:
                 self._opened = Opened(keys, done["conditional_create"], done["slot"])
             return self._opened
 
+    def forget(self, opened: Opened) -> None:
+        """Unlock the repository anew next time: its key was rotated, and the secret may open the new one."""
+        with self._lock:
+            if self._opened is opened:
+                self._opened = None
+
 
 class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``."""
@@ -87,7 +94,11 @@ class BackupJob:
                 self._asked_s = asked_s
                 return untouched
         began_s = self._clock()
-        done = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
+        try:
+            done = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
+        except KeyRetired:
+            self._opener.forget(opened)
+            raise
         self._asked_s = began_s
         return PassResult(**done | {"troubles": tuple(done["troubles"])})
 

@@ -109,6 +109,7 @@ class PassChild(LogMonitor):
             )
         # It was opened long ago: its disk may be away by now, or another one in its place.
         self._session.repository.confirm()
+        self._session.repository.refuse_retired()
         made = outcome(back_up(self._session, request.watch, self, self._stop))
         proved_version = Maintenance(self._session, request.watch, self, self._stop).run()
         return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))

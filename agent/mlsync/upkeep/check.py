@@ -42,6 +42,7 @@ from mlsync.source.paths import display
 from mlsync.store.base import ObjectInfo
 from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision
 from mlsync.upkeep.check_packs import PackCheck
+from mlsync.upkeep.epoch_care import epoch_faults, epoch_names
 from mlsync.upkeep.faults import Faults
 from mlsync.upkeep.references import References
 from mlsync.versions.proof_status import summed, with_proofs
@@ -119,6 +120,7 @@ class _Check:
     def run(self) -> CheckResult:
         self._list_all()
         self._check_key_slots()
+        self._check_epochs()
         for run_id, keys in self._decisions.items():
             self._decided[run_id] = checked_decisions(self._repository, keys, self._failed, self._problem)
         self._check_versions()
@@ -257,6 +259,22 @@ class _Check:
                 self._failed(info.key, error, leaves_open=False)
         if not slots and not self._ended_early:
             self._problem(names.KEY_SLOTS, "there is no key slot: once closed, the repository cannot be opened again")
+
+    def _check_epochs(self) -> None:
+        """Report objects of epochs that are lost or damaged, and what only looks like one."""
+        known = epoch_names(self._repository)
+        for info in self._listed(names.EPOCHS):
+            if info.key not in known:
+                self._odd(info.key, "no epoch of the key that opened the repository: left alone")
+        for fault in epoch_faults(self._repository):
+            if fault.is_announcement:
+                self._problem(
+                    fault.key, f"{fault.what}; mlsync repair tells holders of the older key again that it was rotated"
+                )
+            elif fault.twin is None:
+                self._problem(fault.key, f"{fault.what}: what the older key wrote afterwards may not be told apart")
+            else:
+                self._problem(fault.key, f"{fault.what}; mlsync repair makes it again from {fault.twin}")
 
     # ------------------------------------------------------------ versions
 

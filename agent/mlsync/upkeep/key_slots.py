@@ -95,7 +95,10 @@ def add_slot(repository: Repository, unlock: Unlock, stretching: Stretching | No
     _refuse_second(repository, unlock)
     salt, slot_id = os.urandom(keyslot.SALT_BYTES), os.urandom(names.SLOT_ID_BYTES)
     key = names.key_slot(slot_id)
-    slot = keyslot.make(unlock, repository.keys.master, repository.repository_id, salt, stretching or Stretching())
+    if repository.is_retired:
+        repository.refuse_retired()
+    keys, cost = repository.keys, stretching or Stretching()
+    slot = keyslot.make(unlock, keys.masters[-1], keys.repository_id, salt, cost, epoch=keys.epoch)
     repository.store.put(key, slot)
     try:
         opened = Repository.open(repository.store, unlock)
@@ -161,8 +164,14 @@ def _status(repository: Repository, key: str, modified_s: float) -> SlotStatus:
         if isinstance(error, StoreBroken) and not error.is_of_object:
             raise
         return SlotStatus(key, modified_s, is_used, trouble=error.what)
-    other = "" if slot.repository == repository.repository_id.hex() else "of another repository; it opens nothing here"
-    return SlotStatus(key, modified_s, is_used, slot, other)
+    trouble = ""
+    if slot.repository != repository.repository_id.hex():
+        trouble = "of another repository; it opens nothing here"
+    elif slot.epoch < repository.keys.epoch:
+        trouble = "of a retired key; to remove it: mlsync key remove"
+    elif slot.epoch > repository.keys.epoch:
+        trouble = "of a newer key than the one that opened the repository"
+    return SlotStatus(key, modified_s, is_used, slot, trouble)
 
 
 def _find(repository: Repository, wanted: str) -> str:

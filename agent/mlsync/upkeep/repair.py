@@ -36,6 +36,7 @@ from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.check import Problem, Version, check
+from mlsync.upkeep.epoch_care import epoch_faults, heal_epoch
 from mlsync.versions.decided import decided_of
 
 _UNREADABLE: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
@@ -47,6 +48,7 @@ class Heal(Enum):
     FROM_COPY = "from its copy"
     FROM_MANIFEST = "from the manifest"
     FROM_KEY = "from the master key"
+    FROM_TWIN = "from the other copy"
     REMOVE = "removed, nothing needs it"
 
 
@@ -86,6 +88,7 @@ class Repaired:
 def plan(repository: Repository, monitor: Monitor, *, header_fault: Error | None, rebuild: bool) -> list[Healing]:
     """Return what can be healed; raise ``RebuildNeeded`` if all manifests are gone, unless *rebuild*."""
     steps = [] if header_fault is None else [_header_step(header_fault)]
+    steps += _epochs(repository)
     versions = _listed(repository, names.VERSIONS, names.parse_version)
     copies = _listed(repository, names.COPIES, names.parse_copy)
     decided = _Decided(repository)
@@ -194,6 +197,14 @@ def _opened(repository: Repository, key: str, place: str) -> tuple[Version | Non
     return (stored.root.run, stored.root.number), None
 
 
+def _epochs(repository: Repository) -> Iterator[Healing]:
+    for fault in epoch_faults(repository):
+        if fault.twin is not None:
+            yield Healing(fault.key, fault.what, Heal.FROM_TWIN)
+        elif fault.is_announcement:
+            yield Healing(fault.key, fault.what, Heal.FROM_KEY)
+
+
 def _tombstones(repository: Repository) -> Iterator[Healing]:
     for info in repository.store.list(names.TOMBSTONES):
         pack_id = names.parse_tombstone(info.key)
@@ -206,7 +217,9 @@ def _tombstones(repository: Repository) -> Iterator[Healing]:
 
 
 def _heal(repository: Repository, step: Healing) -> None:
-    if step.heal is Heal.FROM_KEY:
+    if names.parse_epoch(step.key) is not None:
+        heal_epoch(repository, step.key)
+    elif step.heal is Heal.FROM_KEY:
         repository.make_header()
     elif step.heal is Heal.REMOVE:
         # Long after the plan, perhaps: a tombstone must stay as long as its pack does.
