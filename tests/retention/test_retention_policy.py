@@ -337,6 +337,8 @@ def test_useless_versions_displace_no_proved_one(keep, history, floor, grace_s, 
     assume(floor > 0)
     assume(not any(rule.startswith("every") for rule in keep) or True)
     versions, now_ns = history
+    # A source stays because a version that is kept has its content: it may go with that one.
+    versions = [dataclasses.replace(one, sources=frozenset()) for one in versions]
     highest = max(one.number for one in versions)
     useless = [
         VersionFacts(
