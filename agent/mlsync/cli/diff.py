@@ -82,7 +82,10 @@ def _refuse_mixture(old: Place | None, new: Place, paths: tuple[str, ...]) -> No
     if old is None or old_path is None or new.path is None:
         other = new.version if new.path is None else "VERSION" if old is None else old.version
         what = f"only one of A and B has a path: {output.path(named)}"
-        raise ConfigInvalid(what, advice=f"give the other one too, such as {other}:{output.path(named)}")
+        advice = f"give the other one too, such as {other}:{output.path(named)}"
+        if is_pin_name(other) and other not in (*VERSION_WORDS, "VERSION"):
+            advice += f"; or VERSION:PATH on both sides, such as latest:{other}"
+        raise ConfigInvalid(what, advice=advice)
     if paths:
         whole = output.path(os.path.join(new.path, os.fsencode(paths[0])))
         what = f"PATH {output.path(os.fsencode(paths[0]))}, while A and B have paths of their own"
