@@ -177,7 +177,7 @@ class RetentionSettings:
     )
     grace_s: float = key(
         duration,
-        "No policy removes a version that is younger. A version that was removed can be brought back for as long.",
+        "No rule removes a version that is younger.",
         default='"7d"',
         example='"2d"',
         name="grace",
