@@ -319,7 +319,7 @@ def test_a_prune_may_die_at_any_call(world):
         nth += 1
         world.store._objects.clear()
         world.store._objects.update(objects)
-        dying = FaultyStore(world.store, Fault("die-after", nth))
+        dying = FaultyStore(world.store, Fault("die-before", nth))
         try:
             prune(world, store=dying)
             prune(world, LATER_NS, dying)
