@@ -145,7 +145,7 @@ def test_names_that_a_terminal_would_obey(saved):
 
 def test_sentences_are_broken_on_a_terminal_alone(saved):
     """On a terminal a long error or result is broken between words; in a pipe each is one line."""
-    for command in (["show", "soon"], ["check"], ["diff"], ["show", "1", "--version", "2"]):
+    for command in (["show", "so on"], ["check"], ["diff"], ["show", "1", "--version", "2"]):
         piped = saved.run(*command)
         shown = saved.on_terminal(*command, columns=50)
         assert shown.split() == (piped.out + piped.err).split()
