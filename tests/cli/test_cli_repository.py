@@ -281,7 +281,7 @@ def test_places_that_are_none(fresh, url, status, words):
     ("arguments", "status", "words"),
     [
         (["show", "9"], 15, "no version 9, only 1 to 2"),
-        (["show", "soon"], 2, "give a number, latest, resumable, best, or a time"),
+        (["show", "soon"], 15, "no version of run 'yolo' is pinned"),
         (["show", "2001-01-01"], 15, "no version as old as 2001-01-01"),
         (["show", "--run", "other"], 14, "there are: yolo"),
         (["versions", "other"], 14, "there are: yolo"),
