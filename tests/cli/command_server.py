@@ -67,8 +67,9 @@ def _become(request: dict) -> None:
     # The tests say whether systemd runs, on every machine that they run on.
     booted.SYSTEMD_RUNS = Path(request["systemd"])
     sys.argv = [str(Path(sys.executable).with_name("mlsync")), *map(os.fsdecode, request["arguments"])]
+    os.umask(request["umask"])
     if request["uid"]:
-        os.setgroups([])
+        os.setgroups(request["groups"])
         os.setgid(request["uid"])
         os.setuid(request["uid"])
 

@@ -55,14 +55,16 @@ class CommandServer:
             text=True,
         )
 
-    def run(self, arguments, env, cwd, uid: int, *, systemd: bool) -> Done:
+    def run(self, arguments, env, cwd, uid: int, *, groups=(), umask: int = 0o022, systemd: bool = False) -> Done:
         """What the command did."""
         request = {
             "arguments": [str(argument) for argument in arguments],
             "env": env,
             "cwd": str(cwd),
             "uid": uid,
-            "systemd": str(self._directory if systemd else self._directory / "absent"),
+            "groups": list(groups),
+            "umask": umask,
+            "systemd": str(self._directory) if systemd else "/nonexistent",
             "stdin": "/dev/null",
             "stdout": str(self._directory / "stdout"),
             "stderr": str(self._directory / "stderr"),

@@ -9,8 +9,7 @@ import subprocess
 import pytest
 from machine import KEY, NO_DEVICE, content, write_training
 
-import unprivileged
-from members import ANNA, BERT, GROUP, GROUPS_MODES, ROOT, STRANGER, modes_below, run, shared_place
+from members import ANNA, BERT, GROUP, GROUPS_MODES, ROOT, STRANGER, groups_of, modes_below, run, shared_place
 
 pytestmark = pytest.mark.slow
 
@@ -18,8 +17,10 @@ pytestmark = pytest.mark.slow
 class Users:
     """Users of one machine with a repository that they may share."""
 
-    def __init__(self, place) -> None:
-        self._python = unprivileged.python_for_all()
+    def __init__(self, place, server) -> None:
+        if os.geteuid() != 0:
+            pytest.skip("only root can be another user")
+        self._server = server
         self.place = place
         self.repository = place / "runs"
         self._key = place / "credentials" / "mlsync-key"
@@ -35,16 +36,21 @@ class Users:
 
     def run(self, uid, *arguments, umask=0o077, key=True):
         """What mlsync did as this user; without a *key* it would have to ask for a passphrase, and cannot."""
-        environ = {"HOME": str(self.home(uid)), "LC_ALL": "C.UTF-8", "MLSYNC_CONFIG": str(self.home(uid) / "c.toml")}
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home(uid)),
+            "LC_ALL": "C.UTF-8",
+            "MLSYNC_CONFIG": str(self.home(uid) / "c.toml"),
+        }
         if key:
             environ["CREDENTIALS_DIRECTORY"] = str(self._key.parent)
-        return run(uid, [self._python, "-m", "mlsync", *map(str, arguments)], umask=umask, **environ)
+        return self._server.run(arguments, environ, "/", uid, groups=groups_of(uid), umask=umask)
 
     def good(self, uid, *arguments, umask=0o077):
         """What a command printed that had to succeed."""
         done = self.run(uid, *arguments, umask=umask)
-        assert (done.returncode, done.stderr) == (0, ""), (arguments, done)
-        return done.stdout
+        assert (done.status, done.err) == (0, ""), (arguments, done)
+        return done.out
 
     def train(self, uid, epoch=1, directory=None, run_name=None):
         """A user's training directory, and a configuration that watches it."""
@@ -60,11 +66,11 @@ class Users:
 
 
 @pytest.fixture
-def users():
+def users(server):
     """Users, and no repository yet."""
     with shared_place() as place:
         place.chmod(0o1777)
-        yield Users(place)
+        yield Users(place, server)
 
 
 @pytest.mark.parametrize("umask", [0o077, 0o022])
@@ -91,9 +97,9 @@ def test_a_second_user_without_a_group_is_told_what_to_do(users):
     assert "shared with" not in users.good(ANNA, "init", users.repository)
     users.train(BERT)
     done = users.run(BERT, "backup")
-    assert done.returncode == 72
-    assert f"it is user {ANNA}'s alone" in done.stderr
-    assert f"chgrp -R GROUP {users.repository}" in done.stderr
+    assert done.status == 72
+    assert f"it is user {ANNA}'s alone" in done.err
+    assert f"chgrp -R GROUP {users.repository}" in done.err
     assert modes_below(users.repository) == {("directory", "0700", ANNA), ("file", "0600", ANNA)}
 
 
@@ -111,8 +117,8 @@ def test_what_cannot_be_shared_is_refused_before_a_passphrase_is_asked_for(users
     (users.place / "roots").mkdir(mode=0o755)
     place = where if ":" in where else users.place / where
     done = users.run(ANNA, "init", "--group", group, place, key=False)
-    assert (done.returncode, done.stdout) == (status, "")
-    assert says in done.stderr
+    assert (done.status, done.out) == (status, "")
+    assert says in done.err
     assert not users.repository.exists()
     assert list(users.home(ANNA).iterdir()) == []
 
@@ -120,12 +126,12 @@ def test_what_cannot_be_shared_is_refused_before_a_passphrase_is_asked_for(users
 def test_a_member_who_cannot_reach_the_repository_is_foreseen(users):
     """Init warns of a directory above the repository that is closed to the group."""
     done = users.run(ANNA, "init", "--group", GROUP, users.home(ANNA) / "runs")
-    assert done.returncode == 0
-    assert done.stderr == ""
+    assert done.status == 0
+    assert done.err == ""
     users.home(BERT).chmod(0o700)
     done = users.run(BERT, "init", "--group", GROUP, users.home(BERT) / "runs")
-    assert done.returncode == 0
-    assert f"group {GROUP} cannot reach the repository through {users.home(BERT)}: chgrp" in done.stderr
+    assert done.status == 0
+    assert f"group {GROUP} cannot reach the repository through {users.home(BERT)}: chgrp" in done.err
 
 
 def test_two_users_of_one_directory_are_one_run(users):
@@ -145,15 +151,15 @@ def test_the_same_name_for_two_directories_is_refused_between_members(users):
     for uid in (ANNA, BERT):
         users.train(uid, uid, run_name="yolo")
     users.good(ANNA, "backup", "--quickly")
-    assert users.run(BERT, "backup", "--quickly").returncode == 90
+    assert users.run(BERT, "backup", "--quickly").status == 90
 
 
 @pytest.fixture(scope="module")
-def with_two_runs():
+def with_two_runs(server):
     """Users of whom two have a run in a repository, and a copy of all that."""
     with shared_place() as place:
         place.chmod(0o1777)
-        users = Users(place)
+        users = Users(place, server)
         users.good(ROOT, "init", "--group", GROUP, users.repository)
         for uid in (ANNA, BERT):
             users.train(uid, uid)
@@ -215,9 +221,9 @@ def test_what_a_member_plants_is_named_and_followed_nowhere(shared, code, named,
         shared.run(BERT, "restore", "--run", f"run-{BERT}", "--to", target),
         shared.run(BERT, "backup", "--quickly"),
     ]
-    assert tuple(one.returncode for one in done) == statuses, done
-    assert all(one.returncode == 0 or named in one.stdout + one.stderr for one in done), done
-    assert "no key slot" not in done[0].stdout
+    assert tuple(one.status for one in done) == statuses, done
+    assert all(one.status == 0 or named in one.out + one.err for one in done), done
+    assert "no key slot" not in done[0].out
     assert content(shared.home(ANNA)) == before
 
 
