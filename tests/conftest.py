@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -42,6 +43,9 @@ _HOMES = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known, and let processes that tests start hear the signals that they are sent."""
+    # A busy machine makes one example of many slow, which says nothing of the code.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
     # A runner that was started in the background, or by nohup, has them ignored, which whom it starts inherits.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
