@@ -330,7 +330,7 @@ def test_abort_says_what_is_durable():
 
 def test_abort_during_an_upload_leaves_none():
     """An upload that was under way when the backup was given up is aborted."""
-    store = _NotingAborts(128)
+    store = _NotingAborts(1 << 20)
     counting = CountingStore(store)
     writer = PackWriter(counting, KEYS, unknown, lanes=1)
     for seed in range(3):
