@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from command_client import CommandServer
 from fault_proxy import FaultProxy
 from seaweed import Seaweed
 
 # Some go up in one request each, some in parts.
-FILE_BYTES = (14 << 20, 14 << 20, 14 << 20, 100 << 20)
+FILE_BYTES = (14 << 20, 14 << 20, 14 << 20, 48 << 20)
 VICTIMS = ("client",) * 6 + ("server", "network", "network")
 # From before it has read its configuration to after the end.
 KILL_WITHIN_S = 1.6
@@ -60,8 +61,12 @@ class KillRounds:
         self._run = base / "run"
         self._dice = random.Random(seed)
         self._digests: dict[int, dict[str, str]] = {}
+        self._newest_number = 0
         (base / "seaweed").mkdir()
         self._seaweed = Seaweed(base / "seaweed")
+        (base / "commands").mkdir()
+        # What is not killed need not start a Python of its own.
+        self._commands = CommandServer(base / "commands")
 
     def __enter__(self) -> Self:
         server = self._seaweed.start()
@@ -86,6 +91,7 @@ class KillRounds:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self._commands.stop()
         self._proxy.stop()
         self._seaweed.stop()
 
@@ -93,10 +99,10 @@ class KillRounds:
         """One round: new files, a backup that is cut off, and a look at everything that is committed."""
         self._change()
         now = digests(self._run)
-        before = self._newest()
+        before = self._newest_number
         victim = self._dice.choice(VICTIMS)
         status = self._back_up_and_kill(victim)
-        after = self._newest()
+        after = self._newest_number = self._newest()
         assert after - before in (0, 1), (before, after)
         assert status != 0 or after == before + 1, "said done, and no version is there"
         if after > before:
@@ -120,12 +126,9 @@ class KillRounds:
 
     def mlsync(self, *arguments: object) -> str:
         """What a command says that has to succeed."""
-        command = [sys.executable, "-m", "mlsync", *map(str, arguments)]
-        done = subprocess.run(
-            command, env=self._environment, capture_output=True, text=True, timeout=END_WITHIN_S, check=False
-        )
-        assert done.returncode == 0, (command, done.stdout, done.stderr)
-        return done.stdout
+        done = self._commands.run(arguments, self._environment, self._base, 0)
+        assert done.status == 0, (arguments, done)
+        return done.out
 
     def _change(self) -> None:
         """A checkpoint that is another one, and a log that grows."""
