@@ -445,7 +445,10 @@ class ProblemsFound(Damage):
     """A check ran to its end and found problems."""
 
     exit_code = 33
-    usual_advice = "mlsync restore --version N brings back any version that is not named above"
+    usual_advice = (
+        "mlsync restore --version N brings back any version that is not named above, and of the others what is not "
+        "damaged"
+    )
 
 
 class RepairIncomplete(Damage):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from machine import content, write_training
+
+from mlsync.cli.new_config import service_options
 
 # To root the usual place is the system's; anybody else is an ordinary user.
 OTHER_USER = 4321 if os.geteuid() == 0 else 0
@@ -87,7 +90,7 @@ def test_init_writes_where_the_others_look(fresh):
         place = fresh.base / "sub/directory/own.toml" if options else own
         assert str(place) in done.out
         fresh.good("versions", *options, **system_is_free)
-        assert (f"--config {place}" in done.out) is bool(options)
+        assert (f"mlsync backup --config {place}" in done.out) is bool(options)
 
 
 def test_init_takes_no_directory_for_a_bucket(fresh):
@@ -99,23 +102,42 @@ def test_init_takes_no_directory_for_a_bucket(fresh):
 
 
 def test_init_says_the_next_two_commands(fresh):
-    """The last two lines of ``init`` are commands; without a directory to watch, what comes before them is said."""
+    """The last lines of ``init`` are commands; without a directory to watch, what comes before them is said."""
     usual = {"MLSYNC_CONFIG": str(fresh.base / "usual.toml")}
-    lines = fresh.good("init", fresh.base / "r1", "--watch", fresh.training, **usual).out.splitlines()
+    watch = ("--watch", fresh.training)
+    lines = fresh.good("init", fresh.base / "r1", *watch, systemd=False, **usual).out.splitlines()
     assert lines[-3] == "Next:"
     assert [line.split("  ")[1] for line in lines[-2:]] == ["mlsync backup", "mlsync agent"]
-    lines = fresh.good("init", fresh.base / "r2", "--config", "other place.toml").out.splitlines()
+    lines = fresh.good("init", fresh.base / "r2", "--config", "other place.toml", systemd=False).out.splitlines()
     assert "[[watch]]" in lines[-3]
     assert lines[-1] == f"  mlsync agent --config '{fresh.base}/other place.toml'"
 
 
 def test_init_advises_a_service_only_where_systemd_runs(fresh):
-    """The agent's line names the service on a machine that systemd manages, and only the agent in a container."""
+    """A machine that systemd manages is told of the service too, with its configuration; a container is not."""
     usual = {"MLSYNC_CONFIG": str(fresh.base / "usual.toml")}
-    for systemd, purpose in ((True, "keep watch; as a service: mlsync service install"), (False, "keep watch")):
+    service = f"mlsync service install --config {usual['MLSYNC_CONFIG']}"
+    for systemd, last in ((True, service), (False, "mlsync agent")):
         done = fresh.good("init", fresh.base / f"r{systemd}", "--watch", fresh.training, systemd=systemd, **usual)
-        assert done.out.splitlines()[-1].endswith(f"mlsync agent   {purpose}")
+        assert done.out.splitlines()[-1].split("   ")[0].strip() == last
         (fresh.base / "usual.toml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("uid", "environ", "options"),
+    [
+        # sudo does not pass MLSYNC_CONFIG on, and the machine's service looks in /etc alone.
+        (0, {"MLSYNC_CONFIG": "/own/mlsync.toml"}, " --config /own/mlsync.toml"),
+        (1000, {"MLSYNC_CONFIG": "/own/mlsync.toml"}, " --user"),
+        (1000, {"MLSYNC_CONFIG": "/another.toml"}, " --user --config /own/mlsync.toml"),
+    ],
+)
+def test_the_service_is_advised_with_the_options_that_it_needs(monkeypatch, uid, environ, options):
+    """An ordinary user's service is his own, and a configuration where no service looks is named."""
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert service_options(Path("/own/mlsync.toml")) == options
 
 
 def test_init_as_another_user_writes_below_home(fresh):

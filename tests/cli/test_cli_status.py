@@ -7,6 +7,7 @@ import socket
 import time
 
 import pytest
+from mlsync.cli.steps import Step, step_lines
 
 from mlsync.service import status as agent_status
 
@@ -89,7 +90,9 @@ def test_a_service_is_advised_only_where_systemd_runs(saved, systemd):
     assert "mlsync agent " in done.out
     assert ("mlsync service install" in done.out) is systemd
     commands = saved.good("status", "--json", systemd=systemd).json()["next"]
-    assert any(words.endswith("mlsync service install") for words in commands) is systemd
+    assert (
+        any(words.endswith(f"mlsync service install --config {saved.configuration}") for words in commands) is systemd
+    )
 
 
 def test_an_agent_of_another_machine_is_not_judged(saved):
@@ -118,3 +121,14 @@ def test_a_status_file_of_nobody_changes_nothing(saved):
     for content in (b"{}", b"\xff", b'{"format": 1, "repository": "x"}'):
         (saved.state / agent_status.FILE_NAME).write_bytes(content)
         assert "never ran" in saved.good("status").out
+
+
+def test_a_long_command_costs_only_itself_its_purpose():
+    """Purposes stand in a column, as far as the longest command goes that leaves them room; longer ones stand alone."""
+    long = Step("mlsync service install --user --config /home/anna/projects/yolo/mlsync.toml", "or as a service")
+    steps = [Step("mlsync backup", "make a version"), Step("mlsync agent -v", "keep watch"), long]
+    assert step_lines(steps) == [
+        "  mlsync backup    make a version",
+        "  mlsync agent -v  keep watch",
+        f"  {long.words}",
+    ]

@@ -14,9 +14,10 @@ from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.cli import candidates, output
-from mlsync.cli.new_config import config_option
+from mlsync.cli.new_config import config_option, service_options
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
+from mlsync.cli.steps import Step, step_lines
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.draft import drafted
 from mlsync.config.load import load, place_to_write
@@ -28,7 +29,6 @@ from mlsync.repository import keyslot
 from mlsync.repository.keyslot import SlotKind, Unlock
 from mlsync.service.booted import has_systemd
 
-_WIDTH = 79
 _WHAT_IS_AT_STAKE: dict[SlotKind, str] = {
     "passphrase": "Keep a copy of the passphrase away from this machine: nothing opens without it.",
     "key-file": "Keep a copy of the key file away from this machine: nothing opens without it.",
@@ -164,14 +164,13 @@ def _print_next(place: Path) -> None:
     else:
         output.say("Next, once the configuration names the training directory under [[watch]]:")
     option = config_option(place)
-    steps = {
-        f"mlsync backup{option}": "make the first version",
-        f"mlsync agent{option}": "keep watch; as a service: mlsync service install" if has_systemd() else "keep watch",
-    }
-    width = max(map(len, steps))
-    lines = [f"  {words:<{width}}  {purpose}" for words, purpose in steps.items()]
-    # With a long name of the configuration the commands speak for themselves.
-    for line in lines if max(map(len, lines)) <= _WIDTH else [f"  {words}" for words in steps]:
+    steps = [
+        Step(f"mlsync backup{option}", "make the first version"),
+        Step(f"mlsync agent{option}", "keep watch until Ctrl-C"),
+    ]
+    if has_systemd():
+        steps.append(Step(f"mlsync service install{service_options(place)}", "or keep watch as a service"))
+    for line in step_lines(steps):
         output.say(line)
 
 

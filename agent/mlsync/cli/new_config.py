@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 
 from mlsync.cli import output
 from mlsync.config.draft import drafted, not_written
-from mlsync.config.load import load, place_to_write, usual_places
+from mlsync.config.load import load, place_of_service, place_to_write, usual_places
 from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory
 from mlsync.config.template import assignments, template
 from mlsync.errors import ConfigInvalid
@@ -163,6 +163,13 @@ def config_option(place: Path) -> str:
     return "" if found else f" --config {shlex.quote(str(place))}"
 
 
+def service_options(place: Path) -> str:
+    """Return the options of ``mlsync service install`` for this user's service with the configuration at *place*."""
+    is_machines = os.geteuid() == 0
+    user = "" if is_machines else " --user"
+    return user if place == place_of_service(is_machines=is_machines) else f"{user} --config {shlex.quote(str(place))}"
+
+
 def written_line(place: Path, new: NewConfig, *, is_new: bool) -> str:
     """Return what a person reads when the run has its configuration."""
     if is_new:
@@ -173,13 +180,11 @@ def written_line(place: Path, new: NewConfig, *, is_new: bool) -> str:
 
 def how_to_continue(place: Path) -> Iterator[str]:
     """Yield the commands that keep watch with the configuration at *place*."""
-    option = config_option(place)
-    user = "" if os.geteuid() == 0 else " --user"
     with_service = has_systemd()
     yield "To continue the backups here, run" + (" one of" if with_service else "")
-    yield f"    mlsync agent{option}"
+    yield f"    mlsync agent{config_option(place)}"
     if with_service:
-        yield f"    mlsync service install{user}{option}"
+        yield f"    mlsync service install{service_options(place)}"
 
 
 def shown_lines(new: NewConfig) -> Iterator[str]:

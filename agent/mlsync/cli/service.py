@@ -16,7 +16,7 @@ from mlsync.cli import output
 from mlsync.cli.invocation import Invocation
 from mlsync.cli.json import service_json
 from mlsync.cli.parsing import Group
-from mlsync.config.load import SYSTEM_FILE, load, usual_places
+from mlsync.config.load import load, place_of_service
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid
 from mlsync.service.install import (
@@ -83,7 +83,7 @@ def install_command(
     manager = _manager(is_user=is_user)
     if gpu and is_user:
         raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
-    place = Path(os.path.abspath(config)) if config is not None else _usual_place(manager)
+    place = place_of_service(is_machines=manager.is_machines) if config is None else Path(os.path.abspath(config))
     if place.is_file():
         environ = {"STATE_DIRECTORY": str(MACHINE_STATE)} if manager.is_machines else os.environ
         missing = shortcomings(manager, load(place, environ))
@@ -138,14 +138,6 @@ def _manager(*, is_user: bool) -> Manager:
         advice = "run it by sudo, or give --user for a service of your own"
         raise ConfigInvalid("only root can install or remove the machine's service", advice=advice)
     return MACHINE
-
-
-def _usual_place(manager: Manager) -> Path:
-    """Return where the agent's configuration is looked for, which need not exist yet."""
-    if manager.is_machines:
-        return SYSTEM_FILE
-    named = os.environ.get("MLSYNC_CONFIG")
-    return Path(os.path.abspath(named)) if named else usual_places()[0]
 
 
 def _program(called: str) -> list[str]:

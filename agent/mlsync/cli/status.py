@@ -6,15 +6,17 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import click
 
 from mlsync.app.wrapping import wrap
 from mlsync.cli import output
 from mlsync.cli.json import status_json
+from mlsync.cli.new_config import service_options
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
+from mlsync.cli.steps import Step, step_lines
 from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age
@@ -26,14 +28,6 @@ from mlsync.service.status import FILE_NAME, AgentSeen, read_agent
 _WIDTH = 80
 _LABEL_WIDTH = 13
 _WHAT = "mlsync keeps a training's checkpoints as encrypted versions, proved to load."
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A command to type, and what it is for."""
-
-    words: str
-    purpose: str
 
 
 _EXAMPLES = """\b
@@ -65,7 +59,7 @@ def status_command(common: Common) -> None:
         return
     agent = read_agent(config.state_directory / FILE_NAME, config.repository)
     runs = tuple(runs_here(config, agent))
-    steps = tuple(_next_steps(mlsync, _given(common), agent, runs))
+    steps = tuple(_next_steps(mlsync, _given(common), config.path, agent, runs))
     if common.as_json:
         common.emit(status_json("ready", config.path, None, config.repository, agent, runs, _words(steps)))
     else:
@@ -96,13 +90,15 @@ def _first_steps(mlsync: str) -> tuple[Step, ...]:
     )
 
 
-def _next_steps(mlsync: str, given: str, agent: AgentSeen | None, runs: Sequence[RunHere]) -> Iterator[Step]:
+def _next_steps(
+    mlsync: str, given: str, place: Path | None, agent: AgentSeen | None, runs: Sequence[RunHere]
+) -> Iterator[Step]:
     running = agent is not None and agent.is_running() is not False
     if runs and not running:
         yield Step(f"{mlsync} backup{given}", "make a version of each run that changed")
         yield Step(f"{mlsync} agent{given}", "keep watch until Ctrl-C")
-        if has_systemd():
-            yield Step(f"{mlsync} service install{given}", "or keep watch as a service")
+        if place is not None and has_systemd():
+            yield Step(f"{mlsync} service install{service_options(place)}", "or keep watch as a service")
     if not runs or any(run.version is not None for run in runs):
         yield Step(f"{mlsync} versions{given}", "list the versions and their proofs")
         yield Step(f"{mlsync} show{given}", "show the newest version's files")
@@ -154,11 +150,8 @@ def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], step
         _labelled("run", [f"{run.run}: {_version_in_words(run, now_s)}", _directory(run), *run.problems])
     output.say()
     output.say("Next:")
-    width = max(len(step.words) for step in steps)
-    for step in steps:
-        line = f"  {step.words:<{width}}  {step.purpose}"
-        # Where the program has a long name, its commands speak for themselves.
-        output.say(line if len(line) <= _WIDTH else f"  {step.words}")
+    for line in step_lines(steps):
+        output.say(line)
 
 
 def _agent_in_words(agent: AgentSeen | None, now_s: float) -> str:

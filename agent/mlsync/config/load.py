@@ -82,6 +82,14 @@ def place_to_write(environ: Mapping[str, str] = os.environ, *, uid: int | None =
     return SYSTEM_FILE if is_root and not is_base_named(environ, "XDG_CONFIG_HOME") else usual_places(environ)[0]
 
 
+def place_of_service(*, is_machines: bool, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return where a service's configuration is looked for when none is named, whether or not it is there."""
+    if is_machines:
+        return SYSTEM_FILE
+    named = environ.get("MLSYNC_CONFIG")
+    return Path(os.path.abspath(named)) if named else usual_places(environ)[0]
+
+
 def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Config:
     """Return what the file says; raise ``ConfigInvalid`` with file and line for an unknown key or a wrong value.
 
