@@ -7,8 +7,9 @@ import shutil
 import subprocess
 
 import pytest
-from machine import KEY, NO_DEVICE, content, write_training
+from machine import NO_DEVICE, content, write_training
 
+from command_client import KEY
 from members import ANNA, BERT, GROUP, GROUPS_MODES, ROOT, STRANGER, groups_of, modes_below, run, shared_place
 
 pytestmark = pytest.mark.slow

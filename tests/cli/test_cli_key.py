@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 from keyboard import Terminal
-from machine import KEY
+
+from command_client import KEY
 
 OTHER = "another passphrase"
 TEXT = re.compile(r"([0-9A-Z]{5}-){4}[0-9A-Z]{5}\n +([0-9A-Z]{5}-){4}[0-9A-Z]{5}\n +([0-9A-Z]{5}-){2}[0-9A-Z]{5}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from machine import KEY
 
+from command_client import KEY
 from kms_service import ACCESS_KEY, SECRET_KEY
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-from machine import KEY, MLSYNC, NO_DEVICE, copy_of
+from machine import MLSYNC, NO_DEVICE, copy_of
 
+from command_client import KEY
 from mlsync.cli.share import ShareChoice
 from mlsync.proving.shares import Share
 from mlsync.repository.keyslot import KeyFile

@@ -7,8 +7,9 @@ import re
 import stat
 
 import pytest
-from machine import KEY, content
+from machine import content
 
+from command_client import KEY
 from mlsync.cli.new_config import NewConfig, prepared
 from mlsync.config.load import load
 from mlsync.config.model import Config, KeySettings
