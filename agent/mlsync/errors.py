@@ -308,6 +308,7 @@ class CompactionRefused(RepositoryError):
     """To move what is left of old packs takes more reading and writing than was allowed; nothing was moved."""
 
     exit_code = 98
+    usual_advice = "mlsync prune --compact --dry-run says how much; --max-move allows more"
 
 
 class RetentionError(Error):

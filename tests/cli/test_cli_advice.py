@@ -100,7 +100,7 @@ SITUATIONS = {
     "a watched run with a slip": (lambda machine: ["backup", "yolp"], 2, "did you mean yolo?"),
     "a version that is not there": (lambda machine: ["show", "99"], 15, "mlsync versions yolo"),
     "a path that is not there": (lambda machine: ["restore", "weights/lst.pt", "--to", "o"], 19, "weights/last.pt"),
-    "no such word": (lambda machine: ["show", "newest"], 2, "latest"),
+    "no such word": (lambda machine: ["show", "newest"], 15, "latest"),
     "a key file that is not there": (
         lambda machine: ["versions", "--key-file", "/nonexistent"],
         20,

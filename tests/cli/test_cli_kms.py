@@ -69,7 +69,7 @@ def test_a_repository_is_made_and_used_with_a_key_of_kms(fresh, key, kms, kms_pr
 def test_a_key_of_kms_opens_beside_the_others(added, key, kms):
     """It is listed with its ARN, and opens by option, by variable and by the configuration; so does the key file."""
     listed = added.good("key", "list", "--key-file", "key").out
-    assert re.search(rf"^[0-9a-f]{{8}}  key of AWS KMS  20[-0-9: ]+\n +{key}$", listed, re.MULTILINE), listed
+    assert re.search(rf"^[0-9a-f]{{8}}  key of AWS KMS  0 +20[-0-9: ]+\n +{key}$", listed, re.MULTILINE), listed
     added.good("versions", "--kms", key, **kms)
     added.good("versions", MLSYNC_KMS_KEY=key, **kms)
     added.good("versions", "--key-file", "key", MLSYNC_KMS_KEY=ANOTHER)
