@@ -43,6 +43,7 @@
     |  |- KeySlotsFull            26   no room for another key slot
     |  |- KeySlotKept             27   an old key slot could not be removed, and still opens
     |  |- WriteOnly               86   this node can write to the repository and read nothing
+    |  |- WriteOnlyKeyInvalid     85   a write-only key that is damaged, or of another repository
     |  |- KeyServiceRefused       87   AWS KMS refuses: no right, no credentials, or a key that is disabled
     |  |- KeyServiceUnavailable   88   AWS KMS is away, or still failed after the last try
     |  `- KeyRetired              29   the key was rotated, and this process has an older one
@@ -390,6 +391,15 @@ class WriteOnly(KeyProblem):
 
     exit_code = 86
     usual_advice = "do it where the repository opens with a passphrase or key file"
+
+
+class WriteOnlyKeyInvalid(KeyProblem):
+    """The file of a write-only key is damaged, or of another repository."""
+
+    exit_code = 85
+    usual_advice = (
+        "copy the file again, or make another one where the repository opens: mlsync key add --write-only FILE"
+    )
 
 
 class KeyServiceRefused(KeyProblem):

@@ -700,7 +700,9 @@ MATERIAL_RULES = [
     ),
 ]
 # Cases are key kinds: an object that is right in all else, and is sealed with a key of that kind.
-KIND_RULE = Rule(185, "later proof, decision, move record", "the key kind is 1, of those on this page", [((), 2)])
+KIND_RULE = Rule(
+    185, "all but packs, manifests and registrations", "the key kind is 1, of those on this page", [((), 2)]
+)
 
 
 def material_cases(sound: bytes) -> Iterator[tuple[Rule, Outcome, bytes]]:

@@ -42,7 +42,7 @@ LATER = Keys(KEYS.master, KEYS.repository_id, (bytes(range(1, 33)),))
 @pytest.fixture
 def node():
     """What a node holds."""
-    return WriteOnlyKeys.make(KEYS)
+    return WriteOnlyKeys.make(KEYS, bytes(32))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_node_reads_back_what_it_wrote_in_this_process_and_nothing_later(writt
         lambda: read(store, later.keys, refs),
         lambda: later.stored("run", 1),
         lambda: later.pack_refs(pack_id, store.stat(names.pack(pack_id)).size_bytes),
-        lambda: read(store, WriteOnlyKeys.make(KEYS), refs),
+        lambda: read(store, WriteOnlyKeys.make(KEYS, bytes(32)), refs),
     ):
         with pytest.raises(WriteOnly, match="can write to the repository and read nothing"):
             attempt()
@@ -116,7 +116,7 @@ def test_a_node_opens_nothing_that_others_wrote(node):
 
 def test_a_node_has_no_key_but_those_that_name():
     """It cannot tell tags of decisions, prove, decide or check the header, and has no master key to wrap."""
-    node = WriteOnlyKeys.make(KEYS)
+    node = WriteOnlyKeys.make(KEYS, bytes(32))
     assert (node.of("chunk name"), node.of("run id")) == (KEYS.of("chunk name"), KEYS.of("run id"))
     for purpose in ("header", "pack", "manifest", "later proof", "decision", "tag of decision", "feature", "recipient"):
         with pytest.raises(WriteOnly):
@@ -203,7 +203,7 @@ def test_a_pack_costs_two_reads_more_once(written):
 
 def test_a_recipient_is_of_an_epoch():
     """A node's keys are of the epoch in which they were made: later masters open it, earlier ones call it unknown."""
-    node, store = WriteOnlyKeys.make(LATER), MemoryStore()
+    node, store = WriteOnlyKeys.make(LATER, bytes(32)), MemoryStore()
     assert node.epoch == 1
     refs = write_chunks(store, node, PIECES)
     assert [ref.epoch for ref in refs] == [1] * len(refs)

@@ -20,6 +20,7 @@ from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak, Wron
 from mlsync.kms.key import AwsKey
 from mlsync.repository import recovery_key
 from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Unlock
+from mlsync.repository.write_only_file import decode, is_write_only_file
 
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"
@@ -96,10 +97,19 @@ def _from_settings(settings: KeySettings, reached: KeySettings) -> Unlock | None
         raise ConfigInvalid("both a passphrase file and a key file were given", advice="keep one of them")
     if settings.kms_key and (settings.passphrase_file or settings.key_file):
         raise ConfigInvalid("both a key of AWS KMS and a secret's file were given", advice="keep one of them")
+    if settings.write_only_key_file:
+        place = settings.write_only_key_file
+        return decode(_read(place), str(place))
     if settings.kms_key:
         return _kms_key(settings.kms_key, reached)
     if settings.key_file:
-        return KeyFile(_not_empty(_read(settings.key_file), str(settings.key_file)))
+        secret = _not_empty(_read(settings.key_file), str(settings.key_file))
+        if is_write_only_file(secret):
+            advice = "it goes under [key] in the configuration: write_only_key_file"
+            raise ConfigInvalid(
+                "this is a write-only key, and no key file", where=str(settings.key_file), advice=advice
+            )
+        return KeyFile(secret)
     if settings.passphrase_file:
         return _passphrase(_line(_read(settings.passphrase_file)), str(settings.passphrase_file))
     return None

@@ -13,8 +13,9 @@ from typing import Final, Self
 
 from mlsync.app.flow_options import store_options
 from mlsync.codec.keys import Keys
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
-from mlsync.errors import Error, ObjectDamaged, RepositoryMissing
+from mlsync.errors import Error, ObjectDamaged, RepositoryMissing, WriteOnly
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.keyslot import Unlock
@@ -57,10 +58,12 @@ class Session:
         *,
         first_contact_s: float = BUDGET_S,
         found_id: Callable[[bytes], None] = lambda _repository_id: None,
+        writes_only: bool = False,
     ) -> Self:
         """Open the repository that *config* names.
 
-        *find_unlock* is called once the repository is known to exist, and before it *found_id* with its id.
+        *find_unlock* is called once the repository is known to exist, and before it *found_id* with its id. A caller
+        that *writes_only* does with a key that opens nothing; for any other such a key raises ``WriteOnly``.
         """
         inner = open_store(config.repository, store_options(config))
         counted = CountingStore(inner)
@@ -69,7 +72,10 @@ class Session:
             found_id(found.repository_id)
             likely_slot = _read_hint(_state_directory(config, found.repository_id) / SLOT_FILE)
             store = _retrying(counted, monitor)
-            repository = Repository.open(store, find_unlock(), found=found, likely_slot=likely_slot)
+            unlock = find_unlock()
+            if not writes_only:
+                refuse_write_only(unlock)
+            repository = Repository.open(store, unlock, found=found, likely_slot=likely_slot)
         except BaseException:
             inner.close()
             raise
@@ -86,7 +92,13 @@ class Session:
 
         With *changes*, find out by writing what an S3 server can do, since the header that said so is to be made anew.
         """
-        found_unlock = cache(find_unlock)
+
+        @cache
+        def found_unlock() -> Unlock:
+            unlock = find_unlock()
+            refuse_write_only(unlock)
+            return unlock
+
         try:
             return cls.open(config, found_unlock, monitor, first_contact_s=FIRST_CONTACT_S), None
         except (RepositoryMissing, ObjectDamaged) as error:
@@ -177,6 +189,16 @@ class Session:
     def seen_heads(self) -> dict[str, Head]:
         """Return the newest version of each run that this machine saw; create no local state to find out."""
         return seen_heads(state_path(self.config, self.repository.repository_id))
+
+
+def refuse_write_only(unlock: Unlock) -> None:
+    """Raise ``WriteOnly`` for a key that opens nothing."""
+    if isinstance(unlock, WriteOnlyKeys):
+        what = "this machine has a write-only key: it makes versions, and can read none"
+        advice = (
+            "do it where the repository opens, or name another key: --passphrase-file FILE, --key-file FILE, --kms KEY"
+        )
+        raise WriteOnly(what, advice=advice)
 
 
 def refuse_existing(config: Config, monitor: Monitor) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mlsync.errors import Damage, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
+from mlsync.errors import Damage, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError, WriteOnly
 from mlsync.monitor import Monitor
 from mlsync.repository import names
 from mlsync.repository.manifest import Entry
@@ -91,6 +91,14 @@ class Avoided:
         packs = "1 pack lies" if len(found) == 1 else f"{len(found)} packs lie"
         text = f"{packs} in cold storage: what changed files need of it is stored anew, where it can be read"
         monitor.notice("warning", text)
+
+    def note_closed(self, error: WriteOnly) -> None:
+        """Note that a pack cannot be opened here, and that its content is needed; raise if that would not help."""
+        pack_id = names.parse_pack(error.where or "")
+        if pack_id is None or pack_id in self.needed:
+            raise error
+        self.cold.add(pack_id)
+        self.needed.add(pack_id)
 
 
 def refuse_forgetful(repository: Repository) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from mlsync.backup.avoided import Avoided
+from mlsync.backup.closed_parent import find_closed_parent
 from mlsync.backup.parent import find_parent
 from mlsync.backup.request import BackupOptions, BackupResult, Job, Source
 from mlsync.backup.shrunk import forget_loss
 from mlsync.backup.unchanged import Unchanged, find_unchanged
-from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing
+from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing, WriteOnly
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import Policy
@@ -56,6 +57,9 @@ def backup(
             state.forget_packs([pack_id])
         except ObjectArchived as error:
             avoided.note_cold(error, repository, monitor)
+        except WriteOnly as error:
+            # Unchanged files that are proved together with changed ones: they are read and stored once more.
+            avoided.note_closed(error)
         else:
             if avoided.lost:
                 state.drop_damaged(source.run, avoided.lost)
@@ -81,7 +85,8 @@ def _attempt(job: Job) -> BackupResult:
             unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
         _LOG.debug("looking for the last version")
         task.say("looking for the last version")
-        parent = find_parent(job.repository, job.state, job.source.run)
+        find = find_closed_parent if job.repository.is_write_only else find_parent
+        parent = find(job.repository, job.state, job.source.run)
     if unchanged is not None and parent.is_remembered:
         return _result(job.source, parent.number, unchanged, started_s)
     # Imported late: most backups find nothing changed, and need none of what reads, cuts and proves.

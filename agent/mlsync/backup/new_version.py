@@ -21,6 +21,7 @@ import msgspec
 import mlsync
 from mlsync.backup.archiver import Archiver
 from mlsync.backup.chunk_index import ChunkIndex
+from mlsync.backup.closed_parent import load_closed_parent
 from mlsync.backup.decided import decided_now
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
 from mlsync.backup.later_proofs import seen_now
@@ -171,7 +172,10 @@ def _scan(job: Job, root: Root, last: Parent) -> _Scanned:
     tree = scan(root, source.exclude, keep_temporary=source.keep_temporary)
     _LOG.debug("found %d files and directories", len(tree.found))
     cache = load_files_cache(job.state, source.run)
-    parent = load_parent(last, job.repository, source.run, cache.files)
+    if job.repository.is_write_only:
+        parent = load_closed_parent(last, job.repository, job.state, source.run, source.directory, cache.files)
+    else:
+        parent = load_parent(last, job.repository, source.run, cache.files)
     writer = next_writer(_here(job, tree, parent, cache), parent, job.state)
     _refuse_emptied(tree, parent, source)
     loss, now_ns = loss_of(tree, parent), job.options.now_ns()
@@ -395,7 +399,7 @@ def _create(job: Job, parent: Parent, index: ChunkIndex, manifest: Manifest) -> 
         last, made = Made(parent.number, parent.created_ns), Made(new.number, new.created_ns)
         job.state.begin_version(job.source.run, job.source.directory, new.origin.id, last, made)
         try:
-            return manifest, commit(job.repository, manifest, index.usable, look=look)
+            return manifest, commit(job.repository, manifest, index.usable, look=look, begin=_begin(job, new.number))
         except VersionTaken as error:
             if error.is_planted:
                 # A listing need not show it: a store may hide what is no object.
@@ -407,19 +411,29 @@ def _create(job: Job, parent: Parent, index: ChunkIndex, manifest: Manifest) -> 
         manifest = Manifest(root, manifest.entries)
 
 
+def _begin(job: Job, number: int) -> Callable[[bytes], None]:
+    """Return what notes a manifest's digest before it is created: a node that cannot open it knows it by that alone."""
+
+    def begin(digest: bytes) -> None:
+        if job.repository.is_write_only:
+            job.state.set_sealed(job.source.run, Head(number, digest))
+
+    return begin
+
+
 def _copy_parent(job: Job, parent: Parent) -> None:
     """Store the second copy of the last version's manifest, if its writer may have died before it did so.
 
     A version that this machine remembers had its turn: it is not looked for at each backup.
     """
-    if parent.number and not parent.is_remembered:
+    if parent.number and not parent.is_remembered and not job.repository.is_write_only:
         job.repository.add_copy(job.repository.version_key(job.source.run, parent.number))
 
 
 def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:
     """Update the files cache alone: nothing but times differs."""
     job.state.replace_files(job.source.run, candidate.cached, candidate.uncached)
-    if parent.number and not parent.is_step_back:
+    if parent.number and not parent.is_step_back and not parent.is_closed:
         job.state.set_head(job.source.run, Head(parent.number, parent.digest))
     return _Committed()
 
@@ -454,8 +468,9 @@ def _with_room(job: Job, parent: Parent) -> tuple[Parent, Room]:
 
     The parent that is returned knows which numbers are used up.
     """
-    # The first version of a run has none before it that could be proved, pinned or forgotten.
-    if not parent.number:
+    # The first version of a run has none before it that could be proved, pinned or forgotten. A node that cannot read
+    # leaves both out, as docs/format.md allows.
+    if not parent.number or job.repository.is_write_only:
         return parent, None
     run = job.source.run
     decision, reserved = decided_now(job.repository, run, parent.seen_decision, job.monitor)

@@ -24,8 +24,12 @@ def warn_of_writer(job: Job, manifest: Manifest, parent: Parent, writer: Writer)
             text += f", from {display(twin.directory)} on {twin.host}; if it is that run, set run = "
             job.warn(f'{text}"{twin.run}" under [[watch]]')
     elif (parent.host, parent.directory) != (writer.host, writer.directory):
-        text = f"goes on from {display(writer.directory)} on {writer.host}, where until version "
-        text += f"{parent.number} it was {display(parent.directory)} on {parent.host}: {writer.claim.value}"
+        text = f"goes on from {display(writer.directory)} on {writer.host}"
+        if parent.is_closed:
+            text += f" after version {parent.number}, whoever made that: {writer.claim.value}"
+        else:
+            before = f"{display(parent.directory)} on {parent.host}"
+            text += f", where until version {parent.number} it was {before}: {writer.claim.value}"
         if writer.claim is Claim.HANDED_OVER:
             # Somebody asked for it on this machine.
             job.monitor.notice("status", f"{job.source.run}: {text}")

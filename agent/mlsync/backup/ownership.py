@@ -86,6 +86,10 @@ def _claim(here: Here, parent: Parent, state: State, known: KnownWriter | None, 
     """Return the first claim that holds, the cheapest first; only the last one reads the store and the disk."""
     if not parent.number:
         return Claim.FIRST
+    if parent.is_closed:
+        if may_take_over(state.directory, here.run, here.directory):
+            return Claim.HANDED_OVER
+        raise _of_somebody(here, parent)
     origin = _origin_of(parent)
     if known is not None and known.id == origin.id and Made(parent.number, parent.created_ns) in known.made:
         return Claim.SAME_WRITER
@@ -114,6 +118,19 @@ def _goes_on(here: Here, parent: Parent, known: KnownWriter | None) -> bool:
 
 def _origin_of(parent: Parent) -> Origin:
     return parent.origin or Origin(b"")
+
+
+def _of_somebody(here: Here, parent: Parent) -> RunOfAnother:
+    """Return the error for a version that this node did not make, as far as its local state knows, and cannot open."""
+    what = (
+        f"version {parent.number} of run {here.run!r} was not made from {display(here.directory)} with this local "
+        "state, and a write-only key opens no version, to see who made it"
+    )
+    advice = (
+        "if this directory goes on with that run, as when the local state was lost: "
+        f'mlsync backup --take-over {here.run}; else set run = "another name" under [[watch]]'
+    )
+    return RunOfAnother(what, advice=advice)
 
 
 def _of_another(here: Here, parent: Parent, host: str) -> RunOfAnother:

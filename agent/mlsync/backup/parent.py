@@ -26,9 +26,9 @@ class Parent:
 
     *is_remembered* says that the local state is of this very version, so the files cache may stand for its entries.
     *taken* are higher numbers at which the store has an object that is no version, and no number up to *reserved* is
-    free either: versions had them. The parent *is_step_back* if this
-    machine saw a newer version that does not open any more. ``load_parent`` fills in the rest: *origin*, *host* and
-    *directory* say who made the version, and *before* is the number of the version before it.
+    free either: versions had them. The parent *is_step_back* if this machine saw a newer version that does not open any
+    more. It *is_closed* if somebody else made it and this node opens no version. ``load_parent`` fills in the rest:
+    *origin*, *host* and *directory* say who made the version, and *before* is the number of the version before it.
     """
 
     number: int
@@ -47,6 +47,7 @@ class Parent:
     seen_proofs: Mapping[int, SeenProofs] = field(default_factory=dict)
     seen_decision: SeenDecision | None = None
     reserved: int = 0
+    is_closed: bool = False
 
     @property
     def previous(self) -> Previous | None:

@@ -23,7 +23,7 @@ def find_twin(repository: Repository, entries: Iterable[Entry], summary: Summary
 
     Lists of files are read only if number and size are the same.
     """
-    if not summary.size_bytes:
+    if not summary.size_bytes or repository.is_write_only:
         return None
     files = _files(entries)
     with ThreadPoolExecutor(_AT_ONCE) as executor:

@@ -11,7 +11,7 @@ from mlsync.backup.records import Records
 from mlsync.backup.request import Job
 from mlsync.backup.shard_headers import disagreement
 from mlsync.backup.unchanged import is_at_rest
-from mlsync.errors import Damage, ObjectArchived
+from mlsync.errors import Damage, ObjectArchived, WriteOnly
 from mlsync.formats.groups.deepspeed import data_rank_count
 from mlsync.formats.groups.find import is_part
 from mlsync.formats.groups.tree import Unit
@@ -204,13 +204,13 @@ class WholeUnits:
             return []
         try:
             return units_around(paths, self._records.parent.entries, self._reader)
-        except (Damage, ObjectArchived):
+        except (Damage, ObjectArchived, WriteOnly):
             return []
 
     def _last(self, unit: Unit) -> Unit | None:
         """Return the checkpoint as the last version has it, the complete one if there are several.
 
-        ``None`` also if a pack is lost or cold that is needed to find it: that stops no version.
+        ``None`` also if a pack is lost, cold or closed that is needed to find it: that stops no version.
         """
         base = self._records.parent.entries
         before = self._units_before([path for path in unit.members if path in base])

@@ -89,7 +89,7 @@ def backup_command(common: Common, run: str | None, dry_run: bool, take_over: bo
 
     results: list[BackupResult] = []
     failed: list[tuple[str, Error]] = []
-    with common.session(config, monitor, found_id) as session, stopping() as stop:
+    with common.session(config, monitor, found_id, writes_only=True) as session, stopping() as stop:
         for watch in watches:
             try:
                 with _locked(session, watch, take_over=take_over):

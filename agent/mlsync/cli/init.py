@@ -13,12 +13,14 @@ from mlsync.app.group import group_for, group_of
 from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
+from mlsync.app.write_only import make_key_file, refuse_taken
 from mlsync.cli import candidates, output
 from mlsync.cli.new_config import config_option, service_options
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
 from mlsync.cli.steps import Step, step_lines
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
+from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
 from mlsync.config.load import load, place_to_write
 from mlsync.config.model import Config, S3Settings
@@ -56,10 +58,23 @@ Examples:
 )
 @agent_option("Then keep watch, as mlsync agent does, without asking for the passphrase again.")
 @click.option("--group", metavar="NAME", help="Share the repository with this Unix group; directories only.")
+@click.option(
+    "--write-only",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write to FILE a key for a machine that is to make versions and read none.",
+)
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 @common_options
 def init_command(
-    common: Common, url: str | None, watches: tuple[Path, ...], group: str | None, *, then_agent: bool, allow_weak: bool
+    common: Common,
+    url: str | None,
+    watches: tuple[Path, ...],
+    group: str | None,
+    *,
+    then_agent: bool,
+    write_only: Path | None,
+    allow_weak: bool,
 ) -> None:
     """Make a repository at URL and write a commented configuration file.
 
@@ -68,6 +83,9 @@ def init_command(
     """
     if then_agent:
         _refuse_agent(common, watches)
+    node_key = None if write_only is None else Path(os.path.abspath(write_only))
+    if node_key is not None:
+        refuse_taken(node_key)
     monitor = common.monitor()
     config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
     if config.repository_directory is not None and config.s3 != S3Settings():
@@ -91,18 +109,37 @@ def init_command(
 
         with Session.create(config, find_secret, monitor, group=shared_with) as session:
             repository_id = session.repository.repository_id.hex()
+            if node_key is not None:
+                make_key_file(session.repository, node_key)
         os.rename(draft, place)
+    _report(common, config, found[0], place, repository_id, node_key, then_agent=then_agent)
+    if then_agent:
+        become_agent(common, place, found[0])
+
+
+def _report(
+    common: Common,
+    config: Config,
+    secret: Unlock,
+    place: Path,
+    repository_id: str,
+    node_key: Path | None,
+    *,
+    then_agent: bool,
+) -> None:
     if common.as_json:
-        common.emit({"repository": config.repository, "id": repository_id, "config": str(place)})
+        made = {"repository": config.repository, "id": repository_id, "config": str(place)}
+        common.emit({**made, "write_only_key": None if node_key is None else str(node_key)})
     elif not common.quiet:
-        _print(found[0], config, place, repository_id)
+        _print(secret, config, place, repository_id)
+        if node_key is not None:
+            output.say()
+            say_write_only(node_key)
         output.say()
         if then_agent:
             output.say_wrapped(f"{KEEPING_WATCH}. Ctrl-C ends it.")
         else:
             _print_next(place)
-    if then_agent:
-        become_agent(common, place, found[0])
 
 
 def _refuse_agent(common: Common, watches: tuple[Path, ...]) -> None:

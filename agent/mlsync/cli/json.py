@@ -642,12 +642,18 @@ def _key_slot(one: SlotStatus) -> dict[str, object]:
 
 
 def key_json(
-    added: str | None, recovery_key: str | None, removed: str | None, others: Iterable[SlotAdded] = ()
+    added: str | None,
+    recovery_key: str | None,
+    removed: str | None,
+    others: Iterable[SlotAdded] = (),
+    *,
+    write_only_key: Path | None = None,
 ) -> dict[str, object]:
     """Return the value of ``mlsync key add``, ``change`` and ``remove``; *recovery_key* is shown only once."""
     return {
         "added": added,
         "recovery_key": recovery_key,
+        "write_only_key": None if write_only_key is None else str(write_only_key),
         "removed": removed,
         "added_by_others": [{"id": one.id, "made": iso(int(one.modified_s * 10**9))} for one in others],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -11,11 +12,13 @@ from pathlib import Path
 import click
 
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
+from mlsync.app.write_only import make_key_file, refuse_taken
 from mlsync.cli import output
 from mlsync.cli.json import key_json, key_slots_json, rotation_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command, Group
 from mlsync.cli.table import TextTable
+from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.model import Config, KeySettings
 from mlsync.errors import ConfigInvalid
 from mlsync.repository import keyslot, recovery_key
@@ -39,8 +42,8 @@ Examples:
 """
 _ADD_EXAMPLES = """\b
 Examples:
-  mlsync key add --recovery
   mlsync key add --new-kms arn:aws:kms:eu-west-1:111122223333:key/1234-5678
+  mlsync key add --write-only node-7.key
 """
 _CHANGE_EXAMPLES = """\b
 Examples:
@@ -85,6 +88,12 @@ _new_kms_option = click.option(
 _recovery_option = click.option(
     "--recovery", is_flag=True, help="Make a recovery key and print it once, to be kept on paper."
 )
+_write_only_option = click.option(
+    "--write-only",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write to FILE a key for a machine that is to make versions and read none.",
+)
 _weak_option = click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
 
 
@@ -113,6 +122,7 @@ def list_command(common: Common) -> None:
 @_new_key_option
 @_new_kms_option
 @_recovery_option
+@_write_only_option
 @_weak_option
 @common_options
 def add_command(
@@ -122,13 +132,18 @@ def add_command(
     new_key_file: Path | None,
     new_kms: str | None,
     recovery: bool,
+    write_only: Path | None,
     allow_weak: bool,
 ) -> None:
     """Add a key slot. What opens the repository now is asked for first, then the new passphrase, twice.
 
     The new one counts once the repository opened with it. Everything else that opens the repository still does.
     """
-    wanted = _Wanted(KeySettings(new_passphrase_file, new_key_file, new_kms), recovery=recovery, allow_weak=allow_weak)
+    asked = KeySettings(new_passphrase_file, new_key_file, new_kms)
+    wanted = _Wanted(asked, recovery=recovery, allow_weak=allow_weak, write_only=write_only)
+    if write_only is not None:
+        _add_write_only(common, write_only)
+        return
     config = common.configuration()
     given = wanted.given(common, config)
     with common.session(config, common.monitor()) as session:
@@ -241,12 +256,13 @@ class _Wanted:
     asked: KeySettings
     recovery: bool
     allow_weak: bool
+    write_only: Path | None = None
 
     def __post_init__(self) -> None:
         asked = self.asked
-        named = (asked.passphrase_file, asked.key_file, asked.kms_key, self.recovery or None)
+        named = (asked.passphrase_file, asked.key_file, asked.kms_key, self.recovery or None, self.write_only)
         if sum(one is not None for one in named) > 1:
-            advice = "give one of --new-passphrase-file, --new-key-file, --new-kms, --recovery"
+            advice = "give one of --new-passphrase-file, --new-key-file, --new-kms, --recovery, --write-only"
             raise ConfigInvalid("several new keys at once", advice=advice)
 
     def given(self, common: Common, config: Config) -> Unlock | None:
@@ -262,6 +278,18 @@ class _Wanted:
 
     def _found(self, asked: KeySettings, profile: str | None) -> Unlock:
         return find_new_secret(asked, profile=profile, check=accept_all if self.allow_weak else refuse_weak)
+
+
+def _add_write_only(common: Common, place: Path) -> None:
+    """Write the key file of a node that cannot read; no key slot is made."""
+    place = Path(os.path.abspath(place))
+    refuse_taken(place)
+    with common.session(common.configuration(), common.monitor()) as session:
+        make_key_file(session.repository, place)
+    if common.as_json:
+        common.emit(key_json(None, None, None, write_only_key=place))
+    elif not common.quiet:
+        say_write_only(place)
 
 
 def _report(common: Common, new: Unlock, slot_id: str, changed: Changed | None = None) -> None:

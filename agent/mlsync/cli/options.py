@@ -138,11 +138,13 @@ class Common:
         monitor: Monitor,
         found_id: Callable[[bytes], None] = lambda _repository_id: None,
         found_secret: Callable[[Unlock], None] = lambda _secret: None,
+        *,
+        writes_only: bool = False,
     ) -> Iterator[Session]:
         """Open the repository; ask for a passphrase only once there is known to be one.
 
         *found_id* is called with its id before that, and can raise what makes asking useless; *found_secret* with what
-        opens it.
+        opens it. A command that *writes_only* does with a write-only key.
         """
 
         def find_unlock() -> Unlock:
@@ -150,7 +152,9 @@ class Common:
             found_secret(secret)
             return secret
 
-        opened = Session.open(config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S, found_id=found_id)
+        opened = Session.open(
+            config, find_unlock, monitor, first_contact_s=FIRST_CONTACT_S, found_id=found_id, writes_only=writes_only
+        )
         with opened as session:
             try:
                 yield session

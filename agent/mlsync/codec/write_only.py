@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from mlsync.codec import hpke
-from mlsync.codec.keys import Keys, Purpose, derive, info_of
+from mlsync.codec.keys import EPOCH_MAX, Keys, Purpose, derive, info_of
 from mlsync.errors import WriteOnly
 
 RECIPIENT_ID_BYTES: Final = 16
+RETIRED_TAG_BYTES: Final = 16
 _INFO: Final = b"mlsync 1 sealed to"
+_NODES: Final = b"write-only"
 # Three of the four keys of a recipient are its private key; the last is the token.
 _PRIVATE_PARTS: Final = 3
 
@@ -38,6 +40,13 @@ def recipient_token(keys: Keys, recipient: bytes, epoch: int) -> bytes:
     return keys.of("recipient", recipient + bytes([_PRIVATE_PARTS]), epoch=epoch)
 
 
+def retired_tag(keys: Keys, epoch: int) -> bytes:
+    """Return the tag of the object that tells nodes that the key of *epoch* was rotated."""
+    if isinstance(keys, WriteOnlyKeys):
+        return keys.retired
+    return keys.of("retired", bytes([epoch + 1]) + _NODES, epoch=epoch)[:RETIRED_TAG_BYTES]
+
+
 def unwrapped_key(keys: Keys, recipient: bytes, epoch: int, wrapped: bytes, purpose: Purpose, context: bytes) -> bytes:
     """Return the key of an object that was sealed to a recipient, or raise ``SealBroken``."""
     bound = _bound(keys.repository_id, recipient)
@@ -49,31 +58,35 @@ def unwrapped_key(keys: Keys, recipient: bytes, epoch: int, wrapped: bytes, purp
 class WriteOnlyKeys(Keys):
     """What a node has that writes and cannot read; it has no master key, and asking for a key of one fails.
 
-    It can open what it wrote itself in this process, so that it is read back and proved: the keys of these objects are
-    kept in memory, and nowhere else.
+    *header* is the digest of the header object, which it cannot check in another way. It can open what it wrote itself
+    in this process, so that it is read back and proved: the keys of these objects are kept in memory, and nowhere else.
     """
 
     master: bytes = b""
+    header: bytes
     recipient: bytes
     public: bytes
     token: bytes
     recipient_epoch: int
     name_key: bytes
     run_key: bytes
+    retired: bytes
     _made: dict[tuple[Purpose, bytes], tuple[bytes, bytes]] = field(default_factory=dict, compare=False)
 
     @classmethod
-    def make(cls, keys: Keys, recipient: bytes | None = None) -> WriteOnlyKeys:
-        """Return the keys for a node, of a new recipient; only tests give one."""
-        recipient = os.urandom(RECIPIENT_ID_BYTES) if recipient is None else recipient
+    def make(cls, keys: Keys, header: bytes) -> WriteOnlyKeys:
+        """Return the keys for a node, of a new recipient; *header* is the digest of the repository's header."""
+        recipient = os.urandom(RECIPIENT_ID_BYTES)
         return cls(
             repository_id=keys.repository_id,
+            header=header,
             recipient=recipient,
             public=hpke.public_of(recipient_seed(keys, recipient, keys.epoch)),
             token=recipient_token(keys, recipient, keys.epoch),
             recipient_epoch=keys.epoch,
             name_key=keys.of("chunk name"),
             run_key=keys.of("run id"),
+            retired=retired_tag(keys, keys.epoch) if keys.epoch < EPOCH_MAX else bytes(RETIRED_TAG_BYTES),
         )
 
     @property

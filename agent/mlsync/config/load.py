@@ -201,6 +201,9 @@ class _Reader:
             self._refuse(("key", "key_file"), "both passphrase_file and key_file in [key]", "keep one of them")
         if config.key.kms_key and (config.key.passphrase_file or config.key.key_file):
             self._refuse(("key", "kms_key"), "both kms_key and a secret's file in [key]", "keep one of them")
+        if config.key.write_only_key_file and (config.key.passphrase_file or config.key.key_file or config.key.kms_key):
+            what = "write_only_key_file in [key] beside a key that also reads"
+            self._refuse(("key", "write_only_key_file"), what, "keep one of them")
         if config.agent.settle_max_s < config.agent.settle_s:
             self._refuse(("agent", "settle_max"), "settle_max in [agent] is less than settle", None)
         if config.proof.read_back == "none" and config.proof.waits:

@@ -139,10 +139,17 @@ class KeySettings:
         unset="`profile` under `[s3]`, `AWS_PROFILE`, or the default profile",
     )
 
+    write_only_key_file: Path | None = key(
+        path,
+        "The file of a write-only key, which `mlsync key add --write-only` made. Its mode must be 0600.",
+        example='"/etc/mlsync/write-only.key"',
+        unset="a key or passphrase that also reads",
+    )
+
     @property
     def names_secret(self) -> bool:
         """Whether one of the keys says what opens the repository."""
-        return bool(self.passphrase_file or self.key_file or self.kms_key)
+        return bool(self.passphrase_file or self.key_file or self.write_only_key_file or self.kms_key)
 
     def over(self, below: KeySettings) -> KeySettings:
         """Return these settings, and where they name no secret that of *below*; how KMS is reached may be in both."""
@@ -154,6 +161,7 @@ class KeySettings:
             self.kms_region or below.kms_region,
             self.kms_endpoint_url or below.kms_endpoint_url,
             self.kms_profile or below.kms_profile,
+            names.write_only_key_file,
         )
 
 

@@ -58,6 +58,7 @@ def commit(
     lookup: ChunkLookup,
     *,
     look: PackCheckAtCommit = lambda _refs, _packs: None,
+    begin: Callable[[bytes], None] = lambda _digest: None,
 ) -> Committed:
     """Make the version exist; raise ``VersionTaken``, with nothing else changed, if its number is taken.
 
@@ -65,8 +66,8 @@ def commit(
     raises unless every pack that the version relies on, these too, is in the store and without a tombstone.
 
     Raise ``RepositoryMissing`` if the store is not this repository any more, and ``KeyRetired`` if its key was rotated
-    in the meantime. The manifest is read back, because some
-    stores overwrite an object although they were told not to.
+    in the meantime. The manifest is read back, because some stores overwrite an object although they were told not to.
+    *begin* is called with the manifest's digest before it is created.
     """
     key = repository.version_key(manifest.root.run, manifest.root.number)
     writer = repository.writer(lookup, lanes=1)
@@ -91,13 +92,15 @@ def commit(
         # Before the look: a prune that does not know of the run yet made its tombstones before, so the look sees them.
         stored_bytes += repository.register(root.run, root.created_ns, root.writer)
     look(body_refs, stats.packs)
+    begin(object_digest(sealed))
     try:
         repository.store.put(key, sealed)
     except AlreadyExists:
         raise _taken(repository, root) from None
     if not _holds(repository, key, sealed) and not _holds(repository, key, sealed):
         # It is damaged, or is another writer's: a store may have replaced ours without an error.
-        repository.open_version(key)
+        if not repository.is_write_only:
+            repository.open_version(key)
         raise _taken(repository, root)
     # If the key was rotated meanwhile, nobody else takes it for a version: only a look after its creation can tell.
     repository.refuse_retired()
@@ -136,6 +139,12 @@ def _taken(repository: Repository, root: ManifestRoot) -> VersionTaken:
     """Return the error for a number that is taken: it says by whom."""
     run, number, url = root.run, root.number, repository.store.url
     key = repository.version_key(run, number)
+    if repository.is_write_only:
+        what = f"number {number} of run {run!r} is taken, by what cannot be read here"
+        taken = VersionTaken(what, where=url, advice="give the command again: it lists the versions anew")
+        # Its length is all that a node can tell by; a number less costs it nothing.
+        taken.is_fenced = repository.has_fence_size(key)
+        return taken
     try:
         repository.open_version(key)
     except NotFound:

@@ -17,7 +17,7 @@ import msgspec
 
 from mlsync.codec.digest import object_digest
 from mlsync.codec.keys import EPOCH_MAX, MASTER_KEY_BYTES, Keys
-from mlsync.codec.write_only import WriteOnlyKeys
+from mlsync.codec.write_only import WriteOnlyKeys, retired_tag
 from mlsync.errors import Damage, FormatUnsupported, KeyRetired, ManifestDamaged, NotFound, ObjectMissing, StoreBroken
 from mlsync.repository import names, sealed_object
 from mlsync.repository.canonical import decode_as
@@ -154,13 +154,27 @@ def announcement(keys: Keys, epoch: int) -> str:
     return names.epoch_announced(number, tag)
 
 
+def node_announcement(keys: Keys, epoch: int) -> str:
+    """Return the name of the object that says the same to nodes that write and cannot read.
+
+    They have its tag and not the other one: whoever takes a node over could stop all writers otherwise.
+    """
+    tag = retired_tag(keys, epoch)
+    return names.epoch_announced(epoch + 1, tag)
+
+
+def announcements(keys: Keys, epoch: int) -> tuple[str, str]:
+    """Return the names of both."""
+    return announcement(keys, epoch), node_announcement(keys, epoch)
+
+
 def is_retired(store: Store, keys: Keys) -> bool:
     """Return whether the newest of these keys is retired: one request."""
-    # A node that only writes has no master key, and so no name to ask for.
-    if keys.epoch == EPOCH_MAX or isinstance(keys, WriteOnlyKeys):
+    if keys.epoch == EPOCH_MAX:
         return False
+    is_node = isinstance(keys, WriteOnlyKeys)
     try:
-        store.stat(announcement(keys, keys.epoch))
+        store.stat(node_announcement(keys, keys.epoch) if is_node else announcement(keys, keys.epoch))
     except NotFound:
         return False
     return True
@@ -175,6 +189,9 @@ def retired(store: Store, keys: Keys) -> KeyRetired:
         what = "a rotation of the repository's key began and has not ended; nothing can be written until it has"
         return KeyRetired(what, where=store.url, advice="mlsync key rotate, with the same secret, ends it")
     what = f"the repository's key was rotated; it is of epoch {number} now, and what opened it here gives an older one"
+    if isinstance(keys, WriteOnlyKeys):
+        advice = "make another write-only key where the repository opens: mlsync key add --write-only FILE"
+        return KeyRetired(what, where=store.url, advice=advice)
     return KeyRetired(what, where=store.url)
 
 

@@ -11,7 +11,9 @@ from typing import Final
 
 import msgspec
 
+from mlsync.codec.digest import object_digest
 from mlsync.codec.keys import Keys
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import EpochUnknown, Error, ObjectDamaged
 from mlsync.repository import names, tokens
 from mlsync.repository.canonical import newer
@@ -40,6 +42,8 @@ class RepositoryHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def is_of(self, keys: Keys) -> bool:
         """Return whether these are the repository's keys and the header is unchanged."""
+        if isinstance(keys, WriteOnlyKeys):
+            return hmac.compare_digest(object_digest(_write(self)), keys.header)
         return hmac.compare_digest(self.check.encode(), _check(self, keys).encode())
 
 
@@ -59,6 +63,11 @@ def encode(keys: Keys, *, conditional_create: bool) -> bytes:
     """Return the header's bytes."""
     header = RepositoryHeader("repository", tokens.FORMAT_VERSION, keys.repository_id.hex(), conditional_create, "")
     return _write(msgspec.structs.replace(header, check=_check(header, keys)))
+
+
+def digest_of(keys: Keys, *, conditional_create: bool) -> bytes:
+    """Return the digest of the header object, by which a node knows it that has no key to check it with."""
+    return object_digest(encode(keys, conditional_create=conditional_create))
 
 
 def decode(body: bytes, where: str) -> RepositoryHeader:

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from mlsync.codec.keys import EPOCH_MAX, KEY_BYTES, MASTER_KEY_BYTES, derive
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
-from mlsync.errors import ConfigInvalid, KeySlotDamaged, WrongPassphrase
+from mlsync.codec.write_only import WriteOnlyKeys
+from mlsync.errors import ConfigInvalid, KeySlotDamaged, WriteOnly, WrongPassphrase
 from mlsync.repository.canonical import newer
 from mlsync.repository.header import check_format
 from mlsync.repository.tokens import FORMAT_VERSION
@@ -117,7 +118,8 @@ class KmsKey:
     service: KeyService
 
 
-Unlock: TypeAlias = Passphrase | KeyFile | RecoveryKey | KmsKey
+# What opens a repository. The last one opens no slot, and what it opens can be written to and not read.
+Unlock: TypeAlias = Passphrase | KeyFile | RecoveryKey | KmsKey | WriteOnlyKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,8 @@ def kind_of(unlock: Unlock) -> SlotKind:
             return "recovery-key"
         case KmsKey():
             return "aws-kms"
+        case WriteOnlyKeys():
+            raise WriteOnly("a write-only key is no key slot's")
 
 
 def noun(kind: SlotKind) -> str:
@@ -345,7 +349,9 @@ def _wrapping_key(slot: Slot, unlock: Unlock, salt: bytes) -> bytes | None:
     return None if secret is None else _derived(slot, secret, salt)
 
 
-def _own_wrapping_key(slot: Slot, unlock: Passphrase | KeyFile | RecoveryKey, salt: bytes) -> bytes:
+def _own_wrapping_key(slot: Slot, unlock: Passphrase | KeyFile | RecoveryKey | WriteOnlyKeys, salt: bytes) -> bytes:
+    if isinstance(unlock, WriteOnlyKeys):
+        raise WriteOnly("a write-only key opens no key slot, and none is made for it")
     if not isinstance(unlock, Passphrase):
         return _derived(slot, unlock.secret, salt)
     try:

@@ -29,7 +29,16 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
 from mlsync.courtesy.pressure import threads
 from mlsync.direct_io import slack_bytes
-from mlsync.errors import Damage, NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken, StoreError
+from mlsync.errors import (
+    Damage,
+    NotFound,
+    ObjectArchived,
+    ObjectDamaged,
+    ObjectMissing,
+    StoreBroken,
+    StoreError,
+    WriteOnly,
+)
 from mlsync.repository import names
 from mlsync.repository.header import check_epoch
 from mlsync.repository.manifest import ChunkRef, PackPlace
@@ -366,8 +375,12 @@ class _Opener:
             if len(self._seals) >= SEALS_MAX:
                 self._seals.clear()
             check_epoch(ref.epoch, self._keys, names.pack(ref.pack))
-            is_sealed = ref.key_kind == KEY_SEALED
-            seal = self._read_seal(ref) if is_sealed else PackSeal(self._keys, ref.pack, ref.epoch)
+            try:
+                is_sealed = ref.key_kind == KEY_SEALED
+                seal = self._read_seal(ref) if is_sealed else PackSeal(self._keys, ref.pack, ref.epoch)
+            except WriteOnly as error:
+                # A backup stores again what it needs of this pack.
+                raise WriteOnly(error.what, where=names.pack(ref.pack)) from None
             self._seals[ref.place] = seal
         return seal
 

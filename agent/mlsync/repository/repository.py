@@ -15,6 +15,7 @@ from pathlib import Path
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import is_named, object_digest, run_id
 from mlsync.codec.keys import MASTER_KEY_BYTES, Keys
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import (
     AlreadyExists,
     Damage,
@@ -32,6 +33,7 @@ from mlsync.errors import (
     StoreBroken,
     StoreError,
     VersionMissing,
+    WriteOnlyKeyInvalid,
 )
 from mlsync.repository import epochs, features, fence, header, keyslot, names, sealed_object, segments, tombstone
 from mlsync.repository.canonical import decode_as
@@ -176,6 +178,8 @@ class Repository:
         *found* is the result of ``look``; *likely_slot* names the slot that opened before, which is tried first.
         """
         found = found or cls.look(store)
+        if isinstance(unlock, WriteOnlyKeys):
+            return cls._open_write_only(store, unlock, found)
         opened = unlocked(store, unlock, found, likely_slot)
         keys = opened.keys
         if not found.is_of(keys):
@@ -192,6 +196,23 @@ class Repository:
         """
         if epochs.is_retired(self.store, self.keys):
             raise epochs.retired(self.store, self.keys)
+
+    @classmethod
+    def _open_write_only(cls, store: Store, keys: WriteOnlyKeys, found: header.RepositoryHeader) -> Repository:
+        """Open a repository for writing: without a master key, nobody can tell which features are right."""
+        if found.repository_id != keys.repository_id:
+            raise WriteOnlyKeyInvalid("the write-only key is of another repository", where=store.url)
+        if not found.is_of(keys):
+            what = "the header is not the one that it was when the write-only key was made"
+            advice = "if it was repaired, make another key: mlsync key add --write-only FILE"
+            raise ObjectDamaged(what, where=f"{store.url} {names.HEADER}", advice=advice)
+        is_retired = epochs.is_retired(store, keys)
+        return cls(store, keys, conditional_create=found.conditional_create, is_retired=is_retired)
+
+    @property
+    def is_write_only(self) -> bool:
+        """Whether this can write and not read: it opens what it wrote itself in this process, and nothing else."""
+        return isinstance(self.keys, WriteOnlyKeys)
 
     def confirm(self) -> None:
         """Raise ``RepositoryMissing`` unless this repository is still in the store: this reads one small object."""
@@ -409,14 +430,17 @@ class Repository:
     def has_bytes(self, run: str, number: int, digest: bytes) -> bool:
         """Return whether the object under the version's name has this digest, whether it opens or not."""
         try:
-            body = self.store.get(self.version_key(run, number), limit_bytes=sealed_object.OBJECT_BYTES_MAX)
+            return self.digest_of(self.version_key(run, number)) == digest
         except NotFound:
             return False
         except StoreBroken as error:
             if not error.is_of_object:
                 raise
             return False
-        return object_digest(body) == digest
+
+    def digest_of(self, key: str) -> bytes:
+        """Return the digest of the object under a version's name, whether it opens or not; raise ``NotFound``."""
+        return object_digest(self.store.get(key, limit_bytes=sealed_object.OBJECT_BYTES_MAX))
 
     def has_pack(self, pack_id: bytes) -> bool:
         """Return whether the pack is in the store: one stat."""
@@ -449,6 +473,13 @@ class Repository:
     def is_fenced(self, key: str) -> bool:
         """Return whether a fence that opens is under the name *key* of a version: it is none, for good."""
         return fence.is_there(self.store, self.keys, key)
+
+    def has_fence_size(self, key: str) -> bool:
+        """Return whether what is under the name *key* of a version has the length of fences, opened or not."""
+        try:
+            return is_fence_size(self.store.stat(key).size_bytes)
+        except NotFound:
+            return False
 
     # ------------------------------------------------------------ writing
 

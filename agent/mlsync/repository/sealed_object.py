@@ -37,6 +37,7 @@ from mlsync.repository.tokens import (
     MAGIC_REGISTRATION,
     MAGIC_TOMBSTONE,
 )
+from mlsync.store.base import Store
 
 # A long list of files is stored in chunks, so the rest is short.
 PLAIN_BYTES_MAX: Final = 64 << 20
@@ -71,7 +72,9 @@ DECISION: Final = SealedKind(MAGIC_DECISION, "decision", "decision")
 MOVE: Final = SealedKind(MAGIC_MOVE, "move", "move record")
 FENCE: Final = SealedKind(MAGIC_FENCE, "fence", "fence", is_raw=True)
 TOMBSTONE: Final = SealedKind(MAGIC_TOMBSTONE, "tombstone", "tombstone")
-REGISTRATION: Final = SealedKind(MAGIC_REGISTRATION, "registration", "registration of a run")
+REGISTRATION: Final = SealedKind(
+    MAGIC_REGISTRATION, "registration", "registration of a run", may_be_sealed_to_recipient=True
+)
 
 
 def seal(keys: Keys, kind: SealedKind, key: str, plain: bytes, salt: bytes | None = None) -> bytes:
@@ -131,6 +134,15 @@ def open_(keys: Keys, kind: SealedKind, key: str, body: bytes) -> bytes:
         return bytes(decode(Coding(coding), coded, plain_bytes))
     except CodingBroken as error:
         raise ManifestDamaged(f"the {kind.noun} does not decode: {error}", where=key) from None
+
+
+def looks_like_manifest(store: Store, key: str, size_bytes: int) -> bool:
+    """Return whether an object may be a manifest, for who cannot open it: one small read."""
+    if not HEADER_BYTES + TAG_BYTES < size_bytes <= OBJECT_BYTES_MAX:
+        return False
+    head = bytearray(len(MAGIC_MANIFEST))
+    store.read(key, 0, memoryview(head))
+    return bytes(head) == MAGIC_MANIFEST
 
 
 def _material(kind: SealedKind, key: str, body: bytes, material_bytes: int) -> bytes:

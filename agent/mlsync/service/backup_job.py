@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from mlsync.app.flow_options import source_of
 from mlsync.app.pass_result import PassResult
@@ -15,6 +15,7 @@ from mlsync.app.run_lock import RunLock
 from mlsync.app.session import state_path
 from mlsync.backup.backup import look
 from mlsync.codec.keys import Keys
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.repository.keyslot import Unlock
@@ -54,9 +55,7 @@ class RepositoryOpener:
                     done = process.ask(OpenRequest(self.config, self._unlock), stop)
                 finally:
                     process.close()
-                first, *later = map(bytes.fromhex, done["masters"])
-                keys = Keys(first, bytes.fromhex(done["repository_id"]), tuple(later))
-                self._opened = Opened(keys, done["conditional_create"], done["slot"])
+                self._opened = Opened(_keys_of(done, self._unlock), done["conditional_create"], done["slot"])
             return self._opened
 
     def forget(self, opened: Opened) -> None:
@@ -64,6 +63,14 @@ class RepositoryOpener:
         with self._lock:
             if self._opened is opened:
                 self._opened = None
+
+
+def _keys_of(done: dict[str, Any], unlock: Unlock) -> Keys:
+    """Return the keys of a repository that the process opened; a write-only key is all that there is of them."""
+    if isinstance(unlock, WriteOnlyKeys):
+        return unlock
+    first, *later = map(bytes.fromhex, done["masters"])
+    return Keys(first, bytes.fromhex(done["repository_id"]), tuple(later))
 
 
 class BackupJob:

@@ -107,8 +107,8 @@ def shortcomings(manager: Manager, config: Config) -> list[str]:
     found = []
     if not config.key.names_secret:
         found.append(
-            "the configuration names no passphrase_file, key_file or kms_key under [key]: name one, or give the unit a "
-            "credential: [Service] LoadCredential=mlsync-passphrase:FILE"
+            "the configuration names no passphrase_file, key_file, write_only_key_file or kms_key under [key]: name "
+            "one, or give the unit a credential: [Service] LoadCredential=mlsync-passphrase:FILE"
         )
     if not manager.is_machines:
         return found

@@ -53,6 +53,9 @@ class Maintenance:
 
     def run(self) -> int | None:
         """Do what is due; return the newest version that this proved, if any. An exception is a bug."""
+        if self._session.repository.is_write_only:
+            # It cannot read what it wrote before: other machines prove and scrub.
+            return None
         proved_version = None
         try:
             proved_version = self._prove_pending()

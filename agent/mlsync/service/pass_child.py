@@ -20,6 +20,7 @@ from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
 from mlsync.app.session import Session, repository_id_of
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
@@ -88,8 +89,10 @@ class PassChild(LogMonitor):
                 return self._pass(request)
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
-        with Session.open(request.config, lambda: request.unlock, self) as session:
+        with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
             repository = session.repository
+            if isinstance(request.unlock, WriteOnlyKeys):
+                return {"conditional_create": repository.conditional_create, "slot": ""}
             return {
                 "masters": [master.hex() for master in repository.keys.masters],
                 "repository_id": repository.repository_id.hex(),

@@ -59,6 +59,17 @@ class State(StateDatabase):
         with self._transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?)", (run, head.number, head.digest))
 
+    def sealed(self, run: str) -> Head | None:
+        """Return what ``set_sealed`` recorded last."""
+        for number, digest in self._query("SELECT number, digest FROM sealed WHERE run = ?", run):
+            return Head(number, digest)
+        return None
+
+    def set_sealed(self, run: str, sealed: Head) -> None:
+        """Record, before the commit, number and digest of a version that this machine could not open afterwards."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO sealed VALUES (?, ?, ?)", (run, sealed.number, sealed.digest))
+
     def cached_files(self, run: str) -> dict[bytes, CachedFile]:
         """Return the run's files cache, by path."""
         rows = self._pages("path, stat, entry, pieces", run)

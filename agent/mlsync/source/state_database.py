@@ -17,7 +17,7 @@ from mlsync.errors import StateDamaged, StateError, StateFull
 from mlsync.source.paths import display
 
 _APPLICATION_ID: Final = 0x6D6C7331  # "mls1"
-_SCHEMA_VERSION: Final = 4
+_SCHEMA_VERSION: Final = 5
 # Added in the second version: an older state gets these tables when it is opened, and keeps its rows.
 _SINCE_2: Final = (
     # Versions that were committed below the required level.
@@ -41,7 +41,12 @@ _SINCE_4: Final = (
     """CREATE TABLE unreadable (run TEXT NOT NULL, number INTEGER NOT NULL, stamp TEXT NOT NULL,
        PRIMARY KEY (run, number)) WITHOUT ROWID""",
 )
-_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4))
+# Added in the fifth version.
+_SINCE_5: Final = (
+    # The version that a node which cannot read was about to commit: it knows it by its digest alone.
+    "CREATE TABLE sealed (run TEXT PRIMARY KEY, number INTEGER NOT NULL, digest BLOB NOT NULL)",
+)
+_MIGRATIONS: Final = ((2, _SINCE_2), (3, _SINCE_3), (4, _SINCE_4), (5, _SINCE_5))
 _SCHEMA: Final = (
     "CREATE TABLE seed (value BLOB NOT NULL)",
     # The newest version of a run that was seen: a store that lists only older ones was rolled back.
@@ -55,6 +60,7 @@ _SCHEMA: Final = (
     *_SINCE_2,
     *_SINCE_3,
     *_SINCE_4,
+    *_SINCE_5,
     f"PRAGMA application_id = {_APPLICATION_ID}",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )

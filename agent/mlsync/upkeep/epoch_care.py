@@ -25,9 +25,9 @@ class EpochFault:
 def epoch_names(repository: Repository) -> set[str]:
     """Return the names of all objects that the epochs of this repository have."""
     keys = repository.keys
-    found = {epochs.announcement(keys, number - 1) for number in range(1, keys.epoch + 1)}
+    found: set[str] = set()
     for number in range(1, keys.epoch + 1):
-        found |= {names.epoch(number), names.epoch_copy(number)}
+        found |= {names.epoch(number), names.epoch_copy(number), *epochs.announcements(keys, number - 1)}
     return found
 
 
@@ -40,18 +40,18 @@ def epoch_faults(repository: Repository) -> Iterator[EpochFault]:
         sound = [place for place in places if place not in wrong]
         for place, what in wrong.items():
             yield EpochFault(place, what, sound[0] if sound else None)
-        announcement = epochs.announcement(keys, number - 1)
-        try:
-            repository.store.stat(announcement)
-        except NotFound:
-            yield EpochFault(announcement, "missing", None, is_announcement=True)
+        for announcement in epochs.announcements(keys, number - 1):
+            try:
+                repository.store.stat(announcement)
+            except NotFound:
+                yield EpochFault(announcement, "missing", None, is_announcement=True)
 
 
 def heal_epoch(repository: Repository, key: str) -> None:
     """Store an object of an epoch anew, from its twin or, an announcement, from the keys; a sound one stays."""
     number = names.parse_epoch(key) or 0
     body = b""
-    if key != epochs.announcement(repository.keys, number - 1):
+    if key not in epochs.announcements(repository.keys, number - 1):
         twin = names.epoch_copy(number) if key == names.epoch(number) else names.epoch(number)
         if _wrong(repository, number, key) is None:
             return

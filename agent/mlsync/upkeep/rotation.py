@@ -74,8 +74,9 @@ def rotate(
     slot = names.key_slot(slot_id)
     store.put(slot, _slot(keys, unlock, stretching or Stretching()))
     try:
-        with suppress(AlreadyExists):  # by a rotation that did not end
-            store.put(epochs.announcement(old, old.epoch), b"")
+        for name in epochs.announcements(old, old.epoch):
+            with suppress(AlreadyExists):  # by a rotation that did not end
+                store.put(name, b"")
         last, later_proofs = _there(repository, monitor)
         writer = f"mlsync {mlsync.__version__}"
         epoch = EpochKeys(keys.epoch, old.masters, now_ns, writer, storable(host), last, later_proofs)
