@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 
@@ -58,3 +60,18 @@ def test_a_grace_that_is_no_time_is_refused(forgotten):
     done = forgotten.run("prune", "--grace", "soon")
     assert done.status == 2
     assert '"1d"' in done.err
+
+
+def test_compact_says_what_it_costs_and_moves_within_what_is_allowed(forgotten):
+    """With --compact what is left of mostly dead packs is moved, unless it is more than --max-move: then nothing is."""
+    forgotten.good("prune", "--yes", "--grace", "0s")
+    before = sorted(path.name for path in forgotten.repository.glob("packs/*/*"))
+    assert "Also move" in forgotten.good("prune", "--help").out
+    shown = forgotten.good("prune", "--dry-run", "--compact", "--grace", "0s", "--json")
+    assert json.loads(shown.out)["to_move"].keys() == {"packs", "read_bytes", "written_bytes", "freed_bytes"}
+    done = forgotten.run("prune", "--yes", "--compact", "--max-move", "much")
+    assert done.status == 2
+    forgotten.good("prune", "--yes", "--compact", "--max-move", "1GiB", "--grace", "0s")
+    forgotten.good("prune", "--yes", "--grace", "0s")
+    forgotten.good("check", "--read-data")
+    assert before

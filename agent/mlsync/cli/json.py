@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
+    from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.prune import Pruned, PrunePlan
@@ -539,8 +540,12 @@ def repair_json(steps: Sequence[Healing], repaired: Repaired, *, is_dry_run: boo
     }
 
 
-def prune_json(found: PrunePlan, pruned: Pruned, *, is_dry_run: bool) -> dict[str, object]:
+def prune_json(
+    found: PrunePlan, pruned: Pruned, moving: CompactionPlan, compacted: Compacted, *, is_dry_run: bool
+) -> dict[str, object]:
     """Return the value of ``mlsync prune``."""
+    from mlsync.repository import names  # late: no other command's output needs it
+
     removed = {one.place for one in pruned.versions}
     return {
         "dry_run": is_dry_run,
@@ -554,6 +559,14 @@ def prune_json(found: PrunePlan, pruned: Pruned, *, is_dry_run: bool) -> dict[st
         "waiting": _packs_json(found.waiting),
         "deleted": _packs_json(pruned.deleted),
         "marked": _packs_json(pruned.marked),
+        "to_move": {
+            "packs": len(moving.packs),
+            "read_bytes": moving.read_bytes,
+            "written_bytes": moving.written_bytes,
+            "freed_bytes": moving.freed_bytes,
+        },
+        "moved": {"packs": len(compacted.moved), "written_bytes": compacted.written_bytes},
+        "not_moved": [{"object": names.pack(pack_id), "text": why} for pack_id, why in compacted.left.items()],
         "blocked": [{"object": one.key, "text": one.why} for one in (*found.blocked, *found.kept_back)],
         "denied": [{"object": one.key, "text": one.why} for one in pruned.denied],
     }

@@ -13,8 +13,11 @@ from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prune_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command
-from mlsync.config.units import parse_duration
+from mlsync.config.units import parse_duration, parse_size
 from mlsync.errors import PruneBlocked, PruneUnconfirmed
+from mlsync.repository import names
+from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
+from mlsync.upkeep.compaction import compact as carry_out_moves
 from mlsync.upkeep.prune import Pruned, PruneOptions, PrunePlan, carry_out, plan, refuse_blocked
 
 _EXAMPLES = """\b
@@ -32,6 +35,13 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
         raise click.BadParameter(f"not {error}: {value!r}") from None
 
 
+def _bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not {error}: {value!r}") from None
+
+
 @click.command("prune", cls=Command, short_help="Delete what no version needs.", epilog=_EXAMPLES)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -44,9 +54,19 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -
     callback=_seconds,
     help="How long forgotten versions and marked packs wait.",
 )
+@click.option("--compact", is_flag=True, help="Also move what is left of mostly dead packs to new ones.")
+@click.option(
+    "--max-move",
+    "move_bytes",
+    metavar="SIZE",
+    callback=_bytes,
+    help="Refuse (98) to read and write more for it, as 50GiB.",
+)
 @common_options
 @gently_option
-def prune_command(common: Common, *, dry_run: bool, yes: bool, grace_s: float) -> None:
+def prune_command(
+    common: Common, *, dry_run: bool, yes: bool, grace_s: float, compact: bool, move_bytes: int | None
+) -> None:
     """Delete forgotten versions after their grace, and packs that no version needs, in two steps.
 
     A pack is marked first, and deleted by a prune after the grace period. No backup has to wait: several prunes and
@@ -58,17 +78,21 @@ def prune_command(common: Common, *, dry_run: bool, yes: bool, grace_s: float) -
         repository = session.repository
         options = PruneOptions(time.time_ns(), platform.node(), grace_s)
         found = plan(repository, monitor, options)
+        moving = plan_all(repository, monitor) if compact and not found.blocked else CompactionPlan()
         if not common.as_json:
-            _print_plan(found, quiet=common.quiet)
-        pruned = Pruned()
-        if not dry_run and not found.blocked and not found.is_empty:
+            _print_plan(found, moving, quiet=common.quiet)
+        if move_bytes is not None:
+            refuse_above(moving, move_bytes)
+        pruned, compacted = Pruned(), Compacted()
+        if not dry_run and not found.blocked and not (found.is_empty and moving.is_empty):
             if not yes:
                 _confirm(as_json=common.as_json)
             pruned = carry_out(repository, found, monitor, options)
+            compacted = carry_out_moves(repository, moving, monitor, now_ns=options.now_ns)
     if common.as_json:
-        common.emit(prune_json(found, pruned, is_dry_run=dry_run))
+        common.emit(prune_json(found, pruned, moving, compacted, is_dry_run=dry_run))
     elif not dry_run:
-        _print_pruned(pruned, quiet=common.quiet)
+        _print_pruned(pruned, compacted, quiet=common.quiet)
     refuse_blocked(repository, found)
     if found.kept_back:
         first = found.kept_back[0]
@@ -82,7 +106,7 @@ def _confirm(*, as_json: bool) -> None:
         raise PruneUnconfirmed("nothing was changed")
 
 
-def _print_plan(found: PrunePlan, *, quiet: bool) -> None:
+def _print_plan(found: PrunePlan, moving: CompactionPlan, *, quiet: bool) -> None:
     for one in (*found.blocked, *found.kept_back):
         output.say_wrapped(f"{one.key}: {one.why}")
     if quiet:
@@ -101,6 +125,11 @@ def _print_plan(found: PrunePlan, *, quiet: bool) -> None:
         lines.append(f"{_packs(found.waiting)} marked before, and still waiting")
     if found.foreign_count:
         lines.append(f"{output.count(found.foreign_count, 'mark')} of packs that mlsync did not make: left alone")
+    if not moving.is_empty:
+        lines.append(
+            f"{output.count(len(moving.packs), 'pack')} to move: {output.size(moving.written_bytes)} to write, "
+            f"{output.size(moving.read_bytes)} to read, {output.size(moving.freed_bytes)} free after the grace period"
+        )
     for line in lines:
         output.say_wrapped(line)
 
@@ -109,7 +138,9 @@ def _packs(packs: dict[bytes, int]) -> str:
     return f"{output.count(len(packs), 'pack')} ({output.size(sum(packs.values()))})"
 
 
-def _print_pruned(pruned: Pruned, *, quiet: bool) -> None:
+def _print_pruned(pruned: Pruned, compacted: Compacted, *, quiet: bool) -> None:
+    for pack_id, why in list(compacted.left.items())[:_SHOWN_MAX]:
+        output.say_wrapped(f"{names.pack(pack_id)}: not moved: {why}")
     for one in pruned.denied[:_SHOWN_MAX]:
         output.say_wrapped(f"{one.key}: the store keeps it: {one.why}")
     if len(pruned.denied) > _SHOWN_MAX:
@@ -119,3 +150,6 @@ def _print_pruned(pruned: Pruned, *, quiet: bool) -> None:
             f"{output.count(len(pruned.versions), 'version')} removed, {_packs(pruned.deleted)} deleted, "
             f"{_packs(pruned.marked)} marked"
         )
+        if compacted.moved:
+            moved = output.count(len(compacted.moved), "pack")
+            output.say_wrapped(f"{moved} moved: {output.size(compacted.written_bytes)} written")

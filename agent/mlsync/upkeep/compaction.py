@@ -84,6 +84,11 @@ class CompactionPlan:
         """About how much smaller the store is once the old packs are deleted."""
         return sum(use.size_bytes - use.live_bytes for use in self.packs)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.packs or self.unburied)
+
     def within(self, limit_bytes: int) -> CompactionPlan:
         """Return the first packs that can be moved with so many bytes read and written."""
         packs: list[PackUse] = []
