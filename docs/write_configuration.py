@@ -94,8 +94,9 @@ How far checkpoints are proved, and where. [checkpoints.md](checkpoints.md) expl
     "retention": """\
 ## [retention]
 
-Which versions `mlsync forget` keeps. [retention.md](retention.md) explains the rules. The same keys may stand in
-`[watch.retention]` below a `[[watch]]`, for its run alone: a key that is not there is taken from `[retention]`.
+Which versions `mlsync forget` keeps, and when what is forgotten goes. [retention.md](retention.md) explains the rules.
+The same keys except `prune` may stand in `[watch.retention]` below a `[[watch]]`, for its run alone: a key that is not
+there is taken from `[retention]`.
 """,
     "s3": """\
 ## [s3]
@@ -135,6 +136,7 @@ _MORE: Final[Mapping[str, str]] = {
     "command_environment": "A name takes the value of mlsync's own environment. Names that begin with `MLSYNC_` or "
     "`AWS_` are refused: they may hold secrets.",
     "keep": "[retention.md](retention.md) lists the rules. An empty list is refused.",
+    "prune": "[operating.md](operating.md#pruning-and-compaction) says what it does, and where better not.",
     "floor": "[checkpoints.md](checkpoints.md) explains the levels.",
     "payload_signing": "[s3.md](s3.md) says which stores need it.",
     "addressing": "[s3.md](s3.md) explains both forms.",

@@ -30,6 +30,16 @@ def test_within_the_grace_nothing_goes(forgotten):
     assert "0 versions to remove, 3 stay" in forgotten.good("prune", "--yes").out
 
 
+def test_the_grace_is_that_of_the_configuration(forgotten):
+    """The longest of the configuration counts without --grace, and --grace before it."""
+    written = forgotten.configuration.read_text()
+    forgotten.configuration.write_text(written + '\n[retention]\ngrace = "0s"\n')
+    assert "1 version to remove, 2 stay" in forgotten.good("prune", "--dry-run").out
+    assert "0 versions to remove" in forgotten.good("prune", "--dry-run", "--grace", "1d").out
+    forgotten.configuration.write_text(written + '\n[watch.retention]\ngrace = "1d"\n[retention]\ngrace = "0s"\n')
+    assert "0 versions to remove" in forgotten.good("prune", "--dry-run").out
+
+
 def test_without_a_terminal_it_asks_for_yes(forgotten):
     """Nothing is changed if nobody can answer, and the status says so."""
     done = forgotten.run("prune", "--grace", "0s")

@@ -147,6 +147,11 @@ MISTAKES = {
         7,
         "unknown key kep in [watch.retention]: FILE:7 (did you mean keep?)",
     ),
+    "a prune of one run": (
+        '[[watch]]\ndirectory = "/a"\n[watch.retention]\nprune = "daily"\n',
+        5,
+        "prune in [watch.retention] cannot be for one run: FILE:5 (write it in [retention])",
+    ),
     "retention of one run that is no table": (
         '[[watch]]\ndirectory = "/a"\nretention = ["last 1"]\n',
         4,

@@ -13,11 +13,16 @@ from doubles.faulty_store import Fault, FaultyStore
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import back_up
 from mlsync.app.session import Session
-from mlsync.config.model import Config, ProofSettings, WatchSettings
-from mlsync.errors import ObjectArchived, StoreUnavailable
+from mlsync.config.model import Config, ProofSettings, RetentionSettings, WatchSettings
+from mlsync.errors import ObjectArchived, StoreDenied, StoreUnavailable
+from mlsync.repository.decision import Forgotten
+from mlsync.repository.decisions import By, decide
+from mlsync.repository.fence import FENCE_BYTES
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.repository.seen_decision import half, seen_decision
 from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
+from mlsync.service.pass_process import PassProcess, PruneRequest
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 
@@ -232,3 +237,100 @@ def test_a_store_that_does_not_answer_costs_no_pass(place):
         maintenance = Maintenance(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
         assert maintenance.run() is None
     assert place.said() == ["warning: yolo: no answer"]
+
+
+class TestPrune:
+    """``prune = "daily"``: the agent deletes what was forgotten, in a process of its own."""
+
+    DAY_S = 24 * 3600.0
+
+    @pytest.fixture
+    def place(self, place):
+        """Two versions, the first of which was forgotten when time began."""
+        for content in ("one", "two"):
+            (place.run / "notes.txt").write_text(content)
+            with place.session(device="none") as session:
+                back_up(session, place.watch, place.monitor, place.stop)
+        seen = seen_decision(place.repository.stored("yolo", 2).root.room)
+        manifest = half(place.repository.stored("yolo", 1).digest)
+
+        def change(_decided, draft):
+            draft.forgotten[1] = Forgotten(1, manifest, "by hand", place.now_ns)
+
+        decide(place.repository, "yolo", seen, change, By("host", place.now_ns))
+        place.prune = RetentionSettings(grace_s=self.DAY_S, prune="daily")
+        place.config = dataclasses.replace(place.config, retention=place.prune, watches=())
+        place.later(self.DAY_S)
+        place.said()
+        return place
+
+    @staticmethod
+    def maintained(place):
+        """What is told when what is due is done; proofs are left to other machines."""
+        place.maintain(device="none")
+        return place.said()
+
+    def test_it_prunes_once_a_day(self, place):
+        """A forgotten version goes after the grace period, its pack after another one, and nothing in between."""
+        assert self.maintained(place) == ["info: pruned 1 version, 0 packs (0 B)"]
+        assert place.store.stat(place.repository.version_key("yolo", 1)).size_bytes == FENCE_BYTES
+        packs = len(list(place.repository.packs()))
+        place.later(self.DAY_S - 1)
+        assert self.maintained(place) == []
+        assert len(list(place.repository.packs())) == packs
+        place.later(1)
+        (said,) = self.maintained(place)
+        assert said.startswith("info: pruned 0 versions, 1 pack (")
+        assert len(list(place.repository.packs())) == packs - 1
+
+    def test_without_a_wish_it_does_not(self, place):
+        """By default nothing is pruned."""
+        place.config = dataclasses.replace(place.config, retention=RetentionSettings(grace_s=self.DAY_S))
+        assert self.maintained(place) == []
+        assert place.store.stat(place.repository.version_key("yolo", 1)).size_bytes > FENCE_BYTES
+
+    def test_within_the_longest_grace_of_all_runs_nothing_goes(self, place):
+        """A run with a longer time keeps what all runs share, and nothing is told."""
+        longer = dataclasses.replace(place.watch, retention=RetentionSettings(grace_s=3 * self.DAY_S))
+        place.config = dataclasses.replace(place.config, watches=(longer,))
+        assert self.maintained(place) == []
+        place.later(2 * self.DAY_S)
+        assert self.maintained(place) == ["info: pruned 1 version, 0 packs (0 B)"]
+
+    def test_what_it_cannot_see_is_told_and_costs_no_pass(self, place):
+        """A version that opens nowhere is a warning on each day, and nothing is deleted."""
+        directory = Path(place.store.url.removeprefix("file://"))
+        for key in [place.repository.version_key("yolo", 2), f"copies/{place.repository.version_key('yolo', 2)[9:]}"]:
+            (directory / key).chmod(0o600)
+            (directory / key).write_bytes(b"damaged")
+        for _ in range(2):
+            (said,) = self.maintained(place)
+            assert said.startswith("warning: prune: nothing was deleted: versions/")
+            place.later(self.DAY_S)
+
+    def test_missing_rights_are_told_once(self, place, monkeypatch):
+        """A store that lets nothing go is a warning on the first day alone, until it has let something go."""
+        kept = {"denied": "the store keeps packs/1: no"}
+        answers = [{"error": "denied"}, {"error": "denied"}, {}, kept, kept]
+
+        def ask(_self, request, _stop):
+            assert isinstance(request, PruneRequest)
+            answer = answers.pop(0)
+            if "error" in answer:
+                raise StoreDenied("no right", where="s3://b")
+            return {"versions": 0, "packs": 0, "bytes": 0, "kept_back": [], "denied": ""} | answer
+
+        monkeypatch.setattr(PassProcess, "ask", ask)
+        told = []
+        while answers:
+            told.append([text.partition(" (")[0] for text in self.maintained(place)])
+            place.later(self.DAY_S)
+        assert told == [["warning: prune: no right: s3://b"], [], [], [f"warning: prune: {kept['denied']}"], []]
+
+    def test_its_process_ends_at_once_when_the_agent_does(self, place):
+        """An agent that stops does not wait for the prune, and says nothing of it."""
+        place.stop.set()
+        assert self.maintained(place) == []
+        place.stop.clear()
+        place.later(self.DAY_S)
+        assert self.maintained(place) == ["info: pruned 1 version, 0 packs (0 B)"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 import time
 
 import click
 
+from mlsync.app.pruning import prune_options
 from mlsync.cli import output
 from mlsync.cli.gently import gently_option
 from mlsync.cli.json import prune_json
@@ -18,7 +18,7 @@ from mlsync.errors import PruneBlocked, PruneUnconfirmed
 from mlsync.repository import names
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
 from mlsync.upkeep.compaction import compact as carry_out_moves
-from mlsync.upkeep.prune import Pruned, PruneOptions, PrunePlan, carry_out, plan, refuse_blocked
+from mlsync.upkeep.prune import Pruned, PrunePlan, carry_out, plan, refuse_blocked
 
 _EXAMPLES = """\b
 Examples:
@@ -28,9 +28,9 @@ Examples:
 _SHOWN_MAX = 20
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     try:
-        return parse_duration(value)
+        return None if value is None else parse_duration(value)
     except ValueError as error:
         raise click.BadParameter(f"not {error}: {value!r}") from None
 
@@ -49,10 +49,8 @@ def _bytes(_context: click.Context, _parameter: click.Parameter, value: str | No
     "--grace",
     "grace_s",
     metavar="TIME",
-    default="7d",
-    show_default=True,
     callback=_seconds,
-    help="How long forgotten versions and marked packs wait.",
+    help="How long forgotten versions and marked packs wait. Default: grace under [retention], 7d.",
 )
 @click.option("--compact", is_flag=True, help="Also move what is left of mostly dead packs to new ones.")
 @click.option(
@@ -65,7 +63,7 @@ def _bytes(_context: click.Context, _parameter: click.Parameter, value: str | No
 @common_options
 @gently_option
 def prune_command(
-    common: Common, *, dry_run: bool, yes: bool, grace_s: float, compact: bool, move_bytes: int | None
+    common: Common, *, dry_run: bool, yes: bool, grace_s: float | None, compact: bool, move_bytes: int | None
 ) -> None:
     """Delete forgotten versions after their grace, and packs that no version needs, in two steps.
 
@@ -74,9 +72,10 @@ def prune_command(
     with 96 if it cannot see all that may need a pack, and then deletes none.
     """
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    config = common.configuration()
+    with common.session(config, monitor) as session:
         repository = session.repository
-        options = PruneOptions(time.time_ns(), platform.node(), grace_s)
+        options = prune_options(config, time.time_ns(), grace_s)
         found = plan(repository, monitor, options)
         moving = plan_all(repository, monitor) if compact and not found.blocked else CompactionPlan()
         if not common.as_json:

@@ -168,6 +168,9 @@ class _Reader:
         """Return what holds for one run: what it says itself, and the rest from the table for all runs."""
         if not isinstance(given, dict):
             self._refuse(at, "retention in [[watch]] must be a table", "write [watch.retention] on a line below it")
+        if "prune" in given:
+            # A pack may be of many runs, so there is one prune for all of them.
+            self._refuse((*at, "prune"), "prune in [watch.retention] cannot be for one run", "write it in [retention]")
         return RetentionSettings(**self._section("retention") | self._table(at, given, TABLES["retention"]))
 
     def _table(self, at: KeyPath, given: dict[str, Any], keys: Mapping[str, Key]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ class RetentionSettings:
 
     keep: tuple[Rule, ...] = key(
         keep_rules,
-        "The versions that `mlsync forget` keeps: each rule adds some to those of the others. Nothing is removed "
+        "The versions that `mlsync forget` keeps: each rule adds some to those of the others. No rule is applied "
         "by itself.",
         example='["last 5", "resumable 2", "best 3 by fitness max", "daily 14", "pinned"]',
         unset="all versions are kept",
@@ -185,10 +185,17 @@ class RetentionSettings:
     )
     grace_s: float = key(
         duration,
-        "No rule removes a version that is younger.",
+        "No rule removes a version that is younger. `mlsync prune` lets forgotten versions and marked packs wait this "
+        "long too; where runs have their own, the longest.",
         default='"7d"',
         example='"2d"',
         name="grace",
+    )
+    prune: str = key(
+        one_of("daily", "never"),
+        'Whether the agent prunes: `"daily"` is once a day, after a pass. Its credentials must be allowed to delete.',
+        default='"never"',
+        example='"daily"',
     )
     max_remove: RemovalLimit = key(
         removal_limit,

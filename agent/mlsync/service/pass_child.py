@@ -19,14 +19,16 @@ from typing import Any, Final
 from mlsync import errors
 from mlsync.app.passes import back_up, outcome
 from mlsync.app.privacy import keep_private
+from mlsync.app.pruning import prune, prune_options
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
+from mlsync.courtesy.priority import stand_back
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
-from mlsync.service.pass_process import STOP, LookRequest, OpenRequest, PassRequest, Request
+from mlsync.service.pass_process import STOP, LookRequest, OpenRequest, PassRequest, PruneRequest, Request
 
 _LOG: Final = logging.getLogger(__name__)
 # Often enough for the agent to see progress, and too seldom to cost anything.
@@ -44,6 +46,7 @@ class PassChild(LogMonitor):
         self._stop = threading.Event()
         self._session: Session | None = None
         self._beaten_s = 0.0
+        self._may_be_killed = False
 
     def listen(self) -> None:
         """Receive the agent's messages, also during a pass; end the process when the agent is gone."""
@@ -53,8 +56,12 @@ class PassChild(LogMonitor):
             except EOFError:
                 os._exit(0)
             if message == STOP:
+                if self._may_be_killed:
+                    os._exit(0)
                 self._stop.set()
             else:
+                # A prune has no safe point to wait for, and needs none.
+                self._may_be_killed = isinstance(message, PruneRequest)
                 # Not when the request is taken from the queue: a STOP that follows it would be lost.
                 self._stop.clear()
                 self._requests.put(message)
@@ -87,6 +94,8 @@ class PassChild(LogMonitor):
                 return self._open(request)
             case PassRequest():
                 return self._pass(request)
+            case PruneRequest():
+                return self._prune(request)
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
@@ -116,6 +125,24 @@ class PassChild(LogMonitor):
         made = outcome(back_up(self._session, request.watch, self, self._stop))
         proved_version = Maintenance(self._session, request.watch, self, self._stop).run()
         return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))
+
+    def _prune(self, request: PruneRequest) -> dict[str, Any]:
+        stand_back()
+        opened = request.opened
+        with Session.resume(
+            request.config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
+        ) as session:
+            session.repository.confirm()
+            session.repository.refuse_retired()
+            found, pruned = prune(session.repository, prune_options(request.config, request.now_ns), self)
+        denied = [f"the store keeps {one.key}: {one.why}" for one in pruned.denied[:1]]
+        return {
+            "versions": len(pruned.versions),
+            "packs": len(pruned.deleted),
+            "bytes": sum(pruned.deleted.values()),
+            "kept_back": [one.why for one in found.kept_back],
+            "denied": "".join(denied),
+        }
 
     def _close_session(self) -> None:
         if self._session is not None:

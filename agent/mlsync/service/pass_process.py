@@ -72,14 +72,27 @@ class PassRequest:
     watch: WatchSettings
 
 
-Request = LookRequest | OpenRequest | PassRequest
+@dataclass(frozen=True, slots=True)
+class PruneRequest:
+    """Prune the repository at the lowest priority, or end with ``STOP``; ``done`` is what ``DailyPrune`` tells."""
+
+    config: Config
+    opened: Opened
+    now_ns: int
+
+
+Request = LookRequest | OpenRequest | PassRequest | PruneRequest
 
 
 class PassProcess:
-    """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log."""
+    """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log.
 
-    def __init__(self, name: str, heartbeat: Heartbeat, *, idle_s: float = IDLE_S) -> None:
+    *does* says in errors what the process is for.
+    """
+
+    def __init__(self, name: str, heartbeat: Heartbeat, *, idle_s: float = IDLE_S, does: str = "backs up") -> None:
         self._name = name
+        self._does = does
         self._heartbeat = heartbeat
         self._idle_s = idle_s
         self._lock = threading.Lock()
@@ -156,7 +169,7 @@ class PassProcess:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise Error(f"the process that backs up does not start: {error.strerror}") from error
+                raise Error(f"the process that {self._does} does not start: {error.strerror}") from error
             _LOG.debug("%s: pass process %d started", self._name, self._process.pid)
         return self._process
 
@@ -169,7 +182,7 @@ class PassProcess:
                     return message
         except BrokenPipeError:
             pass
-        raise _ended(process)
+        raise _ended(process, self._does)
 
 
 def _send(process: subprocess.Popen[bytes], message: object) -> None:
@@ -204,9 +217,9 @@ def _raised(error: dict[str, Any]) -> Error:
     return kind(error["what"], where=error["where"], advice=error["advice"])
 
 
-def _ended(process: subprocess.Popen[bytes]) -> Error:
-    """Return the error for a process that ended in the middle of a pass."""
+def _ended(process: subprocess.Popen[bytes], does: str) -> Error:
+    """Return the error for a process that ended in the middle of its work."""
     status = process.wait()
     how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
     advice = "out of memory? the kernel's log would say so" if status == -9 else None  # noqa: PLR2004 - SIGKILL
-    return Error(f"the process that backs up {how}", advice=advice)
+    return Error(f"the process that {does} {how}", advice=advice)
