@@ -7,7 +7,9 @@ from collections.abc import Set as AbstractSet
 
 from mlsync.backup.records import Records
 from mlsync.backup.request import Job
+from mlsync.backup.source_reader import SourceReader
 from mlsync.backup.whole_units import WholeUnits
+from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving, content_of, proved_content, put_off
@@ -24,7 +26,7 @@ def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
     Afterwards the records hold complete checkpoints that load, as far as they were proved.
     """
     read_back_bytes = 0
-    with job.repository.reader() as reader:
+    with _reader(job, root, records) as reader:
         units = WholeUnits(job, records, reader, root)
         let_in = units.hold_back()
         unloaded = records.forget_loads()
@@ -36,6 +38,14 @@ def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
             let_in = units.compare_steps(let_in)
         units.look_again(let_in)
     return read_back_bytes
+
+
+def _reader(job: Job, root: Root, records: Records) -> ChunkReader:
+    """Return what reads the chunks of the records: a node opens those alone that it has just stored."""
+    keys = job.repository.keys
+    if isinstance(keys, WriteOnlyKeys):
+        return SourceReader(job.repository, keys, records.entries, root)
+    return job.repository.reader()
 
 
 def _put_off(job: Job, records: Records) -> None:
