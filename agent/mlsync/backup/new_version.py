@@ -426,8 +426,8 @@ def _copy_parent(job: Job, parent: Parent) -> None:
 
     A version that this machine remembers had its turn: it is not looked for at each backup.
     """
-    if parent.number and not parent.is_remembered and not job.repository.is_write_only:
-        job.repository.add_copy(job.repository.version_key(job.source.run, parent.number))
+    if parent.number and not parent.is_remembered and not parent.is_closed:
+        job.repository.add_copy(job.repository.version_key(job.source.run, parent.number), parent.digest)
 
 
 def _no_version(job: Job, parent: Parent, candidate: Candidate) -> _Committed:
