@@ -329,6 +329,7 @@ def test_a_file_read_in_the_tick_of_its_last_write_is_not_trusted():
 
 
 SINCE_2, SINCE_3, SINCE_4 = ("pending", "damaged", "times"), ("writers",), ("unreadable",)
+SINCE_5 = ("sealed",)
 
 
 def older_schema(path, version, *later_tables):
@@ -344,7 +345,13 @@ def older_schema(path, version, *later_tables):
 
 
 @pytest.mark.parametrize(
-    ("version", "later_tables"), [(1, SINCE_2 + SINCE_3 + SINCE_4), (2, SINCE_3 + SINCE_4), (3, SINCE_4)]
+    ("version", "later_tables"),
+    [
+        (1, SINCE_2 + SINCE_3 + SINCE_4 + SINCE_5),
+        (2, SINCE_3 + SINCE_4 + SINCE_5),
+        (3, SINCE_4 + SINCE_5),
+        (4, SINCE_5),
+    ],
 )
 def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
     """What an older mlsync remembered is still known, and what came since can be remembered too."""
@@ -357,7 +364,9 @@ def test_a_state_of_an_older_schema_is_kept(path, version, later_tables):
         state.set_last_ns("run", "scrubbed", 5)
         state.add_unreadable("run", {9: "100 1.5"})
         state.begin_version("run", b"/d", b"id", Made(7, 70), Made(8, 80))
+        state.set_sealed("run", Head(8, b"sealed"))
     with State.open(path) as state:
+        assert (state.sealed("run"), state.sealed("other")) == (Head(8, b"sealed"), None)
         assert (state.pending("run"), state.last_ns("run", "scrubbed")) == ([7], 5)
         assert (state.unreadable("run"), state.unreadable("other")) == ({9: "100 1.5"}, {})
         assert state.writer("run", b"/d") == KnownWriter(b"id", frozenset({Made(7, 70), Made(8, 80)}))
