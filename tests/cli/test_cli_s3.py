@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,26 @@ def test_all_commands(remote):
     assert content(machine.base / "back") == content(machine.training)
     done = machine.run("init", url, *options, "--config", "other.toml", **keys)
     assert done.status == 11
+
+
+def test_prune_and_compaction(remote):
+    """On a real server a prune leaves fences, moves what is left of a mostly dead pack, and deletes the old one."""
+    machine, url, options, keys = remote
+    machine.good("init", url, *options, "--watch", machine.training, **keys)
+    keys["STATE_DIRECTORY"] = str(machine.state)
+    (machine.training / "frozen.bin").write_bytes(os.urandom(20_000))
+    (machine.training / "last.bin").write_bytes(os.urandom(90_000))
+    machine.good("backup", **keys)
+    (machine.training / "last.bin").write_bytes(b"short by now")
+    machine.good("backup", **keys)
+    machine.good("forget", "1", "--yes", **keys)
+    prune = ("prune", "--yes", "--grace", "0s", "--json")
+    assert len(machine.good(*prune, **keys).json()["versions"]) == 1
+    assert machine.good(*prune, "--compact", **keys).json()["to_move"]["packs"] == 1
+    assert machine.good(*prune, **keys).json()["deleted"]["packs"] == 1
+    machine.good("check", "--read-data", **keys)
+    machine.good("restore", "--repo", url, *options, "--to", "back", MLSYNC_CONFIG="", **keys)
+    assert content(machine.base / "back") == content(machine.training)
 
 
 def test_init_keeps_all_that_it_was_told_of_the_server(remote):

@@ -124,6 +124,8 @@ def _print_plan(found: PrunePlan, moving: CompactionPlan, *, quiet: bool) -> Non
         lines.append(f"{_packs(found.waiting)} marked before, and still waiting")
     if found.foreign_count:
         lines.append(f"{output.count(found.foreign_count, 'mark')} of packs that mlsync did not make: left alone")
+    if found.spent:
+        lines.append(f"{output.count(len(found.spent), 'record')} of moved packs to delete: no version needs them now")
     if not moving.is_empty:
         lines.append(
             f"{output.count(len(moving.packs), 'pack')} to move: {output.size(moving.written_bytes)} to write, "

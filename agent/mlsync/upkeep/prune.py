@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import mlsync
-from mlsync.errors import AlreadyExists, Error, NotFound, PruneBlocked, StoreDenied
+from mlsync.errors import AlreadyExists, Error, FormatUnsupported, NotFound, PruneBlocked, StoreDenied
 from mlsync.monitor import Monitor
 from mlsync.repository import features, fence, names, tombstone
 from mlsync.repository.decisions import By, find_decided, mark_gone
@@ -22,6 +22,7 @@ from mlsync.repository.repository import ListedVersion, Repository
 from mlsync.repository.seen_decision import half, seen_decision
 from mlsync.repository.tombstone import Tombstone
 from mlsync.upkeep.compaction import releasable
+from mlsync.upkeep.moved_packs import spent
 from mlsync.upkeep.prune_sight import (
     Blocked,
     Mark,
@@ -82,7 +83,8 @@ class PrunePlan:
 
     *waiting* are packs whose tombstone is younger than the grace period. *leftovers* are copies and later proofs of
     removed versions, *emptied* packs are gone and have a tombstone. *emptied_by_moves* are packs that versions name and
-    whose chunks were moved. *blocked* says why no pack may be deleted, *kept_back* why some versions stay.
+    whose chunks were moved, *spent* ones are gone, and nothing needs their move record. *blocked* says why no pack may
+    be deleted, *kept_back* why some versions stay.
     """
 
     going: list[Going] = field(default_factory=list)
@@ -93,6 +95,7 @@ class PrunePlan:
     emptied: list[bytes] = field(default_factory=list)
     emptied_by_moves: dict[bytes, int] = field(default_factory=dict)
     moved: set[bytes] = field(default_factory=set)
+    spent: set[bytes] = field(default_factory=set)
     kept: list[VersionPlace] = field(default_factory=list)
     gone: set[VersionPlace] = field(default_factory=set)
     blocked: list[Blocked] = field(default_factory=list)
@@ -106,7 +109,12 @@ class PrunePlan:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return not (self.going or self.delete or self.mark or self.leftovers or self.emptied or self.emptied_by_moves)
+        return not (self.going or self.mark or self.leftovers or self.emptied or self.needs_fences)
+
+    @property
+    def needs_fences(self) -> bool:
+        """Whether something would be deleted that a writer who stands still could come to need."""
+        return bool(self.delete or self.emptied_by_moves or self.spent)
 
 
 @dataclass(slots=True)
@@ -256,6 +264,17 @@ def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOption
         elif pack_id not in listed and not repository.has_pack(pack_id):
             # A prune died after it had deleted the pack.
             found.emptied.append(pack_id)
+    # With a tombstone, a writer or another prune may still be about to look at the pack: the next prune's turn.
+    candidates = spent(found.moved, found.sight.named, listed | found.marks.keys())
+    found.spent = {pack_id for pack_id in candidates if _is_record(repository, pack_id)}
+
+
+def _is_record(repository: Repository, pack_id: bytes) -> bool:
+    """Return whether what lies under the name of the pack's move record is one, and the pack is really gone."""
+    try:
+        return repository.moves.of(pack_id) is not None and not repository.has_pack(pack_id)
+    except FormatUnsupported:
+        return False
 
 
 # ---------------------------------------------------------------- carrying it out
@@ -269,7 +288,7 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
     pruned = Pruned()
     _remove_versions(repository, found, pruned, options)
     with monitor.task("looking again", None):
-        if found.delete or found.emptied_by_moves:
+        if found.needs_fences:
             _fence(repository, found, options)
         _look_again(repository, found, monitor)
     _add_moved(repository, found, monitor)
@@ -278,6 +297,9 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
     _mark_packs(repository, found, pruned, options)
     for pack_id in found.emptied:
         _delete(repository, names.tombstone(pack_id), pruned)
+    # Again what no version names: one that came meanwhile, or was brought back, may need the record.
+    for pack_id in spent(found.spent, found.sight.named, ()):
+        _delete(repository, names.move(pack_id), pruned)
     if pruned.denied and not pruned.deleted and len(pruned.denied) >= len(found.delete) > 0:
         denied = pruned.denied[0]
         advice = "prune needs the right to delete; docs/s3.md has the rights"
@@ -386,7 +408,7 @@ def _look_again(repository: Repository, found: PrunePlan, monitor: Monitor) -> N
         for number, one in listed.items()
         if not one.is_fence and (run_id, number) not in found.gone
     ]
-    for run_id, listed in again.items() if found.delete else ():
+    for run_id, listed in again.items() if found.needs_fences else ():
         # A number that looks free and is taken: the end of the listing is missing.
         last = max(listed)
         if last < names.VERSION_MAX and _is_there(repository, names.version(run_id, last + 1)):
