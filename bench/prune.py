@@ -277,6 +277,7 @@ class Beside:
         self._work = work
         self._thread = threading.Thread(target=self._run)
         self.ended_s = 0.0
+        self._failed: BaseException | None = None
 
     def is_on(self) -> bool:
         return self._thread.is_alive()
@@ -287,10 +288,14 @@ class Beside:
 
     def __exit__(self, *_raised: object) -> None:
         self._thread.join()
-        assert self.ended_s, "what was to run beside it failed"
+        if self._failed is not None:
+            raise self._failed
 
     def _run(self) -> None:
-        self._work()
+        try:
+            self._work()
+        except BaseException as failed:  # noqa: BLE001 - raised where the others are
+            self._failed = failed
         self.ended_s = time.monotonic()
 
 
