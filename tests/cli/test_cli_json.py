@@ -253,6 +253,8 @@ def test_keys_are_as_documented(saved):
     compare("mlsync key add", key_json("11" * 16, None, None, slots), "change beside another one")
     compare("mlsync key list", one_value(saved.good("key", "list", "--json")), "list")
     compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--yes", "--json")), "rotate")
+    compare("mlsync key reseal", one_value(saved.good("key", "reseal", "--dry-run", "--json")), "reseal --dry-run")
+    compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--reseal", "--yes", "--json")), "rotate again")
 
 
 def test_a_prune_is_as_documented(saved):

@@ -221,3 +221,53 @@ def test_an_interrupted_rotation_is_told_and_ended(files):
     assert "mlsync key rotate" in stopped.err
     files.good("key", "rotate")
     files.good("backup")
+
+
+def test_old_packs_are_resealed_after_a_rotation(files):
+    """The cost is told and asked for, the packs move, and a prune deletes the old ones; all versions are whole."""
+    nothing = files.good("key", "reseal").out
+    assert nothing == "nothing to move: what versions need lies in packs of epoch 0\n"
+    files.good("key", "rotate")
+    before = sorted((files.repository / "packs").rglob("*"))
+    shown = files.good("key", "reseal", "--dry-run").out
+    assert "under older keys to move: about" in shown
+    assert "the store holds both until old packs are deleted" in shown
+    refused = files.run("key", "reseal")
+    assert (refused.status, "--yes moves them" in refused.err, "nothing was moved" in refused.err) == (98, True, True)
+    assert sorted((files.repository / "packs").rglob("*")) == before
+    done = " ".join(files.good("key", "reseal", "--yes").out.split())
+    assert "mlsync prune deletes them once its grace period is over" in done
+    assert "stay under the old key" in done
+    again = files.good("key", "reseal", "--json").json()
+    assert (again["to_move"]["packs"], again["moved_packs"], again["left"]) == (0, 0, [])
+    assert again["waiting"]["packs"] > 0
+    assert "moved before" in files.good("key", "reseal").out
+    files.good("prune", "--yes", "--grace", "0s")
+    assert files.good("key", "reseal", "--json").json()["waiting"] == {"packs": 0, "bytes": 0}
+    files.good("check", "--read-data")
+
+
+def test_a_rotation_reseals_at_once(files):
+    """With --reseal the cost is known before the key is rotated; without --yes nothing is changed."""
+    refused = files.run("key", "rotate", "--reseal")
+    assert (refused.status, "under older keys to move" in refused.err) == (2, True)
+    assert files.good("key", "reseal", "--json").json()["epoch"] == 0
+    done = files.good("key", "rotate", "--reseal", "--yes").out
+    assert done.startswith("rotated  the key is of epoch 1 now\n")
+    assert "mlsync prune deletes them" in done
+    again = files.good("key", "rotate", "--reseal", "--yes", "--json").json()
+    assert (again["epoch"], again["resealed"]["left"]) == (2, [])
+    assert again["resealed"]["moved_packs"] > 0
+    files.good("check", "--read-data")
+
+
+def test_a_damaged_pack_stays_and_is_named(files):
+    """What cannot be read is left as it is, and the command ends with 33."""
+    files.good("key", "rotate")
+    for pack in (files.repository / "packs").rglob("*"):
+        if pack.is_file():
+            pack.chmod(0o600)
+            pack.write_bytes(pack.read_bytes()[:-20])
+    done = files.run("key", "reseal", "--yes")
+    assert (done.status, "stays: " in done.out, "stay under an older key" in done.err) == (33, True, True)
+    assert files.run("key", "reseal", "--yes", "--json").json()["left"]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.prune import Pruned, PrunePlan
     from mlsync.upkeep.repair import Healing, Repaired
+    from mlsync.upkeep.resealing import ResealingPlan
     from mlsync.upkeep.retained import Retained
     from mlsync.upkeep.rotation import Rotated
     from mlsync.versions.proof_status import ProofStatus, RunVersions
@@ -672,12 +673,33 @@ def key_json(
     }
 
 
-def rotation_json(rotated: Rotated) -> dict[str, object]:
+def rotation_json(rotated: Rotated, resealed: dict[str, object] | None) -> dict[str, object]:
     """Return the value of ``mlsync key rotate``."""
     return {
         "epoch": rotated.epoch,
         "added": rotated.slot_id,
         "removed": [_key_slot(one) for one in rotated.removed],
+        "resealed": resealed,
+    }
+
+
+def resealing_json(
+    planned: ResealingPlan, done: Compacted, left: Mapping[str, str], *, epoch: int, is_dry_run: bool
+) -> dict[str, object]:
+    """Return the value of ``mlsync key reseal``; *left* says why packs stay, by their names."""
+    sizes = {use.pack_id: use.size_bytes for use in planned.packs.packs}
+    return {
+        "dry_run": is_dry_run,
+        "epoch": epoch,
+        "to_move": _packs_json(sizes),
+        "to_read_bytes": planned.packs.read_bytes,
+        "to_write_bytes": planned.packs.written_bytes,
+        "waiting": _packs_json(planned.waiting),
+        "moved_packs": len(done.moved),
+        "new_packs": done.new_pack_count,
+        "read_bytes": done.read_bytes,
+        "written_bytes": done.written_bytes,
+        "left": [{"object": key, "text": why} for key, why in left.items()],
     }
 
 

@@ -13,16 +13,18 @@ import click
 
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
 from mlsync.app.write_only import make_key_file, refuse_taken
-from mlsync.cli import output
-from mlsync.cli.json import key_json, key_slots_json, rotation_json
+from mlsync.cli import output, reseal
+from mlsync.cli.gently import gently_option
+from mlsync.cli.json import key_json, key_slots_json, resealing_json, rotation_json
 from mlsync.cli.options import Common, common_options
 from mlsync.cli.parsing import Command, Group
 from mlsync.cli.table import TextTable
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.model import Config, KeySettings
-from mlsync.errors import ConfigInvalid
+from mlsync.errors import CompactionRefused, ConfigInvalid
 from mlsync.repository import keyslot, recovery_key
 from mlsync.repository.keyslot import KmsKey, RecoveryKey, Unlock
+from mlsync.upkeep.compaction import Compacted
 from mlsync.upkeep.key_slots import (
     Changed,
     SlotStatus,
@@ -33,6 +35,7 @@ from mlsync.upkeep.key_slots import (
     remove_slot,
     slots_now,
 )
+from mlsync.upkeep.resealing import ResealingPlan, plan_resealing
 from mlsync.upkeep.rotation import Rotated, rotate
 
 _LIST_EXAMPLES = """\b
@@ -63,7 +66,12 @@ Examples:
 _ROTATE_EXAMPLES = """\b
 Examples:
   mlsync key rotate
-  mlsync key rotate --yes --json
+  mlsync key rotate --reseal --yes
+"""
+_RESEAL_EXAMPLES = """\b
+Examples:
+  mlsync key reseal --dry-run
+  mlsync key reseal --yes && mlsync prune --yes
 """
 # As many characters of an id as a table shows; enough to name a slot.
 _ID_CHARS = 8
@@ -205,34 +213,98 @@ def remove_command(common: Common, slot: str) -> None:
 @click.option(
     "--yes", is_flag=True, help="Do not ask: all other passphrases, key files and recovery keys stop working."
 )
+@click.option(
+    "--reseal", "reseals", is_flag=True, help="Then move old packs to the new key, as mlsync key reseal does."
+)
 @common_options
-def rotate_command(common: Common, *, yes: bool) -> None:
+def rotate_command(common: Common, *, yes: bool, reseals: bool) -> None:
     """Make a new master key; from now on everything is sealed with it, and whoever has the old one writes nothing more.
 
     The passphrase or key that opens the repository for this command opens it afterwards too; every other one stops
-    working and needs mlsync key add anew, recovery keys on paper too. Nothing that is stored is sealed again: who has
-    the old master key and gets at the store still reads all that was there. Agents with another passphrase stop with
-    status 29; docs/keys.md says what to do.
+    working and needs mlsync key add anew, recovery keys on paper too. Without --reseal nothing that is stored is sealed
+    again: who has the old master key and gets at the store still reads all that was there. Agents with another
+    passphrase stop with status 29; docs/keys.md says what to do.
     """
     secrets: list[Unlock] = []
     monitor = common.monitor()
     with common.session(common.configuration(), monitor, found_secret=secrets.append) as session:
-        others = [one for one in list_slots(session.repository) if not one.is_used]
-        if others and not yes:
-            _confirm_rotation(others, as_json=common.as_json)
-        rotated = rotate(session.repository, secrets[-1], monitor, host=socket.gethostname(), now_ns=time.time_ns())
+        repository = session.repository
+        others = [one for one in list_slots(repository) if not one.is_used]
+        # What it costs is known, and asked for, before anything is changed.
+        costs = plan_resealing(repository, monitor, below=repository.keys.epoch + 1) if reseals else ResealingPlan()
+        if not yes:
+            _confirm_rotation(others, costs, as_json=common.as_json)
+        rotated = rotate(repository, secrets[-1], monitor, host=socket.gethostname(), now_ns=time.time_ns())
+        if not (common.as_json or common.quiet):
+            _print_rotated(rotated)
+        planned, done = ResealingPlan(), Compacted()
+        if reseals:
+            planned = plan_resealing(rotated.repository, monitor)
+            done = reseal.carry_out(rotated.repository, planned, monitor)
     if common.as_json:
-        common.emit(rotation_json(rotated))
-    elif not common.quiet:
-        _print_rotated(rotated)
+        left = reseal.reasons(planned, done)
+        resealed = resealing_json(planned, done, left, epoch=rotated.epoch, is_dry_run=False) if reseals else None
+        common.emit(rotation_json(rotated, resealed))
+    elif reseals and not common.quiet:
+        reseal.print_done(done)
+    reseal.refuse_left(common, planned, done)
 
 
-def _confirm_rotation(others: list[SlotStatus], *, as_json: bool) -> None:
-    named = ", ".join(f"{one.id[:_ID_CHARS]} ({_kind(one)})" for one in others)
-    what = f"these key slots stop working, and nothing was changed yet: {named}"
+@key_command.command("reseal", cls=Command, short_help="Move old packs to the newest key.", epilog=_RESEAL_EXAMPLES)
+@click.option("--dry-run", is_flag=True, help="Show what it costs, and change nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@common_options
+@gently_option
+def reseal_command(common: Common, *, dry_run: bool, yes: bool) -> None:
+    """Move what versions need of packs under older master keys into new packs under the newest one.
+
+    For after mlsync key rotate. Says first how much is read and written, and asks. Stopped or killed, it goes on when
+    it is given again. Old packs stay until mlsync prune deletes them, after its grace period. Manifests of older
+    versions stay under the old key, and with them what they say of files: docs/keys.md. Ends with 33 if something
+    cannot be moved.
+    """
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session:
+        repository = session.repository
+        planned, done = plan_resealing(repository, monitor), Compacted()
+        if not common.as_json and not common.quiet:
+            reseal.print_plan(planned, epoch=repository.keys.epoch)
+        if not dry_run and not reseal.is_nothing(planned):
+            if not yes:
+                _confirm_cost(planned, as_json=common.as_json)
+            done = reseal.carry_out(repository, planned, monitor)
+            if not (common.as_json or common.quiet):
+                reseal.print_done(done)
+    if common.as_json:
+        left = reseal.reasons(planned, done)
+        common.emit(resealing_json(planned, done, left, epoch=repository.keys.epoch, is_dry_run=dry_run))
+    reseal.refuse_left(common, planned, done)
+
+
+def _confirm_cost(planned: ResealingPlan, *, as_json: bool) -> None:
+    advice = "--yes moves them, --dry-run only says how much"
     if as_json or not sys.stdin.isatty():
+        what = f"nothing was moved, since there is no terminal to ask on; {reseal.cost(planned)}"
+        raise CompactionRefused(what, advice=advice)
+    if not click.confirm("Move them?", err=True):
+        raise CompactionRefused("nothing was moved", advice=advice)
+
+
+def _confirm_rotation(others: list[SlotStatus], costs: ResealingPlan, *, as_json: bool) -> None:
+    """Ask if key slots stop working, or much is to be moved."""
+    questions = []
+    if others:
+        named = ", ".join(f"{one.id[:_ID_CHARS]} ({_kind(one)})" for one in others)
+        questions.append(f"these key slots stop working: {named}")
+    if costs.packs.packs:
+        questions.append(reseal.cost(costs))
+    if not questions:
+        return
+    if as_json or not sys.stdin.isatty():
+        what = f"nothing was changed yet; {'; '.join(questions)}"
         raise ConfigInvalid(what, advice="--yes rotates the key all the same")
-    output.tell(f"These key slots stop working: {named}")
+    for one in questions:
+        output.tell(one[0].upper() + one[1:])
     if not click.confirm("Rotate the key?", err=True):
         raise ConfigInvalid("nothing was changed")
 

@@ -150,6 +150,15 @@ def plan_all(
     A version whose manifest is damaged is looked at by its copy. Raise what keeps a list of files from being read: what
     it needs must not count as dead.
     """
+    live, sizes, moved = look_at_all(repository, monitor)
+    return plan(repository, live, sizes, repository.tombstones(), moved, choose=choose)
+
+
+def look_at_all(repository: Repository, monitor: Monitor) -> tuple[LiveChunks, dict[bytes, int], set[bytes]]:
+    """Return what all versions need, the sizes of all packs, and those under whose ids is a move record.
+
+    Raise what keeps a list of files from being read.
+    """
     moved = set(repository.moves.listed())
     live = LiveChunks(repository, moved)
     listed = listed_versions(repository.store.list(names.VERSIONS))
@@ -160,8 +169,7 @@ def plan_all(
             if stored is not None:
                 live.add_version(stored)
             task.advance(1)
-    sizes = {pack_id: info.size_bytes for pack_id, info in repository.packs()}
-    return plan(repository, live, sizes, repository.tombstones(), moved, choose=choose)
+    return live, {pack_id: info.size_bytes for pack_id, info in repository.packs()}, moved
 
 
 def _opened(repository: Repository, key: str) -> StoredVersion | None:

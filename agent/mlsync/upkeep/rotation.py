@@ -46,11 +46,15 @@ _AT_ONCE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """What a rotation did: the number of the new epoch, the new key slot, and the old ones that it removed."""
+    """What a rotation did: the number of the new epoch, the new key slot, and the old ones that it removed.
+
+    *repository* is the same one, opened with the new key.
+    """
 
     epoch: int
     slot_id: str
     removed: tuple[SlotStatus, ...]
+    repository: Repository
 
 
 def rotate(
@@ -90,7 +94,7 @@ def rotate(
     opened = Repository.open(store, unlock)
     if (opened.slot, opened.keys) != (slot, keys):
         raise KeyRetired("another rotation changed the repository at the same time", where=store.url)
-    return Rotated(keys.epoch, slot_id.hex(), tuple(_remove_old(opened)))
+    return Rotated(keys.epoch, slot_id.hex(), tuple(_remove_old(opened)), opened)
 
 
 def _refuse(repository: Repository) -> None:
