@@ -71,7 +71,7 @@ Examples:
 _RESEAL_EXAMPLES = """\b
 Examples:
   mlsync key reseal --dry-run
-  mlsync key reseal --yes && mlsync prune --yes
+  mlsync key reseal --yes --gently
 """
 # As many characters of an id as a table shows; enough to name a slot.
 _ID_CHARS = 8
