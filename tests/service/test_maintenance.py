@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
 import threading
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import back_up
 from mlsync.app.session import Session
 from mlsync.config.model import Config, ProofSettings, RetentionSettings, WatchSettings
+from mlsync.courtesy.priority import NICE_LAST
 from mlsync.errors import ObjectArchived, StoreDenied, StoreUnavailable
 from mlsync.repository.decision import Forgotten
 from mlsync.repository.decisions import By, decide
@@ -21,8 +23,9 @@ from mlsync.repository.fence import FENCE_BYTES
 from mlsync.repository.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.repository.seen_decision import half, seen_decision
+from mlsync.service.job import Heartbeat
 from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
-from mlsync.service.pass_process import PassProcess, PruneRequest
+from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 
@@ -334,3 +337,14 @@ class TestPrune:
         place.stop.clear()
         place.later(self.DAY_S)
         assert self.maintained(place) == ["info: pruned 1 version, 0 packs (0 B)"]
+
+    def test_its_process_has_the_lowest_priority(self, place):
+        """Also an agent that takes its full share prunes when nobody else wants the processor."""
+        keys, slot = place.repository.keys, place.repository.slot
+        process = PassProcess("pruning", Heartbeat(), does="prunes")
+        try:
+            done = process.ask(PruneRequest(place.config, Opened(keys, True, slot), place.now_ns), place.stop)
+            assert done["versions"] == 1
+            assert os.getpriority(os.PRIO_PROCESS, process.pid) == NICE_LAST
+        finally:
+            process.close()
