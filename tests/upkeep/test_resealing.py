@@ -11,13 +11,15 @@ import pytest
 from compacting import WHEN_NS, delete_buried, delete_unused
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import FAST, PASSPHRASE, World, keys_of, noise
+from mlsync.codec.keys import Keys
 from mlsync.errors import KeyRetired
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names
 from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
-from mlsync.upkeep.compaction import CompactionPlan, compact, plan_all
+from mlsync.upkeep import prune as prune_module
+from mlsync.upkeep.compaction import CompactionPlan, burial, compact, plan_all
 from mlsync.upkeep.resealing import plan_resealing, reseal
 from mlsync.upkeep.rotation import rotate
 
@@ -193,5 +195,37 @@ def test_a_backup_during_it_loses_nothing(world):
     world.write("even more", os.urandom(10))
     world.backup()
     world.trees[5] = world.tree()
+    world.repository = again(world)
+    is_whole(world)
+
+
+def prune(world, now_ns):
+    """Plan a prune and carry it out."""
+    options = prune_module.PruneOptions(now_ns, "host")
+    found = prune_module.plan(again(world), QUIET, options)
+    return prune_module.carry_out(again(world), found, QUIET, options)
+
+
+def test_a_tombstone_by_a_retired_key_is_made_anew(world):
+    """Who kept the old key cannot have a grace period begin in the past: the prune makes the tombstone itself."""
+    retired = Repository(world.store, Keys(world.repository.keys.master, world.repository.repository_id))
+    pack = os.urandom(16)
+    key = names.tombstone(pack)
+    world.store.put(names.pack(pack), b"what no version names")
+    burial(retired, 1)(pack)
+    planted = world.store.get(key, limit_bytes=1 << 20)
+    done = prune(world, WHEN_NS)
+    assert (done.deleted, pack in done.marked) == ({}, True)
+    assert world.store.get(key, limit_bytes=1 << 20) != planted
+    assert pack in prune(world, WHEN_NS + 30 * 86_400 * 10**9).deleted
+
+
+def test_a_planted_tombstone_of_a_moved_pack_is_made_anew(world):
+    """A pack that was moved goes after a prune's own grace, whatever was under its tombstone's name."""
+    old = sorted(pack for pack, epoch in epochs_of_packs(world).items() if epoch == 0)
+    world.store.put(names.tombstone(old[0]), b"planted")
+    resealed(again(world))
+    assert old[0] in prune(world, WHEN_NS).marked
+    assert old[0] in prune(world, WHEN_NS + 30 * 86_400 * 10**9).deleted
     world.repository = again(world)
     is_whole(world)

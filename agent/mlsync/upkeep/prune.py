@@ -247,9 +247,13 @@ def _choose_packs(repository: Repository, found: PrunePlan, options: PruneOption
         found.pack_count += 1
         listed.add(pack_id)
         mark = found.marks.get(pack_id)
+        # A tombstone by a retired key is made anew: its grace must not have begun when a thief says so.
+        mark = None if mark is not None and mark.is_retired else mark
         if pack_id in found.sight.named:
             if mark is not None and pack_id in found.moved and options.is_over(mark.made_ns):
                 found.emptied_by_moves[pack_id] = info.size_bytes
+            elif mark is None and pack_id in found.marks and _is_moved(repository, found, pack_id):
+                found.mark[pack_id] = info.size_bytes
             continue
         if mark is not None:
             chosen = found.delete if options.is_over(mark.made_ns) else found.waiting
@@ -275,6 +279,10 @@ def _is_record(repository: Repository, pack_id: bytes) -> bool:
         return repository.moves.of(pack_id) is not None and not repository.has_pack(pack_id)
     except FormatUnsupported:
         return False
+
+
+def _is_moved(repository: Repository, found: PrunePlan, pack_id: bytes) -> bool:
+    return pack_id in found.moved and repository.moves.of(pack_id) is not None
 
 
 # ---------------------------------------------------------------- carrying it out
@@ -465,7 +473,7 @@ def _mark_packs(repository: Repository, found: PrunePlan, pruned: Pruned, option
     """Create the tombstones of packs that no version names; one that somebody planted is overwritten in one step."""
     said = Tombstone(options.now_ns, f"mlsync {mlsync.__version__}")
     for pack_id, size_bytes in found.mark.items():
-        if pack_id in found.sight.named:
+        if pack_id in found.sight.named and pack_id not in found.moved:
             continue
         key = names.tombstone(pack_id)
         body = tombstone.make_tombstone(repository.keys, key, said)

@@ -18,7 +18,7 @@ import msgspec
 
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
 from mlsync.monitor import Monitor
-from mlsync.repository import names, tombstone
+from mlsync.repository import names, sealed_object, tombstone
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
 from mlsync.repository.segments import segment_refs
@@ -50,10 +50,14 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A tombstone as it was read: when it was made, and its bytes, by which it is known again."""
+    """A tombstone as it was read: when it was made, and its bytes, by which it is known again.
+
+    One *is_retired* that is under an older key than the newest: who kept that key can make it, with any time.
+    """
 
     made_ns: int
     body: bytes
+    is_retired: bool = False
 
 
 @dataclass(slots=True)
@@ -136,7 +140,7 @@ def read_marks(repository: Repository) -> dict[bytes, Mark | None]:
             )
         except (ManifestDamaged, FormatUnsupported, NotFound):
             return None
-        return Mark(found.made_ns, body)
+        return Mark(found.made_ns, body, sealed_object.epoch_of(body) < repository.keys.epoch)
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
         return dict(zip(packs, executor.map(read, packs), strict=True))
