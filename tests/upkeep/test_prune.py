@@ -369,3 +369,36 @@ def test_a_whole_history_pruned_to_a_tenth_restores(world):
     named = packs_of(world, 10) | packs_of(world, 20)
     assert packs(world) == named
     assert world.check(read_data=True).problems == []
+
+
+def test_a_version_that_comes_while_manifests_are_read_is_not_missing(world):
+    """A backup may commit between the listings of versions and of copies: its packs count, and the prune goes on."""
+
+    class Beside(WrappingStore):
+        def list(self, prefix, *, after=""):
+            if prefix == names.COPIES and world.numbers()[-1] == 3:
+                world.write("last.bin", noise(20_000, 8))
+                world.backup()
+            return super().list(prefix, after=after)
+
+    forget(world, 2)
+    prune(world)
+    found, pruned = prune(world, LATER_NS, Beside(world.store))
+    assert pruned.deleted
+    assert found.version_count == 2
+    assert packs_of(world, 4) <= found.sight.named
+    assert world.check(read_data=True).problems == []
+
+
+def test_a_listing_that_keeps_back_a_version_with_a_copy_deletes_nothing(world):
+    """If no listing shows a version that is there, a prune does not take it for one that came meanwhile."""
+
+    class Hiding(WrappingStore):
+        def list(self, prefix, *, after=""):
+            hidden = world.repository.version_key(RUN, 1)
+            return (info for info in super().list(prefix, after=after) if info.key != hidden)
+
+    forget(world, 2)
+    prune(world)
+    with pytest.raises(PruneBlocked, match="listings lack it"):
+        prune(world, LATER_NS, Hiding(world.store))

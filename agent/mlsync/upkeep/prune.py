@@ -42,6 +42,7 @@ GRACE_S: Final = 7 * 24 * 3600.0
 # A pack that no version names may be one of a backup that runs: that would have to store it again.
 YOUNG_S: Final = 24 * 3600.0
 _AT_ONCE: Final = 8
+_MISSING: Final = "the manifest is missing, and its copy is sound: mlsync repair brings it back"
 # How often a prune fences anew because a number that looked free was taken.
 _TRIES: Final = 5
 
@@ -146,7 +147,7 @@ def plan(repository: Repository, monitor: Monitor, options: PruneOptions) -> Pru
     open_newest(repository, sight)
     going = _going(repository, found, options)
     _read_all(repository, found, going, monitor)
-    _find_leftovers(repository, found)
+    _find_leftovers(repository, found, monitor)
     _choose_packs(repository, found, options)
     found.blocked = sight.blocked
     return found
@@ -200,9 +201,10 @@ def _read_all(
     sight.blocked = [one for one in sight.blocked if one.key not in unread]
 
 
-def _find_leftovers(repository: Repository, found: PrunePlan) -> None:
+def _find_leftovers(repository: Repository, found: PrunePlan, monitor: Monitor) -> None:
     """Find copies and later proofs of removed versions; block where a copy is all that is left of a version."""
     sight = found.sight
+    unlisted: list[VersionPlace] = []
     is_going = {one.place for one in found.going}
     for prefix in (names.COPIES, names.LATER_PROOFS):
         for key, (run_id, number) in list_places(repository, prefix).items():
@@ -215,7 +217,33 @@ def _find_leftovers(repository: Repository, found: PrunePlan) -> None:
             if one is not None and repository.is_fenced(manifest):
                 found.leftovers.append(key)
             elif prefix == names.COPIES and _opens(repository, manifest, key):
-                sight.block(manifest, "the manifest is missing, and its copy is sound: mlsync repair brings it back")
+                if one is None:
+                    unlisted.append((run_id, number))
+                else:
+                    sight.block(manifest, _MISSING)
+    _heed_unlisted(repository, sight, unlisted, monitor)
+
+
+def _heed_unlisted(repository: Repository, sight: Sight, unlisted: list[VersionPlace], monitor: Monitor) -> None:
+    """Count what versions name that have a copy and were not listed; block where the manifest is really missing.
+
+    A backup that commits while manifests are read comes after their listing and before that of the copies. A listing
+    that keeps such a version back must not pass for that, so the next one has to show it.
+    """
+    places: list[tuple[VersionPlace, ListedVersion]] = []
+    for run_id, number in unlisted:
+        manifest = names.version(run_id, number)
+        try:
+            info = repository.store.stat(manifest)
+        except NotFound:
+            sight.block(manifest, _MISSING)
+            continue
+        one = ListedVersion(number, info.size_bytes, info.modified_s)
+        sight.awaited.add((run_id, number))
+        if not one.is_fence:
+            places.append(((run_id, number), one))
+    for _, _, packs in read_versions(repository, sight, places, monitor):
+        sight.named |= packs
 
 
 def _opens(repository: Repository, manifest: str, copy: str) -> bool:
