@@ -146,7 +146,7 @@ def test_a_backup_after_a_crash_sends_nothing_again(story, monkeypatch):
     assert (result.version, result.new_bytes) == (2, 0)
 
 
-def _die(*_arguments):
+def _die(*_arguments, **_options):
     raise Killed
 
 

@@ -329,10 +329,10 @@ def test_who_comes_second_says_so_and_follows_the_first(world, tmp_path):
     for one in (other, world):
         allow_takeover(one.state.directory, RUN, os.fsencode(one.directory), 0)
 
-    def late(repository, manifest, known):
+    def late(repository, manifest, known, **options):
         if repository is world.repository and other.numbers() == [1]:
             other.backup()
-        return commit(repository, manifest, known)
+        return commit(repository, manifest, known, **options)
 
     world.write("a.bin", b"2")
     with pytest.MonkeyPatch.context() as patch:

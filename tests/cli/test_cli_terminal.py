@@ -87,10 +87,10 @@ def test_verbose(saved):
     assert "store: calls: " in done.err
 
 
-def test_a_backup_of_an_untouched_run_costs_four_calls_of_the_store(saved):
-    """The header, the key slot that opened before, the features and the versions: all that the command asks for."""
+def test_a_backup_of_an_untouched_run_costs_five_calls_of_the_store(saved):
+    """The header, the key slot that opened before, whether its key was retired, the features and the versions."""
     saved.good("backup")  # the files of this machine are copies, which no backup has seen yet
-    assert "store: calls: get 2, list 2; " in saved.good("backup", "-v").err
+    assert "store: calls: get 2, list 2, stat 1; " in saved.good("backup", "-v").err
 
 
 def test_progress_at_a_terminal(machine):

@@ -35,7 +35,9 @@ SOCKET, OTHER = socket.socketpair()
 def syscall(name, *arguments):
     known = {**SANDBOX.REFUSED, **SANDBOX.REFUSED_ON_THE_CPU}
     numbers = known.get(name) or getattr(SANDBOX, f"_{name.upper()}")
-    return checked(LIBC.syscall(ctypes.c_long(numbers[COLUMN]), *arguments))
+    # A plain int is passed as 32 bits, and whatever was on the stack stands in the upper half of the last one.
+    whole = (ctypes.c_long(one) if isinstance(one, int) else one for one in arguments)
+    return checked(LIBC.syscall(ctypes.c_long(numbers[COLUMN]), *whole))
 
 
 def checked(result):

@@ -58,7 +58,7 @@ def test_packs_are_filled():
 def test_packs_that_a_write_only_node_made_are_copied():
     """A pack whose key stands in it, sealed to a recipient, is opened with the master key, and sealed as packs are."""
     store = MemoryStore()
-    refs = write_chunks(store, WriteOnlyKeys.make(KEYS), PIECES)
+    refs = write_chunks(store, WriteOnlyKeys.make(KEYS, bytes(32)), PIECES)
     assert {ref.key_kind for ref in refs} == {KEY_SEALED}
     places = resealed(store, refs)
     assert {place.key_kind for place in places} == {KEY_DERIVED}
@@ -73,7 +73,7 @@ def test_a_write_only_node_knows_of_no_move():
     store = MemoryStore()
     refs = write_chunks(store, KEYS, PIECES)
     Moves(store, KEYS).add(refs[0].pack, resealed(store, refs), 0, "")
-    assert Moves(store, WriteOnlyKeys.make(KEYS)).of(refs[0].pack) is None
+    assert Moves(store, WriteOnlyKeys.make(KEYS, bytes(32))).of(refs[0].pack) is None
 
 
 def test_new_packs_are_of_the_newest_epoch():

@@ -40,6 +40,9 @@ class _PackTable(msgspec.Struct, array_like=True):
     packs: list[bytes]
 
 
+_PACK_TABLE: Final = msgspec.msgpack.Decoder(_PackTable)
+
+
 @dataclass(frozen=True, slots=True)
 class Blocked:
     """Something that keeps a prune from deleting packs: an object, and why."""
@@ -215,7 +218,7 @@ def _open(repository: Repository, place: VersionPlace) -> tuple[StoredVersion | 
 
 def _packs_in(segment: bytes, where: str) -> set[bytes]:
     try:
-        table = msgspec.msgpack.decode(segment, type=_PackTable)
+        table = _PACK_TABLE.decode(segment)
     except (msgspec.DecodeError, ValueError) as error:
         raise ManifestDamaged(f"a list of files does not parse: {error}", where=where) from None
     return {one.pack_id for one in table_of_packs(table.packs, where)}
