@@ -43,6 +43,9 @@ _HOMES = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known, and let processes that tests start hear the signals that they are sent."""
+    # Hundreds of commands are started: each would compile all of its modules again.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A busy machine makes one example of many slow, which says nothing of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("untimed")
