@@ -22,7 +22,10 @@ _UNREACHABLE = re.compile("NewConnectionError|NameResolutionError|ConnectTimeout
 
 @pytest.fixture(scope="session")
 def installed(request) -> Path:
-    """Where the frameworks lie; skips where no package index can be reached."""
+    """Where the frameworks lie; skips without MLSYNC_TEST_FRAMEWORKS, and where no package index can be reached."""
+    # Their installation and training take minutes of a round that has to stay short.
+    if not os.environ.get("MLSYNC_TEST_FRAMEWORKS"):
+        pytest.skip("MLSYNC_TEST_FRAMEWORKS=1 installs the frameworks and runs their tests")
     stamp = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:16]
     place = request.config.cache.mkdir("frameworks") / stamp
     # Tests in another process may be at it already.
