@@ -43,7 +43,7 @@ from mlsync.repository import names
 from mlsync.repository.header import check_epoch
 from mlsync.repository.manifest import ChunkRef, PackPlace
 from mlsync.repository.move import STEPS_MAX, Moves
-from mlsync.repository.pack.footer import made_seal, read_seal
+from mlsync.repository.pack.footer import made_seal, read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
 from mlsync.repository.tokens import KEY_SEALED
 from mlsync.store.base import Store
@@ -297,16 +297,8 @@ class _Opener:
     def _fetch(self, window: _Window, group: list[_Sought]) -> memoryview:
         """Return the sealed bytes of *group*, with the bytes between them; raise ``NotFound`` if the pack is gone."""
         first, last = group[0][1], group[-1][1]
-        key = names.pack(first.pack)
         sealed = window.sealed(first.offset, last.offset + last.stored_bytes - first.offset)
-        try:
-            self._store.read(key, first.offset, sealed)
-        except ObjectArchived as error:
-            raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-            raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
+        read_range(self._store, first.pack, first.offset, sealed)
         return sealed
 
     def _open_group(

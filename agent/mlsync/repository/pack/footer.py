@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
-from mlsync.errors import ObjectDamaged, StoreBroken
+from mlsync.errors import ObjectArchived, ObjectDamaged, StoreBroken
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef, PackPlace
 from mlsync.repository.object_key import check_material, made_key, opened_key
@@ -82,6 +82,19 @@ def _read(store: Store, key: str, offset: int, length: int) -> bytes:
             raise
         raise ObjectDamaged(f"the pack is cut short: {error.what}", where=key) from error
     return bytes(body)
+
+
+def read_range(store: Store, pack_id: bytes, offset: int, into: memoryview) -> None:
+    """Fill *into* from a pack; raise ``NotFound``, ``ObjectArchived`` or ``ObjectDamaged``, which name the pack."""
+    key = names.pack(pack_id)
+    try:
+        store.read(key, offset, into)
+    except ObjectArchived as error:
+        raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
+    except StoreBroken as error:
+        if not error.is_of_object:
+            raise
+        raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
 
 
 def ref_of(pack: PackPlace, ordinal: int, record: ChunkRecord, key: str) -> ChunkRef:

@@ -17,11 +17,11 @@ from mlsync.codec.compression import CodingBroken, decode_into
 from mlsync.codec.digest import is_named
 from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
-from mlsync.errors import NotFound, ObjectArchived, ObjectDamaged, ObjectMissing, StoreBroken
+from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
-from mlsync.repository.pack.footer import read_seal
+from mlsync.repository.pack.footer import read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_ID_BYTES, PackSeal
 from mlsync.repository.tokens import KEY_DERIVED
 from mlsync.store.base import Store
@@ -140,17 +140,10 @@ class Resealer:
     def _fetch(self, window: list[ChunkRef]) -> memoryview:
         first, last = window[0], window[-1]
         body = memoryview(bytearray(last.offset + last.stored_bytes - first.offset))
-        key = names.pack(first.pack)
         try:
-            self._store.read(key, first.offset, body)
+            read_range(self._store, first.pack, first.offset, body)
         except NotFound as error:
-            raise ObjectMissing("a pack is not in the store", where=key) from error
-        except ObjectArchived as error:
-            raise ObjectArchived(f"a pack cannot be read: {error.what}", where=key, advice=error.advice) from error
-        except StoreBroken as error:
-            if not error.is_of_object:
-                raise
-            raise ObjectDamaged(f"a pack is cut short: {error.what}", where=key) from error
+            raise ObjectMissing("a pack is not in the store", where=names.pack(first.pack)) from error
         return body
 
     def _open_or_read_again(self, seal: PackSeal, ref: ChunkRef, sealed: memoryview) -> None:
