@@ -74,25 +74,20 @@ class DirectoryStore(Store):
 
     def put(self, key: str, body: Buffer) -> None:
         """Create the object *key*: write it, sync it, link it, and sync its directory."""
-        check_key(key)
-        file = self._pending_file()
-        try:
-            with self._root.creating(key):
-                file.write(0, body)
-                file.sync()
-                self._root.publish(file, key)
-        finally:
-            file.discard()
+        self._write(key, body, replaces=False)
 
     def replace(self, key: str, body: Buffer) -> None:
         """Put *body* in the place of the object *key*: write it, sync it, rename it, and sync its directory."""
+        self._write(key, body, replaces=True)
+
+    def _write(self, key: str, body: Buffer, *, replaces: bool) -> None:
         check_key(key)
         file = self._pending_file()
         try:
             with self._root.creating(key):
                 file.write(0, body)
                 file.sync()
-                self._root.publish(file, key, replaces=True)
+                self._root.publish(file, key, replaces=replaces)
         finally:
             file.discard()
 
