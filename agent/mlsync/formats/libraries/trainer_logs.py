@@ -61,13 +61,19 @@ def state_facts(data: bytes) -> dict[str, Fact]:
 
 def _state(data: bytes) -> dict[str, Any] | None:
     """Return the object in a ``trainer_state.json``; its ``global_step`` is a count."""
+    state = _json_object(data)
+    return state if state is not None and _count(state.get("global_step")) is not None else None
+
+
+def _json_object(data: bytes) -> dict[str, Any] | None:
+    """Return the object that a state in JSON is, ``None`` if it is none."""
     if len(data) > STATE_BYTES_MAX:
         return None
     try:
         state = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    return state if isinstance(state, dict) and _count(state.get("global_step")) is not None else None
+    return state if isinstance(state, dict) else None
 
 
 def _real(value: object) -> int | float | None:
@@ -124,13 +130,8 @@ def last_logged(data: bytes, name: str) -> float | None:
 
     Hugging Face's trainer keeps what it evaluated, such as ``eval_loss``, in ``log_history``.
     """
-    if len(data) > STATE_BYTES_MAX:
-        return None
-    try:
-        state = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(state, dict):
+    state = _json_object(data)
+    if state is None:
         return None
     history = state.get("log_history")
     entries = [one for one in history if isinstance(one, dict)] if isinstance(history, list) else []
