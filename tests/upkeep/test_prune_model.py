@@ -147,12 +147,19 @@ def outcome(machine, nth):
     return gate.count, problems
 
 
-def test_a_backup_that_stands_still_at_any_call_loses_nothing(machine):
-    """Two prunes pass while it stands before each of its calls: every version that is listed then restores."""
+def outcomes(machine):
+    """The problems that there are afterwards, for each call before which a backup can stand still."""
     nth, count = 0, 1
     while nth < count:
         nth += 1
         count, problems = outcome(machine, nth)
+        yield problems
+
+
+def test_a_backup_that_stands_still_at_any_call_loses_nothing(machine):
+    """Two prunes pass while it stands before each of its calls: every version that is listed then restores."""
+    nth = 0
+    for nth, problems in enumerate(outcomes(machine), start=1):
         assert problems == [], nth
     assert nth > 15
 
@@ -160,24 +167,14 @@ def test_a_backup_that_stands_still_at_any_call_loses_nothing(machine):
 def test_without_fences_it_would_lose_a_version(machine, monkeypatch):
     """The real code without its fences fails the same test: stopped right before it creates its manifest."""
     monkeypatch.setattr(prune_module, "_fence", lambda *_: None)
-    found = []
-    nth, count = 0, 1
-    while nth < count:
-        nth += 1
-        count, problems = outcome(machine, nth)
-        found += problems
+    found = [problem for problems in outcomes(machine) for problem in problems]
     assert any("pack is missing" in problem.text for problem in found)
 
 
 def test_without_a_look_at_own_packs_it_would_lose_a_version(machine, monkeypatch):
     """The same for a backup that does not look at what it stored itself."""
     monkeypatch.setattr("mlsync.backup.new_version.refuse_lost", lambda *_: None)
-    found = []
-    nth, count = 0, 1
-    while nth < count:
-        nth += 1
-        count, problems = outcome(machine, nth)
-        found += problems
+    found = [problem for problems in outcomes(machine) for problem in problems]
     assert any("pack is missing" in problem.text for problem in found)
     assert machine.repository.version_key(RUN, 3).startswith(names.VERSIONS)
 
