@@ -628,10 +628,10 @@ def judge(folder: Path) -> int:
     """Back the folder up and print what was said of each kind."""
     sys.path.insert(0, str(ROOT / "tests"))
     from flow_parts import World
-    from mlsync.backup.not_understood import not_understood
+    from mlsync.backup.checkpoints.not_understood import not_understood
     from mlsync.proof.options import ProofOptions
     from mlsync.proof.prover import Prover
-    from mlsync.repository.tokens import EntryKind
+    from mlsync.repository.encoding.tokens import EntryKind
     from mlsync.values import Severity
 
     bad = 0

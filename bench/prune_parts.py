@@ -31,12 +31,12 @@ from format_parts import file_entry, new_repository, unknown, version, write_chu
 from doubles.memory_store import MemoryStore  # noqa: E402
 from doubles.recording_monitor import RecordingMonitor  # noqa: E402
 from mlsync.repository.commit import commit  # noqa: E402
-from mlsync.repository.decision import Forgotten  # noqa: E402
-from mlsync.repository.decisions import By, decide  # noqa: E402
-from mlsync.repository.keyslot import Passphrase  # noqa: E402
+from mlsync.repository.history.decision import Forgotten  # noqa: E402
+from mlsync.repository.history.decisions import By, decide  # noqa: E402
+from mlsync.repository.history.seen_decision import half  # noqa: E402
+from mlsync.repository.keys.keyslot import Passphrase  # noqa: E402
 from mlsync.repository.manifest import Previous  # noqa: E402
 from mlsync.repository.repository import Repository  # noqa: E402
-from mlsync.repository.seen_decision import half  # noqa: E402
 from mlsync.store.counting import CountingStore  # noqa: E402
 from mlsync.store.location import StoreOptions, open_store  # noqa: E402
 from mlsync.upkeep.check import check  # noqa: E402

@@ -12,8 +12,8 @@ import click
 
 import mlsync
 from mlsync import errors
+from mlsync.cli.arguments.parsing import CommonOption
 from mlsync.cli.main import cli
-from mlsync.cli.parsing import CommonOption
 
 _COLUMNS = 70
 PAGE = Path(__file__).with_name("mlsync.1")

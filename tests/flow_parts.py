@@ -23,7 +23,7 @@ from mlsync.errors import Error
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.verify import VerifyResult, verify
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.manifest import Manifest
 from mlsync.repository.repository import Repository
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore

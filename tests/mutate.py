@@ -1,6 +1,6 @@
 """Mutation tests: change one comparison, number or condition of a module at a time, and name what no test notices.
 
-    python tests/mutate.py agent/mlsync/repository/validation.py …
+    python tests/mutate.py agent/mlsync/repository/encoding/validation.py …
 
 It works on a copy of the tree. ``tests/mutation.toml`` says which tests stand for a module, and which mutants are
 equivalent, with the reason. Exits with 1 if a mutant survives that is not in that list.

@@ -13,7 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mlsync.cli.invocation import Invocation
+from mlsync.cli.arguments.invocation import Invocation
 from mlsync.cli.main import cli
 
 ROOT = Path(__file__).parent.parent

@@ -87,7 +87,7 @@ HOMES = {
     "rich": r"mlsync\.(cli\..+|app\.wrapping)",
     "click": r"mlsync\.cli\..+",
     "sqlite3": r"mlsync\.source\.(state|state_database)",
-    "cryptography": r"mlsync\.(codec\..+|repository\.keyslot)",
+    "cryptography": r"mlsync\.(codec\..+|repository\.keys\.keyslot)",
     "blake3": r"mlsync\.codec\.digest",
     "zstandard": r"mlsync\.(codec\.frames|formats\.libraries\.ocdbt)",  # how we pack, and how others packed
     "crc32c": r"mlsync\.formats\.libraries\.crc32c",

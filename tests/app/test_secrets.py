@@ -11,7 +11,7 @@ from mlsync.app.secrets import find_new_secret, find_secret
 from mlsync.config.model import KeySettings
 from mlsync.errors import ConfigInvalid, PassphraseMissing
 from mlsync.kms.key import AwsKey
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase
 
 
 @pytest.fixture

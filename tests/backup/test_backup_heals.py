@@ -9,8 +9,8 @@ import pytest
 from flow_parts import World, keys_of, noise, small_checkpoint
 from mlsync import errors
 from mlsync.backup.backup import backup
-from mlsync.backup.presence import refuse_lost
 from mlsync.backup.request import BackupOptions, Source
+from mlsync.backup.storing.presence import refuse_lost
 from mlsync.errors import ObjectDamaged
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover

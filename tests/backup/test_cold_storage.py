@@ -198,7 +198,7 @@ def test_a_check_reads_what_is_thawed_whatever_the_listing_says(world):
 
 def test_a_check_goes_on_where_the_list_of_files_is_cold(world, monkeypatch):
     """A version whose own list lies in a cold pack is checked as far as that goes; the pack is named."""
-    monkeypatch.setattr("mlsync.repository.segments.INLINE_BYTES_MAX", 0)
+    monkeypatch.setattr("mlsync.repository.encoding.segments.INLINE_BYTES_MAX", 0)
     for number in range(40):
         world.write(f"data{number}.bin", b"")
     world.backup()

@@ -8,7 +8,7 @@ from doubles.memory_store import MemoryStore
 from fault_proxy import Fault
 from flow_parts import World, keys_of, noise
 from mlsync import errors
-from mlsync.backup import avoided
+from mlsync.backup.storing import avoided
 from mlsync.repository import names
 from mlsync.store.counting import CountingStore
 from mlsync.store.location import StoreOptions, open_store

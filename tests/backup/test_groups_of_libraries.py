@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flow_parts import World, contents
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.values import Severity
 
 MADE = Path(__file__).parents[1] / "formats" / "made"

@@ -8,8 +8,8 @@ from compacting import compacted, delete_buried, planned
 from flow_parts import World, noise
 from mlsync.errors import ObjectArchived
 from mlsync.repository import names
+from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.repository import Repository
-from mlsync.repository.segments import segment_refs
 from mlsync.store.counting import CountingStore
 from mlsync.versions.archived import naming_all
 

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from flow_parts import RUN, noise, small_checkpoint
-from mlsync.backup.not_understood import in_words, kind_of, not_understood
+from mlsync.backup.checkpoints.not_understood import in_words, kind_of, not_understood
 from mlsync.codec.compression import Coding
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
-from mlsync.repository.tokens import EntryKind
 from mlsync.values import Proof
 
 MIB = 1 << 20

@@ -15,10 +15,10 @@ from safetensors.torch import load, save
 from shard_writer import COUNT, name_of
 
 from flow_parts import World, contents
-from mlsync.backup.one_save import SILENT_NS
+from mlsync.backup.checkpoints.one_save import SILENT_NS
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import pytest
 
 from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, small_checkpoint, tree_of
-from mlsync.backup import ownership
 from mlsync.backup.backup import backup
+from mlsync.backup.parents import ownership
 from mlsync.backup.request import BackupOptions, Source
 from mlsync.errors import RunOfAnother, SourceEmptied
 from mlsync.proof.options import ProofOptions

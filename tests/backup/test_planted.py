@@ -10,7 +10,7 @@ import pytest
 from doubles.faulty_store import FaultyStore
 from flow_parts import RUN, World, small_checkpoint
 from mlsync import errors
-from mlsync.backup.parent import Parent, find_parent
+from mlsync.backup.parents.parent import Parent, find_parent
 from mlsync.codec.digest import object_digest
 from mlsync.repository import names, sealed_object
 from mlsync.repository.manifest import Previous

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlsync.backup.presence import STATS_MAX, refuse_lost
+from mlsync.backup.storing.presence import STATS_MAX, refuse_lost
 from mlsync.codec.compression import Coding
 from mlsync.errors import NotFound, ObjectDamaged
 from mlsync.repository import names

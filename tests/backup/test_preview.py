@@ -19,7 +19,7 @@ from mlsync.errors import SourceMissing
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import NO_POLICY, Policy
-from mlsync.repository.tokens import EntryKind
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.source import scan as scan_module
 from mlsync.source.state import StateReader
 

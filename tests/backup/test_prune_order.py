@@ -6,8 +6,9 @@ import pytest
 
 from flow_parts import RUN, World, keys_of, noise
 from mlsync.errors import HistoryRolledBack
-from mlsync.repository import fence, names
-from mlsync.repository.fence import FENCE_BYTES, Fence
+from mlsync.repository import names
+from mlsync.repository.history import fence
+from mlsync.repository.history.fence import FENCE_BYTES, Fence
 from mlsync.store.wrapping import WrappingStore
 
 

@@ -19,7 +19,7 @@ from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository.segments import segment_refs
+from mlsync.repository.encoding.segments import segment_refs
 from mlsync.source.takeover import allow_takeover
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from mlsync.backup.avoided import Avoided
 from mlsync.backup.files_cache import CachedPath, CacheRow
-from mlsync.backup.parent import Parent
+from mlsync.backup.parents.parent import Parent
 from mlsync.backup.record import Record, Status
 from mlsync.backup.records import Records
+from mlsync.backup.storing.avoided import Avoided
 from mlsync.errors import SourceUnreadable
 from mlsync.proving.policy import NO_POLICY
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
 from mlsync.repository.manifest import Entry, Trouble
-from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.scan import FileStat
 

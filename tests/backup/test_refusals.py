@@ -14,7 +14,7 @@ from mlsync.proving.judge import refusing_policy
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.values import Finding, Proof, Severity
 from mlsync.versions.proof_status import proof_statuses
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from flow_parts import RUN, World
-from mlsync.repository.decision import Forgotten, Gone, Pin, decision_key
-from mlsync.repository.decisions import By, decide, find_decided
-from mlsync.repository.seen_decision import SeenDecision, half, seen_decision
+from mlsync.repository.history.decision import Forgotten, Gone, Pin, decision_key
+from mlsync.repository.history.decisions import By, decide, find_decided
+from mlsync.repository.history.seen_decision import SeenDecision, half, seen_decision
 
 BY = By("node-1", 1_795_435_200_000_000_000)
 

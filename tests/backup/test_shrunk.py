@@ -10,12 +10,12 @@ import torch
 
 from flow_parts import RUN, checkpoint, contents, small_checkpoint
 from mlsync.backup.backup import look
-from mlsync.backup.parent import Parent
+from mlsync.backup.parents.parent import Parent
 from mlsync.backup.request import Source
 from mlsync.backup.shrunk import SETTLE_NS, Loss, earlier_loss, loss_of
 from mlsync.errors import SourceShrunk, SourceUnreadable
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.scan import Scan
 from mlsync.values import Proof
 

@@ -9,14 +9,14 @@ import random
 import pytest
 
 from doubles.memory_store import MemoryStore
-from mlsync.backup.source_reader import SourceReader
+from mlsync.backup.storing.source_reader import SourceReader
 from mlsync.codec.digest import file_digester
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import WriteOnly
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.source.root import Root
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from doubles.recording_monitor import RecordingMonitor
-from mlsync.backup.uploads import drop_stale_uploads, resume_uploads
+from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
 from mlsync.errors import StoreBroken, StoreDenied
 
 DAY_S = 86_400

@@ -16,11 +16,11 @@ import torch.distributed.checkpoint as distributed_checkpoint
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from flow_parts import World, bytes_of, checkpoint
-from mlsync.backup import structure
+from mlsync.backup.checkpoints import structure
 from mlsync.codec.compression import Coding
 from mlsync.formats import containers
 from mlsync.proof import inspection
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 
 MIB = 1 << 20
 SHARD = b"step/__0_0.distcp"

@@ -20,9 +20,9 @@ from mlsync import errors
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.repository.commit import commit
+from mlsync.repository.encoding.tokens import TroubleKind
+from mlsync.repository.encoding.validation import TIME_NS_MAX
 from mlsync.repository.listing import runs
-from mlsync.repository.tokens import TroubleKind
-from mlsync.repository.validation import TIME_NS_MAX
 from mlsync.source.takeover import allow_takeover
 from mlsync.versions.select import find_version
 

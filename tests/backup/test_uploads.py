@@ -12,7 +12,7 @@ from doubles.memory_store import MemoryStore
 from flow_parts import World, noise
 from mlsync import errors
 from mlsync.backup import new_version
-from mlsync.backup.uploads import DROP_EVERY_S, STALE_AGE_S
+from mlsync.backup.storing.uploads import DROP_EVERY_S, STALE_AGE_S
 from mlsync.repository.repository import Repository
 from mlsync.repository.writer import PackWriter
 from mlsync.store.counting import CountingStore

@@ -19,13 +19,13 @@ from torch.distributed import checkpoint as dcp
 
 from flow_parts import RUN, World, contents
 from mlsync.backup.backup import look
+from mlsync.backup.checkpoints.one_save import SILENT_NS
 from mlsync.backup.files_cache import decode_row
-from mlsync.backup.one_save import SILENT_NS
 from mlsync.backup.request import Source
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.values import Severity
 
 pytestmark = pytest.mark.slow

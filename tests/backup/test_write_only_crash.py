@@ -10,8 +10,8 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from flow_parts import RUN, World, noise, small_checkpoint
+from mlsync.repository.keys.write_only_file import new_keys
 from mlsync.repository.repository import Repository
-from mlsync.repository.write_only_file import new_keys
 
 pytestmark = pytest.mark.slow
 

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from mlsync.cli.invocation import Invocation
+from mlsync.cli.arguments.invocation import Invocation
 
 
 def test_the_passphrase_leaves_the_environment_at_the_start():
     """No child process inherits the passphrase of the environment, and its bytes are kept as they were."""
     code = (
         "import os, subprocess, sys\n"
-        "from mlsync.cli.invocation import Invocation\n"
+        "from mlsync.cli.arguments.invocation import Invocation\n"
         "invocation = Invocation.take()\n"
         "assert os.fsencode(invocation.passphrase) == b'battery-staple \\xff'\n"
         "assert 'staple' not in repr(invocation)\n"

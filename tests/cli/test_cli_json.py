@@ -14,7 +14,7 @@ import pytest
 import torch
 from machine import MLSYNC, checkpoint
 
-from mlsync.cli.json import key_json
+from mlsync.cli.reports.json import key_json
 from mlsync.demo import report
 from mlsync.upkeep.key_slots import SlotAdded
 

@@ -207,8 +207,8 @@ def test_the_key_is_rotated(files):
 
 def test_an_interrupted_rotation_is_told_and_ended(files):
     """Between its announcement and its end, versions are listed and none is made; the command again ends it."""
-    from mlsync.repository import epochs
-    from mlsync.repository.keyslot import KeyFile
+    from mlsync.repository.keys import epochs
+    from mlsync.repository.keys.keyslot import KeyFile
     from mlsync.repository.repository import Repository
     from mlsync.store.directory.store import DirectoryStore
 

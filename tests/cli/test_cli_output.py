@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlsync.cli import output
+from mlsync.cli.terminal import output
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
-from mlsync.cli.invocation import Invocation
+from mlsync.cli.arguments.invocation import Invocation
+from mlsync.cli.arguments.options import Common
+from mlsync.cli.arguments.parsing import with_common_options
 from mlsync.cli.main import cli
-from mlsync.cli.options import Common
-from mlsync.cli.parsing import with_common_options
 
 
 def test_options_of_all_commands_count_before_the_command(saved):

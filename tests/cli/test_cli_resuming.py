@@ -16,7 +16,7 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from checkpoint_files import network, torch_bytes, yolo_bytes
-from mlsync.cli.resuming import resumes
+from mlsync.cli.reports.resuming import resumes
 
 MADE = Path(__file__).parents[1] / "formats/made"
 

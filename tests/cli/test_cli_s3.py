@@ -11,7 +11,7 @@ from machine import content, write_training
 
 from fault_proxy import Fault
 from limited_s3 import LimitedS3, error_body
-from mlsync.cli.options import Common
+from mlsync.cli.arguments.options import Common
 
 pytestmark = pytest.mark.slow
 

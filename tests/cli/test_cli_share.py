@@ -16,9 +16,9 @@ import pytest
 from machine import MLSYNC, NO_DEVICE, copy_of
 
 from command_client import KEY
-from mlsync.cli.share import ShareChoice
+from mlsync.cli.arguments.share import ShareChoice
 from mlsync.proving.shares import Share
-from mlsync.repository.keyslot import KeyFile
+from mlsync.repository.keys.keyslot import KeyFile
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mlsync.cli.steps import Step, step_lines
+from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.service import status as agent_status
 
 

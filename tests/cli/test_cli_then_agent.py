@@ -11,11 +11,11 @@ import pytest
 from keyboard import Terminal
 from machine import PASSPHRASE
 
-from mlsync.cli.options import Common
+from mlsync.cli.arguments.options import Common
 from mlsync.cli.then_agent import become_agent
 from mlsync.config.load import load
 from mlsync.kms.key import AwsKey
-from mlsync.repository.keyslot import KmsKey
+from mlsync.repository.keys.keyslot import KmsKey
 
 ASKED = re.compile("Passphrase")
 

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mlsync.app.wrapping import cells, glued, joined, wrap
-from mlsync.cli.table import TextTable
+from mlsync.cli.terminal.table import TextTable
 
 WORDS = st.text(st.sampled_from("abc/.-,模\u0301é"), min_size=1, max_size=30).filter(str.isprintable)
 

@@ -10,10 +10,10 @@ import pytest
 
 from mlsync.app.forecast import Forecast, Speed, duration
 from mlsync.app.wrapping import cells
-from mlsync.cli import live_line
-from mlsync.cli.live_line import LiveLine, interruption, may_draw
-from mlsync.cli.progress import TerminalMonitor
-from mlsync.cli.progress_line import FINE, PLAIN, View, cut, cut_path, progress_line
+from mlsync.cli.terminal import live_line
+from mlsync.cli.terminal.live_line import LiveLine, interruption, may_draw
+from mlsync.cli.terminal.progress import TerminalMonitor
+from mlsync.cli.terminal.progress_line import FINE, PLAIN, View, cut, cut_path, progress_line
 
 GIB = 1 << 30
 READING = View("yolo: reading", "weights/epoch/last.pt", GIB // 2, 2 * GIB, "B", 300 << 20)

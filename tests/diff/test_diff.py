@@ -28,7 +28,7 @@ from mlsync.formats.layout import Storage, Tensor
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.repository import names
-from mlsync.repository.tokens import EntryKind
+from mlsync.repository.encoding.tokens import EntryKind
 
 MIB = 1 << 20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from mlsync.repository.keyslot import WrappedSecret
+from mlsync.repository.keys.keyslot import WrappedSecret
 
 KEY = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 OTHER_KEY = KEY.replace("1234abcd", "ffffffff")

@@ -20,9 +20,9 @@ from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.load import LoadingOptions
 from mlsync.proving.policy import Policy
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.encoding.tokens import TroubleKind
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import TroubleKind
 from mlsync.source.state import State
 
 pytestmark = pytest.mark.slow

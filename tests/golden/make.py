@@ -27,11 +27,12 @@ from mlsync.monitor import SilentMonitor
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
-from mlsync.repository import keyslot, names
-from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository import names
+from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.state import State
 from mlsync.store.directory.store import DirectoryStore
 
@@ -198,7 +199,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as work,
         contextlib.chdir(work),
         mock.patch("socket.gethostname", return_value="golden-node"),
-        mock.patch("mlsync.backup.ownership.machine_mark", return_value=b"a golden machine"),
+        mock.patch("mlsync.backup.parents.ownership.machine_mark", return_value=b"a golden machine"),
     ):
         make(place, Path(work))
     files = sorted(path for path in HERE.rglob("*") if path.is_file() and path.parent != HERE)

@@ -22,7 +22,7 @@ from mlsync.proof.prover import Prover
 from mlsync.proving import load as loading
 from mlsync.proving.load import LoadingOptions, clear_leftovers, private_directory
 from mlsync.proving.verify import verify
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 
 ON_CPU = ProofOptions(device="cpu")
 

@@ -18,7 +18,7 @@ from mlsync.proving.policy import Policy
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Share
 from mlsync.proving.verify import verify
-from mlsync.repository.tokens import TroubleKind
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.versions.proof_status import manifest_of, proof_statuses
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")

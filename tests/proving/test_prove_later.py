@@ -17,9 +17,9 @@ from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Share
 from mlsync.repository import names
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.proof_links import seen_links
-from mlsync.repository.tokens import TroubleKind
 from mlsync.versions.proof_status import manifest_of, proof_statuses, status_from_summaries
 
 ON_CPU = ProofOptions(device="cpu")

@@ -19,10 +19,10 @@ from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.proving.prove_later import LaterProver
 from mlsync.proving.shares import Division, Share
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.names import pack as pack_key
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.tokens import EntryKind
 from mlsync.values import Proof
 from mlsync.versions.proof_status import proof_statuses
 

@@ -11,16 +11,17 @@ from format_examples import Examples, inputs
 
 from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest
-from mlsync.repository import fence, names, sealed_object, tombstone
-from mlsync.repository.decision import Decision, open_decision
-from mlsync.repository.epochs import EpochKeys, open_epoch
-from mlsync.repository.fence import Fence
+from mlsync.repository import names, sealed_object
+from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history.decision import Decision, open_decision
+from mlsync.repository.history.fence import Fence
+from mlsync.repository.history.move import Moved, Moves
+from mlsync.repository.history.tombstone import Registration, Tombstone
+from mlsync.repository.keys.epochs import EpochKeys, open_epoch
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry
-from mlsync.repository.move import Moved, Moves
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.repository.sealed_object import DECISION, EPOCH, FENCE, LATER_PROOF, MANIFEST, MOVE, REGISTRATION, TOMBSTONE
-from mlsync.repository.tombstone import Registration, Tombstone
 
 EXAMPLES = Examples(inputs())
 DROPPED: Any = object()

@@ -15,10 +15,14 @@ from stated_key_service import StatedKeyService
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
 from mlsync.codec.keys import Keys
-from mlsync.repository import header, keyslot, names, sealed_object
-from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key
-from mlsync.repository.epochs import EpochKeys, LastOne, announcement
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock
+from mlsync.repository import header, names, sealed_object
+from mlsync.repository.encoding.segments import PackTable, encode_entries
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.history.decision import Decision, Forgotten, Gone, Pin, decision_key
+from mlsync.repository.history.move import MoveRecord
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.epochs import EpochKeys, LastOne, announcement
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.repository.manifest import (
     ChunkRef,
@@ -31,11 +35,8 @@ from mlsync.repository.manifest import (
     Top,
     Trouble,
 )
-from mlsync.repository.move import MoveRecord
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 from mlsync.repository.sealed_object import DECISION, EPOCH, LATER_PROOF, MANIFEST, MOVE, SealedKind
-from mlsync.repository.segments import PackTable, encode_entries
-from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Finding, Proof, Severity
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "format.md"

@@ -10,10 +10,10 @@ from mlsync.buffers import Buffer
 from mlsync.codec.digest import file_digester
 from mlsync.codec.keys import Keys
 from mlsync.repository.commit import Committed, commit
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Origin, Previous, Summary, Trouble
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.repository.writer import PackWriter
 from mlsync.store.base import Store
 

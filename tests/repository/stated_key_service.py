@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mlsync.repository.keyslot import WrappedSecret
+from mlsync.repository.keys.keyslot import WrappedSecret
 
 
 class StatedKeyService:

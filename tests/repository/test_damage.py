@@ -34,8 +34,9 @@ from mlsync.errors import (
     WrongPassphrase,
 )
 from mlsync.monitor import SilentMonitor
-from mlsync.repository import names, segments
+from mlsync.repository import names
 from mlsync.repository.commit import commit
+from mlsync.repository.encoding import segments
 from mlsync.repository.manifest import Previous
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.check import check

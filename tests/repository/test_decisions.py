@@ -12,14 +12,15 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from mlsync.codec.digest import object_digest, run_id
 from mlsync.errors import DecisionsHidden, DecisionTaken, ManifestDamaged, VersionKept
-from mlsync.repository import decision, names, sealed_object
-from mlsync.repository.canonical import decode_as
-from mlsync.repository.decision import Decision, Forgotten, Gone, Pin, decision_key, open_decision
-from mlsync.repository.decisions import By, decide, find_decided, joined, open_numbered
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository import names, sealed_object
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.history import decision
+from mlsync.repository.history.decision import Decision, Forgotten, Gone, Pin, decision_key, open_decision
+from mlsync.repository.history.decisions import By, decide, find_decided, joined, open_numbered
+from mlsync.repository.history.seen_decision import SeenDecision
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.repository.sealed_object import DECISION
-from mlsync.repository.seen_decision import SeenDecision
 from mlsync.store.counting import CountingStore
 
 EXAMPLES = Examples(inputs())
@@ -319,7 +320,7 @@ def test_ranges_join_what_one_rule_dropped_on_one_day():
 
 def test_more_than_readers_take_is_not_written(repository, monkeypatch):
     """A decision at its bound is refused before it is written, with what to do."""
-    from mlsync.repository import decisions
+    from mlsync.repository.history import decisions
 
     monkeypatch.setattr(decisions, "ITEMS_MAX", 3)
     forget(repository, 1, 2, 3)

@@ -16,7 +16,7 @@ CHILDREN = textwrap.dedent("""
     import os, sys, threading
     sys.path[:0] = sys.argv[1:]
     from forged import packed, read_root, root_value
-    from mlsync.repository.canonical import decode_as
+    from mlsync.repository.encoding.canonical import decode_as
     from mlsync.repository.manifest import ManifestRoot
     plain, threads = packed(root_value()), 4
     sys.setswitchinterval(1e-6)

@@ -23,8 +23,9 @@ from format_parts import (
 from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import EpochUnknown, KeySlotDamaged, ManifestDamaged, ObjectDamaged
-from mlsync.repository import keyslot, names
-from mlsync.repository.keyslot import Stretching
+from mlsync.repository import names
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.keyslot import Stretching
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes, finish_interrupted
 from mlsync.repository.pack.footer import read_refs
 from mlsync.repository.pack.journal import PackJournal

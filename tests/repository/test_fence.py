@@ -12,13 +12,14 @@ from doubles.recording_monitor import RecordingMonitor
 from mlsync.codec.digest import object_digest
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged, NotFound, VersionMissing, VersionTaken
-from mlsync.repository import fence, names, sealed_object, tombstone
+from mlsync.repository import names, sealed_object
 from mlsync.repository.commit import commit
-from mlsync.repository.fence import FENCE_BYTES, Fence
+from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history.fence import FENCE_BYTES, Fence
+from mlsync.repository.history.tombstone import Registration, Tombstone
 from mlsync.repository.listing import newest_keys, run_names, runs
 from mlsync.repository.manifest import Previous
 from mlsync.repository.readable import newest_readable, report_skipped
-from mlsync.repository.tombstone import Registration, Tombstone
 from mlsync.versions.select import find_version
 
 ENTRIES = (file_entry(b"a", digest=digest_of()),)

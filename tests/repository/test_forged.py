@@ -20,10 +20,11 @@ from forged import (
 from doubles.memory_store import MemoryStore
 from mlsync.codec.sealing import Seal
 from mlsync.errors import Damage, FormatUnsupported, KeySlotDamaged, ManifestDamaged, ObjectDamaged
-from mlsync.repository import header, keyslot, names, sealed_object
+from mlsync.repository import header, names, sealed_object
+from mlsync.repository.encoding.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_MANIFEST
+from mlsync.repository.keys import keyslot
 from mlsync.repository.pack.footer import read_refs
 from mlsync.repository.pack.pack import PackSeal
-from mlsync.repository.tokens import FORMAT_VERSION, KEY_DERIVED, MAGIC_MANIFEST
 
 
 def test_what_is_as_the_page_says_is_read():

@@ -21,16 +21,19 @@ from mlsync.codec.compression import Coding, decode
 from mlsync.codec.digest import object_digest
 from mlsync.codec.planes import PlaneCoding
 from mlsync.errors import Damage, KeyProblem
-from mlsync.repository import header, keyslot, move, names, recovery_key, room, sealed_object, segments, unlocking
-from mlsync.repository.canonical import decode_as
+from mlsync.repository import header, names, sealed_object
+from mlsync.repository.encoding import room, segments
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.encoding.segments import decode_entries
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.history import move
+from mlsync.repository.keys import keyslot, recovery_key, unlocking
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack import pack
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.repository.segments import decode_entries
-from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.values import Severity
 
 TEXT = DOCUMENT.read_text()

@@ -13,11 +13,11 @@ import pytest
 
 from mlsync.codec.compression import Coding
 from mlsync.monitor import SilentMonitor
-from mlsync.repository.keyslot import KeyFile, Passphrase
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.keys.keyslot import KeyFile, Passphrase
 from mlsync.repository.listing import runs
 from mlsync.repository.repository import Repository
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.restore.restore import RestoreOptions, restore
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.check import check

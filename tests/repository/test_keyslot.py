@@ -22,8 +22,9 @@ from mlsync.errors import (
     ObjectMissing,
     WrongPassphrase,
 )
-from mlsync.repository import keyslot, names, unlocking
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, Stretching
+from mlsync.repository import names
+from mlsync.repository.keys import keyslot, unlocking
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 

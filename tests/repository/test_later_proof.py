@@ -14,8 +14,8 @@ from mlsync.codec.digest import object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import names, sealed_object
-from mlsync.repository.canonical import decode_as
-from mlsync.repository.epochs import RetiredKeys
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.keys.epochs import RetiredKeys
 from mlsync.repository.later_proof import LaterProof, LaterProofs, VersionProofs
 from mlsync.repository.sealed_object import LATER_PROOF, MANIFEST
 

@@ -22,8 +22,12 @@ from hypothesis import strategies as st
 from mlsync.codec.compression import Coding
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository import sealed_object, segments
-from mlsync.repository.canonical import decode_as
+from mlsync.repository import sealed_object
+from mlsync.repository.encoding import segments
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.encoding.segments import decode_entries, encode_entries
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.encoding.validation import check_previous, check_root, check_tree, is_safe_path
 from mlsync.repository.manifest import (
     ChunkRef,
     Entry,
@@ -38,9 +42,6 @@ from mlsync.repository.manifest import (
     Top,
     Trouble,
 )
-from mlsync.repository.segments import decode_entries, encode_entries
-from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.repository.validation import check_previous, check_root, check_tree, is_safe_path
 from mlsync.values import Finding, Proof, Severity
 
 KEY = "versions/" + "0" * 32 + "/0000000001"

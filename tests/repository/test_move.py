@@ -24,14 +24,15 @@ from doubles.faulty_store import Fault, FaultyStore
 from doubles.memory_store import MemoryStore
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged, ObjectDamaged, ObjectMissing, StoreUnavailable
-from mlsync.repository import move, names, sealed_object
+from mlsync.repository import names, sealed_object
+from mlsync.repository.encoding.segments import PackTable
 from mlsync.repository.features import MOVES, set_feature
+from mlsync.repository.history import move
+from mlsync.repository.history.move import Moved, Moves
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.move import Moved, Moves
 from mlsync.repository.pack.pack import PACK_CHUNKS_MAX
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.repository.segments import PackTable
 from mlsync.store.counting import CountingStore
 
 PIECES = [noise(1000, seed) for seed in range(6)]

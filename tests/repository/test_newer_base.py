@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from mlsync.errors import FormatUnsupported
+from mlsync.repository.encoding.segments import unpack_refs
 from mlsync.repository.manifest import PackedRef
 from mlsync.repository.pack.footer import ref_of
 from mlsync.repository.pack.pack import ChunkRecord
-from mlsync.repository.segments import unpack_refs
 
 PACK = b"p" * 16
 NAME = b"n" * 32

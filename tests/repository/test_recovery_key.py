@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlsync.repository import recovery_key
-from mlsync.repository.recovery_key import _ALPHABET
+from mlsync.repository.keys import recovery_key
+from mlsync.repository.keys.recovery_key import _ALPHABET
 
 SECRET = bytes(range(32))
 TEXT = recovery_key.write(SECRET)

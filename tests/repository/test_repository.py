@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from mlsync.errors import FormatUnsupported, ManifestDamaged, StoreUnavailable, VersionMissing, VersionTaken
-from mlsync.repository import names, segments
+from mlsync.repository import names
 from mlsync.repository.commit import commit
+from mlsync.repository.encoding import segments
 from mlsync.repository.listing import last_page, run_names, runs
 from mlsync.repository.manifest import Previous
 from mlsync.repository.readable import newest_readable

@@ -10,10 +10,10 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import ObjectDamaged, ObjectMissing
 from mlsync.repository import names
-from mlsync.repository.move import Moves
+from mlsync.repository.encoding.tokens import KEY_DERIVED, KEY_SEALED
+from mlsync.repository.history.move import Moves
 from mlsync.repository.pack.resealing import Resealer
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import KEY_DERIVED, KEY_SEALED
 from mlsync.store.counting import CountingStore
 
 PIECES = [noise(1000, seed) for seed in range(6)]

@@ -8,9 +8,9 @@ from forged import EXAMPLES, changed, packed, proof_value, read_proof, read_root
 from format_parts import bare_entry, commit_unknown, new_repository, version
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository import room
-from mlsync.repository.room import ROOM_BYTES_MAX, check_room
-from mlsync.repository.tokens import EntryKind
+from mlsync.repository.encoding import room
+from mlsync.repository.encoding.room import ROOM_BYTES_MAX, check_room
+from mlsync.repository.encoding.tokens import EntryKind
 
 # Where the room is: in the root, in its segment, and in the second of the segment's entries.
 PLACES = {"the version": (15,), "a segment": (11, 0, 2, 2), "the entry b'logs'": (11, 0, 2, 1, 1, 12)}

@@ -27,7 +27,7 @@ from mlsync.codec.sealing import SealBroken
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import EpochUnknown, ManifestDamaged, ObjectDamaged, WriteOnly
 from mlsync.repository import names, sealed_object
-from mlsync.repository.object_key import MATERIAL_BYTES
+from mlsync.repository.keys.object_key import MATERIAL_BYTES
 from mlsync.repository.pack.footer import read_refs
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.reader import ChunkReader

@@ -9,11 +9,11 @@ import pytest
 from format_parts import bare_entry, digest_of, file_entry, new_repository, noise, unknown, version, write_chunks
 
 from mlsync.errors import ManifestDamaged
-from mlsync.repository import segments
 from mlsync.repository.commit import commit
+from mlsync.repository.encoding import segments
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Previous
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.tokens import EntryKind
 
 COUNT = 20_000
 EMPTY = digest_of()

@@ -6,7 +6,7 @@ from format_examples import Examples, inputs
 
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
-from mlsync.repository.validation import check_root
+from mlsync.repository.encoding.validation import check_root
 
 ROOT = Examples(inputs()).root()
 

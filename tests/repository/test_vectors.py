@@ -20,11 +20,13 @@ from mlsync.errors import (
     ObjectDamaged,
     WrongPassphrase,
 )
-from mlsync.repository import fence, header, keyslot, names, sealed_object, tombstone
-from mlsync.repository.decision import open_decision
-from mlsync.repository.epochs import open_epoch
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
-from mlsync.repository.move import Moves
+from mlsync.repository import header, names, sealed_object
+from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history.decision import open_decision
+from mlsync.repository.history.move import Moves
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.epochs import open_epoch
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository

@@ -12,7 +12,7 @@ from mlsync.cli.agent import _find
 from mlsync.config.model import Config
 from mlsync.errors import KeyServiceRefused, KeyServiceUnavailable
 from mlsync.kms.key import AwsKey
-from mlsync.repository.keyslot import KmsKey
+from mlsync.repository.keys.keyslot import KmsKey
 from mlsync.repository.repository import Repository
 from mlsync.service.agent import AgentOptions
 from mlsync.service.backup_job import RepositoryOpener

@@ -23,7 +23,7 @@ from mlsync.app.session import Session
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import StoreError
 from mlsync.log_context import labelled, working_on
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.log import JournalFormatter, LogMonitor, is_journal, log_to

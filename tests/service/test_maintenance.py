@@ -17,12 +17,12 @@ from mlsync.app.session import Session
 from mlsync.config.model import Config, ProofSettings, RetentionSettings, WatchSettings
 from mlsync.courtesy.priority import NICE_LAST
 from mlsync.errors import ObjectArchived, StoreDenied, StoreUnavailable
-from mlsync.repository.decision import Forgotten
-from mlsync.repository.decisions import By, decide
-from mlsync.repository.fence import FENCE_BYTES
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.history.decision import Forgotten
+from mlsync.repository.history.decisions import By, decide
+from mlsync.repository.history.fence import FENCE_BYTES
+from mlsync.repository.history.seen_decision import half, seen_decision
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
-from mlsync.repository.seen_decision import half, seen_decision
 from mlsync.service.job import Heartbeat
 from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
 from mlsync.service.pass_process import Opened, PassProcess, PruneRequest

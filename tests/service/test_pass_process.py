@@ -19,7 +19,7 @@ import pytest
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import Error, KeyRetired, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
 from mlsync.monitor import SilentMonitor
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat

@@ -13,7 +13,7 @@ import pytest
 
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import RepositoryMissing
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.store.directory.store import DirectoryStore

@@ -11,9 +11,9 @@ import pytest
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.monitor import SilentMonitor
-from mlsync.repository.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.keyslot import Passphrase, Stretching
+from mlsync.repository.keys.write_only_file import new_keys
 from mlsync.repository.repository import Repository
-from mlsync.repository.write_only_file import new_keys
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.rotation import rotate

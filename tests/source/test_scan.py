@@ -8,7 +8,7 @@ import pytest
 from source_parts import watched
 
 from mlsync.errors import ConfigInvalid, SourceMissing, SourceUnreadable
-from mlsync.repository import validation
+from mlsync.repository.encoding import validation
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import TIME_NS_MAX, FileStat, Found, Walk, scan

@@ -20,11 +20,12 @@ from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import World, keys_of, noise
 from mlsync.errors import CompactionRefused, ObjectMissing, Stopped, StoreUnavailable
 from mlsync.monitor import SilentMonitor
-from mlsync.repository import features, move, names
+from mlsync.repository import features, names
+from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.features import MOVES
-from mlsync.repository.move import Moves
+from mlsync.repository.history import move
+from mlsync.repository.history.move import Moves
 from mlsync.repository.repository import Repository
-from mlsync.repository.segments import segment_refs
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep.compaction import CompactionPlan, PackUse, burial, refuse_above, releasable
 

@@ -12,8 +12,8 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import RUN, World, small_checkpoint
 from mlsync.errors import ConfigInvalid, DecisionsHidden, PinNameTaken, VersionKept, VersionMissing
-from mlsync.repository.decision import PINS_MAX, decision_key
-from mlsync.repository.decisions import By, find_decided, mark_gone
+from mlsync.repository.history.decision import PINS_MAX, decision_key
+from mlsync.repository.history.decisions import By, find_decided, mark_gone
 from mlsync.repository.repository import Repository
 from mlsync.store.wrapping import WrappingStore
 from mlsync.upkeep import pins
@@ -298,7 +298,7 @@ def test_a_reason_that_no_decision_holds_is_refused(reason):
 
 def test_more_pins_than_a_decision_holds_are_refused(world, monkeypatch):
     """The bound is told, and what is pinned stays."""
-    from mlsync.repository import decisions
+    from mlsync.repository.history import decisions
 
     assert PINS_MAX == 1000
     monkeypatch.setattr(decisions, "PINS_MAX", 2)

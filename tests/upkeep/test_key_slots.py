@@ -18,7 +18,7 @@ from mlsync.errors import (
     WrongPassphrase,
 )
 from mlsync.repository import names
-from mlsync.repository.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching
+from mlsync.repository.keys.keyslot import KeyFile, Passphrase, RecoveryKey, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep import key_slots

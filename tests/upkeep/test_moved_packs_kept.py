@@ -7,8 +7,8 @@ import pytest
 
 from compacting import compacted, delete_buried, drop, versions_of
 from flow_parts import World, noise
+from mlsync.repository.history.move import Moves
 from mlsync.repository.manifest import refs_of
-from mlsync.repository.move import Moves
 from mlsync.upkeep.moved_packs import led_to, spent
 
 

@@ -11,12 +11,13 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import RUN, World, keys_of, noise
 from mlsync.errors import HistoryRolledBack, PruneBlocked, StoreDenied
-from mlsync.repository import fence, names
-from mlsync.repository.decision import Forgotten
-from mlsync.repository.decisions import By, decide, find_decided
-from mlsync.repository.fence import FENCE_BYTES
+from mlsync.repository import names
+from mlsync.repository.history import fence
+from mlsync.repository.history.decision import Forgotten
+from mlsync.repository.history.decisions import By, decide, find_decided
+from mlsync.repository.history.fence import FENCE_BYTES
+from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.repository import Repository
-from mlsync.repository.seen_decision import half, seen_decision
 from mlsync.store.wrapping import WrappingStore
 from mlsync.upkeep.prune import PruneOptions, carry_out, plan
 

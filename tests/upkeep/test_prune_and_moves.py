@@ -9,12 +9,12 @@ import pytest
 from compacting import compacted, delete_buried, versions_of
 from flow_parts import RUN, World, keys_of, noise
 from mlsync.repository import names
-from mlsync.repository.decision import Forgotten
-from mlsync.repository.decisions import By, decide
+from mlsync.repository.history.decision import Forgotten
+from mlsync.repository.history.decisions import By, decide
+from mlsync.repository.history.seen_decision import half, seen_decision
+from mlsync.repository.history.tombstone import Tombstone, make_tombstone
 from mlsync.repository.manifest import refs_of
 from mlsync.repository.repository import Repository
-from mlsync.repository.seen_decision import half, seen_decision
-from mlsync.repository.tombstone import Tombstone, make_tombstone
 from mlsync.upkeep.prune import PruneOptions, carry_out, plan
 
 GRACE_NS = 8 * 86_400 * 10**9

@@ -7,8 +7,9 @@ import pytest
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import PASSPHRASE, RUN, World, contents, keys_of, noise, outcome
 from mlsync.errors import Damage, ObjectMissing, RebuildNeeded, RepositoryMissing, StoreDenied
-from mlsync.repository import features, fence, header, names
-from mlsync.repository.fence import FENCE_BYTES, Fence
+from mlsync.repository import features, header, names
+from mlsync.repository.history import fence
+from mlsync.repository.history.fence import FENCE_BYTES, Fence
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.repair import Affected, Heal, Repaired, carry_out, left, plan

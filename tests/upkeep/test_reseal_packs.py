@@ -15,7 +15,7 @@ from mlsync.codec.keys import Keys
 from mlsync.errors import KeyRetired
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names
-from mlsync.repository.move import STEPS_MAX
+from mlsync.repository.history.move import STEPS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep import prune as prune_module

@@ -7,10 +7,10 @@ import pytest
 from flow_parts import RUN, World
 from mlsync.errors import PolicyRefused
 from mlsync.repository import names
-from mlsync.repository.decision import Forgotten, Pin
-from mlsync.repository.decisions import By, decide, mark_gone
+from mlsync.repository.history.decision import Forgotten, Pin
+from mlsync.repository.history.decisions import By, decide, mark_gone
+from mlsync.repository.history.seen_decision import half
 from mlsync.repository.later_proof import LaterProof, ProvedFile
-from mlsync.repository.seen_decision import half
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.policy import KeepPolicy
 from mlsync.upkeep.retained import retained

@@ -22,10 +22,11 @@ from mlsync.errors import (
     WrongPassphrase,
 )
 from mlsync.monitor import SilentMonitor
-from mlsync.repository import epochs, names, sealed_object
+from mlsync.repository import names, sealed_object
 from mlsync.repository.commit import commit
-from mlsync.repository.decisions import By, decide, find_decided
-from mlsync.repository.keyslot import KeyFile, Passphrase, Stretching
+from mlsync.repository.history.decisions import By, decide, find_decided
+from mlsync.repository.keys import epochs
+from mlsync.repository.keys.keyslot import KeyFile, Passphrase, Stretching
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Manifest, ManifestRoot, Origin, Previous, Summary
 from mlsync.repository.readable import newest_readable
@@ -67,7 +68,7 @@ def made(store=None):
 
 def pin(number, digest):
     """A change that pins a version."""
-    from mlsync.repository.decision import Pin
+    from mlsync.repository.history.decision import Pin
 
     def change(_decided, draft):
         draft.pins[number] = Pin(number, digest[:16], "", "", 1)

@@ -24,10 +24,11 @@ from mlsync.codec.digest import chunk_name
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import Seal
 from mlsync.codec.write_only import unwrapped_key
-from mlsync.repository import header, keyslot
-from mlsync.repository.decision import decision_key
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock, WrappedSecret
-from mlsync.repository.object_key import ObjectKey
+from mlsync.repository import header
+from mlsync.repository.history.decision import decision_key
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Stretching, Unlock, WrappedSecret
+from mlsync.repository.keys.object_key import ObjectKey
 from mlsync.repository.pack.pack import ChunkRecord, PackSeal
 
 HERE = Path(__file__).parent

@@ -8,11 +8,11 @@ from doubles.memory_store import MemoryStore
 from flow_parts import RUN, World
 from mlsync.errors import HistoryRolledBack, ObjectDamaged, VersionMissing
 from mlsync.repository import names
-from mlsync.repository.decision import Forgotten, Gone, Pin, decision_key
-from mlsync.repository.decisions import By, decide, find_decided, mark_gone
+from mlsync.repository.history.decision import Forgotten, Gone, Pin, decision_key
+from mlsync.repository.history.decisions import By, decide, find_decided, mark_gone
+from mlsync.repository.history.seen_decision import half
 from mlsync.repository.readable import report_skipped
 from mlsync.repository.repository import Repository
-from mlsync.repository.seen_decision import half
 from mlsync.store.counting import CountingStore
 from mlsync.upkeep.check import check
 from mlsync.upkeep.repair import carry_out, plan

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
 from flow_parts import RUN, World, small_checkpoint
-from mlsync.backup import later_proofs
+from mlsync.backup.parents import later_proofs
 from mlsync.codec.digest import run_id
 from mlsync.errors import ManifestDamaged, VersionMissing
 from mlsync.repository import later_proof, names, proof_links, sealed_object

@@ -18,9 +18,9 @@ from mlsync.config.model import KeySettings
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid, PassphraseMissing, PassphraseWeak, WrongPassphrase
 from mlsync.kms.key import AwsKey
-from mlsync.repository import recovery_key
-from mlsync.repository.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Unlock
-from mlsync.repository.write_only_file import decode, is_write_only_file
+from mlsync.repository.keys import recovery_key
+from mlsync.repository.keys.keyslot import KeyFile, KmsKey, Passphrase, RecoveryKey, Unlock
+from mlsync.repository.keys.write_only_file import decode, is_write_only_file
 
 CREDENTIAL_PASSPHRASE = "mlsync-passphrase"  # noqa: S105 - the name of a credential, not the secret
 CREDENTIAL_KEY = "mlsync-key"

@@ -18,7 +18,7 @@ from mlsync.config.model import Config
 from mlsync.errors import Error, ObjectDamaged, RepositoryMissing, WriteOnly
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.keyslot import Unlock
+from mlsync.repository.keys.keyslot import Unlock
 from mlsync.repository.repository import Repository
 from mlsync.source.state import Head, Made, State, newest_made, seen_heads
 from mlsync.store.base import Store

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from mlsync.errors import ConfigInvalid
+from mlsync.repository.keys.write_only_file import decode, encode, new_keys
 from mlsync.repository.repository import Repository
-from mlsync.repository.write_only_file import decode, encode, new_keys
 
 _ADVICE = "give the name of a file that is not there yet, in a directory where you may write"
 

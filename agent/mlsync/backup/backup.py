@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mlsync.backup.avoided import Avoided
-from mlsync.backup.closed_parent import find_closed_parent
-from mlsync.backup.parent import find_parent
+from mlsync.backup.parents.closed_parent import find_closed_parent
+from mlsync.backup.parents.parent import find_parent
 from mlsync.backup.request import BackupOptions, BackupResult, Job, Source
 from mlsync.backup.shrunk import forget_loss
+from mlsync.backup.storing.avoided import Avoided
 from mlsync.backup.unchanged import Unchanged, find_unchanged
 from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing, WriteOnly
 from mlsync.log_context import working_on

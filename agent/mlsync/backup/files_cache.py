@@ -7,8 +7,8 @@ from typing import NamedTuple
 import msgspec
 
 from mlsync.errors import FormatUnsupported, ManifestDamaged
+from mlsync.repository.encoding.segments import decode_entries, encode_entries
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
-from mlsync.repository.segments import decode_entries, encode_entries
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.state import State
 

@@ -19,12 +19,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 import mlsync
-from mlsync.backup.archiver import Archiver
-from mlsync.backup.chunk_index import ChunkIndex
-from mlsync.backup.closed_parent import load_closed_parent
-from mlsync.backup.decided import decided_now
 from mlsync.backup.files_cache import CachedPath, FilesCache, load_files_cache
-from mlsync.backup.later_proofs import seen_now
 from mlsync.backup.notices import (
     warn_of_clamped,
     warn_of_no_copy,
@@ -32,28 +27,33 @@ from mlsync.backup.notices import (
     warn_of_unkept,
     warn_of_writer,
 )
-from mlsync.backup.ownership import Here, Writer, next_writer
-from mlsync.backup.parent import Parent, load_parent
-from mlsync.backup.presence import new_places, read_moved, refuse_lost
+from mlsync.backup.parents.closed_parent import load_closed_parent
+from mlsync.backup.parents.decided import decided_now
+from mlsync.backup.parents.later_proofs import seen_now
+from mlsync.backup.parents.ownership import Here, Writer, next_writer
+from mlsync.backup.parents.parent import Parent, load_parent
 from mlsync.backup.prove import prove
 from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status
 from mlsync.backup.records import Candidate, Records
 from mlsync.backup.request import BackupResult, Job, Source
 from mlsync.backup.shrunk import heed_loss, loss_of
-from mlsync.backup.uploads import drop_stale_uploads, resume_uploads
+from mlsync.backup.storing.archiver import Archiver
+from mlsync.backup.storing.chunk_index import ChunkIndex
+from mlsync.backup.storing.presence import new_places, read_moved, refuse_lost
+from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import Policy
 from mlsync.repository.commit import Committed, commit
+from mlsync.repository.encoding.room import Room, room_of
+from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.encoding.validation import is_sound_top
+from mlsync.repository.history.seen_decision import ROOM_NAME as DECISION
+from mlsync.repository.history.seen_decision import seen_value
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, Summary, Top, refs_of
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
-from mlsync.repository.room import Room, room_of
-from mlsync.repository.seen_decision import ROOM_NAME as DECISION
-from mlsync.repository.seen_decision import seen_value
-from mlsync.repository.tokens import EntryKind
-from mlsync.repository.validation import is_sound_top
 from mlsync.repository.writer import PackWriter, WriteStats
 from mlsync.source.paths import display
 from mlsync.source.root import Root

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlsync.backup.not_understood import new_kinds, not_understood
-from mlsync.backup.ownership import Claim, Writer
-from mlsync.backup.parent import Parent
+from mlsync.backup.checkpoints.not_understood import new_kinds, not_understood
+from mlsync.backup.parents.ownership import Claim, Writer
+from mlsync.backup.parents.parent import Parent
+from mlsync.backup.parents.twin import find_twin
 from mlsync.backup.request import Job
-from mlsync.backup.twin import find_twin
 from mlsync.errors import Error
 from mlsync.repository.manifest import Manifest
 from mlsync.source.paths import display

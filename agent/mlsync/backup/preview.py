@@ -19,7 +19,7 @@ from mlsync.backup.unchanged import is_at_rest
 from mlsync.errors import FormatUnsupported, ManifestDamaged, StateDamaged
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import NO_POLICY, Policy
-from mlsync.repository.segments import decode_entries
+from mlsync.repository.encoding.segments import decode_entries
 from mlsync.source.cached_file import is_same
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display

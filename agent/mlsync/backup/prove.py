@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
+from mlsync.backup.checkpoints.whole_units import WholeUnits
 from mlsync.backup.records import Records
 from mlsync.backup.request import Job
-from mlsync.backup.source_reader import SourceReader
-from mlsync.backup.whole_units import WholeUnits
+from mlsync.backup.storing.source_reader import SourceReader
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving, content_of, proved_content, put_off
 from mlsync.proving.load import Loading
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.root import Root
 from mlsync.versions.loaded_directories import LoadedDirectory
 

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from mlsync.backup.avoided import Avoided
 from mlsync.backup.record import Action, Record, Status
 from mlsync.backup.records import Records, is_same_but_times
 from mlsync.backup.request import Source
+from mlsync.backup.storing.avoided import Avoided
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
 from mlsync.repository.manifest import Entry, Trouble
-from mlsync.repository.tokens import EntryKind, TroubleKind
 from mlsync.source.exclude import Excludes
 from mlsync.source.paths import display
 from mlsync.source.temporary_names import is_temporary

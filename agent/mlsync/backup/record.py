@@ -7,13 +7,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from mlsync.backup.archiver import Archiver, ReadFile
+from mlsync.backup.checkpoints.structure import Unsound
 from mlsync.backup.files_cache import CachedPath, CacheRow, encode_row, pack_entry
-from mlsync.backup.structure import Unsound
+from mlsync.backup.storing.archiver import Archiver, ReadFile
 from mlsync.errors import ChangedWhileReading, SourceError
+from mlsync.repository.encoding.room import Room
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.repository.manifest import Entry, Trouble
-from mlsync.repository.room import Room
-from mlsync.repository.tokens import TroubleKind
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.scan import FileStat, Found
 

@@ -12,19 +12,19 @@ from typing import Final
 
 import msgspec
 
-from mlsync.backup.archiver import ReadFile
-from mlsync.backup.avoided import Avoided
 from mlsync.backup.files_cache import FilesCache
-from mlsync.backup.parent import Parent
+from mlsync.backup.parents.parent import Parent
 from mlsync.backup.record import Action, Record, Refusal, Status
+from mlsync.backup.storing.archiver import ReadFile
+from mlsync.backup.storing.avoided import Avoided
 from mlsync.errors import SourceError
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import LOADED_IN, not_loaded, refusing_policy
 from mlsync.proving.policy import Policy
+from mlsync.repository.encoding.room import Room
+from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
+from mlsync.repository.encoding.validation import TIME_NS_MAX
 from mlsync.repository.manifest import ChunkRef, Entry, Trouble
-from mlsync.repository.room import Room
-from mlsync.repository.tokens import EntryKind, TroubleKind
-from mlsync.repository.validation import TIME_NS_MAX
 from mlsync.source.cached_file import CachedFile
 from mlsync.source.paths import display
 from mlsync.source.scan import Found

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlsync.backup.avoided import Avoided
 from mlsync.backup.files_cache import encode_location
+from mlsync.backup.storing.avoided import Avoided
 from mlsync.errors import Stopped
 from mlsync.monitor import Monitor
 from mlsync.proving.policy import NO_POLICY, Policy

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.backup.parent import Parent
+from mlsync.backup.parents.parent import Parent
 from mlsync.errors import Error, SourceShrunk
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan
 from mlsync.source.state import State

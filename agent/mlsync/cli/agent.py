@@ -10,10 +10,10 @@ from collections.abc import Callable
 import click
 
 from mlsync.app.proof_user import refuse_untrusted_programs
-from mlsync.cli import output
-from mlsync.cli.gently import describe_priorities, give_way
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
+from mlsync.cli.arguments.gently import describe_priorities, give_way
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.terminal import output
 from mlsync.config.model import Config
 from mlsync.errors import Error, KeyServiceUnavailable, RepositoryMissing, RunLocked, StoreUnavailable
 from mlsync.service import status

@@ -12,17 +12,18 @@ from mlsync.app.refusals import refuse_locked, refuse_unreadable
 from mlsync.app.run_lock import RunLock
 from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
-from mlsync.cli import candidates, output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import backups_json, previews_json
-from mlsync.cli.options import Common, common_options, pick_watches
-from mlsync.cli.parsing import Command
-from mlsync.cli.stopping import stopping
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options, pick_watches
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.stopping import stopping
+from mlsync.cli.reports.json import backups_json, previews_json
+from mlsync.cli.terminal import output
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.monitor import Monitor
+from mlsync.repository.encoding.tokens import TroubleKind
 from mlsync.repository.manifest import Trouble
-from mlsync.repository.tokens import TroubleKind
 from mlsync.source.scan import LeftOut
 from mlsync.source.takeover import allow_takeover
 
@@ -107,7 +108,7 @@ def backup_command(common: Common, run: str | None, dry_run: bool, take_over: bo
 def _look_ahead(common: Common, config: Config, watches: Sequence[WatchSettings], monitor: Monitor) -> None:
     """Print what a backup would do; a run that cannot be looked at does not keep the others from being shown."""
     from mlsync.app.look_ahead import look_ahead  # late, as what shows it: a backup needs neither
-    from mlsync.cli.dry_run import show
+    from mlsync.cli.reports.dry_run import show
 
     previews: list[Preview] = []
     failed: list[tuple[str, Error]] = []

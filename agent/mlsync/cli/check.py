@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import check_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import check_json
+from mlsync.cli.terminal import output
 from mlsync.errors import ProblemsFound
 from mlsync.upkeep.check import CheckResult, Problem, check
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import ShellComplete, get_completion_class
 
-from mlsync.cli import output
+from mlsync.cli.terminal import output
 
 _EXAMPLES = """\b
 Examples:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from mlsync.cli import candidates, output
-from mlsync.cli.invocation import Invocation
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.invocation import Invocation
+from mlsync.cli.terminal import output
 from mlsync.errors import DeviceMissing, Error, Stopped, TorchMissing
 
 if TYPE_CHECKING:

@@ -6,16 +6,17 @@ import os
 
 import click
 
-from mlsync.cli import candidates, output
-from mlsync.cli.diff_report import TENSORS_SHOWN, print_report
-from mlsync.cli.json import diff_json
-from mlsync.cli.options import VERSION_WORDS, Common, common_options, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import VERSION_WORDS, Common, common_options, run_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.diff_report import TENSORS_SHOWN, print_report
+from mlsync.cli.reports.json import diff_json
+from mlsync.cli.terminal import output
 from mlsync.diff.diff import diff
 from mlsync.diff.sides import Side
 from mlsync.errors import ConfigInvalid, VersionMissing
-from mlsync.repository.decision import is_pin_name
+from mlsync.repository.history.decision import is_pin_name
 from mlsync.repository.repository import Repository
 from mlsync.versions.place import Place, parse_place
 from mlsync.versions.select import LATEST, find_run, find_version, refuse_nonsense, version_before

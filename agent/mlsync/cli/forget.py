@@ -6,15 +6,16 @@ import sys
 
 import click
 
-from mlsync.cli import candidates, output
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.version_numbers import VersionNumbers, checked_numbers
 from mlsync.cli.forget_by_policy import PolicyChoice, forget_by_policy
-from mlsync.cli.json import forget_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.version_numbers import VersionNumbers, checked_numbers
+from mlsync.cli.reports.json import forget_json
+from mlsync.cli.terminal import output
 from mlsync.errors import ConfigInvalid, VersionKept
-from mlsync.repository.decisions import By
+from mlsync.repository.history.decisions import By
 from mlsync.repository.repository import Repository
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.rules import Rule

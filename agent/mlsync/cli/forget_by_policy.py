@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import click
 
-from mlsync.cli import output
-from mlsync.cli.json import forget_by_policy_json
-from mlsync.cli.options import Common
-from mlsync.cli.table import TextTable
+from mlsync.cli.arguments.options import Common
+from mlsync.cli.reports.json import forget_by_policy_json
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.table import TextTable
 from mlsync.config.model import Config, RetentionSettings
 from mlsync.errors import ConfigInvalid, PolicyRefused, RemovalRefused
-from mlsync.repository.decisions import By
+from mlsync.repository.history.decisions import By
 from mlsync.repository.listing import run_names
 from mlsync.repository.repository import Repository
 from mlsync.retention.limit import refuse_too_many

@@ -14,11 +14,12 @@ from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
 from mlsync.app.session import Session, refuse_existing
 from mlsync.app.write_only import make_key_file, refuse_taken
-from mlsync.cli import candidates, output
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import config_option, service_options
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.steps import Step, step_lines
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
@@ -27,8 +28,8 @@ from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
 from mlsync.errors import ConfigInvalid
-from mlsync.repository import keyslot
-from mlsync.repository.keyslot import SlotKind, Unlock
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.keyslot import SlotKind, Unlock
 from mlsync.service.booted import has_systemd
 
 _WHAT_IS_AT_STAKE: dict[SlotKind, str] = {

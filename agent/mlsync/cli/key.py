@@ -13,17 +13,18 @@ import click
 
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
 from mlsync.app.write_only import make_key_file, refuse_taken
-from mlsync.cli import output, reseal
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import key_json, key_slots_json, resealing_json, rotation_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command, Group
-from mlsync.cli.table import TextTable
+from mlsync.cli import reseal
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command, Group
+from mlsync.cli.reports.json import key_json, key_slots_json, resealing_json, rotation_json
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.table import TextTable
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.model import Config, KeySettings
 from mlsync.errors import CompactionRefused, ConfigInvalid
-from mlsync.repository import keyslot, recovery_key
-from mlsync.repository.keyslot import KmsKey, RecoveryKey, Unlock
+from mlsync.repository.keys import keyslot, recovery_key
+from mlsync.repository.keys.keyslot import KmsKey, RecoveryKey, Unlock
 from mlsync.upkeep.compaction import Compacted
 from mlsync.upkeep.key_slots import (
     Changed,

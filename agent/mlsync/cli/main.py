@@ -13,11 +13,11 @@ from typing import Final, NoReturn
 import click
 
 import mlsync
-from mlsync.cli import output
-from mlsync.cli.invocation import Invocation
-from mlsync.cli.json import error_json, failure_json
-from mlsync.cli.parsing import Group, with_common_options
+from mlsync.cli.arguments.invocation import Invocation
+from mlsync.cli.arguments.parsing import Group, with_common_options
+from mlsync.cli.reports.json import error_json, failure_json
 from mlsync.cli.short_helps import SHORT_HELPS
+from mlsync.cli.terminal import output
 from mlsync.errors import Error
 
 _EPILOG = """\b

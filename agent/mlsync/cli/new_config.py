@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
-from mlsync.cli import output
+from mlsync.cli.terminal import output
 from mlsync.config.draft import drafted, not_written
 from mlsync.config.load import load, place_of_service, place_to_write, usual_places
 from mlsync.config.model import Config, KeySettings, S3Settings, default_state_directory

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import candidates, output
-from mlsync.cli.json import pin_json
-from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_options, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.repository.decisions import By
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import VERSION_WORDS, Common, checked_version, common_options, run_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import pin_json
+from mlsync.cli.terminal import output
+from mlsync.repository.history.decisions import By
 from mlsync.upkeep.pins import pin, refuse_pin_name, refuse_reason
 from mlsync.versions.select import find_run, find_version
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import click
 
 from mlsync.app.flow_options import loading_options, prover_of
-from mlsync.cli import candidates, output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import prove_json
-from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_options, device_option, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.share import ShareChoice, share_option
-from mlsync.cli.stopping import stopping
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import (
+    VERSION_WORDS,
+    Common,
+    checked_version,
+    common_options,
+    device_option,
+    run_option,
+)
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.share import ShareChoice, share_option
+from mlsync.cli.arguments.stopping import stopping
+from mlsync.cli.reports.json import prove_json
+from mlsync.cli.terminal import output
 from mlsync.errors import CheckpointBroken, ConfigInvalid, Damage, Error, ObjectArchived
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult

@@ -8,11 +8,11 @@ import time
 import click
 
 from mlsync.app.pruning import prune_options
-from mlsync.cli import output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import prune_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.reports.json import prune_json
+from mlsync.cli.terminal import output
 from mlsync.config.units import parse_duration, parse_size
 from mlsync.errors import PruneBlocked, PruneUnconfirmed
 from mlsync.repository import names

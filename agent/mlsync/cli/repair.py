@@ -7,12 +7,12 @@ import sys
 import click
 
 from mlsync.app.session import Session
-from mlsync.cli import output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import repair_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.table import TextTable
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.reports.json import repair_json
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.table import TextTable
 from mlsync.errors import RepairIncomplete, RepairUnconfirmed
 from mlsync.upkeep.repair import Affected, Healing, Repaired, carry_out, left, plan
 

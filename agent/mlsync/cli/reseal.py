@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from mlsync.cli import output
-from mlsync.cli.options import Common
-from mlsync.cli.stopping import stopping
+from mlsync.cli.arguments.options import Common
+from mlsync.cli.arguments.stopping import stopping
+from mlsync.cli.terminal import output
 from mlsync.errors import ProblemsFound, Stopped
 from mlsync.monitor import Monitor
 from mlsync.repository import names

@@ -11,8 +11,11 @@ import click
 from mlsync.app.refusals import refuse_target, refuse_unwritable_config
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
-from mlsync.cli import candidates, output
-from mlsync.cli.json import restore_json
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import Common, common_options, run_option, version_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.stopping import stopping
 from mlsync.cli.new_config import (
     NewConfig,
     asked_place,
@@ -22,16 +25,14 @@ from mlsync.cli.new_config import (
     shown_lines,
     written_line,
 )
-from mlsync.cli.options import Common, common_options, run_option, version_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.resuming import closing_lines, resumes
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.stopping import stopping
+from mlsync.cli.reports.json import restore_json
+from mlsync.cli.reports.resuming import closing_lines, resumes
+from mlsync.cli.terminal import output
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, Damage, FormatUnsupported, StateError, StoreError
 from mlsync.monitor import Monitor
-from mlsync.repository.keyslot import Unlock
+from mlsync.repository.keys.keyslot import Unlock
 from mlsync.repository.repository import StoredVersion
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
 from mlsync.source.takeover import allow_takeover

@@ -12,10 +12,10 @@ from pathlib import Path
 import click
 
 import mlsync
-from mlsync.cli import output
-from mlsync.cli.invocation import Invocation
-from mlsync.cli.json import service_json
-from mlsync.cli.parsing import Group
+from mlsync.cli.arguments.invocation import Invocation
+from mlsync.cli.arguments.parsing import Group
+from mlsync.cli.reports.json import service_json
+from mlsync.cli.terminal import output
 from mlsync.config.load import load, place_of_service
 from mlsync.config.trust import refuse_untrusted
 from mlsync.errors import ConfigInvalid

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import click
 
-from mlsync.backup.not_understood import in_words, not_understood
-from mlsync.cli import candidates, output
-from mlsync.cli.json import show_json
-from mlsync.cli.options import VERSION_WORDS, Common, checked_version, common_options, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.show_report import print_report
+from mlsync.backup.checkpoints.not_understood import in_words, not_understood
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import VERSION_WORDS, Common, checked_version, common_options, run_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import show_json
+from mlsync.cli.reports.show_report import print_report
+from mlsync.cli.terminal import output
 from mlsync.versions.decided import decided_of
 from mlsync.versions.logged import logged_facts
 from mlsync.versions.proof_status import manifest_of, status_from_entries, status_from_summaries

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from mlsync.app.wrapping import wrap
-from mlsync.cli import output
-from mlsync.cli.json import status_json
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import service_options
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.steps import Step, step_lines
+from mlsync.cli.reports.json import status_json
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.config.load import find_config
 from mlsync.config.model import Config
 from mlsync.config.units import format_age

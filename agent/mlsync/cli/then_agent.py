@@ -12,10 +12,10 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 
 from mlsync.app.secrets import SECRET_BYTES_MAX
-from mlsync.cli.options import Common
+from mlsync.cli.arguments.options import Common
 from mlsync.errors import ConfigInvalid
-from mlsync.repository import recovery_key
-from mlsync.repository.keyslot import Passphrase, RecoveryKey, Unlock
+from mlsync.repository.keys import recovery_key
+from mlsync.repository.keys.keyslot import Passphrase, RecoveryKey, Unlock
 
 F = TypeVar("F", bound=Callable[..., Any])
 KEEPING_WATCH: Final = "Keeping watch now, as mlsync agent does"

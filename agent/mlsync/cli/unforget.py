@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import output
-from mlsync.cli.json import unforget_json
-from mlsync.cli.options import Common, common_options, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.version_numbers import VersionNumbers, checked_numbers
-from mlsync.repository.decisions import By
+from mlsync.cli.arguments.options import Common, common_options, run_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.version_numbers import VersionNumbers, checked_numbers
+from mlsync.cli.reports.json import unforget_json
+from mlsync.cli.terminal import output
+from mlsync.repository.history.decisions import By
 from mlsync.upkeep.forget import unforget
 from mlsync.versions.decided import decided_of
 from mlsync.versions.select import find_run

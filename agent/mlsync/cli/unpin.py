@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from mlsync.cli import output
-from mlsync.cli.json import pin_json
-from mlsync.cli.options import Common, common_options, run_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.arguments.options import Common, common_options, run_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import pin_json
+from mlsync.cli.terminal import output
 from mlsync.errors import ConfigInvalid
-from mlsync.repository.decision import is_pin_name
-from mlsync.repository.decisions import By
+from mlsync.repository.history.decision import is_pin_name
+from mlsync.repository.history.decisions import By
 from mlsync.upkeep.pins import unpin
 from mlsync.versions.select import find_run
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from mlsync.app.flow_options import loading_options, prover_of
-from mlsync.cli import output
-from mlsync.cli.gently import gently_option
-from mlsync.cli.json import verify_json
-from mlsync.cli.options import Common, common_options, device_option, run_option, version_option
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.table import TextTable
+from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.options import Common, common_options, device_option, run_option, version_option
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import verify_json
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.table import TextTable
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural

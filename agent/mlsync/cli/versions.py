@@ -6,13 +6,14 @@ from typing import Final
 
 import click
 
-from mlsync.cli import candidates, output
-from mlsync.cli.json import versions_json
-from mlsync.cli.options import Common, common_options
-from mlsync.cli.parsing import Command
-from mlsync.cli.rollback import accept_rollback_option, look_for_rollback
-from mlsync.cli.show_report import pinned
-from mlsync.cli.table import TextTable
+from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
+from mlsync.cli.reports.json import versions_json
+from mlsync.cli.reports.show_report import pinned
+from mlsync.cli.terminal import output
+from mlsync.cli.terminal.table import TextTable
 from mlsync.repository.listing import runs
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.source.paths import natural

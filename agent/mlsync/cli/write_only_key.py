@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mlsync.cli import output
+from mlsync.cli.terminal import output
 
 
 def say_write_only(place: Path) -> None:

@@ -14,10 +14,10 @@ from mlsync.diff.checkpoint import CheckpointDiff, compare_checkpoints
 from mlsync.diff.sides import OpenedSide, Side, normal, paired
 from mlsync.errors import PathMissing
 from mlsync.monitor import Monitor
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.versions.nearest import did_you_mean
 from mlsync.versions.units import Entries

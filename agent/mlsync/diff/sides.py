@@ -10,9 +10,9 @@ from typing import Self
 import msgspec
 
 from mlsync.errors import ConfigInvalid, PathMissing
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.versions.nearest import did_you_mean
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlsync.errors import ConfigInvalid, KeyServiceRefused
 from mlsync.kms.names import is_name, may_be, region_of
-from mlsync.repository.keyslot import SERVICE_SECRET_BYTES, WRAPPED_BYTES_MAX, WrappedSecret, is_kms_key
+from mlsync.repository.keys.keyslot import SERVICE_SECRET_BYTES, WRAPPED_BYTES_MAX, WrappedSecret, is_kms_key
 
 if TYPE_CHECKING:
     from mlsync.kms.requests import Requests

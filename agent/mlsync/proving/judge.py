@@ -14,9 +14,9 @@ from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.load import Loading
 from mlsync.proving.policy import Policy
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.values import Fact, Finding, Level, Proof, Severity
 from mlsync.versions.loaded_directories import LoadedDirectories, LoadedDirectory, name_of

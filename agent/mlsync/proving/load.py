@@ -21,10 +21,10 @@ from mlsync.beneath import Beneath
 from mlsync.errors import CommandUnavailable, TargetError
 from mlsync.proof.framework import Framework, Loaded, load
 from mlsync.proving.access import grant_access, remove_others_files
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader, Plain
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.target.target import FilePlan, IsNamed, Target
 from mlsync.values import Level, Proof
 from mlsync.versions.loaded_directories import LoadedDirectories, loaded_directories

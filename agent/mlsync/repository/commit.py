@@ -28,10 +28,11 @@ from mlsync.errors import (
     StoreError,
     VersionTaken,
 )
-from mlsync.repository import names, sealed_object, segments
+from mlsync.repository import names, sealed_object
+from mlsync.repository.encoding import segments
+from mlsync.repository.encoding.validation import check_root
 from mlsync.repository.manifest import ChunkRef, Manifest, ManifestRoot
 from mlsync.repository.repository import Repository
-from mlsync.repository.validation import check_root
 from mlsync.repository.writer import ChunkLookup, PlacedChunk
 
 # What looks at packs before a manifest is created: it gets the chunks of the version's body, and their new packs.

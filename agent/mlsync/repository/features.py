@@ -14,7 +14,7 @@ from typing import Final
 from mlsync.codec.keys import Keys
 from mlsync.errors import AlreadyExists
 from mlsync.repository import names
-from mlsync.repository.canonical import newer
+from mlsync.repository.encoding.canonical import newer
 from mlsync.store.base import Store
 
 #: Chunks of some packs were stored anew in other packs: see move.py.

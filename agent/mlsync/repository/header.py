@@ -15,8 +15,9 @@ from mlsync.codec.digest import object_digest
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import EpochUnknown, Error, ObjectDamaged
-from mlsync.repository import names, tokens
-from mlsync.repository.canonical import newer
+from mlsync.repository import names
+from mlsync.repository.encoding import tokens
+from mlsync.repository.encoding.canonical import newer
 
 HEADER_BYTES_MAX = 4096
 ID_BYTES = 16

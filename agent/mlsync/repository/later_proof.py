@@ -20,12 +20,12 @@ from mlsync.codec import digest
 from mlsync.codec.keys import Keys
 from mlsync.errors import Damage, FormatUnsupported, ManifestDamaged, NotFound, StoreBroken
 from mlsync.repository import names, sealed_object
-from mlsync.repository.canonical import decode_as
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.encoding.room import Room, check_room
+from mlsync.repository.encoding.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.repository.proof_links import check_seen, heads_of, link, linked_id, seen_links
 from mlsync.repository.read_twice import read_twice
-from mlsync.repository.room import Room, check_room
 from mlsync.repository.sealed_object import LATER_PROOF
-from mlsync.repository.validation import check_proof, is_level, is_safe_path, is_time
 from mlsync.store.base import Store
 from mlsync.values import Proof, is_count
 

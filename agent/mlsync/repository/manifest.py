@@ -13,8 +13,8 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
-from mlsync.repository.room import Room
-from mlsync.repository.tokens import KEY_DERIVED, EntryKind, TroubleKind
+from mlsync.repository.encoding.room import Room
+from mlsync.repository.encoding.tokens import KEY_DERIVED, EntryKind, TroubleKind
 from mlsync.values import Proof, storable
 
 

@@ -13,8 +13,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from mlsync.errors import ManifestDamaged
+from mlsync.repository.encoding.room import Room
 from mlsync.repository.names import PROOF_ID_BYTES
-from mlsync.repository.room import Room
 from mlsync.values import is_count
 
 # The names in the room of a later proof, and of a root.

@@ -40,12 +40,12 @@ from mlsync.errors import (
     WriteOnly,
 )
 from mlsync.repository import names
+from mlsync.repository.encoding.tokens import KEY_SEALED
 from mlsync.repository.header import check_epoch
+from mlsync.repository.history.move import STEPS_MAX, Moves
 from mlsync.repository.manifest import ChunkRef, PackPlace
-from mlsync.repository.move import STEPS_MAX, Moves
 from mlsync.repository.pack.footer import made_seal, read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, HEADER_BYTES, PackSeal, parse_header
-from mlsync.repository.tokens import KEY_SEALED
 from mlsync.store.base import Store
 
 # The size of one fetch: large enough to be worth a call, and all that run at once stay below the sum.

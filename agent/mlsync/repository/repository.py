@@ -35,22 +35,25 @@ from mlsync.errors import (
     VersionMissing,
     WriteOnlyKeyInvalid,
 )
-from mlsync.repository import epochs, features, fence, header, keyslot, names, sealed_object, segments, tombstone
-from mlsync.repository.canonical import decode_as
-from mlsync.repository.fence import is_fence_size
-from mlsync.repository.keyslot import Stretching, Unlock
+from mlsync.repository import features, header, names, sealed_object
+from mlsync.repository.encoding import segments
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.encoding.tokens import FORMAT_VERSION
+from mlsync.repository.encoding.validation import check_root
+from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history.fence import is_fence_size
+from mlsync.repository.history.move import Moves
+from mlsync.repository.keys import epochs, keyslot
+from mlsync.repository.keys.keyslot import Stretching, Unlock
+from mlsync.repository.keys.unlocking import read_slot, slot_ids, unlocked
 from mlsync.repository.later_proof import LaterProof, LaterProofs, StoredProof, VersionProofs
 from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot
-from mlsync.repository.move import Moves
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import finish_interrupted
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.proof_links import linked_id
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import FORMAT_VERSION
-from mlsync.repository.unlocking import read_slot, slot_ids, unlocked
-from mlsync.repository.validation import check_root
 from mlsync.repository.writer import ChunkLookup, PackWriter
 from mlsync.store.base import ObjectInfo, Store
 

@@ -15,17 +15,8 @@ from mlsync.codec.compression import Coding, CodingBroken, decode, encode
 from mlsync.codec.keys import Keys, Purpose
 from mlsync.codec.sealing import NONCE_BYTES, TAG_BYTES, Seal, SealBroken
 from mlsync.errors import FormatUnsupported, ManifestDamaged
-from mlsync.repository.canonical import newer
-from mlsync.repository.header import check_epoch, check_format, check_key_kind
-from mlsync.repository.object_key import (
-    MATERIAL_BYTES,
-    ObjectKey,
-    check_material,
-    derived_key,
-    new_object_key,
-    opened_key,
-)
-from mlsync.repository.tokens import (
+from mlsync.repository.encoding.canonical import newer
+from mlsync.repository.encoding.tokens import (
     FORMAT_VERSION,
     KEY_SEALED,
     MAGIC_DECISION,
@@ -36,6 +27,15 @@ from mlsync.repository.tokens import (
     MAGIC_MOVE,
     MAGIC_REGISTRATION,
     MAGIC_TOMBSTONE,
+)
+from mlsync.repository.header import check_epoch, check_format, check_key_kind
+from mlsync.repository.keys.object_key import (
+    MATERIAL_BYTES,
+    ObjectKey,
+    check_material,
+    derived_key,
+    new_object_key,
+    opened_key,
 )
 from mlsync.store.base import Store
 

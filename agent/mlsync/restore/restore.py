@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from mlsync.errors import Damage, Error, ObjectArchived, ObjectDamaged, ObjectMissing, Stopped, TargetFull
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, Manifest
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.restore.deletion import Deletion
 from mlsync.restore.file_writer import FILE_ERRORS, FileWriter, Written
 from mlsync.restore.selection import paths_in_run, select_entries

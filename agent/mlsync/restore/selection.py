@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from mlsync.errors import ConfigInvalid, PathMissing
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, Manifest
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.glob import expression, is_pattern
 from mlsync.source.paths import display
 from mlsync.versions.nearest import nearest

@@ -18,7 +18,7 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
-from mlsync.repository.keyslot import Unlock
+from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.source.state import State

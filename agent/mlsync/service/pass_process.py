@@ -25,7 +25,7 @@ from mlsync import errors
 from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import Error
-from mlsync.repository.keyslot import Unlock
+from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import log_level
 

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple, Self
 
 from mlsync.beneath import Beneath
 from mlsync.errors import TargetError
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry, Top
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display, joined
 from mlsync.target.lock import LOCK_NAME
 from mlsync.target.metadata import MetadataWriter, Notice

@@ -20,8 +20,8 @@ from mlsync.beneath import reopen
 from mlsync.buffers import Buffer
 from mlsync.codec.digest import file_digester
 from mlsync.errors import Damage, ObjectDamaged, TargetError
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.target.directories import TargetDirectories
 from mlsync.target.holes import is_zero, make_hole

@@ -27,17 +27,17 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.decision import tagged_number
-from mlsync.repository.decisions import Decided
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.features import is_feature
-from mlsync.repository.fence import is_fence_size
+from mlsync.repository.history.decision import tagged_number
+from mlsync.repository.history.decisions import Decided
+from mlsync.repository.history.fence import is_fence_size
+from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.later_proof import StoredProof
 from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, Previous
 from mlsync.repository.proof_links import SeenProofs, seen_links, seen_proofs
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version
-from mlsync.repository.seen_decision import half, seen_decision
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.tokens import EntryKind
 from mlsync.source.paths import display
 from mlsync.store.base import ObjectInfo
 from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision

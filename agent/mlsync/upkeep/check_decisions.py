@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
-from mlsync.repository.decision import Decision, decision_key
-from mlsync.repository.decisions import Decided, read_decision, state_of
+from mlsync.repository.history.decision import Decision, decision_key
+from mlsync.repository.history.decisions import Decided, read_decision, state_of
+from mlsync.repository.history.seen_decision import SeenDecision, half
 from mlsync.repository.repository import Repository
-from mlsync.repository.seen_decision import SeenDecision, half
 
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 

@@ -27,14 +27,14 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.features import MOVES, set_feature
+from mlsync.repository.history.move import STEPS_MAX, Moves
+from mlsync.repository.history.tombstone import Tombstone, make_tombstone
 from mlsync.repository.manifest import ChunkRef, refs_of
-from mlsync.repository.move import STEPS_MAX, Moves
 from mlsync.repository.pack.pack import HEADER_BYTES, TRAILER_BYTES
 from mlsync.repository.pack.resealing import PACK_BYTES, Resealer
 from mlsync.repository.repository import Repository, StoredVersion, is_no_version, listed_versions
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.tombstone import Tombstone, make_tombstone
 from mlsync.upkeep.live_chunks import LiveChunks
 
 #: A pack is moved if less than this share of it is needed: it frees more than it writes.

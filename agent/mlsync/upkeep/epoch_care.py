@@ -7,7 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from mlsync.errors import AlreadyExists, FormatUnsupported, ManifestDamaged, NotFound, ObjectDamaged
-from mlsync.repository import epochs, names
+from mlsync.repository import names
+from mlsync.repository.keys import epochs
 from mlsync.repository.read_twice import read_twice
 from mlsync.repository.repository import Repository
 

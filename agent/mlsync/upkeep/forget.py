@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mlsync.errors import VersionKept, VersionMissing
-from mlsync.repository.decision import Forgotten
-from mlsync.repository.decisions import By, Decided, NextState, decide
+from mlsync.repository.history.decision import Forgotten
+from mlsync.repository.history.decisions import By, Decided, NextState, decide
+from mlsync.repository.history.seen_decision import SeenDecision, half, seen_decision
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.seen_decision import SeenDecision, half, seen_decision
 from mlsync.versions.decided import refuse_gone
 from mlsync.versions.proof_status import ProofStatus, run_versions
 from mlsync.versions.resumable import resumables

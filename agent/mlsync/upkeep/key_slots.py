@@ -25,11 +25,12 @@ from mlsync.errors import (
     StoreBroken,
     StoreError,
 )
-from mlsync.repository import keyslot, names
-from mlsync.repository.keyslot import Slot, Stretching, Unlock
-from mlsync.repository.recovery_key import RECOVERY_KEY_BYTES
+from mlsync.repository import names
+from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.keyslot import Slot, Stretching, Unlock
+from mlsync.repository.keys.recovery_key import RECOVERY_KEY_BYTES
+from mlsync.repository.keys.unlocking import SLOTS_MAX
 from mlsync.repository.repository import Repository
-from mlsync.repository.unlocking import SLOTS_MAX
 
 # As short as people type, and as long as it takes to be unique among as many slots as there can be.
 _ID_CHARS_MIN: Final = 4

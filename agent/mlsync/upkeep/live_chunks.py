@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.history.move import STEPS_MAX
 from mlsync.repository.manifest import ChunkRef, refs_of
-from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.segments import segment_refs
 
 
 class LiveChunks:

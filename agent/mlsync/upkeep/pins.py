@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from mlsync.errors import ConfigInvalid, PinNameTaken, VersionMissing
-from mlsync.repository.decision import REASON_BYTES_MAX, Pin, is_pin_name
-from mlsync.repository.decisions import By, Decided, NextState, decide
+from mlsync.repository.history.decision import REASON_BYTES_MAX, Pin, is_pin_name
+from mlsync.repository.history.decisions import By, Decided, NextState, decide
+from mlsync.repository.history.seen_decision import half
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.seen_decision import half
 from mlsync.upkeep.forget import newest_word
 from mlsync.values import storable
 from mlsync.versions.decided import refuse_gone

@@ -15,12 +15,13 @@ from typing import Final
 import mlsync
 from mlsync.errors import AlreadyExists, Error, FormatUnsupported, NotFound, PruneBlocked, StoreDenied
 from mlsync.monitor import Monitor
-from mlsync.repository import features, fence, names, tombstone
-from mlsync.repository.decisions import By, find_decided, mark_gone
-from mlsync.repository.fence import Fence
+from mlsync.repository import features, names
+from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history.decisions import By, find_decided, mark_gone
+from mlsync.repository.history.fence import Fence
+from mlsync.repository.history.seen_decision import half, seen_decision
+from mlsync.repository.history.tombstone import Tombstone
 from mlsync.repository.repository import ListedVersion, Repository
-from mlsync.repository.seen_decision import half, seen_decision
-from mlsync.repository.tombstone import Tombstone
 from mlsync.upkeep.compaction import releasable
 from mlsync.upkeep.moved_packs import spent
 from mlsync.upkeep.prune_sight import (

@@ -18,11 +18,12 @@ import msgspec
 
 from mlsync.errors import Damage, Error, FormatUnsupported, ManifestDamaged, NotFound, ObjectArchived
 from mlsync.monitor import Monitor
-from mlsync.repository import names, sealed_object, tombstone
+from mlsync.repository import names, sealed_object
+from mlsync.repository.encoding.segments import segment_refs
+from mlsync.repository.encoding.validation import table_of_packs
+from mlsync.repository.history import tombstone
 from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import ListedVersion, Repository, StoredVersion, is_no_version, listed_versions
-from mlsync.repository.segments import segment_refs
-from mlsync.repository.validation import table_of_packs
 
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 # Manifests are small: the time is in the round trips. So many, or so many bytes of them, are in memory at once.

@@ -30,10 +30,10 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
-from mlsync.repository.decisions import Decided
-from mlsync.repository.fence import is_fence_size
+from mlsync.repository.history.decisions import Decided
+from mlsync.repository.history.fence import is_fence_size
+from mlsync.repository.history.move import STEPS_MAX
 from mlsync.repository.manifest import ChunkRef
-from mlsync.repository.move import STEPS_MAX
 from mlsync.repository.repository import Repository, is_no_version
 from mlsync.upkeep.check import Problem, Version, check
 from mlsync.upkeep.epoch_care import epoch_faults, heal_epoch

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mlsync.errors import Damage, PolicyRefused, VersionMissing
-from mlsync.repository.decisions import Decided
+from mlsync.repository.history.decisions import Decided
 from mlsync.repository.manifest import ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.retention.facts import VersionFacts

@@ -31,13 +31,14 @@ from mlsync.errors import (
     StoreError,
 )
 from mlsync.monitor import Monitor
-from mlsync.repository import epochs, keyslot, names
-from mlsync.repository.decision import tagged_number
-from mlsync.repository.decisions import read_decision
-from mlsync.repository.epochs import EpochKeys, LastOne
-from mlsync.repository.keyslot import Stretching, Unlock
+from mlsync.repository import names
+from mlsync.repository.history.decision import tagged_number
+from mlsync.repository.history.decisions import read_decision
+from mlsync.repository.history.seen_decision import half
+from mlsync.repository.keys import epochs, keyslot
+from mlsync.repository.keys.epochs import EpochKeys, LastOne
+from mlsync.repository.keys.keyslot import Stretching, Unlock
 from mlsync.repository.repository import Repository, is_no_version
-from mlsync.repository.seen_decision import half
 from mlsync.upkeep.key_slots import SlotStatus, list_slots
 from mlsync.values import storable
 

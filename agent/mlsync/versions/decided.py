@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 
 from mlsync.errors import VersionMissing
 from mlsync.repository import names
-from mlsync.repository.decision import Forgotten, Gone
-from mlsync.repository.decisions import Decided, find_decided
+from mlsync.repository.history.decision import Forgotten, Gone
+from mlsync.repository.history.decisions import Decided, find_decided
+from mlsync.repository.history.seen_decision import seen_decision
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.seen_decision import seen_decision
 
 
 def decided_of(repository: Repository, run: str, newest: StoredVersion | None = None) -> Decided:

@@ -16,9 +16,9 @@ import msgspec
 
 from mlsync.formats.groups.find import enclosing, is_named_for_all
 from mlsync.proof.framework import DESCRIBED, Framework
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import EntryKind
 from mlsync.values import storable
 from mlsync.versions.units import Entries, units_around
 

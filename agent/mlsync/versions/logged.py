@@ -16,9 +16,9 @@ from mlsync.formats.libraries.trainer_logs import (
     results_facts,
     state_facts,
 )
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.values import Fact
 from mlsync.versions.stored_file import RestoredFile
 

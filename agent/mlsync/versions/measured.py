@@ -21,9 +21,9 @@ from mlsync.formats.libraries.trainer_logs import (
     last_in_column,
     last_logged,
 )
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.repository import Repository
-from mlsync.repository.tokens import EntryKind
 from mlsync.values import Fact
 from mlsync.versions.logged import logged_facts, read_files
 from mlsync.versions.resumable import Resumable, resumables

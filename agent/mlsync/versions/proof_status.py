@@ -11,8 +11,8 @@ from functools import partial
 import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
-from mlsync.repository.decision import Forgotten
-from mlsync.repository.decisions import Decided
+from mlsync.repository.history.decision import Forgotten
+from mlsync.repository.history.decisions import Decided
 from mlsync.repository.later_proof import LaterProof
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.proof_links import seen_proofs

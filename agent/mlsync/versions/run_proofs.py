@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 
-from mlsync.repository.decisions import Decided
+from mlsync.repository.history.decisions import Decided
 from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.manifest import Entry
 from mlsync.repository.proof_links import SeenProofs, seen_proofs

@@ -8,11 +8,11 @@ import shlex
 from datetime import datetime, timedelta
 
 from mlsync.errors import ConfigInvalid, RunMissing, VersionAmbiguous, VersionMissing
-from mlsync.repository.decision import is_pin_name
+from mlsync.repository.history.decision import is_pin_name
+from mlsync.repository.history.seen_decision import half
 from mlsync.repository.listing import run_names
 from mlsync.repository.readable import opened
 from mlsync.repository.repository import Repository, StoredVersion
-from mlsync.repository.seen_decision import half
 from mlsync.source.paths import natural
 from mlsync.versions.decided import decided_of, kept_before, newest_kept, note_forgotten, refuse_gone
 from mlsync.versions.run_proofs import RunProofs

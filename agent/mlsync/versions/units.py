@@ -17,9 +17,9 @@ from mlsync.formats.groups.zarr_arrays import array_around
 from mlsync.formats.layout import ContainerBroken
 from mlsync.formats.libraries.tensorflow_bundle import check_against_shards, index_of, parse_index
 from mlsync.formats.pickles.machine import PICKLE_BYTES_MAX
+from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
 from mlsync.repository.reader import ChunkReader
-from mlsync.repository.tokens import EntryKind
 from mlsync.versions.stored_file import RestoredFile
 
 Entries = Mapping[bytes, Entry]

@@ -13,13 +13,13 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES
 from mlsync.errors import AlreadyExists, NotFound, StoreBroken, StoreError
 from mlsync.repository import names
+from mlsync.repository.encoding.tokens import KEY_DERIVED
 from mlsync.repository.header import check_epoch
+from mlsync.repository.keys.object_key import derived_key, new_object_key
 from mlsync.repository.manifest import ChunkRef, PackPlace
-from mlsync.repository.object_key import derived_key, new_object_key
 from mlsync.repository.pack.footer import ref_of
 from mlsync.repository.pack.journal import InterruptedPack, PackJournal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_CHUNKS_MAX, ChunkRecord, PackSeal
-from mlsync.repository.tokens import KEY_DERIVED
 from mlsync.store.base import Store, Upload
 
 

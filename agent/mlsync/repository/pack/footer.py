@@ -6,8 +6,9 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import SealBroken
 from mlsync.errors import ObjectArchived, ObjectDamaged, StoreBroken
 from mlsync.repository import names
+from mlsync.repository.encoding.tokens import KEY_SEALED
+from mlsync.repository.keys.object_key import check_material, made_key, opened_key
 from mlsync.repository.manifest import ChunkRef, PackPlace
-from mlsync.repository.object_key import check_material, made_key, opened_key
 from mlsync.repository.pack.pack import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -20,7 +21,6 @@ from mlsync.repository.pack.pack import (
     parse_trailer,
     records_are_sound,
 )
-from mlsync.repository.tokens import KEY_SEALED
 from mlsync.store.base import Store
 
 

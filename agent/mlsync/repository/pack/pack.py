@@ -18,10 +18,8 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, Seal, SealBroken
 from mlsync.errors import Error, FormatUnsupported, ObjectDamaged
 from mlsync.repository import names
-from mlsync.repository.canonical import decode_canonical, newer
-from mlsync.repository.header import check_epoch, check_format, check_key_kind
-from mlsync.repository.object_key import MATERIAL_BYTES, ObjectKey, derived_key
-from mlsync.repository.tokens import (
+from mlsync.repository.encoding.canonical import decode_canonical, newer
+from mlsync.repository.encoding.tokens import (
     FORMAT_VERSION,
     KEY_DERIVED,
     KEY_SEALED,
@@ -29,6 +27,8 @@ from mlsync.repository.tokens import (
     MAGIC_PACK_END,
     TOKEN_MAX,
 )
+from mlsync.repository.header import check_epoch, check_format, check_key_kind
+from mlsync.repository.keys.object_key import MATERIAL_BYTES, ObjectKey, derived_key
 
 PACK_ID_BYTES: Final = 16
 CHUNK_BYTES_MAX: Final = 16 << 20

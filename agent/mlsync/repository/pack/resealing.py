@@ -19,11 +19,11 @@ from mlsync.codec.keys import Keys
 from mlsync.codec.sealing import TAG_BYTES, SealBroken
 from mlsync.errors import NotFound, ObjectDamaged, ObjectMissing
 from mlsync.repository import names
+from mlsync.repository.encoding.tokens import KEY_DERIVED
 from mlsync.repository.manifest import ChunkRef
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes
 from mlsync.repository.pack.footer import read_range, read_seal
 from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, PACK_ID_BYTES, PackSeal
-from mlsync.repository.tokens import KEY_DERIVED
 from mlsync.store.base import Store
 
 PACK_BYTES: Final = 128 << 20

@@ -1,0 +1,89 @@
+"""The chunk index: where chunks already lie, by the run's last version and by what the local state remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+
+from mlsync.backup.files_cache import decode_location
+from mlsync.backup.storing.avoided import Avoided
+from mlsync.repository.manifest import ChunkRef
+from mlsync.repository.repository import Repository
+from mlsync.source.state import State
+
+
+class ChunkIndex:
+    """The writer asks it for each chunk. It asks the store for packs that only the local state knows.
+
+    *tombstones* are packs that are about to be deleted. A new version relies on none of these, nor on *avoided* packs.
+    """
+
+    def __init__(
+        self,
+        parent: Mapping[bytes, ChunkRef],
+        state: State,
+        repository: Repository,
+        avoided: Avoided,
+        tombstones: AbstractSet[bytes],
+    ) -> None:
+        self._parent = parent
+        self._parent_packs = {ref.pack for ref in parent.values()}
+        self._state = state
+        self._repository = repository
+        self._unfit = avoided.lost | avoided.cold
+        self._tombstones = tombstones
+        self._avoid = self._unfit | tombstones
+        self._unmoved: set[bytes] = set()
+        self._exists: dict[bytes, bool] = {}
+        self._written: set[bytes] = set()
+
+    def __call__(self, name: bytes) -> ChunkRef | None:
+        """Return where the chunk *name* lies, unless a new version must not rely on its pack."""
+        ref = self._known(name)
+        return ref if ref is not None and (self.may_use(ref) or self._is_moved(ref)) else None
+
+    def usable(self, name: bytes) -> ChunkRef | None:
+        """Return the same for what is not looked at again before the commit: no chunk that was moved elsewhere."""
+        ref = self._known(name)
+        return ref if ref is not None and self.may_use(ref) else None
+
+    def _known(self, name: bytes) -> ChunkRef | None:
+        ref = self._parent.get(name)
+        if ref is None:
+            ref = self._remembered(name)
+        return ref if ref is not None and ref.name == name else None
+
+    def may_use(self, ref: ChunkRef) -> bool:
+        """Return whether a new version may rely on the pack of *ref*, as far as is known."""
+        # A pack of an epoch that is not known here could not be read back.
+        return ref.pack not in self._avoid and ref.epoch <= self._repository.keys.epoch
+
+    def add_written(self, packs: Iterable[bytes]) -> None:
+        """Note that this backup wrote these packs."""
+        self._written.update(packs)
+
+    def old_refs(self, refs: Iterable[ChunkRef]) -> list[ChunkRef]:
+        """Return those of *refs* that this backup did not write."""
+        return [ref for ref in refs if ref.pack not in self._written]
+
+    def _is_moved(self, ref: ChunkRef) -> bool:
+        """Return whether a chunk of a pack that will be deleted was moved; before the commit it gets its new place.
+
+        A pack without a record is asked for once.
+        """
+        if ref.pack in self._unfit or ref.pack in self._unmoved:
+            return False
+        place = self._repository.moves.last_place(ref, lambda pack: pack not in self._tombstones)
+        if place is None:
+            self._unmoved.add(ref.pack)
+        return place is not None and place.pack not in self._unfit
+
+    def _remembered(self, name: bytes) -> ChunkRef | None:
+        """Return where the chunk lies by the local state, if the store has that pack; it asks for each pack once."""
+        location = self._state.chunk(name)
+        ref = decode_location(location) if location is not None else None
+        if ref is None or ref.pack in self._parent_packs:
+            return ref
+        if ref.pack not in self._exists:
+            self._exists[ref.pack] = self._repository.has_pack(ref.pack)
+        return ref if self._exists[ref.pack] else None

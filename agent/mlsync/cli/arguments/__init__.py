@@ -1,0 +1,1 @@
+"""What all commands take: options, their help, and how it stops and gives way to others."""

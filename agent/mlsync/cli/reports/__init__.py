@@ -1,0 +1,1 @@
+"""How the results of large commands look, to people and as JSON."""

@@ -1,0 +1,715 @@
+"""The JSON of every command: all shapes of docs/json.md, but for the agent's status and the demo's report.
+
+Those two are made where they are also written to a file: ``service/status.py`` and ``demo/report.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from mlsync.cli.terminal.output import iso, path
+from mlsync.values import Fact, Proof
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    # Only for annotations: no command pays for the imports of another one.
+    from mlsync.backup.preview import Preview, PreviewedDirectory
+    from mlsync.backup.request import BackupResult
+    from mlsync.cli.reports.resuming import Resume
+    from mlsync.config.model import RetentionSettings
+    from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
+    from mlsync.diff.diff import DiffResult, FileDiff
+    from mlsync.diff.drift import Drift
+    from mlsync.errors import Error
+    from mlsync.formats.layout import Tensor
+    from mlsync.proving.prove_later import LaterResult
+    from mlsync.proving.shares import Share
+    from mlsync.proving.verify import VerifyResult
+    from mlsync.repository.history.decision import Pin
+    from mlsync.repository.history.decisions import By, Decided
+    from mlsync.repository.manifest import Entry, Manifest, Trouble
+    from mlsync.restore.restore import Failure, RestoreResult
+    from mlsync.service.here import RunHere
+    from mlsync.service.status import AgentSeen
+    from mlsync.upkeep.check import CheckResult, Problem
+    from mlsync.upkeep.compaction import Compacted, CompactionPlan
+    from mlsync.upkeep.forget import Forgetting
+    from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
+    from mlsync.upkeep.prune import Pruned, PrunePlan
+    from mlsync.upkeep.repair import Healing, Repaired
+    from mlsync.upkeep.resealing import ResealingPlan
+    from mlsync.upkeep.retained import Retained
+    from mlsync.upkeep.rotation import Rotated
+    from mlsync.versions.proof_status import ProofStatus, RunVersions
+
+# How many files that are not understood are listed by name; the count says how many there are.
+_NAMED_MAX: Final = 100
+_NUMPY: Final = "numpy "
+
+
+def backups_json(results: Iterable[BackupResult], failed: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync backup``."""
+    return {
+        "runs": [_backup_json(result) for result in results],
+        "errors": [{"run": run} | error_json(error) for run, error in failed],
+    }
+
+
+def _backup_json(result: BackupResult) -> dict[str, object]:
+    return {
+        "run": result.run,
+        "version": result.version or None,
+        "previous": result.previous or None,
+        "why": list(result.why),
+        "scanned_count": result.scanned_count,
+        "changed_count": result.changed_count,
+        "size_bytes": result.size_bytes,
+        "read_bytes": result.read_bytes,
+        "new_bytes": result.new_bytes,
+        "stored_bytes": result.stored_bytes,
+        "read_back_bytes": result.read_back_bytes,
+        "checkpoint_count": result.checkpoint_count,
+        "lowest_level": result.lowest_level if result.checkpoint_count else None,
+        "device": result.device or None,
+        "pending": list(result.pending),
+        "left_out_count": result.left_out.count,
+        "left_out": [path(name) for name in sorted(result.left_out.paths)],
+        **_not_understood_json(result.not_understood),
+        "troubles": [_trouble_json(trouble) for trouble in result.troubles],
+        "store_seconds": round(result.store_seconds, 3),
+        "prove_seconds": round(result.prove_seconds, 3),
+        "store_cpu_seconds": round(result.store_cpu_seconds, 3),
+        "prove_cpu_seconds": round(result.prove_cpu_seconds, 3),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def previews_json(previews: Iterable[Preview], failed: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync backup --dry-run``."""
+    return {
+        "runs": [_preview_json(one) for one in previews],
+        "errors": [{"run": run} | error_json(error) for run, error in failed],
+    }
+
+
+def _preview_json(one: Preview) -> dict[str, object]:
+    return {
+        "run": one.source.run,
+        "directory": path(one.source.directory),
+        "previous": one.previous or None,
+        "changed": not one.is_nothing,
+        "read_count": one.read.count,
+        "read_bytes": one.read.size_bytes,
+        "new_bytes_max": one.read.size_bytes,
+        "unchanged_count": one.unchanged.count,
+        "unchanged_bytes": one.unchanged.size_bytes,
+        "left_out_count": one.left_out.count,
+        "left_out_bytes": one.left_out.size_bytes,
+        "removed_count": one.removed_count,
+        "directories": [_directory_json(name, found) for name, found in sorted(one.directories.items())],
+        "left_out": [
+            {
+                "reason": group.reason.value,
+                "what": group.what,
+                "count": group.tally.count,
+                "size_bytes": group.tally.size_bytes,
+                "paths": [path(name) for name in group.paths],
+            }
+            for group in one.groups.values()
+        ],
+        "seconds": round(one.seconds, 3),
+    }
+
+
+def _directory_json(name: bytes, found: PreviewedDirectory) -> dict[str, object]:
+    return {
+        "path": path(name),
+        "read_count": found.read.count,
+        "read_bytes": found.read.size_bytes,
+        "unchanged_count": found.unchanged.count,
+        "unchanged_bytes": found.unchanged.size_bytes,
+        "left_out_count": found.left_out.count,
+        "left_out_bytes": found.left_out.size_bytes,
+    }
+
+
+def _not_understood_json(paths: Sequence[bytes]) -> dict[str, object]:
+    return {
+        "not_understood_count": len(paths),
+        "not_understood": [path(name) for name in paths[:_NAMED_MAX]],
+    }
+
+
+def _trouble_json(trouble: Trouble) -> dict[str, object]:
+    return {
+        "path": path(trouble.path),
+        "kind": trouble.kind.name.lower(),
+        "text": trouble.text,
+        "kept_version": trouble.kept or None,
+    }
+
+
+def versions_json(listed: Iterable[RunVersions], unreadable: Iterable[tuple[str, Error]]) -> dict[str, object]:
+    """Return the value of ``mlsync versions``."""
+    listed = list(listed)
+    return {
+        "versions": [_version_json(status, one.decided) for one in listed for status in one.statuses],
+        "decided": [_decided_json(one.decided) for one in listed],
+        "unreadable": [{"object": key, "text": error.what} for key, error in unreadable],
+    }
+
+
+def _decided_json(decided: Decided) -> dict[str, object]:
+    return {
+        "run": decided.run,
+        "pinned_count": len(decided.pins),
+        "forgotten_count": len(decided.forgotten),
+        "gone_count": decided.gone_count,
+        "hidden": decided.hidden,
+    }
+
+
+def _pin_json(pin: Pin) -> dict[str, object]:
+    return {"name": pin.name or None, "reason": pin.reason, "made": iso(pin.made_ns)}
+
+
+def pin_json(run: str, pin: Pin, *, was_forgotten: bool) -> dict[str, object]:
+    """Return the value of ``mlsync pin`` and ``unpin``."""
+    return {"run": run, "version": pin.version, "pin": _pin_json(pin), "was_forgotten": was_forgotten}
+
+
+def forget_json(shown: Forgetting, by: By, *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync forget``."""
+    return {
+        "run": shown.run,
+        "dry_run": is_dry_run,
+        "forgotten": [
+            {
+                "version": stored.root.number,
+                "made": iso(stored.root.created_ns),
+                "size_bytes": stored.root.summary.size_bytes,
+                "stored_bytes": stored.root.summary.stored_bytes,
+                "rule": rule,
+                "when": iso(by.now_ns),
+            }
+            for stored, rule in shown.items
+        ],
+        "already_forgotten": list(shown.already),
+    }
+
+
+def forget_by_policy_json(
+    found: Iterable[tuple[Retained, RetentionSettings]],
+    refused: Iterable[tuple[str, Error]],
+    *,
+    is_dry_run: bool,
+    is_done: bool,
+) -> dict[str, object]:
+    """Return the value of ``mlsync forget`` without numbers."""
+    return {
+        "dry_run": is_dry_run,
+        "done": is_done,
+        "runs": [_retained_json(one, settings) for one, settings in found],
+        "errors": [{"run": run} | error_json(error) for run, error in refused],
+    }
+
+
+def _retained_json(one: Retained, settings: RetentionSettings) -> dict[str, object]:
+    evaluation = one.evaluation
+    return {
+        "run": evaluation.run,
+        "floor": settings.floor,
+        "grace_seconds": settings.grace_s,
+        "max_remove": str(settings.max_remove),
+        "allowed": settings.max_remove.allows(len(evaluation.removed), evaluation.there_count),
+        "rules": [
+            {"rule": rule.text, "seen_count": rule.seen_count, "kept_count": rule.kept_count}
+            for rule in evaluation.rules
+        ],
+        "versions": [
+            {
+                "version": item.version.number,
+                "made": iso(item.version.made_ns),
+                "level": item.version.level if one.roots[item.version.number].summary.checkpoint_count else None,
+                "broken": item.version.is_broken,
+                "stored_bytes": one.roots[item.version.number].summary.stored_bytes,
+                "kept": item.is_kept,
+                "reasons": list(item.reasons),
+            }
+            for item in evaluation.judged
+        ],
+        "removed": list(evaluation.removed),
+    }
+
+
+def unforget_json(run: str, back: Iterable[int]) -> dict[str, object]:
+    """Return the value of ``mlsync unforget``."""
+    return {"run": run, "versions": list(back)}
+
+
+def _version_json(status: ProofStatus, decided: Decided) -> dict[str, object]:
+    root, summary = status.root, status.root.summary
+    has_checkpoints = summary.checkpoint_count > 0
+    pin, forgotten = decided.pins.get(root.number), decided.forgotten.get(root.number)
+    return {
+        "run": root.run,
+        "version": root.number,
+        "previous": root.previous.number if root.previous else None,
+        "made": iso(root.created_ns),
+        "host": root.host,
+        "directory": path(root.directory),
+        "writer": root.writer,
+        "writer_id": root.origin.id.hex(),
+        "file_count": summary.file_count,
+        "size_bytes": summary.size_bytes,
+        "new_bytes": summary.new_bytes,
+        "stored_bytes": summary.stored_bytes,
+        "checkpoint_count": summary.checkpoint_count,
+        "broken_count": status.broken_count,
+        "lowest_level": status.lowest_level if has_checkpoints else None,
+        "required_level": root.required_level,
+        "pending": status.is_pending,
+        "device": status.device or None,
+        "hidden_proofs": [] if status.hidden is None else list(status.hidden.keys),
+        "trouble_count": len(root.troubles),
+        "notes": list(root.notes),
+        "pin": None if pin is None else _pin_json(pin),
+        "forgotten": None if forgotten is None else {"rule": forgotten.rule, "when": iso(forgotten.forgotten_ns)},
+    }
+
+
+def show_json(
+    status: ProofStatus,
+    manifest: Manifest,
+    logged: Mapping[bytes, Mapping[str, Fact]],
+    unknown: Sequence[bytes],
+    decided: Decided,
+) -> dict[str, object]:
+    """Return the value of ``mlsync show``; *logged* are the facts of trainers' logs by path."""
+    return _version_json(status, decided) | {
+        "entries": [_entry_json(entry, logged.get(entry.path)) for entry in manifest.entries],
+        "troubles": [_trouble_json(trouble) for trouble in manifest.root.troubles],
+        **_not_understood_json(unknown),
+    }
+
+
+def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, object]:
+    return {
+        "path": path(entry.path),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "modified": iso(entry.mtime_ns),
+        "size_bytes": entry.size_bytes,
+        "target": path(entry.target) if entry.target else None,
+        "chunk_count": len(entry.chunks),
+        "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
+        "proof": _proof_json(entry.proof) if entry.proof else None,
+        "logged": logged,
+    }
+
+
+def _proof_json(proof: Proof) -> dict[str, object]:
+    return {
+        "level": proof.level,
+        "container": proof.container,
+        "device": proof.device or None,
+        "torch": proof.torch if proof.torch and not proof.torch.startswith(_NUMPY) else None,
+        "numpy": proof.torch.removeprefix(_NUMPY) if proof.torch.startswith(_NUMPY) else None,
+        "proved": iso(proof.proved_ns),
+        "seconds": proof.seconds,
+        "tensor_count": proof.tensor_count,
+        "tensor_bytes": proof.tensor_bytes,
+        "facts": proof.facts,
+        "shortfall": proof.shortfall or None,
+        "findings": [
+            {
+                "level": finding.level,
+                "severity": finding.severity.name.lower(),
+                "what": finding.what,
+                "record": finding.record,
+                "offset": finding.offset,
+            }
+            for finding in proof.findings
+        ],
+    }
+
+
+def diff_json(result: DiffResult) -> dict[str, object]:
+    """Return the value of ``mlsync diff``."""
+    return {
+        "run": result.after.run,
+        "before": result.before.number,
+        "before_path": None if result.before_path is None else path(result.before_path) or ".",
+        "after": result.after.number,
+        "after_path": None if result.after_path is None else path(result.after_path) or ".",
+        "files": [_file_json(file) for file in result.files],
+        "same_count": result.same_count,
+        "new_bytes": result.new_bytes,
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _file_json(file: FileDiff) -> dict[str, object]:
+    return {
+        "path": path(file.path),
+        "change": file.change,
+        "before": _state_json(file.before) if file.before else None,
+        "after": _state_json(file.after) if file.after else None,
+        "new_bytes": file.new_bytes,
+        "checkpoint": _checkpoint_json(file.checkpoint) if file.checkpoint else None,
+    }
+
+
+def _state_json(entry: Entry) -> dict[str, object]:
+    return {
+        "path": path(entry.path),
+        "kind": entry.kind.name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "owner": f"{entry.uid}:{entry.gid}",
+        "size_bytes": entry.size_bytes,
+        "target": path(entry.target) if entry.target else None,
+    }
+
+
+def _checkpoint_json(checkpoint: CheckpointDiff) -> dict[str, object]:
+    from mlsync.diff.checkpoint import FATES  # late, with numpy
+
+    return {
+        "not_looked_into": checkpoint.why_not or None,
+        "facts_before": {name: was for name, (was, _) in checkpoint.facts.items() if was is not None},
+        "facts_after": {name: now for name, (_, now) in checkpoint.facts.items() if now is not None},
+        "same_count": checkpoint.same_count,
+        **{f"{fate}_count": checkpoint.count(fate) for fate in FATES},
+        "tensors": [_tensor_json(tensor) for tensor in checkpoint.tensors],
+    }
+
+
+def _tensor_json(tensor: TensorDiff) -> dict[str, object]:
+    return {
+        "name": tensor.name,
+        "change": tensor.fate,
+        "before": _form_json(tensor.before) if tensor.before else None,
+        "after": _form_json(tensor.after) if tensor.after else None,
+        "drift": _drift_json(tensor.drift) if tensor.drift else None,
+        "note": tensor.note or None,
+    }
+
+
+def _form_json(tensor: Tensor) -> dict[str, object]:
+    return {"dtype": tensor.dtype, "shape": list(tensor.shape)}
+
+
+def _drift_json(drift: Drift) -> dict[str, object]:
+    return {
+        "number_count": drift.number_count,
+        "changed_count": drift.changed_count,
+        "relative": drift.relative,
+        "moved_norm": drift.moved_norm,
+        "before_norm": drift.before_norm,
+        "mean_change": drift.mean,
+        "largest_change": drift.largest,
+        "before_nonfinite_count": drift.before_nonfinite_count,
+        "after_nonfinite_count": drift.after_nonfinite_count,
+        "left_out_count": drift.left_out_count,
+    }
+
+
+def restore_json(result: RestoreResult, resumes: Iterable[Resume], config: Path | None) -> dict[str, object]:
+    """Return the value of ``mlsync restore``."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "directory": path(result.directory),
+        "file_count": result.file_count,
+        "written_count": result.written_count,
+        "unchanged_count": result.unchanged_count,
+        "deleted_count": result.deleted_count,
+        "size_bytes": result.size_bytes,
+        "written_bytes": result.written_bytes,
+        "read_bytes": result.read_bytes,
+        "failures": [_unrestored_json(failure) for failure in result.failures],
+        "resume": [{"kind": one.kind, "path": path(one.path), "line": one.line} for one in resumes],
+        "config": None if config is None else path(bytes(config)),
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _unrestored_json(failure: Failure) -> dict[str, object]:
+    error = failure.error
+    return {
+        "path": path(failure.path),
+        "kind": type(error).__name__,
+        "exit_status": error.exit_code,
+        "what": error.what,
+        "where": error.where,
+    }
+
+
+def verify_json(result: VerifyResult) -> dict[str, object]:
+    """Return the value of ``mlsync verify``."""
+    return {
+        "run": result.run,
+        "version": result.version,
+        "file_count": result.file_count,
+        "read_bytes": result.read_bytes,
+        "lowest_level": result.lowest_level if result.verdicts else None,
+        "checkpoints": [
+            {
+                "path": path(name),
+                "refused": verdict.refused,
+                "proof": None if verdict.refused is not None else _proof_json(verdict.proof),
+            }
+            for name, verdict in result.verdicts.items()
+        ],
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def prove_json(share: Share | None, results: Iterable[LaterResult]) -> dict[str, object]:
+    """Return the value of ``mlsync prove``."""
+    return {
+        "share": None if share is None else {"number": share.number, "count": share.count},
+        "versions": [_proved_version_json(result) for result in results],
+    }
+
+
+def _proved_version_json(result: LaterResult) -> dict[str, object]:
+    return {
+        "run": result.run,
+        "version": result.version,
+        "required_level": result.required_level,
+        "lowest_level": result.lowest_level,
+        "device": result.device or None,
+        "checkpoint_count": len(result.verdicts),
+        "broken": [{"path": path(name), "refused": why} for name, why in sorted(result.refused.items())],
+        "read_bytes": result.read_bytes,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def check_json(result: CheckResult, *, read_data: bool) -> dict[str, object]:
+    """Return the value of ``mlsync check``."""
+    return {
+        "run_count": result.run_count,
+        "version_count": result.version_count,
+        "pack_count": result.pack_count,
+        "pack_bytes": result.pack_bytes,
+        "chunk_count": result.chunk_count,
+        "unused_pack_count": result.unused_packs,
+        "read_data": read_data,
+        "read_bytes": result.read_bytes,
+        "problems": _problems_json(result.problems),
+        "unchecked": _problems_json(result.unchecked),
+        "oddities": _problems_json(result.oddities),
+        "uncopied": _versions_json(result.uncopied),
+    }
+
+
+def _problems_json(problems: Iterable[Problem]) -> list[dict[str, object]]:
+    return [
+        {
+            "object": problem.key,
+            "text": problem.text,
+            "versions": _versions_json(problem.versions),
+        }
+        for problem in problems
+    ]
+
+
+def repair_json(steps: Sequence[Healing], repaired: Repaired, *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync repair``."""
+    failures = {step.key: str(error) for step, error in repaired.failed}
+    done = {step.key for step in repaired.done}
+    return {
+        "dry_run": is_dry_run,
+        "objects": [
+            {
+                "object": step.key,
+                "text": step.fault,
+                "heal": step.heal.value,
+                "version": None if step.version is None else _versions_json([step.version])[0],
+                "healed": step.key in done,
+                "failure": failures.get(step.key),
+            }
+            for step in steps
+        ],
+        "problems": _problems_json(repaired.left),
+        "lost": [{"run": one.run, "path": path(one.path), "versions": list(one.versions)} for one in repaired.affected],
+    }
+
+
+def prune_json(
+    found: PrunePlan, pruned: Pruned, moving: CompactionPlan, compacted: Compacted, *, is_dry_run: bool
+) -> dict[str, object]:
+    """Return the value of ``mlsync prune``."""
+    from mlsync.repository import names  # late: no other command's output needs it
+
+    removed = {one.place for one in pruned.versions}
+    return {
+        "dry_run": is_dry_run,
+        "versions": [
+            {"run": one.run, "version": one.place[1], "rule": one.rule, "removed": one.place in removed}
+            for one in found.going
+        ],
+        "versions_left": found.version_count,
+        "to_delete": _packs_json(found.delete | found.emptied_by_moves),
+        "to_mark": _packs_json(found.mark),
+        "waiting": _packs_json(found.waiting),
+        "deleted": _packs_json(pruned.deleted),
+        "marked": _packs_json(pruned.marked),
+        "to_move": {
+            "packs": len(moving.packs),
+            "read_bytes": moving.read_bytes,
+            "written_bytes": moving.written_bytes,
+            "freed_bytes": moving.freed_bytes,
+        },
+        "moved": {"packs": len(compacted.moved), "written_bytes": compacted.written_bytes},
+        "not_moved": [{"object": names.pack(pack_id), "text": why} for pack_id, why in compacted.left.items()],
+        "blocked": [{"object": one.key, "text": one.why} for one in (*found.blocked, *found.kept_back)],
+        "denied": [{"object": one.key, "text": one.why} for one in pruned.denied],
+    }
+
+
+def _packs_json(packs: Mapping[bytes, int]) -> dict[str, object]:
+    return {"packs": len(packs), "bytes": sum(packs.values())}
+
+
+def _versions_json(versions: Iterable[tuple[str, int]]) -> list[dict[str, object]]:
+    return [{"run": run, "version": number} for run, number in versions]
+
+
+def service_json(
+    files: Iterable[Path], command: Sequence[str], missing: Sequence[str], following: Sequence[str]
+) -> dict[str, object]:
+    """Return the value of ``mlsync service install`` and ``uninstall``."""
+    return {
+        "files": [path(bytes(file)) for file in files],
+        "command": list(command),
+        "missing": list(missing),
+        "next": list(following),
+    }
+
+
+def status_json(
+    state: str,
+    configuration: Path | None,
+    problem: Error | None,
+    repository: str | None,
+    agent: AgentSeen | None,
+    runs: Iterable[RunHere],
+    following: Sequence[str],
+) -> dict[str, object]:
+    """Return the value of ``mlsync status``; *state* is ``none``, ``invalid`` or ``ready``."""
+    return {
+        "state": state,
+        "configuration": None if configuration is None else path(bytes(configuration)),
+        "problem": None if problem is None else error_json(problem),
+        "repository": repository,
+        "agent": None if agent is None else _agent_json(agent),
+        "runs": [_run_here_json(run) for run in runs],
+        "next": list(following),
+    }
+
+
+def _agent_json(agent: AgentSeen) -> dict[str, object]:
+    return {
+        "running": agent.is_running(),
+        "pid": agent.pid,
+        "host": agent.host,
+        "started": iso(round(agent.started_s * 1e9)),
+    }
+
+
+def _run_here_json(run: RunHere) -> dict[str, object]:
+    return {
+        "run": run.run,
+        "directory": path(bytes(run.directory)),
+        "version": run.version,
+        "made": None if run.made_s is None else iso(round(run.made_s * 1e9)),
+        "proved": run.is_proved,
+        "problems": list(run.problems),
+    }
+
+
+def key_slots_json(slots: Iterable[SlotStatus]) -> dict[str, object]:
+    """Return the value of ``mlsync key list``."""
+    return {"slots": [_key_slot(one) for one in slots]}
+
+
+def _key_slot(one: SlotStatus) -> dict[str, object]:
+    slot = one.slot
+    return {
+        "id": one.id,
+        "kind": None if slot is None else slot.kind,
+        "epoch": None if slot is None else slot.epoch,
+        "made": iso(int(one.modified_s * 10**9)),
+        "memory_kib": None if slot is None else slot.memory_kib,
+        "iterations": None if slot is None else slot.iterations,
+        "lanes": None if slot is None else slot.lanes,
+        "kms_key": None if slot is None else slot.key or None,
+        "is_used": one.is_used,
+        "trouble": one.trouble or None,
+    }
+
+
+def key_json(
+    added: str | None,
+    recovery_key: str | None,
+    removed: str | None,
+    others: Iterable[SlotAdded] = (),
+    *,
+    write_only_key: Path | None = None,
+) -> dict[str, object]:
+    """Return the value of ``mlsync key add``, ``change`` and ``remove``; *recovery_key* is shown only once."""
+    return {
+        "added": added,
+        "recovery_key": recovery_key,
+        "write_only_key": None if write_only_key is None else str(write_only_key),
+        "removed": removed,
+        "added_by_others": [{"id": one.id, "made": iso(int(one.modified_s * 10**9))} for one in others],
+    }
+
+
+def rotation_json(rotated: Rotated, resealed: dict[str, object] | None) -> dict[str, object]:
+    """Return the value of ``mlsync key rotate``."""
+    return {
+        "epoch": rotated.epoch,
+        "added": rotated.slot_id,
+        "removed": [_key_slot(one) for one in rotated.removed],
+        "resealed": resealed,
+    }
+
+
+def resealing_json(
+    planned: ResealingPlan, done: Compacted, left: Mapping[str, str], *, epoch: int, is_dry_run: bool
+) -> dict[str, object]:
+    """Return the value of ``mlsync key reseal``; *left* says why packs stay, by their names."""
+    sizes = {use.pack_id: use.size_bytes for use in planned.packs.packs}
+    return {
+        "dry_run": is_dry_run,
+        "epoch": epoch,
+        "to_move": _packs_json(sizes),
+        "to_read_bytes": planned.packs.read_bytes,
+        "to_write_bytes": planned.packs.written_bytes,
+        "waiting": _packs_json(planned.waiting),
+        "moved_packs": len(done.moved),
+        "new_packs": done.new_pack_count,
+        "read_bytes": done.read_bytes,
+        "written_bytes": done.written_bytes,
+        "left": [{"object": key, "text": why} for key, why in left.items()],
+    }
+
+
+def failure_json(
+    kind: str, exit_status: int, what: str, *, where: str | None = None, advice: str | None = None
+) -> dict[str, object]:
+    """Return what any failure of a command says, of which no error of mlsync's own need be the cause."""
+    return {"kind": kind, "exit_status": exit_status, "what": what, "where": where, "advice": advice}
+
+
+def error_json(error: Error) -> dict[str, object]:
+    """Return what an error of mlsync's own says."""
+    return failure_json(type(error).__name__, error.exit_code, error.what, where=error.where, advice=error.advice)

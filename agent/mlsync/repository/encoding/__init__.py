@@ -1,0 +1,1 @@
+"""How a manifest becomes bytes and bytes a manifest: canonical MessagePack, room, segments, and what is refused."""

@@ -1,0 +1,188 @@
+"""Turn a version's entries into the segments of its manifest's body, and segments into entries.
+
+A segment ends after an entry whose path has a low hash; the more bytes an entry takes, the more likely that is. The cut
+depends on that entry alone, so a file that comes or goes changes only its own segment: of a version of 100,000 files
+that differs in one, one segment is stored again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, cast
+
+import msgspec
+import xxhash
+from msgspec.structs import replace
+
+from mlsync.errors import ManifestDamaged
+from mlsync.repository.encoding.canonical import decode_as
+from mlsync.repository.encoding.room import check_room
+from mlsync.repository.encoding.tokens import KEY_DERIVED
+from mlsync.repository.encoding.validation import check_entry, check_tree, table_of_packs
+from mlsync.repository.manifest import ChunkRef, Entry, ManifestRoot, PackedRef, PackPlace, Segment, SegmentRef
+from mlsync.repository.pack.pack import CHUNK_BYTES_MAX, coding_of, is_sound, newer_base
+from mlsync.repository.writer import PlacedChunk
+
+# A body up to this length is part of the manifest: most runs need no other object for it.
+INLINE_BYTES_MAX: Final = 64 << 10
+SEGMENT_BYTES: Final = 64 << 10
+# One entry can be a file of a million chunks, and a segment is read as a whole.
+SEGMENT_BYTES_MAX: Final = 256 << 20
+# All segments of a version: some ten million files. It bounds what a reader of a planted manifest would fetch.
+BODY_BYTES_MAX: Final = 4 << 30
+
+Put = Callable[[bytes], PlacedChunk]
+
+
+class Body:
+    """A manifest's body while it is stored: its segments, whose chunks are known once the writer has finished."""
+
+    def __init__(self, entries: tuple[Entry, ...], put: Put, where: str) -> None:
+        # Readers refuse such a body, so writing it would lose the version unnoticed.
+        for entry in entries:
+            check_entry(entry, where)
+        check_tree(entries, where)
+        self._inline: bytes | None = None
+        self._segments: list[tuple[bytes, int, list[PlacedChunk]]] = []
+        parts = list(_split(entries))
+        body_bytes = sum(len(encoded) for _, _, encoded in parts)
+        if body_bytes > BODY_BYTES_MAX:
+            raise ManifestDamaged("the list of files is longer than 4 GiB", where=where)
+        if body_bytes <= INLINE_BYTES_MAX:
+            self._inline = encode_entries(entries)
+            self._first = entries[0].path if entries else b""
+            self._count = len(entries)
+            return
+        for first_path, count, encoded in parts:
+            if len(encoded) > SEGMENT_BYTES_MAX:
+                raise ManifestDamaged(f"the list of chunks at {first_path!r} is too long", where=where)
+            pieces = [encoded[at : at + CHUNK_BYTES_MAX] for at in range(0, len(encoded), CHUNK_BYTES_MAX)]
+            self._segments.append((first_path, count, [put(piece) for piece in pieces]))
+
+    def refs(self) -> list[ChunkRef]:
+        """Return the chunks that hold the body."""
+        return [placed.ref for _, _, placed_list in self._segments for placed in placed_list]
+
+    def encode(self) -> tuple[list[bytes], list[SegmentRef]]:
+        """Return the root's table of packs and list of segments."""
+        if self._inline is not None:
+            return [], [SegmentRef(self._first, self._count, self._inline, [])]
+        table = PackTable()
+        segments = [
+            SegmentRef(first_path, count, None, [table.refer(placed.ref) for placed in placed_list])
+            for first_path, count, placed_list in self._segments
+        ]
+        return table.packs, segments
+
+
+def read_entries(
+    root: ManifestRoot, stream: Callable[[Iterable[ChunkRef]], Iterator[bytes | bytearray | memoryview]], where: str
+) -> tuple[Entry, ...]:
+    """Return all entries of a version in path order, or raise ``ManifestDamaged``."""
+    packs = table_of_packs(root.packs, where)
+    refs = [_refs_of(segment, packs, where) for segment in root.segments]
+    if sum(ref.plain_bytes for segment_refs in refs for ref in segment_refs) > BODY_BYTES_MAX:
+        raise ManifestDamaged("the version's list of files is longer than 4 GiB", where=where)
+    chunks = stream(ref for segment_refs in refs for ref in segment_refs)
+    entries: list[Entry] = []
+    for segment, segment_refs in zip(root.segments, refs, strict=True):
+        body = segment.inline if segment.inline is not None else _joined(chunks, len(segment_refs))
+        found = decode_entries(body, where)
+        if (len(found), found[0].path if found else b"") != (segment.entry_count, segment.first_path):
+            raise ManifestDamaged("a segment holds other entries than its reference says", where=where)
+        entries += found
+    check_tree(entries, where)
+    return tuple(entries)
+
+
+def segment_refs(root: ManifestRoot, where: str) -> tuple[ChunkRef, ...]:
+    """Return the chunks that hold a version's own body."""
+    packs = table_of_packs(root.packs, where)
+    return tuple(ref for segment in root.segments for ref in _refs_of(segment, packs, where))
+
+
+def _joined(chunks: Iterator[bytes | bytearray | memoryview], count: int) -> bytes:
+    body = bytearray()
+    for _ in range(count):
+        # One by one: each chunk is released when the next is taken.
+        body += next(chunks)
+    return bytes(body)
+
+
+def _refs_of(segment: SegmentRef, packs: list[PackPlace], where: str) -> tuple[ChunkRef, ...]:
+    if (segment.inline is None) != bool(segment.chunks):
+        raise ManifestDamaged("a segment is both inline and in chunks, or neither", where=where)
+    if sum(ref.plain_bytes for ref in segment.chunks) > SEGMENT_BYTES_MAX:
+        raise ManifestDamaged("a segment is longer than 256 MiB", where=where)
+    return unpack_refs(segment.chunks, packs, where)
+
+
+def _split(entries: tuple[Entry, ...]) -> Iterator[tuple[bytes, int, bytes]]:
+    start = 0
+    for position, entry in enumerate(entries):
+        if position + 1 == len(entries) or _ends_segment(entry):
+            part = entries[start : position + 1]
+            yield part[0].path, len(part), encode_entries(part)
+            start = position + 1
+
+
+def _ends_segment(entry: Entry) -> bool:
+    cost_bytes = 60 + len(entry.path) + 64 * len(entry.chunks) + (400 if entry.proof else 0)
+    return xxhash.xxh64_intdigest(entry.path) * SEGMENT_BYTES < cost_bytes << 64
+
+
+def pack_bin(epoch: int, pack_id: bytes, key_kind: int = KEY_DERIVED) -> bytes:
+    """Return a pack as stored objects name it."""
+    return bytes((key_kind, epoch)) + pack_id
+
+
+class PackTable:
+    """Replaces pack ids by indices while entries are encoded."""
+
+    def __init__(self) -> None:
+        self.packs: list[bytes] = []
+        self._index: dict[bytes, int] = {}
+
+    def refer(self, ref: ChunkRef) -> PackedRef:
+        """Return *ref* with its pack as an index into ``packs``."""
+        index = self._index.get(ref.pack)
+        if index is None:
+            index = self._index[ref.pack] = len(self.packs)
+            self.packs.append(pack_bin(*ref.place))
+        return PackedRef(ref.name, index, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes, int(ref.coding))
+
+
+def encode_entries(entries: list[Entry] | tuple[Entry, ...]) -> bytes:
+    """Return the bytes of a segment; they depend on these entries alone."""
+    table = PackTable()
+    packed = [replace(entry, chunks=tuple(map(table.refer, entry.chunks))) for entry in entries]
+    return msgspec.msgpack.encode(Segment(table.packs, cast("list[Entry[PackedRef]]", packed)))
+
+
+def decode_entries(body: bytes | memoryview, where: str) -> list[Entry]:
+    """Return a segment's entries, each checked, or raise ``ManifestDamaged``."""
+    segment = decode_as(body, Segment, where)
+    check_room(segment.room, "a segment", where)
+    packs = table_of_packs(segment.packs, where)
+    unpacked = [replace(packed, chunks=unpack_refs(packed.chunks, packs, where)) for packed in segment.entries]
+    entries = cast("list[Entry]", unpacked)
+    for entry in entries:
+        check_entry(entry, where)
+    return entries
+
+
+def unpack_refs(packed: Sequence[PackedRef], packs: Sequence[PackPlace], where: str) -> tuple[ChunkRef, ...]:
+    """Return the references with their packs; raise ``ManifestDamaged`` for one out of bounds."""
+    refs = []
+    for ref in packed:
+        if ref.base is not None:
+            raise newer_base(where)
+        if not 0 <= ref.pack < len(packs):
+            raise ManifestDamaged("a chunk names a pack that is not in the table", where=where)
+        coding = coding_of(ref.coding, where, ManifestDamaged)
+        if not is_sound(ref.name, ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes):
+            raise ManifestDamaged("a chunk's numbers are out of bounds", where=where)
+        pack = packs[ref.pack]
+        numbers = ref.ordinal, ref.offset, ref.stored_bytes, ref.plain_bytes
+        refs.append(ChunkRef(ref.name, pack.pack_id, *numbers, coding, pack.epoch, pack.key_kind))
+    return tuple(refs)
