@@ -7,9 +7,10 @@ Three histories:
 - in memory, of 10,000 versions: the counts are the store's and the seconds mlsync's own;
 - in a directory: a tree of eight files (prune_tree.py), backed up by `mlsync backup` and by `restic backup`. In rounds,
   in turn, each on a copy of that repository: `mlsync forget`, a prune that removes and marks, a prune that deletes
-  (`--grace 0s`; in use days lie between them), without and with `--compact`; `restic forget --prune`. In each round also a backup beside nothing, and
-  one that begins when the first change of the prune lies in the repository: restic's lock, mlsync's decision. A backup
-  that is refused begins anew until it succeeds. At the end every version that mlsync left is restored and compared;
+  (`--grace 0s`; in use days lie between them), without and with `--compact`; `restic forget --prune`. In each round
+  also a backup beside nothing, and one that begins when the first change of the prune lies in the repository: restic's
+  lock, mlsync's decision. A backup that is refused begins anew until it succeeds. At the end every version that mlsync
+  left is restored and compared;
 - in a bucket of SeaweedFS, as the tests start it, 1,000 versions of one small file, mlsync alone: requests, and memory.
 
 Writes results/prune.json.
