@@ -7,10 +7,10 @@ Three histories:
 - in memory, of 10,000 versions: the counts are the store's and the seconds mlsync's own;
 - in a directory: a tree of eight files (prune_tree.py), backed up by `mlsync backup` and by `restic backup`. In rounds,
   in turn, each on a copy of that repository: `mlsync forget`, a prune that removes and marks, a prune that deletes
-  (`--grace 0s`; in use days lie between them), without and with `--compact`; `restic forget --prune`. In each round
-  also a backup beside nothing, and one that begins when the first change of the prune lies in the repository: restic's
-  lock, mlsync's decision. A backup that is refused begins anew until it succeeds. At the end every version that mlsync
-  left is restored and compared;
+  (`--grace 0s`; in use days lie between them), without and with `--compact` (then one more); `restic forget --prune`.
+  In each round also a backup beside nothing, and one that begins when the first change of the prune lies in the
+  repository: restic's lock, mlsync's decision. A backup that is refused begins anew until it succeeds. At the end every
+  version that mlsync left is restored and compared;
 - in a bucket of SeaweedFS, as the tests start it, 1,000 versions of one small file, mlsync alone: requests, and memory.
 
 Writes results/prune.json.
@@ -154,7 +154,7 @@ class Directories:
             "needed_bytes": prune_tree.needed_bytes(left),
             "steps": {step: costs(turn[step] for turn in turns) for step in turns[0]},
         }
-        whole = ("mlsync, all three", "mlsync, all three --compact")
+        whole = ("mlsync, all", "mlsync, all --compact")
         result["ratios_to_restic"] = {ours: ratios(turns, ours) for ours in whole} if self._restic else None
         return result | {"restored_and_compared": self._compare_all(left)}
 
@@ -185,20 +185,24 @@ class Directories:
         self._bring_back(tool)
         if tool is self._restic:
             return {"restic forget --prune": Step(tool.prune(self._keep), stored_bytes=tool.stored_bytes())}
-        plain = self._three(tool)
+        plain = self._all_of(tool)
         self._bring_back(tool)
-        return plain | self._three(tool, "--compact")
+        return plain | self._all_of(tool, "--compact")
 
-    def _three(self, tool: MlsyncPruning, *more: str) -> dict[str, Step]:
-        """The three commands and their sum; *more* is for each prune, and in the steps' names."""
-        names = [" ".join(["mlsync prune", *more]) + what for what in (", removes and marks", ", deletes")]
+    def _all_of(self, tool: MlsyncPruning, *more: str) -> dict[str, Step]:
+        """Forget, prune until nothing is left to delete, and the sum; *more* goes to each prune and into the names."""
+        whats = [", removes and marks", ", deletes"]
+        if more:
+            # What the second one moves out of is marked, and deleted by the next.
+            whats[1:] = [", deletes and moves", ", deletes what was moved"]
+        names = [" ".join(["mlsync prune", *more]) + what for what in whats]
         parts = {} if more else {"mlsync forget": Step(tool.forget(self._keep))}
         rans = [step.ran for step in parts.values()] or [tool.forget(self._keep)]
         for name in names:
             parts[name] = Step(tool.prune(*more), stored_bytes=tool.stored_bytes())
             rans.append(parts[name].ran)
         whole = Ran(sum(r.wall_s for r in rans), sum(r.cpu_s for r in rans), max(r.peak_mib for r in rans))
-        return parts | {" ".join(["mlsync, all three", *more]): Step(whole, stored_bytes=tool.stored_bytes())}
+        return parts | {" ".join(["mlsync, all", *more]): Step(whole, stored_bytes=tool.stored_bytes())}
 
     def _beside_nothing(self, tool: Peer) -> dict[str, Step]:
         self._bring_back(tool)
