@@ -154,12 +154,22 @@ def test_one_run_never_blocks_another(agent, runs):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_a_pass_save_its_place(number, agent, runs):
-    """On SIGTERM and SIGINT a pass ends at its next safe point, and the agent with status 0."""
+    """On SIGTERM and SIGINT a pass ends at its next safe point, a last one is made, and the agent ends with 0."""
     running = agent(f"a=slow:{runs[0]}")
     running.wait_for("a begins")
     status, log = running.end(number)
-    assert (status, running.lines()[-1]) == (0, "a saved its place")
+    assert (status, running.lines()[1:3]) == (0, ["a saved its place", "a begins the last pass"])
     assert "cut short" not in log
+
+
+def test_the_last_pass_holds_what_no_event_told_yet(agent, runs):
+    """What changed a moment before SIGTERM is in a version, although the files have not settled."""
+    running = agent(f"a=count:{runs[0]}", SETTLE="3600")
+    running.status("a", watched=True, last_version=1)
+    (runs[0] / "last.pt").write_text("x")
+    assert running.end()[0] == 0
+    assert running.lines()[-2:] == ["a begins the last pass", "a version 2 of 1 files"]
+    assert running.status("a")["last_version"] == 2
 
 
 def test_a_deaf_pass_does_not_hold_the_end_up(agent, runs):
@@ -332,7 +342,7 @@ class Counting:
         self.heartbeat = Heartbeat()
         self.passes = threading.Semaphore(0)
 
-    def run(self, stop):
+    def run(self, stop, *, deadline_s=None):
         """One pass, counted."""
         self.passes.release()
         return PassResult(self.name, 1, 1, (), "version 1")

@@ -42,7 +42,7 @@ class Job:
         self.heartbeat = Heartbeat(clock)
         self._ends = iter(ends)
 
-    def run(self, stop):
+    def run(self, stop, *, deadline_s=None):
         """The next end."""
         end = next(self._ends)
         if isinstance(end, Exception):

@@ -12,6 +12,7 @@ from mlsync.app.pass_result import PassResult
 from mlsync.app.session import Session
 from mlsync.app.wording import count, listed, size
 from mlsync.backup.backup import backup
+from mlsync.backup.deadline import Deadline
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
 from mlsync.log_context import working_on
@@ -24,9 +25,18 @@ _MANY_BYTES: Final = 1 << 30
 
 
 def back_up(
-    session: Session, watch: WatchSettings, monitor: Monitor, stop: threading.Event, *, accept_loss: bool = False
+    session: Session,
+    watch: WatchSettings,
+    monitor: Monitor,
+    stop: threading.Event,
+    *,
+    accept_loss: bool = False,
+    deadline_s: float | None = None,
 ) -> BackupResult:
-    """Back a run up once; the caller holds its lock."""
+    """Back a run up once; the caller holds its lock.
+
+    With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then.
+    """
     if session.repository.is_retired:
         session.repository.refuse_retired()
     clear_leftovers(session.state_directory)
@@ -34,6 +44,7 @@ def back_up(
         backup_options(session.config, session.state_directory, watch.run),
         stop=stop.is_set,
         accept_loss=accept_loss,
+        deadline=None if deadline_s is None else Deadline.at(deadline_s),
         announce=partial(_announce, monitor, watch.run),
     )
     prover = partial(prover_of, session.config, run=watch.run)

@@ -57,7 +57,7 @@ from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.writer import PackWriter, WriteStats
 from mlsync.source.paths import display
 from mlsync.source.root import Root
-from mlsync.source.scan import FileStat, LeftOut, Scan, scan
+from mlsync.source.scan import FileStat, Found, LeftOut, Scan, scan
 from mlsync.source.state import Head, Made
 from mlsync.source.takeover import end_takeover
 from mlsync.versions.loaded_directories import is_below
@@ -250,12 +250,15 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
             may_use=index.may_use,
             container_of=parent.container_of,
             expect_proof=_start_of(prover, job, total_bytes),
-            advance=_remembering(job, writer, job.stoppable(task.advance)),
+            advance=_in_time(job, _remembering(job, writer, job.stoppable(task.advance))),
             sleep=job.options.sleep,
         )
         try:
-            for found in changed:
+            for found in _in_order(job, changed):
                 job.check_stop()
+                if job.options.deadline is not None and job.options.deadline.is_reading_over:
+                    records[found.path].put_off()
+                    continue
                 task.say(display(found.path))
                 records[found.path].archive(archiver)
             for record in records.values():
@@ -323,8 +326,20 @@ def _start_of(prover: Prover, job: Job, total_bytes: int) -> Callable[[], None]:
 
     It does nothing if storing takes long: a process that waits on a GPU keeps some of its memory from the trainer.
     """
-    is_quick = job.options.read_back != "none" and total_bytes <= _QUICKLY_STORED_BYTES
+    is_quick = not job.options.proves_later and total_bytes <= _QUICKLY_STORED_BYTES
     return prover.start if is_quick else lambda: None
+
+
+def _in_order(job: Job, changed: list[Found]) -> list[Found]:
+    """Return the files in the order in which they are read: the newest first, if there may be no time for all."""
+    if job.options.deadline is None:
+        return changed
+    return sorted(changed, key=lambda found: -found.stat.mtime_ns)
+
+
+def _in_time(job: Job, advance: Callable[[int], None]) -> Callable[[int], None]:
+    deadline = job.options.deadline
+    return advance if deadline is None else deadline.checked(advance)
 
 
 def _remembering(job: Job, writer: PackWriter, advance: Callable[[int], None]) -> Callable[[int], None]:

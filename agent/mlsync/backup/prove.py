@@ -30,7 +30,7 @@ def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
         units = WholeUnits(job, records, reader, root)
         let_in = units.hold_back()
         unloaded = records.forget_loads()
-        if job.options.read_back == "none":
+        if job.options.proves_later:
             _put_off(job, records)
         else:
             read_back_bytes = _read_back(job, records, units, unloaded, reader, prover)
@@ -51,9 +51,11 @@ def _reader(job: Job, root: Root, records: Records) -> ChunkReader:
 def _put_off(job: Job, records: Records) -> None:
     """Leave every new checkpoint to be proved later, except content that was proved under another name."""
     proved = proved_content(records.parent.entries, job.options.required_level)
+    by_choice = job.options.read_back == "none"
+    why = "not read back yet, as proof.read_back says" if by_choice else "not read back yet: the machine was to end"
     for entry, is_checkpoint in records.unproved():
         if is_checkpoint:
-            records.judge(entry.path, proved.get(content_of(entry, records.entries)) or put_off())
+            records.judge(entry.path, proved.get(content_of(entry, records.entries)) or put_off(why))
 
 
 def _read_back(

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from mlsync.backup.checkpoints.structure import Unsound
+from mlsync.backup.deadline import OutOfTime
 from mlsync.backup.files_cache import CachedPath, CacheRow, encode_row, pack_entry
 from mlsync.backup.storing.archiver import Archiver, ReadFile
 from mlsync.errors import ChangedWhileReading, SourceError
@@ -118,6 +119,8 @@ class Record(msgspec.Struct):
             self.read = archiver.read(self.found, self.cached)
         except Unsound as unsound:
             self.status, self.read, self.fault = Status.UNSOUND, unsound, (unsound.kind, unsound.text)
+        except OutOfTime:
+            self.put_off()
         except ChangedWhileReading as error:
             self.fault = TroubleKind.TORN, error.what
         except SourceError as error:
@@ -126,6 +129,10 @@ class Record(msgspec.Struct):
             self.fault = TroubleKind.UNREADABLE, "memory ran out while it was read"
         else:
             self.status = Status.GONE if self.read is None else Status.READ
+
+    def put_off(self) -> None:
+        """Leave a changed file to the next backup: this one has no time for it."""
+        self.status, self.fault = Status.UNREADABLE, (TroubleKind.TORN, "no time was left to read it")
 
     def cache_row(self) -> CachedFile | None:
         """Return what the files cache is to keep of the path, or ``None`` to leave it as it is."""

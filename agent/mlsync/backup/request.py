@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mlsync.backup.deadline import Deadline
 from mlsync.backup.files_cache import encode_location
 from mlsync.backup.storing.avoided import Avoided
 from mlsync.errors import Stopped
@@ -46,7 +47,9 @@ class BackupOptions:
     it, or ``none``, which leaves the proof to later. *uploads* is the directory of the notes by which an interrupted
     upload is resumed; with ``None`` there are none. *loading* says how a framework loads new checkpoints, if it does.
     *policy* says what the user wants refused: a file that another policy refused is looked at again. With
-    *accept_loss* a version is made at once although most checkpoints are gone.
+    *accept_loss* a version is made at once although most checkpoints are gone. A *deadline* is that of a last backup,
+    before the machine goes away: it reads the newest files first, and leaves proofs to later unless a version is to
+    wait for them.
     """
 
     required_level: int = 3
@@ -56,10 +59,16 @@ class BackupOptions:
     loading: LoadingOptions | None = None
     policy: Policy = NO_POLICY
     accept_loss: bool = False
+    deadline: Deadline | None = None
     announce: Callable[[int, int], None] = lambda _files, _bytes: None
     stop: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns
+
+    @property
+    def proves_later(self) -> bool:
+        """Whether nothing is read back before the version is committed."""
+        return self.read_back == "none" or (self.deadline is not None and not self.wait_for_proof)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +102,12 @@ class Job:
         return advanced
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, and look every second whether to stop."""
+        """Sleep, and look every second whether to stop; a last backup ends the sleep when it has no time for it."""
+        deadline = self.options.deadline
         while seconds > 0:
             self.check_stop()
+            if deadline is not None and deadline.clock() >= deadline.wait_until_s:
+                return
             self.options.sleep(min(seconds, 1.0))
             seconds -= 1.0
 

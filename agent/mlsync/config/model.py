@@ -280,7 +280,8 @@ class AgentSettings:
     )
     stop_within_s: float = key(
         duration,
-        "The time to stop at a safe point on SIGTERM. It is shorter than `TimeoutStopSec` of the service.",
+        "The time on SIGTERM for a last pass over each run, with what changed up to then. It is shorter than "
+        "`TimeoutStopSec` of the service.",
         default='"25s"',
         example='"60s"',
         name="stop_within",

@@ -194,9 +194,8 @@ def _by_itself(proof: Proof) -> Proof:
     return not_loaded(proof) if LOADED_IN in proof.facts else proof
 
 
-def put_off() -> Verdict:
-    """Return the verdict on a checkpoint that is read back later."""
-    shortfall = "not read back yet, as proof.read_back says"
+def put_off(shortfall: str) -> Verdict:
+    """Return the verdict on a checkpoint that is read back later; *shortfall* says why."""
     return Verdict(Proof(Level.BYTES, "", "", "", time.time_ns(), 0.0, 0, 0, {}, [], shortfall))
 
 

@@ -195,10 +195,11 @@ class Agent:
             worker.state = states.get(worker.job.name, worker.state)
 
     def _end(self) -> None:
-        """Stop all workers, wait for them within the time that the settings allow, and report the status."""
+        """Have all workers make a last pass, within the time that the settings allow, and report the status."""
+        within_s = self._options.stop_within_s
+        deadline_s = time.monotonic() + within_s
         for worker in self._workers:
-            worker.stop()
-        deadline_s = time.monotonic() + self._options.stop_within_s
+            worker.last_pass(deadline_s - min(1.0, within_s / 10))
         while any(worker.thread.is_alive() for worker in self._workers):
             left_s = deadline_s - time.monotonic()
             # A second signal means that somebody does not want to wait.

@@ -89,8 +89,8 @@ class BackupJob:
         self._process = PassProcess(watch.run, self.heartbeat)
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
-    def run(self, stop: threading.Event) -> PassResult:
-        """Make a version if anything changed."""
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
+        """Make a version if anything changed; with *deadline_s* for the last time."""
         opened = self._opener.opened(stop)
         self._acquire_lock(opened)
         asked_s, self._asked_s = self._asked_s, None
@@ -102,7 +102,7 @@ class BackupJob:
                 return untouched
         began_s = self._clock()
         try:
-            done = self._process.ask(PassRequest(self._opener.config, opened, self._watch), stop)
+            done = self._process.ask(PassRequest(self._opener.config, opened, self._watch, deadline_s), stop)
         except KeyRetired:
             self._opener.forget(opened)
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -26,11 +27,21 @@ class RunJob(Protocol):
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
-    def run(self, stop: threading.Event) -> PassResult:
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
         """Make a version if anything changed; end at the next safe point once *stop* is set.
 
+        With *deadline_s*, on the monotonic clock, this is the last pass: the newest files come first, the version is
+        committed before then, and what is left of the time goes to its proof.
         Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.
         """
+
+
+class Interruption(threading.Event):
+    """Asks a pass to end at its next safe point; it may be ended by force at *by_s*, on the monotonic clock."""
+
+    def __init__(self, by_s: float = math.inf) -> None:
+        super().__init__()
+        self.by_s = by_s
 
 
 class Heartbeat:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from mlsync.app.flow_options import loading_options, prover_of
@@ -68,6 +69,25 @@ class Maintenance:
             self._monitor.notice("warning", f"{self._run}: {error}")
         return proved_version
 
+    def prove_until(self, end_s: float) -> int | None:
+        """Prove the newest pending version, and give up at *end_s* on the monotonic clock; return it if it is proved.
+
+        The last pass does this with the time that is left: its version is committed already.
+        """
+        if self._session.repository.is_write_only or self._session.config.proof.device == "none":
+            return None
+        newest = max(self._state.pending(self._run), default=None)
+        if newest is None:
+            return None
+        try:
+            with self._later_prover(lambda: self._stop.is_set() or time.monotonic() >= end_s) as later:
+                return newest if self._prove(later, newest) else None
+        except (Stopped, ProofUnavailable):
+            pass
+        except Error as error:
+            self._monitor.notice("warning", f"{self._run}: {error}")
+        return None
+
     # ------------------------------------------------------------ pending proofs
 
     def _prove_pending(self) -> int | None:
@@ -76,17 +96,8 @@ class Maintenance:
             return None
         self._state.set_last_ns(self._run, _PROVED, self._now_ns())
         proved: list[int] = []
-        repository, config = self._session.repository, self._session.config
-        with (
-            prover_of(config, run=self._run) as prover,
-            LaterProver(
-                repository,
-                prover,
-                self._monitor,
-                loading=loading_options(config, self._session.state_directory, run=self._run),
-                stop=self._stop.is_set,
-            ) as later,
-        ):
+        config = self._session.config
+        with self._later_prover(self._stop.is_set) as later:
             try:
                 proved.extend(number for number in pending if self._prove(later, number))
             except ProofUnavailable as error:
@@ -95,6 +106,16 @@ class Maintenance:
                 left = count(len(pending) - len(proved), "version")
                 self._monitor.notice("info", f"{self._run}: {left} still pending: {error}")
         return max(proved, default=None)
+
+    @contextmanager
+    def _later_prover(self, stop: Callable[[], bool]) -> Iterator[LaterProver]:
+        repository, config = self._session.repository, self._session.config
+        loading = loading_options(config, self._session.state_directory, run=self._run)
+        with (
+            prover_of(config, run=self._run) as prover,
+            LaterProver(repository, prover, self._monitor, loading=loading, stop=stop) as later,
+        ):
+            yield later
 
     def _prove(self, later: LaterProver, number: int) -> bool:
         """Return whether the version is now proved as far as the configuration requires."""

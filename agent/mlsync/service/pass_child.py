@@ -122,8 +122,10 @@ class PassChild(LogMonitor):
         # It was opened long ago: its disk may be away by now, or another one in its place.
         self._session.repository.confirm()
         self._session.repository.refuse_retired()
-        made = outcome(back_up(self._session, request.watch, self, self._stop))
-        proved_version = Maintenance(self._session, request.watch, self, self._stop).run()
+        end_s = request.deadline_s
+        made = outcome(back_up(self._session, request.watch, self, self._stop, deadline_s=end_s))
+        maintenance = Maintenance(self._session, request.watch, self, self._stop)
+        proved_version = maintenance.run() if end_s is None else maintenance.prove_until(end_s)
         return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))
 
     def _prune(self, request: PruneRequest) -> dict[str, Any]:

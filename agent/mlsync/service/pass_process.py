@@ -17,6 +17,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,7 +27,7 @@ from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import Error
 from mlsync.repository.keys.keyslot import Unlock
-from mlsync.service.job import Heartbeat
+from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import log_level
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
@@ -65,11 +66,15 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class PassRequest:
-    """Back up one run, whose lock the agent holds; ``done`` is a ``PassResult`` in JSON."""
+    """Back up one run, whose lock the agent holds; ``done`` is a ``PassResult`` in JSON.
+
+    With *deadline_s*, on the monotonic clock, it is the last pass.
+    """
 
     config: Config
     opened: Opened
     watch: WatchSettings
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +207,9 @@ def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterat
         if stop.is_set() and not is_stop_sent:
             _send(process, STOP)
             is_stop_sent = True
+        if is_stop_sent and isinstance(stop, Interruption) and time.monotonic() >= stop.by_s:
+            # It waits for a store or a disk, and looks at nothing else.
+            process.kill()
         if not poll.poll(_POLL_S * 1000):
             continue
         block = process.stdout.read(_READ_BYTES)

@@ -15,11 +15,14 @@ from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
 from mlsync.errors import Error, RunLocked, RunOfAnother, SourceMissing
 from mlsync.monitor import Monitor
-from mlsync.service.job import RunJob
+from mlsync.service.job import Interruption, RunJob
 from mlsync.service.trigger import ChangeTimes, Trigger
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
+# How much of the time for a last pass the one under way may take to get to a safe point, and at most how long.
+_SHARE_TO_INTERRUPT: Final = 0.2
+_INTERRUPT_S_MAX: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,14 @@ class RunState:
     is_refused: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class LastPass:
+    """How the last pass of a run ended: with an *error*, or with all that the directory held in a version."""
+
+    error: str | None = None
+    version: int | None = None
+
+
 class Worker:
     """Runs one job again and again; calls *on_change*, from its thread, whenever its state changed."""
 
@@ -76,7 +87,10 @@ class Worker:
         self._wall = wall
         self._uniform = uniform
         self._had_lock = False
-        self._stop = threading.Event()
+        self._interruption = Interruption()
+        self._deadline_s: float | None = None
+        #: How the last pass ended; ``None`` before it has, and if there was none.
+        self.last: LastPass | None = None
         self._rescan_at_s = -math.inf  # the first pass begins at once, for what changed while no agent ran
         self._retry_at_s: float | None = None
         self.thread = threading.Thread(target=self._live, name=f"run-{job.name}", daemon=True)
@@ -87,13 +101,25 @@ class Worker:
         self.thread.start()
 
     def stop(self) -> None:
-        """Begin no further pass; one under way ends at its next safe point."""
-        self._stop.set()
+        """Begin no further pass; one under way ends at its next safe point, the last one too."""
+        self._deadline_s = None
+        self._interruption.set()
+        self.trigger.close()
+
+    def last_pass(self, deadline_s: float) -> None:
+        """Make one more pass, for what the directory holds now, and end; *deadline_s* is on the monotonic clock.
+
+        A pass under way is interrupted, so that the newest checkpoint comes first. ``last`` says what came of it.
+        """
+        now_s = time.monotonic()
+        self._deadline_s = deadline_s
+        self._interruption.by_s = now_s + min(_INTERRUPT_S_MAX, _SHARE_TO_INTERRUPT * (deadline_s - now_s))
+        self._interruption.set()
         self.trigger.close()
 
     def hung(self, limit_s: float) -> bool:
         """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
-        if self._stop.is_set():
+        if self.trigger.closed:
             return False
         if not self.thread.is_alive():
             return True
@@ -124,7 +150,34 @@ class Worker:
             self._pass()
             _LOG.debug("%s: pass ended", self.job.name)
             self._enter(self._idle_phase())
+        if self._deadline_s is not None:
+            self._make_last_pass(self._deadline_s)
         self._enter("stopped")
+
+    def _make_last_pass(self, deadline_s: float) -> None:
+        if self.state.locked is not None or self.state.is_refused:
+            self.last = LastPass(self.state.last_error)
+            return
+        self._enter("running")
+        self._interruption = interruption = Interruption(deadline_s)
+        if self._deadline_s is None:
+            return  # ``stop`` came in between, and may have set the one before
+        name, state = self.job.name, self.state
+        try:
+            outcome = self.job.run(interruption, deadline_s=deadline_s)
+        except SourceMissing as error:
+            # A trainer that never made its directory has nothing to lose.
+            self.last = LastPass(None if state.last_version is None else str(error))
+        except Exception as error:  # noqa: BLE001 - a bug must not end the last passes of other runs
+            if not isinstance(error, Error):
+                _LOG.exception("%s: unexpected error", name)
+            self.last = LastPass(str(error) or type(error).__name__)
+        else:
+            self.last = LastPass(None, outcome.version)
+            self._note(outcome, self._wall())
+        if self.last.error is not None:
+            state.last_error = self.last.error
+            self._monitor.notice("error", f"{name}: the last pass failed: {self.last.error}")
 
     def _plan(self, changes: ChangeTimes | None, is_requested: bool) -> float:
         due_s = self.due(changes, is_requested)
@@ -149,7 +202,7 @@ class Worker:
         """Make one pass and plan the next one, whatever the outcome: only here does the service survive a failure."""
         began_s = self._wall()
         try:
-            outcome = self.job.run(self._stop)
+            outcome = self.job.run(self._interruption)
         except RunOfAnother as error:
             # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
@@ -173,7 +226,7 @@ class Worker:
 
     def _succeeded(self, outcome: PassResult, began_s: float) -> None:
         state = self.state
-        if self._stop.is_set() and outcome.version is None:
+        if self._interruption.is_set() and outcome.version is None:
             # Cut short: without a version, files may have changed all the same.
             return
         if state.failures:
@@ -184,6 +237,10 @@ class Worker:
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
         self._rescan_at_s = self._clock() + self._timing.rescan_s
+        self._note(outcome, began_s)
+
+    def _note(self, outcome: PassResult, began_s: float) -> None:
+        state = self.state
         # What the directory held when the pass began is in a version now; later changes may not be.
         state.last_pass_s = began_s
         if outcome.version is not None:
@@ -211,7 +268,7 @@ class Worker:
         self.state.troubles = troubles
 
     def _failed(self, error: Exception, delay_s: float | None) -> None:
-        if self._stop.is_set():
+        if self._interruption.is_set():
             # Cut short by the end of the service: there is no next try to report.
             return
         state = self.state
