@@ -8,7 +8,8 @@
     |- Untrusted                   4   root would use a file that others can change
     |- ServiceError
     |  |- UnitChanged              5   somebody changed the unit of the service
-    |  `- UnitNotWritten           6   the unit of the service cannot be written or removed
+    |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
+    |  `- AgentAway               82   no agent answers at its socket
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -159,6 +160,13 @@ class UnitNotWritten(ServiceError):
 
     exit_code = 6
     usual_advice = "run it as root, or with --user for yourself"
+
+
+class AgentAway(ServiceError):
+    """No agent answers at its socket: none runs, it hangs, or it is another user's."""
+
+    exit_code = 82
+    usual_advice = "mlsync status shows whether one runs; mlsync agent starts one"
 
 
 class RepositoryError(Error):

@@ -381,7 +381,8 @@ def test_a_status_that_cannot_be_written_is_told_once(tmp_path):
     agent.stop()
     thread.join(PATIENCE_S)
     assert [text for severity, text in monitor.notices if severity != "info"] == [
-        "the status file cannot be written: File exists"
+        f"mlsync status cannot ask this agent: no socket in {tmp_path / 'file'}: File exists",
+        "the status file cannot be written: File exists",
     ]
 
 

@@ -7,7 +7,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
+from mlsync.service.talk.talk import Talk
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import Timing, Worker
 
@@ -99,7 +100,8 @@ class Agent:
         Only a process's main thread can handle signals; elsewhere pass *signals* = ``False``.
         """
         self._restore_states()
-        with self._handling_signals(signals), self._watching(), self._scheduling() as check_clock:
+        talk = Talk(self, self._options.status_file.parent, self._monitor)
+        with self._handling_signals(signals), talk.going_on(), self._watching(), self._scheduling() as check_clock:
             for worker in self._workers:
                 worker.start()
             self._notifier.ready()
@@ -138,6 +140,23 @@ class Agent:
     def _request_all(self) -> None:
         for worker in self._workers:
             worker.trigger.request()
+
+    def request_backup(self, runs: Sequence[str], query: Mapping[str, list[str]]) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
+        """Request a pass over each of *runs*, or all of them, as ``TalkingAgent`` says."""
+        workers = {worker.job.name: worker for worker in self._workers}
+        wanted = [workers[run] for run in runs] or self._workers
+        for worker in wanted:
+            worker.trigger.request()
+        return {"requested": [worker.job.name for worker in wanted]}
+
+    def unhealthy(self) -> str | None:
+        """Return which runs hang, if any do."""
+        return f"hangs: {', '.join(sorted(self._hung))}" if self._hung else None
+
+    def unready(self) -> str | None:
+        """Return which runs have not been looked at since the agent started, if there are such."""
+        waiting = [worker.job.name for worker in self._workers if worker.state.last_pass_s is None]
+        return f"no pass yet: {', '.join(waiting)}" if waiting else None
 
     def _check_workers(self) -> None:
         """Notify the watchdog only while no worker hangs; otherwise systemd restarts the agent."""

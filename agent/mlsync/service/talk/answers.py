@@ -1,0 +1,73 @@
+"""What the agent answers: which paths there are, and what each of them shows or does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mlsync.service.talk.http import HttpAnswer, HttpRequest
+
+
+class TalkingAgent(Protocol):
+    """What the answers need of the agent; its methods do not block, and any thread calls them."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the state of the agent and of every run."""
+
+    def request_backup(self, runs: Sequence[str], query: Mapping[str, list[str]]) -> dict[str, Any]:
+        """Request a pass over each of *runs* (all if there are none); return JSON that says what was requested.
+
+        *query* holds all parameters of the request. Raise ``KeyError`` with a run's name if the agent does not keep it.
+        """
+
+    def unhealthy(self) -> str | None:
+        """Return why the agent cannot do its work, as with a run that hangs; ``None`` if it can."""
+
+    def unready(self) -> str | None:
+        """Return why the agent keeps no watch yet, or no more; ``None`` if it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    methods: tuple[str, ...]
+    answer: Callable[[HttpRequest], HttpAnswer]
+
+
+class Answers:
+    """Answers requests; *may_act* allows those that make the agent do something: by its private socket alone."""
+
+    def __init__(self, agent: TalkingAgent, *, may_act: bool) -> None:
+        self._agent = agent
+        reads = ("GET", "HEAD")
+        self._paths = {
+            "/status": _Path(reads, self._status),
+            "/healthz": _Path(reads, lambda _: _is_well(agent.unhealthy())),
+            "/readyz": _Path(reads, lambda _: _is_well(agent.unhealthy() or agent.unready())),
+        }
+        if may_act:
+            self._paths["/backup"] = _Path(("POST",), self._backup)
+
+    def __call__(self, request: HttpRequest) -> HttpAnswer:
+        """Return the answer to *request*."""
+        path = self._paths.get(request.path)
+        if path is None:
+            return HttpAnswer.of_text("there is nothing here; known: " + " ".join(sorted(self._paths)), 404)
+        if request.method not in path.methods:
+            allowed = ", ".join(path.methods)
+            return HttpAnswer(405, f"only {allowed}\n".encode(), more=(f"Allow: {allowed}",))
+        return path.answer(request)
+
+    def _status(self, _request: HttpRequest) -> HttpAnswer:
+        return HttpAnswer.of_json(self._agent.as_json())
+
+    def _backup(self, request: HttpRequest) -> HttpAnswer:
+        runs = request.query.get("run", [])
+        try:
+            return HttpAnswer.of_json(self._agent.request_backup(runs, request.query), 202)
+        except KeyError as error:
+            return HttpAnswer.of_text(f"the agent keeps no run {error.args[0]!r}", 404)
+
+
+def _is_well(why_not: str | None) -> HttpAnswer:
+    return HttpAnswer.of_text("ok") if why_not is None else HttpAnswer.of_text(why_not, 503)

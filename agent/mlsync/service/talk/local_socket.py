@@ -1,0 +1,141 @@
+"""The agent's socket in its state directory: for the commands of the same user and of root alone.
+
+Several agents may share a state directory, as with one ``mlsync run`` for each GPU. So there are numbered places, and
+each agent holds the lock of its own while it lives: a socket whose lock is free is left over, and is replaced.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Self
+
+_PLACES: Final = 64
+# What sun_path holds, with the zero at its end (unix(7)).
+_PATH_BYTES_MAX: Final = 107
+_CREDENTIALS: Final = struct.Struct("3i")
+
+
+class LocalSocket:
+    """A listening socket with mode 0600, and the lock that says that its agent lives."""
+
+    def __init__(self, path: Path, listening: socket.socket, lock: int) -> None:
+        self.path = path
+        self.listening = listening
+        self._lock = lock
+
+    @classmethod
+    def bind(cls, directory: Path) -> Self:
+        """Listen at the first free place in *directory*; raise ``OSError`` if no socket can be there."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(_PLACES):
+            lock = _locked(directory / f"agent-{number}.lock")
+            if lock is None:
+                continue
+            try:
+                path = directory / f"agent-{number}.sock"
+                return cls(path, _bound(path), lock)
+            except BaseException:
+                os.close(lock)
+                raise
+        raise OSError(f"{_PLACES} agents have sockets there")
+
+    def close(self) -> None:
+        """Remove the socket, and let the next agent have its place."""
+        self.listening.close()
+        with suppress(OSError):
+            self.path.unlink()
+        os.close(self._lock)
+
+
+def admits_own(connection: socket.socket) -> bool:
+    """Return whether this user or root is at the other end: what the mode says, also where a file system has none."""
+    return peer_uid(connection) in (0, os.geteuid())
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the user at the other end, as he was when he connected or listened."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(packed)[1]
+    return uid
+
+
+def local_sockets(directory: Path) -> Iterator[Path]:
+    """Yield the sockets of agents in *directory*, in the order of their places; some may be left over."""
+    for number in range(_PLACES):
+        path = directory / f"agent-{number}.sock"
+        with suppress(OSError):
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                yield path
+
+
+def connected(path: Path, timeout_s: float, *, uids: Collection[int]) -> socket.socket:
+    """Return a connection to a socket on which one of *uids* listens.
+
+    Raise ``ConnectionRefusedError`` if nobody does, ``PermissionError`` for any other user, and ``OSError``.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(timeout_s)
+        with _short(path) as address:
+            connection.connect(address)
+        uid = peer_uid(connection)
+        if uid not in uids:
+            raise PermissionError(f"user {uid} listens there")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _locked(path: Path) -> int | None:
+    """Return the descriptor of a lock that is ours now; ``None`` if another process has it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _bound(path: Path) -> socket.socket:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(f"{path} is in the way, and is no socket")
+        # Its agent is gone, since its lock was free.
+        path.unlink()
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # Before it has a name: the kernel makes the file with this mode, and at no moment with another one.
+        os.fchmod(listening.fileno(), 0o600)
+        with _short(path) as address:
+            listening.bind(address)
+        listening.listen(16)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+@contextmanager
+def _short(path: Path) -> Iterator[bytes]:
+    """Yield an address of *path* that fits into a socket's address, however deep the directory is."""
+    whole = os.fsencode(path)
+    if len(whole) <= _PATH_BYTES_MAX:
+        yield whole
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield os.fsencode(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
