@@ -1,7 +1,7 @@
 """Parts of prune.py that run in processes of their own, so that the one that measures stays small (see process.py).
 
     python bench/prune_parts.py in-memory COUNT
-    python bench/prune_parts.py history-in-bucket URL ENDPOINT COUNT
+    python bench/prune_parts.py history-in-bucket URL ENDPOINT COUNT [PACKS]
     python bench/prune_parts.py check-bucket URL ENDPOINT
     python bench/prune_parts.py backups CONFIG SOURCE COUNT
     python bench/prune_parts.py restores CONFIG TARGET NUMBER...
@@ -18,6 +18,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import prune_tree
@@ -44,6 +45,7 @@ from mlsync.upkeep.prune import PruneOptions, carry_out, plan  # noqa: E402
 
 NOW_NS = 4 * 10**18
 DAY_NS = 86_400 * 10**9
+AT_ONCE = 8
 
 
 # ---------------------------------------------------------------- a history in memory
@@ -71,14 +73,19 @@ def in_memory(count: str) -> dict[str, object]:
     return result | {"problems_afterwards": problems(repository)}
 
 
-def commit_history(repository: Repository, count: int) -> dict[int, bytes]:
-    """Make so many versions, each with a file and a pack of its own; return the digests of their manifests."""
+def commit_history(repository: Repository, count: int, packs: int = 1) -> dict[int, bytes]:
+    """Make so many versions, each with a file and packs of its own; return the digests of their manifests."""
     previous, digests = None, {}
-    for number in range(1, count + 1):
-        content = [os.urandom(300)]
-        entry = file_entry(b"a", write_chunks(repository.store, repository.keys, content), content)
-        digest = commit(repository, version((entry,), number, previous), unknown).digest
-        previous, digests[number] = Previous(number, digest), digest
+
+    def entry(_number: int) -> Entry:
+        content = [os.urandom(300) for _ in range(packs)]
+        refs = [ref for piece in content for ref in write_chunks(repository.store, repository.keys, [piece])]
+        return file_entry(b"a", refs, content)
+
+    with ThreadPoolExecutor(AT_ONCE) as executor:
+        for number, made in enumerate(executor.map(entry, range(count)), start=1):
+            digest = commit(repository, version((made,), number, previous), unknown).digest
+            previous, digests[number] = Previous(number, digest), digest
     return digests
 
 
@@ -112,9 +119,9 @@ def problems(repository: Repository) -> int:
 # ---------------------------------------------------------------- a history in a bucket
 
 
-def history_in_bucket(url: str, endpoint_url: str, count: str) -> dict[str, object]:
-    """Make a run of so many versions in a repository that is there."""
-    return {"versions": len(commit_history(in_bucket(url, endpoint_url), int(count)))}
+def history_in_bucket(url: str, endpoint_url: str, count: str, packs: str = "1") -> dict[str, object]:
+    """Make a run of so many versions, each with so many packs, in a repository that is there."""
+    return {"versions": len(commit_history(in_bucket(url, endpoint_url), int(count), int(packs)))}
 
 
 def check_bucket(url: str, endpoint_url: str) -> dict[str, object]:
