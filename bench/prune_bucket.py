@@ -2,10 +2,10 @@
 
     python bench/prune_bucket.py [--versions 10000] [--drop 100 1000] [--keep-history DIR] [--quick]
 
-The bucket is one of SeaweedFS, as the tests start it. Its history is one run; each version has ten packs of its own, of a
-few hundred bytes, since neither command reads what is in them. The library writes it, with eight threads. Then, for
-each number of versions to drop, each command as a process of its own: a backup's listing is not measured, `mlsync
-forget --dry-run`, `mlsync forget`, `mlsync prune --dry-run`, a prune that removes and marks, and one that deletes.
+The bucket is one of SeaweedFS, as the tests start it. Its history is one run; each version has ten packs of its own,
+of a few hundred bytes, since neither command reads what is in them. The library writes it, with eight threads. Then,
+for each number of versions to drop, each command is a process of its own: `mlsync forget --dry-run`, `mlsync forget`,
+`mlsync prune --dry-run`, a prune that removes and marks, and one that deletes.
 What follows what is dropped is seen by the two numbers, and what follows the history by what they have in common.
 
 With *--keep-history* the bucket's files stay in DIR, and the next call measures a copy of them.
@@ -36,14 +36,18 @@ FACTS = "history.json"
 
 
 class InBucket(MlsyncPruning, MlsyncWithoutDeviceOnS3):
-    pass
+    def move(self, old: str, new: str) -> None:
+        """Have the configuration name another place."""
+        self._config.write_text(self._config.read_text().replace(old, new))
 
 
 def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--versions", type=int, default=None, help="default 10000; quick: 60")
     parser.add_argument("--drop", type=int, nargs="+", default=None, help="default 100 1000; quick: 5 20")
-    parser.add_argument("--keep-history", type=Path, default=None, metavar="DIR", help="make the history there, or use it")
+    parser.add_argument(
+        "--keep-history", type=Path, default=None, metavar="DIR", help="make the history there, or use it"
+    )
     arguments = parser.parse_args()
     versions = arguments.versions or (60 if arguments.quick else 10_000)
     drops = arguments.drop or ([5, 20] if arguments.quick else [100, 1000])
@@ -80,7 +84,9 @@ def make_history(place: Path, count: int) -> None:
         made = part(*words, environment=tool.environment())
     finally:
         seaweed.stop()
-    (place / FACTS).write_text(json.dumps({"bucket": bucket, "endpoint_url": endpoint_url, "place": str(place), **made}))
+    (place / FACTS).write_text(
+        json.dumps({"bucket": bucket, "endpoint_url": endpoint_url, "place": str(place), **made})
+    )
 
 
 def measure(place: Path, drops: list[int]) -> dict[str, object]:
@@ -89,8 +95,8 @@ def measure(place: Path, drops: list[int]) -> dict[str, object]:
     try:
         tool = InBucket(place / "client", Place(endpoint_url, facts["bucket"], keys))
         # The server has another port, and the files another place.
-        text = tool._config.read_text().replace(facts["endpoint_url"], endpoint_url)
-        tool._config.write_text(text.replace(facts["place"], str(place)))
+        tool.move(facts["endpoint_url"], endpoint_url)
+        tool.move(facts["place"], str(place))
         left, steps = facts["versions"], {}
         for drop in drops:
             left -= drop

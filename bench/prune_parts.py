@@ -36,7 +36,7 @@ from mlsync.repository.history.decision import Forgotten  # noqa: E402
 from mlsync.repository.history.decisions import By, decide  # noqa: E402
 from mlsync.repository.history.seen_decision import half  # noqa: E402
 from mlsync.repository.keys.keyslot import Passphrase  # noqa: E402
-from mlsync.repository.manifest import Previous  # noqa: E402
+from mlsync.repository.manifest import Entry, Previous  # noqa: E402
 from mlsync.repository.repository import Repository  # noqa: E402
 from mlsync.store.counting import CountingStore  # noqa: E402
 from mlsync.store.location import StoreOptions, open_store  # noqa: E402

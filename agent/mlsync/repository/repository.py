@@ -482,8 +482,15 @@ class Repository:
         return names.registration(self._run_id(run)) == key
 
     def is_fenced(self, key: str) -> bool:
-        """Return whether a fence that opens is under the name *key* of a version: it is none, for good."""
-        return fence.is_there(self.store, self.keys, key)
+        """Return whether a fence that opens is under the name *key* of a version: no writer gets the number.
+
+        Whether it also says that a version was removed is told by ``fences.counts``.
+        """
+        return self.fence_epoch(key) is not None
+
+    def fence_epoch(self, key: str) -> int | None:
+        """Return the epoch of the fence that opens under the name *key* of a version; ``None`` if there is none."""
+        return fence.epoch_at(self.store, self.keys, key)
 
     def has_fence_size(self, key: str) -> bool:
         """Return whether what is under the name *key* of a version has the length of fences, opened or not."""

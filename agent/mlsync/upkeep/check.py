@@ -30,6 +30,7 @@ from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.features import is_feature
+from mlsync.repository.history import fences
 from mlsync.repository.history.decision import tagged_number
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.history.fence import is_fence_size
@@ -114,6 +115,7 @@ class _Check:
         self._decisions: dict[bytes, dict[int, str]] = defaultdict(dict)
         self._decided: dict[bytes, Decided] = {}
         self._fences: dict[bytes, set[int]] = defaultdict(set)
+        self._old_fences: set[tuple[bytes, int]] = set()
         self._opened: list[tuple[bytes, int]] = []
         self._ended_early = False
 
@@ -182,8 +184,10 @@ class _Check:
     def _list_versions(self) -> None:
         for info, (run_id, number) in self._parsed(names.VERSIONS, names.parse_version, _odd_version_text):
             # Only one that opens: something else of that length in the place of a manifest is damage.
-            if is_fence_size(info.size_bytes) and self._repository.is_fenced(info.key):
+            if is_fence_size(info.size_bytes) and fences.counts(self._repository, info.key):
                 self._fences[run_id].add(number)
+                if self._repository.fence_epoch(info.key) != self._repository.keys.epoch:
+                    self._old_fences.add((run_id, number))
             else:
                 self._runs[run_id].append(number)
         for _ in self._parsed(names.RUNS, names.parse_registration):
@@ -307,7 +311,7 @@ class _Check:
             proofs = self._proofs.pop((run_id, number), [])
             later[number] = stored, self._check_version(stored, proofs), proofs
             run, previous = stored.root.run, stored.root.previous
-            if previous is not None and self._is_gone(run_id, previous.number):
+            if previous is not None and self._is_gone(run_id, previous.number, was_version=True):
                 pass  # a gap that was decided
             elif previous is not None and previous.number not in numbers:
                 self._note_missing(run_id, (run, previous.number), number)
@@ -329,9 +333,12 @@ class _Check:
             # The run's name is not in the object's name, but in the run's other manifests.
             self._failed(key, told, None if run is None else (run, number))
 
-    def _is_gone(self, run_id: bytes, number: int) -> bool:
-        """Return whether a number is no version, on purpose: it is fenced, or decided to be gone."""
-        if number in self._fences[run_id]:
+    def _is_gone(self, run_id: bytes, number: int, *, was_version: bool = False) -> bool:
+        """Return whether a number is no version, on purpose: it is fenced, or decided to be gone.
+
+        If it *was_version*, as another one says, a fence by a retired key is not enough.
+        """
+        if number in self._fences[run_id] and not (was_version and (run_id, number) in self._old_fences):
             return True
         decided = self._decided.get(run_id)
         return decided is not None and decided.gone_as(number) is not None

@@ -124,19 +124,23 @@ def plan(
     """Return what *choose* would have moved.
 
     *live* has every version that is kept, *sizes* every pack of the store, *tombstones* those that will be deleted, and
-    *moved* those under whose ids is a move record. What nobody needs is not moved: it is deleted without.
+    *moved* those under whose ids is a move record. What nobody needs is not moved: it is deleted without. A pack that
+    has a tombstone and was moved under an older key is moved again, whatever *choose* says.
     """
     chosen, unburied = [], []
     for pack_id, ordinals in live.ordinals.items():
         size_bytes = sizes.get(pack_id)
-        if size_bytes is None or pack_id in tombstones:
+        # What an older key said of a move is said anew, for who kept it can have a pack wait for ever otherwise.
+        is_doubted = pack_id in moved and repository.moves.may_be_forged(pack_id)
+        is_buried = pack_id in tombstones
+        if size_bytes is None or (is_buried and not is_doubted):
             continue
-        if pack_id in moved and repository.moves.of(pack_id) is not None:
+        if not is_doubted and pack_id in moved and repository.moves.of(pack_id) is not None:
             unburied.append(pack_id)
             continue
         use = PackUse(pack_id, size_bytes, min(live.sizes[pack_id], size_bytes), ordinals, live.epochs[pack_id])
         # One record more would be one that no reader follows.
-        if live.steps.get(pack_id, 0) < STEPS_MAX and choose(use):
+        if live.steps.get(pack_id, 0) < STEPS_MAX and (is_buried or choose(use)):
             chosen.append(use)
     chosen.sort(key=lambda use: (use.share, use.pack_id))
     return CompactionPlan(tuple(chosen), tuple(unburied))

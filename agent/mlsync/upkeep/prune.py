@@ -13,15 +13,23 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import mlsync
-from mlsync.errors import AlreadyExists, Error, FormatUnsupported, NotFound, PruneBlocked, StoreDenied
+from mlsync.errors import (
+    AlreadyExists,
+    Damage,
+    FormatUnsupported,
+    NotFound,
+    ObjectArchived,
+    PruneBlocked,
+    StoreDenied,
+)
 from mlsync.monitor import Monitor
 from mlsync.repository import features, names
-from mlsync.repository.history import fence, tombstone
+from mlsync.repository.history import fence, fences, tombstone
 from mlsync.repository.history.decisions import By, find_decided, mark_gone
 from mlsync.repository.history.fence import Fence
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.history.tombstone import Tombstone
-from mlsync.repository.repository import ListedVersion, Repository
+from mlsync.repository.repository import ListedVersion, Repository, is_no_version
 from mlsync.upkeep.compaction import releasable
 from mlsync.upkeep.moved_packs import spent
 from mlsync.upkeep.prune_sight import (
@@ -43,7 +51,7 @@ GRACE_S: Final = 7 * 24 * 3600.0
 # A pack that no version names may be one of a backup that runs: that would have to store it again.
 YOUNG_S: Final = 24 * 3600.0
 _AT_ONCE: Final = 8
-_MISSING: Final = "the manifest is missing, and its copy is sound: mlsync repair brings it back"
+_MISSING: Final = "the manifest is missing, and its copy is there: mlsync repair brings it back"
 # How often a prune fences anew because a number that looked free was taken.
 _TRIES: Final = 5
 
@@ -215,9 +223,9 @@ def _find_leftovers(repository: Repository, found: PrunePlan, monitor: Monitor) 
                     found.leftovers.append(key)
                 continue
             manifest = names.version(run_id, number)
-            if one is not None and repository.is_fenced(manifest):
+            if one is not None and fences.counts(repository, manifest):
                 found.leftovers.append(key)
-            elif prefix == names.COPIES and _opens(repository, manifest, key):
+            elif prefix == names.COPIES and _may_be_version(repository, manifest, key):
                 if one is None:
                     unlisted.append((run_id, number))
                 else:
@@ -247,11 +255,14 @@ def _heed_unlisted(repository: Repository, sight: Sight, unlisted: list[VersionP
         sight.named |= packs
 
 
-def _opens(repository: Repository, manifest: str, copy: str) -> bool:
+def _may_be_version(repository: Repository, manifest: str, copy: str) -> bool:
+    """Return whether a copy is that of a version, or may be: a newer mlsync's, or one in cold storage."""
     try:
         repository.open_body(manifest, copy)
-    except Error:
+    except NotFound:
         return False
+    except (Damage, FormatUnsupported, ObjectArchived) as error:
+        return not is_no_version(error)
     return True
 
 
@@ -322,6 +333,8 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
     refuse_blocked(repository, found)
     features.refuse_unknown(repository.store, repository.keys)
     repository.confirm()
+    # What a retired key marks and fences would count for nothing.
+    repository.refuse_retired()
     pruned = Pruned()
     _remove_versions(repository, found, pruned, options)
     with monitor.task("looking again", None):

@@ -30,6 +30,7 @@ from mlsync.errors import (
 )
 from mlsync.monitor import Monitor
 from mlsync.repository import names
+from mlsync.repository.history import fences
 from mlsync.repository.history.decisions import Decided
 from mlsync.repository.history.fence import is_fence_size
 from mlsync.repository.history.move import STEPS_MAX
@@ -160,9 +161,9 @@ def _listed(
 
 
 def _fences(repository: Repository) -> set[tuple[bytes, int]]:
-    """Return the numbers that are fenced: whatever their copies hold, they are no versions."""
+    """Return the numbers whose fence counts: whatever their copies hold, they are no versions."""
     small = (info for info in repository.store.list(names.VERSIONS) if is_fence_size(info.size_bytes))
-    found = (names.parse_version(info.key) for info in small if repository.is_fenced(info.key))
+    found = (names.parse_version(info.key) for info in small if fences.counts(repository, info.key))
     return {one for one in found if one is not None}
 
 
@@ -191,7 +192,8 @@ def _opened(repository: Repository, key: str, place: str) -> tuple[Version | Non
     try:
         stored, _ = repository.open_body(key, place)
     except NotFound:
-        return None, "missing"
+        is_hidden = key == place and repository.is_fenced(key)
+        return None, "a fence that does not count is in its place" if is_hidden else "missing"
     except _UNREADABLE as error:
         return None, error.what if is_no_version(error) else None
     return (stored.root.run, stored.root.number), None
@@ -235,13 +237,15 @@ def _replace(repository: Repository, step: Healing) -> None:
         raise ObjectDamaged("the version was removed meanwhile", where=step.key)
     is_manifest = step.heal is Heal.FROM_COPY
     key = step.key if is_manifest else names.copied(step.key)
-    if repository.is_fenced(key):
+    if fences.counts(repository, key):
         return  # removed on purpose since the plan was made
     _, body = repository.open_body(key, names.copy_of(key) if is_manifest else key)
     try:
         repository.open_body(key, step.key)
     except NotFound:
-        pass
+        if is_manifest and repository.is_fenced(key):
+            # A retired key's fence. In one step: a number is never free.
+            repository.store.replace(key, body)
     except (ManifestDamaged, FormatUnsupported) as error:
         if not is_no_version(error):
             raise

@@ -10,6 +10,7 @@ from mlsync.errors import FormatUnsupported, ManifestDamaged, VersionTaken
 from mlsync.repository import names
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind
+from mlsync.repository.history import fences
 from mlsync.repository.history.seen_decision import SeenDecision, seen_decision
 from mlsync.repository.manifest import ChunkRef, Entry, Origin, Previous, Trouble
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
@@ -102,7 +103,7 @@ def find_parent(repository: Repository, state: State, run: str) -> Parent:
         # From the version before the head, so that the listing shows the head too.
         listed = list(repository.listed(run, after=head.number - 1))
         if not listed or listed[0].number != head.number or listed[0].is_fence:
-            is_fenced = bool(listed) and repository.is_fenced(repository.version_key(run, head.number))
+            is_fenced = bool(listed) and fences.counts(repository, repository.version_key(run, head.number))
             if not is_fenced and not is_removed(repository, run, head.number):
                 raise rolled_back(run, head, repository.store.url)
             removed, head = head, None

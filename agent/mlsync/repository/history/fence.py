@@ -31,11 +31,12 @@ NEVER_USED: Final = bytes(DIGEST_BYTES)
 class Fence:
     """What a fence says: when it was made, and the first half of the digest of the manifest that it took the place of.
 
-    *removed* is zeros if the number never had a version.
+    *removed* is zeros if the number never had a version. *epoch* is that of the key which sealed it, once it is read.
     """
 
     made_ns: int
     removed: bytes = NEVER_USED
+    epoch: int = 0
 
 
 def is_fence_size(size_bytes: int) -> bool:
@@ -57,7 +58,7 @@ def open_(keys: Keys, key: str, body: bytes) -> Fence:
     made_ns, removed, reserved = _PLAIN.unpack(plain)
     if reserved:
         raise ManifestDamaged("the fence has reserved bytes that are not zero", where=key)
-    return Fence(made_ns, removed)
+    return Fence(made_ns, removed, sealed_object.epoch_of(body))
 
 
 def read(store: Store, keys: Keys, key: str) -> Fence:
@@ -75,12 +76,11 @@ def read(store: Store, keys: Keys, key: str) -> Fence:
     return read_twice(look)
 
 
-def is_there(store: Store, keys: Keys, key: str) -> bool:
-    """Return whether there is a fence under the name *key* that opens: the number is no version, for good."""
+def epoch_at(store: Store, keys: Keys, key: str) -> int | None:
+    """Return the epoch of the fence that is under the name *key* and opens; ``None`` if there is none."""
     try:
         if not is_fence_size(store.stat(key).size_bytes):
-            return False
-        read(store, keys, key)
+            return None
+        return read(store, keys, key).epoch
     except (NotFound, ManifestDamaged, FormatUnsupported):
-        return False
-    return True
+        return None

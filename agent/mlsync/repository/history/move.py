@@ -12,7 +12,6 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import pairwise
 from typing import Final
 
@@ -63,10 +62,14 @@ class MoveRecord(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 
 class Moved:
-    """The new places of one pack's chunks, in a few bytes each: a record may have 65,536 of them."""
+    """The new places of one pack's chunks, in a few bytes each: a record may have 65,536 of them.
 
-    def __init__(self, refs: Sequence[ChunkRef]) -> None:
+    *epoch* is that of the key which sealed the record.
+    """
+
+    def __init__(self, refs: Sequence[ChunkRef], epoch: int = 0) -> None:
         """Take *refs*, whose names rise."""
+        self.epoch = epoch
         self._packs = list(dict.fromkeys(ref.place for ref in refs))
         index = {pack: at for at, pack in enumerate(self._packs)}
         self._rows = b"".join(
@@ -150,7 +153,16 @@ class Moves:
 
     def open(self, pack_id: bytes) -> Moved:
         """Read the pack's record; raise ``NotFound``, ``ManifestDamaged`` or ``FormatUnsupported``."""
-        return Moved(read_twice(lambda: self._open(pack_id)))
+        return read_twice(lambda: self._open(pack_id))
+
+    def may_be_forged(self, pack_id: bytes) -> bool:
+        """Return whether the pack has a record that opens, but under an older key, which somebody may have kept.
+
+        To a reader it is as good as any, since chunks are compared with their names. A pack that is there is moved
+        anew.
+        """
+        moved = self.of(pack_id)
+        return moved is not None and moved.epoch < self._keys.epoch
 
     def next_place(self, ref: ChunkRef) -> ChunkRef | None:
         """Return where a chunk of a pack that is gone was moved, ``None`` if no record says so.
@@ -184,14 +196,33 @@ class Moves:
         key = names.move(pack_id)
         record = MoveRecord(pack_id, created_ns, writer, table.packs, chunks)
         _check(record, key)
-        with suppress(AlreadyExists):
-            self._store.put(key, sealed_object.seal(self._keys, MOVE, key, msgspec.msgpack.encode(record)))
+        body = sealed_object.seal(self._keys, MOVE, key, msgspec.msgpack.encode(record))
+        try:
+            self._store.put(key, body)
+        except AlreadyExists:
+            self._forget(pack_id)
+            if self.may_be_forged(pack_id) and self._is_there(pack_id):
+                # Nobody reads by the old record as long as the pack is there, and this one has all that is needed.
+                self._store.replace(key, body)
+                self._forget(pack_id)
         # Some stores overwrite, lose or exchange an object and tell nobody; the old pack goes only after this.
         try:
             return self.open(pack_id)
         except (NotFound, ManifestDamaged, FormatUnsupported) as error:
             what = f"something that is no move record is in its place: {error.what}"
             raise ObjectDamaged(what, where=key) from error
+
+    def _is_there(self, pack_id: bytes) -> bool:
+        try:
+            self._store.stat(names.pack(pack_id))
+        except NotFound:
+            return False
+        return True
+
+    def _forget(self, pack_id: bytes) -> None:
+        with self._lock:
+            moved = self._kept.pop(pack_id, None)
+            self._kept_count -= 0 if moved is None else len(moved)
 
     def _keep(self, pack_id: bytes, moved: Moved) -> None:
         self._kept[pack_id] = moved
@@ -200,7 +231,7 @@ class Moves:
             _, oldest = self._kept.popitem(last=False)
             self._kept_count -= len(oldest)
 
-    def _open(self, pack_id: bytes) -> list[ChunkRef]:
+    def _open(self, pack_id: bytes) -> Moved:
         key = names.move(pack_id)
         try:
             body = self._store.get(key, limit_bytes=RECORD_BYTES_MAX)
@@ -211,7 +242,7 @@ class Moves:
         plain = sealed_object.open_(self._keys, MOVE, key, body)
         if len(plain) > RECORD_BYTES_MAX:
             raise ManifestDamaged("the move record is larger than any of ours", where=key)
-        return _check(decode_as(plain, MoveRecord, key), key)
+        return Moved(_check(decode_as(plain, MoveRecord, key), key), sealed_object.epoch_of(body))
 
 
 def _check(record: MoveRecord, where: str) -> list[ChunkRef]:
