@@ -47,6 +47,24 @@ passphrase_file = "/etc/mlsync/passphrase"
 - **Changes** take effect with the next command. Restart the agent after a change.
 - **Options** such as `--repo` and `--endpoint-url` override the file for one command.
 
+## Without a file
+
+Each key is an environment variable too: `MLSYNC_`, the table, the key, in capitals. `repository` is
+`MLSYNC_REPOSITORY`, and `every` under `[agent]` is `MLSYNC_AGENT_EVERY`. So a container needs no file:
+
+```sh
+export MLSYNC_REPOSITORY=s3://bucket/yolo MLSYNC_WATCH_DIRECTORY=/workspace/runs MLSYNC_PROOF_DEVICE=cpu
+mlsync agent
+```
+
+- A variable counts before the file; an option counts before both. An empty variable counts as not set.
+- Text needs no quotes here. A list is words with commas between them, or as TOML writes it.
+- `MLSYNC_WATCH_DIRECTORY` and `--watch DIR` replace the file's directories. A directory that the file watches too keeps
+  its run and patterns. The other variables of `[[watch]]` hold for each watched directory.
+- An unknown variable that begins with `MLSYNC_` ends every command with status 2, with the nearest name.
+- A passphrase has a variable of its own, `MLSYNC_PASSPHRASE`, which is no key of the file
+  ([commands.md](commands.md#which-repository-which-secret)).
+
 ## Values
 
 | type | how it is written |

@@ -6,12 +6,13 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
 from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.cli.arguments.gently import describe_priorities, give_way
-from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
@@ -24,7 +25,7 @@ from mlsync.service.log import LogMonitor, log_to
 _EXAMPLES = """\b
 Examples:
   mlsync agent
-  mlsync agent --quickly -v
+  mlsync agent --repo s3://bucket/yolo --watch ~/yolo/runs
 """
 
 
@@ -35,16 +36,18 @@ Examples:
     default=True,
     help="Give way to everything else that runs here (the default), or take a full share of processor and disk.",
 )
+@watch_option
 @common_options
-def agent_command(common: Common, gently: bool) -> None:
+def agent_command(common: Common, watches: tuple[Path, ...], gently: bool) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
-    Runs until Ctrl-C or SIGTERM. It makes a version when files changed and settled, looks at all runs each hour, and
-    waits for a repository that is away. "mlsync service install" starts it with the machine.
+    Runs until Ctrl-C or SIGTERM, which end with a last pass. It makes a version when files changed and settled, looks
+    at all runs each hour, and waits for a repository that is away. With --repo and --watch it needs no configuration.
+    "mlsync service install" starts it with the machine.
     """
     if gently:
         give_way()
-    config = common.watching_configuration()
+    config = common.watching_configuration(watches)
     refuse_untrusted_programs(config)
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
     log_to(sys.stderr, level)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +13,10 @@ import click
 from mlsync.app.group import group_for, group_of
 from mlsync.app.refusals import refuse_unwritable
 from mlsync.app.secrets import accept_all, refuse_weak
-from mlsync.app.session import Session, refuse_existing
+from mlsync.app.session import Session, refuse_existing, repository_id_of
 from mlsync.app.write_only import make_key_file, refuse_taken
 from mlsync.cli.arguments import candidates
-from mlsync.cli.arguments.options import Common, common_options
+from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import config_option, service_options
 from mlsync.cli.terminal import output
@@ -23,11 +24,13 @@ from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.cli.write_only_key import say_write_only
 from mlsync.config.draft import drafted
+from mlsync.config.environment import variable_of
 from mlsync.config.load import load, place_to_write
 from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
-from mlsync.errors import ConfigInvalid
+from mlsync.errors import ConfigInvalid, RepositoryMissing
+from mlsync.monitor import Monitor
 from mlsync.repository.keys import keyslot
 from mlsync.repository.keys.keyslot import SlotKind, Unlock
 from mlsync.service.booted import has_systemd
@@ -48,15 +51,7 @@ Examples:
 
 @click.command("init", cls=Command, short_help="Make a repository and a configuration.", epilog=_EXAMPLES)
 @click.argument("url", required=False, shell_complete=candidates.directories)
-@click.option(
-    "--watch",
-    "watches",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=candidates.directories,
-    help="Directory to watch, also several times; it need not exist yet.",
-)
+@watch_option
 @agent_option("Then keep watch, as mlsync agent does, without asking for the passphrase again.")
 @click.option("--group", metavar="NAME", help="Share the repository with this Unix group; directories only.")
 @click.option(
@@ -66,6 +61,7 @@ Examples:
     help="Also write to FILE a key for a machine that is to make versions and read none.",
 )
 @click.option("--allow-weak", is_flag=True, help="Accept a passphrase of fewer than 8 characters.")
+@click.option("--if-missing", is_flag=True, help="Leave a repository that is there, and end with 0.")
 @common_options
 def init_command(
     common: Common,
@@ -76,6 +72,7 @@ def init_command(
     then_agent: bool,
     write_only: Path | None,
     allow_weak: bool,
+    if_missing: bool,
 ) -> None:
     """Make a repository at URL and write a commented configuration file.
 
@@ -88,10 +85,13 @@ def init_command(
     if node_key is not None:
         refuse_taken(node_key)
     monitor = common.monitor()
-    config = dataclasses.replace(Config.for_repository(_one_url(url, common.repo)), s3=common.s3())
+    named = _one_url(url, common.repo, os.environ if if_missing else {})
+    config = dataclasses.replace(Config.for_repository(named), s3=common.s3())
     if config.repository_directory is not None and config.s3 != S3Settings():
         advice = "for a bucket write s3://bucket/prefix"
         raise ConfigInvalid("S3 options for a repository in a directory", where=config.repository, advice=advice)
+    if if_missing and _is_left(common, config, watches, node_key, monitor, then_agent=then_agent):
+        return
     place = _place(common.config)
     shared_with = group_for(group, config, monitor)
     text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
@@ -118,6 +118,48 @@ def init_command(
         become_agent(common, place, found[0])
 
 
+def _is_left(
+    common: Common,
+    config: Config,
+    watches: tuple[Path, ...],
+    node_key: Path | None,
+    monitor: Monitor,
+    *,
+    then_agent: bool,
+) -> bool:
+    """Leave a repository that is there as it is, and write the configuration unless there is one for it.
+
+    Return whether that was so; otherwise nothing was done.
+    """
+    if node_key is not None:
+        what = "--if-missing with --write-only: only who makes the repository has that key made with it"
+        raise ConfigInvalid(what, advice="make the key once, with mlsync key add --write-only FILE")
+    try:
+        found_id = repository_id_of(config, monitor)
+    except RepositoryMissing:
+        return False
+    place = common.config or place_to_write()
+    place = Path(os.path.abspath(place))
+    if os.path.lexists(place):
+        written = load(place).repository
+        if written != config.repository:
+            advice = "nothing was changed; give --config FILE for another one, or remove it"
+            raise ConfigInvalid(f"there is a configuration for {written} already", where=str(place), advice=advice)
+    else:
+        text = template(config.repository, _named(watches), s3=_s3_of(common), key=_key_of(common))
+        with drafted(place, text, where=None, advice="nothing was changed; give --config FILE") as draft:
+            os.rename(draft, place)
+    if common.as_json:
+        made = {"repository": config.repository, "id": found_id.hex(), "config": str(place), "write_only_key": None}
+        common.emit({**made, "made": False})
+    elif not common.quiet:
+        output.say_wrapped(f"There is a repository at {config.repository} already; it was left as it is.")
+        output.say(f"configuration  {place}")
+    if then_agent:
+        become_agent(common, place, common.secret(config))
+    return True
+
+
 def _report(
     common: Common,
     config: Config,
@@ -130,7 +172,7 @@ def _report(
 ) -> None:
     if common.as_json:
         made = {"repository": config.repository, "id": repository_id, "config": str(place)}
-        common.emit({**made, "write_only_key": None if node_key is None else str(node_key)})
+        common.emit({**made, "write_only_key": None if node_key is None else str(node_key), "made": True})
     elif not common.quiet:
         _print(secret, config, place, repository_id)
         if node_key is not None:
@@ -157,7 +199,10 @@ def _say_what_a_passphrase_is() -> None:
     )
 
 
-def _one_url(url: str | None, repo: str | None) -> str:
+def _one_url(url: str | None, repo: str | None, environ: Mapping[str, str]) -> str:
+    """Return the URL that was given; a start script may give it in *environ*."""
+    if url is None and repo is None:
+        repo = environ.get(variable_of("", "repository")) or None
     if (url is None) == (repo is None):
         what = "no URL for the repository" if url is None else "two URLs for one repository"
         raise ConfigInvalid(what, advice="mlsync init URL")

@@ -6,10 +6,11 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mlsync.config.environment import Said, read_environment
 from mlsync.config.keys import Key
 from mlsync.config.model import (
     TABLES,
@@ -34,6 +35,7 @@ from mlsync.values import Level
 
 FILE_NAME = "mlsync.toml"
 _AT_LINE = re.compile(r" \(at line (\d+), column \d+\)$")
+_SECRETS = ("passphrase_file", "key_file", "kms_key", "write_only_key_file")
 SYSTEM_FILE = Path("/etc/mlsync") / FILE_NAME
 
 
@@ -100,6 +102,33 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) 
     return _Reader(file, _read_text(file)).config(environ)
 
 
+def load_with(
+    path: str | os.PathLike[str] | None,
+    *,
+    repository: str | None = None,
+    watches: Sequence[Path] = (),
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Return what the file says, if there is one, overridden by the environment, *repository* and *watches*.
+
+    A directory of *watches* that the file watches too keeps what is said of it there.
+    """
+    said = read_environment(environ)
+    file = None if path is None else Path(os.path.abspath(path))
+    if file is not None:
+        refuse_untrusted(file, "a configuration")
+    top = dict(said.of(""))
+    if repository is not None:
+        top["repository"] = Config.for_repository(repository, environ).repository
+    said = Said({**said.values, "": top}, said.variables)
+    return _Reader(file, "" if file is None else _read_text(file), said, watches).config(environ)
+
+
+def says_repository(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment names the repository, so that no file is needed."""
+    return bool(environ.get("MLSYNC_REPOSITORY"))
+
+
 def _read_text(file: Path) -> str:
     try:
         # Editors of other systems begin a file with a byte-order mark.
@@ -111,22 +140,29 @@ def _read_text(file: Path) -> str:
 
 
 class _Reader:
-    """Reads one file; keeps its text so that each error can name a line."""
+    """Reads one file, or none; keeps its text so that each error can name a line.
 
-    def __init__(self, file: Path, text: str) -> None:
+    What is *said* otherwise counts before it, as do *watches*, directories on the command line.
+    """
+
+    def __init__(self, file: Path | None, text: str, said: Said | None = None, watches: Sequence[Path] = ()) -> None:
         self._file = file
         self._text = text
+        self._said = said or Said()
+        self._asked = tuple(watches)
         try:
             self._tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise _not_toml(file, str(error)) from error
+            raise _not_toml(Path() if file is None else file, str(error)) from error
+        self._tree["watch"] = self._watched_tables(self._tree.get("watch", []))
 
     def config(self, environ: Mapping[str, str]) -> Config:
         plain = {key: value for key, value in self._tree.items() if key not in TABLES}
-        top = self._table((), plain, TOP)
+        top = self._table((), plain, TOP) | dict(self._said.of(""))
         if "repository" not in top:
             advice = 'repository = "s3://bucket/prefix" or "/path", above the first table'
-            raise ConfigInvalid("the configuration names no repository", where=str(self._file), advice=advice)
+            where = None if self._file is None else str(self._file)
+            raise ConfigInvalid("the configuration names no repository", where=where, advice=advice)
         config = Config(
             repository=top["repository"],
             state_directory=top.get("state_directory") or default_state_directory(environ),
@@ -145,7 +181,33 @@ class _Reader:
         given = self._tree.get(name, {})
         if not isinstance(given, dict):
             self._refuse((name,), f"{name} must be a table", f"write [{name}] on a line of its own")
-        return self._table((name,), given, TABLES[name])
+        values = self._table((name,), given, TABLES[name])
+        said = self._said.of(name)
+        if name == "key" and any(one in said for one in _SECRETS):
+            # Another secret, and not one more.
+            values = {field: value for field, value in values.items() if field not in _SECRETS}
+        return values | dict(said)
+
+    def _watched_tables(self, given: Any) -> Any:
+        """Return the tables of the watched directories: those of the file, unless others were named."""
+        said = self._said.of("watch")
+        asked = self._asked or ((said["directory"],) if "directory" in said else ())
+        if not asked:
+            return given
+        own = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+        tables = []
+        for directory in map(os.path.abspath, asked):
+            of_file = (one for one in own if self._is_at(one, directory))
+            tables.append({**next(of_file, {}), "directory": os.fsdecode(directory)})
+        return tables
+
+    def _is_at(self, table: dict[str, Any], directory: str) -> bool:
+        named = table.get("directory")
+        return isinstance(named, str) and str(TABLES["watch"]["directory"].parse(named, self._base)) == directory
+
+    @property
+    def _base(self) -> Path:
+        return Path() if self._file is None else self._file.parent
 
     def _watches(self) -> tuple[WatchSettings, ...]:
         given = self._tree.get("watch", [])
@@ -155,6 +217,14 @@ class _Reader:
 
     def _watch(self, at: KeyPath, given: dict[str, Any]) -> WatchSettings:
         values = self._table(at, {name: value for name, value in given.items() if name != "retention"}, TABLES["watch"])
+        said = {field: value for field, value in self._said.of("watch").items() if field != "directory"}
+        if "run" in said and len(self._tree["watch"]) > 1:
+            self._refuse(
+                (*at[:1], "run"),
+                "one run's name for several watched directories",
+                "name the directories' runs in a file",
+            )
+        values |= said
         if "directory" not in values:
             self._refuse(at, "a [[watch]] without directory", None)
         if "run" not in values:
@@ -180,7 +250,7 @@ class _Reader:
             if name not in keys:
                 self._refuse_unknown(at, name, keys)
             try:
-                values[keys[name].field] = keys[name].parse(value, self._file.parent)
+                values[keys[name].field] = keys[name].parse(value, self._base)
             except ValueError as allowed:
                 self._refuse((*at, name), f"{name}{_in(at)} must be {allowed}, not {shown(value)}", None)
         return values
@@ -218,7 +288,8 @@ class _Reader:
             if watch.run in first:
                 at: KeyPath = ("watch", index, "run" if "run" in self._tree["watch"][index] else "directory")
                 other = line_of(self._text, ("watch", first[watch.run]))
-                self._refuse(at, f"a second run named {watch.run!r}", f"the first one is at line {other}; set run")
+                advice = f"the first one is at line {other}; set run" if self._file else "name their runs in a file"
+                self._refuse(at, f"a second run named {watch.run!r}", advice)
             first[watch.run] = index
             self._check_apart(index, watch, config)
 
@@ -256,7 +327,15 @@ class _Reader:
                 self._refuse(at, f"{what} is inside a watched directory", f"move {place} elsewhere")
 
     def _refuse(self, at: KeyPath, what: str, advice: str | None) -> NoReturn:
-        raise ConfigInvalid(what, where=f"{self._file}:{line_of(self._text, at)}", advice=advice) from None
+        raise ConfigInvalid(what, where=self._place(at), advice=advice) from None
+
+    def _place(self, at: KeyPath) -> str | None:
+        """Return where a key was set: a variable, or a line of the file."""
+        table, key = (str(at[0]), str(at[-1])) if len(at) > 1 else ("", str(at[-1]))
+        variable = self._said.variables.get((table, key))
+        if variable is not None:
+            return variable
+        return None if self._file is None else f"{self._file}:{line_of(self._text, at)}"
 
 
 def _not_toml(file: Path, said: str) -> ConfigInvalid:

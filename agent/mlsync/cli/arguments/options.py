@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from mlsync.cli.arguments.parsing import with_common_options
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.progress import TerminalMonitor
 from mlsync.config.keys import is_device
-from mlsync.config.load import find_config, load
+from mlsync.config.load import find_config, load_with, says_repository
 from mlsync.config.model import Config, KeySettings, S3Settings, WatchSettings
 from mlsync.errors import ConfigInvalid
 from mlsync.monitor import Monitor
@@ -86,24 +86,29 @@ class Common:
     def configuration(self) -> Config:
         """Return the configuration: the file's, overridden by the command line."""
         # A repository on the command line needs no file, which a fresh machine does not have.
-        if self.repo is not None and self.config is None:
-            config = Config.for_repository(self.repo)
-        else:
-            config = load(find_config(self.config))
-            if self.repo is not None:
-                named = Config.for_repository(self.repo)
-                config = dataclasses.replace(config, repository=named.repository)
+        place = None if self.repo is not None and self.config is None else self._place()
+        config = load_with(place, repository=self.repo)
         return dataclasses.replace(config, s3=self._s3(config.s3))
 
-    def watching_configuration(self) -> Config:
-        """Return the configuration of commands that need watched directories, which only a file names."""
-        config = load(find_config(self.config))
-        if self.repo is not None:
-            config = dataclasses.replace(config, repository=Config.for_repository(self.repo).repository)
+    def watching_configuration(self, watches: Sequence[Path] = ()) -> Config:
+        """Return the configuration of commands that need watched directories: *watches*, or those that it names."""
+        names_all = bool(self.repo) and bool(watches) and self.config is None
+        config = load_with(None if names_all else self._place(), repository=self.repo, watches=watches)
         if not config.watches:
-            what = "the configuration watches no directory"
-            raise ConfigInvalid(what, where=str(config.path), advice="name one under [[watch]]")
+            what = "no directory to watch" if config.path is None else "the configuration watches no directory"
+            where = None if config.path is None else str(config.path)
+            advice = "give --watch DIR" if config.path is None else "name one under [[watch]]"
+            raise ConfigInvalid(what, where=where, advice=advice)
         return dataclasses.replace(config, s3=self._s3(config.s3))
+
+    def _place(self) -> Path | None:
+        """Return the configuration file; ``None`` if there is none, and the environment names the repository."""
+        try:
+            return find_config(self.config)
+        except ConfigInvalid:
+            if self.config is not None or os.environ.get("MLSYNC_CONFIG") or not says_repository():
+                raise
+            return None
 
     def secret(
         self,
@@ -247,4 +252,13 @@ device_option = click.option(
 )
 run_option = click.option(
     "--run", metavar="NAME", shell_complete=candidates.runs, help="The run; not needed if there is only one."
+)
+watch_option = click.option(
+    "--watch",
+    "watches",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=candidates.directories,
+    help="Directory to watch, also several times; it need not exist yet.",
 )
