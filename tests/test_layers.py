@@ -28,11 +28,11 @@ BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
-    "cli": {"service", "app", "config", *FLOWS, "versions", *BELOW, "codec", "store", "formats", "demo"},
+    "cli": {"service", "app", "config", *FLOWS, "versions", *BELOW, "codec", "store", "formats", "demo", "preemption"},
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
-    "service": {"app", "config", *FLOWS, *BELOW, "codec"},
+    "service": {"app", "config", *FLOWS, *BELOW, "codec", "preemption"},
     "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
-    "config": {"source", "kms", "retention"},
+    "config": {"source", "kms", "retention", "preemption"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
     "restore": {"target", "versions", *BELOW, "codec", "formats"},
@@ -46,6 +46,8 @@ ARROWS = {
     "source": {"formats"},
     "proof": {"formats"},
     "kms": {"repository", "store"},
+    # Whether the machine goes away, asked of the platform: it knows nothing of runs and backups.
+    "preemption": set(),
     "repository": {"codec", "store"},
     "codec": set(),
     "store": set(),
