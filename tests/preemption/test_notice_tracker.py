@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlsync.preemption.notice import Effect, Notice
+from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.preemption.tracker import Act, Tracker
 
 NOW_S = 1000.0
@@ -12,7 +12,7 @@ NOW_S = 1000.0
 
 def notice(deadline_s=None, effect=Effect.ENDS, ident="one", platform="aws"):
     """A notice of some kind."""
-    return Notice(platform, "termination", effect, deadline_s, certain=True, ident=ident)
+    return PlatformNotice(platform, "termination", effect, deadline_s, certain=True, ident=ident)
 
 
 def update(tracker, *notices, now_s=NOW_S, platform="aws", lead_s=120.0):

@@ -33,6 +33,7 @@ from mlsync.backup.parents.later_proofs import seen_now
 from mlsync.backup.parents.ownership import Here, Writer, next_writer
 from mlsync.backup.parents.parent import Parent, load_parent
 from mlsync.backup.prove import prove
+from mlsync.backup.read_order import newest_first
 from mlsync.backup.reasons import reasons
 from mlsync.backup.record import Record, Status
 from mlsync.backup.records import Candidate, Records
@@ -332,9 +333,7 @@ def _start_of(prover: Prover, job: Job, total_bytes: int) -> Callable[[], None]:
 
 def _in_order(job: Job, changed: list[Found]) -> list[Found]:
     """Return the files in the order in which they are read: the newest first, if there may be no time for all."""
-    if job.options.deadline is None:
-        return changed
-    return sorted(changed, key=lambda found: -found.stat.mtime_ns)
+    return changed if job.options.deadline is None else newest_first(changed)
 
 
 def _in_time(job: Job, advance: Callable[[int], None]) -> Callable[[int], None]:

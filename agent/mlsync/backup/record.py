@@ -59,7 +59,8 @@ class Record(msgspec.Struct):
     checkpoint of several files which is named by this path. A part of one that the version goes without has the entry
     *held* for the next backup, which looks at it again at *again_ns*. *unit_note* is what the proof says of the
     checkpoint that the file is part of: ``None`` says nothing, "" takes back what an earlier proof said.
-    *room* has a directory's extended attributes. The entry *is_moved* if chunks of it lie elsewhere than it said.
+    *room* has a directory's extended attributes. The entry *is_moved* if chunks of it lie elsewhere than it said. The
+    file *is_put_off* if there was no time to read it.
     """
 
     path: bytes
@@ -77,6 +78,7 @@ class Record(msgspec.Struct):
     refusal: Refusal | None = None
     room: Room = None
     is_moved: bool = False
+    is_put_off: bool = False
 
     @property
     def action(self) -> Action:
@@ -133,6 +135,7 @@ class Record(msgspec.Struct):
     def put_off(self) -> None:
         """Leave a changed file to the next backup: this one has no time for it."""
         self.status, self.fault = Status.UNREADABLE, (TroubleKind.TORN, "no time was left to read it")
+        self.is_put_off = True
 
     def cache_row(self) -> CachedFile | None:
         """Return what the files cache is to keep of the path, or ``None`` to leave it as it is."""

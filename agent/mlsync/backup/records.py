@@ -90,6 +90,11 @@ class Records:
         """Return the record of *path*."""
         return self._records.get(path)
 
+    @property
+    def are_cut_short(self) -> bool:
+        """Whether there was no time to read one of the files."""
+        return any(record.is_put_off for record in self._records.values())
+
     def moved(self) -> set[bytes]:
         """Return the paths of files that are not as the last version has them, or that only it has."""
         old, new = self.parent.entries, self.entries

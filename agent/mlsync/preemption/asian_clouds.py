@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlsync.preemption.metadata import NOT_FOUND, OK, Answer, Endpoint, MetadataFault, ask
-from mlsync.preemption.notice import Effect, Notice, time_of, word
+from mlsync.preemption.notice import Effect, PlatformNotice, time_of, word
 from mlsync.preemption.platform import Description, described_service
 
 ALIBABA_SERVICE: Final = Endpoint("100.100.100.200")
@@ -31,7 +31,7 @@ class Alibaba:
         self._token: str | None = None
         self._token_ends_s = 0.0
 
-    def notices(self, now_s: float) -> list[Notice]:
+    def notices(self, now_s: float) -> list[PlatformNotice]:
         """Return the release of this instance, if it is to come."""
         if self._token is None or not 0 <= self._token_ends_s - now_s <= _TOKEN_TTL_S:
             self._renew(now_s)
@@ -66,7 +66,7 @@ class Tencent:
     def __init__(self, endpoint: Endpoint = TENCENT_SERVICE) -> None:
         self._endpoint = endpoint
 
-    def notices(self, now_s: float) -> list[Notice]:  # noqa: ARG002 - the protocol's
+    def notices(self, now_s: float) -> list[PlatformNotice]:  # noqa: ARG002 - the protocol's
         """Return the release of this instance, if it is to come."""
         answer = ask(self._endpoint, "/latest/meta-data/spot/termination-time", {})
         return list(_release(self.name, answer, _BEIJING_H))
@@ -77,7 +77,7 @@ class Tencent:
         return described_service(self, "spot/termination-time", self._endpoint, now_s, advice)
 
 
-def _release(platform: str, answer: Answer, east_of_utc_h: int) -> Iterator[Notice]:
+def _release(platform: str, answer: Answer, east_of_utc_h: int) -> Iterator[PlatformNotice]:
     if answer.status not in (OK, NOT_FOUND):
         raise MetadataFault(f"spot/termination-time: status {answer.status}")
     if answer.status == NOT_FOUND or not answer.text:
@@ -86,6 +86,6 @@ def _release(platform: str, answer: Answer, east_of_utc_h: int) -> Iterator[Noti
     if deadline_s is None:
         # A page of a proxy, say: no word of the cloud's.
         raise MetadataFault("a termination time that does not parse")
-    yield Notice(
+    yield PlatformNotice(
         platform, "termination", Effect.ENDS, deadline_s, certain=True, ident=f"{platform} {word(answer.text)}"
     )

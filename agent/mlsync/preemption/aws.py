@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from mlsync.preemption.metadata import NOT_FOUND, OK, UNAUTHORIZED, Answer, Endpoint, MetadataFault, NoAnswer, ask
-from mlsync.preemption.notice import Effect, Notice, time_of, word
+from mlsync.preemption.notice import Effect, PlatformNotice, time_of, word
 from mlsync.preemption.platform import Description, described_service
 
 SERVICE: Final = Endpoint("169.254.169.254")
@@ -41,10 +41,10 @@ class Aws:
         self._token: str | None = None
         self._token_ends_s = 0.0
         self._life_cycle: str | None = None
-        self._seldom: list[Notice] = []
+        self._seldom: list[PlatformNotice] = []
         self._seldom_at_s = 0.0
 
-    def notices(self, now_s: float) -> list[Notice]:
+    def notices(self, now_s: float) -> list[PlatformNotice]:
         """Return what EC2 tells of this instance; the metadata of one that is no spot instance is asked seldom."""
         if self._life_cycle is None:
             self._life_cycle = self._text("instance-life-cycle", now_s) or "on-demand"
@@ -59,7 +59,7 @@ class Aws:
         told_by = "spot/instance-action, rebalance recommendations, maintenance events and the Auto Scaling state"
         return described_service(self, told_by, self._endpoint, now_s, HOP_ADVICE)
 
-    def _action(self, now_s: float) -> Iterator[Notice]:
+    def _action(self, now_s: float) -> Iterator[PlatformNotice]:
         answer = self._get("spot/instance-action", now_s)
         if answer.status == NOT_FOUND:
             return
@@ -69,32 +69,32 @@ class Aws:
         kind = _ACTIONS.get(str(said.get("action")), "termination")
         # It begins at once, whatever the date.
         deadline_s = now_s if kind == "hibernation" else time_of(said.get("time"))
-        yield Notice(
+        yield PlatformNotice(
             self.name, kind, Effect.ENDS, deadline_s, certain=True, ident=f"aws {kind} {word(said.get('time'))}"
         )
 
-    def _rebalance(self, now_s: float) -> Iterator[Notice]:
+    def _rebalance(self, now_s: float) -> Iterator[PlatformNotice]:
         answer = self._get("events/recommendations/rebalance", now_s)
         if answer.status == NOT_FOUND:
             return
         said = answer.json()
         noticed = word(said.get("noticeTime")) if isinstance(said, dict) else ""
-        yield Notice(self.name, "rebalance", Effect.RISK, None, certain=False, ident=f"aws rebalance {noticed}")
+        yield PlatformNotice(self.name, "rebalance", Effect.RISK, None, certain=False, ident=f"aws rebalance {noticed}")
 
-    def _maintenance(self, now_s: float) -> Iterator[Notice]:
+    def _maintenance(self, now_s: float) -> Iterator[PlatformNotice]:
         answer = self._get("events/maintenance/scheduled", now_s)
         said = [] if answer.status == NOT_FOUND else answer.json()
         for event in said if isinstance(said, list) else []:
             if isinstance(event, dict) and event.get("State") == "active":
                 ident = f"aws maintenance {word(event.get('EventId'))}"
                 deadline_s = time_of(event.get("NotBefore"))
-                yield Notice(self.name, "maintenance", Effect.ENDS, deadline_s, certain=True, ident=ident)
+                yield PlatformNotice(self.name, "maintenance", Effect.ENDS, deadline_s, certain=True, ident=ident)
 
-    def _scaling(self, now_s: float) -> Iterator[Notice]:
+    def _scaling(self, now_s: float) -> Iterator[PlatformNotice]:
         state = self._text("autoscaling/target-lifecycle-state", now_s)
         if state == "Terminated":
             # Until its lifecycle hook ends; nobody tells the instance when that is.
-            yield Notice(self.name, "termination", Effect.ENDS, None, certain=True, ident="aws scaling")
+            yield PlatformNotice(self.name, "termination", Effect.ENDS, None, certain=True, ident="aws scaling")
 
     def _text(self, path: str, now_s: float) -> str:
         answer = self._get(path, now_s)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from mlsync.preemption.metadata import OK, Endpoint, MetadataFault, ask
-from mlsync.preemption.notice import Effect, Notice, time_of, word
+from mlsync.preemption.notice import Effect, PlatformNotice, time_of, word
 from mlsync.preemption.platform import Description, described_service
 
 SERVICE: Final = Endpoint("169.254.169.254")
@@ -44,7 +44,7 @@ class Azure:
         self._endpoint = endpoint
         self._machine: str | None = None
 
-    def notices(self, now_s: float) -> list[Notice]:
+    def notices(self, now_s: float) -> list[PlatformNotice]:
         """Return the events of this machine that are to come or have begun."""
         answer = ask(self._endpoint, _EVENTS, _HEADERS, limit_bytes=_DOCUMENT_BYTES_MAX)
         if answer.status != OK:
@@ -59,7 +59,7 @@ class Azure:
         """Return how notices come here."""
         return described_service(self, "Scheduled Events", self._endpoint, now_s, _ADVICE)
 
-    def _notice(self, event: Any, now_s: float) -> Iterator[Notice]:
+    def _notice(self, event: Any, now_s: float) -> Iterator[PlatformNotice]:
         if not isinstance(event, dict) or event.get("EventStatus") not in ("Scheduled", "Started"):
             return
         kind, effect = _KINDS.get(str(event.get("EventType")), ("maintenance", Effect.RISK))
@@ -69,7 +69,7 @@ class Azure:
         # The date is blank once the event has begun: a failed host has no other notice.
         deadline_s = now_s if event["EventStatus"] == "Started" else time_of(event.get("NotBefore"))
         ident = f"azure {word(event.get('EventId'))}"
-        yield Notice(self.name, kind, effect, deadline_s, certain=is_ours is True, ident=ident)
+        yield PlatformNotice(self.name, kind, effect, deadline_s, certain=is_ours is True, ident=ident)
 
     def _concerns_us(self, resources: Any) -> bool | None:
         """Return whether this machine is named; ``None`` if nobody can tell."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from mlsync.preemption.notice import Effect, Notice
+from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.preemption.platform import Description
 
 _SECONDS: Final = re.compile(r"[1-9][0-9]{8,10}")
@@ -25,7 +25,7 @@ class BySignal:
         self.lead_s = grace_s
         self._advice = advice
 
-    def notices(self, now_s: float) -> list[Notice]:  # noqa: ARG002 - the protocol's
+    def notices(self, now_s: float) -> list[PlatformNotice]:  # noqa: ARG002 - the protocol's
         """Return nothing: whoever gets the signal acts on it."""
         return []
 
@@ -82,11 +82,12 @@ class Slurm(BySignal):
         said = environ.get("SLURM_JOB_END_TIME", "")
         self._ends_s = float(said) if _SECONDS.fullmatch(said) else None
 
-    def notices(self, now_s: float) -> list[Notice]:  # noqa: ARG002 - the protocol's
+    def notices(self, now_s: float) -> list[PlatformNotice]:  # noqa: ARG002 - the protocol's
         """Return the end of the job's time."""
         if self._ends_s is None:
             return []
-        return [Notice(self.name, "time limit", Effect.ENDS, self._ends_s, certain=True, ident="slurm time limit")]
+        ident = "slurm time limit"
+        return [PlatformNotice(self.name, "time limit", Effect.ENDS, self._ends_s, certain=True, ident=ident)]
 
     def describe(self, now_s: float) -> Description:  # noqa: ARG002 - the protocol's
         """Return how long a signal leaves, and whether the job's end is known."""

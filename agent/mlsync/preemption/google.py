@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from mlsync.preemption.metadata import NOT_FOUND, OK, Answer, Endpoint, MetadataFault, ask
-from mlsync.preemption.notice import Effect, Notice
+from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.preemption.platform import Description, described_service
 
 SERVICE: Final = Endpoint("169.254.169.254")
@@ -37,7 +37,7 @@ class Google:
         self._etag = ""
         self._since_s: float | None = None
 
-    def notices(self, now_s: float) -> list[Notice]:
+    def notices(self, now_s: float) -> list[PlatformNotice]:
         """Return what the service tells of this instance; this waits for a change for up to 20 seconds."""
         return [*self._preempted(), *self._maintenance(now_s)]
 
@@ -46,7 +46,7 @@ class Google:
         told_by = "instance/preempted and instance/maintenance-event"
         return described_service(self, told_by, self._endpoint, now_s, _ADVICE)
 
-    def _preempted(self) -> Iterator[Notice]:
+    def _preempted(self) -> Iterator[PlatformNotice]:
         # With the mark of the last answer no change is missed that came between two questions.
         wait = f"?wait_for_change=true&timeout_sec={self._wait_s}&last_etag={self._etag}" if self._etag else ""
         answer = self._get("preempted" + wait, self._wait_s if self._etag else 0)
@@ -57,17 +57,17 @@ class Google:
         if said == "TRUE":
             # A second change would be news; this one is told at once, each time.
             self._etag = ""
-            yield Notice(self.name, "termination", Effect.ENDS, None, certain=True, ident="gcp preempted")
+            yield PlatformNotice(self.name, "termination", Effect.ENDS, None, certain=True, ident="gcp preempted")
 
-    def _maintenance(self, now_s: float) -> Iterator[Notice]:
+    def _maintenance(self, now_s: float) -> Iterator[PlatformNotice]:
         said = self._get("maintenance-event", 0).text
         if said.startswith("TERMINATE"):
             self._since_s = now_s if self._since_s is None else self._since_s
             # A minute without GPU, an hour with one; nobody says when.
             ident = f"gcp maintenance {self._since_s:.0f}"
-            yield Notice(self.name, "maintenance", Effect.ENDS, self._since_s + 60.0, certain=True, ident=ident)
+            yield PlatformNotice(self.name, "maintenance", Effect.ENDS, self._since_s + 60.0, certain=True, ident=ident)
         elif said.startswith("MIGRATE"):
-            yield Notice(self.name, "migration", Effect.PAUSE, None, certain=True, ident="gcp migration")
+            yield PlatformNotice(self.name, "migration", Effect.PAUSE, None, certain=True, ident="gcp migration")
         else:
             self._since_s = None
 

@@ -24,7 +24,7 @@ class Effect(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class PlatformNotice:
     """One event: *kind* is a word of ours, *deadline_s* is in seconds since 1970, ``None`` if nobody says.
 
     The event is *certain* if the platform has said that it comes. The same event has the same *ident* each time.

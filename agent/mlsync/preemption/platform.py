@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mlsync.preemption.metadata import MetadataFault
-from mlsync.preemption.notice import Notice
+from mlsync.preemption.notice import PlatformNotice
 
 #: No backup is planned for less: a machine that is due may live some seconds more.
 LEAD_S_MIN: Final = 5.0
@@ -36,7 +36,7 @@ class Platform(Protocol):
     def patience_s(self) -> float:
         """How long after the first question the service may be silent without a fault."""
 
-    def notices(self, now_s: float) -> Sequence[Notice]:
+    def notices(self, now_s: float) -> Sequence[PlatformNotice]:
         """Return all events that the platform tells of at *now_s*, in seconds since 1970.
 
         Raises ``MetadataFault`` if it does not answer, or answers what means nothing.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from mlsync.preemption.notice import Effect, Notice
+from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.preemption.platform import LEAD_S_MIN
 
 #: This long before the end everything else stands back for the last backups; what is announced earlier is told.
@@ -33,13 +33,13 @@ class Event:
     """News of a *notice*; *deadline_s* is when the machine ends, in seconds since 1970, as far as anybody can tell."""
 
     act: Act
-    notice: Notice
+    notice: PlatformNotice
     deadline_s: float | None = None
 
 
 @dataclass(slots=True)
 class _Known:
-    notice: Notice
+    notice: PlatformNotice
     deadline_s: float | None
     is_hurried: bool = False
     is_over: bool = False
@@ -51,7 +51,7 @@ class Tracker:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
 
-    def update(self, notices: Sequence[Notice], now_s: float, *, platform: str, lead_s: float) -> list[Event]:
+    def update(self, notices: Sequence[PlatformNotice], now_s: float, *, platform: str, lead_s: float) -> list[Event]:
         """Return what is new, now that a *platform* tells of *notices* and of no others.
 
         *lead_s* is how far ahead it mostly tells: the end of what has no date.
@@ -77,7 +77,7 @@ class Tracker:
             if not one.is_over
         ]
 
-    def _withdrawn(self, platform: str, present: dict[str, Notice]) -> Iterator[Event]:
+    def _withdrawn(self, platform: str, present: dict[str, PlatformNotice]) -> Iterator[Event]:
         gone = [one for ident, one in self._known.items() if one.notice.platform == platform and ident not in present]
         for one in gone:
             del self._known[one.notice.ident]
@@ -102,7 +102,7 @@ class Tracker:
             yield Event(Act.RELAX, known.notice, known.deadline_s)
 
 
-def _move(known: _Known, notice: Notice, now_s: float) -> None:
+def _move(known: _Known, notice: PlatformNotice, now_s: float) -> None:
     """Take over another date; what was hurried is hurried anew then, since another time is left."""
     before_s = known.deadline_s
     known.notice, known.deadline_s = notice, _deadline_of(notice, now_s, 0.0)
@@ -113,7 +113,7 @@ def _move(known: _Known, notice: Notice, now_s: float) -> None:
         known.is_over = known.is_hurried = False
 
 
-def _deadline_of(notice: Notice, now_s: float, lead_s: float) -> float | None:
+def _deadline_of(notice: PlatformNotice, now_s: float, lead_s: float) -> float | None:
     """Return when the machine ends by a notice that comes now; ``None`` if it does not end."""
     if notice.effect is not Effect.ENDS:
         return None

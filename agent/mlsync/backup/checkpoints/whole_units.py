@@ -59,7 +59,8 @@ class WholeUnits:
             lacking = unit.lacking or self._member_in_trouble(unit) or save.lost_shard()
             if self.are_being_written(unit.members):
                 self._revert(unit, "a file of it was written while it was read")
-            elif lacking is not None and not self._is_at_rest(unit):
+            elif lacking is not None and (self._records.are_cut_short or not self._is_at_rest(unit)):
+                # However old it is, the rest may be what there was no time for.
                 self._revert(unit, f"not whole yet: {lacking}")
             elif (doubt := save.doubt(self._root, self._now_ns)) is not None:
                 self._doubt(unit, doubt)
