@@ -14,6 +14,7 @@ from doubles.faulty_store import Fault, FaultyStore
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.passes import back_up
 from mlsync.app.session import Session
+from mlsync.backup.request import BackupResult
 from mlsync.config.model import Config, ProofSettings, RetentionSettings, WatchSettings
 from mlsync.courtesy.priority import NICE_LAST
 from mlsync.errors import ObjectArchived, StoreDenied, StoreUnavailable
@@ -24,8 +25,9 @@ from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.job import Heartbeat
-from mlsync.service.maintenance import PROVE_EVERY_S, SCRUB_EVERY_S, Maintenance
+from mlsync.service.maintenance import SCRUB_EVERY_S, Maintenance
 from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
+from mlsync.service.proof_due import PROVE_EVERY_S
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.versions.proof_status import proof_statuses
 
@@ -59,7 +61,7 @@ class Place:
         file = io.BytesIO()
         torch.save({"model": {"weight": torch.full((500,), value)}}, file)
         (self.run / name).write_bytes(file.getvalue())
-        with self.session(python=NOWHERE, **proof) as session:
+        with self.session(**{"python": NOWHERE} | proof) as session:
             return back_up(session, self.watch, self.monitor, self.stop).version
 
     def session(self, **proof: object) -> Session:
@@ -119,17 +121,31 @@ def test_what_is_pending_is_proved_when_it_can_be(place):
     assert place.said() == []
 
 
-def test_it_is_tried_once_an_hour(place):
-    """While torch stays away that is said once an hour, and the versions stay pending."""
+def test_it_is_tried_after_a_minute_and_then_less_and_less_often(place):
+    """While torch stays away that is said after a minute, at longer and longer intervals, and at last once an hour."""
     place.save()
     place.said()
-    for minutes, is_told in ((0, True), (30, False), (31, True), (10, False)):
+    tries = (0, True), (0.9, False), (0.2, True), (1, False), (0.2, True), (60, True), (59, False), (1.2, True)
+    for minutes, is_told in tries:
         place.later(minutes * 60)
         assert place.maintain(python=NOWHERE) is None
         said = place.said()
         assert bool(said) is is_told
         assert all("1 version still pending: The proof's Python does not start" in text for text in said)
     assert place.pending() == [1]
+
+
+def test_a_proof_that_works_calls_for_those_that_are_pending(place):
+    """After a pass whose own proofs worked, older versions are not pending any longer than that."""
+    place.save()
+    assert place.maintain(python=NOWHERE) is None
+    place.later(1)
+    assert place.maintain(device="cpu") is None
+    place.save(value=2.0, device="cpu", python=None)
+    with place.session(device="cpu") as session:
+        maintenance = Maintenance(session, place.watch, place.monitor, place.stop, now_ns=lambda: place.now_ns)
+        assert maintenance.run(BackupResult("yolo", 1, version=2, checkpoint_count=1)) == 1
+    assert place.pending() == []
 
 
 def test_what_is_left_to_other_machines_is_not_asked_for(place):

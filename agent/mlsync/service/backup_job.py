@@ -21,6 +21,7 @@ from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
+from mlsync.service.proof_due import is_proof_due
 from mlsync.source.state import State
 
 _LOG: Final = logging.getLogger(__name__)
@@ -117,9 +118,11 @@ class BackupJob:
             self._lock = None
 
     def _check_untouched(self, opened: Opened) -> PassResult | None:
-        """Return the outcome of a pass if no file was touched since the last one."""
+        """Return the outcome of a pass if no file was touched since the last one, and no proof is due."""
         # Opened for each check, so that it shows what the process wrote since, or that the process replaced it.
         with State.open(state_path(self._opener.config, opened.keys.repository_id)) as state:
+            if is_proof_due(state, self.name, time.time_ns()):
+                return None
             result = look(state, source_of(self._watch))
         return None if result is None else outcome(result)
 

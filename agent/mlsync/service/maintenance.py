@@ -14,6 +14,7 @@ from typing import Final
 from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.app.session import Session
 from mlsync.app.wording import count, size
+from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
 from mlsync.errors import Damage, Error, ObjectArchived, ProofUnavailable, Stopped, VersionMissing
 from mlsync.log_context import working_on
@@ -21,13 +22,11 @@ from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
 from mlsync.service.daily_prune import PRUNE_EVERY_S, PRUNED, DailyPrune
+from mlsync.service.proof_due import is_proof_due, note_proof
 from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
 
-# A device that was missing a minute ago is likely still missing, and each try starts a process that looks for it.
-PROVE_EVERY_S: Final = 3600.0
 SCRUB_EVERY_S: Final = 3600.0
-_PROVED: Final = "proved"
 _SCRUBBED: Final = "scrubbed"
 # Packs belong to no one run: one scrub serves all runs that this machine watches.
 _ALL_RUNS: Final = ""
@@ -53,12 +52,18 @@ class Maintenance:
         self._stop = stop
         self._now_ns = now_ns
 
-    def run(self) -> int | None:
-        """Do what is due; return the newest version that this proved, if any. An exception is a bug."""
+    def run(self, made: BackupResult | None = None) -> int | None:
+        """Do what is due after the pass that *made* something; return the newest version that this proved, if any.
+
+        An exception is a bug.
+        """
         if self._session.repository.is_write_only:
             # It cannot read what it wrote before: other machines prove, scrub and prune.
             return None
         proved_version = None
+        if made is not None and made.version and made.checkpoint_count and not made.pending:
+            # Proofs work just now, so those that are pending need not wait.
+            note_proof(self._state, self._run, self._now_ns(), works=True)
         try:
             proved_version = self._prove_pending()
             self._scrub()
@@ -91,16 +96,17 @@ class Maintenance:
     # ------------------------------------------------------------ pending proofs
 
     def _prove_pending(self) -> int | None:
-        pending = self._state.pending(self._run)
-        if not pending or not self._is_due(self._run, _PROVED, PROVE_EVERY_S):
+        if not is_proof_due(self._state, self._run, self._now_ns()):
             return None
-        self._state.set_last_ns(self._run, _PROVED, self._now_ns())
+        pending = self._state.pending(self._run)
         proved: list[int] = []
         config = self._session.config
         with self._later_prover(self._stop.is_set) as later:
             try:
                 proved.extend(number for number in pending if self._prove(later, number))
+                note_proof(self._state, self._run, self._now_ns(), works=not self._state.pending(self._run))
             except ProofUnavailable as error:
+                note_proof(self._state, self._run, self._now_ns(), works=False)
                 if config.proof.device == "none":
                     return max(proved, default=None)  # the configuration leaves it to other machines
                 left = count(len(pending) - len(proved), "version")

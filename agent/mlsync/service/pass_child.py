@@ -123,9 +123,10 @@ class PassChild(LogMonitor):
         self._session.repository.confirm()
         self._session.repository.refuse_retired()
         end_s = request.deadline_s
-        made = outcome(back_up(self._session, request.watch, self, self._stop, deadline_s=end_s))
+        result = back_up(self._session, request.watch, self, self._stop, deadline_s=end_s)
         maintenance = Maintenance(self._session, request.watch, self, self._stop)
-        proved_version = maintenance.run() if end_s is None else maintenance.prove_until(end_s)
+        proved_version = maintenance.run(result) if end_s is None else maintenance.prove_until(end_s)
+        made = outcome(result)
         return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))
 
     def _prune(self, request: PruneRequest) -> dict[str, Any]:
