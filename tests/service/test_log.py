@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import io
+import json
 import logging
 import os
 import re
@@ -348,7 +349,11 @@ def test_progress_of_a_pass_is_a_heartbeat():
         task.advance(1)
         child._beaten_s = 0.0
         task.say("importing torch")
-    assert os.read(answers[0], 1000).decode().splitlines() == ['{"beat": true}'] * 3
+        child._doing.notice("store: get failed, trying again in 1.0 s: away")
+        child.beat()
+    beats = [json.loads(line)["beat"] for line in os.read(answers[0], 4000).decode().splitlines()]
+    shown = [(beat["what"], beat["said"], beat["done"], beat["total"]) for beat in beats]
+    assert shown == [("", "", 0, None), ("yolo: reading", "", 1, 10), ("yolo: reading", "importing torch", 1, 10)]
     child._incoming.close()
     for descriptor in (requests[1], *answers):
         os.close(descriptor)

@@ -39,7 +39,7 @@ class CountingHeartbeat(Heartbeat):
 
     count = 0
 
-    def beat(self):
+    def beat(self, doing=None):
         """Count."""
         self.count += 1
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
+
+from mlsync.upkeep.version_seen import VersionSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +15,8 @@ class PassResult:
 
     *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
     content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
-    proved now and were not before the pass: the one that it made, or an older one that was pending.
+    proved now and were not before the pass: the one that it made, or an older one that was pending. *versions* are
+    those that it made or proved, and for the first pass of an agent the newest of the run.
     """
 
     run: str
@@ -19,3 +24,10 @@ class PassResult:
     proved_version: int | None
     troubles: tuple[str, ...]
     summary: str
+    versions: tuple[VersionSeen, ...] = ()
+
+    @classmethod
+    def of_json(cls, done: Mapping[str, Any]) -> Self:
+        """Return the result whose fields came as JSON from another process."""
+        versions = tuple(VersionSeen(**one) for one in done["versions"])
+        return cls(**{**done, "troubles": tuple(done["troubles"]), "versions": versions})

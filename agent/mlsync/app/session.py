@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mlsync.app.flow_options import store_options
+from mlsync.app.wording import STORE_WAITS
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
@@ -229,7 +230,7 @@ def _retrying(store: Store, monitor: Monitor, budget_s: float = BUDGET_S) -> Sto
     """Return a store that retries and reports it; the counting store is inside, so that it counts retries too."""
 
     def report(call: str, error: Exception, wait_s: float) -> None:
-        monitor.notice("info", f"store: {call} failed, trying again in {wait_s:.1f} s: {error}")
+        monitor.notice("info", f"{STORE_WAITS}{call} failed, trying again in {wait_s:.1f} s: {error}")
 
     if _LOG.isEnabledFor(logging.DEBUG):
         store = SlowRequestLog(store)

@@ -47,11 +47,11 @@ class RepositoryOpener:
         self._lock = threading.Lock()
         self._opened: Opened | None = None
 
-    def opened(self, stop: threading.Event) -> Opened:
-        """Return the repository; unlock it now if no call did before."""
+    def opened(self, stop: threading.Event, heartbeat: Heartbeat | None = None) -> Opened:
+        """Return the repository; unlock it now if no call did before. *heartbeat* shows what goes on meanwhile."""
         with self._lock:
             if self._opened is None:
-                process = PassProcess("opening the repository", Heartbeat())
+                process = PassProcess("opening the repository", heartbeat or Heartbeat())
                 try:
                     done = process.ask(OpenRequest(self.config, self._unlock), stop)
                 finally:
@@ -88,11 +88,12 @@ class BackupJob:
         self._clock = clock
         self._lock: RunLock | None = None
         self._process = PassProcess(watch.run, self.heartbeat)
+        self._is_told = False  # the history of the run, by the first pass
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
     def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
         """Make a version if anything changed; with *deadline_s* for the last time."""
-        opened = self._opener.opened(stop)
+        opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
         asked_s, self._asked_s = self._asked_s, None
         if asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
@@ -103,12 +104,15 @@ class BackupJob:
                 return untouched
         began_s = self._clock()
         try:
-            done = self._process.ask(PassRequest(self._opener.config, opened, self._watch, deadline_s), stop)
+            done = self._process.ask(
+                PassRequest(self._opener.config, opened, self._watch, deadline_s, not self._is_told), stop
+            )
         except KeyRetired:
             self._opener.forget(opened)
             raise
         self._asked_s = began_s
-        return PassResult(**done | {"troubles": tuple(done["troubles"])})
+        self._is_told = True
+        return PassResult.of_json(done)
 
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""

@@ -14,6 +14,7 @@ from mlsync.app.session import Session
 from mlsync.app.wording import count, size
 from mlsync.errors import Error, Stopped, StoreDenied
 from mlsync.monitor import Monitor, Task
+from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
 
@@ -86,7 +87,7 @@ class _TaskHeartbeat(Heartbeat):
         super().__init__()
         self._task = task
 
-    def beat(self) -> None:
+    def beat(self, doing: Doing | None = None) -> None:
         """Record progress, and pass it on."""
-        super().beat()
+        super().beat(doing)
         self._task.advance(0)

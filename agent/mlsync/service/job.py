@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mlsync.app.pass_result import PassResult
+from mlsync.service.doing import Doing
 
 
 class RunJob(Protocol):
@@ -45,15 +46,33 @@ class Interruption(threading.Event):
 
 
 class Heartbeat:
-    """The time of the last progress."""
+    """The time of the last progress, and what goes on: *doing* is ``None`` while no pass says so.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    *retry_count* counts the requests to the store that failed and were made again, since the agent started; *waited* is
+    what the last one of them said, and when.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, wall: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._wall = wall
         self._last_s = clock()
+        self._counted = 0
+        self.doing: Doing | None = None
+        self.retry_count = 0
+        self.waited: tuple[float, str] | None = None
 
-    def beat(self) -> None:
+    def beat(self, doing: Doing | None = None) -> None:
         """Record progress just now."""
         self._last_s = self._clock()
+        self.doing = doing
+        if doing is None:
+            return
+        # A process counts from zero.
+        retried = doing.retry_count - (self._counted if doing.retry_count >= self._counted else 0)
+        self._counted = doing.retry_count
+        self.retry_count += retried
+        if doing.waits and (retried or self.waited is None):
+            self.waited = (self._wall(), doing.waits)
 
     @property
     def age_s(self) -> float:

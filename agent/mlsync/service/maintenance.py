@@ -51,6 +51,8 @@ class Maintenance:
         self._monitor = monitor
         self._stop = stop
         self._now_ns = now_ns
+        #: The older versions of which this learned more: they are proved, or turned out not to load.
+        self.looked_at: set[int] = set()
 
     def run(self, made: BackupResult | None = None) -> int | None:
         """Do what is due after the pass that *made* something; return the newest version that this proved, if any.
@@ -148,6 +150,7 @@ class Maintenance:
         return not result.refused
 
     def _report(self, result: LaterResult) -> None:
+        self.looked_at.add(result.version)
         for path, why in result.refused.items():
             text = f"{self._run}: version {result.version}: {display(path)} turned out not to load: {why}"
             self._monitor.notice("error", text)

@@ -26,13 +26,17 @@ from mlsync.courtesy.priority import stand_back
 from mlsync.errors import Error, Stopped
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
+from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import STOP, LookRequest, OpenRequest, PassRequest, PruneRequest, Request
+from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
 # Often enough for the agent to see progress, and too seldom to cost anything.
 _BEAT_S: Final = 1.0
+# Of older versions the status page shows as many as fit, and an agent that starts reads as many manifests.
+HISTORY_COUNT: Final = 60
 
 
 class PassChild(LogMonitor):
@@ -46,6 +50,7 @@ class PassChild(LogMonitor):
         self._stop = threading.Event()
         self._session: Session | None = None
         self._beaten_s = 0.0
+        self._doing = DoingNow()
         self._may_be_killed = False
 
     def listen(self) -> None:
@@ -127,7 +132,27 @@ class PassChild(LogMonitor):
         maintenance = Maintenance(self._session, request.watch, self, self._stop)
         proved_version = maintenance.run(result) if end_s is None else maintenance.prove_until(end_s)
         made = outcome(result)
-        return dataclasses.asdict(dataclasses.replace(made, proved_version=made.proved_version or proved_version))
+        told = () if end_s is not None else self._versions(request, {result.version, *maintenance.looked_at})
+        return dataclasses.asdict(
+            dataclasses.replace(made, proved_version=made.proved_version or proved_version, versions=told)
+        )
+
+    def _versions(self, request: PassRequest, numbers: set[int]) -> tuple[VersionSeen, ...]:
+        """Return what is told of versions; nothing where the store does not say, since the pass itself is done."""
+        assert self._session is not None
+        repository, run = self._session.repository, request.watch.run
+        numbers = numbers - {0}
+        if repository.is_write_only or not (numbers or request.tells_history):
+            return ()
+        from mlsync.upkeep.history import newest_versions, seen_versions  # late: most passes find nothing changed
+
+        try:
+            older = newest_versions(repository, run, HISTORY_COUNT) if request.tells_history else []
+            rest = numbers - {one.version for one in older}
+            return (*older, *seen_versions(repository, run, rest))
+        except Error as error:
+            _LOG.debug("%s: its versions cannot be told: %s", run, error)
+            return ()
 
     def _prune(self, request: PruneRequest) -> dict[str, Any]:
         stand_back()
@@ -158,8 +183,12 @@ class PassChild(LogMonitor):
     def task(self, name: str, total: int | None, unit: str = "B") -> Iterator[Task]:
         """Open a task whose progress reaches the agent as heartbeats."""
         self.beat()
-        with super().task(name, total, unit) as task:
-            yield _BeatingTask(self, task)
+        step = self._doing.begin(name, total, unit)
+        try:
+            with super().task(name, total, unit) as task:
+                yield _BeatingTask(self, task, step)
+        finally:
+            self._doing.end(step)
         self.beat()
 
     def beat(self) -> None:
@@ -167,11 +196,13 @@ class PassChild(LogMonitor):
         now_s = time.monotonic()
         if now_s >= self._beaten_s + _BEAT_S:
             self._beaten_s = now_s
-            self._send(beat=True)
+            self._send(beat=self._doing.now.as_json())
 
     def notice(self, level: NoticeLevel, text: str) -> None:
         """Log it, and count it as progress."""
         super().notice(level, text)
+        if self._doing.notice(text):
+            self._beaten_s = 0.0
         self.beat()
 
     def _send(self, **message: Any) -> None:
@@ -184,17 +215,20 @@ class PassChild(LogMonitor):
 class _BeatingTask:
     """A task of *child* whose progress reaches the agent as heartbeats."""
 
-    def __init__(self, child: PassChild, task: Task) -> None:
+    def __init__(self, child: PassChild, task: Task, step: PassStep) -> None:
         self._child = child
         self._task = task
+        self._step = step
 
     def advance(self, amount: int) -> None:
         """Report the progress."""
+        self._step.advance(amount)
         self._child.beat()
         self._task.advance(amount)
 
     def say(self, what: str) -> None:
         """Report that something goes on."""
+        self._step.say(what)
         self._child.beat()
         self._task.say(what)
 

@@ -4,8 +4,8 @@ An agent that waits should be small, and most passes find no change. So what mak
 buffers) stays out of the agent. A pass that runs out of memory or crashes does not take the agent with it either.
 
 The agent writes pickles to the process's stdin, a ``Request`` or ``STOP``; the process ends when that is closed. The
-process answers on its stdout in lines of JSON: ``beat`` any number of times, then ``done`` or ``error``. Its log goes
-to the agent's stderr.
+process answers on its stdout in lines of JSON: ``beat`` with a ``Doing`` any number of times, then ``done`` or
+``error``. Its log goes to the agent's stderr.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mlsync.codec.keys import Keys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import Error
 from mlsync.repository.keys.keyslot import Unlock
+from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import log_level
 
@@ -68,13 +69,15 @@ class OpenRequest:
 class PassRequest:
     """Back up one run, whose lock the agent holds; ``done`` is a ``PassResult`` in JSON.
 
-    With *deadline_s*, on the monotonic clock, it is the last pass.
+    With *deadline_s*, on the monotonic clock, it is the last pass. *tells_history*: ``done`` has the newest versions of
+    the run too, which an agent that starts does not know.
     """
 
     config: Config
     opened: Opened
     watch: WatchSettings
     deadline_s: float | None = None
+    tells_history: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +185,9 @@ class PassProcess:
         try:
             _send(process, request)
             for message in _received(process, stop):
-                self._heartbeat.beat()
-                if "beat" not in message:
+                beat = message.get("beat")
+                self._heartbeat.beat(None if beat is None else Doing.of_json(beat))
+                if beat is None:
                     return message
         except BrokenPipeError:
             pass

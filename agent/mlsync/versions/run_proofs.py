@@ -74,6 +74,11 @@ class RunProofs:
             self.hidden[number] = hidden
             self.repository.doubts[stored.key] = f"{self.run}: version {number} is passed over: {hidden}"
 
+    def of(self, stored: StoredVersion) -> tuple[VersionProofs, HiddenProofs | None]:
+        """Return the later proofs of a version, and what is hidden of them."""
+        proofs, number = self._of(stored), stored.root.number
+        return proofs, hidden_in(self.repository, self.run, number, proofs, self._seen.get(number))
+
     def passed_over(self) -> str:
         """Return the end of a sentence about what was looked at in vain: which versions were passed over."""
         if not self.hidden:
