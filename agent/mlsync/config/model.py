@@ -286,6 +286,12 @@ class AgentSettings:
         example='"60s"',
         name="stop_within",
     )
+    silence_factor: int = key(
+        number(0, 1000),
+        "The agent warns when no new checkpoint came for this many times the usual interval; 0 switches that off.",
+        default="5",
+        example="10",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
+from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.talk import Talk
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import Timing, Worker
@@ -43,6 +44,7 @@ class AgentOptions:
     stop_within_s: float = 25.0
     # Far above the longest silence of a healthy pass, which is a proof on a slow device or a store's retries.
     hung_after_s: float = 1800.0
+    silence_factor: float = 0.0
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -55,6 +57,7 @@ class AgentOptions:
             timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s),
             stop_within_s=agent.stop_within_s,
             hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
+            silence_factor=agent.silence_factor,
         )
 
 
@@ -84,12 +87,15 @@ class Agent:
         self._wall = wall
         # Never closed: a worker that outlives ``run`` would write to whatever file gets the number next.
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._records = {job.name: RunRecord(wall=wall) for job in jobs}
+        recorded = [RecordedJob(job, self._records[job.name], wall=wall) for job in jobs]
         self._workers = [
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
-            for job in jobs
+            for job in recorded
         ]
         self._watched: Callable[[Path], bool] = lambda _: False
         self._hung: set[str] = set()
+        self._silent: set[str] = set()
         self._started_s = wall()
         self._status_failed = False
         self._status: dict[str, Any] = {}
@@ -181,15 +187,16 @@ class Agent:
     def as_json(self) -> dict[str, Any]:
         """Return the state of every run, as the status file shows it."""
         runs = [self._run_status(worker) for worker in self._workers]
-        return status.as_json(runs, self._options.repository, self._started_s)
+        return status.as_json(runs, self._options.repository, self._started_s, self._wall())
 
     def _report(self) -> None:
-        """Report the status to systemd, and in the status file if it changed."""
+        """Report the status to systemd, and in the status file if it changed, or was written long ago."""
         runs = [self._run_status(worker) for worker in self._workers]
         now_s = self._wall()
+        self._tell_silence(runs)
         self._notifier.status(status.as_line(runs, now_s))
-        content = status.as_json(runs, self._options.repository, self._started_s)
-        if content == self._status:
+        content = status.as_json(runs, self._options.repository, self._started_s, now_s)
+        if not status.is_news(content, self._status):
             return
         try:
             status.write_status(self._options.status_file, content)
@@ -200,18 +207,39 @@ class Agent:
         else:
             self._status_failed, self._status = False, content
 
+    def _tell_silence(self, runs: Sequence[status.RunStatus]) -> None:
+        """Warn, when it begins, of each run whose checkpoints do not come any more."""
+        texts = {run.run: text for run in runs if (text := status.silence_in_words(run)) is not None}
+        for run in sorted(texts.keys() - self._silent):
+            self._monitor.notice("warning", texts[run])
+        self._silent = set(texts)
+
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state
         sleeps = state.phase in ("waiting", "retrying", "locked", "refused") and state.next_try_s != float("inf")
         next_try_s = self._wall() + max(0.0, state.next_try_s - self._clock()) if sleeps else None
+        changes, now_s = worker.trigger.changes, self._wall()
         return status.RunStatus(
-            worker.job.name, worker.job.directory, self._watched(worker.job.directory), state, next_try_s
+            worker.job.name,
+            worker.job.directory,
+            self._watched(worker.job.directory),
+            state,
+            next_try_s,
+            now_s,
+            self._records[worker.job.name],
+            worker.job.heartbeat,
+            silent_s=worker.job.heartbeat.age_s if state.phase == "running" else None,
+            changed_s=None if changes is None else now_s - (self._clock() - changes.first_s),
+            silence_factor=self._options.silence_factor,
         )
 
     def _restore_states(self) -> None:
         states = status.read_states(self._options.status_file, self._options.repository)
         for worker in self._workers:
             worker.state = states.get(worker.job.name, worker.state)
+        proved = status.read_proved_until(self._options.status_file, self._options.repository)
+        for run, record in self._records.items():
+            record.proved_until_s = proved.get(run)
 
     def _end(self) -> None:
         """Have all workers make a last pass, within the time that the settings allow, and report the status."""

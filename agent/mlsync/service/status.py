@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlsync.app.forecast import duration
 from mlsync.config.units import format_age
+from mlsync.service.doing import Doing
+from mlsync.service.job import Heartbeat
+from mlsync.service.run_record import PastError, RunRecord
 from mlsync.service.worker import RunState
 
 FILE_NAME = "status.json"
 FORMAT = 1
+_WRITTEN_EVERY_S = 60.0
+_PASSING = frozenset({"doing", "silent_s", "unproved_s", "no_checkpoint_s", "next_try_s"})
+_BLOCK_BYTES, _ROOM_BYTES = 4096, 1024
 # What a restarted agent takes over, so that it can show its last version before it has made a new one.
 _KEPT = ("last_version", "last_version_s", "last_proved_version", "last_proved_s", "last_pass_s")
 
@@ -26,38 +34,125 @@ _BEGAN_FIELD = 19
 _CLOCK_S = 5.0
 
 
+# A pass that is alive says so each second; what is silent this long is worth a look, long before it counts as hung.
+SILENT_S = 60.0
+_TEXT_CHARS_MAX = 200
+
+
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """One run's part of the status; *next_try_s* is on the wall clock, ``None`` if no pass is planned."""
+    """One run's part of the status, at *now_s*; *next_try_s* is on the wall clock, ``None`` if no pass is planned.
+
+    *silent_s*: for how long a pass that is under way made no progress. *changed_s*: when the first change came that no
+    pass has looked at.
+    """
 
     run: str
     directory: Path
     watched: bool
     state: RunState
     next_try_s: float | None
+    now_s: float = 0.0
+    record: RunRecord = field(default_factory=RunRecord)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    silent_s: float | None = None
+    changed_s: float | None = None
+    silence_factor: float = 0.0
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the pass that is under way seems to be stopped."""
+        return self.silent_s is not None and self.silent_s >= SILENT_S
+
+    @property
+    def waits(self) -> str:
+        """What of the store is waited for just now; empty if nothing is."""
+        return "" if self.heartbeat.doing is None else self.heartbeat.doing.waits
+
+    @property
+    def unproved_s(self) -> float | None:
+        """The seconds of training that a loss of this machine would cost: what is not in a proved version yet.
+
+        ``None`` if nothing was ever proved, as far as is known.
+        """
+        proved_until_s = self.record.proved_until_s
+        if proved_until_s is None:
+            return None
+        is_whole = not self.state.failures and self.state.last_proved_version == self.state.last_version
+        if not is_whole:
+            return max(0.0, self.now_s - proved_until_s)
+        return 0.0 if self.changed_s is None else max(0.0, self.now_s - max(self.changed_s, proved_until_s))
+
+    @property
+    def no_checkpoint_s(self) -> float | None:
+        """The seconds since the newest checkpoint, if that is far longer than usual; ``None`` if all is as usual."""
+        usual_s, newest_s = self.record.usual_interval_s(), self.record.newest_checkpoint_s()
+        if usual_s is None or newest_s is None or not self.silence_factor:
+            return None
+        silent_s = self.now_s - newest_s
+        return silent_s if silent_s > max(usual_s * self.silence_factor, SILENT_S) else None
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """The versions of which later proofs are missing."""
+        return tuple(one.version for one in self.record.versions if one.is_hidden)
+
+
+def silence_in_words(run: RunStatus) -> str | None:
+    """Return what to say of a run whose checkpoints have not come for far longer than usual; ``None`` otherwise."""
+    if run.no_checkpoint_s is None:
+        return None
+    since, usual = duration(run.no_checkpoint_s), duration(run.record.usual_interval_s() or 0.0)
+    return f"{run.run}: no new checkpoint for {since}, and usually one comes after {usual}; does the training go on?"
 
 
 def as_line(runs: Sequence[RunStatus], now_s: float) -> str:
-    """Return the line that ``systemctl status`` shows."""
+    """Return the line that ``systemctl status`` shows: about the run that is worst."""
     parts = [f"{len(runs)} run" + ("" if len(runs) == 1 else "s")]
-    newest = max(runs, key=lambda run: run.state.last_version_s or 0.0, default=None)
-    if newest is None or newest.state.last_version_s is None:
-        parts.append("no version yet")
-    else:
-        state = newest.state
-        how = "proved" if state.last_proved_version == state.last_version else "not proved, made"
-        age = format_age(now_s - newest.state.last_version_s)
-        parts.append(f"last version {newest.run}/{state.last_version} {how} {age}")
+    if runs:
+        worst = max(runs, key=lambda run: _badness(run, now_s))
+        parts.append(_in_words(worst, now_s))
     failing = [run.run for run in runs if run.state.last_error is not None]
     if failing:
         parts.append("failing: " + ", ".join(failing))
     return ", ".join(parts)
 
 
-def as_json(runs: Sequence[RunStatus], repository: str, started_s: float) -> dict[str, Any]:
+def _badness(run: RunStatus, now_s: float) -> tuple[float, ...]:
+    """Return a value that is greater the more a run needs somebody."""
+    state = run.state
+    return (
+        run.is_silent,
+        state.failures > 0,
+        bool(run.waits),
+        state.last_version is None,
+        run.no_checkpoint_s is not None,
+        state.last_proved_version != state.last_version,
+        now_s - (state.last_proved_s or state.last_version_s or 0.0),
+    )
+
+
+def _in_words(run: RunStatus, now_s: float) -> str:
+    state = run.state
+    if run.is_silent:
+        doing = "" if run.heartbeat.doing is None else run.heartbeat.doing.what
+        return f"{run.run} makes no progress since {format_age(run.silent_s or 0.0)}" + (f" ({doing})" if doing else "")
+    if run.waits:
+        return f"{run.run} waits for the {run.waits}"[:_TEXT_CHARS_MAX]
+    if state.last_version is None or state.last_version_s is None:
+        return f"no version yet of {run.run}"
+    how = "proved" if state.last_proved_version == state.last_version else "not proved, made"
+    text = f"last version {run.run}/{state.last_version} {how} {format_age(now_s - state.last_version_s)}"
+    if run.no_checkpoint_s is not None:
+        text += f", its last checkpoint {format_age(run.no_checkpoint_s)}"
+    return text
+
+
+def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s: float) -> dict[str, Any]:
     """Return the content of the status file; times are seconds since 1970."""
     return {
         "format": FORMAT,
+        "written_s": round(now_s, 3),
         "repository": repository,
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -66,14 +161,45 @@ def as_json(runs: Sequence[RunStatus], repository: str, started_s: float) -> dic
     }
 
 
+def is_news(content: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Return whether *content* says more than what was *written*, or that was long ago: a reader sees who lives."""
+    if not written or content["written_s"] - written["written_s"] >= _WRITTEN_EVERY_S:
+        return True
+    return _lasting(content) != _lasting(written) or content["written_s"] < written["written_s"]
+
+
+def _lasting(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what does not change by itself as time goes by."""
+    return [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
+
+
 def write_status(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace the file, readable by its owner alone, in one step; raise ``OSError`` if it cannot be written."""
+    """Replace the file, readable by its owner alone, in one step; raise ``OSError`` if it cannot be written.
+
+    On a disk that is full the file that is there gets the new content in place, if that fits into its blocks: readers
+    may see half of it for a moment, and an old status would be believed for hours.
+    """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    text = (json.dumps(content, indent=1) + "\n").encode()
+    # Blanks at the end keep room for a status that is longer by then.
+    text += b" " * (-(len(text) + _ROOM_BYTES) % _BLOCK_BYTES + _ROOM_BYTES - 1) + b"\n"
+    try:
+        _replace(file, text)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not file.is_file():
+            raise
+        with file.open("r+b") as stream:
+            size_bytes = os.fstat(stream.fileno()).st_size
+            if len(text.rstrip()) >= size_bytes:
+                raise
+            stream.write(text.rstrip().ljust(size_bytes - 1) + b"\n")
+
+
+def _replace(file: Path, text: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=".status-", dir=file.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            json.dump(content, stream, indent=1)
-            stream.write("\n")
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(text)
         # Not fsynced: after a power cut the agent writes it again, and until then it is only a hint.
         os.replace(temporary, file)
     except BaseException:
@@ -87,6 +213,16 @@ def read_states(file: Path, repository: str) -> dict[str, RunState]:
         content = _content(file, repository)
         return {str(run["run"]): RunState(**{name: _number(run[name]) for name in _KEPT}) for run in content["runs"]}
     except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def read_proved_until(file: Path, repository: str) -> dict[str, float]:
+    """Return for each run until when its last agent knew everything to be proved."""
+    try:
+        runs = _content(file, repository)["runs"]
+        known = {str(run["run"]): _number(run.get("proved_until_s")) for run in runs}
+        return {run: float(until_s) for run, until_s in known.items() if until_s is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -179,4 +315,40 @@ def _run_as_json(run: RunStatus) -> dict[str, Any]:
         "troubles": list(state.troubles),
         "failures": state.failures,
         "next_try_s": None if run.next_try_s is None else round(run.next_try_s),
+        "doing": _doing_as_json(run.heartbeat.doing),
+        "silent_s": None if run.silent_s is None else round(run.silent_s),
+        "waits": run.waits or None,
+        "waited": _waited_as_json(run.heartbeat.waited),
+        "retry_count": run.heartbeat.retry_count,
+        "proved_until_s": _rounded(run.record.proved_until_s),
+        "unproved_s": _rounded(run.unproved_s),
+        "changed_s": _rounded(run.changed_s),
+        "usual_interval_s": _rounded(run.record.usual_interval_s()),
+        "no_checkpoint_s": _rounded(run.no_checkpoint_s),
+        "hidden": list(run.hidden),
+        "errors": [_error_as_json(error) for error in run.record.errors],
     }
+
+
+def _doing_as_json(doing: Doing | None) -> dict[str, Any] | None:
+    if doing is None or not doing.what:
+        return None
+    known = {"what": doing.what, "said": doing.said or None, "done": doing.done, "total": doing.total}
+    return known | {"unit": doing.unit, "left_s": None if doing.left_s is None else round(doing.left_s)}
+
+
+def _waited_as_json(waited: tuple[float, str] | None) -> dict[str, Any] | None:
+    return None if waited is None else {"last_s": round(waited[0]), "text": waited[1]}
+
+
+def _error_as_json(error: PastError) -> dict[str, Any]:
+    return {
+        "first_s": round(error.first_s),
+        "last_s": round(error.last_s),
+        "count": error.count,
+        "text": error.text,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

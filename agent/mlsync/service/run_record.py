@@ -1,0 +1,174 @@
+"""What an agent remembers of a run while it lives, besides its present state: versions, last errors, counts, rhythm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+from mlsync.app.pass_result import PassResult
+from mlsync.errors import Error, Stopped
+from mlsync.service.job import Heartbeat, RunJob
+from mlsync.upkeep.version_seen import VersionSeen
+
+VERSIONS_MAX: Final = 500
+_ERRORS_MAX: Final = 5
+# So many checkpoints make a rhythm; of older intervals a training that changed its pace says nothing.
+_INTERVALS_MIN: Final = 3
+_INTERVALS_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class PastError:
+    """An error of a pass: when it came first and last, and how often in a row."""
+
+    first_s: float
+    last_s: float
+    count: int
+    text: str
+
+
+@dataclass(slots=True)
+class PassCounts:
+    """What passes came to since the agent started."""
+
+    passed: int = 0
+    failed: int = 0
+    versions: int = 0
+    new_bytes: int = 0
+    stored_bytes: int = 0
+    seconds: float = 0.0
+    last_seconds: float | None = None
+
+
+class RunRecord:
+    """What is remembered of one run; its worker's thread writes it, any thread reads it."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
+        self._versions: dict[int, VersionSeen] = {}
+        self._errors: deque[PastError] = deque(maxlen=_ERRORS_MAX)
+        #: Everything that was in the directory then is in a version that is proved, or was nothing new.
+        self.proved_until_s: float | None = None
+        self._pending: int | None = None  # the newest version, if it is still to be proved
+        self.counts = PassCounts()
+
+    @property
+    def versions(self) -> tuple[VersionSeen, ...]:
+        """The newest versions that are known, oldest first."""
+        known = self._versions
+        return tuple(known[number] for number in sorted(known))
+
+    @property
+    def errors(self) -> tuple[PastError, ...]:
+        """The last errors, the newest one last."""
+        return tuple(self._errors)
+
+    def passed(self, outcome: PassResult, began_s: float, seconds: float) -> None:
+        """Note what a pass came to that began at *began_s*, in seconds since 1970."""
+        counts = self.counts
+        counts.passed += 1
+        counts.seconds += seconds
+        counts.last_seconds = seconds
+        if outcome.versions:
+            # A new mapping, since others may be reading the old one.
+            known = self._versions | {one.version: one for one in outcome.versions}
+            self._versions = {number: known[number] for number in sorted(known)[-VERSIONS_MAX:]}
+        made = next((one for one in outcome.versions if one.version == outcome.version), None)
+        if outcome.version is not None:
+            counts.versions += 1
+        if made is not None:
+            counts.new_bytes += made.new_bytes
+            counts.stored_bytes += made.stored_bytes
+        newest = max(self._versions, default=0)
+        if outcome.version is not None:
+            self._pending = None if outcome.proved_version == outcome.version else outcome.version
+        elif newest and counts.passed == 1 and self._versions[newest].is_pending:
+            self._pending = newest  # an earlier agent made it
+        if self._pending is not None and (outcome.proved_version or 0) >= self._pending:
+            self._pending = None
+        if self._pending is None:
+            self.proved_until_s = began_s
+
+    def failed(self, error: Exception) -> None:
+        """Note an error, together with the one before it if that says the same."""
+        now_s, text = self._wall(), str(error) or type(error).__name__
+        self.counts.failed += 1
+        last = self._errors[-1] if self._errors else None
+        if last is not None and last.text == text:
+            self._errors[-1] = PastError(last.first_s, now_s, last.count + 1, text)
+        else:
+            self._errors.append(PastError(now_s, now_s, 1, text))
+
+    def usual_interval_s(self) -> float | None:
+        """Return the usual time from one new checkpoint to the next; ``None`` while there were too few."""
+        return usual_interval_s(one.checkpoint_s for one in self.versions)
+
+    def newest_checkpoint_s(self) -> float | None:
+        """Return when the newest checkpoint was written that is in a version."""
+        return max((one.checkpoint_s for one in self.versions if one.checkpoint_s is not None), default=None)
+
+
+def usual_interval_s(checkpoints_s: Iterable[float | None]) -> float | None:
+    """Return the median of the last intervals between checkpoints that came after all before them."""
+    moments: list[float] = []
+    for moment_s in checkpoints_s:
+        if moment_s is not None and (not moments or moment_s > moments[-1]):
+            moments.append(moment_s)
+    intervals = sorted([later - earlier for earlier, later in pairwise(moments)][-_INTERVALS_MAX:])
+    # The middle one, without the library's module, which loads a lot for it.
+    return intervals[len(intervals) // 2] if len(intervals) >= _INTERVALS_MIN else None
+
+
+class RecordedJob:
+    """A job of which every pass is noted in a record."""
+
+    def __init__(
+        self,
+        job: RunJob,
+        record: RunRecord,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._job = job
+        self._record = record
+        self._clock = clock
+        self._wall = wall
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self._job.name
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self._job.directory
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """The heartbeat of the job."""
+        return self._job.heartbeat
+
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
+        """Make a pass as the job does, and note what came of it."""
+        began_s, began_clock_s = self._wall(), self._clock()
+        try:
+            outcome = self._job.run(stop, deadline_s=deadline_s)
+        except Stopped:
+            raise
+        except Exception as error:
+            # A pass that was interrupted may fail in any way.
+            if not (stop.is_set() and isinstance(error, Error)):
+                self._record.failed(error)
+            raise
+        finally:
+            self._job.heartbeat.doing = None
+        self._record.passed(outcome, began_s, self._clock() - began_clock_s)
+        return outcome
