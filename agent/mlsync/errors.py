@@ -6,6 +6,7 @@
     |- ConfigInvalid               2   configuration or arguments (click's own usage errors are 2 too)
     |- Stopped                     3   asked to stop; what was uploaded by then is used by the next backup
     |- Untrusted                   4   root would use a file that others can change
+    |- GraveFound                103   doctor found something grave
     |- ServiceError
     |  |- UnitChanged              5   somebody changed the unit of the service
     |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
@@ -142,6 +143,13 @@ class Untrusted(Error):
     """Root would use a configuration, a secret or a program that other users can change."""
 
     exit_code = 4
+
+
+class GraveFound(Error):
+    """What backups depend on is not as it has to be; all of it was listed."""
+
+    exit_code = 103
+    usual_advice = "each line says what to do; then run mlsync doctor again"
 
 
 class ServiceError(Error):

@@ -126,6 +126,11 @@ def test_a_dry_run_is_as_documented(machine):
     assert sum(one["read_bytes"] for one in run["directories"]) == run["read_bytes"] == run["new_bytes_max"]
 
 
+def test_a_diagnosis_is_as_documented(saved):
+    """What doctor found has the documented fields, whatever it found on this machine."""
+    compare("mlsync doctor", one_value(saved.run("doctor", "--json", "--no-write")), "doctor")
+
+
 def test_a_share_is_as_documented(saved):
     """What a process proved that has a share has the documented fields, whatever was its own."""
     done = saved.good("prove", "--pending", "--level", "2", "--share", "2/3", "--json")

@@ -31,7 +31,7 @@ GROUPS: Final = {
     "Every day": ("backup", "agent", "restore"),
     "Look": ("versions", "show", "diff"),
     "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
-    "Care": ("check", "repair", "verify", "prove", "key", "service", "completion"),
+    "Care": ("doctor", "check", "repair", "verify", "prove", "key", "service", "completion"),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
 

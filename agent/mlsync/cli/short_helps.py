@@ -21,6 +21,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "forget": "Leave versions out, until they are removed.",
     "unforget": "Bring forgotten versions back.",
     "prune": "Delete what no version needs.",
+    "doctor": "Look at what backups depend on: disks, store, rights, clock, keys.",
     "check": "Check every object of the repository.",
     "repair": "Heal lost or damaged objects.",
     "verify": "Read a version back and prove it again.",

@@ -55,14 +55,15 @@ def _without_tilde(path: str) -> str:
 
 
 def _open_s3(url: str, options: StoreOptions) -> Store:
-    bucket, prefix = _bucket_and_prefix(url)
+    bucket, prefix = bucket_and_prefix(url)
     _check_endpoint(options.endpoint_url)
     from mlsync.store.s3.store import S3Store
 
     return S3Store(bucket, prefix, options)
 
 
-def _bucket_and_prefix(url: str) -> tuple[str, str]:
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    """Return the bucket of an S3 URL, and the prefix without slashes around it; raise ``StoreLocationInvalid``."""
     place = url.removeprefix("s3://")
     if "@" in place.partition("/")[0]:
         raise errors.StoreLocationInvalid("the URL contains credentials", where=_redacted(url), advice=_NO_SECRETS)

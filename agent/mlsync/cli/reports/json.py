@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
     from mlsync.diff.diff import DiffResult, FileDiff
     from mlsync.diff.drift import Drift
+    from mlsync.doctor.findings import Diagnosis
     from mlsync.errors import Error
     from mlsync.formats.layout import Tensor
     from mlsync.proving.prove_later import LaterResult
@@ -611,6 +612,24 @@ def status_json(
         "agent": None if agent is None else _agent_json(agent),
         "runs": [_run_here_json(run) for run in runs],
         "next": list(following),
+    }
+
+
+def doctor_json(repository: str, found: Sequence[Diagnosis]) -> dict[str, object]:
+    """Return the value of ``mlsync doctor``."""
+    return {
+        "repository": repository,
+        "grave_count": sum(1 for one in found if one.grade.value == "grave"),
+        "findings": [
+            {
+                "subject": one.subject,
+                "grade": one.grade.value,
+                "what": one.what,
+                "means": one.means or None,
+                "advice": one.advice or None,
+            }
+            for one in found
+        ],
     }
 
 

@@ -59,6 +59,14 @@ class Client:
             body.seek(0)
         return getattr(self.botocore, operation)(**arguments)
 
+    @property
+    def options(self) -> StoreOptions:
+        """The options by which another client reaches the server as this one does by now."""
+        return replace(self._options, addressing="virtual") if self._is_virtual_by_refusal() else self._options
+
+    def _is_virtual_by_refusal(self) -> bool:
+        return self._options.addressing == "auto" and self._uses_virtual_form
+
     def is_transient(self, error: Exception) -> bool:
         """Return whether botocore's error behind *error* may pass, or was about a clock or keys that are right now."""
         return is_transient(error) or self.clock.explains(error) or are_renewed(error)

@@ -67,6 +67,9 @@ RIGHTS = {
     "ListParts": "s3:ListMultipartUploadParts",
     "ListMultipartUploads": "s3:ListBucketMultipartUploads",
     "DeleteObject": "s3:DeleteObject",
+    "GetBucketVersioning": "s3:GetBucketVersioning",
+    "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
 }
 _CLOCK = Translation(errors.StoreDenied, False, "set this machine's clock: it differs too much from the store's")
 REGION = Translation(errors.StoreLocationInvalid, False, "set the bucket's own region")

@@ -1,0 +1,125 @@
+"""All that is looked at, in the order in which it is shown, and the few things that are looked at at every start."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, TypeVar
+
+from mlsync.app.flow_options import store_options
+from mlsync.config.model import Config
+from mlsync.doctor import inotify, media, readable, room
+from mlsync.doctor.disks import Host
+from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
+from mlsync.doctor.mounts import MOUNTS, mounts
+from mlsync.store.base import Store
+
+T = TypeVar("T")
+# What is looked at at every start may delay it this long at most.
+AT_START_S: Final = 2.0
+
+
+def this_host() -> Host:
+    """Return the facts of this machine that places are judged by."""
+    return Host(mounts(MOUNTS.read_text("utf-8", "surrogateescape")))
+
+
+def diagnose(config: Config, *, writes: bool = True) -> list[Diagnosis]:
+    """Return everything that was found out about what the backups of *config* depend on.
+
+    With *writes* an object of a random name is made in the store, and removed again. Nothing else changes anywhere.
+    """
+    checks = [*_checks_here(config), *_checks_of_store(config, writes=writes)]
+    return examine(checks)
+
+
+def at_start(config: Config) -> list[Diagnosis]:
+    """Return which disks die with the machine, without a request to the store and within two seconds."""
+    found = examine([Check("disks", lambda: media.diagnose_media(config, this_host()), AT_START_S)])
+    # A state that goes is what containers have; whoever wants to know asks doctor.
+    wanted = ("disk of run", media.DISK_OF_REPOSITORY)
+    said = [one for one in found if one.subject.startswith(wanted) and one.grade in (Grade.GRAVE, Grade.WARNING)]
+    return [one for one in said if "dies" in one.what]
+
+
+def _checks_here(config: Config) -> Iterator[Check]:
+    yield Check("disks", lambda: media.diagnose_media(config, this_host()))
+    for watch in config.watches:
+        directory, run = watch.directory, watch.run
+        yield Check(
+            f"files of run {run}",
+            lambda directory=directory, run=run: readable.diagnose_readable(directory, run),  # type: ignore[misc]
+        )
+    yield Check("room", lambda: room.diagnose_room(config))
+    if config.agent.on_change and config.watches:
+        yield Check(inotify.SUBJECT, lambda: _diagnose_events(config))
+    if config.watches:
+        from mlsync.doctor.device import SUBJECT, diagnose_device  # late: init and agent do without
+
+        yield Check(SUBJECT, lambda: diagnose_device(config))
+
+
+def _diagnose_events(config: Config) -> Iterator[Diagnosis]:
+    found = inotify.limits()
+    for watch in config.watches:
+        yield from inotify.diagnose_events(watch.directory, this_host().mounts)
+    needed = sum(inotify.count_directories(watch.directory) for watch in config.watches)
+    yield from inotify.diagnose_inotify(needed, found)
+
+
+def _checks_of_store(config: Config, *, writes: bool) -> Iterator[Check]:
+    from mlsync.doctor import store  # late, as above
+
+    opened = _Once(lambda: _opened(config))
+    prunes = "daily" in (config.retention.prune, *(watch.retention.prune for watch in config.watches))
+    is_bucket = config.repository_directory is None
+    if is_bucket:
+        # What takes a third of a second to import does so before the checks' time begins.
+        from mlsync.store.s3 import inspection as _  # noqa: F401
+    yield Check(store.STORE, lambda: store.diagnose_store(opened))
+    yield Check(
+        store.RIGHTS, lambda: store.diagnose_rights(opened(), writes=writes, prunes=prunes, is_bucket=is_bucket)
+    )
+    yield Check(store.KEY_SLOTS, lambda: store.diagnose_key_slots(opened()))
+    if is_bucket:
+        yield from _checks_of_bucket(config)
+
+
+def _opened(config: Config) -> Store:
+    from mlsync.store.location import open_store
+
+    return open_store(config.repository, store_options(config))
+
+
+def _checks_of_bucket(config: Config) -> Iterator[Check]:
+    from mlsync.doctor import bucket, store
+    from mlsync.store.s3.inspection import BucketInspection
+
+    asked = _Once(lambda: BucketInspection(config.repository, store_options(config)))
+    yield Check(store.CLOCK, lambda: [store.diagnose_clock(asked().ahead_s())])
+    yield Check(bucket.PUBLIC, lambda: bucket.diagnose_public(asked()))
+    yield Check(bucket.VERSIONS, lambda: bucket.diagnose_versions(asked()))
+    yield Check(bucket.LOCK, lambda: bucket.diagnose_lock(asked()))
+    yield Check(bucket.LIFECYCLE, lambda: bucket.diagnose_lifecycle(asked()))
+
+
+class _Once(Generic[T]):
+    """Makes what several checks share when the first of them asks; the others wait, or get its error."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: list[T] = []
+        self._error: Exception | None = None
+
+    def __call__(self) -> T:
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if not self._made:
+                try:
+                    self._made.append(self._make())
+                except Exception as error:
+                    self._error = error
+                    raise
+            return self._made[0]
