@@ -28,7 +28,20 @@ BELOW = {"source", "proof", "repository", "retention"}
 # What each layer may import besides the leaves and itself. Brothers do not know each other; what a flow wires
 # together, it hands on as values.
 ARROWS = {
-    "cli": {"doctor", "service", "app", "config", *FLOWS, "versions", *BELOW, "codec", "store", "formats", "demo", "preemption"},
+    "cli": {
+        "doctor",
+        "service",
+        "app",
+        "config",
+        *FLOWS,
+        "versions",
+        *BELOW,
+        "codec",
+        "store",
+        "formats",
+        "demo",
+        "preemption",
+    },
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
     "service": {"app", "config", *FLOWS, *BELOW, "codec", "preemption"},
     # It looks at what the others work with, and does none of their work.

@@ -25,7 +25,14 @@ def test_doctor_looks_at_everything_and_changes_nothing(saved):
         "disk of the local state",
         "files of run yolo",
     } <= found.keys()
-    assert {"room for the repository", "inotify", "store", "rights in the store", "clock"} <= found.keys()
+    assert {
+        "room for the repository",
+        "inotify",
+        "notice of an end",
+        "store",
+        "rights in the store",
+        "clock",
+    } <= found.keys()
     assert (found["store"], found["rights in the store"], found["clock"]) == ("fine", "fine", "fine")
     assert (found["key slots"], found["files of run yolo"]) == ("warning", "fine")
     assert content(saved.repository) == before

@@ -57,6 +57,10 @@ def _checks_here(config: Config) -> Iterator[Check]:
         from mlsync.doctor.device import SUBJECT, diagnose_device  # late: init and agent do without
 
         yield Check(SUBJECT, lambda: diagnose_device(config))
+        from mlsync.doctor import notices  # late, as above
+        from mlsync.preemption.find import find_platforms
+
+        yield Check(notices.SUBJECT, lambda: notices.diagnose_notices(find_platforms()))
 
 
 def _diagnose_events(config: Config) -> Iterator[Diagnosis]:
