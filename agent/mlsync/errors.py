@@ -54,6 +54,7 @@
     |  |- ObjectDamaged           31   an object does not authenticate or is cut short
     |  |- ManifestDamaged         32   a manifest does not authenticate or contradicts itself
     |  |- ProblemsFound           33   check ended with problems, all of them listed
+    |  |- DiscardRefused          34   what was to be given up opens, may come back, or can be healed
     |  |- RepairIncomplete        35   repair ended, and something stays lost
     |  |- RebuildNeeded           36   all manifests are gone; repair asks for --rebuild
     |  `- RepairUnconfirmed       37   repair changed nothing, since nobody confirmed it
@@ -476,6 +477,13 @@ class ProblemsFound(Damage):
         "mlsync restore --version N brings back any version that is not named above, and of the others what is not "
         "damaged"
     )
+
+
+class DiscardRefused(Damage):
+    """What was to be given up opens, may come back, or can be healed; nothing was changed."""
+
+    exit_code = 34
+    usual_advice = "mlsync check names what does not open, and mlsync repair heals what has a copy"
 
 
 class RepairIncomplete(Damage):

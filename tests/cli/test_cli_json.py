@@ -262,6 +262,17 @@ def test_keys_are_as_documented(saved):
     compare("mlsync key rotate", one_value(saved.good("key", "rotate", "--reseal", "--yes", "--json")), "rotate again")
 
 
+def test_a_discarding_is_as_documented(saved):
+    """What is given up has the documented fields."""
+    for name in ("versions", "copies"):
+        place = saved.object(f"{name}/*/*", 0)
+        place.chmod(0o600)
+        place.write_bytes(b"planted" * 20)
+    value = one_value(saved.good("repair", "--discard", "yolo/1", "--yes", "--json"))
+    compare("mlsync repair --discard", value, "discard")
+    assert [one["done"] for one in value["discarded"]] == [True]
+
+
 def test_a_prune_is_as_documented(saved):
     """What would go, what goes, and what keeps a prune from deleting have the documented fields."""
     (saved.training / "results.csv").write_text("epoch,loss\n3,0.125\n")

@@ -86,3 +86,28 @@ def test_no_repository_is_nothing_to_repair(saved):
     empty.mkdir()
     assert saved.run("repair", "--repo", empty).status == 10
     assert list(empty.iterdir()) == []
+
+
+def test_what_is_lost_for_good_is_given_up_after_a_question(saved):
+    """It says what is lost, does nothing without --yes or in a dry run, and then prune has nothing to wait for."""
+    for name in ("versions", "copies"):
+        place = saved.object(f"{name}/*/*", 0)
+        place.chmod(0o600)
+        place.write_bytes(b"planted" * 20)
+    assert saved.run("prune", "--dry-run").status == 96
+    for more, status in ((["--dry-run"], 0), ([], 37)):
+        done = saved.run("repair", "--discard", "yolo/1", *more)
+        assert done.status == status, done
+        assert "version 1 of run 'yolo' is lost for good" in " ".join(done.out.split())
+        assert saved.run("prune", "--dry-run").status == 96
+    assert "1 object discarded" in saved.good("repair", "--discard", "yolo/1", "--yes").out
+    saved.good("prune", "--dry-run")
+    saved.good("check")
+    done = saved.run("show", "1")
+    assert done.status == 15
+    assert "was removed" in done.err
+    sound = saved.run("repair", "--discard", "yolo/2", "--yes")
+    assert sound.status == 34
+    assert "mlsync forget" in sound.err
+    assert saved.run("repair", "--discard", "yolo/2", "--rebuild").status == 2
+    assert saved.run("repair", "--even-newer").status == 2

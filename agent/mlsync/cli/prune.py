@@ -151,6 +151,8 @@ def _print_pruned(pruned: Pruned, compacted: Compacted, *, quiet: bool) -> None:
             f"{output.count(len(pruned.versions), 'version')} removed, {_packs(pruned.deleted)} deleted, "
             f"{_packs(pruned.marked)} marked"
         )
+        if pruned.records:
+            output.say(f"{output.count(len(pruned.records), 'record')} of moved packs deleted")
         if compacted.moved:
             moved = output.count(len(compacted.moved), "pack")
             output.say_wrapped(f"{moved} moved: {output.size(compacted.written_bytes)} written")

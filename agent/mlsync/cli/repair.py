@@ -10,6 +10,7 @@ from mlsync.app.session import Session
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
+from mlsync.cli.discarding import discard_objects
 from mlsync.cli.reports.json import repair_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
@@ -19,7 +20,7 @@ from mlsync.upkeep.repair import Affected, Healing, Repaired, carry_out, left, p
 _EXAMPLES = """\b
 Examples:
   mlsync repair --dry-run
-  mlsync repair --yes --read-data
+  mlsync repair --discard yolo/12 --dry-run
 """
 _FILES_SHOWN = 50
 
@@ -27,17 +28,41 @@ _FILES_SHOWN = 50
 @click.command("repair", cls=Command, short_help="Heal lost or damaged objects.", epilog=_EXAMPLES)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--rebuild", is_flag=True, help="Also if all manifests are gone: make them from their copies.")
+@click.option("--rebuild", is_flag=True, help="Also if all manifests are gone, from copies.")
 @click.option("--read-data", is_flag=True, help="At the end, read and decrypt every byte of every pack.")
+@click.option(
+    "--discard",
+    "discarded",
+    multiple=True,
+    metavar="OBJECT",
+    help="Heal nothing, give up RUN/NUMBER. Repeatable.",
+)
+@click.option("--even-newer", is_flag=True, help="With --discard: also what claims to be a newer mlsync's.")
 @common_options
 @gently_option
-def repair_command(common: Common, *, dry_run: bool, yes: bool, rebuild: bool, read_data: bool) -> None:
+def repair_command(
+    common: Common,
+    *,
+    dry_run: bool,
+    yes: bool,
+    rebuild: bool,
+    read_data: bool,
+    discarded: tuple[str, ...],
+    even_newer: bool,
+) -> None:
     """Bring back what is stored twice: manifests from their copies, copies from manifests, the header from a key slot.
 
     Shows first what it would do, and asks. It replaces only what does not open. Ends with 35 if something stays lost,
-    and names each file of each version; all other files of these versions can be restored. What the watched
-    directories still have of it, the next backup stores again.
+    and names each file of each version; the next backup stores again what the watched directories still have. With
+    --discard, gives up what lies in the place of a version and is lost for good: prunes wait for it.
     """
+    if discarded or even_newer:
+        if rebuild or read_data or not discarded:
+            raise click.UsageError(
+                "--discard goes with neither --rebuild nor --read-data, and --even-newer with it alone"
+            )
+        discard_objects(common, discarded, even_newer=even_newer, dry_run=dry_run, yes=yes)
+        return
     config, monitor = common.configuration(), common.monitor()
     opened = Session.open_damaged(config, lambda: common.secret(config), monitor, changes=not dry_run)
     with opened[0] as session:

@@ -129,11 +129,12 @@ class PrunePlan:
 
 @dataclass(slots=True)
 class Pruned:
-    """What was done; *denied* are objects that the store did not let go, and why."""
+    """What was done; *records* are of moves, and *denied* objects that the store did not let go, and why."""
 
     versions: list[Going] = field(default_factory=list)
     deleted: dict[bytes, int] = field(default_factory=dict)
     marked: dict[bytes, int] = field(default_factory=dict)
+    records: list[bytes] = field(default_factory=list)
     denied: list[Blocked] = field(default_factory=list)
 
 
@@ -349,7 +350,8 @@ def carry_out(repository: Repository, found: PrunePlan, monitor: Monitor, option
         _delete(repository, names.tombstone(pack_id), pruned)
     # Again what no version names: one that came meanwhile, or was brought back, may need the record.
     for pack_id in spent(found.spent, found.sight.named, ()):
-        _delete(repository, names.move(pack_id), pruned)
+        if _delete(repository, names.move(pack_id), pruned):
+            pruned.records.append(pack_id)
     if pruned.denied and not pruned.deleted and len(pruned.denied) >= len(found.delete) > 0:
         denied = pruned.denied[0]
         advice = "prune needs the right to delete; docs/s3.md has the rights"

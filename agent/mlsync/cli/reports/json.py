@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mlsync.service.status import AgentSeen
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
+    from mlsync.upkeep.discard import Discarding
     from mlsync.upkeep.forget import Forgetting
     from mlsync.upkeep.key_slots import SlotAdded, SlotStatus
     from mlsync.upkeep.prune import Pruned, PrunePlan
@@ -542,6 +543,25 @@ def repair_json(steps: Sequence[Healing], repaired: Repaired, *, is_dry_run: boo
     }
 
 
+def discard_json(found: Sequence[Discarding], *, is_dry_run: bool) -> dict[str, object]:
+    """Return the value of ``mlsync repair --discard``."""
+    return {
+        "dry_run": is_dry_run,
+        "discarded": [
+            {
+                "object": one.key,
+                "run": one.run or None,
+                "version": one.number,
+                "text": one.fault,
+                "copy": one.copy_fault,
+                "followed_by": one.followed_by,
+                "done": one.is_done,
+            }
+            for one in found
+        ],
+    }
+
+
 def prune_json(
     found: PrunePlan, pruned: Pruned, moving: CompactionPlan, compacted: Compacted, *, is_dry_run: bool
 ) -> dict[str, object]:
@@ -561,6 +581,7 @@ def prune_json(
         "waiting": _packs_json(found.waiting),
         "deleted": _packs_json(pruned.deleted),
         "marked": _packs_json(pruned.marked),
+        "records": {"to_delete": len(found.spent), "deleted": len(pruned.records)},
         "to_move": {
             "packs": len(moving.packs),
             "read_bytes": moving.read_bytes,
