@@ -104,6 +104,11 @@ Options, `MLSYNC_PASSPHRASE` and `MLSYNC_KMS_KEY` come before them
 
 When [the agent](commands.md#agent) backs up. Other commands do not read this table.
 """,
+    "preemption": """\
+## [preemption]
+
+How the agent hears that the machine is about to go away. [preemption.md](preemption.md) says what it does then.
+""",
     "proof": """\
 ## [proof]
 

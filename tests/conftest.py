@@ -89,6 +89,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         monkeypatch.setenv(name, str(directory))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    # On a rented machine, agents of tests would ask its cloud.
+    monkeypatch.setenv("MLSYNC_PREEMPTION_NOTICES", "off")
 
 
 class _Collector(logging.Handler):

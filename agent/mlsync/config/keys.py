@@ -178,6 +178,20 @@ def one_of(*choices: str) -> Kind[str]:
     return Kind(allowed, parse)
 
 
+def names_or(words: tuple[str, ...], names: tuple[str, ...]) -> Kind[tuple[str, ...] | None]:
+    """Return what accepts "auto" as ``None``, "off" as no name, or a list of names."""
+    allowed = '"auto", "off", or a list of some of ' + ", ".join(f'"{name}"' for name in names)
+
+    def parse(value: Any, _base: Path) -> tuple[str, ...] | None:
+        if value in words:
+            return None if value == words[0] else ()
+        if not isinstance(value, list) or not value or any(item not in names for item in value):
+            raise ValueError(allowed)
+        return tuple(name for name in names if name in value)
+
+    return Kind(allowed, parse)
+
+
 def some_of(*choices: str) -> Kind[tuple[str, ...]]:
     """Return what accepts a list of some words, and keeps each once."""
     allowed = "a list of some of " + ", ".join(f'"{choice}"' for choice in choices)

@@ -27,6 +27,7 @@ from mlsync.config.keys import (
     key,
     keys_of,
     kms_key,
+    names_or,
     number,
     one_of,
     path,
@@ -44,6 +45,7 @@ from mlsync.config.keys import (
     variables,
 )
 from mlsync.errors import ConfigInvalid
+from mlsync.preemption.names import NAMES
 from mlsync.retention.limit import RemovalLimit
 from mlsync.retention.rules import Rule
 from mlsync.source.temporary_names import TEMPORARY_NAMES
@@ -295,6 +297,25 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PreemptionSettings:
+    """How the agent hears that the machine goes away; no *notices* are none, and ``None`` is what is found here."""
+
+    notices: tuple[str, ...] | None = key(
+        names_or(("auto", "off"), NAMES),
+        'Whose notices the agent listens to. `"auto"` finds out by the machine\'s firmware and the environment.',
+        default='"auto"',
+        example='["aws", "slurm"]',
+    )
+    grace_s: float | None = key(
+        duration_above_zero,
+        "The time from SIGTERM, or from `mlsync now --preempt`, to the end, where you know it better than mlsync.",
+        example='"60s"',
+        unset="what the platform is known to leave: 5 seconds (RunPod) to two minutes (AWS, SageMaker)",
+        name="grace",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ProofSettings:
     """How checkpoints are proved; ``None`` means that the configuration does not say."""
 
@@ -443,6 +464,7 @@ class Config:
     key: KeySettings = field(default_factory=KeySettings)
     watches: tuple[WatchSettings, ...] = ()
     agent: AgentSettings = field(default_factory=AgentSettings)
+    preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     path: Path | None = None
@@ -477,6 +499,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "key": keys_of(KeySettings),
     "watch": keys_of(WatchSettings),
     "agent": keys_of(AgentSettings),
+    "preemption": keys_of(PreemptionSettings),
     "proof": keys_of(ProofSettings),
     "retention": keys_of(RetentionSettings),
 }

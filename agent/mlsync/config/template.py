@@ -47,6 +47,7 @@ def template(
         parts += ["", "#[[watch]]", *_lines(TABLES["watch"], {})]
     parts += ["", "[key]", *_lines(TABLES["key"], key or {})]
     parts += ["", "[agent]", *_lines(TABLES["agent"], {})]
+    parts += ["", "[preemption]", *_lines(TABLES["preemption"], {})]
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]

@@ -21,6 +21,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
+from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.talk import Talk
 from mlsync.service.trigger import Trigger
@@ -28,7 +29,7 @@ from mlsync.service.worker import Timing, Worker
 
 _LOG: Final = logging.getLogger(__name__)
 # What is written to the wakeup pipe.
-_STOP, _BACKUP_NOW, _STATE_CHANGED = b"s", b"n", b"c"
+_STOP, _BACKUP_NOW, _STATE_CHANGED, _NOTICED = b"s", b"n", b"c", b"p"
 _SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _BACKUP_NOW}
 TICK_S = 20.0
 
@@ -45,6 +46,7 @@ class AgentOptions:
     # Far above the longest silence of a healthy pass, which is a proof on a slow device or a store's retries.
     hung_after_s: float = 1800.0
     silence_factor: float = 0.0
+    preemption: PreemptionOptions | None = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -58,6 +60,7 @@ class AgentOptions:
             stop_within_s=agent.stop_within_s,
             hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
             silence_factor=agent.silence_factor,
+            preemption=PreemptionOptions.of(config),
         )
 
 
@@ -93,6 +96,9 @@ class Agent:
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
             for job in recorded
         ]
+        self._preemption = PreemptionWatch(
+            options.preemption, self._workers, monitor, lambda: self._wake(_NOTICED), clock=clock, wall=wall
+        )
         self._watched: Callable[[Path], bool] = lambda _: False
         self._hung: set[str] = set()
         self._silent: set[str] = set()
@@ -112,7 +118,8 @@ class Agent:
                 worker.start()
             self._notifier.ready()
             try:
-                self._serve(check_clock)
+                with self._preemption.going_on():
+                    self._serve(check_clock)
             finally:
                 self._notifier.stopping()
                 self._end()
@@ -129,6 +136,8 @@ class Agent:
                 return
             if _BACKUP_NOW in events:
                 self._reload()
+            if _NOTICED in events:
+                self._preemption.heed()
             check_clock()
             self._check_workers()
             self._report()
@@ -187,7 +196,7 @@ class Agent:
     def as_json(self) -> dict[str, Any]:
         """Return the state of every run, as the status file shows it."""
         runs = [self._run_status(worker) for worker in self._workers]
-        return status.as_json(runs, self._options.repository, self._started_s, self._wall())
+        return self._content(runs, self._wall())
 
     def _report(self) -> None:
         """Report the status to systemd, and in the status file if it changed, or was written long ago."""
@@ -195,7 +204,7 @@ class Agent:
         now_s = self._wall()
         self._tell_silence(runs)
         self._notifier.status(status.as_line(runs, now_s))
-        content = status.as_json(runs, self._options.repository, self._started_s, now_s)
+        content = self._content(runs, now_s)
         if not status.is_news(content, self._status):
             return
         try:
@@ -213,6 +222,10 @@ class Agent:
         for run in sorted(texts.keys() - self._silent):
             self._monitor.notice("warning", texts[run])
         self._silent = set(texts)
+
+    def _content(self, runs: Sequence[status.RunStatus], now_s: float) -> dict[str, Any]:
+        content = status.as_json(runs, self._options.repository, self._started_s, now_s)
+        return content | {"notices": self._preemption.as_json()}
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state

@@ -91,7 +91,7 @@ class BackupJob:
         self._is_told = False  # the history of the run, by the first pass
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
         """Make a version if anything changed; with *deadline_s* for the last time."""
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
@@ -104,14 +104,15 @@ class BackupJob:
                 return untouched
         began_s = self._clock()
         try:
-            done = self._process.ask(
-                PassRequest(self._opener.config, opened, self._watch, deadline_s, not self._is_told), stop
+            request = PassRequest(
+                self._opener.config, opened, self._watch, deadline_s, goes_on=goes_on, tells_history=not self._is_told
             )
+            done = self._process.ask(request, stop)
         except KeyRetired:
             self._opener.forget(opened)
             raise
         self._asked_s = began_s
-        self._is_told = True
+        self._is_told = self._is_told or not goes_on
         return PassResult.of_json(done)
 
     def close(self) -> None:

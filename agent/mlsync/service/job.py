@@ -28,11 +28,12 @@ class RunJob(Protocol):
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
         """Make a version if anything changed; end at the next safe point once *stop* is set.
 
         With *deadline_s*, on the monotonic clock, this is the last pass: the newest files come first, the version is
-        committed before then, and what is left of the time goes to its proof.
+        committed before then, and what is left of the time goes to its proof; unless it *goes_on*, since more passes
+        may come before then.
         Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.
         """
 

@@ -69,14 +69,15 @@ class OpenRequest:
 class PassRequest:
     """Back up one run, whose lock the agent holds; ``done`` is a ``PassResult`` in JSON.
 
-    With *deadline_s*, on the monotonic clock, it is the last pass. *tells_history*: ``done`` has the newest versions of
-    the run too, which an agent that starts does not know.
+    With *deadline_s*, on the monotonic clock, it is the last pass, or one of the last ones if it *goes_on*.
+    *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
     """
 
     config: Config
     opened: Opened
     watch: WatchSettings
     deadline_s: float | None = None
+    goes_on: bool = False
     tells_history: bool = False
 
 

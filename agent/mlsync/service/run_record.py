@@ -156,11 +156,12 @@ class RecordedJob:
         """The heartbeat of the job."""
         return self._job.heartbeat
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None) -> PassResult:
+    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
         """Make a pass as the job does, and note what came of it."""
         began_s, began_clock_s = self._wall(), self._clock()
         try:
-            outcome = self._job.run(stop, deadline_s=deadline_s)
+            more = {"goes_on": True} if goes_on else {}
+            outcome = self._job.run(stop, deadline_s=deadline_s, **more)
         except Stopped:
             raise
         except Exception as error:

@@ -170,7 +170,8 @@ def is_news(content: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
 
 def _lasting(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what does not change by itself as time goes by."""
-    return [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
+    runs = [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
+    return [*runs, *content.get("notices", [])]
 
 
 def write_status(file: Path, content: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ _LOG: Final = logging.getLogger(__name__)
 # How much of the time for a last pass the one under way may take to get to a safe point, and at most how long.
 _SHARE_TO_INTERRUPT: Final = 0.2
 _INTERRUPT_S_MAX: Final = 3.0
+# A store that comes back within the last seconds is still worth a try.
+_HURRIED_RETRY_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,10 @@ class Worker:
         self._had_lock = False
         self._interruption = Interruption()
         self._deadline_s: float | None = None
+        self._hurry_until_s: float | None = None
+        self._is_hurried = False  # the pass that is under way
+        # An interruption that is set while another one takes its place would be lost.
+        self._interrupting = threading.Lock()
         #: How the last pass ended; ``None`` before it has, and if there was none.
         self.last: LastPass | None = None
         self._rescan_at_s = -math.inf  # the first pass begins at once, for what changed while no agent ran
@@ -102,20 +108,49 @@ class Worker:
 
     def stop(self) -> None:
         """Begin no further pass; one under way ends at its next safe point, the last one too."""
-        self._deadline_s = None
-        self._interruption.set()
-        self.trigger.close()
+        with self._interrupting:
+            self._deadline_s = None
+            self._interruption.set()
+            self.trigger.close()
 
     def last_pass(self, deadline_s: float) -> None:
         """Make one more pass, for what the directory holds now, and end; *deadline_s* is on the monotonic clock.
 
         A pass under way is interrupted, so that the newest checkpoint comes first. ``last`` says what came of it.
         """
+        with self._interrupting:
+            self._deadline_s = deadline_s
+            self._interrupt(deadline_s)
+            self.trigger.close()
+
+    def request(self) -> None:
+        """Make a pass now, or right after the one that is under way."""
+        self.trigger.request()
+
+    def hurry(self, deadline_s: float) -> None:
+        """Make a pass now, and each further one until *deadline_s*, so that it is committed by then.
+
+        That is on the monotonic clock. A pass under way is interrupted, unless it hurries already.
+        """
+        with self._interrupting:
+            self._hurry_until_s = deadline_s
+            if not self._is_hurried:
+                self._interrupt(deadline_s)
+            self.trigger.request()
+
+    def relax(self) -> None:
+        """Go on as before a ``hurry``."""
+        self._hurry_until_s = None
+
+    def _interrupt(self, deadline_s: float) -> None:
         now_s = time.monotonic()
-        self._deadline_s = deadline_s
         self._interruption.by_s = now_s + min(_INTERRUPT_S_MAX, _SHARE_TO_INTERRUPT * (deadline_s - now_s))
         self._interruption.set()
-        self.trigger.close()
+
+    def _hurry_s(self) -> float | None:
+        """Return the deadline of a pass that begins now, if there is one."""
+        until_s = self._hurry_until_s
+        return None if until_s is None or self._clock() >= until_s else until_s
 
     def hung(self, limit_s: float) -> bool:
         """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
@@ -144,15 +179,26 @@ class Worker:
     def _live(self) -> None:
         while self.trigger.wait(self._plan):
             self.trigger.clear()
+            hurry_s = self._begin()
             self._enter("running")
             self.job.heartbeat.beat()
             _LOG.debug("%s: pass begins", self.job.name)
-            self._pass()
+            self._pass(hurry_s)
+            self._is_hurried = False
             _LOG.debug("%s: pass ended", self.job.name)
             self._enter(self._idle_phase())
         if self._deadline_s is not None:
             self._make_last_pass(self._deadline_s)
         self._enter("stopped")
+
+    def _begin(self) -> float | None:
+        """Return the deadline of the pass that begins, which no earlier interruption concerns."""
+        with self._interrupting:
+            if not self.trigger.closed:
+                self._interruption = Interruption()
+            hurry_s = self._hurry_s()
+            self._is_hurried = hurry_s is not None
+            return hurry_s
 
     def _make_last_pass(self, deadline_s: float) -> None:
         if self.state.locked is not None or self.state.is_refused:
@@ -198,11 +244,14 @@ class Worker:
             return "refused"
         return "retrying" if self.state.failures else "waiting"
 
-    def _pass(self) -> None:
+    def _pass(self, hurry_s: float | None = None) -> None:
         """Make one pass and plan the next one, whatever the outcome: only here does the service survive a failure."""
         began_s = self._wall()
         try:
-            outcome = self.job.run(self._interruption)
+            if hurry_s is None:
+                outcome = self.job.run(self._interruption)
+            else:
+                outcome = self.job.run(self._interruption, deadline_s=hurry_s, goes_on=True)
         except RunOfAnother as error:
             # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
@@ -273,6 +322,8 @@ class Worker:
             return
         state = self.state
         state.is_refused = False
+        if self._hurry_s() is not None:
+            delay_s = _HURRIED_RETRY_S
         if delay_s is None:
             delay_s = self._delay_s(state.failures)
         state.failures += 1
