@@ -311,7 +311,7 @@ class PreemptionSettings:
         "The time from SIGTERM, or from `mlsync now --preempt`, to the end, where you know it better than mlsync.",
         example='"60s"',
         unset="what the platform is known to leave: 5 seconds (RunPod) to two minutes (AWS, SageMaker)",
-        name="grace",
+        name="signal_grace",
     )
 
 
