@@ -16,6 +16,9 @@ from machine import MLSYNC, checkpoint
 
 from mlsync.cli.reports.json import key_json
 from mlsync.demo import report
+from mlsync.monitor import SilentMonitor
+from mlsync.preemption.notice import Effect, PlatformNotice
+from mlsync.service.preemption_watch import PreemptionWatch
 from mlsync.upkeep.key_slots import SlotAdded
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
@@ -375,6 +378,15 @@ def test_demo_is_as_documented():
     for name, kind in named.items():
         assert list(TABLES[name]) == [field.name for field in dataclasses.fields(kind)], name
         seen.add(name)
+
+
+def test_notices_are_as_documented():
+    """An event that is to come stands in the agent's status with the documented fields."""
+    told = PlatformNotice("aws", "stop", Effect.ENDS, None, certain=True, ident="aws stop")
+    watch = PreemptionWatch(None, [], SilentMonitor(), lambda: None)
+    watch._listener._tracker.update([told], 1000.0, platform="aws", lead_s=120.0)
+    compare("list of notice", watch.as_json(), "notices")
+    assert watch.as_json()[0]["deadline_s"] == 1120
 
 
 def test_every_table_was_compared():

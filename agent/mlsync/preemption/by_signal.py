@@ -78,7 +78,7 @@ class Slurm(BySignal):
     poll_s: float | None = 5.0
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        super().__init__("slurm", 30.0, "preemption leaves GraceTime of the partition: set signal_grace under [preemption]")
+        super().__init__("slurm", 30.0, "a preemption leaves the partition's GraceTime: set signal_grace to that")
         said = environ.get("SLURM_JOB_END_TIME", "")
         self._ends_s = float(said) if _SECONDS.fullmatch(said) else None
 
