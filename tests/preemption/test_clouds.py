@@ -371,9 +371,11 @@ def test_a_description_says_what_is_wrong(cloud):
     assert (described.is_reachable, described.problem, described.advice) == (True, None, None)
     assert described.endpoint == f"127.0.0.1:{cloud.port}"
     cloud.close()
-    described = Tencent(Endpoint("127.0.0.1", cloud.port, 0.1)).describe(NOON_S)
-    assert described.is_reachable is False
-    assert described.problem.startswith("no answer")
+    for kind in (Tencent, Aws):
+        described = kind(Endpoint("127.0.0.1", cloud.port, 0.1)).describe(NOON_S)
+        assert described.is_reachable is False
+        assert described.problem.startswith("no answer")
+        assert "must be" in described.advice
 
 
 def test_no_text_of_a_service_gets_into_a_log_as_it_is(ec2):

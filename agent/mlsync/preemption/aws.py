@@ -7,6 +7,7 @@ then just does not answer, which looks like a machine outside of AWS.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from mlsync.preemption.metadata import NOT_FOUND, OK, UNAUTHORIZED, Answer, Endpoint, MetadataFault, NoAnswer, ask
@@ -16,6 +17,7 @@ from mlsync.preemption.platform import Description, described_service
 SERVICE: Final = Endpoint("169.254.169.254")
 HOP_LIMIT: Final = "the metadata service answers, and its token does not come back: the hop limit is 1"
 HOP_ADVICE: Final = "aws ec2 modify-instance-metadata-options --http-put-response-hop-limit 2 --instance-id ID"
+_ADVICE: Final = "the instance's metadata service must be switched on, and reachable at 169.254.169.254"
 _DATA: Final = "/latest/meta-data/"
 _TOKEN_TTL_S: Final = 21_600
 # A token that ends within a question would cost the answer.
@@ -57,7 +59,8 @@ class Aws:
     def describe(self, now_s: float) -> Description:
         """Return how notices come here."""
         told_by = "spot/instance-action, rebalance recommendations, maintenance events and the Auto Scaling state"
-        return described_service(self, told_by, self._endpoint, now_s, HOP_ADVICE)
+        found = described_service(self, told_by, self._endpoint, now_s, _ADVICE)
+        return replace(found, advice=HOP_ADVICE) if found.problem == HOP_LIMIT else found
 
     def _action(self, now_s: float) -> Iterator[PlatformNotice]:
         answer = self._get("spot/instance-action", now_s)
