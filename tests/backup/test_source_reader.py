@@ -10,7 +10,7 @@ import pytest
 
 from doubles.memory_store import MemoryStore
 from mlsync.backup.storing.source_reader import SourceReader
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.errors import WriteOnly
@@ -38,7 +38,7 @@ def stored(store, keys, piece):
 
 def file_of(refs):
     """A file of these chunks."""
-    digester = file_digester()
+    digester = FileDigester(FileDigestKind.WHOLE)
     size_bytes = sum(ref.plain_bytes for ref in refs)
     return Entry(b"a", EntryKind.FILE, 0o644, 0, 0, 0, size_bytes, b"", digester.digest(), (), tuple(refs))
 

@@ -69,6 +69,10 @@ class Trainer:
             file.truncate(3 << 20)
             file.seek(1 << 20)
             file.write(b"an island " * 500)
+        with (self.directory / "holes.bin").open("wb") as file:
+            file.truncate(600 << 10)
+            file.seek(300 << 10)
+            file.write(b"an island " * 500)
 
     def train(self) -> None:
         """Do one epoch and write its checkpoints."""
@@ -166,6 +170,7 @@ def expected(manifest: Manifest, directory: Path, earlier: list[dict[str, Any]])
                 "size_bytes": entry.size_bytes,
                 "target": _text(entry.target),
                 "sha256": _earlier_sha256(earlier, entry) if entry.path in kept else _sha256(directory, entry),
+                "blake3": None if entry.blake3 is None else entry.blake3.hex(),
                 "holes": [list(hole) for hole in entry.holes],
                 "proof": None if entry.proof is None else [entry.proof.level, entry.proof.container],
             }

@@ -13,7 +13,7 @@ import msgspec
 from stated_key_service import StatedKeyService
 
 from mlsync.codec.compression import Coding
-from mlsync.codec.digest import chunk_name, file_digester, object_digest, run_id
+from mlsync.codec.digest import FileDigester, FileDigestKind, chunk_name, object_digest, run_id
 from mlsync.codec.keys import Keys
 from mlsync.repository import header, names, sealed_object
 from mlsync.repository.encoding.segments import PackTable, encode_entries
@@ -178,7 +178,8 @@ class Examples:
         finding = Finding(2, Severity.NOTE, "an infinity", "data/0", 64)
         facts = {"epoch": 3, "loss": 0.5, "framework": "plain", "resumable": True}
         proof = Proof(3, "torch-zip", "cpu", "2.13.0", 1_795_435_200_000_000_000, 0.25, 1, 4, facts, [finding])
-        digester = file_digester()
+        holes = ((0, 4096),)
+        digester = FileDigester(FileDigestKind.WHOLE, holes)
         digester.update(self.plain)
         when_ns = 1_795_435_100_000_000_001
         bare = Entry(b"logs", EntryKind.DIRECTORY, 0o755, 1000, 1000, when_ns)
@@ -194,7 +195,7 @@ class Examples:
                 size_bytes,
                 b"",
                 digester.digest(),
-                ((0, 4096),),
+                holes,
                 (self.ref,),
                 proof,
             ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from doubles.memory_store import MemoryStore
 from mlsync.buffers import Buffer
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.codec.keys import Keys
 from mlsync.repository.commit import Committed, commit
 from mlsync.repository.encoding.tokens import EntryKind
@@ -51,7 +51,7 @@ def write_chunks(
 
 def digest_of(*pieces: Buffer) -> bytes:
     """The digest that a file of these pieces has."""
-    digester = file_digester()
+    digester = FileDigester(FileDigestKind.WHOLE)
     for piece in pieces:
         digester.update(piece)
     return digester.digest()

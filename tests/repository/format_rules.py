@@ -152,8 +152,12 @@ def entry(value: Any, packs: list[bytes]) -> None:
     if kind != 1:
         need(not size and not digest and not holes and not chunks and proved is None)
         return
-    need(len(digest) == 16)
     _laid_out(size, holes, lengths)
+    need(digest)
+    token(digest[0], 2)
+    skipped = sum(length for _, length in holes)
+    need(len(digest) == 33)
+    need(skipped <= min(sum(lengths) + (1 << 20), 4 << 30) if digest[0] == 1 else skipped > 0)
 
 
 def _laid_out(size: int, holes: list[list[int]], lengths: list[int]) -> None:

@@ -47,6 +47,19 @@ MOVED = [bytes(32), 0, 0, 48, 26, 10, 0, None]
 MOVE_TABLE = move_value()[3]
 RECORD = [1, False, 1, [TO_PROOF]]
 
+
+def sparse(kind: int, hole_bytes: int, plain_bytes: int = 16) -> list[Any]:
+    """The document's file with a digest of that kind, a hole of that length, and as many bytes of data."""
+    value = root_value()
+    for step in FILE:
+        value = value[step]
+    pieces = [1 << 24] * (plain_bytes >> 24) + [plain_bytes % (1 << 24)] * (plain_bytes % (1 << 24) > 0)
+    value[8] = bytes([kind]) + bytes(32)
+    value[6], value[9] = hole_bytes + plain_bytes, [[0, hole_bytes]] if hole_bytes else []
+    value[CHUNKS] = [[bytes(32), 0, 0, 48, 17, piece, 0, None] for piece in pieces]
+    return value
+
+
 STRANGE_NAMES = ("user.", "", "security.capability", "trusted.a", "system.nfs4_acl", "user.a\0", "user." + "a" * 251)
 
 Case = tuple[Sequence[Any], Any]
@@ -287,7 +300,12 @@ RULES = [
         "a hard link's target is a file entry",
         each([(*LINK, 7)], b"logs", b"newest", b"absent", b"../last.pt"),
     ),
-    Rule(50, "entry", "a file's digest has 16 bytes", each([(*FILE, 8)], bytes(15), bytes(17), b"")),
+    Rule(
+        50,
+        "entry",
+        "a file's digest has 33 bytes",
+        each([(*FILE, 8)], b"\1" + bytes(31), b"\2" + bytes(33), b"\1" + bytes(15), b"\1", b""),
+    ),
     Rule(
         51,
         "entry",
@@ -440,6 +458,28 @@ RULES = [
             *({"decision": [value, bytes(16)]} for value in (0, -1, 10_000_000_000, 1.0, True, None)),
         ),
         kept=each([(15,)], *({"decision": [value, bytes(16)]} for value in (1, NUMBER_MAX))),
+    ),
+    Rule(
+        143,
+        "entry",
+        "the first byte of a file's digest, its kind, is from 1 on; above 2 it is a newer mlsync's",
+        each([(*FILE, 8)], bytes(33)),
+        each([(*FILE, 8)], b"\3" + bytes(32), b"\xff", b"\3" + bytes(64)),
+        each([(*FILE, 8)], b"\1" + bytes(32), b"\2" + bytes(32)),
+    ),
+    Rule(
+        144,
+        "entry",
+        "a digest of kind 1 has holes of at most 1 MiB more than the data, and of at most 4 GiB",
+        each([FILE], sparse(1, (1 << 20) + 17), sparse(1, (1 << 20) + 1, 0), sparse(1, (4 << 30) + 1, 4 << 30)),
+        kept=each([FILE], sparse(1, (1 << 20) + 16), sparse(1, 1 << 20, 0), sparse(1, 4 << 30, 4 << 30)),
+    ),
+    Rule(
+        145,
+        "entry",
+        "a digest of kind 2 has holes",
+        each([FILE], sparse(2, 0)),
+        kept=each([FILE], sparse(2, 1), sparse(2, 1 << 40), sparse(2, 1 << 40, 0)),
     ),
     Rule(
         171,

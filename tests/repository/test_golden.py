@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlsync.codec.compression import Coding
+from mlsync.codec.digest import FileDigestKind
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.encoding.segments import segment_refs
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
@@ -59,7 +60,7 @@ def test_each_holds_everything(open_golden, name, codings):
     entries = [entry for one in stored for entry in repository.entries(one)]
     assert {entry.kind for entry in entries} == set(EntryKind)
     assert {ref.coding for entry in entries for ref in entry.chunks} == codings
-    assert any(entry.holes for entry in entries)
+    assert {FileDigestKind(entry.digest[0]) for entry in entries if entry.holes} == set(FileDigestKind)
     assert {entry.proof.container for entry in entries if entry.proof} == {"torch-zip", "safetensors"}
     assert any(one.root.troubles for one in stored)
     assert any(segment_refs(one.root, one.key) for one in stored)
@@ -115,6 +116,7 @@ def test_a_version_lists_what_it_held(open_golden, name, index):
         assert (entry.kind, oct(entry.mode)) == (EntryKind[fields["kind"]], fields["mode"])
         assert (entry.mtime_ns, entry.size_bytes) == (fields["mtime_ns"], fields["size_bytes"])
         assert (entry.target, [list(hole) for hole in entry.holes]) == (os.fsencode(fields["target"]), fields["holes"])
+        assert (None if entry.blake3 is None else entry.blake3.hex()) == fields["blake3"]
         assert ([entry.proof.level, entry.proof.container] if entry.proof else None) == fields["proof"]
 
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlsync.codec.compression import Coding
+from mlsync.codec.digest import file_digest_kind
 from mlsync.codec.keys import Keys
 from mlsync.errors import FormatUnsupported, ManifestDamaged
 from mlsync.repository import sealed_object
@@ -104,8 +105,9 @@ def entries(draw):
         for length, plain_bytes in zip(lengths, [*(ref.plain_bytes for ref in refs), 0], strict=True):
             holes += [(end, length)] if length else []
             end += length + plain_bytes
-        values |= {"chunks": refs, "holes": tuple(holes), "digest": draw(st.binary(min_size=16, max_size=16))}
-        values["size_bytes"] = end
+        kind_of_digest = bytes([file_digest_kind(end, holes)])
+        values |= {"chunks": refs, "holes": tuple(holes), "size_bytes": end}
+        values["digest"] = kind_of_digest + draw(st.binary(min_size=32, max_size=32))
         values["proof"] = draw(st.none() | _PROOF)
     return Entry(**values)
 
@@ -187,7 +189,9 @@ def test_odd_paths_are_paths(path):
         {"chunks": ()},
         {"chunks": (REF, REF)},
         {"digest": b""},
-        {"digest": bytes(17)},
+        {"digest": b"\1" + bytes(31)},
+        {"digest": b"\1" + bytes(33)},
+        {"digest": bytes(33)},
         {"target": b"b"},
         {"holes": ((0, 1),)},
         {"holes": ((0, 0),)},
@@ -252,7 +256,7 @@ def test_links_and_directories_that_cannot_be_are_refused(entry):
 def test_chunk_references_out_of_bounds_are_refused(change, error):
     """A reference's numbers are bounded before anything is fetched or allocated by them."""
     packed = msgspec.structs.replace(PackedRef(bytes(32), 0, 0, 48, 26, 10, 0), **change)
-    entry = Entry(b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [packed], None)
+    entry = Entry(b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", b"\1" + bytes(32), (), [packed], None)
     with pytest.raises(error):
         decode_entries(msgspec.msgpack.encode(Segment([PACK], [entry])), KEY)
 
@@ -260,7 +264,18 @@ def test_chunk_references_out_of_bounds_are_refused(change, error):
 def test_a_pack_id_of_a_wrong_length_is_refused():
     """A table of packs holds ids of sixteen bytes, each behind its key kind."""
     entry = Entry(
-        b"a", EntryKind.FILE, 0, 0, 0, 0, 10, b"", bytes(16), (), [PackedRef(bytes(32), 0, 0, 48, 26, 10, 0)], None
+        b"a",
+        EntryKind.FILE,
+        0,
+        0,
+        0,
+        0,
+        10,
+        b"",
+        b"\1" + bytes(32),
+        (),
+        [PackedRef(bytes(32), 0, 0, 48, 26, 10, 0)],
+        None,
     )
     for table in ([PACK[:-1]], [PACK + b"x"], [b""], [PACK, b"\2" + PACK[1:]]):
         with pytest.raises(ManifestDamaged, match="invalid id, or an id twice"):

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from source_parts import watched
 
 from mlsync.buffers import BufferPool
+from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.errors import ChangedWhileReading
 from mlsync.formats.layout import Extent, Layout
 from mlsync.source import chunker as cutting
 from mlsync.source import spans as plan
-from mlsync.source.chunker import PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, WholeDigest, read_pieces
+from mlsync.source.chunker import PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, read_pieces
 from mlsync.source.reading import SourceFile
 from mlsync.source.record_crc import RecordChecks
 from mlsync.source.scan import scan
@@ -64,16 +65,17 @@ def save(torch, path, notes="", tensor_count=12, **changed):
 def test_pieces_are_the_file(root, opened, pool, torch):
     """The pieces of a torch file, put together, are its bytes, each with the digest of its own."""
     import xxhash
+    from blake3 import blake3
 
     save(torch, root / "last.pt")
-    whole = WholeDigest()
+    whole = FileDigester(FileDigestKind.WHOLE)
     with opened("last.pt") as file:
         pieces = pieces_of(file, layout_of_zip(root / "last.pt"), pool, whole=whole)
         file.confirm()
     content = (root / "last.pt").read_bytes()
     assert b"".join(data for _, data, _ in pieces) == content
     assert all(digest == xxhash.xxh3_128_digest(data, 7) for _, data, digest in pieces)
-    assert whole.digest() == xxhash.xxh3_128_digest(content)
+    assert whole.digest() == b"\1" + blake3(content).digest()
 
 
 def test_a_grown_pickle_shifts_no_tensor_piece(root, opened, pool, torch):
@@ -179,7 +181,7 @@ def test_every_byte_is_read_once(root, pool, structured):
     layout = Layout("zip", len(content), (Extent("w", 500, 5 * MIB, zlib.crc32(content[500 : 500 + 5 * MIB])),))
     [found] = scan(watched(root)).found
     with Counting.open(watched(root), found) as file:
-        pieces_of(file, layout if structured else None, pool, whole=WholeDigest())
+        pieces_of(file, layout if structured else None, pool, whole=FileDigester(FileDigestKind.WHOLE))
         assert file.read_bytes == len(content)
 
 

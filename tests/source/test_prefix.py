@@ -2,8 +2,9 @@ import os
 
 import pytest
 
+from mlsync.codec.digest import FileDigester, FileDigestKind
 from mlsync.errors import ChangedWhileReading
-from mlsync.source.chunker import WholeDigest, read_pieces
+from mlsync.source.chunker import read_pieces
 from mlsync.source.prefix import prefix_unchanged
 
 
@@ -15,9 +16,14 @@ def log(root):
     return path
 
 
+def digester():
+    """A digester of the data alone."""
+    return FileDigester(FileDigestKind.DATA)
+
+
 def read_whole(file, pool):
-    whole = WholeDigest()
     extents = file.data_extents()
+    whole = digester()
     for piece in read_pieces(file, None, extents, pool, 0, whole):
         piece.release()
     return whole.digest(), extents
@@ -32,8 +38,8 @@ def test_a_log_that_grew_keeps_its_prefix(log, opened, pool):
         with pytest.raises(ChangedWhileReading):
             file.confirm()
         assert file.size_bytes == 3 << 20
-        assert prefix_unchanged(file, file.size_bytes, digest)
-        assert prefix_unchanged(file, file.size_bytes, digest, extents)
+        assert prefix_unchanged(file, file.size_bytes, digest, digester())
+        assert prefix_unchanged(file, file.size_bytes, digest, digester(), extents)
 
 
 @pytest.mark.parametrize("offset", [0, 1 << 20, (3 << 20) - 1])
@@ -48,7 +54,7 @@ def test_a_byte_changed_in_the_prefix_is_found(log, opened, pool, offset):
             writer.write(bytes([old[0] ^ 1]))
             writer.seek(0, os.SEEK_END)
             writer.write(b"one more line\n")
-        assert not prefix_unchanged(file, file.size_bytes, digest)
+        assert not prefix_unchanged(file, file.size_bytes, digest, digester())
 
 
 def test_a_log_cut_short_is_not_accepted(log, opened, pool):
@@ -56,7 +62,7 @@ def test_a_log_cut_short_is_not_accepted(log, opened, pool):
     with opened("results.csv") as file:
         digest, _ = read_whole(file, pool)
         os.truncate(log, (3 << 20) - 1)
-        assert not prefix_unchanged(file, file.size_bytes, digest)
+        assert not prefix_unchanged(file, file.size_bytes, digest, digester())
 
 
 @pytest.mark.parametrize("successor", [True, False])
@@ -67,7 +73,7 @@ def test_a_rotated_log_is_not_accepted(log, opened, pool, successor):
         log.rename(log.with_suffix(".1"))
         if successor:
             log.write_bytes(b"new")
-        assert not prefix_unchanged(file, file.size_bytes, digest)
+        assert not prefix_unchanged(file, file.size_bytes, digest, digester())
 
 
 def test_a_hole_that_was_filled_is_a_change(root, opened, pool):
@@ -81,8 +87,8 @@ def test_a_hole_that_was_filled_is_a_change(root, opened, pool):
         digest, extents = read_whole(file, pool)
         if extents == [(0, file.size_bytes)]:
             pytest.skip("this file system keeps no holes")
-        assert prefix_unchanged(file, file.size_bytes, digest, extents)
+        assert prefix_unchanged(file, file.size_bytes, digest, digester(), extents)
         with path.open("r+b") as writer:
             writer.seek(1 << 19)
             writer.write(b"c")
-        assert not prefix_unchanged(file, file.size_bytes, digest, extents)
+        assert not prefix_unchanged(file, file.size_bytes, digest, digester(), extents)

@@ -170,7 +170,9 @@ def _state(entry: Entry) -> Hashable:
 
 
 def _content(entry: Entry) -> Hashable:
-    """Return a key that is equal for files of the same bytes, wherever they are stored."""
+    """Return a key that is equal for files of the same bytes, wherever they are stored and however they were cut."""
+    if entry.blake3 is not None:
+        return entry.size_bytes, entry.blake3
     return entry.size_bytes, entry.holes, tuple(ref.name for ref in entry.chunks)
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from mlsync.codec.compression import Coding
+from mlsync.codec.digest import blake3_of
 from mlsync.repository.encoding.room import Room
 from mlsync.repository.encoding.tokens import KEY_DERIVED, EntryKind, TroubleKind
 from mlsync.values import Proof, storable
@@ -87,6 +88,11 @@ class Entry(msgspec.Struct, Generic[Ref], frozen=True, array_like=True, forbid_u
     chunks: tuple[Ref, ...] = ()
     proof: Proof | None = None
     room: Room = None
+
+    @property
+    def blake3(self) -> bytes | None:
+        """BLAKE3 of the whole file, as ``b3sum`` prints it; ``None`` if its holes are too long, or it is no file."""
+        return blake3_of(self.digest)
 
 
 class Trouble(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

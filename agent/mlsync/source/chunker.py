@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import xxhash
 from pyfastcdc import FastCDC
@@ -17,7 +17,7 @@ from mlsync.source.reading import SourceFile
 from mlsync.source.record_crc import RecordChecks
 from mlsync.source.spans import CHUNKINGS, PIECE_BYTES_MAX, TENSOR_PIECE_BYTES, Cut, Span, plan_spans
 
-__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Piece", "WholeDigest", "plan_spans", "read_pieces"]
+__all__ = ["PIECE_BYTES_MAX", "TENSOR_PIECE_BYTES", "Digester", "Piece", "plan_spans", "read_pieces"]
 
 # Length and seeded digest of a piece by its offset.
 Earlier: TypeAlias = Mapping[int, tuple[int, bytes]]
@@ -47,19 +47,14 @@ class Piece:
         self.buffer.release()
 
 
-class WholeDigest:
-    """The xxh3-128, with seed 0, of the data extents' bytes in file order: holes are left out, not taken as zeros."""
+class Digester(Protocol):
+    """A running digest of a file's data, which is fed in file order; it knows itself what lies in between."""
 
-    def __init__(self) -> None:
-        self._hash = xxhash.xxh3_128()
-
-    def update(self, view: memoryview) -> None:
+    def update(self, view: memoryview, /) -> None:
         """Feed the next bytes."""
-        self._hash.update(view)
 
     def digest(self) -> bytes:
-        """Return the digest of everything fed so far."""
-        return self._hash.digest()
+        """Return the digest of the file, after all of its data."""
 
 
 def read_pieces(
@@ -68,7 +63,7 @@ def read_pieces(
     extents: Sequence[tuple[int, int]],
     pool: BufferPool,
     seed: int,
-    whole: WholeDigest | None = None,
+    whole: Digester | None = None,
     storages: Sequence[Storage] = (),
     earlier: Earlier = MappingProxyType({}),
 ) -> Iterator[Piece]:
@@ -117,7 +112,7 @@ class _Reader:
     pool: BufferPool
     seed: int
     checks: RecordChecks
-    whole: WholeDigest | None
+    whole: Digester | None
     earlier: Earlier
 
     def whole_spans(self, spans: Sequence[Span]) -> Iterator[Piece]:

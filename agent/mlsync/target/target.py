@@ -18,7 +18,7 @@ from typing import Final
 
 from mlsync.beneath import reopen
 from mlsync.buffers import Buffer
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester
 from mlsync.errors import Damage, ObjectDamaged, TargetError
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry
@@ -163,7 +163,7 @@ class Target(TargetDirectories):
         if plan.in_place:
             self._copy(temporary, name, plan.in_place)
         self._staging.begin(descriptor, partial(_open_again, descriptor))
-        digester = file_digester()
+        digester = FileDigester(entry.digest[0], entry.holes)
         for part, content in contents:
             digester.update(content)
             self._staging.put(part.offset, content)
@@ -267,8 +267,8 @@ class Target(TargetDirectories):
             os.close(descriptor)
 
     def _digest(self, descriptor: int, entry: Entry) -> bytes:
-        """Return the digest of the file on disk, without its holes."""
-        digester = file_digester()
+        """Return the digest of the file on disk; its holes, which were looked at or made, are not read."""
+        digester = FileDigester(entry.digest[0], entry.holes)
         offset = 0
         for hole_offset, hole_length in (*entry.holes, (entry.size_bytes, 0)):
             for view in self._data(descriptor, offset, hole_offset - offset):

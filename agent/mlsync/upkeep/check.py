@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester
 from mlsync.errors import (
     Damage,
     Error,
@@ -45,7 +45,7 @@ from mlsync.upkeep.check_decisions import checked_decisions, hidden_decision
 from mlsync.upkeep.check_packs import PackCheck
 from mlsync.upkeep.epoch_care import epoch_faults, epoch_names
 from mlsync.upkeep.faults import Faults
-from mlsync.upkeep.references import References
+from mlsync.upkeep.references import References, claim_of
 from mlsync.versions.proof_status import summed, with_proofs
 
 Version = tuple[str, int]
@@ -54,7 +54,6 @@ _T = TypeVar("_T")
 # Errors about one object; any other error of the store ends the check.
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
-_EMPTY_DIGEST: Final = file_digester().digest()
 _HAS_COPY: Final = "its copy is sound, and mlsync repair brings it back"
 _ALMOST_VERSION: Final = re.compile(rf"{names.VERSIONS}[0-9a-f]{{32}}/([0-9]{{{names.VERSION_DIGITS}}})(.+)", re.DOTALL)
 
@@ -408,10 +407,10 @@ class _Check:
         disputed = [ref for ref in entry.chunks if not self._references.note(ref)]
         if entry.kind is not EntryKind.FILE:
             return
-        if not entry.chunks and entry.digest != _EMPTY_DIGEST:
-            self._problem(key, f"the digest of {display(entry.path)} is not that of an empty file", version)
+        if not entry.chunks and entry.digest != FileDigester(entry.digest[0], entry.holes).digest():
+            self._problem(key, f"the digest of {display(entry.path)} is not that of a file without data", version)
         elif entry.chunks and not disputed and self._read_data:
-            self._references.note_content(entry.chunks, entry.digest)
+            self._references.note_content(entry)
 
     def _check_later_proof(
         self, key: str, stored: StoredVersion, entries: tuple[Entry, ...] | None
@@ -545,7 +544,7 @@ class _Check:
             self._touch(entry.chunks, version)
             if self._faults.contents and entry.chunks:
                 content = self._references.content_of(entry.chunks)
-                self._faults.touch_content(content, entry.digest, (stored.key, entry.path), version)
+                self._faults.touch_content(content, claim_of(entry), (stored.key, entry.path), version)
 
     def _touch(self, refs: Iterable[ChunkRef], version: Version) -> None:
         """Mark the faults of these chunks as affecting *version*, in their packs and where they were moved to."""

@@ -10,9 +10,6 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
-import xxhash
-
-from mlsync.codec.digest import file_digester
 from mlsync.errors import Damage, Error, FormatUnsupported, NotFound, ObjectArchived
 from mlsync.monitor import Monitor, Task
 from mlsync.repository.manifest import ChunkRef
@@ -21,7 +18,7 @@ from mlsync.repository.reader import ChunkReader
 from mlsync.repository.repository import Repository
 from mlsync.store.base import ARCHIVED_ADVICE, ObjectInfo
 from mlsync.upkeep.faults import Faults
-from mlsync.upkeep.references import NUMBER_BYTES, References, chunks_of, in_order
+from mlsync.upkeep.references import NUMBER_BYTES, ClaimDigests, References, chunks_of, in_order
 
 _OF_OBJECT: Final = (Damage, FormatUnsupported, ObjectArchived, NotFound)
 _NOT_READ: Final = (FormatUnsupported, ObjectArchived)
@@ -146,7 +143,7 @@ class PackCheck:
     def _read_contents(self, reader: ChunkReader, task: Task) -> None:
         """Read the chunks of files, each once if possible, and compare the files' digests."""
         contents = sorted(content for content in self._references.contents if self._can_be_read(content))
-        digesters: dict[int, xxhash.xxh3_128] = {}
+        digesters: dict[int, ClaimDigests] = {}
         left_bytes = [len(content) for content in contents]
         broken: set[int] = set()
         found = ((self._references.ref(number), users) for number, users in in_order(contents))
@@ -155,24 +152,22 @@ class PackCheck:
             self._advance(task, ref)
             for index, count in users:
                 left_bytes[index] -= NUMBER_BYTES * count
-                digester = digesters.setdefault(index, file_digester())
+                digester = digesters.get(index)
+                if digester is None:
+                    digester = digesters[index] = ClaimDigests(self._references.contents[contents[index]])
                 if plain is None:
                     broken.add(index)  # its chunk is reported
                 else:
                     _feed(digester, plain, count)
                 if left_bytes[index] == 0:
-                    digest = digesters.pop(index).digest()
-                    if index not in broken:
-                        self._compare_digest(contents[index], digest)
+                    digests = digesters.pop(index)
+                    for claim in () if index in broken else digests.wrong():
+                        self._faults.of_content(contents[index], claim)
 
     def _can_be_read(self, content: bytes) -> bool:
         if not self._others.keys() >= self._references.packs_of(content):
             return False
         return not self._false or not any(self._references.ref(n) in self._false for n in chunks_of(content))
-
-    def _compare_digest(self, content: bytes, digest: bytes) -> None:
-        for stated in self._references.contents[content] - {digest}:
-            self._faults.of_content(content, stated)
 
     def _read_rest(self, reader: ChunkReader, task: Task) -> None:
         """Read the other chunks: lists of files, and chunks that no version needs."""
@@ -232,7 +227,7 @@ class PackCheck:
             )
 
 
-def _feed(digester: xxhash.xxh3_128, plain: memoryview, count: int) -> None:
+def _feed(digester: ClaimDigests, plain: memoryview, count: int) -> None:
     for _ in range(count):
         digester.update(plain)
 

@@ -47,9 +47,9 @@ class Faults:
         for ref in refs:
             self._refs[ref].append(fault)
 
-    def of_content(self, content: bytes, digest: bytes) -> None:
-        """Add the fault that these chunks in this order do not make a file of that digest."""
-        self.contents[content, digest] = self._new("", "")
+    def of_content(self, content: bytes, claim: bytes) -> None:
+        """Add the fault that these chunks in this order do not make the file that entries claim."""
+        self.contents[content, claim] = self._new("", "")
 
     def touch(self, refs: Iterable[ChunkRef], version: tuple[str, int]) -> None:
         """Mark the faults of these references as affecting *version*."""
@@ -57,9 +57,9 @@ class Faults:
             for fault in (*self._packs.get(ref.pack, ()), *self._refs.get(ref, ())):
                 fault.versions.add(version)
 
-    def touch_content(self, content: bytes, digest: bytes, file: tuple[str, bytes], version: tuple[str, int]) -> None:
-        """Mark the fault of that content and digest as affecting *version*; *file* is (manifest key, path)."""
-        fault = self.contents.get((content, digest))
+    def touch_content(self, content: bytes, claim: bytes, file: tuple[str, bytes], version: tuple[str, int]) -> None:
+        """Mark the fault of that content and claim as affecting *version*; *file* is (manifest key, path)."""
+        fault = self.contents.get((content, claim))
         if fault is None:
             return
         fault.versions.add(version)

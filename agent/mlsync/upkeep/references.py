@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from struct import pack
+from collections.abc import Iterable, Iterator, Sequence
+from struct import iter_unpack, pack
 from typing import Final
 
-from mlsync.repository.manifest import ChunkRef
+from mlsync.codec.digest import FILE_DIGEST_BYTES, FileDigester, FileDigestKind
+from mlsync.repository.manifest import ChunkRef, Entry
 
 _ORDINAL_BITS: Final = 16
 NUMBER_BYTES: Final = 8
 
 
 class References:
-    """Each referenced chunk once, and the contents of files with their digests.
+    """Each referenced chunk once, and the contents of files with what entries claim of them.
 
-    A content is the numbers of its chunks in order, 8 bytes each: equal files of many versions are one content.
+    A content is the numbers of its chunks in order, 8 bytes each: equal files of many versions are one content. Files
+    of the same chunks between other holes are one content too, and have a claim each.
     """
 
     def __init__(self) -> None:
@@ -39,9 +41,9 @@ class References:
         self.disputed.setdefault(ref.pack, set()).update((known, ref))
         return False
 
-    def note_content(self, chunks: Sequence[ChunkRef], digest: bytes) -> None:
-        """Add a file of *chunks*, which were noted, with its digest."""
-        self.contents.setdefault(self.content_of(chunks), set()).add(digest)
+    def note_content(self, entry: Entry) -> None:
+        """Add a file, whose chunks were noted."""
+        self.contents.setdefault(self.content_of(entry.chunks), set()).add(claim_of(entry))
 
     def content_of(self, chunks: Sequence[ChunkRef]) -> bytes:
         """Return the content of *chunks*, which were noted."""
@@ -55,6 +57,38 @@ class References:
     def packs_of(self, content: bytes) -> set[bytes]:
         """Return the packs that contain a content."""
         return {self._ids[number >> _ORDINAL_BITS] for number in chunks_of(content)}
+
+
+def claim_of(entry: Entry) -> bytes:
+    """Return a file's digest, and after it the holes that are part of what was hashed."""
+    holes = entry.holes if entry.digest[0] == FileDigestKind.WHOLE else ()
+    return entry.digest + b"".join(pack(">2Q", *hole) for hole in holes)
+
+
+class ClaimDigests:
+    """The digests of a content under each of its *claims*: one, but for files with other holes between their data."""
+
+    def __init__(self, claims: Iterable[bytes]) -> None:
+        self._claims = tuple(claims)
+        self._digesters = {
+            _hashed(claim): FileDigester(claim[0], tuple(iter_unpack(">2Q", claim[FILE_DIGEST_BYTES:])))
+            for claim in self._claims
+        }
+
+    def update(self, plain: memoryview) -> None:
+        """Feed the next chunk."""
+        for digester in self._digesters.values():
+            digester.update(plain)
+
+    def wrong(self) -> list[bytes]:
+        """Return the claims that do not hold, after all chunks."""
+        found = {hashed: digester.digest() for hashed, digester in self._digesters.items()}
+        return [claim for claim in self._claims if claim[:FILE_DIGEST_BYTES] != found[_hashed(claim)]]
+
+
+def _hashed(claim: bytes) -> tuple[int, bytes]:
+    """Return what the bytes that are hashed depend on besides the data: kind and holes."""
+    return claim[0], claim[FILE_DIGEST_BYTES:]
 
 
 def chunks_of(content: bytes) -> Iterator[int]:

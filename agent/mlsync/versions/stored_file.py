@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester
 from mlsync.errors import ManifestDamaged, ObjectDamaged
 from mlsync.proof.prover import Allocate
 from mlsync.repository.manifest import ChunkRef, Entry
@@ -132,7 +132,7 @@ def whole(entry: Entry, chunks: Iterator[memoryview]) -> Iterator[memoryview]:
 
     After the last byte, raise ``ObjectDamaged`` if the digest of the whole file differs.
     """
-    digester = file_digester()
+    digester = FileDigester(entry.digest[0], entry.holes)
     for part in parts_of(entry):
         if part.ref is None:
             yield from _zeros(part.length)

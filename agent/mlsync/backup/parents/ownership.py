@@ -17,7 +17,7 @@ from typing import Final
 
 from mlsync.backup.parents.parent import Parent
 from mlsync.beneath import Beneath
-from mlsync.codec.digest import file_digester
+from mlsync.codec.digest import FileDigester
 from mlsync.errors import RunOfAnother
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.encoding.validation import ORIGIN_BYTES
@@ -213,8 +213,8 @@ class RunContent:
 
 
 def _digest_of(descriptor: int, entry: Entry) -> bytes:
-    """Return the digest of what the file has now where the version has content: holes are left out."""
-    digester, at = file_digester(), 0
+    """Return the digest of what the file has now where the version has content; it does not look into holes."""
+    digester, at = FileDigester(entry.digest[0], entry.holes), 0
     for offset, length in (*entry.holes, (entry.size_bytes, 0)):
         while at < offset and (block := os.pread(descriptor, min(_BLOCK_BYTES, offset - at), at)):
             digester.update(block)

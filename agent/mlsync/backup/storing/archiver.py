@@ -13,13 +13,14 @@ from mlsync import xattrs
 from mlsync.backup.checkpoints.structure import Structure, Unsound, structure_of
 from mlsync.backup.files_cache import CachedPath
 from mlsync.buffers import BufferPool
+from mlsync.codec.digest import FileDigester, file_digest_kind
 from mlsync.errors import ChangedWhileReading, SourceError
 from mlsync.repository.encoding.room import Room, room_of
 from mlsync.repository.encoding.tokens import EntryKind, TroubleKind
 from mlsync.repository.manifest import ChunkRef, Entry
 from mlsync.repository.writer import BATCH_BYTES, PackWriter, PlacedChunk
 from mlsync.source.cached_file import CachedPiece
-from mlsync.source.chunker import PIECE_BYTES_MAX, Earlier, Piece, WholeDigest, read_pieces
+from mlsync.source.chunker import PIECE_BYTES_MAX, Digester, Earlier, Piece, read_pieces
 from mlsync.source.paths import display
 from mlsync.source.prefix import prefix_unchanged
 from mlsync.source.reading import SourceFile
@@ -163,8 +164,10 @@ class Archiver:
             structure = structure_of(file, found, self._container_of(found.path))
             read = ReadFile(found, file.stat, file.opened_ns, structure.is_checkpoint, file.size_bytes)
             read.room = room_of({xattrs.ROOM_NAME: attributes or None})
-            known, whole = _known_pieces(cached), WholeDigest()
+            known = _known_pieces(cached)
             extents = file.data_extents()
+            read.holes = _holes(extents, file.size_bytes)
+            whole = _digester(read)
             try:
                 for piece in self._pieces(file, structure, _earlier_cuts(cached, file.size_bytes), extents, whole):
                     self._hand_on(piece, read, known)
@@ -173,7 +176,6 @@ class Archiver:
                 file.confirm()
                 raise Unsound(TroubleKind.BROKEN, error.what, file.stat, file.opened_ns) from error
             read.digest = whole.digest()
-            read.holes = _holes(extents, file.size_bytes)
             self._confirm(file, read, extents)
             return read
 
@@ -183,7 +185,7 @@ class Archiver:
         structure: Structure,
         earlier: Earlier,
         extents: list[tuple[int, int]],
-        whole: WholeDigest,
+        whole: Digester,
     ) -> Iterator[Piece]:
         layout, storages = structure.layout, structure.storages
         return read_pieces(file, layout, extents, self._buffers(), self._seed, whole, storages, earlier)
@@ -193,7 +195,7 @@ class Archiver:
             file.confirm()
         except ChangedWhileReading:
             # A log that grew is good for the part that was there; a checkpoint must have held still as a whole.
-            if read.is_checkpoint or not prefix_unchanged(file, read.size_bytes, read.digest, extents):
+            if read.is_checkpoint or not prefix_unchanged(file, read.size_bytes, read.digest, _digester(read), extents):
                 raise
 
     def _hand_on(self, piece: Piece, read: ReadFile, known: KnownPieces) -> None:
@@ -219,6 +221,10 @@ class Archiver:
             count = (self._writer.coder_count + 1) * BUFFERS_PER_BATCH + BUFFERS_READ_INTO
             self._pool = BufferPool(count, PIECE_BYTES_MAX, before_waiting=self._writer.hand_on)
         return self._pool
+
+
+def _digester(read: ReadFile) -> FileDigester:
+    return FileDigester(file_digest_kind(read.size_bytes, read.holes), read.holes)
 
 
 def _earlier_cuts(cached: CachedPath | None, size_bytes: int) -> Earlier:

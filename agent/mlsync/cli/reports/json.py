@@ -305,6 +305,7 @@ def _entry_json(entry: Entry, logged: Mapping[str, Fact] | None) -> dict[str, ob
         "modified": iso(entry.mtime_ns),
         "size_bytes": entry.size_bytes,
         "target": path(entry.target) if entry.target else None,
+        "blake3": entry.blake3.hex() if entry.blake3 is not None else None,
         "chunk_count": len(entry.chunks),
         "stored_bytes": sum(ref.stored_bytes for ref in entry.chunks),
         "proof": _proof_json(entry.proof) if entry.proof else None,

@@ -27,6 +27,7 @@ __all__ = [
     "print_table",
     "printable",
     "say",
+    "say_line",
     "say_wrapped",
     "size",
     "table",
@@ -83,6 +84,17 @@ def say(text: str = "") -> None:
     """Print a line of the result."""
     try:
         click.echo(encodable(printable(text), sys.stdout))
+    except BrokenPipeError:
+        raise _reader_gone() from None
+
+
+def say_line(text: str) -> None:
+    """Print a line that a program reads: exactly, in UTF-8; on a terminal as ``say`` does."""
+    if sys.stdout.isatty():
+        say(text)
+        return
+    try:
+        click.echo(text.encode())
     except BrokenPipeError:
         raise _reader_gone() from None
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES
+from mlsync.codec.digest import FILE_DIGEST_BYTES, OBJECT_DIGEST_BYTES, FileDigestKind, may_hash_whole
 from mlsync.errors import ManifestDamaged
 from mlsync.repository import names
+from mlsync.repository.encoding.canonical import newer
 from mlsync.repository.encoding.room import check_room
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.header import check_key_kind
@@ -117,8 +118,24 @@ def _check_content(entry: Entry, where: str) -> None:
             raise ManifestDamaged(f"a chunk reaches into a hole: {entry.path!r}", where=where)
         end, hole_bytes = offset + length, hole_bytes + length
     filled_bytes = sum(ref.plain_bytes for ref in entry.chunks) + hole_bytes
-    if end > entry.size_bytes or filled_bytes != entry.size_bytes or len(entry.digest) != FILE_DIGEST_BYTES:
+    if end > entry.size_bytes or filled_bytes != entry.size_bytes:
         raise ManifestDamaged(f"an entry's chunks do not add up to its size: {entry.path!r}", where=where)
+    _check_digest(entry, hole_bytes, where)
+
+
+def _check_digest(entry: Entry, hole_bytes: int, where: str) -> None:
+    kind = entry.digest[0] if entry.digest else 0
+    if kind > max(FileDigestKind):
+        raise newer(f"the kind {kind} of an entry's digest is not known here: {entry.path!r}", where)
+    if len(entry.digest) != FILE_DIGEST_BYTES or kind == 0:
+        raise ManifestDamaged(f"an entry's digest is none of ours: {entry.path!r}", where=where)
+    # Whoever compares a digest hashes the holes that it covers: a short manifest must not cost hours.
+    if kind == FileDigestKind.WHOLE:
+        is_allowed = may_hash_whole(hole_bytes, entry.size_bytes - hole_bytes)
+    else:
+        is_allowed = hole_bytes > 0
+    if not is_allowed:
+        raise ManifestDamaged(f"an entry's digest is of another kind than its holes allow: {entry.path!r}", where=where)
 
 
 def check_tree(entries: Sequence[Entry], where: str) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from mlsync.codec.compression import Coding
-from mlsync.codec.digest import FILE_DIGEST_BYTES, file_digester
+from mlsync.codec.digest import RECORD_DIGEST_BYTES, record_digester
 from mlsync.codec.keys import EPOCH_MAX
 from mlsync.errors import StateError
 from mlsync.repository.pack.pack import PACK_ID_BYTES, ChunkRecord, records_are_sound
@@ -83,7 +83,7 @@ class PackJournal:
         If the disk does not take it, remove the pack's record and return ``False``.
         """
         head = msgspec.msgpack.encode(_Head(pack_id, epoch, resume_token, sent_bytes, list(records), len(tail)))
-        digest = file_digester()
+        digest = record_digester()
         body: list[bytes | memoryview] = [_LENGTH.pack(len(head)), head, tail]
         for piece in body:
             digest.update(piece)
@@ -167,10 +167,10 @@ def _parse(path: Path) -> InterruptedPack | None:
         head = _head_decoder.decode(body[_LENGTH.size : _LENGTH.size + head_bytes])
     except (OSError, ValueError, struct.error):
         return None
-    tail = body[_LENGTH.size + head_bytes : -FILE_DIGEST_BYTES]
-    digest = file_digester()
-    digest.update(memoryview(body)[:-FILE_DIGEST_BYTES])
-    is_whole = len(tail) == head.tail_bytes and digest.digest() == body[-FILE_DIGEST_BYTES:]
+    tail = body[_LENGTH.size + head_bytes : -RECORD_DIGEST_BYTES]
+    digest = record_digester()
+    digest.update(memoryview(body)[:-RECORD_DIGEST_BYTES])
+    is_whole = len(tail) == head.tail_bytes and digest.digest() == body[-RECORD_DIGEST_BYTES:]
     is_sound = (
         len(head.pack_id) == PACK_ID_BYTES
         and 0 <= head.epoch <= EPOCH_MAX
