@@ -42,7 +42,10 @@ class FakeJob:
         with self._report.open("a") as stream:
             stream.write(f"{self.name} {text}\n")
 
-    def run(self, stop, *, deadline_s=None):
+    def prepare(self):
+        """Nothing to get ready."""
+
+    def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass, as the kind says."""
         self.say("begins" if deadline_s is None else "begins the last pass")
         if self._kind == "lock" and not self._locked:

@@ -71,6 +71,7 @@ def main() -> None:
     (BASE / "mlsync.toml").write_text(
         f'repository = "file://{MOUNT}"\nstate_directory = "{STATE}"\n[key]\nkey_file = "{BASE}/key"\n'
         f'[[watch]]\ndirectory = "{RUN}"\nrun = "yolo"\n[proof]\ndevice = "none"\n[agent]\nsettle = "100ms"\n'
+        'join_logs = "0s"\n'
     )
     mount()
     subprocess.run(

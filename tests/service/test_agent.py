@@ -192,13 +192,14 @@ def test_a_second_signal_ends_at_once(agent, runs, manager):
     assert running.end(signal.SIGINT)[0] == 0
 
 
-def test_sighup_backs_all_runs_up(agent, runs):
-    """SIGHUP begins a pass for every run at once, and the agent stays."""
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_backs_all_runs_up(number, agent, runs):
+    """SIGUSR1, and SIGHUP, begins a pass for every run at once, and the agent stays."""
     running = agent(f"a=count:{runs[0]}", f"b=count:{runs[1]}")
     running.wait_for("a version 1 of 0 files")
     running.wait_for("b version 1 of 0 files")
     running.status("b", phase="waiting")
-    running.process.send_signal(signal.SIGHUP)
+    running.process.send_signal(number)
     running.wait_for("a unchanged")
     running.wait_for("b unchanged")
     assert running.end()[0] == 0
@@ -342,7 +343,10 @@ class Counting:
         self.heartbeat = Heartbeat()
         self.passes = threading.Semaphore(0)
 
-    def run(self, stop, *, deadline_s=None):
+    def prepare(self):
+        """Nothing to get ready."""
+
+    def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass, counted."""
         self.passes.release()
         return PassResult(self.name, 1, 1, (), "version 1")

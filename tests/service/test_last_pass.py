@@ -30,7 +30,10 @@ class Job:
         self.interruptions = []
         self._meets = list(meets)
 
-    def run(self, stop, *, deadline_s=None):
+    def prepare(self):
+        """Nothing to get ready."""
+
+    def run(self, stop, *, may_join=False, deadline_s=None):
         """One pass."""
         self.deadlines.append(deadline_s)
         self.interruptions.append(stop)

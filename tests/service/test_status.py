@@ -168,7 +168,7 @@ class Failing:
         self.heartbeat = Heartbeat()
         self.error = None
 
-    def run(self, stop, *, deadline_s=None):
+    def run(self, stop, *, may_join=False, deadline_s=None):
         """Fail, or not."""
         if self.error:
             raise self.error

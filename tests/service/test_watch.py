@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from watchdog import events
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.service.trigger import Trigger
-from mlsync.service.watch import Watcher, _Queue
+from mlsync.service.watch import Watcher, _Handler, _Queue
 
 PATIENCE_S = 20.0
 
@@ -30,6 +31,16 @@ class Seen(Trigger):
     def note_change(self):
         """Note it, and let the test go on."""
         super().note_change()
+        self.noted.set()
+
+    def note_log(self):
+        """Note it, and let the test go on."""
+        super().note_log()
+        self.noted.set()
+
+    def note_save(self, place, **how):
+        """Note it, and let the test go on."""
+        super().note_save(place, **how)
         self.noted.set()
 
     def within(self, seconds=PATIENCE_S):
@@ -112,6 +123,84 @@ def test_new_directories_are_watched_to_the_ground(tmp_path, watched):
         pass
     (deep / "file").write_text("x")
     assert seen.within()
+
+
+class Told(Trigger):
+    """A trigger that keeps what it is told, as text."""
+
+    def __init__(self):
+        super().__init__()
+        self.told = []
+
+    def note_change(self):
+        """A new file."""
+        self.told.append("file")
+
+    def note_log(self):
+        """A log."""
+        self.told.append("log")
+
+    def note_save(self, place, *, has_ended, is_alone=False):
+        """A checkpoint."""
+        self.told.append(f"{place.decode()} {'ended' if has_ended else 'alone' if is_alone else 'goes on'}")
+
+
+@pytest.fixture
+def told(tmp_path):
+    """What a handler tells of events of the library in a directory, by name below it."""
+    trigger = Told()
+    handler = _Handler(tmp_path, [trigger])
+
+    def tell(kind, *names):
+        trigger.told.clear()
+        handler.on_any_event(kind(*(f"{tmp_path}/./{name}" if name else "" for name in names)))
+        return trigger.told
+
+    return tell
+
+
+def test_each_change_is_told_as_what_it_is(told, tmp_path):
+    """A checkpoint's end, its other files, a file of its own, and a log that is written a second time."""
+    assert told(events.FileClosedEvent, "checkpoint-7/model.safetensors") == ["checkpoint-7 goes on"]
+    assert told(events.FileClosedEvent, "checkpoint-7/trainer_state.json") == ["checkpoint-7 ended"]
+    assert told(events.FileClosedEvent, "weights/last.pt") == ["weights alone"]
+    assert told(events.FileMovedEvent, "weights/x", "weights/last.pt") == ["weights alone"]
+    assert [told(events.FileClosedEvent, "train.log")[0] for _ in range(3)] == ["file", "log", "log"]
+    assert told(events.FileClosedEvent, "results.csv") == ["file"]
+
+
+def test_deletions_and_moves_away_are_told_as_logs(told):
+    """What was deleted is in no version that is still to come, so no version is made for it at once."""
+    assert told(events.FileDeletedEvent, "checkpoint-6/model.safetensors") == ["log"]
+    assert told(events.DirDeletedEvent, "checkpoint-6") == ["log"]
+    assert told(events.FileMovedEvent, "last.pt", "") == ["log"]
+    assert told(events.DirMovedEvent, "checkpoint-6", "") == ["log"]
+
+
+def test_a_renamed_directory_is_a_save_that_ended(told):
+    """Writers that fill a directory under a temporary name rename it when it is complete, and not before."""
+    assert told(events.DirMovedEvent, "5.orbax-checkpoint-tmp-1", "5") == ["5 ended"]
+    assert told(events.DirMovedEvent, "tmp-checkpoint-5", "checkpoint-5") == ["checkpoint-5 ended"]
+    assert told(events.FileClosedEvent, "tmp-checkpoint-5") == ["file"]
+
+
+def test_a_directory_that_came_full_is_told(told, tmp_path):
+    """What was moved in, or written before anybody watched it, has no event of its own; of an empty one it will."""
+    (tmp_path / "checkpoint-9").mkdir()
+    assert told(events.DirCreatedEvent, "checkpoint-9") == ["log"]
+    (tmp_path / "checkpoint-9/model.bin").write_bytes(b"x")
+    assert told(events.DirCreatedEvent, "checkpoint-9") == ["checkpoint-9 goes on"]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/1.png").write_bytes(b"x")
+    assert told(events.DirCreatedEvent, "images") == ["file"]
+
+
+def test_known_logs_are_bounded(told, monkeypatch):
+    """A trainer that makes files without end does not fill the agent's memory; the oldest count as new again."""
+    monkeypatch.setattr("mlsync.service.watch._KNOWN_MAX", 2)
+    assert [told(events.FileClosedEvent, name)[0] for name in ("a", "b", "a", "c", "a")] == [
+        *("file", "file", "log", "file", "file")
+    ]
 
 
 def test_reading_is_no_change(tmp_path, watched):

@@ -10,9 +10,17 @@ import pytest
 
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.app.pass_result import PassResult
-from mlsync.errors import RunLocked, RunOfAnother, SourceMissing, StoreUnavailable
+from mlsync.errors import (
+    RunLocked,
+    RunOfAnother,
+    SourceEmptied,
+    SourceMissing,
+    SourceUnreadable,
+    StoreDenied,
+    StoreUnavailable,
+)
 from mlsync.service.job import Heartbeat
-from mlsync.service.trigger import ChangeTimes
+from mlsync.service.trigger import Changes, ChangeTimes, SaveTimes
 from mlsync.service.worker import Timing, Worker
 
 
@@ -42,7 +50,10 @@ class Job:
         self.heartbeat = Heartbeat(clock)
         self._ends = iter(ends)
 
-    def run(self, stop, *, deadline_s=None):
+    def prepare(self):
+        """Nothing to get ready."""
+
+    def run(self, stop, *, may_join=False, deadline_s=None):
         """The next end."""
         end = next(self._ends)
         if isinstance(end, Exception):
@@ -79,27 +90,27 @@ def make(clock):
 
 def test_the_first_pass_comes_at_once(make):
     """A fresh agent catches up with what changed while none ran, even if it goes by the clock only."""
-    assert make()[0].due(None, False) == -math.inf
-    assert make(on_change=False)[0].due(None, False) == -math.inf
+    assert make()[0].due(Changes(), False) == -math.inf
+    assert make(on_change=False)[0].due(Changes(), False) == -math.inf
 
 
 def test_changes_settle_first(make, clock):
     """A pass begins when files were quiet for so long, or kept changing for so long."""
     worker, _ = make(outcome(1), settle_s=2.0, settle_max_s=60.0, rescan_s=300.0)
     worker._pass()
-    assert worker.due(None, False) == 1300.0
-    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1002.0
-    assert worker.due(ChangeTimes(1000.0, 1030.0), False) == 1032.0
-    assert worker.due(ChangeTimes(1000.0, 1059.5), False) == 1060.0
-    assert worker.due(ChangeTimes(1000.0, 1059.5), True) == -math.inf
+    assert worker.due(Changes(), False) == 1300.0
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1000.0)), False) == 1002.0
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1030.0)), False) == 1032.0
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1059.5)), False) == 1060.0
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1059.5)), True) == -math.inf
 
 
 def test_without_on_change_only_requests_count(make):
     """An agent that goes by the clock takes no notice of changes."""
     worker, _ = make(outcome(1), on_change=False)
     worker._pass()
-    assert worker.due(ChangeTimes(1.0, 1.0), False) == math.inf
-    assert worker.due(None, True) == -math.inf
+    assert worker.due(Changes(files=ChangeTimes(1.0, 1.0)), False) == math.inf
+    assert worker.due(Changes(), True) == -math.inf
 
 
 def test_failures_are_retried_later_and_later(make, clock):
@@ -108,7 +119,7 @@ def test_failures_are_retried_later_and_later(make, clock):
     waits = []
     for _ in range(10):
         worker._pass()
-        waits.append(worker.due(None, False) - clock.now_s)
+        waits.append(worker.due(Changes(), False) - clock.now_s)
     assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]
     assert monitor.notices[0] == ("error", "yolo: the store is away; next try in 5 s")
     assert worker.state.failures == 10
@@ -120,7 +131,7 @@ def test_retries_are_spread(make):
     delays = []
     for _ in range(40):
         worker._pass()
-        delays.append(worker.due(None, False) - 1000.0)
+        delays.append(worker.due(Changes(), False) - 1000.0)
     assert delays[:4] == [5, 5, 10, 20]
     assert delays[-1] == 300
 
@@ -129,17 +140,17 @@ def test_changes_do_not_hasten_a_retry_but_requests_do(make):
     """A store that is away is not asked with every file that is saved; a person who asks is heard."""
     worker, _ = make(StoreUnavailable("away"))
     worker._pass()
-    assert worker.due(ChangeTimes(0.0, 0.0), False) == 1005.0
-    assert worker.due(ChangeTimes(0.0, 0.0), True) == -math.inf
+    assert worker.due(Changes(files=ChangeTimes(0.0, 0.0)), False) == 1005.0
+    assert worker.due(Changes(files=ChangeTimes(0.0, 0.0)), True) == -math.inf
 
 
 def test_a_run_of_another_writer_is_tried_seldom(make):
     """A person, a restore here or the other writer's end changes it: ten minutes, shown as refused, until it works."""
     worker, monitor = make(RunOfAnother("it is another one's"), StoreUnavailable("away"), outcome(9))
     worker._pass()
-    assert (worker.due(None, False), worker._idle_phase()) == (1600.0, "refused")
-    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1600.0
-    assert worker.due(None, True) == -math.inf
+    assert (worker.due(Changes(), False), worker._idle_phase()) == (1600.0, "refused")
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1000.0)), False) == 1600.0
+    assert worker.due(Changes(), True) == -math.inf
     assert worker.state.locked is None
     assert monitor.notices == [("error", "yolo: it is another one's; next try in 600 s")]
     worker._pass()
@@ -154,10 +165,10 @@ def test_success_ends_the_retries(make):
     worker._pass()
     worker._pass()
     assert (worker.state.failures, worker.state.last_error, worker.state.last_version) == (0, None, 7)
-    assert worker.due(ChangeTimes(1000.0, 1000.0), False) == 1002.0
+    assert worker.due(Changes(files=ChangeTimes(1000.0, 1000.0)), False) == 1002.0
     assert monitor.notices[1:] == [("info", "yolo: works again after 1 failed attempt"), ("info", "yolo: version 7")]
     worker._pass()
-    assert worker.due(None, False) == 1005.0
+    assert worker.due(Changes(), False) == 1005.0
 
 
 def test_a_directory_that_is_not_there_yet_is_waited_for(make, clock):
@@ -166,9 +177,9 @@ def test_a_directory_that_is_not_there_yet_is_waited_for(make, clock):
     for _ in range(30):
         worker._pass()
         assert (worker._idle_phase(), worker.state.failures) == ("waiting", 0)
-        assert worker.due(None, False) == clock.now_s + 60
+        assert worker.due(Changes(), False) == clock.now_s + 60
         clock.now_s += 60
-    assert worker.due(ChangeTimes(clock.now_s, clock.now_s), False) == clock.now_s + 2
+    assert worker.due(Changes(files=ChangeTimes(clock.now_s, clock.now_s)), False) == clock.now_s + 2
     assert monitor.notices == [("info", "yolo: /nowhere is not there yet; waiting for it")]
     assert worker.state.last_error == "/nowhere is not there yet"
     worker._pass()
@@ -200,7 +211,7 @@ def test_bugs_are_logged_and_retried(make, caplog):
     worker, _ = make(ZeroDivisionError("a bug"), outcome(1))
     worker._pass()
     assert caplog.records[0].exc_info[0] is ZeroDivisionError
-    assert worker.due(None, False) == 1005.0
+    assert worker.due(Changes(), False) == 1005.0
     worker._pass()
     assert worker.state.failures == 0
 
@@ -230,7 +241,7 @@ def test_a_run_of_another_agent_is_given_up(make):
     assert worker.state.locked is None
     worker._pass()
     assert worker.state.locked is not None
-    assert worker.due(ChangeTimes(0.0, 0.0), False) == 1600.0
+    assert worker.due(Changes(files=ChangeTimes(0.0, 0.0)), False) == 1600.0
     worker._pass()
     assert worker.state.locked is None
 
@@ -241,7 +252,7 @@ def test_a_run_that_was_ours_is_not_given_up(make):
     worker._pass()
     worker._pass()
     assert worker.state.locked is None
-    assert worker.due(None, False) == 1005.0
+    assert worker.due(Changes(), False) == 1005.0
 
 
 def test_a_pass_cut_short_says_nothing(make):
@@ -283,3 +294,130 @@ def test_a_sleeping_worker_does_not_hang_unless_it_oversleeps(make, clock):
     assert worker.hung(60)
     worker.stop()
     assert not worker.hung(60)
+
+
+LOGS = Changes(logs=ChangeTimes(1000.0, 1500.0))
+
+
+def test_each_checkpoint_settles_by_itself(make):
+    """A checkpoint whose last file is there settles for less than one of which more is to come, whatever a log does."""
+    worker, _ = make(outcome(1), settle_s=2.0, settle_max_s=60.0, rescan_s=900.0)
+    worker._pass()
+    times = ChangeTimes(1000.0, 1010.0)
+    logs = ChangeTimes(990.0, 1010.5)
+    assert worker.due(Changes({b"checkpoint-1": SaveTimes(times)}, logs=logs), False) == 1012.0
+    assert worker.due(Changes({b"checkpoint-1": SaveTimes(times, has_ended=True)}, logs=logs), False) == 1010.3
+    assert worker.due(Changes({b"": SaveTimes(times, is_alone=True)}, logs=logs), False) == 1010.5
+    both = {b"checkpoint-1": SaveTimes(times, has_ended=True), b"checkpoint-2": SaveTimes(ChangeTimes(1000.0, 1020.0))}
+    assert worker.due(Changes(both), False) == 1010.3
+
+
+def test_no_checkpoint_settles_longer_than_the_configuration_says(make):
+    """With settle = 0s a pass begins at once."""
+    worker, _ = make(outcome(1), settle_s=0.0)
+    worker._pass()
+    save = SaveTimes(ChangeTimes(1000.0, 1010.0), has_ended=True)
+    assert worker.due(Changes({b"": save}), False) == 1010.0
+
+
+def test_logs_alone_wait_for_the_next_version(make, clock):
+    """A log's first line after a quiet time is stored soon; after a version logs wait for the next one, or so long."""
+    worker, _ = make(outcome(1), settle_s=2.0, rescan_s=9000.0, join_logs_s=300.0)
+    assert worker._due_by(LOGS) == 1002.0
+    worker._pass()
+    assert worker.due(LOGS, False) == 1300.0
+    assert worker._joins_logs(LOGS)
+    assert not worker._joins_logs(Changes(files=ChangeTimes(1000.0, 1000.0), logs=LOGS.logs))
+    clock.now_s = 1300.0
+    assert not worker._joins_logs(LOGS)
+
+
+def test_a_rescan_too_leaves_logs_to_the_next_version(make, clock):
+    """A pass without news of a checkpoint may join logs, one that somebody asked for may not."""
+    asked = []
+    worker, _ = make(outcome(1))
+    worker._pass()
+
+    def run(stop, *, may_join=False):
+        asked.append(may_join)
+        if len(asked) == 3:
+            worker.stop()
+        elif len(asked) == 1:
+            worker.trigger.request()
+        else:
+            worker.trigger.note_save(b"checkpoint-1", has_ended=True)
+            clock.now_s += 10
+        return PassResult("yolo", None, None, (), "", waits=may_join)
+
+    worker.job.run = run
+    clock.now_s += 100
+    worker._live()
+    assert asked == [True, False, False]
+    assert worker.state.last_pass_s == 5000.0
+
+
+def test_a_directory_that_comes_back_is_not_kept_waiting(make):
+    """What ended a failure of the directory is heard at once; a store that is away keeps its back-off."""
+    worker, _ = make(outcome(1), SourceMissing("gone"), SourceEmptied("empty"), StoreUnavailable("away"))
+    here = Changes(files=ChangeTimes(1000.0, 1000.0))
+    worker._pass()
+    for _ in range(2):
+        worker._pass()
+        assert worker.due(here, False) == 1002.0
+        assert worker.due(Changes(), False) == 1005.0
+    worker._pass()
+    assert worker.due(here, False) == 1005.0
+
+
+def test_failures_of_different_kinds_do_not_add_up(make, clock):
+    """The wait for a store begins anew after a failure of another kind, and a directory never waits beyond a rescan."""
+    away, denied, unread = StoreUnavailable("away"), StoreDenied("denied"), SourceUnreadable("unreadable")
+    worker, _ = make(*[away] * 4, denied, away, *[unread] * 8, rescan_s=60.0)
+    waits = []
+    for _ in range(14):
+        worker._pass()
+        waits.append(worker.due(Changes(), False) - clock.now_s)
+    assert waits == [5, 10, 20, 40, 5, 5, 5, 10, 20, 40, 60, 60, 60, 60]
+
+
+def test_the_same_failure_is_told_now_and_then(make, clock):
+    """Of a hundred tries that fail alike few are told, then their count; another failure is told at once."""
+    worker, monitor = make(*[StoreUnavailable("away")] * 100, StoreDenied("denied"), outcome(7))
+    for _ in range(102):
+        worker._pass()
+        clock.now_s += 1
+    told = [text for level, text in monitor.notices if level == "error"]
+    assert [text.partition("; next")[0] for text in told] == [
+        "yolo: away",
+        *(f"yolo: away ({tries} times now)" for tries in (2, 4, 8, 16, 32, 64)),
+        "yolo: denied",
+    ]
+    assert ("info", "yolo: works again after 101 failed attempts") in monitor.notices
+
+
+def test_a_failure_that_lasts_is_told_each_hour(make, clock):
+    """A store that is away for a day is in the log each hour, however seldom it is tried."""
+    worker, monitor = make(*[StoreUnavailable("away")] * 5)
+    for _ in range(5):
+        worker._pass()
+        clock.now_s += 1800
+    assert [text.split()[2] for _, text in monitor.notices[1:]] == ["(2", "(4"]
+    assert worker._failure.told_s == 1000.0 + 3 * 1800
+
+
+def test_who_asks_for_a_pass_learns_how_it_ended(make):
+    """A pass that began after it was asked for tells its version, or its error; one that never comes tells neither."""
+    away = StoreUnavailable("away")
+    worker, _ = make(outcome(4), away)
+    asked = [worker.request_now(), None]
+    worker._pass(None, worker.trigger.clear())
+    asked[1] = worker.request_now()
+    assert (asked[0].wait(0), asked[0].result.version, asked[0].error) == (True, 4, None)
+    assert not asked[1].wait(0)
+    worker._pass(None, worker.trigger.clear())
+    assert (asked[1].wait(0), asked[1].result, asked[1].error) == (True, None, away)
+    last = worker.request_now()
+    worker.stop()
+    worker.trigger.end_asked()
+    late = worker.request_now()
+    assert [(one.wait(0), one.result, one.error) for one in (last, late)] == [(True, None, None)] * 2

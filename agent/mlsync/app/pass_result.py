@@ -16,7 +16,8 @@ class PassResult:
     *troubles* are what a person should know although the pass went through: a broken checkpoint whose last good
     content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
     proved now and were not before the pass: the one that it made, or an older one that was pending. *versions* are
-    those that it made or proved, and for the first pass of an agent the newest of the run.
+    those that it made or proved, and for the first pass of an agent the newest of the run. With *waits*
+    logs changed since the last version, and are left to the next one.
     """
 
     run: str
@@ -25,6 +26,7 @@ class PassResult:
     troubles: tuple[str, ...]
     summary: str
     versions: tuple[VersionSeen, ...] = ()
+    waits: bool = False
 
     @classmethod
     def of_json(cls, done: Mapping[str, Any]) -> Self:

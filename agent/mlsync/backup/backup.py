@@ -12,7 +12,7 @@ from mlsync.backup.parents.parent import find_parent
 from mlsync.backup.request import BackupOptions, BackupResult, Job, Source
 from mlsync.backup.shrunk import forget_loss
 from mlsync.backup.storing.avoided import Avoided
-from mlsync.backup.unchanged import Unchanged, find_unchanged
+from mlsync.backup.unchanged import Unchanged, find_only_logs_changed, find_unchanged
 from mlsync.errors import ObjectArchived, ObjectDamaged, ObjectMissing, WriteOnly
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
@@ -66,11 +66,15 @@ def backup(
             return result
 
 
-def look(state: State, source: Source) -> BackupResult | None:
-    """Return the result of a backup of an unchanged run, as far as the store is not needed for it; else ``None``."""
+def look(state: State, source: Source, *, logs_too: bool = False) -> BackupResult | None:
+    """Return the result of a backup of an unchanged run, as far as the store is not needed for it; else ``None``.
+
+    With *logs_too* a run counts as unchanged in which only logs changed, or files were deleted.
+    """
     started_s = time.monotonic()
     head = state.head(source.run)
-    unchanged = _find_unchanged(state, source, time.time_ns())
+    find = find_only_logs_changed if logs_too else _find_unchanged
+    unchanged = find(state, source, time.time_ns())
     return None if head is None or unchanged is None else _result(source, head.number, unchanged, started_s)
 
 

@@ -136,7 +136,7 @@ def _locked(session: Session, watch: WatchSettings, *, take_over: bool) -> RunLo
     try:
         lock.acquire()
     except RunLocked as error:
-        advice = "that process continues the run at its next try: an agent within ten minutes, or at once after SIGHUP"
+        advice = "that process continues the run at its next try: an agent within ten minutes, or at once after SIGUSR1"
         raise RunLocked(f"taken over, but {error.what}", where=error.where, advice=advice) from None
     lock.release()
     return lock

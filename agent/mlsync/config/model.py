@@ -280,6 +280,13 @@ class AgentSettings:
         example='"10m"',
         name="rescan",
     )
+    join_logs_s: float = key(
+        duration,
+        "The time between two versions if nothing changed but logs. A new checkpoint does not wait for it.",
+        default='"5m"',
+        example='"30m"',
+        name="join_logs",
+    )
     stop_within_s: float = key(
         duration,
         "The time on SIGTERM for a last pass over each run, with what changed up to then. It is shorter than "

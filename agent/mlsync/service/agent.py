@@ -30,7 +30,7 @@ from mlsync.service.worker import Timing, Worker
 _LOG: Final = logging.getLogger(__name__)
 # What is written to the wakeup pipe.
 _STOP, _BACKUP_NOW, _STATE_CHANGED, _NOTICED = b"s", b"n", b"c", b"p"
-_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _BACKUP_NOW}
+_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _BACKUP_NOW, signal.SIGUSR1: _BACKUP_NOW}
 TICK_S = 20.0
 
 
@@ -56,7 +56,7 @@ class AgentOptions:
             repository=config.repository,
             status_file=config.state_directory / status.FILE_NAME,
             every=agent.every,
-            timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s),
+            timing=Timing(agent.on_change, agent.settle_s, agent.settle_max_s, agent.rescan_s, agent.join_logs_s),
             stop_within_s=agent.stop_within_s,
             hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
             silence_factor=agent.silence_factor,
@@ -231,7 +231,7 @@ class Agent:
         state = worker.state
         sleeps = state.phase in ("waiting", "retrying", "locked", "refused") and state.next_try_s != float("inf")
         next_try_s = self._wall() + max(0.0, state.next_try_s - self._clock()) if sleeps else None
-        changes, now_s = worker.trigger.changes, self._wall()
+        changed_s, now_s = worker.trigger.changes.first_s, self._wall()
         return status.RunStatus(
             worker.job.name,
             worker.job.directory,
@@ -242,7 +242,7 @@ class Agent:
             self._records[worker.job.name],
             worker.job.heartbeat,
             silent_s=worker.job.heartbeat.age_s if state.phase == "running" else None,
-            changed_s=None if changes is None else now_s - (self._clock() - changes.first_s),
+            changed_s=None if changed_s is None else now_s - (self._clock() - changed_s),
             silence_factor=self._options.silence_factor,
         )
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from mlsync.app.flow_options import source_of
@@ -91,15 +92,32 @@ class BackupJob:
         self._is_told = False  # the history of the run, by the first pass
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
-        """Make a version if anything changed; with *deadline_s* for the last time."""
+    def prepare(self) -> None:
+        """Start the process for the pass that is about to come, if there is none."""
+        if self._lock is not None:
+            self._process.start()
+
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        may_join: bool = False,
+        deadline_s: float | None = None,
+        goes_on: bool = False,
+    ) -> PassResult:
+        """Make a version if anything changed; with *may_join* only if anything but logs did.
+
+        With *deadline_s* it is for the last time.
+        """
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
         asked_s, self._asked_s = self._asked_s, None
         if asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
             untouched = self._check_untouched(opened)
+            if untouched is None and may_join:
+                untouched = self._check_untouched(opened, logs_too=True)
             if untouched is not None:
-                _LOG.debug("%s: no file changed; the store is not asked", self.name)
+                _LOG.debug("%s: no file changed that cannot wait; the store is not asked", self.name)
                 self._asked_s = asked_s
                 return untouched
         began_s = self._clock()
@@ -122,14 +140,17 @@ class BackupJob:
             self._lock.release()
             self._lock = None
 
-    def _check_untouched(self, opened: Opened) -> PassResult | None:
-        """Return the outcome of a pass if no file was touched since the last one, and no proof is due."""
+    def _check_untouched(self, opened: Opened, *, logs_too: bool = False) -> PassResult | None:
+        """Return the outcome of a pass if no file was touched since the last one, and no proof is due.
+
+        With *logs_too* logs may have been.
+        """
         # Opened for each check, so that it shows what the process wrote since, or that the process replaced it.
         with State.open(state_path(self._opener.config, opened.keys.repository_id)) as state:
             if is_proof_due(state, self.name, time.time_ns()):
                 return None
-            result = look(state, source_of(self._watch))
-        return None if result is None else outcome(result)
+            result = look(state, source_of(self._watch), logs_too=logs_too)
+        return None if result is None else replace(outcome(result), waits=logs_too)
 
     def _acquire_lock(self, opened: Opened) -> None:
         if self._lock is None:

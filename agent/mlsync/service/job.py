@@ -28,9 +28,20 @@ class RunJob(Protocol):
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
+    def prepare(self) -> None:
+        """Get ready for a pass that is about to come; return at once."""
+
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        may_join: bool = False,
+        deadline_s: float | None = None,
+        goes_on: bool = False,
+    ) -> PassResult:
         """Make a version if anything changed; end at the next safe point once *stop* is set.
 
+        With *may_join* what changed may be left to a later version, if nothing changed but logs.
         With *deadline_s*, on the monotonic clock, this is the last pass: the newest files come first, the version is
         committed before then, and what is left of the time goes to its proof; unless it *goes_on*, since more passes
         may come before then.

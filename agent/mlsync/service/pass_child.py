@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, Final
 
 from mlsync import errors
@@ -29,7 +30,7 @@ from mlsync.monitor import NoticeLevel, Task
 from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
-from mlsync.service.pass_process import STOP, LookRequest, OpenRequest, PassRequest, PruneRequest, Request
+from mlsync.service.pass_process import AHEAD, STOP, LookRequest, OpenRequest, PassRequest, PruneRequest, Request
 from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ _LOG: Final = logging.getLogger(__name__)
 _BEAT_S: Final = 1.0
 # Of older versions the status page shows as many as fit, and an agent that starts reads as many manifests.
 HISTORY_COUNT: Final = 60
+# What most passes load that find something changed.
+_OF_PASSES: Final = ("mlsync.backup.new_version", "mlsync.proof.prover", "mlsync.codec.planes")
 
 
 class PassChild(LogMonitor):
@@ -254,6 +257,9 @@ def main() -> None:
     # Last before the first request, which has the secret in it: after this, /proc lets it change nothing of itself.
     keep_private()
     child = PassChild(requests, answers)
+    if AHEAD in sys.argv:
+        for module in _OF_PASSES:
+            import_module(module)
     threading.Thread(target=child.listen, daemon=True).start()
     child.serve()
 

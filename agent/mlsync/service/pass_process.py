@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ _LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
 # -P: Python takes no file in the current directory for a module.
+#: Tells the process that a pass is about to come.
+AHEAD: Final = "ahead"
 _COMMAND: Final = (sys.executable, "-P", "-m", "mlsync.service.pass_start")
 
 
@@ -108,6 +111,22 @@ class PassProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._timer: threading.Timer | None = None
 
+    def start(self) -> None:
+        """Start the process, if it is not there and nobody waits for it: it is ready by the time of the request.
+
+        It loads what passes need. Without a request it ends as after one.
+        """
+        if self._process is not None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._cancel_timer()
+            with suppress(Error):
+                # Whoever asks it for something learns why it does not start.
+                self._running(AHEAD)
+                self._end_after_idle()
+        finally:
+            self._lock.release()
+
     def ask(self, request: Request, stop: threading.Event) -> dict[str, Any]:
         """Return what the process did; raise the error that it met, or that ended it. *stop* reaches the flow."""
         with self._lock:
@@ -118,9 +137,7 @@ class PassProcess:
             except BaseException:
                 self._kill()
                 raise
-            self._timer = threading.Timer(self._idle_s, self._end_idle)
-            self._timer.daemon = True
-            self._timer.start()
+            self._end_after_idle()
         if "error" in answer:
             raise _raised(answer["error"])
         done: dict[str, Any] = answer["done"]
@@ -144,6 +161,11 @@ class PassProcess:
         """The process's id, if there is one."""
         return None if self._process is None else self._process.pid
 
+    def _end_after_idle(self) -> None:
+        self._timer = threading.Timer(self._idle_s, self._end_idle)
+        self._timer.daemon = True
+        self._timer.start()
+
     def _end_idle(self) -> None:
         with self._lock:
             self._cancel_timer()
@@ -163,7 +185,7 @@ class PassProcess:
             _LOG.debug("%s: pass process %d ended", self._name, self._process.pid)
             self._process = None
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self, *arguments: str) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is not None:
             # It died while it was idle, which costs nothing.
             self._kill()
@@ -171,7 +193,7 @@ class PassProcess:
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    [*_COMMAND, str(log_level())],
+                    [*_COMMAND, str(log_level()), *arguments],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,

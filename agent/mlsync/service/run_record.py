@@ -156,11 +156,22 @@ class RecordedJob:
         """The heartbeat of the job."""
         return self._job.heartbeat
 
-    def run(self, stop: threading.Event, *, deadline_s: float | None = None, goes_on: bool = False) -> PassResult:
+    def prepare(self) -> None:
+        """Let the job get ready."""
+        self._job.prepare()
+
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        may_join: bool = False,
+        deadline_s: float | None = None,
+        goes_on: bool = False,
+    ) -> PassResult:
         """Make a pass as the job does, and note what came of it."""
         began_s, began_clock_s = self._wall(), self._clock()
         try:
-            more = {"goes_on": True} if goes_on else {}
+            more = {name: True for name, is_set in (("may_join", may_join), ("goes_on", goes_on)) if is_set}
             outcome = self._job.run(stop, deadline_s=deadline_s, **more)
         except Stopped:
             raise

@@ -35,6 +35,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Ma
 
 from mlsync.monitor import Monitor
 from mlsync.service.trigger import Trigger
+from mlsync.source.finished import finished_file, full_directory, has_temporary_name
 
 # Only finished changes: events for each write would cost the trainer time.
 _EVENTS: list[type[FileSystemEvent]] = [
@@ -51,6 +52,8 @@ _LIMITS = {
     errno.EMFILE: ("the kernel gives no more inotify instances", "sysctl fs.inotify.max_user_instances=1024"),
 }
 _VANISHED = (errno.ENOENT, errno.ENOTDIR)
+# Files that changed before, in a directory; of more, the oldest count as new when they change again.
+_KNOWN_MAX: Final = 10_000
 _BROKE_OFF = "watching for changes broke off and was started again"
 _LOG: Final = logging.getLogger(__name__)
 POLL_S = 2.0
@@ -67,7 +70,7 @@ class Watcher:
         self, directories: Mapping[Path, Sequence[Trigger]], monitor: Monitor, *, poll_s: float = POLL_S
     ) -> None:
         self._directories = [
-            _WatchedDirectory(directory, _Handler(triggers)) for directory, triggers in directories.items()
+            _WatchedDirectory(directory, _Handler(directory, triggers)) for directory, triggers in directories.items()
         ]
         self._monitor = monitor
         self._poll_s = poll_s
@@ -201,10 +204,16 @@ class Watcher:
 
 
 class _Handler(FileSystemEventHandler):
-    """Notes the library's events in triggers."""
+    """Notes the library's events in triggers, each as what it is: a checkpoint, another new file, or a log.
 
-    def __init__(self, triggers: Sequence[Trigger]) -> None:
+    What has no name that checkpoints use and changes a second time is a log. A deletion waits as a log does: what was
+    deleted is in no version that is still to come.
+    """
+
+    def __init__(self, directory: Path, triggers: Sequence[Trigger]) -> None:
+        self._prefix = os.fsencode(os.path.join(directory, ".", ""))
         self._triggers = triggers
+        self._known: dict[bytes, None] = {}
 
     def note(self) -> None:
         """Note a change for every run on this directory."""
@@ -213,8 +222,61 @@ class _Handler(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Note it, except that a file was created and is still open for writing: its close comes as another event."""
-        if not isinstance(event, FileCreatedEvent) or _complete_at_birth(event.src_path):
+        match event:
+            case FileDeletedEvent() | DirDeletedEvent():
+                self._note_log()
+            case FileMovedEvent(dest_path="") | DirMovedEvent(dest_path=""):
+                self._note_log()
+            case FileMovedEvent():
+                if not event.is_synthetic:
+                    self._note_file(event.dest_path)
+            case DirMovedEvent():
+                self._note_directory(event.dest_path, is_renamed=True)
+            case DirCreatedEvent():
+                if not _is_empty(event.src_path):
+                    self._note_directory(event.src_path, is_renamed=False)
+                else:
+                    self._note_log()
+            case FileCreatedEvent():
+                if _complete_at_birth(event.src_path):
+                    self._note_file(event.src_path)
+            case _:
+                self._note_file(event.src_path)
+
+    def _note_file(self, name: bytes | str) -> None:
+        path = self._below(name)
+        saved = finished_file(path)
+        if saved is not None:
+            self._note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
+        elif path in self._known:
+            self._note_log()
+        else:
+            if len(self._known) >= _KNOWN_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[path] = None
             self.note()
+
+    def _note_directory(self, name: bytes | str, *, is_renamed: bool) -> None:
+        path = self._below(name)
+        saved = full_directory(path, is_renamed=is_renamed)
+        if saved is not None:
+            self._note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
+        elif has_temporary_name(path):
+            self._note_log()
+        else:
+            self.note()
+
+    def _note_log(self) -> None:
+        for trigger in self._triggers:
+            trigger.note_log()
+
+    def _note_save(self, place: bytes, *, has_ended: bool, is_alone: bool) -> None:
+        for trigger in self._triggers:
+            trigger.note_save(place, has_ended=has_ended, is_alone=is_alone)
+
+    def _below(self, name: bytes | str) -> bytes:
+        """Return a path relative to the watched directory."""
+        return os.fsencode(name).removeprefix(self._prefix)
 
 
 @dataclass(eq=False, slots=True)
@@ -293,6 +355,15 @@ def _identity(directory: Path) -> Identity | None:
     except OSError:
         return None
     return (info.st_dev, info.st_ino) if stat.S_ISDIR(info.st_mode) else None
+
+
+def _is_empty(path: bytes | str) -> bool:
+    """Return whether nothing is in a directory yet: what comes into it is noted by itself."""
+    try:
+        with os.scandir(path) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def _complete_at_birth(path: bytes | str) -> bool:

@@ -7,19 +7,23 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
-from mlsync.errors import Error, RunLocked, RunOfAnother, SourceMissing
+from mlsync.errors import Error, RunLocked, RunOfAnother, SourceEmptied, SourceError, SourceMissing, SourceShrunk
 from mlsync.monitor import Monitor
 from mlsync.service.job import Interruption, RunJob
-from mlsync.service.trigger import ChangeTimes, Trigger
+from mlsync.service.trigger import Asked, Changes, ChangeTimes, SaveTimes, Trigger
 from mlsync.source.paths import display
 
 _LOG: Final = logging.getLogger(__name__)
+# What the next change of the directory may end: it is heard at once, and not after a store's back-off.
+_ENDED_BY_CHANGES: Final = (SourceMissing, SourceEmptied, SourceShrunk)
+# A failure that goes on and on is told at its first, second, fourth, eighth … try, and after this time at the latest.
+_TOLD_AGAIN_S: Final = 3600.0
 # How much of the time for a last pass the one under way may take to get to a safe point, and at most how long.
 _SHARE_TO_INTERRUPT: Final = 0.2
 _INTERRUPT_S_MAX: Final = 3.0
@@ -29,14 +33,37 @@ _HURRIED_RETRY_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When passes begin: the settings of ``[agent]``, and how long failures wait for the next try."""
+    """When passes begin: the settings of ``[agent]``, and how long failures wait for the next try.
+
+    Of a checkpoint whose last file is there nothing more is to come but what its writer does in the same moment
+    (*ended_s*); one in a single file may have a brother under another name (*alone_s*). Others settle like any file.
+    *join_logs_s* passes between two versions if the second one would hold nothing new but logs.
+    """
 
     on_change: bool = True
     settle_s: float = 2.0
     settle_max_s: float = 60.0
     rescan_s: float = 60.0
+    join_logs_s: float = 300.0
+    ended_s: float = 0.3
+    alone_s: float = 0.5
     retry_first_s: float = 5.0
     retry_max_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Failures: *row* of one kind after each other, *tries* and *told_s* with the same words, *all_tries* of any."""
+
+    kind: type[Exception] = Error
+    text: str = ""
+    row: int = 0
+    tries: int = 0
+    told_s: float = -math.inf
+    all_tries: int = 0
+
+
+_NONE: Final = _Failure()
 
 
 @dataclass(slots=True)
@@ -80,7 +107,7 @@ class Worker:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.job = job
-        self.trigger = Trigger(clock)
+        self.trigger = Trigger(clock, job.prepare)
         self.state = RunState()
         self._timing = timing
         self._monitor = monitor
@@ -98,7 +125,9 @@ class Worker:
         #: How the last pass ended; ``None`` before it has, and if there was none.
         self.last: LastPass | None = None
         self._rescan_at_s = -math.inf  # the first pass begins at once, for what changed while no agent ran
+        self._version_at_s = -math.inf  # when the last version was made, on the monotonic clock
         self._retry_at_s: float | None = None
+        self._failure = _NONE
         self.thread = threading.Thread(target=self._live, name=f"run-{job.name}", daemon=True)
 
     def start(self) -> None:
@@ -152,6 +181,10 @@ class Worker:
         until_s = self._hurry_until_s
         return None if until_s is None or self._clock() >= until_s else until_s
 
+    def request_now(self) -> Asked:
+        """Begin a pass as soon as none is under way, and return what says how it ended; any thread may call this."""
+        return self.trigger.ask()
+
     def hung(self, limit_s: float) -> bool:
         """Return whether the worker has made no progress for *limit_s* beyond its plan, or died without ``stop``."""
         if self.trigger.closed:
@@ -162,33 +195,57 @@ class Worker:
             return self.job.heartbeat.age_s > limit_s
         return self._clock() > self.state.next_try_s + limit_s
 
-    def due(self, changes: ChangeTimes | None, is_requested: bool) -> float:
+    def due(self, changes: Changes, is_requested: bool) -> float:
         """Return when the next pass begins, on the monotonic clock."""
-        timing = self._timing
         if is_requested:
             return -math.inf
         if self._retry_at_s is not None:
             # Changes do not bring it forward: each saved file would ask a store that is away.
-            return self._retry_at_s
-        if not timing.on_change:
+            if not issubclass(self._failure.kind, _ENDED_BY_CHANGES):
+                return self._retry_at_s
+            return min(self._retry_at_s, self._due_by(changes))
+        if not self._timing.on_change:
             return self._rescan_at_s if self._rescan_at_s == -math.inf else math.inf
-        if changes is not None:
-            return min(changes.last_s + timing.settle_s, changes.first_s + timing.settle_max_s)
-        return self._rescan_at_s
+        if changes.saves or changes.files is not None:
+            # A rescan in the middle of a save would find half of it.
+            return self._due_by(changes)
+        return min(self._rescan_at_s, self._due_by(changes))
+
+    def _due_by(self, changes: Changes) -> float:
+        """Return when what changed is to be backed up: each kind has a settle of its own."""
+        timing = self._timing
+        dues = [self._settled(save.times, self._settle_s(save)) for save in changes.saves.values()]
+        if changes.files is not None:
+            dues.append(self._settled(changes.files, timing.settle_s))
+        if changes.logs is not None:
+            # A chatty log restarts nothing.
+            dues.append(max(changes.logs.first_s + timing.settle_s, self._version_at_s + timing.join_logs_s))
+        return min(dues, default=math.inf)
+
+    def _settled(self, times: ChangeTimes, settle_s: float) -> float:
+        return min(times.last_s + settle_s, times.first_s + self._timing.settle_max_s)
+
+    def _settle_s(self, save: SaveTimes) -> float:
+        timing = self._timing
+        if save.has_ended:
+            return min(timing.settle_s, timing.ended_s)
+        return min(timing.settle_s, timing.alone_s) if save.is_alone else timing.settle_s
 
     def _live(self) -> None:
         while self.trigger.wait(self._plan):
-            self.trigger.clear()
+            may_join = not self.trigger.is_requested and self._joins_logs(self.trigger.changes)
+            asked = self.trigger.clear()
             hurry_s = self._begin()
             self._enter("running")
             self.job.heartbeat.beat()
             _LOG.debug("%s: pass begins", self.job.name)
-            self._pass(hurry_s)
+            self._pass(hurry_s, asked, may_join=may_join)
             self._is_hurried = False
             _LOG.debug("%s: pass ended", self.job.name)
             self._enter(self._idle_phase())
         if self._deadline_s is not None:
             self._make_last_pass(self._deadline_s)
+        self.trigger.end_asked()
         self._enter("stopped")
 
     def _begin(self) -> float | None:
@@ -225,7 +282,12 @@ class Worker:
             state.last_error = self.last.error
             self._monitor.notice("error", f"{name}: the last pass failed: {self.last.error}")
 
-    def _plan(self, changes: ChangeTimes | None, is_requested: bool) -> float:
+    def _joins_logs(self, changes: Changes) -> bool:
+        """Return whether a pass that finds nothing but logs changed leaves them to the next version."""
+        is_early = self._clock() < self._version_at_s + self._timing.join_logs_s
+        return is_early and not changes.saves and changes.files is None
+
+    def _plan(self, changes: Changes, is_requested: bool) -> float:
         due_s = self.due(changes, is_requested)
         self.state.next_try_s = max(due_s, self._clock())
         return due_s
@@ -244,44 +306,58 @@ class Worker:
             return "refused"
         return "retrying" if self.state.failures else "waiting"
 
-    def _pass(self, hurry_s: float | None = None) -> None:
-        """Make one pass and plan the next one, whatever the outcome: only here does the service survive a failure."""
+    def _pass(self, hurry_s: float | None = None, asked: Sequence[Asked] = (), *, may_join: bool = False) -> None:
+        """Make one pass and plan the next one, whatever the outcome: only here does the service survive a failure.
+
+        Those who *asked* for it learn the outcome, or that of the next one if this is interrupted.
+        """
         began_s = self._wall()
+        outcome: PassResult | None = None
+        failed: Exception | None = None
         try:
-            if hurry_s is None:
-                outcome = self.job.run(self._interruption)
-            else:
+            if hurry_s is not None:
                 outcome = self.job.run(self._interruption, deadline_s=hurry_s, goes_on=True)
-        except RunOfAnother as error:
+            elif may_join:
+                outcome = self.job.run(self._interruption, may_join=True)
+            else:
+                outcome = self.job.run(self._interruption)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the backups of this run or any other one
+            failed = error
+            self._survive(error)
+        else:
+            self._succeeded(outcome, began_s)
+        if self._interruption.is_set() and not self.trigger.closed:
+            self.trigger.ask_again(asked)
+            return
+        for one in asked:
+            one.end(outcome, failed)
+
+    def _survive(self, error: Exception) -> None:
+        """Plan the next try after a pass that failed."""
+        if isinstance(error, RunOfAnother):
             # Tried seldom: only a person, a restore here, or the end of the other writer changes this.
             self._failed(error, self._timing.retry_max_s)
             self.state.is_refused = True
-        except SourceMissing as error:
-            if self.state.last_version is None:
-                self._not_there_yet()
-            else:
-                self._failed(error, None)
-        except RunLocked as error:
+        elif isinstance(error, SourceMissing) and self.state.last_version is None:
+            self._not_there_yet()
+        elif isinstance(error, RunLocked):
             self._failed(error, self._timing.retry_max_s if not self._had_lock else None)
             if not self._had_lock:
                 self.state.locked = error
-        except Error as error:
-            self._failed(error, None)
-        except Exception as error:  # noqa: BLE001 - a bug must not end the backups of this run or any other one
-            _LOG.exception("%s: unexpected error", self.job.name)
-            self._failed(error, None)
         else:
-            self._succeeded(outcome, began_s)
+            if not isinstance(error, Error):
+                _LOG.error("%s: unexpected error", self.job.name, exc_info=error)
+            self._failed(error, None)
 
     def _succeeded(self, outcome: PassResult, began_s: float) -> None:
         state = self.state
         if self._interruption.is_set() and outcome.version is None:
             # Cut short: without a version, files may have changed all the same.
             return
-        if state.failures:
-            self._monitor.notice(
-                "info", f"{self.job.name}: works again after {count(state.failures, 'failed attempt')}"
-            )
+        if self._failure.all_tries:
+            tries = count(self._failure.all_tries, "failed attempt")
+            self._monitor.notice("info", f"{self.job.name}: works again after {tries}")
+        self._failure = _NONE
         self._had_lock = True
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
@@ -290,10 +366,12 @@ class Worker:
 
     def _note(self, outcome: PassResult, began_s: float) -> None:
         state = self.state
-        # What the directory held when the pass began is in a version now; later changes may not be.
-        state.last_pass_s = began_s
+        if not outcome.waits:
+            # What the directory held when the pass began is in a version now; later changes may not be.
+            state.last_pass_s = began_s
         if outcome.version is not None:
             state.last_version, state.last_version_s = outcome.version, self._wall()
+            self._version_at_s = self._clock()
             self._monitor.notice("info", f"{self.job.name}: {outcome.summary}")
         if outcome.proved_version is not None and outcome.proved_version >= (state.last_proved_version or 0):
             state.last_proved_version, state.last_proved_s = outcome.proved_version, self._wall()
@@ -305,6 +383,7 @@ class Worker:
         if self.state.last_error != text:
             self._monitor.notice("info", f"{self.job.name}: {text}; waiting for it")
         self.state.last_error, self.state.failures = text, 0
+        self._failure = _NONE
         # No retry, which would keep the watcher's news from a trainer that starts an hour later.
         self._retry_at_s = None
         self._rescan_at_s = self._clock() + self._timing.rescan_s
@@ -320,19 +399,32 @@ class Worker:
         if self._interruption.is_set():
             # Cut short by the end of the service: there is no next try to report.
             return
-        state = self.state
+        state, before = self.state, self._failure
         state.is_refused = False
+        text = str(error) or type(error).__name__
+        # Failures of different kinds do not add up: a disk that was away says nothing about the store.
+        row = before.row + 1 if type(error) is before.kind else 1
+        tries = before.tries + 1 if text == before.text else 1
         if self._hurry_s() is not None:
             delay_s = _HURRIED_RETRY_S
         if delay_s is None:
-            delay_s = self._delay_s(state.failures)
-        state.failures += 1
-        state.last_error = str(error) or type(error).__name__
-        self._retry_at_s = self._clock() + delay_s
-        self._monitor.notice("error", f"{self.job.name}: {state.last_error}; next try in {delay_s:.0f} s")
+            delay_s = self._delay_s(row - 1, error)
+        state.failures, state.last_error = row, text
+        now_s = self._clock()
+        self._retry_at_s = now_s + delay_s
+        is_told = tries.bit_count() == 1 or now_s >= before.told_s + _TOLD_AGAIN_S
+        if is_told:
+            so_far = f" ({tries} times now)" if tries > 1 else ""
+            self._monitor.notice("error", f"{self.job.name}: {text}{so_far}; next try in {delay_s:.0f} s")
+        told_s = now_s if is_told else before.told_s
+        self._failure = _Failure(type(error), text, row, tries, told_s, before.all_tries + 1)
 
-    def _delay_s(self, failures: int) -> float:
+    def _delay_s(self, failures: int, error: Exception) -> float:
         """Return a wait that grows with each failure in a row, by chance so that many machines do not retry at once."""
         timing = self._timing
-        delay_s = min(timing.retry_max_s, timing.retry_first_s * 2.0 ** min(failures, 32))
+        most_s = timing.retry_max_s
+        if isinstance(error, SourceError):
+            # To look at the directory costs no store anything.
+            most_s = min(most_s, max(timing.retry_first_s, timing.rescan_s))
+        delay_s = min(most_s, timing.retry_first_s * 2.0 ** min(failures, 32))
         return max(timing.retry_first_s, self._uniform(delay_s / 2, delay_s))

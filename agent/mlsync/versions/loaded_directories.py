@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from mlsync.formats.groups.find import enclosing, is_named_for_all
+from mlsync.formats.groups.names import enclosing, is_named_for_all
 from mlsync.proof.framework import DESCRIBED, Framework
 from mlsync.repository.encoding.tokens import EntryKind
 from mlsync.repository.manifest import Entry

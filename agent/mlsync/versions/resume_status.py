@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mlsync.formats.groups.find import enclosing, is_named_for_all
 from mlsync.formats.groups.huggingface import is_trainers_directory
+from mlsync.formats.groups.names import enclosing, is_named_for_all
 from mlsync.formats.libraries.trainer_logs import STATE_NAME
 from mlsync.repository.manifest import Entry
 from mlsync.values import Fact

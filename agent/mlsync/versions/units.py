@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from mlsync.formats.dcp.metadata import check_against_files, rank_metadata_of, rank_of_metadata, read_dcp_metadata
-from mlsync.formats.groups.find import enclosing, find_units, is_named_for_all, is_tracker, marked_around
+from mlsync.formats.groups.find import find_units, marked_around
+from mlsync.formats.groups.names import enclosing, is_named_for_all, is_tracker
 from mlsync.formats.groups.tree import Unit
 from mlsync.formats.groups.zarr_arrays import array_around
 from mlsync.formats.layout import ContainerBroken

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from mlsync.backup.unchanged import PATIENCE_NS, is_at_rest
 from mlsync.beneath import Beneath
-from mlsync.formats.groups.find import is_part, is_written_last
+from mlsync.formats.groups.names import is_part, is_written_last
 from mlsync.formats.groups.tree import Unit
 from mlsync.repository.manifest import Entry
 from mlsync.source.paths import display

@@ -13,7 +13,7 @@ from mlsync.backup.request import Job
 from mlsync.backup.unchanged import is_at_rest
 from mlsync.errors import Damage, ObjectArchived, WriteOnly
 from mlsync.formats.groups.deepspeed import data_rank_count
-from mlsync.formats.groups.find import is_part
+from mlsync.formats.groups.names import is_part
 from mlsync.formats.groups.tree import Unit
 from mlsync.formats.torch.facts import DATA_RANKS
 from mlsync.proof.verdict import Verdict

@@ -8,14 +8,13 @@ the unit says what it lacks.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Final
 
-from mlsync.formats.groups.deepspeed import deepspeed, is_deepspeed_tag, is_deepspeed_tracker, missing_tag
+from mlsync.formats.groups.deepspeed import deepspeed, missing_tag
 from mlsync.formats.groups.distributed import distributed
-from mlsync.formats.groups.huggingface import indexed_weights, is_trainers_directory, split_weights, trainer
-from mlsync.formats.groups.megatron import is_megatron_directory, is_megatron_tracker, megatron, missing_iteration
+from mlsync.formats.groups.huggingface import indexed_weights, split_weights, trainer
+from mlsync.formats.groups.megatron import megatron, missing_iteration
 from mlsync.formats.groups.onnx_external import onnx
 from mlsync.formats.groups.orbax import ORBAX_MARK, orbax
 from mlsync.formats.groups.tensorflow import tensorflow
@@ -39,11 +38,6 @@ _INNER: Final[tuple[_Rule, ...]] = (
 )
 # Rules for a directory and all that is below it
 _OUTER: Final[tuple[_Rule, ...]] = (megatron, accelerate, torchtune, nemo, trainer, orbax)
-_PART = re.compile(rb".*\.(safetensors|bin|pt|pth|ckpt|distcp|data-\d{5}-of-\d{5})|random_states_\d+\.pkl", re.DOTALL)
-_WRITTEN_LAST = re.compile(
-    rb".*\.index(\.json)?|trainer_state\.json|\.metadata|metadata\.json|adapter_config\.json|random_states_0\.pkl",
-    re.DOTALL,
-)
 _MARKS = (ORBAX_MARK, ACCELERATE_MARK, *NEMO_MARKS, TORCHTUNE_MARK)
 
 
@@ -58,38 +52,10 @@ def find_units(files: Mapping[bytes, int], read_small: ReadSmall) -> list[Unit]:
     return sorted(_merged(inner, outer), key=lambda unit: unit[:3])
 
 
-def enclosing(directory: bytes) -> bytes:
-    """Return the outermost directory, *directory* or above it, that is one checkpoint by its name."""
-    above = [place for place in upwards(directory) if is_named_for_all(place)]
-    return above[-1] if above else directory
-
-
 def marked_around(directory: bytes, files: Container[bytes]) -> bytes | None:
     """Return the outermost directory, *directory* or above it, that a marker file shows to be one checkpoint."""
     marked = [place for place in upwards(directory) if any(join(place, mark) in files for mark in _MARKS)]
     return marked[-1] if marked else None
-
-
-def is_named_for_all(directory: bytes) -> bool:
-    """Return whether everything below the directory is one checkpoint, by the directory's name."""
-    name = directory.rpartition(b"/")[2]
-    return is_trainers_directory(name) or is_deepspeed_tag(name) or is_megatron_directory(name)
-
-
-def is_tracker(path: bytes) -> bool:
-    """Return whether a file names the newest complete save among the directories beside it."""
-    name = path.rpartition(b"/")[2]
-    return is_deepspeed_tracker(name) or is_megatron_tracker(name)
-
-
-def is_part(path: bytes) -> bool:
-    """Return whether a file of a unit holds trained values, so that every save writes it again."""
-    return _PART.fullmatch(path.rpartition(b"/")[2]) is not None
-
-
-def is_written_last(path: bytes) -> bool:
-    """Return whether writers write this file of a unit after all its parts."""
-    return _WRITTEN_LAST.fullmatch(path.rpartition(b"/")[2]) is not None
 
 
 def _merged(inner: Iterable[Unit], outer: Iterable[Unit]) -> Iterator[Unit]:

@@ -1,0 +1,26 @@
+"""What it means for a save that a file was closed or renamed, or that a directory came: by names alone."""
+
+from __future__ import annotations
+
+from mlsync.formats.groups.names import Saved, enclosing, is_named_for_all, saved_by
+from mlsync.source.temporary_names import is_temporary
+
+
+def finished_file(path: bytes) -> Saved | None:
+    """Return the save that a finished file belongs to; ``None`` if its name is temporary, or none of checkpoints."""
+    return None if has_temporary_name(path) else saved_by(path)
+
+
+def full_directory(path: bytes, *, is_renamed: bool) -> Saved | None:
+    """Return the save that a directory is which came with all that is in it.
+
+    By a rename, writers say that it is complete.
+    """
+    if has_temporary_name(path) or not (is_renamed or is_named_for_all(path)):
+        return None
+    return Saved(enclosing(path), has_ended=is_renamed, is_alone=False)
+
+
+def has_temporary_name(path: bytes) -> bool:
+    """Return whether writers use the name for what is not complete yet."""
+    return is_temporary(path.rpartition(b"/")[2])
