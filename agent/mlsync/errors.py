@@ -10,7 +10,9 @@
     |- ServiceError
     |  |- UnitChanged              5   somebody changed the unit of the service
     |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
-    |  `- AgentAway               82   no agent answers at its socket
+    |  |- AgentAway               82   no agent answers at its socket
+    |  |- VersionStale            83   the last proved version is older than was asked for
+    |  `- ListenFailed            84   the address for metrics and the status page cannot be had
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -176,6 +178,22 @@ class AgentAway(ServiceError):
 
     exit_code = 82
     usual_advice = "mlsync status shows whether one runs; mlsync agent starts one"
+    # The socket is left over from an agent that ended.
+    is_gone: bool = False
+
+
+class VersionStale(ServiceError):
+    """The last proved version of a run is older than was asked for, or there is none."""
+
+    exit_code = 83
+    usual_advice = "mlsync status shows what the agent does; mlsync backup makes a version now"
+
+
+class ListenFailed(ServiceError):
+    """The agent cannot listen at the address for metrics and the status page; backups went on without."""
+
+    exit_code = 84
+    usual_advice = "set another listen under [agent], or stop what listens there: ss -ltnp shows it"
 
 
 class RepositoryError(Error):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
 from mlsync.cli.reports.json import key_json
@@ -246,6 +247,9 @@ def test_agent_is_as_documented(machine):
 def test_status_is_as_documented(fresh, saved):
     """What ``status`` prints has the documented fields without a configuration, with a right and a wrong one."""
     compare("mlsync status", one_value(fresh.good("status", "--json")), "none")
+    with answering(saved, proved_s=1.5):
+        compare("mlsync status", one_value(saved.good("status", "--json")), "live")
+    compare("mlsync status --fleet", one_value(saved.good("status", "--fleet", "--json")), "fleet")
     (saved.state / "status.json").write_text(
         json.dumps({"format": 1, "repository": saved.url, "pid": 1, "host": "vm", "started_s": 1.5, "runs": []})
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -14,39 +17,99 @@ from mlsync.app.wrapping import wrap
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import service_options
-from mlsync.cli.reports.json import status_json
+from mlsync.cli.reports.json import fleet_json, status_json
+from mlsync.cli.reports.live_report import live_lines
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.config.load import find_config
 from mlsync.config.model import Config
-from mlsync.config.units import format_age
-from mlsync.errors import ConfigInvalid, Error
+from mlsync.config.units import format_age, parse_duration
+from mlsync.errors import ConfigInvalid, Error, VersionStale
 from mlsync.service.booted import has_systemd
 from mlsync.service.here import RunHere, runs_here
-from mlsync.service.status import FILE_NAME, AgentSeen, read_agent
+from mlsync.service.live import Live, live_status, proved_s, refuse_stale
+from mlsync.service.status import FILE_NAME, AgentSeen, agent_in, read_agent
 
 _WIDTH = 80
 _LABEL_WIDTH = 13
+# A status file is written each minute while its agent lives.
+_OLD_S = 150.0
+_AGAIN_S = 2.0
+_CLEAR = "\033[H\033[2J"
 _WHAT = "mlsync keeps a training's checkpoints as encrypted versions, proved to load."
 
 
 _EXAMPLES = """\b
 Examples:
-  mlsync status
-  mlsync status --json
+  mlsync status --watch
+  mlsync status --max-age 2h -q
 """
+
+
+def _checked_age(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
+    """Refuse what is no length of time."""
+    try:
+        return None if value is None else parse_duration(value)
+    except ValueError as allowed:
+        raise click.BadParameter(f"{value!r} is not {allowed}.") from None
 
 
 @click.command(
     "status", cls=Command, short_help="Show what is set up and what to do next, as mlsync alone does.", epilog=_EXAMPLES
 )
+@click.option("--watch", "is_watched", is_flag=True, help="Show it again every two seconds, until Ctrl-C.")
+@click.option(
+    "--max-age",
+    "max_age_s",
+    callback=_checked_age,
+    metavar="TIME",
+    help="End with 83 if the last proof of a run is older, such as 2h: for monitors.",
+)
+@click.option("--fleet", "is_fleet", is_flag=True, help="All runs of the repository, by all machines; opens it.")
 @common_options
-def status_command(common: Common) -> None:
-    """Show the configuration, its runs and the agent, and the commands to type next.
+def status_command(common: Common, is_watched: bool, max_age_s: float | None, is_fleet: bool) -> None:
+    """Show the runs, what the agent does with them, and the commands to type next.
 
-    Asks for no passphrase and does not open the repository: it prints what this machine knows. "mlsync" alone does the
-    same.
+    Asks the agent that runs here. Without one it shows what this machine knows; only --fleet opens the repository, and
+    may ask for a passphrase. "mlsync" alone does the same.
     """
+    show = _show_fleet if is_fleet else _show_here
+    if not is_watched:
+        show(common, max_age_s)
+        return
+    if common.as_json:
+        raise click.UsageError("--watch is for people, and --json for programs.")
+    with suppress(KeyboardInterrupt):
+        _watch(lambda: show(common, max_age_s))
+
+
+def _watch(show: Callable[[], None]) -> None:
+    """Show it again and again, on a terminal each time from its top; an error ends it only if it stays."""
+    while True:
+        if sys.stdout.isatty():
+            click.echo(_CLEAR, nl=False)
+        try:
+            show()
+        except VersionStale as error:
+            output.say(str(error))
+        time.sleep(_AGAIN_S)
+
+
+def _show_fleet(common: Common, max_age_s: float | None) -> None:
+    from mlsync.cli.reports.fleet_report import fleet_of, print_fleet  # late: it is for those who open the repository
+
+    monitor = common.monitor()
+    with common.session(common.configuration(), monitor) as session:
+        fleet = fleet_of(session.repository)
+    if common.as_json:
+        common.emit(fleet_json(fleet))
+    elif not common.quiet:
+        print_fleet(fleet, time.time())
+    if max_age_s is not None:
+        refuse_stale({one.run: one.proved_s for one in fleet}, max_age_s, time.time())
+
+
+def _show_here(common: Common, max_age_s: float | None) -> None:
     mlsync = common.invocation.typed
     absent = _absent(common)
     if absent is not None:
@@ -57,13 +120,26 @@ def status_command(common: Common) -> None:
     except Error as error:
         _show_invalid(common, error)
         return
-    agent = read_agent(config.state_directory / FILE_NAME, config.repository)
+    live = live_status(config)
+    agent = _agent_seen(config, live)
     runs = tuple(runs_here(config, agent))
     steps = tuple(_next_steps(mlsync, _given(common), config.path, agent, runs))
     if common.as_json:
-        common.emit(status_json("ready", config.path, None, config.repository, agent, runs, _words(steps)))
-    else:
-        _show(config, agent, runs, steps)
+        live_agents = [dict(one) for one in live.agents]
+        words = _words(steps)
+        common.emit(status_json("ready", config.path, None, config.repository, agent, runs, words, live_agents))
+    elif max_age_s is None or not common.quiet:
+        _show(config, agent, runs, steps, live)
+    if max_age_s is not None:
+        refuse_stale(proved_s([watch.run for watch in config.watches], live, agent), max_age_s, time.time())
+
+
+def _agent_seen(config: Config, live: Live) -> AgentSeen | None:
+    """Return what the agents say that run; without one, what the last one left in its file."""
+    told = [agent_in(one) for one in live.agents]
+    if not told:
+        return read_agent(config.state_directory / FILE_NAME, config.repository)
+    return dataclasses.replace(told[0], runs=tuple(run for one in told for run in one.runs))
 
 
 def _absent(common: Common) -> ConfigInvalid | None:
@@ -140,14 +216,16 @@ def _show_invalid(common: Common, error: Error) -> None:
     output.say(f"  {again}")
 
 
-def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], steps: Sequence[Step]) -> None:
+def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], steps: Sequence[Step], live: Live) -> None:
     now_s = time.time()
     _labelled("configuration", [str(config.path) if config.path else "none, since --repo names the repository"])
     _labelled("repository", [config.repository])
     if runs:
-        _labelled("agent", [_agent_in_words(agent, now_s)])
+        _labelled("agent", [_agent_in_words(agent, now_s), *_stale_in_words(agent, live, now_s)])
+    told = live.runs
     for run in runs:
-        _labelled("run", [f"{run.run}: {_version_in_words(run, now_s)}", _directory(run), *run.problems])
+        lines = live_lines(told[run.run], now_s) if run.run in told else ()
+        _labelled("run", [f"{run.run}: {_version_in_words(run, now_s)}", _directory(run), *run.problems, *lines])
     output.say()
     output.say("Next:")
     for line in step_lines(steps):
@@ -162,6 +240,16 @@ def _agent_in_words(agent: AgentSeen | None, now_s: float) -> str:
         return f"belongs to {agent.host}, which shares this state; whether it runs is known there"
     started = format_age(now_s - agent.started_s)
     return f"runs (process {agent.pid}, started {started})" if running else f"does not run (last started {started})"
+
+
+def _stale_in_words(agent: AgentSeen | None, live: Live, now_s: float) -> Iterator[str]:
+    """Yield why what is shown may be old, if it is not what an agent said just now."""
+    if live.agents or agent is None or agent.is_running() is False:
+        return
+    if live.problem is not None:
+        yield live.problem
+    if agent.written_s is not None and now_s - agent.written_s > _OLD_S:
+        yield f"what it wrote is of {format_age(now_s - agent.written_s)}"
 
 
 def _version_in_words(run: RunHere, now_s: float) -> str:

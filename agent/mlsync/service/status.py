@@ -237,6 +237,7 @@ class RunSeen:
     last_proved_version: int | None
     last_error: str | None
     troubles: tuple[str, ...]
+    proved_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +248,7 @@ class AgentSeen:
     host: str
     started_s: float
     runs: tuple[RunSeen, ...]
+    written_s: float | None = None
 
     def is_running(self) -> bool | None:
         """Whether the agent still runs; ``None`` if it ran on another machine that shares the file."""
@@ -260,11 +262,16 @@ class AgentSeen:
 def read_agent(file: Path, repository: str) -> AgentSeen | None:
     """Return what the last agent on this repository wrote; ``None`` if the file is no such file."""
     try:
-        content = _content(file, repository)
-        runs = tuple(_run_seen(run) for run in content["runs"])
-        return AgentSeen(int(content["pid"]), str(content["host"]), float(content["started_s"]), runs)
+        return agent_in(_content(file, repository))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def agent_in(content: Mapping[str, Any]) -> AgentSeen:
+    """Return what a status says of its agent; raise ``ValueError``, ``KeyError`` or ``TypeError`` if it is none."""
+    runs = tuple(_run_seen(run) for run in content["runs"])
+    pid, host, started_s = int(content["pid"]), str(content["host"]), float(content["started_s"])
+    return AgentSeen(pid, host, started_s, runs, _number(content.get("written_s")))
 
 
 def _content(file: Path, repository: str) -> Any:
@@ -283,6 +290,9 @@ def _run_seen(run: Mapping[str, Any]) -> RunSeen:
         last_proved_version=_number(run["last_proved_version"]),
         last_error=None if run["last_error"] is None else str(run["last_error"]),
         troubles=tuple(map(str, run["troubles"])),
+        proved_s=max(
+            filter(None, (_number(run.get(name)) for name in ("last_proved_s", "proved_until_s"))), default=None
+        ),
     )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     # Only for annotations: no command pays for the imports of another one.
     from mlsync.backup.preview import Preview, PreviewedDirectory
     from mlsync.backup.request import BackupResult
+    from mlsync.cli.reports.fleet_report import FleetRun
     from mlsync.cli.reports.resuming import Resume
     from mlsync.config.model import RetentionSettings
     from mlsync.diff.checkpoint import CheckpointDiff, TensorDiff
@@ -624,8 +625,12 @@ def status_json(
     agent: AgentSeen | None,
     runs: Iterable[RunHere],
     following: Sequence[str],
+    live: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, object]:
-    """Return the value of ``mlsync status``; *state* is ``none``, ``invalid`` or ``ready``."""
+    """Return the value of ``mlsync status``; *live* are the agents' answers.
+
+    *state* is ``none``, ``invalid`` or ``ready``.
+    """
     return {
         "state": state,
         "configuration": None if configuration is None else path(bytes(configuration)),
@@ -634,6 +639,31 @@ def status_json(
         "agent": None if agent is None else _agent_json(agent),
         "runs": [_run_here_json(run) for run in runs],
         "next": list(following),
+        "live": list(live),
+    }
+
+
+def fleet_json(fleet: Iterable[FleetRun]) -> dict[str, object]:
+    """Return the value of ``mlsync status --fleet``."""
+    return {
+        "runs": [
+            {
+                "run": one.run,
+                "host": one.newest.root.host,
+                "directory": path(one.newest.root.directory),
+                "version": one.newest.root.number,
+                "made": iso(one.newest.root.created_ns),
+                "lowest_level": one.newest.lowest_level if one.newest.root.summary.checkpoint_count else None,
+                "pending": one.newest.is_pending,
+                "proved_version": None if one.proved is None else one.proved.root.number,
+                "proved_made": None if one.proved is None else iso(one.proved.root.created_ns),
+                "version_count": one.version_count,
+                "size_bytes": one.newest.root.summary.size_bytes,
+                "stored_bytes": one.stored_bytes,
+                "hidden": list(one.hidden),
+            }
+            for one in fleet
+        ]
     }
 
 

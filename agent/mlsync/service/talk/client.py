@@ -57,7 +57,9 @@ class AgentAt:
             what = "the agent's socket belongs to another user"
             raise AgentAway(f"{what}: {error}", where=str(self.path), advice="work as that user, or as root") from None
         except OSError as error:
-            raise AgentAway(f"the agent does not answer: {error.strerror}", where=str(self.path)) from None
+            away = AgentAway(f"the agent does not answer: {error.strerror}", where=str(self.path))
+            away.is_gone = isinstance(error, (ConnectionRefusedError, FileNotFoundError))
+            raise away from None
         return _answer(bytes(received), self.path)
 
 

@@ -1,0 +1,66 @@
+"""What a person reads of a run that an agent keeps: what it does, what it waits for, what is at risk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from mlsync.app.forecast import duration
+from mlsync.app.wording import size
+from mlsync.config.units import format_age
+from mlsync.service.status import SILENT_S
+
+# Of so few seconds of training nobody wants to read.
+_AT_RISK_S: Final = 60.0
+
+
+def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
+    """Yield a line for each thing that is worth one, and at last when the run is looked at again."""
+    yield from _work_lines(run, now_s)
+    yield from _risk_lines(run)
+    for error in run.get("errors", ())[-1:]:
+        times = f", {error['count']} times" if error["count"] > 1 else ""
+        yield f"last error {_ago(error['last_s'], now_s)}{times}: {error['text']}"
+    if run.get("next_try_s") is not None and run.get("phase") != "running":
+        left_s = max(0.0, run["next_try_s"] - now_s)
+        yield f"looks again in {left_s:.0f} s" if left_s < _AT_RISK_S else f"looks again in {duration(left_s)}"
+
+
+def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
+    silent_s = run.get("silent_s")
+    if silent_s is not None and silent_s >= SILENT_S:
+        yield f"no progress for {duration(silent_s)}: is its process stopped, or its disk away?"
+    if (doing := run.get("doing")) is not None:
+        yield f"now: {_doing(doing)}"
+    elif run.get("phase") == "running":
+        yield "now: a pass begins"
+    if run.get("waits"):
+        yield f"waits for the {run['waits']}"
+    elif (waited := run.get("waited")) is not None:
+        yield f"{run['retry_count']} requests to the store were repeated, the last {_ago(waited['last_s'], now_s)}"
+
+
+def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    unproved_s = run.get("unproved_s")
+    if unproved_s is not None and unproved_s >= _AT_RISK_S:
+        yield f"not yet proved elsewhere: the last {duration(unproved_s)} of training"
+    if run.get("no_checkpoint_s") is not None:
+        usual = duration(run["usual_interval_s"])
+        yield f"no new checkpoint for {duration(run['no_checkpoint_s'])}, and usually one comes after {usual}"
+    if run.get("hidden"):
+        numbers = ", ".join(map(str, run["hidden"][:5]))
+        yield f"later proofs are missing of version {numbers}; mlsync check names them"
+
+
+def _doing(doing: Mapping[str, Any]) -> str:
+    text = str(doing["what"])
+    if doing["done"] and doing["unit"] == "B":
+        total = "" if doing["total"] is None else f" of {size(doing['total'])}"
+        text += f", {size(doing['done'])}{total}"
+    if doing["left_s"] is not None:
+        text += f", about {duration(doing['left_s'])} left"
+    return text + (f" ({doing['said']})" if doing["said"] else "")
+
+
+def _ago(moment_s: float, now_s: float) -> str:
+    return format_age(now_s - moment_s)
