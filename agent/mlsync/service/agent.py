@@ -69,6 +69,8 @@ class Agent:
 
     The main thread does nothing that can block: it handles signals, notifies the watchdog while all workers are alive,
     and reports the status. The threads of workers, watcher and schedule are daemons, so that none outlives the agent.
+    On a notice that the machine ends *request_save* is called, in the main thread, with the time on the monotonic
+    clock by which the trainer is to have saved.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Agent:
         monitor: Monitor,
         *,
         notifier: Notifier | None = None,
+        request_save: Callable[[float], object] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -97,7 +100,13 @@ class Agent:
             for job in recorded
         ]
         self._preemption = PreemptionWatch(
-            options.preemption, self._workers, monitor, lambda: self._wake(_NOTICED), clock=clock, wall=wall
+            options.preemption,
+            self._workers,
+            monitor,
+            lambda: self._wake(_NOTICED),
+            request_save=request_save,
+            clock=clock,
+            wall=wall,
         )
         self._watched: Callable[[Path], bool] = lambda _: False
         self._hung: set[str] = set()

@@ -57,7 +57,7 @@ class Hurried(Protocol):
 class PreemptionWatch:
     """Listens while the agent runs; the main thread calls ``heed`` after *wake* was called, from any thread.
 
-    *request_save* asks the trainer for a checkpoint, with the seconds that are left for it.
+    *request_save* asks the trainer for a checkpoint that is written before a deadline on the monotonic clock.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PreemptionWatch:
         for worker in self._workers:
             worker.hurry(deadline_s)
         if is_new:
-            self._request_save(max(0.0, deadline_s - self._clock()))
+            self._request_save(deadline_s)
 
     def _tell(self, event: Event) -> None:
         notice = event.notice
