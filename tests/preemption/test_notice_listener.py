@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from cloud_service import CloudService, http, wait_until
 
@@ -151,3 +153,23 @@ def test_a_platform_that_only_signals_costs_no_thread():
     one = Listener([FoundPlatform(Refusing("x", 5.0), "")], lambda _: None, RecordingMonitor())
     one.start()
     assert one.current == []
+
+
+def test_what_is_to_come_is_read_whole_while_news_come(cloud):
+    """The agent's main thread reads the events while the listener's thread changes them."""
+    time, seen = Time(), []
+    one = listener([Tencent(cloud.endpoint)], time, [])
+    update = one._tracker.update
+
+    def slow(*values, **named):
+        reader = threading.Thread(target=lambda: seen.append(one.current), daemon=True)
+        reader.start()
+        reader.join(0.05)
+        assert seen == []
+        return update(*values, **named)
+
+    one._tracker.update = slow
+    cloud.answers[PATH] = http("2020-09-13 20:28:40")
+    one.step()
+    wait_until(lambda: seen)
+    assert len(seen[0]) == 1

@@ -54,6 +54,8 @@ class Listener:
         self._clock = clock
         self._wall = wall
         self._tracker = Tracker()
+        # Held for moments only: the agent's main thread waits for it.
+        self._tracking = threading.Lock()
         self._stop = threading.Event()
 
     def start(self) -> None:
@@ -68,7 +70,8 @@ class Listener:
     @property
     def current(self) -> list[Event]:
         """The events that are still to come."""
-        return self._tracker.current
+        with self._tracking:
+            return self._tracker.current
 
     def step(self) -> float:
         """Ask every platform whose time has come; return how many seconds there are until the next one's."""
@@ -92,7 +95,9 @@ class Listener:
             self._note_fault(one, f"unexpected error: {type(bug).__name__}", self._clock() - first_s)
         else:
             self._note_answer(one)
-            events = self._tracker.update(notices, self._wall(), platform=one.platform.name, lead_s=one.platform.lead_s)
+            name, lead_s = one.platform.name, one.platform.lead_s
+            with self._tracking:
+                events = self._tracker.update(notices, self._wall(), platform=name, lead_s=lead_s)
             if events:
                 self._on_events(events)
         one.due_s = self._clock() + (one.poll_s if one.faults < _FAULTS_MANY else max(one.poll_s, _SELDOM_S))
