@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
@@ -21,9 +22,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fault_proxy import FaultProxy
 from kms_service import KmsService
 from seaweed import S3Server, Seaweed
+from temporary_place import TemporaryPlace, on_disk
 
 if TYPE_CHECKING:
     from flow_parts import World
+
+_PLACE = pytest.StashKey[TemporaryPlace]()
+_FAILED = pytest.StashKey[bool]()
 
 _AT_START = dict(os.environ)
 # Test knobs stay; all else of these families would make a test depend on whose machine it runs on.
@@ -31,6 +36,7 @@ _KEPT = re.compile(r"MLSYNC_TEST_")
 _WIPED = re.compile(
     r"MLSYNC_|AWS_|BOTO|(?:https?|all|no)_proxy$|NOTIFY_SOCKET$|WATCHDOG_|CREDENTIALS_DIRECTORY$", re.IGNORECASE
 )
+_NUMBERS = itertools.count()
 _HOMES = {
     "HOME": "home",
     "XDG_CONFIG_HOME": "home/.config",
@@ -41,8 +47,13 @@ _HOMES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, and let processes that tests start hear the signals that they are sent."""
+    """Choose where files lie, make markers known, and let processes that tests start hear the signals they are sent."""
+    # Before the first temporary directory; processes of pytest-xdist inherit it.
+    place = config.stash[_PLACE] = TemporaryPlace()
+    if place.path is not None and config.option.basetemp is None:
+        config.option.basetemp = str(place.path / "t")
     # Hundreds of commands are started: each would compile all of its modules again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
@@ -57,6 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "expected_warnings(*patterns): the test logs warnings; each matches a pattern, each pattern comes"
     )
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Note whether anything failed."""
+    session.config.stash[_FAILED] = exitstatus != 0
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Free the memory that files took, unless somebody wants to look at them."""
+    if _PLACE in config.stash:
+        config.stash[_PLACE].leave(keep=config.stash.get(_FAILED, True))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,13 +99,31 @@ def _leave_first_session() -> None:
             os.setsid()
 
 
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The test's directory: on a disk if the test is marked so, else in memory where that is possible."""
+    disk = on_disk() if request.node.get_closest_marker("disk") else None
+    if disk is None:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="mlsync-test-", dir=disk) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def _environments(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each test's home lies: apart, since pytest numbers a directory by listing all beside it."""
+    return tmp_path_factory.mktemp("environments")
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, _environments: Path) -> None:
     """No setting of the developer's reaches a test, and no test writes to the developer's home."""
     for name in list(os.environ):
         if _WIPED.match(name) and not _KEPT.match(name):
             monkeypatch.delenv(name)
-    base = tmp_path_factory.mktemp("environment", numbered=True)
+    base = _environments / str(next(_NUMBERS))
+    base.mkdir(mode=0o700)
     for name, place in _HOMES.items():
         directory = base / place
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -92,7 +92,7 @@ def test_level_5s_command_reads_no_secret_of_who_started_it(his, what):
     import json
 
     place, command, config, environ = his
-    with run_as(UID, [*command, what, *config], environ, cwd=place) as process:
+    with run_as(UID, [*command, what, "--quickly", *config], environ, cwd=place) as process:
         found = json.loads(wait_for(place / "found", process))
         worker = next(int(one["pid"]) for one in found if f"-m mlsync {what}" in one["name"])
         environs = Path(f"/proc/{worker}/environ").read_bytes()

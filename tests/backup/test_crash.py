@@ -115,8 +115,8 @@ def test_a_backup_may_die_at_any_call_of_the_store(story, kind, state):
         story.recover()
         lose(story.world, state)
         story.hold((kind, nth, state))
-    # Two threads call the store, so that the count differs by some calls from run to run.
-    assert died > count - 6
+    # Two threads call the store, so that the count differs from run to run, on a busy machine by more than some calls.
+    assert died > count * 2 // 3
 
 
 @pytest.mark.parametrize("kind", ["before", "after"])

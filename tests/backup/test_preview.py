@@ -58,8 +58,8 @@ def tree(world):
 
 
 def left_out(found):
-    """Reason, count and paths of each group."""
-    return {(one.reason, one.what): (one.tally.count, one.paths) for one in found.groups.values()}
+    """Reason, count and paths of each group; a directory lists in an order of its file system."""
+    return {(one.reason, one.what): (one.tally.count, sorted(one.paths)) for one in found.groups.values()}
 
 
 def test_a_first_backup(tree):

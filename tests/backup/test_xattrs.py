@@ -11,6 +11,7 @@ import pytest
 from flow_parts import World
 from mlsync import xattrs
 
+pytestmark = pytest.mark.disk
 ACL = "system.posix_acl_access"
 
 

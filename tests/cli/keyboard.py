@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import ClassVar
 
-from machine import MLSYNC
+from machine import MLSYNC, at_once
 
 # A guard against a command that hangs, and no measure of its speed: an agent gives way to whatever else runs.
 _WAIT_S = 120
@@ -26,7 +26,7 @@ class Terminal:
         self.pid, self._descriptor = pty.fork()
         if self.pid == 0:
             os.chdir(machine.base)
-            os.execve(MLSYNC, [str(MLSYNC), *map(str, arguments)], machine.environment(**environment))
+            os.execve(MLSYNC, [str(MLSYNC), *map(str, at_once(arguments))], machine.environment(**environment))
         self.seen = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self.running[self.pid] = self

@@ -22,6 +22,13 @@ MLSYNC = Path(sys.executable).with_name("mlsync")
 NO_DEVICE = '[proof]\ndevice = "none"\n'
 
 
+def at_once(arguments: tuple) -> tuple:
+    """The arguments of a command that does not wait for all other tests; test_cli_gently.py has those that do."""
+    if arguments[0] in (*WITH_GENTLY, "agent") and not GENTLY_OPTIONS & {*arguments}:
+        return (arguments[0], "--quickly", *arguments[1:])
+    return arguments
+
+
 class Machine:
     """Where a test's commands run."""
 
@@ -59,10 +66,9 @@ class Machine:
 
         *systemd* is whether it manages the machine.
         """
-        # A gentle command would give way to the other tests; test_cli_gently.py has those.
-        if arguments[0] in WITH_GENTLY and not GENTLY_OPTIONS & {*arguments}:
-            arguments = (arguments[0], "--quickly", *arguments[1:])
-        return self._server.run(arguments, self.environment(**environment), cwd or self.base, uid, systemd=systemd)
+        return self._server.run(
+            at_once(arguments), self.environment(**environment), cwd or self.base, uid, systemd=systemd
+        )
 
     def good(self, *arguments, **options) -> Done:
         """What a command did that had to succeed."""

@@ -226,7 +226,7 @@ def test_failed_run_is_as_documented(machine):
 def test_agent_is_as_documented(machine):
     """The agent ends with 0 on SIGTERM; its last word, and its status file, have the documented fields."""
     process = subprocess.Popen(
-        [MLSYNC, "agent", "--json"],
+        [MLSYNC, "agent", "--quickly", "--json"],
         env=machine.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

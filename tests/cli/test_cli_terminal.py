@@ -148,7 +148,7 @@ def test_a_stopped_backup(machine, number):
             return any(path.stat().st_size > 1 << 20 for path in uploads.iterdir())
         return False
 
-    status, out, err = interrupted(machine, number, "backup", wait_for=has_begun)
+    status, out, err = interrupted(machine, number, "backup", "--quickly", wait_for=has_begun)
     assert (status, out) == (3, ""), err
     assert "stopping at the next safe point" in err
     assert "Traceback" not in err

@@ -23,7 +23,7 @@ ASKED = re.compile("Passphrase")
 @pytest.fixture
 def unlocked(fresh):
     """A machine on which the passphrase is known to its user alone, with a training directory."""
-    fresh.secret = {}
+    fresh.secret = {"PYTHONPATH": str(Path(__file__).with_name("at_full_speed"))}
     fresh.training.mkdir()
     (fresh.training / "results.csv").write_text("epoch,loss\n")
     yield fresh

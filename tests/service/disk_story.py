@@ -49,7 +49,8 @@ def is_away(run) -> bool:
 
 def begin() -> subprocess.Popen[bytes]:
     """Start an agent."""
-    agent = subprocess.Popen([*MLSYNC, "agent", "--config", BASE / "mlsync.toml"])
+    # A gentle one would wait for all other tests.
+    agent = subprocess.Popen([*MLSYNC, "agent", "--quickly", "--config", BASE / "mlsync.toml"])
     # Whatever goes wrong here, it does not outlive this process.
     atexit.register(agent.kill)
     return agent

@@ -25,6 +25,7 @@ from mlsync.direct_io import (
 )
 from mlsync.store.directory.store import DirectoryStore
 
+pytestmark = pytest.mark.disk
 SIZE_BYTES = 3 * DIRECT_FROM_BYTES + 1234
 CONTENT = random.Random(1).randbytes(SIZE_BYTES)
 
