@@ -190,7 +190,9 @@ def test_the_key_is_rotated(files):
     assert refused.status == 2
     assert f"{slot_id[:8]} (passphrase)" in refused.err
     assert "--yes" in refused.err
-    done = files.good("key", "rotate", "--yes").out
+    rotated = files.good("key", "rotate", "--yes")
+    assert "mlsync key add --recovery" in rotated.err
+    done = rotated.out
     assert done.startswith("rotated  the key is of epoch 1 now\nadded    ")
     assert f"removed  {slot_id[:8]}  passphrase\n" in done
     assert as_other(files, "versions").status == 21
@@ -234,6 +236,9 @@ def test_old_packs_are_resealed_after_a_rotation(files):
     assert "the store holds both until old packs are deleted" in shown
     refused = files.run("key", "reseal")
     assert (refused.status, "--yes moves them" in refused.err, "nothing was moved" in refused.err) == (98, True, True)
+    assert sorted((files.repository / "packs").rglob("*")) == before
+    refused = files.run("key", "reseal", "--yes", "--max-move", "0.0001MiB")
+    assert (refused.status, "--max-move" in refused.err) == (98, True)
     assert sorted((files.repository / "packs").rglob("*")) == before
     done = " ".join(files.good("key", "reseal", "--yes").out.split())
     assert "mlsync prune deletes them once its grace period is over" in done

@@ -12,7 +12,7 @@ from compacting import WHEN_NS, delete_buried, delete_unused
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from flow_parts import FAST, PASSPHRASE, World, keys_of, noise
 from mlsync.codec.keys import Keys
-from mlsync.errors import KeyRetired
+from mlsync.errors import CompactionRefused, KeyRetired
 from mlsync.monitor import SilentMonitor
 from mlsync.repository import names
 from mlsync.repository.history.move import STEPS_MAX
@@ -229,3 +229,31 @@ def test_a_planted_tombstone_of_a_moved_pack_is_made_anew(world):
     assert old[0] in prune(world, WHEN_NS + 30 * 86_400 * 10**9).deleted
     world.repository = again(world)
     is_whole(world)
+
+
+def test_a_bound_moves_some_packs_and_the_next_call_the_others(world):
+    """Each call reads and writes no more than it may, says what is left, and together they leave nothing behind."""
+    all_of_it = plan_resealing(Repository(world.store, world.repository.keys), QUIET)
+    waiting = {use.pack_id: 3 * use.live_bytes for use in all_of_it.packs.packs}
+    limit_bytes, left = max(waiting.values()), len(waiting)
+    assert left > 1
+    calls = 0
+    while left:
+        repository = Repository(world.store, world.repository.keys)
+        planned = plan_resealing(repository, QUIET).within(limit_bytes)
+        assert 3 * planned.packs.written_bytes <= limit_bytes
+        assert len(planned.packs.packs) + len(planned.later) == left
+        done = reseal(repository, planned, QUIET, now_ns=WHEN_NS)
+        assert set(planned.later).isdisjoint(done.moved)
+        left, calls = len(planned.later), calls + 1
+    assert calls > 1
+    assert plan_resealing(Repository(world.store, world.repository.keys), QUIET).packs.packs == ()
+    assert world.restored(1) == world.trees[1]
+
+
+def test_a_bound_below_any_pack_is_refused(world):
+    """A call that can never move anything does not look like one that has nothing to do."""
+    planned = plan_resealing(world.repository, QUIET)
+    with pytest.raises(CompactionRefused, match="the first pack takes"):
+        planned.within(10)
+    assert planned.within(1 << 40).later == {}

@@ -14,6 +14,7 @@ import click
 from mlsync.app.secrets import accept_all, find_new_secret, refuse_weak
 from mlsync.app.write_only import make_key_file, refuse_taken
 from mlsync.cli import reseal
+from mlsync.cli.arguments.amounts import size_of
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command, Group
@@ -25,6 +26,7 @@ from mlsync.config.model import Config, KeySettings
 from mlsync.errors import CompactionRefused, ConfigInvalid
 from mlsync.repository.keys import keyslot, recovery_key
 from mlsync.repository.keys.keyslot import KmsKey, RecoveryKey, Unlock
+from mlsync.repository.repository import Repository
 from mlsync.upkeep.compaction import Compacted
 from mlsync.upkeep.key_slots import (
     Changed,
@@ -238,6 +240,7 @@ def rotate_command(common: Common, *, yes: bool, reseals: bool) -> None:
         rotated = rotate(repository, secrets[-1], monitor, host=socket.gethostname(), now_ns=time.time_ns())
         if not (common.as_json or common.quiet):
             _print_rotated(rotated)
+        _warn_of_one_slot(rotated.repository)
         planned, done = ResealingPlan(), Compacted()
         if reseals:
             planned = plan_resealing(rotated.repository, monitor)
@@ -254,9 +257,16 @@ def rotate_command(common: Common, *, yes: bool, reseals: bool) -> None:
 @key_command.command("reseal", cls=Command, short_help="Move old packs to the newest key.", epilog=_RESEAL_EXAMPLES)
 @click.option("--dry-run", is_flag=True, help="Show what it costs, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option(
+    "--max-move",
+    "move_bytes",
+    metavar="SIZE",
+    callback=size_of,
+    help="Read and write no more now, as 50GiB; the next call goes on.",
+)
 @common_options
 @gently_option
-def reseal_command(common: Common, *, dry_run: bool, yes: bool) -> None:
+def reseal_command(common: Common, *, dry_run: bool, yes: bool, move_bytes: int | None) -> None:
     """Move what versions need of packs under older master keys into new packs under the newest one.
 
     For after mlsync key rotate. Says first how much is read and written, and asks. Stopped or killed, it goes on when
@@ -268,6 +278,7 @@ def reseal_command(common: Common, *, dry_run: bool, yes: bool) -> None:
     with common.session(common.configuration(), monitor) as session:
         repository = session.repository
         planned, done = plan_resealing(repository, monitor), Compacted()
+        planned = planned if move_bytes is None else planned.within(move_bytes)
         if not common.as_json and not common.quiet:
             reseal.print_plan(planned, epoch=repository.keys.epoch)
         if not dry_run and not reseal.is_nothing(planned):
@@ -308,6 +319,15 @@ def _confirm_rotation(others: list[SlotStatus], costs: ResealingPlan, *, as_json
         output.tell(one[0].upper() + one[1:])
     if not click.confirm("Rotate the key?", err=True):
         raise ConfigInvalid("nothing was changed")
+
+
+def _warn_of_one_slot(repository: Repository) -> None:
+    """Say that one key slot alone opens the repository, as it does after each rotation."""
+    if len(list_slots(repository)) == 1:
+        output.tell(
+            "warning: one key slot alone opens the repository now: if what opens it is lost, so are all versions; "
+            "for a recovery key on paper: mlsync key add --recovery"
+        )
 
 
 def _print_rotated(rotated: Rotated) -> None:

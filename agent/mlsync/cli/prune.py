@@ -8,12 +8,13 @@ import time
 import click
 
 from mlsync.app.pruning import prune_options
+from mlsync.cli.arguments.amounts import size_of
 from mlsync.cli.arguments.gently import gently_option
 from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.reports.json import prune_json
 from mlsync.cli.terminal import output
-from mlsync.config.units import parse_duration, parse_size
+from mlsync.config.units import parse_duration
 from mlsync.errors import PruneBlocked, PruneUnconfirmed
 from mlsync.repository import names
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, plan_all, refuse_above
@@ -35,13 +36,6 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: str | 
         raise click.BadParameter(f"not {error}: {value!r}") from None
 
 
-def _bytes(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
-    try:
-        return None if value is None else parse_size(value)
-    except ValueError as error:
-        raise click.BadParameter(f"not {error}: {value!r}") from None
-
-
 @click.command("prune", cls=Command, short_help="Delete what no version needs.", epilog=_EXAMPLES)
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -57,7 +51,7 @@ def _bytes(_context: click.Context, _parameter: click.Parameter, value: str | No
     "--max-move",
     "move_bytes",
     metavar="SIZE",
-    callback=_bytes,
+    callback=size_of,
     help="Refuse (98) to read and write more for it, as 50GiB.",
 )
 @common_options

@@ -47,6 +47,9 @@ def print_plan(planned: ResealingPlan, *, epoch: int) -> None:
     else:
         output.say_wrapped(cost(planned))
         output.say_wrapped("the store holds both until old packs are deleted")
+    if planned.later:
+        packs = f"{output.count(len(planned.later), 'pack')} ({output.size(sum(planned.later.values()))})"
+        output.say_wrapped(f"{packs} more stay under older keys until mlsync key reseal is given again")
     if planned.waiting:
         packs = f"{output.count(len(planned.waiting), 'pack')} ({output.size(sum(planned.waiting.values()))})"
         output.say_wrapped(f"{packs} moved before: mlsync prune deletes them after its grace period")

@@ -8,8 +8,9 @@ and decisions are never sealed anew: each version names the digest of the one be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from mlsync.errors import CompactionRefused
 from mlsync.monitor import Monitor
 from mlsync.repository.repository import Repository
 from mlsync.upkeep.compaction import Compacted, CompactionPlan, compact, look_at_all, plan
@@ -19,12 +20,27 @@ from mlsync.upkeep.compaction import Compacted, CompactionPlan, compact, look_at
 class ResealingPlan:
     """The *packs* to move, with what it costs, and other packs under older keys that versions need.
 
-    *waiting* were moved before and wait for a prune, *stuck* were moved as often as readers follow; both with sizes.
+    *waiting* were moved before and wait for a prune, *stuck* were moved as often as readers follow, and *later* are for
+    another call, since no more was to be moved by this one; all with sizes.
     """
 
     packs: CompactionPlan = field(default_factory=CompactionPlan)
     waiting: Mapping[bytes, int] = field(default_factory=dict)
     stuck: Mapping[bytes, int] = field(default_factory=dict)
+    later: Mapping[bytes, int] = field(default_factory=dict)
+
+    def within(self, limit_bytes: int) -> ResealingPlan:
+        """Return the plan for as many packs as can be moved with so many bytes read and written.
+
+        Raise ``CompactionRefused`` if that is not enough for any of them: no call would ever move one.
+        """
+        packs = self.packs.within(limit_bytes)
+        if self.packs.packs and not packs.packs:
+            least_bytes = 3 * self.packs.packs[0].live_bytes
+            what = f"{limit_bytes} bytes are allowed to be read and written, and the first pack takes {least_bytes}"
+            raise CompactionRefused(what, advice="a higher --max-move, or none")
+        later = {use.pack_id: use.size_bytes for use in self.packs.packs[len(packs.packs) :]}
+        return replace(self, packs=packs, later=later)
 
 
 def plan_resealing(repository: Repository, monitor: Monitor, *, below: int | None = None) -> ResealingPlan:

@@ -765,6 +765,7 @@ def resealing_json(
         "to_move": _packs_json(sizes),
         "to_read_bytes": planned.packs.read_bytes,
         "to_write_bytes": planned.packs.written_bytes,
+        "later": _packs_json(planned.later),
         "waiting": _packs_json(planned.waiting),
         "moved_packs": len(done.moved),
         "new_packs": done.new_pack_count,
