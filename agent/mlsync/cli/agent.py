@@ -16,11 +16,15 @@ from mlsync.cli.arguments.options import Common, common_options, watch_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config
-from mlsync.errors import Error, KeyServiceUnavailable, RepositoryMissing, RunLocked, StoreUnavailable
+from mlsync.doctor.doctor import at_start, in_short
+from mlsync.doctor.findings import Grade
+from mlsync.errors import ConfigInvalid, Error, KeyServiceUnavailable, RepositoryMissing, RunLocked, StoreUnavailable
+from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
 from mlsync.service.log import LogMonitor, log_to
+from mlsync.service.notify import Notifier
 
 _EXAMPLES = """\b
 Examples:
@@ -60,19 +64,54 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool) -> No
         monitor.notice("warning", f"{away}; waiting for it")
     if common.verbose and gently:
         monitor.notice("info", describe_priorities())
-    jobs = [BackupJob(opener, watch) for watch in config.watches]
-    for watch in config.watches:
-        # Whoever starts it sees at once what it watches; the next line may be hours away.
-        directory = output.path(bytes(watch.directory))
-        monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
-    agent = Agent(jobs, options, monitor)
-    try:
-        agent.run()
-    finally:
-        for job in jobs:
-            job.close()
+    agent = _keep_watch(lambda: common.watching_configuration(watches), opener, monitor)
     if common.as_json:
         common.emit(agent.as_json())
+
+
+def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: Monitor) -> Agent:
+    """Return the agent that was told to end; each one before it gave way to one with a changed configuration."""
+    notifier, unheard = Notifier.from_environment(), b""
+    while True:
+        config = opener.config
+        fresh: list[Config] = []
+
+        def read_again(now: Config = config, fresh: list[Config] = fresh) -> bool:
+            fresh[:] = [_read_again(read, now)]
+            return fresh[0] != now
+
+        _announce(config, monitor)
+        jobs = [BackupJob(opener, watch) for watch in config.watches]
+        agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
+        agent.heed(unheard)
+        try:
+            agent.run()
+        finally:
+            for job in jobs:
+                job.close()
+        if not agent.is_superseded:
+            return agent
+        opener, unheard = opener.reconfigured(fresh[0]), agent.unheard
+
+
+def _read_again(read: Callable[[], Config], now: Config) -> Config:
+    """Return the configuration as it is by now; raise if it is broken, or needs what only a start can do."""
+    config = read()
+    refuse_untrusted_programs(config)
+    for name in ("repository", "state_directory", "key"):
+        if getattr(config, name) != getattr(now, name):
+            what = f"another {name} takes effect at the next start of the agent"
+            raise ConfigInvalid(what, where=str(config.path), advice="restart it")
+    return config
+
+
+def _announce(config: Config, monitor: Monitor) -> None:
+    """Say what is watched, and what of it dies with the machine: the next line may be hours away."""
+    for watch in config.watches:
+        directory = output.path(bytes(watch.directory))
+        monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
+    for one in at_start(config):
+        monitor.notice("warning" if one.grade is Grade.GRAVE else "info", in_short(one))
 
 
 def _look(config: Config, options: AgentOptions) -> None:

@@ -29,6 +29,7 @@ from mlsync.config.load import load, place_to_write
 from mlsync.config.model import Config, S3Settings
 from mlsync.config.run_name import default_run_name
 from mlsync.config.template import template
+from mlsync.doctor.doctor import at_start, in_short
 from mlsync.errors import ConfigInvalid, RepositoryMissing
 from mlsync.monitor import Monitor
 from mlsync.repository.keys import keyslot
@@ -36,8 +37,10 @@ from mlsync.repository.keys.keyslot import SlotKind, Unlock
 from mlsync.service.booted import has_systemd
 
 _WHAT_IS_AT_STAKE: dict[SlotKind, str] = {
-    "passphrase": "Keep a copy of the passphrase away from this machine: nothing opens without it.",
-    "key-file": "Keep a copy of the key file away from this machine: nothing opens without it.",
+    "passphrase": "Keep a copy of the passphrase away from this machine: nothing opens without it. "
+    "A second way in, for paper: mlsync key add --recovery",
+    "key-file": "Keep a copy of the key file away from this machine: nothing opens without it. "
+    "A second way in, for paper: mlsync key add --recovery",
     "recovery-key": "Keep the recovery key away from this machine: nothing opens without it.",
     "aws-kms": "Nothing opens without the key of AWS KMS. Add a second way in, in case that key is deleted: "
     "mlsync key add --recovery",
@@ -178,6 +181,10 @@ def _report(
         if node_key is not None:
             output.say()
             say_write_only(node_key)
+        if not then_agent:
+            # The agent says it by itself.
+            for one in at_start(load(place)):
+                output.tell(f"mlsync: {in_short(one)}")
         output.say()
         if then_agent:
             output.say_wrapped(f"{KEEPING_WATCH}. Ctrl-C ends it.")

@@ -42,6 +42,11 @@ def at_start(config: Config) -> list[Diagnosis]:
     return [one for one in said if "dies" in one.what]
 
 
+def in_short(found: Diagnosis) -> str:
+    """Return what was found at a start, in one line."""
+    return f"{found.what}: {found.means} (mlsync doctor says more)"
+
+
 def _checks_here(config: Config) -> Iterator[Check]:
     yield Check("disks", lambda: media.diagnose_media(config, this_host()))
     for watch in config.watches:

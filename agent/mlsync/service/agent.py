@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from mlsync.config.every import HOURLY, Every
 from mlsync.config.model import Config
-from mlsync.errors import ConfigInvalid, RunLocked
+from mlsync.errors import ConfigInvalid, Error, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.job import RunJob
@@ -29,8 +29,8 @@ from mlsync.service.worker import Timing, Worker
 
 _LOG: Final = logging.getLogger(__name__)
 # What is written to the wakeup pipe.
-_STOP, _BACKUP_NOW, _STATE_CHANGED, _NOTICED = b"s", b"n", b"c", b"p"
-_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _BACKUP_NOW, signal.SIGUSR1: _BACKUP_NOW}
+_STOP, _BACKUP_NOW, _RELOAD, _STATE_CHANGED, _NOTICED = b"s", b"n", b"r", b"c", b"p"
+_SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _RELOAD, signal.SIGUSR1: _BACKUP_NOW}
 TICK_S = 20.0
 
 
@@ -81,6 +81,7 @@ class Agent:
         *,
         notifier: Notifier | None = None,
         request_save: Callable[[float], object] = lambda _: None,
+        read_again: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -89,6 +90,11 @@ class Agent:
         self._options = options
         self._monitor = monitor
         self._notifier = notifier or Notifier.from_environment()
+        self._read_again = read_again
+        #: Whether the agent ended for another one, with a configuration that was read anew.
+        self.is_superseded = False
+        #: What that one has to heed: signals that came too late for this one.
+        self.unheard = b""
         self._clock = clock
         self._wall = wall
         # Never closed: a worker that outlives ``run`` would write to whatever file gets the number next.
@@ -130,8 +136,17 @@ class Agent:
                 with self._preemption.going_on():
                     self._serve(check_clock)
             finally:
-                self._notifier.stopping()
-                self._end()
+                if self.is_superseded:
+                    self._give_way()
+                else:
+                    self._notifier.stopping()
+                    self._end()
+        if self.is_superseded:
+            self.unheard += self._wait(0.0)
+
+    def heed(self, events: bytes) -> None:
+        """Take over what another agent has not heeded."""
+        self._wake(events)
 
     def stop(self) -> None:
         """Ask the agent to end; any thread and any signal handler may call this."""
@@ -143,8 +158,10 @@ class Agent:
             events = self._wait(self._tick_s())
             if _STOP in events:
                 return
+            if _RELOAD in events and self._reload():
+                return
             if _BACKUP_NOW in events:
-                self._reload()
+                self._request_all()
             if _NOTICED in events:
                 self._preemption.heed()
             check_clock()
@@ -156,10 +173,27 @@ class Agent:
         watchdog_s = self._notifier.watchdog_s
         return min(TICK_S, watchdog_s / 3) if watchdog_s else TICK_S
 
-    def _reload(self) -> None:
+    def _reload(self) -> bool:
+        """Return whether another agent is to go on; else request a pass over each run.
+
+        *read_again* returns whether the configuration is another one by now. A broken one changes nothing.
+        """
         self._notifier.reloading()
-        self._request_all()
-        self._notifier.ready()
+        try:
+            self.is_superseded = self._read_again()
+        except Error as error:
+            self._monitor.notice("error", f"the configuration was not read again, and the old one stays: {error}")
+        if not self.is_superseded:
+            self._request_all()
+            self._notifier.ready()
+        return self.is_superseded
+
+    def _give_way(self) -> None:
+        """End all passes at their next safe point, for the agent that goes on with these runs."""
+        for worker in self._workers:
+            worker.stop()
+        self._await_workers(time.monotonic() + self._options.stop_within_s)
+        self._report()
 
     def _request_all(self) -> None:
         for worker in self._workers:
@@ -269,18 +303,25 @@ class Agent:
         deadline_s = time.monotonic() + within_s
         for worker in self._workers:
             worker.last_pass(deadline_s - min(1.0, within_s / 10))
-        while any(worker.thread.is_alive() for worker in self._workers):
-            left_s = deadline_s - time.monotonic()
-            # A second signal means that somebody does not want to wait.
-            if left_s <= 0 or _STOP in self._wait(min(left_s, 1.0)):
-                break
-            self._notifier.alive()
+        self._await_workers(deadline_s)
         for worker in self._workers:
             if worker.thread.is_alive():
                 self._monitor.notice(
                     "warning", f"{worker.job.name}: cut short; the next pass goes on from what is stored"
                 )
         self._report()
+
+    def _await_workers(self, deadline_s: float) -> None:
+        """Wait until all workers ended, or until *deadline_s*; a signal means that somebody does not want to wait."""
+        while any(worker.thread.is_alive() for worker in self._workers):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return
+            events = self._wait(min(left_s, 1.0))
+            self.unheard += events
+            if _STOP in events:
+                return
+            self._notifier.alive()
 
     def _wake(self, event: bytes) -> None:
         # A full pipe means that the main thread has enough to handle already, and a closed one that it is gone.
@@ -303,9 +344,14 @@ class Agent:
             self._wake(_SIGNALS[signal.Signals(number)])
 
         before = {number: signal.signal(number, handle) for number in _SIGNALS}
+        # An agent that this one follows had them wait.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         try:
             yield
         finally:
+            if self.is_superseded:
+                # Between two agents a signal would end the process: it waits for the next one.
+                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
             for number, handler in before.items():
                 signal.signal(number, handler)
 

@@ -60,6 +60,13 @@ class RepositoryOpener:
                 self._opened = Opened(_keys_of(done, self._unlock), done["conditional_create"], done["slot"])
             return self._opened
 
+    def reconfigured(self, config: Config) -> RepositoryOpener:
+        """Return what opens the same repository by another configuration; it is not unlocked again."""
+        other = RepositoryOpener(config, self._unlock)
+        with self._lock:
+            other._opened = self._opened
+        return other
+
     def forget(self, opened: Opened) -> None:
         """Unlock the repository anew next time: its key was rotated, and the secret may open the new one."""
         with self._lock:

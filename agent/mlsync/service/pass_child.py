@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, Final
 
@@ -24,9 +24,11 @@ from mlsync.app.pruning import prune, prune_options
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.courtesy.priority import stand_back
-from mlsync.errors import Error, Stopped
+from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
+from mlsync.repository import names
+from mlsync.repository.repository import Repository
 from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
@@ -36,6 +38,7 @@ from mlsync.upkeep.version_seen import VersionSeen
 _LOG: Final = logging.getLogger(__name__)
 # Often enough for the agent to see progress, and too seldom to cost anything.
 _BEAT_S: Final = 1.0
+_ONE_SLOT: Final = "one passphrase or key opens the repository; a second way in, for paper: mlsync key add --recovery"
 # Of older versions the status page shows as many as fit, and an agent that starts reads as many manifests.
 HISTORY_COUNT: Final = 60
 # What most passes load that find something changed.
@@ -108,6 +111,7 @@ class PassChild(LogMonitor):
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
             repository = session.repository
+            self._warn_of_one_slot(repository)
             if isinstance(request.unlock, WriteOnlyKeys):
                 return {"conditional_create": repository.conditional_create, "slot": ""}
             return {
@@ -116,6 +120,12 @@ class PassChild(LogMonitor):
                 "conditional_create": repository.conditional_create,
                 "slot": repository.slot,
             }
+
+    def _warn_of_one_slot(self, repository: Repository) -> None:
+        """Say it if a single secret opens the repository: it may get lost."""
+        with suppress(StoreError):
+            if sum(names.is_key_slot(one.key) for one in repository.store.list(names.KEY_SLOTS)) == 1:
+                self.notice("info", _ONE_SLOT)
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
         with working_on(request.watch.run):
