@@ -166,7 +166,7 @@ def real(tmp_path):
 
 
 def test_watches_come_and_go_with_a_reload(real):
-    """A new directory is watched, an old one no more; a broken file in between changes nothing, and the process stays."""
+    """A new directory is watched and an old one no more, and a broken file in between changes nothing."""
     (real.base / "mlsync.toml").write_text("repository = 7\n")
     real.reload()
     real.until("the old one stays")
