@@ -65,7 +65,9 @@ def _checks_here(config: Config) -> Iterator[Check]:
         from mlsync.doctor import notices  # late, as above
         from mlsync.preemption.find import find_platforms
 
-        yield Check(notices.SUBJECT, lambda: notices.diagnose_notices(find_platforms()))
+        # With none of them the agent was told not to listen.
+        if (listened := config.preemption.notices) != ():
+            yield Check(notices.SUBJECT, lambda: notices.diagnose_notices(find_platforms(listened)))
 
 
 def _diagnose_events(config: Config) -> Iterator[Diagnosis]:
