@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from mlsync.service.notify import Notifier
 from mlsync.service.worker import Timing
 
 PATIENCE_S = 60.0
+# A gentle process would wait for all other tests.
+AT_FULL_SPEED = {"PYTHONPATH": str(Path(__file__).parents[1] / "cli" / "at_full_speed")}
 MLSYNC = (sys.executable, "-P", "-m", "mlsync")
 
 
@@ -130,7 +133,8 @@ class Real:
         words = [*MLSYNC, "init", f"file://{base}/repo", "--config", base / "none.toml", "--key-file", base / "key"]
         subprocess.run(words, check=True, capture_output=True)
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen([*MLSYNC, "agent", "--config", base / "mlsync.toml"], stderr=log)
+            words = [*MLSYNC, "agent", "--quickly", "--config", base / "mlsync.toml"]
+            self.process = subprocess.Popen(words, stderr=log, env=os.environ | AT_FULL_SPEED)
 
     def configure(self, *runs: str, more: str = "") -> None:
         """The configuration watches these runs."""
@@ -159,10 +163,12 @@ class Real:
 def real(tmp_path):
     """A real agent that watches run "one" and has made its first version."""
     running = Real(tmp_path)
-    running.until("one: version 1")
-    yield running
-    running.process.kill()
-    running.process.wait()
+    try:
+        running.until("one: version 1")
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait()
 
 
 def test_watches_come_and_go_with_a_reload(real):
