@@ -98,6 +98,26 @@ def test_the_machines_unit_and_the_drop_in_for_gpus(machines):
     assert settings(drop_in.read_text()) == settings((SHIPPED / "mlsync-agent-gpu.conf").read_text())
 
 
+def test_timers_run_this_mlsync_with_the_same_configuration(machines, tmp_path):
+    """With timers four more units are written, for the same program and configuration, and uninstall removes them."""
+    program = shutil.which("true")
+    written = service.install(machines, [program, "agent", "--config", "/etc/x.toml"], timers=True)
+    assert sorted(file.name for file in written) == [
+        "mlsync-agent.service",
+        "mlsync-check.service",
+        "mlsync-check.timer",
+        "mlsync-prune.service",
+        "mlsync-prune.timer",
+    ]
+    lines = {verb: (machines.directory / f"mlsync-{verb}.service").read_text() for verb in ("check", "prune")}
+    assert f"\nExecStart={program} check --gently --config /etc/x.toml\n" in lines["check"]
+    assert f"\nExecStart={program} prune --yes --gently --config /etc/x.toml\n" in lines["prune"]
+    (machines.directory / "mlsync-check.timer").unlink()
+    (machines.directory / "mlsync-check.timer").write_text("[Timer]\n# my own\n")
+    assert len(service.uninstall(machines)) == 4
+    assert [file.name for file in machines.directory.iterdir() if file.is_file()] == ["mlsync-check.timer"]
+
+
 def test_an_earlier_unit_is_replaced_and_a_changed_one_is_not(fresh, unit):
     """Who changed the unit keeps it, with exit status 5, unless --force is given; nobody's change is in the way."""
     fresh.good("service", "install", "--user", "--config", "one.toml")

@@ -17,19 +17,23 @@ pytestmark = pytest.mark.slow
 
 UNITS = Path(__file__).parents[2] / "systemd"
 NAMES = ("mlsync-agent.service", "mlsync-agent-user.service")
+TEMPLATE = "mlsync@.service"
+TIMED = ("mlsync-check.service", "mlsync-prune.service")
 
 
 def value(name, key):
     return re.search(rf"^{key}=(.*)$", (UNITS / name).read_text(), re.MULTILINE)[1]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, TEMPLATE, *TIMED, "mlsync-check.timer", "mlsync-prune.timer"])
 def test_systemd_understands_the_unit(name, tmp_path):
     """``systemd-analyze verify`` has nothing to say against the unit."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", (UNITS / name).read_text(), flags=re.MULTILINE)
     (tmp_path / name).write_text(text)
+    if name.endswith(".timer"):
+        (tmp_path / f"{name.removesuffix('timer')}service").write_text("[Service]\nExecStart=/bin/true\n")
     manager = ["--user"] if "user" in name else []
     done = subprocess.run(
         ["systemd-analyze", "verify", *manager, str(tmp_path / name)],
@@ -42,7 +46,9 @@ def test_systemd_understands_the_unit(name, tmp_path):
 
 
 # Root's unit is what the project promises; of the user's all that its manager can do is done.
-@pytest.mark.parametrize(("name", "most"), list(zip(NAMES, (2.0, 6.3), strict=True)))
+@pytest.mark.parametrize(
+    ("name", "most"), [*zip(NAMES, (2.0, 6.3), strict=True), *((name, 2.0) for name in (TEMPLATE, *TIMED))]
+)
 def test_systemd_finds_the_unit_hardened(name, most, tmp_path):
     """``systemd-analyze security`` counts no more against a unit than the README says."""
     if shutil.which("systemd-analyze") is None:
@@ -60,6 +66,27 @@ def test_systemd_finds_the_unit_hardened(name, most, tmp_path):
     exposure = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert exposure, done
     assert float(exposure[1]) <= most
+
+
+def test_the_template_is_the_machines_unit_for_a_configuration_each():
+    """Each line of the template is the unit's, or has the name of the instance in the place of a name."""
+    unit, template = ((UNITS / name).read_text().splitlines() for name in (NAMES[0], TEMPLATE))
+    plain = [line for line in unit if line and not line.startswith("# ")]
+    instances = [line for line in template if line and not line.startswith("# ")]
+    for ours, theirs in zip(plain, instances, strict=True):
+        if ours != theirs:
+            assert "%i" in theirs
+            assert ours.partition("=")[0] == theirs.partition("=")[0]
+    places = [line for line in instances if re.match(r"(State|Cache)Directory=|ExecStart=|Environment=TMPDIR", line)]
+    assert len(places) == 4
+    assert all("%i" in line for line in places)
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_what_runs_by_the_clock_gives_way(name):
+    """The commands of the timers are the lowest priority, and the timer of the same name starts them."""
+    assert (value(name, "Nice"), value(name, "CPUWeight"), value(name, "Slice")) == ("19", "1", "-.slice")
+    assert (UNITS / name.replace(".service", ".timer")).is_file()
 
 
 def test_a_gpu_opens_its_devices_and_no_more():

@@ -80,7 +80,7 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             fresh[:] = [_read_again(read, now)]
             return fresh[0] != now
 
-        _announce(config, monitor)
+        _announce(opener, monitor)
         jobs = [BackupJob(opener, watch) for watch in config.watches]
         agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
         agent.heed(unheard)
@@ -105,13 +105,16 @@ def _read_again(read: Callable[[], Config], now: Config) -> Config:
     return config
 
 
-def _announce(config: Config, monitor: Monitor) -> None:
+def _announce(opener: RepositoryOpener, monitor: Monitor) -> None:
     """Say what is watched, and what of it dies with the machine: the next line may be hours away."""
+    config = opener.config
     for watch in config.watches:
         directory = output.path(bytes(watch.directory))
         monitor.notice("info", f"{watch.run}: watching {directory} for {config.repository}")
     for one in at_start(config):
         monitor.notice("warning" if one.grade is Grade.GRAVE else "info", in_short(one))
+    if opener.has_one_slot:
+        monitor.notice("info", "one secret opens the repository; a second way in, for paper: mlsync key add --recovery")
 
 
 def _look(config: Config, options: AgentOptions) -> None:

@@ -63,6 +63,7 @@ def service_command() -> None:
 @service_command.command("install", short_help="Write the unit for this mlsync.", epilog=_INSTALL_EXAMPLES)
 @_user_option
 @click.option("--gpu", is_flag=True, help="Let proofs use NVIDIA GPUs: also write the drop-in gpu.conf.")
+@click.option("--timers", is_flag=True, help="Also write timers: check once a week, prune once a day.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -73,7 +74,7 @@ def service_command() -> None:
 @_json_option
 @click.pass_obj
 def install_command(
-    invocation: Invocation, *, is_user: bool, gpu: bool, config: Path | None, force: bool, as_json: bool
+    invocation: Invocation, *, is_user: bool, gpu: bool, timers: bool, config: Path | None, force: bool, as_json: bool
 ) -> None:
     """Write the unit mlsync-agent.service, which runs this very mlsync, and say what to do next.
 
@@ -83,6 +84,8 @@ def install_command(
     manager = _manager(is_user=is_user)
     if gpu and is_user:
         raise ConfigInvalid("--gpu is for the machine's service", advice="leave it out: the user's sees all GPUs")
+    if timers and is_user:
+        raise ConfigInvalid("--timers is for the machine's service", advice="put mlsync check into your crontab")
     place = place_of_service(is_machines=manager.is_machines) if config is None else Path(os.path.abspath(config))
     if place.is_file():
         environ = {"STATE_DIRECTORY": str(MACHINE_STATE)} if manager.is_machines else os.environ
@@ -94,8 +97,11 @@ def install_command(
         # The script may be root's although others can change the Python that runs it, or the code.
         for program in (sys.executable, mlsync.__file__):
             refuse_untrusted(program, "a service's program")
-    written = install(manager, command, gpu=gpu, force=force)
+    written = install(manager, command, gpu=gpu, timers=timers, force=force)
     following = [f"{manager.systemctl} daemon-reload", f"{manager.systemctl} enable --now {NAME}"]
+    if timers:
+        following.append(f"{manager.systemctl} enable --now mlsync-check.timer")
+        following.append(f"{manager.systemctl} enable --now mlsync-prune.timer    # where credentials may delete")
     if not manager.is_machines:
         following.append("loginctl enable-linger")
     if as_json:
@@ -114,7 +120,7 @@ def install_command(
 @_json_option
 @click.pass_obj
 def uninstall_command(invocation: Invocation, *, is_user: bool, force: bool, as_json: bool) -> None:
-    """Remove the unit mlsync-agent.service, and the drop-in gpu.conf, as mlsync service install wrote them.
+    """Remove the unit mlsync-agent.service, the drop-in gpu.conf and the timers, as mlsync service install wrote them.
 
     Disable the service first. Configuration, state, repository and your own drop-ins stay.
     """

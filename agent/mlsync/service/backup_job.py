@@ -47,6 +47,8 @@ class RepositoryOpener:
         self._unlock = unlock
         self._lock = threading.Lock()
         self._opened: Opened | None = None
+        #: Whether a single secret opened the repository when it was unlocked: it may get lost.
+        self.has_one_slot = False
 
     def opened(self, stop: threading.Event, heartbeat: Heartbeat | None = None) -> Opened:
         """Return the repository; unlock it now if no call did before. *heartbeat* shows what goes on meanwhile."""
@@ -57,6 +59,7 @@ class RepositoryOpener:
                     done = process.ask(OpenRequest(self.config, self._unlock), stop)
                 finally:
                     process.close()
+                self.has_one_slot = done["has_one_slot"]
                 self._opened = Opened(_keys_of(done, self._unlock), done["conditional_create"], done["slot"])
             return self._opened
 

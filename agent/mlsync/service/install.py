@@ -20,6 +20,8 @@ from mlsync.errors import ConfigInvalid, UnitChanged, UnitNotWritten
 NAME: Final = "mlsync-agent"
 _UNIT: Final = f"{NAME}.service"
 _DROP_INS: Final = f"{_UNIT}.d"
+#: What runs by the clock, each with a timer of its name.
+TIMED: Final = ("mlsync-check", "mlsync-prune")
 _GPU: Final = f"{NAME}-gpu.conf"
 # The last line of what install writes. With it the next install knows a unit that nobody changed, and replaces it.
 _STAMP: Final = "# Written by mlsync service install; put changes into a drop-in. sha256 of the rest: "
@@ -53,8 +55,12 @@ def manager_of_user(environ: Mapping[str, str] = os.environ) -> Manager:
     return Manager(directory, f"{NAME}-user.service", "systemctl --user", "default.target.wants", is_machines=False)
 
 
-def install(manager: Manager, command: Sequence[str], *, gpu: bool = False, force: bool = False) -> list[Path]:
+def install(
+    manager: Manager, command: Sequence[str], *, gpu: bool = False, timers: bool = False, force: bool = False
+) -> list[Path]:
     """Write the unit that runs *command*, with *gpu* also the drop-in for GPUs; return the files, mode 0644.
+
+    With *timers* also the units of ``TIMED``, for the same program and configuration.
 
     Raises ``UnitChanged``, before anything is written, for a file that differs from what an install wrote, unless
     *force* is given; ``Untrusted`` for a program that root would run and others can change.
@@ -64,6 +70,8 @@ def install(manager: Manager, command: Sequence[str], *, gpu: bool = False, forc
     wanted = {manager.unit: unit_text(manager, command)}
     if gpu:
         wanted[manager.directory / _DROP_INS / "gpu.conf"] = _shipped(_GPU)
+    if timers:
+        wanted |= _timed_units(manager, command)
     for file in wanted:
         if not force:
             _refuse_changed(file)
@@ -79,7 +87,14 @@ def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
         advice = f"{manager.systemctl} disable --now {NAME}"
         raise ConfigInvalid("the service is enabled", where=str(link), advice=f"first: {advice}")
     drop_in = manager.directory / _DROP_INS / "gpu.conf"
-    installed = [file for file in (drop_in, manager.unit) if os.path.lexists(file)]
+    timed = [manager.directory / f"{name}.{kind}" for name in TIMED for kind in ("timer", "service")]
+    for file in timed:
+        if os.path.lexists(manager.directory / "timers.target.wants" / file.name):
+            advice = f"first: {manager.systemctl} disable --now {file.name}"
+            raise ConfigInvalid("the timer is enabled", where=str(file), advice=advice)
+    # Files of these names that no install wrote are somebody's own, unless the service's are.
+    ours = [file for file in timed if os.path.lexists(file) and _STAMP in file.read_text(errors="replace")]
+    installed = [file for file in (drop_in, manager.unit, *ours) if os.path.lexists(file)]
     for file in installed:
         if not force:
             _refuse_changed(file)
@@ -96,10 +111,27 @@ def uninstall(manager: Manager, *, force: bool = False) -> list[Path]:
 
 def unit_text(manager: Manager, command: Sequence[str]) -> str:
     """Return the shipped unit with *command* as what it runs."""
+    return _running(_shipped(manager.source), command)
+
+
+def _timed_units(manager: Manager, command: Sequence[str]) -> dict[Path, str]:
+    """Return the units that run by the clock, with the program and the configuration of *command*."""
+    *program, _, option, place = command
+    wanted: dict[Path, str] = {}
+    for name in TIMED:
+        text = _shipped(f"{name}.service")
+        _, *words = re.findall(r"^ExecStart=(.*) --config \S+$", text, re.MULTILINE)[0].split()
+        wanted[manager.directory / f"{name}.service"] = _running(text, [*program, *words, option, place])
+        wanted[manager.directory / f"{name}.timer"] = _shipped(f"{name}.timer")
+    return wanted
+
+
+def _running(text: str, command: Sequence[str]) -> str:
+    """Return a unit with *command* as what it runs."""
     program, *arguments = command
     # systemd replaces no variable in the program's path: there, a doubled $ would stay two.
     line = " ".join(["ExecStart=" + _quoted(program), *(_quoted(word.replace("$", "$$")) for word in arguments)])
-    return re.sub(r"^ExecStart=.*$", lambda _: line, _shipped(manager.source), count=1, flags=re.MULTILINE)
+    return re.sub(r"^ExecStart=.*$", lambda _: line, text, count=1, flags=re.MULTILINE)
 
 
 def shortcomings(manager: Manager, config: Config) -> list[str]:

@@ -38,7 +38,6 @@ from mlsync.upkeep.version_seen import VersionSeen
 _LOG: Final = logging.getLogger(__name__)
 # Often enough for the agent to see progress, and too seldom to cost anything.
 _BEAT_S: Final = 1.0
-_ONE_SLOT: Final = "one passphrase or key opens the repository; a second way in, for paper: mlsync key add --recovery"
 # Of older versions the status page shows as many as fit, and an agent that starts reads as many manifests.
 HISTORY_COUNT: Final = 60
 # What most passes load that find something changed.
@@ -111,21 +110,14 @@ class PassChild(LogMonitor):
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
             repository = session.repository
-            self._warn_of_one_slot(repository)
+            found = {"conditional_create": repository.conditional_create, "has_one_slot": _has_one_slot(repository)}
             if isinstance(request.unlock, WriteOnlyKeys):
-                return {"conditional_create": repository.conditional_create, "slot": ""}
-            return {
+                return found | {"slot": ""}
+            return found | {
                 "masters": [master.hex() for master in repository.keys.masters],
                 "repository_id": repository.repository_id.hex(),
-                "conditional_create": repository.conditional_create,
                 "slot": repository.slot,
             }
-
-    def _warn_of_one_slot(self, repository: Repository) -> None:
-        """Say it if a single secret opens the repository: it may get lost."""
-        with suppress(StoreError):
-            if sum(names.is_key_slot(one.key) for one in repository.store.list(names.KEY_SLOTS)) == 1:
-                self.notice("info", _ONE_SLOT)
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
         with working_on(request.watch.run):
@@ -247,6 +239,13 @@ class _BeatingTask:
         self._step.say(what)
         self._child.beat()
         self._task.say(what)
+
+
+def _has_one_slot(repository: Repository) -> bool:
+    """Return whether a single secret opens the repository, as far as the store tells."""
+    with suppress(StoreError):
+        return sum(names.is_key_slot(one.key) for one in repository.store.list(names.KEY_SLOTS)) == 1
+    return False
 
 
 def _as_json(error: Error) -> dict[str, Any]:
