@@ -54,7 +54,7 @@ Each key is an environment variable too: `MLSYNC_`, the table, the key, in capit
 
 ```sh
 export MLSYNC_REPOSITORY=s3://bucket/yolo MLSYNC_WATCH_DIRECTORY=/workspace/runs MLSYNC_PROOF_DEVICE=cpu
-mlsync agent
+mlsync run -- python train.py
 ```
 
 - A variable counts before the file; an option counts before both. An empty variable counts as not set.

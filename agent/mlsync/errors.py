@@ -79,7 +79,12 @@
     |  |- ProofKilled             58   the proof's process was killed from outside
     |  |- PythonUnfit             59   the proof's Python is missing, too old, none, or lacks numpy
     |  `- CommandUnavailable      49   the command of level 5 could not run, or could not tell
+    |- TrainingError
+    |  |- CommandMissing         127   mlsync run: no such program, as shells say it
+    |  |- CommandNotExecutable   126   mlsync run: it cannot be started, as shells say it
+    |  `- LastBackupFailed        78   mlsync run --strict: what the training wrote last is not stored
     |- TargetError
+    |  |- DirectoryNewer          39   files are newer than what was to be restored over them
     |  |- TargetBlocked           60   something is in the way at the restore target
     |  |- TargetFull              61   no room at the restore target
     |  |- TargetLocked            62   another restore writes there
@@ -652,8 +657,40 @@ class CommandUnavailable(ProofUnavailable):
     usual_advice = "correct command, framework or python under [proof]"
 
 
+class TrainingError(Error):
+    """Something about the training that ``mlsync run`` starts."""
+
+
+class CommandMissing(TrainingError):
+    """There is no program of that name; nothing was started."""
+
+    exit_code = 127
+    usual_advice = "put the training's command behind --, as you would type it"
+
+
+class CommandNotExecutable(TrainingError):
+    """There is such a file, and it is no program that can be started."""
+
+    exit_code = 126
+    usual_advice = "chmod +x it, or name the program that runs it: python train.py"
+
+
+class LastBackupFailed(TrainingError):
+    """The training ended well, and what it wrote last is not stored; only with ``--strict``."""
+
+    exit_code = 78
+    usual_advice = "mlsync backup stores it, as long as this machine lives"
+
+
 class TargetError(Error):
     """Something about the place that a restore writes to."""
+
+
+class DirectoryNewer(TargetError):
+    """Files in the directory are newer than the version that was to be restored over them; nothing was changed."""
+
+    exit_code = 39
+    usual_advice = "mlsync run --restore never goes on with these files; to go on from the version, move them away"
 
 
 class TargetBlocked(TargetError):

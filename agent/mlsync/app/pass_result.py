@@ -17,7 +17,8 @@ class PassResult:
     content stands, a file that would not settle. *proved_version* is the newest version all of whose checkpoints are
     proved now and were not before the pass: the one that it made, or an older one that was pending. *versions* are
     those that it made or proved, and for the first pass of an agent the newest of the run. With *waits*
-    logs changed since the last version, and are left to the next one.
+    logs changed since the last version, and are left to the next one. *newest_checkpoint_ns* is when the newest
+    checkpoint in a version that was made was written, 0 without one.
     """
 
     run: str
@@ -27,6 +28,7 @@ class PassResult:
     summary: str
     versions: tuple[VersionSeen, ...] = ()
     waits: bool = False
+    newest_checkpoint_ns: int = 0
 
     @classmethod
     def of_json(cls, done: Mapping[str, Any]) -> Self:

@@ -63,7 +63,14 @@ def outcome(result: BackupResult) -> PassResult:
     """Return a backup's result as the agent uses it."""
     troubles = tuple(map(trouble_text, result.troubles))
     version = result.version or None
-    return PassResult(result.run, version, None if result.pending else version, troubles, summary(result))
+    return PassResult(
+        result.run,
+        version,
+        None if result.pending else version,
+        troubles,
+        summary(result),
+        newest_checkpoint_ns=result.newest_checkpoint_ns,
+    )
 
 
 def trouble_text(trouble: Trouble) -> str:

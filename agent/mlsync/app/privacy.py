@@ -14,13 +14,15 @@ _PR_SET_DUMPABLE: Final = 4
 _BOUNDS_AFTER_NAME: Final = slice(47, 49)
 
 
-def keep_private() -> None:
+def keep_private(*, limits_children: bool = True) -> None:
     """Disable core files, and deny other processes of the same user access to this one's memory and environment.
 
     Afterwards the files of this process in ``/proc`` belong to root, so an ordinary user's process can no longer write
-    its own ``autogroup`` or ``oom_score_adj``: do that before. Programs that it starts are not affected.
+    its own ``autogroup`` or ``oom_score_adj``: do that before. Programs that it starts have no core files either,
+    unless *limits_children* is false.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limits_children:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # A kernel or filter that refuses this changes nothing, and the command still works.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 

@@ -160,6 +160,7 @@ def make_version(job: Job, last: Parent, started_s: float) -> BackupResult:
         left_out=scanned.tree.left_out,
         unkept=stored.unkept,
         not_understood=committed.not_understood,
+        newest_checkpoint_ns=max((e.mtime_ns for e in candidate.entries if e.proof is not None), default=0),
     )
 
 

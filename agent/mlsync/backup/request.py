@@ -123,7 +123,8 @@ class BackupResult:
     *why* is what a version is for that stored nothing new, each thing in a few words; empty otherwise. *notes* are what
     a person should know of the version as a whole. The manifest holds both. *left_out* are files left out because
     their names say that a writer is not done. *unkept* are files with attributes that no version keeps.
-    *not_understood* are files of a new version that look like models of an unknown kind.
+    *not_understood* are files of a new version that look like models of an unknown kind. *newest_checkpoint_ns* is
+    when the newest checkpoint of a new version was written.
     """
 
     run: str
@@ -151,3 +152,4 @@ class BackupResult:
     left_out: LeftOut = field(default_factory=LeftOut)
     unkept: LeftOut = field(default_factory=LeftOut)
     not_understood: tuple[bytes, ...] = ()
+    newest_checkpoint_ns: int = 0

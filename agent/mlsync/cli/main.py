@@ -25,10 +25,11 @@ Examples:
   mlsync init s3://bucket/yolo --watch ~/yolo/runs --agent
   mlsync restore --repo s3://bucket/yolo --to ~/yolo/runs
 """
+_BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
 # In the order in which a new user needs them.
 GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
-    "Every day": ("backup", "agent", "restore"),
+    "Every day": ("run", "backup", "agent", "restore"),
     "Look": ("versions", "show", "diff"),
     "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
     "Care": ("doctor", "check", "repair", "verify", "prove", "key", "service", "completion"),
@@ -98,9 +99,12 @@ def main() -> NoReturn:
     # Many files are many objects with hardly a cycle: fewer collections save a tenth of the time.
     gc.set_threshold(20_000)
     # Once numpy is imported, here or in a process that this one starts, its BLAS would start a thread on each core.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    added = () if _BLAS_THREADS in os.environ else (_BLAS_THREADS,)
+    os.environ.setdefault(_BLAS_THREADS, "1")
     try:
-        status = _run(Invocation.take())
+        invocation = Invocation.take()
+        invocation.added_variables = added
+        status = _run(invocation)
     except output.ReaderGone:
         # A reader that went away ("| head") is no error; shells report a death by SIGPIPE like this.
         status = 128 + signal.SIGPIPE

@@ -10,6 +10,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "demo": "See all of it work, with a real training, in a minute.",
     "init": "Make a repository and a configuration.",
     "status": "Show what is set up and what to do next, as mlsync alone does.",
+    "run": "Start a training, restored first and stored to its end.",
     "backup": "Make a version of each run that changed, now.",
     "agent": "Keep watch over all runs (the service).",
     "restore": "Bring a version back.",

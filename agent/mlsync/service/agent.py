@@ -25,11 +25,13 @@ from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.talk import Talk
 from mlsync.service.trigger import Trigger
-from mlsync.service.worker import Timing, Worker
+from mlsync.service.worker import LastPass, Timing, Worker
 
 _LOG: Final = logging.getLogger(__name__)
 # What is written to the wakeup pipe.
-_STOP, _BACKUP_NOW, _RELOAD, _STATE_CHANGED, _NOTICED = b"s", b"n", b"r", b"c", b"p"
+_STOP, _BACKUP_NOW, _RELOAD, _STATE_CHANGED, _NOTICED, _END = b"s", b"n", b"r", b"c", b"p", b"e"
+# A last pass that nobody hurries may take as long as it makes progress; a store that is away gives up long before.
+_SILENT_S_MAX: Final = 150.0
 _SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _RELOAD, signal.SIGUSR1: _BACKUP_NOW}
 TICK_S = 20.0
 
@@ -105,6 +107,8 @@ class Agent:
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
             for job in recorded
         ]
+        # By when to end, if it was not a signal that asked for it.
+        self._ending: tuple[float | None] | None = None
         self._preemption = PreemptionWatch(
             options.preemption,
             self._workers,
@@ -149,14 +153,31 @@ class Agent:
         self._wake(events)
 
     def stop(self) -> None:
-        """Ask the agent to end; any thread and any signal handler may call this."""
+        """Ask the agent to end, as a signal does; any thread and any signal handler may call this."""
         self._wake(_STOP)
+
+    def end(self, deadline_s: float | None) -> None:
+        """Ask the agent to end with a last pass that is over by *deadline_s*, on the monotonic clock, if there is one.
+
+        It may be called again with another deadline. Any thread may call it.
+        """
+        self._ending = (deadline_s,)
+        self._wake(_END)
+
+    def hurry(self, deadline_s: float) -> None:
+        """Have each run be stored now, and each change of it, before *deadline_s*; any thread may call this."""
+        for worker in self._workers:
+            worker.hurry(deadline_s)
+
+    def last_passes(self) -> dict[str, LastPass | None]:
+        """Return how the last pass of each run ended, after ``run``; ``None`` for one that had not ended in time."""
+        return {worker.job.name: worker.last for worker in self._workers}
 
     def _serve(self, check_clock: Callable[[], None]) -> None:
         """Wait for events, check the workers and report the status, until an event says to stop."""
         while True:
             events = self._wait(self._tick_s())
-            if _STOP in events:
+            if _STOP in events or _END in events:
                 return
             if _RELOAD in events and self._reload():
                 return
@@ -299,11 +320,7 @@ class Agent:
 
     def _end(self) -> None:
         """Have all workers make a last pass, within the time that the settings allow, and report the status."""
-        within_s = self._options.stop_within_s
-        deadline_s = time.monotonic() + within_s
-        for worker in self._workers:
-            worker.last_pass(deadline_s - min(1.0, within_s / 10))
-        self._await_workers(deadline_s)
+        self._await_workers(self._begin_last_passes())
         for worker in self._workers:
             if worker.thread.is_alive():
                 self._monitor.notice(
@@ -311,16 +328,33 @@ class Agent:
                 )
         self._report()
 
-    def _await_workers(self, deadline_s: float) -> None:
+    def _begin_last_passes(self) -> float | None:
+        """Have the workers make their last passes; return by when they are to be done, if there is such a time."""
+        (deadline_s,) = self._ending or (time.monotonic() + self._options.stop_within_s,)
+        # For the end of the processes, and of this one.
+        margin_s = 0.0 if deadline_s is None else min(1.0, max(0.0, deadline_s - time.monotonic()) / 10)
+        for worker in self._workers:
+            worker.last_pass(None if deadline_s is None else deadline_s - margin_s)
+        return deadline_s
+
+    def _left_s(self, deadline_s: float | None) -> float:
+        if deadline_s is not None:
+            return deadline_s - time.monotonic()
+        silent_s = max((one.job.heartbeat.age_s for one in self._workers if one.thread.is_alive()), default=0.0)
+        return _SILENT_S_MAX - silent_s
+
+    def _await_workers(self, deadline_s: float | None) -> None:
         """Wait until all workers ended, or until *deadline_s*; a signal means that somebody does not want to wait."""
         while any(worker.thread.is_alive() for worker in self._workers):
-            left_s = deadline_s - time.monotonic()
+            left_s = self._left_s(deadline_s)
             if left_s <= 0:
                 return
             events = self._wait(min(left_s, 1.0))
             self.unheard += events
             if _STOP in events:
                 return
+            if _END in events:
+                deadline_s = self._begin_last_passes()
             self._notifier.alive()
 
     def _wake(self, event: bytes) -> None:

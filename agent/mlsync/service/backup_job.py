@@ -107,6 +107,10 @@ class BackupJob:
         if self._lock is not None:
             self._process.start()
 
+    def hold(self) -> None:
+        """Take the run's lock now; raise ``RunLocked`` if another process holds it."""
+        self._acquire_lock(self._opener.opened(threading.Event(), self.heartbeat))
+
     def run(
         self,
         stop: threading.Event,

@@ -23,6 +23,7 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.pruning import prune, prune_options
 from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
+from mlsync.config.model import Config
 from mlsync.courtesy.priority import stand_back
 from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
@@ -32,7 +33,18 @@ from mlsync.repository.repository import Repository
 from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
-from mlsync.service.pass_process import AHEAD, STOP, LookRequest, OpenRequest, PassRequest, PruneRequest, Request
+from mlsync.service.pass_process import (
+    AHEAD,
+    STOP,
+    LookRequest,
+    Opened,
+    OpenRequest,
+    PassRequest,
+    PruneRequest,
+    Request,
+    RestoreRequest,
+)
+from mlsync.source.takeover import allow_takeover
 from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
@@ -106,6 +118,8 @@ class PassChild(LogMonitor):
                 return self._pass(request)
             case PruneRequest():
                 return self._prune(request)
+            case RestoreRequest():
+                return self._bring_back(request)
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         with Session.open(request.config, lambda: request.unlock, self, writes_only=True) as session:
@@ -124,26 +138,55 @@ class PassChild(LogMonitor):
             return self._back_up(request)
 
     def _back_up(self, request: PassRequest) -> dict[str, Any]:
-        if self._session is None:
-            opened = request.opened
-            self._session = Session.resume(
-                request.config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
-            )
-        # It was opened long ago: its disk may be away by now, or another one in its place.
-        self._session.repository.confirm()
-        self._session.repository.refuse_retired()
+        session = self._confirmed(request.config, request.opened)
         end_s = request.deadline_s
-        result = back_up(self._session, request.watch, self, self._stop, deadline_s=end_s)
+        result = back_up(session, request.watch, self, self._stop, deadline_s=end_s)
         if request.goes_on:
             # A trainer may save once more before the machine ends, and that must not wait for a proof.
             return dataclasses.asdict(outcome(result))
-        maintenance = Maintenance(self._session, request.watch, self, self._stop)
+        maintenance = Maintenance(session, request.watch, self, self._stop)
         proved_version = maintenance.run(result) if end_s is None else maintenance.prove_until(end_s)
         made = outcome(result)
         told = () if end_s is not None else self._versions(request, {result.version, *maintenance.looked_at})
         return dataclasses.asdict(
             dataclasses.replace(made, proved_version=made.proved_version or proved_version, versions=told)
         )
+
+    def _confirmed(self, config: Config, opened: Opened) -> Session:
+        """Return the session that this process goes on with."""
+        if self._session is None:
+            self._session = Session.resume(
+                config, opened.keys, self, conditional_create=opened.conditional_create, slot=opened.slot
+            )
+        # It was opened long ago: its disk may be away by now, or another one in its place.
+        self._session.repository.confirm()
+        self._session.repository.refuse_retired()
+        return self._session
+
+    def _bring_back(self, request: RestoreRequest) -> dict[str, Any]:
+        from mlsync.restore.bring_back import bring_back  # late: most processes restore nothing
+
+        session = self._confirmed(request.config, request.opened)
+        run, directory = request.watch.run, bytes(request.watch.directory)
+        found = bring_back(
+            session.repository,
+            run,
+            directory,
+            request.wanted,
+            self,
+            seen=session.seen_heads().get(run),
+            stop=self._stop.is_set,
+        )
+        if found.result is not None:
+            # The next pass goes on with the run, although another machine made its last version.
+            allow_takeover(session.state_directory, run, directory, found.result.version)
+        return {
+            "version": found.number,
+            "word": found.word,
+            "standing": None if found.standing is None else found.standing.name.lower(),
+            "file_count": 0 if found.result is None else found.result.written_count,
+            "bytes": 0 if found.result is None else found.result.written_bytes,
+        }
 
     def _versions(self, request: PassRequest, numbers: set[int]) -> tuple[VersionSeen, ...]:
         """Return what is told of versions; nothing where the store does not say, since the pass itself is done."""

@@ -93,7 +93,17 @@ class PruneRequest:
     now_ns: int
 
 
-Request = LookRequest | OpenRequest | PassRequest | PruneRequest
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """Bring the directory back to the version *wanted* if it lacks it; ``done`` says what was found and done."""
+
+    config: Config
+    opened: Opened
+    watch: WatchSettings
+    wanted: str
+
+
+Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RestoreRequest
 
 
 class PassProcess:

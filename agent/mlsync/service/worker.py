@@ -117,6 +117,7 @@ class Worker:
         self._uniform = uniform
         self._had_lock = False
         self._interruption = Interruption()
+        self._is_last_asked = False
         self._deadline_s: float | None = None
         self._hurry_until_s: float | None = None
         self._is_hurried = False  # the pass that is under way
@@ -138,17 +139,18 @@ class Worker:
     def stop(self) -> None:
         """Begin no further pass; one under way ends at its next safe point, the last one too."""
         with self._interrupting:
-            self._deadline_s = None
+            self._is_last_asked = False
             self._interruption.set()
             self.trigger.close()
 
-    def last_pass(self, deadline_s: float) -> None:
+    def last_pass(self, deadline_s: float | None) -> None:
         """Make one more pass, for what the directory holds now, and end; *deadline_s* is on the monotonic clock.
 
-        A pass under way is interrupted, so that the newest checkpoint comes first. ``last`` says what came of it.
+        A pass under way is interrupted, an earlier last one too, so that the newest checkpoint comes first. Without a
+        deadline it is a pass like any other. ``last`` says what came of it.
         """
         with self._interrupting:
-            self._deadline_s = deadline_s
+            self._is_last_asked, self._deadline_s = True, deadline_s
             self._interrupt(deadline_s)
             self.trigger.close()
 
@@ -171,9 +173,10 @@ class Worker:
         """Go on as before a ``hurry``."""
         self._hurry_until_s = None
 
-    def _interrupt(self, deadline_s: float) -> None:
+    def _interrupt(self, deadline_s: float | None) -> None:
         now_s = time.monotonic()
-        self._interruption.by_s = now_s + min(_INTERRUPT_S_MAX, _SHARE_TO_INTERRUPT * (deadline_s - now_s))
+        left_s = math.inf if deadline_s is None else deadline_s - now_s
+        self._interruption.by_s = now_s + min(_INTERRUPT_S_MAX, _SHARE_TO_INTERRUPT * left_s)
         self._interruption.set()
 
     def _hurry_s(self) -> float | None:
@@ -243,8 +246,8 @@ class Worker:
             self._is_hurried = False
             _LOG.debug("%s: pass ended", self.job.name)
             self._enter(self._idle_phase())
-        if self._deadline_s is not None:
-            self._make_last_pass(self._deadline_s)
+        while (interruption := self._begin_last()) is not None:
+            self._make_last_pass(interruption, self._deadline_s)
         self.trigger.end_asked()
         self._enter("stopped")
 
@@ -257,14 +260,21 @@ class Worker:
             self._is_hurried = hurry_s is not None
             return hurry_s
 
-    def _make_last_pass(self, deadline_s: float) -> None:
+    def _begin_last(self) -> Interruption | None:
+        """Return what may interrupt the last pass that begins, if one was asked for."""
+        with self._interrupting:
+            if not self._is_last_asked:
+                return None
+            self._is_last_asked = False
+            self._interruption = Interruption(math.inf if self._deadline_s is None else self._deadline_s)
+            return self._interruption
+
+    def _make_last_pass(self, interruption: Interruption, deadline_s: float | None) -> None:
         if self.state.locked is not None or self.state.is_refused:
             self.last = LastPass(self.state.last_error)
             return
         self._enter("running")
-        self._interruption = interruption = Interruption(deadline_s)
-        if self._deadline_s is None:
-            return  # ``stop`` came in between, and may have set the one before
+        self.job.heartbeat.beat()
         name, state = self.job.name, self.state
         try:
             outcome = self.job.run(interruption, deadline_s=deadline_s)
@@ -278,7 +288,7 @@ class Worker:
         else:
             self.last = LastPass(None, outcome.version)
             self._note(outcome, self._wall())
-        if self.last.error is not None:
+        if self.last.error is not None and not interruption.is_set():
             state.last_error = self.last.error
             self._monitor.notice("error", f"{name}: the last pass failed: {self.last.error}")
 

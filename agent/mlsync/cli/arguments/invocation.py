@@ -26,6 +26,8 @@ class Invocation:
     program: str
     arguments: tuple[str, ...]
     passphrase: str | None = field(default=None, repr=False)
+    #: Variables that this program set for itself and that a program which it starts for the user must not have.
+    added_variables: tuple[str, ...] = ()
     _has_emitted: bool = False
 
     @classmethod

@@ -117,12 +117,14 @@ class Common:
         confirm: bool = False,
         check: Callable[[Unlock], None] = lambda _secret: None,
         before_prompt: Callable[[], object] = lambda: None,
+        limits_children: bool = True,
     ) -> Unlock:
         """Return what opens the repository of *config*, after other processes of this user lost access to this one.
 
-        *before_prompt* is called if a person has to be asked, *check* with the secret before it is typed again.
+        *before_prompt* is called if a person has to be asked, *check* with the secret before it is typed again. Without
+        *limits_children* programs that this one starts may leave core files.
         """
-        keep_private()
+        keep_private(limits_children=limits_children)
         return find_secret(
             config.key,
             self.asked_key,

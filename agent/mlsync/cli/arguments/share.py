@@ -77,6 +77,15 @@ def _by_rank(environ: Mapping[str, str]) -> ShareChoice:
     return ShareChoice(_share(rank + 1, count), _number(environ, local) if local in environ else None)
 
 
+def rank_here(environ: Mapping[str, str], parent_pid: int) -> tuple[int, int] | None:
+    """Return which process of how many this is, if srun started it, or torchrun this very process."""
+    names = _TORCH[:2] if _is_of_torchrun(environ, parent_pid) else _names(environ, _SLURM[:2])
+    if names is None or not all(_RANK.fullmatch(environ[name]) for name in names):
+        return None
+    rank, count = (int(environ[name]) for name in names)
+    return (rank, count) if rank < count and count > 1 else None
+
+
 def _share(number: int, count: int) -> Share | None:
     return Share(number, count) if count > 1 else None
 

@@ -1,0 +1,301 @@
+"""The process beside a training that restores, keeps watch and makes the last pass; ``messages`` has the protocol.
+
+It depends on nobody: if ``mlsync run`` is killed, it keeps watch until the training has ended, makes a last pass, and
+ends. Signals that a platform sends to all processes do not end it, since what the training writes last comes after
+them.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from mlsync import errors
+from mlsync.app.pass_result import PassResult
+from mlsync.app.privacy import keep_private
+from mlsync.app.proof_user import refuse_untrusted_programs
+from mlsync.app.wording import count, size
+from mlsync.config.model import WatchSettings
+from mlsync.courtesy.priority import stand_back
+from mlsync.errors import Error, KeyServiceUnavailable, RunLocked, StoreUnavailable
+from mlsync.monitor import Monitor
+from mlsync.service.agent import Agent, AgentOptions
+from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.job import Heartbeat
+from mlsync.service.log import LogMonitor, log_to
+from mlsync.service.notify import Notifier
+from mlsync.service.pass_process import PassProcess, RestoreRequest
+from mlsync.service.training.messages import Began, End, Hurry, Start
+from mlsync.service.worker import LastPass
+from mlsync.source.paths import display
+
+_LOG: Final = logging.getLogger(__name__)
+_AGAIN_S: Final = 5.0
+# What a platform may send to each process it sees.
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
+_IGNORED: Final = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class TrainingJob:
+    """A run's job that tells of each version."""
+
+    def __init__(self, inner: BackupJob, tell: Callable[..., None]) -> None:
+        self._inner = inner
+        self._tell = tell
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self._inner.name
+
+    @property
+    def directory(self) -> Path:
+        """The run's directory."""
+        return self._inner.directory
+
+    @property
+    def heartbeat(self) -> Heartbeat:
+        """Beats while a pass makes progress."""
+        return self._inner.heartbeat
+
+    def prepare(self) -> None:
+        """Start the process for the pass that is about to come."""
+        self._inner.prepare()
+
+    def run(
+        self,
+        stop: threading.Event,
+        *,
+        may_join: bool = False,
+        deadline_s: float | None = None,
+        goes_on: bool = False,
+    ) -> PassResult:
+        """Make a version if anything changed."""
+        made = self._inner.run(stop, may_join=may_join, deadline_s=deadline_s, goes_on=goes_on)
+        if made.version is not None:
+            self._tell(stored={"run": self.name, "version": made.version, "checkpoint_ns": made.newest_checkpoint_ns})
+        return made
+
+    def hold(self) -> None:
+        """Take the run's lock now."""
+        self._inner.hold()
+
+    def close(self) -> None:
+        """Release the run."""
+        self._inner.close()
+
+
+class CompanionProcess:
+    """Serves ``mlsync run`` until the training has ended and was backed up."""
+
+    def __init__(self, start: Start, incoming: BinaryIO, answers: int, monitor: Monitor) -> None:
+        self._start = start
+        self._incoming = incoming
+        self._answers = answers
+        self._monitor = monitor
+        # Handlers of signals take it too, in a thread that may have it already.
+        self._lock = threading.RLock()
+        self._parent = os.getppid()
+        self._agent: Agent | None = None
+        self._trainer = start.trainer
+        self._end: End | None = None
+        self._hurry_until_s: float | None = None
+        self._opener = RepositoryOpener(start.config, start.unlock)
+        self._jobs = [TrainingJob(BackupJob(self._opener, watch), self.tell) for watch in start.config.watches]
+
+    # ------------------------------------------------------------ before the training
+
+    def prepare(self) -> None:
+        """Open the repository, restore, and take the locks; raise what the training must not be started with."""
+        refuse_untrusted_programs(self._start.config)
+        try:
+            opened = self._opener.opened(threading.Event(), Heartbeat())
+        except (StoreUnavailable, KeyServiceUnavailable) as error:
+            if self._start.restore is not None:
+                error.advice = "nobody knows what is to be restored; --restore never starts without looking"
+                raise
+            self._monitor.notice("warning", f"{error}; waiting for it")
+            return
+        for job, watch in zip(self._jobs, self._start.config.watches, strict=True):
+            if self._start.restore is not None:
+                self._bring_back(opened, watch, self._start.restore)
+            job.hold()
+            directory = display(bytes(watch.directory))
+            self._monitor.notice("info", f"{watch.run}: watching {directory} for {self._start.config.repository}")
+
+    def _bring_back(self, opened: Any, watch: WatchSettings, wanted: str) -> None:
+        process = PassProcess(watch.run, Heartbeat(), does="restores")
+        try:
+            request = RestoreRequest(self._start.config, opened, watch, wanted)
+            done = process.ask(request, threading.Event())
+        finally:
+            process.close()
+        self._monitor.notice("info", f"{watch.run}: {_restored_text(done, watch)}")
+
+    # ------------------------------------------------------------ beside it
+
+    def keep_watch(self) -> None:
+        """Keep watch until the training has ended, make the last passes, and tell what came of them."""
+        threading.Thread(target=self._listen, daemon=True).start()
+        while True:
+            agent = self._new_agent()
+            try:
+                agent.run(signals=False)
+            except RunLocked as error:
+                self._monitor.notice("error", f"{error}; next try in {_AGAIN_S:.0f} s")
+            except Exception:  # noqa: BLE001 - a bug must not end the backups of a training that goes on
+                _LOG.exception("unexpected error; keeping watch anew in %.0f s", _AGAIN_S)
+            if self._end is not None:
+                break
+            time.sleep(_AGAIN_S)
+        self.tell(ended=_ended(agent.last_passes()))
+        for job in self._jobs:
+            job.close()
+
+    def _new_agent(self) -> Agent:
+        with self._lock:
+            options = AgentOptions.of(self._start.config)
+            self._agent = Agent(
+                self._jobs, options, self._monitor, notifier=Notifier(None), request_save=self._request_save
+            )
+            if self._end is not None:
+                self._agent.end(self._end.deadline_s)
+            elif self._hurry_until_s is not None:
+                self._agent.hurry(self._hurry_until_s)
+            return self._agent
+
+    def _request_save(self, deadline_s: float) -> None:
+        """Have the training be told of a notice that the machine ends; this agent hurries already."""
+        self.tell(notice={"deadline_s": deadline_s})
+
+    def _listen(self) -> None:
+        """Do what ``mlsync run`` says; when it is gone, keep watch until the training has ended."""
+        while True:
+            try:
+                message = pickle.load(self._incoming)  # noqa: S301 - from the process that started this one
+            except (EOFError, OSError, pickle.UnpicklingError):
+                break
+            match message:
+                case Began():
+                    self._trainer = message.trainer
+                case Hurry():
+                    self._hurry(message.deadline_s)
+                case End():
+                    self._end_by(message)
+        if self._end is None and self._trainer is not None and _is_there(self._trainer):
+            text = f"mlsync run is gone; keeping watch until the training ends, process {self._trainer}"
+            self._monitor.notice("warning", text)
+            _wait_for(self._trainer)
+        if self._end is None:
+            self._end_by(End(None))
+
+    def _hurry(self, deadline_s: float) -> None:
+        with self._lock:
+            self._hurry_until_s = deadline_s
+            if self._agent is not None and self._end is None:
+                self._agent.hurry(deadline_s)
+
+    def _end_by(self, end: End) -> None:
+        with self._lock:
+            self._end = end
+            if self._agent is not None:
+                self._agent.end(end.deadline_s)
+
+    def terminated(self) -> None:
+        """End with a last pass if nobody is there any more who would say so."""
+        if os.getppid() != self._parent and self._end is None:
+            self._end_by(End(time.monotonic() + self._start.config.agent.stop_within_s))
+
+    def tell(self, **message: Any) -> None:
+        """Tell ``mlsync run``, if it is still there."""
+        with suppress(BrokenPipeError):
+            os.write(self._answers, json.dumps(message).encode() + b"\n")
+
+
+def _ended(passes: dict[str, LastPass | None]) -> dict[str, Any]:
+    """Return for each run the error of its last pass, or ``None`` for a good one."""
+    return {run: "it was not done in time" if last is None else last.error for run, last in passes.items()}
+
+
+def _restored_text(done: dict[str, Any], watch: WatchSettings) -> str:
+    directory, version = display(bytes(watch.directory)), done["version"]
+    if version is None:
+        return "nothing to restore"
+    which = f"version {version}" if done["word"] == "latest" else f"version {version} ({done['word']})"
+    if done["standing"] == "same":
+        return f"{directory} is as {which} has it"
+    if done["standing"] == "ahead":
+        return f"{directory} is ahead of {which}; nothing was restored"
+    return f"{which} restored to {directory}: {count(done['file_count'], 'file')} written, {size(done['bytes'])}"
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _wait_for(pid: int) -> None:
+    """Return when the process has ended; it is no child of this one."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll()
+    finally:
+        os.close(descriptor)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Serve the process that started this one."""
+    del arguments
+    gc.set_threshold(20_000)
+    incoming, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
+    # What a library reads or prints must not come between the messages.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    for number in (*_ENDING, *_IGNORED):
+        signal.signal(number, signal.SIG_IGN)
+    start = pickle.load(incoming)  # noqa: S301 - from the process that started this one
+    log_to(sys.stderr, start.level)
+    companion = CompanionProcess(start, incoming, answers, LogMonitor())
+    for number in _ENDING:
+        signal.signal(number, lambda *_: companion.terminated())
+    try:
+        companion.prepare()
+    except Error as error:
+        if start.trainer is None:
+            kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+            told = {"kind": kind.__name__, "what": error.what, "where": error.where, "advice": error.advice}
+            companion.tell(error=told)
+            return
+        _LOG.error("%s; keeping watch all the same", error)
+    if start.gently:
+        # Not before: until the training runs, nothing here waits for less than a restore.
+        stand_back()
+    keep_private()
+    companion.tell(ready=True)
+    companion.keep_watch()
+
+
+if __name__ == "__main__":
+    main()
