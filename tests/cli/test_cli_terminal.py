@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
-from contextlib import suppress
 
 import pytest
 from machine import MLSYNC, content
@@ -118,22 +118,53 @@ def test_wide_names_are_aligned(machine):
     assert row.index("模型") == header.index("NAME")
 
 
-def interrupted(machine, number, *arguments, wait_for):
-    """What a command did that got a signal as soon as there was something at *wait_for*."""
+# mlsync, which stands still in a call of its store as soon as something is so, until it is told to go on.
+STANDS_STILL = """
+import sys, time
+from pathlib import Path
+from mlsync.store.directory import pending_file, store
+whole = {call}
+def call(*given):
+    whole(*given)
+    if {is_so}:
+        Path("stands").touch()
+        while not Path("go").exists():
+            time.sleep(0.01)
+{call} = call
+from mlsync.cli.main import main
+sys.argv[0] = "mlsync"
+main()
+"""
+
+
+def interrupted(machine, number, *arguments, call, is_so):
+    """What a command did that got a signal while it stood still in a call of its store, and then went on."""
+    stands, go = machine.base / "stands", machine.base / "go"
     process = subprocess.Popen(
-        [MLSYNC, *map(str, arguments)],
+        [sys.executable, "-c", STANDS_STILL.format(call=call, is_so=is_so), *map(str, arguments)],
         env=machine.environment(),
         cwd=machine.base,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not wait_for() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    return process.returncode, out, err
+    with process:
+        try:
+            while not stands.exists():
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.01)
+            process.send_signal(number)
+            # It has noticed before it goes on: however busy the machine is, it cannot have ended by then.
+            noticed = b""
+            while b"safe point" not in noticed:
+                got = os.read(process.stderr.fileno(), 1 << 16)
+                assert got, noticed
+                noticed += got
+            go.touch()
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    return process.returncode, out, noticed.decode() + err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -141,14 +172,8 @@ def test_a_stopped_backup(machine, number):
     """Ctrl-C or SIGTERM stops a backup at a safe point with 3; the next one uses what was stored by then."""
     for index in range(12):
         (machine.training / f"{index}.bin").write_bytes(os.urandom(12 << 20))
-    uploads = machine.repository / "tmp"
-
-    def has_begun():
-        with suppress(FileNotFoundError):  # finished between the two looks
-            return any(path.stat().st_size > 1 << 20 for path in uploads.iterdir())
-        return False
-
-    status, out, err = interrupted(machine, number, "backup", "--quickly", wait_for=has_begun)
+    has_begun = {"call": "pending_file.PendingFile.write", "is_so": "given[1] > 1 << 20"}
+    status, out, err = interrupted(machine, number, "backup", "--quickly", **has_begun)
     assert (status, out) == (3, ""), err
     assert "stopping at the next safe point" in err
     assert "Traceback" not in err
@@ -165,7 +190,8 @@ def test_a_stopped_restore(machine):
         (machine.training / f"{index}.bin").write_bytes(os.urandom(12 << 20))
     machine.good("backup")
     back = machine.base / "back"
-    status, _, err = interrupted(machine, signal.SIGINT, "restore", "--to", back, wait_for=(back / "1.bin").exists)
+    is_under_way = {"call": "store.DirectoryStore.read", "is_so": "Path('back/1.bin').exists()"}
+    status, _, err = interrupted(machine, signal.SIGINT, "restore", "--to", back, **is_under_way)
     assert status == 3, err
     assert "run it again to go on" in err
     again = machine.good("restore", "--to", back, "--json").json()
