@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from flow_parts import uniform_checkpoint
 from mlsync.config.model import Config, ProofSettings, WatchSettings
 from mlsync.errors import Error, KeyRetired, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
-from mlsync.service.job import Heartbeat
+from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.pass_process import PassProcess, PassRequest
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.key_slots import add_slot
@@ -368,3 +369,22 @@ def test_the_agent_stays_small_and_its_process_dies_with_it(tmp_path):
         agent.kill()
     # Nobody may be there to bury it.
     wait_until(lambda: not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_a_pass_that_only_proves_makes_its_version_before_it_ends(place):
+    """Told to hurry while it waits for a device, it commits what is stored, and the proof comes later."""
+    python = place.run.parent / "python"
+    python.write_text(f"#!/bin/sh\ntouch {place.run.parent}/started\nexec sleep 1000\n")
+    python.chmod(0o755)
+    place.config = dataclasses.replace(place.config, proof=ProofSettings(device="cpu", python=python))
+    job = place.job()
+    place.write("last.pt", uniform_checkpoint())
+    hurry, made = Interruption(), []
+    thread = threading.Thread(target=lambda: made.append(job.run(hurry)))
+    thread.start()
+    wait_until((place.run.parent / "started").exists)
+    hurry.commits = True
+    hurry.set()
+    thread.join(PATIENCE_S)
+    assert [(one.version, one.proved_version) for one in made] == [(1, None)]
+    assert "1 of them pending" in made[0].summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -32,10 +33,12 @@ def back_up(
     *,
     accept_loss: bool = False,
     deadline_s: float | None = None,
+    hurry: Callable[[], bool] = lambda: False,
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock.
 
-    With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then.
+    With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then. Once *hurry*
+    says so, beside *stop*, a version whose content is stored is committed without its proof.
     """
     if session.repository.is_retired:
         session.repository.refuse_retired()
@@ -43,6 +46,7 @@ def back_up(
     options = dataclasses.replace(
         backup_options(session.config, session.state_directory, watch.run),
         stop=stop.is_set,
+        hurry=hurry,
         accept_loss=accept_loss,
         deadline=None if deadline_s is None else Deadline.at(deadline_s),
         announce=partial(_announce, monitor, watch.run),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 
 from mlsync.backup.checkpoints.whole_units import WholeUnits
+from mlsync.backup.deadline import OutOfTime
 from mlsync.backup.records import Records
 from mlsync.backup.request import Job
 from mlsync.backup.storing.source_reader import SourceReader
@@ -33,7 +34,11 @@ def prove(job: Job, root: Root, records: Records, prover: Prover) -> int:
         if job.options.proves_later:
             _put_off(job, records)
         else:
-            read_back_bytes = _read_back(job, records, units, unloaded, reader, prover)
+            try:
+                read_back_bytes = _read_back(job, records, units, unloaded, reader, prover)
+            except OutOfTime:
+                read_back_bytes = reader.read_bytes
+                _put_off(job, records)
             units.follow_refusals()
             let_in = units.compare_steps(let_in)
         units.look_again(let_in)
@@ -49,12 +54,15 @@ def _reader(job: Job, root: Root, records: Records) -> ChunkReader:
 
 
 def _put_off(job: Job, records: Records) -> None:
-    """Leave every new checkpoint to be proved later, except content that was proved under another name."""
+    """Leave every new checkpoint to be proved later, except content that was proved under another name.
+
+    What this backup has proved before it had to hurry stays as it was judged.
+    """
     proved = proved_content(records.parent.entries, job.options.required_level)
     by_choice = job.options.read_back == "none"
     why = "not read back yet, as proof.read_back says" if by_choice else "not read back yet: the machine was to end"
     for entry, is_checkpoint in records.unproved():
-        if is_checkpoint:
+        if is_checkpoint and (by_choice or entry.proof is None):
             records.judge(entry.path, proved.get(content_of(entry, records.entries)) or put_off(why))
 
 
@@ -78,18 +86,23 @@ def _read_back(
         plain = [e for e in files if e.path not in paths and not job.avoided.is_cold(e)] + plain
     total_bytes = sum(entry.size_bytes for entry in (*plain, *checkpoints))
     with job.monitor.task(f"{job.source.run}: proving", total_bytes) as task:
-        advance = job.stoppable(task.advance)
+
+        def advance(amount: int) -> None:
+            task.advance(amount)
+            job.check_proving()
+
         proving.say = task.say
+        prover.on_tick = job.check_proving
         proving.read_back(plain, advance)
         moved = records.moved_parts() | unloaded | {entry.path for entry in checkpoints}
         wholes = proving.wholes(moved, records.entries)
         for entry in checkpoints:
-            job.check_stop()
+            job.check_proving()
             judged = proving.judge(entry, records.entries, advance, wholes)
             _wait_if_asked(job, judged)
             records.judge(entry.path, judged)
         for whole in wholes.found:
-            job.check_stop()
+            job.check_proving()
             if not records.is_mixed(whole):
                 _judge_whole(job, records, units, whole, proving.judge_whole(whole, records.entries, advance))
     return proving.read_bytes

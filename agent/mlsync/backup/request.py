@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mlsync.backup.deadline import Deadline
+from mlsync.backup.deadline import Deadline, OutOfTime
 from mlsync.backup.files_cache import encode_location
 from mlsync.backup.storing.avoided import Avoided
 from mlsync.errors import Stopped
@@ -49,7 +49,7 @@ class BackupOptions:
     *policy* says what the user wants refused: a file that another policy refused is looked at again. With
     *accept_loss* a version is made at once although most checkpoints are gone. A *deadline* is that of a last backup,
     before the machine goes away: it reads the newest files first, and leaves proofs to later unless a version is to
-    wait for them.
+    wait for them. Once *hurry* says so, beside *stop*, a version whose content is stored is committed and not proved.
     """
 
     required_level: int = 3
@@ -62,6 +62,7 @@ class BackupOptions:
     deadline: Deadline | None = None
     announce: Callable[[int, int], None] = lambda _files, _bytes: None
     stop: Callable[[], bool] = lambda: False
+    hurry: Callable[[], bool] = lambda: False
     sleep: Callable[[float], None] = time.sleep
     now_ns: Callable[[], int] = time.time_ns
 
@@ -91,6 +92,12 @@ class Job:
         """Raise ``Stopped`` if the backup is to stop; for safe points."""
         if self.options.stop():
             raise Stopped("the backup was asked to stop", where=self.source.run)
+
+    def check_proving(self) -> None:
+        """Raise ``OutOfTime`` if the version is to be committed as it is, ``Stopped`` if the backup is to stop."""
+        if self.options.hurry() and not self.options.wait_for_proof:
+            raise OutOfTime
+        self.check_stop()
 
     def stoppable(self, advance: Callable[[int], None]) -> Callable[[int], None]:
         """Return *advance* as a safe point: a single file may take minutes."""

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
@@ -43,6 +43,8 @@ WINDOW_STRIDE_BYTES = 16 << 20
 _READ_BYTES = 64 << 10
 _LENGTH_BYTES = 4
 _POLL_S_MAX = 3600.0
+# As long as somebody may want to end the wait.
+_TICK_S = 0.5
 # A correct child never has more answers waiting than it was sent windows.
 _ANSWERS_MAX = WINDOW_COUNT + 2
 # A process that hangs in a driver does not end when it is killed.
@@ -101,6 +103,8 @@ class ProofChild:
 
     def __init__(self, python: str, device: str, user: User | None = None) -> None:
         self.python = python
+        #: Called now and then while an answer is waited for; what it raises ends the wait.
+        self.on_tick: Callable[[], None] | None = None
         self._timeout_s = float("inf")
         self._waited_s = 0.0
         self._is_ready = False
@@ -225,7 +229,10 @@ class ProofChild:
         if writable is not None:
             poller.register(writable, select.POLLOUT)
         began = time.monotonic()
-        ready = dict(poller.poll(min(max(self._timeout_s, 0), _POLL_S_MAX) * 1000))
+        limit_s = _POLL_S_MAX if self.on_tick is None else _TICK_S
+        ready = dict(poller.poll(min(max(self._timeout_s, 0), limit_s) * 1000))
+        if self.on_tick is not None:
+            self.on_tick()
         if self._err in ready:
             self._take_stderr()
         if self._out in ready:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from mlsync.errors import ProofDisbelieved, ProofUnavailable
@@ -61,6 +61,10 @@ class Engine:
                 "user_base": os.path.join(self._home, ".local"),
             }
         )
+
+    def set_tick(self, call: Callable[[], None] | None) -> None:
+        """Have *call* called now and then while the child is waited for."""
+        self._child.on_tick = call
 
     @property
     def is_ready(self) -> bool:

@@ -57,6 +57,8 @@ class Prover:
         self._is_begun = False
         #: Called with what is waited for while the child starts, and with nothing once it is ready.
         self.on_wait: Callable[[str], None] = _unheard
+        #: Called now and then while the child is waited for; what it raises ends the proof, and the prover with it.
+        self.on_tick: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -158,6 +160,7 @@ class Prover:
     def _ready(self) -> Engine:
         if self._engine is None:
             self._engine = self._started()
+        self._engine.set_tick(self.on_tick)
         if not self._engine.is_ready:
             self.on_wait("importing torch" if may_use_gpu(self._options.device) else "starting the proof")
             self._engine.wait_ready()

@@ -50,11 +50,15 @@ class RunJob(Protocol):
 
 
 class Interruption(threading.Event):
-    """Asks a pass to end at its next safe point; it may be ended by force at *by_s*, on the monotonic clock."""
+    """Asks a pass to end at its next safe point; it may be ended by force at *by_s*, on the monotonic clock.
+
+    If it *commits*, a version of which only the proof is missing is made first: it is proved later.
+    """
 
     def __init__(self, by_s: float = math.inf) -> None:
         super().__init__()
         self.by_s = by_s
+        self.commits = False
 
 
 class Heartbeat:

@@ -35,6 +35,7 @@ from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import (
     AHEAD,
+    HURRY,
     STOP,
     LookRequest,
     Opened,
@@ -65,6 +66,7 @@ class PassChild(LogMonitor):
         self._lock = threading.Lock()
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._hurry = threading.Event()
         self._session: Session | None = None
         self._beaten_s = 0.0
         self._doing = DoingNow()
@@ -77,15 +79,18 @@ class PassChild(LogMonitor):
                 message = pickle.load(self._incoming)  # noqa: S301 - from the process that started this one
             except EOFError:
                 os._exit(0)
-            if message == STOP:
+            if message in (STOP, HURRY):
                 if self._may_be_killed:
                     os._exit(0)
+                if message == HURRY:
+                    self._hurry.set()
                 self._stop.set()
             else:
                 # A prune has no safe point to wait for, and needs none.
                 self._may_be_killed = isinstance(message, PruneRequest)
                 # Not when the request is taken from the queue: a STOP that follows it would be lost.
                 self._stop.clear()
+                self._hurry.clear()
                 self._requests.put(message)
 
     def serve(self) -> None:
@@ -140,8 +145,8 @@ class PassChild(LogMonitor):
     def _back_up(self, request: PassRequest) -> dict[str, Any]:
         session = self._confirmed(request.config, request.opened)
         end_s = request.deadline_s
-        result = back_up(session, request.watch, self, self._stop, deadline_s=end_s)
-        if request.goes_on:
+        result = back_up(session, request.watch, self, self._stop, deadline_s=end_s, hurry=self._hurry.is_set)
+        if request.goes_on or self._hurry.is_set():
             # A trainer may save once more before the machine ends, and that must not wait for a proof.
             return dataclasses.asdict(outcome(result))
         maintenance = Maintenance(session, request.watch, self, self._stop)

@@ -35,6 +35,8 @@ from mlsync.service.log import log_level
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
 IDLE_S: Final = 30.0
 STOP: Final = "stop"
+# The same, but a version whose content is stored is committed first, and proved later.
+HURRY: Final = "hurry"
 _LOG: Final = logging.getLogger(__name__)
 _POLL_S: Final = 0.25
 _READ_BYTES: Final = 64 << 10
@@ -233,7 +235,7 @@ def _send(process: subprocess.Popen[bytes], message: object) -> None:
 
 
 def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterator[dict[str, Any]]:
-    """Yield the process's messages until it ends; send it ``STOP`` once *stop* is set."""
+    """Yield the process's messages until it ends; send it ``STOP`` or ``HURRY`` once *stop* is set."""
     assert process.stdout is not None
     descriptor = process.stdout.fileno()
     poll = select.poll()
@@ -242,7 +244,7 @@ def _received(process: subprocess.Popen[bytes], stop: threading.Event) -> Iterat
     received = b""
     while True:
         if stop.is_set() and not is_stop_sent:
-            _send(process, STOP)
+            _send(process, HURRY if isinstance(stop, Interruption) and stop.commits else STOP)
             is_stop_sent = True
         if is_stop_sent and isinstance(stop, Interruption) and time.monotonic() >= stop.by_s:
             # It waits for a store or a disk, and looks at nothing else.
