@@ -126,3 +126,12 @@ def test_without_it_a_worker_just_ends():
     worker.stop()
     assert ended(worker) is None
     assert job.deadlines == [None]
+
+
+@pytest.mark.parametrize(("left_s", "commits"), [(60, True), (None, False)])
+def test_only_a_deadline_has_a_version_committed_without_its_proof(left_s, commits):
+    """Where there is time, the last pass proves what the one under way had only stored."""
+    worker, job, _ = started("wait")
+    worker.last_pass(None if left_s is None else time.monotonic() + left_s)
+    ended(worker)
+    assert job.interruptions[0].commits is commits

@@ -177,7 +177,8 @@ class Worker:
         now_s = time.monotonic()
         left_s = math.inf if deadline_s is None else deadline_s - now_s
         self._interruption.by_s = now_s + min(_INTERRUPT_S_MAX, _SHARE_TO_INTERRUPT * left_s)
-        self._interruption.commits = True
+        # Without a deadline there is time for the proof, which the last pass makes.
+        self._interruption.commits = deadline_s is not None
         self._interruption.set()
 
     def _hurry_s(self) -> float | None:
