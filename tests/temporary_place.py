@@ -48,7 +48,7 @@ class TemporaryPlace:
         del os.environ["TMPDIR"]
         tempfile.tempdir = None
         if not keep:
-            shutil.rmtree(self.path, ignore_errors=True)
+            _remove(self.path)
         os.close(self._descriptor)
         self.path = None
 
@@ -69,9 +69,16 @@ def sweep(memory: Path) -> None:
             descriptor = os.open(place / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(place, ignore_errors=True)
+                _remove(place)
             finally:
                 os.close(descriptor)
+
+
+def _remove(place: Path) -> None:
+    """Remove *place*, but nothing if something is mounted below it: that may be the whole machine, for a container."""
+    mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    if not any(one.startswith(f"{place}/") for one in mounted):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _has_room(memory: Path) -> bool:
