@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,15 @@ from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import Config, ProofSettings, RetentionSettings, WatchSettings
 from mlsync.courtesy.priority import NICE_LAST
-from mlsync.errors import ObjectArchived, StoreDenied, StoreUnavailable
+from mlsync.errors import Error, ObjectArchived, StoreDenied, StoreUnavailable
 from mlsync.repository.history.decision import Forgotten
 from mlsync.repository.history.decisions import By, decide
 from mlsync.repository.history.fence import FENCE_BYTES
 from mlsync.repository.history.seen_decision import half, seen_decision
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
+from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.job import Heartbeat
 from mlsync.service.maintenance import SCRUB_EVERY_S, Maintenance
 from mlsync.service.pass_process import Opened, PassProcess, PruneRequest
@@ -285,8 +288,13 @@ class TestPrune:
 
     @staticmethod
     def maintained(place):
-        """What is told when what is due is done; proofs are left to other machines."""
-        place.maintain(device="none")
+        """What is told when a pass had the prune begin, and it has ended."""
+        repository = place.repository
+        opened = Opened(repository.keys, repository.conditional_create, repository.slot)
+        prune = DailyPrune(place.config, place.monitor, now_ns=lambda: place.now_ns)
+        prune.begin(opened, place.stop)
+        prune.wait()
+        prune.close()
         return place.said()
 
     def test_it_prunes_once_a_day(self, place):
@@ -353,6 +361,62 @@ class TestPrune:
         place.stop.clear()
         place.later(self.DAY_S)
         assert self.maintained(place) == ["info: pruned 1 version, 0 packs (0 B)"]
+
+    def test_no_pass_waits_for_it_and_there_is_one_at_a_time(self, place, monkeypatch):
+        """It goes on while other passes end, and ask for it; what ends the agent ends it, without a word."""
+        began, closed = [], threading.Event()
+
+        def ask(_self, request, _stop):
+            began.append(request)
+            assert closed.wait(60)
+            raise Error("killed")
+
+        monkeypatch.setattr(PassProcess, "ask", ask)
+        monkeypatch.setattr(PassProcess, "close", lambda _self: closed.set())
+        opened = Opened(place.repository.keys, True, place.repository.slot)
+        prune = DailyPrune(place.config, place.monitor, now_ns=lambda: place.now_ns)
+        prune.begin(opened, place.stop)
+        for _ in range(3):
+            place.later(self.DAY_S)
+            prune.begin(opened, place.stop)
+        prune.close()
+        prune.begin(opened, place.stop)
+        assert (len(began), place.said()) == (1, [])
+
+    def test_one_that_is_silent_is_ended_when_it_is_due_again(self, place, monkeypatch):
+        """A store that never answers does not end the prunes of all days to come."""
+        ended = threading.Event()
+
+        def ask(_self, _request, _stop):
+            assert ended.wait(60)
+            raise Error("killed")
+
+        monkeypatch.setattr(PassProcess, "ask", ask)
+        monkeypatch.setattr(PassProcess, "close", lambda _self: ended.set())
+        monkeypatch.setattr("mlsync.service.daily_prune.SILENT_S", -1.0)
+        opened = Opened(place.repository.keys, True, place.repository.slot)
+        prune = DailyPrune(place.config, place.monitor, now_ns=lambda: place.now_ns)
+        prune.begin(opened, place.stop)
+        place.later(self.DAY_S)
+        prune.begin(opened, place.stop)
+        prune.wait()
+        assert place.said() == ["warning: prune: killed; next try in a day"]
+
+    def test_a_pass_begins_it_and_the_last_one_does_not(self, place, monkeypatch):
+        """A run's job asks for it after a pass of which the store was asked, but not when the agent ends."""
+        begun = []
+        monkeypatch.setattr(DailyPrune, "begin", lambda _self, opened, _stop: begun.append(opened))
+        config = dataclasses.replace(place.config, watches=(place.watch,))
+        prune = DailyPrune(config, place.monitor)
+        job = BackupJob(RepositoryOpener(config, SECRET), place.watch, prune=prune)
+        try:
+            job.run(place.stop)
+            job.run(place.stop)
+            assert len(begun) == 1
+            job.run(place.stop, deadline_s=time.monotonic() + 60)
+            assert len(begun) == 1
+        finally:
+            job.close()
 
     def test_its_process_has_the_lowest_priority(self, place):
         """Also an agent that takes its full share prunes when nobody else wants the processor."""

@@ -23,6 +23,7 @@ from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener, look_for_repository
+from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
 
@@ -81,12 +82,14 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
             return fresh[0] != now
 
         _announce(opener, monitor)
-        jobs = [BackupJob(opener, watch) for watch in config.watches]
+        prune = DailyPrune(config, monitor)
+        jobs = [BackupJob(opener, watch, prune=prune) for watch in config.watches]
         agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
         agent.heed(unheard)
         try:
             agent.run()
         finally:
+            prune.close()
             for job in jobs:
                 job.close()
         if not agent.is_superseded:

@@ -20,6 +20,7 @@ from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
+from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.job import Heartbeat
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
@@ -86,16 +87,25 @@ def _keys_of(done: dict[str, Any], unlock: Unlock) -> Keys:
 
 
 class BackupJob:
-    """Backs up one run; holds the run's lock from its first pass to ``close``."""
+    """Backs up one run; holds the run's lock from its first pass to ``close``.
+
+    After a pass that asked the store it has *prune*, which serves all runs, begin if it is due.
+    """
 
     def __init__(
-        self, opener: RepositoryOpener, watch: WatchSettings, *, clock: Callable[[], float] = time.monotonic
+        self,
+        opener: RepositoryOpener,
+        watch: WatchSettings,
+        *,
+        prune: DailyPrune | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = watch.run
         self.directory = watch.directory
         self.heartbeat = Heartbeat()
         self._opener = opener
         self._watch = watch
+        self._prune = prune
         self._clock = clock
         self._lock: RunLock | None = None
         self._process = PassProcess(watch.run, self.heartbeat)
@@ -145,6 +155,8 @@ class BackupJob:
             raise
         self._asked_s = began_s
         self._is_told = self._is_told or not goes_on
+        if self._prune is not None and deadline_s is None:
+            self._prune.begin(opened, stop)
         return PassResult.of_json(done)
 
     def close(self) -> None:

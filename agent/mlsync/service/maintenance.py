@@ -1,4 +1,4 @@
-"""What a pass does besides its version: prove versions that are pending, read back a share of the old packs, prune.
+"""What a pass does besides its version: prove versions that are pending, read back a share of the old packs.
 
 No failure here costs a version: it is logged, and the next due time tries again.
 """
@@ -21,7 +21,6 @@ from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.proving.prove_later import LaterProver, LaterResult
 from mlsync.repository import names
-from mlsync.service.daily_prune import PRUNE_EVERY_S, PRUNED, DailyPrune
 from mlsync.service.proof_due import is_proof_due, note_proof
 from mlsync.source.paths import display
 from mlsync.upkeep.scrub import scrub
@@ -69,7 +68,6 @@ class Maintenance:
         try:
             proved_version = self._prove_pending()
             self._scrub()
-            self._prune()
         except Stopped:
             pass
         except Error as error:
@@ -194,12 +192,6 @@ class Maintenance:
         if result.pack_count:
             read = f"{count(result.pack_count, 'pack')}, {size(result.read_bytes)} read back"
             self._monitor.notice("info", f"scrubbed {read}")
-
-    # ------------------------------------------------------------ what no version needs
-
-    def _prune(self) -> None:
-        if self._session.config.retention.prune == "daily" and self._is_due(_ALL_RUNS, PRUNED, PRUNE_EVERY_S):
-            DailyPrune(self._session, self._monitor, self._stop, self._now_ns).run()
 
     def _is_due(self, run: str, name: str, every_s: float) -> bool:
         last_ns = self._state.last_ns(run, name)
