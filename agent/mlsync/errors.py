@@ -12,7 +12,8 @@
     |  |- UnitNotWritten           6   the unit of the service cannot be written or removed
     |  |- AgentAway               82   no agent answers at its socket
     |  |- VersionStale            83   the last proved version is older than was asked for
-    |  `- ListenFailed            84   the address for metrics and the status page cannot be had
+    |  |- ListenFailed            84   the address for metrics and the status page cannot be had
+    |  `- NotProvedYet            79   a version that was waited for is stored, and not proved yet
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -199,6 +200,13 @@ class ListenFailed(ServiceError):
 
     exit_code = 84
     usual_advice = "set another listen under [agent], or stop what listens there: ss -ltnp shows it"
+
+
+class NotProvedYet(ServiceError):
+    """A version that somebody waited for is stored, and not all of its checkpoints are proved."""
+
+    exit_code = 79
+    usual_advice = "the agent proves it later; mlsync show says why, mlsync prove --pending does it now"
 
 
 class RepositoryError(Error):

@@ -15,11 +15,14 @@ import torch
 from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
-from mlsync.cli.reports.json import key_json
+from mlsync.cli.reports.json import key_json, now_json
 from mlsync.demo import report
+from mlsync.errors import StoreUnavailable
 from mlsync.monitor import SilentMonitor
 from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.service.preemption_watch import PreemptionWatch
+from mlsync.service.talk.ask_now import AskedPass
+from mlsync.service.talk.client import AgentAt
 from mlsync.upkeep.key_slots import SlotAdded
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
@@ -359,6 +362,14 @@ def test_errors_are_as_documented(saved, arguments, kind, status):
     compare("Errors", value, "error")
     assert (value["error"]["kind"], value["error"]["exit_status"], done.status) == (kind, status, status)
     assert value["error"]["what"] in done.err
+
+
+def test_now_is_as_documented():
+    """What an agent did for ``mlsync now`` has the documented fields, with an error and without."""
+    agent = AgentAt(Path("/socket"), [])
+    done = AskedPass(agent, 1, "a", True, 3, True, "version 3 in 1.0 s", ("torn",), None)
+    failed = AskedPass(agent, 2, "b", True, None, False, None, (), StoreUnavailable("away"))
+    compare("mlsync now", now_json([done, failed], waited=True), "now")
 
 
 def test_wrong_passphrase_is_as_documented(saved):

@@ -26,6 +26,7 @@ class FakeAgent:
 
     def __init__(self):
         self.requests = []
+        self.passes = {}
         self.trouble = None
         self.not_yet = None
 
@@ -40,6 +41,10 @@ class FakeAgent:
                 raise KeyError(run)
         self.requests.append((list(runs), dict(query)))
         return {"requested": list(runs) or ["a", "b"]}
+
+    def requested(self, ids):
+        """What the test says."""
+        return {"passes": [self.passes[one] for one in ids if one in self.passes]}
 
     def unhealthy(self):
         """What the test says."""

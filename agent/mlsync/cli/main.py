@@ -29,7 +29,7 @@ _BLAS_THREADS: Final = "OPENBLAS_NUM_THREADS"
 # In the order in which a new user needs them.
 GROUPS: Final = {
     "First steps": ("demo", "init", "status"),
-    "Every day": ("run", "backup", "agent", "restore"),
+    "Every day": ("run", "backup", "now", "agent", "restore"),
     "Look": ("versions", "show", "diff"),
     "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
     "Care": ("doctor", "check", "repair", "verify", "prove", "key", "service", "completion"),

@@ -12,6 +12,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "status": "Show what is set up and what to do next, as mlsync alone does.",
     "run": "Start a training, restored first and stored to its end.",
     "backup": "Make a version of each run that changed, now.",
+    "now": "Have the running agent back up at once.",
     "agent": "Keep watch over all runs (the service).",
     "restore": "Bring a version back.",
     "versions": "List versions and how far they were proved.",

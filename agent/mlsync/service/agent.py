@@ -19,6 +19,7 @@ from mlsync.config.model import Config
 from mlsync.errors import ConfigInvalid, Error, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
+from mlsync.service.asked_passes import AskedPasses
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch
@@ -119,6 +120,7 @@ class Agent:
             wall=wall,
         )
         self._watched: Callable[[Path], bool] = lambda _: False
+        self._asked = AskedPasses()
         self._hung: set[str] = set()
         self._silent: set[str] = set()
         self._started_s = wall()
@@ -224,9 +226,12 @@ class Agent:
         """Request a pass over each of *runs*, or all of them, as ``TalkingAgent`` says."""
         workers = {worker.job.name: worker for worker in self._workers}
         wanted = [workers[run] for run in runs] or self._workers
-        for worker in wanted:
-            worker.trigger.request()
-        return {"requested": [worker.job.name for worker in wanted]}
+        ids = [self._asked.add(worker.job.name, worker.request_now()) for worker in wanted]
+        return {"requested": [worker.job.name for worker in wanted], **self.requested(ids)}
+
+    def requested(self, ids: Sequence[int]) -> dict[str, Any]:
+        """Return what became of passes that were requested, as ``TalkingAgent`` says."""
+        return {"passes": self._asked.as_json(ids)}
 
     def unhealthy(self) -> str | None:
         """Return which runs hang, if any do."""

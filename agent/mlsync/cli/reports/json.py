@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlsync.restore.restore import Failure, RestoreResult
     from mlsync.service.here import RunHere
     from mlsync.service.status import AgentSeen
+    from mlsync.service.talk.ask_now import AskedPass
     from mlsync.upkeep.check import CheckResult, Problem
     from mlsync.upkeep.compaction import Compacted, CompactionPlan
     from mlsync.upkeep.discard import Discarding
@@ -772,6 +773,23 @@ def resealing_json(
         "read_bytes": done.read_bytes,
         "written_bytes": done.written_bytes,
         "left": [{"object": key, "text": why} for key, why in left.items()],
+    }
+
+
+def now_json(asked: Iterable[AskedPass], *, waited: bool) -> dict[str, object]:
+    """Return the value of ``mlsync now``."""
+    return {"waited": waited, "runs": [_asked_json(one) for one in asked]}
+
+
+def _asked_json(one: AskedPass) -> dict[str, object]:
+    return {
+        "run": one.run,
+        "has_ended": one.has_ended,
+        "version": one.version,
+        "is_proved": one.is_proved,
+        "summary": one.summary,
+        "troubles": list(one.troubles),
+        "error": None if one.error is None else error_json(one.error),
     }
 
 

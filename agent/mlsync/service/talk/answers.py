@@ -21,6 +21,9 @@ class TalkingAgent(Protocol):
         *query* holds all parameters of the request. Raise ``KeyError`` with a run's name if the agent does not keep it.
         """
 
+    def requested(self, ids: Sequence[int]) -> dict[str, Any]:
+        """Return JSON that says what became of passes that were requested."""
+
     def unhealthy(self) -> str | None:
         """Return why the agent cannot do its work, as with a run that hangs; ``None`` if it can."""
 
@@ -47,6 +50,7 @@ class Answers:
         }
         if may_act:
             self._paths["/backup"] = _Path(("POST",), self._backup)
+            self._paths["/passes"] = _Path(reads, self._passes)
 
     def __call__(self, request: HttpRequest) -> HttpAnswer:
         """Return the answer to *request*."""
@@ -60,6 +64,10 @@ class Answers:
 
     def _status(self, _request: HttpRequest) -> HttpAnswer:
         return HttpAnswer.of_json(self._agent.as_json())
+
+    def _passes(self, request: HttpRequest) -> HttpAnswer:
+        ids = [int(one) for one in request.query.get("id", []) if one.isascii() and one.isdigit()]
+        return HttpAnswer.of_json(self._agent.requested(ids))
 
     def _backup(self, request: HttpRequest) -> HttpAnswer:
         runs = request.query.get("run", [])

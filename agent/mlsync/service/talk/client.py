@@ -30,6 +30,16 @@ class AgentAnswer:
         """Return the JSON that the body holds; raise ``ValueError`` if it holds none."""
         return json.loads(self.body)
 
+    def status_checked(self, wanted: int, agent: AgentAt) -> Any:
+        """Return the JSON of an answer with the status that is *wanted*; raise ``AgentAway`` for any other."""
+        try:
+            if self.status == wanted:
+                return self.as_json()
+        except ValueError:
+            pass
+        said = self.body[:200].decode("utf-8", "replace").strip()
+        raise AgentAway(f"the agent refuses: {said} ({self.status})", where=str(agent.path))
+
 
 class AgentAt:
     """A running agent, by its socket."""
