@@ -13,7 +13,8 @@
     |  |- AgentAway               82   no agent answers at its socket
     |  |- VersionStale            83   the last proved version is older than was asked for
     |  |- ListenFailed            84   the address for metrics and the status page cannot be had
-    |  `- NotProvedYet            79   a version that was waited for is stored, and not proved yet
+    |  |- NotProvedYet            79   a version that was waited for is stored, and not proved yet
+    |  `- LastBackupLate         100   the machine's end came before the last backup was committed
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
     |  |- RepositoryExists        11   init refuses a place that is taken
@@ -207,6 +208,13 @@ class NotProvedYet(ServiceError):
 
     exit_code = 79
     usual_advice = "the agent proves it later; mlsync show says why, mlsync prove --pending does it now"
+
+
+class LastBackupLate(ServiceError):
+    """The time until the machine's end was over before the last backup of every run was committed."""
+
+    exit_code = 100
+    usual_advice = "what was uploaded is used by the next backup"
 
 
 class RepositoryError(Error):

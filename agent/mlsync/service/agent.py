@@ -22,7 +22,7 @@ from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
-from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch
+from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.talk import Talk
 from mlsync.service.trigger import Trigger
@@ -222,11 +222,17 @@ class Agent:
         for worker in self._workers:
             worker.trigger.request()
 
-    def request_backup(self, runs: Sequence[str], query: Mapping[str, list[str]]) -> dict[str, Any]:  # noqa: ARG002 - the protocol's
-        """Request a pass over each of *runs*, or all of them, as ``TalkingAgent`` says."""
+    def request_backup(self, runs: Sequence[str], query: Mapping[str, list[str]]) -> dict[str, Any]:
+        """Request a pass over each of *runs*, or all of them, as ``TalkingAgent`` says.
+
+        With ``preempt`` in the query it is for the machine's end, ``within`` so many seconds.
+        """
         workers = {worker.job.name: worker for worker in self._workers}
         wanted = [workers[run] for run in runs] or self._workers
         ids = [self._asked.add(worker.job.name, worker.request_now()) for worker in wanted]
+        if "preempt" in query:
+            # Afterwards: a pass that began between the two would be asked for and not hurry.
+            self._preemption.preempt(wanted, within_s(query))
         return {"requested": [worker.job.name for worker in wanted], **self.requested(ids)}
 
     def requested(self, ids: Sequence[int]) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,10 @@ from mlsync.preemption.tracker import Act, Event
 # Of the time that is left; a commit that ends with the machine is none.
 _MARGIN_SHARE: Final = 0.1
 _MARGIN_S_MAX: Final = 2.0
+# What Kubernetes leaves, where nothing is known of the place.
+_GRACE_S: Final = 30.0
+_SECONDS: Final = re.compile(r"\d{1,5}(\.\d{1,6})?", re.ASCII)
+_HURRIED: Final = "the newest checkpoints are backed up first, and proved later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +42,7 @@ class PreemptionOptions:
         """
         settings = config.preemption
         found = () if settings.notices == () else tuple(find_platforms(settings.notices))
-        shortest_s = min((one.platform.grace_s for one in found), default=10.0)
+        shortest_s = min((one.platform.grace_s for one in found), default=_GRACE_S)
         return cls(found, shortest_s if settings.grace_s is None else settings.grace_s)
 
 
@@ -72,6 +77,7 @@ class PreemptionWatch:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._found = () if options is None else options.platforms
+        self._grace_s = _GRACE_S if options is None else options.grace_s
         self._workers = workers
         self._monitor = monitor
         self._wake = wake
@@ -92,6 +98,15 @@ class PreemptionWatch:
             yield
         finally:
             self._listener.stop()
+
+    def preempt(self, workers: Sequence[Hurried], within_s: float | None) -> None:
+        """Hurry *workers* because somebody else was told of the end, which is *within_s*, or what a signal leaves here.
+
+        Any thread may call this.
+        """
+        left_s = self._grace_s if within_s is None else within_s
+        self._monitor.notice("warning", f"a command says that this machine ends in {_span(left_s)}: {_HURRIED}")
+        self._hurry(workers, left_s, is_new=True)
 
     def heed(self) -> None:
         """Act on all that has come."""
@@ -130,9 +145,11 @@ class PreemptionWatch:
             for worker in self._workers:
                 worker.relax()
             return
-        left_s = min(ends_s) - self._wall()
+        self._hurry(self._workers, min(ends_s) - self._wall(), is_new=is_new)
+
+    def _hurry(self, workers: Sequence[Hurried], left_s: float, *, is_new: bool) -> None:
         deadline_s = self._clock() + left_s - min(_MARGIN_S_MAX, max(0.0, left_s) * _MARGIN_SHARE)
-        for worker in self._workers:
+        for worker in workers:
             worker.hurry(deadline_s)
         if is_new:
             self._request_save(deadline_s)
@@ -145,13 +162,18 @@ class PreemptionWatch:
         if event.act is Act.RELAX:
             self._monitor.notice("info", f"{what} did not come, or was withdrawn; going on as before")
         elif event.act is Act.HURRY:
-            text = "the newest checkpoints are backed up first, and proved later"
-            self._monitor.notice("warning", f"{what}{when}{at}: {text}")
+            self._monitor.notice("warning", f"{what}{when}{at}: {_HURRIED}")
         elif notice.effect is Effect.PAUSE:
             self._monitor.notice("info", f"{what}{when}{at}: a pause of seconds; nothing is lost")
         else:
             risk = "this machine may end soon; " if notice.effect is Effect.RISK else ""
             self._monitor.notice("warning", f"{what}{when}{at}: {risk}backing up now")
+
+
+def within_s(query: Mapping[str, list[str]]) -> float | None:
+    """Return how many seconds a request names; ``None`` if it names none that can be."""
+    text = query.get("within", [""])[-1]
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def _span(seconds: float) -> str:

@@ -49,8 +49,12 @@ class AskedPass:
             raise AgentAway("the agent's answer makes no sense", where=str(agent.path)) from fault
 
 
-def ask_for_passes(state_directory: Path, repository: str, runs: Sequence[str]) -> list[AskedPass]:
+def ask_for_passes(
+    state_directory: Path, repository: str, runs: Sequence[str], *, within_s: float | None = None
+) -> list[AskedPass]:
     """Ask for a pass over each of *runs*, or over all that agents of *repository* here keep watch over.
+
+    With *within_s* they are told that the machine ends then.
 
     Raises ``AgentAway`` if there is no such agent, and ``RunMissing`` if none keeps one of the runs; nothing was asked
     for then.
@@ -66,6 +70,8 @@ def ask_for_passes(state_directory: Path, repository: str, runs: Sequence[str]) 
     for agent, names in kept.items():
         wanted = [name for name in names if name in runs or not runs]
         query = "&".join(f"run={quote(name, safe='')}" for name in wanted)
+        if within_s is not None:
+            query += f"&preempt=1&within={within_s:.3f}"
         if wanted:
             asked += _passes(agent, agent.ask(f"/backup?{query}", method="POST").status_checked(_ACCEPTED, agent))
     return asked
