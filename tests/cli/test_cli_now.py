@@ -141,3 +141,25 @@ def test_answers_that_make_no_sense_are_refused(keeping):
         ask_now.AskedPass.of_json(ask_now.AgentAt("/socket", []), one)
     error = ask_now._error({"kind": "os", "what": "w", "where": None, "advice": None})
     assert (type(error).__name__, error.what) == ("Error", "w")
+
+
+def test_the_end_of_the_machine_is_told(keeping):
+    """With --preempt it ends with 0 once the last backup is committed, although its proof is to come."""
+    keep, now = keeping
+    keep(a=[made("a", 4, is_proved=False)])
+    assert now("--preempt", "--within", "20s") == (0, "a: version 4 in 0.1 s\n", "")
+
+
+def test_a_last_backup_that_comes_too_late_is_told(keeping):
+    """When the time is over it ends with 100, and says what was in the way."""
+    keep, now = keeping
+    keep(a=[StoreUnavailable("the store is away")])
+    status, out, err = now("--preempt", "--within", "100ms")
+    assert (status, out) == (100, "")
+    assert "the last backup of a is not committed: the store is away" in err
+
+
+@pytest.mark.parametrize("words", [("--within", "5s"), ("--preempt", "--within", "0s"), ("--preempt", "--within", "x")])
+def test_a_time_until_the_end_that_means_nothing_is_refused(keeping, words):
+    """It belongs to --preempt, and is a length of time above zero."""
+    assert keeping[1](*words)[0] == 2
