@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from machine import MLSYNC
 
+from cloud_service import CloudService, http
 from mlsync.errors import CommandMissing, CommandNotExecutable, DirectoryNewer, LastBackupFailed
 
 pytestmark = pytest.mark.slow
@@ -314,3 +315,28 @@ def test_json_of_a_training_is_refused(training):
     """What the training prints is its own."""
     done = training.machine.run("run", "--json", "--", "true", **said(training))
     assert (done.status, done.json()["error"]["exit_status"]) == (2, 2)
+
+
+def test_a_notice_of_the_cloud_has_the_training_save(training, monkeypatch):
+    """The training is told, goes on, and the checkpoint that it saves for that is stored before the machine ends."""
+    cloud = CloudService()
+    cloud.answers["PUT", "/latest/api/token"] = http("token-of-the-test")
+    cloud.answers["/latest/meta-data/instance-life-cycle"] = http("spot")
+    usual = training.environment | {
+        "MLSYNC_METADATA_ENDPOINT": f"http://127.0.0.1:{cloud.port}",
+        "MLSYNC_PREEMPTION_NOTICES": '["aws"]',
+    }
+    monkeypatch.setattr(Training, "environment", usual)
+    process = training.start("saves", options=["--save-signal", "USR1"])
+    training.wait_for("step 1")
+    cloud.answers["/latest/meta-data/spot/instance-action"] = http('{"action": "terminate", "time": ""}')
+    training.wait_for("step 2")
+    wait_until(lambda: "the checkpoint saved on request is stored" in training.errors.read_text())
+    assert training.stored() == training.on_disk()
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE_S) == 143
+    # Once by the notice; SIGTERM finds it done.
+    assert training.lines()[1:] == ["step 1", f"signal {signal.SIGUSR1:d}", "step 2", "signal 15"]
+    assert "aws: termination in 120 s" in training.errors.read_text()
+    cloud.close()

@@ -7,15 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from flow_parts import uniform_checkpoint as checkpoint
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "preemption"))
-
 from cloud_service import CloudService, http, wait_until
+from flow_parts import uniform_checkpoint as checkpoint
 
 pytestmark = pytest.mark.slow
 
