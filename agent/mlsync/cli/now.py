@@ -22,7 +22,6 @@ _WITHIN_S_MAX = 86_400.0
 
 _EXAMPLES = """\b
 Examples:
-  mlsync now
   mlsync now yolo --wait && sudo poweroff
   mlsync now --preempt --within 25s
 """
