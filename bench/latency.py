@@ -1,6 +1,6 @@
 """Latency: how long after the end of a save is a checkpoint in a version, and which checkpoints are in none?
 
-    python bench/latency.py [--minutes 2] [--quick]
+    python bench/latency.py [--minutes 2] [--quickly] [--quick]
 
 A simulated trainer saves as Hugging Face's does: a directory per step, the state last, and then it deletes what is
 older than the last two saves. An agent watches it. Three scenes: the trainer alone, beside a log that is closed every
@@ -76,22 +76,27 @@ class Seen:
 def main() -> None:
     parser = report.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=None, help="how long each scene is; default 2, quick: 0.4")
+    parser.add_argument("--quickly", action="store_true", help="an agent that does not stand behind all others")
     arguments = parser.parse_args()
     minutes = arguments.minutes or (0.4 if arguments.quick else 2)
     results = {}
     for scene in SCENES:
         with tempfile.TemporaryDirectory(dir=arguments.directory, prefix="mlsync-bench-") as scratch:
-            results[scene.name] = played(scene, Path(scratch), minutes * 60)
+            results[scene.name] = played(scene, Path(scratch), minutes * 60, quickly=arguments.quickly)
     columns = ["scene", "saves", "in a version", "median s", "p95 s", "versions", "without a new checkpoint"]
     rows = [[name, *(one[key] for key in KEYS)] for name, one in results.items()]
     report.show("From the end of a save to a version", columns, rows)
-    report.write("latency", {"minutes": minutes, "load": os.getloadavg(), "scenes": results}, arguments)
+    report.write(
+        "latency",
+        {"minutes": minutes, "quickly": arguments.quickly, "load": os.getloadavg(), "scenes": results},
+        arguments,
+    )
 
 
 KEYS = ("saves", "captured", "median_s", "p95_s", "versions", "versions_without_checkpoint")
 
 
-def played(scene: Scene, base: Path, seconds: float) -> dict[str, object]:
+def played(scene: Scene, base: Path, seconds: float, *, quickly: bool) -> dict[str, object]:
     """What came of a scene."""
     (base / "run").mkdir()
     (base / "key").write_bytes(bytes(range(32)))
@@ -107,7 +112,7 @@ def played(scene: Scene, base: Path, seconds: float) -> dict[str, object]:
         }
         words = ["init", repository, "--key-file", str(base / "key"), "--config", str(base / "none.toml")]
         _mlsync(words, environment)
-        with _agent(environment, seen):
+        with _agent(environment, seen, ["--quickly"] if quickly else []):
             _train(scene, base / "run", seconds, seen)
             time.sleep(10 if scene.mb_per_s == 0 else 40)
         held = {number: _steps(number, environment) for number in sorted(seen.made_s)}
@@ -151,8 +156,8 @@ def _store(scene: Scene, base: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 @contextmanager
-def _agent(environment: Mapping[str, str], seen: Seen) -> Iterator[None]:
-    words = [sys.executable, "-m", "mlsync", "agent"]
+def _agent(environment: Mapping[str, str], seen: Seen, options: list[str]) -> Iterator[None]:
+    words = [sys.executable, "-m", "mlsync", "agent", *options]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
     reader = threading.Thread(target=_read_log, args=(process, seen))
     reader.start()

@@ -196,13 +196,13 @@ def test_a_log_that_grows_while_it_is_read_is_stored_as_it_was(world):
 
 
 def test_a_file_that_is_deleted_while_it_is_read_is_not_in_the_version(world):
-    """What is gone by the end of its reading was never there, and is no trouble."""
-    world.write("a.bin", noise(5000))
+    """What is no checkpoint and is gone by the end of its reading was never there, and is no trouble."""
+    world.write("a.dat", noise(5000))
     world.write("b.bin", b"stays")
 
     def unlink():
-        if os.path.exists(world.path("a.bin")):
-            os.unlink(world.path("a.bin"))
+        if os.path.exists(world.path("a.dat")):
+            os.unlink(world.path("a.dat"))
 
     result = world.backup(stop=at_each_piece(unlink))
     assert (result.version, result.troubles) == (1, ())

@@ -56,6 +56,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, 
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.writer import PackWriter, WriteStats
+from mlsync.source.holding import hold
 from mlsync.source.paths import display
 from mlsync.source.root import Root
 from mlsync.source.scan import FileStat, Found, LeftOut, Scan, scan
@@ -242,6 +243,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
     writer = repository.writer(index, journal=journal)
     records = _first_records(job, scanned.tree, scanned.cache)
     changed = [found for found in scanned.tree.found if records[found.path].status is Status.CHANGED]
+    hold(root, changed)
     total_bytes = sum(found.stat.size_bytes for found in changed)
     job.options.announce(len(changed), total_bytes)
     with job.monitor.task(f"{job.source.run}: reading", total_bytes) as task:

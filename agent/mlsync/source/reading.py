@@ -59,6 +59,7 @@ class SourceFile:
             raise _translated(error, where) from error
         try:
             opened, opened_ns = _stat_past_tick(descriptor)
+            opened = root.as_held(found.path, opened)
             if not stat.S_ISREG(opened.st_mode) or (opened.st_dev, opened.st_ino) != (
                 found.stat.device,
                 found.stat.inode,
@@ -170,7 +171,7 @@ class SourceFile:
     def current_stat(self) -> FileStat:
         """Return the open file's stat as it is now, whatever its name may be."""
         try:
-            return FileStat.of(os.fstat(self._descriptor))
+            return FileStat.of(self._root.as_held(self._path, os.fstat(self._descriptor)))
         except OSError as error:
             raise _translated(error, self.where) from error
 

@@ -33,6 +33,7 @@ class Root(Beneath):
         super().__init__(descriptor, where)
         self.owner = os.fstat(descriptor).st_uid
         self.is_guarded = reads_everything()
+        self._held: dict[bytes, tuple[int, os.stat_result]] = {}
 
     @classmethod
     def open_watched(cls, directory: bytes) -> Self:
@@ -58,6 +59,56 @@ class Root(Beneath):
             os.close(descriptor)
             raise
 
+    def hold(self, path: bytes) -> bool:
+        """Keep what has the name now open until this is closed; return whether that worked.
+
+        If it is deleted, ``open_file`` and ``stat`` still find it under its name, as long as nothing else has that.
+        """
+        try:
+            descriptor = super().open_file(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            return False
+        if path in self._held:
+            os.close(self._held[path][0])
+        self._held[path] = descriptor, os.fstat(descriptor)
+        return True
+
+    def as_held(self, path: bytes, now: os.stat_result) -> os.stat_result:
+        """Return the stat of a file as it was when it was held, if nothing but a deletion changed it since.
+
+        A deletion changes the time of the last change and the number of names, and says nothing about the content.
+        """
+        if path not in self._held:
+            return now
+        held = self._held[path][1]
+        is_only_deleted = now.st_nlink < held.st_nlink and _content_of(now) == _content_of(held)
+        return held if is_only_deleted else now
+
+    def open_file(self, path: bytes, flags: int, mode: int = 0o600) -> int:
+        """Open what has the name *path* now, or what is held and had it."""
+        try:
+            return super().open_file(path, flags, mode)
+        except OSError as error:
+            if error.errno not in VANISHED or path not in self._held or flags & os.O_ACCMODE != os.O_RDONLY:
+                raise
+            return os.dup(self._held[path][0])
+
+    def stat(self, path: bytes) -> os.stat_result:
+        """Return the stat of what has the name *path* now, or of what is held and had it."""
+        try:
+            return self.as_held(path, super().stat(path))
+        except OSError as error:
+            if error.errno not in VANISHED or path not in self._held:
+                raise
+            return self.as_held(path, os.fstat(self._held[path][0]))
+
+    def close(self) -> None:
+        """Close the directory, and let go of what is held."""
+        held, self._held = self._held, {}
+        for descriptor, _ in held.values():
+            os.close(descriptor)
+        super().close()
+
     def is_anothers_secret(self, file: os.stat_result) -> bool:
         """Return whether a file may be a hard link to another user's secret: making one needs no read permission.
 
@@ -66,6 +117,10 @@ class Root(Beneath):
         if not self.is_guarded or file.st_nlink == 1 or file.st_mode & stat.S_IROTH:
             return False
         return file.st_uid not in (self.owner, os.geteuid() or self.owner)
+
+
+def _content_of(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def second_name_of(uid: int) -> str:
