@@ -60,7 +60,7 @@ class Scene:
 SCENES = (
     Scene("quiet"),
     Scene("beside a log every 0.7 s", has_log=True),
-    Scene("slow store", every_s=3.0, has_log=True, mb_per_s=1.0),
+    Scene("slow store", every_s=3.0, has_log=True, mb_per_s=4.0),
 )
 
 

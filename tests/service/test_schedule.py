@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from mlsync.config.every import Cron, Interval, Never, parse_every
-from mlsync.service.schedule import Schedule
+from mlsync.service.schedule import JITTER_S, Schedule
 
 
 class Clocks:
@@ -131,3 +131,13 @@ def test_a_machine_that_contradicts_itself_has_a_time_zone(monkeypatch):
 
     monkeypatch.setattr(tzlocal, "get_localzone", contradict)
     assert datetime.now(local_timezone()).utcoffset() == datetime.now().astimezone().utcoffset()
+
+
+def test_the_agents_of_a_fleet_do_not_begin_together():
+    """By a cron line each begins a little later, by chance, and none before its time."""
+    calls = []
+    for _ in range(8):
+        schedule = Schedule(parse_every("0 3 * * *"), lambda: None, jitter_s=JITTER_S)
+        calls.append(schedule._trigger().get_next_fire_time(None, datetime(2026, 11, 29, tzinfo=UTC)))
+    assert len(set(calls)) > 1
+    assert all((one.minute, one.second) >= (0, 0) and one.minute == 0 and one.second <= JITTER_S for one in calls)

@@ -249,7 +249,8 @@ class AgentSettings:
 
     every: Every = key(
         schedule,
-        'The agent backs up at least this often. `"never"` leaves only changes and rescans.',
+        'The agent backs up at least this often. `"never"` leaves only changes and rescans. '
+        "At the time of a cron line it begins up to 30 seconds later, so that many machines do not begin together.",
         default='"1h"',
         example='"0 * * * *"',
     )

@@ -420,9 +420,12 @@ class Agent:
 
     @contextmanager
     def _scheduling(self) -> Iterator[Callable[[], None]]:
-        from mlsync.service.schedule import Schedule  # late: commands that only need options do not pay for it
+        from mlsync.service.schedule import (  # late: commands that only need options do not pay for it
+            JITTER_S,
+            Schedule,
+        )
 
-        schedule = Schedule(self._options.every, self._request_all)
+        schedule = Schedule(self._options.every, self._request_all, jitter_s=JITTER_S)
         schedule.start()
         try:
             yield schedule.check_clock

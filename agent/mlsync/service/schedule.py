@@ -16,11 +16,13 @@ from apscheduler.triggers.interval import IntervalTrigger
 from mlsync.config.every import Cron, Every, Never
 
 CLOCK_STEP_S = 5.0
+# The agents of a fleet have the same cron line; at most so much later each of them begins, by chance.
+JITTER_S = 30
 _JOB = "every"
 
 
 class Schedule:
-    """Calls *action* when *every* says, from a thread of its own.
+    """Calls *action* when *every* says, from a thread of its own; by a cron line up to *jitter_s* later, by chance.
 
     Missed calls (a suspended machine, a clock set forward) become one call. A clock set back would delay the next call
     by as much, so the agent calls ``check_clock`` now and then, which plans it again.
@@ -31,10 +33,12 @@ class Schedule:
         every: Every,
         action: Callable[[], None],
         *,
+        jitter_s: int = 0,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._every = every
+        self._jitter_s = jitter_s
         self._wall = wall
         self._monotonic = monotonic
         self._offset_s = wall() - monotonic()
@@ -78,6 +82,7 @@ class Schedule:
                 month=self._every.month,
                 day_of_week=self._every.weekdays,
                 timezone=local_timezone(),
+                jitter=self._jitter_s,
             )
         assert not isinstance(self._every, Never)
         return IntervalTrigger(seconds=self._every.seconds, timezone=UTC)
