@@ -90,6 +90,7 @@ class BackupJob:
     """Backs up one run; holds the run's lock from its first pass to ``close``.
 
     After a pass that asked the store it has *prune*, which serves all runs, begin if it is due.
+    *gently* has its passes give way although this process does not.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class BackupJob:
         watch: WatchSettings,
         *,
         prune: DailyPrune | None = None,
+        gently: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = watch.run
@@ -108,7 +110,7 @@ class BackupJob:
         self._prune = prune
         self._clock = clock
         self._lock: RunLock | None = None
-        self._process = PassProcess(watch.run, self.heartbeat)
+        self._process = PassProcess(watch.run, self.heartbeat, gently=gently)
         self._is_told = False  # the history of the run, by the first pass
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
@@ -116,6 +118,10 @@ class BackupJob:
         """Start the process for the pass that is about to come, if there is none."""
         if self._lock is not None:
             self._process.start()
+
+    def hasten(self) -> None:
+        """Give way to nobody from the next pass on."""
+        self._process.hasten()
 
     def hold(self) -> None:
         """Take the run's lock now; raise ``RunLocked`` if another process holds it."""

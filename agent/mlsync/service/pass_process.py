@@ -31,6 +31,7 @@ from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import log_level
+from mlsync.service.pass_start import GENTLY
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
 IDLE_S: Final = 30.0
@@ -111,10 +112,20 @@ Request = LookRequest | OpenRequest | PassRequest | PruneRequest | RestoreReques
 class PassProcess:
     """Starts the process for the first request, and ends it after *idle_s* without one; *name* is for the log.
 
-    *does* says in errors what the process is for.
+    *does* says in errors what the process is for. *gently* has it give way although this process does not.
     """
 
-    def __init__(self, name: str, heartbeat: Heartbeat, *, idle_s: float = IDLE_S, does: str = "backs up") -> None:
+    def __init__(
+        self,
+        name: str,
+        heartbeat: Heartbeat,
+        *,
+        idle_s: float = IDLE_S,
+        does: str = "backs up",
+        gently: bool = False,
+    ) -> None:
+        self._gently = gently
+        self._is_gentle = False  # the process that is there
         self._name = name
         self._does = does
         self._heartbeat = heartbeat
@@ -122,6 +133,10 @@ class PassProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._timer: threading.Timer | None = None
+
+    def hasten(self) -> None:
+        """Have no process give way from now on: what has a low priority does not get it back, so another one starts."""
+        self._gently = False
 
     def start(self) -> None:
         """Start the process, if it is not there and nobody waits for it: it is ready by the time of the request.
@@ -198,14 +213,14 @@ class PassProcess:
             self._process = None
 
     def _running(self, *arguments: str) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is not None and (self._process.poll() is not None or self._is_gentle > self._gently):
             # It died while it was idle, which costs nothing.
             self._kill()
         if self._process is None:
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    [*_COMMAND, str(log_level()), *arguments],
+                    [*_COMMAND, str(log_level()), *arguments, *([GENTLY] if self._gently else [])],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,
@@ -213,6 +228,7 @@ class PassProcess:
                 )
             except OSError as error:
                 raise Error(f"the process that {self._does} does not start: {error.strerror}") from error
+            self._is_gentle = self._gently
             _LOG.debug("%s: pass process %d started", self._name, self._process.pid)
         return self._process
 

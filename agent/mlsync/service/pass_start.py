@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from typing import Final
 
-from mlsync.courtesy.priority import follow
+from mlsync.courtesy.priority import follow, stand_back
+
+#: The argument for a process that gives way although the agent does not.
+GENTLY: Final = "gently"
 
 
 def main() -> None:
-    """Lower the priority as far as the agent did, and serve the agent."""
-    follow()
+    """Lower the priority as far as the agent did or asks for, and serve the agent."""
+    if GENTLY in sys.argv:
+        stand_back()
+    else:
+        follow()
     import_module("mlsync.service.pass_child").main()
 
 

@@ -28,11 +28,11 @@ from mlsync.app.privacy import keep_private
 from mlsync.app.proof_user import refuse_untrusted_programs
 from mlsync.app.wording import count, size
 from mlsync.config.model import WatchSettings
-from mlsync.courtesy.priority import stand_back
 from mlsync.errors import Error, KeyServiceUnavailable, RunLocked, StoreUnavailable
 from mlsync.monitor import Monitor
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
+from mlsync.service.daily_prune import DailyPrune
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
@@ -88,6 +88,10 @@ class TrainingJob:
             self._tell(stored={"run": self.name, "version": made.version, "checkpoint_ns": made.newest_checkpoint_ns})
         return made
 
+    def hasten(self) -> None:
+        """Give way to nobody from the next pass on: there is little time, or the training has ended."""
+        self._inner.hasten()
+
     def hold(self) -> None:
         """Take the run's lock now."""
         self._inner.hold()
@@ -113,7 +117,11 @@ class CompanionProcess:
         self._end: End | None = None
         self._hurry_until_s: float | None = None
         self._opener = RepositoryOpener(start.config, start.unlock)
-        self._jobs = [TrainingJob(BackupJob(self._opener, watch), self.tell) for watch in start.config.watches]
+        self._prune = DailyPrune(start.config, monitor)
+        self._jobs = [
+            TrainingJob(BackupJob(self._opener, watch, gently=start.gently, prune=self._prune), self.tell)
+            for watch in start.config.watches
+        ]
 
     # ------------------------------------------------------------ before the training
 
@@ -161,6 +169,7 @@ class CompanionProcess:
                 break
             time.sleep(_AGAIN_S)
         self.tell(ended=_ended(agent.last_passes()))
+        self._prune.close()
         for job in self._jobs:
             job.close()
 
@@ -202,12 +211,16 @@ class CompanionProcess:
             self._end_by(End(None))
 
     def _hurry(self, deadline_s: float) -> None:
+        for job in self._jobs:
+            job.hasten()
         with self._lock:
             self._hurry_until_s = deadline_s
             if self._agent is not None and self._end is None:
                 self._agent.hurry(deadline_s)
 
     def _end_by(self, end: End) -> None:
+        for job in self._jobs:
+            job.hasten()
         with self._lock:
             self._end = end
             if self._agent is not None:
@@ -276,6 +289,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     for number in (*_ENDING, *_IGNORED):
         signal.signal(number, signal.SIG_IGN)
     start = pickle.load(incoming)  # noqa: S301 - from the process that started this one
+    keep_private()
     log_to(sys.stderr, start.level)
     companion = CompanionProcess(start, incoming, answers, LogMonitor())
     for number in _ENDING:
@@ -289,10 +303,6 @@ def main(arguments: Sequence[str] = ()) -> None:
             companion.tell(error=told)
             return
         _LOG.error("%s; keeping watch all the same", error)
-    if start.gently:
-        # Not before: until the training runs, nothing here waits for less than a restore.
-        stand_back()
-    keep_private()
     companion.tell(ready=True)
     companion.keep_watch()
 
