@@ -102,3 +102,14 @@ def test_watching_shows_it_again_until_it_is_stopped(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         command._watch(show)
     assert len(shown) == 3
+
+
+def test_an_end_that_is_announced_is_shown(saved):
+    """What a platform told the agent of this machine's end stands beside the agent, with the time that is left."""
+    told = {"platform": "aws", "kind": "stop", "effect": "ends", "certain": True, "deadline_s": time.time() + 95.5}
+    with answering(saved, proved_s=time.time()) as agent:
+        agent.value["notices"] = [told, told | {"effect": "risk", "deadline_s": None}, told | {"effect": "pause"}]
+        shown = " ".join(saved.good("status", COLUMNS="200").out.split())
+    assert "aws announces: stop; THIS MACHINE ENDS IN 9" in shown
+    assert "aws announces: stop; this machine may end soon" in shown
+    assert "aws announces: stop, a pause of seconds" in shown

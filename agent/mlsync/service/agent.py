@@ -299,8 +299,8 @@ class Agent:
         self._silent = set(texts)
 
     def _content(self, runs: Sequence[status.RunStatus], now_s: float) -> dict[str, Any]:
-        content = status.as_json(runs, self._options.repository, self._started_s, now_s)
-        return content | {"notices": self._preemption.as_json()}
+        notices = self._preemption.as_json()
+        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices)
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state

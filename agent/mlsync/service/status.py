@@ -148,7 +148,13 @@ def _in_words(run: RunStatus, now_s: float) -> str:
     return text
 
 
-def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s: float) -> dict[str, Any]:
+def as_json(
+    runs: Sequence[RunStatus],
+    repository: str,
+    started_s: float,
+    now_s: float,
+    notices: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Return the content of the status file; times are seconds since 1970."""
     return {
         "format": FORMAT,
@@ -158,6 +164,7 @@ def as_json(runs: Sequence[RunStatus], repository: str, started_s: float, now_s:
         "host": socket.gethostname(),
         "started_s": started_s,
         "runs": [_run_as_json(run) for run in runs],
+        "notices": list(notices),
     }
 
 

@@ -12,6 +12,8 @@ from mlsync.service.status import SILENT_S
 
 # Of so few seconds of training nobody wants to read.
 _AT_RISK_S: Final = 60.0
+# Of what ends so soon each second counts.
+_SECONDS_S: Final = 300.0
 
 
 def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
@@ -24,6 +26,19 @@ def live_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
     if run.get("next_try_s") is not None and run.get("phase") != "running":
         left_s = max(0.0, run["next_try_s"] - now_s)
         yield f"looks again in {left_s:.0f} s" if left_s < _AT_RISK_S else f"looks again in {duration(left_s)}"
+
+
+def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:
+    """Yield a line for each event that a platform has announced to this machine."""
+    for notice in agent.get("notices", ()):
+        what = f"{notice['platform']} announces: {notice['kind']}"
+        if notice["effect"] == "pause":
+            yield f"{what}, a pause of seconds"
+        elif notice["deadline_s"] is None:
+            yield f"{what}; this machine may end soon"
+        else:
+            left_s = max(0.0, notice["deadline_s"] - now_s)
+            yield f"{what}; THIS MACHINE ENDS IN {f'{left_s:.0f} s' if left_s < _SECONDS_S else duration(left_s)}"
 
 
 def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
