@@ -68,6 +68,8 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool) -> No
     agent = _keep_watch(lambda: common.watching_configuration(watches), opener, monitor)
     if common.as_json:
         common.emit(agent.as_json())
+    if agent.listen_failed is not None:
+        raise agent.listen_failed
 
 
 def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: Monitor) -> Agent:

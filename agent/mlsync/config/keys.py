@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from mlsync.config.address import ALLOWED as ADDRESS_ALLOWED
+from mlsync.config.address import Address, parse_address
 from mlsync.config.every import parse_every
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
@@ -128,6 +130,14 @@ def path(value: Any, base: Path) -> Path:
         return Path(os.path.abspath(base / expanded))
     except FileNotFoundError:
         raise ValueError("an absolute path, since the current directory was removed") from None
+
+
+@kind("an IP address with a port")
+def listening_address(value: Any, _base: Path) -> Address:
+    """Return an address to listen at."""
+    if not isinstance(value, str):
+        raise ValueError(ADDRESS_ALLOWED)  # noqa: TRY004 - it becomes ConfigInvalid, whatever was wrong
+    return parse_address(value)
 
 
 @kind("`true` or `false`")

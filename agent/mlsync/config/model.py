@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from mlsync.config.address import Address
 from mlsync.config.every import Every
 from mlsync.config.keys import (
     REQUIRED,
@@ -27,6 +28,7 @@ from mlsync.config.keys import (
     key,
     keys_of,
     kms_key,
+    listening_address,
     names_or,
     number,
     one_of,
@@ -301,6 +303,25 @@ class AgentSettings:
         "The agent warns when no new checkpoint came for this many times the usual interval; 0 switches that off.",
         default="5",
         example="10",
+    )
+    listen: Address | None = key(
+        listening_address,
+        "Where the agent shows metrics and a status page to everybody who can connect: mostly an address of this "
+        "machine alone.",
+        example='"127.0.0.1:9417"',
+        unset="nowhere",
+    )
+    listen_names: tuple[str, ...] = key(
+        texts,
+        "Names of this machine by which browsers and Prometheus ask, besides its host name and addresses.",
+        default="[]",
+        example='["gpu1.example.org"]',
+    )
+    metrics_file: Path | None = key(
+        path,
+        "A file for the textfile collector of node exporter, which the agent writes every 20 seconds.",
+        example='"/var/lib/node_exporter/mlsync.prom"',
+        unset="none",
     )
 
 

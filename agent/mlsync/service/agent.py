@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ from typing import Any, Final, Self
 
 from mlsync.config.every import HOURLY, Every
 from mlsync.config.model import Config
-from mlsync.errors import ConfigInvalid, Error, RunLocked
+from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
@@ -24,7 +25,9 @@ from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
 from mlsync.service.run_record import RecordedJob, RunRecord
-from mlsync.service.talk.talk import Talk
+from mlsync.service.talk.metrics import exposition
+from mlsync.service.talk.page import status_page
+from mlsync.service.talk.talk import Talk, TalkOptions
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import LastPass, Timing, Worker
 
@@ -50,6 +53,7 @@ class AgentOptions:
     hung_after_s: float = 1800.0
     silence_factor: float = 0.0
     preemption: PreemptionOptions | None = None
+    talk: TalkOptions = field(default_factory=TalkOptions)
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -64,6 +68,7 @@ class AgentOptions:
             hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
             silence_factor=agent.silence_factor,
             preemption=PreemptionOptions.of(config),
+            talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file),
         )
 
 
@@ -123,6 +128,7 @@ class Agent:
         self._asked = AskedPasses()
         self._hung: set[str] = set()
         self._silent: set[str] = set()
+        self._talk: Talk | None = None
         self._started_s = wall()
         self._status_failed = False
         self._status: dict[str, Any] = {}
@@ -133,7 +139,7 @@ class Agent:
         Only a process's main thread can handle signals; elsewhere pass *signals* = ``False``.
         """
         self._restore_states()
-        talk = Talk(self, self._options.status_file.parent, self._monitor)
+        self._talk = talk = Talk(self, self._options.status_file.parent, self._monitor, self._options.talk)
         with self._handling_signals(signals), talk.going_on(), self._watching(), self._scheduling() as check_clock:
             for worker in self._workers:
                 worker.start()
@@ -190,6 +196,8 @@ class Agent:
             check_clock()
             self._check_workers()
             self._report()
+            if self._talk is not None:
+                self._talk.tick()
             self._give_up_if_locked()
 
     def _tick_s(self) -> float:
@@ -238,6 +246,23 @@ class Agent:
     def requested(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return what became of passes that were requested, as ``TalkingAgent`` says."""
         return {"passes": self._asked.as_json(ids)}
+
+    def statuses(self) -> list[status.RunStatus]:
+        """Return the state of every run, with what is remembered of it."""
+        return [self._run_status(worker) for worker in self._workers]
+
+    def metrics(self) -> bytes:
+        """Return the metrics in the text format of Prometheus."""
+        return exposition(self.statuses(), self._started_s)
+
+    def page(self) -> bytes:
+        """Return the status page."""
+        return status_page(self.statuses(), self._options.repository, socket.gethostname(), self._wall())
+
+    @property
+    def listen_failed(self) -> ListenFailed | None:
+        """Why the address for metrics and the status page could not be had to the last, if it could not."""
+        return None if self._talk is None else self._talk.failed
 
     def unhealthy(self) -> str | None:
         """Return which runs hang, if any do."""

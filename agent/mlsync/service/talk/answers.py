@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from mlsync.service.status import RunStatus
 from mlsync.service.talk.http import HttpAnswer, HttpRequest
+from mlsync.service.talk.metrics import CONTENT_TYPE
+from mlsync.service.talk.page import CONTENT_TYPE as PAGE_TYPE
+from mlsync.service.talk.page import HEADERS
 
 
 class TalkingAgent(Protocol):
@@ -23,6 +27,15 @@ class TalkingAgent(Protocol):
 
     def requested(self, ids: Sequence[int]) -> dict[str, Any]:
         """Return JSON that says what became of passes that were requested."""
+
+    def statuses(self) -> Sequence[RunStatus]:
+        """Return the state of every run, with what is remembered of it."""
+
+    def metrics(self) -> bytes:
+        """Return the metrics in the text format of Prometheus."""
+
+    def page(self) -> bytes:
+        """Return the status page."""
 
     def unhealthy(self) -> str | None:
         """Return why the agent cannot do its work, as with a run that hangs; ``None`` if it can."""
@@ -45,6 +58,9 @@ class Answers:
         reads = ("GET", "HEAD")
         self._paths = {
             "/status": _Path(reads, self._status),
+            "/": _Path(reads, lambda _: HttpAnswer(200, agent.page(), PAGE_TYPE, HEADERS)),
+            "/metrics": _Path(reads, lambda _: HttpAnswer(200, agent.metrics(), CONTENT_TYPE)),
+            "/versions": _Path(reads, self._versions),
             "/healthz": _Path(reads, lambda _: _is_well(agent.unhealthy())),
             "/readyz": _Path(reads, lambda _: _is_well(agent.unhealthy() or agent.unready())),
         }
@@ -68,6 +84,10 @@ class Answers:
     def _passes(self, request: HttpRequest) -> HttpAnswer:
         ids = [int(one) for one in request.query.get("id", []) if one.isascii() and one.isdigit()]
         return HttpAnswer.of_json(self._agent.requested(ids))
+
+    def _versions(self, _request: HttpRequest) -> HttpAnswer:
+        runs = self._agent.statuses()
+        return HttpAnswer.of_json({run.run: [asdict(one) for one in run.record.versions] for run in runs})
 
     def _backup(self, request: HttpRequest) -> HttpAnswer:
         runs = request.query.get("run", [])

@@ -2,40 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from mlsync.config.address import Address
+from mlsync.errors import ListenFailed
 from mlsync.monitor import Monitor
 from mlsync.service.talk.answers import Answers, TalkingAgent
+from mlsync.service.talk.listening import OwnHost, listening_at
 from mlsync.service.talk.local_socket import LocalSocket, admits_own
+from mlsync.service.talk.metrics import write_metrics
 from mlsync.service.talk.server import Door, TalkServer
+
+_AGAIN_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class TalkOptions:
+    """Where an agent talks besides its socket: an address, by which *names* too, and a file for node exporter."""
+
+    listen: Address | None = None
+    names: Collection[str] = ()
+    metrics_file: Path | None = None
 
 
 class Talk:
-    """The socket of an agent in its state *directory*."""
+    """The socket of an agent in its state *directory*, and its port if one is wanted."""
 
-    def __init__(self, agent: TalkingAgent, directory: Path, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        agent: TalkingAgent,
+        directory: Path,
+        monitor: Monitor,
+        options: TalkOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._agent = agent
         self._directory = directory
         self._monitor = monitor
+        self._options = options or TalkOptions()
+        self._clock = clock
+        self._server = TalkServer()
+        #: Why the port cannot be had, if it cannot.
+        self.failed: ListenFailed | None = None
+        self._is_listening = self._options.listen is None
+        self._again_s = 0.0
+        self._file_failed = False
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
-        """Answer at the socket until the context ends; an agent that can have none works without."""
+        """Answer at the socket, and the port, until the context ends; an agent that can have none works without."""
+        local = self._local()
+        if local is not None:
+            self._server.add(Door(local.listening, admits_own, Answers(self._agent, may_act=True)))
+        self._listen()
+        self._server.start()
         try:
-            local = LocalSocket.bind(self._directory)
+            yield
+        finally:
+            self._server.stop()
+            if local is not None:
+                local.close()
+
+    def tick(self) -> None:
+        """Write the file of metrics, and try the port again if it was taken; the agent calls this now and then."""
+        self._listen()
+        file = self._options.metrics_file
+        if file is None:
+            return
+        try:
+            write_metrics(file, self._agent.metrics())
+            self._file_failed = False
+        except OSError as error:
+            if not self._file_failed:
+                self._monitor.notice("warning", f"the metrics cannot be written: {file}: {error.strerror}")
+            self._file_failed = True
+
+    def _local(self) -> LocalSocket | None:
+        try:
+            return LocalSocket.bind(self._directory)
         except OSError as error:
             why = error.strerror or str(error)
             text = f"mlsync status cannot ask this agent: no socket in {self._directory}: {why}"
             self._monitor.notice("warning", text)
-            yield
+            return None
+
+    def _listen(self) -> None:
+        address = self._options.listen
+        if address is None or self._is_listening or self._clock() < self._again_s:
             return
-        server = TalkServer()
-        server.add(Door(local.listening, admits_own, Answers(self._agent, may_act=True)))
-        server.start()
+        self._again_s = self._clock() + _AGAIN_S
         try:
-            yield
-        finally:
-            server.stop()
-            local.close()
+            listening = listening_at(address)
+        except ListenFailed as error:
+            if self.failed is None:
+                advice = f"{error.usual_advice}; backups go on, and this is tried again"
+                self._monitor.notice("error", f"{error} ({advice})")
+            self.failed = error
+            return
+        answers = OwnHost(Answers(self._agent, may_act=False), self._options.names)
+        self._server.add(Door(listening, lambda _connection: True, answers))
+        self._is_listening, self.failed = True, None
+        self._monitor.notice("info", f"metrics and status page: http://{address}/")
