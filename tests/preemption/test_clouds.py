@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from cloud_service import CloudService, http
 
+from cloud_service import CloudService, http
 from mlsync.preemption.asian_clouds import Alibaba, Tencent
 from mlsync.preemption.aws import HOP_LIMIT, Aws
 from mlsync.preemption.azure import Azure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from cloud_service import CloudService, http
 
+from cloud_service import CloudService, http
 from mlsync.errors import ConfigInvalid
 from mlsync.preemption.metadata import Answer, Endpoint, MetadataFault, NoAnswer, ask
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from cloud_service import CloudService, http, wait_until
 
+from cloud_service import CloudService, http, wait_until
 from doubles.recording_monitor import RecordingMonitor
 from mlsync.preemption.asian_clouds import Tencent
 from mlsync.preemption.azure import Azure
