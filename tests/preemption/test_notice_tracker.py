@@ -103,4 +103,20 @@ def test_a_flood_of_events_is_cut():
     """What is remembered has a bound."""
     tracker = Tracker()
     events = update(tracker, *(notice(NOW_S + 5, ident=str(number)) for number in range(1000)))
-    assert len(events) == len(tracker.current) == 64
+    assert len(events) == len(tracker.current) == 12
+    many = [notice(effect=Effect.RISK, ident=f"risk {number}") for number in range(1000)]
+    assert len(update(Tracker(), *many)) == 64
+
+
+def test_one_event_after_the_other_is_not_heeded_for_ever():
+    """Who forges them could put off all proofs; after twelve in an hour no more is heard, and an hour later again."""
+    tracker = Tracker()
+    acts = [
+        act
+        for second in range(100)
+        for act, _ in update(tracker, notice(NOW_S + 100, ident=str(second)), now_s=NOW_S + second)
+    ]
+    assert acts.count(Act.HURRY) == 12
+    assert acts.count(Act.RELAX) == 12
+    late_s = NOW_S + 3700
+    assert update(tracker, notice(late_s + 60, ident="late"), now_s=late_s) == [(Act.HURRY, late_s + 60)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -17,6 +18,9 @@ OVERDUE_S: Final = 60.0
 # A date that moves by less is the same one.
 _MOVED_S: Final = 1.0
 _COUNT_MAX: Final = 64
+# No machine ends so often: who forges one event after the other is not heeded for the rest of the hour.
+_HURRIES_MAX: Final = 12
+_HURRIES_WITHIN_S: Final = 3600.0
 
 
 class Act(Enum):
@@ -50,6 +54,7 @@ class Tracker:
 
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
+        self._hurried_s: deque[float] = deque(maxlen=_HURRIES_MAX)
 
     def update(self, notices: Sequence[PlatformNotice], now_s: float, *, platform: str, lead_s: float) -> list[Event]:
         """Return what is new, now that a *platform* tells of *notices* and of no others.
@@ -62,7 +67,7 @@ class Tracker:
             known = self._known.get(ident)
             if known is None:
                 known = self._known[ident] = _Known(notice, _deadline_of(notice, now_s, lead_s))
-                events.append(self._first(known, now_s))
+                events += self._first(known, now_s)
             elif notice.deadline_s is not None and notice.deadline_s != known.notice.deadline_s:
                 _move(known, notice, now_s)
             events += self._due(known, now_s)
@@ -84,19 +89,27 @@ class Tracker:
             if not one.is_over:
                 yield Event(Act.RELAX, one.notice, one.deadline_s)
 
-    def _first(self, known: _Known, now_s: float) -> Event:
+    def _first(self, known: _Known, now_s: float) -> Iterator[Event]:
         if known.deadline_s is not None and known.deadline_s - now_s <= HURRY_S:
-            known.is_hurried = True
-            return Event(Act.HURRY, known.notice, known.deadline_s)
+            yield from self._hurried(known, now_s)
+            return
         act = Act.TELL if known.notice.effect is Effect.PAUSE else Act.FLUSH
-        return Event(act, known.notice, known.deadline_s)
+        yield Event(act, known.notice, known.deadline_s)
+
+    def _hurried(self, known: _Known, now_s: float) -> Iterator[Event]:
+        hurried_s = self._hurried_s
+        if len(hurried_s) == _HURRIES_MAX and 0 <= now_s - hurried_s[0] < _HURRIES_WITHIN_S:
+            known.is_over = True
+            return
+        hurried_s.append(now_s)
+        known.is_hurried = True
+        yield Event(Act.HURRY, known.notice, known.deadline_s)
 
     def _due(self, known: _Known, now_s: float) -> Iterator[Event]:
         if known.deadline_s is None or known.is_over:
             return
         if not known.is_hurried and known.deadline_s - now_s <= HURRY_S:
-            known.is_hurried = True
-            yield Event(Act.HURRY, known.notice, known.deadline_s)
+            yield from self._hurried(known, now_s)
         elif now_s > known.deadline_s + OVERDUE_S:
             known.is_over = True
             yield Event(Act.RELAX, known.notice, known.deadline_s)
