@@ -158,6 +158,12 @@ def _from_person(prompt: Prompt, what: str, *, confirm: bool, check: Callable[[U
     return secret
 
 
+def read_secret_line(file: Path) -> bytes:
+    """Return the first line of a secret's file; raise an ``Error`` for one that others can read."""
+    lines = _read(file).splitlines()
+    return lines[0].strip() if lines else b""
+
+
 def _read(file: Path, *, guarded: bool = False) -> bytes:
     """Return the bytes of a secret's file; refuse one that others can read or, as root, one that others can change."""
     if not guarded:

@@ -304,6 +304,13 @@ class AgentSettings:
         default="5",
         example="10",
     )
+    heartbeat_url_file: Path | None = key(
+        path,
+        "The file with a URL that is requested after each proved version, so that a service such as healthchecks.io "
+        "raises the alarm when none comes. Its mode must be 0600.",
+        example='"/etc/mlsync/heartbeat-url"',
+        unset="no URL",
+    )
     listen: Address | None = key(
         listening_address,
         "Where the agent shows metrics and a status page to everybody who can connect: mostly an address of this "

@@ -21,6 +21,7 @@ from mlsync.errors import ConfigInvalid, Error, ListenFailed, RunLocked
 from mlsync.monitor import Monitor
 from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
+from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import RunJob
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
@@ -54,6 +55,7 @@ class AgentOptions:
     silence_factor: float = 0.0
     preemption: PreemptionOptions | None = None
     talk: TalkOptions = field(default_factory=TalkOptions)
+    heartbeat_url_file: Path | None = None
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -68,6 +70,7 @@ class AgentOptions:
             hung_after_s=max(1800.0, 2 * config.proof.timeout_s),
             silence_factor=agent.silence_factor,
             preemption=PreemptionOptions.of(config),
+            heartbeat_url_file=agent.heartbeat_url_file,
             talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file),
         )
 
@@ -108,7 +111,8 @@ class Agent:
         # Never closed: a worker that outlives ``run`` would write to whatever file gets the number next.
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._records = {job.name: RunRecord(wall=wall) for job in jobs}
-        recorded = [RecordedJob(job, self._records[job.name], wall=wall) for job in jobs]
+        heartbeat = HeartbeatUrl(options.heartbeat_url_file, monitor)
+        recorded = [RecordedJob(job, self._records[job.name], heartbeat.proved, wall=wall) for job in jobs]
         self._workers = [
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
             for job in recorded

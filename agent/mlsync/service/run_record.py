@@ -126,18 +126,20 @@ def usual_interval_s(checkpoints_s: Iterable[float | None]) -> float | None:
 
 
 class RecordedJob:
-    """A job of which every pass is noted in a record."""
+    """A job of which every pass is noted in a record; *proved* is called after each that proved a version."""
 
     def __init__(
         self,
         job: RunJob,
         record: RunRecord,
+        proved: Callable[[], None] = lambda: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._job = job
         self._record = record
+        self._proved = proved
         self._clock = clock
         self._wall = wall
 
@@ -183,4 +185,6 @@ class RecordedJob:
         finally:
             self._job.heartbeat.doing = None
         self._record.passed(outcome, began_s, self._clock() - began_clock_s)
+        if outcome.proved_version is not None:
+            self._proved()
         return outcome
