@@ -19,9 +19,10 @@ from mlsync.errors import RunOfAnother, SourceEmptied
 from mlsync.proof.options import ProofOptions
 from mlsync.proof.prover import Prover
 from mlsync.repository import names
+from mlsync.repository.readable import newest_maker
 from mlsync.restore.restore import RestoreOptions, restore
 from mlsync.source.state import State
-from mlsync.source.takeover import allow_takeover, may_take_over
+from mlsync.source.takeover import NewestWriter, allow_takeover, may_take_over
 
 HEADER = b"epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision\n"
 
@@ -322,7 +323,8 @@ def restored_to(world, directory, number=None):
     """Bring a version back as ``mlsync restore`` does."""
     place = os.fsencode(directory)
     result = restore(world.repository, world.manifest(number), place, RestoreOptions(), world.monitor)
-    allow_takeover(world.state.directory, RUN, place, result.version)
+    newest = NewestWriter(*newest_maker(world.repository, RUN))
+    allow_takeover(world.state.directory, RUN, place, result.version, newest)
 
 
 def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
@@ -348,6 +350,29 @@ def test_a_restored_directory_takes_the_run_over_with_its_first_version(fleet):
         fleet.train(3)
         with pytest.raises(RunOfAnother, match="elsewhere/run-1 on berta, which made version 4"):
             world.backup()
+
+
+def test_of_two_nodes_that_restored_one_version_the_first_has_the_run(fleet):
+    """The second is refused by what the first made, until it restores again; a node that is gone holds nothing."""
+    with fleet.on("anna") as world:
+        fleet.train(1)
+        world.backup()
+    places = {name: world.base / "nodes" / name for name in ("berta", "clara")}
+    for name, place in places.items():
+        with fleet.on(name) as world:
+            restored_to(world, place)
+    with fleet.on("berta") as world:
+        (places["berta"] / "weights" / "last.pt").write_bytes(small_checkpoint(5))
+        assert back_up_from(world, places["berta"]).version == 2
+    with fleet.on("clara") as world:
+        (places["clara"] / "weights" / "last.pt").write_bytes(small_checkpoint(6))
+        with pytest.raises(RunOfAnother, match="nodes/berta on berta, which made version 2"):
+            back_up_from(world, places["clara"])
+        # Berta is gone for good: nobody has to wait for anything.
+        shutil.rmtree(places["clara"])
+        restored_to(world, places["clara"])
+        (places["clara"] / "weights" / "last.pt").write_bytes(small_checkpoint(7))
+        assert back_up_from(world, places["clara"]).version == 3
 
 
 def test_a_look_at_an_old_version_steals_nothing(fleet):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mlsync.errors import StateDamaged, StateFull
-from mlsync.source.takeover import allow_takeover, end_takeover, may_take_over
+from mlsync.source.takeover import NewestWriter, allow_takeover, end_takeover, may_take_over
 
 
 def test_a_note_is_of_one_run_and_one_directory_until_it_is_dropped(tmp_path):
@@ -48,3 +48,22 @@ def test_what_cannot_be_noted_is_the_states_error(tmp_path, monkeypatch, number,
     with pytest.raises(kind, match="handed-over"):
         allow_takeover(tmp_path, "run", b"/d", 1)
     assert list((tmp_path / "handed-over").iterdir()) == []
+
+
+def test_a_note_ends_with_a_version_of_somebody_else(tmp_path):
+    """The version that was newest and later ones of its writer are followed, those of a third one are not."""
+    seen = NewestWriter(4, b"a" * 16)
+    allow_takeover(tmp_path, "run", b"/d", 2, seen)
+    found = [(4, b"a"), (3, b"x"), (7, b"a"), (5, b"b")]
+    may = [may_take_over(tmp_path, "run", b"/d", NewestWriter(number, letter * 16)) for number, letter in found]
+    assert may == [True, True, True, False]
+    assert not may_take_over(tmp_path, "other", b"/d", seen)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1]", b'{"newest": "x", "writer": 3}', b"\xff", b"[" * 9999])
+def test_a_note_that_says_nothing_of_the_newest_is_for_any(tmp_path, content):
+    """That of --take-over, of an earlier mlsync, or a damaged one counts by being there."""
+    allow_takeover(tmp_path, "run", b"/d", 0)
+    if content is not None:
+        next((tmp_path / "handed-over").iterdir()).write_bytes(content)
+    assert may_take_over(tmp_path, "run", b"/d", NewestWriter(9, b"b" * 16))

@@ -30,12 +30,13 @@ from mlsync.cli.reports.resuming import closing_lines, resumes
 from mlsync.cli.terminal import output
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.model import Config
-from mlsync.errors import ConfigInvalid, Damage, FormatUnsupported, StateError, StoreError
+from mlsync.errors import ConfigInvalid, Damage, Error, FormatUnsupported, StateError, StoreError
 from mlsync.monitor import Monitor
 from mlsync.repository.keys.keyslot import Unlock
+from mlsync.repository.readable import newest_maker
 from mlsync.repository.repository import StoredVersion
 from mlsync.restore.restore import RestoreOptions, RestoreResult, restore
-from mlsync.source.takeover import allow_takeover
+from mlsync.source.takeover import NewestWriter, allow_takeover
 from mlsync.versions.hidden_proofs import report_hidden
 from mlsync.versions.rollback import refuse_older
 from mlsync.versions.run_proofs import proofs_of
@@ -138,7 +139,7 @@ def restore_command(
         with prepared(place, existing, new) as draft:
             result = restore(session.repository, manifest, directory, options, monitor)
             if result.is_whole and result.fault is None:
-                _hand_over(session, result, monitor)
+                _hand_over(session, result, stored if version == LATEST else None, monitor)
                 if draft is not None:
                     draft.keep()
     found = resumes(result.entries, directory, manifest.root.directory)
@@ -236,10 +237,15 @@ def _refuse_own_places(config: Config, directory: bytes, *, delete: bool) -> Non
             raise ConfigInvalid(f"--delete would delete {what}", where=str(place), advice="restore without --delete")
 
 
-def _hand_over(session: Session, result: RestoreResult, monitor: Monitor) -> None:
+def _hand_over(session: Session, result: RestoreResult, latest: StoredVersion | None, monitor: Monitor) -> None:
     """Let the next backup of this directory, on this machine, continue the run without --take-over."""
     try:
-        allow_takeover(session.state_directory, result.run, result.directory, result.version)
+        try:
+            newest = NewestWriter(*newest_maker(session.repository, result.run, latest))
+        except Error:
+            # The restore is done, whatever else the store does not show.
+            newest = None
+        allow_takeover(session.state_directory, result.run, result.directory, result.version, newest)
     except StateError as error:
         text = f"the local state cannot be written, so a backup from there may need --take-over: {error}"
         monitor.notice("warning", text)

@@ -112,3 +112,9 @@ def report_skipped(repository: Repository, monitor: Monitor) -> None:
     if len(skipped) > _NAMED_COUNT:
         text = f"{len(skipped) - _NAMED_COUNT} more objects under the names of versions and proofs are skipped"
         monitor.notice("warning", f"{text}; mlsync check names all of them")
+
+
+def newest_maker(repository: Repository, run: str, known: StoredVersion | None = None) -> tuple[int, bytes]:
+    """Return the number of the run's newest version and its writer's id; *known* is that version if it is known."""
+    newest = known or newest_readable(repository, run)
+    return (0, b"") if newest is None else (newest.root.number, newest.root.origin.id)

@@ -29,6 +29,7 @@ from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
 from mlsync.repository import names
+from mlsync.repository.readable import newest_maker
 from mlsync.repository.repository import Repository
 from mlsync.service.doing import DoingNow, PassStep
 from mlsync.service.log import LogMonitor, log_to
@@ -45,7 +46,7 @@ from mlsync.service.pass_process import (
     Request,
     RestoreRequest,
 )
-from mlsync.source.takeover import allow_takeover
+from mlsync.source.takeover import NewestWriter, allow_takeover
 from mlsync.upkeep.version_seen import VersionSeen
 
 _LOG: Final = logging.getLogger(__name__)
@@ -184,7 +185,8 @@ class PassChild(LogMonitor):
         )
         if found.result is not None:
             # The next pass goes on with the run, although another machine made its last version.
-            allow_takeover(session.state_directory, run, directory, found.result.version)
+            newest = NewestWriter(*newest_maker(session.repository, run))
+            allow_takeover(session.state_directory, run, directory, found.result.version, newest)
         return {
             "version": found.number,
             "word": found.word,

@@ -26,7 +26,7 @@ from mlsync.source.machine import machine_mark
 from mlsync.source.paths import display
 from mlsync.source.scan import Scan
 from mlsync.source.state import KnownWriter, Made, State
-from mlsync.source.takeover import may_take_over
+from mlsync.source.takeover import NewestWriter, may_take_over
 
 _SECOND_NS: Final = 10**9
 # A shorter log may be the same in every run: a line of column names.
@@ -93,7 +93,7 @@ def _claim(here: Here, parent: Parent, state: State, known: KnownWriter | None, 
     origin = _origin_of(parent)
     if known is not None and known.id == origin.id and Made(parent.number, parent.created_ns) in known.made:
         return Claim.SAME_WRITER
-    if may_take_over(state.directory, here.run, here.directory):
+    if may_take_over(state.directory, here.run, here.directory, NewestWriter(parent.number, origin.id)):
         return Claim.HANDED_OVER
     is_same_path = here.directory == parent.directory
     if is_same_path and origin.machine and machine == (parent.host, origin.machine):
