@@ -27,7 +27,7 @@ from mlsync.log_context import labelled, working_on
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
 from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
-from mlsync.service.log import JournalFormatter, LogMonitor, is_journal, log_to
+from mlsync.service.log import JournalFormatter, JsonFormatter, LogMonitor, is_journal, log_to
 from mlsync.service.pass_child import PassChild
 from mlsync.store.base import Store
 from mlsync.store.directory.store import DirectoryStore
@@ -357,3 +357,21 @@ def test_progress_of_a_pass_is_a_heartbeat():
     child._incoming.close()
     for descriptor in (requests[1], *answers):
         os.close(descriptor)
+
+
+def test_json_lines_hold_everything_on_one_line():
+    """Each record is one JSON object in ASCII, a traceback too; for the journal its priority stands before it."""
+    stream = io.StringIO()
+    log_to(stream, as_json=True)
+    log = logging.getLogger("mlsync.test")
+    log.info("two\nlines %s", "ü")
+    try:
+        raise ValueError("a bug")
+    except ValueError:
+        log.exception("unexpected error")
+    first, second = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert (first["level"], first["message"]) == ("info", "two\nlines ü")
+    assert second["traceback"].endswith("ValueError: a bug")
+    assert stream.getvalue().isascii()
+    record = logging.LogRecord("mlsync", logging.ERROR, "", 0, "no key", (), None)
+    assert JsonFormatter(prefixed=True).format(record).startswith('<3>{"time": "')

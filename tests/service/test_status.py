@@ -277,3 +277,23 @@ def test_what_was_proved_is_known_after_a_restart(tmp_path):
     assert status.read_proved_until(file, "file:///other") == {}
     file.write_text('{"format": 1, "repository": "file:///r", "runs": 5}')
     assert status.read_proved_until(file, "file:///r") == {}
+
+
+def test_the_line_of_a_version_says_its_lag():
+    """The version of a new checkpoint tells how long after its save it was there; others do not."""
+
+    class Making(Failing):
+        """Its passes make versions of the checkpoints that it is given."""
+
+        def run(self, stop, *, deadline_s=None):
+            """Make a version."""
+            number, saved_s = self.error
+            version = VersionSeen(number, NOW_S, checkpoint_s=saved_s)
+            return PassResult("a", number, number, (), "version", (version,))
+
+    job = Making()
+    recorded = RecordedJob(job, RunRecord())
+    said = []
+    for job.error in ((1, NOW_S - 2.5), (2, NOW_S - 2.5), (3, NOW_S - 9000), (4, NOW_S + 5)):
+        said.append(recorded.run(threading.Event()).summary)
+    assert said == ["version, 2.5 s after the checkpoint was saved", *["version"] * 3]

@@ -41,9 +41,15 @@ Examples:
     default=True,
     help="Give way to everything else that runs here (the default), or take a full share of processor and disk.",
 )
+@click.option(
+    "--log-format",
+    "log_format",
+    type=click.Choice(("text", "json")),
+    help="Log lines for people (the default), or one JSON object a line; by default as configured.",
+)
 @watch_option
 @common_options
-def agent_command(common: Common, watches: tuple[Path, ...], gently: bool) -> None:
+def agent_command(common: Common, watches: tuple[Path, ...], gently: bool, log_format: str | None) -> None:
     """Keep watch over all runs of the configuration until SIGTERM or SIGINT.
 
     Runs until Ctrl-C or SIGTERM, which end with a last pass. It makes a version when files changed and settled, looks
@@ -55,7 +61,7 @@ def agent_command(common: Common, watches: tuple[Path, ...], gently: bool) -> No
     config = common.watching_configuration(watches)
     refuse_untrusted_programs(config)
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
-    log_to(sys.stderr, level)
+    log_to(sys.stderr, level, as_json=(log_format or config.agent.log_format) == "json")
     monitor = LogMonitor()
     options = AgentOptions.of(config)
     unlock = common.secret(config, before_prompt=lambda: _look(config, options))

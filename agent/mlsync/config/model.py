@@ -311,6 +311,12 @@ class AgentSettings:
         example='"/etc/mlsync/heartbeat-url"',
         unset="no URL",
     )
+    log_format: str = key(
+        one_of("text", "json"),
+        'How the agent logs: `"json"` is one object a line, for programs that collect logs.',
+        default='"text"',
+        example='"json"',
+    )
     listen: Address | None = key(
         listening_address,
         "Where the agent shows metrics and a status page to everybody who can connect: mostly an address of this "

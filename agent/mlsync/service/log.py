@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from mlsync.app.forecast import ForecastTask
@@ -16,6 +18,8 @@ from mlsync.log_context import labelled
 from mlsync.monitor import NoticeLevel, SilentMonitor, Task
 
 _LOG: Final = logging.getLogger(__name__)
+#: The argument by which a process of passes logs JSON.
+JSON_LOG: Final = "json-log"
 _OURS: Final = logging.getLogger("mlsync")
 _LEVELS: Mapping[NoticeLevel, int] = {
     "info": logging.INFO,
@@ -34,6 +38,28 @@ class JournalFormatter(logging.Formatter):
         """Return the record's lines, each with its priority: a traceback stays an error to its last line."""
         prefix = f"<{_priority(record.levelno)}>"
         return "\n".join(prefix + line for line in super().format(record).splitlines())
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record, in ASCII on one line, for programs that collect logs; *prefixed* for the journal."""
+
+    def __init__(self, *, prefixed: bool) -> None:
+        super().__init__()
+        self._prefixed = prefixed
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with its moment, level and text, and with the traceback if there is one."""
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        value = {
+            "time": moment,
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "pid": record.process,
+        }
+        if record.exc_info:
+            value["traceback"] = self.formatException(record.exc_info)
+        prefix = f"<{_priority(record.levelno)}>" if self._prefixed else ""
+        return prefix + json.dumps(value)
 
 
 class TerminalFormatter(logging.Formatter):
@@ -75,14 +101,22 @@ class LogMonitor(SilentMonitor):
         _LOG.log(_LEVELS[level], "%s", text.replace("\n", "\\n"))
 
 
-def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, str] = os.environ) -> None:
-    """Send all log records to *stream*: with priorities if it is the journal, with times otherwise.
+def log_to(
+    stream: TextIO,
+    level: int = logging.INFO,
+    *,
+    as_json: bool = False,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Send all log records to *stream*: with priorities if it is the journal, with times otherwise, or *as_json*.
 
     A terminal gets lines for a person. From the level ``DEBUG`` down, lines are whole everywhere, and each names the
     run and version that this process works on.
     """
     handler = logging.StreamHandler(stream)
-    if is_journal(stream, environ):
+    if as_json:
+        handler.setFormatter(JsonFormatter(prefixed=is_journal(stream, environ)))
+    elif is_journal(stream, environ):
         handler.setFormatter(JournalFormatter("%(message)s"))
     elif level > logging.DEBUG and stream.isatty():
         handler.setFormatter(TerminalFormatter(stream))
@@ -95,6 +129,11 @@ def log_to(stream: TextIO, level: int = logging.INFO, *, environ: Mapping[str, s
     # Only mlsync's own records: a library's at this level could hold credentials.
     root.setLevel(logging.WARNING)
     _OURS.setLevel(level)
+
+
+def is_json_log() -> bool:
+    """Return whether this process logs JSON, for a process that it starts."""
+    return any(isinstance(handler.formatter, JsonFormatter) for handler in logging.getLogger().handlers)
 
 
 def log_level() -> int:

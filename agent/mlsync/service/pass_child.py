@@ -32,7 +32,7 @@ from mlsync.repository import names
 from mlsync.repository.readable import newest_maker
 from mlsync.repository.repository import Repository
 from mlsync.service.doing import DoingNow, PassStep
-from mlsync.service.log import LogMonitor, log_to
+from mlsync.service.log import JSON_LOG, LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import (
     AHEAD,
@@ -308,7 +308,7 @@ def main() -> None:
     """Serve the process that started this one until it is gone; the first argument is the level to log from."""
     # As for any command.
     gc.set_threshold(20_000)
-    log_to(sys.stderr, int(sys.argv[1]))
+    log_to(sys.stderr, int(sys.argv[1]), as_json=JSON_LOG in sys.argv)
     requests, answers = os.dup(0), os.dup(1)
     # What a library reads or prints must not come between the messages.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -30,7 +30,7 @@ from mlsync.errors import Error
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
-from mlsync.service.log import log_level
+from mlsync.service.log import JSON_LOG, is_json_log, log_level
 from mlsync.service.pass_start import GENTLY
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
@@ -220,7 +220,7 @@ class PassProcess:
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    [*_COMMAND, str(log_level()), *arguments, *([GENTLY] if self._gently else [])],
+                    [*_COMMAND, str(log_level()), *arguments, *([GENTLY] if self._gently else []), *_log_arguments()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,
@@ -243,6 +243,10 @@ class PassProcess:
         except BrokenPipeError:
             pass
         raise _ended(process, self._does)
+
+
+def _log_arguments() -> list[str]:
+    return [JSON_LOG] if is_json_log() else []
 
 
 def _send(process: subprocess.Popen[bytes], message: object) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,7 @@ from mlsync.upkeep.version_seen import VersionSeen
 
 VERSIONS_MAX: Final = 500
 _ERRORS_MAX: Final = 5
+_LAG_S_MAX: Final = 3600.0
 # So many checkpoints make a rhythm; of older intervals a training that changed its pace says nothing.
 _INTERVALS_MIN: Final = 3
 _INTERVALS_MAX: Final = 20
@@ -125,6 +126,17 @@ def usual_interval_s(checkpoints_s: Iterable[float | None]) -> float | None:
     return intervals[len(intervals) // 2] if len(intervals) >= _INTERVALS_MIN else None
 
 
+def _with_lag(outcome: PassResult, before_s: float | None) -> PassResult:
+    """Return the outcome whose line says how long after the save of a new checkpoint its version was there."""
+    made = next((one for one in outcome.versions if one.version == outcome.version), None)
+    if made is None or made.checkpoint_s is None or (before_s is not None and made.checkpoint_s <= before_s):
+        return outcome
+    lag_s = made.made_s - made.checkpoint_s
+    if not 0 <= lag_s < _LAG_S_MAX:
+        return outcome  # saved long before any agent looked, or by another clock
+    return replace(outcome, summary=f"{outcome.summary}, {lag_s:.1f} s after the checkpoint was saved")
+
+
 class RecordedJob:
     """A job of which every pass is noted in a record; *proved* is called after each that proved a version."""
 
@@ -184,7 +196,9 @@ class RecordedJob:
             raise
         finally:
             self._job.heartbeat.doing = None
+        before_s = self._record.newest_checkpoint_s()
         self._record.passed(outcome, began_s, self._clock() - began_clock_s)
+        outcome = _with_lag(outcome, before_s)
         if outcome.proved_version is not None:
             self._proved()
         return outcome
