@@ -32,8 +32,10 @@ def test_no_check_stops_the_others():
     def faulty():
         raise ZeroDivisionError("by zero")
 
+    late = Diagnosis("f", Grade.GRAVE, "too late")
     checks = [Check("a", hangs, 0.05), Check("b", away), Check("c", faulty), Check("d", list)]
     checks.append(Check("e", lambda: [Diagnosis("e", Grade.GRAVE, "grave")]))
+    checks.append(Check("f", lambda: iter(gate.wait, True), 0.05, late))
     found = examine(checks)
     gate.set()
     assert [(one.subject, one.grade) for one in found] == [
@@ -42,6 +44,7 @@ def test_no_check_stops_the_others():
         ("b", Grade.UNKNOWN),
         ("c", Grade.UNKNOWN),
         ("e", Grade.GRAVE),
+        ("f", Grade.GRAVE),
     ]
     said = " ".join(one.what for one in found)
     assert all(word in said for word in ("within 0.05 s", "the store is away", "ZeroDivisionError: by zero"))

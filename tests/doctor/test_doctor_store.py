@@ -112,10 +112,10 @@ def test_a_refused_right_is_grave_only_if_it_is_needed(server, method, expected)
 
 
 def test_a_store_that_is_away_is_unknown_and_not_without_rights(server):
-    """What cannot be tried is not known, and nothing says that a right is lacking."""
+    """What cannot be tried is not known, which is said once, and nothing says that a right is lacking."""
     server.answer = lambda _method, _path: (503, {}, error_body("SlowDown"))
     found = stores.diagnose_rights(open_store(URL, options(server)), writes=True, prunes=False, is_bucket=True)
-    assert [one.grade for one in found] == [Grade.UNKNOWN] * 3
+    assert [one.grade for one in found] == [Grade.UNKNOWN]
 
 
 def test_a_place_without_repository_is_grave(tmp_path):
@@ -163,6 +163,18 @@ def test_an_open_bucket_is_grave(server, inspection):
     assert found.grade is Grade.GRAVE
     assert "list and read" in found.what
     assert [sent.get("Authorization") is None for _, _, sent in server.requests] == [False, True, True]
+
+
+def test_a_bucket_may_be_open_to_all_but_its_owner(server, inspection):
+    """Credentials that may not list say nothing of what anybody may do without."""
+
+    def answer(_method, _path):
+        signed = server.requests[-1][2].get("Authorization")
+        return (403, {}, error_body("AccessDenied")) if signed else None
+
+    server.answer = answer
+    (found,) = buckets.diagnose_public(inspection)
+    assert (found.grade, "can list" in found.what) == (Grade.GRAVE, True)
 
 
 def test_a_closed_bucket_is_fine(server, inspection):

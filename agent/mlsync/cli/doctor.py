@@ -12,7 +12,7 @@ from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.reports.json import doctor_json
 from mlsync.cli.terminal import output
 from mlsync.doctor.doctor import diagnose
-from mlsync.doctor.findings import Diagnosis, Grade
+from mlsync.doctor.findings import UNKNOWN, Diagnosis, Grade
 from mlsync.errors import GraveFound
 
 _EXAMPLES = """\b
@@ -68,7 +68,7 @@ def _print(found: Sequence[Diagnosis], *, quiet: bool) -> None:
         is_first = False
         output.say(f"{heading}:")
         for one in of_grade:
-            output.say_wrapped(f"{one.subject}: {one.what}", first="  ", rest="    ")
+            output.say_wrapped(f"{one.subject}: {one.what.removeprefix(UNKNOWN)}", first="  ", rest="    ")
             if one.means:
                 output.say_wrapped(f"means: {one.means}", first="    ", rest="      ")
             if one.advice:

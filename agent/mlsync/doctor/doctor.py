@@ -87,7 +87,7 @@ def _checks_of_store(config: Config, *, writes: bool) -> Iterator[Check]:
     if is_bucket:
         # What takes a third of a second to import does so before the checks' time begins.
         from mlsync.store.s3 import inspection as _  # noqa: F401
-    yield Check(store.STORE, lambda: store.diagnose_store(opened))
+    yield Check(store.STORE, lambda: store.diagnose_store(opened), late=store.LATE)
     yield Check(
         store.RIGHTS, lambda: store.diagnose_rights(opened(), writes=writes, prunes=prunes, is_bucket=is_bucket)
     )

@@ -12,6 +12,8 @@ from typing import Final
 from mlsync.errors import Error
 
 BOUND_S: Final = 5.0
+#: How a finding begins that says why there is none.
+UNKNOWN: Final = "could not be looked at: "
 
 
 class Grade(Enum):
@@ -36,11 +38,12 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """*look* finds out about *subject*; what it has not found after *bound_s* seconds counts as unknown."""
+    """*look* finds out about *subject*; what it has not found after *bound_s* seconds is *late*, mostly unknown."""
 
     subject: str
     look: Callable[[], Iterable[Diagnosis]]
     bound_s: float = BOUND_S
+    late: Diagnosis | None = None
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class _Running:
 
 def unknown(subject: str, why: str, advice: str = "") -> Diagnosis:
     """Return the finding about what could not be looked at."""
-    return Diagnosis(subject, Grade.UNKNOWN, f"could not be looked at: {why}", advice=advice)
+    return Diagnosis(subject, Grade.UNKNOWN, f"{UNKNOWN}{why}", advice=advice)
 
 
 def examine(checks: Sequence[Check], *, clock: Callable[[], float] = time.monotonic) -> list[Diagnosis]:
@@ -82,5 +85,5 @@ def examine(checks: Sequence[Check], *, clock: Callable[[], float] = time.monoto
         is_late = one.thread.is_alive()
         found += tuple(one.found)
         if is_late:
-            found.append(unknown(one.check.subject, f"no answer within {one.check.bound_s:g} s"))
+            found.append(one.check.late or unknown(one.check.subject, f"no answer within {one.check.bound_s:g} s"))
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final
 
-from mlsync.doctor.findings import Diagnosis, Grade, unknown
+from mlsync.doctor.findings import BOUND_S, Diagnosis, Grade, unknown
 from mlsync.errors import Error, FormatUnsupported, NotFound, RepositoryMissing, StoreDenied, StoreError
 from mlsync.repository import names
 from mlsync.repository.keys import keyslot
+from mlsync.repository.keys.unlocking import SLOTS_MAX
 from mlsync.repository.repository import Repository
 from mlsync.store.base import MARKER, Store
 
@@ -22,6 +24,9 @@ _MARKER_BYTES_MAX: Final = 1 << 20
 # is the time for which pruned data stays.
 _WRONG_S, _GRAVELY_WRONG_S = 60.0, 86_400.0
 _NEEDED: Final = "no version can be made or restored"
+LATE: Final = Diagnosis(
+    STORE, Grade.GRAVE, f"no answer within {BOUND_S:g} s", _NEEDED, "check the network, the endpoint and the disk"
+)
 _DELETES: Final = "whoever takes this machine over can delete every version"
 _NO_DELETE: Final = (
     "take s3:DeleteObject from these credentials: only mlsync prune needs it; or lock the bucket's objects (docs/s3.md)"
@@ -48,7 +53,11 @@ def diagnose_rights(
 
     *prunes* says that the agent here is to delete. In a directory the object's time also tells of its server's clock.
     """
-    yield _tried("list", lambda: next(store.list(names.KEY_SLOTS), None), "s3:ListBucket")
+    listed = _tried("list", lambda: next(store.list(names.KEY_SLOTS), None), "s3:ListBucket")
+    yield listed
+    if listed.grade is Grade.UNKNOWN:
+        # It is away: that is said once.
+        return
     yield _tried("read", lambda: store.get(MARKER, limit_bytes=_MARKER_BYTES_MAX), "s3:GetObject")
     if not writes:
         yield unknown(RIGHTS, "writing and deleting were not tried, since --no-write was given")
@@ -69,7 +78,9 @@ def _tried(verb: str, attempt: Callable[[], object], right: str) -> Diagnosis:
     except NotFound:
         return Diagnosis(RIGHTS, Grade.FINE, f"may {verb}")
     except StoreDenied as error:
-        return Diagnosis(RIGHTS, Grade.GRAVE, f"may not {verb}: {error.what}", _NEEDED, f"allow {right}")
+        return Diagnosis(
+            RIGHTS, Grade.GRAVE, f"may not {verb}: {error.what}", _NEEDED, error.advice or f"allow {right}"
+        )
     except StoreError as error:
         return unknown(RIGHTS, f"whether these credentials may {verb}: {error}")
     return Diagnosis(RIGHTS, Grade.FINE, f"may {verb}")
@@ -108,7 +119,8 @@ def diagnose_clock(ahead_s: float) -> Diagnosis:
 def diagnose_key_slots(store: Store) -> Iterator[Diagnosis]:
     """Yield whether a second way opens the repository; no secret is needed to see that."""
     kinds: list[str] = []
-    for info in store.list(names.KEY_SLOTS):
+    # More than any mlsync opens are none of ours.
+    for info in islice(store.list(names.KEY_SLOTS), SLOTS_MAX):
         if names.is_key_slot(info.key):
             try:
                 kinds.append(keyslot.parse(store.get(info.key, limit_bytes=keyslot.SLOT_BYTES_MAX), info.key).kind)

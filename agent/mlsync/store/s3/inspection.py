@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -72,8 +73,9 @@ class BucketInspection:
 
     def open_to_all(self) -> list[str]:
         """Return what anybody may do without credentials: ``list``, ``read``."""
-        # Signed and first: it finds out where the bucket's name has to be.
-        self._ask("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
+        # Signed and first: it finds out where the bucket's name has to be, whether it is allowed or not.
+        with suppress(errors.StoreDenied):
+            self._ask("list_objects_v2", Prefix=self.prefix, MaxKeys=1)
         client = make_client(self._client.options, self._location)
         client.meta.events.register_first("choose-signer.s3", lambda **_more: UNSIGNED)
         key = f"{self.prefix}/{MARKER}".lstrip("/")
