@@ -5,7 +5,7 @@ import time
 import pytest
 
 from flow_parts import RUN, World
-from mlsync.errors import PolicyRefused
+from mlsync.errors import PolicyRefused, VersionKept
 from mlsync.repository import names
 from mlsync.repository.history.decision import Forgotten, Pin
 from mlsync.repository.history.decisions import By, decide, mark_gone
@@ -13,6 +13,7 @@ from mlsync.repository.history.seen_decision import half
 from mlsync.repository.later_proof import LaterProof, ProvedFile
 from mlsync.retention.grammar import parse_rules
 from mlsync.retention.policy import KeepPolicy
+from mlsync.upkeep.forget import forget, needs_of
 from mlsync.upkeep.retained import retained
 from mlsync.values import Finding, Proof, Severity
 from safetensors_parts import saved
@@ -111,11 +112,105 @@ def test_torn_files_keep_the_version_of_their_content(world):
 
 def test_lists_of_files_are_read_only_where_something_may_go(world):
     """If nothing would be removed, manifests are read, and no pack; else the lists of files too, of each version."""
-    make(world, 4)
-    for rule, is_cheap in (("last 4", True), ("last 3", False)):
+    with_many_files(world, 4)
+    costs = {}
+    for rule in ("last 4", "last 3"):
         world.counted.reset()
         asked(world, rule)
-        assert (sum(world.counted.calls.values()) < 12) == is_cheap, world.counted.calls
+        costs[rule] = sum(world.counted.calls.values())
+    assert costs["last 3"] - costs["last 4"] >= 4
+    assert costs["last 4"] < 12
+
+
+def with_many_files(world, count):
+    """Make versions whose list of files is too long for the manifest, and is different in each."""
+    for number in range(400):
+        world.write(f"d/{number:0200d}", b"")
+    for epoch in range(count):
+        for number in range(0, 400, 5):
+            world.write(f"d/{number:0200d}", b"%d" % epoch)
+        world.write("last.safetensors", saved(epoch=epoch, fill=bytes([epoch])))
+        world.backup()
+    root = world.repository.stored(RUN, 1).root
+    assert all(segment.inline is None for segment in root.segments)
+
+
+def calls_to_forget(world):
+    """How many calls of the store it takes to ask a policy, and to forget what it does not keep."""
+    world.counted.reset()
+    found = asked(world, "last 1")
+    assert found.evaluation.removed
+    items = [(number, "last 1") for number in found.evaluation.removed]
+    forget(world.repository, RUN, items, By("host", 1), known=found.known, dry_run=True)
+    return sum(world.counted.calls.values())
+
+
+def test_each_version_costs_its_manifest_and_its_list_of_files(world):
+    """A policy and the forget after it read both once, where nothing tells a best or resumable version either."""
+    with_many_files(world, 4)
+    before = calls_to_forget(world)
+    for epoch in range(4, 10):
+        world.write(f"d/{epoch:0200d}", b"more")
+        world.write("last.safetensors", saved(epoch=epoch, fill=bytes([epoch])))
+        world.backup()
+    assert calls_to_forget(world) - before == 2 * 6
+
+
+def test_later_proofs_are_read_once(world):
+    """A policy and the forget after it read each of them once, beside the manifest."""
+    make(world, 10)
+
+    def prove(numbers):
+        for number in numbers:
+            digest = world.repository.stored(RUN, number).digest
+            world.repository.add_later_proof(LaterProof(RUN, number, digest, 1, "mlsync", "host", 2, "", 0, []))
+
+    prove(range(1, 3))
+    before = calls_to_forget(world)
+    prove(range(3, 8))
+    assert calls_to_forget(world) - before == 5
+
+
+def test_a_later_proof_that_came_meanwhile_is_heeded(world):
+    """Between the question and the forget somebody found the newest resumable version broken: the one before stays."""
+    for epoch in (1, 2):
+        world.write("last.safetensors", saved(epoch=epoch, optimizer=True))
+        world.backup()
+    world.write("last.safetensors", saved(epoch=3))
+    world.backup()
+    found = asked(world, "last 1")
+    assert found.evaluation.removed == (1,)
+    digest = world.repository.stored(RUN, 2).digest
+    finding = Finding(2, Severity.REFUSE, "not the bytes that were written")
+    files = [ProvedFile(b"last.safetensors", Proof(2, "safetensors", "cpu", "2", 1, 0.5, 1, 4, {}, [finding]))]
+    world.repository.add_later_proof(LaterProof(RUN, 2, digest, 1, "mlsync", "host", 2, "cpu", 1, files))
+    with pytest.raises(VersionKept, match="version 1: it is the newest from which training can resume"):
+        forget(world.repository, RUN, [(1, "last 1")], By("host", 1), known=found.known)
+
+
+def test_a_version_that_came_meanwhile_is_read(world):
+    """What it kept of an older one stays, although the question was asked before."""
+    make(world, 3)
+    found = asked(world, "last 1")
+    assert found.evaluation.removed == (1, 2)
+    world.append("log.txt", b"x")
+    world.backup()
+    assert set(needs_of(world.repository, RUN, found.known).listed) == {1, 2, 3, 4}
+
+
+def test_a_damaged_log_matters_only_if_it_would_have_told(world):
+    """A checkpoint in an older version tells the best one, whatever becomes of the log in a newer one."""
+    world.write("best.safetensors", saved(epoch=1, best_fitness=0.9))
+    world.backup()
+    (world.directory / "best.safetensors").unlink()
+    world.write("args.yaml", b"task: detect\n")
+    world.write("results.csv", b"epoch,metrics/mAP50(B),metrics/mAP50-95(B)\n1,0.5,0.4\n")
+    world.write("last.safetensors", saved(epoch=2))
+    world.backup(accept_loss=True)
+    make(world, 1)
+    entries = {entry.path: entry for entry in world.repository.entries(world.repository.stored(RUN, 2))}
+    world.store.delete(names.pack(entries[b"results.csv"].chunks[0].pack))
+    assert removed(world, "last 1") == (2,)
 
 
 # ---------------------------------------------------------------- what is not clear

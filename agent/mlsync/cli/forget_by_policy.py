@@ -120,7 +120,7 @@ def _forget(repository: Repository, one: Retained, by: By) -> None:
     rule = f"the policy {one.evaluation.policy_text}"
     items = [(number, rule) for number in one.evaluation.removed]
     if items:
-        forget(repository, one.evaluation.run, items, by)
+        forget(repository, one.evaluation.run, items, by, known=one.known)
 
 
 def _print(applied: Applied, *, is_dry_run: bool) -> None:

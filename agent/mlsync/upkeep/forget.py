@@ -17,7 +17,7 @@ from mlsync.repository.history.seen_decision import SeenDecision, half, seen_dec
 from mlsync.repository.readable import newest_readable
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.decided import refuse_gone
-from mlsync.versions.proof_status import ProofStatus, run_versions
+from mlsync.versions.proof_status import KnownVersions, ProofStatus, run_versions
 from mlsync.versions.resumable import resumables
 from mlsync.versions.run_proofs import RunProofs
 
@@ -59,9 +59,10 @@ class Needs:
         return f"it has the last good content of a file, as version {staying[-1]} says" if staying else None
 
 
-def needs_of(repository: Repository, run: str) -> Needs:
-    """Return which versions of a run are listed, and which must stay; this reads all manifests."""
-    found = run_versions(repository, run)
+def needs_of(repository: Repository, run: str, known: KnownVersions | None = None) -> Needs:
+    """Return which versions of a run are listed, and which must stay; this reads all manifests that are not *known*."""
+    known = known or KnownVersions()
+    found = run_versions(repository, run, known=known)
     listed = {status.root.number: status.stored for status in found.statuses}
     newest = newest_readable(repository, run)
     seen = None if newest is None else seen_decision(newest.root.room)
@@ -69,7 +70,7 @@ def needs_of(repository: Repository, run: str) -> Needs:
     for number, stored in listed.items():
         for kept in {trouble.kept for trouble in stored.root.troubles}:
             kept_by.setdefault(kept, []).append(number)
-    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found.statuses)), kept_by)
+    return Needs(found.decided, seen, listed, dict(_reasons(repository, run, found.statuses, known)), kept_by)
 
 
 def forget(
@@ -80,13 +81,15 @@ def forget(
     *,
     dry_run: bool = False,
     accept_hidden: bool = False,
+    known: KnownVersions | None = None,
 ) -> Forgetting:
     """Forget versions of a run, by number and the rule that each falls to: all of them, or none.
 
-    Raises ``VersionMissing`` for a number that is not there, ``VersionKept`` for versions that must stay, and what
-    ``decide`` raises. A version that is forgotten already stays so, by the rule that it fell to first.
+    What is *known* of versions is not read again. Raises ``VersionMissing`` for a number that is not there,
+    ``VersionKept`` for versions that must stay, and what ``decide`` raises. A version that is forgotten already stays
+    so, by the rule that it fell to first.
     """
-    needs = needs_of(repository, run)
+    needs = needs_of(repository, run, known)
     if not accept_hidden:
         needs.decided.refuse_hidden(repository.store.url)
     rules = dict(items)
@@ -147,11 +150,13 @@ def _openable(repository: Repository, run: str, number: int) -> Callable[[], Sto
     return lambda: repository.stored(run, number)
 
 
-def _reasons(repository: Repository, run: str, statuses: Sequence[ProofStatus]) -> Iterable[tuple[int, str]]:
+def _reasons(
+    repository: Repository, run: str, statuses: Sequence[ProofStatus], known: KnownVersions
+) -> Iterable[tuple[int, str]]:
     """Yield the versions that no rule may drop; the strongest reason comes last."""
-    proofs = RunProofs(repository, run)
+    proofs = RunProofs(repository, run, known)
     for stored in proofs.trusted(reversed(proofs.numbers)):
-        if resumables(proofs.entries(stored)):
+        if _is_resumable(stored, proofs, known):
             yield stored.root.number, "it is the newest from which training can resume"
             break
     proved = [status for status in statuses if is_proved(status)]
@@ -159,6 +164,13 @@ def _reasons(repository: Repository, run: str, statuses: Sequence[ProofStatus]) 
         yield proved[-1].root.number, "it is the newest that is proved"
     if statuses:
         yield statuses[-1].root.number, "it is the newest"
+
+
+def _is_resumable(stored: StoredVersion, proofs: RunProofs, known: KnownVersions) -> bool:
+    told = known.told.get(stored.root.number)
+    if told is not None and told.proofs is proofs.of(stored)[0]:
+        return told.is_resumable
+    return bool(resumables(proofs.entries(stored)))
 
 
 def is_proved(status: ProofStatus) -> bool:

@@ -2,27 +2,28 @@
 
 The policy itself is in ``mlsync.retention``, and knows no store. This reads the manifest of each version and the later
 proofs, as a list of versions does. The lists of files are read only where a rule or a protection needs them: for each
-version if a rule compares epochs or numbers, or if something would be removed at all.
+version if a rule compares epochs or numbers, if one looks pending, or if something would be removed at all. Each
+object is read once, and what was read is there for the forget that follows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
 from mlsync.errors import Damage, PolicyRefused, VersionMissing
 from mlsync.repository.history.decisions import Decided
-from mlsync.repository.manifest import ManifestRoot
+from mlsync.repository.manifest import Entry, ManifestRoot
 from mlsync.repository.repository import Repository
 from mlsync.retention.facts import VersionFacts
 from mlsync.retention.policy import Evaluation, KeepPolicy, evaluate
 from mlsync.retention.rules import BestRule, EveryRule
 from mlsync.upkeep.forget import is_proved
-from mlsync.versions.best import best_number
+from mlsync.versions.best import BestSearch
 from mlsync.versions.measured import Measured, measured
-from mlsync.versions.proof_status import ProofStatus, run_versions
+from mlsync.versions.proof_status import KnownVersions, ProofStatus, Told, run_versions, status_from_entries
 from mlsync.versions.run_proofs import RunProofs
 
 # Lists of files are small and may be far away; each that is in memory may be of a hundred thousand files.
@@ -32,12 +33,16 @@ _NAMED_MAX: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Retained:
-    """What a policy says of a run's versions, and by what each would be forgotten: the digest of its manifest."""
+    """What a policy says of a run's versions, and by what each would be forgotten: the digest of its manifest.
+
+    *known* is what was read for that, which spares ``forget`` to read it again.
+    """
 
     evaluation: Evaluation
     roots: Mapping[int, ManifestRoot]
     digests: Mapping[int, bytes]
     decided: Decided
+    known: KnownVersions
 
 
 def retained(repository: Repository, run: str, policy: KeepPolicy, now_ns: int, *, with_all_reasons: bool) -> Retained:
@@ -49,14 +54,12 @@ def retained(repository: Repository, run: str, policy: KeepPolicy, now_ns: int, 
     """
     found = _Run(repository, run)
     asked = _asked(policy)
-    facts = found.facts
-    if asked is None and not with_all_reasons:
+    if asked is None and not with_all_reasons and not found.is_pending:
         # Without the lists of files only fewer versions can be kept.
-        evaluation = evaluate(policy, run, facts, now_ns)
+        evaluation = evaluate(policy, run, found.facts, now_ns)
         if not evaluation.removed:
             return found.retained(evaluation)
-    facts = found.with_files(facts, asked)
-    return found.retained(evaluate(policy, run, facts, now_ns))
+    return found.retained(evaluate(policy, run, found.with_files(asked), now_ns))
 
 
 def _asked(policy: KeepPolicy) -> frozenset[str] | None:
@@ -67,13 +70,34 @@ def _asked(policy: KeepPolicy) -> frozenset[str] | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A version with its list of files: its status, what is known of its training, and its entries."""
+
+    status: ProofStatus
+    measured: Measured
+    entries: Sequence[Entry]
+
+    @classmethod
+    def of(
+        cls, repository: Repository, status: ProofStatus, proofs: RunProofs, asked: Collection[str] | None
+    ) -> _Listed:
+        """Read the list of files of a version, once."""
+        entries = list(proofs.entries(status.stored))
+        if status.is_pending:
+            status = replace(status_from_entries(status, entries), hidden=status.hidden)
+        return cls(status, measured(repository, entries, asked), entries)
+
+
 class _Run:
     """The versions of a run that are not gone, as the store shows them."""
 
     def __init__(self, repository: Repository, run: str) -> None:
         self._repository = repository
         self._run = run
-        versions = run_versions(repository, run, with_forgotten=True)
+        self._known = KnownVersions()
+        # A version that looks pending needs its list of files, which is read once, for all that is asked of it.
+        versions = run_versions(repository, run, with_forgotten=True, known=self._known, by_summaries=True)
         self._decided = versions.decided
         self._statuses = versions.statuses
         self._refuse_unclear()
@@ -83,30 +107,55 @@ class _Run:
         """What manifests, later proofs and decisions say of the versions."""
         return [_facts(status, self._decided) for status in self._statuses]
 
-    def with_files(self, facts: list[VersionFacts], asked: Collection[str] | None) -> list[VersionFacts]:
-        """Return *facts* with what the lists of files say: this reads those of all versions that are not forgotten."""
-        proofs = RunProofs(self._repository, self._run)
-        stored = {status.root.number: status.stored for status in self._statuses}
+    @property
+    def is_pending(self) -> bool:
+        """Whether a version that is not forgotten looks pending, so that only its list of files has its status."""
+        return any(status.is_pending and not self._is_forgotten(status) for status in self._statuses)
 
-        def measure(number: int) -> Measured:
-            return measured(self._repository, list(proofs.entries(stored[number])), asked)
+    def with_files(self, asked: Collection[str] | None) -> list[VersionFacts]:
+        """Return the facts with what the lists of files say: this reads those of all versions that are not forgotten.
 
-        there = [one.number for one in facts if not one.is_forgotten]
+        Each is read once, whatever is asked; some of them are in memory at the same time.
+        """
+        proofs = RunProofs(self._repository, self._run, self._known)
+        search = BestSearch(self._repository, self._run)
+        found = {}
+
+        def read(status: ProofStatus) -> _Listed:
+            return _Listed.of(self._repository, status, proofs, asked)
+
+        # The newest first, as the search for the best asks; and alone: what all of them need is read with it, once.
+        there = [status for status in reversed(self._statuses) if not self._is_forgotten(status)]
         try:
-            # The first one alone: what all of them need is read with it, once.
-            known = {number: measure(number) for number in there[:1]}
             with ThreadPoolExecutor(_AT_ONCE) as executor:
-                known |= zip(there[1:], executor.map(measure, there[1:]), strict=True)
-            best = self._best_number()
+                for batch in (there[:1], *_batches(there[1:])):
+                    for one in executor.map(read, batch):
+                        search.look(one.status.stored, one.entries)
+                        found[one.status.root.number] = one.status, one.measured
+                        self._note(one, proofs)
+            best = self._best_number(search)
         except Damage as error:
             raise self._unclear(f"a list of files cannot be read: {error}") from error
         self._refuse_skipped()
-        return [_with_measured(one, known[one.number], best) if one.number in known else one for one in facts]
+        facts = {
+            number: _with_measured(_facts(status, self._decided), known, best)
+            for number, (status, known) in found.items()
+        }
+        return [facts.get(one.number, one) for one in self.facts]
 
-    def _best_number(self) -> int:
+    def _note(self, one: _Listed, proofs: RunProofs) -> None:
+        """Have a forget that follows know what the list of files told."""
+        self._known.told[one.status.root.number] = Told(
+            proofs.of(one.status.stored)[0], one.status, one.measured.is_resumable
+        )
+
+    def _is_forgotten(self, status: ProofStatus) -> bool:
+        return self._decided.dropped(status.root.number, status.stored.digest) is not None
+
+    def _best_number(self, search: BestSearch) -> int:
         """Return the version that a restore of the best one takes; 0 if nothing tells which that is."""
         try:
-            return best_number(self._repository, self._run)
+            return search.number()
         except VersionMissing:
             return 0
 
@@ -114,7 +163,7 @@ class _Run:
         """Return an evaluation with what it is about."""
         roots = {status.root.number: status.root for status in self._statuses}
         digests = {status.root.number: status.stored.digest for status in self._statuses}
-        return Retained(evaluation, roots, digests, self._decided)
+        return Retained(evaluation, roots, digests, self._decided, self._known)
 
     def _refuse_unclear(self) -> None:
         """Raise ``PolicyRefused`` if versions, their proofs, or decisions about them may be hidden or damaged."""
@@ -142,6 +191,11 @@ class _Run:
     def _unclear(self, what: str) -> PolicyRefused:
         text = f"nothing was removed of run {self._run!r}: {what}"
         return PolicyRefused(text, where=self._repository.store.url)
+
+
+def _batches(statuses: Sequence[ProofStatus]) -> Iterator[Sequence[ProofStatus]]:
+    for at in range(0, len(statuses), _AT_ONCE):
+        yield statuses[at : at + _AT_ONCE]
 
 
 def _facts(status: ProofStatus, decided: Decided) -> VersionFacts:

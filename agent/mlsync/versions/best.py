@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from mlsync.errors import VersionMissing
+from mlsync.errors import Damage, Error, StoreError, VersionMissing
 from mlsync.formats.groups.huggingface import is_trainers_directory
 from mlsync.formats.libraries.trainer_logs import (
     ARGUMENTS_NAME,
@@ -39,90 +41,178 @@ _NAMED_MAX: Final = 3
 
 
 def best_number(repository: Repository, run: str) -> int:
-    """Return the number of the version with the best checkpoint of a run, or raise ``VersionMissing``."""
+    """Return the number of the version with the best checkpoint of a run, or raise ``VersionMissing``.
+
+    This reads each version once.
+    """
     proofs = RunProofs(repository, run)
-    for best_by in (_best_by_checkpoints, _best_by_state, _best_by_lightning, _best_by_results):
-        number = best_by(proofs)
-        if number is not None:
-            return number
-    what = _nothing_tells(proofs) + proofs.passed_over()
-    raise VersionMissing(what, where=repository.store.url, advice=_TELLING)
+    search = BestSearch(repository, run)
+    for stored in proofs.trusted(reversed(proofs.numbers)):
+        search.look(stored, list(proofs.entries(stored)))
+    for stored in readable(repository, run, sorted(proofs.hidden)) if search.finds_nothing else ():
+        search.name(repository.entries(stored))
+    return search.number(proofs.passed_over())
 
 
-def _nothing_tells(proofs: RunProofs) -> str:
-    """Return what was looked at in vain."""
-    repository, run = proofs.repository, proofs.run
-    version_count, checkpoints, logs = 0, set[bytes](), set[bytes]()
-    for stored in readable(repository, run, proofs.numbers):
-        version_count += 1
-        for entry in repository.entries(stored):
+class BestSearch:
+    """Finds the version with the best checkpoint of a run, in one walk over its versions, the newest first.
+
+    What is kept of a version are a few numbers, whatever its size. A log is read only as long as it may tell: that of
+    Hugging Face until a version names a checkpoint, that of Ultralytics until anything else tells. A log that cannot
+    be read is an error only if it would have told.
+    """
+
+    def __init__(self, repository: Repository, run: str) -> None:
+        self._repository = repository
+        self._run = run
+        self._fitness: _Highest = _Highest()
+        self._results: _Highest = _Highest()
+        self._state = _Named()
+        self._lightning = _Named()
+        self._states: dict[tuple[ChunkRef, ...], TrainerState | None] = {}
+        self._fitnesses: dict[tuple[ChunkRef, ...], float | None] = {}
+        # What was looked at, for the message that nothing tells.
+        self._version_count = 0
+        self._checkpoints: list[bytes] = []
+        self._logs: set[bytes] = set()
+
+    def look(self, stored: StoredVersion, entries: Collection[Entry]) -> None:
+        """Look at a version that is older than those before, with its entries and their latest proofs."""
+        number = stored.root.number
+        self.name(entries)
+        for facts in _sound_facts(entries):
+            self._fitness.take(facts.get("best_fitness"), number)
+        files = {entry.path: entry for entry in entries}
+        self._lightning.look(number, files, _named_by_lightning)
+        if self._fitness.number is None:
+            self._state.look(number, files, self._named_by_state)
+            if self._state.best is None and self._lightning.best is None:
+                self._look_at_results(number, files)
+
+    def name(self, entries: Iterable[Entry]) -> None:
+        """Note what a version has, for the message that nothing tells."""
+        self._version_count += 1
+        checkpoints = set(self._checkpoints)
+        for entry in entries:
             if entry.proof is not None:
                 checkpoints.add(entry.path)
             elif _name(entry.path) in _LOGS:
-                logs.add(_name(entry.path))
-    paths = sorted(checkpoints)
-    named = ", ".join(map(display, paths[:_NAMED_MAX])) + (" and others" if len(paths) > _NAMED_MAX else "")
-    versions = "its only version" if version_count == 1 else f"its {version_count} versions"
-    if not paths:
-        return f"nothing tells which version of run {run!r} is best: there is no checkpoint in {versions}"
-    looked = f"no checkpoint in {versions} ({named}) has a best_fitness"
-    lacks = "".join(f", and {os.fsdecode(name)} {_LOGS[name]}" for name in sorted(logs))
-    return f"nothing tells which version of run {run!r} is best: {looked}{lacks}"
+                self._logs.add(_name(entry.path))
+        self._checkpoints = sorted(checkpoints)[: _NAMED_MAX + 1]
 
+    @property
+    def finds_nothing(self) -> bool:
+        """Whether nothing that was looked at tells."""
+        told = (self._fitness.number, self._state.best, self._lightning.best, self._results.number)
+        faults = (self._state.fault, self._results.fault)
+        return all(one is None for one in (*told, *faults))
 
-def _best_by_checkpoints(proofs: RunProofs) -> int | None:
-    """Return the version with the highest ``best_fitness`` in a checkpoint; of equals the newest."""
-    found: tuple[float, int] | None = None
-    for stored in proofs.trusted(proofs.numbers):
-        for facts in _facts(proofs, stored):
-            fitness = facts.get("best_fitness")
-            if isinstance(fitness, (int, float)) and (found is None or (fitness, stored.root.number) > found):
-                found = (fitness, stored.root.number)
-    return None if found is None else found[1]
+    def number(self, passed_over: str = "") -> int:
+        """Return the version; raise ``VersionMissing``, which ends with *passed_over*, or what a log's reading raised.
 
+        Checkpoints count before logs, and of these the trainer that names a checkpoint before one that logs a value.
+        """
+        if self._fitness.number is not None:
+            return self._fitness.number
+        for named in (self._state, self._lightning):
+            if named.fault is not None:
+                raise named.fault
+            if named.number is not None:
+                return named.number
+            if named.best is not None:
+                what = f"the trainer of run {self._run!r} names {display(named.best)} the best, and no version holds it"
+                raise self._missing(what + passed_over, _SHOWN_BY)
+        if self._results.fault is not None:
+            raise self._results.fault
+        if self._results.number is not None:
+            return self._results.number
+        raise self._missing(self._nothing_tells() + passed_over, _TELLING)
 
-def _best_by_state(proofs: RunProofs) -> int | None:
-    """Return the newest version with the checkpoint that Hugging Face's trainer named the best in the end.
+    def _missing(self, what: str, advice: str) -> VersionMissing:
+        return VersionMissing(what, where=self._repository.store.url, advice=advice)
 
-    The state does not say whether a higher metric is better, but it names the best checkpoint.
-    """
-    looked: dict[tuple[ChunkRef, ...], TrainerState | None] = {}
+    def _nothing_tells(self) -> str:
+        """Return what was looked at in vain."""
+        named = ", ".join(map(display, self._checkpoints[:_NAMED_MAX]))
+        named += " and others" if len(self._checkpoints) > _NAMED_MAX else ""
+        versions = "its only version" if self._version_count == 1 else f"its {self._version_count} versions"
+        nothing = f"nothing tells which version of run {self._run!r} is best"
+        if not self._checkpoints:
+            return f"{nothing}: there is no checkpoint in {versions}"
+        lacks = "".join(f", and {os.fsdecode(name)} {_LOGS[name]}" for name in sorted(self._logs))
+        return f"{nothing}: no checkpoint in {versions} ({named}) has a best_fitness{lacks}"
 
-    def named(files: Mapping[bytes, Entry]) -> bytes | None:
+    def _named_by_state(self, files: Mapping[bytes, Entry]) -> bytes | None:
+        """Return the checkpoint that Hugging Face's trainer names the best.
+
+        The state does not say whether a higher metric is better, but it names the best checkpoint.
+        """
         states = {path: entry for path, entry in files.items() if _is_state(path)}
-        return _named_best(read_files(proofs.repository, states, STATE_BYTES_MAX, read_trainer_state, looked))
+        return _named_best(read_files(self._repository, states, STATE_BYTES_MAX, read_trainer_state, self._states))
 
-    return _newest_with_named(proofs, named)
-
-
-def _best_by_lightning(proofs: RunProofs) -> int | None:
-    """Return the newest version with the file that Lightning's ``ModelCheckpoint`` named the best in the end."""
-
-    def named(files: Mapping[bytes, Entry]) -> bytes | None:
-        naming: list[tuple[float, bytes]] = []
-        for path, entry in files.items():
-            facts = entry.proof.facts if entry.proof is not None else {}
-            best, step = facts.get(BEST_CHECKPOINT), facts.get("step")
-            if isinstance(best, str) and isinstance(step, (int, float)):
-                naming.append((step, _beside(path, os.fsencode(best))))
-        return max(naming)[1] if naming else None
-
-    return _newest_with_named(proofs, named)
+    def _look_at_results(self, number: int, files: Mapping[bytes, Entry]) -> None:
+        """Take the fitness in each ``results.csv`` of Ultralytics."""
+        results = {path: entry for path, entry in files.items() if _name(path) == RESULTS_NAME}
+        # Any program may write a results.csv: beside that of Ultralytics are the settings of the training.
+        results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
+        try:
+            found = [*read_files(self._repository, results, RESULTS_BYTES_MAX, read_fitness, self._fitnesses)]
+        except (Damage, StoreError) as error:
+            self._results.fault = self._results.fault or error
+            return
+        for _, fitness in found:
+            self._results.take(fitness, number)
 
 
-def _newest_with_named(proofs: RunProofs, named: Callable[[Mapping[bytes, Entry]], bytes | None]) -> int | None:
-    """Return the newest version that holds what the newest one that names a best checkpoint, by *named*, names."""
+@dataclass(slots=True)
+class _Highest:
+    """The version with the highest value; of equals the newest. *fault*: a value could not be read."""
+
+    value: float = 0.0
+    number: int | None = None
+    fault: Error | None = None
+
+    def take(self, value: object, number: int) -> None:
+        """Compare the value of a version; what is no number, or not one that can be compared, counts for nothing."""
+        if not isinstance(value, (int, float)) or math.isnan(value):
+            return
+        if self.number is None or (value, number) > (self.value, self.number):
+            self.value, self.number = value, number
+
+
+@dataclass(slots=True)
+class _Named:
+    """The newest version that holds what the newest one that names a *best* checkpoint names."""
+
     best: bytes | None = None
-    for stored in proofs.trusted(reversed(proofs.numbers)):
-        files = {entry.path: entry for entry in proofs.entries(stored)}
-        if best is None:
-            best = named(files)
+    number: int | None = None
+    fault: Error | None = None
+
+    def look(
+        self, number: int, files: Mapping[bytes, Entry], named: Callable[[Mapping[bytes, Entry]], bytes | None]
+    ) -> None:
+        """Look at the next older version, which names what *named* returns."""
+        if self.number is not None or self.fault is not None:
+            return
+        try:
+            self.best = named(files) if self.best is None else self.best
+        except (Damage, StoreError) as error:
+            self.fault = error
+            return
+        best = self.best
         if best is not None and any(_has_weights(path, entry, best) for path, entry in files.items()):
-            return stored.root.number
-    if best is not None:
-        what = f"the trainer of run {proofs.run!r} names {display(best)} the best, and no version holds it"
-        raise VersionMissing(what + proofs.passed_over(), where=proofs.repository.store.url, advice=_SHOWN_BY)
-    return None
+            self.number = number
+
+
+def _named_by_lightning(files: Mapping[bytes, Entry]) -> bytes | None:
+    """Return the file that Lightning's ``ModelCheckpoint`` named the best in the end."""
+    naming: list[tuple[float, bytes]] = []
+    for path, entry in files.items():
+        facts = entry.proof.facts if entry.proof is not None else {}
+        best, step = facts.get(BEST_CHECKPOINT), facts.get("step")
+        if isinstance(best, str) and isinstance(step, (int, float)):
+            naming.append((step, _beside(path, os.fsencode(best))))
+    return max(naming)[1] if naming else None
 
 
 def _is_state(path: bytes) -> bool:
@@ -147,20 +237,6 @@ def _has_weights(path: bytes, entry: Entry, best: bytes) -> bool:
     return is_there and entry.proof is not None and not entry.proof.is_broken and has_weights(entry.proof.facts)
 
 
-def _best_by_results(proofs: RunProofs) -> int | None:
-    """Return the version with the highest fitness in a ``results.csv`` of Ultralytics; of equals the newest."""
-    looked: dict[tuple[ChunkRef, ...], float | None] = {}
-    found: tuple[float, int] | None = None
-    for stored in proofs.trusted(proofs.numbers):
-        files = {entry.path: entry for entry in proofs.repository.entries(stored)}
-        results = {path: entry for path, entry in files.items() if path.rpartition(b"/")[2] == RESULTS_NAME}
-        # Any program may write a results.csv: beside that of Ultralytics are the settings of the training.
-        results = {path: one for path, one in results.items() if _beside(path, ARGUMENTS_NAME) in files}
-        for _, fitness in read_files(proofs.repository, results, RESULTS_BYTES_MAX, read_fitness, looked):
-            found = max(found or (fitness, 0), (fitness, stored.root.number))
-    return None if found is None else found[1]
-
-
 def _beside(path: bytes, name: bytes) -> bytes:
     return path[: len(path) - len(_name(path))] + name
 
@@ -169,7 +245,7 @@ def _name(path: bytes) -> bytes:
     return path.rpartition(b"/")[2]
 
 
-def _facts(proofs: RunProofs, stored: StoredVersion) -> Iterator[Mapping[str, object]]:
-    """Yield the facts in the proof of each checkpoint of a version that is not broken."""
-    found = (entry.proof for entry in proofs.entries(stored))
+def _sound_facts(entries: Iterable[Entry]) -> Iterator[Mapping[str, object]]:
+    """Yield the facts in the proof of each checkpoint that is not broken."""
+    found = (entry.proof for entry in entries)
     return (proof.facts for proof in found if proof is not None and not proof.is_broken)

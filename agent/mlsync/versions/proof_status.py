@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from mlsync.errors import Damage, ManifestDamaged
 from mlsync.repository.history.decision import Forgotten
 from mlsync.repository.history.decisions import Decided
-from mlsync.repository.later_proof import LaterProof
+from mlsync.repository.later_proof import LaterProof, VersionProofs
 from mlsync.repository.manifest import Entry, Manifest, ManifestRoot
 from mlsync.repository.proof_links import seen_proofs
 from mlsync.repository.readable import stored_or_none
@@ -58,6 +59,51 @@ class ProofStatus:
         return self.root.summary.checkpoint_count > self.broken_count and self.lowest_level < level
 
 
+_NO_PROOFS: Final = VersionProofs()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a list of files told of a version with these later proofs: its *status*, and whether it *is_resumable*."""
+
+    proofs: VersionProofs
+    status: ProofStatus
+    is_resumable: bool
+
+
+@dataclass(slots=True)
+class KnownVersions:
+    """What was read of a run's versions, for a flow that asks about them more than once: nothing is read again.
+
+    Manifests never change, and what was *told* of a version holds as long as it has no other later proofs. Lists of
+    files are not kept.
+    """
+
+    manifests: dict[int, StoredVersion] = field(default_factory=dict)
+    told: dict[int, Told] = field(default_factory=dict)
+    _proofs: dict[int, tuple[Sequence[str], Sequence[bytes], VersionProofs]] = field(default_factory=dict)
+
+    def stored(self, repository: Repository, run: str, number: int) -> StoredVersion | None:
+        """Return a version; ``None`` for what does not open, which is tried each time."""
+        found = self.manifests.get(number) or stored_or_none(repository, run, number)
+        if found is not None:
+            self.manifests[number] = found
+        return found
+
+    def later_proofs(
+        self, repository: Repository, stored: StoredVersion, keys: Sequence[str], links: Sequence[bytes]
+    ) -> VersionProofs:
+        """Return the later proofs of a version, which has those of these names and links; the same object if known."""
+        if not keys and not links:
+            return _NO_PROOFS
+        number = stored.root.number
+        known = self._proofs.get(number)
+        if known is None or known[:2] != (keys, links):
+            found = repository.read_later_proofs(stored.root.run, number, keys, manifest=stored.digest, named=links)
+            known = self._proofs[number] = keys, links, found
+        return known[2]
+
+
 @dataclass(frozen=True, slots=True)
 class RunVersions:
     """The versions of a run that are listed, oldest first, and what is decided of all of them."""
@@ -71,29 +117,43 @@ def proof_statuses(repository: Repository, run: str) -> list[ProofStatus]:
     return run_versions(repository, run).statuses
 
 
-def run_versions(repository: Repository, run: str, *, with_forgotten: bool = False) -> RunVersions:
+def run_versions(
+    repository: Repository,
+    run: str,
+    *,
+    with_forgotten: bool = False,
+    known: KnownVersions | None = None,
+    by_summaries: bool = False,
+) -> RunVersions:
     """Return the proof status of each version of a run, oldest first; this reads all manifests, and few lists of files.
 
     Objects that do not open are left out; ``repository.skipped`` has them. So are versions that are gone, and those
-    that are forgotten unless *with_forgotten*.
+    that are forgotten unless *with_forgotten*. What is *known* is not read again, and gets what is read. *by_summaries*
+    no list of files is read, and a version may look pending that is not: see ``status_from_summaries``.
     """
+    read = known or KnownVersions()
 
     def status(stored: StoredVersion) -> ProofStatus:
         number = stored.root.number
-        seen, listed = named.get(number), keys.get(number, ())
+        seen = named.get(number)
         links = () if seen is None else seen.heads
-        if not listed and not links:
-            return proof_status_of(repository, stored, ())
-        proofs = repository.read_later_proofs(run, number, listed, manifest=stored.digest, named=links)
-        found = proof_status_of(repository, stored, proofs.proofs)
-        return replace(found, hidden=hidden_in(repository, stored.root.run, stored.root.number, proofs, seen))
+        proofs = read.later_proofs(repository, stored, keys.get(number, ()), links)
+        told = read.told.get(number)
+        if told is not None and told.proofs is proofs:
+            found = told.status
+        else:
+            found = (status_from_summaries if by_summaries else of_entries)(stored, proofs.proofs)
+        return replace(found, hidden=hidden_in(repository, stored.root.run, number, proofs, seen))
+
+    def of_entries(stored: StoredVersion, later: Sequence[LaterProof]) -> ProofStatus:
+        return proof_status_of(repository, stored, later)
 
     def is_listed(stored: StoredVersion) -> bool:
         dropped = decided.dropped(stored.root.number, stored.digest)
         return dropped is None or (with_forgotten and isinstance(dropped, Forgotten))
 
     with ThreadPoolExecutor(_AT_ONCE) as executor:
-        opened = executor.map(partial(stored_or_none, repository, run), repository.numbers(run))
+        opened = executor.map(partial(read.stored, repository, run), repository.numbers(run))
         versions = [one for one in opened if one is not None]
         if not versions:
             return RunVersions([], Decided(run))

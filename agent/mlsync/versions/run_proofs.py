@@ -9,11 +9,11 @@ from mlsync.repository.history.decisions import Decided
 from mlsync.repository.later_proof import VersionProofs
 from mlsync.repository.manifest import Entry
 from mlsync.repository.proof_links import SeenProofs, seen_proofs
-from mlsync.repository.readable import newest_readable, readable
+from mlsync.repository.readable import newest_readable, stored_or_none
 from mlsync.repository.repository import Repository, StoredVersion
 from mlsync.versions.decided import decided_of
 from mlsync.versions.hidden_proofs import HiddenProofs, hidden_in
-from mlsync.versions.proof_status import with_proofs
+from mlsync.versions.proof_status import KnownVersions, with_proofs
 
 
 def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionProofs, HiddenProofs | None]:
@@ -27,10 +27,11 @@ def proofs_of(repository: Repository, stored: StoredVersion) -> tuple[VersionPro
 class RunProofs:
     """The later proofs of a run, for what looks at many of its versions; each is read once, if it is asked for."""
 
-    def __init__(self, repository: Repository, run: str) -> None:
+    def __init__(self, repository: Repository, run: str, known: KnownVersions | None = None) -> None:
+        """Read nothing again that is *known*."""
         self.repository = repository
         self.run = run
-        self._read: dict[int, VersionProofs] = {}
+        self._known = known or KnownVersions()
         self.hidden: dict[int, HiddenProofs] = {}
 
     @cached_property
@@ -64,9 +65,12 @@ class RunProofs:
 
         ``hidden`` and ``repository.doubts`` have the others.
         """
-        for stored in readable(self.repository, self.run, numbers):
+        manifests = self._known.manifests
+        for number in numbers:
+            stored = manifests.get(number) or stored_or_none(self.repository, self.run, number)
+            if stored is None:
+                continue
             proofs = self._of(stored)
-            number = stored.root.number
             hidden = hidden_in(self.repository, self.run, number, proofs, self._seen.get(number))
             if hidden is None:
                 yield stored
@@ -88,14 +92,9 @@ class RunProofs:
 
     def _of(self, stored: StoredVersion) -> VersionProofs:
         number = stored.root.number
-        if number not in self._read:
-            seen = self._seen.get(number)
-            named = () if seen is None else seen.heads
-            keys = self._keys.get(number, ())
-            self._read[number] = self.repository.read_later_proofs(
-                self.run, number, keys, manifest=stored.digest, named=named
-            )
-        return self._read[number]
+        seen = self._seen.get(number)
+        links = () if seen is None else seen.heads
+        return self._known.later_proofs(self.repository, stored, self._keys.get(number, ()), links)
 
 
 def _newest_word(repository: Repository, run: str) -> Mapping[int, SeenProofs]:
