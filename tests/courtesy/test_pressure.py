@@ -8,7 +8,9 @@ from contextlib import ExitStack
 import pytest
 
 from mlsync.courtesy import pressure
-from mlsync.courtesy.pressure import PAUSE_MAX_S, PAUSE_MIN_S, PIECE_BYTES, STRETCH_BYTES, Pace
+from mlsync.courtesy.pressure import PAUSE_MAX_S, PAUSE_MIN_S, PIECE_BYTES, STRETCH_BYTES, Pace, files
+from mlsync.courtesy.slowness import Slowness
+from mlsync.errors import Stopped
 
 
 def write(path, *, avg10=0.0, total=0):
@@ -161,3 +163,189 @@ def test_a_transfer_that_fails_is_over(file):
         raise OSError("full")
     disk.move(1)
     assert len(disk.pauses) == 1
+
+
+class Machine:
+    """Pressure files of a whole machine, with a clock that only waits move, and stalls for a share of each second."""
+
+    def __init__(self, directory, *, max_lag_s=600.0):
+        self.some, self.full = {}, {}
+        self.now_s, self.rests, self.own_us = 0.0, 0, 0.0
+        self.slowness = Slowness(lambda: self.now_s)
+        self.slowness.wait = self._wait
+        self.slowness.begin(hurries=False, max_lag_s=max_lag_s)
+        self.files = {what: directory / what for what in ("processor", "disk", "memory")}
+        self._totals = dict.fromkeys([(what, line) for what in self.files for line in ("some", "full")], 0.0)
+        self.pace = Pace(
+            self.files,
+            is_wanted=lambda: True,
+            clock=lambda: self.now_s,
+            sleep=self._pass,
+            slowness=self.slowness,
+            own_wait=lambda: self.own_us,
+        )
+        self._pass(0)
+
+    def _wait(self, seconds, why):
+        self.rests += 1
+        self.slowness.note(why)
+        self._pass(seconds)
+
+    def _pass(self, seconds):
+        self.now_s += seconds
+        for what, file in self.files.items():
+            lines = []
+            for line, shares in (("some", self.some), ("full", self.full)):
+                share = shares.get(what, 0.0)
+                self._totals[what, line] += share * seconds * 1e6
+                lines.append(f"{line} avg10={share * 100:.2f} avg60=0 avg300=0 total={self._totals[what, line]:.0f}")
+            file.write_text("\n".join(lines) + "\n")
+
+    def stretches(self, count):
+        """Move so many stretches."""
+        for _ in range(count):
+            with self.pace.moving(STRETCH_BYTES):
+                pass
+
+
+@pytest.mark.parametrize("what", ["processor", "disk", "memory"])
+def test_pauses_grow_whatever_others_wait_for(tmp_path, what):
+    """Processor and memory count as the disk does, and the status says which."""
+    machine = Machine(tmp_path)
+    machine.some[what] = 1.0
+    machine.stretches(10)
+    assert machine.pace.pause_s == PAUSE_MAX_S
+    assert machine.slowness.why == f"others wait for the {what}"
+    machine.now_s += 60
+    assert machine.slowness.why == ""
+
+
+def test_own_threads_that_wait_for_a_processor_are_no_reason_to_pause(tmp_path):
+    """The kernel counts them too, and they are taken off."""
+    machine = Machine(tmp_path)
+    machine.some["processor"] = 1.0
+    real = machine._pass
+    machine.pace._sleep = lambda seconds: (real(seconds), setattr(machine, "own_us", machine.own_us + seconds * 1e6))
+    machine.stretches(10)
+    assert machine.pace.pause_s == PAUSE_MIN_S
+
+
+@pytest.mark.parametrize(("what", "line"), [("disk", "full"), ("memory", "some"), ("processor", "full")])
+def test_a_stalled_machine_is_left_alone_between_files_until_the_lag_is_over(tmp_path, what, line):
+    """The rest lasts as long as the stall, and never longer than max_lag; then the pass goes on without pauses."""
+    machine = Machine(tmp_path, max_lag_s=30.0)
+    getattr(machine, line)[what] = machine.some[what] = 0.9
+    machine._pass(0)
+    machine.pace.rest()
+    assert machine.rests == 30
+    assert machine.slowness.why == f"others wait for the {what}"
+    pauses = []
+    machine.pace._sleep = pauses.append
+    machine.stretches(10)
+    machine.pace.rest()
+    assert (machine.rests, pauses) == (30, [])
+
+
+def test_a_rest_ends_with_the_stall(tmp_path):
+    """It goes on when others work again, although the kernel's mean of ten seconds is still high."""
+    machine = Machine(tmp_path)
+    machine.full["disk"] = 0.9
+    machine._pass(0)
+    averaged = machine.files["disk"].read_text()
+
+    def wait(seconds, _why):
+        machine.rests += 1
+        if machine.rests == 3:
+            machine.full["disk"] = 0.0
+        machine._pass(seconds)
+        machine.files["disk"].write_text(machine.files["disk"].read_text().replace("avg10=0.00", "avg10=90.00"))
+
+    machine.slowness.wait = wait
+    machine.pace.rest()
+    assert "avg10=90.00" in averaged
+    assert machine.rests == 3
+
+
+@pytest.mark.parametrize("waiting", ["some of the disk", "some of the processor"])
+def test_a_busy_machine_is_not_a_stalled_one(tmp_path, waiting):
+    """Where others still work, no file waits: priorities and short pauses are enough."""
+    machine = Machine(tmp_path)
+    machine.some[waiting.split()[-1]] = 1.0
+    machine._pass(0)
+    machine.pace.rest()
+    assert machine.rests == 0
+
+
+def test_a_rest_hears_a_stop_and_what_hurries_does_not_rest(tmp_path):
+    """A stop ends it by its own error; a deadline and a max_lag of nothing let it not begin."""
+    machine = Machine(tmp_path)
+    machine.some["memory"] = 0.9
+    machine._pass(0)
+
+    def stop():
+        if machine.rests == 2:
+            raise Stopped("asked to")
+
+    with pytest.raises(Stopped):
+        machine.pace.rest(stop)
+    with machine.pace.moving(1):  # the pause is over
+        pass
+    for hurries, max_lag_s in ((True, 600.0), (False, 0.0)):
+        machine.slowness.begin(hurries=hurries, max_lag_s=max_lag_s)
+        machine.now_s += 60
+        machine.pace.rest()
+    assert machine.rests == 2
+
+
+def test_many_small_files_ask_the_kernel_seldom(tmp_path):
+    """After a rest the next files go on for a while."""
+    machine = Machine(tmp_path, max_lag_s=1e9)
+    machine.some["memory"] = 0.9
+    machine._pass(0)
+    machine.slowness.wait = lambda seconds, _why: (setattr(machine, "rests", machine.rests + 1), machine.some.clear())
+    for _ in range(100):
+        machine.pace.rest()
+    assert machine.rests == 1
+
+
+def make_proc(root, group, processes):
+    """A /proc and control groups: pressure files, this process's group, and who is in it."""
+    proc, groups = root / "proc", root / "groups"
+    for directory in (proc / "pressure", proc / "self", groups / group.lstrip("/")):
+        directory.mkdir(parents=True, exist_ok=True)
+    (proc / "self" / "cgroup").write_text(f"3:cpu:/elsewhere\n0::{group}\n")
+    own = groups / group.lstrip("/")
+    (own / "io.pressure").touch()
+    (own / "cgroup.procs").write_text("".join(f"{pid}\n" for pid in processes))
+    for pid, arguments in processes.items():
+        (proc / str(pid)).mkdir()
+        (proc / str(pid) / "cmdline").write_bytes(arguments.replace(" ", "\0").encode())
+    return proc, groups
+
+
+AGENT = "/usr/bin/python3 -P -m mlsync.service.pass_start 20"
+
+
+@pytest.mark.parametrize(
+    ("group", "processes", "is_own"),
+    [
+        ("/", {1: "mlsync agent", 7: AGENT, 8: "python train.py"}, True),
+        ("/docker/0123", {7: AGENT, 8: "python train.py"}, True),
+        ("/system.slice/mlsync-agent.service", {6: "mlsync agent", 7: AGENT}, False),
+        ("/", {1: "mlsync agent", 2: "", 7: AGENT}, False),
+        ("/", {}, False),
+    ],
+)
+def test_control_group_counts_where_others_are_in_it(tmp_path, group, processes, is_own):
+    """A container's word counts; that of a group with mlsync alone would say what mlsync itself waits for."""
+    proc, groups = make_proc(tmp_path, group, processes)
+    found = files(proc, groups)
+    own = groups / group.lstrip("/")
+    expected = own / "cpu.pressure" if is_own else proc / "pressure/cpu"
+    assert found["processor"] == expected
+    assert set(found) == {"processor", "disk", "memory"}
+
+
+def test_without_control_groups_the_machine_counts(tmp_path):
+    """An old kernel, or a /proc that tells nothing, is no fault."""
+    assert files(tmp_path / "none", tmp_path / "none")["disk"] == tmp_path / "none/pressure/io"

@@ -16,6 +16,7 @@ from mlsync.backup.backup import backup
 from mlsync.backup.deadline import Deadline
 from mlsync.backup.request import BackupResult
 from mlsync.config.model import WatchSettings
+from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
@@ -40,6 +41,8 @@ def back_up(
     With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then. Once *hurry*
     says so, beside *stop*, a version whose content is stored is committed without its proof.
     """
+    # What is not stored by a deadline is lost, so nothing slows such a backup.
+    SLOWNESS.begin(hurries=deadline_s is not None or stop.is_set(), max_lag_s=session.config.limits.max_lag_s)
     if session.repository.is_retired:
         session.repository.refuse_retired()
     clear_leftovers(session.state_directory)

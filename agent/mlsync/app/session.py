@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mlsync.app.flow_options import store_options
+from mlsync.app.limits import keep_limits
 from mlsync.app.wording import STORE_WAITS
 from mlsync.codec.keys import Keys
 from mlsync.codec.write_only import WriteOnlyKeys
@@ -44,6 +45,7 @@ class Session:
     """An open repository with its configuration."""
 
     def __init__(self, config: Config, counted: CountingStore, repository: Repository) -> None:
+        keep_limits(config)
         self.config = config
         self.repository = repository
         self.counted = counted

@@ -43,6 +43,7 @@ from mlsync.backup.storing.archiver import Archiver
 from mlsync.backup.storing.chunk_index import ChunkIndex
 from mlsync.backup.storing.presence import new_places, read_moved, refuse_lost
 from mlsync.backup.storing.uploads import drop_stale_uploads, resume_uploads
+from mlsync.courtesy.pressure import PACE
 from mlsync.errors import Damage, Error, SourceEmptied, Stopped, VersionMissing, VersionTaken
 from mlsync.proof.prover import Prover
 from mlsync.proving.policy import Policy
@@ -260,6 +261,7 @@ def _store(job: Job, root: Root, scanned: _Scanned, prover: Prover, journal: Pac
         try:
             for found in _in_order(job, changed):
                 job.check_stop()
+                PACE.rest(job.check_stop)
                 if job.options.deadline is not None and job.options.deadline.is_reading_over:
                     records[found.path].put_off()
                     continue

@@ -11,6 +11,7 @@ from mlsync.backup.records import Records
 from mlsync.backup.request import Job
 from mlsync.backup.storing.source_reader import SourceReader
 from mlsync.codec.write_only import WriteOnlyKeys
+from mlsync.courtesy.pressure import PACE
 from mlsync.proof.prover import Prover
 from mlsync.proof.verdict import Verdict
 from mlsync.proving.judge import Proving, content_of, proved_content, put_off
@@ -98,6 +99,7 @@ def _read_back(
         wholes = proving.wholes(moved, records.entries)
         for entry in checkpoints:
             job.check_proving()
+            PACE.rest(job.check_proving)
             judged = proving.judge(entry, records.entries, advance, wholes)
             _wait_if_asked(job, judged)
             records.judge(entry.path, judged)

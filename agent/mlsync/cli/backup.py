@@ -14,12 +14,14 @@ from mlsync.app.session import Session
 from mlsync.backup.request import BackupResult
 from mlsync.cli.arguments import candidates
 from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.limits import limit_upload_option, limited
 from mlsync.cli.arguments.options import Common, common_options, pick_watches
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.stopping import stopping
 from mlsync.cli.reports.json import backups_json, previews_json
 from mlsync.cli.terminal import output
 from mlsync.config.model import Config, WatchSettings
+from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ChangedWhileReading, CheckpointBroken, ConfigInvalid, Error, RunLocked, SourceUnreadable
 from mlsync.monitor import Monitor
 from mlsync.repository.encoding.tokens import TroubleKind
@@ -61,9 +63,17 @@ Examples:
     is_flag=True,
     help="Make the version at once although most checkpoints of the last one are gone.",
 )
+@limit_upload_option
 @common_options
 @gently_option
-def backup_command(common: Common, run: str | None, dry_run: bool, take_over: bool, accept_loss: bool) -> None:
+def backup_command(
+    common: Common,
+    run: str | None,
+    dry_run: bool,
+    take_over: bool,
+    accept_loss: bool,
+    limit_upload: Timetable | None,
+) -> None:
     """Make a version of each watched run that changed, or of RUN alone, now.
 
     When it ends, the version exists, and its checkpoints were read back from the repository and proved. A file that is
@@ -71,7 +81,7 @@ def backup_command(common: Common, run: str | None, dry_run: bool, take_over: bo
 
     With framework or command under [proof] it also loads new checkpoints, WHICH RUNS CODE OUT OF THEM.
     """
-    config = common.watching_configuration()
+    config = limited(common.watching_configuration(), upload=limit_upload)
     watches = pick_watches(config, run)
     if dry_run and take_over:
         raise ConfigInvalid("--take-over changes who writes the run, and --dry-run changes nothing", advice="give one")

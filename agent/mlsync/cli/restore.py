@@ -12,6 +12,7 @@ from mlsync.app.refusals import refuse_target, refuse_unwritable_config
 from mlsync.app.session import Session
 from mlsync.backup.shrunk import earlier_loss
 from mlsync.cli.arguments import candidates
+from mlsync.cli.arguments.limits import limit_download_option, limited
 from mlsync.cli.arguments.options import Common, common_options, run_option, version_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
@@ -30,6 +31,7 @@ from mlsync.cli.reports.resuming import closing_lines, resumes
 from mlsync.cli.terminal import output
 from mlsync.cli.then_agent import KEEPING_WATCH, agent_option, become_agent, refuse_json
 from mlsync.config.model import Config
+from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid, Damage, Error, FormatUnsupported, StateError, StoreError
 from mlsync.monitor import Monitor
 from mlsync.repository.keys.keyslot import Unlock
@@ -84,6 +86,7 @@ Examples:
     help="End with 16 if the run's newest version is older than version N.",
 )
 @accept_rollback_option
+@limit_download_option
 @common_options
 def restore_command(
     common: Common,
@@ -98,6 +101,7 @@ def restore_command(
     write_config: str | None,
     then_agent: bool,
     accept_rollback: bool,
+    limit_download: Timetable | None,
 ) -> None:
     """Bring a version back: all of it, or only the files and directories PATH.
 
@@ -108,7 +112,7 @@ def restore_command(
     write_config = _with_agent(common, write_config) if then_agent else write_config
     _refuse_contradictions(paths, delete=delete, delete_excluded=delete_excluded, yes=yes, writes=write_config)
     monitor = common.monitor()
-    config = common.configuration()
+    config = limited(common.configuration(), download=limit_download)
     place, existing = _place_to_write(common, config, write_config)
     if target is not None:
         asked = os.fsencode(os.path.abspath(target))

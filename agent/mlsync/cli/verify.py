@@ -6,12 +6,14 @@ import click
 
 from mlsync.app.flow_options import loading_options, prover_of
 from mlsync.cli.arguments.gently import gently_option
+from mlsync.cli.arguments.limits import limit_download_option, limited
 from mlsync.cli.arguments.options import Common, common_options, device_option, run_option, version_option
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import verify_json
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.table import TextTable
+from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import CheckpointBroken
 from mlsync.proving.verify import VerifyResult, verify
 from mlsync.source.paths import natural
@@ -32,16 +34,25 @@ Examples:
 @run_option
 @device_option
 @accept_rollback_option
+@limit_download_option
 @common_options
 @gently_option
-def verify_command(common: Common, version: str, run: str | None, device: str | None, accept_rollback: bool) -> None:
+def verify_command(
+    common: Common,
+    version: str,
+    run: str | None,
+    device: str | None,
+    accept_rollback: bool,
+    limit_download: Timetable | None,
+) -> None:
     """Read every file of a version back from the store and prove its checkpoints again.
 
     Ends with 0 if every byte came back and every checkpoint reached the level that it had before. Nothing is written.
     With framework or command under [proof] it also loads checkpoints, WHICH RUNS CODE OUT OF THEM.
     """
     monitor = common.monitor()
-    with common.session(common.configuration(), monitor) as session:
+    config = limited(common.configuration(), download=limit_download)
+    with common.session(config, monitor) as session:
         look_for_rollback(session, run, monitor, accept=accept_rollback, version=version)
         name = find_run(session.repository, run)
         stored = find_version(session.repository, name, version)

@@ -20,6 +20,7 @@ from mlsync.config.address import Address, parse_address
 from mlsync.config.every import parse_every
 from mlsync.config.run_name import check_run_name
 from mlsync.config.units import DURATION, parse_duration, parse_size
+from mlsync.courtesy.timetable import Timetable, parse_timetable
 from mlsync.errors import ConfigInvalid, RunNameInvalid
 from mlsync.kms.names import is_name
 from mlsync.retention.grammar import parse_rules
@@ -333,6 +334,12 @@ def factory(value: Any, base: Path) -> str:
 def schedule(value: Any, base: Path) -> Any:
     """Return a length of time, a cron line or never."""
     return parse_every(text(value, base))
+
+
+@kind("a rate, or a list of rates with hours and days")
+def rates(value: Any, _base: Path) -> Timetable:
+    """Return how fast one may go, by the hours of the week."""
+    return parse_timetable(value)
 
 
 @kind("text")

@@ -36,6 +36,7 @@ from mlsync.config.keys import (
     patterns,
     proof_device,
     proof_level,
+    rates,
     removal_limit,
     repository,
     run_name,
@@ -46,6 +47,7 @@ from mlsync.config.keys import (
     texts,
     variables,
 )
+from mlsync.courtesy.timetable import Timetable
 from mlsync.errors import ConfigInvalid
 from mlsync.preemption.names import NAMES
 from mlsync.retention.limit import RemovalLimit
@@ -339,6 +341,34 @@ class AgentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """How much of line and machine mlsync takes in ordinary times; passes with a deadline ignore all of it."""
+
+    upload: Timetable = key(
+        rates,
+        "The most that is sent to the repository, by all processes with this state directory together: a rate, with "
+        "hours and days if it is not for always. Of several lines the first whose hours it is counts, by the local "
+        "clock; where none does, there is no limit. A pass before a preemption and the last one ignore it.",
+        default='"unlimited"',
+        example='["20 MiB/s 08:00-20:00 Mon-Fri", "unlimited"]',
+    )
+    download: Timetable = key(
+        rates,
+        "The most that is fetched from it, for proofs and restores; as `upload`.",
+        default='"unlimited"',
+        example='"100 Mbit/s"',
+    )
+    max_lag_s: float = key(
+        duration,
+        "For so long a pass waits between files while the machine is stalled for memory, disk or a container's "
+        'processors, and pauses while it reads; then it goes on as if it were alone. `"0s"`: it never waits.',
+        default='"10m"',
+        example='"2m"',
+        name="max_lag",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class PreemptionSettings:
     """How the agent hears that the machine goes away; no *notices* are none, and ``None`` is what is found here."""
 
@@ -506,6 +536,7 @@ class Config:
     key: KeySettings = field(default_factory=KeySettings)
     watches: tuple[WatchSettings, ...] = ()
     agent: AgentSettings = field(default_factory=AgentSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
@@ -541,6 +572,7 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "key": keys_of(KeySettings),
     "watch": keys_of(WatchSettings),
     "agent": keys_of(AgentSettings),
+    "limits": keys_of(LimitSettings),
     "preemption": keys_of(PreemptionSettings),
     "proof": keys_of(ProofSettings),
     "retention": keys_of(RetentionSettings),

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from mlsync.app.forecast import Speed
 from mlsync.app.wording import STORE_WAITS
+from mlsync.courtesy.slowness import SLOWNESS
 
 # What a person reads in a line; a file's path may be as long as the file system lets it be.
 _TEXT_CHARS_MAX: Final = 300
@@ -20,6 +21,7 @@ class Doing:
     """A step of a pass: *done* of *total* units, and the seconds that are left by its speed, where these are known.
 
     *waits* says what of the store failed and is tried again, and *retry_count* how often that was, in this process.
+    *slowed* says what makes it slower than it could be: a limit, or that others need the machine.
     """
 
     what: str = ""
@@ -30,6 +32,7 @@ class Doing:
     left_s: float | None = None
     waits: str = ""
     retry_count: int = 0
+    slowed: str = ""
 
     @classmethod
     def of_json(cls, value: Any) -> Self:
@@ -82,12 +85,13 @@ class DoingNow:
         with self._lock:
             step = self._steps[-1] if self._steps else None
         if step is None:
-            return Doing(waits=self._waits, retry_count=self._retry_count)
+            return Doing(waits=self._waits, retry_count=self._retry_count, slowed=SLOWNESS.why)
         done, now_s = step.done, self._clock()
         rate = step.speed.rate(done, now_s)
         is_known = rate and step.total is not None and step.unit == "B"
         left_s = max(0.0, (step.total or 0) - done) / rate if is_known and rate else None
-        return Doing(step.what, step.said, done, step.total, step.unit, left_s, self._waits, self._retry_count)
+        known = (step.what, step.said, done, step.total, step.unit, left_s, self._waits, self._retry_count)
+        return Doing(*known, SLOWNESS.why)
 
 
 class PassStep:

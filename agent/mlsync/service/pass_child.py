@@ -25,6 +25,7 @@ from mlsync.app.session import Session, repository_id_of
 from mlsync.codec.write_only import WriteOnlyKeys
 from mlsync.config.model import Config
 from mlsync.courtesy.priority import stand_back
+from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.errors import Error, Stopped, StoreError
 from mlsync.log_context import working_on
 from mlsync.monitor import NoticeLevel, Task
@@ -72,6 +73,7 @@ class PassChild(LogMonitor):
         self._beaten_s = 0.0
         self._doing = DoingNow()
         self._may_be_killed = False
+        SLOWNESS.on_wait = self.beat
 
     def listen(self) -> None:
         """Receive the agent's messages, also during a pass; end the process when the agent is gone."""
@@ -86,6 +88,8 @@ class PassChild(LogMonitor):
                 if message == HURRY:
                     self._hurry.set()
                 self._stop.set()
+                # A limit must not keep it from its next safe point.
+                SLOWNESS.lift()
             else:
                 # A prune has no safe point to wait for, and needs none.
                 self._may_be_killed = isinstance(message, PruneRequest)
@@ -100,6 +104,8 @@ class PassChild(LogMonitor):
             self._send(**self._answer(self._requests.get()))
 
     def _answer(self, request: Request) -> dict[str, Any]:
+        # A backup begins its own work.
+        SLOWNESS.begin(hurries=self._stop.is_set())
         try:
             done = self._done(request)
         except Error as error:

@@ -352,7 +352,8 @@ def _doing_as_json(doing: Doing | None) -> dict[str, Any] | None:
     if doing is None or not doing.what:
         return None
     known = {"what": doing.what, "said": doing.said or None, "done": doing.done, "total": doing.total}
-    return known | {"unit": doing.unit, "left_s": None if doing.left_s is None else round(doing.left_s)}
+    known |= {"unit": doing.unit, "left_s": None if doing.left_s is None else round(doing.left_s)}
+    return known | {"slowed": doing.slowed or None}
 
 
 def _waited_as_json(waited: tuple[float, str] | None) -> dict[str, Any] | None:

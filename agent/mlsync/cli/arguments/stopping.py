@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from mlsync.cli.terminal.live_line import interruption
+from mlsync.courtesy.slowness import SLOWNESS
 
 _TEXT = b"mlsync: stopping at the next safe point; once more to end at once"
 _STDERR = 2
@@ -28,6 +29,8 @@ def stopping() -> Iterator[threading.Event]:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set()
+        # A limit must not keep the work from its next safe point.
+        SLOWNESS.lift()
         # Not print: the interrupted code may be inside of it.
         os.write(_STDERR, interruption(_TEXT))
 

@@ -47,6 +47,8 @@ def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
         yield f"no progress for {duration(silent_s)}: is its process stopped, or its disk away?"
     if (doing := run.get("doing")) is not None:
         yield f"now: {_doing(doing)}"
+        if doing.get("slowed"):
+            yield f"slowed: {doing['slowed']}"
     elif run.get("phase") == "running":
         yield "now: a pass begins"
     if run.get("waits"):

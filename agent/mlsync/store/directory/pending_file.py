@@ -19,6 +19,7 @@ from typing import Final
 
 from mlsync.beneath import Beneath, reopen
 from mlsync.buffers import Buffer
+from mlsync.courtesy.limit import UPLOAD
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import write_direct
 from mlsync.store.base import view_of
@@ -50,8 +51,10 @@ class PendingFile:
     def write(self, offset: int, part: Buffer) -> None:
         """Write all of *part* at *offset*; ``sync`` makes it durable."""
         whole = view_of(part)
-        for piece in PACE.pieces(len(whole)):
-            self._write_piece(offset + piece.start, whole[piece])
+        for may_go in UPLOAD.pieces(len(whole)):
+            for piece in PACE.pieces(may_go.stop - may_go.start):
+                start = may_go.start + piece.start
+                self._write_piece(offset + start, whole[start : may_go.start + piece.stop])
 
     def _write_piece(self, offset: int, rest: memoryview) -> None:
         written = write_direct(self._open_again, offset, rest)

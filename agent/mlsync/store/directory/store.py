@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mlsync import errors
 from mlsync.buffers import Buffer
+from mlsync.courtesy.limit import DOWNLOAD
 from mlsync.courtesy.pressure import PACE
 from mlsync.direct_io import DIRECT_FROM_BYTES, bytes_before_aligned, read_cached, read_direct
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, view_of
@@ -114,6 +115,7 @@ class DirectoryStore(Store):
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         rest = view_of(into)
+        DOWNLOAD.admit(len(rest))
         with self._opened(key) as fd, PACE.moving(len(rest)):
             count = self._read_long(key, fd, offset, rest)
             while rest := rest[count:]:

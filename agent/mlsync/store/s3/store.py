@@ -15,6 +15,7 @@ from isal.isal_zlib import crc32 as _crc32
 
 from mlsync import errors
 from mlsync.buffers import Buffer
+from mlsync.courtesy.limit import DOWNLOAD, UPLOAD
 from mlsync.store.base import ObjectInfo, Store, Upload, check_key, check_prefix, is_key, view_of
 from mlsync.store.options import OVERWRITES, StoreOptions
 from mlsync.store.s3.archived import is_archived_entry, is_archived_head
@@ -86,12 +87,12 @@ class S3Store(Store):
     @property
     def writes_at_once(self) -> int:
         """How many concurrent uploads keep the store busy, by what was measured so far."""
-        return self._write_concurrency.at_once
+        return UPLOAD.at_once(self._write_concurrency.at_once)
 
     @property
     def reads_at_once(self) -> int:
         """How many concurrent reads keep the store busy, by what was measured so far."""
-        return self._read_concurrency.at_once
+        return DOWNLOAD.at_once(self._read_concurrency.at_once)
 
     @property
     def conditional_create(self) -> bool:
@@ -188,9 +189,14 @@ class S3Store(Store):
 
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
-        if len(into):
-            with self._read_concurrency.request(into.nbytes):
+        if not len(into):
+            return
+        with self._read_concurrency.request(into.nbytes):
+            if DOWNLOAD.rate is None:
                 self._reads.read(key, offset, into)
+            else:
+                # A read that waits for its turn does not straggle, and a second one would take the turns of others.
+                self._fetch(key, offset, into)
 
     def _fetch(self, key: str, offset: int, into: memoryview) -> None:
         where = self._where(key)
@@ -231,6 +237,7 @@ class S3Store(Store):
                 if answer["ContentLength"] > limit_bytes:
                     what = f"the object is longer than {limit_bytes} bytes"
                     raise errors.StoreBroken(what, where=where, is_of_object=True)
+                DOWNLOAD.admit(answer["ContentLength"])
                 content: bytes = stream.read()
         if len(content) != answer["ContentLength"]:
             raise errors.StoreBroken("the store sent another length than it announced", where=where)
@@ -360,8 +367,11 @@ class S3Store(Store):
         return {"Bucket": self._bucket, "Key": self._prefix + check_key(key)}
 
     def _body(self, body: Buffer) -> object:
-        """Return *body* as botocore sends it without a copy: as plain memory, or as a file if it has to sign it."""
-        return SeekableBody(view_of(body)) if self._signs_payload else view_of(body)
+        """Return *body* as botocore sends it without a copy: plain memory, or a file if it is signed or limited."""
+        limit = None if UPLOAD.rate is None else UPLOAD
+        if self._signs_payload or limit is not None:
+            return SeekableBody(view_of(body), limit, is_hashed_first=self._signs_payload)
+        return view_of(body)
 
     def _where(self, key: str) -> str:
         return f"{self._location}{key} at {self._client.endpoint}"

@@ -7,6 +7,7 @@ import re
 from typing import Protocol
 
 from mlsync import errors
+from mlsync.courtesy.limit import DOWNLOAD, Limit
 
 # Large enough that Python's share of the time vanishes, small enough that a reading thread does not block the others.
 PIECE_BYTES = 1 << 20
@@ -23,18 +24,28 @@ class BodyStream(Protocol):
 
 
 class SeekableBody:
-    """A view as a seekable file, for libraries that hash it before they send it."""
+    """A view as a seekable file, for libraries that hash it before they send it.
 
-    def __init__(self, view: memoryview) -> None:
+    With a *limit* each piece is given out once it may go. If it *is_hashed_first*, the first time through is not
+    limited, since nothing is sent.
+    """
+
+    def __init__(self, view: memoryview, limit: Limit | None = None, *, is_hashed_first: bool = False) -> None:
         self._view = view
         self._position = 0
+        self._limit = limit
+        self._is_hashed = not is_hashed_first
+        self._admitted = 0
 
     def __len__(self) -> int:
         return len(self._view)
 
     def read(self, size: int | None = -1) -> memoryview:
         """Return the next *size* bytes, or all the rest."""
-        end = len(self._view) if size is None or size < 0 else self._position + size
+        wants_all = size is None or size < 0
+        end = len(self._view) if size is None or size < 0 else min(self._position + size, len(self._view))
+        if self._limit is not None and self._is_hashed:
+            end = self._limited(end, self._limit, wants_all=wants_all)
         piece = self._view[self._position : end]
         self._position += len(piece)
         return piece
@@ -42,8 +53,19 @@ class SeekableBody:
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to *offset*."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: len(self._view)}[whence]
+        if self._position == len(self._view) > 0:
+            self._is_hashed = True
         self._position = min(max(base + offset, 0), len(self._view))
+        self._admitted = self._position
         return self._position
+
+    def _limited(self, end: int, limit: Limit, *, wants_all: bool) -> int:
+        """Return up to where may be sent, at most *end*; the library asks for less at a time than a piece."""
+        while self._admitted < end and (wants_all or self._position >= self._admitted):
+            piece_bytes = limit.piece_bytes(len(self._view) - self._admitted)
+            limit.admit(piece_bytes)
+            self._admitted += piece_bytes
+        return min(end, self._admitted)
 
     def tell(self) -> int:
         """Return where the next read begins."""
@@ -59,8 +81,11 @@ def fill(into: memoryview, offset: int, answer: dict[str, object], stream: BodyS
         skip_bytes -= count
     rest = into.cast("B")
     while rest:
-        count = _read(stream, rest[:PIECE_BYTES], where)
-        rest = rest[count:]
+        piece = rest[: DOWNLOAD.piece_bytes(PIECE_BYTES)]
+        DOWNLOAD.admit(len(piece))
+        while piece:
+            count = _read(stream, piece, where)
+            piece, rest = piece[count:], rest[count:]
 
 
 def whole_size(answer: dict[str, object], where: str) -> int:
