@@ -13,6 +13,7 @@ from mlsync.doctor import inotify, readable
 from mlsync.doctor.device import device_found
 from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
 from mlsync.doctor.mounts import Mount
+from mlsync.doctor.pressure import diagnose_pressure
 from mlsync.doctor.readable import diagnose_readable
 from mlsync.doctor.room import room_at
 from mlsync.errors import StoreUnavailable
@@ -171,3 +172,12 @@ PYTHON = {"python": "3.12.1", "numpy": True, "has_torch": True, "torch": "2.9.0"
 def test_what_proofs_are_made_with(device, answers, no_gpu, grades):
     """A GPU that proofs cannot use is a warning, and grave where the configuration asks for one."""
     assert [one.grade for one in device_found(device, "/opt/python", answers, no_gpu)] == grades
+
+
+def test_a_kernel_without_pressure_is_fine_and_said(tmp_path):
+    """What mlsync then does without is named; where the kernel tells, the place is."""
+    (absent,) = diagnose_pressure({"disk": tmp_path / "io", "memory": tmp_path / "memory"})
+    assert (absent.grade, "priority alone" in absent.means) == (Grade.FINE, True)
+    (tmp_path / "io.pressure").write_text("some avg10=1.00 avg60=0.00 avg300=0.00 total=5\n")
+    (found,) = diagnose_pressure({"disk": tmp_path / "io.pressure"})
+    assert (found.grade, "this container" in found.what, found.means) == (Grade.FINE, True, "")

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from flow_parts import uniform_checkpoint
-from mlsync.config.model import Config, ProofSettings, WatchSettings
+from mlsync.config.model import Config, LimitSettings, ProofSettings, WatchSettings
+from mlsync.courtesy.timetable import parse_timetable
 from mlsync.errors import Error, KeyRetired, RepositoryMissing, RunLocked, SourceMissing, Stopped, WrongPassphrase
 from mlsync.monitor import SilentMonitor
 from mlsync.repository.keys.keyslot import Passphrase, Stretching
@@ -290,6 +291,37 @@ def test_a_stop_reaches_the_flow(place):
     thread.join(PATIENCE_S)
     assert isinstance(came[0], Stopped)
     assert passed(job).version == 1
+
+
+def test_a_limit_slows_a_pass_and_neither_a_stop_nor_the_last_pass_waits_for_it(place):
+    """A pass that would take minutes says so and still stops; with a deadline the same bytes are sent at once."""
+    place.config = dataclasses.replace(place.config, limits=LimitSettings(upload=parse_timetable("64 KiB/s")))
+    job = place.job()
+    slowed = []
+    job.heartbeat = job._process._heartbeat = Heartbeat()
+    note = job.heartbeat.beat
+    job.heartbeat.beat = lambda doing=None: (note(doing), slowed.append(doing.slowed) if doing else None)
+    place.write("large.bin", os.urandom(16 << 20))
+    stop, came = threading.Event(), []
+
+    def work():
+        try:
+            came.append(job.run(stop))
+        except Error as error:
+            came.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    # Beats go on while it waits: three more.
+    wait_until(lambda: slowed.count("upload limited to 64 KiB/s") >= 4)
+    stop.set()
+    thread.join(PATIENCE_S)
+    assert isinstance(came[0], Stopped)
+    slowed.clear()
+    deadline_s = time.monotonic() + PATIENCE_S
+    assert job.run(threading.Event(), deadline_s=deadline_s).version == 1
+    assert time.monotonic() < deadline_s
+    assert "upload limited to 64 KiB/s" not in slowed
 
 
 def test_closing_ends_a_pass_under_way(place):

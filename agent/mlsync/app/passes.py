@@ -42,7 +42,9 @@ def back_up(
     says so, beside *stop*, a version whose content is stored is committed without its proof.
     """
     # What is not stored by a deadline is lost, so nothing slows such a backup.
-    SLOWNESS.begin(hurries=deadline_s is not None or stop.is_set(), max_lag_s=session.config.limits.max_lag_s)
+    SLOWNESS.begin(hurries=deadline_s is not None, max_lag_s=session.config.limits.max_lag_s)
+    if stop.is_set():  # now: a stop that came before this began was to lift what it put back
+        SLOWNESS.lift()
     if session.repository.is_retired:
         session.repository.refuse_retired()
     clear_leftovers(session.state_directory)

@@ -35,6 +35,7 @@ class Slowness:
     def begin(self, *, hurries: bool, max_lag_s: float = math.inf) -> None:
         """Begin a piece of work: one that *hurries* is not slowed, others wait for processes *max_lag_s* at most."""
         self._patient_until_s = self._clock() + max_lag_s
+        self._why = ""
         if hurries:
             self._lifted.set()
         else:

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from mlsync.app.flow_options import store_options
 from mlsync.config.model import Config
-from mlsync.doctor import inotify, media, readable, room
+from mlsync.doctor import inotify, media, pressure, readable, room
 from mlsync.doctor.disks import Host
 from mlsync.doctor.findings import Check, Diagnosis, Grade, examine
 from mlsync.doctor.mounts import MOUNTS, mounts
@@ -59,6 +59,7 @@ def _checks_here(config: Config) -> Iterator[Check]:
     if config.agent.on_change and config.watches:
         yield Check(inotify.SUBJECT, lambda: _diagnose_events(config))
     if config.watches:
+        yield Check(pressure.SUBJECT, pressure.diagnose_pressure)
         from mlsync.doctor.device import SUBJECT, diagnose_device  # late: init and agent do without
 
         yield Check(SUBJECT, lambda: diagnose_device(config))

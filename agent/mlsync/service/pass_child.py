@@ -105,7 +105,9 @@ class PassChild(LogMonitor):
 
     def _answer(self, request: Request) -> dict[str, Any]:
         # A backup begins its own work.
-        SLOWNESS.begin(hurries=self._stop.is_set())
+        SLOWNESS.begin(hurries=False)
+        if self._stop.is_set():  # now: a stop that came before this began was to lift what it put back
+            SLOWNESS.lift()
         try:
             done = self._done(request)
         except Error as error:
