@@ -73,7 +73,7 @@ mlsync run -- python train.py
 | a path | absolute, relative to the directory that the configuration is in, or from `~`, your home directory |
 | a length of time | numbers with a unit: `ms`, `s`, `m` (minutes), `h`, `d` or `w`. Several add up: `"1h30m"` |
 | an amount of memory | a number with a unit: `MiB`, `GiB`, `MB` or `GB` |
-| a rate | a number with a unit: `KiB/s`, `MiB/s`, `GiB/s`, `kB/s`, `MB/s`, `GB/s`, `kbit/s`, `Mbit/s` or `Gbit/s`, 64 KiB/s at least; or `"unlimited"`. Hours (`08:00-20:00`) and days (`Mon-Fri`, `Sat,Sun`) may follow |
+| a rate | a number with `KiB/s`, `MiB/s`, `GiB/s`, `kB/s`, `MB/s`, `GB/s`, `kbit/s`, `Mbit/s`, `Gbit/s` |
 | a cron line | minute, hour, day, month, weekday, in local time: `"30 3 * * 0"` is Sunday at 3:30 |
 | a share | in percent: `"50%"` |
 | a list | `["one", "two"]` |
@@ -117,9 +117,10 @@ and no limit otherwise:
 upload = ["20 MiB/s 08:00-20:00 Mon-Fri", "10 MiB/s 01:00-04:00"]
 ```
 
-Hours are those of the local clock, and change what is under way: an upload that begins at 19:59 goes on faster a minute
-later. When clocks change, they count as the clock shows them. Hours past midnight (`22:00-06:00 Fri`) belong to the day
-on which they begin. [commands.md](commands.md#behind-the-trainer) says how mlsync gives way besides.
+`"unlimited"` is a rate too, and the least other one is 64 KiB/s. Hours (`08:00-20:00`) and days (`Mon-Fri`, `Sat,Sun`)
+may follow it. Hours are those of the local clock, and change what is under way: an upload that begins at 19:59 goes on
+faster a minute later. When clocks change, they count as the clock shows them. Hours past midnight (`22:00-06:00 Fri`)
+belong to the day on which they begin. [commands.md](commands.md#behind-the-trainer) says how mlsync gives way besides.
 """,
     "preemption": """\
 ## [preemption]

@@ -31,13 +31,13 @@ class RateType(click.ParamType[Timetable]):
 
 def limit_upload_option(function: F) -> F:
     """Give a command ``--limit-upload``."""
-    text = 'Send no faster, as "20 MiB/s" or "unlimited", whatever upload under [limits] says.'
+    text = 'Send no faster: "20 MiB/s", as in [limits].'
     return click.option("--limit-upload", "limit_upload", type=RateType(), metavar="RATE", help=text)(function)
 
 
 def limit_download_option(function: F) -> F:
     """Give a command ``--limit-download``."""
-    text = 'Fetch no faster, as "20 MiB/s" or "unlimited", whatever download under [limits] says.'
+    text = 'Fetch no faster: "20 MiB/s", as in [limits].'
     return click.option("--limit-download", "limit_download", type=RateType(), metavar="RATE", help=text)(function)
 
 
