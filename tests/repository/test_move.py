@@ -292,7 +292,7 @@ def test_a_record_that_is_not_in_the_store_afterwards_is_an_error(store, refs, f
         store.put(key, b"planted")
     else:
         monkeypatch.setattr(CountingStore, "put", lambda *_: None)
-    with pytest.raises(ObjectDamaged, match="no move record is in its place") as caught:
+    with pytest.raises(ObjectDamaged, match="in the place of its move record, and is none") as caught:
         Moves(store, KEYS).add(refs[0].pack, new, WHEN_NS, "")
     assert caught.value.where == key
 

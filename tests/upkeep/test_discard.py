@@ -7,6 +7,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from compacting import compacted, delete_buried
 from flow_parts import FAST, PASSPHRASE, RUN, World, keys_of, noise
 from mlsync.errors import (
     DecisionsHidden,
@@ -21,6 +22,7 @@ from mlsync.monitor import SilentMonitor
 from mlsync.repository import names, sealed_object
 from mlsync.repository.history.decision import Pin
 from mlsync.repository.history.decisions import By, decide, find_decided
+from mlsync.repository.history.move import Moves
 from mlsync.repository.history.seen_decision import half
 from mlsync.repository.manifest import Previous
 from mlsync.repository.repository import Repository
@@ -313,3 +315,79 @@ def test_what_changed_after_the_plan_is_left_alone(world):
     with pytest.raises(DiscardRefused, match="changed since"):
         discard(fresh(world), [planned], BY)
     assert find_decided(fresh(world), RUN).number == 0
+
+
+# ---------------------------------------------------------------- in the place of a move record
+
+
+@pytest.fixture
+def planted(world):
+    """The name of a pack's move record, under which somebody put something else."""
+    key = names.move(world.entry(b"last").chunks[0].pack)
+    world.store.put(key, b"planted")
+    return key
+
+
+def moved(world):
+    """The packs that a compaction moves and leaves, which moves all that it can."""
+    result = compacted(fresh(world), choose=lambda _: True)
+    return {names.move(pack) for pack in result.moved}, {names.move(pack): why for pack, why in result.left.items()}
+
+
+def test_what_was_planted_in_the_place_of_a_move_record_is_deleted(world, planted):
+    """The compaction leaves its pack and says what to do; after that the pack is moved, and all restores."""
+    tree = world.restored(3)
+    done, left = moved(world)
+    assert planted not in done
+    assert left[planted].startswith(f"{planted} is in the place of its move record, and is none")
+    (one,) = discarded(world, planted)
+    assert (one.key, one.number, one.copy_fault, one.is_done) == (planted, None, None, True)
+    assert planted in moved(world)[0]
+    delete_buried(fresh(world))
+    assert world.restored(3) == tree
+    assert world.check(read_data=True).problems == []
+
+
+@pytest.mark.parametrize("what", ["nothing there", "opens", "pack is gone", "newer", "changed", "not given"])
+def test_a_move_record_that_may_count_is_not_given_up(world, planted, what):
+    """What opens, whose pack is gone, a newer mlsync's, and what cannot be read or changed between the looks."""
+    pack, store, error = names.parse_move(planted), None, DiscardRefused
+    if what in ("nothing there", "opens"):
+        world.store.delete(planted)
+    if what == "opens":
+        moved(world)
+    if what == "pack is gone":
+        world.store.delete(names.pack(pack))
+    if what == "newer":
+        moves = Moves(world.store, world.repository.keys)
+        world.store.delete(planted)
+        moves.add(pack, [msgspec.structs.replace(world.entry(b"last").chunks[0], pack=bytes(16))], NOW_NS, "")
+        body = bytearray(world.store.get(planted, limit_bytes=1 << 20))
+        body[8] = 9
+        world.store.replace(planted, bytes(body))
+    if what == "not given":
+        store, error = Withholding(world.store, planted), StoreUnavailable
+    repository = fresh(world, store)
+    if what == "changed":
+        plan_ = plan_discarding(repository, [planted])
+        world.store.replace(planted, b"other")
+        with pytest.raises(DiscardRefused, match="changed"):
+            discard(repository, plan_, BY)
+    else:
+        with pytest.raises(error):
+            discard(repository, plan_discarding(repository, [planted]), BY)
+    assert (planted in keys_of(world.store)) == (what != "nothing there")
+
+
+class Withholding(WrappingStore):
+    """A store that does not give one object at the moment."""
+
+    def __init__(self, store, key):
+        super().__init__(store)
+        self._key = key
+
+    def call(self, method, key, work):
+        """Refuse to read it."""
+        if key == self._key and method == "get":
+            raise StoreUnavailable("busy", where=key)
+        return super().call(method, key, work)

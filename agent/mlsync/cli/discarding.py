@@ -37,12 +37,14 @@ def discard_objects(common: Common, wanted: Sequence[str], *, even_newer: bool, 
 
 def _print(found: Sequence[Discarding], *, quiet: bool) -> None:
     for one in () if quiet else found:
-        output.say_wrapped(f"{one.key}: {one.fault}; its copy: {one.copy_fault}")
+        output.say_wrapped(f"{one.key}: {one.fault}" + (f"; its copy: {one.copy_fault}" if one.copy_fault else ""))
         output.say_wrapped(_loss(one))
 
 
 def _loss(one: Discarding) -> str:
     """Return what is lost, as a sentence."""
+    if one.number is None:
+        return "nothing is lost: its pack is there, and the next mlsync prune can move what is left of that"
     if one.followed_by is not None:
         return (
             f"version {one.number} of run {one.run!r} is lost for good, with all files that only it has; version "

@@ -4,6 +4,10 @@ Such an object keeps policies and prunes of its run waiting, since what it needs
 in a decision, if the number is that of a version that others follow, and puts a fence in its place in one step. The
 next prune then deletes its copy, its later proofs, and what only it may have needed.
 
+What lies in the place of a move record keeps its pack from being moved. It is deleted, and only while the pack is
+there: then no reader goes by the record, and the next compaction makes it. Nothing else overwrites or deletes there
+what does not open: a process that stood still for long before that call would hit the record that was made meanwhile.
+
 Only a person can tell that something is lost for good. So nothing is discarded that may come back by itself or that
 ``mlsync repair`` heals: what opens, or whose copy opens, what the store does not give at this moment, what may be under
 a key that is not known here; and what claims to be of a newer mlsync only by an own word.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from mlsync.codec.digest import object_digest
@@ -46,13 +50,14 @@ class Discarding:
     """What is given up: the object *key*, and what is wrong with it and with its copy.
 
     *run* is empty if no version of the run opens. *followed_by* is the newest version that opens, if that is above the
-    number: then the number was that of a version, most likely. *digest* is ``None`` if nothing is there.
+    number: then the number was that of a version, most likely. *digest* is ``None`` if nothing is there. What lies in
+    the place of a move record has neither number nor copy.
     """
 
     key: str
-    number: int
+    number: int | None
     fault: str
-    copy_fault: str
+    copy_fault: str | None
     run: str = ""
     followed_by: int | None = None
     digest: bytes | None = None
@@ -86,19 +91,22 @@ def discard(
 
 
 def _key(repository: Repository, wanted: str) -> str:
-    """Return the name of the manifest that is meant."""
-    if names.parse_version(wanted) is not None:
+    """Return the name of the manifest or move record that is meant."""
+    if names.parse_version(wanted) is not None or names.parse_move(wanted) is not None:
         return wanted
     if names.parse_copy(wanted) is not None:
         return names.copied(wanted)
     run, _, number = wanted.rpartition("/")
     if not run or not (number.isascii() and number.isdecimal()) or not 1 <= int(number) <= names.VERSION_MAX:
-        what = f"{wanted!r} is neither RUN/NUMBER nor the name of an object below {names.VERSIONS}"
+        what = f"{wanted!r} is neither RUN/NUMBER nor the name of an object below {names.VERSIONS} or {names.MOVES}"
         raise DiscardRefused(what, advice="mlsync check and mlsync prune --dry-run name such objects")
     return repository.version_key(run, int(number))
 
 
 def _look(repository: Repository, key: str, *, even_newer: bool) -> Discarding:
+    pack_id = names.parse_move(key)
+    if pack_id is not None:
+        return _look_at_move(repository, key, pack_id, even_newer=even_newer)
     run_id, number = names.parse_version(key) or (b"", 0)
     newest = _newest(repository, run_id)
     run, follows = ("", None) if newest is None else (newest.root.run, newest.root.number)
@@ -112,6 +120,26 @@ def _look(repository: Repository, key: str, *, even_newer: bool) -> Discarding:
     if found.digest is None and found.followed_by is None:
         raise DiscardRefused("there is nothing, and no version follows it", where=key)
     return found
+
+
+def _look_at_move(repository: Repository, key: str, pack_id: bytes, *, even_newer: bool) -> Discarding:
+    fault = ""
+    for _ in range(_LOOKS):
+        try:
+            repository.moves.open(pack_id)
+        except NotFound:
+            raise DiscardRefused("there is nothing", where=key) from None
+        except ObjectArchived as error:
+            raise DiscardRefused(f"it is in cold storage: {error.what}", where=key) from error
+        except (Damage, FormatUnsupported) as error:
+            fault = _told(error, key, key, even_newer=even_newer)
+        else:
+            raise DiscardRefused("it opens, and is a move record", where=key)
+    if not repository.has_pack(pack_id):
+        # It may be all that is left of where chunks of the pack are.
+        what = f"{names.pack(pack_id)} is not in the store, so that no compaction waits for it"
+        raise DiscardRefused(what, where=key)
+    return Discarding(key, None, fault, None, digest=_digest(repository, key))
 
 
 def _newest(repository: Repository, run_id: bytes) -> StoredVersion | None:
@@ -154,7 +182,7 @@ def _fault(repository: Repository, key: str, place: str, *, even_newer: bool) ->
 def _told(error: Damage | FormatUnsupported, key: str, place: str, *, even_newer: bool) -> str:
     """Return the fault; raise ``DiscardRefused`` if it may be one of what is known here, and not of the object."""
     if not is_no_version(error) or error.where not in (key, place):
-        raise DiscardRefused(f"it cannot be told from a version: {error.what}", where=place) from error
+        raise DiscardRefused(f"what it is cannot be told: {error.what}", where=place) from error
     if isinstance(error, FormatUnsupported) and not even_newer:
         what = f"it claims to be a newer mlsync's: {error.what}"
         advice = "look with the newest mlsync first; if that says the same, add --even-newer"
@@ -179,10 +207,13 @@ def _digest(repository: Repository, key: str) -> bytes | None:
 
 
 def _discard(repository: Repository, planned: Discarding, by: By, *, even_newer: bool) -> Discarding:
-    """Decide that the version is gone, and then put a fence in its place."""
+    """Decide that the version is gone, and then put a fence in its place; delete what is in that of a move record."""
     again = _look(repository, planned.key, even_newer=even_newer)
     if again != planned:
         raise DiscardRefused("it changed since it was looked at; nothing was done to it", where=planned.key)
+    if planned.number is None:
+        repository.store.delete(planned.key)
+        return replace(planned, is_done=True)
     if planned.followed_by is not None:
         _decide_gone(repository, planned, by)
     removed = fence.NEVER_USED if planned.digest is None else half(planned.digest)
@@ -194,10 +225,7 @@ def _discard(repository: Repository, planned: Discarding, by: By, *, even_newer:
             repository.store.put(planned.key, body)
         except AlreadyExists:
             raise DiscardRefused("it is there by now; nothing was put in its place", where=planned.key) from None
-    return Discarding(
-        planned.key, planned.number, planned.fault, planned.copy_fault, planned.run, planned.followed_by,
-        planned.digest, is_done=True,
-    )  # fmt: skip
+    return replace(planned, is_done=True)
 
 
 def _decide_gone(repository: Repository, planned: Discarding, by: By) -> None:

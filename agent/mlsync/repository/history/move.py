@@ -209,8 +209,9 @@ class Moves:
         try:
             return self.open(pack_id)
         except (NotFound, ManifestDamaged, FormatUnsupported) as error:
-            what = f"something that is no move record is in its place: {error.what}"
-            raise ObjectDamaged(what, where=key) from error
+            what = f"{key} is in the place of its move record, and is none: {error.what}"
+            advice = f"if somebody put it there: mlsync repair --discard {key}"
+            raise ObjectDamaged(what, where=key, advice=advice) from error
 
     def _is_there(self, pack_id: bytes) -> bool:
         try:
