@@ -35,7 +35,7 @@ _FILES_SHOWN = 50
     "discarded",
     multiple=True,
     metavar="OBJECT",
-    help="Heal nothing, give up RUN/NUMBER or moves/PACK. Repeatable.",
+    help="Give up RUN/NUMBER or moves/PACK. Repeatable.",
 )
 @click.option("--even-newer", is_flag=True, help="With --discard: also what claims to be a newer mlsync's.")
 @common_options
