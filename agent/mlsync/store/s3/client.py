@@ -131,5 +131,5 @@ def make_client(options: StoreOptions, location: str) -> Any:
             f"the endpoint is not a URL: {options.endpoint_url}", where=location
         ) from error
     sign_in.watch(client)
-    make_cuttable(client)
+    make_cuttable(client, _READ_TIMEOUT_S)
     return client
