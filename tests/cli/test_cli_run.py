@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -38,6 +39,7 @@ class Training:
         self.directory = machine.base / "runs"
         self.errors = machine.base / "errors"
         self.running = []
+        self.log_format = "text"
 
     def command(self, *words, options=()):
         """The words of a command that trains."""
@@ -64,6 +66,7 @@ class Training:
             MLSYNC_STATE_DIRECTORY=str(self.machine.state),
             MLSYNC_PROOF_DEVICE="none",
             MLSYNC_AGENT_SETTLE="100ms",
+            MLSYNC_AGENT_LOG_FORMAT=self.log_format,
         )
 
     def start(self, *words, options=(), **streams):
@@ -121,6 +124,15 @@ def test_a_training_that_ends_by_itself_is_stored_to_its_end(training, words, st
     assert "everything is stored" in training.errors.read_text()
     # The passphrase's file is not given to it, nor what mlsync sets for itself.
     assert "BLAS" not in training.lines()[0]
+
+
+def test_the_log_beside_a_training_is_json_on_demand(training):
+    """Each line of the log is an object, those of a pass too; the last line, for people, is none."""
+    training.log_format = "json"
+    assert training.start("until=3").wait(PATIENCE_S) == 0
+    *log, last = training.errors.read_text().splitlines()
+    assert any("version 1" in json.loads(line)["message"] for line in log)
+    assert last.startswith("mlsync: everything is stored")
 
 
 @pytest.mark.parametrize("words", [(), ("deaf",)])

@@ -123,7 +123,7 @@ def run_command(
         refuse_missing_command(command, environ)
     secret = common.secret(config, limits_children=False)
     level = logging.WARNING if common.quiet else logging.DEBUG if common.is_debug else logging.INFO
-    log_to(sys.stderr, level)
+    log_to(sys.stderr, level, as_json=config.agent.log_format == "json")
     wanted = None if restore == _NEVER else restore
     start = Start(config, secret, wanted, gently=gently, level=level)
     trainer = TrainerChild(command, environ, Terminal.of_foreground())

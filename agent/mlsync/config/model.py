@@ -315,7 +315,7 @@ class AgentSettings:
     )
     log_format: str = key(
         one_of("text", "json"),
-        'How the agent logs: `"json"` is one object a line, for programs that collect logs.',
+        'How the agent and `mlsync run` log: `"json"` is one object a line, for programs that collect logs.',
         default='"text"',
         example='"json"',
     )

@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] = ()) -> None:
         signal.signal(number, signal.SIG_IGN)
     start = pickle.load(incoming)  # noqa: S301 - from the process that started this one
     keep_private()
-    log_to(sys.stderr, start.level)
+    log_to(sys.stderr, start.level, as_json=start.config.agent.log_format == "json")
     companion = CompanionProcess(start, incoming, answers, LogMonitor())
     for number in _ENDING:
         signal.signal(number, lambda *_: companion.terminated())
