@@ -4,9 +4,11 @@
 
 ``training/steady.py`` trains with a thread per core and saves 144 MB in place every 11 s. Beside it runs, in turns, one
 tool: rsync and restic once after each save, mlsync as its agent; *before* is the agent of an older commit. All of a
-turn begins anew. What counts is the mean and the 99th percentile of the steps' times (saves included), each as a ratio
-to the turn beside nothing of the same round. So that nobody wins by doing nothing, each turn tells how many saves were
-kept.
+turn begins anew. What counts is the median, the mean and the 99th percentile of the steps' times (saves included). A
+machine's own speed drifts, so there is a turn beside nothing between any two others, and each figure is a ratio to the
+mean of the two turns beside nothing around it. So that nobody wins by doing nothing, each turn tells how many saves
+were kept. So that nobody believes figures of a machine that others used, the processors' use is measured before each
+turn, while nothing of ours runs.
 
 - plain: trainer and tool are each in a session of its own, as two terminals are; the kernel weighs sessions alike.
 - container: both are in one control group, where sessions have no weight: nice values and policies count.
@@ -42,6 +44,9 @@ TRAINER = Path(__file__).parent / "training" / "steady.py"
 SETTINGS = ("plain", "container", "unit")
 PATIENCE_S = 120.0
 POLL_S = 0.2
+# Above this share of the processors somebody else computes, and ratios near 1 mean nothing.
+QUIET_SHARE = 0.05
+QUIET_LOOK_S = 2.0
 # A save that is this old is over: the trainer's own take a fraction of a second.
 SETTLED_S = 1.0
 START_S = 4.0
@@ -61,18 +66,34 @@ class Turn:
     steps_s: list[float] = field(default_factory=list)
     saves_s: list[float] = field(default_factory=list)
     kept: int = 0
+    busy_before: float = 0.0
 
     def figures(self) -> dict[str, float]:
         ordered = sorted(self.steps_s)
         return {
             "steps": len(ordered),
+            "median_s": round(statistics.median(ordered), 4),
             "mean_s": round(statistics.fmean(ordered), 4),
             "p99_s": round(ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))], 4),
             "longest_s": round(ordered[-1], 4),
             "saves": len(self.saves_s),
             "longest_save_s": round(max(self.saves_s, default=0.0), 4),
             "kept": self.kept,
+            "busy_before": self.busy_before,
         }
+
+
+def busy_share(seconds: float) -> float:
+    """The share of all processors' time that is used at the moment, by anybody."""
+
+    def ticks() -> tuple[int, int]:
+        user, nice, system, idle, waiting, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        return user + nice + system + sum(rest), idle + waiting
+
+    before = ticks()
+    time.sleep(seconds)
+    busy, idle = (after - first for after, first in zip(ticks(), before, strict=True))
+    return round(busy / max(1, busy + idle), 3)
 
 
 # ---------------------------------------------------------------- control groups
@@ -317,6 +338,7 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
     (run / "args.yaml").write_text("lr0: 0.01\n")
     beside.prepare(place / "tool", run)
     os.sync()
+    busy_before = busy_share(QUIET_LOOK_S)
     weight, nice = (unit("CPUWeight"), unit("Nice")) if setting == "unit" and beside.has_unit else (USUAL_WEIGHT, 0)
     with ExitStack() as stack:
         trainer_group, tool_group = stack.enter_context(groups(setting, weight))
@@ -330,7 +352,7 @@ def turn(beside: Nothing, setting: str, scratch: Path, seconds: float) -> Turn:
         if trainer.poll() is not None:
             sys.exit("the trainer ended")
         kept = beside.kept() - kept_before
-    seen = Turn(kept=kept)
+    seen = Turn(kept=kept, busy_before=busy_before)
     for line in steps.read_text().splitlines()[1:-1]:
         ended_s, step_s, save_s = map(float, line.split())
         if began_s <= ended_s <= until_s:
@@ -378,20 +400,21 @@ def all_turns(
         if isinstance(where, str):
             lacking[setting] = where
             continue
-        tools = tools_of(arguments, setting, before)
-        turns = measured[setting] = {tool.name: [] for tool in tools}
-        for number in range(arguments.rounds):
-            for tool in tools:
-                turns[tool.name].append(turn(tool, setting, scratch, arguments.seconds))
-                figures = turns[tool.name][-1].figures()
-                print(f"{setting} {number + 1}/{arguments.rounds} {tool.name}: {figures}", flush=True)
+        nothing, *tools = tools_of(arguments, setting, before)
+        turns = measured[setting] = {tool.name: [] for tool in (nothing, *tools)}
+        # none, rsync, none, restic, none, …, none: the tool of turn n stands between the "none" of n and of n + 1.
+        order = [nothing] + [one for _ in range(arguments.rounds) for tool in tools for one in (tool, nothing)]
+        for number, tool in enumerate(order):
+            turns[tool.name].append(turn(tool, setting, scratch, arguments.seconds))
+            figures = turns[tool.name][-1].figures()
+            print(f"{setting} {number + 1}/{len(order)} {tool.name}: {figures}", flush=True)
     return measured, lacking
 
 
 def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], arguments: object) -> None:
     """Print the tables and write the results."""
     result: dict[str, object] = {
-        "what": "steps of a training beside a tool, as ratios to the turn beside nothing of the same round",
+        "what": "steps of a training beside a tool, as ratios to the turns beside nothing before and after it",
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
         "before": arguments.before,
@@ -401,25 +424,44 @@ def tell(measured: dict[str, dict[str, list[Turn]]], lacking: dict[str, str], ar
     }
     for setting, turns in measured.items():
         rows, table = [], {}
+        names = [name for name in turns if name != "none"]
         for name, mine in turns.items():
-            figures = compared(mine, turns["none"])
+            figures = compared(mine, around(turns["none"], names, name))
             table[name] = figures
-            medians = [figures[key]["median"] for key in ("mean", "p99")]
-            rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], figures["kept"]))
-        columns = [setting, "mean", "p99", "longest step s", "longest save s", "saves kept"]
+            medians = [figures[key]["median"] for key in ("median", "mean", "p99")]
+            kept = f"{figures['kept']} of {figures['saves']}"
+            rows.append((name, *medians, figures["longest_step_s"], figures["longest_save_s"], kept))
+        columns = [setting, "median", "mean", "p99", "longest step s", "longest save s", "saves kept"]
         report.show(f"Steps beside each tool, {setting}: times beside nothing", columns, rows)
         result["settings"][setting] = table
+    every = [one for turns in measured.values() for mine in turns.values() for one in mine]
+    busiest = max((one.busy_before for one in every), default=0.0)
+    result["busiest_before"] = busiest
+    if busiest > QUIET_SHARE:
+        print(f"\nOTHERS USED UP TO {busiest:.0%} OF THE PROCESSORS BETWEEN TURNS: the figures mean nothing")
     for setting, why in lacking.items():
         print(f"\n{setting}: left out, {why}")
     report.write("disturb", result, arguments)
 
 
-def compared(mine: Sequence[Turn], alone: Sequence[Turn]) -> dict[str, object]:
-    """A tool's turns beside those beside nothing."""
-    pairs = [(one.figures(), other.figures()) for one, other in zip(mine, alone, strict=True)]
+def around(alone: Sequence[Turn], names: Sequence[str], name: str) -> list[tuple[Turn, Turn]]:
+    """For each turn of a tool the turns beside nothing before and after it; those themselves have the next one."""
+    if name == "none":
+        return [(one, alone[min(index + 1, len(alone) - 1)]) for index, one in enumerate(alone)]
+    return [(alone[index], alone[index + 1]) for index in range(names.index(name), len(alone) - 1, len(names))]
+
+
+def compared(mine: Sequence[Turn], alone: Sequence[tuple[Turn, Turn]]) -> dict[str, object]:
+    """A tool's turns beside those beside nothing around each."""
+    pairs = [(one.figures(), [other.figures() for other in others]) for one, others in zip(mine, alone, strict=True)]
+
+    def ratios(key: str) -> dict[str, float]:
+        return report.spread(one[key] / statistics.fmean(other[key] for other in others) for one, others in pairs)
+
     return {
-        "mean": report.spread(one["mean_s"] / other["mean_s"] for one, other in pairs),
-        "p99": report.spread(one["p99_s"] / other["p99_s"] for one, other in pairs),
+        "median": ratios("median_s"),
+        "mean": ratios("mean_s"),
+        "p99": ratios("p99_s"),
         "longest_step_s": max(one["longest_s"] for one, _ in pairs),
         "longest_save_s": max(one["longest_save_s"] for one, _ in pairs),
         "kept": sum(one["kept"] for one, _ in pairs),
