@@ -142,6 +142,14 @@ def test_slow_line_has_fewer_transfers_at_once():
     assert [Line(text).limit.at_once(10) for text in ("64 KiB/s", "4 MiB/s", "1 GiB/s")] == [2, 4, 10]
 
 
+def test_a_transfer_that_is_not_cut_takes_the_line_in_pieces():
+    """The line is never taken for longer than a piece, so a read of 8 MiB keeps nobody waiting for minutes."""
+    line = Line("64 KiB/s")
+    line.limit.admit_all(MIB)
+    assert 16 - BURST_S - 0.26 <= line.now[0] - 1000.0 <= 16
+    assert line.limit._taken_until_s - line.now[0] <= 0.26
+
+
 def test_processes_with_one_state_directory_share_the_limit(tmp_path):
     """What another process took counts here too."""
     shared = tmp_path / "upload-limit"

@@ -35,14 +35,15 @@ def back_up(
     accept_loss: bool = False,
     deadline_s: float | None = None,
     hurry: Callable[[], bool] = lambda: False,
+    at_once: bool = False,
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock.
 
     With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then. Once *hurry*
-    says so, beside *stop*, a version whose content is stored is committed without its proof.
+    says so, beside *stop*, a version whose content is stored is committed without its proof. With *at_once*, and with a
+    deadline, neither limits nor the needs of others slow it: what is not stored by then is lost.
     """
-    # What is not stored by a deadline is lost, so nothing slows such a backup.
-    SLOWNESS.begin(hurries=deadline_s is not None, max_lag_s=session.config.limits.max_lag_s)
+    SLOWNESS.begin(hurries=at_once or deadline_s is not None, max_lag_s=session.config.limits.max_lag_s)
     if stop.is_set():  # now: a stop that came before this began was to lift what it put back
         SLOWNESS.lift()
     if session.repository.is_retired:

@@ -103,8 +103,16 @@ class Limit:
             if start >= size_bytes:
                 return
 
+    def admit_all(self, size_bytes: int) -> None:
+        """Return once so many bytes may go, for a transfer that cannot be made in pieces.
+
+        They are asked for in pieces all the same: whoever took the line for minutes would keep all others waiting.
+        """
+        for _ in self.pieces(size_bytes):
+            pass
+
     def admit(self, size_bytes: int) -> None:
-        """Return once so many bytes may go."""
+        """Return once a piece of so many bytes may go."""
         rate = self.rate
         if rate is None or not size_bytes:
             return

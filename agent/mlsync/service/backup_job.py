@@ -21,7 +21,7 @@ from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.daily_prune import DailyPrune
-from mlsync.service.job import Heartbeat
+from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
 from mlsync.source.state import State
@@ -153,7 +153,13 @@ class BackupJob:
         began_s = self._clock()
         try:
             request = PassRequest(
-                self._opener.config, opened, self._watch, deadline_s, goes_on=goes_on, tells_history=not self._is_told
+                self._opener.config,
+                opened,
+                self._watch,
+                deadline_s,
+                goes_on=goes_on,
+                tells_history=not self._is_told,
+                is_unslowed=deadline_s is not None or (isinstance(stop, Interruption) and stop.is_last),
             )
             done = self._process.ask(request, stop)
         except KeyRetired:

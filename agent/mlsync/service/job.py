@@ -52,12 +52,14 @@ class RunJob(Protocol):
 class Interruption(threading.Event):
     """Asks a pass to end at its next safe point; it may be ended by force at *by_s*, on the monotonic clock.
 
-    If it *commits*, a version of which only the proof is missing is made first: it is proved later.
+    If it *commits*, a version of which only the proof is missing is made first: it is proved later. A pass that
+    *is_last* is slowed by nothing: no training is left beside it, or no time.
     """
 
-    def __init__(self, by_s: float = math.inf) -> None:
+    def __init__(self, by_s: float = math.inf, *, is_last: bool = False) -> None:
         super().__init__()
         self.by_s = by_s
+        self.is_last = is_last
         self.commits = False
 
 

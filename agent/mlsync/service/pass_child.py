@@ -154,7 +154,15 @@ class PassChild(LogMonitor):
     def _back_up(self, request: PassRequest) -> dict[str, Any]:
         session = self._confirmed(request.config, request.opened)
         end_s = request.deadline_s
-        result = back_up(session, request.watch, self, self._stop, deadline_s=end_s, hurry=self._hurry.is_set)
+        result = back_up(
+            session,
+            request.watch,
+            self,
+            self._stop,
+            deadline_s=end_s,
+            hurry=self._hurry.is_set,
+            at_once=request.is_unslowed,
+        )
         if request.goes_on or self._hurry.is_set():
             # A trainer may save once more before the machine ends, and that must not wait for a proof.
             return dataclasses.asdict(outcome(result))

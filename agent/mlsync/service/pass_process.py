@@ -77,6 +77,7 @@ class PassRequest:
 
     With *deadline_s*, on the monotonic clock, it is the last pass, or one of the last ones if it *goes_on*.
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
+    *is_unslowed*: no limit and nobody else's need slows it.
     """
 
     config: Config
@@ -85,6 +86,7 @@ class PassRequest:
     deadline_s: float | None = None
     goes_on: bool = False
     tells_history: bool = False
+    is_unslowed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

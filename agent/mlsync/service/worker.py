@@ -268,7 +268,8 @@ class Worker:
             if not self._is_last_asked:
                 return None
             self._is_last_asked = False
-            self._interruption = Interruption(math.inf if self._deadline_s is None else self._deadline_s)
+            by_s = math.inf if self._deadline_s is None else self._deadline_s
+            self._interruption = Interruption(by_s, is_last=True)
             return self._interruption
 
     def _make_last_pass(self, interruption: Interruption, deadline_s: float | None) -> None:

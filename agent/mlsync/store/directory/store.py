@@ -115,7 +115,7 @@ class DirectoryStore(Store):
     def read(self, key: str, offset: int, into: memoryview) -> None:
         """Fill *into* with the object's bytes from *offset*."""
         rest = view_of(into)
-        DOWNLOAD.admit(len(rest))
+        DOWNLOAD.admit_all(len(rest))
         with self._opened(key) as fd, PACE.moving(len(rest)):
             count = self._read_long(key, fd, offset, rest)
             while rest := rest[count:]:

@@ -237,7 +237,7 @@ class S3Store(Store):
                 if answer["ContentLength"] > limit_bytes:
                     what = f"the object is longer than {limit_bytes} bytes"
                     raise errors.StoreBroken(what, where=where, is_of_object=True)
-                DOWNLOAD.admit(answer["ContentLength"])
+                DOWNLOAD.admit_all(answer["ContentLength"])
                 content: bytes = stream.read()
         if len(content) != answer["ContentLength"]:
             raise errors.StoreBroken("the store sent another length than it announced", where=where)
