@@ -301,7 +301,7 @@ def test_a_limit_slows_a_pass_and_neither_a_stop_nor_the_last_pass_waits_for_it(
     job.heartbeat = job._process._heartbeat = Heartbeat()
     note = job.heartbeat.beat
     job.heartbeat.beat = lambda doing=None: (note(doing), slowed.append(doing.slowed) if doing else None)
-    place.write("large.bin", os.urandom(16 << 20))
+    place.write("large.bin", os.urandom(6 << 20))
     stop, came = threading.Event(), []
 
     def work():
@@ -320,7 +320,7 @@ def test_a_limit_slows_a_pass_and_neither_a_stop_nor_the_last_pass_waits_for_it(
     slowed.clear()
     deadline_s = time.monotonic() + PATIENCE_S
     assert job.run(threading.Event(), deadline_s=deadline_s).version == 1
-    place.write("other.bin", os.urandom(16 << 20))
+    place.write("other.bin", os.urandom(6 << 20))
     # At the end of a training no deadline may be known.
     assert job.run(Interruption(is_last=True)).version == 2
     assert "upload limited to 64 KiB/s" not in slowed
