@@ -3,7 +3,8 @@
 Each process is a number of steps, one store call each; between any two of them any other process may run, for as long
 as it likes. A process that stands still for ever is one that crashed. Times do not occur: a prune may take any
 tombstone for old enough, and any pack that no version names for one to be marked, so that clocks may be off at will.
-The steps are those of ``mlsync.repository.commit``, ``mlsync.backup.new_version`` and ``mlsync.upkeep.prune``.
+The steps are those of ``mlsync.repository.commit``, ``mlsync.backup.new_version``, ``mlsync.upkeep.prune`` and
+``mlsync.upkeep.compaction``, and those of a copier to a mirror as docs/format.md has them.
 """
 
 from __future__ import annotations
@@ -19,14 +20,34 @@ Numbers = tuple[tuple[int, Any], ...]
 Packs = frozenset[str]
 
 
+# By the pack that was moved, the pack that has its chunks now.
+Records = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A second store, to which a copier copies versions, packs and move records; it deletes nothing there."""
+
+    numbers: Numbers = ()
+    packs: Packs = frozenset()
+    records: Records = frozenset()
+    # Versions that it said are incomplete, although they restore from the first store.
+    slandered: frozenset[int] = frozenset()
+
+
+NO_MIRROR = Mirror()
+
+
 @dataclass(frozen=True)
 class Store:
-    """The objects: under numbers of the run versions and fences, packs, tombstones, and the run's registration."""
+    """The objects: under numbers of the run versions and fences, packs, tombstones, move records, a registration."""
 
     numbers: Numbers
     packs: Packs
     tombs: Packs = frozenset()
     is_registered: bool = False
+    records: Records = frozenset()
+    mirror: Mirror = NO_MIRROR
 
     def at(self, number: int) -> Any:
         """What is under a number."""
@@ -35,32 +56,67 @@ class Store:
     def with_number(self, number: int, what: Any) -> Store:
         """The store with something under a number."""
         numbers = tuple(sorted({**dict(self.numbers), number: what}.items()))
-        return Store(numbers, self.packs, self.tombs, self.is_registered)
+        return Store(numbers, self.packs, self.tombs, self.is_registered, self.records, self.mirror)
 
     def without_number(self, number: int) -> Store:
         """The store in which a number is free."""
         numbers = tuple(one for one in self.numbers if one[0] != number)
-        return Store(numbers, self.packs, self.tombs, self.is_registered)
+        return Store(numbers, self.packs, self.tombs, self.is_registered, self.records, self.mirror)
 
     def with_pack(self, pack: str) -> Store:
         """The store with a pack more."""
-        return Store(self.numbers, self.packs | {pack}, self.tombs, self.is_registered)
+        packs = self.packs | {pack}
+        return Store(self.numbers, packs, self.tombs, self.is_registered, self.records, self.mirror)
 
     def without_pack(self, pack: str) -> Store:
         """The store with a pack fewer."""
-        return Store(self.numbers, self.packs - {pack}, self.tombs, self.is_registered)
+        packs = self.packs - {pack}
+        return Store(self.numbers, packs, self.tombs, self.is_registered, self.records, self.mirror)
 
     def with_tomb(self, pack: str) -> Store:
         """The store with a tombstone more."""
-        return Store(self.numbers, self.packs, self.tombs | {pack}, self.is_registered)
+        tombs = self.tombs | {pack}
+        return Store(self.numbers, self.packs, tombs, self.is_registered, self.records, self.mirror)
 
     def without_tomb(self, pack: str) -> Store:
         """The store with a tombstone fewer."""
-        return Store(self.numbers, self.packs, self.tombs - {pack}, self.is_registered)
+        tombs = self.tombs - {pack}
+        return Store(self.numbers, self.packs, tombs, self.is_registered, self.records, self.mirror)
 
     def registered(self) -> Store:
         """The store in which the run is registered."""
-        return Store(self.numbers, self.packs, self.tombs, True)
+        return Store(self.numbers, self.packs, self.tombs, True, self.records, self.mirror)
+
+    def with_records(self, records: Records) -> Store:
+        """The store with other move records."""
+        return Store(self.numbers, self.packs, self.tombs, self.is_registered, records, self.mirror)
+
+    def mirrored(self, mirror: Mirror) -> Store:
+        """The store with another mirror."""
+        return Store(self.numbers, self.packs, self.tombs, self.is_registered, self.records, mirror)
+
+
+def led_to(named: Packs, records: Records) -> Packs:
+    """The packs that records lead to from the named ones, and these."""
+    found, ahead, moved = set(named), list(named), dict(records)
+    while ahead:
+        new = moved.get(ahead.pop())
+        if new is not None and new not in found:
+            found.add(new)
+            ahead.append(new)
+    return frozenset(found)
+
+
+def last_place(pack: str, packs: Packs, records: Records) -> str | None:
+    """The pack that is there and has the chunks of a pack: itself, or where records lead; or nothing."""
+    moved, place = dict(records), pack
+    for _ in range(len(moved) + 1):
+        if place in packs:
+            return place
+        if place not in moved:
+            return None
+        place = moved[place]
+    return None
 
 
 @dataclass(frozen=True)
@@ -79,6 +135,14 @@ class Rules:
     fences_until_all_hold: bool = True
     registers: bool = True
     pack_before_tombstone: bool = True
+    follows_records: bool = True
+    reads_before_release: bool = True
+    keeps_needed_records: bool = True
+    never_overwrites_records: bool = True
+    copies_by_manifest: bool = True
+    copies_manifest_last: bool = True
+    copies_what_it_saw: bool = True
+    copies_records: bool = True
     lies: int = 0
 
 
@@ -95,6 +159,11 @@ class World:
     # How many rounds each prune does.
     prunes: tuple[int, ...] = (2,)
     tries: int = 2
+    # For each compaction, the pack that it moves.
+    compactions: tuple[str, ...] = ()
+    # How many people discard what was planted in the place of the first compaction's record.
+    discards: int = 0
+    has_copier: bool = False
 
     def is_gone(self, number: int, what: Any) -> bool:
         """Whether a version is the one that was decided to be gone."""
@@ -108,6 +177,10 @@ class World:
 Local = tuple[Any, ...]
 Step = tuple[Store, Local, int]
 DONE: Local = ("done",)
+# Where an object leads that was planted in the place of a move record: to no pack.
+PLANTED = "planted"
+# Begins what a prune has in mind to delete at its end, the record of a pack.
+RECORD = "record of "
 
 
 def lowest_free(numbers: Numbers, above: int) -> int:
@@ -133,6 +206,10 @@ def _writer_index(world: World, rules: Rules, name: str, store: Store, local: Lo
     _, parent, number, attempt = local
     # The tombstones before it reads: what has one is stored again. Packs that it knows are asked for by name.
     old = frozenset({world.writers[int(name[1])]}) & store.packs - store.tombs
+    if not old:
+        # What was moved is used where it lies now, and that place is named.
+        place = last_place(world.writers[int(name[1])] or "", store.packs - store.tombs, store.records)
+        old = frozenset() if place is None else frozenset({place})
     yield store, ("upload", parent, number, attempt, old), lies
 
 
@@ -233,8 +310,10 @@ def _prune_runs(world: World, rules: Rules, name: str, store: Store, local: Loca
     # A run that nothing tells of is not fenced. The registration was read before the versions: here it is asked
     # for afterwards, which shows more of it than the real prune sees, so the real order is tried as well.
     is_known = bool(listed) or (store.is_registered and rules.registers)
-    named = _named(world, rounds, listed)
-    marks = frozenset(store.packs - named - store.tombs)
+    named = _needed(world, rules, rounds, listed, store)
+    gone = {old for old, new in store.records if new != PLANTED} - store.packs - tombs
+    spent = gone - named if rules.keeps_needed_records else gone
+    marks = frozenset(store.packs - named - store.tombs) | {f"{RECORD}{pack}" for pack in spent}
     going = tuple(number for number, what in listed if what != FENCE and world.goes(rounds, number, what))
     yield store, ("remove", rounds, tombs, listed if is_known else None, named, marks, going), lies
 
@@ -319,8 +398,20 @@ def _prune_look_again(world: World, rules: Rules, name: str, store: Store, local
         if is_short and rules.compares_listings:
             yield store, _next_round(rounds), left
             continue
-        seen = named | _named(world, rounds, again)
-        yield store, ("delete", rounds, tuple(sorted(tombs - seen)), seen, marks), left
+        seen = named | _needed(world, rules, rounds, again, store)
+        moved = tombs & seen & {old for old, _ in store.records} & store.packs
+        if moved:
+            yield store, ("release", rounds, tombs - seen, moved, seen, marks), left
+        else:
+            yield store, ("delete", rounds, tuple(sorted(tombs - seen)), seen, marks), left
+
+
+def _prune_release(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
+    # A pack that versions name goes too, if what they need is read where records lead: not in what goes with it.
+    _, rounds, doomed, moved, seen, marks = local
+    left = store.packs - doomed - moved
+    free = {pack for pack in moved if not rules.reads_before_release or last_place(pack, left, store.records)}
+    yield store, ("delete", rounds, tuple(sorted(doomed | free)), seen, marks), lies
 
 
 def _prune_delete(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
@@ -353,7 +444,12 @@ def _prune_delete_tombstone(
 def _prune_mark(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
     _, rounds, *rest = local
     marks, named = rest
-    if marks:
+    if marks and marks[0].startswith(RECORD):
+        old = marks[0].removeprefix(RECORD)
+        is_needed = old in named and rules.keeps_needed_records
+        changed = store if is_needed else store.with_records(frozenset(one for one in store.records if one[0] != old))
+        yield changed, ("mark", rounds, marks[1:], named), lies
+    elif marks:
         changed = store.with_tomb(marks[0]) if marks[0] in store.packs else store
         yield changed, ("mark", rounds, marks[1:], named), lies
     elif not rules.keeps_tombstones and store.tombs & named:
@@ -374,6 +470,7 @@ PRUNE_STEPS = {
     "list for fences": _prune_list_for_fences,
     "tombstones late": _prune_tombstones_late,
     "look again": _prune_look_again,
+    "release": _prune_release,
     "delete": _prune_delete,
     "delete pack": _prune_delete_pack,
     "delete tombstone": _prune_delete_tombstone,
@@ -395,6 +492,11 @@ def _named(world: World, rounds: int, listed: Numbers) -> Packs:
     return frozenset(pack for what in staying for pack in what)
 
 
+def _needed(world: World, rules: Rules, rounds: int, listed: Numbers, store: Store) -> Packs:
+    named = _named(world, rounds, listed)
+    return led_to(named, store.records) if rules.follows_records else named
+
+
 def _free(listed: Numbers) -> tuple[int, ...]:
     numbers = {number for number, _ in listed}
     return tuple(sorted({1, *(number + 1 for number in numbers)} - numbers))
@@ -414,6 +516,115 @@ def _listings(store: Store, lies: int) -> Iterator[tuple[Numbers, int]]:
                 yield store.numbers[:at], lies - 1
 
 
+# ---------------------------------------------------------------- a compaction
+
+
+def _compaction(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
+    """One step of a compaction: the new pack, read back; the record; the tombstone."""
+    pack, new = world.compactions[int(name[1])], f"{name}new"
+    match local[0]:
+        case "begin":
+            is_named = any(what != FENCE and pack in what for _, what in store.numbers)
+            is_there = pack in store.packs - store.tombs
+            step = "bury" if dict(store.records).get(pack, PLANTED) != PLANTED else "upload"
+            yield store, ((step,) if is_named and is_there else DONE), lies
+        case "upload":
+            yield store.with_pack(new), ("read back",), lies
+        case "read back":
+            yield store, (("record",) if new in store.packs else DONE), lies
+        case "record":
+            there = dict(store.records).get(pack)
+            if there == PLANTED:
+                yield store, (DONE if rules.never_overwrites_records else ("overwrite",)), lies
+            else:
+                yield (store if there else store.with_records(store.records | {(pack, new)})), ("bury",), lies
+        case "overwrite":
+            others = frozenset(one for one in store.records if one[0] != pack)
+            yield store.with_records(others | {(pack, new)}), ("bury",), lies
+        case _:
+            yield store.with_tomb(pack), DONE, lies
+
+
+def _discard(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
+    """One step of a person who has a planted record deleted: a look, and the deletion."""
+    pack = world.compactions[0]
+    if local[0] == "begin":
+        is_planted = dict(store.records).get(pack) == PLANTED and pack in store.packs
+        yield store, (("delete",) if is_planted else DONE), lies
+    else:
+        yield store.with_records(frozenset(one for one in store.records if one[0] != pack)), DONE, lies
+
+
+# ---------------------------------------------------------------- a copier
+
+
+def _copier(world: World, rules: Rules, name: str, store: Store, local: Local, lies: int) -> Iterator[Step]:
+    """One step of a copier, which copies each version that it listed: its packs, and then its manifest."""
+    mirror = store.mirror
+    match local:
+        case ("begin",) | ("all packs", _):
+            yield _before_the_list(rules, store, local, lies)
+        case ("list",):
+            yield store, ("next", tuple(one for one in store.numbers if one[1] != FENCE)), lies
+        case ("next", ()):
+            yield store, DONE, lies
+        case ("next", versions):
+            number, what = versions[0]
+            todo = tuple(sorted(what)) if rules.copies_by_manifest else ()
+            is_there = store.at(number) == what
+            step = ("packs", versions, todo) if rules.copies_manifest_last else ("manifest", versions, todo)
+            yield store, (step if is_there else ("next", versions[1:])), lies
+        case ("packs", versions, ()):
+            yield store, (("manifest", versions, ()) if rules.copies_manifest_last else ("next", versions[1:])), lies
+        case ("packs", versions, todo):
+            yield from _copied(rules, store, versions, todo, lies)
+        case ("record", versions, todo):
+            yield from _followed(rules, store, versions, todo, lies)
+        case ("manifest", versions, todo):
+            copied = Mirror((*mirror.numbers, versions[0]), mirror.packs, mirror.records, mirror.slandered)
+            step = ("next", versions[1:]) if rules.copies_manifest_last else ("packs", versions, todo)
+            yield store.mirrored(copied), step, lies
+
+
+def _before_the_list(rules: Rules, store: Store, local: Local, lies: int) -> Step:
+    """What a program does that copies all packs by their own listing, and manifests afterwards."""
+    if local == ("begin",):
+        return store, (("list",) if rules.copies_by_manifest else ("all packs", tuple(sorted(store.packs)))), lies
+    mirror, todo = store.mirror, local[1]
+    copied = Mirror(mirror.numbers, mirror.packs | (set(todo[:1]) & store.packs), mirror.records)
+    return store.mirrored(copied), (("all packs", todo[1:]) if todo else ("list",)), lies
+
+
+def _copied(rules: Rules, store: Store, versions: Numbers, todo: tuple[Any, ...], lies: int) -> Iterator[Step]:
+    mirror, one = store.mirror, todo[0]
+    if isinstance(one, tuple):
+        # The pack that it leads to is in the mirror by now.
+        copied = Mirror(mirror.numbers, mirror.packs, mirror.records | {one}, mirror.slandered)
+        yield store.mirrored(copied), ("packs", versions, todo[1:]), lies
+    elif one in mirror.packs:
+        yield store, ("packs", versions, todo[1:]), lies
+    elif one in store.packs:
+        copied = Mirror(mirror.numbers, mirror.packs | {one}, mirror.records, mirror.slandered)
+        yield store.mirrored(copied), ("packs", versions, todo[1:]), lies
+    else:
+        yield store, ("record", versions, todo), lies
+
+
+def _followed(rules: Rules, store: Store, versions: Numbers, todo: tuple[Any, ...], lies: int) -> Iterator[Step]:
+    """A pack is gone: it was moved, its version was removed, or the version is incomplete."""
+    mirror, (number, what) = store.mirror, versions[0]
+    new = dict(store.records).get(todo[0]) if rules.copies_records else None
+    if new is not None:
+        yield store, ("packs", versions, (new, (todo[0], new), *todo[1:])), lies
+    elif not rules.copies_what_it_saw:
+        yield store, ("packs", versions, todo[1:]), lies
+    else:
+        is_whole = store.at(number) == what and all(last_place(pack, store.packs, store.records) for pack in what)
+        slandered = mirror.slandered | {number} if is_whole else mirror.slandered
+        said = Mirror(mirror.numbers, mirror.packs, mirror.records, slandered)
+        yield store.mirrored(said), ("next", versions[1:]), lies
+
+
 # ---------------------------------------------------------------- all orders, or some
 
 
@@ -422,19 +633,29 @@ class Lost(Exception):
 
 
 def broken(world: World, store: Store) -> list[int]:
-    """The versions that do not restore."""
-    return [
+    """The versions that do not restore, from the store or from its mirror, or are said to be incomplete and are not."""
+    lost = [
         number
         for number, what in store.numbers
-        if what != FENCE and not world.is_gone(number, what) and not what <= store.packs
+        if what != FENCE and not what <= store.packs and not world.is_gone(number, what) and _is_lost(what, store)
     ]
+    mirror = store.mirror
+    lost += [number for number, what in mirror.numbers if not what <= mirror.packs and _is_lost(what, mirror)]
+    return [*lost, *mirror.slandered]
+
+
+def _is_lost(what: Packs, place: Store | Mirror) -> bool:
+    return any(last_place(pack, place.packs, place.records) is None for pack in what)
 
 
 def processes(world: World) -> list[tuple[str, Any, Local]]:
     """Each process, with where it begins."""
     writers = [(f"w{at}-", writer, ("begin",)) for at in range(len(world.writers))]
     prunes = [(f"p{at}-", prune, ("begin", rounds)) for at, rounds in enumerate(world.prunes)]
-    return [*writers, *prunes]
+    compactions = [(f"c{at}-", _compaction, ("begin",)) for at in range(len(world.compactions))]
+    others = [(f"d{at}-", _discard, ("begin",)) for at in range(world.discards)]
+    others += [("m0-", _copier, ("begin",))] if world.has_copier else []
+    return [*writers, *prunes, *compactions, *others]
 
 
 def explore(world: World, rules: Rules | None = None, states_max: int = 5_000_000) -> int:
