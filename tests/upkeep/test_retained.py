@@ -122,7 +122,7 @@ def test_lists_of_files_are_read_only_where_something_may_go(world):
     assert costs["last 4"] < 12
 
 
-def with_many_files(world, count):
+def with_many_files(world, count, **options):
     """Make versions whose list of files is too long for the manifest, and is different in each."""
     for number in range(400):
         world.write(f"d/{number:0200d}", b"")
@@ -130,7 +130,7 @@ def with_many_files(world, count):
         for number in range(0, 400, 5):
             world.write(f"d/{number:0200d}", b"%d" % epoch)
         world.write("last.safetensors", saved(epoch=epoch, fill=bytes([epoch])))
-        world.backup()
+        world.backup(**options)
     root = world.repository.stored(RUN, 1).root
     assert all(segment.inline is None for segment in root.segments)
 
@@ -145,14 +145,15 @@ def calls_to_forget(world):
     return sum(world.counted.calls.values())
 
 
-def test_each_version_costs_its_manifest_and_its_list_of_files(world):
+@pytest.mark.parametrize("required_level", [2, 3], ids=["proved", "pending"])
+def test_each_version_costs_its_manifest_and_its_list_of_files(world, required_level):
     """A policy and the forget after it read both once, where nothing tells a best or resumable version either."""
-    with_many_files(world, 4)
+    with_many_files(world, 4, required_level=required_level)
     before = calls_to_forget(world)
     for epoch in range(4, 10):
         world.write(f"d/{epoch:0200d}", b"more")
         world.write("last.safetensors", saved(epoch=epoch, fill=bytes([epoch])))
-        world.backup()
+        world.backup(required_level=required_level)
     assert calls_to_forget(world) - before == 2 * 6
 
 

@@ -208,10 +208,11 @@ class Moves:
         # Some stores overwrite, lose or exchange an object and tell nobody; the old pack goes only after this.
         try:
             return self.open(pack_id)
-        except (NotFound, ManifestDamaged, FormatUnsupported) as error:
-            what = f"{key} is in the place of its move record, and is none: {error.what}"
-            advice = f"if somebody put it there: mlsync repair --discard {key}"
-            raise ObjectDamaged(what, where=key, advice=advice) from error
+        except NotFound as error:
+            raise ObjectDamaged("the store took its move record, and does not have it", where=key) from error
+        except (ManifestDamaged, FormatUnsupported) as error:
+            what = f"what is in the place of its move record is none: {error.what}; mlsync repair --discard {key} helps"
+            raise ObjectDamaged(what, where=key) from error
 
     def _is_there(self, pack_id: bytes) -> bool:
         try:
