@@ -41,13 +41,14 @@ ARROWS = {
         "formats",
         "demo",
         "preemption",
+        "tell",
     },
     "demo": {"service", "app", "config", *FLOWS, "versions", *BELOW, "store"},
-    "service": {"app", "config", *FLOWS, *BELOW, "codec", "preemption"},
+    "service": {"app", "config", *FLOWS, *BELOW, "codec", "preemption", "tell"},
     # It looks at what the others work with, and does none of their work.
     "doctor": {"app", "config", "source", "proof", "repository", "store", "preemption"},
     "app": {"config", "kms", *FLOWS, *BELOW, "codec", "store"},
-    "config": {"source", "kms", "retention", "preemption"},
+    "config": {"source", "kms", "retention", "preemption", "tell"},
     # A backup proves before it commits; and what level 5 loads is written as a restore writes it.
     "backup": {"proving", "versions", *BELOW, "codec", "formats"},
     "restore": {"target", "versions", *BELOW, "codec", "formats"},
@@ -63,6 +64,8 @@ ARROWS = {
     "kms": {"repository", "store"},
     # Whether the machine goes away, asked of the platform: it knows nothing of runs and backups.
     "preemption": set(),
+    # Which words and which services: it knows nothing of runs and backups either.
+    "tell": set(),
     "repository": {"codec", "store"},
     "codec": set(),
     "store": set(),
