@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
-from mlsync.tell.event import Event
+from mlsync.tell.event import NoticeEvent
 from mlsync.tell.hooks import run_hook
 
-BEST = Event("best", "yolo", 3, {"path": "best.pt"})
+BEST = NoticeEvent("best", "yolo", 3, {"path": "best.pt"})
 
 
 def test_a_hook_gets_the_event_and_no_secrets(tmp_path):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 
-from mlsync.tell.event import Event
-from mlsync.tell.letter import Answer
+from mlsync.tell.event import NoticeEvent
+from mlsync.tell.letter import Receipt
 from mlsync.tell.onsets import Condition, Onsets
 from mlsync.tell.outbox import Outbox
 
-TAKEN, REFUSED = Answer(is_taken=True, said=""), Answer(is_taken=False, said="no")
+TAKEN, REFUSED = Receipt(is_taken=True, said=""), Receipt(is_taken=False, said="no")
 
 
 def best(number=1, at_s=0.0):
     """An event."""
-    return Event("best", "yolo", number, at_s=at_s)
+    return NoticeEvent("best", "yolo", number, at_s=at_s)
 
 
 def test_what_waits_goes_together():
@@ -63,7 +63,7 @@ def test_a_failure_is_tried_again_later_and_later():
         "waiting": 1, "sent": 0, "failed": 9, "dropped": 0, "failures": 9, "last_failure": "no"
     }  # fmt: skip
     box.take(now_s, 0)
-    box.done(Answer(is_taken=False, said="slow", wait_s=3000), now_s)
+    box.done(Receipt(is_taken=False, said="slow", wait_s=3000), now_s)
     assert box.due_s() == now_s + 3000
     now_s = box.due_s()
     box.take(now_s, 0)
@@ -88,10 +88,10 @@ def test_what_waits_is_bounded_in_number_and_age():
 
 def test_a_condition_is_told_when_it_begins_and_when_it_ends():
     """Looks that find the same say nothing; a restart with what was told says nothing either."""
-    onsets, away = Onsets(), Condition("store_away:yolo", Event("store_away", "yolo", facts={"since_s": 300.0}))
+    onsets, away = Onsets(), Condition("store_away:yolo", NoticeEvent("store_away", "yolo", facts={"since_s": 300.0}))
     assert [one.kind for one in onsets.update([away], 1)] == ["store_away"]
     assert onsets.update([away], 2) == []
-    again = Onsets({key: Event.of_json(one) for key, one in onsets.as_json().items()})
+    again = Onsets({key: NoticeEvent.of_json(one) for key, one in onsets.as_json().items()})
     assert again.update([away], 3) == []
     assert again.update([], 4, covers=lambda key: key.startswith("disk")) == []
     (over,) = again.update([], 5)

@@ -12,12 +12,12 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from bot_server import bot_server
-from mlsync.tell.event import Event
+from mlsync.tell.event import NoticeEvent
 from mlsync.tell.letter import CHANNELS, Letter, send
 from mlsync.tell.send import deliver
 from mlsync.tell.services import request_of
 
-BEST = Event("best", "yolo", 7, {"path": "weights/best.pt", "fitness": 0.75}, at_s=1_800_000_000.0, host="gpu1")
+BEST = NoticeEvent("best", "yolo", 7, {"path": "weights/best.pt", "fitness": 0.75}, at_s=1_800_000_000.0, host="gpu1")
 KEY = "693a91f6-7xxx-4bc4-97a0-0ec2sifa5aaa"
 SECRET = "SEC0123456789abcdef"
 
@@ -101,7 +101,7 @@ def test_a_webhook_gets_cloud_events_with_a_signature(server):
     """One event is CloudEvents JSON, several are a batch; the signature is over the time and the body."""
     hook = letter("webhook", f"{server.url}/hook", secret=SECRET)
     assert deliver(hook, now_s=1_800_000_000.0).is_taken
-    assert deliver(letter("webhook", f"{server.url}/hook", BEST, Event("pruned"))).is_taken
+    assert deliver(letter("webhook", f"{server.url}/hook", BEST, NoticeEvent("pruned"))).is_taken
     (_, headers, body), (_, others, batch) = server.posts
     mark = hmac.new(SECRET.encode(), b"1800000000." + body, hashlib.sha256).hexdigest()
     assert headers["Mlsync-Signature"] == f"v1={mark}"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mlsync.tell.event import KINDS, Event, clean
+from mlsync.tell.event import KINDS, NoticeEvent, clean
 from mlsync.tell.texts import LANGUAGES, cut, markdown, message, plain
 
 
@@ -14,15 +14,17 @@ from mlsync.tell.texts import LANGUAGES, cut, markdown, message, plain
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_has_words(kind, language):
     """Each kind of event has a title in each language, and one for its end."""
-    said = plain(Event(kind, "yolo", 3), language)
+    said = plain(NoticeEvent(kind, "yolo", 3), language)
     assert "yolo/3" in said
-    assert plain(Event(kind, "yolo", 3, is_over=True), language) != said
+    assert plain(NoticeEvent(kind, "yolo", 3, is_over=True), language) != said
     assert language == "en" or any("\u4e00" <= one <= "\u9fff" for one in said)
 
 
 def test_facts_are_shown_with_their_units():
     """A length of time, an amount and a number are written for people, in their language."""
-    event = Event("silence", "yolo", facts={"since_s": 7200.0, "free_bytes": 5 << 30, "fitness": 0.123456789, "odd": 1})
+    event = NoticeEvent(
+        "silence", "yolo", facts={"since_s": 7200.0, "free_bytes": 5 << 30, "fitness": 0.123456789, "odd": 1}
+    )
     assert plain(event, "en").splitlines()[1:] == ["for: 2 h", "free: 5 GiB", "fitness: 0.123457"]
     assert plain(event, "zh").splitlines()[1] == "持续时间: 2 小时"
 
@@ -32,7 +34,7 @@ def test_texts_are_cut_between_characters(limit_bytes):
     """A text of Chinese and of marks has at most so many bytes, whatever the limit, and stays text."""
     text = "检查点✅a" * 400
     assert len(cut(text, limit_bytes).encode()) <= limit_bytes
-    events = [Event("best", "训练" * 20, number, {"path": "权重/" * 40}) for number in range(1, 30)]
+    events = [NoticeEvent("best", "训练" * 20, number, {"path": "权重/" * 40}) for number in range(1, 30)]
     for show in (plain, markdown):
         said = message(events, "zh", show, 2048)
         assert len(said.encode()) <= 2048
@@ -41,7 +43,11 @@ def test_texts_are_cut_between_characters(limit_bytes):
 
 def test_a_long_first_event_still_says_how_many_follow():
     """One event that fills the message is cut, and the others are counted."""
-    events = [Event("digest", "r" * 290, facts={"what": "字" * 300, "path": "字" * 300}), Event("best"), Event("best")]
+    events = [
+        NoticeEvent("digest", "r" * 290, facts={"what": "字" * 300, "path": "字" * 300}),
+        NoticeEvent("best"),
+        NoticeEvent("best"),
+    ]
     said = message(events, "en", plain, 400)
     assert said.endswith("…\n\n… and 2 more")
     assert len(said.encode()) <= 400
@@ -51,7 +57,7 @@ def test_no_url_path_or_markup_gets_into_an_event():
     """What leads out of the run, and what a chat takes for a mention or a link, is not told."""
     said = clean("s3://bucket/secret at /home/me/.aws/key and ~/x: weights/last.pt <!here> [a](b)\n\x1b[31m`rm`")
     assert said == "… at … and …: weights/last.pt (!here) [a] (b)  [31m'rm'"
-    event = Event("broken", "a\nb", facts={"path": "/data/runs/x", "what": "w" * 1000})
+    event = NoticeEvent("broken", "a\nb", facts={"path": "/data/runs/x", "what": "w" * 1000})
     assert event.run == "a b"
     assert event.facts["path"] == "…"
     assert len(event.facts["what"]) == 300
@@ -59,8 +65,8 @@ def test_no_url_path_or_markup_gets_into_an_event():
 
 def test_an_event_survives_json():
     """Events are stored and handed on; what is none is refused."""
-    event = Event("best", "yolo", 3, {"fitness": 0.5, "path": "best.pt"}, 5.0, host="gpu1")
-    assert Event.of_json(json.loads(json.dumps(event.as_json()))) == event
+    event = NoticeEvent("best", "yolo", 3, {"fitness": 0.5, "path": "best.pt"}, 5.0, host="gpu1")
+    assert NoticeEvent.of_json(json.loads(json.dumps(event.as_json()))) == event
     for wrong in ({}, {**event.as_json(), "kind": "rm"}, {**event.as_json(), "version": "x"}):
         with pytest.raises((ValueError, KeyError, TypeError)):
-            Event.of_json(wrong)
+            NoticeEvent.of_json(wrong)

@@ -48,7 +48,7 @@ def clean(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class NoticeEvent:
     """One thing that happened, or with *is_over* one that has ended; *at_s* is in seconds since 1970.
 
     *run* is empty where it is about the machine or the repository. *facts* are numbers, and texts that were cleaned.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Final
 
-from mlsync.tell.event import Event
+from mlsync.tell.event import NoticeEvent
 
 #: Which event starts which command.
 HOOKS: Final[Mapping[str, str]] = {
@@ -30,7 +30,7 @@ _WITHOUT: Final = frozenset({"CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG
 
 def run_hook(
     command: Sequence[str],
-    event: Event,
+    event: NoticeEvent,
     timeout_s: float,
     environ: Mapping[str, str] = os.environ,
     *,
@@ -73,7 +73,7 @@ def run_hook(
     return why, last.text()
 
 
-def _write(stream: IO[bytes], event: Event) -> None:
+def _write(stream: IO[bytes], event: NoticeEvent) -> None:
     # A command need not read it.
     with suppress(OSError, ValueError), stream:
         stream.write(json.dumps(event.as_json()).encode() + b"\n")

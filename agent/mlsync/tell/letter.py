@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
-from mlsync.tell.event import Event
+from mlsync.tell.event import NoticeEvent
 
 #: The services that are known; ``apprise`` stands for those that its library knows.
 CHANNELS: Final = ("wecom", "dingtalk", "feishu", "slack", "webhook", "apprise")
@@ -27,7 +27,7 @@ class Letter:
     url: str
     secret: str
     language: str
-    events: tuple[Event, ...]
+    events: tuple[NoticeEvent, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON, secrets included."""
@@ -42,7 +42,7 @@ class Letter:
     @classmethod
     def of_json(cls, value: dict[str, Any]) -> Self:
         """Return what ``as_json`` showed."""
-        events = tuple(Event.of_json(one) for one in value["events"])
+        events = tuple(NoticeEvent.of_json(one) for one in value["events"])
         return cls(value["channel"], value["url"], value["secret"], value["language"], events)
 
     def __repr__(self) -> str:
@@ -50,7 +50,7 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Receipt:
     """What became of a letter: *said* is what the service answered or why it could not be asked, without secrets.
 
     *was_reached*: the service answered, whatever it said. *wait_s* is how long it wants to be left alone.
@@ -62,7 +62,7 @@ class Answer:
     wait_s: float = 0.0
 
 
-def send(letter: Letter, *, timeout_s: float = TIMEOUT_S, command: Sequence[str] = _COMMAND) -> Answer:
+def send(letter: Letter, *, timeout_s: float = TIMEOUT_S, command: Sequence[str] = _COMMAND) -> Receipt:
     """Send a letter by a process of its own, which is ended after *timeout_s*; never raises."""
     try:
         done = subprocess.run(  # noqa: S603 - our own program, by our own interpreter
@@ -74,20 +74,20 @@ def send(letter: Letter, *, timeout_s: float = TIMEOUT_S, command: Sequence[str]
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(is_taken=False, said=f"no answer within {timeout_s:.0f} s", was_reached=False)
+        return Receipt(is_taken=False, said=f"no answer within {timeout_s:.0f} s", was_reached=False)
     except OSError as error:
-        return Answer(is_taken=False, said=error.strerror or "no process starts", was_reached=False)
+        return Receipt(is_taken=False, said=error.strerror or "no process starts", was_reached=False)
     try:
         if len(done.stdout) > _ANSWER_BYTES_MAX:
             raise ValueError
         value = json.loads(done.stdout)
-        return Answer(
+        return Receipt(
             value["is_taken"] is True, str(value["said"]), value["was_reached"] is True, float(value["wait_s"])
         )
     except (ValueError, KeyError, TypeError):
-        return Answer(is_taken=False, said="its process failed", was_reached=False)
+        return Receipt(is_taken=False, said="its process failed", was_reached=False)
 
 
-def answer_as_json(answer: Answer) -> dict[str, Any]:
+def answer_as_json(answer: Receipt) -> dict[str, Any]:
     """Return an answer as the process writes it."""
     return asdict(answer)

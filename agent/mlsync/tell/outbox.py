@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 
-from mlsync.tell.event import Event
-from mlsync.tell.letter import Answer
+from mlsync.tell.event import NoticeEvent
+from mlsync.tell.letter import Receipt
 
 #: WeCom, DingTalk and Feishu take so many messages a minute, and shut out who sends more.
 PER_MINUTE: Final = 20
@@ -24,8 +24,8 @@ _AGE_S_MAX: Final = 24 * 3600.0
 class Outbox:
     """The events for one channel; its caller locks. Moments are on the monotonic clock, ages on the wall clock."""
 
-    def __init__(self, waiting: Iterable[Event] = ()) -> None:
-        self._waiting: deque[Event] = deque(waiting)
+    def __init__(self, waiting: Iterable[NoticeEvent] = ()) -> None:
+        self._waiting: deque[NoticeEvent] = deque(waiting)
         self._sent_s: deque[float] = deque(maxlen=PER_MINUTE)
         self._not_before_s = -math.inf
         self._under_way = 0
@@ -38,11 +38,11 @@ class Outbox:
         self.last_failure = ""
 
     @property
-    def waiting(self) -> tuple[Event, ...]:
+    def waiting(self) -> tuple[NoticeEvent, ...]:
         """The events that were not told yet, oldest first."""
         return tuple(self._waiting)
 
-    def put(self, event: Event) -> None:
+    def put(self, event: NoticeEvent) -> None:
         """Add an event; what is too much leaves without a word, the oldest first."""
         self._waiting.append(event)
         self._drop_over()
@@ -54,7 +54,7 @@ class Outbox:
         is_full = len(self._sent_s) == PER_MINUTE
         return max(self._not_before_s, self._sent_s[0] + _MINUTE_S if is_full else -math.inf)
 
-    def take(self, now_s: float, wall_s: float) -> tuple[Event, ...]:
+    def take(self, now_s: float, wall_s: float) -> tuple[NoticeEvent, ...]:
         """Return what is to be told in one message now, if anything is; ``done`` has to follow."""
         if now_s < self.due_s():
             return ()
@@ -67,7 +67,7 @@ class Outbox:
             self._sent_s.append(now_s)
         return batch
 
-    def done(self, answer: Answer, now_s: float) -> bool:
+    def done(self, answer: Receipt, now_s: float) -> bool:
         """Note what became of the message; return whether this begins or ends a row of failures."""
         count, self._under_way = self._under_way, 0
         was_failing = self.failures > 0

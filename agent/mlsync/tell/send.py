@@ -14,8 +14,8 @@ from email.message import Message
 from typing import IO, Any, Final
 
 from mlsync.tell.event import clean
-from mlsync.tell.letter import Answer, Letter, answer_as_json
-from mlsync.tell.services import AddressWrong, Request, judge, request_of
+from mlsync.tell.letter import Letter, Receipt, answer_as_json
+from mlsync.tell.services import AddressWrong, Post, judge, request_of
 from mlsync.tell.texts import message, plain, title
 
 TIMEOUT_S: Final = 10.0
@@ -34,7 +34,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-def deliver(letter: Letter, *, now_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Answer:
+def deliver(letter: Letter, *, now_s: float | None = None, timeout_s: float = TIMEOUT_S) -> Receipt:
     """Send a letter and return what became of it; never raises, and says nothing of its address and secret."""
     try:
         if letter.channel == "apprise":
@@ -42,13 +42,13 @@ def deliver(letter: Letter, *, now_s: float | None = None, timeout_s: float = TI
         else:
             answer = _post(letter.channel, request_of(letter, time.time() if now_s is None else now_s), timeout_s)
     except AddressWrong as error:
-        answer = Answer(is_taken=False, said=str(error), was_reached=False)
+        answer = Receipt(is_taken=False, said=str(error), was_reached=False)
     except Exception as error:  # noqa: BLE001 - whatever it is, its text may hold the address
-        answer = Answer(is_taken=False, said=type(error).__name__, was_reached=False)
-    return Answer(answer.is_taken, _without_secrets(answer.said, letter), answer.was_reached, answer.wait_s)
+        answer = Receipt(is_taken=False, said=type(error).__name__, was_reached=False)
+    return Receipt(answer.is_taken, _without_secrets(answer.said, letter), answer.was_reached, answer.wait_s)
 
 
-def _post(channel: str, request: Request, timeout_s: float) -> Answer:
+def _post(channel: str, request: Post, timeout_s: float) -> Receipt:
     asked = urllib.request.Request(request.url, request.body, dict(request.headers), method="POST")  # noqa: S310 - checked
     asked.add_header("User-Agent", "mlsync")
     try:
@@ -59,9 +59,9 @@ def _post(channel: str, request: Request, timeout_s: float) -> Answer:
             return judge(channel, error.code, _read(error), _lower(error.headers))
     except urllib.error.URLError as error:
         why = getattr(error.reason, "strerror", None) or type(error.reason).__name__
-        return Answer(is_taken=False, said=f"not reached: {why}", was_reached=False)
+        return Receipt(is_taken=False, said=f"not reached: {why}", was_reached=False)
     except TimeoutError:
-        return Answer(is_taken=False, said=f"no answer within {timeout_s:g} s", was_reached=False)
+        return Receipt(is_taken=False, said=f"no answer within {timeout_s:g} s", was_reached=False)
 
 
 def _read(answer: Any) -> bytes:
@@ -73,19 +73,19 @@ def _lower(headers: Any) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _by_apprise(letter: Letter) -> Answer:
+def _by_apprise(letter: Letter) -> Receipt:
     """Send by the library of that name, which is an extra; it says only whether it believes that it went."""
     try:
         import apprise  # type: ignore[import-not-found,unused-ignore]  # late: an extra, of 15 MB
     except ImportError:
         said = "apprise is not installed beside mlsync: pip install 'mlsync[apprise]'"
-        return Answer(is_taken=False, said=said, was_reached=False)
+        return Receipt(is_taken=False, said=said, was_reached=False)
     sender = apprise.Apprise()
     if not sender.add(letter.url):
-        return Answer(is_taken=False, said="its address is no URL that apprise knows", was_reached=False)
+        return Receipt(is_taken=False, said="its address is no URL that apprise knows", was_reached=False)
     body = message(letter.events, letter.language, plain, _APPRISE_BYTES_MAX)
     is_sent = bool(sender.notify(body=body, title=title(letter.events[0], letter.language)))
-    return Answer(
+    return Receipt(
         is_sent, "apprise says that it went" if is_sent else "apprise says that it failed", was_reached=is_sent
     )
 

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, quote_plus, urlsplit
 
-from mlsync.tell.event import Event, clean
-from mlsync.tell.letter import Answer, Letter
+from mlsync.tell.event import NoticeEvent, clean
+from mlsync.tell.letter import Letter, Receipt
 from mlsync.tell.texts import markdown, message, plain, title
 
 _OK, _REDIRECTS, _TOO_MANY, _SUCCESSES = 200, range(300, 400), 429, range(200, 300)
@@ -46,7 +46,7 @@ class AddressWrong(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class Post:
     """What is posted."""
 
     url: str
@@ -54,21 +54,21 @@ class Request:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def request_of(letter: Letter, now_s: float) -> Request:
+def request_of(letter: Letter, now_s: float) -> Post:
     """Return the request that tells the letter's events; raise ``AddressWrong`` if its address is none."""
     return _MAKERS[letter.channel](letter, _address(letter), now_s)
 
 
-def judge(channel: str, status: int, body: bytes, headers: Mapping[str, str]) -> Answer:
+def judge(channel: str, status: int, body: bytes, headers: Mapping[str, str]) -> Receipt:
     """Return what a service's answer means."""
     if status in _REDIRECTS:
-        return Answer(is_taken=False, said=f"status {status}: redirects are not followed; give the address itself")
+        return Receipt(is_taken=False, said=f"status {status}: redirects are not followed; give the address itself")
     if status not in _SUCCESSES:
         asked = headers.get("retry-after", "")
         wait_s = min(float(asked), _WAIT_S_MAX) if asked.isascii() and asked.isdigit() and len(asked) < 8 else 0.0  # noqa: PLR2004
         if status == _TOO_MANY:
             wait_s = max(wait_s, 60.0)
-        return Answer(is_taken=False, said=_said(f"status {status}", body), wait_s=wait_s)
+        return Receipt(is_taken=False, said=_said(f"status {status}", body), wait_s=wait_s)
     return _JUDGES.get(channel, _by_status)(channel, status, body)
 
 
@@ -92,12 +92,12 @@ def _address(letter: Letter) -> str:
 # ------------------------------------------------------------ requests
 
 
-def _wecom(letter: Letter, url: str, _now_s: float) -> Request:
+def _wecom(letter: Letter, url: str, _now_s: float) -> Post:
     text = message(letter.events, letter.language, markdown, _LIMIT_BYTES["wecom"])
     return _json(url, {"msgtype": "markdown", "markdown": {"content": text}})
 
 
-def _dingtalk(letter: Letter, url: str, now_s: float) -> Request:
+def _dingtalk(letter: Letter, url: str, now_s: float) -> Post:
     # Its Markdown joins lines unless there is an empty one between them.
     text = message(letter.events, letter.language, _apart, _LIMIT_BYTES["dingtalk"])
     if letter.secret:
@@ -107,11 +107,11 @@ def _dingtalk(letter: Letter, url: str, now_s: float) -> Request:
     return _json(url, {"msgtype": "markdown", "markdown": {"title": _headline(letter), "text": text}})
 
 
-def _apart(event: Event, language: str) -> str:
+def _apart(event: NoticeEvent, language: str) -> str:
     return markdown(event, language).replace("\n", "\n\n")
 
 
-def _feishu(letter: Letter, url: str, now_s: float) -> Request:
+def _feishu(letter: Letter, url: str, now_s: float) -> Post:
     text = message(letter.events, letter.language, markdown, _LIMIT_BYTES["feishu"])
     head = {
         "title": {"tag": "plain_text", "content": _headline(letter)},
@@ -129,12 +129,12 @@ def _feishu(letter: Letter, url: str, now_s: float) -> Request:
     return _json(url, content)
 
 
-def _slack(letter: Letter, url: str, _now_s: float) -> Request:
+def _slack(letter: Letter, url: str, _now_s: float) -> Post:
     text = message(letter.events, letter.language, plain, _LIMIT_BYTES["slack"])
     return _json(url, {"text": text.replace("&", "&amp;")})
 
 
-def _webhook(letter: Letter, url: str, now_s: float) -> Request:
+def _webhook(letter: Letter, url: str, now_s: float) -> Post:
     events = [cloud_event(event, letter.language) for event in letter.events]
     body = json.dumps(events[0] if len(events) == 1 else events, ensure_ascii=False).encode()
     kind = "cloudevents" if len(events) == 1 else "cloudevents-batch"
@@ -143,10 +143,10 @@ def _webhook(letter: Letter, url: str, now_s: float) -> Request:
         stamp = str(round(now_s))
         mark = hmac.new(letter.secret.encode(), stamp.encode() + b"." + body, hashlib.sha256).hexdigest()
         headers |= {"Mlsync-Timestamp": stamp, "Mlsync-Signature": f"v1={mark}"}
-    return Request(url, body, headers)
+    return Post(url, body, headers)
 
 
-def cloud_event(event: Event, language: str) -> dict[str, Any]:
+def cloud_event(event: NoticeEvent, language: str) -> dict[str, Any]:
     """Return an event in the form of CloudEvents 1.0."""
     at = datetime.fromtimestamp(event.at_s, UTC).isoformat().replace("+00:00", "Z")
     shown: dict[str, Any] = {
@@ -168,15 +168,15 @@ def _headline(letter: Letter) -> str:
     return first if len(letter.events) == 1 else f"{first} (+{len(letter.events) - 1})"
 
 
-def _json(url: str, content: Mapping[str, Any]) -> Request:
-    return Request(url, json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"), {"Content-Type": _JSON})
+def _json(url: str, content: Mapping[str, Any]) -> Post:
+    return Post(url, json.dumps(content, ensure_ascii=False).encode("utf-8", "replace"), {"Content-Type": _JSON})
 
 
 def _hmac(key: str, text: str) -> bytes:
     return hmac.new(key.encode(), text.encode(), hashlib.sha256).digest()
 
 
-_MAKERS: Final[Mapping[str, Callable[[Letter, str, float], Request]]] = {
+_MAKERS: Final[Mapping[str, Callable[[Letter, str, float], Post]]] = {
     "wecom": _wecom,
     "dingtalk": _dingtalk,
     "feishu": _feishu,
@@ -188,32 +188,32 @@ _MAKERS: Final[Mapping[str, Callable[[Letter, str, float], Request]]] = {
 # ------------------------------------------------------------ answers
 
 
-def _by_code(channel: str, _status: int, body: bytes) -> Answer:
+def _by_code(channel: str, _status: int, body: bytes) -> Receipt:
     """Judge by the code that the service puts into its answer: 0 is the only one that means success."""
     value = _parsed(body)
     names = ("errcode",) if channel in ("wecom", "dingtalk") else ("code", "StatusCode")
     code = next((value[name] for name in names if name in value), None)
     if not isinstance(code, int) or isinstance(code, bool):
-        return Answer(is_taken=False, said="an answer that is none of this service: no code in it")
+        return Receipt(is_taken=False, said="an answer that is none of this service: no code in it")
     why = next((value[name] for name in ("errmsg", "msg", "StatusMessage") if isinstance(value.get(name), str)), "")
     said = clean(f"{names[0]} {code}" + (f": {why}" if why else ""))
-    return Answer(is_taken=code == 0, said=said, wait_s=_RATE_CODES[channel].get(code, 0.0))
+    return Receipt(is_taken=code == 0, said=said, wait_s=_RATE_CODES[channel].get(code, 0.0))
 
 
-def _as_slack(_channel: str, status: int, body: bytes) -> Answer:
+def _as_slack(_channel: str, status: int, body: bytes) -> Receipt:
     """Judge by what Slack and those that imitate it say: ``ok``, nothing, or JSON that does not say otherwise."""
     value = _parsed(body)
     is_refused = value.get("ok") is False or value.get("success") is False or "error" in value
     text = body.strip()
     is_taken = not is_refused and (bool(value) or text in (b"", b"ok"))
-    return Answer(is_taken, _said(f"status {status}", body))
+    return Receipt(is_taken, _said(f"status {status}", body))
 
 
-def _by_status(_channel: str, status: int, _body: bytes) -> Answer:
-    return Answer(is_taken=True, said=f"status {status}")
+def _by_status(_channel: str, status: int, _body: bytes) -> Receipt:
+    return Receipt(is_taken=True, said=f"status {status}")
 
 
-_JUDGES: Final[Mapping[str, Callable[[str, int, bytes], Answer]]] = {
+_JUDGES: Final[Mapping[str, Callable[[str, int, bytes], Receipt]]] = {
     "wecom": _by_code,
     "dingtalk": _by_code,
     "feishu": _by_code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from mlsync.tell.event import Event
+from mlsync.tell.event import NoticeEvent
 
 LANGUAGES: Final = ("en", "zh")
 _ENGLISH, _CHINESE = LANGUAGES
@@ -65,7 +65,7 @@ _KIB: Final = 1024
 _CUT: Final = "…"
 
 
-def title(event: Event, language: str) -> str:
+def title(event: NoticeEvent, language: str) -> str:
     """Return what happened, on one line."""
     english, chinese, over_english, over_chinese = _TITLES[event.kind]
     at = LANGUAGES.index(language)
@@ -76,17 +76,19 @@ def title(event: Event, language: str) -> str:
     return f"{_MARKS[event.level]} {said}" + (f" · {where}" if where else "")
 
 
-def plain(event: Event, language: str) -> str:
+def plain(event: NoticeEvent, language: str) -> str:
     """Return the event as plain text: its title, and a line for each fact."""
     return "\n".join([title(event, language), *_facts(event, language, "{}: {}")])
 
 
-def markdown(event: Event, language: str) -> str:
+def markdown(event: NoticeEvent, language: str) -> str:
     """Return the event in the Markdown that all channels understand: bold, and quotes."""
     return "\n".join([f"**{title(event, language)}**", *_facts(event, language, "> {}: {}")])
 
 
-def message(events: Sequence[Event], language: str, show: Callable[[Event, str], str], limit_bytes: int) -> str:
+def message(
+    events: Sequence[NoticeEvent], language: str, show: Callable[[NoticeEvent, str], str], limit_bytes: int
+) -> str:
     """Return several events as one text of at most so many bytes; what does not fit is counted."""
     whole: list[str] = []
     for at, event in enumerate(events):
@@ -120,7 +122,7 @@ def _more(count: int, language: str) -> list[str]:
     return [f"… and {count} more" if language == _ENGLISH else f"……另有 {count} 条"]
 
 
-def _facts(event: Event, language: str, form: str) -> list[str]:
+def _facts(event: NoticeEvent, language: str, form: str) -> list[str]:
     at = LANGUAGES.index(language)
     lines = [
         form.format(_LABELS[name][at], _value(name, value, language))
