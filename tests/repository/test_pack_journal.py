@@ -11,7 +11,7 @@ from format_parts import KEYS, keys_under, noise, unknown
 
 from doubles.faulty_store import Fault, FaultyStore, ProcessDied
 from doubles.memory_store import MemoryStore
-from mlsync.errors import StateError, StoreUnavailable
+from mlsync.errors import StateDamaged, StateError, StoreUnavailable
 from mlsync.repository import names
 from mlsync.repository.pack import footer as pack_footer
 from mlsync.repository.pack.builder import PackBuilder, buffer_bytes, finish_interrupted
@@ -227,3 +227,10 @@ def test_a_writer_leaves_no_record_of_what_is_remembered(journal, tmp_path):
     )
     assert [count for _, count in remembered] == [1] * len(PIECES)
     assert os.listdir(tmp_path / "uploads" / "run") == []
+
+
+def test_records_that_cannot_be_listed_are_an_error_of_the_state(tmp_path):
+    """A file where the state's directory was is told as damage of the state, with its place."""
+    (tmp_path / "state").write_bytes(b"")
+    with pytest.raises(StateDamaged, match="Not a directory"):
+        list(PackJournal(tmp_path / "state" / "uploads" / "run").interrupted())

@@ -178,6 +178,21 @@ def test_what_is_no_state_is_put_aside(path, damage):
     assert path.with_name(path.name + ".damaged-1").read_bytes() == before
 
 
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere"), os.mkfifo])
+def test_what_is_no_file_is_put_aside_with_the_files_beside_it(path, make):
+    """A directory, a link to nothing or a pipe in the state's place is kept, and a fresh state begins without its log."""
+    path.parent.mkdir()
+    make(path)
+    path.with_name(path.name + "-wal").write_bytes(b"a log")
+    for _ in range(2):
+        with State.open(path) as state:
+            state.set_head("run", Head(1, b"d"))
+    assert stat.S_ISREG(path.lstat().st_mode)
+    aside = path.with_name(path.name + ".damaged-1")
+    assert stat.S_IFMT(aside.lstat().st_mode) != stat.S_IFREG
+    assert aside.with_name(aside.name + "-wal").read_bytes() == b"a log"
+
+
 def test_a_second_damaged_file_takes_the_next_number(path):
     """No damaged file overwrites another."""
     path.parent.mkdir()

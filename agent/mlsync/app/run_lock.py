@@ -23,7 +23,7 @@ class RunLock:
     """Holds the lock of *run* while its context is open; ``RunLocked`` names another holder.
 
     The lock is the kernel's (``flock``), so it ends when its holder is killed. The file's content only says who holds
-    it. The file is never removed: a lock on a removed file protects nothing.
+    it. mlsync never removes the file: a lock on a removed file protects nothing. If somebody else does, ``is_lost`` says it.
     """
 
     def __init__(
@@ -54,6 +54,18 @@ class RunLock:
             os.close(descriptor)
             raise self._failed("taken", error) from error
         self._descriptor = descriptor
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the file that is locked is not the one that others would lock: the state directory was replaced."""
+        if self._descriptor is None:
+            return False
+        held = os.fstat(self._descriptor)
+        try:
+            there = os.stat(self.path, follow_symlinks=False)
+        except OSError:
+            return True
+        return (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
 
     def release(self) -> None:
         """Release the lock; do nothing if it is not held."""

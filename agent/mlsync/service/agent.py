@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
@@ -39,6 +40,8 @@ _STOP, _BACKUP_NOW, _RELOAD, _STATE_CHANGED, _NOTICED, _END = b"s", b"n", b"r", 
 _SILENT_S_MAX: Final = 150.0
 _SIGNALS = {signal.SIGTERM: _STOP, signal.SIGINT: _STOP, signal.SIGHUP: _RELOAD, signal.SIGUSR1: _BACKUP_NOW}
 TICK_S = 20.0
+# A tick that comes later than so many says that this process could not run.
+_LATE_TICKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,8 @@ class Agent:
         self._watched: Callable[[Path], bool] = lambda _: False
         self._asked = AskedPasses()
         self._hung: set[str] = set()
+        self._checked_s = clock()
+        self._awake_since_s = -math.inf
         self._silent: set[str] = set()
         self._talk: Talk | None = None
         self._started_s = wall()
@@ -279,15 +284,28 @@ class Agent:
 
     def _check_workers(self) -> None:
         """Notify the watchdog only while no worker hangs; otherwise systemd restarts the agent."""
+        self._note_awake()
         for worker in self._workers:
             if worker.state.phase == "running" and (silent_s := worker.job.heartbeat.age_s) >= TICK_S:
                 _LOG.debug("%s: the pass has made no progress for %.0f s", worker.job.name, silent_s)
-        hung = {worker.job.name for worker in self._workers if worker.hung(self._options.hung_after_s)}
+        limit_s = self._options.hung_after_s
+        hung = {worker.job.name for worker in self._workers if self._was_awake(limit_s) and worker.hung(limit_s)}
         for name in sorted(hung - self._hung):
             self._monitor.notice("error", f"{name}: no progress for {self._options.hung_after_s:.0f} s; it hangs")
         self._hung = hung
         if not hung:
             self._notifier.alive()
+
+    def _was_awake(self, for_s: float) -> bool:
+        """Return whether this process could run for the last *for_s*: when it was stopped, its passes were too."""
+        return self._clock() >= self._awake_since_s + for_s
+
+    def _note_awake(self) -> None:
+        """Notice a tick that comes far too late: the process was stopped, or the machine was."""
+        now_s = self._clock()
+        if now_s > self._checked_s + _LATE_TICKS * TICK_S:
+            self._awake_since_s = now_s
+        self._checked_s = now_s
 
     def _give_up_if_locked(self) -> None:
         """Raise ``RunLocked`` if every run is locked; while one run is ours, the others are tried again."""

@@ -191,6 +191,10 @@ class BackupJob:
         return None if result is None else replace(outcome(result), waits=logs_too)
 
     def _acquire_lock(self, opened: Opened) -> None:
+        if self._lock is not None and self._lock.is_lost:
+            # Somebody deleted the state while the agent runs: another process could take the run.
+            self._lock.release()
+            self._lock = None
         if self._lock is None:
             directory = self._opener.config.state_directory
             lock = RunLock(directory, opened.keys.repository_id.hex(), self._watch.run)

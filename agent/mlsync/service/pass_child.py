@@ -282,8 +282,12 @@ class PassChild(LogMonitor):
     def _send(self, **message: Any) -> None:
         line = memoryview(json.dumps(message).encode() + b"\n")
         with self._lock:
-            while line:
-                line = line[os.write(self._answers, line) :]
+            try:
+                while line:
+                    line = line[os.write(self._answers, line) :]
+            except BrokenPipeError:
+                # The agent is gone, as ``listen`` is about to learn.
+                os._exit(0)
 
 
 class _BeatingTask:

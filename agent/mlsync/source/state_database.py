@@ -97,7 +97,7 @@ class StateDatabase:
     def open(cls, path: Path) -> Self:
         """Open the state at *path*, or create one.
 
-        A file that is no state, is damaged or has an unknown schema is renamed to ``<name>.damaged-N`` and a new one is
+        What is no file or no state, is damaged or has an unknown schema is renamed to ``<name>.damaged-N`` and a new one is
         created. Only this user can read the file, and the directory if it was created here.
         """
         _make_private(path)
@@ -219,12 +219,8 @@ class StateDatabase:
         if hasattr(self, "_connection"):
             self._connection.close()
         self._is_aside = True
-        aside = _free_name(self._path)
         try:
-            for suffix in ("", "-wal", "-shm"):
-                source = f"{self._path}{suffix}"
-                if os.path.lexists(source):
-                    os.rename(source, f"{aside}{suffix}")
+            aside = _rename_aside(self._path)
         except OSError as error:
             return StateDamaged(f"the local state is damaged: {error.strerror}", where=where, advice=_ADVICE)
         return _PutAside("the local state is damaged and was put aside", where=display(os.fsencode(aside)))
@@ -245,12 +241,26 @@ def _make_private(path: Path) -> None:
             # Created without being opened: closing a descriptor would drop the locks of another State in this process.
             os.mknod(path, 0o600 | stat.S_IFREG)
         except FileExistsError:
+            if not path.is_file():
+                # A directory, say, or a link to nothing: SQLite would fail each time.
+                _rename_aside(path)
+                os.mknod(path, 0o600 | stat.S_IFREG)
             os.chmod(path, 0o600)
     except OSError as error:
         where = display(os.fsencode(path))
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StateFull("no room for the local state", where=where) from error
         raise StateDamaged(f"the local state cannot be opened: {error.strerror}", where=where) from error
+
+
+def _rename_aside(path: Path) -> str:
+    """Rename what is at *path*, and SQLite's files beside it, through which a fresh file would be read; return where."""
+    aside = _free_name(path)
+    for suffix in ("", "-wal", "-shm"):
+        source = f"{path}{suffix}"
+        if os.path.lexists(source):
+            os.rename(source, f"{aside}{suffix}")
+    return aside
 
 
 def _free_name(path: Path) -> str:

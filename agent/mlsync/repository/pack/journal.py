@@ -24,7 +24,7 @@ import msgspec
 from mlsync.codec.compression import Coding
 from mlsync.codec.digest import RECORD_DIGEST_BYTES, record_digester
 from mlsync.codec.keys import EPOCH_MAX
-from mlsync.errors import StateError
+from mlsync.errors import StateDamaged, StateError
 from mlsync.repository.pack.pack import PACK_ID_BYTES, ChunkRecord, records_are_sound
 
 _LENGTH: Final = struct.Struct("<I")
@@ -112,7 +112,10 @@ class PackJournal:
             raise StateError(what, where=os.fspath(path), advice="remove the file") from error
 
     def interrupted(self) -> Iterator[InterruptedPack]:
-        """Yield every pack that can be finished, and remove records that are damaged."""
+        """Yield every pack that can be finished, and remove records that are damaged.
+
+        Raise ``StateDamaged`` if the records cannot be listed.
+        """
         for name in self._names():
             path = self._directory / name
             pack = _parse(path)
@@ -127,6 +130,9 @@ class PackJournal:
             return sorted(os.listdir(self._directory))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            what = f"the records of uploads cannot be listed: {error.strerror}"
+            raise StateDamaged(what, where=os.fspath(self._directory)) from error
 
     def _path(self, pack_id: bytes) -> Path:
         return self._directory / pack_id.hex()

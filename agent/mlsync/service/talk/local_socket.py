@@ -46,6 +46,21 @@ class LocalSocket:
                 raise
         raise OSError(f"{_PLACES} agents have sockets there")
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody finds it any more: its directory was deleted or replaced."""
+        held = os.fstat(self._lock)
+        try:
+            there = self.path.with_suffix(".lock").lstat()
+            is_socket = stat.S_ISSOCK(self.path.lstat().st_mode)
+        except OSError:
+            return True
+        return not is_socket or (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
+
+    def abandon(self) -> None:
+        """Let go of the lock, and leave whatever has the name by now; who listens closes the socket."""
+        os.close(self._lock)
+
     def close(self) -> None:
         """Remove the socket, and let the next agent have its place."""
         self.listening.close()

@@ -54,6 +54,7 @@ class TalkServer:
         self._selector = selectors.DefaultSelector()
         self._guests: set[_Guest] = set()
         self._doors: list[Door] = []
+        self._removed: list[Door] = []
         self._are_open = True
         self._lock = threading.Lock()
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -70,6 +71,13 @@ class TalkServer:
         door.listening.setblocking(False)
         with self._lock:
             self._doors.append(door)
+        self._wake()
+
+    def remove(self, door: Door) -> None:
+        """Answer at this door no longer, and close it; any thread may call this."""
+        with self._lock:
+            self._doors.remove(door)
+            self._removed.append(door)
         self._wake()
 
     def stop(self) -> None:
@@ -90,7 +98,7 @@ class TalkServer:
         finally:
             for guest in tuple(self._guests):
                 self._dismiss(guest)
-            for door in self._doors:
+            for door in (*self._doors, *self._removed):
                 door.listening.close()
             self._selector.close()
 
@@ -114,6 +122,11 @@ class TalkServer:
         known = self._selector.get_map()
         with self._lock:
             doors = tuple(self._doors)
+            removed, self._removed = self._removed, []
+        for door in removed:
+            if door.listening in known:
+                self._selector.unregister(door.listening)
+            door.listening.close()
         for door in doors:
             if are_open and door.listening not in known:
                 self._selector.register(door.listening, selectors.EVENT_READ, door)

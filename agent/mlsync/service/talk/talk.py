@@ -53,24 +53,30 @@ class Talk:
         self._is_listening = self._options.listen is None
         self._again_s = 0.0
         self._file_failed = False
+        self._local: LocalSocket | None = None
+        self._door: Door | None = None
+        self._has_no_socket = False
 
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Answer at the socket, and the port, until the context ends; an agent that can have none works without."""
-        local = self._local()
-        if local is not None:
-            self._server.add(Door(local.listening, admits_own, Answers(self._agent, may_act=True)))
+        self._open_local()
         self._listen()
         self._server.start()
         try:
             yield
         finally:
             self._server.stop()
-            if local is not None:
-                local.close()
+            if self._local is not None:
+                self._local.close()
 
     def tick(self) -> None:
-        """Write the file of metrics, and try the port again if it was taken; the agent calls this now and then."""
+        """Write the file of metrics, and try the port again if it was taken; the agent calls this now and then.
+
+        A socket that was deleted, with the state directory, is made anew.
+        """
+        if self._local is None or self._local.is_lost:
+            self._open_local()
         self._listen()
         file = self._options.metrics_file
         if file is None:
@@ -83,14 +89,23 @@ class Talk:
                 self._monitor.notice("warning", f"the metrics cannot be written: {file}: {error.strerror}")
             self._file_failed = True
 
-    def _local(self) -> LocalSocket | None:
+    def _open_local(self) -> None:
+        if self._local is not None and self._door is not None:
+            self._server.remove(self._door)
+            self._local.abandon()
+            self._local = self._door = None
         try:
-            return LocalSocket.bind(self._directory)
+            self._local = LocalSocket.bind(self._directory)
         except OSError as error:
-            why = error.strerror or str(error)
-            text = f"mlsync status cannot ask this agent: no socket in {self._directory}: {why}"
-            self._monitor.notice("warning", text)
-            return None
+            if not self._has_no_socket:
+                why = error.strerror or str(error)
+                text = f"mlsync status cannot ask this agent: no socket in {self._directory}: {why}"
+                self._monitor.notice("warning", text)
+            self._has_no_socket = True
+            return
+        self._has_no_socket = False
+        self._door = Door(self._local.listening, admits_own, Answers(self._agent, may_act=True))
+        self._server.add(self._door)
 
     def _listen(self) -> None:
         address = self._options.listen
