@@ -101,14 +101,15 @@ class Disturber:
         self._agent.send(signal.SIGSTOP)
 
     def _begin(self, *, may_end_agent: bool) -> None:
-        kinds: list[Callable[[], None]] = [self._trainer_killed] * 4 + [self._store_fails] * 3
+        kinds: list[Callable[[], None]] = [self.trainer_killed] * 4 + [self._store_fails] * 3
         kinds += [self._agent_stopped, self._pass_killed, self._pass_stopped]
         if may_end_agent:
-            kinds += [self._agent_killed] * 3 + [self._state_deleted, self._state_damaged]
+            kinds += [self.agent_killed] * 3 + [self._state_deleted, self._state_damaged]
         self._dice.choice(kinds)()
 
-    def _trainer_killed(self) -> None:
-        run = self._dice.choice(sorted(self._trainers.directories))
+    def trainer_killed(self, run: str | None = None) -> None:
+        """Kill the trainer of *run*, or of one by chance, for a moment."""
+        run = run or self._dice.choice(sorted(self._trainers.directories))
         self._hold(run, "trainer killed", self._dice.uniform(0.1, DOWN_S), self._trainers.start)
         self._trainers.kill(run)
 
@@ -121,7 +122,8 @@ class Disturber:
         if "agent" not in self._ends:
             self.agent_stopped(self._span())
 
-    def _agent_killed(self) -> None:
+    def agent_killed(self) -> None:
+        """Kill the agent for a moment."""
         if self._hold("agent", "agent killed", self._dice.uniform(0.0, DOWN_S), self._agent.start):
             self._agent.kill()
 

@@ -180,7 +180,7 @@ def test_what_is_no_state_is_put_aside(path, damage):
 
 @pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere"), os.mkfifo])
 def test_what_is_no_file_is_put_aside_with_the_files_beside_it(path, make):
-    """A directory, a link to nothing or a pipe in the state's place is kept, and a fresh state begins without its log."""
+    """A directory, a link to nothing or a pipe in the state's place is kept, and a fresh state has no old log."""
     path.parent.mkdir()
     make(path)
     path.with_name(path.name + "-wal").write_bytes(b"a log")

@@ -23,7 +23,8 @@ class RunLock:
     """Holds the lock of *run* while its context is open; ``RunLocked`` names another holder.
 
     The lock is the kernel's (``flock``), so it ends when its holder is killed. The file's content only says who holds
-    it. mlsync never removes the file: a lock on a removed file protects nothing. If somebody else does, ``is_lost`` says it.
+    it. mlsync never removes the file: a lock on a removed file protects nothing. If somebody else does, the lock
+    ``is_lost``.
     """
 
     def __init__(

@@ -97,8 +97,8 @@ class StateDatabase:
     def open(cls, path: Path) -> Self:
         """Open the state at *path*, or create one.
 
-        What is no file or no state, is damaged or has an unknown schema is renamed to ``<name>.damaged-N`` and a new one is
-        created. Only this user can read the file, and the directory if it was created here.
+        What is no file or no state, is damaged or has an unknown schema is renamed to ``<name>.damaged-N``, and a new
+        state is created. Only this user can read the file, and the directory if it was created here.
         """
         _make_private(path)
         try:
@@ -254,7 +254,7 @@ def _make_private(path: Path) -> None:
 
 
 def _rename_aside(path: Path) -> str:
-    """Rename what is at *path*, and SQLite's files beside it, through which a fresh file would be read; return where."""
+    """Rename what is at *path* and SQLite's files beside it, through which a fresh file would be read; return where."""
     aside = _free_name(path)
     for suffix in ("", "-wal", "-shm"):
         source = f"{path}{suffix}"
