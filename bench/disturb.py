@@ -42,7 +42,7 @@ from peers import Mlsync, Peer, Restic, Rsync, source_of
 ROOT = Path(__file__).parent.parent
 TRAINER = Path(__file__).parent / "training" / "steady.py"
 SETTINGS = ("plain", "container", "unit")
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 POLL_S = 0.2
 # Above this share of the processors somebody else computes, and ratios near 1 mean nothing.
 QUIET_SHARE = 0.05

@@ -20,5 +20,4 @@ def diagnose_pressure(found: Mapping[str, Path] | None = None) -> Iterator[Diagn
         means = "mlsync yields by priority alone, and waits for no stalled machine"
         yield Diagnosis(SUBJECT, Grade.FINE, what, means, "psi=1 among the kernel's parameters switches it on")
         return
-    where = "this container" if found["disk"].name == "io.pressure" else "this machine"
-    yield Diagnosis(SUBJECT, Grade.FINE, f"mlsync sees what others on {where} wait for ({found['disk'].parent})")
+    yield Diagnosis(SUBJECT, Grade.FINE, f"mlsync sees what others wait for, by {found['disk']}")
