@@ -132,6 +132,18 @@ How the agent hears that the machine is about to go away. [preemption.md](preemp
 
 How far checkpoints are proved, and where. [checkpoints.md](checkpoints.md) explains the levels.
 """,
+    "notify": """\
+## [[notify]]
+
+One table for each channel that the agent tells of events. [notifications.md](notifications.md) lists services and
+events. By environment variables there is one channel: `MLSYNC_NOTIFY_CHANNEL` stands for all tables of the file.
+""",
+    "hooks": """\
+## [hooks]
+
+Commands of your own that the agent starts after events, with its own rights.
+[notifications.md](notifications.md#hooks) says more.
+""",
     "retention": """\
 ## [retention]
 

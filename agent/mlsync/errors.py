@@ -14,6 +14,8 @@
     |  |- VersionStale            83   the last proved version is older than was asked for
     |  |- ListenFailed            84   the address for metrics and the status page cannot be had
     |  |- NotProvedYet            79   a version that was waited for is stored, and not proved yet
+    |  |- NoticeRefused          106   a service did not take a notice
+    |  |- NoticeUndelivered      107   a service that takes notices was not reached
     |  `- LastBackupLate         100   the machine's end came before the last backup was committed
     |- RepositoryError
     |  |- RepositoryMissing       10   no repository at that place
@@ -208,6 +210,20 @@ class NotProvedYet(ServiceError):
 
     exit_code = 79
     usual_advice = "the agent proves it later; mlsync show says why, mlsync prove --pending does it now"
+
+
+class NoticeRefused(ServiceError):
+    """A service that is to be told of events answered, and did not take the notice."""
+
+    exit_code = 106
+    usual_advice = "each line says what it answered; make the bot anew, or correct its address and secret"
+
+
+class NoticeUndelivered(ServiceError):
+    """A service that is to be told of events was not reached."""
+
+    exit_code = 107
+    usual_advice = "look at the network, the proxy and the address; the agent tries notices again by itself"
 
 
 class LastBackupLate(ServiceError):

@@ -15,7 +15,8 @@ import torch
 from answering_agent import answering
 from machine import MLSYNC, checkpoint
 
-from mlsync.cli.reports.json import key_json, now_json
+from mlsync.cli.reports.json import key_json, notify_json, now_json
+from mlsync.config.model import NotifySettings
 from mlsync.demo import report
 from mlsync.errors import StoreUnavailable
 from mlsync.monitor import SilentMonitor
@@ -23,6 +24,8 @@ from mlsync.preemption.notice import Effect, PlatformNotice
 from mlsync.service.preemption_watch import PreemptionWatch
 from mlsync.service.talk.ask_now import AskedPass
 from mlsync.service.talk.client import AgentAt
+from mlsync.service.telling import Telling, TellOptions
+from mlsync.tell.letter import Receipt
 from mlsync.upkeep.key_slots import SlotAdded
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
@@ -404,6 +407,14 @@ def test_notices_are_as_documented():
     watch._listener._tracker.update([told], 1000.0, platform="aws", lead_s=120.0)
     compare("list of notice", watch.as_json(), "notices")
     assert watch.as_json()[0]["deadline_s"] == 1120
+
+
+def test_channels_are_as_documented(tmp_path):
+    """What a test of a channel came to, and how a channel stands, have the documented fields."""
+    channel = NotifySettings(channel="wecom", name="team")
+    answers = [(channel, Receipt(is_taken=False, said="errcode 93000", was_reached=True))]
+    compare("mlsync notify test", notify_json(answers), "notify test")
+    compare("list of channel", Telling(TellOptions((channel,)), tmp_path, SilentMonitor()).as_json(), "channels")
 
 
 def test_every_table_was_compared():

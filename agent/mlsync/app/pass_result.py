@@ -18,7 +18,7 @@ class PassResult:
     proved now and were not before the pass: the one that it made, or an older one that was pending. *versions* are
     those that it made or proved, and for the first pass of an agent the newest of the run. With *waits*
     logs changed since the last version, and are left to the next one. *newest_checkpoint_ns* is when the newest
-    checkpoint in a version that was made was written, 0 without one.
+    checkpoint in a version that was made was written, 0 without one. *damaged_count* packs were found damaged.
     """
 
     run: str
@@ -29,6 +29,7 @@ class PassResult:
     versions: tuple[VersionSeen, ...] = ()
     waits: bool = False
     newest_checkpoint_ns: int = 0
+    damaged_count: int = 0
 
     @classmethod
     def of_json(cls, done: Mapping[str, Any]) -> Self:

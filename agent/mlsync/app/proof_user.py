@@ -51,7 +51,12 @@ def runs_as(config: Config, run: str | None) -> RunsAs:
 
 
 def refuse_untrusted_programs(config: Config) -> None:
-    """Raise ``Untrusted`` now if the proof of any watched run would later."""
+    """Raise ``Untrusted`` now if the proof of any watched run would later, or for a hook that others can change."""
+    hooks = config.hooks
+    for command in (hooks.on_version, hooks.on_best, hooks.on_broken, hooks.on_preemption):
+        for at, word in enumerate(command):
+            if file := program_at(word, "" if at else os.environ.get("PATH", os.defpath)):
+                refuse_untrusted(file, "a hook")
     for watch in config.watches:
         runs_as(config, watch.run)
 

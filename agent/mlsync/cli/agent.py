@@ -93,6 +93,10 @@ def _keep_watch(read: Callable[[], Config], opener: RepositoryOpener, monitor: M
         prune = DailyPrune(config, monitor)
         jobs = [BackupJob(opener, watch, prune=prune) for watch in config.watches]
         agent = Agent(jobs, AgentOptions.of(config), monitor, notifier=notifier, read_again=read_again)
+        prune.told = agent.news.pruned
+        for one in at_start(config):
+            if one.grade in (Grade.GRAVE, Grade.WARNING):
+                agent.news.ephemeral(one.subject)
         agent.heed(unheard)
         try:
             agent.run()

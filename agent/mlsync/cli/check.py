@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import click
 
 from mlsync.cli.arguments.gently import gently_option
@@ -10,7 +13,10 @@ from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.arguments.rollback import accept_rollback_option, look_for_rollback
 from mlsync.cli.reports.json import check_json
 from mlsync.cli.terminal import output
+from mlsync.config.model import Config
 from mlsync.errors import ProblemsFound
+from mlsync.service.channels import tell
+from mlsync.tell.event import NoticeEvent
 from mlsync.upkeep.check import CheckResult, Problem, check
 
 _VERSIONS_SHOWN = 8
@@ -41,11 +47,20 @@ def check_command(common: Common, read_data: bool, accept_rollback: bool) -> Non
     else:
         _print(result, quiet=common.quiet)
     if result.problems:
+        _tell(common.configuration(), len(result.problems))
         raise ProblemsFound(
             f"{output.count(len(result.problems), 'problem')} found", where=session.repository.store.url
         )
     if result.left_open is not None:
         raise result.left_open
+
+
+def _tell(config: Config, problem_count: int) -> None:
+    """Tell the channels that want to know of damage; one that takes nothing is named, and changes nothing."""
+    event = NoticeEvent("damage", facts={"problems": problem_count}, at_s=time.time(), host=socket.gethostname())
+    for channel in config.channels:
+        if event.kind in channel.events and not (receipt := tell(channel, [event])).is_taken:
+            output.tell(f"mlsync: a notice did not reach {channel.name}: {receipt.said}")
 
 
 def _print(result: CheckResult, *, quiet: bool) -> None:

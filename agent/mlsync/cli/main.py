@@ -32,7 +32,7 @@ GROUPS: Final = {
     "Every day": ("run", "backup", "now", "agent", "restore"),
     "Look": ("versions", "show", "diff"),
     "Retention": ("pin", "unpin", "forget", "unforget", "prune"),
-    "Care": ("doctor", "check", "repair", "verify", "prove", "key", "service", "completion"),
+    "Care": ("doctor", "notify", "check", "repair", "verify", "prove", "key", "service", "completion"),
 }
 COMMANDS: Final = tuple(name for names in GROUPS.values() for name in names)
 

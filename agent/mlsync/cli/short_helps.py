@@ -24,6 +24,7 @@ SHORT_HELPS: Final[Mapping[str, str]] = {
     "unforget": "Bring forgotten versions back.",
     "prune": "Delete what no version needs.",
     "doctor": "Look at what backups depend on: disks, store, rights, clock, keys.",
+    "notify": "Try the channels that are told of events.",
     "check": "Check every object of the repository.",
     "repair": "Heal lost or damaged objects.",
     "verify": "Read a version back and prove it again.",

@@ -18,7 +18,7 @@ from mlsync.cli.arguments.options import Common, common_options
 from mlsync.cli.arguments.parsing import Command
 from mlsync.cli.new_config import service_options
 from mlsync.cli.reports.json import fleet_json, status_json
-from mlsync.cli.reports.live_report import live_lines, notice_lines
+from mlsync.cli.reports.live_report import channel_lines, live_lines, notice_lines
 from mlsync.cli.terminal import output
 from mlsync.cli.terminal.steps import Step, step_lines
 from mlsync.config.load import find_config
@@ -221,7 +221,7 @@ def _show(config: Config, agent: AgentSeen | None, runs: Sequence[RunHere], step
     _labelled("configuration", [str(config.path) if config.path else "none, since --repo names the repository"])
     _labelled("repository", [config.repository])
     if runs:
-        notices = [line for one in live.agents for line in notice_lines(one, now_s)]
+        notices = [line for one in live.agents for line in (*notice_lines(one, now_s), *channel_lines(one))]
         _labelled("agent", [_agent_in_words(agent, now_s), *_stale_in_words(agent, live, now_s), *notices])
     told = live.runs
     for run in runs:

@@ -33,6 +33,7 @@ V = TypeVar("V")
 REQUIRED: Final = dataclasses.MISSING
 _AS_SHOWN: Final = object()
 _LEVEL: Final = re.compile(r"L[0-5]")
+_CHANNEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _DEVICE: Final = re.compile(r"auto|cuda(?::\d{1,3})?|cpu|none")
 # A drive's letter looks like a scheme too, and so does the host of scp's places.
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.@_-]*:")
@@ -319,6 +320,34 @@ def variables(value: Any, base: Path) -> tuple[str, ...]:
         if not name.isidentifier() or name.startswith(("MLSYNC_", "AWS_")):
             raise ValueError('a list like ["PYTHONPATH", "OMP_NUM_THREADS=4"], without MLSYNC_* and AWS_*')
     return texts(value, base)
+
+
+@kind("the name of an environment variable")
+def secret_variable(value: Any, base: Path) -> str:
+    """Return the name of a variable that holds a secret, and is none of mlsync's own."""
+    name = text(value, base)
+    if not (name.isascii() and name.isidentifier()) or name.startswith("MLSYNC_"):
+        raise ValueError('a variable\'s name like "WECOM_URL", which does not begin with MLSYNC_')
+    return name
+
+
+@kind("text")
+def channel_name(value: Any, base: Path) -> str:
+    """Return a name that is safe in messages and in the names of credentials."""
+    name = text(value, base)
+    if not _CHANNEL.fullmatch(name):
+        raise ValueError("a name of lower-case letters, digits and dashes, up to 40 characters")
+    return name
+
+
+@kind("a list of texts")
+def program(value: Any, base: Path) -> tuple[str, ...]:
+    """Return a command; its first word, or another, may name a file beside the configuration."""
+    if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+        raise ValueError('a list of strings like ["/usr/local/bin/announce", "--quiet"]; no shell reads it')
+    if any("\0" in item for item in value):
+        raise ValueError("a list of strings without the character NUL")
+    return tuple(str(base / item) if (base / item).is_file() else item for item in value)
 
 
 @kind("text")

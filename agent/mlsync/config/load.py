@@ -17,8 +17,10 @@ from mlsync.config.model import (
     TOP,
     AgentSettings,
     Config,
+    HookSettings,
     KeySettings,
     LimitSettings,
+    NotifySettings,
     PreemptionSettings,
     ProofSettings,
     RetentionSettings,
@@ -175,6 +177,8 @@ class _Reader:
             limits=LimitSettings(**self._section("limits")),
             preemption=PreemptionSettings(**self._section("preemption")),
             proof=ProofSettings(**self._section("proof")),
+            channels=self._channels(),
+            hooks=HookSettings(**self._section("hooks")),
             retention=RetentionSettings(**self._section("retention")),
             path=self._file,
         )
@@ -237,6 +241,29 @@ class _Reader:
             except RunNameInvalid as error:
                 self._refuse((*at, "directory"), f"this directory's name gives no run name: {error.where}", "set run")
         return WatchSettings(**values, retention=self._retention((*at, "retention"), given.get("retention", {})))
+
+    def _channels(self) -> tuple[NotifySettings, ...]:
+        """Return the channels that are told; a channel that the environment names is the only one."""
+        given, said = self._tree.get("notify", []), self._said.of("notify")
+        if "channel" in said:
+            given = [{}]
+        if not isinstance(given, list) or not all(isinstance(item, dict) for item in given):
+            self._refuse(("notify",), "notify must be a list of tables", "write [[notify]] above each channel")
+        found: dict[str, NotifySettings] = {}
+        for index, item in enumerate(given):
+            at: KeyPath = ("notify", index)
+            values = self._table(at, item, TABLES["notify"]) | dict(said)
+            if "channel" not in values:
+                self._refuse(at, "a [[notify]] without channel", 'channel = "wecom"')
+            values.setdefault("name", values["channel"])
+            for one in ("url", "secret"):
+                if f"{one}_file" in values and f"{one}_variable" in values:
+                    what = f"both {one}_file and {one}_variable in [[notify]]"
+                    self._refuse((*at, f"{one}_variable"), what, "keep one of them")
+            if values["name"] in found:
+                self._refuse(at, f"a second channel named {values['name']!r}", "set name")
+            found[values["name"]] = NotifySettings(**values)
+        return tuple(found.values())
 
     def _retention(self, at: KeyPath, given: object) -> RetentionSettings:
         """Return what holds for one run: what it says itself, and the rest from the table for all runs."""

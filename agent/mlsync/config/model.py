@@ -17,6 +17,7 @@ from mlsync.config.every import Every
 from mlsync.config.keys import (
     REQUIRED,
     Key,
+    channel_name,
     command,
     duration,
     duration_above_zero,
@@ -34,6 +35,7 @@ from mlsync.config.keys import (
     one_of,
     path,
     patterns,
+    program,
     proof_device,
     proof_level,
     rates,
@@ -41,6 +43,7 @@ from mlsync.config.keys import (
     repository,
     run_name,
     schedule,
+    secret_variable,
     size_from,
     some_of,
     text,
@@ -53,6 +56,9 @@ from mlsync.preemption.names import NAMES
 from mlsync.retention.limit import RemovalLimit
 from mlsync.retention.rules import Rule
 from mlsync.source.temporary_names import TEMPORARY_NAMES
+from mlsync.tell.event import KINDS, USUAL
+from mlsync.tell.letter import CHANNELS
+from mlsync.tell.texts import LANGUAGES
 
 # The checks on numbers that mlsync.proof.numbers makes.
 _NUMBER_FAULTS = some_of("nan", "inf", "zero", "constant", "saturated")
@@ -388,6 +394,106 @@ class PreemptionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class NotifySettings:
+    """One channel that is told of events; its address and secret are read where they are needed, and not before."""
+
+    channel: str = key(
+        one_of(*CHANNELS),
+        "The service: a bot of WeCom, DingTalk or Feishu (or Lark), a webhook as Slack's or of your own, or a URL "
+        "for apprise (`pip install 'mlsync[apprise]'`).",
+        example='"wecom"',
+        unset="",
+        otherwise=REQUIRED,
+    )
+    name: str = key(
+        channel_name,
+        "What the channel is called in messages and commands.",
+        example='"team"',
+        unset="that of the service",
+        otherwise=REQUIRED,
+    )
+    url_file: Path | None = key(
+        path,
+        "The file with the bot's webhook address, or its key alone. Its mode must be 0600.",
+        example='"/etc/mlsync/wecom-url"',
+        unset="`url_variable`, or a systemd credential `mlsync-notify-NAME`",
+    )
+    url_variable: str | None = key(
+        secret_variable,
+        "The environment variable with that address.",
+        example='"WECOM_URL"',
+        unset="`url_file`, or a systemd credential `mlsync-notify-NAME`",
+    )
+    secret_file: Path | None = key(
+        path,
+        "The file with the secret that messages are signed with (DingTalk, Feishu, webhook). Its mode must be 0600.",
+        example='"/etc/mlsync/dingtalk-secret"',
+        unset="`secret_variable`, or a systemd credential `mlsync-notify-NAME-secret`; without one nothing is signed",
+    )
+    secret_variable: str | None = key(
+        secret_variable,
+        "The environment variable with that secret.",
+        example='"DINGTALK_SECRET"',
+        unset="`secret_file`, or a systemd credential `mlsync-notify-NAME-secret`",
+    )
+    events: tuple[str, ...] = key(
+        some_of(*(kind for kind in KINDS if kind != "test")),
+        "The events that the channel is told of.",
+        example='["best", "broken", "store_away", "silence"]',
+        unset="all but `version` and `digest`",
+        otherwise=USUAL,
+    )
+    language: str = key(
+        one_of(*LANGUAGES),
+        "The language of its messages.",
+        example='"zh"',
+        unset='`"en"`',
+        otherwise=LANGUAGES[0],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class HookSettings:
+    """Commands that the agent starts after events."""
+
+    on_version: tuple[str, ...] = key(
+        program,
+        "A command for each new version that is proved. It gets the event as JSON on its standard input.",
+        example='["/usr/local/bin/announce", "version"]',
+        unset="none",
+        otherwise=(),
+    )
+    on_best: tuple[str, ...] = key(
+        program,
+        "A command for each new best checkpoint.",
+        example='["/usr/local/bin/announce", "best"]',
+        unset="none",
+        otherwise=(),
+    )
+    on_broken: tuple[str, ...] = key(
+        program,
+        "A command for each checkpoint that does not load.",
+        example='["/usr/local/bin/announce", "broken"]',
+        unset="none",
+        otherwise=(),
+    )
+    on_preemption: tuple[str, ...] = key(
+        program,
+        "A command for each notice that this machine ends.",
+        example='["/usr/local/bin/announce", "preemption"]',
+        unset="none",
+        otherwise=(),
+    )
+    hook_timeout_s: float = key(
+        duration_above_zero,
+        "The time for one of these commands; then it is killed, with all that it started.",
+        default='"30s"',
+        example='"2m"',
+        name="hook_timeout",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ProofSettings:
     """How checkpoints are proved; ``None`` means that the configuration does not say."""
 
@@ -539,6 +645,8 @@ class Config:
     limits: LimitSettings = field(default_factory=LimitSettings)
     preemption: PreemptionSettings = field(default_factory=PreemptionSettings)
     proof: ProofSettings = field(default_factory=ProofSettings)
+    channels: tuple[NotifySettings, ...] = ()
+    hooks: HookSettings = field(default_factory=HookSettings)
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     path: Path | None = None
 
@@ -575,6 +683,8 @@ TABLES: Mapping[str, Mapping[str, Key]] = {
     "limits": keys_of(LimitSettings),
     "preemption": keys_of(PreemptionSettings),
     "proof": keys_of(ProofSettings),
+    "notify": keys_of(NotifySettings),
+    "hooks": keys_of(HookSettings),
     "retention": keys_of(RetentionSettings),
 }
 

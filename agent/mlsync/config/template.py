@@ -50,6 +50,8 @@ def template(
     parts += ["", "[limits]", *_lines(TABLES["limits"], {})]
     parts += ["", "[preemption]", *_lines(TABLES["preemption"], {})]
     parts += ["", "[proof]", *_lines(TABLES["proof"], {})]
+    parts += ["", "#[[notify]]", *_lines(TABLES["notify"], {})]
+    parts += ["", "[hooks]", *_lines(TABLES["hooks"], {})]
     parts += ["", "[retention]", *_lines(TABLES["retention"], {})]
     parts += ["", "[s3]", *_lines(TABLES["s3"], s3 or {})]
     return "\n".join(parts) + "\n"

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Self
@@ -24,12 +25,14 @@ from mlsync.service import status
 from mlsync.service.asked_passes import AskedPasses
 from mlsync.service.heartbeat_url import HeartbeatUrl
 from mlsync.service.job import RunJob
+from mlsync.service.news import News
 from mlsync.service.notify import Notifier
 from mlsync.service.preemption_watch import PreemptionOptions, PreemptionWatch, within_s
 from mlsync.service.run_record import RecordedJob, RunRecord
 from mlsync.service.talk.metrics import exposition
 from mlsync.service.talk.page import status_page
 from mlsync.service.talk.talk import Talk, TalkOptions
+from mlsync.service.telling import Telling, TellOptions
 from mlsync.service.trigger import Trigger
 from mlsync.service.worker import LastPass, Timing, Worker
 
@@ -59,6 +62,7 @@ class AgentOptions:
     preemption: PreemptionOptions | None = None
     talk: TalkOptions = field(default_factory=TalkOptions)
     heartbeat_url_file: Path | None = None
+    tell: TellOptions = field(default_factory=TellOptions)
 
     @classmethod
     def of(cls, config: Config) -> Self:
@@ -74,6 +78,7 @@ class AgentOptions:
             silence_factor=agent.silence_factor,
             preemption=PreemptionOptions.of(config),
             heartbeat_url_file=agent.heartbeat_url_file,
+            tell=TellOptions.of(config),
             talk=TalkOptions(agent.listen, agent.listen_names, agent.metrics_file),
         )
 
@@ -115,7 +120,15 @@ class Agent:
         self._wakeup_read, self._wakeup_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._records = {job.name: RunRecord(wall=wall) for job in jobs}
         heartbeat = HeartbeatUrl(options.heartbeat_url_file, monitor)
-        recorded = [RecordedJob(job, self._records[job.name], heartbeat.proved, wall=wall) for job in jobs]
+        directory = options.status_file.parent
+        self._telling = Telling(options.tell, directory, monitor, self._records, clock=clock, wall=wall)
+        places = {"mlsync": directory} | {job.name: job.directory for job in jobs}
+        #: Tells channels and hooks.
+        self.news = News(self._telling, self._records, places, clock=clock, wall=wall)
+        recorded = [
+            RecordedJob(job, self._records[job.name], heartbeat.proved, partial(self.news.passed, job.name), wall=wall)
+            for job in jobs
+        ]
         self._workers = [
             Worker(job, options.timing, monitor, lambda: self._wake(_STATE_CHANGED), clock=clock, wall=wall)
             for job in recorded
@@ -128,6 +141,7 @@ class Agent:
             monitor,
             lambda: self._wake(_NOTICED),
             request_save=request_save,
+            told=self.news.preempted,
             clock=clock,
             wall=wall,
         )
@@ -149,7 +163,13 @@ class Agent:
         """
         self._restore_states()
         self._talk = talk = Talk(self, self._options.status_file.parent, self._monitor, self._options.talk)
-        with self._handling_signals(signals), talk.going_on(), self._watching(), self._scheduling() as check_clock:
+        with (
+            self._handling_signals(signals),
+            self._telling.going_on(),
+            talk.going_on(),
+            self._watching(),
+            self._scheduling() as check_clock,
+        ):
             for worker in self._workers:
                 worker.start()
             self._notifier.ready()
@@ -262,7 +282,7 @@ class Agent:
 
     def metrics(self) -> bytes:
         """Return the metrics in the text format of Prometheus."""
-        return exposition(self.statuses(), self._started_s)
+        return exposition(self.statuses(), self._started_s, self._telling.as_json())
 
     def page(self) -> bytes:
         """Return the status page."""
@@ -325,6 +345,7 @@ class Agent:
         runs = [self._run_status(worker) for worker in self._workers]
         now_s = self._wall()
         self._tell_silence(runs)
+        self.news.look(runs)
         self._notifier.status(status.as_line(runs, now_s))
         content = self._content(runs, now_s)
         if not status.is_news(content, self._status):
@@ -347,7 +368,8 @@ class Agent:
 
     def _content(self, runs: Sequence[status.RunStatus], now_s: float) -> dict[str, Any]:
         notices = self._preemption.as_json()
-        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices)
+        channels = self._telling.as_json()
+        return status.as_json(runs, self._options.repository, self._started_s, now_s, notices, channels)
 
     def _run_status(self, worker: Worker) -> status.RunStatus:
         state = worker.state

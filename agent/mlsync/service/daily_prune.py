@@ -58,6 +58,8 @@ class DailyPrune:
         self._process = PassProcess(_NAME, self._heartbeat, does="prunes")
         self._stop: threading.Event | None = None
         self._is_closed = False
+        #: Gets what each prune did that deleted something.
+        self.told: Callable[[dict[str, Any]], None] = lambda _done: None
 
     def begin(self, opened: Opened, stop: threading.Event) -> None:
         """Begin a prune if one is due and none is under way, and do not wait for it; it ends once *stop* is set."""
@@ -121,6 +123,7 @@ class DailyPrune:
 
     def _tell(self, opened: Opened, done: dict[str, Any]) -> None:
         if done["versions"] or done["packs"]:
+            self.told(done)
             versions, packs = count(done["versions"], "version"), count(done["packs"], "pack")
             self._monitor.notice("info", f"pruned {versions}, {packs} ({size(done['bytes'])})")
         for why in done["kept_back"]:

@@ -52,6 +52,8 @@ class Maintenance:
         self._now_ns = now_ns
         #: The older versions of which this learned more: they are proved, or turned out not to load.
         self.looked_at: set[int] = set()
+        #: How many packs turned out to be damaged.
+        self.damaged_count = 0
 
     def run(self, made: BackupResult | None = None) -> int | None:
         """Do what is due after the pass that *made* something; return the newest version that this proved, if any.
@@ -158,6 +160,7 @@ class Maintenance:
             self._monitor.notice("info", f"{text}, {size(result.read_bytes)} read back")
 
     def _note_damage(self, error: Damage) -> None:
+        self.damaged_count += 1
         pack_id = names.parse_pack(error.where or "")
         if pack_id is not None:
             self._state.add_damaged([pack_id])
@@ -186,6 +189,7 @@ class Maintenance:
             stop=self._stop.is_set,
         )
         self._state.add_damaged(result.damaged)
+        self.damaged_count += len(result.damaged)
         for pack_id, why in result.damaged.items():
             text = f"{names.pack(pack_id)}: {why}; what the last version needs of it is stored again"
             self._monitor.notice("error", text)

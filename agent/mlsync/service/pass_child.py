@@ -171,7 +171,12 @@ class PassChild(LogMonitor):
         made = outcome(result)
         told = () if end_s is not None else self._versions(request, {result.version, *maintenance.looked_at})
         return dataclasses.asdict(
-            dataclasses.replace(made, proved_version=made.proved_version or proved_version, versions=told)
+            dataclasses.replace(
+                made,
+                proved_version=made.proved_version or proved_version,
+                versions=told,
+                damaged_count=maintenance.damaged_count,
+            )
         )
 
     def _confirmed(self, config: Config, opened: Opened) -> Session:

@@ -73,6 +73,7 @@ class PreemptionWatch:
         wake: Callable[[], None],
         *,
         request_save: Callable[[float], object] = lambda _: None,
+        told: Callable[[str, float | None], None] = lambda _platform, _left_s: None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -82,6 +83,7 @@ class PreemptionWatch:
         self._monitor = monitor
         self._wake = wake
         self._request_save = request_save
+        self._told = told
         self._clock = clock
         self._wall = wall
         self._events: deque[Event] = deque()
@@ -106,6 +108,7 @@ class PreemptionWatch:
         """
         left_s = self._grace_s if within_s is None else within_s
         self._monitor.notice("warning", f"a command says that this machine ends in {_span(left_s)}: {_HURRIED}")
+        self._told("mlsync now --preempt", left_s)
         self._hurry(workers, left_s, is_new=True)
 
     def heed(self) -> None:
@@ -162,6 +165,7 @@ class PreemptionWatch:
         if event.act is Act.RELAX:
             self._monitor.notice("info", f"{what} did not come, or was withdrawn; going on as before")
         elif event.act is Act.HURRY:
+            self._told(notice.platform, None if event.deadline_s is None else event.deadline_s - self._wall())
             self._monitor.notice("warning", f"{what}{when}{at}: {_HURRIED}")
         elif notice.effect is Effect.PAUSE:
             self._monitor.notice("info", f"{what}{when}{at}: a pause of seconds; nothing is lost")

@@ -34,6 +34,15 @@ class PastError:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Since when every pass failed, in seconds since 1970, and with what kind of error the last one did."""
+
+    since_s: float
+    kind: str
+    status: int
+
+
 @dataclass(slots=True)
 class PassCounts:
     """What passes came to since the agent started."""
@@ -57,6 +66,9 @@ class RunRecord:
         #: Everything that was in the directory then is in a version that is proved, or was nothing new.
         self.proved_until_s: float | None = None
         self._pending: int | None = None  # the newest version, if it is still to be proved
+        #: Since when the newest version waits for its proof.
+        self.pending_since_s: float | None = None
+        self.failing: Failing | None = None
         self.counts = PassCounts()
 
     @property
@@ -72,6 +84,7 @@ class RunRecord:
 
     def passed(self, outcome: PassResult, began_s: float, seconds: float) -> None:
         """Note what a pass came to that began at *began_s*, in seconds since 1970."""
+        self.failing = None
         counts = self.counts
         counts.passed += 1
         counts.seconds += seconds
@@ -94,12 +107,17 @@ class RunRecord:
         if self._pending is not None and (outcome.proved_version or 0) >= self._pending:
             self._pending = None
         if self._pending is None:
-            self.proved_until_s = began_s
+            self.proved_until_s, self.pending_since_s = began_s, None
+        elif self.pending_since_s is None:
+            seen = self._versions.get(self._pending)
+            self.pending_since_s = self._wall() if seen is None else seen.made_s
 
     def failed(self, error: Exception) -> None:
         """Note an error, together with the one before it if that says the same."""
         now_s, text = self._wall(), str(error) or type(error).__name__
         self.counts.failed += 1
+        since_s = now_s if self.failing is None else self.failing.since_s
+        self.failing = Failing(since_s, type(error).__name__, getattr(error, "exit_code", 1))
         last = self._errors[-1] if self._errors else None
         if last is not None and last.text == text:
             self._errors[-1] = PastError(last.first_s, now_s, last.count + 1, text)
@@ -138,13 +156,14 @@ def _with_lag(outcome: PassResult, before_s: float | None) -> PassResult:
 
 
 class RecordedJob:
-    """A job of which every pass is noted in a record; *proved* is called after each that proved a version."""
+    """A job of which every pass is noted in a record; *told* gets each outcome, *proved* is called after a proof."""
 
     def __init__(
         self,
         job: RunJob,
         record: RunRecord,
         proved: Callable[[], None] = lambda: None,
+        told: Callable[[PassResult], None] = lambda _outcome: None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -152,6 +171,7 @@ class RecordedJob:
         self._job = job
         self._record = record
         self._proved = proved
+        self._told = told
         self._clock = clock
         self._wall = wall
 
@@ -201,4 +221,5 @@ class RecordedJob:
         outcome = _with_lag(outcome, before_s)
         if outcome.proved_version is not None:
             self._proved()
+        self._told(outcome)
         return outcome

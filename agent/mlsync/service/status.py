@@ -154,6 +154,7 @@ def as_json(
     started_s: float,
     now_s: float,
     notices: Sequence[Mapping[str, Any]] = (),
+    channels: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the content of the status file; times are seconds since 1970."""
     return {
@@ -165,6 +166,7 @@ def as_json(
         "started_s": started_s,
         "runs": [_run_as_json(run) for run in runs],
         "notices": list(notices),
+        "channels": list(channels),
     }
 
 
@@ -178,7 +180,7 @@ def is_news(content: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
 def _lasting(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what does not change by itself as time goes by."""
     runs = [{name: value for name, value in run.items() if name not in _PASSING} for run in content["runs"]]
-    return [*runs, *content.get("notices", [])]
+    return [*runs, *content.get("notices", []), *content.get("channels", [])]
 
 
 def write_status(file: Path, content: Mapping[str, Any]) -> None:

@@ -52,6 +52,15 @@ class Onsets:
         self._told[key] = event
         return True
 
+    def is_due(self, key: str, event: NoticeEvent, period_s: float) -> bool:
+        """Return whether the last event under that key is *period_s* ago, or in the future; the first is not due."""
+        last = self._told.get(key)
+        if last is not None and 0 <= event.at_s - last.at_s < period_s:
+            return False
+        if last is not None or len(self._told) < _KEPT_MAX:
+            self._told[key] = event
+        return last is not None
+
     def as_json(self) -> dict[str, Any]:
         """Return it for a file."""
         return {key: event.as_json() for key, event in self._told.items()}

@@ -55,6 +55,7 @@ _LABELS: Final[Mapping[str, tuple[str, str]]] = {
     "proved": ("proved", "已验证"),
     "failures": ("failed passes", "失败次数"),
     "packs": ("packs", "数据包"),
+    "problems": ("problems", "问题数"),
     "bytes": ("bytes freed", "释放空间"),
     "new_bytes": ("new", "新增数据"),
     "status": ("exit status", "退出码"),

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from mlsync.cli.terminal.output import iso, path
+from mlsync.config.model import NotifySettings
+from mlsync.tell.letter import Receipt
 from mlsync.values import Fact, Proof
 
 if TYPE_CHECKING:
@@ -683,6 +685,22 @@ def doctor_json(repository: str, found: Sequence[Diagnosis]) -> dict[str, object
             }
             for one in found
         ],
+    }
+
+
+def notify_json(answers: Sequence[tuple[NotifySettings, Receipt]]) -> dict[str, object]:
+    """Return the value of ``mlsync notify test``."""
+    return {
+        "channels": [
+            {
+                "name": channel.name,
+                "channel": channel.channel,
+                "is_taken": answer.is_taken,
+                "was_reached": answer.was_reached,
+                "said": answer.said,
+            }
+            for channel, answer in answers
+        ]
     }
 
 

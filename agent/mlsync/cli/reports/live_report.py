@@ -41,6 +41,14 @@ def notice_lines(agent: Mapping[str, Any], now_s: float) -> Iterator[str]:
             yield f"{what}; THIS MACHINE ENDS IN {f'{left_s:.0f} s' if left_s < _SECONDS_S else duration(left_s)}"
 
 
+def channel_lines(agent: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each channel that does not take its notices."""
+    for channel in agent.get("channels", ()):
+        if channel["failures"]:
+            waiting = f"{channel['waiting']} waiting"
+            yield f"notices do not reach {channel['name']} ({waiting}): {channel['last_failure']}"
+
+
 def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
     silent_s = run.get("silent_s")
     if silent_s is not None and silent_s >= SILENT_S:

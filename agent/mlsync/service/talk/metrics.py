@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import mlsync
 from mlsync.service.status import RunStatus
@@ -115,7 +115,16 @@ RUN_METRICS: Final = (
 )
 
 
-def exposition(runs: Sequence[RunStatus], started_s: float) -> bytes:
+# Of each channel that is told of events: the field of its state, and what is shown of it.
+_CHANNEL_METRICS: Final = (
+    ("sent", "mlsync_notify_events_total", "counter", "Events that the channel took."),
+    ("failed", "mlsync_notify_failures_total", "counter", "Notices that failed; each is tried again."),
+    ("dropped", "mlsync_notify_dropped_total", "counter", "Events that were never told: too many, or a day old."),
+    ("waiting", "mlsync_notify_waiting", "gauge", "Events that wait to be told."),
+)
+
+
+def exposition(runs: Sequence[RunStatus], started_s: float, channels: Sequence[Mapping[str, Any]] = ()) -> bytes:
     """Return all metrics; counters count since the agent started."""
     info = f'mlsync_agent_info{{version="{_escaped(mlsync.__version__)}",host="{_escaped(socket.gethostname())}"}} 1'
     lines = [
@@ -124,6 +133,7 @@ def exposition(runs: Sequence[RunStatus], started_s: float) -> bytes:
         *_head("mlsync_agent_start_time_seconds", "gauge", "When the agent started."),
         f"mlsync_agent_start_time_seconds {started_s!r}",
         *(line for metric in RUN_METRICS for line in _of_runs(metric, runs)),
+        *(line for one in _CHANNEL_METRICS if channels for line in _of_channels(*one, channels)),
     ]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
@@ -147,6 +157,12 @@ def _of_runs(metric: Metric, runs: Sequence[RunStatus]) -> Iterable[str]:
         value = metric.value(run)
         if value is not None:
             yield f'{metric.name}{{run="{_escaped(run.run)}"}} {float(value)!r}'
+
+
+def _of_channels(field: str, name: str, kind: str, about: str, channels: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    yield from _head(name, kind, about)
+    for channel in channels:
+        yield f'{name}{{channel="{_escaped(channel["name"])}"}} {float(channel[field])!r}'
 
 
 def _head(name: str, kind: str, about: str) -> tuple[str, str]:
