@@ -394,7 +394,7 @@ def all_turns(
 ) -> tuple[dict[str, dict[str, list[Turn]]], dict[str, str]]:
     """Every turn, by setting and tool; and which settings could not be had, and why."""
     measured: dict[str, dict[str, list[Turn]]] = {}
-    lacking: dict[str, str] = {}
+    lacking = {one.name: "not installed" for one in (RsyncLoop, ResticLoop) if one.peer.command() is None}
     for setting in arguments.settings.split(","):
         where = None if setting == "plain" else controller()
         if isinstance(where, str):
