@@ -125,7 +125,7 @@ class World:
         uploads = self.state_path.parent / "uploads"
         values = {"required_level": 2, "sleep": self._sleep, "uploads": uploads} | options
         prover = values.pop("prover", None) or Prover(ProofOptions(device="none"))
-        source = Source(RUN, os.fsencode(self.directory), values.pop("exclude", ()))
+        source = Source(RUN, os.fsencode(self.directory), values.pop("exclude", ()), held=values.pop("held", ()))
         return backup(self.repository, self.state, source, lambda: prover, BackupOptions(**values), self.monitor)
 
     def _sleep(self, seconds: float) -> None:

@@ -26,6 +26,7 @@ from mlsync.repository.repository import Repository
 from mlsync.service.backup_job import STORE_UNASKED_S, BackupJob, RepositoryOpener
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.pass_process import PassProcess, PassRequest
+from mlsync.source.finished import finished_file
 from mlsync.store.directory.store import DirectoryStore
 from mlsync.upkeep.key_slots import add_slot
 from mlsync.upkeep.rotation import rotate
@@ -102,6 +103,22 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_the_process_gets_what_the_agent_holds(place):
+    """A checkpoint that was deleted before the pass is in its version, pass after pass; the agent holds nothing then."""
+    job = place.job()
+    for number in (1, 2):
+        for name in (f"{number}.pt", f"{number}-more.pt"):
+            place.write(name, uniform_checkpoint(number))
+            job.holds.add(name.encode(), finished_file(name.encode()))
+            os.unlink(place.run / name)
+        place.write("train.log", bytes(number))
+        assert passed(job).version == number
+    repository = Repository.open(DirectoryStore(place.store), Passphrase(SECRET))
+    paths = {entry.path for entry in repository.entries(repository.stored("yolo", 2))}
+    assert paths == {b"2.pt", b"2-more.pt", b"train.log"}
+    assert job.holds.taken() == ()
 
 
 def test_one_process_makes_version_after_version(place):

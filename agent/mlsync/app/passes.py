@@ -20,6 +20,7 @@ from mlsync.courtesy.slowness import SLOWNESS
 from mlsync.log_context import working_on
 from mlsync.monitor import Monitor
 from mlsync.repository.manifest import Trouble
+from mlsync.source.held import HeldSave
 from mlsync.source.paths import display
 
 _MANY_FILES: Final = 10_000
@@ -36,12 +37,14 @@ def back_up(
     deadline_s: float | None = None,
     hurry: Callable[[], bool] = lambda: False,
     at_once: bool = False,
+    held: tuple[HeldSave, ...] = (),
 ) -> BackupResult:
     """Back a run up once; the caller holds its lock.
 
     With *deadline_s*, on the monotonic clock, it is the last backup before this machine goes away then. Once *hurry*
     says so, beside *stop*, a version whose content is stored is committed without its proof. With *at_once*, and with a
-    deadline, neither limits nor the needs of others slow it: what is not stored by then is lost.
+    deadline, neither limits nor the needs of others slow it: what is not stored by then is lost. *held* are saves whose
+    files the agent held open, which stay open.
     """
     SLOWNESS.begin(hurries=at_once or deadline_s is not None, max_lag_s=session.config.limits.max_lag_s)
     if stop.is_set():  # now: a stop that came before this began was to lift what it put back
@@ -60,7 +63,8 @@ def back_up(
     prover = partial(prover_of, session.config, run=watch.run)
     # A prover for each version: its child holds numpy or torch, and the idle agent has to stay small.
     with working_on(watch.run):
-        return backup(session.repository, session.state, source_of(watch), prover, options, monitor)
+        source = dataclasses.replace(source_of(watch), held=held)
+        return backup(session.repository, session.state, source, prover, options, monitor)
 
 
 def _announce(monitor: Monitor, run: str, file_count: int, size_bytes: int) -> None:

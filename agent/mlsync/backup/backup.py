@@ -85,7 +85,7 @@ def _attempt(job: Job) -> BackupResult:
     # The content of a lost pack is to be stored again, changed or not.
     unchanged = None
     with job.monitor.task(f"{job.source.run}: looking for changes", None) as task:
-        if not job.avoided.lost:
+        if not job.avoided.lost and not any(save.is_deleted for save in job.source.held):
             unchanged = _find_unchanged(job.state, job.source, job.options.now_ns(), job.options.policy)
         _LOG.debug("looking for the last version")
         task.say("looking for the last version")

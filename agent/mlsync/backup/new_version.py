@@ -57,6 +57,7 @@ from mlsync.repository.manifest import ChunkRef, Entry, Manifest, ManifestRoot, 
 from mlsync.repository.pack.journal import PackJournal
 from mlsync.repository.proof_links import LATER_PROOFS, later_proofs_value
 from mlsync.repository.writer import PackWriter, WriteStats
+from mlsync.source.held import with_deleted
 from mlsync.source.holding import hold
 from mlsync.source.paths import display
 from mlsync.source.root import Root
@@ -173,7 +174,10 @@ def _scan(job: Job, root: Root, last: Parent) -> _Scanned:
     """Return what is there, or raise why no version may be made of it."""
     source = job.source
     _LOG.debug("scanning")
+    for one in (file for save in source.held for file in save.files):
+        root.adopt(one.path, os.dup(one.descriptor), one.stat)
     tree = scan(root, source.exclude, keep_temporary=source.keep_temporary)
+    tree = with_deleted(tree, root, source.held, source.exclude, keep_temporary=source.keep_temporary)
     _LOG.debug("found %d files and directories", len(tree.found))
     cache = load_files_cache(job.state, source.run)
     if job.repository.is_write_only:

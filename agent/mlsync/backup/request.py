@@ -16,6 +16,7 @@ from mlsync.monitor import Monitor
 from mlsync.proving.policy import NO_POLICY, Policy
 from mlsync.repository.manifest import ChunkRef, Trouble
 from mlsync.repository.repository import Repository
+from mlsync.source.held import HeldSave
 from mlsync.source.scan import LeftOut
 from mlsync.source.state import State
 
@@ -29,7 +30,8 @@ class Source:
     """A watched directory and the run that it belongs to.
 
     With *keep_temporary*, files whose names say that a writer is not done are backed up like any other. *not_models*
-    are patterns of files that no warning names although they look like models of an unknown kind.
+    are patterns of files that no warning names although they look like models of an unknown kind. *held* are saves that
+    the agent held open; what is deleted of them belongs to the next version.
     """
 
     run: str
@@ -37,6 +39,7 @@ class Source:
     exclude: tuple[str, ...] = ()
     keep_temporary: bool = False
     not_models: tuple[str, ...] = ()
+    held: tuple[HeldSave, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mlsync.config.model import Config, WatchSettings
 from mlsync.errors import KeyRetired
 from mlsync.repository.keys.keyslot import Unlock
 from mlsync.service.daily_prune import DailyPrune
+from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.pass_process import LookRequest, Opened, OpenRequest, PassProcess, PassRequest
 from mlsync.service.proof_due import is_proof_due
@@ -111,6 +112,7 @@ class BackupJob:
         self._clock = clock
         self._lock: RunLock | None = None
         self._process = PassProcess(watch.run, self.heartbeat, gently=gently)
+        self.holds = Holds(watch.run, watch.directory)
         self._is_told = False  # the history of the run, by the first pass
         self._asked_s: float | None = None  # when a pass asked the store last, if that pass succeeded
 
@@ -141,14 +143,17 @@ class BackupJob:
         """
         opened = self._opener.opened(stop, self.heartbeat)
         self._acquire_lock(opened)
+        held = self.holds.taken()
         asked_s, self._asked_s = self._asked_s, None
-        if asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
+        is_rotated = any(save.is_deleted for save in held)
+        if not is_rotated and asked_s is not None and self._clock() < asked_s + STORE_UNASKED_S:
             untouched = self._check_untouched(opened)
             if untouched is None and may_join:
                 untouched = self._check_untouched(opened, logs_too=True)
             if untouched is not None:
                 _LOG.debug("%s: no file changed that cannot wait; the store is not asked", self.name)
                 self._asked_s = asked_s
+                self.holds.done(held)
                 return untouched
         began_s = self._clock()
         try:
@@ -160,12 +165,14 @@ class BackupJob:
                 goes_on=goes_on,
                 tells_history=not self._is_told,
                 is_unslowed=deadline_s is not None or (isinstance(stop, Interruption) and stop.is_last),
+                held=held,
             )
             done = self._process.ask(request, stop)
         except KeyRetired:
             self._opener.forget(opened)
             raise
         self._asked_s = began_s
+        self.holds.done(held)
         self._is_told = self._is_told or not goes_on
         if self._prune is not None and deadline_s is None:
             self._prune.begin(opened, stop)
@@ -174,6 +181,7 @@ class BackupJob:
     def close(self) -> None:
         """Release the run; a pass that is still under way ends as in a crash."""
         self._process.close()
+        self.holds.close()
         if self._lock is not None:
             self._lock.release()
             self._lock = None

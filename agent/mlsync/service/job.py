@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mlsync.app.pass_result import PassResult
 from mlsync.service.doing import Doing
+from mlsync.service.holds import Holds
 
 
 class RunJob(Protocol):
@@ -47,6 +48,15 @@ class RunJob(Protocol):
         may come before then.
         Raises ``RunLocked`` if another process works on the run, and any other ``Error`` if the agent should try again.
         """
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A job whose passes read what was held open for them."""
+
+    @property
+    def holds(self) -> Holds | None:
+        """What is held; ``None`` if nothing is to be."""
 
 
 class Interruption(threading.Event):

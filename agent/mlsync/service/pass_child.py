@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import queue
+import socket
 import sys
 import threading
 import time
@@ -37,6 +38,8 @@ from mlsync.service.log import JSON_LOG, LogMonitor, log_to
 from mlsync.service.maintenance import Maintenance
 from mlsync.service.pass_process import (
     AHEAD,
+    HANDED_AT_ONCE,
+    HANDOVER,
     HURRY,
     STOP,
     LookRequest,
@@ -47,6 +50,7 @@ from mlsync.service.pass_process import (
     Request,
     RestoreRequest,
 )
+from mlsync.source.held import HeldSave
 from mlsync.source.takeover import NewestWriter, allow_takeover
 from mlsync.upkeep.version_seen import VersionSeen
 
@@ -62,7 +66,8 @@ _OF_PASSES: Final = ("mlsync.backup.new_version", "mlsync.proof.prover", "mlsync
 class PassChild(LogMonitor):
     """Serves one request after the other, and keeps the repository open in between."""
 
-    def __init__(self, requests: int, answers: int) -> None:
+    def __init__(self, requests: int, answers: int, handover: socket.socket | None = None) -> None:
+        self._handover = handover
         self._incoming = os.fdopen(requests, "rb")
         self._answers = answers
         self._lock = threading.Lock()
@@ -148,10 +153,10 @@ class PassChild(LogMonitor):
             }
 
     def _pass(self, request: PassRequest) -> dict[str, Any]:
-        with working_on(request.watch.run):
-            return self._back_up(request)
+        with working_on(request.watch.run), self._received(request.held) as held:
+            return self._back_up(request, held)
 
-    def _back_up(self, request: PassRequest) -> dict[str, Any]:
+    def _back_up(self, request: PassRequest, held: tuple[HeldSave, ...]) -> dict[str, Any]:
         session = self._confirmed(request.config, request.opened)
         end_s = request.deadline_s
         result = back_up(
@@ -162,6 +167,7 @@ class PassChild(LogMonitor):
             deadline_s=end_s,
             hurry=self._hurry.is_set,
             at_once=request.is_unslowed,
+            held=held,
         )
         if request.goes_on or self._hurry.is_set():
             # A trainer may save once more before the machine ends, and that must not wait for a proof.
@@ -178,6 +184,25 @@ class PassChild(LogMonitor):
                 damaged_count=maintenance.damaged_count,
             )
         )
+
+    @contextmanager
+    def _received(self, held: tuple[HeldSave, ...]) -> Iterator[tuple[HeldSave, ...]]:
+        """Yield the saves with this process's own descriptors, which are closed afterwards."""
+        count = sum(len(save.files) for save in held)
+        descriptors: list[int] = []
+        try:
+            while self._handover is not None and len(descriptors) < count:
+                wanted = min(HANDED_AT_ONCE, count - len(descriptors))
+                _, some, _, _ = socket.recv_fds(self._handover, 1, wanted)
+                descriptors += some
+                if len(some) < wanted:
+                    # This process may open no more files. What else comes by this socket would be taken for others.
+                    self._handover.close()
+                    self._handover = None
+            yield _owned(held, descriptors) if len(descriptors) == count else ()
+        finally:
+            for one in descriptors:
+                os.close(one)
 
     def _confirmed(self, config: Config, opened: Opened) -> Session:
         """Return the session that this process goes on with."""
@@ -329,6 +354,25 @@ def _as_json(error: Error) -> dict[str, Any]:
     return {"kind": kind.__name__, "what": error.what, "where": error.where, "advice": error.advice}
 
 
+def _owned(held: tuple[HeldSave, ...], descriptors: list[int]) -> tuple[HeldSave, ...]:
+    """Return the saves with the descriptors of this process."""
+    own = iter(descriptors)
+    return tuple(
+        dataclasses.replace(save, files=tuple(dataclasses.replace(file, descriptor=next(own)) for file in save.files))
+        for save in held
+    )
+
+
+def _handover() -> socket.socket | None:
+    """Return the socket by which descriptors come, if the process that started this one made one."""
+    for word in sys.argv:
+        if word.startswith(HANDOVER):
+            handover = socket.socket(fileno=int(word.removeprefix(HANDOVER)))
+            handover.set_inheritable(False)
+            return handover
+    return None
+
+
 def main() -> None:
     """Serve the process that started this one until it is gone; the first argument is the level to log from."""
     # As for any command.
@@ -340,7 +384,7 @@ def main() -> None:
     os.dup2(2, 1)
     # Last before the first request, which has the secret in it: after this, /proc lets it change nothing of itself.
     keep_private()
-    child = PassChild(requests, answers)
+    child = PassChild(requests, answers, _handover())
     if AHEAD in sys.argv:
         for module in _OF_PASSES:
             import_module(module)

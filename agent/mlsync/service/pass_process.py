@@ -14,6 +14,7 @@ import json
 import logging
 import pickle
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -32,10 +33,14 @@ from mlsync.service.doing import Doing
 from mlsync.service.job import Heartbeat, Interruption
 from mlsync.service.log import JSON_LOG, is_json_log, log_level
 from mlsync.service.pass_start import GENTLY
+from mlsync.source.held import HeldSave
 
 # One process serves a trainer that writes all the time; without a pass for this long it ends.
 IDLE_S: Final = 30.0
 STOP: Final = "stop"
+#: The argument with the number of the socket for descriptors, and how many come in a message: the kernel takes 253.
+HANDOVER: Final = "handover="
+HANDED_AT_ONCE: Final = 64
 # The same, but a version whose content is stored is committed first, and proved later.
 HURRY: Final = "hurry"
 _LOG: Final = logging.getLogger(__name__)
@@ -77,7 +82,8 @@ class PassRequest:
 
     With *deadline_s*, on the monotonic clock, it is the last pass, or one of the last ones if it *goes_on*.
     *tells_history*: ``done`` has the newest versions of the run too, which an agent that starts does not know.
-    *is_unslowed*: no limit and nobody else's need slows it.
+    *is_unslowed*: no limit and nobody else's need slows it. *held* are saves whose files the agent holds open; their
+    descriptors come by a socket of their own, ahead of the request.
     """
 
     config: Config
@@ -87,6 +93,7 @@ class PassRequest:
     goes_on: bool = False
     tells_history: bool = False
     is_unslowed: bool = False
+    held: tuple[HeldSave, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,7 @@ class PassProcess:
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._handover: socket.socket | None = None  # to the process, for descriptors
         self._timer: threading.Timer | None = None
 
     def hasten(self) -> None:
@@ -211,31 +219,41 @@ class PassProcess:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
+            if self._handover is not None:
+                self._handover.close()
             _LOG.debug("%s: pass process %d ended", self._name, self._process.pid)
-            self._process = None
+            self._process = self._handover = None
 
     def _running(self, *arguments: str) -> subprocess.Popen[bytes]:
         if self._process is not None and (self._process.poll() is not None or self._is_gentle > self._gently):
             # It died while it was idle, which costs nothing.
             self._kill()
         if self._process is None:
+            self._handover, theirs = socket.socketpair()
+            words = [str(log_level()), *arguments, f"{HANDOVER}{theirs.fileno()}"]
             try:
                 # A session of its own: Ctrl-C is for the agent, which then asks the flow to stop.
                 self._process = subprocess.Popen(  # noqa: S603 - our own program, by our own interpreter
-                    [*_COMMAND, str(log_level()), *arguments, *([GENTLY] if self._gently else []), *_log_arguments()],
+                    [*_COMMAND, *words, *([GENTLY] if self._gently else []), *_log_arguments()],
+                    pass_fds=[theirs.fileno()],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     bufsize=0,
                     start_new_session=True,
                 )
             except OSError as error:
+                self._handover.close()
                 raise Error(f"the process that {self._does} does not start: {error.strerror}") from error
+            finally:
+                theirs.close()
             self._is_gentle = self._gently
             _LOG.debug("%s: pass process %d started", self._name, self._process.pid)
         return self._process
 
     def _answer(self, process: subprocess.Popen[bytes], request: Request, stop: threading.Event) -> dict[str, Any]:
         try:
+            if isinstance(request, PassRequest):
+                self._hand_over([file.descriptor for save in request.held for file in save.files])
             _send(process, request)
             for message in _received(process, stop):
                 beat = message.get("beat")
@@ -245,6 +263,13 @@ class PassProcess:
         except BrokenPipeError:
             pass
         raise _ended(process, self._does)
+
+    def _hand_over(self, descriptors: list[int]) -> None:
+        assert self._handover is not None
+        # Without them the pass backs up what is there.
+        with suppress(OSError):
+            for start in range(0, len(descriptors), HANDED_AT_ONCE):
+                socket.send_fds(self._handover, [b"+"], descriptors[start : start + HANDED_AT_ONCE])
 
 
 def _log_arguments() -> list[str]:

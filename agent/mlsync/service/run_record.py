@@ -13,7 +13,8 @@ from typing import Final
 
 from mlsync.app.pass_result import PassResult
 from mlsync.errors import Error, Stopped
-from mlsync.service.job import Heartbeat, RunJob
+from mlsync.service.holds import Holds
+from mlsync.service.job import Heartbeat, Holding, RunJob
 from mlsync.upkeep.version_seen import VersionSeen
 
 VERSIONS_MAX: Final = 500
@@ -189,6 +190,11 @@ class RecordedJob:
     def heartbeat(self) -> Heartbeat:
         """The heartbeat of the job."""
         return self._job.heartbeat
+
+    @property
+    def holds(self) -> Holds | None:
+        """What is held open for the job."""
+        return self._job.holds if isinstance(self._job, Holding) else None
 
     def prepare(self) -> None:
         """Let the job get ready."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mlsync.app.pass_result import PassResult
+from mlsync.formats.groups.names import Saved
+from mlsync.service.holds import Holds
 
 # A run with more saves under way at a time counts those beyond as one.
 _SAVES_MAX: Final = 64
@@ -75,12 +77,17 @@ class Asked:
 class Trigger:
     """Wakes the worker of one run: for changes of its files, for requests, and to end it.
 
-    *before_pass* is called, in the thread that notes it, when a checkpoint changes first after a pass began.
+    *before_pass* is called, in the thread that notes it, when a checkpoint changes first after a pass began. *holds*
+    keeps finished checkpoints open until a pass has read them.
     """
 
     def __init__(
-        self, clock: Callable[[], float] = time.monotonic, before_pass: Callable[[], None] = lambda: None
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        before_pass: Callable[[], None] = lambda: None,
+        holds: Holds | None = None,
     ) -> None:
+        self.holds = holds
         self._clock = clock
         self._before_pass = before_pass
         self._wakeup = threading.Condition()
@@ -115,6 +122,11 @@ class Trigger:
             self._set(replace(self._changes, saves=saves), is_save=True)
         if is_first:
             self._before_pass()
+
+    def hold(self, path: bytes, saved: Saved) -> None:
+        """Hold a finished file open until a pass has read it."""
+        if self.holds is not None:
+            self.holds.add(path, saved)
 
     def request(self) -> None:
         """Request a pass now, whether files changed or not."""

@@ -33,6 +33,7 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyFullEmitter, InotifyObserver
 from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Mask, WatchCallback, WatchDescriptor
 
+from mlsync.formats.groups.names import Saved
 from mlsync.monitor import Monitor
 from mlsync.service.trigger import Trigger
 from mlsync.source.finished import finished_file, full_directory, has_temporary_name
@@ -109,6 +110,7 @@ class Watcher:
         self._renew_observer()
         for watched in self._directories:
             self._check_one(watched)
+            watched.handler.look_after_held()
         if self._observer is not None and self._observer.queue.refused is not None:
             self._warn_refusal(self._observer.queue.refused)
 
@@ -247,7 +249,7 @@ class _Handler(FileSystemEventHandler):
         path = self._below(name)
         saved = finished_file(path)
         if saved is not None:
-            self._note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
+            self._note_save(path, saved)
         elif path in self._known:
             self._note_log()
         else:
@@ -260,7 +262,7 @@ class _Handler(FileSystemEventHandler):
         path = self._below(name)
         saved = full_directory(path, is_renamed=is_renamed)
         if saved is not None:
-            self._note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
+            self._note_save(path, saved)
         elif has_temporary_name(path):
             self._note_log()
         else:
@@ -270,9 +272,17 @@ class _Handler(FileSystemEventHandler):
         for trigger in self._triggers:
             trigger.note_log()
 
-    def _note_save(self, place: bytes, *, has_ended: bool, is_alone: bool) -> None:
+    def _note_save(self, path: bytes, saved: Saved) -> None:
         for trigger in self._triggers:
-            trigger.note_save(place, has_ended=has_ended, is_alone=is_alone)
+            # First: it may be deleted in the same moment.
+            trigger.hold(path, saved)
+            trigger.note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
+
+    def look_after_held(self) -> None:
+        """Let go of what may be held no longer."""
+        for trigger in self._triggers:
+            if trigger.holds is not None:
+                trigger.holds.look()
 
     def _below(self, name: bytes | str) -> bytes:
         """Return a path relative to the watched directory."""

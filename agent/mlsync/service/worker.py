@@ -15,7 +15,7 @@ from mlsync.app.pass_result import PassResult
 from mlsync.app.wording import count
 from mlsync.errors import Error, RunLocked, RunOfAnother, SourceEmptied, SourceError, SourceMissing, SourceShrunk
 from mlsync.monitor import Monitor
-from mlsync.service.job import Interruption, RunJob
+from mlsync.service.job import Holding, Interruption, RunJob
 from mlsync.service.trigger import Asked, Changes, ChangeTimes, SaveTimes, Trigger
 from mlsync.source.paths import display
 
@@ -107,7 +107,7 @@ class Worker:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.job = job
-        self.trigger = Trigger(clock, job.prepare)
+        self.trigger = Trigger(clock, job.prepare, job.holds if isinstance(job, Holding) else None)
         self.state = RunState()
         self._timing = timing
         self._monitor = monitor

@@ -73,6 +73,20 @@ class Root(Beneath):
         self._held[path] = descriptor, os.fstat(descriptor)
         return True
 
+    def adopt(self, path: bytes, descriptor: int, stat: os.stat_result) -> None:
+        """Hold what another process held, from the moment of its *stat* on; *descriptor* is closed with this."""
+        if path in self._held:
+            os.close(self._held[path][0])
+        self._held[path] = descriptor, stat
+
+    def deleted(self, path: bytes) -> os.stat_result | None:
+        """Return the stat of what is held, if it has no name any more, and nobody wrote to it since."""
+        if path not in self._held:
+            return None
+        descriptor, held = self._held[path]
+        now = os.fstat(descriptor)
+        return now if now.st_nlink == 0 and _content_of(now) == _content_of(held) else None
+
     def as_held(self, path: bytes, now: os.stat_result) -> os.stat_result:
         """Return the stat of a file as it was when it was held, if nothing but a deletion changed it since.
 

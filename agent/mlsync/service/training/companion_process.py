@@ -33,6 +33,7 @@ from mlsync.monitor import Monitor
 from mlsync.service.agent import Agent, AgentOptions
 from mlsync.service.backup_job import BackupJob, RepositoryOpener
 from mlsync.service.daily_prune import DailyPrune
+from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat
 from mlsync.service.log import LogMonitor, log_to
 from mlsync.service.notify import Notifier
@@ -69,6 +70,11 @@ class TrainingJob:
     def heartbeat(self) -> Heartbeat:
         """Beats while a pass makes progress."""
         return self._inner.heartbeat
+
+    @property
+    def holds(self) -> Holds | None:
+        """What is held open for the next pass."""
+        return self._inner.holds
 
     def prepare(self) -> None:
         """Start the process for the pass that is about to come."""
