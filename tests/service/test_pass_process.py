@@ -106,7 +106,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 def test_the_process_gets_what_the_agent_holds(place):
-    """A checkpoint that was deleted before the pass is in its version, pass after pass; the agent holds nothing then."""
+    """A checkpoint that was deleted before the pass is in its version, pass after pass; nothing is held then."""
     job = place.job()
     for number in (1, 2):
         for name in (f"{number}.pt", f"{number}-more.pt"):
