@@ -15,8 +15,9 @@ import pytest
 from watchdog import events
 
 from doubles.recording_monitor import RecordingMonitor
+from mlsync.service import watch
 from mlsync.service.trigger import Trigger
-from mlsync.service.watch import Watcher, _Handler, _Queue
+from mlsync.service.watch import SILENT_RESCAN_S, Watcher, _Handler, _Queue
 
 PATIENCE_S = 20.0
 
@@ -393,6 +394,32 @@ def test_dropped_events_count_as_changes(tmp_path, watched):
     assert [text for _, text in monitor.notices] == ["the kernel dropped change events, so all files are rescanned"]
     (tmp_path / "a/file").write_text("x")
     assert a.within()
+
+
+def test_an_unmount_is_followed_by_new_watches(tmp_path, watched):
+    """When the kernel dropped watches with their file system, all counts as changed and is watched anew."""
+    watcher, _, seen = watched(tmp_path)
+    from watchdog.observers.inotify_c import InotifyConstants, InotifyEvent
+
+    before = watcher._observer
+    before.queue.handle_event(InotifyEvent(-1, InotifyConstants.IN_UNMOUNT, 0, b""))
+    assert seen.within()
+    deadline = time.monotonic() + PATIENCE_S
+    while not (watcher.watched(tmp_path) and watcher._observer is not before):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    seen.within(0)
+    (tmp_path / "file").write_text("x")
+    assert seen.within()
+
+
+def test_a_file_system_that_does_not_report_all_is_rescanned_more_often(tmp_path, watched, monkeypatch):
+    """It is told once; the directory counts as not watched, and its run is rescanned within seconds."""
+    monkeypatch.setattr(watch, "silent_kind", lambda _: "NFS")
+    watcher, monitor, seen = watched(tmp_path)
+    assert not watcher.watched(tmp_path)
+    assert seen.rescan_within_s == SILENT_RESCAN_S
+    assert [level for level, text in monitor.notices if " is on NFS" in text] == ["info"]
 
 
 def test_crossed_renames_do_not_keep_an_observer_alive(tmp_path, watched):

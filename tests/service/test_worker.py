@@ -19,6 +19,7 @@ from mlsync.errors import (
     StoreDenied,
     StoreUnavailable,
 )
+from mlsync.service.holds import Holds
 from mlsync.service.job import Heartbeat
 from mlsync.service.trigger import Changes, ChangeTimes, SaveTimes
 from mlsync.service.worker import Timing, Worker
@@ -421,3 +422,29 @@ def test_who_asks_for_a_pass_learns_how_it_ended(make):
     worker.trigger.end_asked()
     late = worker.request_now()
     assert [(one.wait(0), one.result, one.error) for one in (last, late)] == [(True, None, None)] * 2
+
+
+def test_a_file_system_that_keeps_silent_is_rescanned_sooner(make):
+    """The next rescan comes as soon as the watcher asks for, and no later than configured."""
+    worker, _ = make(outcome(1), outcome(None), rescan_s=60.0)
+    worker.trigger.rescan_within_s = 10.0
+    worker._pass()
+    assert worker.due(Changes(), False) == 1010.0
+    worker.trigger.rescan_within_s = 300.0
+    worker._pass()
+    assert worker.due(Changes(), False) == 1060.0
+
+
+def test_missed_checkpoints_are_told_when_they_become_more(make, tmp_path):
+    """A warning says how many checkpoints no backup could read, once for each time that there are more."""
+    worker, monitor = make(*[outcome(1)] * 4)
+    worker.trigger.holds = Holds("yolo", tmp_path)
+    for missed in (0, 2, 2, 3):
+        worker.trigger.holds.missed_count = missed
+        worker._pass()
+    told = [text for level, text in monitor.notices if level == "warning"]
+    assert [text.split(": ")[1].split(" deleted")[0] for text in told] == [
+        "2 finished checkpoints",
+        "3 finished checkpoints",
+    ]
+    assert worker.state.missed_saves == 3

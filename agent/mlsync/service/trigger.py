@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -88,6 +89,8 @@ class Trigger:
         holds: Holds | None = None,
     ) -> None:
         self.holds = holds
+        #: The longest time between two rescans, where changes may go unreported.
+        self.rescan_within_s = math.inf
         self._clock = clock
         self._before_pass = before_pass
         self._wakeup = threading.Condition()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import stat
 import threading
@@ -31,12 +32,22 @@ from watchdog.events import (
 )
 from watchdog.observers.api import BaseObserver, ObservedWatch
 from watchdog.observers.inotify import InotifyFullEmitter, InotifyObserver
-from watchdog.observers.inotify_c import CallbackId, InotifyEvent, InotifyFD, Mask, WatchCallback, WatchDescriptor
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchCallback,
+    WatchDescriptor,
+)
 
 from mlsync.formats.groups.names import Saved
-from mlsync.monitor import Monitor
+from mlsync.monitor import Monitor, NoticeLevel
 from mlsync.service.trigger import Trigger
 from mlsync.source.finished import finished_file, full_directory, has_temporary_name
+from mlsync.source.paths import display
+from mlsync.source.silent_disks import silent_kind
 
 # Only finished changes: events for each write would cost the trainer time.
 _EVENTS: list[type[FileSystemEvent]] = [
@@ -58,6 +69,8 @@ _KNOWN_MAX: Final = 10_000
 _BROKE_OFF = "watching for changes broke off and was started again"
 _LOG: Final = logging.getLogger(__name__)
 POLL_S = 2.0
+# How often a directory is rescanned that is on a file system which does not report every change.
+SILENT_RESCAN_S: Final = 10.0
 RETRY_S = 300.0
 FIRST_CHECK_S = 3.0
 
@@ -103,7 +116,10 @@ class Watcher:
         """Return whether changes in *directory* are noted at once, and not only by the next rescan."""
         observer = self._observer
         complete = observer is not None and observer.works() and observer.queue.refused is None
-        return complete and any(one.directory == directory and one.watch is not None for one in self._directories)
+        return complete and any(
+            one.directory == directory and one.watch is not None and one.silent_kind is None
+            for one in self._directories
+        )
 
     def check(self) -> None:
         """Watch every directory that exists now, by its present identity, as far as the kernel allows."""
@@ -130,7 +146,7 @@ class Watcher:
         """Drop an observer that broke, or that the kernel refused some time ago, so that ``check`` makes a new one."""
         if self._observer is None:
             return
-        broken = not self._observer.works()
+        broken = not self._observer.works() or self._observer.queue.is_unmounted
         again = self._observer.queue.refused is not None and time.monotonic() - self._began_s >= RETRY_S
         if broken:
             self._warn_once(_BROKE_OFF)
@@ -148,7 +164,18 @@ class Watcher:
         self._unwatch(watched)
         watched.identity = found
         if found is not None:
+            self._tell_silence(watched)
             self._watch(watched)
+
+    def _tell_silence(self, watched: _WatchedDirectory) -> None:
+        """Have it rescanned more often if its file system does not report every change."""
+        watched.silent_kind = silent_kind(watched.directory)
+        within_s = math.inf if watched.silent_kind is None else SILENT_RESCAN_S
+        watched.handler.rescan_within(within_s)
+        if watched.silent_kind is not None:
+            where, kind = display(bytes(watched.directory)), watched.silent_kind
+            text = f"{where} is on {kind}, where changes by other machines are not reported"
+            self._warn_once(f"{text}: mlsync looks every {SILENT_RESCAN_S:.0f} s", "info")
 
     def _covers(self, watched: _WatchedDirectory, found: Identity | None) -> bool:
         """Return whether a directory that exists is watched: a new one may have an old one's inode number."""
@@ -198,11 +225,11 @@ class Watcher:
         advice = f" ({remedy})" if remedy else ""
         self._warn_once(f"{what}: mlsync sees some changes only at the next rescan{advice}")
 
-    def _warn_once(self, text: str) -> None:
+    def _warn_once(self, text: str, level: NoticeLevel = "warning") -> None:
         """Warn only once: each check would repeat it."""
         if text not in self._warned:
             self._warned.add(text)
-            self._monitor.notice("warning", text)
+            self._monitor.notice(level, text)
 
 
 class _Handler(FileSystemEventHandler):
@@ -278,6 +305,11 @@ class _Handler(FileSystemEventHandler):
             trigger.hold(path, saved)
             trigger.note_save(saved.place, has_ended=saved.has_ended, is_alone=saved.is_alone)
 
+    def rescan_within(self, seconds: float) -> None:
+        """Have the runs rescanned at least so often."""
+        for trigger in self._triggers:
+            trigger.rescan_within_s = seconds
+
     def look_after_held(self) -> None:
         """Let go of what may be held no longer."""
         for trigger in self._triggers:
@@ -291,12 +323,13 @@ class _Handler(FileSystemEventHandler):
 
 @dataclass(eq=False, slots=True)
 class _WatchedDirectory:
-    """A directory, its identity at the last check, and the watch on it."""
+    """A directory, its identity and its file system at the last check, and the watch on it."""
 
     directory: Path
     handler: _Handler
     identity: Identity | None = None
     watch: ObservedWatch | None = None
+    silent_kind: str | None = None
 
 
 class _Queue(InotifyFD):
@@ -305,6 +338,7 @@ class _Queue(InotifyFD):
     def __init__(self, on_lost: Callable[[], None]) -> None:
         super().__init__()
         self.refused: OSError | None = None
+        self.is_unmounted = False
         self._on_lost = on_lost
 
     def add_callback(self, path: bytes, mask: Mask, callback: WatchCallback, id_: CallbackId) -> WatchDescriptor:
@@ -320,7 +354,9 @@ class _Queue(InotifyFD):
             raise
 
     def handle_event(self, event: InotifyEvent) -> None:
-        """Count everything as changed when the kernel dropped events."""
+        """Count everything as changed when the kernel dropped events, or watches with their file system."""
+        # It may be mounted again before anybody looks, and would be the same directory by all that stat tells.
+        self.is_unmounted = self.is_unmounted or bool(event.mask & InotifyConstants.IN_UNMOUNT)
         super().handle_event(event)
         if event.is_queue_overflow:
             self._on_lost()

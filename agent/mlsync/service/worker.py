@@ -82,6 +82,7 @@ class RunState:
     next_try_s: float = 0.0
     locked: RunLocked | None = None
     is_refused: bool = False
+    missed_saves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,7 +375,7 @@ class Worker:
         self._had_lock = True
         state.locked, state.is_refused, state.last_error, state.failures = None, False, None, 0
         self._retry_at_s = None
-        self._rescan_at_s = self._clock() + self._timing.rescan_s
+        self._rescan_at_s = self._clock() + min(self._timing.rescan_s, self.trigger.rescan_within_s)
         self._note(outcome, began_s)
 
     def _note(self, outcome: PassResult, began_s: float) -> None:
@@ -389,6 +390,7 @@ class Worker:
         if outcome.proved_version is not None and outcome.proved_version >= (state.last_proved_version or 0):
             state.last_proved_version, state.last_proved_s = outcome.proved_version, self._wall()
         self._report_troubles(outcome.troubles)
+        self._report_missed()
 
     def _not_there_yet(self) -> None:
         """Wait for a directory of which nothing was ever saved: the trainer makes it when it starts."""
@@ -399,7 +401,17 @@ class Worker:
         self._failure = _NONE
         # No retry, which would keep the watcher's news from a trainer that starts an hour later.
         self._retry_at_s = None
-        self._rescan_at_s = self._clock() + self._timing.rescan_s
+        self._rescan_at_s = self._clock() + min(self._timing.rescan_s, self.trigger.rescan_within_s)
+
+    def _report_missed(self) -> None:
+        """Say that checkpoints were deleted before a pass could read them, and before they were held or afterwards."""
+        holds = self.trigger.holds
+        if holds is None or holds.missed_count == self.state.missed_saves:
+            return
+        self.state.missed_saves = holds.missed_count
+        saves = count(holds.missed_count, "finished checkpoint")
+        what = f"{saves} deleted since the start before a backup could read them, and in no version"
+        self._monitor.notice("warning", f"{self.job.name}: {what}: the trainer saves faster than the store takes")
 
     def _report_troubles(self, troubles: tuple[str, ...]) -> None:
         """Report each trouble when it begins, not with every pass that still finds it."""

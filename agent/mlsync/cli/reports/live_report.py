@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from mlsync.app.forecast import duration
-from mlsync.app.wording import size
+from mlsync.app.wording import count, size
 from mlsync.config.units import format_age
 from mlsync.service.status import SILENT_S
 
@@ -63,6 +63,8 @@ def _work_lines(run: Mapping[str, Any], now_s: float) -> Iterator[str]:
         yield f"waits for the {run['waits']}"
     elif (waited := run.get("waited")) is not None:
         yield f"{run['retry_count']} requests to the store were repeated, the last {_ago(waited['last_s'], now_s)}"
+    if run.get("missed_saves"):
+        yield f"{count(run['missed_saves'], 'checkpoint')} deleted by the trainer before a backup could read them"
 
 
 def _risk_lines(run: Mapping[str, Any]) -> Iterator[str]:

@@ -112,6 +112,12 @@ RUN_METRICS: Final = (
         "Requests to the store that were made again.",
         lambda run: run.heartbeat.retry_count,
     ),
+    Metric(
+        "mlsync_run_missed_saves_total",
+        "counter",
+        "Finished checkpoints that the trainer deleted before a pass could read them.",
+        lambda run: run.state.missed_saves,
+    ),
 )
 
 
