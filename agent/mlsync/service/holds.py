@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from mlsync.errors import SourceError
-from mlsync.formats.groups.names import Saved, is_named_for_all
+from mlsync.source.finished import Saved, is_one_save
 from mlsync.source.held import HeldFile, HeldSave
 from mlsync.source.paths import display
 from mlsync.source.root import Root
@@ -81,7 +81,7 @@ class Holds:
                 with Root.open_watched(self._directory) as root:
                     save = self._save(key)
                     save.has_ended = saved.has_ended or saved.is_alone
-                    if saved.has_ended and is_named_for_all(saved.place):
+                    if saved.has_ended and is_one_save(saved.place):
                         # Exactly what is there now: writers take files away as well, before they are done.
                         self._hold_all(root, save, saved.place)
                     else:

@@ -42,10 +42,9 @@ from watchdog.observers.inotify_c import (
     WatchDescriptor,
 )
 
-from mlsync.formats.groups.names import Saved
 from mlsync.monitor import Monitor, NoticeLevel
 from mlsync.service.trigger import Trigger
-from mlsync.source.finished import finished_file, full_directory, has_temporary_name
+from mlsync.source.finished import Saved, finished_file, full_directory, has_temporary_name
 from mlsync.source.paths import display
 from mlsync.source.silent_disks import silent_kind
 

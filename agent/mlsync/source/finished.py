@@ -5,6 +5,8 @@ from __future__ import annotations
 from mlsync.formats.groups.names import Saved, enclosing, is_named_for_all, saved_by
 from mlsync.source.temporary_names import is_temporary
 
+__all__ = ["Saved", "finished_file", "full_directory", "has_temporary_name", "is_one_save"]
+
 
 def finished_file(path: bytes) -> Saved | None:
     """Return the save that a finished file belongs to; ``None`` if its name is temporary, or none of checkpoints."""
@@ -19,6 +21,11 @@ def full_directory(path: bytes, *, is_renamed: bool) -> Saved | None:
     if has_temporary_name(path) or not (is_renamed or is_named_for_all(path)):
         return None
     return Saved(enclosing(path), has_ended=is_renamed, is_alone=False)
+
+
+def is_one_save(place: bytes) -> bool:
+    """Return whether everything below the directory is one save, by its name."""
+    return bool(place) and is_named_for_all(place)
 
 
 def has_temporary_name(path: bytes) -> bool:
